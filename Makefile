@@ -1,0 +1,42 @@
+# Two commands on a machine with nothing but Python 3.11 or newer: `make demo` and `make test`.
+
+PYTHON ?= python3
+DATA ?=
+
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --constraint .constraints.txt
+
+.PHONY: help demo test
+
+help:
+	@echo "make demo              install on first use, then train, sample and compare on a simulated Hawkes process"
+	@echo "make demo DATA=PATH    the same on your data: a folder of Parquet/JSON splits, or a hub id such as easytpp/taxi"
+	@echo "make test              install on first use, then run ruff, mypy and the tests"
+	@echo
+	@echo "Both install into $(VENV). To use another Python (3.11 or newer) than \`python3\`: make demo PYTHON=python3.12"
+
+demo: $(VENV)/.installed
+	@$(VENV_PYTHON) -m tppsd demo $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/.installed-test
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m pytest
+
+# The stamps: an installation is repeated only when what it was made from has changed.
+$(VENV)/.installed: pyproject.toml .constraints.txt | $(VENV_PYTHON)
+	@echo "Installing tppsd with PyTorch and Lightning into $(VENV): about 3 minutes, this once."
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing the test tools (pytest, ruff, mypy, Jupyter kernel): about a minute, this once."
+	@$(INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV_PYTHON):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "tppsd needs Python 3.11 or newer; \`$(PYTHON) --version\` says: $$($(PYTHON) --version 2>&1)"; \
+	    echo "Name a newer one, for example: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "\`$(PYTHON) -m venv\` failed: see its message above."; exit 1; }

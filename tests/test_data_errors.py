@@ -1,0 +1,339 @@
+"""Each mistake in the data gives one sentence with file, row, field, value and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from test_data_reading import Rows, full, write
+
+from tppsd.data.reading import read_dataset
+
+GOOD: dict[str, Any] = {"time_since_start": [0.0, 1.0, 2.0], "type_event": [0, 1, 0]}
+NAN, INF = float("nan"), float("inf")
+
+
+def folder_with(tmp_path: Path, rows: Rows, split: str = "train") -> Path:
+    """A data set whose `split` holds `rows`; the other splits are good."""
+    for name in ("train", "validation", "test"):
+        write(tmp_path / f"{name}.json", rows if name == split else full([GOOD], num_marks=2))
+    return tmp_path
+
+
+def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any) -> str:
+    """The error's message, which is one line, with the folder left out."""
+    with pytest.raises(kind) as error:
+        read_dataset(path, **options)
+    text = str(error.value)
+    assert "\n" not in text
+    return text.replace(f"{path}/", "")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"time_since_start": [0.0, 2.0, 1.0]},
+            "test.json, row 1: time_since_start[2] = 1.0 comes before the event at 2.0; "
+            "the times of a sequence must not decrease",
+        ),
+        ({"time_since_start": [0.0, NAN, 1.0]}, "test.json, row 1: time_since_start[1] is nan; it must be a finite number"),
+        ({"time_since_start": [0.0, 1.0, INF]}, "test.json, row 1: time_since_start[2] is inf; it must be a finite number"),
+        ({"time_since_start": [0.0, None, 1.0]}, "test.json, row 1: time_since_start[1] is missing; it must be a finite number"),
+        ({"time_since_start": None}, "test.json, row 1: time_since_start is missing; it must be a list of numbers"),
+        (
+            {"time_since_start": [0.0, "soon", 1.0]},
+            'test.json, row 1: time_since_start = [0.0, "soon", 1.0] mixes types or does not fit the rows before it; '
+            "every row of time_since_start must hold the same type",
+        ),
+        ({"type_event": [0, 2, 0]}, "test.json, row 1: type_event[1] = 2 is out of range; marks must be 0..1"),
+        ({"type_event": [0, -1, 0]}, "test.json, row 1: type_event[1] = -1 is out of range; marks must be 0..1"),
+        (
+            {"type_event": [0, 1.5, 0]},
+            "test.json, row 1: type_event[1] = 1.5 has type double; marks must be integers 0..num_marks-1, or strings",
+        ),
+        ({"type_event": [0, None, 0]}, "test.json, row 1: type_event[1] is missing; every event needs a mark"),
+        ({"type_event": None}, "test.json, row 1: type_event is missing; it must be a list of integers or strings"),
+        (
+            {"type_event": [0, 1]},
+            "test.json, row 1: time_since_start has 3 values and type_event has 2; the lengths of a row must agree",
+        ),
+        (
+            {"time_since_last_event": [0.0, 1.0]},
+            "test.json, row 1: time_since_start has 3 values and time_since_last_event has 2; the lengths of a row must agree",
+        ),
+        (
+            {"time_since_last_event": [0.0, -1.0, 1.0]},
+            "test.json, row 1: time_since_last_event[1] = -1.0; it must be a finite number of at least 0",
+        ),
+        ({"seq_len": 4}, "test.json, row 1: time_since_start has 3 values and seq_len says 4; the lengths of a row must agree"),
+        ({"seq_len": -4}, "test.json, row 1: seq_len = -4; it must be at least 0"),
+        (
+            {"dim_process": 5},
+            "test.json, row 1: dim_process = 5, but row 0 has 2; every row must have the same number of marks",
+        ),
+        ({"dim_process": None}, "test.json, row 1: dim_process is missing; it must be an integer"),
+        (
+            {"time_since_start": [], "type_event": [], "time_since_last_event": [], "seq_len": 0},
+            "test.json, row 1: the sequence has no events and no t_start; an empty sequence needs a t_start, or leave it out",
+        ),
+        ({"t_start": 0.5}, "test.json, row 1: t_start = 0.5 is later than the first event at 0.0; it must not be"),
+        ({"t_end": 1.5}, "test.json, row 1: t_end = 1.5 is earlier than the last event at 2.0; it must not be"),
+        ({"t_end": INF}, "test.json, row 1: t_end is inf; it must be a finite number, or empty where the window is not known"),
+        (
+            {"t_start": "noon"},
+            "test.json, row 1: t_start = 'noon' has type string; it must be a number",
+        ),
+        (
+            {"time_since_start": [], "type_event": [], "time_since_last_event": [], "seq_len": 0, "t_start": 2.0, "t_end": 1.0},
+            "test.json, row 1: t_end = 1.0 is earlier than the t_start at 2.0; it must not be",
+        ),
+    ],
+)
+def test_values(tmp_path: Path, row: dict[str, Any], expected: str) -> None:
+    good = full([GOOD], num_marks=2)[0] | {"time_since_last_event": [0.0, 1.0, 1.0]}
+    assert message(folder_with(tmp_path, [good, good | row], split="test")) == expected
+
+
+def test_values_of_an_event_table(tmp_path: Path) -> None:
+    good = [{"sequence": "a", "time": 1.0, "mark": 0}, {"sequence": "b", "time": 0.5, "mark": 1}]
+
+    def event_message(row: dict[str, Any], **options: Any) -> str:
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        write(folder / "train.csv", [*good, row])
+        write(folder / "test.csv", good)
+        return message(folder, **options)
+
+    assert event_message({"sequence": "a", "time": 0.75, "mark": 0}) == (
+        "train.csv, row 2 (sequence 'a'): time = 0.75 comes before the event at 1.0; the times of a sequence must not decrease"
+    )
+    assert event_message({"sequence": "a", "time": None, "mark": 0}) == (
+        "train.csv, row 2: time is missing; it must be a finite number"
+    )
+    assert event_message({"sequence": "a", "time": "later", "mark": 0}) == (
+        "train.csv, row 2: time = 'later' has type string; it must be a number"
+    )
+    assert event_message({"sequence": "a", "time": 2.0, "mark": 0.5}) == (
+        "train.csv, row 2: mark = 0.5 has type double; marks must be integers 0..num_marks-1, or strings"
+    )
+    assert event_message({"sequence": "a", "time": 2.0, "mark": -3}) == (
+        "train.csv, row 2 (sequence 'a'): mark = -3 is out of range; "
+        "marks must be 0..1 (from the training split; a column dim_process would declare more)"
+    )
+    assert event_message({"sequence": None, "time": 2.0, "mark": 0}) == (
+        "train.csv, row 2: sequence is missing; every event needs the id of its sequence"
+    )
+    assert event_message({"sequence": "a", "time": 2.0, "mark": None}) == (
+        "train.csv, row 2: mark is missing; every event needs a mark"
+    )
+    assert event_message({"sequence": "a", "time": NAN, "mark": 0}) == (
+        "train.csv, row 2 (sequence 'a'): time is nan; it must be a finite number"
+    )
+
+
+def test_windows_of_an_event_table(tmp_path: Path) -> None:
+    rows = [{"sequence": 5, "time": 1.0, "mark": 0, "t_start": 0.0}, {"sequence": 5, "time": 2.0, "mark": 0, "t_start": 0.5}]
+    assert message(write(tmp_path / "train.csv", rows).parent) == (
+        "train.csv, row 1: t_start = 0.5, but row 0 of the same sequence has 0.0; a sequence has one window"
+    )
+    late = [row | {"t_start": 1.5} for row in rows]
+    assert message(write(tmp_path / "train.csv", late).parent) == (
+        "train.csv, sequence 5: t_start = 1.5 is later than the first event at 1.0; it must not be"
+    )
+
+
+def test_column_types(tmp_path: Path) -> None:
+    def type_message(column: str, values: list[Any]) -> str:
+        for split in ("train", "test"):
+            pyarrow.parquet.write_table(
+                pa.table({"time_since_start": [[0.0, 1.0]], "type_event": [[0, 1]], column: values}),
+                tmp_path / f"{split}.parquet",
+            )
+        return message(tmp_path)
+
+    hint = "(a table with one row per event names its sequences with columns={'sequence': ...})"
+    assert type_message("time_since_start", [3.5]) == (
+        f"train.parquet, row 0: time_since_start = 3.5 has type double; it must be a list of numbers {hint}"
+    )
+    assert type_message("type_event", [1]) == (
+        f"train.parquet, row 0: type_event = 1 has type int64; it must be a list of integers or strings {hint}"
+    )
+    assert type_message("time_since_start", [["0.5", "late"]]) == (
+        "train.parquet, row 0: time_since_start[1] = 'late' has type string; it must be a number"
+    )
+    assert type_message("type_event", [[0.0, 1.0]]) == (
+        "train.parquet, row 0: type_event[0] = 0.0 has type double; marks must be integers 0..num_marks-1, or strings"
+    )
+    assert type_message("type_event", [[True, False]]) == (
+        "train.parquet, row 0: type_event[0] = True has type bool; marks must be integers 0..num_marks-1, or strings"
+    )
+    assert type_message("dim_process", ["two"]) == (
+        "train.parquet, row 0: dim_process = 'two' has type string; it must be an integer"
+    )
+    assert type_message("dim_process", [0]) == "train.parquet, row 0: dim_process = 0; it must be at least 1"
+
+
+def test_time_columns_that_are_dates(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("sequence,time,mark\na,2024-01-05,x\n")
+    assert message(tmp_path / "events.csv").endswith(
+        "events.csv, row 0: time = datetime.date(2024, 1, 5) has type date32[day]; it must be a number"
+    )
+
+
+def test_missing_columns_list_what_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", [{"time_since_start": [0.0, 1.0], "kinds": [0, 1], "x": 1}])
+    assert message(tmp_path) == (
+        "train.json: the column type_event is missing; the columns are time_since_start, kinds, x: say which one it is with "
+        "columns={'mark': ...}, or declare unmarked events with columns={'mark': None}"
+    )
+    write(tmp_path / "events.csv", [{"user": 1, "time": 0.5, "mark": 0}])
+    assert message(tmp_path / "events.csv").endswith(
+        "events.csv: the column sequence or sequence_id or seq_id or seq_idx is missing; the columns are user, time, mark: "
+        "say which one it is with columns={'sequence': ...}"
+    )
+    assert message(tmp_path / "events.csv", columns={"sequence": "id"}).endswith(
+        "events.csv: columns names 'id' for 'sequence', but the columns are user, time, mark"
+    )
+
+
+def test_column_map_mistakes(tmp_path: Path) -> None:
+    file = write(tmp_path / "events.csv", [{"sequence": 1, "seq_id": 1, "time": 0.5, "mark": 0}])
+    assert message(file, columns={"type": "mark"}) == (
+        "columns has the unknown field 'type'; the fields are time, mark, inter_time, length, num_marks, t_start, t_end, sequence"
+    )
+    assert message(file).endswith(
+        "events.csv: both sequence and seq_id could hold 'sequence'; choose with columns={'sequence': ...}"
+    )
+
+
+def test_unknown_type_of_another_split_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", [{"sequence": 0, "time": 1.0, "mark": name} for name in ("bus", "taxi")])
+    write(tmp_path / "dev.csv", [{"sequence": 0, "time": 1.0, "mark": name} for name in ("bus", "tram")])
+    assert message(tmp_path) == (
+        "dev.csv, row 1 (sequence 0): mark = 'tram' does not occur in the training split; its types are bus, taxi"
+    )
+
+
+def test_strings_after_integers(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", [{"sequence": 0, "time": 1.0, "mark": 3}])
+    write(tmp_path / "test.csv", [{"sequence": 0, "time": 1.0, "mark": "bus"}])
+    assert message(tmp_path) == (
+        "test.csv, row 0 (sequence 0): mark = 'bus' is a string, but the training split has integer marks"
+    )
+
+
+def test_splits_that_declare_different_numbers_of_marks(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", full([GOOD], num_marks=2))
+    write(tmp_path / "test.json", full([GOOD], num_marks=3))
+    assert message(tmp_path) == "test.json: dim_process = 3, but the training split has 2; they must be equal"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".json", ".jsonl", ".csv"])
+def test_empty_split(tmp_path: Path, suffix: str) -> None:
+    rows = [{"sequence": 0, "time": 1.0, "mark": 0}]
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}{suffix}", rows)
+    if suffix == ".csv":
+        (tmp_path / "validation.csv").write_text("sequence,time,mark\n")
+    elif suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows)[:0], tmp_path / "validation.parquet")
+    else:
+        write(tmp_path / f"validation{suffix}", [])
+    assert message(tmp_path) == f"validation{suffix}: has no rows; a split needs at least one sequence"
+
+
+def test_fractions(tmp_path: Path) -> None:
+    file = write(tmp_path / "events.json", [GOOD] * 3)
+    assert message(file).endswith(
+        "events.json: fractions = (0.8, 0.1, 0.1) of 3 sequences leave the test split empty; a split needs at least one"
+    )
+    for fractions in [(0.5, 0.5), (0.5, 0.2, 0.2), (1.1, -0.05, -0.05), (1.0, 0.0, 0.0), (NAN, 0.1, 0.1)]:
+        assert message(file, fractions=fractions) == (
+            f"fractions = {fractions} must be three positive shares of train, validation and test that sum to 1"
+        )
+
+
+def test_paths(tmp_path: Path) -> None:
+    advice = "no such file or folder; give a folder of split files, one file, or a hub id such as easytpp/taxi"
+    for name in ("nowhere", "nowhere.parquet", "easytpp/taxi.parquet"):
+        assert message(name, FileNotFoundError) == f"{name}: {advice}"
+    assert message(tmp_path, FileNotFoundError) == (
+        f"{tmp_path}: no split files; expected train, validation and test as .parquet, .json, .jsonl, .csv, found no data file "
+        "(to cut one file into splits, give its own path)"
+    )
+    write(tmp_path / "samples.parquet", [GOOD])
+    assert ", found samples.parquet (to cut" in message(tmp_path, FileNotFoundError)
+    write(tmp_path / "test.json", [GOOD])
+    assert message(tmp_path, FileNotFoundError) == (
+        "test.json: its data set has no train split; vocabulary, moments and scales come from that split"
+    )
+    write(tmp_path / "train.json", [GOOD])
+    with pytest.raises(ValueError, match="there is no validation split; there is train, test"):
+        read_dataset(tmp_path).sequences("val")
+    with pytest.raises(ValueError, match="there is no split 'tests'; the splits are train, validation, test"):
+        read_dataset(tmp_path).sequences("tests")
+    write(tmp_path / "train.jsonl", [GOOD])
+    assert message(tmp_path) == f"{tmp_path}: train.json and train.jsonl are both the train split; keep one of them"
+
+
+def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
+    def file_message(name: str, content: str) -> str:
+        (tmp_path / name).write_text(content)
+        return message(tmp_path / name).replace(f"{tmp_path}/", "")
+
+    assert file_message("a.parquet", "text").startswith("a.parquet: not a readable parquet file: ")
+    assert file_message("a.csv", "sequence,time,mark\n1,2\n").startswith("a.csv: not a readable csv file: ")
+    advice = "expected an array of objects or one object per line"
+    assert file_message("a.jsonl", '{"time_since_start": [0]}\n{"time') == (
+        f"a.jsonl, line 2: not valid JSON (Unterminated string starting at); {advice}"
+    )
+    assert file_message("a.json", '[\n{"time_since_start": [0]},\n{]') == (
+        f"a.json, line 3: not valid JSON (Expecting property name enclosed in double quotes); {advice}"
+    )
+    assert file_message("b.json", "[[1, 2], [3]]") == "b.json, row 0: is [1, 2], not an object with columns"
+    assert file_message("a.pkl", "") == "a.pkl: cannot read a .pkl; the formats are .parquet, .json, .jsonl, .csv"
+
+
+def test_shards_that_do_not_fit(tmp_path: Path) -> None:
+    write(tmp_path / "train-0-of-2.json", [GOOD])
+    write(tmp_path / "train-1-of-2.json", [{"time_since_start": "0 1", "type_event": [0, 1]}])
+    assert message(tmp_path).startswith(
+        "train-0-of-2.json to train-1-of-2.json: the shards of a split must have the same column types: "
+    )
+
+
+def test_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def refuse(hub_id: str) -> None:
+        raise ConnectionError("Couldn't reach\nthe Hub.")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    assert message("data/taxi", FileNotFoundError) == (
+        "data/taxi: no such folder here, and the hub does not give it: Couldn't reach the Hub"
+    )
+    parts = {"all": datasets.Dataset.from_list([GOOD])}
+    monkeypatch.setattr(datasets, "load_dataset", lambda _: datasets.DatasetDict(parts))
+    assert message("easytpp/x") == "easytpp/x: none of its splits all is train, validation or test"
+    bad = GOOD | {"type_event": [0, -1, 0]}
+    parts = dict.fromkeys(("train", "validation", "test"), datasets.Dataset.from_list([GOOD, bad]))
+    monkeypatch.setattr(datasets, "load_dataset", lambda _: datasets.DatasetDict(parts))
+    assert message("easytpp/x").startswith("easytpp/x, train split, row 1: type_event[1] = -1 is out of range")
+
+
+def test_window_options(tmp_path: Path) -> None:
+    rows = [{"time_since_start": [1.0, 2.0], "type_event": [0, 0]}]
+    folder = folder_with(tmp_path, rows)
+    assert message(folder, t_start=INF) == "t_start = inf must be a finite number"
+    assert message(folder, t_start=1.5) == (
+        "train.json, row 0: t_start = 1.5 is later than the first event at 1.0; it must not be"
+    )
+    assert message(folder, t_end=1.5) == "train.json, row 0: t_end = 1.5 is earlier than the last event at 2.0; it must not be"
+    with_column = folder_with(tmp_path / "own", [row | {"t_end": 3.0} for row in rows])
+    assert message(with_column, t_end=4.0) == (
+        "train.json: has a column t_end and the option t_end = 4.0 is given; "
+        "leave out the option, or the column with columns={'t_end': None}"
+    )

@@ -1,0 +1,91 @@
+"""Transformer temporal point processes and their speculative sampling.
+
+Everything below is imported on first use, so that `import tppsd` (and `tppsd --help`) cost nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does the same at run time
+    from tppsd import metrics, plots, processes
+    from tppsd.data.datamodule import EventDataModule
+    from tppsd.data.sequences import EventBatch, EventSequence
+    from tppsd.data.statistics import DataStatistics
+    from tppsd.lightning.callbacks import SpeculativeSampling
+    from tppsd.lightning.modules import DraftTPP, TargetTPP
+    from tppsd.lightning.sampler import Sampler
+    from tppsd.lightning.writer import SampleWriter
+    from tppsd.models.checkpoint import load
+    from tppsd.models.law import NextEventLaw
+    from tppsd.models.mixture import LogNormalMixture
+    from tppsd.models.protocol import EventModel
+    from tppsd.models.renewal import RenewalTPP
+    from tppsd.models.transformer_tpp import TransformerTPP
+    from tppsd.sampling.options import SamplingOptions
+    from tppsd.sampling.sample import sample, sample_stream
+    from tppsd.sampling.samples import SampledSequences
+
+__all__ = [
+    "DataStatistics",
+    "DraftTPP",
+    "EventBatch",
+    "EventDataModule",
+    "EventModel",
+    "EventSequence",
+    "LogNormalMixture",
+    "NextEventLaw",
+    "RenewalTPP",
+    "SampleWriter",
+    "SampledSequences",
+    "Sampler",
+    "SamplingOptions",
+    "SpeculativeSampling",
+    "TargetTPP",
+    "TransformerTPP",
+    "__version__",
+    "load",
+    "metrics",
+    "plots",
+    "processes",
+    "sample",
+    "sample_stream",
+]
+
+_SUBMODULES = ("metrics", "plots", "processes")
+_MODULE_OF = {
+    "DataStatistics": "tppsd.data.statistics",
+    "DraftTPP": "tppsd.lightning.modules",
+    "EventBatch": "tppsd.data.sequences",
+    "EventDataModule": "tppsd.data.datamodule",
+    "EventModel": "tppsd.models.protocol",
+    "EventSequence": "tppsd.data.sequences",
+    "LogNormalMixture": "tppsd.models.mixture",
+    "NextEventLaw": "tppsd.models.law",
+    "RenewalTPP": "tppsd.models.renewal",
+    "SampleWriter": "tppsd.lightning.writer",
+    "SampledSequences": "tppsd.sampling.samples",
+    "Sampler": "tppsd.lightning.sampler",
+    "SamplingOptions": "tppsd.sampling.options",
+    "SpeculativeSampling": "tppsd.lightning.callbacks",
+    "TargetTPP": "tppsd.lightning.modules",
+    "TransformerTPP": "tppsd.models.transformer_tpp",
+    "load": "tppsd.models.checkpoint",
+    "sample": "tppsd.sampling.sample",
+    "sample_stream": "tppsd.sampling.sample",
+}
+
+if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise take any name for an attribute
+
+    def __getattr__(name: str) -> object:
+        if name in _SUBMODULES:
+            return import_module(f"tppsd.{name}")  # the import itself sets the attribute
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'tppsd' has no attribute {name!r}")
+        value = getattr(import_module(_MODULE_OF[name]), name)
+        globals()[name] = value  # found directly from now on
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)

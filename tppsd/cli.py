@@ -1,0 +1,118 @@
+"""The `tppsd` command: finds the module of a command, runs it, and turns errors into one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
+from tppsd import __version__
+
+
+class Command(NamedTuple):
+    """Where a command lives: a module with `main(args)`, imported only when the command runs."""
+
+    module: str
+    help: str
+
+
+TRAINER_CLI = "tppsd.lightning.cli"  # one LightningCLI for all its verbs: it wants the verb as first argument
+
+GROUPS = {
+    "Start here": {
+        "demo": Command("tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and law"),
+    },
+    "Train and sample, configured by YAML files (lightning_configs/) and options": {
+        "fit": Command(TRAINER_CLI, "train a target or a draft model"),
+        "validate": Command(TRAINER_CLI, "score a checkpoint on the validation split"),
+        "test": Command(TRAINER_CLI, "score a checkpoint on the test split"),
+        "predict": Command(TRAINER_CLI, "sample sequences from checkpoints and write them to Parquet"),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+HELP_FOOTER = """\
+Options:
+  -h, --help  this page; after a command: the options of that command
+  --version   the version of tppsd
+
+Examples:
+  tppsd demo                      a few minutes on two cores, nothing else needed
+  tppsd demo --data easytpp/taxi  the same on real events: a folder of splits or a hub id
+  tppsd fit --help                what can be configured
+
+A mistake in the input ends in one sentence; TPPSD_DEBUG=1 shows the traceback as well."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run `tppsd ARGS` (default: the process's own arguments) and return its exit status.
+
+    0: done; 2: a mistake in the input, said in one sentence; 130: interrupted by Ctrl-C.
+    """
+    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    if name in ("-h", "--help"):
+        print(help_page())
+    elif name == "--version":
+        print(f"tppsd {__version__}")
+    elif name in COMMANDS:
+        return run(name, rest)
+    else:
+        return fail("tppsd", unknown_command(name))
+    return 0
+
+
+def run(name: str, args: list[str]) -> int:
+    """Run one command, with mistakes and Ctrl-C as exit statuses instead of tracebacks."""
+    module = COMMANDS[name].module
+    try:
+        import_module(module).main([name, *args] if module == TRAINER_CLI else args)
+    except KeyboardInterrupt:
+        return interrupted(name)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's Trainer shuts down, then exits with 1
+            return interrupted(name)
+        raise
+    except (FileNotFoundError, TypeError, ValueError) as error:
+        if os.environ.get("TPPSD_DEBUG") == "1" or not meant_for_the_user(error):
+            raise
+        return fail(f"tppsd {name}", str(error))
+    return 0
+
+
+def meant_for_the_user(error: Exception) -> bool:
+    """True for a missing file and for what this package raised itself; an error from inside a library needs its traceback."""
+    if isinstance(error, FileNotFoundError):
+        return True
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("tppsd.")
+
+
+def interrupted(name: str) -> int:
+    print(f"\ntppsd {name}: interrupted", file=sys.stderr)
+    return 130  # 128 + SIGINT, as shells have it
+
+
+def fail(where: str, message: str) -> int:
+    print(f"{where}: error: {message}", file=sys.stderr)
+    return 2
+
+
+def unknown_command(name: str) -> str:
+    if name.startswith("-"):
+        return f"{name} must follow a command, as in `tppsd demo {name}`; `tppsd --help` lists the commands"
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean `tppsd {nearest[0]}`?" if nearest else f"the commands are {', '.join(COMMANDS)}"
+    return f"there is no command {name!r}; {hint}"
+
+
+def help_page() -> str:
+    lines = ["usage: tppsd COMMAND [OPTIONS]", "", "Speculative sampling of Transformer temporal point processes.", ""]
+    for title, commands in GROUPS.items():
+        lines.append(f"{title}:")
+        lines += [f"  {name:<10}  {command.help}" for name, command in commands.items()]
+        lines.append("")
+    return "\n".join([*lines, HELP_FOOTER])

@@ -1,0 +1,1 @@
+"""Event sequences and batches of them; reading and checking data; the DataModule."""

@@ -1,0 +1,101 @@
+"""Arrow columns to flat arrays, with a message that names the place of the first value of a wrong type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Place = Callable[[int], str]  # position of a value -> words that say where it stands
+
+
+def is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return any(test(kind) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view))
+
+
+def list_lengths(column: Any, source: str, name: str, kind: str) -> np.ndarray:
+    """int64 (num_rows,): the length of each row's list."""
+    import pyarrow.compute as pc
+
+    if column.null_count:
+        raise ValueError(f"{source}, row {first_null(column)}: {name} is missing; it must be a list of {kind}")
+    return pc.list_value_length(column).to_numpy().astype(np.int64)
+
+
+def list_values(column: Any) -> Any:
+    """The values of all lists, one after the other."""
+    import pyarrow.compute as pc
+
+    return pc.list_flatten(column)
+
+
+def to_floats(values: Any, place: Place, missing: float | None = None) -> np.ndarray:
+    """float64 array; a missing value is an error unless `missing` says what it becomes."""
+    from pyarrow import types
+
+    values = plain(values)
+    kind = values.type
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)):
+        i = next((i for i, value in enumerate(values.to_pylist()) if not _is_number(value)), 0)
+        raise ValueError(f"{place(i)} = {values[i].as_py()!r} has type {kind}; it must be a number")
+    if values.null_count and missing is None:
+        raise ValueError(f"{place(first_null(values))} is missing; it must be a finite number")
+    return np.array(values.cast("float64").fill_null(np.nan if missing is None else missing).to_numpy(zero_copy_only=False))
+
+
+def to_marks(values: Any, place: Place) -> Any:
+    """Arrow array of int64 or strings."""
+    from pyarrow import types
+
+    values = plain(values)
+    kind = values.type
+    if values.null_count:
+        raise ValueError(f"{place(first_null(values))} is missing; every event needs a mark")
+    if types.is_string(kind) or types.is_large_string(kind):
+        return values.cast("string")
+    if not (types.is_integer(kind) or types.is_null(kind)):
+        fractional = (i for i, value in enumerate(values.to_pylist()) if isinstance(value, float) and not value.is_integer())
+        i = next(fractional, 0)
+        raise ValueError(f"{place(i)} = {values[i].as_py()!r} has type {kind}; marks must be integers 0..num_marks-1, or strings")
+    return values.cast("int64")
+
+
+def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
+    """int64 array of integers that are at least `minimum`."""
+    from pyarrow import types
+
+    values = plain(values)
+    if not types.is_integer(values.type):
+        raise ValueError(f"{place(0)} = {values[0].as_py()!r} has type {values.type}; it must be an integer")
+    if values.null_count:
+        raise ValueError(f"{place(first_null(values))} is missing; it must be an integer")
+    numbers = values.to_numpy(zero_copy_only=False).astype(np.int64)
+    if (numbers < minimum).any():
+        i = int((numbers < minimum).nonzero()[0][0])
+        raise ValueError(f"{place(i)} = {numbers[i]}; it must be at least {minimum}")
+    return numbers
+
+
+def plain(values: Any) -> Any:
+    """A column as one contiguous array, dictionary encoding (pandas categories) undone."""
+    import pyarrow
+
+    kind = values.type.value_type if pyarrow.types.is_dictionary(values.type) else values.type
+    chunks = values.chunks if isinstance(values, pyarrow.ChunkedArray) else [values]
+    return pyarrow.concat_arrays([chunk.cast(kind) for chunk in chunks]) if chunks else pyarrow.array([], kind)
+
+
+def first_null(values: Any) -> int:
+    """Position of the first missing value."""
+    return int(np.asarray(values.is_null()).nonzero()[0][0])
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,175 @@
+"""`EventDataModule`: a data set or a simulated process, as Lightning wants it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from tppsd.data.batching import LengthBucketSampler, SequenceDataset
+from tppsd.data.reading import FRACTIONS, EventDataset, cut, read_dataset
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.statistics import DataStatistics
+from tppsd.data.ties import check_floor, default_floor, describe_ties
+from tppsd.processes.base import Process
+from tppsd.processes.presets import Preset, preset
+
+
+class EventDataModule(LightningDataModule):
+    """Event sequences in splits, read from `path` or simulated from the preset `process`, in length-bucketed batches.
+
+    `num_marks`, `statistics`, `sequences(split)` and `process_object` need no `setup()`: the data are read or simulated on
+    first use, once.
+
+    Args:
+        path: folder of split files, one file (Parquet, JSON, JSON lines, CSV), or a hub id such as easytpp/taxi.
+        process: name of a process preset to simulate instead.
+        batch_size: sequences per batch and process (batches are balanced: they may have fewer).
+        columns: field -> column name, for the fields time, mark, sequence, inter_time, length, num_marks, t_start, t_end.
+        fractions: shares of train, validation and test, where the data come in one piece.
+        t_start: start of every sequence's window; without one (and no such column) the first event is given.
+        t_end: end of every sequence's window; without one (and no such column) the window ends at the last event.
+        min_inter_time: floor of the inter-times in training and scoring; without one, half the smallest positive inter-time of
+            the training split if there are ties, else none.
+        num_sequences: how many sequences to simulate in all splits together.
+        seed: of the simulation and of the order of the batches.
+        num_workers: processes that prepare batches.
+        time_unit: name of the unit of time.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        process: str | None = None,
+        batch_size: int = 32,
+        columns: dict[str, str | None] | None = None,
+        fractions: tuple[float, float, float] = FRACTIONS,
+        t_start: float | None = None,
+        t_end: float | None = None,
+        min_inter_time: float | None = None,
+        num_sequences: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        time_unit: str | None = None,
+    ) -> None:
+        super().__init__()
+        if (path is None) == (process is None):
+            raise ValueError(
+                f"give either path (data) or process (a preset to simulate); got path = {path!r} and process = {process!r}"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size} must be at least 1")
+        if path is not None and num_sequences is not None:
+            raise ValueError(
+                f"num_sequences = {num_sequences} is for a simulated process; the data at {path} have the number they have"
+            )
+        if process is not None and columns is not None:
+            raise ValueError(f"columns = {columns} is for data at a path; the process {process} has no columns")
+        check_floor(min_inter_time)
+        self.path, self.preset = path, None if process is None else preset(process)
+        self.process = process
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.columns, self.fractions = columns, fractions
+        self.t_start, self.t_end = t_start, t_end
+        self.min_inter_time, self.num_sequences, self.time_unit = min_inter_time, num_sequences, time_unit
+
+    @cached_property
+    def dataset(self) -> EventDataset:
+        """All splits; read or simulated on first use."""
+        if self.preset is not None:
+            assert self.process is not None
+            return self._simulate(self.process, self.preset)
+        assert self.path is not None
+        dataset = read_dataset(self.path, columns=self.columns, fractions=self.fractions, t_start=self.t_start, t_end=self.t_end)
+        for note in dataset.notes:
+            rank_zero_info(note)
+        return dataset
+
+    def _simulate(self, name: str, chosen: Preset) -> EventDataset:
+        num_sequences = chosen.num_sequences if self.num_sequences is None else self.num_sequences
+        splits = cut(num_sequences, self.fractions, name)
+        sequences = chosen.process.simulate(
+            num_sequences,
+            t_start=chosen.t_start if self.t_start is None else self.t_start,
+            t_end=chosen.t_end if self.t_end is None else self.t_end,
+            seed=self.seed,
+        )
+        parts = {
+            split: [replace(sequence, index=i) for i, sequence in enumerate(sequences[start:stop])]
+            for split, (start, stop) in splits.items()
+        }
+        return EventDataset(name, parts, chosen.process.num_marks)
+
+    @cached_property
+    def statistics(self) -> DataStatistics:
+        """Moments, scales and frequencies of the training split; says on first use how ties are treated."""
+        dataset, declared = self.dataset, self.min_inter_time is not None
+        floor = self.min_inter_time if self.min_inter_time is not None else default_floor(dataset.splits)
+        if (ties := describe_ties(dataset.name, dataset.splits, floor, declared)) is not None:
+            rank_zero_info(ties)
+        return DataStatistics.of(dataset.sequences("train"), self.num_marks, floor, dataset.mark_names, self.time_unit)
+
+    @property
+    def num_marks(self) -> int:
+        """Size of the mark vocabulary (1 = unmarked)."""
+        return self.dataset.num_marks if self.preset is None else self.preset.process.num_marks
+
+    @property
+    def dataset_name(self) -> str:
+        return self.dataset.name if self.process is None else self.process
+
+    @property
+    def process_object(self) -> Process | None:
+        """The true process of simulated data; None for real data."""
+        return None if self.preset is None else self.preset.process
+
+    def sequences(self, split: str) -> list[EventSequence]:
+        """All sequences of train, validation or test."""
+        return self.dataset.sequences(split)
+
+    def setup(self, stage: str) -> None:
+        """Read or simulate now, so that a mistake in the data shows before training starts."""
+        _ = self.statistics
+
+    def train_dataloader(self) -> DataLoader:
+        """Other length-bucketed batches in every epoch."""
+        if getattr(self.trainer, "overfit_batches", 0):  # Lightning then wants the plain sequential order
+            return DataLoader(
+                dataset=self.sequences("train"),  # type: ignore[arg-type]  # a list is a map-style dataset
+                batch_size=self.batch_size,
+                collate_fn=EventBatch.from_sequences,
+                generator=torch.Generator(),
+            )
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation sequence exactly once over all processes."""
+        return self._loader("validation", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader:
+        """Every test sequence exactly once over all processes."""
+        return self._loader("test", shuffle=False)
+
+    def _loader(self, split: str, shuffle: bool) -> DataLoader:
+        sequences = self.sequences(split)
+        sampler = LengthBucketSampler(
+            [sequence.num_scored for sequence in sequences],
+            self.batch_size,
+            num_replicas=1 if self.trainer is None else self.trainer.world_size,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            shuffle=shuffle,
+            seed=self.seed,
+        )
+        return DataLoader(
+            dataset=SequenceDataset(sequences),
+            sampler=sampler,
+            batch_size=None,  # the sampler yields batches
+            collate_fn=EventBatch.from_sequences,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # a loader would otherwise draw its workers' seed from the global generator
+        )

@@ -1,0 +1,76 @@
+"""The mark vocabulary: made from the training split, applied to every split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tppsd.data.arrow import first_null
+from tppsd.data.sequence_table import SequenceTable
+
+
+@dataclass(frozen=True)
+class MarkVocabulary:
+    """`num_marks` marks; with `names`, mark k is the type names[k], otherwise marks are the integers of the data.
+
+    `declared` says that the data themselves declare `num_marks`; otherwise it is what the training split has.
+    """
+
+    num_marks: int
+    names: tuple[str, ...] | None = None
+    declared: bool = False
+
+    @classmethod
+    def of(cls, train: SequenceTable) -> MarkVocabulary:
+        """The sorted string types of the training split; for integers the declared number of marks, or its largest mark + 1."""
+        if train.marks is None:
+            return cls(1, declared=True)
+        if str(train.marks.type) == "string":
+            names = tuple(sorted(train.marks.unique().to_pylist()))
+            return cls(len(names), names)
+        if train.num_marks is not None:
+            return cls(train.num_marks, declared=True)
+        largest = int(np.max(train.marks.to_numpy(), initial=0))
+        return cls(max(largest, 0) + 1)
+
+    def encode(self, table: SequenceTable) -> np.ndarray:
+        """int64 (num_events,): the marks of `table`, 0..num_marks-1."""
+        if table.marks is None:
+            return np.zeros(len(table.event_times), dtype=np.int64)
+        if self.declared and table.num_marks not in (None, self.num_marks):
+            name = table.columns["num_marks"]
+            raise ValueError(
+                f"{table.source}: {name} = {table.num_marks}, but the training split has {self.num_marks}; they must be equal"
+            )
+        return self._encode_integers(table) if self.names is None else self._encode_names(table)
+
+    def _encode_names(self, table: SequenceTable) -> np.ndarray:
+        import pyarrow
+        import pyarrow.compute as pc
+
+        types = table.marks.cast("string")
+        codes = pc.index_in(types, value_set=pyarrow.array(self.names))
+        if codes.null_count:
+            i = first_null(codes)
+            raise ValueError(
+                f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; "
+                f"its types are {', '.join(self.names or ())}"
+            )
+        return codes.to_numpy().astype(np.int64)
+
+    def _encode_integers(self, table: SequenceTable) -> np.ndarray:
+        if str(table.marks.type) == "string":
+            raise ValueError(
+                f"{table.event_place(0, 'mark')} = {table.marks[0].as_py()!r} is a string, but the training split has integer "
+                "marks"
+            )
+        marks = np.array(table.marks.to_numpy())
+        wrong = (marks < 0) | (marks >= self.num_marks)
+        if wrong.any():
+            i = int(wrong.nonzero()[0][0])
+            origin = "" if self.declared else " (from the training split; a column dim_process would declare more)"
+            raise ValueError(
+                f"{table.event_place(i, 'mark')} = {marks[i]} is out of range; marks must be 0..{self.num_marks - 1}{origin}"
+            )
+        return marks

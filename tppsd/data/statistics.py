@@ -1,0 +1,90 @@
+"""What a model must know of its training split: moments, scales and frequencies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from tppsd.data.sequences import EventSequence
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """Statistics of a training split; stored inside the model and its checkpoint.
+
+    Attributes:
+        num_marks: size of the mark vocabulary (1 = unmarked).
+        log_mean, log_std: mean and standard deviation of log tau over events with a likelihood term (ties at the floor).
+        time_scale: mean inter-time; the encoders see times divided by it.
+        min_inter_time: declared floor of tau in training and scoring (0 = none); samples are never floored.
+        num_events, duration: events with a likelihood term and total length of the windows (the Poisson rate is their ratio).
+        num_ties: inter-times at or below the floor.
+        first_is_given: the data have no `t_start`; from-scratch sampling then draws a first mark.
+        mark_counts, first_mark_counts: per mark, over scored events and over first events.
+        mark_names: original labels of the marks, or None.
+        time_unit: name of the unit of time, or None.
+    """
+
+    num_marks: int
+    log_mean: float = 0.0
+    log_std: float = 1.0
+    time_scale: float = 1.0
+    min_inter_time: float = 0.0
+    num_events: int = 0
+    duration: float = 0.0
+    num_ties: int = 0
+    first_is_given: bool = False
+    mark_counts: tuple[int, ...] = ()
+    first_mark_counts: tuple[int, ...] = ()
+    mark_names: tuple[str, ...] | None = None
+    time_unit: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, so that a checkpoint loads with `weights_only=True`."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataStatistics:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+    @classmethod
+    def of(
+        cls,
+        sequences: Iterable[EventSequence],
+        num_marks: int,
+        min_inter_time: float = 0.0,
+        mark_names: tuple[str, ...] | None = None,
+        time_unit: str | None = None,
+    ) -> DataStatistics:
+        """Statistics of `sequences` (the training split, never validation or test)."""
+        rows = list(sequences)
+        inter_times = torch.cat([row.inter_times[int(row.first_is_given) :] for row in rows])
+        if len(inter_times) == 0:
+            raise ValueError("the training split has no event with a likelihood term; at least one is needed")
+        positive = inter_times.clamp_min(min_inter_time) if min_inter_time > 0 else inter_times[inter_times > 0]
+        if len(positive) == 0:
+            raise ValueError("every inter-time of the training split is 0; declare a floor with min_inter_time")
+        log_tau = positive.log()
+        marks = torch.cat([row.marks[int(row.first_is_given) :] for row in rows])
+        first_marks = torch.stack([row.marks[0] for row in rows if len(row)])
+        log_std = float(log_tau.std(correction=0))
+        return cls(
+            num_marks=num_marks,
+            log_mean=float(log_tau.mean()),
+            log_std=log_std if log_std > 1e-6 and math.isfinite(log_std) else 1.0,
+            time_scale=float(positive.mean()),
+            min_inter_time=float(min_inter_time),
+            num_events=len(inter_times),
+            duration=sum(row.window_end - row.window_start for row in rows),
+            num_ties=int((inter_times <= min_inter_time).sum()),
+            first_is_given=any(row.first_is_given for row in rows),
+            mark_counts=tuple(torch.bincount(marks, minlength=num_marks).tolist()),
+            first_mark_counts=tuple(torch.bincount(first_marks, minlength=num_marks).tolist()),
+            mark_names=mark_names,
+            time_unit=time_unit,
+        )

@@ -1,0 +1,170 @@
+"""LightningModules that train a TransformerTPP by maximum likelihood: `TargetTPP` and `DraftTPP`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from tppsd.data.sequences import EventBatch
+from tppsd.lightning.baseline import poisson_log_likelihood
+from tppsd.lightning.schedule import WarmupCosine
+from tppsd.metrics.likelihood import NegativeLogLikelihood
+from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
+from tppsd.models.law import NextEventLaw
+from tppsd.models.likelihood import Convention, scored_events
+from tppsd.models.transformer_tpp import TransformerTPP
+
+CONVENTIONS: tuple[Convention, ...] = ("window", "benchmark")
+
+
+class TPPModule(LightningModule):
+    """A TransformerTPP (`model`), its loss, its metrics and its optimiser.
+
+    Every logged NLL is in nats per event; `nll_time` contains the survival term, so nll = nll_time + nll_mark. `val/nll` is of
+    the `window` convention, as is `val/nll_poisson`, the NLL of a history-free Poisson process.
+
+    Args:
+        num_marks: number of marks; 1 = unmarked. On the command line it comes from the data.
+        encoder: "thp", "sahp" or "attnhp".
+        embed_dim: width D of the token stream.
+        num_heads: attention heads per layer; divides embed_dim.
+        num_layers: number of layers; None = 2 for a target, 1 for a draft.
+        num_components: log-normal components M of the mixture.
+        mark_decoder: "time_conditional" (k given the history and tau) or "independent" (k given the history).
+        dropout: dropout rate in the encoder while training.
+        feedforward_dim: width of the feed-forward layers of THP and SAHP; None = 4 * embed_dim.
+        optimizer: builds the optimiser from the parameters.
+        lr_scheduler: builds the scheduler from the optimiser; None = constant learning rates.
+        lr_interval: the scheduler advances once per "step" or once per "epoch".
+    """
+
+    role: str
+    default_num_layers: int
+
+    def __init__(
+        self,
+        num_marks: int,
+        encoder: Literal["thp", "sahp", "attnhp"] = "thp",
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        num_layers: int | None = None,
+        num_components: int = 64,
+        mark_decoder: Literal["time_conditional", "independent"] = "time_conditional",
+        dropout: float = 0.0,
+        feedforward_dim: int | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01),
+        lr_scheduler: LRSchedulerCallable | None = lambda optimizer: WarmupCosine(optimizer, warmup=0.05, final=0.01),
+        lr_interval: Literal["step", "epoch"] = "step",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])  # what is left is plain values
+        self.model = TransformerTPP(
+            num_marks,
+            encoder,
+            embed_dim,
+            num_heads,
+            self.default_num_layers if num_layers is None else num_layers,
+            num_components,
+            mark_decoder,
+            dropout,
+            feedforward_dim,
+        )
+        self.optimizer_factory, self.scheduler_factory, self.lr_interval = optimizer, lr_scheduler, lr_interval
+        names = ["val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "test/nll_poisson"]
+        names += [f"test/{name}_{convention}" for convention in CONVENTIONS for name in ("nll", "nll_time", "nll_mark")]
+        self.metrics = torch.nn.ModuleDict({name: NegativeLogLikelihood() for name in names})
+
+    def forward(self, batch: EventBatch) -> NextEventLaw:
+        return self.model(batch)
+
+    # --- what must hold before anything runs ------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take the statistics of the training split over, unless the model has learnt with others already."""
+        precision = self.trainer.precision
+        if precision in ("bf16-true", "16-true"):
+            raise ValueError(f"precision = {precision!r} would round event times; use 'bf16-mixed', '16-mixed' or '32-true'")
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and data.num_marks != self.model.num_marks:
+            raise ValueError(f"the data have num_marks = {data.num_marks}, but the model has num_marks = {self.model.num_marks}")
+        if stage == "fit" and data is not None and self.model.statistics.num_events == 0:
+            self.model.set_statistics(data.statistics)
+
+    def on_fit_start(self) -> None:
+        if self.model.statistics.num_events == 0:
+            raise ValueError("the model has no statistics of its training split; fit with an EventDataModule or set_statistics first")
+
+    # --- loss and metrics -------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: EventBatch, batch_idx: int) -> Tensor:
+        """Sum of NLL * number of processes / number of events over all processes: DDP's mean of gradients is then that of the batch."""
+        nll = -self.model.log_likelihood(batch).sum()
+        totals = torch.stack([nll.detach().double(), batch.mask.sum().double()])
+        total_nll, num_events = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        num_events = num_events.clamp_min(1)
+        self.log("train/nll", total_nll / num_events, prog_bar=True, batch_size=1)
+        return nll * self.trainer.world_size / num_events.to(nll.dtype)
+
+    def validation_step(self, batch: EventBatch, batch_idx: int) -> None:
+        self._score(batch, "window", "val", "")
+
+    def test_step(self, batch: EventBatch, batch_idx: int) -> None:
+        for convention in CONVENTIONS:
+            self._score(batch, convention, "test", f"_{convention}")
+
+    def _score(self, batch: EventBatch, convention: Convention, stage: str, suffix: str) -> None:
+        time, mark, survival = self.model.log_likelihood_parts(batch, convention)
+        num_events = scored_events(batch, convention).sum(1)
+        self._update(f"{stage}/nll{suffix}", time + survival + mark, num_events, prog_bar=True)
+        self._update(f"{stage}/nll_time{suffix}", time + survival, num_events)
+        self._update(f"{stage}/nll_mark{suffix}", mark, num_events)
+        if convention == "window":
+            self._update(f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True)
+
+    def _update(self, name: str, log_likelihood: Tensor, num_events: Tensor, prog_bar: bool = False) -> None:
+        self.metrics[name].update(log_likelihood, num_events)
+        self.log(name, self.metrics[name], on_step=False, on_epoch=True, prog_bar=prog_bar, batch_size=1)  # type: ignore[arg-type]
+
+    # --- optimisation -----------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer_factory(self.parameters())
+        if self.scheduler_factory is None:
+            return optimizer
+        scheduler = self.scheduler_factory(optimizer)
+        planned_steps = self.trainer.estimated_stepping_batches
+        if isinstance(scheduler, WarmupCosine) and planned_steps != float("inf"):
+            scheduler.plan(int(planned_steps))
+        config = {"scheduler": scheduler, "interval": self.lr_interval}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config |= {"interval": "epoch", "monitor": getattr(scheduler, "monitor", "val/nll")}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What `tppsd.load` needs, without Lightning."""
+        checkpoint[CHECKPOINT_KEY] = describe(self.model) | {"role": self.role}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in one sentence what would otherwise be a list of missing and misshapen tensors."""
+        for name, stored in checkpoint.get(CHECKPOINT_KEY, {}).get("config", {}).items():
+            if name != "dropout" and stored != self.model.config[name]:
+                raise ValueError(f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {self.model.config[name]!r}")
+
+
+class TargetTPP(TPPModule):
+    __doc__ = (TPPModule.__doc__ or "").replace("A TransformerTPP (`model`)", "The target: a TransformerTPP (`model`)", 1)
+    role = "target"
+    default_num_layers = 2
+
+
+class DraftTPP(TPPModule):
+    __doc__ = (TPPModule.__doc__ or "").replace("A TransformerTPP (`model`)", "The draft: a small TransformerTPP (`model`)", 1)
+    role = "draft"
+    default_num_layers = 1

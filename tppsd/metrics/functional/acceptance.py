@@ -1,0 +1,57 @@
+"""Acceptance statistics, all derived from `accepted_counts`.
+
+`accepted_counts[d, a]` is the number of rounds that drafted d events and accepted the first a of them, int64
+(max_draft_length + 1, max_draft_length + 1). A round ends with one more event, from the adjusted law or the target's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _drafted_accepted(accepted_counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(counts, drafted, accepted) in float64: drafted (rows, 1) and accepted (1, columns) broadcast against counts."""
+    if accepted_counts.dim() != 2 or bool(accepted_counts.triu(1).any()):
+        raise ValueError(
+            f"accepted_counts of shape {tuple(accepted_counts.shape)} must be (drafted, accepted), "
+            "without a round that accepts more than it drafts"
+        )
+    counts = accepted_counts.double()
+    drafted = torch.arange(counts.shape[0], dtype=torch.float64, device=counts.device).unsqueeze(1)
+    accepted = torch.arange(counts.shape[1], dtype=torch.float64, device=counts.device).unsqueeze(0)
+    return counts, drafted, accepted
+
+
+def acceptance_rate(accepted_counts: Tensor) -> float:
+    """alpha = num_accepted / num_drafted, where events after the first rejection count as drafted; NaN without drafts.
+
+    Source: TPP-SD (arXiv 2507.09252), section 5.
+    """
+    counts, drafted, accepted = _drafted_accepted(accepted_counts)
+    return float((counts * accepted).sum() / (counts * drafted).sum())
+
+
+def step_acceptance(accepted_counts: Tensor) -> float:
+    """num_accepted / num_tested, num_tested = sum min(accepted + 1, drafted): what compares with 1 - TV; NaN without drafts."""
+    counts, drafted, accepted = _drafted_accepted(accepted_counts)
+    return float((counts * accepted).sum() / (counts * torch.minimum(accepted + 1, drafted)).sum())
+
+
+def events_per_round(accepted_counts: Tensor) -> float:
+    """sum (accepted + 1) / num_rounds, before events beyond `t_end` are cut off: events per target pass; NaN without rounds."""
+    counts, _, accepted = _drafted_accepted(accepted_counts)
+    return float((counts * (accepted + 1)).sum() / counts.sum())
+
+
+def acceptance_by_position(accepted_counts: Tensor) -> Tensor:
+    """P(event j accepted | it was drafted and all before it were accepted), j = 1, 2, ...
+
+    Returns:
+        float64 (max_draft_length,), NaN where never tested.
+    """
+    counts, drafted, accepted = _drafted_accepted(accepted_counts)
+    positions = torch.arange(1, counts.shape[0], device=counts.device).view(-1, 1, 1)
+    tested = (counts * ((drafted >= positions) & (accepted >= positions - 1))).sum((1, 2))
+    passed = (counts * ((drafted >= positions) & (accepted >= positions))).sum((1, 2))
+    return passed / tested

@@ -1,0 +1,46 @@
+"""Are successive residuals independent?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class IndependenceResult(NamedTuple):
+    """Pearson's chi-square, its p-value, its degrees of freedom and the number of pairs."""
+
+    statistic: float
+    p_value: float
+    dof: int
+    num_pairs: int
+
+
+def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult:
+    """Contingency test of the pairs (u_i, u_{i+1}) on an m x m grid.
+
+        X2 = sum_ab (n_ab - n_a. n_.b / n)^2 / (n_a. n_.b / n)  ~  chi-square with (m - 1)^2 degrees of freedom
+
+    Successive pairs overlap. With the expected counts taken from the margins, X2 has the limit of a table of independent
+    pairs all the same: it tests order 0 against order 1 of a Markov chain. Source: Anderson and Goodman, Ann. Math. Stat.
+    28 (1957).
+
+    Args:
+        uniforms: (num_events,) in [0, 1], i.i.d. under the null hypothesis: 1 - exp(-gap) of the gaps of `carry_over`, or
+            mark PITs in the order of index.
+        num_bins: m.
+    Raises:
+        ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide.
+    """
+    num_pairs = max(uniforms.numel() - 1, 0)
+    if num_pairs < 5 * num_bins**2:
+        raise ValueError(f"{num_pairs} pairs are too few for a {num_bins} x {num_bins} grid; it needs at least {5 * num_bins**2}")
+    bins = (uniforms.detach().double().cpu() * num_bins).long().clamp(0, num_bins - 1)
+    table = torch.bincount(bins[:-1] * num_bins + bins[1:], minlength=num_bins**2).double().view(num_bins, num_bins)
+    expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / num_pairs
+    statistic = float(((table - expected) ** 2 / expected).nan_to_num(0.0).sum())
+    from scipy.stats import chi2
+
+    dof = (num_bins - 1) ** 2
+    return IndependenceResult(statistic, float(chi2.sf(statistic, dof)), dof, num_pairs)

@@ -1,0 +1,148 @@
+"""Residuals of sampled sequences under the very model they were sampled from: exact sampling makes them i.i.d."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.metrics.functional.time_rescaling import SequenceResiduals
+from tppsd.models.law import NextEventLaw
+
+LawModel = Callable[[EventBatch], NextEventLaw]
+
+_MAX_POSITIONS = 4096  # of one padded batch; bounds the memory of the pass
+
+
+class _Row(NamedTuple):
+    """A sequence to score: its first `num_history` scored events and `elapsed` time after them are taken as known."""
+
+    sequence: EventSequence
+    num_history: int
+    elapsed: float
+
+
+def own_law_residuals(
+    model: LawModel,
+    sequences: Sequence[EventSequence],
+    num_given: Sequence[int] | None = None,
+    observed_until: Sequence[float | None] | None = None,
+    seed: int = 0,
+) -> list[SequenceResiduals]:
+    """Time-rescaling residuals and randomised mark PITs of `sequences` under `model`, by full float64 passes without a cache.
+
+        z_i = -log S(tau_i | h_{i-1}),  leftover = -log S(t_end - t_N | h_N)
+        u_i = F(k_i - 1 | h_{i-1}, tau_i) + v_i f(k_i | h_{i-1}, tau_i),  v_i ~ U(0, 1)
+
+    With `observed_until` = w > t_n of the last given event n, the next interval is known to exceed w - t_n: its residual
+    (or the leftover, if no event follows) gains log S(w - t_n | h_n). Everything is read off the sequences themselves,
+    so a sampler with a wrong cache cannot certify itself. A sequence without `t_end` ended by its number of events and
+    has no leftover.
+
+    Args:
+        model: a module (copied to float64) or a callable; EventBatch -> law of batch shape (batch, length + 1).
+        sequences: whole sequences, history first, with distinct `index`.
+        num_given: per sequence, number of leading events that are not scored, the given first event included;
+            default: the given first event, where there is one.
+        observed_until: per sequence, the time up to which the given part was observed; None or a None entry: its last event
+            (the window's start where nothing is given).
+        seed: of the v_i, which depend on (seed, index) only.
+
+    Returns:
+        One SequenceResiduals per sequence, in the given order, on the CPU; no mark_uniforms for an unmarked model.
+    Source: Brown et al. (2002); randomised PIT of discrete laws: Brockwell, Stat. Probab. Lett. 77 (2007).
+    """
+    rows = _rows(sequences, num_given, observed_until)
+    model, device = _in_float64(model)
+    residuals: dict[int, SequenceResiduals] = {}
+    with torch.inference_mode():
+        for chunk in _by_length([len(row.sequence) for row in rows]):
+            scored = _score(model, [rows[i] for i in chunk], device, seed)
+            residuals.update(zip(chunk, scored, strict=True))
+    return [residuals[i] for i in range(len(rows))]
+
+
+def _rows(
+    sequences: Sequence[EventSequence], num_given: Sequence[int] | None, observed_until: Sequence[float | None] | None
+) -> list[_Row]:
+    """Check the arguments and turn absolute times into elapsed ones."""
+    for name, values in (("num_given", num_given), ("observed_until", observed_until)):
+        if values is not None and len(values) != len(sequences):
+            raise ValueError(f"{name} has {len(values)} entries for {len(sequences)} sequences; it needs one for each")
+    if len({sequence.index for sequence in sequences}) != len(sequences):
+        raise ValueError("two sequences have the same index; own-law residuals need distinct ones to order and randomise by")
+    rows = []
+    for i, sequence in enumerate(sequences):
+        fewest = int(sequence.first_is_given)
+        given = int(num_given[i]) if num_given is not None else fewest
+        if not fewest <= given <= len(sequence):
+            raise ValueError(f"sequence {sequence.index}: num_given = {given} must lie between {fewest} and {len(sequence)}")
+        last_given = float(sequence.event_times[given - 1]) if given else sequence.window_start
+        until = observed_until[i] if observed_until is not None else None
+        elapsed = 0.0 if until is None else float(until) - last_given
+        if not elapsed >= 0:
+            raise ValueError(
+                f"sequence {sequence.index}: observed_until = {until} is before its last given event at {last_given}"
+            )
+        rows.append(_Row(sequence, given - fewest, elapsed))
+    return rows
+
+
+def _in_float64(model: LawModel) -> tuple[LawModel, torch.device]:
+    """A float64 copy in evaluation mode, and its device; a plain callable is used as it is."""
+    if not isinstance(model, nn.Module):
+        return model, torch.device("cpu")
+    double = copy.deepcopy(model).double().eval()
+    return double, next((p.device for p in double.parameters()), torch.device("cpu"))
+
+
+def _by_length(lengths: list[int]) -> Iterator[list[int]]:
+    """Positions of sequences of similar length, at most _MAX_POSITIONS padded positions together."""
+    chunk: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if chunk and (lengths[i] + 1) * (len(chunk) + 1) > _MAX_POSITIONS:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    if chunk:
+        yield chunk
+
+
+def _score(model: LawModel, rows: list[_Row], device: torch.device, seed: int) -> list[SequenceResiduals]:
+    """Residuals of a few sequences in one pass."""
+    batch = EventBatch.from_sequences(row.sequence for row in rows).to(device)
+    num_history = torch.tensor([row.num_history for row in rows], device=device)
+    elapsed = torch.tensor([row.elapsed for row in rows], dtype=torch.float64, device=device)
+    law = model(batch)
+    silence = (batch.t_end - batch.last_times).unsqueeze(1)
+    intervals = torch.cat([batch.inter_times, torch.ones_like(silence)], 1)
+    intervals = intervals.scatter(1, batch.lengths.unsqueeze(1), silence)  # (batch, length + 1): the last one has no event
+    compensators = -law.log_survival(intervals)
+    known = law.at(num_history).log_survival(elapsed)  # (batch,)
+    compensators = compensators.scatter_add(1, num_history.unsqueeze(1), known.unsqueeze(1)).cpu()
+    mark_log_probs = law.mark_log_probs(intervals)[:, :-1].cpu()  # (batch, length, num_marks)
+
+    residuals = []
+    for i, row in enumerate(rows):
+        events = slice(row.num_history, row.sequence.num_scored)
+        leftover = 0.0 if row.sequence.t_end is None else float(compensators[i, row.sequence.num_scored])
+        uniforms = _mark_uniforms(mark_log_probs[i, events], batch.marks[i, events].cpu(), seed, row.sequence.index)
+        residuals.append(SequenceResiduals(row.sequence.index, compensators[i, events], leftover, uniforms))
+    return residuals
+
+
+def _mark_uniforms(mark_log_probs: Tensor, marks: Tensor, seed: int, index: int) -> Tensor:
+    """Randomised PITs, (num_events,), of `marks` (num_events,) under (num_events, num_marks); empty when unmarked."""
+    if mark_log_probs.shape[-1] == 1:
+        return torch.empty(0, dtype=torch.float64)
+    # an odd multiplier keeps (seed, index) and (seed + 1, index - 1) apart
+    generator = torch.Generator().manual_seed((seed * 0x9E3779B1 + index) % 2**32)
+    v = torch.rand(len(marks), dtype=torch.float64, generator=generator)
+    probs = mark_log_probs.double().exp()
+    chosen = marks.unsqueeze(-1)
+    upper, width = probs.cumsum(-1).gather(-1, chosen).squeeze(-1), probs.gather(-1, chosen).squeeze(-1)
+    return (upper - (1 - v) * width).clamp(0, 1)

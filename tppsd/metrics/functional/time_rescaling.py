@@ -1,0 +1,115 @@
+"""Time rescaling: under the right law, compensators between events are i.i.d. Exp(1). Also with censored windows.
+
+Source: Brown, Barbieri, Ventura, Kass and Frank, "The time-rescaling theorem and its application to neural spike train
+data analysis", Neural Computation 14 (2002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_ROUNDING = 1e-6  # -log S(tau) + log S(elapsed) of a short interval may round to a tiny negative number
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceResiduals:
+    """What one sequence contributes to the tests of a law.
+
+    Attributes:
+        index: place of the sequence in its data set or request; it fixes the order of concatenation.
+        gaps: float64 (num_events,), Lambda(t_i) - Lambda(t_{i-1}) of every scored event, without unit.
+        leftover: Lambda(t_end) - Lambda(t_N), the whole compensator if there is no event, 0 if the sequence ended by its
+            number of events.
+        mark_uniforms: float64 (num_events,), randomised PITs of the marks; empty where the marks are not tested.
+    """
+
+    index: int
+    gaps: Tensor
+    leftover: float
+    mark_uniforms: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+
+
+class KSResult(NamedTuple):
+    """sup_x |F_n(x) - F(x)|, its exact two-sided p-value, and n. Both are NaN where n = 0."""
+
+    statistic: float
+    p_value: float
+    num_events: int
+
+
+def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
+    """Gaps of the concatenated sequences, float64 (num_events,): exactly i.i.d. Exp(1) under the right law.
+
+        gap_1 of sequence s = z_1 + (leftovers since the last sequence with an event), gap_i = z_i for i > 1
+
+    A window's end censors its last interval, so the z_i of short windows are too small. What is left of the compensator
+    is the beginning of an Exp(1) interval, which the next sequence completes. The last leftover has no successor and
+    is dropped, which a test on at least 1,000 gaps does not notice.
+
+    The order is by `index`: any order that depends on the outcome (by length, by time of completion) destroys the law.
+
+    Raises:
+        ValueError: two sequences with the same index, or a residual that is NaN or negative.
+    """
+    rows = sorted(residuals, key=lambda row: row.index)
+    if not rows:
+        return torch.empty(0, dtype=torch.float64)
+    gaps = torch.cat([row.gaps.double() for row in rows])
+    lengths = torch.tensor([len(row.gaps) for row in rows])
+    leftovers = torch.tensor([row.leftover for row in rows], dtype=torch.float64)
+    _check(torch.tensor([row.index for row in rows]), gaps, lengths, leftovers)
+    receiver = (lengths > 0).cumsum(0)  # the leftover of a sequence goes to this one of the sequences with events
+    carried = torch.zeros(int(receiver[-1]) + 1, dtype=torch.float64).index_add_(0, receiver, leftovers)
+    first = (lengths.cumsum(0) - lengths)[lengths > 0]
+    return gaps.index_add(0, first, carried[:-1])
+
+
+def _check(index: Tensor, gaps: Tensor, lengths: Tensor, leftovers: Tensor) -> None:
+    twice = index[1:][index.diff() == 0]
+    if len(twice):
+        raise ValueError(f"index {twice[0].item()} occurs twice among the residuals; every sequence needs its own")
+    values = torch.cat([gaps, leftovers])
+    wrong = ~((values >= -_ROUNDING) & values.isfinite())
+    if wrong.any():
+        owner = torch.cat([index.repeat_interleave(lengths), index])[wrong][0]
+        raise ValueError(f"sequence {owner}: a residual is {values[wrong][0]}; compensators grow and are finite")
+
+
+def ks_uniform(uniforms: Tensor) -> KSResult:
+    """Kolmogorov-Smirnov test of U(0, 1).
+
+        D = max_i max(i/n - u_(i), u_(i) - (i-1)/n),  p = P(D_n >= D) under i.i.d. uniforms (exact distribution)
+
+    Args:
+        uniforms: (num_events,) in [0, 1].
+    Raises:
+        ValueError: a value outside [0, 1] or NaN.
+    """
+    num_events = uniforms.numel()
+    if num_events == 0:
+        return KSResult(float("nan"), float("nan"), 0)
+    u = uniforms.detach().double().flatten().sort().values.cpu()
+    if not (u[0] >= 0 and u[-1] <= 1):
+        raise ValueError(f"uniforms lie between {u[0].item()} and {u[-1].item()}; a uniform must be a number in [0, 1]")
+    steps = torch.arange(num_events + 1, dtype=torch.float64) / num_events
+    statistic = float(torch.maximum(steps[1:] - u, u - steps[:-1]).max())
+    from scipy.stats import kstwo
+
+    return KSResult(statistic, float(kstwo.sf(statistic, num_events)), num_events)
+
+
+def ks_exponential(gaps: Tensor) -> KSResult:
+    """Kolmogorov-Smirnov test of Exp(1): `ks_uniform` of u = 1 - exp(-gap), (num_events,)."""
+    return ks_uniform(-torch.expm1(-gaps.double().clamp_min(0)))
+
+
+def ks_band(num_events: int, level: float = 0.95) -> float:
+    """Half width of the band that holds F_n - F everywhere with probability `level`; about 1.36 / sqrt(n) at 0.95."""
+    from scipy.stats import kstwo
+
+    return float(kstwo.isf(1 - level, num_events))

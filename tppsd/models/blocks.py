@@ -1,0 +1,40 @@
+"""The pre-norm Transformer block that THP and SAHP share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tppsd.models.attention import AttentionPass, softmax_kernel
+
+
+class TransformerBlock(nn.Module):
+    """x + MHA(LN(x)), then x + FFN(LN(x)); pre-norm, because deep post-norm stacks learnt nothing of the history.
+
+    Shapes: (batch, length, embed_dim) -> the same.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, feedforward_dim: int, dropout: float, num_layers: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.embed_dim = embed_dim
+        self.dropout = dropout
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.to_qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.from_heads = nn.Linear(embed_dim, embed_dim)
+        self.feedforward_norm = nn.LayerNorm(embed_dim)
+        self.expand = nn.Linear(embed_dim, feedforward_dim)
+        self.contract = nn.Linear(feedforward_dim, embed_dim)
+        for branch in (self.from_heads, self.contract):  # the residual stream keeps its scale at any depth (GPT-2)
+            nn.init.normal_(branch.weight, std=(2 * num_layers * branch.in_features) ** -0.5)
+            nn.init.zeros_(branch.bias)
+
+    def forward(self, x: Tensor, layer: int, attention: AttentionPass) -> Tensor:
+        qkv = self.to_qkv(self.attention_norm(x))
+        queries, keys_values = qkv[..., : self.embed_dim], qkv[..., self.embed_dim :]
+        attended = attention.attend(layer, queries, keys_values, self.num_heads, softmax_kernel)
+        x = x + self._drop(self.from_heads(attended))
+        return x + self._drop(self.contract(F.gelu(self.expand(self.feedforward_norm(x)))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x

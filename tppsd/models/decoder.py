@@ -1,0 +1,120 @@
+"""From a context to the law of the next event. All of it runs in float32 (or float64), never under autocast."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tppsd.models.law import NextEventLaw
+from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
+
+
+class _DoubleCopy:
+    """A float64 copy of a module, made when first asked for and renewed when its parameters change."""
+
+    def __init__(self) -> None:
+        self.key: tuple[Any, ...] | None = None
+        self.module: Any = None
+
+    def of(self, module: nn.Module) -> Any:
+        key = tuple((p.data_ptr(), None if p.is_inference() else p._version) for p in module.parameters())
+        if key != self.key:
+            with torch.inference_mode(False):  # a copy made while sampling must serve a later backward
+                self.key, self.module = key, copy.deepcopy(module).double().requires_grad_(False)
+        return self.module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _DoubleCopy:
+        return _DoubleCopy()
+
+    def __reduce__(self) -> tuple[type[_DoubleCopy], tuple[()]]:
+        return _DoubleCopy, ()
+
+
+class IndependentMarks(nn.Module):
+    """k ~ Categorical(softmax(V2 GELU(V1 h))), independent of tau given h: the TPP-SD paper's decoder."""
+
+    def __init__(self, embed_dim: int, num_marks: int) -> None:
+        super().__init__()
+        self.from_context = nn.Linear(embed_dim, embed_dim)
+        self.to_logits = nn.Linear(embed_dim, num_marks)
+
+    def features(self, context: Tensor) -> Tensor:
+        """What depends on the context alone: (..., embed_dim) -> (..., num_marks)."""
+        return self.to_logits(F.gelu(self.from_context(context)))
+
+    def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
+        """log f(k | h): features (..., num_marks), standardised log tau (..., 1) (for its shape only)."""
+        shape = torch.broadcast_shapes(features.shape[:-1], log_inter_times.shape[:-1])
+        return torch.log_softmax(features, -1).expand(*shape, features.shape[-1])
+
+    def in_double(self) -> IndependentMarks:
+        return self  # log_probs has no parameters of its own: the features' dtype decides
+
+
+class TimeConditionalMarks(nn.Module):
+    """k ~ Categorical(softmax(V2 GELU(V1 h + W2 GELU(W1 log tau)))): the logits also see the inter-time."""
+
+    def __init__(self, embed_dim: int, num_marks: int) -> None:
+        super().__init__()
+        self.from_context = nn.Linear(embed_dim, embed_dim)
+        self.from_time = nn.Linear(1, embed_dim)
+        self.mix_time = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.to_logits = nn.Linear(embed_dim, num_marks)
+        self._double = _DoubleCopy()
+        nn.init.uniform_(self.from_time.weight, -2.0, 2.0)  # kinks spread over a few standard deviations of log tau
+        nn.init.uniform_(self.from_time.bias, -3.0, 3.0)
+
+    def features(self, context: Tensor) -> Tensor:
+        """What depends on the context alone: (..., embed_dim) -> (..., embed_dim)."""
+        return self.from_context(context)
+
+    def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
+        """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
+        with torch.autocast(features.device.type, enabled=False):  # a law is evaluated wherever its user is, under autocast too
+            hidden = F.gelu(features + self.mix_time(F.gelu(self.from_time(log_inter_times))))
+            return torch.log_softmax(self.to_logits(hidden), -1)
+
+    def in_double(self) -> TimeConditionalMarks:
+        return self if self.to_logits.weight.dtype == torch.float64 else self._double.of(self)
+
+
+MARK_DECODERS: dict[str, type[IndependentMarks] | type[TimeConditionalMarks]] = {
+    "time_conditional": TimeConditionalMarks,
+    "independent": IndependentMarks,
+}
+
+
+class NextEventDecoder(nn.Module):
+    """h -> (w, mu, sigma) of a LogNormalMixture and the mark decoder's features (TPP-SD, eq. 4.2).
+
+    The paper's e = E h followed by a linear map for each of w, mu and log sigma is one linear map from h, kept as one matrix.
+    """
+
+    def __init__(self, embed_dim: int, num_components: int, num_marks: int, mark_decoder: str) -> None:
+        super().__init__()
+        if mark_decoder not in MARK_DECODERS:
+            raise ValueError(f"mark_decoder = {mark_decoder!r} is unknown; choose one of {sorted(MARK_DECODERS)}")
+        self.num_components = num_components
+        self.to_mixture = nn.Linear(embed_dim, 3 * num_components)
+        self.marks = MARK_DECODERS[mark_decoder](embed_dim, num_marks) if num_marks > 1 else None
+        quantiles = (torch.arange(num_components) + 0.5) / num_components
+        with torch.no_grad():  # start as a broad mixture that covers the standardised log inter-times
+            self.to_mixture.weight.mul_(0.5)
+            self.to_mixture.bias.zero_()
+            self.to_mixture.bias[num_components : 2 * num_components] = torch.special.ndtri(quantiles)
+            self.to_mixture.bias[2 * num_components :] = -0.7
+
+    def forward(self, context: Tensor, shift: float, scale: float) -> NextEventLaw:
+        """Laws of batch shape (*batch,) from contexts (*batch, embed_dim)."""
+        with torch.autocast(context.device.type, enabled=False):
+            context = context.to(self.to_mixture.weight.dtype)
+            logits, means, log_stds = self.to_mixture(context).chunk(3, -1)
+            log_stds = log_stds.clamp(*LOG_STD_RANGE)
+            mixture = LogNormalMixture(torch.log_softmax(logits, -1), means, log_stds, shift, scale)
+            if self.marks is None:
+                return NextEventLaw(mixture)
+            return NextEventLaw(mixture, self.marks.features(context), self.marks)

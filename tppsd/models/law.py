@@ -1,0 +1,121 @@
+"""The law of the next event: an inter-time from a mixture of log-normals, then a mark given (or not) that inter-time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tppsd.models.mixture import LogNormalMixture
+
+
+class MarkDecoder(Protocol):
+    """What a law needs of a mark decoder (tppsd.models.decoder)."""
+
+    def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor: ...
+    def in_double(self) -> MarkDecoder: ...
+
+
+@dataclass(frozen=True)
+class NextEventLaw:
+    """g(tau | h) f(k | h, tau) for every position of a batch.
+
+    Attributes:
+        inter_time: law of tau, batch shape (*batch,).
+        mark_features: (*batch, width): what the mark decoder has computed from the context alone; None if unmarked.
+        mark_decoder: maps (features, standardised log tau) to log f(. | h, tau); None if unmarked.
+    """
+
+    inter_time: LogNormalMixture
+    mark_features: Tensor | None = None
+    mark_decoder: MarkDecoder | None = None
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.inter_time.batch_shape
+
+    def __getitem__(self, index: Any) -> NextEventLaw:
+        """Select along the batch dimensions; `law[..., :-1]` drops the last position."""
+        features = self.mark_features
+        if features is not None:
+            key = index if isinstance(index, tuple) else (index,)
+            has_ellipsis = any(i is Ellipsis for i in key)
+            features = features[(*key, slice(None)) if has_ellipsis else key]
+        return replace(self, inter_time=self.inter_time[index], mark_features=features)
+
+    def at(self, positions: Tensor) -> NextEventLaw:
+        """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) -> (batch, n)."""
+        rows = torch.arange(self.batch_shape[0], device=positions.device)
+        return self[rows.view(-1, *[1] * (positions.dim() - 1)), positions]
+
+    def unsqueeze(self, dim: int) -> NextEventLaw:
+        """Insert a batch dimension at `dim` >= 0, for several draws from each law."""
+        return self[(*[slice(None)] * dim, None)]
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> NextEventLaw:
+        """The same laws broadcast to `batch_shape`; nothing is copied."""
+        features = self.mark_features
+        if features is not None:
+            features = features.expand(*batch_shape, features.shape[-1])
+        return replace(self, inter_time=self.inter_time.expand(batch_shape), mark_features=features)
+
+    @staticmethod
+    def cat(laws: Sequence[NextEventLaw], dim: int) -> NextEventLaw:
+        """Join laws of one model along a batch dimension (>= 0)."""
+        first = laws[0]
+        inter_time = LogNormalMixture.cat([law.inter_time for law in laws], dim)
+        if first.mark_features is None:
+            return replace(first, inter_time=inter_time)
+        features = torch.cat([law.mark_features for law in laws if law.mark_features is not None], dim)
+        return replace(first, inter_time=inter_time, mark_features=features)
+
+    def double(self) -> NextEventLaw:
+        """The same law in float64 arithmetic, so that a density does not depend on the shape it is computed in."""
+        if self.mark_features is None or self.mark_decoder is None:
+            return replace(self, inter_time=self.inter_time.double())
+        return NextEventLaw(self.inter_time.double(), self.mark_features.double(), self.mark_decoder.in_double())
+
+    def truncated(self, elapsed: Tensor) -> NextEventLaw:
+        """The law given that nothing happened for `elapsed` (float64 (*batch,)) since the last event."""
+        return replace(self, inter_time=self.inter_time.truncated(elapsed))
+
+    def mark_log_probs(self, inter_times: Tensor) -> Tensor:
+        """log f(k | h, tau), (*batch, num_marks); zeros of width 1 when unmarked."""
+        if self.mark_features is None or self.mark_decoder is None:
+            shape = torch.broadcast_shapes(inter_times.shape, self.batch_shape)
+            return torch.zeros(*shape, 1, dtype=self.inter_time.means.dtype, device=inter_times.device)
+        log_tau = self.inter_time._standardised(inter_times.clamp_min(torch.finfo(torch.float64).tiny))
+        return self.mark_decoder.log_probs(self.mark_features, log_tau)
+
+    def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
+        """log g(tau) + log f(k | tau), (*batch,)."""
+        log_time = self.inter_time.log_prob(inter_times)
+        if self.mark_features is None:
+            return log_time
+        return log_time + pick_mark(self.mark_log_probs(inter_times), marks)
+
+    def log_survival(self, inter_times: Tensor) -> Tensor:
+        """log P(no event for `inter_times`), (*batch,)."""
+        return self.inter_time.log_survival(inter_times)
+
+    def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """(inter_times float64, marks int64) from float64 uniforms (..., *batch, 3)."""
+        inter_times = self.inter_time.sample(uniforms[..., :2])
+        return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
+
+
+def pick_mark(mark_log_probs: Tensor, marks: Tensor) -> Tensor:
+    """log f(k) of the given marks: (..., num_marks), (...) -> (...)."""
+    shape = torch.broadcast_shapes(mark_log_probs.shape[:-1], marks.shape)
+    expanded = mark_log_probs.expand(*shape, mark_log_probs.shape[-1])
+    return expanded.gather(-1, marks.expand(shape).unsqueeze(-1)).squeeze(-1)
+
+
+def sample_mark(mark_log_probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Marks by inversion of the cumulative probabilities: (..., num_marks), (...) -> int64 (...)."""
+    cumulative = mark_log_probs.double().exp().cumsum(-1)
+    threshold = (uniforms * cumulative[..., -1]).unsqueeze(-1)
+    return (cumulative < threshold).sum(-1).clamp_max(mark_log_probs.shape[-1] - 1)

@@ -1,0 +1,71 @@
+"""Log-likelihoods of event batches under a model of next-event laws, in two named conventions."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tppsd.data.sequences import NO_MARK, EventBatch
+from tppsd.data.statistics import DataStatistics
+from tppsd.models.law import NextEventLaw, pick_mark
+
+Convention = Literal["window", "benchmark"]
+
+
+class LikelihoodParts(NamedTuple):
+    """Summands of a log-likelihood, each (batch,), in nats; time densities are per original unit of time."""
+
+    time: Tensor
+    mark: Tensor
+    survival: Tensor
+
+
+class LikelihoodModel(nn.Module):
+    """A module with `statistics` whose forward gives laws of batch shape (batch, length + 1)."""
+
+    statistics: DataStatistics
+
+    def log_likelihood_parts(self, batch: EventBatch, convention: Convention = "window") -> LikelihoodParts:
+        """sum_i log g(tau_i | h_{i-1}), sum_i log f(k_i | h_{i-1}, tau_i) and log S(t_end - t_N | h_N), per sequence.
+
+        Args:
+            batch: B sequences.
+            convention: "window" scores every event that has an inter-time and the survival term; "benchmark" scores events
+                2..N without survival term (EasyTPP, Xue et al. 2024).
+
+        Inter-times below the declared floor `statistics.min_inter_time` are scored at the floor.
+        """
+        law: NextEventLaw = self(batch)
+        floor = self.statistics.min_inter_time
+        inter_times = batch.inter_times.clamp_min(floor) if floor > 0 else batch.inter_times
+        scored = scored_events(batch, convention)
+        before = law[..., :-1]
+        time = torch.where(scored, before.inter_time.log_prob(inter_times), 0.0).sum(1)
+        mark = torch.zeros_like(time)
+        if before.mark_features is not None:
+            mark = torch.where(scored, pick_mark(before.mark_log_probs(inter_times), batch.marks), 0.0).sum(1)
+        if convention == "benchmark":
+            return LikelihoodParts(time, mark, torch.zeros_like(time))
+        return LikelihoodParts(time, mark, law.at(batch.lengths).log_survival(batch.t_end - batch.last_times))
+
+    def log_likelihood(self, batch: EventBatch, convention: Convention = "window") -> Tensor:
+        """Log-likelihood per sequence (batch,), in nats; see `log_likelihood_parts`."""
+        parts = self.log_likelihood_parts(batch, convention)
+        return parts.time + parts.mark + parts.survival
+
+    def num_scored(self, batch: EventBatch, convention: Convention = "window") -> Tensor:
+        """int64 (batch,): number of events with a likelihood term, the denominator of a per-event figure."""
+        return scored_events(batch, convention).sum(1)
+
+
+def scored_events(batch: EventBatch, convention: Convention = "window") -> Tensor:
+    """bool (batch, length): events that have a likelihood term under the convention."""
+    if convention not in ("window", "benchmark"):
+        raise ValueError(f"convention = {convention!r} is unknown; choose 'window' or 'benchmark'")
+    if convention == "window" or batch.mask.shape[1] == 0:
+        return batch.mask
+    # events 2..N: where the first event is given it is not in the batch, and all of the batch is 2..N
+    first = torch.arange(batch.mask.shape[1], device=batch.mask.device) == 0
+    return batch.mask & ~(first & (batch.start_marks == NO_MARK).unsqueeze(1))

@@ -1,0 +1,198 @@
+"""The law of an inter-time: a mixture of log-normals, optionally left-truncated.
+
+Source: intensity-free learning of TPPs (Shchur et al., ICLR 2020); TPP-SD (arXiv 2507.09252), eq. 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOG_STD_RANGE = (-6.0, 2.0)  # of a component, in units of the training split's std of log tau
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_BISECTIONS = 80  # halves a bracket of width 2^16 to below the spacing of float64
+
+
+def log_ndtri(log_p: Tensor) -> Tensor:
+    """z with log Phi(z) = log_p, accurate in the left tail where exp(log_p) underflows."""
+    deep = log_p < -10.0
+    y = torch.where(deep, log_p, -10.0)
+    z = -torch.sqrt(-2 * y - torch.log(-2 * y) - 2 * _LOG_SQRT_2PI)
+    for _ in range(6):  # Newton on the concave log Phi: quadratic, and the start is within 2 % for y < -10
+        log_cdf = torch.special.log_ndtr(z)
+        z = z - (log_cdf - y) * torch.exp(log_cdf + 0.5 * z * z + _LOG_SQRT_2PI)
+    return torch.where(deep, z, torch.special.ndtri(torch.where(deep, 0.5, log_p).exp()))
+
+
+@dataclass(frozen=True)
+class LogNormalMixture:
+    """log tau = shift + scale * x with x ~ sum_m w_m Normal(mean_m, std_m), given tau > elapsed.
+
+    Attributes:
+        log_weights, means, log_stds: (*batch, num_components), weights normalised.
+        shift, scale: mean and standard deviation of log tau on the training split.
+        elapsed: None, or (*batch,) float64: the law is g(tau) 1{tau > elapsed} / S(elapsed); 0 truncates nothing.
+    """
+
+    log_weights: Tensor
+    means: Tensor
+    log_stds: Tensor
+    shift: float = 0.0
+    scale: float = 1.0
+    elapsed: Tensor | None = None
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.means.shape[:-1]
+
+    def __getitem__(self, index: Any) -> LogNormalMixture:
+        """Select along the batch dimensions; `[..., :-1]` drops the last position."""
+        index = index if isinstance(index, tuple) else (index,)
+        whole = (*index, slice(None)) if any(i is Ellipsis for i in index) else index
+        elapsed = None if self.elapsed is None else self.elapsed[index]
+        return LogNormalMixture(self.log_weights[whole], self.means[whole], self.log_stds[whole], self.shift, self.scale, elapsed)
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> LogNormalMixture:
+        """The same laws broadcast to `batch_shape`; nothing is copied."""
+        shape = (*batch_shape, self.means.shape[-1])
+        elapsed = None if self.elapsed is None else self.elapsed.expand(batch_shape)
+        return LogNormalMixture(
+            self.log_weights.expand(shape), self.means.expand(shape), self.log_stds.expand(shape), self.shift, self.scale, elapsed
+        )
+
+    @staticmethod
+    def cat(laws: Sequence[LogNormalMixture], dim: int) -> LogNormalMixture:
+        """Join laws of one model along a batch dimension (>= 0); truncated and whole laws mix."""
+        log_weights = torch.cat([law.log_weights for law in laws], dim)
+        means = torch.cat([law.means for law in laws], dim)
+        log_stds = torch.cat([law.log_stds for law in laws], dim)
+        elapsed = None
+        if any(law.elapsed is not None for law in laws):
+            zeros = [law.means.new_zeros(law.batch_shape, dtype=torch.float64) for law in laws]
+            elapsed = torch.cat([z if law.elapsed is None else law.elapsed for law, z in zip(laws, zeros, strict=True)], dim)
+        return LogNormalMixture(log_weights, means, log_stds, laws[0].shift, laws[0].scale, elapsed)
+
+    def double(self) -> LogNormalMixture:
+        """The same law with float64 arithmetic on the same parameters."""
+        if self.means.dtype == torch.float64:
+            return self
+        return replace(self, log_weights=self.log_weights.double(), means=self.means.double(), log_stds=self.log_stds.double())
+
+    def truncated(self, elapsed: Tensor) -> LogNormalMixture:
+        """The law given tau > elapsed (float64 (*batch,), >= 0)."""
+        return replace(self, elapsed=elapsed)
+
+    # --- densities -----------------------------------------------------------------------------------------------
+
+    def _standardised(self, inter_times: Tensor) -> Tensor:
+        """(log tau - shift) / scale, computed in float64, (..., 1) in the parameters' dtype; tau = 0 gives -inf."""
+        x = (inter_times.double().log() - self.shift) / self.scale
+        return x.to(self.means.dtype).unsqueeze(-1)
+
+    def _base_log_survival(self, inter_times: Tensor) -> Tensor:
+        positive = inter_times > 0
+        x = self._standardised(torch.where(positive, inter_times, 1.0))
+        z = (x - self.means) * torch.exp(-self.log_stds)
+        log_survival = torch.logsumexp(self.log_weights + torch.special.log_ndtr(-z), -1)
+        return torch.where(positive, log_survival, 0.0).clamp_max(0.0)
+
+    def log_prob(self, inter_times: Tensor) -> Tensor:
+        """log g(tau), (*batch,) for inter_times broadcastable to it; -inf at tau <= elapsed (or 0)."""
+        supported = inter_times > (0.0 if self.elapsed is None else self.elapsed)
+        tau = torch.where(inter_times > 0, inter_times, 1.0)
+        x = self._standardised(tau)
+        z = (x - self.means) * torch.exp(-self.log_stds)
+        log_density = torch.logsumexp(self.log_weights - 0.5 * z * z - self.log_stds, -1)
+        log_density = log_density - (_LOG_SQRT_2PI + math.log(self.scale)) - tau.log().to(log_density.dtype)
+        if self.elapsed is not None:
+            log_density = log_density - self._base_log_survival(self.elapsed)
+        return torch.where(supported, log_density, -torch.inf)
+
+    def log_survival(self, inter_times: Tensor) -> Tensor:
+        """log S(tau) = log P(T > tau), (*batch,); never log(1 - cdf)."""
+        log_survival = self._base_log_survival(inter_times)
+        if self.elapsed is None:
+            return log_survival
+        return (log_survival - self._base_log_survival(self.elapsed)).clamp_max(0.0)
+
+    def cdf(self, inter_times: Tensor) -> Tensor:
+        """G(tau) in [0, 1], (*batch,); accurate in the left tail."""
+        z = (self._standardised(inter_times) - self.means) * torch.exp(-self.log_stds)
+        below = 0.5 * torch.erfc(-math.sqrt(0.5) * z)  # torch's ndtr is (1 + erf) / 2: no digits left below 1e-16
+        cdf = (self.log_weights.exp() * below).sum(-1).clamp_max(1.0)
+        if self.elapsed is None:
+            return cdf
+        return torch.where(self.elapsed > 0, -torch.expm1(self.log_survival(inter_times)), cdf)
+
+    # --- quantiles and moments -----------------------------------------------------------------------------------
+
+    def icdf(self, probabilities: Tensor) -> Tensor:
+        """tau with G(tau) = p for p in (0, 1), float64 (*batch,), by bisection on log tau."""
+        law = self.double()
+        p = probabilities.double()
+        log_sf = torch.log1p(-p)
+        if law.elapsed is not None:
+            log_sf = log_sf + law._base_log_survival(law.elapsed)
+            p = torch.where(law.elapsed > 0, -torch.expm1(log_sf), p)
+        # each component's own p-quantile brackets the mixture's
+        z = torch.where(p < 0.5, torch.special.ndtri(p), -log_ndtri(log_sf)).unsqueeze(-1)
+        quantiles = law.means + law.log_stds.exp() * z
+        low, high = quantiles.amin(-1), quantiles.amax(-1)
+        untruncated = replace(law, elapsed=None, shift=0.0, scale=1.0)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            tau = middle.exp()
+            below = torch.where(p < 0.5, untruncated.cdf(tau) < p, untruncated._base_log_survival(tau) > log_sf)
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        inter_times = torch.exp(self.shift + self.scale * high)
+        return inter_times if law.elapsed is None else torch.maximum(inter_times, law.elapsed)
+
+    @property
+    def median(self) -> Tensor:
+        """float64 (*batch,)."""
+        return self.icdf(torch.full(self.batch_shape, 0.5, dtype=torch.float64, device=self.means.device))
+
+    @property
+    def mean(self) -> Tensor:
+        """E[tau] = sum_m w_m exp(shift + scale mean_m + (scale std_m)^2 / 2), float64 (*batch,)."""
+        law = self.double()
+        std = law.log_stds.exp()
+        log_means = law.log_weights + self.shift + self.scale * law.means + 0.5 * (self.scale * std) ** 2
+        if law.elapsed is None:
+            return torch.logsumexp(log_means, -1).exp()
+        z = (law._standardised(law.elapsed) - law.means) / std
+        log_kept = torch.special.log_ndtr(self.scale * std - z)  # E[tau; tau > c] of a log-normal
+        return (torch.logsumexp(log_means + log_kept, -1) - law._base_log_survival(law.elapsed)).exp()
+
+    # --- sampling ------------------------------------------------------------------------------------------------
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Inter-times from float64 uniforms (..., *batch, 2): [0] picks the component, [1] is its survival level."""
+        law = self.double()
+        pick, level = uniforms.unbind(-1)
+        log_weights, log_kept = law.log_weights, None
+        if law.elapsed is not None:
+            z = (law._standardised(law.elapsed) - law.means) * torch.exp(-law.log_stds)
+            log_kept = torch.special.log_ndtr(-z)  # of each component beyond `elapsed`
+            log_weights = log_weights + log_kept
+        cumulative = torch.softmax(log_weights, -1).cumsum(-1)
+        threshold = (pick * cumulative[..., -1]).unsqueeze(-1)
+        component = (cumulative < threshold).sum(-1, keepdim=True).clamp_max(self.means.shape[-1] - 1)
+
+        def chosen(values: Tensor) -> Tensor:
+            return values.expand(*component.shape[:-1], values.shape[-1]).gather(-1, component).squeeze(-1)
+
+        z = -torch.special.ndtri(level)
+        if log_kept is not None and law.elapsed is not None:
+            beyond = -log_ndtri(level.log() + chosen(log_kept))
+            z = torch.where(law.elapsed > 0, beyond, z)
+        inter_times = torch.exp(self.shift + self.scale * (chosen(law.means) + chosen(law.log_stds).exp() * z))
+        if law.elapsed is None:
+            return inter_times
+        just_after = torch.nextafter(law.elapsed, 2 * law.elapsed + 1)
+        return torch.maximum(inter_times, just_after)  # exp rounds: it may reach `elapsed` itself

@@ -1,0 +1,55 @@
+"""What a sampler needs of a model: a cache, a way to extend it, and laws."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import NO_MARK, EventBatch
+
+
+class EventTokens(NamedTuple):
+    """Tokens of a Transformer TPP. With K = num_marks, ids are 0: start of the window; 1..K: an event of mark id - 1;
+    K+1..2K: start of the window at a given first event of mark id - K - 1.
+
+    Fields: ids int64 (batch, length); times float64 (batch, length), since `t_start` in the data's unit;
+    inter_times float64 (batch, length), 0 at a start token.
+    """
+
+    ids: Tensor
+    times: Tensor
+    inter_times: Tensor
+
+    @classmethod
+    def from_batch(cls, batch: EventBatch, num_marks: int) -> EventTokens:
+        """The start token and every event: (batch, length + 1)."""
+        largest = int(torch.cat([batch.marks.flatten(), batch.start_marks]).max())
+        if largest >= num_marks:  # unchecked, mark num_marks would read as a start token
+            raise ValueError(f"the batch has an event of mark {largest} but the model's marks are 0..{num_marks - 1}")
+        ids = torch.cat([start_ids(batch.start_marks, num_marks).unsqueeze(1), batch.marks + 1], 1)
+        start = batch.t_start.unsqueeze(1)
+        times = torch.cat([start, batch.event_times], 1) - start
+        return cls(ids, times, torch.cat([torch.zeros_like(start), batch.inter_times], 1))
+
+
+def start_ids(start_marks: Tensor, num_marks: int) -> Tensor:
+    """Token ids of window starts: 0 where there is no given first event."""
+    return torch.where(start_marks == NO_MARK, 0, start_marks + num_marks + 1)
+
+
+@runtime_checkable
+class EventModel(Protocol):
+    """A model that can be sampled: TransformerTPP, a ground-truth process, a stub of known law."""
+
+    num_marks: int
+
+    def new_cache(self, batch_size: int, capacity: int) -> Any:
+        """An empty cache (see tppsd.models.cache.RowCache for its interface)."""
+
+    def extend(self, tokens: EventTokens, cache: Any) -> Any:
+        """Append q tokens per row at each row's own length; contexts of batch shape (batch, q)."""
+
+    def law(self, context: Any) -> Any:
+        """The law of the next event after each context (see tppsd.models.law.NextEventLaw)."""

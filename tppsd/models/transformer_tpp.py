@@ -1,0 +1,162 @@
+"""The model: a causal encoder of the events so far and a decoder of the next one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.statistics import DataStatistics
+from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
+from tppsd.models.attnhp import AttNHPEncoder
+from tppsd.models.cache import RowCache
+from tppsd.models.checkpoint import save
+from tppsd.models.decoder import NextEventDecoder
+from tppsd.models.embedding import EncoderInput
+from tppsd.models.law import NextEventLaw
+from tppsd.models.likelihood import LikelihoodModel
+from tppsd.models.protocol import EventTokens
+from tppsd.models.sahp import SAHPEncoder
+from tppsd.models.thp import THPEncoder
+
+ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder}
+
+
+class TransformerTPP(LikelihoodModel):
+    """A Transformer temporal point process with a log-normal mixture decoder (TPP-SD, arXiv 2507.09252, section 4).
+
+    Args:
+        num_marks: number of marks; 1 = unmarked.
+        encoder: "thp", "sahp" or "attnhp".
+        embed_dim: width D of the token stream.
+        num_heads: attention heads per layer; divides embed_dim.
+        num_layers: number of layers.
+        num_components: log-normal components M of the mixture.
+        mark_decoder: "time_conditional" (k given the history and tau) or "independent" (k given the history, as in the paper).
+        dropout: dropout rate in the encoder while training.
+        feedforward_dim: width of the feed-forward layers of THP and SAHP (AttNHP has none); None = 4 * embed_dim.
+    """
+
+    def __init__(
+        self,
+        num_marks: int,
+        encoder: Literal["thp", "sahp", "attnhp"] = "thp",
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        num_layers: int = 2,
+        num_components: int = 64,
+        mark_decoder: Literal["time_conditional", "independent"] = "time_conditional",
+        dropout: float = 0.0,
+        feedforward_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if encoder not in ENCODERS:
+            raise ValueError(f"encoder = {encoder!r} is unknown; choose one of {sorted(ENCODERS)}")
+        if num_marks < 1:
+            raise ValueError(f"num_marks = {num_marks} must be at least 1 (1 = unmarked)")
+        if min(num_heads, num_layers, num_components) < 1:
+            raise ValueError(
+                f"num_heads = {num_heads}, num_layers = {num_layers} and num_components = {num_components} must be at least 1"
+            )
+        if embed_dim % num_heads or embed_dim % 2:
+            raise ValueError(f"embed_dim = {embed_dim} must be even and a multiple of num_heads = {num_heads}")
+        self.config: dict[str, Any] = {
+            "num_marks": num_marks, "encoder": encoder, "embed_dim": embed_dim, "num_heads": num_heads,
+            "num_layers": num_layers, "num_components": num_components, "mark_decoder": mark_decoder,
+            "dropout": dropout, "feedforward_dim": feedforward_dim,
+        }  # fmt: skip
+        self.num_marks = num_marks
+        self.num_layers = num_layers
+        self.encoder = ENCODERS[encoder](
+            2 * num_marks + 1, embed_dim, num_heads, num_layers, feedforward_dim or 4 * embed_dim, dropout
+        )
+        self.decoder = NextEventDecoder(embed_dim, num_components, num_marks, mark_decoder)
+        self.statistics = DataStatistics(num_marks)
+
+    # --- statistics of the training split travel with the weights ------------------------------------------------
+
+    def set_statistics(self, statistics: DataStatistics) -> None:
+        """Take over moments, scales and frequencies of a training split."""
+        if statistics.num_marks != self.num_marks:
+            raise ValueError(f"the data have num_marks = {statistics.num_marks} but the model was built for {self.num_marks}")
+        self.statistics = statistics
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.statistics.to_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.set_statistics(DataStatistics.from_dict(state))
+
+    # --- laws ----------------------------------------------------------------------------------------------------
+
+    def _encoder_input(self, tokens: EventTokens) -> EncoderInput:
+        s = self.statistics
+        tau = tokens.inter_times.clamp_min(s.min_inter_time)
+        has_log = (tokens.ids > 0) & (tokens.ids <= self.num_marks) & (tau > 0)  # not a start token, nor a tie without a floor
+        log_tau = torch.where(has_log, (torch.where(has_log, tau, 1.0).log() - s.log_mean) / s.log_std, 0.0)
+        return EncoderInput(tokens.ids, tokens.times / s.time_scale, log_tau)
+
+    def encode(self, tokens: EventTokens, attention: AttentionPass) -> Tensor:
+        """Contexts (batch, length, embed_dim)."""
+        return self.encoder(self._encoder_input(tokens), attention)
+
+    def law(self, context: Tensor) -> NextEventLaw:
+        """The law of the next event after each context (*batch, embed_dim)."""
+        return self.decoder(context, self.statistics.log_mean, self.statistics.log_std)
+
+    def forward(self, batch: EventBatch) -> NextEventLaw:
+        """Laws of batch shape (batch, length + 1): after the start token and after each event."""
+        return self.law(self.encode(EventTokens.from_batch(batch, self.num_marks), CausalPass()))
+
+    # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
+
+    def new_cache(self, batch_size: int, capacity: int) -> RowCache:
+        """One (batch_size, capacity, keys and values) tensor per layer, in the weights' dtype and device."""
+        weight = self.decoder.to_mixture.weight
+        return RowCache([weight.new_zeros(batch_size, capacity, width) for width in self.encoder.cache_widths])
+
+    def extend(self, tokens: EventTokens, cache: RowCache) -> Tensor:
+        """Append q tokens per row at each row's own length; contexts (batch, q, embed_dim)."""
+        attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype)
+        context = self.encode(tokens, attention)
+        cache.end()
+        return context
+
+    # --- intensity, identity -------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def intensity(self, sequence: EventSequence, times: Tensor) -> Tensor:
+        """lambda*_k(t) = g(tau) f(k | tau) / S(tau) after the last event before t: (len(times), num_marks), per unit of time.
+
+        Args:
+            sequence: events on their window.
+            times: (n,) within the window.
+        """
+        times = torch.as_tensor(times, dtype=torch.float64)
+        batch = EventBatch.from_sequences([sequence])
+        if len(times) and (times.min() < batch.t_start[0] or not torch.isfinite(times).all()):
+            raise ValueError(f"times must be finite and not before the window's start {batch.t_start[0].item()}")
+        law = self(batch.to(self.decoder.to_mixture.weight.device)).double()
+        knots = torch.cat([batch.t_start, batch.event_times[0]])
+        last = torch.searchsorted(knots[1:].contiguous(), times)  # number of scored events strictly before t
+        at_times = law[0][last]
+        tau = (times - knots[last]).clamp_min(torch.finfo(torch.float64).tiny).to(last.device)
+        log_hazard = at_times.inter_time.log_prob(tau) - at_times.log_survival(tau)
+        return (log_hazard.unsqueeze(-1) + at_times.mark_log_probs(tau)).exp()
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of configuration, statistics and weights: two models with equal hashes have equal laws."""
+        digest = hashlib.sha256(json.dumps([self.config, self.statistics.to_dict()], sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write a self-contained checkpoint; read it with `tppsd.load(path)`."""
+        save(self, path)

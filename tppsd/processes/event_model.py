@@ -1,0 +1,158 @@
+"""Ground-truth processes behind the samplers' EventModel protocol: the law of the next event from a cached state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import NO_MARK
+from tppsd.models.cache import RowCache
+from tppsd.models.law import pick_mark, sample_mark
+from tppsd.models.protocol import EventTokens
+from tppsd.processes.base import Process
+
+
+@dataclass(frozen=True)
+class ProcessInterTime:
+    """Law of the next inter-time tau of a process, given tau > elapsed; log S(tau) = -(its compensator).
+
+    Attributes:
+        process: the process.
+        states: float64 (*batch, state_size), `elapsed` after the last event.
+        elapsed: float64 (*batch,); 0 truncates nothing.
+    """
+
+    process: Process
+    states: Tensor
+    elapsed: Tensor
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.elapsed.shape
+
+    def __getitem__(self, index: Any) -> ProcessInterTime:
+        """Select along the batch dimensions."""
+        index = index if isinstance(index, tuple) else (index,)
+        return ProcessInterTime(self.process, self.states[(*index, slice(None))], self.elapsed[index])
+
+    def double(self) -> ProcessInterTime:
+        """Itself: a process computes in float64."""
+        return self
+
+    def truncated(self, elapsed: Tensor) -> ProcessInterTime:
+        """The law given tau > elapsed (float64 (*batch,)) as well."""
+        further = (elapsed - self.elapsed).clamp_min(0.0).unsqueeze(-1)
+        states = self.process.advance(self.states, further, torch.full_like(further, NO_MARK, dtype=torch.int64)).squeeze(-2)
+        return ProcessInterTime(self.process, states, torch.maximum(elapsed, self.elapsed))
+
+    def log_intensity(self, inter_times: Tensor) -> Tensor:
+        """log lambda*_k at `inter_times` (..., *batch) after the last event: (..., *batch, num_marks)."""
+        return self.process.log_intensity_after(self.states, self._beyond(inter_times))
+
+    def log_survival(self, inter_times: Tensor) -> Tensor:
+        """log P(no event for `inter_times`), (..., *batch); 0 up to `elapsed`."""
+        return -self.process.compensator_after(self.states, self._beyond(inter_times))
+
+    def log_prob(self, inter_times: Tensor) -> Tensor:
+        """log g(tau) = log lambda*(tau) + log S(tau), (..., *batch); -inf before `elapsed`."""
+        log_density = self.log_intensity(inter_times).logsumexp(-1) + self.log_survival(inter_times)
+        return torch.where(inter_times >= self.elapsed, log_density, -torch.inf)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """tau > elapsed with S(tau) = uniforms[..., 0], float64 (..., *batch), from uniforms (..., *batch, 1 or more)."""
+        inter_times = self.elapsed + self.process.elapsed_at(self.states, -uniforms[..., 0].log())
+        return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
+
+    def _beyond(self, inter_times: Tensor) -> Tensor:
+        return (inter_times - self.elapsed).clamp_min(0.0)
+
+
+@dataclass(frozen=True)
+class ProcessLaw:
+    """Law of a process's next event, tau, then k ~ lambda*_k / lambda* at tau; the interface of NextEventLaw."""
+
+    inter_time: ProcessInterTime
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.inter_time.batch_shape
+
+    def __getitem__(self, index: Any) -> ProcessLaw:
+        """Select along the batch dimensions; `law[..., :-1]` drops the last position."""
+        return ProcessLaw(self.inter_time[index])
+
+    def at(self, positions: Tensor) -> ProcessLaw:
+        """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) -> (batch, n)."""
+        rows = torch.arange(self.batch_shape[0]).view(-1, *[1] * (positions.dim() - 1))
+        return self[rows, positions]
+
+    def unsqueeze(self, dim: int) -> ProcessLaw:
+        """Insert a batch dimension at `dim` >= 0, for several draws from each law."""
+        return self[(*[slice(None)] * dim, None)]
+
+    def double(self) -> ProcessLaw:
+        """Itself: a process computes in float64."""
+        return self
+
+    def truncated(self, elapsed: Tensor) -> ProcessLaw:
+        """The law given that nothing happened for `elapsed` (float64 (*batch,)) since the last event."""
+        return ProcessLaw(self.inter_time.truncated(elapsed))
+
+    def mark_log_probs(self, inter_times: Tensor) -> Tensor:
+        """log f(k | tau) = log lambda*_k - log lambda*, (..., *batch, num_marks); -inf where the intensity is 0."""
+        log_intensity = self.inter_time.log_intensity(inter_times)
+        log_total = log_intensity.logsumexp(-1, keepdim=True)
+        return log_intensity - log_total.clamp_min(torch.finfo(torch.float64).min)
+
+    def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
+        """log g(tau) + log f(k | tau), (..., *batch)."""
+        return self.inter_time.log_prob(inter_times) + pick_mark(self.mark_log_probs(inter_times), marks)
+
+    def log_survival(self, inter_times: Tensor) -> Tensor:
+        """log P(no event for `inter_times`), (..., *batch)."""
+        return self.inter_time.log_survival(inter_times)
+
+    def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """(inter_times float64, marks int64) from float64 uniforms (..., *batch, 3): [0] gives tau, [2] the mark at tau."""
+        inter_times = self.inter_time.sample(uniforms)
+        return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
+
+
+class ProcessModel:
+    """A process as an EventModel (tppsd.models.protocol). The cache holds the state after every token.
+
+    Args:
+        process: the process.
+        t_start: start of the window, for a process whose intensity depends on absolute time (tokens count from it).
+    """
+
+    def __init__(self, process: Process, t_start: float = 0.0) -> None:
+        self.process = process
+        self.num_marks = process.num_marks
+        self.t_start = float(t_start)
+
+    def new_cache(self, batch_size: int, capacity: int) -> RowCache:
+        return RowCache([torch.zeros(batch_size, capacity, self.process.state_size, dtype=torch.float64)])
+
+    def extend(self, tokens: EventTokens, cache: RowCache) -> Tensor:
+        """Append q tokens per row; contexts are the states after them, float64 (batch, q, state_size)."""
+        marks = torch.where(tokens.ids == 0, NO_MARK, (tokens.ids - 1) % self.num_marks)
+        states = self.process.advance(self._last_states(cache), tokens.inter_times, marks)
+        cache.begin(tokens.ids.shape[1])
+        cache.write(0, states)
+        cache.end()
+        return states
+
+    def law(self, context: Tensor) -> ProcessLaw:
+        """Law of the next event after each context (*batch, state_size)."""
+        return ProcessLaw(ProcessInterTime(self.process, context, context.new_zeros(context.shape[:-1])))
+
+    def _last_states(self, cache: RowCache) -> Tensor:
+        """(batch, state_size): each row's newest state, or the window's start where the row is empty."""
+        start = self.process.start_state(torch.full(cache.lengths.shape, self.t_start, dtype=torch.float64))
+        rows = torch.arange(len(cache.lengths))
+        newest = cache.tensors[0][rows, (cache.lengths - 1).clamp_min(0)] if cache.capacity else start
+        return torch.where((cache.lengths > 0).unsqueeze(1), newest, start)

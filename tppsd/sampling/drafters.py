@@ -1,0 +1,101 @@
+"""Drafters: who proposes the events that the target verifies. They differ in speed only; the rules keep the target's law."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
+
+
+class Draft(NamedTuple):
+    """Drafted events of each row and the laws they were drawn from.
+
+    Fields: inter_times, times (since t_start) float64 (rows, draft_length); marks int64 (rows, draft_length);
+    laws of batch shape (rows, draft_length), in float64 arithmetic.
+    """
+
+    inter_times: Tensor
+    times: Tensor
+    marks: Tensor
+    laws: Any
+
+    @property
+    def tokens(self) -> EventTokens:
+        return EventTokens(self.marks + 1, self.times, self.inter_times)
+
+
+class Drafter(Protocol):
+    """Proposes events with their laws for every row, and is told what was committed."""
+
+    def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
+        """New requests start in `rows`; `state` already holds their newest token."""
+
+    def propose(self, state: Rows, uniforms: Tensor) -> Draft:
+        """One event per row and position from uniforms (rows, draft_length, >= 3)."""
+
+    def commit(self, draft: Draft, num_accepted: Tensor, state: Rows) -> None:
+        """The first `num_accepted` (rows,) drafted events and then `state.pending` were committed."""
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop every row but `rows`."""
+
+
+class ModelDrafter:
+    """A trained draft TPP with a cache of its own; one pass per drafted event."""
+
+    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
+        self.rows = ModelRows(model, num_rows, capacity, histories)
+        self._lag: EventTokens | None = None  # tokens (rows, 2) that the draft has not seen ...
+        self._num_lagging = torch.ones_like(self.rows.cache.lengths)  # ... and how many of them are real, 1 or 2
+
+    def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
+        self.rows.admit(rows, requests)
+        if self._lag is not None:
+            self._num_lagging[rows] = 1
+            for lag, newest in zip(self._lag, state.pending, strict=True):
+                lag[rows, 0] = newest[rows, 0]
+
+    def propose(self, state: Rows, uniforms: Tensor) -> Draft:
+        cache = self.rows.cache
+        tokens, time = state.pending, state.last_times.unsqueeze(1)
+        inter_times, times, marks, laws = [], [], [], []
+        for j in range(uniforms.shape[1]):
+            if j == 0 and self._lag is not None:
+                num_seen = cache.lengths + self._num_lagging
+                law = self.rows.extend(self._lag).at((self._num_lagging - 1).unsqueeze(1))
+                cache.lengths = num_seen  # a row that lagged by one token only wrote a dead entry past its length
+            else:
+                law = self.rows.extend(tokens)
+            if j == 0 and state.is_truncated_start:
+                law = law.truncated(state.elapsed.unsqueeze(1))
+            tau, mark = law.sample(uniforms[:, j : j + 1, :3])
+            time = time + tau
+            tokens = EventTokens(mark + 1, time, tau)
+            for values, value in zip((inter_times, times, marks, laws), (tau, time, mark, law), strict=True):
+                values.append(value)
+        return Draft(torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1))
+
+    def commit(self, draft: Draft, num_accepted: Tensor, state: Rows) -> None:
+        draft_length = draft.marks.shape[1]
+        all_accepted = num_accepted == draft_length
+        # the cache holds all drafted events but the last: after a fully accepted round it lacks that one and the bonus event
+        cache = self.rows.cache
+        cache.lengths = cache.lengths - (draft_length - 1) + num_accepted.clamp_max(draft_length - 1)
+        self._num_lagging = 1 + all_accepted.long()
+        last = EventTokens(*(field[:, -1:] for field in draft.tokens))
+        self._lag = EventTokens(
+            *(
+                torch.cat([torch.where(all_accepted.unsqueeze(1), old, new), new], 1)
+                for old, new in zip(last, state.pending, strict=True)
+            )
+        )
+
+    def keep_rows(self, rows: Tensor) -> None:
+        self.rows.keep_rows(rows)
+        self._num_lagging = self._num_lagging[rows]
+        if self._lag is not None:
+            self._lag = EventTokens(*(field[rows] for field in self._lag))

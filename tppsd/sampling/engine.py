@@ -1,0 +1,92 @@
+"""Continuous batching: finished rows leave, waiting requests take their place, and the batch stays full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.rows import Histories, Request, Rows
+
+
+class Method(Protocol):
+    """A way to advance every row by at least one event."""
+
+    def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None: ...
+
+    def round(self, rows: Rows, noise: Tensor) -> Tensor: ...
+
+    def keep_rows(self, rows: Tensor) -> None: ...
+
+
+class Finished(NamedTuple):
+    """A completed request: its number in the call, its events on the CPU, and whether it ended by their number."""
+
+    which: int
+    inter_times: Tensor
+    times: Tensor
+    marks: Tensor
+    log_probs: Tensor | None
+    ended_by_count: bool
+
+
+class Engine:
+    """Runs a method over requests, `len(rows)` of them at a time.
+
+    Attributes:
+        num_rounds: rounds summed over rows; num_passes: rounds of the whole batch.
+    """
+
+    def __init__(self, method: Method, rows: Rows, noise: RowNoise, requests: Sequence[Request], histories: Histories) -> None:
+        self.method, self.rows, self.noise = method, rows, noise
+        self.requests, self.histories = requests, histories
+        self.next_request = 0
+        self.num_rounds = self.num_passes = 0
+
+    def run(self) -> Iterator[Finished]:
+        """Yield every request once, in the order of completion."""
+        while True:
+            self._refill()
+            num_active = int(self.rows.active.sum())
+            if num_active == 0:
+                return
+            reached_end = self.method.round(self.rows, self.noise.next_round())
+            self.num_rounds += num_active
+            self.num_passes += 1
+            if reached_end.any():
+                done = reached_end.nonzero().squeeze(1)
+                yield from self._collect(done)
+                self.rows.release(done)
+
+    def _refill(self) -> None:
+        """Admit waiting requests once an eighth of the rows is free; drop free rows when nobody waits."""
+        rows, num_waiting = self.rows, len(self.requests) - self.next_request
+        free = (~rows.active).nonzero().squeeze(1)
+        if num_waiting > 0 and len(free) >= max(1, len(rows) // 8):
+            free = free[:num_waiting]
+            which = torch.arange(self.next_request, self.next_request + len(free), device=free.device)
+            self._admit(free, which, list(self.requests[self.next_request : self.next_request + len(free)]))
+        elif num_waiting == 0 and 0 < len(rows) - len(free) <= 0.75 * len(rows):
+            kept = rows.active.nonzero().squeeze(1)
+            for part in (rows, self.noise, self.method):
+                part.keep_rows(kept)
+
+    def _admit(self, rows: Tensor, which: Tensor, requests: list[Request]) -> None:
+        self.next_request += len(requests)
+        self.rows.admit(rows, which, requests, self.histories)
+        self.method.admit(rows, requests, self.rows)
+        history_index = torch.tensor([r.history_index for r in requests], device=rows.device)
+        path_index = torch.tensor([r.path_index for r in requests], device=rows.device)
+        self.noise.admit(rows, history_index, path_index)
+
+    def _collect(self, done: Tensor) -> Iterator[Finished]:
+        counts = torch.minimum(self.rows.counts, self.rows.limit)[done].cpu().tolist()
+        which = self.rows.request[done].cpu().tolist()
+        by_count = (self.rows.counts >= self.rows.limit)[done].cpu().tolist()
+        columns = [store[done, : max(counts)].cpu() for store in self.rows.store]
+        for i, n in enumerate(counts):
+            inter_times, times, marks, *log_probs = (column[i, :n].clone() for column in columns)
+            yield Finished(which[i], inter_times, times, marks.to(torch.int64), log_probs[0] if log_probs else None, by_count[i])

@@ -1,0 +1,144 @@
+"""From the arguments of `sample` to requests: histories as tokens, one end per sequence, every mistake named."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.statistics import DataStatistics
+from tppsd.models.protocol import EventTokens
+from tppsd.sampling.noise import Purpose, address, row_keys, uniforms
+from tppsd.sampling.rows import Histories, Request
+
+FROM_SCRATCH = -1  # history_index of a sequence that continues nothing
+
+
+class Plan(NamedTuple):
+    """What a call will sample: `sources[r.history]` is what request r continues."""
+
+    requests: list[Request]
+    sources: list[EventSequence]
+    histories: Histories
+
+
+def plan_requests(
+    history: EventSequence | Sequence[EventSequence] | EventBatch | None,
+    num_sequences: int,
+    t_start: Any,
+    t_end: Any,
+    horizon: Any,
+    num_events: Any,
+    max_events: int,
+    num_marks: int,
+    statistics: DataStatistics | None,
+    seed: int,
+    first_index: int,
+    device: torch.device,
+) -> Plan:
+    """Requests in index order: `num_sequences` from scratch, or that many paths of each history.
+
+    Raises:
+        ValueError: an argument is out of place; the sentence names it and its value.
+    """
+    if num_sequences < 1:
+        raise ValueError(f"num_sequences = {num_sequences} must be at least 1")
+    if max_events < 1:
+        raise ValueError(f"max_events = {max_events} must be at least 1")
+    if t_end is None and horizon is None and num_events is None:
+        raise ValueError("sampling needs an end: give t_end, horizon or num_events")
+    if history is None:
+        sources = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
+        identity = [(FROM_SCRATCH, first_index + i) for i in range(num_sequences)]
+        paths = 1
+    else:
+        if t_start is not None:
+            raise ValueError(f"t_start = {t_start} was given together with a history, whose window it already has; leave it out")
+        sources = _as_sequences(history)
+        identity = [(first_index + h, p) for h in range(len(sources)) for p in range(num_sequences)]
+        paths = num_sequences
+    for i, source in enumerate(sources):
+        if len(source) and not 0 <= int(source.marks.min()) <= int(source.marks.max()) < num_marks:
+            raise ValueError(f"history {i}: marks must be in 0..{num_marks - 1} (the model's num_marks), found {int(source.marks.max())}")
+    starts = [source.window_end for source in sources for _ in range(paths)]
+    ends = _ends(starts, t_end, horizon)
+    given_first = history is None and sources[0].first_is_given
+    limits = [limit - given_first for limit in _limits(len(starts), num_events)]
+    base = first_index if history is None else first_index * paths
+    requests = [
+        Request(base + i, i // paths, h, p, end, min(limit, max_events), limit > max_events)
+        for i, ((h, p), end, limit) in enumerate(zip(identity, ends, limits, strict=True))
+    ]
+    return Plan(requests, sources, _encode(sources, num_marks, device))
+
+
+def _as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
+    if isinstance(history, EventSequence):
+        return [history]
+    if isinstance(history, EventBatch):
+        return [history.sequence(i) for i in range(len(history.t_start))]
+    sources = list(history)
+    if not sources:
+        raise ValueError("history is an empty list; give at least one sequence, or None to sample from scratch")
+    return sources
+
+
+def _from_scratch(
+    num_sequences: int, t_start: Any, statistics: DataStatistics | None, seed: int, first_index: int
+) -> list[EventSequence]:
+    """Empty windows, or, where the first event of the data is given, windows that start at a drawn first mark."""
+    starts = _per_sequence("t_start", 0.0 if t_start is None else t_start, num_sequences)
+    if statistics is None or not statistics.first_is_given:
+        return [EventSequence.of([], t_start=start) for start in starts]
+    index = first_index + torch.arange(num_sequences)
+    keys = row_keys(seed, torch.full_like(index, FROM_SCRATCH), index)
+    pick = uniforms(keys, torch.zeros_like(index), torch.tensor(address(0, Purpose.FIRST_MARK)))[:, 0]
+    cumulative = torch.tensor(statistics.first_mark_counts, dtype=torch.float64).cumsum(0)
+    marks = torch.searchsorted(cumulative, pick * cumulative[-1])
+    return [EventSequence.of([start], [int(mark)]) for start, mark in zip(starts, marks, strict=True)]
+
+
+def _per_sequence(name: str, value: Any, num: int) -> list[float]:
+    values = torch.as_tensor(value, dtype=torch.float64).reshape(-1).tolist()
+    if len(values) not in (1, num):
+        raise ValueError(f"{name} has {len(values)} values for {num} sequences; give one value or one per sequence")
+    if any(math.isnan(v) for v in values):
+        raise ValueError(f"{name} is NaN; it must be a number")
+    return values * num if len(values) == 1 else values
+
+
+def _ends(starts: list[float], t_end: Any, horizon: Any) -> list[float]:
+    ends = [math.inf] * len(starts)
+    if t_end is not None:
+        ends = _per_sequence("t_end", t_end, len(starts))
+    if horizon is not None:
+        horizons = _per_sequence("horizon", horizon, len(starts))
+        if min(horizons) < 0:
+            raise ValueError(f"horizon = {min(horizons)} must not be negative")
+        ends = [min(end, start + h) for end, start, h in zip(ends, starts, horizons, strict=True)]
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if end < start:
+            raise ValueError(f"sequence {i}: t_end = {end} lies before {start}, up to which the sequence is already observed")
+    return ends
+
+
+def _limits(num: int, num_events: Any) -> list[int]:
+    if num_events is None:
+        return [sys.maxsize] * num
+    counts = _per_sequence("num_events", num_events, num)
+    if min(counts) < 1 or any(c != int(c) for c in counts):
+        raise ValueError(f"num_events = {min(counts)} must be a whole number of at least 1")
+    return [int(c) for c in counts]
+
+
+def _encode(sources: list[EventSequence], num_marks: int, device: torch.device) -> Histories:
+    batch = EventBatch.from_sequences(sources).to(device)
+    tokens = EventTokens.from_batch(batch, num_marks)
+    lengths = batch.lengths + 1
+    elapsed: Tensor = batch.t_end - batch.last_times
+    return Histories(tokens, lengths, batch.t_start, elapsed)

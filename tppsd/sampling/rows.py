@@ -1,0 +1,175 @@
+"""The sequences in flight: one row each, with its newest event, its end, and what it has produced so far."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tppsd.models.protocol import EventModel, EventTokens
+
+
+class Request(NamedTuple):
+    """One sequence to sample. Times are absolute; `history` indexes the call's list of histories.
+
+    `end` may be inf; `limit` is the largest number of events, and `is_bounded` says that `max_events` set it, not the caller.
+    """
+
+    index: int
+    history: int
+    history_index: int
+    path_index: int
+    end: float
+    limit: int
+    is_bounded: bool
+
+
+class Histories(NamedTuple):
+    """What the requests continue: (histories, length + 1) tokens with their true lengths, and where each window stands.
+
+    Fields: tokens; lengths int64 (histories,), at least 1 (the start token); t_start, elapsed float64 (histories,).
+    """
+
+    tokens: EventTokens
+    lengths: Tensor
+    t_start: Tensor
+    elapsed: Tensor
+
+
+class Events(NamedTuple):
+    """Candidate next events of each row, in order.
+
+    Fields: inter_times, times (since t_start) float64 (rows, n); marks int64 (rows, n); log_probs float64 (rows, n) or None.
+    """
+
+    inter_times: Tensor
+    times: Tensor
+    marks: Tensor
+    log_probs: Tensor | None = None
+
+
+class Rows:
+    """State of the rows in flight; all tensors have a leading (rows,) dimension.
+
+    Attributes:
+        pending: tokens (rows, 1) of the newest committed event, which the target has not seen yet.
+        elapsed: float64, silence before the first draw (left truncation); 0 from the second round on.
+        active: bool, the row works on a request.
+    """
+
+    def __init__(self, num_rows: int, device: torch.device, with_log_probs: bool) -> None:
+        def full(value: float, dtype: torch.dtype) -> Tensor:
+            return torch.full((num_rows,), value, dtype=dtype, device=device)
+
+        self.device = device
+        self.request = full(-1, torch.int64)
+        self.active = full(0, torch.bool)
+        self.t_start, self.end, self.elapsed = (full(0, torch.float64) for _ in range(3))
+        self.limit, self.counts = full(0, torch.int64), full(0, torch.int64)
+        self.pending = EventTokens(
+            torch.zeros(num_rows, 1, dtype=torch.int64, device=device),
+            torch.zeros(num_rows, 1, dtype=torch.float64, device=device),
+            torch.zeros(num_rows, 1, dtype=torch.float64, device=device),
+        )
+        self.is_truncated_start = False  # some row draws its first event given silence
+        self.store = [torch.zeros(num_rows, 64, dtype=torch.float64, device=device) for _ in range(4 if with_log_probs else 3)]
+
+    def __len__(self) -> int:
+        return len(self.request)
+
+    @property
+    def last_times(self) -> Tensor:
+        """float64 (rows,): time of the newest committed event since t_start."""
+        return self.pending.times[:, 0]
+
+    def admit(self, rows: Tensor, which: Tensor, requests: list[Request], histories: Histories) -> None:
+        """Put `requests` (numbered `which`) into `rows`."""
+        history = torch.tensor([r.history for r in requests], device=self.device)
+        newest = (histories.lengths[history] - 1).unsqueeze(1)
+        for mine, theirs in zip(self.pending, histories.tokens, strict=True):
+            mine[rows] = theirs[history].gather(1, newest)
+        self.request[rows] = which
+        self.active[rows] = True
+        self.t_start[rows] = histories.t_start[history]
+        self.elapsed[rows] = histories.elapsed[history]
+        self.end[rows] = torch.tensor([r.end for r in requests], dtype=torch.float64, device=self.device) - self.t_start[rows]
+        self.limit[rows] = torch.tensor([r.limit for r in requests], device=self.device)
+        self.counts[rows] = 0
+        self.is_truncated_start = bool((self.elapsed > 0).any())
+
+    def commit(self, events: Events, num_events: Tensor) -> Tensor:
+        """Append the first `num_events` (rows,) >= 1 events of each row; returns bool (rows,): the row has reached its end."""
+        n = events.times.shape[1]
+        self._make_room(n)
+        where = self.counts.unsqueeze(1) + torch.arange(n, device=self.device)
+        for store, values in zip(self.store, (events.inter_times, events.times, events.marks, events.log_probs), strict=False):
+            if values is not None:
+                store.scatter_(1, where, values.to(torch.float64))
+        newest = (num_events - 1).unsqueeze(1)
+        self.pending = EventTokens(
+            events.marks.gather(1, newest) + 1, events.times.gather(1, newest), events.inter_times.gather(1, newest)
+        )
+        is_late = (events.times > self.end.unsqueeze(1)) & (torch.arange(n, device=self.device) < num_events.unsqueeze(1))
+        self.counts = self.counts + num_events - is_late.sum(1)
+        if self.is_truncated_start:
+            self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
+        return self.active & (is_late.any(1) | (self.counts >= self.limit))
+
+    def _make_room(self, num_new: int) -> None:
+        needed = int(self.counts.max()) + num_new
+        if needed > self.store[0].shape[1]:
+            self.store = [torch.cat([s, s.new_zeros(len(self), max(needed, s.shape[1]))], 1) for s in self.store]
+
+    def release(self, rows: Tensor) -> None:
+        """Mark `rows` idle; they idle at the start of an empty window until they are refilled or dropped."""
+        self.active[rows] = False
+        self.counts[rows] = 0
+        for field in self.pending:
+            field[rows] = 0
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop every row but `rows`."""
+        for name in ("request", "active", "t_start", "end", "elapsed", "limit", "counts"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.pending = EventTokens(*(field[rows] for field in self.pending))
+        self.store = [s[rows] for s in self.store]
+
+
+class ModelRows:
+    """A model and its cache, row by row in step with `Rows`. A history is encoded once and copied to all of its paths."""
+
+    PREFILL_CHUNK = 512  # tokens per pass over a history: bounds the attention mask of a long one
+
+    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
+        self.model = model
+        self.cache: Any = model.new_cache(num_rows, capacity)
+        self.histories = histories
+        self._encoded: list[int] = []  # histories of the latest admission, in the order of the rows of _prefilled
+        self._prefilled: Any = None
+
+    def admit(self, rows: Tensor, requests: list[Request]) -> None:
+        """Encode the requests' histories, all but the newest token, into `rows`."""
+        wanted = list(dict.fromkeys(r.history for r in requests))
+        if any(h not in self._encoded for h in wanted):
+            self._encode(wanted)
+        source = torch.tensor([self._encoded.index(r.history) for r in requests], device=rows.device)
+        self.cache.copy_rows(self._prefilled, source, rows)
+
+    def _encode(self, wanted: list[int]) -> None:
+        which = torch.tensor(wanted, device=self.histories.lengths.device)
+        lengths = self.histories.lengths[which] - 1
+        longest = int(lengths.max())
+        self._prefilled = self.model.new_cache(len(wanted), max(1, longest))
+        for start in range(0, longest, self.PREFILL_CHUNK):
+            stop = min(longest, start + self.PREFILL_CHUNK)
+            self.model.extend(EventTokens(*(field[which, start:stop] for field in self.histories.tokens)), self._prefilled)
+        self._prefilled.lengths = lengths
+        self._encoded = wanted
+
+    def extend(self, tokens: EventTokens) -> Any:
+        """Laws (rows, q) after the tokens, in float64 arithmetic."""
+        return self.model.law(self.model.extend(tokens, self.cache)).double()
+
+    def keep_rows(self, rows: Tensor) -> None:
+        self.cache.keep_rows(rows)

@@ -1,0 +1,133 @@
+"""Acceptance rules of a chain and the adjusted laws that follow a rejection. Each keeps the target's law exactly.
+
+Everything is in log space and float64. The adjusted law norm(max(0, target - draft)) is drawn by rejection from the target, without
+a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position on average.
+Sources: Leviathan et al. 2023; Chen et al. 2023; TPP-SD (arXiv 2507.09252), whose Algorithm 1 as printed is biased for marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tppsd.models.law import pick_mark, sample_mark
+from tppsd.sampling.drafters import Draft
+from tppsd.sampling.noise import Purpose
+
+MAX_PROPOSALS = 10**9
+_BLOCK_ELEMENTS = 4096  # proposals evaluated at once over all rows; changes no result
+
+# (rows (n,), positions (n,), purpose, first attempt, number of attempts, draws) -> uniforms (n, attempts, 2 * draws)
+Attempts = Callable[[Tensor, Tensor, Purpose, int, int, int], Tensor]
+
+
+class Verdict(NamedTuple):
+    """Fields: num_accepted int64 (rows,): length of the accepted prefix; time_rejected bool (rows,): at the first rejection it was
+    the inter-time that failed (always True under `joint`)."""
+
+    num_accepted: Tensor
+    time_rejected: Tensor
+
+
+class Rejected(NamedTuple):
+    """The rows whose draft was rejected, each at its own position.
+
+    Fields: rows, positions int64 (n,); target, draft: laws of batch shape (n,); inter_times, marks (n,): the rejected event.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    target: Any
+    draft: Any
+    inter_times: Tensor
+    marks: Tensor
+
+
+def accept_joint(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
+    """Accept (tau, k) iff log U <= Delta = log g_T f_T - log g_D f_D; acceptance 1 - TV, the optimum for one candidate.
+
+    Args:
+        laws: the target's at the drafted positions, batch shape (rows, draft_length).
+        coins: float64 uniforms (rows, draft_length, 2), of which the first decides.
+    """
+    delta = laws.log_prob(draft.inter_times, draft.marks) - draft.laws.log_prob(draft.inter_times, draft.marks)
+    num_accepted = (coins[..., 0].log() <= delta).long().cumprod(1).sum(1)
+    return Verdict(num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
+
+
+def accept_factorised(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
+    """Test tau with g_T / g_D, then k with f_T / f_D (the paper's rule): two coins per event."""
+    tau, marks = draft.inter_times, draft.marks
+    time_delta = laws.inter_time.log_prob(tau) - draft.laws.inter_time.log_prob(tau)
+    mark_delta = pick_mark(laws.mark_log_probs(tau), marks) - pick_mark(draft.laws.mark_log_probs(tau), marks)
+    log_coins = coins.log()
+    time_passes = log_coins[..., 0] <= time_delta
+    num_accepted = (time_passes & (log_coins[..., 1] <= mark_delta)).long().cumprod(1).sum(1)
+    first_rejected = num_accepted.clamp_max(tau.shape[1] - 1).unsqueeze(1)
+    return Verdict(num_accepted, ~time_passes.gather(1, first_rejected).squeeze(1))
+
+
+def adjusted_joint(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+    """(tau, k) ~ norm(max(0, g_T f_T - g_D f_D)): propose from the target, keep with probability 1 - e^-Delta."""
+
+    def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tau, marks = target.sample(uniforms[..., :3])
+        return tau, marks, target.log_prob(tau, marks) - draft.log_prob(tau, marks)
+
+    return _reject_until_kept(rejected, attempts, propose)
+
+
+def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+    """tau rejected: tau ~ norm(max(0, g_T - g_D)) and k afresh from f_T(. | tau), of which nothing was learnt.
+    Only k rejected: keep tau, k ~ norm(max(0, f_T - f_D)) at that tau."""
+
+    def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tau = target.inter_time.sample(uniforms[..., :2])
+        return tau, torch.zeros_like(tau, dtype=torch.int64), target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau)
+
+    inter_times, marks = rejected.inter_times.clone(), rejected.marks.clone()
+    is_time = verdict.time_rejected[rejected.rows]
+    if is_time.any():
+        part = _select(rejected, is_time.nonzero().squeeze(1))
+        inter_times[is_time] = _reject_until_kept(part, attempts, propose)[0]
+    coins = attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
+    log_target = rejected.target.mark_log_probs(inter_times)
+    excess = (log_target.exp() - rejected.draft.mark_log_probs(inter_times).exp()).clamp_min(0.0)
+    # no excess at all can only be rounding: the drafted mark then stands
+    is_rounding = ~is_time & (excess.sum(-1) <= 0)
+    law = torch.where(is_time.unsqueeze(-1), log_target, excess.log())
+    return inter_times, torch.where(is_rounding, marks, sample_mark(law, coins))
+
+
+RULES = {"joint": (accept_joint, adjusted_joint), "factorised": (accept_factorised, adjusted_factorised)}
+
+
+def _select(rejected: Rejected, which: Tensor) -> Rejected:
+    return Rejected(*(field[which] for field in rejected))
+
+
+def _reject_until_kept(
+    rejected: Rejected, attempts: Attempts, propose: Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """For every row the first proposal kept, with probability 1 - e^-Delta where Delta > 0. Blocks grow; no cap, no fall-back."""
+    inter_times, marks = torch.zeros_like(rejected.inter_times), torch.zeros_like(rejected.marks)
+    waiting = torch.arange(len(rejected.rows), device=rejected.rows.device)
+    first, num = 0, 8
+    while len(waiting):
+        part = rejected if first == 0 else _select(rejected, waiting)
+        uniforms = attempts(part.rows, part.positions, Purpose.PROPOSAL, first, num, 2)
+        coins = attempts(part.rows, part.positions, Purpose.PROPOSAL_COIN, first, num, 1)[..., 0]
+        tau, k, delta = propose(part.target.unsqueeze(1), part.draft.unsqueeze(1), uniforms)
+        is_kept = coins < -torch.expm1(-delta)
+        found, which = is_kept.any(1), is_kept.long().argmax(1, keepdim=True)
+        inter_times[waiting[found]] = tau.gather(1, which).squeeze(1)[found]
+        marks[waiting[found]] = k.gather(1, which).squeeze(1)[found]
+        waiting = waiting[~found]
+        first += num
+        num = max(8, min(4 * num, _BLOCK_ELEMENTS // max(1, len(waiting))))
+        if first > MAX_PROPOSALS:
+            raise RuntimeError(f"no proposal of {first} was kept for {len(waiting)} rows: target and draft laws are not densities")
+    return inter_times, marks

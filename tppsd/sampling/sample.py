@@ -1,0 +1,276 @@
+"""`sample`: the one entry to every sampler."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.models.checkpoint import load
+from tppsd.models.protocol import EventModel
+from tppsd.sampling.autoregressive import ADDRESSES, Autoregressive
+from tppsd.sampling.drafters import ModelDrafter
+from tppsd.sampling.engine import Engine, Finished
+from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
+from tppsd.sampling.rows import ModelRows, Rows
+from tppsd.sampling.samples import SampledSequences, SamplingStats
+from tppsd.sampling.speculative import Speculative, speculative_addresses
+
+DEFAULT_ROWS = 64  # in flight; changes speed and memory, never results
+_FIRST_CAPACITY = 256
+
+
+def sample(
+    target: Any,
+    draft: Any = None,
+    *,
+    history: EventSequence | Sequence[EventSequence] | EventBatch | None = None,
+    num_sequences: int = 1,
+    t_start: float | Sequence[float] | Tensor | None = None,
+    t_end: float | Sequence[float] | Tensor | None = None,
+    horizon: float | Sequence[float] | Tensor | None = None,
+    num_events: int | Sequence[int] | Tensor | None = None,
+    options: SamplingOptions | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    first_index: int = 0,
+    max_events: int = 1_000_000,
+    return_log_probs: bool = False,
+    progress: bool = False,
+    **option_overrides: Any,
+) -> SampledSequences:
+    """Sample event sequences from the target's law, from the start of a window or continuing histories.
+
+    Args:
+        target, draft: an EventModel, a LightningModule or a checkpoint path. A draft changes the speed, never the law.
+        history: sequence(s) to continue; a history's `t_end` is the time until which it was observed: the first new event is
+            later than it.
+        num_sequences: paths per history, or sequences from scratch.
+        t_start: start of from-scratch windows (default 0).
+        t_end, horizon, num_events: where sequences end, whichever comes first: an absolute time, a time after the start (or after
+            "observed until"), a number of new events; one value or one per sequence.
+        options: SamplingOptions; single options may be given as keywords instead (`method="autoregressive"`).
+        batch_size: rows in flight (default 64); changes speed and memory, never results.
+        seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call, whatever the batch
+            size, device count or order, up to floating-point reduction order.
+        first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
+        max_events: safety bound per sequence; reaching it sets `truncated` and warns.
+        return_log_probs: also return the target's log-density of each event.
+        progress: show a progress bar.
+
+    Returns:
+        SampledSequences, in index order.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
+    """
+    session = _Session(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
+    plan = session.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
+    finished: list[Any] = [None] * len(plan.requests)
+    for done in session.run(plan, progress):
+        finished[done.which] = done
+    return session.assemble(plan, range(len(plan.requests)), finished)
+
+
+def sample_stream(target: Any, draft: Any = None, *, chunk_size: int = 256, **arguments: Any) -> Iterator[SampledSequences]:
+    """Like `sample`, but yields chunks of `chunk_size` sequences in index order as soon as they are complete.
+
+    Each chunk's `stats` are those of the whole call so far.
+    """
+    defaults: dict[str, Any] = {
+        "history": None, "num_sequences": 1, "t_start": None, "t_end": None, "horizon": None, "num_events": None, "options": None,
+        "batch_size": None, "seed": 0, "first_index": 0, "max_events": 1_000_000, "return_log_probs": False, "progress": False,
+    }  # fmt: skip
+    a = {name: arguments.pop(name, default) for name, default in defaults.items()}
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size = {chunk_size} must be at least 1")
+    session = _Session(
+        target, draft, a["options"], arguments, a["batch_size"], a["seed"], a["max_events"], a["return_log_probs"]
+    )
+    plan = session.plan(
+        a["history"], a["num_sequences"], a["t_start"], a["t_end"], a["horizon"], a["num_events"], a["first_index"]
+    )
+    finished: dict[int, Finished] = {}
+    start, total = 0, len(plan.requests)
+    for done in session.run(plan, a["progress"]):
+        finished[done.which] = done
+        while start < total and all(i in finished for i in range(start, min(total, start + chunk_size))):
+            chunk = range(start, min(total, start + chunk_size))
+            yield session.assemble(plan, chunk, [finished.pop(i) for i in chunk])
+            start = chunk.stop
+
+
+class _Session:
+    """One call: resolved models and options, and the engine that runs them."""
+
+    def __init__(
+        self,
+        target: Any,
+        draft: Any,
+        options: SamplingOptions | None,
+        overrides: dict[str, Any],
+        batch_size: int | None,
+        seed: int,
+        max_events: int,
+        with_log_probs: bool,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size} must be at least 1")
+        self.target, self.draft = resolve_model(target, "target"), None if draft is None else resolve_model(draft, "draft")
+        self.options = (options or SamplingOptions()).with_overrides(**overrides).resolved(self.draft is not None)
+        self.batch_size, self.seed, self.max_events, self.with_log_probs = batch_size, seed, max_events, with_log_probs
+        self.device = model_device(self.target)
+        self._check_models()
+        self.stats = SamplingStats(
+            self.options.method or "", self.options.rule, self.options.draft_length,
+            "model" if self.options.method == "speculative" else None,
+        )  # fmt: skip
+
+    def _check_models(self) -> None:
+        for role, model in (("target", self.target), ("draft", self.draft)):
+            if isinstance(model, nn.Module):
+                for name, parameter in model.named_parameters():
+                    if not torch.isfinite(parameter).all():
+                        raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
+        if self.options.method == "speculative" and self.draft is None:
+            raise ValueError("method = 'speculative' needs a draft; pass a draft model or its checkpoint")
+        if self.draft is not None and self.draft.num_marks != self.target.num_marks:
+            raise ValueError(f"draft has num_marks = {self.draft.num_marks}, the target {self.target.num_marks}; they must agree")
+
+    def plan(
+        self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
+    ) -> Plan:
+        return plan_requests(
+            history, num_sequences, t_start, t_end, horizon, num_events, self.max_events, self.target.num_marks,
+            getattr(self.target, "statistics", None), self.seed, first_index, self.device,
+        )  # fmt: skip
+
+    def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
+        """Yield finished requests; counters and seconds accumulate in `stats`."""
+        with contextlib.ExitStack() as stack:
+            for model in (self.target, self.draft):
+                stack.enter_context(_evaluating(model))
+            advance = stack.enter_context(_progress_bar(len(plan.requests))) if progress else lambda: None
+            engine, method = self._engine(plan)
+            iterator = engine.run()
+            while True:
+                started = time.perf_counter()
+                with torch.inference_mode():
+                    done = next(iterator, None)
+                self.stats.seconds += time.perf_counter() - started
+                self.stats.num_rounds, self.stats.num_target_passes = engine.num_rounds, engine.num_passes
+                if isinstance(method, Speculative):
+                    self.stats.accepted_counts = method.accepted_counts.cpu()
+                if done is None:
+                    return
+                self.stats.num_events += len(done.times)
+                advance()
+                yield done
+
+    def _engine(self, plan: Plan) -> tuple[Engine, Autoregressive | Speculative]:
+        num_rows = min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+        with torch.inference_mode():
+            rows = Rows(num_rows, self.device, self.with_log_probs)
+            capacity = _FIRST_CAPACITY + int(plan.histories.lengths.max())
+            target = ModelRows(self.target, num_rows, capacity, plan.histories)
+            method: Autoregressive | Speculative
+            if self.options.method == "autoregressive":
+                noise = RowNoise(self.seed, ADDRESSES, num_rows, self.device)
+                method = Autoregressive(target, self.with_log_probs)
+            else:
+                assert self.draft is not None and self.options.draft_length and self.options.rule
+                noise = RowNoise(self.seed, speculative_addresses(self.options.draft_length), num_rows, self.device)
+                drafter = ModelDrafter(self.draft, num_rows, capacity, plan.histories)
+                method = Speculative(target, drafter, self.options.draft_length, self.options.rule, noise, self.with_log_probs)
+            return Engine(method, rows, noise, plan.requests, plan.histories), method
+
+    def assemble(self, plan: Plan, which: range, finished: list[Finished]) -> SampledSequences:
+        """Ragged storage of the finished requests `which`, on the data's own clock."""
+        requests = [plan.requests[i] for i in which]
+        sources = [plan.sources[r.history] for r in requests]
+        times = [
+            (source.window_start + done.times).clamp(min=source.window_end, max=request.end)
+            for source, done, request in zip(sources, finished, requests, strict=True)
+        ]
+        by_count = torch.tensor([done.ended_by_count for done in finished])
+        at_bound = torch.tensor([request.is_bounded for request in requests]) & by_count
+        if at_bound.any():
+            warnings.warn(
+                f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before their end; "
+                "they are marked in `truncated`",
+                stacklevel=3,
+            )
+        ends = torch.tensor([r.end for r in requests], dtype=torch.float64)
+        log_probs = [done.log_probs for done in finished if done.log_probs is not None]
+        lengths = torch.tensor([0] + [len(done.times) for done in finished])
+        return SampledSequences(
+            flat_event_times=torch.cat(times),
+            flat_inter_times=torch.cat([done.inter_times for done in finished]),
+            flat_marks=torch.cat([done.marks for done in finished]),
+            flat_log_probs=torch.cat(log_probs) if log_probs else None,
+            offsets=lengths.cumsum(0),
+            index=torch.tensor([r.index for r in requests]),
+            history_index=torch.tensor([r.history_index for r in requests]),
+            path_index=torch.tensor([0 if r.history_index == FROM_SCRATCH else r.path_index for r in requests]),
+            truncated=at_bound,
+            ends=torch.where(by_count | torch.isinf(ends), torch.nan, ends),
+            histories=sources,
+            options=self.options,
+            seed=self.seed,
+            stats=self.stats,
+            num_marks=self.target.num_marks,
+            target_hash=_content_hash(self.target),
+            draft_hash=_content_hash(self.draft),
+        )
+
+
+def resolve_model(model: Any, role: str) -> EventModel:
+    """An EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path."""
+    if isinstance(model, str | Path):
+        return load(model)
+    if isinstance(model, EventModel):
+        return model
+    if isinstance(getattr(model, "model", None), EventModel):
+        return model.model
+    raise TypeError(f"{role} is a {type(model).__name__}; give an EventModel, a LightningModule with one, or a checkpoint path")
+
+
+def model_device(model: EventModel) -> torch.device:
+    """Where a model's parameters live; the CPU for models without any."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _content_hash(model: Any) -> str | None:
+    return model.content_hash() if hasattr(model, "content_hash") else None
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode for the duration of a call."""
+    was_training = isinstance(model, nn.Module) and model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int) -> Iterator[Any]:
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("sampling", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,211 @@
+"""What sampling returns: many sequences in ragged storage, with what is needed to reproduce and to judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import EventSequence
+from tppsd.sampling.options import SamplingOptions
+
+
+@dataclass
+class SamplingStats:
+    """Counters of a sampling call; every rate is derived from `accepted_counts`.
+
+    Attributes:
+        method, rule, draft_length, drafter: what was done (None where it does not apply).
+        exact: the samples have exactly the target's law, up to floating point.
+        num_rounds: rounds summed over sequences; num_target_passes: passes over the whole batch.
+        num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted.
+        num_tested: drafted events up to and including the first rejection.
+        accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted).
+        num_events: events returned (sampled ones only).
+        seconds: wall-clock time of sampling, without loading models and preparing requests.
+    """
+
+    method: str
+    rule: str | None = None
+    draft_length: int | None = None
+    drafter: str | None = None
+    exact: bool = True
+    num_rounds: int = 0
+    num_target_passes: int = 0
+    accepted_counts: Tensor = field(default_factory=lambda: torch.zeros(1, 1, dtype=torch.int64))
+    num_events: int = 0
+    seconds: float = 0.0
+
+    @property
+    def num_drafted(self) -> int:
+        return int((self.accepted_counts.sum(1) * torch.arange(len(self.accepted_counts))).sum())
+
+    @property
+    def num_accepted(self) -> int:
+        return int((self.accepted_counts.sum(0) * torch.arange(len(self.accepted_counts))).sum())
+
+    @property
+    def num_tested(self) -> int:
+        size = torch.arange(len(self.accepted_counts))
+        tested = torch.minimum(size.unsqueeze(1), size.unsqueeze(0) + 1)
+        return int((self.accepted_counts * tested).sum())
+
+    @property
+    def acceptance_rate(self) -> float:
+        """alpha of the paper: num_accepted / num_drafted; nan if nothing was drafted."""
+        return self.num_accepted / self.num_drafted if self.num_drafted else float("nan")
+
+    @property
+    def step_acceptance(self) -> float:
+        """num_accepted / num_tested, comparable with 1 - TV; nan if nothing was drafted."""
+        return self.num_accepted / self.num_tested if self.num_tested else float("nan")
+
+    @property
+    def events_per_second(self) -> float:
+        return self.num_events / self.seconds if self.seconds > 0 else float("nan")
+
+    @property
+    def events_per_round(self) -> float:
+        return self.num_events / self.num_rounds if self.num_rounds else float("nan")
+
+    def __getitem__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(self, name):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values of all counters and rates."""
+        names = ("method", "rule", "draft_length", "drafter", "exact", "num_rounds", "num_target_passes", "num_drafted",
+                 "num_tested", "num_accepted", "num_events", "seconds", "events_per_second", "events_per_round",
+                 "acceptance_rate", "step_acceptance")  # fmt: skip
+        return {**{name: getattr(self, name) for name in names}, "accepted_counts": self.accepted_counts.tolist()}
+
+
+@dataclass(frozen=True, eq=False)
+class SampledSequences:
+    """Sequences sampled in one call, in index order.
+
+    Attributes:
+        flat_event_times, flat_inter_times float64, flat_marks int64, flat_log_probs float64 or None: all sampled events, one
+            sequence after the other.
+        offsets: int64 (num_sequences + 1,): sequence i owns flat[offsets[i] : offsets[i + 1]].
+        index, history_index, path_index: int64 (num_sequences,); history_index is -1 from scratch.
+        truncated: bool (num_sequences,): `max_events` was reached before the sequence's own end.
+        ends: float64 (num_sequences,): end of the window, nan where the sequence ended by its number of events.
+        histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first is given).
+        options, seed, stats: how they were made; num_marks, target_hash, draft_hash: by which models (hashes where they have one).
+    """
+
+    flat_event_times: Tensor
+    flat_inter_times: Tensor
+    flat_marks: Tensor
+    flat_log_probs: Tensor | None
+    offsets: Tensor
+    index: Tensor
+    history_index: Tensor
+    path_index: Tensor
+    truncated: Tensor
+    ends: Tensor
+    histories: Sequence[EventSequence]
+    options: SamplingOptions
+    seed: int
+    stats: SamplingStats
+    num_marks: int
+    target_hash: str | None = None
+    draft_hash: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"SampledSequences({len(self)} sequences, {self.stats.num_events} events, {self.options}, seed={self.seed})"
+
+    def _own(self, flat: Tensor, i: int) -> Tensor:
+        return flat[self.offsets[i] : self.offsets[i + 1]]
+
+    def __getitem__(self, i: int) -> EventSequence:
+        """The new events of sequence i, on the window from "observed until" to its end.
+
+        Where the model's data have no `t_start`, a from-scratch sequence begins with its drawn first event, which is given.
+        """
+        i = range(len(self))[i]
+        history, end = self.histories[i], float(self.ends[i])
+        t_end = None if end != end else end
+        event_times, marks, inter_times = (self._own(f, i) for f in (self.flat_event_times, self.flat_marks, self.flat_inter_times))
+        if self.history_index[i] < 0 and history.first_is_given:
+            return self._joined(i)
+        if len(inter_times) and len(history):  # the window of the new events starts later than the inter-time of the first
+            silence = history.window_end - float(history.event_times[-1])
+            inter_times = torch.cat([inter_times[:1] - silence, inter_times[1:]])
+        return EventSequence(event_times, marks, history.window_end, t_end, int(self.index[i]), inter_times)
+
+    def __iter__(self) -> Iterator[EventSequence]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def event_times(self) -> list[Tensor]:
+        """Per sequence, float64 times of its new events."""
+        return [self._own(self.flat_event_times, i) for i in range(len(self))]
+
+    @property
+    def marks(self) -> list[Tensor]:
+        """Per sequence, int64 marks of its new events."""
+        return [self._own(self.flat_marks, i) for i in range(len(self))]
+
+    @property
+    def log_probs(self) -> list[Tensor] | None:
+        """Per sequence, the target's log-density of each new event; None unless asked for."""
+        if self.flat_log_probs is None:
+            return None
+        return [self._own(self.flat_log_probs, i) for i in range(len(self))]
+
+    @property
+    def num_given(self) -> list[int]:
+        """Per sequence of `with_history()`, how many leading events were given."""
+        return [len(history) for history in self.histories]
+
+    @property
+    def observed_until(self) -> list[float]:
+        """Per sequence, the time up to which its history was observed."""
+        return [history.window_end for history in self.histories]
+
+    def with_history(self) -> list[EventSequence]:
+        """Each sequence with the events it continues, on the whole window."""
+        return [self._joined(i) for i in range(len(self))]
+
+    def _joined(self, i: int) -> EventSequence:
+        history, end = self.histories[i], float(self.ends[i])
+        new = [self._own(f, i) for f in (self.flat_event_times, self.flat_marks, self.flat_inter_times)]
+        old = [history.event_times, history.marks, history.inter_times]
+        times, marks, inter_times = (torch.cat(pair) for pair in zip(old, new, strict=True))
+        t_end = None if end != end else end
+        return EventSequence(times, marks, history.t_start, t_end, int(self.index[i]), inter_times)
+
+    def to_dataset(self) -> Any:
+        """A `datasets.Dataset` in the EasyTPP columns plus window and provenance (tppsd.sampling.columns)."""
+        from datasets import Dataset
+
+        from tppsd.sampling.columns import to_columns
+
+        return Dataset.from_dict(to_columns(self))
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with one row per event: index, history_index, path_index, time, inter_time, mark."""
+        import pandas as pd
+
+        repeats = self.offsets.diff()
+        frame = {name: getattr(self, name).repeat_interleave(repeats).numpy() for name in ("index", "history_index", "path_index")}
+        frame |= {"time": self.flat_event_times.numpy(), "inter_time": self.flat_inter_times.numpy(), "mark": self.flat_marks.numpy()}
+        if self.flat_log_probs is not None:
+            frame["log_prob"] = self.flat_log_probs.numpy()
+        return pd.DataFrame(frame)
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write one row per sequence in the EasyTPP columns; an interrupted write leaves nothing behind."""
+        from tppsd.sampling.columns import write_parquet
+
+        return write_parquet(self, path)

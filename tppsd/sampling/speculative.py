@@ -1,0 +1,105 @@
+"""Speculative sampling of a chain (Leviathan et al. 2023; TPP-SD, arXiv 2507.09252): draft, verify, accept, correct, commit.
+
+A round yields 1 to draft_length + 1 events per row and keeps the target's law exactly, whatever the draft.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.models.protocol import EventTokens
+from tppsd.sampling.drafters import Draft, Drafter
+from tppsd.sampling.noise import Purpose, RowNoise, address
+from tppsd.sampling.rows import Events, ModelRows, Request, Rows
+from tppsd.sampling.rules import RULES, Rejected, Verdict
+
+
+class Speculative:
+    """Draft-verify rounds with one candidate per step.
+
+    Args:
+        target: model rows of the target.
+        drafter: proposes events.
+        draft_length: events drafted per round.
+        rule: "joint" or "factorised".
+        noise: the rows' noise, for the loops after a rejection.
+        with_log_probs: also record the target's log-density of every event.
+    """
+
+    def __init__(
+        self, target: ModelRows, drafter: Drafter, draft_length: int, rule: str, noise: RowNoise, with_log_probs: bool
+    ) -> None:
+        self.target, self.drafter = target, drafter
+        self.draft_length, self.with_log_probs = draft_length, with_log_probs
+        self.accept, self.adjusted = RULES[rule]
+        self.noise = noise
+        self.accepted_counts = noise.keys.new_zeros(draft_length + 1, draft_length + 1)
+
+    def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
+        self.target.admit(rows, requests)
+        self.drafter.admit(rows, requests, state)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        self.target.keep_rows(rows)
+        self.drafter.keep_rows(rows)
+
+    def round(self, rows: Rows, noise: Tensor) -> Tensor:
+        """One round of every row; returns bool (rows,): the row has reached its end."""
+        g = self.draft_length
+        for_draft = noise[:, : 2 * g].reshape(len(rows), g, 4)
+        coins, for_bonus = noise[:, 2 * g : 3 * g], noise[:, 3 * g :].reshape(len(rows), 4)
+        draft = self.drafter.propose(rows, for_draft)
+        laws = self.verify(rows, draft)
+        verdict = self.accept(draft, laws[:, :g], coins)
+        inter_times, marks = self.correct(rows, draft, laws, verdict, for_bonus)
+        return self.commit(rows, draft, laws, verdict, inter_times, marks)
+
+    def verify(self, rows: Rows, draft: Draft) -> Any:
+        """The target's draft_length + 1 laws, from one pass over the newest committed event and the drafted ones."""
+        tokens = EventTokens(*(torch.cat([a, b], 1) for a, b in zip(rows.pending, draft.tokens, strict=True)))
+        laws = self.target.extend(tokens)
+        if rows.is_truncated_start:
+            elapsed = torch.zeros_like(tokens.times)
+            elapsed[:, 0] = rows.elapsed
+            laws = laws.truncated(elapsed)
+        return laws
+
+    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor) -> tuple[Tensor, Tensor]:
+        """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
+        inter_times, marks = laws[:, -1].sample(for_bonus[:, :3])
+        is_rejected = rows.active & (verdict.num_accepted < self.draft_length)
+        if is_rejected.any():
+            where = is_rejected.nonzero().squeeze(1)
+            at = verdict.num_accepted[where]
+            rejected = Rejected(
+                where, at, laws[where, at], draft.laws[where, at], draft.inter_times[where, at], draft.marks[where, at]
+            )
+            inter_times[where], marks[where] = self.adjusted(rejected, verdict, self.noise.attempts)
+        return inter_times, marks
+
+    def commit(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor) -> Tensor:
+        """Append the accepted prefix and the new event; roll the caches back to them by length."""
+        n = verdict.num_accepted
+        last = torch.cat([rows.last_times.unsqueeze(1), draft.times], 1).gather(1, n.unsqueeze(1))
+        events = Events(*(
+            torch.cat([values, values[:, :1]], 1).scatter(1, n.unsqueeze(1), new.unsqueeze(1))
+            for values, new in ((draft.inter_times, inter_times), (draft.times, last.squeeze(1) + inter_times), (draft.marks, marks))
+        ))  # fmt: skip
+        if self.with_log_probs:
+            events = events._replace(log_probs=laws.log_prob(events.inter_times, events.marks))
+        self.target.cache.lengths = self.target.cache.lengths - self.draft_length + n
+        reached_end = rows.commit(events, n + 1)
+        self.drafter.commit(draft, n, rows)
+        counted = rows.active.long()
+        self.accepted_counts[self.draft_length].index_add_(0, n, counted)
+        return reached_end
+
+
+def speculative_addresses(draft_length: int) -> list[int]:
+    """What one round needs: three uniforms per drafted event, two coins per test, three uniforms for the bonus event."""
+    drafts = [int(address(j, Purpose.DRAFT, draw)) for j in range(draft_length) for draw in range(2)]
+    coins = [int(address(j, Purpose.TEST)) for j in range(draft_length)]
+    return drafts + coins + [int(address(draft_length, Purpose.TARGET, draw)) for draw in range(2)]
