@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
@@ -37,7 +37,10 @@ def write(file: Path, rows: Rows) -> Path:
     if file.suffix == ".parquet":
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
     elif file.suffix == ".csv":
-        pyarrow.csv.write_csv(pa.Table.from_pylist(rows), file)
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
     elif file.suffix == ".json":
         file.write_text(json.dumps(rows))
     else:

@@ -112,8 +112,7 @@ def raster(
     if not shown:
         raise ValueError("a raster needs at least one sequence; every group is empty")
     rows = [len(sequences) for sequences in shown.values()]
-    num_marks = 1 + max((int(s.marks.max()) for sequences in shown.values() for s in sequences if len(s)), default=0)
-    palette = _mark_palette(num_marks)
+    palette = _mark_palette(_num_marks(s for sequences in shown.values() for s in sequences))
     figure = _figure(9.0, 1.3 + 0.19 * sum(rows) + 0.25 * len(rows))
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     colours = _colours(shown)
@@ -165,7 +164,7 @@ def intensity_plot(
     num_panels = num_marks if split else 1
     figure = _figure(9.0, 1.5 + 1.35 * num_panels if split else 3.4)
     panels = figure.subplots(num_panels, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    palette = _mark_palette(num_marks)
+    palette = _mark_palette(max(num_marks, _num_marks([events] if events is not None else [])))
     for mark, panel in enumerate(panels):
         for name, colour in _colours(values).items():
             style = "--" if colour == REAL else "-"
@@ -244,6 +243,10 @@ def _colours(names: Iterable[str]) -> dict[str, str]:
         free = [colour for colour in (*candidates, *OTHERS) if colour not in chosen.values()]
         chosen[name] = free[0] if free else REAL
     return chosen
+
+
+def _num_marks(sequences: Iterable[EventSequence]) -> int:
+    return 1 + max((int(sequence.marks.max()) for sequence in sequences if len(sequence)), default=0)
 
 
 def _mark_palette(num_marks: int) -> list[Any]:

@@ -39,7 +39,7 @@ def to_floats(values: Any, place: Place, missing: float | None = None) -> np.nda
     values = plain(values)
     kind = values.type
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)):
-        i = next((i for i, value in enumerate(values.to_pylist()) if not _is_number(value)), 0)
+        i = next((i for i, value in enumerate(values.to_pylist()) if value is not None and not _is_number(value)), 0)
         raise ValueError(f"{place(i)} = {values[i].as_py()!r} has type {kind}; it must be a number")
     if values.null_count and missing is None:
         raise ValueError(f"{place(first_null(values))} is missing; it must be a finite number")

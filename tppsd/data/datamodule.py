@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tppsd.data.batching import LengthBucketSampler, SequenceDataset
 from tppsd.data.reading import FRACTIONS, EventDataset, cut, read_dataset
@@ -137,13 +138,6 @@ class EventDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Other length-bucketed batches in every epoch."""
-        if getattr(self.trainer, "overfit_batches", 0):  # Lightning then wants the plain sequential order
-            return DataLoader(
-                dataset=self.sequences("train"),  # type: ignore[arg-type]  # a list is a map-style dataset
-                batch_size=self.batch_size,
-                collate_fn=EventBatch.from_sequences,
-                generator=torch.Generator(),
-            )
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -156,6 +150,14 @@ class EventDataModule(LightningDataModule):
 
     def _loader(self, split: str, shuffle: bool) -> DataLoader:
         sequences = self.sequences(split)
+        options: dict[str, Any] = {
+            "collate_fn": EventBatch.from_sequences,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "generator": torch.Generator(),  # a loader would otherwise draw its workers' seed from the global generator
+        }
+        if getattr(self.trainer, "overfit_batches", 0):  # Lightning then replaces every sampler but the plain sequential one
+            return DataLoader(dataset=cast(Dataset, sequences), batch_size=self.batch_size, **options)
         sampler = LengthBucketSampler(
             [sequence.num_scored for sequence in sequences],
             self.batch_size,
@@ -164,12 +166,4 @@ class EventDataModule(LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
         )
-        return DataLoader(
-            dataset=SequenceDataset(sequences),
-            sampler=sampler,
-            batch_size=None,  # the sampler yields batches
-            collate_fn=EventBatch.from_sequences,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator(),  # a loader would otherwise draw its workers' seed from the global generator
-        )
+        return DataLoader(dataset=SequenceDataset(sequences), sampler=sampler, batch_size=None, **options)  # it yields batches

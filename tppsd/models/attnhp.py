@@ -24,9 +24,10 @@ class AttNHPLayer(nn.Module):
         self.from_heads = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, h: Tensor, time_encoding: Tensor, layer: int, attention: AttentionPass) -> Tensor:
-        qkv = self.to_qkv(torch.cat([time_encoding, self.norm(h)], -1))
+        qkv = linear(self.to_qkv, torch.cat([time_encoding, layer_norm(self.norm, h)], -1))
         queries, keys_values = qkv[..., : self.embed_dim], qkv[..., self.embed_dim :]
-        update = torch.tanh(self.from_heads(attention.attend(layer, queries, keys_values, self.num_heads, one_plus_sum_kernel)))
+        attended = attention.attend(layer, queries, keys_values, self.num_heads, one_plus_sum_kernel)
+        update = torch.tanh(linear(self.from_heads, attended))
         return h + (F.dropout(update, self.dropout) if self.training and self.dropout > 0 else update)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tppsd.models.attention import AttentionPass, softmax_kernel
+from tppsd.models.fast import layer_norm, linear
 
 
 class TransformerBlock(nn.Module):
@@ -30,11 +31,12 @@ class TransformerBlock(nn.Module):
             nn.init.zeros_(branch.bias)
 
     def forward(self, x: Tensor, layer: int, attention: AttentionPass) -> Tensor:
-        qkv = self.to_qkv(self.attention_norm(x))
+        qkv = linear(self.to_qkv, layer_norm(self.attention_norm, x))
         queries, keys_values = qkv[..., : self.embed_dim], qkv[..., self.embed_dim :]
         attended = attention.attend(layer, queries, keys_values, self.num_heads, softmax_kernel)
-        x = x + self._drop(self.from_heads(attended))
-        return x + self._drop(self.contract(F.gelu(self.expand(self.feedforward_norm(x)))))
+        x = x + self._drop(linear(self.from_heads, attended))
+        hidden = F.relu(linear(self.expand, layer_norm(self.feedforward_norm, x)))
+        return x + self._drop(linear(self.contract, hidden))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x

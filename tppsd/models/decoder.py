@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tppsd.models.fast import linear
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
 
@@ -35,7 +36,7 @@ class _DoubleCopy:
 
 
 class IndependentMarks(nn.Module):
-    """k ~ Categorical(softmax(V2 GELU(V1 h))), independent of tau given h: the TPP-SD paper's decoder."""
+    """k ~ Categorical(softmax(V2 ReLU(V1 h))), independent of tau given h: the TPP-SD paper's decoder."""
 
     def __init__(self, embed_dim: int, num_marks: int) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class IndependentMarks(nn.Module):
 
     def features(self, context: Tensor) -> Tensor:
         """What depends on the context alone: (..., embed_dim) -> (..., num_marks)."""
-        return self.to_logits(F.gelu(self.from_context(context)))
+        return self.to_logits(F.relu(self.from_context(context)))
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """log f(k | h): features (..., num_marks), standardised log tau (..., 1) (for its shape only)."""
@@ -56,7 +57,7 @@ class IndependentMarks(nn.Module):
 
 
 class TimeConditionalMarks(nn.Module):
-    """k ~ Categorical(softmax(V2 GELU(V1 h + W2 GELU(W1 log tau)))): the logits also see the inter-time."""
+    """k ~ Categorical(softmax(V2 ReLU(V1 h + W2 ReLU(W1 log tau)))): the logits also see the inter-time."""
 
     def __init__(self, embed_dim: int, num_marks: int) -> None:
         super().__init__()
@@ -70,12 +71,12 @@ class TimeConditionalMarks(nn.Module):
 
     def features(self, context: Tensor) -> Tensor:
         """What depends on the context alone: (..., embed_dim) -> (..., embed_dim)."""
-        return self.from_context(context)
+        return linear(self.from_context, context)
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
         with torch.autocast(features.device.type, enabled=False):  # a law is evaluated wherever its user is, under autocast too
-            hidden = F.gelu(features + self.mix_time(F.gelu(self.from_time(log_inter_times))))
+            hidden = F.relu(features + self.mix_time(F.relu(self.from_time(log_inter_times))))
             return torch.log_softmax(self.to_logits(hidden), -1)
 
     def in_double(self) -> TimeConditionalMarks:
@@ -112,7 +113,7 @@ class NextEventDecoder(nn.Module):
         """Laws of batch shape (*batch,) from contexts (*batch, embed_dim)."""
         with torch.autocast(context.device.type, enabled=False):
             context = context.to(self.to_mixture.weight.dtype)
-            logits, means, log_stds = self.to_mixture(context).chunk(3, -1)
+            logits, means, log_stds = linear(self.to_mixture, context).chunk(3, -1)
             log_stds = log_stds.clamp(*LOG_STD_RANGE)
             mixture = LogNormalMixture(torch.log_softmax(logits, -1), means, log_stds, shift, scale)
             if self.marks is None:

@@ -1,0 +1,21 @@
+"""Ground-truth processes: intensity, compensator, log-likelihood, exact simulation, and their laws for the samplers."""
+
+from tppsd.processes.base import Process
+from tppsd.processes.event_model import ProcessModel
+from tppsd.processes.hawkes import Hawkes
+from tppsd.processes.poisson import InhomogeneousPoisson
+from tppsd.processes.presets import PRESETS, Preset, preset
+from tppsd.processes.renewal import LogNormalRenewal
+from tppsd.processes.self_correcting import SelfCorrecting
+
+__all__ = [
+    "PRESETS",
+    "Hawkes",
+    "InhomogeneousPoisson",
+    "LogNormalRenewal",
+    "Preset",
+    "Process",
+    "ProcessModel",
+    "SelfCorrecting",
+    "preset",
+]

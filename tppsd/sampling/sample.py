@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.checkpoint import load
+from tppsd.models.fast import plain_attributes
 from tppsd.models.protocol import EventModel
 from tppsd.sampling.autoregressive import ADDRESSES, Autoregressive
 from tppsd.sampling.drafters import ModelDrafter
@@ -159,6 +160,7 @@ class _Session:
         with contextlib.ExitStack() as stack:
             for model in (self.target, self.draft):
                 stack.enter_context(_evaluating(model))
+                stack.enter_context(plain_attributes(model))
             advance = stack.enter_context(_progress_bar(len(plan.requests))) if progress else lambda: None
             engine, method = self._engine(plan)
             iterator = engine.run()

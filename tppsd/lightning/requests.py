@@ -1,0 +1,133 @@
+"""What a `predict` run samples: chunks of requests (index, history, end), from scratch or continuing a split of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tppsd.data.sequences import EventBatch, EventSequence
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Which sequences to sample.
+
+    Attributes:
+        num_sequences: sequences from scratch, or continuations of each history.
+        continue_split: the histories are beginnings of the sequences of this split; None = from scratch.
+        max_histories: at most so many of them, from the first on; None = all.
+        given_events: a history is the first so many events (the whole sequence where it is shorter).
+        given_fraction: a history is this share of the events, rounded down.
+        given_until: a history is what happened in this time since the window's start, and was observed until then.
+        t_start: start of from-scratch windows.
+        t_end, horizon, num_events: where sequences end, whichever comes first: a time, a time after the start (or after the
+            history), a number of new events. All None: a history's sequence ends where its window in the data does, a
+            sequence from scratch after the median length of the training split's windows.
+        chunk_size: requests per predict batch and written file; the continuations of one history stay together.
+    """
+
+    num_sequences: int = 1
+    continue_split: Literal["train", "validation", "test"] | None = None
+    max_histories: int | None = None
+    given_events: int | None = None
+    given_fraction: float | None = None
+    given_until: float | None = None
+    t_start: float = 0.0
+    t_end: float | None = None
+    horizon: float | None = None
+    num_events: int | None = None
+    chunk_size: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("num_sequences", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        given = [name for name in ("given_events", "given_fraction", "given_until") if getattr(self, name) is not None]
+        if self.continue_split is None and (given or self.max_histories is not None):
+            raise ValueError(f"{(given or ['max_histories'])[0]} describes histories; say which with continue_split")
+        if self.continue_split is not None and len(given) != 1:
+            raise ValueError(f"continuing the {self.continue_split} split needs one of given_events, given_fraction and given_until")
+        if self.given_fraction is not None and not 0 <= self.given_fraction <= 1:
+            raise ValueError(f"given_fraction = {self.given_fraction} must lie between 0 and 1")
+
+    def history(self, sequence: EventSequence) -> EventSequence:
+        """The beginning of `sequence` that is given; a first event without a time of its own always is."""
+        fewest, until = int(sequence.first_is_given), None
+        if self.given_until is not None:
+            until = min(sequence.window_start + self.given_until, sequence.window_end)
+            num_given = int((sequence.event_times <= until).sum())
+        elif self.given_fraction is not None:
+            num_given = math.floor(self.given_fraction * len(sequence))
+        else:
+            num_given = min(self.given_events or 0, len(sequence))
+        return sequence.prefix(max(fewest, num_given), until)
+
+    def loader(self, data: Any = None) -> DataLoader:
+        """Chunks in index order for `Trainer.predict(sampler, loader)`; a distributed run shares them out, each exactly once.
+
+        Args:
+            data: an EventDataModule; needed to continue a split and for the default end.
+        """
+        return DataLoader(dataset=RequestDataset(self, data), batch_size=1, collate_fn=_only, generator=torch.Generator())
+
+
+class RequestChunk(NamedTuple):
+    """One predict batch: `arguments` are keywords of `tppsd.sample`, and the chunk is number `chunk` of `num_chunks`."""
+
+    chunk: int
+    num_chunks: int
+    first_index: int
+    num_sequences: int
+    history: EventBatch | None
+    arguments: dict[str, Any]
+
+
+class RequestDataset(Dataset[RequestChunk]):
+    """Chunks in index order. Each can be sampled anywhere: its sequences depend on their index and the seed alone."""
+
+    def __init__(self, requests: Requests, data: Any = None) -> None:
+        self.requests = requests
+        self.sequences: list[EventSequence] = []
+        if requests.continue_split is not None:
+            if data is None:
+                raise ValueError(f"continue_split = {requests.continue_split!r} needs data to continue; give them with --data.path")
+            self.sequences = data.sequences(requests.continue_split)[: requests.max_histories]
+        ends = {"t_end": requests.t_end, "horizon": requests.horizon, "num_events": requests.num_events}
+        self.ends: dict[str, Any] = {name: end for name, end in ends.items() if end is not None}
+        if not self.ends and requests.continue_split is None:
+            if data is None:
+                raise ValueError("sampling needs an end: give t_end, horizon or num_events, or data whose windows to imitate")
+            self.ends["horizon"] = median_window(data.sequences("train"))
+        self.paths = 1 if requests.continue_split is None else requests.num_sequences
+        self.num_items = requests.num_sequences if requests.continue_split is None else len(self.sequences)
+        self.items_per_chunk = max(1, requests.chunk_size // self.paths)
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_items / self.items_per_chunk)
+
+    def __getitem__(self, chunk: int) -> RequestChunk:
+        first = chunk * self.items_per_chunk
+        items = range(first, min(first + self.items_per_chunk, self.num_items))
+        if self.requests.continue_split is None:
+            return RequestChunk(chunk, len(self), first, len(items), None, self.ends | {"t_start": self.requests.t_start})
+        sources = [self.sequences[i] for i in items]
+        ends = self.ends or {"t_end": torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)}
+        history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
+        return RequestChunk(chunk, len(self), first, self.paths, history, ends)
+
+
+def median_window(sequences: Sequence[EventSequence]) -> float:
+    """Median length of the windows."""
+    lengths: Tensor = torch.tensor([s.window_end - s.window_start for s in sequences], dtype=torch.float64)
+    return float(lengths.median())
+
+
+def _only(chunks: list[RequestChunk]) -> RequestChunk:
+    (chunk,) = chunks
+    return chunk

@@ -1,0 +1,71 @@
+"""`Sampler`: `tppsd.sample` as a LightningModule, for `Trainer.predict` on any number of devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from tppsd.lightning.requests import RequestChunk
+from tppsd.models.checkpoint import load
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.sample import sample
+from tppsd.sampling.samples import SampledSequences
+
+
+class PredictedSequences(SampledSequences):
+    """Samples that Lightning can collect: it moves predictions to the CPU, where these are already."""
+
+    def to(self, *_: Any, **__: Any) -> PredictedSequences:
+        return self
+
+
+class Sampler(LightningModule):
+    """Samples chunks of requests from a target, with a draft for speed: `trainer.predict(sampler, Requests(...).loader(data))`.
+
+    A sequence depends on its index and the seed, not on the number of processes or the chunk it is in.
+
+    Args:
+        target: checkpoint of the model to sample from.
+        draft: checkpoint of the model that proposes events; None = autoregressive sampling.
+        options: method, draft length, rule.
+        seed: of the counter-based noise.
+        batch_size: rows in flight; changes speed and memory, never results.
+        max_events: safety bound per sequence; reaching it sets `truncated` and warns.
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        draft: str | Path | None = None,
+        options: SamplingOptions | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        max_events: int = 1_000_000,
+    ) -> None:
+        super().__init__()
+        self.target = load(target)
+        self.draft = None if draft is None else load(draft)
+        self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
+
+    def setup(self, stage: str) -> None:
+        if stage != "predict":
+            raise ValueError(f"a Sampler can only predict; {stage} wants a TargetTPP or a DraftTPP")
+        if self.trainer.precision in ("bf16-true", "16-true"):
+            raise ValueError(f"precision = {self.trainer.precision!r} would round event times; use '32-true' or '64-true'")
+
+    def predict_step(self, batch: RequestChunk, batch_idx: int) -> PredictedSequences:
+        samples = sample(
+            self.target,
+            self.draft,
+            history=batch.history,
+            num_sequences=batch.num_sequences,
+            first_index=batch.first_index,
+            options=self.options,
+            seed=self.seed,
+            batch_size=self.rows_in_flight,
+            max_events=self.max_events,
+            **batch.arguments,
+        )
+        return PredictedSequences(**vars(samples))
