@@ -34,8 +34,13 @@ def indices(loader: DataLoader) -> list[int]:
 
 
 def test_properties_need_no_setup_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    monkeypatch.setattr(datamodule, "read_dataset", lambda *args, **kw: reads.append(args) or reading.read_dataset(*args, **kw))
+    reads: list[str] = []
+
+    def read_dataset(path: str, **options: Any) -> reading.EventDataset:
+        reads.append(path)
+        return reading.read_dataset(path, **options)
+
+    monkeypatch.setattr(datamodule, "read_dataset", read_dataset)
     data = EventDataModule(path=folder(tmp_path), time_unit="h")
     assert not reads
     assert (data.num_marks, data.dataset_name, data.process_object) == (3, tmp_path.name, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_density_integrates_to_the_cdf_and_to_one(law: LogNormalMixture) -> None
             return float((row.log_prob(torch.tensor(math.exp(x), dtype=torch.float64)) + x).exp())
 
         knots = np.unique(np.concatenate([mean[i] + k * std[i] for k in (-12, -6, -2, 0, 2, 6, 12)]))
-        pieces = np.array([integrate.quad(density, a, b)[0] for a, b in zip(knots[:-1], knots[1:], strict=True)])
+        pieces = np.array([integrate.quad(density, a, b)[0] for a, b in pairwise(knots)])
         at_knots = law[i].cdf(torch.from_numpy(knots[1:]).exp()).numpy()
         np.testing.assert_allclose(pieces.cumsum(), at_knots, atol=1e-8)
         assert pieces.sum() == pytest.approx(1, abs=1e-8)

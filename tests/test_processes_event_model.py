@@ -144,7 +144,8 @@ def test_truncation_conditions_on_no_event_so_far(process):
     exact(truncated.log_prob(inter_times, marks), law.log_prob(inter_times, marks) - law.log_survival(elapsed), atol=1e-10)
     exact(truncated.log_survival(inter_times), law.log_survival(inter_times) - law.log_survival(elapsed), atol=1e-10)
     exact(truncated.mark_log_probs(inter_times), law.mark_log_probs(inter_times))
-    assert torch.equal(truncated[:1].log_prob(inter_times[:, :1], marks[:, :1]), law[:1].log_prob(inter_times[:, :1], marks[:, :1]))
+    first = inter_times[:, :1], marks[:, :1]
+    assert torch.equal(truncated[:1].log_prob(*first), law[:1].log_prob(*first))  # `elapsed` = 0 truncates nothing
     too_early = truncated.log_prob(elapsed - 0.1, marks[0])
     assert too_early[1] == -torch.inf and truncated.log_survival(elapsed - 0.1)[1] == 0.0
     later = truncated.truncated(torch.tensor([0.3, 0.2], dtype=torch.float64))  # what is known already stays known
@@ -163,6 +164,10 @@ def test_laws_are_selected_along_batch_dimensions():
     assert torch.equal(law.at(positions).log_survival(tau), full[torch.arange(3), positions])
     assert torch.equal(law.at(positions.unsqueeze(1).expand(3, 2)).log_survival(tau)[:, 1], full[torch.arange(3), positions])
     assert law.unsqueeze(1).batch_shape == (3, 1, full.shape[1])
+    assert torch.equal(law[:, :1].expand((3, 4)).log_survival(tau), full[:, :1].expand(3, 4))
+    silent = law[:, :1].truncated(torch.full((3, 1), 0.1, dtype=torch.float64))
+    joined = type(law).cat([silent, law[:, 1:]], 1)
+    assert torch.equal(joined.log_survival(tau), torch.cat([silent.log_survival(tau), full[:, 1:]], 1))
     assert law.double() is law and law.mark_log_probs(tau).shape == (*full.shape, 2)
 
 
@@ -192,5 +197,5 @@ def test_inversion_does_not_depend_on_the_unit_of_time(unit):
 
 
 def test_inversion_of_an_unreachable_target_raises():
-    with pytest.raises(RuntimeError, match="the next event may never come"):
+    with pytest.raises(RuntimeError, match="does not reach its target"):
         invert_increasing(lambda x: 1 - torch.exp(-x), lambda x: torch.exp(-x), torch.tensor([2.0], dtype=torch.float64))

@@ -7,6 +7,8 @@ safe (Okabe and Ito 2008; Tol 2021).
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +26,15 @@ if TYPE_CHECKING:
 REAL, AUTOREGRESSIVE, SPECULATIVE = "#3A3F47", "#0072B2", "#D55E00"
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("#332288", "#DDAA33", "#44AA99", "#CC6677", "#88CCEE", "#117733", "#AA4499", "#999933")
-_ROLES = {"real": REAL, "data": REAL, "true": REAL, "autoregressive": AUTOREGRESSIVE, "speculative": SPECULATIVE}
+_ROLES = {
+    "real": REAL,
+    "data": REAL,
+    "true": REAL,
+    "autoregressive": AUTOREGRESSIVE,
+    "speculative": SPECULATIVE,
+    "target": OTHERS[0],
+    "draft": OTHERS[1],
+}
 
 _TEXT, _FAINT, _GRID, _BAND = "#22262B", "#6B7280", "#E5E7EB", "#DCE3EA"
 _MAX_POINTS = 2000  # of a curve; more only makes the file larger
@@ -57,31 +67,32 @@ def ks_plot(
     uniforms = {name: _sorted_uniforms(values, law) for name, values in curves.items() if values.numel()}
     if not uniforms:
         raise ValueError("a KS plot needs at least one residual; every curve is empty")
-    figure = _figure(8.6, 4.1)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    figure = _figure(8.6, 4.1 + 0.22 * (len(uniforms) // 2))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
     fewest = min(len(u) for u in uniforms.values())
     band = ks_band(fewest)
     diagonal = torch.tensor([0.0, 1.0])
-    left.fill_between(diagonal, diagonal - band, diagonal + band, color=_BAND, linewidth=0, label=f"95 % band, n = {fewest:,}")
+    shade = left.fill_between(diagonal, diagonal - band, diagonal + band, color=_BAND, linewidth=0)
     left.plot(diagonal, diagonal, color=_FAINT, linewidth=0.8)
     right.axhspan(-band * fewest**0.5, band * fewest**0.5, color=_BAND, linewidth=0)
     right.axhline(0, color=_FAINT, linewidth=0.8)
+    legend = {}
     for name, colour in _colours(uniforms).items():
         u = uniforms[name]
-        result = ks_uniform(u)
         kept = torch.linspace(0, len(u) - 1, min(len(u), _MAX_POINTS)).long()
         empirical = (kept + 0.5) / len(u)
-        left.plot(u[kept], empirical, color=colour, linewidth=1.8, label=name)
-        label = f"{name}: D = {result.statistic:.4f}, p = {result.p_value:.2g}, n = {result.num_events:,}"
-        right.plot(u[kept], (empirical - u[kept]) * len(u) ** 0.5, color=colour, linewidth=1.3, label=label)
+        left.plot(u[kept], empirical, color=colour, linewidth=1.8)
+        (line,) = right.plot(u[kept], (empirical - u[kept]) * len(u) ** 0.5, color=colour, linewidth=1.3)
+        result = ks_uniform(u)
+        legend[f"{name}: D = {result.statistic:.4f}, p = {result.p_value:.2g}, n = {result.num_events:,}"] = line
+    legend[f"95 % band of the Kolmogorov-Smirnov test (left: n = {fewest:,})"] = shade
     distribution = "Exp(1)" if law == "exponential" else "U(0, 1)"
-    _label(left, f"{distribution} probability", "empirical probability")
-    _label(right, f"{distribution} probability", "√n (empirical - theoretical)")
+    _label(left, f"{distribution} probability", "empirical probability", "Distribution")
+    _label(right, f"{distribution} probability", "√n (empirical - theoretical)", "Deviation")
     left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     right.set_xlim(0, 1)
     right.margins(y=0.12)
-    _legend(left, loc="upper left")
-    _legend(right, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    _legend(figure, legend.values(), legend.keys(), loc="outside lower center", ncols=2)
     _title(figure, title)
     return figure
 
@@ -117,9 +128,9 @@ def raster(
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     colours = _colours(shown)
     for panel, (name, sequences) in zip(panels, shown.items(), strict=True):
-        _raster_panel(panel, sequences, palette)
+        _raster_panel(panel, sequences, palette if len(palette) > 1 else [colours[name]])
         panel.set_title(name, loc="left", fontsize=10, fontweight="bold", color=colours[name], pad=3)
-    _label(panels[-1], _time_label("time since the start of the window", time_unit), "")
+    panels[-1].set_xlabel(_time_label("time since the start of the window", time_unit), fontsize=9.5, color=_TEXT)
     panels[-1].set_xlim(0, max(s.window_end - s.window_start for sequences in shown.values() for s in sequences) or 1.0)
     _mark_legend(figure, list(panels), palette, mark_names)
     _title(figure, title)
@@ -166,11 +177,12 @@ def intensity_plot(
     panels = figure.subplots(num_panels, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     palette = _mark_palette(max(num_marks, _num_marks([events] if events is not None else [])))
     for mark, panel in enumerate(panels):
-        for name, colour in _colours(values).items():
-            style = "--" if colour == REAL else "-"
-            panel.plot(times, values[name][:, mark], style, color=colour, linewidth=1.5, label=name)
-        _label(panel, "", "")
-        panel.set_ylim(bottom=0)
+        for i, (name, colour) in enumerate(_colours(values).items()):
+            style, width, order = (
+                ("--", 1.1, 4) if colour == REAL else ("-", 1.6, 3 - i / len(values))
+            )  # the truth, then the first, on top
+            panel.plot(times, values[name][:, mark], style, color=colour, linewidth=width, label=name, zorder=order)
+        _style(panel)
         if events is not None:
             ticks = events.event_times[events.marks == mark] if split else events.event_times
             colours = palette[mark] if split else [palette[k] for k in events.marks.tolist()]
@@ -178,10 +190,13 @@ def intensity_plot(
         if split:
             name = mark_names[mark] if mark_names is not None else f"mark {mark}"
             panel.set_title(name, loc="left", fontsize=9, color=palette[mark], fontweight="bold", pad=3)
+    panels[0].set_ylim(bottom=0)  # after all panels, which share it, are drawn
     panels[-1].set_xlim(float(times[0]), float(times[-1]))
     panels[-1].set_xlabel(_time_label("time", time_unit), fontsize=9.5, color=_TEXT)
     figure.supylabel(f"events per {time_unit}" if time_unit else "events per unit of time", fontsize=9.5, color=_TEXT)
     _legend(panels[0], loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.1, ncols=len(values))
+    if events is not None and not split:
+        _mark_legend(figure, list(panels), palette, mark_names)
     _title(figure, title)
     return figure
 
@@ -202,10 +217,10 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     shares = (counts.sum(0)[: longest + 1] / counts.sum()).double()
     figure = _figure(8.6, 3.6)
     left, right = figure.subplots(1, 2)
-    bars = left.bar(range(longest + 1), shares, color=SPECULATIVE, width=0.82, zorder=2)
+    bars = left.bar(range(longest + 1), (100 * shares).tolist(), color=SPECULATIVE, width=0.82, zorder=2)
     left.bar_label(bars, [f"{share:.0%}" if share >= 0.005 else "" for share in shares], fontsize=8, color=_TEXT, padding=2)
-    _label(left, "drafted events accepted in a round", "share of rounds")
-    left.set_title(f"{events_per_round(counts):.2f} events per round", loc="left", fontsize=9.5, color=_TEXT)
+    events = events_per_round(counts)
+    _label(left, "drafted events accepted in a round", "rounds [%]", f"{events:.2f} events per round")
     left.margins(y=0.12)
     left.grid(axis="x", visible=False)
 
@@ -217,9 +232,9 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     right.plot(positions, by_position, "o-", color=SPECULATIVE, linewidth=1.5, markersize=4.5)
     overall = step_acceptance(counts)
     right.axhline(overall, color=_FAINT, linewidth=1, linestyle=":")
-    _label(right, "position in the draft", "accepted, if tested")
-    right.set_title(f"step acceptance {overall:.3f} (dotted)", loc="left", fontsize=9.5, color=_TEXT)
-    right.set_ylim(min(0.5, float(by_position.nan_to_num(1.0).min()) - 0.05), 1.02)
+    _label(right, "position in the draft", "P(accepted | tested)", f"step acceptance {overall:.3f} (dotted)")
+    lowest = float((by_position - half_width).nan_to_num(1.0).min())
+    right.set_ylim(max(0.0, math.floor(10 * lowest - 0.2) / 10), 1.0)
     for panel in (left, right):
         panel.xaxis.get_major_locator().set_params(integer=True)
     _title(figure, title)
@@ -232,14 +247,16 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    return figure
 
 
 def _colours(names: Iterable[str]) -> dict[str, str]:
     """A colour per name: its role's, if a word of the name is a role, else the next of the others."""
     chosen: dict[str, str] = {}
     for name in names:
-        candidates = [_ROLES[word] for word in name.lower().replace("-", " ").split() if word in _ROLES]
+        candidates = [_ROLES[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _ROLES]
         free = [colour for colour in (*candidates, *OTHERS) if colour not in chosen.values()]
         chosen[name] = free[0] if free else REAL
     return chosen
@@ -260,51 +277,44 @@ def _mark_palette(num_marks: int) -> list[Any]:
 
 
 def _mark_legend(figure: Figure, panels: list[Axes], palette: list[Any], names: Sequence[str] | None) -> None:
-    """Patches for a few marks, a colour bar for many, nothing for one."""
+    """Short lines for a few marks, a colour bar for many, nothing for one."""
     if len(palette) == 1:
         return
     if len(palette) > len(MARKS):
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import ListedColormap, Normalize
+        from matplotlib.ticker import MaxNLocator
 
         scale = ScalarMappable(Normalize(-0.5, len(palette) - 0.5), ListedColormap(palette))
-        bar = figure.colorbar(scale, ax=panels, pad=0.01, aspect=40)
+        bar = figure.colorbar(scale, ax=panels, pad=0.01, aspect=40, ticks=MaxNLocator(integer=True))
         bar.set_label("mark", fontsize=9.5, color=_TEXT)
-        bar.ax.tick_params(labelsize=8.5, colors=_FAINT, length=0)
+        bar.ax.tick_params(labelsize=8.5, labelcolor=_TEXT, length=0)
         bar.outline.set_visible(False)
         return
     from matplotlib.lines import Line2D
 
-    labels = names if names is not None else [f"mark {mark}" for mark in range(len(palette))]
+    labels = [names[mark] if names is not None else f"mark {mark}" for mark in range(len(palette))]
     handles = [Line2D([], [], color=colour, linewidth=3) for colour in palette]
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(palette),
-        frameon=False,
-        fontsize=8.5,
-        handlelength=0.8,
-        labelcolor=_TEXT,
-    )
+    _legend(figure, handles, labels, loc="outside lower center", ncols=min(len(palette), 6))
 
 
 def _title(figure: Figure, title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=_TEXT)
 
 
-def _label(axes: Axes, x: str, y: str) -> None:
+def _label(axes: Axes, x: str, y: str, title: str) -> None:
     _style(axes)
     axes.set_xlabel(x, fontsize=9.5, color=_TEXT)
     axes.set_ylabel(y, fontsize=9.5, color=_TEXT)
+    axes.set_title(title, loc="left", fontsize=9.5, color=_FAINT)
 
 
 def _time_label(text: str, unit: str | None) -> str:
     return f"{text} [{unit}]" if unit else text
 
 
-def _legend(axes: Axes, **options: Any) -> None:
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=_TEXT, handlelength=1.4, **options)
+def _legend(owner: Axes | Figure, *entries: Any, **options: Any) -> None:
+    owner.legend(*entries, frameon=False, fontsize=8.5, labelcolor=_TEXT, handlelength=1.4, **options)
 
 
 def _style(axes: Axes) -> None:

@@ -20,4 +20,4 @@ def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Ten
     rate = statistics.num_events / statistics.duration
     counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=batch.marks.device) + 1
     mark_log_probs = torch.where(batch.mask, (counts / counts.sum()).log()[batch.marks], 0.0)
-    return batch.lengths * math.log(rate) - rate * (batch.t_end - batch.t_start) + mark_log_probs.sum(1)
+    return batch.lengths.double() * math.log(rate) - rate * (batch.t_end - batch.t_start) + mark_log_probs.sum(1)

@@ -96,13 +96,25 @@ class TPPModule(LightningModule):
             self.model.set_statistics(data.statistics)
 
     def on_fit_start(self) -> None:
+        self._need_statistics()
+
+    def on_validation_start(self) -> None:
+        self._need_statistics()
+
+    def on_test_start(self) -> None:
+        self._need_statistics()
+
+    def _need_statistics(self) -> None:
         if self.model.statistics.num_events == 0:
-            raise ValueError("the model has no statistics of its training split; fit with an EventDataModule or set_statistics first")
+            raise ValueError(
+                "the model has no statistics of a training split: fit it on an EventDataModule, or load a checkpoint"
+            )
 
     # --- loss and metrics -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: EventBatch, batch_idx: int) -> Tensor:
-        """Sum of NLL * number of processes / number of events over all processes: DDP's mean of gradients is then that of the batch."""
+        """NLL of this process's sequences * number of processes / number of events of all: the mean of gradients that DDP takes
+        over processes is then the gradient of the NLL per event of the whole batch."""
         nll = -self.model.log_likelihood(batch).sum()
         totals = torch.stack([nll.detach().double(), batch.mask.sum().double()])
         total_nll, num_events = self.trainer.strategy.reduce(totals, reduce_op="sum")
@@ -127,8 +139,10 @@ class TPPModule(LightningModule):
             self._update(f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True)
 
     def _update(self, name: str, log_likelihood: Tensor, num_events: Tensor, prog_bar: bool = False) -> None:
-        self.metrics[name].update(log_likelihood, num_events)
-        self.log(name, self.metrics[name], on_step=False, on_epoch=True, prog_bar=prog_bar, batch_size=1)  # type: ignore[arg-type]
+        metric = self.metrics[name]
+        assert isinstance(metric, NegativeLogLikelihood)
+        metric.update(log_likelihood, num_events)
+        self.log(name, metric, on_step=False, on_epoch=True, prog_bar=prog_bar, batch_size=1)
 
     # --- optimisation -----------------------------------------------------------------------------------------------
 
@@ -140,9 +154,8 @@ class TPPModule(LightningModule):
         planned_steps = self.trainer.estimated_stepping_batches
         if isinstance(scheduler, WarmupCosine) and planned_steps != float("inf"):
             scheduler.plan(int(planned_steps))
-        config = {"scheduler": scheduler, "interval": self.lr_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            config |= {"interval": "epoch", "monitor": getattr(scheduler, "monitor", "val/nll")}
+        interval = "epoch" if isinstance(scheduler, ReduceLROnPlateau) else self.lr_interval
+        config = {"scheduler": scheduler, "interval": interval, "monitor": getattr(scheduler, "monitor", "val/nll")}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -154,8 +167,9 @@ class TPPModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in one sentence what would otherwise be a list of missing and misshapen tensors."""
         for name, stored in checkpoint.get(CHECKPOINT_KEY, {}).get("config", {}).items():
-            if name != "dropout" and stored != self.model.config[name]:
-                raise ValueError(f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {self.model.config[name]!r}")
+            here = self.model.config[name]
+            if name != "dropout" and stored != here:
+                raise ValueError(f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}")
 
 
 class TargetTPP(TPPModule):

@@ -52,7 +52,7 @@ class Requests:
         if self.continue_split is None and (given or self.max_histories is not None):
             raise ValueError(f"{(given or ['max_histories'])[0]} describes histories; say which with continue_split")
         if self.continue_split is not None and len(given) != 1:
-            raise ValueError(f"continuing the {self.continue_split} split needs one of given_events, given_fraction and given_until")
+            raise ValueError(f"continue_split = {self.continue_split!r} needs one of given_events, given_fraction, given_until")
         if self.given_fraction is not None and not 0 <= self.given_fraction <= 1:
             raise ValueError(f"given_fraction = {self.given_fraction} must lie between 0 and 1")
 
@@ -96,7 +96,7 @@ class RequestDataset(Dataset[RequestChunk]):
         self.sequences: list[EventSequence] = []
         if requests.continue_split is not None:
             if data is None:
-                raise ValueError(f"continue_split = {requests.continue_split!r} needs data to continue; give them with --data.path")
+                raise ValueError(f"continue_split = {requests.continue_split!r} needs the data to continue (--data.path)")
             self.sequences = data.sequences(requests.continue_split)[: requests.max_histories]
         ends = {"t_end": requests.t_end, "horizon": requests.horizon, "num_events": requests.num_events}
         self.ends: dict[str, Any] = {name: end for name, end in ends.items() if end is not None}
@@ -117,9 +117,9 @@ class RequestDataset(Dataset[RequestChunk]):
         if self.requests.continue_split is None:
             return RequestChunk(chunk, len(self), first, len(items), None, self.ends | {"t_start": self.requests.t_start})
         sources = [self.sequences[i] for i in items]
-        ends = self.ends or {"t_end": torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)}
+        window_ends = torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)
         history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
-        return RequestChunk(chunk, len(self), first, self.paths, history, ends)
+        return RequestChunk(chunk, len(self), first, self.paths, history, self.ends or {"t_end": window_ends})
 
 
 def median_window(sequences: Sequence[EventSequence]) -> float:

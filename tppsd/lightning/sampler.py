@@ -50,8 +50,6 @@ class Sampler(LightningModule):
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
 
     def setup(self, stage: str) -> None:
-        if stage != "predict":
-            raise ValueError(f"a Sampler can only predict; {stage} wants a TargetTPP or a DraftTPP")
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise ValueError(f"precision = {self.trainer.precision!r} would round event times; use '32-true' or '64-true'")
 

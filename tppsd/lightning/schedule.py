@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupCosine(LRScheduler):
-    """lr(s) = base lr * min(1, (s + 1) / S_w) * (f + (1 - f) (1 + cos(pi s / S)) / 2), after s optimiser steps, constant from S on.
+    """lr(s) = base lr * min(1, (s + 1) / S_w) * (f + (1 - f) (1 + cos(pi s / S)) / 2) after s steps, constant from S on.
 
     The number of steps S is a plan for one call of `fit`, not a state: it is not stored in checkpoints, so a run that is resumed
     for more epochs follows the new plan.
@@ -36,7 +36,7 @@ class WarmupCosine(LRScheduler):
         progress = min(1.0, step / max(1, self.total_steps))
         return warmup * (self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2)
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]  # torch also allows tensors
+    def get_lr(self) -> list[Any]:
         return [base_lr * self.factor(self.last_epoch) for base_lr in self.base_lrs]
 
     def plan(self, total_steps: int) -> None:

@@ -27,6 +27,7 @@ class SampleWriter(BasePredictionWriter):
     def __init__(self, output_dir: str | Path = "outputs/samples") -> None:
         super().__init__(write_interval="batch")  # "epoch" would keep all predictions in memory
         self.output_dir = Path(output_dir)
+        self.num_sequences, self.num_events, self.seconds = 0, 0, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a folder that holds samples; on all processes before the first of them writes."""
@@ -50,6 +51,13 @@ class SampleWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         prediction.to_parquet(self.output_dir / f"train-{batch.chunk:05d}-of-{batch.num_chunks:05d}.parquet")
+        self.num_sequences += len(prediction)
+        self.num_events += prediction.stats.num_events
+        self.seconds += prediction.stats.seconds
 
     def on_predict_end(self, trainer: Trainer, *_: Any) -> None:
-        rank_zero_info(f"samples are in {self.output_dir}")
+        share = f" (process 0 of {trainer.world_size})" if trainer.world_size > 1 else ""
+        rate = self.num_events / self.seconds if self.seconds else float("nan")
+        rank_zero_info(
+            f"{self.num_sequences} sequences with {self.num_events} events at {rate:.0f} events/s{share}, in {self.output_dir}"
+        )

@@ -45,7 +45,8 @@ class AttentionPass(Protocol):
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    """(batch, length, heads * head_dim) -> (batch, heads, length, head_dim); fused keys and values count as 2 * heads."""
+    return x.view(x.shape[0], x.shape[1], num_heads, -1).transpose(1, 2)
 
 
 class CausalPass:
@@ -54,8 +55,8 @@ class CausalPass:
     first_positions = None
 
     def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kernel: Kernel) -> Tensor:
-        keys, values = keys_values.chunk(2, -1)
-        q, k, v = (_heads(x, num_heads) for x in (queries, keys, values))
+        k, v = _heads(keys_values, 2 * num_heads).chunk(2, 1)
+        q = _heads(queries, num_heads)
         return kernel(q, k, v, None, q.shape[2] > 1).transpose(1, 2).flatten(2)
 
 
@@ -75,6 +76,5 @@ class CachedPass:
             self.mask = mask.masked_fill_(used > newest, -torch.inf).unsqueeze(1)  # (batch or 1, 1, q, used)
 
     def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kernel: Kernel) -> Tensor:
-        keys, values = self.cache.write(layer, keys_values).chunk(2, -1)
-        q, k, v = (_heads(x, num_heads) for x in (queries, keys, values))
-        return kernel(q, k, v, self.mask, False).transpose(1, 2).flatten(2)
+        k, v = _heads(self.cache.write(layer, keys_values), 2 * num_heads).chunk(2, 1)
+        return kernel(_heads(queries, num_heads), k, v, self.mask, False).transpose(1, 2).flatten(2)

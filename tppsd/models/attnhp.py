@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tppsd.models.attention import AttentionPass, one_plus_sum_kernel
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
+from tppsd.models.fast import layer_norm, linear
 
 
 class AttNHPLayer(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tppsd.models.fast import linear
-from tppsd.models.law import NextEventLaw
+from tppsd.models.law import MarkDecoder, NextEventLaw
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
 
 
@@ -49,8 +50,8 @@ class IndependentMarks(nn.Module):
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """log f(k | h): features (..., num_marks), standardised log tau (..., 1) (for its shape only)."""
-        shape = torch.broadcast_shapes(features.shape[:-1], log_inter_times.shape[:-1])
-        return torch.log_softmax(features, -1).expand(*shape, features.shape[-1])
+        whole, _ = torch.broadcast_tensors(features, log_inter_times)
+        return torch.log_softmax(whole, -1)
 
     def in_double(self) -> IndependentMarks:
         return self  # log_probs has no parameters of its own: the features' dtype decides
@@ -109,13 +110,25 @@ class NextEventDecoder(nn.Module):
             self.to_mixture.bias[num_components : 2 * num_components] = torch.special.ndtri(quantiles)
             self.to_mixture.bias[2 * num_components :] = -0.7
 
-    def forward(self, context: Tensor, shift: float, scale: float) -> NextEventLaw:
-        """Laws of batch shape (*batch,) from contexts (*batch, embed_dim)."""
-        with torch.autocast(context.device.type, enabled=False):
+    def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventLaw:
+        """Laws of batch shape (*batch,) from contexts (*batch, embed_dim).
+
+        With `double`, densities use float64 arithmetic on the float32 parameters of the law, so that they do not depend on the
+        shape they are computed in.
+        """
+        with autocast_disabled(context.device.type):
             context = context.to(self.to_mixture.weight.dtype)
-            logits, means, log_stds = linear(self.to_mixture, context).chunk(3, -1)
-            log_stds = log_stds.clamp(*LOG_STD_RANGE)
-            mixture = LogNormalMixture(torch.log_softmax(logits, -1), means, log_stds, shift, scale)
-            if self.marks is None:
-                return NextEventLaw(mixture)
-            return NextEventLaw(mixture, self.marks.features(context), self.marks)
+            parameters = linear(self.to_mixture, context)
+            features = None if self.marks is None else self.marks.features(context)
+            marks: MarkDecoder | None = self.marks
+            if double:
+                parameters, features = parameters.double(), None if features is None else features.double()
+                marks = None if self.marks is None else self.marks.in_double()
+            logits, means, log_stds = parameters.split(self.num_components, -1)
+            mixture = LogNormalMixture(torch.log_softmax(logits, -1), means, log_stds.clamp(*LOG_STD_RANGE), shift, scale)
+            return NextEventLaw(mixture, features, marks)
+
+
+def autocast_disabled(device_type: str) -> AbstractContextManager[Any]:
+    """A context without autocast; entering one costs as much as a small layer, so only where there is something to disable."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()

@@ -1,5 +1,5 @@
-"""Small costs of nn.Module that add up when one event at a time is sampled: a leaf layer's call and attribute look-ups cost as much
-as its arithmetic."""
+"""Small costs of nn.Module that add up when one event at a time is sampled: a leaf layer's call and attribute look-ups cost
+as much as its arithmetic."""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ class NextEventLaw:
     def mark_log_probs(self, inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (*batch, num_marks); zeros of width 1 when unmarked."""
         if self.mark_features is None or self.mark_decoder is None:
-            shape = torch.broadcast_shapes(inter_times.shape, self.batch_shape)
-            return torch.zeros(*shape, 1, dtype=self.inter_time.means.dtype, device=inter_times.device)
+            whole, _ = torch.broadcast_tensors(inter_times, self.inter_time.means[..., 0])
+            return torch.zeros_like(whole, dtype=self.inter_time.means.dtype).unsqueeze(-1)
         log_tau = self.inter_time._standardised(inter_times.clamp_min(torch.finfo(torch.float64).tiny))
         return self.mark_decoder.log_probs(self.mark_features, log_tau)
 
@@ -104,18 +104,20 @@ class NextEventLaw:
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """(inter_times float64, marks int64) from float64 uniforms (..., *batch, 3)."""
         inter_times = self.inter_time.sample(uniforms[..., :2])
+        if self.mark_features is None:
+            return inter_times, torch.zeros_like(inter_times, dtype=torch.int64)
         return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
 
 
 def pick_mark(mark_log_probs: Tensor, marks: Tensor) -> Tensor:
     """log f(k) of the given marks: (..., num_marks), (...) -> (...)."""
-    shape = torch.broadcast_shapes(mark_log_probs.shape[:-1], marks.shape)
-    expanded = mark_log_probs.expand(*shape, mark_log_probs.shape[-1])
-    return expanded.gather(-1, marks.expand(shape).unsqueeze(-1)).squeeze(-1)
+    if mark_log_probs.dim() != marks.dim() + 1:  # leading sample dimensions
+        shape = torch.broadcast_shapes(mark_log_probs.shape[:-1], marks.shape)
+        mark_log_probs, marks = mark_log_probs.expand(*shape, -1), marks.expand(shape)
+    return torch.take_along_dim(mark_log_probs, marks.unsqueeze(-1), -1).squeeze(-1)
 
 
 def sample_mark(mark_log_probs: Tensor, uniforms: Tensor) -> Tensor:
     """Marks by inversion of the cumulative probabilities: (..., num_marks), (...) -> int64 (...)."""
     cumulative = mark_log_probs.double().exp().cumsum(-1)
-    threshold = (uniforms * cumulative[..., -1]).unsqueeze(-1)
-    return (cumulative < threshold).sum(-1).clamp_max(mark_log_probs.shape[-1] - 1)
+    return (cumulative[..., :-1] < uniforms.unsqueeze(-1) * cumulative[..., -1:]).sum(-1)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 LOG_STD_RANGE = (-6.0, 2.0)  # of a component, in units of the training split's std of log tau
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_TINY = torch.finfo(torch.float64).tiny
 _BISECTIONS = 80  # halves a bracket of width 2^16 to below the spacing of float64
 
 
@@ -91,7 +92,7 @@ class LogNormalMixture:
 
     def _standardised(self, inter_times: Tensor) -> Tensor:
         """(log tau - shift) / scale, computed in float64, (..., 1) in the parameters' dtype; tau = 0 gives -inf."""
-        x = (inter_times.double().log() - self.shift) / self.scale
+        x = inter_times.double().log().sub_(self.shift).div_(self.scale)
         return x.to(self.means.dtype).unsqueeze(-1)
 
     def _base_log_survival(self, inter_times: Tensor) -> Tensor:
@@ -103,15 +104,16 @@ class LogNormalMixture:
 
     def log_prob(self, inter_times: Tensor) -> Tensor:
         """log g(tau), (*batch,) for inter_times broadcastable to it; -inf at tau <= elapsed (or 0)."""
-        supported = inter_times > (0.0 if self.elapsed is None else self.elapsed)
-        tau = torch.where(inter_times > 0, inter_times, 1.0)
-        x = self._standardised(tau)
+        log_tau = inter_times.double().clamp_min(_TINY).log()
+        x = ((log_tau - self.shift) / self.scale).to(self.means.dtype).unsqueeze(-1)
         z = (x - self.means) * torch.exp(-self.log_stds)
-        log_density = torch.logsumexp(self.log_weights - 0.5 * z * z - self.log_stds, -1)
-        log_density = log_density - (_LOG_SQRT_2PI + math.log(self.scale)) - tau.log().to(log_density.dtype)
-        if self.elapsed is not None:
-            log_density = log_density - self._base_log_survival(self.elapsed)
-        return torch.where(supported, log_density, -torch.inf)
+        exponents = torch.addcmul(self.log_weights - self.log_stds, z, z, value=-0.5)
+        log_jacobian = log_tau + (_LOG_SQRT_2PI + math.log(self.scale))
+        log_density = torch.logsumexp(exponents, -1) - log_jacobian.to(self.means.dtype)
+        if self.elapsed is None:
+            return torch.where(inter_times > 0, log_density, -torch.inf)
+        log_density = log_density - self._base_log_survival(self.elapsed)
+        return torch.where(inter_times > self.elapsed, log_density, -torch.inf)
 
     def log_survival(self, inter_times: Tensor) -> Tensor:
         """log S(tau) = log P(T > tau), (*batch,); never log(1 - cdf)."""
@@ -174,25 +176,21 @@ class LogNormalMixture:
     def sample(self, uniforms: Tensor) -> Tensor:
         """Inter-times from float64 uniforms (..., *batch, 2): [0] picks the component, [1] is its survival level."""
         law = self.double()
-        pick, level = uniforms.unbind(-1)
-        log_weights, log_kept = law.log_weights, None
-        if law.elapsed is not None:
-            z = (law._standardised(law.elapsed) - law.means) * torch.exp(-law.log_stds)
+        if uniforms.dim() > law.means.dim():  # several draws from each law
+            law = law.expand(uniforms.shape[:-1])
+        log_weights, elapsed, log_kept = law.log_weights, law.elapsed, None
+        if elapsed is not None:
+            z = (law._standardised(elapsed) - law.means) * torch.exp(-law.log_stds)
             log_kept = torch.special.log_ndtr(-z)  # of each component beyond `elapsed`
-            log_weights = log_weights + log_kept
-        cumulative = torch.softmax(log_weights, -1).cumsum(-1)
-        threshold = (pick * cumulative[..., -1]).unsqueeze(-1)
-        component = (cumulative < threshold).sum(-1, keepdim=True).clamp_max(self.means.shape[-1] - 1)
-
-        def chosen(values: Tensor) -> Tensor:
-            return values.expand(*component.shape[:-1], values.shape[-1]).gather(-1, component).squeeze(-1)
-
+            log_weights = torch.log_softmax(log_weights + log_kept, -1)
+        cumulative = log_weights.exp().cumsum(-1)
+        threshold = uniforms[..., :1] * cumulative[..., -1:]
+        component = (cumulative[..., :-1] < threshold).sum(-1, keepdim=True)
+        level = uniforms[..., 1:2]
         z = -torch.special.ndtri(level)
-        if log_kept is not None and law.elapsed is not None:
-            beyond = -log_ndtri(level.log() + chosen(log_kept))
-            z = torch.where(law.elapsed > 0, beyond, z)
-        inter_times = torch.exp(self.shift + self.scale * (chosen(law.means) + chosen(law.log_stds).exp() * z))
-        if law.elapsed is None:
-            return inter_times
-        just_after = torch.nextafter(law.elapsed, 2 * law.elapsed + 1)
-        return torch.maximum(inter_times, just_after)  # exp rounds: it may reach `elapsed` itself
+        if elapsed is not None and log_kept is not None:
+            beyond = -log_ndtri(level.log() + torch.take_along_dim(log_kept, component, -1))
+            z = torch.where(elapsed.unsqueeze(-1) > 0, beyond, z)
+        x = torch.addcmul(torch.take_along_dim(law.means, component, -1), torch.take_along_dim(law.log_stds, component, -1).exp(), z)
+        inter_times = torch.exp(x.squeeze(-1) * self.scale + self.shift)
+        return inter_times if elapsed is None else torch.maximum(inter_times, torch.nextafter(elapsed, 2 * elapsed + 1))

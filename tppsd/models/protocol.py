@@ -52,4 +52,4 @@ class EventModel(Protocol):
         """Append q tokens per row at each row's own length; contexts of batch shape (batch, q)."""
 
     def law(self, context: Any) -> Any:
-        """The law of the next event after each context (see tppsd.models.law.NextEventLaw)."""
+        """The law of the next event after each context, in float64 arithmetic (see tppsd.models.law.NextEventLaw)."""

@@ -27,6 +27,9 @@ from tppsd.models.thp import THPEncoder
 ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder}
 
 
+_TINY = torch.finfo(torch.float64).tiny
+
+
 class TransformerTPP(LikelihoodModel):
     """A Transformer temporal point process with a log-normal mixture decoder (TPP-SD, arXiv 2507.09252, section 4).
 
@@ -41,6 +44,8 @@ class TransformerTPP(LikelihoodModel):
         dropout: dropout rate in the encoder while training.
         feedforward_dim: width of the feed-forward layers of THP and SAHP (AttNHP has none); None = 4 * embed_dim.
     """
+
+    is_event: Tensor
 
     def __init__(
         self,
@@ -76,6 +81,9 @@ class TransformerTPP(LikelihoodModel):
             2 * num_marks + 1, embed_dim, num_heads, num_layers, feedforward_dim or 4 * embed_dim, dropout
         )
         self.decoder = NextEventDecoder(embed_dim, num_components, num_marks, mark_decoder)
+        is_event = torch.zeros(2 * num_marks + 1, dtype=torch.float64)
+        is_event[1 : num_marks + 1] = 1.0
+        self.register_buffer("is_event", is_event, persistent=False)  # by token id: a start token has no inter-time
         self.statistics = DataStatistics(num_marks)
 
     # --- statistics of the training split travel with the weights ------------------------------------------------
@@ -96,22 +104,21 @@ class TransformerTPP(LikelihoodModel):
 
     def _encoder_input(self, tokens: EventTokens) -> EncoderInput:
         s = self.statistics
-        tau = tokens.inter_times.clamp_min(s.min_inter_time)
-        has_log = (tokens.ids > 0) & (tokens.ids <= self.num_marks) & (tau > 0)  # not a start token, nor a tie without a floor
-        log_tau = torch.where(has_log, (torch.where(has_log, tau, 1.0).log() - s.log_mean) / s.log_std, 0.0)
-        return EncoderInput(tokens.ids, tokens.times / s.time_scale, log_tau)
+        log_tau = tokens.inter_times.clamp_min(max(s.min_inter_time, _TINY)).log().sub_(s.log_mean).mul_(1 / s.log_std)
+        return EncoderInput(tokens.ids, tokens.times / s.time_scale, log_tau * self.is_event[tokens.ids])
 
     def encode(self, tokens: EventTokens, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""
         return self.encoder(self._encoder_input(tokens), attention)
 
     def law(self, context: Tensor) -> NextEventLaw:
-        """The law of the next event after each context (*batch, embed_dim)."""
-        return self.decoder(context, self.statistics.log_mean, self.statistics.log_std)
+        """The law of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
+        return self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
         """Laws of batch shape (batch, length + 1): after the start token and after each event."""
-        return self.law(self.encode(EventTokens.from_batch(batch, self.num_marks), CausalPass()))
+        context = self.encode(EventTokens.from_batch(batch, self.num_marks), CausalPass())
+        return self.decoder(context, self.statistics.log_mean, self.statistics.log_std)
 
     # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
 

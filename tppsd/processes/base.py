@@ -145,14 +145,14 @@ class Process(ABC):
         events: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         while len(rows):
             if len(events) % _BLOCK == 0:
-                uniforms = _uniforms([streams[row] for row in rows.tolist()])
-            draws = uniforms[:, len(events) % _BLOCK]
+                uniforms, slots = _uniforms([streams[row] for row in rows.tolist()]), torch.arange(len(rows))
+            draws = uniforms[slots, len(events) % _BLOCK]
             inter_times = self.elapsed_at(state, -draws[:, 0].log())
             marks = sample_mark(self.log_intensity_after(state, inter_times), draws[:, 1])
             state = self.advance(state, inter_times.unsqueeze(1), marks.unsqueeze(1)).squeeze(1)
             times = times + inter_times
             kept = times <= t_end
-            rows, times, state, uniforms = rows[kept], times[kept], state[kept], uniforms[kept]
+            rows, slots, times, state = rows[kept], slots[kept], times[kept], state[kept]
             events.append((rows, times, inter_times[kept], marks[kept]))
         return _sequences(events, num_sequences, t_start, t_end, first_index)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,16 @@ class ProcessInterTime:
         """Select along the batch dimensions."""
         index = index if isinstance(index, tuple) else (index,)
         return ProcessInterTime(self.process, self.states[(*index, slice(None))], self.elapsed[index])
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessInterTime:
+        """The same law repeated without copying: (*batch,) -> `batch_shape`."""
+        return ProcessInterTime(self.process, self.states.expand(*batch_shape, -1), self.elapsed.expand(batch_shape))
+
+    @staticmethod
+    def cat(laws: Sequence[ProcessInterTime], dim: int) -> ProcessInterTime:
+        """Join laws of one process along a batch dimension (>= 0)."""
+        states, elapsed = torch.cat([law.states for law in laws], dim), torch.cat([law.elapsed for law in laws], dim)
+        return ProcessInterTime(laws[0].process, states, elapsed)
 
     def double(self) -> ProcessInterTime:
         """Itself: a process computes in float64."""
@@ -92,6 +103,15 @@ class ProcessLaw:
     def unsqueeze(self, dim: int) -> ProcessLaw:
         """Insert a batch dimension at `dim` >= 0, for several draws from each law."""
         return self[(*[slice(None)] * dim, None)]
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessLaw:
+        """The same law repeated without copying: (*batch,) -> `batch_shape`."""
+        return ProcessLaw(self.inter_time.expand(batch_shape))
+
+    @staticmethod
+    def cat(laws: Sequence[ProcessLaw], dim: int) -> ProcessLaw:
+        """Join laws of one process along a batch dimension (>= 0)."""
+        return ProcessLaw(ProcessInterTime.cat([law.inter_time for law in laws], dim))
 
     def double(self) -> ProcessLaw:
         """Itself: a process computes in float64."""

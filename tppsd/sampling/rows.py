@@ -168,8 +168,8 @@ class ModelRows:
         self._encoded = wanted
 
     def extend(self, tokens: EventTokens) -> Any:
-        """Laws (rows, q) after the tokens, in float64 arithmetic."""
-        return self.model.law(self.model.extend(tokens, self.cache)).double()
+        """Laws (rows, q) after the tokens."""
+        return self.model.law(self.model.extend(tokens, self.cache))
 
     def keep_rows(self, rows: Tensor) -> None:
         self.cache.keep_rows(rows)

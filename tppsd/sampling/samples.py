@@ -72,6 +72,17 @@ class SamplingStats:
     def events_per_round(self) -> float:
         return self.num_events / self.num_rounds if self.num_rounds else float("nan")
 
+    @classmethod
+    def total(cls, parts: Sequence[SamplingStats]) -> SamplingStats:
+        """The counters of several calls with the same options, added up."""
+        first = parts[0]
+        return cls(
+            first.method, first.rule, first.draft_length, first.drafter, all(p.exact for p in parts),
+            sum(p.num_rounds for p in parts), sum(p.num_target_passes for p in parts),
+            torch.stack([p.accepted_counts for p in parts]).sum(0),
+            sum(p.num_events for p in parts), sum(p.seconds for p in parts),
+        )  # fmt: skip
+
     def __getitem__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(self, name):
             raise KeyError(name)

@@ -51,7 +51,7 @@ def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999,
         first, second: (num_sequences,) or (num_sequences, num_columns): one statistic per sequence, such as `event_counts`.
     Source: Anderson, Ann. Math. Stat. 33 (1962); Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) for the +1.
     """
-    samples = [x.detach().double().cpu().reshape(len(x), -1) for x in (first, second)]
+    samples = [(x if x.dim() == 2 else x.unsqueeze(1)).detach().double().cpu() for x in (first, second)]
     if not len(first) or not len(second) or samples[0].shape[1] != samples[1].shape[1]:
         raise ValueError(
             f"the samples have shapes {tuple(first.shape)} and {tuple(second.shape)}; both need rows and as many columns"

@@ -1,0 +1,147 @@
+"""Judges of samples: exact laws by quadrature, and chi-square tests of what was drawn against them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import NO_MARK, EventBatch, EventSequence
+from tppsd.sampling.samples import SampledSequences
+
+_KNOTS = 40_001  # of the trapezoidal rule in log tau: errors below 1e-7 for the laws used here
+
+
+def law_after(model: Any, history: EventSequence) -> Any:
+    """The law (batch shape ()) of the next event after `history`, ignoring the silence since; from a pass without a cache."""
+    with torch.inference_mode():
+        return model(EventBatch.from_sequences([history]))[0, history.num_scored]
+
+
+def silence_after(history: EventSequence) -> float:
+    last = float(history.event_times[-1]) if len(history) else history.window_start
+    return history.window_end - last
+
+
+def densities(law: Any, log_inter_times: Tensor, elapsed: float = 0.0) -> Tensor:
+    """Density of (log tau, k), (n, num_marks), of a law of batch shape () given tau > elapsed: plain normal formulas."""
+    m = law.inter_time
+    stds = m.log_stds.double().exp() * m.scale
+    means = m.shift + m.scale * m.means.double()
+    z = (log_inter_times.unsqueeze(-1) - means) / stds
+    density = (m.log_weights.double().exp() * torch.exp(-0.5 * z**2) / (stds * math.sqrt(2 * math.pi))).sum(-1)
+    with torch.inference_mode():
+        density = density.unsqueeze(-1) * law.mark_log_probs(log_inter_times.exp()).double().exp()
+    if elapsed > 0:
+        survival = (m.log_weights.double().exp() * torch.special.ndtr((means - math.log(elapsed)) / stds)).sum(-1)
+        density = torch.where((log_inter_times > math.log(elapsed)).unsqueeze(-1), density / survival, 0.0)
+    return density
+
+
+def grid_over(*laws: Any, elapsed: float = 0.0) -> Tensor:
+    """Knots in log tau that hold all of the mass of `laws`."""
+    spans = []
+    for law in laws:
+        m = law.inter_time
+        means, stds = m.shift + m.scale * m.means.double(), m.scale * m.log_stds.double().exp()
+        spans += [(means - 9 * stds).min(), (means + 9 * stds).max()]
+    low = min(spans) if elapsed == 0 else max(min(spans), torch.tensor(math.log(elapsed) + 1e-12))
+    return torch.linspace(float(low), float(max(spans)), _KNOTS, dtype=torch.float64)
+
+
+def overlap_joint(target: Any, draft: Any, elapsed: float = 0.0) -> float:
+    """1 - TV of two laws of (tau, k): the acceptance of the rule `joint`."""
+    x = grid_over(target, draft, elapsed=elapsed)
+    return float(torch.trapezoid(torch.minimum(densities(target, x, elapsed), densities(draft, x, elapsed)).sum(-1), x))
+
+
+def overlap_factorised(target: Any, draft: Any) -> float:
+    """Integral of min(g_T, g_D) sum_k min(f_T, f_D): the acceptance of the rule `factorised`."""
+    x = grid_over(target, draft)
+    a, b = densities(target, x), densities(draft, x)
+    time = torch.minimum(a.sum(-1), b.sum(-1))
+    shares = [d / d.sum(-1, keepdim=True).clamp_min(1e-300) for d in (a, b)]
+    return float(torch.trapezoid(time * torch.minimum(*shares).sum(-1), x))
+
+
+def chi_square_p(counts: Tensor, expected: Tensor) -> float:
+    """p-value of Pearson's chi-square against known probabilities; cells that expect fewer than 5 are pooled."""
+    from scipy.stats import chi2
+
+    counts, expected = counts.double().flatten(), expected.double().flatten()
+    small = expected < 5
+    if small.any():
+        counts = torch.cat([counts[~small], counts[small].sum().unsqueeze(0)])
+        expected = torch.cat([expected[~small], expected[small].sum().unsqueeze(0)])
+        if expected[-1] < 1e-3 and counts[-1] > 0:
+            return 0.0  # events where the law has no mass
+        counts, expected = counts[expected >= 1e-3], expected[expected >= 1e-3]
+    return float(chi2.sf(float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1))
+
+
+def one_step_p(law: Any, inter_times: Tensor, marks: Tensor, elapsed: float = 0.0, num_bins: int = 20) -> float:
+    """Chi-square of (tau bins of equal probability x marks) against the exact probabilities of a law of batch shape ()."""
+    x = grid_over(law, elapsed=elapsed)
+    cumulative = torch.cumulative_trapezoid(densities(law, x, elapsed), x, dim=0)
+    cumulative = torch.cat([torch.zeros_like(cumulative[:1]), cumulative])
+    assert abs(float(cumulative[-1].sum()) - 1) < 1e-6
+    edges = torch.searchsorted(cumulative.sum(-1), torch.arange(1, num_bins, dtype=torch.float64) / num_bins)
+    at_edges = torch.cat([cumulative[:1], cumulative[edges], cumulative[-1:]])
+    bins = torch.searchsorted(x[edges].contiguous(), inter_times.log().contiguous())
+    num_marks = at_edges.shape[1]
+    counts = torch.bincount(bins * num_marks + marks, minlength=num_bins * num_marks)
+    return chi_square_p(counts, at_edges.diff(dim=0).flatten() * len(marks))
+
+
+def own_law_uniforms(model: Any, history: EventSequence, samples: SampledSequences) -> tuple[Tensor, Tensor]:
+    """(u, v), both (num_sequences, num_events): PITs of inter-times and randomised PITs of marks of paths of one history that
+    ended by their number of events. Under exact sampling all of them are i.i.d. U(0, 1). From a full pass without a cache."""
+    n, num_paths, m = int(samples.offsets[1]), len(samples), history.num_scored
+    assert torch.equal(samples.offsets.diff(), torch.full((num_paths,), n))
+
+    def joined(old: Tensor, new: Tensor) -> Tensor:
+        return torch.cat([old[len(history) - m :].expand(num_paths, -1), new.view(num_paths, n)], 1)
+
+    marks = joined(history.marks, samples.flat_marks)
+    start = torch.full((num_paths,), history.window_start, dtype=torch.float64)
+    start_mark = int(history.marks[0]) if history.first_is_given else NO_MARK
+    batch = EventBatch(
+        joined(history.event_times, samples.flat_event_times), joined(history.inter_times, samples.flat_inter_times), marks,
+        torch.ones_like(marks, dtype=torch.bool), start, start + 1e18, torch.full((num_paths,), start_mark), torch.arange(num_paths),
+    )  # fmt: skip
+    with torch.inference_mode():
+        laws = model(batch)[:, m : m + n]
+        tau, k = batch.inter_times[:, m:], marks[:, m:]
+        log_survival = laws.log_survival(tau)
+        silence = silence_after(history)
+        if silence > 0:
+            log_survival[:, 0] -= laws[:, 0].log_survival(torch.full_like(tau[:, 0], silence))
+        probs = laws.mark_log_probs(tau).exp()
+    width = probs.gather(-1, k.unsqueeze(-1)).squeeze(-1)
+    upper = probs.cumsum(-1).gather(-1, k.unsqueeze(-1)).squeeze(-1)
+    coins = torch.rand(width.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return -torch.expm1(log_survival), (upper - coins * width).clamp(0, 1)
+
+
+def grid_p(first: Tensor, second: Tensor, num_bins: int = 8) -> float:
+    """Chi-square of pairs against the uniform law on the unit square."""
+    cells = [(x * num_bins).long().clamp(0, num_bins - 1) for x in (first, second)]
+    counts = torch.bincount(cells[0] * num_bins + cells[1], minlength=num_bins**2)
+    return chi_square_p(counts, torch.full((num_bins**2,), len(first) / num_bins**2))
+
+
+def judge(model: Any, history: EventSequence, samples: SampledSequences) -> float:
+    """One p-value (Bonferroni) for "these paths of `history` follow the model's law": the first event against its exact law, every
+    event's time and mark given its own prefix, and their independence from the event before."""
+    u, v = own_law_uniforms(model, history, samples)
+    if not bool(((u >= 0) & (u <= 1)).all()):
+        return 0.0  # an event inside the silence
+    first = samples.offsets[:-1]
+    drawn = samples.flat_inter_times[first], samples.flat_marks[first]
+    p_values = [one_step_p(law_after(model, history), *drawn, elapsed=silence_after(history))]
+    p_values += [grid_p(u[:, i], v[:, i]) for i in range(u.shape[1])]
+    for i in range(u.shape[1] - 1):
+        p_values += [grid_p(u[:, i], u[:, i + 1]), grid_p(v[:, i], u[:, i + 1]), grid_p(v[:, i], v[:, i + 1])]
+    return min(1.0, len(p_values) * min(p_values))

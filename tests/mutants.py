@@ -1,0 +1,380 @@
+"""Wrong samplers, for tests of the tests: each differs from the right one in one mistake that is easily made.
+
+`mutant(name)` is a context manager under which `sample` makes that mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from tppsd.models.law import sample_mark
+from tppsd.models.protocol import EventTokens
+from tppsd.sampling import rules
+from tppsd.sampling.autoregressive import Autoregressive
+from tppsd.sampling.drafters import Draft, ModelDrafter
+from tppsd.sampling.noise import Purpose, RowNoise
+from tppsd.sampling.rows import Events, ModelRows, Rows
+from tppsd.sampling.rules import Attempts, Rejected, Verdict
+from tppsd.sampling.speculative import Speculative
+
+Mutant = Callable[[], Any]  # makes a patch
+MUTANTS: dict[str, Mutant] = {}
+
+
+@contextmanager
+def mutant(name: str) -> Iterator[None]:
+    with MUTANTS[name]():
+        yield
+
+
+def register(mutant: Mutant) -> Mutant:
+    MUTANTS[mutant.__name__] = mutant
+    return mutant
+
+
+def with_rule(rule: str, accept: Any = None, adjusted: Any = None) -> Any:
+    right = rules.RULES[rule]
+    return patch.dict(rules.RULES, {rule: (accept or right[0], adjusted or right[1])})
+
+
+# --- the tests of drafted events ---------------------------------------------------------------------------------
+
+
+def accept_times_only(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
+    delta = laws.inter_time.log_prob(draft.inter_times) - draft.laws.inter_time.log_prob(draft.inter_times)
+    num_accepted = (coins[..., 0].log() <= delta).long().cumprod(1).sum(1)
+    return Verdict(num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
+
+
+@register
+def marks_untested_joint() -> Any:
+    return with_rule("joint", accept=accept_times_only)
+
+
+@register
+def marks_untested_factorised() -> Any:
+    """The paper's released code."""
+    return with_rule("factorised", accept=accept_times_only)
+
+
+@register
+def one_coin_for_time_and_mark() -> Any:
+    """Accepts both with the smaller of the two probabilities instead of with their product."""
+    right = rules.accept_factorised
+
+    def accept(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
+        return right(draft, laws, coins[..., :1].expand_as(coins))
+
+    return with_rule("factorised", accept=accept)
+
+
+@register
+def accepts_beyond_the_first_rejection() -> Any:
+    """Counts the accepted events instead of the leading ones."""
+
+    def accept(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
+        delta = laws.log_prob(draft.inter_times, draft.marks) - draft.laws.log_prob(draft.inter_times, draft.marks)
+        num_accepted = (coins[..., 0].log() <= delta).long().sum(1)
+        return Verdict(num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
+
+    return with_rule("joint", accept=accept)
+
+
+# --- the event after a rejection ---------------------------------------------------------------------------------
+
+
+def adjusted_times(rejected: Rejected, attempts: Attempts) -> Tensor:
+    """tau ~ norm(max(0, g_T - g_D)) for every rejected row."""
+    everywhere = Verdict(rejected.positions, torch.ones(int(rejected.rows.max()) + 1, dtype=torch.bool))
+    return rules.adjusted_factorised(rejected, everywhere, attempts)[0]
+
+
+def excess_marks(rejected: Rejected, inter_times: Tensor, attempts: Attempts) -> Tensor:
+    """k ~ norm(max(0, f_T - f_D)) at the given times."""
+    coins = attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
+    target, draft = rejected.target.mark_log_probs(inter_times), rejected.draft.mark_log_probs(inter_times)
+    return sample_mark((target.exp() - draft.exp()).clamp_min(1e-300).log(), coins)
+
+
+@register
+def adjusted_is_target_joint() -> Any:
+    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+        uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
+        return rejected.target.sample(uniforms)
+
+    return with_rule("joint", adjusted=adjusted)
+
+
+@register
+def adjusted_is_target_factorised() -> Any:
+    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+        uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
+        fresh = rejected.target.inter_time.sample(uniforms[:, :2])
+        inter_times = torch.where(verdict.time_rejected[rejected.rows], fresh, rejected.inter_times)
+        return inter_times, sample_mark(rejected.target.mark_log_probs(inter_times), uniforms[:, 2])
+
+    return with_rule("factorised", adjusted=adjusted)
+
+
+@register
+def mark_from_adjusted_after_time_was_rejected() -> Any:
+    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+        inter_times, _ = rules.adjusted_factorised(rejected, verdict, attempts)
+        return inter_times, excess_marks(rejected, inter_times, attempts)
+
+    return with_rule("factorised", adjusted=adjusted)
+
+
+@register
+def mark_kept_after_time_was_rejected() -> Any:
+    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+        inter_times, marks = rules.adjusted_factorised(rejected, verdict, attempts)
+        return inter_times, torch.where(verdict.time_rejected[rejected.rows], rejected.marks, marks)
+
+    return with_rule("factorised", adjusted=adjusted)
+
+
+@register
+def both_redrawn_from_adjusted() -> Any:
+    """The paper's Algorithm 1 as printed."""
+
+    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+        inter_times = adjusted_times(rejected, attempts)
+        return inter_times, excess_marks(rejected, inter_times, attempts)
+
+    return with_rule("factorised", adjusted=adjusted)
+
+
+@register
+def time_redrawn_after_mark_was_rejected() -> Any:
+    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+        everywhere = verdict._replace(time_rejected=torch.ones_like(verdict.time_rejected))
+        return rules.adjusted_factorised(rejected, everywhere, attempts)
+
+    return with_rule("factorised", adjusted=adjusted)
+
+
+def capped_loop(rejected: Rejected, attempts: Attempts, propose: Any, cap: int = 2) -> tuple[Tensor, Tensor]:
+    uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, cap, 2)
+    coins = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL_COIN, 0, cap, 1)[..., 0]
+    tau, marks, delta = propose(rejected.target.unsqueeze(1), rejected.draft.unsqueeze(1), uniforms)
+    is_kept = coins < -torch.expm1(-delta)
+    is_kept[:, -1] = True
+    which = is_kept.long().argmax(1, keepdim=True)
+    return tau.gather(1, which).squeeze(1), marks.gather(1, which).squeeze(1)
+
+
+@register
+def loop_with_a_cap() -> Any:
+    """After two tries the last proposal is taken as it is; both rules use this loop."""
+    return patch.object(rules, "_reject_until_kept", capped_loop)
+
+
+@register
+def loop_coin_is_the_proposal() -> Any:
+    """The uniform that picks the proposed mark decides on the proposal as well."""
+    right = RowNoise.attempts
+
+    def attempts(
+        self: RowNoise, rows: Tensor, positions: Tensor, purpose: Purpose, first: int, num: int, draws: int = 1
+    ) -> Tensor:
+        if purpose == Purpose.PROPOSAL_COIN:
+            return right(self, rows, positions, Purpose.PROPOSAL, first, num, 2)[..., 2:3]
+        return right(self, rows, positions, purpose, first, num, draws)
+
+    return patch.object(RowNoise, "attempts", attempts)
+
+
+@register
+def adjusted_law_of_the_next_position() -> Any:
+    right = Speculative.correct
+
+    def correct(
+        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        later = torch.arange(1, self.draft_length + 2).clamp_max(self.draft_length)
+        return right(self, rows, draft, laws[:, later], verdict, for_bonus)
+
+    return patch.object(Speculative, "correct", correct)
+
+
+@register
+def bonus_from_the_draft() -> Any:
+    """The bonus event follows the draft's own law after its last drafted event."""
+    right = Speculative.correct
+
+    def correct(
+        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        inter_times, marks = right(self, rows, draft, laws, verdict, for_bonus)
+        assert isinstance(self.drafter, ModelDrafter)
+        cache = self.drafter.rows.cache
+        lengths = cache.lengths
+        law = self.drafter.rows.extend(EventTokens(*(field[:, -1:] for field in draft.tokens)))
+        cache.lengths = lengths
+        bonus_times, bonus_marks = law[:, 0].sample(for_bonus[:, :3])
+        is_bonus = verdict.num_accepted == self.draft_length
+        return torch.where(is_bonus, bonus_times, inter_times), torch.where(is_bonus, bonus_marks, marks)
+
+    return patch.object(Speculative, "correct", correct)
+
+
+# --- which law, which cache, which noise -------------------------------------------------------------------------
+
+
+def with_laws_of(positions: Callable[[int], Tensor]) -> Any:
+    right = Speculative.verify
+
+    def verify(self: Speculative, rows: Rows, draft: Draft) -> Any:
+        return right(self, rows, draft)[:, positions(self.draft_length)]
+
+    return patch.object(Speculative, "verify", verify)
+
+
+@register
+def law_of_the_event_before() -> Any:
+    """A stale context."""
+    return with_laws_of(lambda g: torch.arange(-1, g).clamp_min(0))
+
+
+@register
+def law_of_the_event_after() -> Any:
+    """An off-by-one context."""
+    return with_laws_of(lambda g: torch.arange(1, g + 2).clamp_max(g))
+
+
+def with_target_length(wrong: Callable[[Speculative, Verdict], Tensor]) -> Any:
+    """The target's cache is `wrong` entries longer than it should be."""
+    right = Speculative.commit
+
+    def commit(
+        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor
+    ) -> Tensor:
+        reached_end = right(self, rows, draft, laws, verdict, inter_times, marks)
+        self.target.cache.lengths = self.target.cache.lengths + wrong(self, verdict)
+        return reached_end
+
+    return patch.object(Speculative, "commit", commit)
+
+
+@register
+def wrong_rollback_after_full_acceptance() -> Any:
+    """The target's cache loses the last accepted event."""
+    return with_target_length(lambda self, verdict: -(verdict.num_accepted == self.draft_length).long())
+
+
+@register
+def no_rollback_after_rejection() -> Any:
+    """Rejected events stay in the target's cache."""
+    return with_target_length(lambda self, verdict: self.draft_length - verdict.num_accepted)
+
+
+@register
+def row_reads_its_neighbours_cache() -> Any:
+    right = Speculative.verify
+
+    def verify(self: Speculative, rows: Rows, draft: Draft) -> Any:
+        cache = self.target.cache
+        cache.tensors = [tensor.roll(1, 0) for tensor in cache.tensors]
+        laws = right(self, rows, draft)
+        cache.tensors = [tensor.roll(-1, 0) for tensor in cache.tensors]
+        return laws
+
+    return patch.object(Speculative, "verify", verify)
+
+
+@register
+def accepted_prefix_dropped() -> Any:
+    """After a rejection only the corrected event is committed."""
+    right = Speculative.commit
+
+    def commit(
+        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor
+    ) -> Tensor:
+        kept = torch.where(verdict.num_accepted == self.draft_length, verdict.num_accepted, 0)
+        return right(self, rows, draft, laws, verdict._replace(num_accepted=kept), inter_times, marks)
+
+    return patch.object(Speculative, "commit", commit)
+
+
+@register
+def noise_of_the_round_before() -> Any:
+    """Every second round gets the numbers of the one before it."""
+    right = RowNoise.next_round
+    latest: list[Tensor] = []
+
+    def next_round(self: RowNoise) -> Tensor:
+        noise = right(self)
+        if latest and latest[0].shape == noise.shape:
+            return latest.pop()
+        latest[:] = [noise]
+        return noise
+
+    return patch.object(RowNoise, "next_round", next_round)
+
+
+@register
+def silence_ignored() -> Any:
+    """A continuation that does not know that nothing happened since the last event."""
+    right = Rows.admit
+
+    def admit(self: Rows, *arguments: Any) -> None:
+        right(self, *arguments)
+        self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
+
+    return patch.object(Rows, "admit", admit)
+
+
+@register
+def silence_ignored_by_the_target() -> Any:
+    """Only the draft knows of the silence: every first event is later than it, but not by the right law."""
+    right = Speculative.verify
+
+    def verify(self: Speculative, rows: Rows, draft: Draft) -> Any:
+        known, rows.is_truncated_start = rows.is_truncated_start, False
+        laws = right(self, rows, draft)
+        rows.is_truncated_start = known
+        return laws
+
+    return patch.object(Speculative, "verify", verify)
+
+
+@register
+def autoregressive_stale_context() -> Any:
+    """Autoregressive sampling that feeds each event one round late."""
+    right = Autoregressive.round
+    before: list[EventTokens] = []
+
+    def round(self: Autoregressive, rows: Rows, noise: Tensor) -> Tensor:
+        newest = rows.pending
+        late = before.pop() if before and len(before[0].ids) == len(newest.ids) else newest
+        before.append(newest)
+        extend = ModelRows.extend
+        with patch.object(ModelRows, "extend", lambda self, tokens: extend(self, late)):
+            return right(self, rows, noise)
+
+    return patch.object(Autoregressive, "round", round)
+
+
+# --- ends of windows ---------------------------------------------------------------------------------------------
+
+
+@register
+def round_that_crosses_the_end_is_dropped() -> Any:
+    """All events of the last round go, not only those beyond the end."""
+    right = Rows.commit
+
+    def commit(self: Rows, events: Events, num_events: Tensor) -> Tensor:
+        before = self.counts
+        reached_end = right(self, events, num_events)
+        crosses = (events.times > self.end.unsqueeze(1)) & (torch.arange(events.times.shape[1]) < num_events.unsqueeze(1))
+        self.counts = torch.where(crosses.any(1), before, self.counts)
+        return reached_end
+
+    return patch.object(Rows, "commit", commit)

@@ -1,0 +1,115 @@
+"""SpeculativeSampling: what it logs, when, to wandb too, and that training does not notice it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import WandbLogger
+from lightning_helpers import SMALL, fitted, small_data, trainer
+
+from tppsd import DraftTPP, SamplingOptions, SpeculativeSampling, TargetTPP
+from tppsd.lightning.modules import TPPModule
+
+LOGGED = {
+    "sampling/speedup",
+    "sampling/acceptance_rate",
+    "sampling/step_acceptance",
+    "sampling/events_per_second",
+    "sampling/events_per_round",
+    "fidelity/own_law_ks",
+    "fidelity/own_law_p_value",
+    "fidelity/true_process_ks",
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    target = fitted(TargetTPP(2, **SMALL), folder / "target.ckpt")
+    return {"target": target, "draft": fitted(DraftTPP(2, **SMALL), folder / "draft.ckpt")}
+
+
+def run(module: type[TPPModule], callbacks: list[SpeculativeSampling], **arguments: Any) -> tuple[TPPModule, dict[str, float]]:
+    """Two epochs with dropout, from one seed."""
+    seed_everything(3, verbose=False)
+    trained = module(2, dropout=0.2, **SMALL)
+    fit = trainer(**({"max_epochs": 2, "callbacks": callbacks, "num_sanity_val_steps": 1} | arguments))
+    fit.fit(trained, datamodule=small_data())
+    return trained, {name: float(value) for name, value in fit.callback_metrics.items()}
+
+
+@pytest.mark.parametrize(("module", "other"), [(DraftTPP, "target"), (TargetTPP, "draft")])
+def test_training_does_not_notice(module: type[TPPModule], other: str, checkpoints: dict[str, Path]) -> None:
+    """With and without the callback: the same weights, bit for bit, for a draft and for a target."""
+    plain, _ = run(module, [])
+    callback = SpeculativeSampling(
+        **{other: checkpoints[other]},  # type: ignore[arg-type]
+        every_n_epochs=1,
+        num_sequences=3,
+        options=SamplingOptions(draft_length=3),
+    )
+    watched, metrics = run(module, [callback])
+    assert plain.training and watched.training
+    assert watched.model.content_hash() == plain.model.content_hash()
+    assert metrics.keys() >= LOGGED
+    assert 0 <= metrics["sampling/acceptance_rate"] <= metrics["sampling/step_acceptance"] <= 1
+    assert 1 <= metrics["sampling/events_per_round"] <= 4
+    assert 0 < metrics["fidelity/own_law_p_value"] <= 1
+    assert callback.other not in list(watched.modules())  # or it would end up in the checkpoint
+
+
+def test_a_draft_equal_to_its_target_is_always_accepted(checkpoints: dict[str, Path]) -> None:
+    callback = SpeculativeSampling(draft=checkpoints["target"], num_sequences=2, num_events=12, options=SamplingOptions(draft_length=2))
+    module = TargetTPP.load_from_checkpoint(checkpoints["target"], weights_only=True)
+    metrics = trainer(callbacks=[callback]).validate(module, datamodule=small_data(), verbose=False)[0]
+    assert metrics["sampling/acceptance_rate"] > 0.99 and metrics["sampling/events_per_round"] > 2.9
+
+
+def test_the_schedule(checkpoints: dict[str, Path]) -> None:
+    """Every second epoch, and never while Lightning checks its sanity."""
+    callback = SpeculativeSampling(draft=checkpoints["draft"], every_n_epochs=2, num_sequences=1, num_events=2)
+    assert "sampling/speedup" not in run(TargetTPP, [callback], max_epochs=1)[1]
+    assert "sampling/speedup" in run(TargetTPP, [callback], max_epochs=2)[1]
+
+
+def test_mistakes_are_named(checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"either target or draft"):
+        SpeculativeSampling()
+    with pytest.raises(FileNotFoundError, match=r"nowhere.ckpt: there is no such checkpoint"):
+        run(TargetTPP, [SpeculativeSampling(draft="nowhere.ckpt")])
+
+
+def offline_keys(path: Path) -> set[str]:
+    """Keys of all history records of an offline wandb run: 32 KiB blocks of records with a (crc, length, type) header."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, keys, parts = path.read_bytes(), 7, set(), b""
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:  # too little room for a header: the block is padded
+            position += 32768 - position % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record, parts = Record.FromString(parts), b""
+            keys |= {item.key or "/".join(item.nested_key) for item in record.history.item}
+    return keys
+
+
+def test_wandb_receives_numbers_plot_and_table(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """The file of an offline run, read back."""
+    logger = WandbLogger(project="tppsd", save_dir=tmp_path, offline=True)
+    callback = SpeculativeSampling(draft=checkpoints["draft"], every_n_epochs=1, num_sequences=2)
+    run(TargetTPP, [callback], logger=logger, max_epochs=1, log_every_n_steps=1)
+    logger.experiment.finish()
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    keys = offline_keys(file)
+    assert keys >= LOGGED | {"train/nll", "val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "trainer/global_step"}
+    assert {"fidelity/ks_plot/_type", "sampling/accepted_counts/_type"} <= keys

@@ -1,0 +1,163 @@
+"""TargetTPP and DraftTPP: losses and metrics against their formulas, checkpoints, resuming, refusals."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning_helpers import SMALL, fitted, small_data, trainer
+
+from tppsd import DraftTPP, TargetTPP, load
+from tppsd.data.sequences import EventBatch
+from tppsd.lightning.baseline import poisson_log_likelihood
+from tppsd.lightning.modules import TPPModule
+from tppsd.lightning.schedule import WarmupCosine
+from tppsd.models.checkpoint import FORMAT_VERSION
+
+
+@pytest.mark.parametrize("encoder", ["thp", "sahp", "attnhp"])
+@pytest.mark.parametrize("process", ["hawkes", "multivariate_hawkes"])
+def test_two_steps_move_every_parameter(encoder: str, process: str) -> None:
+    """DDP without `find_unused_parameters` wants a gradient for each; the embedding of an absent token may be zero."""
+    data = small_data(process=process)
+    module = TargetTPP(data.num_marks, encoder=encoder, **SMALL)  # type: ignore[arg-type]
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    trainer(max_steps=2).fit(module, datamodule=data)
+    assert all(p.grad is not None for p in module.parameters())
+    assert all(not torch.equal(before[name], p) for name, p in module.named_parameters())
+
+
+def test_default_sizes_of_target_and_draft() -> None:
+    assert TargetTPP(3).model.num_layers == 2
+    assert DraftTPP(3).model.num_layers == 1
+    assert TargetTPP(3).forward(EventBatch.from_sequences(small_data().sequences("train")[:2])) is not None
+
+
+def test_metrics_are_sums_over_all_sequences() -> None:
+    """val and test NLL: whatever the batches, minus the sum of log-likelihoods over the number of scored events."""
+    data = small_data(batch_size=1)
+    module = TargetTPP(data.num_marks, **SMALL)
+    run = trainer(max_steps=1)
+    run.fit(module, datamodule=data)
+    validated = run.validate(module, datamodule=data, verbose=False)[0]
+    tested = run.test(module, datamodule=data, verbose=False)[0]
+
+    both = {"window": "_window", "benchmark": "_benchmark"}
+    for logged, split, conventions in ((validated, "validation", {"window": ""}), (tested, "test", both)):
+        stage = "val" if split == "validation" else "test"
+        batch = EventBatch.from_sequences(data.sequences(split))
+        for convention, suffix in conventions.items():
+            num_events = batch.lengths.sum() - (len(batch.lengths) if convention == "benchmark" else 0)
+            with torch.no_grad():
+                expected = -module.model.log_likelihood(batch, convention).sum() / num_events  # type: ignore[arg-type]
+            nll, time, mark = (logged[f"{stage}/{name}{suffix}"] for name in ("nll", "nll_time", "nll_mark"))
+            assert nll == pytest.approx(float(expected), rel=1e-6)
+            assert nll == pytest.approx(time + mark, rel=1e-6)
+        poisson = -poisson_log_likelihood(batch, data.statistics).sum() / batch.lengths.sum()
+        assert logged[f"{stage}/nll_poisson"] == pytest.approx(float(poisson), rel=1e-9)
+
+
+def test_poisson_baseline_is_the_poisson_likelihood() -> None:
+    data = small_data()
+    sequence, s = data.sequences("test")[0], data.statistics
+    rate = s.num_events / s.duration
+    by_hand = -rate * 8.0
+    for mark in sequence.marks.tolist():
+        by_hand += math.log(rate) + math.log((s.mark_counts[mark] + 1) / (s.num_events + 2))
+    assert poisson_log_likelihood(EventBatch.from_sequences([sequence]), s).item() == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_checkpoint_is_self_contained_and_plain(tmp_path: Path) -> None:
+    module = DraftTPP(2, encoder="sahp", dropout=0.1, **SMALL)
+    path = fitted(module, tmp_path / "draft.ckpt")
+    content = torch.load(path, weights_only=True)  # plain values only
+    assert content["tppsd"]["format_version"] == FORMAT_VERSION
+    assert content["tppsd"]["role"] == "draft"
+    assert content["hyper_parameters"]["encoder"] == "sahp" and "optimizer" not in content["hyper_parameters"]
+    core, lightning = load(path), DraftTPP.load_from_checkpoint(path, weights_only=True)
+    assert core.content_hash() == lightning.model.content_hash() == module.model.content_hash()
+    assert lightning.model.statistics == small_data().statistics
+
+
+class StopAfter(Callback):
+    """Ends a run as an interruption would, after whole epochs of the same plan."""
+
+    def __init__(self, num_epochs: int) -> None:
+        self.num_epochs = num_epochs
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 == self.num_epochs
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    def module() -> TargetTPP:
+        torch.manual_seed(1)
+        return TargetTPP(2, **SMALL)
+
+    whole, first, second = module(), module(), module()
+    trainer(max_epochs=3).fit(whole, datamodule=small_data())
+    path = fitted(first, tmp_path / "last.ckpt", max_epochs=3, callbacks=[StopAfter(2)])
+    trainer(max_epochs=3).fit(second, datamodule=small_data(), ckpt_path=path, weights_only=True)
+    assert second.model.content_hash() == whole.model.content_hash() != first.model.content_hash()
+
+
+def test_a_trained_model_keeps_its_statistics(tmp_path: Path) -> None:
+    """Its weights were learnt with them; other data would change its law before the first step."""
+    module = TargetTPP.load_from_checkpoint(fitted(TargetTPP(2, **SMALL), tmp_path / "a.ckpt"), weights_only=True)
+    before = module.model.statistics
+    trainer().fit(module, datamodule=small_data(num_sequences=30))
+    assert module.model.statistics == before
+
+
+def test_bf16_mixed_trains_and_half_precision_is_refused() -> None:
+    trainer(precision="bf16-mixed", max_steps=1).fit(TargetTPP(2, **SMALL), datamodule=small_data())
+    with pytest.raises(ValueError, match=r"precision = 'bf16-true' would round event times; use 'bf16-mixed'"):
+        trainer(precision="bf16-true").fit(TargetTPP(2, **SMALL), datamodule=small_data())
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    data = small_data()
+    with pytest.raises(ValueError, match=r"the data have num_marks = 2, but the model has num_marks = 3"):
+        trainer().fit(TargetTPP(3, **SMALL), datamodule=data)
+    with pytest.raises(ValueError, match=r"no statistics of a training split"):
+        trainer().validate(TargetTPP(2, **SMALL), datamodule=data, verbose=False)
+    path = fitted(TargetTPP(2, **SMALL), tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"trained with num_layers = 2, but this model has num_layers = 3"):
+        trainer().validate(TargetTPP(2, num_layers=3, **SMALL), datamodule=data, ckpt_path=path, weights_only=True)
+
+
+def scheduled(module: TPPModule) -> WarmupCosine:
+    run = trainer(max_epochs=5)
+    run.fit(module, datamodule=small_data(batch_size=2))  # 8 steps per epoch
+    scheduler = run.lr_scheduler_configs[0].scheduler
+    assert isinstance(scheduler, WarmupCosine)
+    return scheduler
+
+
+def test_the_schedule_warms_up_and_ends_where_the_trainer_does() -> None:
+    scheduler = scheduled(TargetTPP(2, **SMALL))
+    assert scheduler.total_steps == 40 and scheduler.last_epoch == 40
+    assert scheduler.factor(0) == pytest.approx(0.5) and scheduler.factor(1) == pytest.approx(1, abs=0.01)
+    factors = [scheduler.factor(step) for step in range(1, 50)]
+    assert factors == sorted(factors, reverse=True) and factors[-1] == pytest.approx(0.01)
+    assert "total_steps" not in scheduler.state_dict()  # a plan, not a state
+
+
+def test_optimiser_and_scheduler_are_the_users_choice() -> None:
+    module = TargetTPP(
+        2,
+        optimizer=lambda params: torch.optim.SGD(params, lr=0.1),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0),
+        **SMALL,
+    )
+    run = trainer(max_epochs=2)
+    run.fit(module, datamodule=small_data())
+    assert isinstance(run.optimizers[0], torch.optim.SGD)
+    assert run.lr_scheduler_configs[0].monitor == "val/nll"
+    constant = TargetTPP(2, lr_scheduler=None, **SMALL)
+    run.fit_loop.max_epochs = 3
+    run.fit(constant, datamodule=small_data())
+    assert not run.lr_scheduler_configs

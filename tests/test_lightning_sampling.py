@@ -1,0 +1,137 @@
+"""Requests, Sampler and SampleWriter: the Trainer's samples are those of `tppsd.sample`, and the files are data again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_helpers import SMALL, fitted, small_data, trainer
+
+from tppsd import DraftTPP, EventDataModule, EventSequence, Sampler, SampleWriter, SamplingOptions, TargetTPP, load, sample
+from tppsd.lightning.requests import Requests, median_window
+from tppsd.sampling.samples import SampledSequences
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    return fitted(TargetTPP(2, **SMALL), folder / "target.ckpt"), fitted(DraftTPP(2, **SMALL), folder / "draft.ckpt")
+
+
+def predicted(sampler: Sampler, requests: Requests, data: EventDataModule | None = None, **arguments) -> list[SampledSequences]:
+    chunks = trainer(**arguments).predict(sampler, requests.loader(data))
+    assert isinstance(chunks, list)
+    return chunks  # type: ignore[return-value]
+
+
+def assert_same(chunks: list[SampledSequences], whole: SampledSequences) -> None:
+    """The same sequences under the same indices, up to the reduction order of other batches."""
+    assert torch.equal(torch.cat([c.index for c in chunks]), whole.index)
+    assert torch.equal(torch.cat([c.history_index for c in chunks]), whole.history_index)
+    assert torch.equal(torch.cat([c.path_index for c in chunks]), whole.path_index)
+    assert torch.equal(torch.cat([c.flat_marks for c in chunks]), whole.flat_marks)
+    torch.testing.assert_close(torch.cat([c.flat_event_times for c in chunks]), whole.flat_event_times, rtol=0, atol=1e-4)
+
+
+def test_chunks_from_scratch_are_one_call_of_sample(checkpoints: tuple[Path, Path]) -> None:
+    target, draft = checkpoints
+    options = SamplingOptions(draft_length=3)
+    chunks = predicted(Sampler(target, draft, options, seed=5), Requests(7, t_end=6.0, chunk_size=3))
+    assert [len(chunk) for chunk in chunks] == [3, 3, 1]
+    assert_same(chunks, sample(target, draft, num_sequences=7, t_end=6.0, seed=5, options=options))
+    assert chunks[0].options.draft_length == 3 and chunks[0].target_hash == load(target).content_hash()
+
+
+def test_chunks_of_continuations_are_one_call_of_sample(checkpoints: tuple[Path, Path]) -> None:
+    """Until the end of each sequence's own window, several paths per history, never split over chunks."""
+    data = small_data()
+    requests = Requests(2, "train", max_histories=5, given_fraction=0.5, chunk_size=4)
+    chunks = predicted(Sampler(checkpoints[0], seed=1), requests, data)
+    assert [len(chunk) for chunk in chunks] == [4, 4, 2]
+    histories = [requests.history(s) for s in data.sequences("train")[:5]]
+    assert_same(chunks, sample(checkpoints[0], history=histories, num_sequences=2, t_end=8.0, seed=1))
+
+
+def test_what_is_given_of_a_sequence() -> None:
+    sequence = EventSequence.of([1.0, 2.0, 4.0, 7.0], [0, 1, 0, 1], t_start=0.0, t_end=8.0)
+    ten = Requests(continue_split="test", given_events=10).history(sequence)
+    assert len(ten) == 4
+    half = Requests(continue_split="test", given_fraction=0.5).history(sequence)
+    assert half.event_times.tolist() == [1.0, 2.0] and half.window_end == 2.0
+    until = Requests(continue_split="test", given_until=3.0).history(sequence)
+    assert until.event_times.tolist() == [1.0, 2.0] and until.window_end == 3.0  # observed empty from 2 to 3
+    rebased = EventSequence.of([1.0, 2.0, 4.0, 7.0], [0, 1, 0, 1])  # its first event is given
+    assert Requests(continue_split="test", given_events=0).history(rebased).event_times.tolist() == [1.0]
+    assert Requests(continue_split="test", given_until=1.0).history(rebased).event_times.tolist() == [1.0, 2.0]
+
+
+def test_the_default_end_from_scratch_is_the_datas_window(checkpoints: tuple[Path, Path]) -> None:
+    assert median_window(small_data().sequences("train")) == 8.0
+    (chunk,) = predicted(Sampler(checkpoints[0]), Requests(2), small_data())
+    assert chunk.ends.tolist() == [8.0, 8.0]
+
+
+def test_mistakes_are_named(checkpoints: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match=r"sampling needs an end"):
+        Requests(2).loader()
+    with pytest.raises(ValueError, match=r"continue_split = 'test' needs the data to continue"):
+        Requests(continue_split="test", given_events=1).loader()
+    with pytest.raises(ValueError, match=r"given_events describes histories; say which with continue_split"):
+        Requests(given_events=1)
+    with pytest.raises(ValueError, match=r"continue_split = 'test' needs one of given_events, given_fraction, given_until"):
+        Requests(continue_split="test")
+    with pytest.raises(ValueError, match=r"precision = 'bf16-true' would round event times"):
+        predicted(Sampler(checkpoints[0]), Requests(2, t_end=1.0), precision="bf16-true")
+
+
+def test_written_samples_are_data_again(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "samples"
+    sampler = Sampler(*checkpoints, seed=2)
+    chunks = predicted(sampler, Requests(20, t_end=6.0, chunk_size=8), callbacks=[SampleWriter(folder)])
+    names = [f"train-{i:05d}-of-00003.parquet" for i in range(3)]
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+    import pandas
+
+    frame = pandas.read_parquet(folder)
+    assert frame["seq_idx"].tolist() == list(range(20))
+    assert set(frame["target_hash"]) == {load(checkpoints[0]).content_hash()} and set(frame["seed"]) == {2}
+    assert set(frame["options"]) == {'{"draft_length": 8, "method": "speculative", "rule": "joint"}'}
+
+    from datasets import load_dataset
+
+    shards = load_dataset("parquet", data_files=str(folder / "*.parquet"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert shards["seq_len"] == frame["seq_len"].tolist()
+
+    data = EventDataModule(path=str(folder), fractions=(0.5, 0.25, 0.25))
+    read = [*data.sequences("train"), *data.sequences("validation"), *data.sequences("test")]
+    written = [sequence for chunk in chunks for sequence in chunk]
+    assert data.num_marks == 2 and len(read) == 20
+    for ours, theirs in zip(read, written, strict=True):
+        assert (ours.t_start, ours.t_end) == (theirs.t_start, theirs.t_end) == (0.0, 6.0)
+        assert torch.equal(ours.event_times, theirs.event_times) and torch.equal(ours.marks, theirs.marks)
+    fit = trainer(max_steps=1)
+    fit.fit(TargetTPP(2, **SMALL), datamodule=data)
+
+
+def test_a_folder_with_samples_is_refused(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "train-00000-of-00002.parquet").touch()
+    with pytest.raises(ValueError, match=r"already holds 1 Parquet files \(train-00000-of-00002.parquet"):
+        predicted(Sampler(checkpoints[0]), Requests(2, t_end=1.0), callbacks=[SampleWriter(tmp_path)])
+
+
+def test_a_killed_run_leaves_no_half_file(
+    checkpoints: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet
+
+    def half(table, path, **_) -> None:
+        Path(path).write_bytes(b"PAR1")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", half)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        predicted(Sampler(checkpoints[0]), Requests(2, t_end=1.0), callbacks=[SampleWriter(tmp_path / "samples")])
+    assert list((tmp_path / "samples").iterdir()) == []

@@ -1,0 +1,137 @@
+"""Figures: what they show, that they render without a display or pyplot, and that colours keep their meaning."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from tppsd import plots
+from tppsd.data.sequences import EventSequence
+from tppsd.metrics.functional import ks_band
+
+
+def exponentials(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.empty(n, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
+
+
+def sequences(num_marks: int, n: int = 10) -> list[EventSequence]:
+    g = torch.Generator().manual_seed(num_marks)
+    rows = []
+    for i in range(n):
+        times = 5 + 10 * torch.rand(20, dtype=torch.float64, generator=g).sort().values
+        marks = torch.arange(20) % num_marks
+        rows.append(EventSequence(times, marks, 5.0, 15.0, i))
+    return [*rows, EventSequence.of([], t_start=0.0, t_end=2.0, index=n)]
+
+
+def drawn(figure: Figure, tmp_path: Path) -> Path:
+    path = plots.save(figure, tmp_path / "new" / "figure.png")
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+    return path
+
+
+def texts(figure: Figure) -> str:
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    entries = [text.get_text() for legend in legends for text in legend.get_texts()]
+    labels = [part for axes in figure.axes for part in (axes.get_title("left"), axes.get_xlabel(), axes.get_ylabel())]
+    return "\n".join([*entries, *labels, figure.get_suptitle(), figure.get_supylabel()])
+
+
+def line_colours(axes: Axes) -> list[str]:
+    return [to_hex(line.get_color()).upper() for line in axes.lines]
+
+
+def test_ks_plot_states_the_test_and_draws_its_band(tmp_path: Path) -> None:
+    figure = plots.ks_plot(
+        {"autoregressive, own law": exponentials(5000), "speculative": exponentials(100), "none": exponentials(0)}
+    )
+    drawn(figure, tmp_path)
+    shown = texts(figure)
+    assert "autoregressive, own law: D = 0.0" in shown and "n = 5,000" in shown and "none" not in shown
+    left, right = figure.axes
+    assert {plots.AUTOREGRESSIVE, plots.SPECULATIVE} <= set(line_colours(left)) & set(line_colours(right))
+    low, high = right.patches[0].get_extents().transformed(right.transData.inverted()).intervaly
+    assert abs(high - ks_band(100) * 10) < 1e-6 and abs(low + high) < 1e-6
+
+
+def test_ks_plot_deviation_is_scaled_by_the_square_root_of_n() -> None:
+    uniforms = torch.full((400,), 0.5, dtype=torch.float64)
+    _, right = plots.ks_plot({"speculative": uniforms}, law="uniform").axes
+    deviation = torch.as_tensor(right.lines[-1].get_ydata())
+    assert abs(float(deviation.abs().max()) - 20 * (0.5 - 0.5 / 400)) < 1e-9
+
+
+@pytest.mark.parametrize("num_marks", [1, 5, 30])
+def test_raster_has_a_tick_per_event(num_marks: int, tmp_path: Path) -> None:
+    groups = {"real": sequences(num_marks), "autoregressive": sequences(num_marks)[:3], "speculative": []}
+    figure = plots.raster(groups, num_rows=8, time_unit="h")
+    drawn(figure, tmp_path)
+    panels = figure.axes[:2]
+    for panel, rows in zip(panels, (8, 3), strict=True):
+        ticks = [c for c in panel.collections if c.get_zorder() == 2]
+        assert sum(len(c.get_segments()) for c in ticks) == 20 * rows
+        times = torch.tensor([segment[0][0] for c in ticks for segment in c.get_segments()])
+        assert times.min() >= 0 and times.max() <= 10  # relative to each window's start
+    assert "time since the start of the window [h]" in texts(figure)
+    assert ("mark 4" in texts(figure)) == (num_marks == 5)
+    assert (len(figure.axes) == 3) == (num_marks == 30)  # a colour bar
+
+
+def test_raster_shows_empty_windows_and_mark_names(tmp_path: Path) -> None:
+    rows = [EventSequence.of([], t_start=0.0, t_end=2.0), EventSequence.of([0.5, 1.0], [0, 1], t_start=0.0, t_end=2.0)]
+    figure = plots.raster({"real": rows}, mark_names=("buy", "sell", "hold"))
+    drawn(figure, tmp_path)
+    assert "buy\nsell" in texts(figure) and "hold" not in texts(figure)
+
+
+@pytest.mark.parametrize(("num_marks", "num_panels"), [(1, 1), (3, 3), (9, 1)])
+def test_intensity_plot_has_a_panel_per_mark_or_the_sum(num_marks: int, num_panels: int, tmp_path: Path) -> None:
+    times = torch.linspace(5, 15, 200, dtype=torch.float64)
+    curve = torch.rand(200, num_marks, generator=torch.Generator().manual_seed(0))
+    curve[100, -1] = 50.0
+    figure = plots.intensity_plot(times, {"target": curve, "true": curve / 2}, sequences(num_marks)[0], time_unit="day")
+    drawn(figure, tmp_path)
+    panels = figure.axes[:num_panels]
+    heights = [float(line.get_ydata().max()) for panel in panels for line in panel.lines]
+    assert abs(max(heights) - float((curve if num_panels > 1 else curve.sum(1)).max())) < 1e-5
+    assert all(panel.get_ylim()[0] == 0 and panel.get_ylim()[1] > 50 for panel in panels)
+    assert "events per day" in texts(figure) and "time [day]" in texts(figure)
+    assert plots.REAL in line_colours(panels[0])
+
+
+def test_accepted_counts_plot_states_the_rates(tmp_path: Path) -> None:
+    counts = torch.zeros(20, 20, dtype=torch.int64)
+    counts[4, 4], counts[4, 1], counts[4, 0] = 60, 30, 10
+    figure = plots.accepted_counts_plot(counts)
+    drawn(figure, tmp_path)
+    left, right = figure.axes
+    assert [round(bar.get_height()) for bar in left.patches] == [10, 30, 0, 0, 60]
+    assert "3.70 events per round" in texts(figure) and "step acceptance 0.871" in texts(figure)
+    assert [round(float(y), 4) for y in right.lines[0].get_ydata()] == [0.9, 0.6667, 1.0, 1.0]
+
+
+def test_empty_figures_are_refused() -> None:
+    with pytest.raises(ValueError, match="every curve is empty"):
+        plots.ks_plot({"speculative": torch.empty(0)})
+    with pytest.raises(ValueError, match="every group is empty"):
+        plots.raster({"real": []})
+    with pytest.raises(ValueError, match="at least one curve"):
+        plots.intensity_plot(torch.linspace(0, 1, 5), {})
+    with pytest.raises(ValueError, match="no round with a drafted event"):
+        plots.accepted_counts_plot(torch.tensor([[5, 0], [0, 0]]))
+
+
+def test_pyplot_is_not_imported() -> None:
+    code = (
+        "import sys, torch\nfrom tppsd import plots\nassert 'matplotlib' not in sys.modules\n"
+        "plots.ks_plot({'real': torch.rand(50)})\nassert 'matplotlib.pyplot' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr

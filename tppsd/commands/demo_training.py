@@ -1,0 +1,123 @@
+"""The demo's models: a target as deep as can learn in the time, a one-layer draft, and the yardsticks they are held against."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from rich.console import Console
+
+from tppsd.commands.quiet import quiet_lightning
+from tppsd.data.datamodule import EventDataModule
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.lightning.budget import TimeBudget
+from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
+from tppsd.models.renewal import fit_renewal
+from tppsd.processes.presets import PRESETS
+
+if TYPE_CHECKING:
+    from tppsd.commands.demo import Settings
+
+EVENTS_PER_STEP = 2200  # per optimiser step: small steps learn faster per second than large ones on a CPU
+VALIDATIONS = 12
+MAX_SCORED_EVENTS = 40_000  # of a split, in validation and test: bounds the time on large data sets
+
+
+def open_data(settings: Settings) -> EventDataModule:
+    """The data module for a preset's name or a path, with batches of about EVENTS_PER_STEP events."""
+    source: dict[str, Any] = {"process": settings.data} if settings.data in PRESETS else {"path": settings.data}
+    data = EventDataModule(**source, seed=settings.seed)
+    mean_length = data.statistics.num_events / len(data.sequences("train"))
+    data.batch_size = max(4, min(256, round(EVENTS_PER_STEP / max(1.0, mean_length))))
+    return data
+
+
+def target_size(data: EventDataModule) -> dict[str, Any]:
+    """As deep as can learn in the time; dropout where the data are real and few."""
+    return {"num_layers": 6, "num_heads": 4, "dropout": 0.0 if data.process_object is not None else 0.1}
+
+
+def train_models(settings: Settings, data: EventDataModule, console: Console) -> dict[str, Any]:
+    """Train target and draft, fit the renewal baseline, score all on the test split."""
+    quiet_lightning()
+    seed_everything(settings.seed, verbose=False)
+    target = TargetTPP(data.num_marks, **target_size(data), optimizer=_adamw)
+    draft = DraftTPP(data.num_marks, num_heads=2, num_components=32, optimizer=_adamw)
+    results: dict[str, Any] = {}
+    for name, module, seconds in (("target", target, settings.target_seconds), ("draft", draft, settings.draft_seconds)):
+        console.print(f"\n[bold]Training the {name}[/]: {module.model.num_layers} layers, {_num_parameters(module):,} parameters, {seconds:.0f} s")
+        results[name] = _fit(settings, data, module, name, seconds)
+    console.print("\nFitting the best renewal model (history-free), the yardstick of what history is worth ...")
+    renewal = fit_renewal(data.sequences("train"), data.statistics, seed=settings.seed)
+    scored = limited(data.sequences("test"))
+    results["renewal_nll"] = _nll(renewal, scored)
+    process = data.process_object
+    results["true_nll"] = None
+    if process is not None:
+        results["true_nll"] = -sum(process.log_likelihood(s) for s in scored) / sum(s.num_scored for s in scored)
+    return results
+
+
+def limited(sequences: list[EventSequence]) -> list[EventSequence]:
+    """The first sequences, up to MAX_SCORED_EVENTS events."""
+    total = 0
+    for i, sequence in enumerate(sequences):
+        total += len(sequence)
+        if total > MAX_SCORED_EVENTS:
+            return sequences[: i + 1]
+    return sequences
+
+
+def _adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01)
+
+
+def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str, seconds: float) -> dict[str, Any]:
+    """Train for `seconds`, keep the weights with the best val/nll, score them on the test split."""
+    best = ModelCheckpoint(dirpath=settings.output / "checkpoints", filename=name, monitor="val/nll", enable_version_counter=False)
+    val_share = _share(data.sequences("validation"))
+    trainer = Trainer(
+        max_epochs=-1, accelerator="cpu", devices=1, gradient_clip_val=1.0, num_sanity_val_steps=0, log_every_n_steps=10,
+        val_check_interval=_validation_interval(data, seconds), check_val_every_n_epoch=None, limit_val_batches=val_share,
+        limit_test_batches=_share(data.sequences("test")), enable_model_summary=False,
+        callbacks=[TimeBudget(seconds), best, RichProgressBar(leave=True)],
+        logger=CSVLogger(settings.output / "logs", name=name, version=""),
+    )  # fmt: skip
+    started = time.perf_counter()
+    trainer.fit(module, datamodule=data)
+    if not best.best_model_path:  # the budget ended before the first validation
+        trainer.validate(module, datamodule=data, verbose=False)
+        trainer.save_checkpoint(settings.output / "checkpoints" / f"{name}.ckpt")
+    path = best.best_model_path or str(settings.output / "checkpoints" / f"{name}.ckpt")
+    epochs = trainer.global_step * data.batch_size / max(1, len(data.sequences("train")))
+    trained_seconds = time.perf_counter() - started
+    metrics = {k: float(v) for k, v in trainer.test(module, datamodule=data, ckpt_path=path, verbose=False)[0].items()}
+    return {"path": path, "metrics": metrics, "epochs": round(epochs, 1), "seconds": trained_seconds, "module": module}
+
+
+def _validation_interval(data: EventDataModule, seconds: float) -> int:
+    """Steps between validations, from a guess of the speed that only decides how often we look."""
+    guessed_steps = seconds * 12_000 / EVENTS_PER_STEP
+    return max(10, int(guessed_steps / VALIDATIONS))
+
+
+def _share(sequences: list[EventSequence]) -> float:
+    return len(limited(sequences)) / len(sequences)
+
+
+def _nll(model: Any, sequences: list[EventSequence]) -> float:
+    with torch.inference_mode():
+        total = math.fsum(
+            float(model.log_likelihood(EventBatch.from_sequences(sequences[i : i + 16])).double().sum())
+            for i in range(0, len(sequences), 16)
+        )
+    return -total / sum(s.num_scored for s in sequences)
+
+
+def _num_parameters(module: TPPModule) -> int:
+    return sum(p.numel() for p in module.model.parameters())

@@ -1,0 +1,168 @@
+"""`SpeculativeSampling`: how fast and how faithful sampling is, measured while a model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from tppsd.lightning.requests import median_window
+from tppsd.metrics.functional import (
+    SequenceResiduals,
+    acceptance_rate,
+    events_per_round,
+    ks_exponential,
+    own_law_residuals,
+    step_acceptance,
+)
+from tppsd.metrics.residuals import TimeRescalingKS
+from tppsd.models.checkpoint import load
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.sample import sample
+from tppsd.sampling.samples import SampledSequences
+
+
+class SpeculativeSampling(Callback):
+    """Samples from scratch at the end of validation, autoregressively and speculatively, and logs what came of it.
+
+    Logs sampling/{speedup, acceptance_rate, step_acceptance, events_per_second, events_per_round}, fidelity/{own_law_ks,
+    own_law_p_value} and, where the process is known, fidelity/true_process_ks; to wandb also the KS plot and a table of accepted
+    counts. Every rank samples its share of the indices. Training is not disturbed: nothing here reads or advances the global
+    random state, and the model that is not in training lives outside the module.
+
+    Args:
+        target: checkpoint of the target, when a draft is trained.
+        draft: checkpoint of the draft, when a target is trained.
+        every_n_epochs: validate speed and fidelity in every n-th epoch.
+        num_sequences: how many over all ranks; a p-value wants at least 1,000 events in all.
+        horizon: length of the windows; None = the median of the training split's, unless num_events is given.
+        num_events: number of events per sequence, whichever comes first.
+        options: of speculative sampling.
+        seed: of the sampling noise, the same in every epoch.
+    """
+
+    def __init__(
+        self,
+        target: str | Path | None = None,
+        draft: str | Path | None = None,
+        every_n_epochs: int = 5,
+        num_sequences: int = 16,
+        horizon: float | None = None,
+        num_events: int | None = None,
+        options: SamplingOptions | None = None,
+        seed: int = 0,
+    ) -> None:
+        if (target is None) == (draft is None):
+            raise ValueError("give the checkpoint of the model that is not in training: either target or draft")
+        if every_n_epochs < 1 or num_sequences < 1:
+            raise ValueError(f"every_n_epochs = {every_n_epochs} and num_sequences = {num_sequences} must be at least 1")
+        self.target, self.draft = target, draft
+        self.every_n_epochs, self.num_sequences, self.seed = every_n_epochs, num_sequences, seed
+        self.horizon, self.num_events = horizon, num_events
+        self.options = options or SamplingOptions(method="speculative")
+        self.other: TransformerTPP | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the other model, outside the module in training."""
+        if self.other is None:
+            with torch.random.fork_rng(devices=[]):  # building it draws its initial weights
+                self.other = load(self.target or self.draft or "")
+        if self.horizon is None and self.num_events is None:
+            data = getattr(trainer, "datamodule", None)
+            if data is None:
+                raise ValueError("SpeculativeSampling needs an end of its sequences: give horizon or num_events")
+            self.horizon = median_window(data.sequences("train"))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if trainer.sanity_checking or (fitting and (trainer.current_epoch + 1) % self.every_n_epochs):
+            return
+        assert self.other is not None and isinstance(pl_module.model, TransformerTPP)
+        other = self.other.to(pl_module.device)
+        target, draft = (other, pl_module.model) if self.target is not None else (pl_module.model, other)
+        autoregressive = self._sample(trainer, target, None, SamplingOptions(method="autoregressive"))
+        speculative = self._sample(trainer, target, draft, self.options)
+        counts, values = self._speed(trainer, autoregressive, speculative)
+        sequences = [] if speculative is None else speculative.with_history()
+        gaps = {"own_law": _gaps_of_all_ranks(trainer, own_law_residuals(target, sequences))}
+        if (process := getattr(getattr(trainer, "datamodule", None), "process_object", None)) is not None:
+            residuals = [SequenceResiduals(sequence.index, *process.residuals(sequence)) for sequence in sequences]
+            gaps["true_process"] = _gaps_of_all_ranks(trainer, residuals)
+        tests = {name: ks_exponential(values) for name, values in gaps.items()}
+        values |= {f"fidelity/{name}_ks": test.statistic for name, test in tests.items()}
+        values["fidelity/own_law_p_value"] = tests["own_law"].p_value
+        pl_module.log_dict(values, sync_dist=True)  # they are equal on all ranks already; without it, Lightning warns
+        if trainer.is_global_zero:
+            _log_to_wandb(trainer, gaps, counts)
+
+    def _sample(
+        self, trainer: Trainer, target: TransformerTPP, draft: TransformerTPP | None, options: SamplingOptions
+    ) -> SampledSequences | None:
+        """This rank's share of the indices; None for a rank without any."""
+        first, stop = (self.num_sequences * (trainer.global_rank + i) // trainer.world_size for i in (0, 1))
+        if first == stop:
+            return None
+        sample(target, draft, num_events=2, options=options)  # warm up
+        return sample(
+            target,
+            draft,
+            num_sequences=stop - first,
+            first_index=first,
+            horizon=self.horizon,
+            num_events=self.num_events,
+            options=options,
+            seed=self.seed,
+        )
+
+    def _speed(
+        self, trainer: Trainer, autoregressive: SampledSequences | None, speculative: SampledSequences | None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """accepted_counts over all ranks, and the rates. Seconds are summed over ranks too: events/s are those of one process."""
+        size = 1 + (self.options.resolved(has_draft=True).draft_length or 0)
+        totals = torch.zeros(4 + size * size, dtype=torch.float64, device=trainer.strategy.root_device)
+        for slot, samples in ((0, autoregressive), (2, speculative)):
+            if samples is not None:
+                totals[slot], totals[slot + 1] = samples.stats.seconds, samples.stats.num_events
+        if speculative is not None:
+            totals[4:] = speculative.stats.accepted_counts.flatten()
+        totals = trainer.strategy.reduce(totals, reduce_op="sum").cpu()
+        counts = totals[4:].view(size, size).to(torch.int64)
+        slow, fast = float(totals[1] / totals[0]), float(totals[3] / totals[2])
+        return counts, {
+            "sampling/speedup": fast / slow,
+            "sampling/events_per_second": fast,
+            "sampling/acceptance_rate": acceptance_rate(counts),
+            "sampling/step_acceptance": step_acceptance(counts),
+            "sampling/events_per_round": events_per_round(counts),
+        }
+
+
+def _gaps_of_all_ranks(trainer: Trainer, residuals: list[SequenceResiduals]) -> Tensor:
+    """Carried-over gaps (num_events,) of the sequences of all ranks, in index order."""
+    metric = TimeRescalingKS().to(trainer.strategy.root_device)
+    metric.update(residuals)
+    with metric.sync_context():
+        return metric.gaps()
+
+
+def _log_to_wandb(trainer: Trainer, gaps: Mapping[str, Tensor], accepted_counts: Tensor) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            from tppsd.plots import ks_plot
+
+            rows = [[*cell, int(accepted_counts[tuple(cell)])] for cell in accepted_counts.nonzero().tolist()]
+            logger.experiment.log(
+                {
+                    "fidelity/ks_plot": wandb.Image(ks_plot(gaps)),
+                    "sampling/accepted_counts": wandb.Table(columns=["drafted", "accepted", "rounds"], data=rows),
+                    "trainer/global_step": trainer.global_step,
+                }
+            )
