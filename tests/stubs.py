@@ -68,6 +68,14 @@ class StubTPP:
         )
 
     @classmethod
+    def swinging(cls, num_marks: int, seed: int) -> StubTPP:
+        """Low marks lengthen the intervals to come, high marks shorten them, for a long time: the state of another row, or of
+        another length, gives quite another law."""
+        model = cls.random(num_marks, seed, strength=0.3, memory=0.8)
+        model.from_state[: len(model.means), :num_marks] = torch.linspace(1.0, -1.0, num_marks, dtype=torch.float64)
+        return model
+
+    @classmethod
     def constant(cls, mean: float, std: float, mark_probs: list[float], slopes: list[float] | None = None) -> StubTPP:
         """One log-normal and one mark law, whatever the history."""
         num_marks = len(mark_probs)

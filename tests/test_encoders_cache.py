@@ -150,7 +150,7 @@ def test_cached_laws_are_the_laws_of_forward(model: TransformerTPP) -> None:
     tokens = tokens_of(batch)
     with torch.no_grad():
         context = torch.cat([model.extend(cut(tokens, i, i + 1), cache) for i in range(10)], 1)
-        cached, whole = model.law(context), model(batch)
+        cached, whole = model.law(context), model(batch).double()
     inter_times, marks = torch.ones(3, 10, dtype=torch.float64), torch.zeros(3, 10, dtype=torch.int64)
     atol = 10 * TOLERANCE[context.dtype]  # the head amplifies the contexts' rounding
     torch.testing.assert_close(cached.log_prob(inter_times, marks), whole.log_prob(inter_times, marks), rtol=0, atol=atol)

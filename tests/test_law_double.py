@@ -6,7 +6,9 @@ import copy
 import pickle
 
 import torch
-from small_models import random_batch, small_model
+from small_models import random_batch, small_model, tokens_of
+
+from tppsd.models.attention import CausalPass
 
 ONES = torch.ones(2, 5, dtype=torch.float64)
 
@@ -32,6 +34,21 @@ def test_it_is_the_same_law() -> None:
     torch.testing.assert_close(law.double().log_survival(ONES).float(), law.log_survival(ONES), rtol=0, atol=1e-5)
     already = small_model()(random_batch([4, 2]))
     assert torch.equal(already.double().mark_log_probs(ONES), already.mark_log_probs(ONES))
+
+
+def test_the_samplers_law_is_the_scored_law_in_float64() -> None:
+    """`model.law` takes the heads' float32 outputs and does the arithmetic in float64 from there."""
+    model, batch = small_model(dtype=torch.float32), random_batch([4, 2])
+    law, scored = model.law(model.encode(tokens_of(batch), CausalPass())), model(batch)
+    for ours, theirs in [
+        (law.log_survival(ONES), scored.log_survival(ONES)),
+        (law.inter_time.log_prob(ONES), scored.inter_time.log_prob(ONES)),
+        (law.mark_log_probs(ONES), scored.mark_log_probs(ONES)),
+    ]:
+        assert ours.dtype == torch.float64 and theirs.dtype == torch.float32
+        torch.testing.assert_close(ours.float(), theirs, rtol=0, atol=1e-5)
+    total = law.inter_time.log_weights.exp().sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-14)
 
 
 def test_it_follows_the_weights_through_training_and_loading() -> None:

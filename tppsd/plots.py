@@ -177,19 +177,14 @@ def intensity_plot(
     panels = figure.subplots(num_panels, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     palette = _mark_palette(max(num_marks, _num_marks([events] if events is not None else [])))
     for mark, panel in enumerate(panels):
-        for i, (name, colour) in enumerate(_colours(values).items()):
-            style, width, order = (
-                ("--", 1.1, 4) if colour == REAL else ("-", 1.6, 3 - i / len(values))
-            )  # the truth, then the first, on top
-            panel.plot(times, values[name][:, mark], style, color=colour, linewidth=width, label=name, zorder=order)
-        _style(panel)
+        _intensity_panel(panel, times, {name: curve[:, mark] for name, curve in values.items()})
         if events is not None:
             ticks = events.event_times[events.marks == mark] if split else events.event_times
             colours = palette[mark] if split else [palette[k] for k in events.marks.tolist()]
-            panel.vlines(ticks, 0, 0.07, colors=colours, linewidth=1.1, transform=panel.get_xaxis_transform(), zorder=3)
+            panel.vlines(ticks, 0, 0.07, colors=colours, linewidth=1.1, transform=panel.get_xaxis_transform(), zorder=4)
         if split:
-            name = mark_names[mark] if mark_names is not None else f"mark {mark}"
-            panel.set_title(name, loc="left", fontsize=9, color=palette[mark], fontweight="bold", pad=3)
+            label = mark_names[mark] if mark_names is not None else f"mark {mark}"
+            panel.set_title(label, loc="left", fontsize=9, color=palette[mark], fontweight="bold", pad=3)
     panels[0].set_ylim(bottom=0)  # after all panels, which share it, are drawn
     panels[-1].set_xlim(float(times[0]), float(times[-1]))
     panels[-1].set_xlabel(_time_label("time", time_unit), fontsize=9.5, color=_TEXT)
@@ -199,6 +194,14 @@ def intensity_plot(
         _mark_legend(figure, list(panels), palette, mark_names)
     _title(figure, title)
     return figure
+
+
+def _intensity_panel(axes: Axes, times: Tensor, curves: Mapping[str, Tensor]) -> None:
+    """Solid curves, the first on top, under a thin dashed one for the truth."""
+    _style(axes)
+    for i, (name, colour) in enumerate(_colours(curves).items()):
+        style, width, order = ("--", 1.1, 3.0) if colour == REAL else ("-", 1.6, 3 - (i + 1) / (len(curves) + 1))
+        axes.plot(times, curves[name], style, color=colour, linewidth=width, label=name, zorder=order)
 
 
 # --- rounds ----------------------------------------------------------------------------------------------------------

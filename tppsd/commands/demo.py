@@ -34,12 +34,18 @@ def parse(args: list[str]) -> Settings:
     parser.add_argument("--data", help="folder or file of events, hub id, or name of a process preset (default: %(default)s)",
                         default=DEFAULT_PROCESS)  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
-    parser.add_argument("--target-seconds", type=float, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)")
-    parser.add_argument("--draft-seconds", type=float, default=DRAFT_SECONDS, help="training time of the draft (default: %(default)s)")
+    parser.add_argument(
+        "--target-seconds", type=float, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--draft-seconds", type=float, default=DRAFT_SECONDS, help="training time of the draft (default: %(default)s)"
+    )
     parser.add_argument("--num-sequences", type=int, default=NUM_SEQUENCES, help="sequences to sample (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of data, training and sampling (default: %(default)s)")
     options = parser.parse_args(args)
-    return Settings(options.data, options.output, options.target_seconds, options.draft_seconds, options.num_sequences, options.seed)
+    return Settings(
+        options.data, options.output, options.target_seconds, options.draft_seconds, options.num_sequences, options.seed
+    )
 
 
 def main(args: list[str]) -> None:

@@ -82,7 +82,9 @@ def write(settings: Settings, data: EventDataModule, results: dict[str, Any], su
 
 def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> Table:
     speculative = summary["speculative"]
-    table = Table(title=f"Sampling: speculative is {summary['speedup']:.2f} times as fast, with the same law", title_justify="left")
+    table = Table(
+        title=f"Sampling: speculative is {summary['speedup']:.2f} times as fast, with the same law", title_justify="left"
+    )
     for column in ("", "autoregressive", "speculative"):
         table.add_column(column, justify="left" if not column else "right")
 
@@ -125,7 +127,7 @@ def _likelihood_table(summary: dict[str, Any]) -> Table:
 
 def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any]) -> list[Any]:
     statistics = data.statistics
-    labels = {"mark_names": statistics.mark_names, "time_unit": statistics.time_unit}
+    names, unit = statistics.mark_names, statistics.time_unit
     methods = ("autoregressive", "speculative")
     curves = {f"{m}, own law": results[m]["gaps"] for m in methods}
     if results["speculative"]["true_gaps"] is not None:
@@ -144,8 +146,8 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
     out = settings.output
     return [
         plots.save(plots.ks_plot(curves), out / "ks.png"),
-        plots.save(plots.raster(groups, **labels), out / "raster.png"),
-        plots.save(plots.intensity_plot(times, intensities, shown, **labels), out / "intensity.png"),
+        plots.save(plots.raster(groups, mark_names=names, time_unit=unit), out / "raster.png"),
+        plots.save(plots.intensity_plot(times, intensities, shown, names, unit), out / "intensity.png"),
         plots.save(plots.accepted_counts_plot(stats.accepted_counts), out / "rounds.png"),
     ]
 

@@ -1,4 +1,4 @@
-"""The demo's samples: the same requests, autoregressively and speculatively, one sequence at a time, through `Trainer.predict`."""
+"""The demo's samples: both methods on the same requests, one sequence at a time, through `Trainer.predict`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,12 @@ def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) ->
 
 
 def _predict(
-    results: dict[str, Any], data: EventDataModule, options: SamplingOptions, requests: Requests, seed: int, writer: SampleWriter | None
+    results: dict[str, Any],
+    data: EventDataModule,
+    options: SamplingOptions,
+    requests: Requests,
+    seed: int,
+    writer: SampleWriter | None,
 ) -> list[SampledSequences]:
     draft = results["draft"]["path"] if options.method == "speculative" else None
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1)

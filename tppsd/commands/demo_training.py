@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.lightning.budget import TimeBudget
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
+from tppsd.lightning.progress import BudgetProgressBar
 from tppsd.models.renewal import fit_renewal
 from tppsd.processes.presets import PRESETS
 
@@ -50,7 +51,10 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
     draft = DraftTPP(data.num_marks, num_heads=2, num_components=32, optimizer=_adamw)
     results: dict[str, Any] = {}
     for name, module, seconds in (("target", target, settings.target_seconds), ("draft", draft, settings.draft_seconds)):
-        console.print(f"\n[bold]Training the {name}[/]: {module.model.num_layers} layers, {_num_parameters(module):,} parameters, {seconds:.0f} s")
+        console.print(
+            f"\n[bold]Training the {name}[/] ({module.model.num_layers} layers, {_num_parameters(module):,} parameters) "
+            f"for {seconds:.0f} s"
+        )
         results[name] = _fit(settings, data, module, name, seconds)
     console.print("\nFitting the best renewal model (history-free), the yardstick of what history is worth ...")
     renewal = fit_renewal(data.sequences("train"), data.statistics, seed=settings.seed)
@@ -79,13 +83,15 @@ def _adamw(parameters: Any) -> torch.optim.Optimizer:
 
 def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str, seconds: float) -> dict[str, Any]:
     """Train for `seconds`, keep the weights with the best val/nll, score them on the test split."""
-    best = ModelCheckpoint(dirpath=settings.output / "checkpoints", filename=name, monitor="val/nll", enable_version_counter=False)
+    best = ModelCheckpoint(
+        dirpath=settings.output / "checkpoints", filename=name, monitor="val/nll", enable_version_counter=False
+    )
     val_share = _share(data.sequences("validation"))
     trainer = Trainer(
-        max_epochs=-1, accelerator="cpu", devices=1, gradient_clip_val=1.0, num_sanity_val_steps=0, log_every_n_steps=10,
+        max_epochs=100_000, accelerator="cpu", devices=1, gradient_clip_val=1.0, num_sanity_val_steps=0, log_every_n_steps=10,
         val_check_interval=_validation_interval(data, seconds), check_val_every_n_epoch=None, limit_val_batches=val_share,
         limit_test_batches=_share(data.sequences("test")), enable_model_summary=False,
-        callbacks=[TimeBudget(seconds), best, RichProgressBar(leave=True)],
+        callbacks=[TimeBudget(seconds), best, BudgetProgressBar(seconds)],
         logger=CSVLogger(settings.output / "logs", name=name, version=""),
     )  # fmt: skip
     started = time.perf_counter()

@@ -10,6 +10,5 @@ def quiet_lightning() -> None:
     """Hide the Trainer's notes on hardware, workers and deprecations; errors and our own messages stay."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*isinstance\\(treespec.*", ".*The number of training batches.*",
-                    ".*Checkpoint directory .* exists.*", ".*val_check_interval.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", message=message)
+    for topic in ("does not have many workers", "LeafSpec", "The number of training batches", "Checkpoint directory .* exists"):
+        warnings.filterwarnings("ignore", message=f".*{topic}.*")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,12 @@ class SaveRunConfig(SaveConfigCallback):
             return
         directory = run_directory(trainer)
         directory.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, str(directory / "config.yaml"), skip_none=False, overwrite=True, multifile=False)
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # jsonargparse 4.49 calls it skip_unset, and 4.35 does not know that
+            config = self.parser.dump(self.config, skip_none=False)  # a null may well replace a default
+        (directory / "config.yaml").write_text(config)
         for logger in trainer.loggers:
-            logger.log_hyperparams(config)
+            logger.log_hyperparams(yaml.safe_load(config))
 
 
 def run_directory(trainer: Trainer) -> Path:
@@ -167,4 +170,13 @@ def main(args: list[str]) -> None:
     """Run a verb with its arguments, as in `main(["fit", "--data.path", "events.parquet"])`."""
     quieten()
     cli = SamplingCLI if args[0] == "predict" else TrainingCLI
-    cli(args[0], None if args == sys.argv[1:] else args)  # with both, Lightning warns
+    try:
+        cli(args[0], None if args == sys.argv[1:] else args)  # with both, Lightning warns
+    except ValueError as error:
+        raise original(error) from None
+
+
+def original(error: Exception) -> BaseException:
+    """What a constructor raised, where jsonargparse has wrapped it into many lines on types."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return error.__cause__ if error.__cause__ is not None and "jsonargparse" in raised_in else error

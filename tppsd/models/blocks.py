@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from tppsd.models.attention import AttentionPass, softmax_kernel
 from tppsd.models.fast import layer_norm, linear
 
-
 QUERY_KEY_GAIN = 1.4
 
 

@@ -82,6 +82,10 @@ class NextEventLaw:
         """The law given that nothing happened for `elapsed` (float64 (*batch,)) since the last event."""
         return replace(self, inter_time=self.inter_time.truncated(elapsed))
 
+    def whole(self) -> NextEventLaw:
+        """The law without truncation."""
+        return replace(self, inter_time=replace(self.inter_time, elapsed=None))
+
     def mark_log_probs(self, inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (*batch, num_marks); zeros of width 1 when unmarked."""
         if self.mark_features is None or self.mark_decoder is None:

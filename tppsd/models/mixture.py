@@ -191,6 +191,7 @@ class LogNormalMixture:
         if elapsed is not None and log_kept is not None:
             beyond = -log_ndtri(level.log() + torch.take_along_dim(log_kept, component, -1))
             z = torch.where(elapsed.unsqueeze(-1) > 0, beyond, z)
-        x = torch.addcmul(torch.take_along_dim(law.means, component, -1), torch.take_along_dim(law.log_stds, component, -1).exp(), z)
+        std = torch.take_along_dim(law.log_stds, component, -1).exp()
+        x = torch.addcmul(torch.take_along_dim(law.means, component, -1), std, z)
         inter_times = torch.exp(x.squeeze(-1) * self.scale + self.shift)
         return inter_times if elapsed is None else torch.maximum(inter_times, torch.nextafter(elapsed, 2 * elapsed + 1))

@@ -15,13 +15,15 @@ class Draft(NamedTuple):
     """Drafted events of each row and the laws they were drawn from.
 
     Fields: inter_times, times (since t_start) float64 (rows, draft_length); marks int64 (rows, draft_length);
-    laws of batch shape (rows, draft_length), in float64 arithmetic.
+    laws of batch shape (rows, draft_length), in float64 arithmetic; lengths int64 (rows,): how many of them each row drafted,
+    None = all.
     """
 
     inter_times: Tensor
     times: Tensor
     marks: Tensor
     laws: Any
+    lengths: Tensor | None = None
 
     @property
     def tokens(self) -> EventTokens:
@@ -31,14 +33,21 @@ class Draft(NamedTuple):
 class Drafter(Protocol):
     """Proposes events with their laws for every row, and is told what was committed."""
 
+    name: str
+
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         """New requests start in `rows`; `state` already holds their newest token."""
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
         """One event per row and position from uniforms (rows, draft_length, >= 3)."""
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: Rows) -> None:
-        """The first `num_accepted` (rows,) drafted events and then `state.pending` were committed."""
+    def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
+        """The first `num_accepted` (rows,) drafted events and then `state.pending` were committed.
+
+        Args:
+            laws: the target's, batch shape (rows, draft_length + 1), after the token before the draft and each drafted one.
+            seen_marks: int64 (rows, draft_length + 1), the marks of those tokens; -1 at the start of a window without an event.
+        """
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop every row but `rows`."""
@@ -46,6 +55,8 @@ class Drafter(Protocol):
 
 class ModelDrafter:
     """A trained draft TPP with a cache of its own; one pass per drafted event."""
+
+    name = "model"
 
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
         self.rows = ModelRows(model, num_rows, capacity, histories)
@@ -62,7 +73,7 @@ class ModelDrafter:
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
         cache = self.rows.cache
         tokens, time = state.pending, state.last_times.unsqueeze(1)
-        inter_times, times, marks, laws = [], [], [], []
+        steps: list[tuple[Tensor, Tensor, Tensor, Any]] = []
         for j in range(uniforms.shape[1]):
             if j == 0 and self._lag is not None:
                 num_seen = cache.lengths + self._num_lagging
@@ -75,11 +86,11 @@ class ModelDrafter:
             tau, mark = law.sample(uniforms[:, j : j + 1, :3])
             time = time + tau
             tokens = EventTokens(mark + 1, time, tau)
-            for values, value in zip((inter_times, times, marks, laws), (tau, time, mark, law), strict=True):
-                values.append(value)
+            steps.append((tau, time, mark, law))
+        inter_times, times, marks, laws = zip(*steps, strict=True)
         return Draft(torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1))
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: Rows) -> None:
+    def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         draft_length = draft.marks.shape[1]
         all_accepted = num_accepted == draft_length
         # the cache holds all drafted events but the last: after a fully accepted round it lacks that one and the bonus event

@@ -1,7 +1,7 @@
 """Counter-based noise: every draw is a function of what it is for, never of when it is drawn.
 
-Philox 4x32-10 (Salmon et al., SC 2011) in int64 arithmetic, so that it runs on any device. A sequence therefore does not depend on
-batch size, batch composition, rank or number of ranks, and the global RNG is never read or advanced.
+Philox 4x32-10 (Salmon et al., SC 2011) in int64 arithmetic, so that it runs on any device. A sequence therefore does not
+depend on batch size, batch composition, rank or number of ranks, and the global RNG is never read or advanced.
 """
 
 from __future__ import annotations

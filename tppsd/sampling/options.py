@@ -36,7 +36,9 @@ class SamplingOptions:
         if self.method == "autoregressive":
             for name in ("draft_length", "rule"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{name} = {getattr(self, name)!r} has no meaning for method = 'autoregressive'; leave it out")
+                    raise ValueError(
+                        f"{name} = {getattr(self, name)!r} has no meaning for method = 'autoregressive'; leave it out"
+                    )
 
     def with_overrides(self, **overrides: Any) -> SamplingOptions:
         """A copy with some fields replaced; unknown names raise."""

@@ -64,7 +64,9 @@ def plan_requests(
         paths = num_sequences
     for i, source in enumerate(sources):
         if len(source) and not 0 <= int(source.marks.min()) <= int(source.marks.max()) < num_marks:
-            raise ValueError(f"history {i}: marks must be in 0..{num_marks - 1} (the model's num_marks), found {int(source.marks.max())}")
+            raise ValueError(
+                f"history {i}: marks must be in 0..{num_marks - 1} (the model's num_marks), found {int(source.marks.max())}"
+            )
     starts = [source.window_end for source in sources for _ in range(paths)]
     ends = _ends(starts, t_end, horizon)
     given_first = history is None and sources[0].first_is_given

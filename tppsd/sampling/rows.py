@@ -11,12 +11,12 @@ from tppsd.models.protocol import EventModel, EventTokens
 
 
 class Request(NamedTuple):
-    """One sequence to sample. Times are absolute; `history` indexes the call's list of histories.
+    """One sequence to sample, the `number`-th of all. Times are absolute; `history` indexes the call's list of histories.
 
     `end` may be inf; `limit` is the largest number of events, and `is_bounded` says that `max_events` set it, not the caller.
     """
 
-    index: int
+    number: int
     history: int
     history_index: int
     path_index: int
@@ -134,6 +134,12 @@ class Rows:
             setattr(self, name, getattr(self, name)[rows])
         self.pending = EventTokens(*(field[rows] for field in self.pending))
         self.store = [s[rows] for s in self.store]
+
+
+def last_marks(rows: Rows, num_marks: int) -> Tensor:
+    """int64 (rows,): mark of each row's newest event, that of a given first event included; -1 at a plain start."""
+    ids = rows.pending.ids[:, 0]
+    return torch.where(ids > num_marks, ids - num_marks, ids) - 1
 
 
 class ModelRows:

@@ -1,7 +1,7 @@
 """Acceptance rules of a chain and the adjusted laws that follow a rejection. Each keeps the target's law exactly.
 
-Everything is in log space and float64. The adjusted law norm(max(0, target - draft)) is drawn by rejection from the target, without
-a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position on average.
+Everything is in log space and float64. The adjusted law norm(max(0, target - draft)) is drawn by rejection from the target,
+without a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position on average.
 Sources: Leviathan et al. 2023; Chen et al. 2023; TPP-SD (arXiv 2507.09252), whose Algorithm 1 as printed is biased for marks.
 """
 
@@ -25,8 +25,8 @@ Attempts = Callable[[Tensor, Tensor, Purpose, int, int, int], Tensor]
 
 
 class Verdict(NamedTuple):
-    """Fields: num_accepted int64 (rows,): length of the accepted prefix; time_rejected bool (rows,): at the first rejection it was
-    the inter-time that failed (always True under `joint`)."""
+    """Fields: num_accepted int64 (rows,): length of the accepted prefix; time_rejected bool (rows,): at the first rejection it
+    was the inter-time that failed (always True under `joint`)."""
 
     num_accepted: Tensor
     time_rejected: Tensor
@@ -129,5 +129,7 @@ def _reject_until_kept(
         first += num
         num = max(8, min(4 * num, _BLOCK_ELEMENTS // max(1, len(waiting))))
         if first > MAX_PROPOSALS:
-            raise RuntimeError(f"no proposal of {first} was kept for {len(waiting)} rows: target and draft laws are not densities")
+            raise RuntimeError(
+                f"no proposal of {first} was kept for {len(waiting)} rows: target and draft laws are not densities"
+            )
     return inter_times, marks

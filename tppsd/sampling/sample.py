@@ -17,16 +17,19 @@ from tppsd.models.checkpoint import load
 from tppsd.models.fast import plain_attributes
 from tppsd.models.protocol import EventModel
 from tppsd.sampling.autoregressive import ADDRESSES, Autoregressive
-from tppsd.sampling.drafters import ModelDrafter
+from tppsd.sampling.drafters import Drafter, ModelDrafter
 from tppsd.sampling.engine import Engine, Finished
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.poisson_drafter import PoissonDrafter
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
 from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.samples import SampledSequences, SamplingStats
+from tppsd.sampling.self_drafter import SelfDrafter
 from tppsd.sampling.speculative import Speculative, speculative_addresses
 
 DEFAULT_ROWS = 64  # in flight; changes speed and memory, never results
+DRAFTER_NAMES = ("self", "poisson")  # drafters that need no model of their own
 _FIRST_CAPACITY = 256
 
 
@@ -52,7 +55,10 @@ def sample(
     """Sample event sequences from the target's law, from the start of a window or continuing histories.
 
     Args:
-        target, draft: an EventModel, a LightningModule or a checkpoint path. A draft changes the speed, never the law.
+        target: an EventModel, a LightningModule or a checkpoint path.
+        draft: likewise, or the name of a drafter that needs no model: "self" (the target's own recent laws; what None means for
+            method = "speculative") or "poisson" (rate and mark frequencies of the training split). It changes the speed, never
+            the law.
         history: sequence(s) to continue; a history's `t_end` is the time until which it was observed: the first new event is
             later than it.
         num_sequences: paths per history, or sequences from scratch.
@@ -61,8 +67,8 @@ def sample(
             "observed until"), a number of new events; one value or one per sequence.
         options: SamplingOptions; single options may be given as keywords instead (`method="autoregressive"`).
         batch_size: rows in flight (default 64); changes speed and memory, never results.
-        seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call, whatever the batch
-            size, device count or order, up to floating-point reduction order.
+        seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call, whatever the
+            batch size, device count or order, up to floating-point reduction order.
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
         return_log_probs: also return the target's log-density of each event.
@@ -94,9 +100,7 @@ def sample_stream(target: Any, draft: Any = None, *, chunk_size: int = 256, **ar
     a = {name: arguments.pop(name, default) for name, default in defaults.items()}
     if chunk_size < 1:
         raise ValueError(f"chunk_size = {chunk_size} must be at least 1")
-    session = _Session(
-        target, draft, a["options"], arguments, a["batch_size"], a["seed"], a["max_events"], a["return_log_probs"]
-    )
+    session = _Session(target, draft, a["options"], arguments, a["batch_size"], a["seed"], a["max_events"], a["return_log_probs"])
     plan = session.plan(
         a["history"], a["num_sequences"], a["t_start"], a["t_end"], a["horizon"], a["num_events"], a["first_index"]
     )
@@ -126,14 +130,17 @@ class _Session:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        self.target, self.draft = resolve_model(target, "target"), None if draft is None else resolve_model(draft, "draft")
-        self.options = (options or SamplingOptions()).with_overrides(**overrides).resolved(self.draft is not None)
+        self.target = resolve_model(target, "target")
+        self.options = (options or SamplingOptions()).with_overrides(**overrides).resolved(draft is not None)
+        named = draft if isinstance(draft, str) and draft in DRAFTER_NAMES else "self" if draft is None else None
+        self.drafter_name = "model" if named is None else named
+        self.draft = resolve_model(draft, "draft") if named is None else None
         self.batch_size, self.seed, self.max_events, self.with_log_probs = batch_size, seed, max_events, with_log_probs
         self.device = model_device(self.target)
         self._check_models()
         self.stats = SamplingStats(
             self.options.method or "", self.options.rule, self.options.draft_length,
-            "model" if self.options.method == "speculative" else None,
+            self.drafter_name if self.options.method == "speculative" else None,
         )  # fmt: skip
 
     def _check_models(self) -> None:
@@ -142,8 +149,6 @@ class _Session:
                 for name, parameter in model.named_parameters():
                     if not torch.isfinite(parameter).all():
                         raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
-        if self.options.method == "speculative" and self.draft is None:
-            raise ValueError("method = 'speculative' needs a draft; pass a draft model or its checkpoint")
         if self.draft is not None and self.draft.num_marks != self.target.num_marks:
             raise ValueError(f"draft has num_marks = {self.draft.num_marks}, the target {self.target.num_marks}; they must agree")
 
@@ -189,11 +194,19 @@ class _Session:
                 noise = RowNoise(self.seed, ADDRESSES, num_rows, self.device)
                 method = Autoregressive(target, self.with_log_probs)
             else:
-                assert self.draft is not None and self.options.draft_length and self.options.rule
+                assert self.options.draft_length and self.options.rule
                 noise = RowNoise(self.seed, speculative_addresses(self.options.draft_length), num_rows, self.device)
-                drafter = ModelDrafter(self.draft, num_rows, capacity, plan.histories)
+                drafter = self._drafter(num_rows, capacity, plan)
                 method = Speculative(target, drafter, self.options.draft_length, self.options.rule, noise, self.with_log_probs)
             return Engine(method, rows, noise, plan.requests, plan.histories), method
+
+    def _drafter(self, num_rows: int, capacity: int, plan: Plan) -> Drafter:
+        if self.drafter_name == "self":
+            return SelfDrafter(num_rows, self.target.num_marks, self.device)
+        if self.drafter_name == "poisson":
+            return PoissonDrafter(getattr(self.target, "statistics", None), self.device)
+        assert self.draft is not None
+        return ModelDrafter(self.draft, num_rows, capacity, plan.histories)
 
     def assemble(self, plan: Plan, which: range, finished: list[Finished]) -> SampledSequences:
         """Ragged storage of the finished requests `which`, on the data's own clock."""
@@ -220,7 +233,7 @@ class _Session:
             flat_marks=torch.cat([done.marks for done in finished]),
             flat_log_probs=torch.cat(log_probs) if log_probs else None,
             offsets=lengths.cumsum(0),
-            index=torch.tensor([r.index for r in requests]),
+            index=torch.tensor([r.number for r in requests]),
             history_index=torch.tensor([r.history_index for r in requests]),
             path_index=torch.tensor([0 if r.history_index == FROM_SCRATCH else r.path_index for r in requests]),
             truncated=at_bound,

@@ -108,7 +108,8 @@ class SampledSequences:
         truncated: bool (num_sequences,): `max_events` was reached before the sequence's own end.
         ends: float64 (num_sequences,): end of the window, nan where the sequence ended by its number of events.
         histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first is given).
-        options, seed, stats: how they were made; num_marks, target_hash, draft_hash: by which models (hashes where they have one).
+        options, seed, stats: how they were made.
+        num_marks, target_hash, draft_hash: by which models (hashes where they have one).
     """
 
     flat_event_times: Tensor
@@ -146,7 +147,9 @@ class SampledSequences:
         i = range(len(self))[i]
         history, end = self.histories[i], float(self.ends[i])
         t_end = None if end != end else end
-        event_times, marks, inter_times = (self._own(f, i) for f in (self.flat_event_times, self.flat_marks, self.flat_inter_times))
+        event_times, marks, inter_times = (
+            self._own(f, i) for f in (self.flat_event_times, self.flat_marks, self.flat_inter_times)
+        )
         if self.history_index[i] < 0 and history.first_is_given:
             return self._joined(i)
         if len(inter_times) and len(history):  # the window of the new events starts later than the inter-time of the first
@@ -209,8 +212,14 @@ class SampledSequences:
         import pandas as pd
 
         repeats = self.offsets.diff()
-        frame = {name: getattr(self, name).repeat_interleave(repeats).numpy() for name in ("index", "history_index", "path_index")}
-        frame |= {"time": self.flat_event_times.numpy(), "inter_time": self.flat_inter_times.numpy(), "mark": self.flat_marks.numpy()}
+        frame = {
+            name: getattr(self, name).repeat_interleave(repeats).numpy() for name in ("index", "history_index", "path_index")
+        }
+        frame |= {
+            "time": self.flat_event_times.numpy(),
+            "inter_time": self.flat_inter_times.numpy(),
+            "mark": self.flat_marks.numpy(),
+        }
         if self.flat_log_probs is not None:
             frame["log_prob"] = self.flat_log_probs.numpy()
         return pd.DataFrame(frame)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tppsd.models.protocol import EventTokens
 from tppsd.sampling.drafters import Draft, Drafter
 from tppsd.sampling.noise import Purpose, RowNoise, address
-from tppsd.sampling.rows import Events, ModelRows, Request, Rows
+from tppsd.sampling.rows import Events, ModelRows, Request, Rows, last_marks
 from tppsd.sampling.rules import RULES, Rejected, Verdict
 
 
@@ -35,6 +35,7 @@ class Speculative:
         self.target, self.drafter = target, drafter
         self.draft_length, self.with_log_probs = draft_length, with_log_probs
         self.accept, self.adjusted = RULES[rule]
+        self.num_marks = target.model.num_marks
         self.noise = noise
         self.accepted_counts = noise.keys.new_zeros(draft_length + 1, draft_length + 1)
 
@@ -53,7 +54,7 @@ class Speculative:
         coins, for_bonus = noise[:, 2 * g : 3 * g], noise[:, 3 * g :].reshape(len(rows), 4)
         draft = self.drafter.propose(rows, for_draft)
         laws = self.verify(rows, draft)
-        verdict = self.accept(draft, laws[:, :g], coins)
+        verdict = self.judge(draft, laws, coins)
         inter_times, marks = self.correct(rows, draft, laws, verdict, for_bonus)
         return self.commit(rows, draft, laws, verdict, inter_times, marks)
 
@@ -67,10 +68,21 @@ class Speculative:
             laws = laws.truncated(elapsed)
         return laws
 
+    def judge(self, draft: Draft, laws: Any, coins: Tensor) -> Verdict:
+        """The rule's verdict on what each row has drafted."""
+        if draft.marks.shape[1] == 0:
+            nothing = torch.zeros_like(draft.times[:, :0].sum(1), dtype=torch.int64)
+            return Verdict(nothing, nothing.bool())
+        verdict = self.accept(draft, laws[:, :-1], coins)
+        if draft.lengths is None:
+            return verdict
+        return verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
+
     def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor) -> tuple[Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
-        inter_times, marks = laws[:, -1].sample(for_bonus[:, :3])
-        is_rejected = rows.active & (verdict.num_accepted < self.draft_length)
+        bonus_laws = laws[:, -1] if draft.lengths is None else laws.at(draft.lengths)
+        inter_times, marks = bonus_laws.sample(for_bonus[:, :3])
+        is_rejected = rows.active & (verdict.num_accepted < self._drafted(draft))
         if is_rejected.any():
             where = is_rejected.nonzero().squeeze(1)
             at = verdict.num_accepted[where]
@@ -80,21 +92,29 @@ class Speculative:
             inter_times[where], marks[where] = self.adjusted(rejected, verdict, self.noise.attempts)
         return inter_times, marks
 
+    @staticmethod
+    def _drafted(draft: Draft) -> Tensor:
+        """int64 (rows,): number of events each row has drafted."""
+        return draft.marks.new_full(draft.marks.shape[:1], draft.marks.shape[1]) if draft.lengths is None else draft.lengths
+
     def commit(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor) -> Tensor:
         """Append the accepted prefix and the new event; roll the caches back to them by length."""
         n = verdict.num_accepted
         last = torch.cat([rows.last_times.unsqueeze(1), draft.times], 1).gather(1, n.unsqueeze(1))
         events = Events(*(
-            torch.cat([values, values[:, :1]], 1).scatter(1, n.unsqueeze(1), new.unsqueeze(1))
-            for values, new in ((draft.inter_times, inter_times), (draft.times, last.squeeze(1) + inter_times), (draft.marks, marks))
+            torch.cat([values, torch.zeros_like(new).unsqueeze(1)], 1).scatter(1, n.unsqueeze(1), new.unsqueeze(1))
+            for values, new in (
+                (draft.inter_times, inter_times), (draft.times, last.squeeze(1) + inter_times), (draft.marks, marks)
+            )
         ))  # fmt: skip
         if self.with_log_probs:
             events = events._replace(log_probs=laws.log_prob(events.inter_times, events.marks))
-        self.target.cache.lengths = self.target.cache.lengths - self.draft_length + n
+        self.target.cache.lengths = self.target.cache.lengths - draft.marks.shape[1] + n
+        seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
         reached_end = rows.commit(events, n + 1)
-        self.drafter.commit(draft, n, rows)
-        counted = rows.active.long()
-        self.accepted_counts[self.draft_length].index_add_(0, n, counted)
+        self.drafter.commit(draft, n, rows, laws, seen_marks)
+        cell = self._drafted(draft) * (self.draft_length + 1) + n
+        self.accepted_counts.view(-1).index_add_(0, cell, rows.active.long())
         return reached_end
 
 

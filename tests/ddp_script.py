@@ -1,0 +1,42 @@
+"""What tests/test_ddp.py runs on one process (imported) and on two (as a script, which Lightning starts once more).
+
+python tests/ddp_script.py FOLDER: fit on two processes with the callback, then predict, and leave what came of it in FOLDER.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning_helpers import SMALL, small_data, trainer
+
+from tppsd import Sampler, SampleWriter, SamplingOptions, SpeculativeSampling, TargetTPP
+from tppsd.lightning.requests import Requests
+
+GLOBAL_BATCH = 6  # 16 sequences: batches of 5 and 6, which two processes share unevenly
+PRECISION = "64-true"  # so that only a wrong reduction can make a difference
+
+
+def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
+    """Leave fit.pt (weights and metrics), target.ckpt and samples/ in `folder`."""
+    distributed = {"devices": world_size, "strategy": "ddp" if world_size > 1 else "auto"}
+    seed_everything(0, verbose=False)
+    callback = SpeculativeSampling(draft=draft, every_n_epochs=1, num_sequences=3, options=SamplingOptions(draft_length=3))
+    module = TargetTPP(2, **SMALL)
+    run = trainer(max_epochs=3, precision=PRECISION, gradient_clip_val=1.0, callbacks=[callback], **distributed)
+    run.fit(module, datamodule=small_data(batch_size=GLOBAL_BATCH // world_size))
+    metrics = {name: float(value) for name, value in run.callback_metrics.items()}
+    run.save_checkpoint(folder / "target.ckpt")
+    if run.is_global_zero:
+        torch.save({"weights": module.state_dict(), "metrics": metrics}, folder / "fit.pt")
+
+    sampler = Sampler(folder / "target.ckpt", draft, seed=4)
+    requests = Requests(1, "train", max_histories=9, given_fraction=0.3, chunk_size=2)  # 5 chunks: 3 and 2
+    writer = SampleWriter(folder / "samples")
+    trainer(callbacks=[writer], **distributed).predict(sampler, requests.loader(small_data()), return_predictions=False)
+
+
+if __name__ == "__main__":
+    fit_and_predict(Path(sys.argv[1]), 2, Path(sys.argv[2]))

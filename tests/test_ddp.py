@@ -1,0 +1,56 @@
+"""Two processes do what one does: the same gradients, metrics and samples. One launch, since each takes about ten seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ddp_script
+import pandas
+import pytest
+import torch
+from lightning_helpers import SMALL, fitted
+
+from tppsd import DraftTPP
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Where one process and two processes have left their results."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    torch.manual_seed(0)
+    draft = fitted(DraftTPP(2, **SMALL), one / "draft.ckpt")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "ddp_script.py"), str(two), str(draft)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ddp_script.fit_and_predict(one, 1, draft)
+    return one, two
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_fit_equals_one_process_on_the_same_global_batch(folders: tuple[Path, Path]) -> None:
+    one, two = (torch.load(folder / "fit.pt", weights_only=True) for folder in folders)
+    for name, weight in one["weights"].items():
+        if isinstance(weight, torch.Tensor):
+            torch.testing.assert_close(two["weights"][name], weight, rtol=0, atol=1e-6, msg=name)
+    assert one["metrics"].keys() == two["metrics"].keys()
+    for name, value in one["metrics"].items():
+        if name not in ("sampling/speedup", "sampling/events_per_second"):  # wall-clock times
+            assert two["metrics"][name] == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_predict_gives_every_index_once_and_the_same_sequences(folders: tuple[Path, Path]) -> None:
+    one, two = (pandas.read_parquet(folder / "samples") for folder in folders)
+    assert one["seq_idx"].tolist() == two["seq_idx"].tolist() == list(range(9))
+    for mine, theirs in zip(one["type_event"], two["type_event"], strict=True):
+        assert mine.tolist() == theirs.tolist()
+    for mine, theirs in zip(one["time_since_start"], two["time_since_start"], strict=True):
+        assert mine.tolist() == pytest.approx(theirs.tolist(), abs=1e-4)

@@ -1,0 +1,112 @@
+"""The simplest draft: a Poisson process with the rate and the mark frequencies of the training split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.data.statistics import DataStatistics
+from tppsd.models.law import pick_mark, sample_mark
+from tppsd.sampling.drafters import Draft
+from tppsd.sampling.rows import Request, Rows
+
+
+@dataclass(frozen=True)
+class PoissonLaw:
+    """tau - elapsed ~ Exp(rate) and k ~ Categorical(probs), whatever the history; the interface of NextEventLaw.
+
+    Attributes:
+        elapsed: float64 (*batch,), 0 where nothing is known.
+        log_rate: of events per unit of time.
+        mark_probs: float64 log-probabilities (num_marks,).
+    """
+
+    elapsed: Tensor
+    log_rate: float
+    mark_probs: Tensor
+
+    @property
+    def inter_time(self) -> PoissonInterTime:
+        return PoissonInterTime(self.elapsed, self.log_rate)
+
+    def __getitem__(self, index: Any) -> PoissonLaw:
+        return replace(self, elapsed=self.elapsed[index])
+
+    def at(self, positions: Tensor) -> PoissonLaw:
+        return replace(self, elapsed=self.elapsed.gather(1, positions.view(len(positions), -1)).view_as(positions))
+
+    def unsqueeze(self, dim: int) -> PoissonLaw:
+        return replace(self, elapsed=self.elapsed.unsqueeze(dim))
+
+    @staticmethod
+    def cat(laws: Sequence[PoissonLaw], dim: int) -> PoissonLaw:
+        return replace(laws[0], elapsed=torch.cat([law.elapsed for law in laws], dim))
+
+    def mark_log_probs(self, inter_times: Tensor) -> Tensor:
+        return self.mark_probs.expand(*inter_times.shape, -1)
+
+    def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
+        return self.inter_time.log_prob(inter_times) + pick_mark(self.mark_log_probs(inter_times), marks)
+
+    def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        inter_times = self.inter_time.sample(uniforms)
+        return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
+
+
+@dataclass(frozen=True)
+class PoissonInterTime:
+    """The law of tau in a PoissonLaw."""
+
+    elapsed: Tensor
+    log_rate: float
+
+    def log_prob(self, inter_times: Tensor) -> Tensor:
+        log_density = self.log_rate - math.exp(self.log_rate) * (inter_times - self.elapsed)
+        return torch.where(inter_times > self.elapsed, log_density, -torch.inf)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        inter_times = self.elapsed - uniforms[..., 1].log() * math.exp(-self.log_rate)
+        return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
+
+
+class PoissonDrafter:
+    """Drafts from a Poisson process; add-one smoothing gives every mark a chance.
+
+    Args:
+        statistics: of the training split.
+
+    Raises:
+        ValueError: the model carries no statistics.
+    """
+
+    name = "poisson"
+
+    def __init__(self, statistics: DataStatistics | None, device: torch.device) -> None:
+        if statistics is None or statistics.num_events == 0 or statistics.duration <= 0:
+            raise ValueError(
+                "draft = 'poisson' needs a target that carries the statistics of its training split; this one has none"
+            )
+        counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=device) + 1
+        self.mark_probs = (counts / counts.sum()).log()
+        self.log_rate = math.log(statistics.num_events / statistics.duration)
+
+    def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
+        """Nothing to do: a Poisson process has no memory."""
+
+    def propose(self, state: Rows, uniforms: Tensor) -> Draft:
+        elapsed = torch.zeros_like(uniforms[..., 0])
+        elapsed[:, 0] = state.elapsed
+        laws = PoissonLaw(elapsed, self.log_rate, self.mark_probs)
+        inter_times, marks = laws.sample(uniforms)
+        return Draft(inter_times, state.last_times.unsqueeze(1) + inter_times.cumsum(1), marks, laws)
+
+    def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
+        """Nothing to do."""
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Nothing to do."""
