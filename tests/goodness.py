@@ -47,7 +47,7 @@ def grid_over(*laws: Any, elapsed: float = 0.0) -> Tensor:
         m = law.inter_time
         means, stds = m.shift + m.scale * m.means.double(), m.scale * m.log_stds.double().exp()
         spans += [(means - 9 * stds).min(), (means + 9 * stds).max()]
-    low = min(spans) if elapsed == 0 else max(min(spans), torch.tensor(math.log(elapsed) + 1e-12))
+    low = min(spans) if elapsed == 0 else max(min(spans), torch.tensor(math.log(elapsed) + 1e-12, dtype=torch.float64))
     return torch.linspace(float(low), float(max(spans)), _KNOTS, dtype=torch.float64)
 
 
@@ -66,8 +66,8 @@ def overlap_factorised(target: Any, draft: Any) -> float:
     return float(torch.trapezoid(time * torch.minimum(*shares).sum(-1), x))
 
 
-def chi_square_p(counts: Tensor, expected: Tensor) -> float:
-    """p-value of Pearson's chi-square against known probabilities; cells that expect fewer than 5 are pooled."""
+def chi_square_p(counts: Tensor, expected: Tensor, num_constraints: int = 1) -> float:
+    """p-value of Pearson's chi-square; cells that expect fewer than 5 are pooled. `num_constraints` sums were taken from the data."""
     from scipy.stats import chi2
 
     counts, expected = counts.double().flatten(), expected.double().flatten()
@@ -78,7 +78,7 @@ def chi_square_p(counts: Tensor, expected: Tensor) -> float:
         if expected[-1] < 1e-3 and counts[-1] > 0:
             return 0.0  # events where the law has no mass
         counts, expected = counts[expected >= 1e-3], expected[expected >= 1e-3]
-    return float(chi2.sf(float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1))
+    return float(chi2.sf(float(((counts - expected) ** 2 / expected).sum()), len(counts) - num_constraints))
 
 
 def one_step_p(law: Any, inter_times: Tensor, marks: Tensor, elapsed: float = 0.0, num_bins: int = 20) -> float:
@@ -95,53 +95,77 @@ def one_step_p(law: Any, inter_times: Tensor, marks: Tensor, elapsed: float = 0.
     return chi_square_p(counts, at_edges.diff(dim=0).flatten() * len(marks))
 
 
-def own_law_uniforms(model: Any, history: EventSequence, samples: SampledSequences) -> tuple[Tensor, Tensor]:
-    """(u, v), both (num_sequences, num_events): PITs of inter-times and randomised PITs of marks of paths of one history that
-    ended by their number of events. Under exact sampling all of them are i.i.d. U(0, 1). From a full pass without a cache."""
-    n, num_paths, m = int(samples.offsets[1]), len(samples), history.num_scored
-    assert torch.equal(samples.offsets.diff(), torch.full((num_paths,), n))
+def paths(samples: SampledSequences) -> tuple[Tensor, Tensor]:
+    """(inter_times, marks), both (num_sequences, num_events), of sequences that all ended by the same number of events."""
+    n = int(samples.offsets[1])
+    assert torch.equal(samples.offsets.diff(), torch.full((len(samples),), n))
+    return samples.flat_inter_times.view(-1, n), samples.flat_marks.view(-1, n)
+
+
+def own_law_uniforms(model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
+    """(u, v): PITs of inter-times and randomised PITs of marks of paths (num_sequences, num_events) of one history. Under exact
+    sampling all of them are i.i.d. U(0, 1). From a full pass without a cache."""
+    (num_paths, n), m, given = inter_times.shape, history.num_scored, int(history.first_is_given)
 
     def joined(old: Tensor, new: Tensor) -> Tensor:
-        return torch.cat([old[len(history) - m :].expand(num_paths, -1), new.view(num_paths, n)], 1)
+        return torch.cat([old[given:].expand(num_paths, -1), new], 1)
 
-    marks = joined(history.marks, samples.flat_marks)
     start = torch.full((num_paths,), history.window_start, dtype=torch.float64)
-    start_mark = int(history.marks[0]) if history.first_is_given else NO_MARK
-    batch = EventBatch(
-        joined(history.event_times, samples.flat_event_times), joined(history.inter_times, samples.flat_inter_times), marks,
-        torch.ones_like(marks, dtype=torch.bool), start, start + 1e18, torch.full((num_paths,), start_mark), torch.arange(num_paths),
-    )  # fmt: skip
+    last = float(history.event_times[-1]) if len(history) else history.window_start
+    tau, k = joined(history.inter_times, inter_times), joined(history.marks, marks)
+    start_marks = torch.full((num_paths,), int(history.marks[0]) if given else NO_MARK)
+    times = joined(history.event_times, last + inter_times.cumsum(1))
+    batch = EventBatch(times, tau, k, torch.ones_like(k, dtype=torch.bool), start, start, start_marks, torch.arange(num_paths))
     with torch.inference_mode():
         laws = model(batch)[:, m : m + n]
-        tau, k = batch.inter_times[:, m:], marks[:, m:]
-        log_survival = laws.log_survival(tau)
+        log_survival = laws.log_survival(inter_times)
         silence = silence_after(history)
         if silence > 0:
-            log_survival[:, 0] -= laws[:, 0].log_survival(torch.full_like(tau[:, 0], silence))
-        probs = laws.mark_log_probs(tau).exp()
-    width = probs.gather(-1, k.unsqueeze(-1)).squeeze(-1)
-    upper = probs.cumsum(-1).gather(-1, k.unsqueeze(-1)).squeeze(-1)
+            log_survival[:, 0] -= laws[:, 0].log_survival(torch.full_like(inter_times[:, 0], silence))
+        probs = laws.mark_log_probs(inter_times).exp()
+    width = probs.gather(-1, marks.unsqueeze(-1)).squeeze(-1)
+    upper = probs.cumsum(-1).gather(-1, marks.unsqueeze(-1)).squeeze(-1)
     coins = torch.rand(width.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     return -torch.expm1(log_survival), (upper - coins * width).clamp(0, 1)
 
 
+def _table(first: Tensor, second: Tensor, num_bins: int) -> Tensor:
+    """Counts (num_bins, num_bins) of pairs of numbers in [0, 1]."""
+    cells = [(x * num_bins).long().clamp(0, num_bins - 1) for x in (first, second)]
+    return torch.bincount(cells[0] * num_bins + cells[1], minlength=num_bins**2).view(num_bins, num_bins)
+
+
 def grid_p(first: Tensor, second: Tensor, num_bins: int = 8) -> float:
     """Chi-square of pairs against the uniform law on the unit square."""
-    cells = [(x * num_bins).long().clamp(0, num_bins - 1) for x in (first, second)]
-    counts = torch.bincount(cells[0] * num_bins + cells[1], minlength=num_bins**2)
-    return chi_square_p(counts, torch.full((num_bins**2,), len(first) / num_bins**2))
+    counts = _table(first, second, num_bins)
+    return chi_square_p(counts, torch.full_like(counts, len(first) / num_bins**2, dtype=torch.float64))
 
 
-def judge(model: Any, history: EventSequence, samples: SampledSequences) -> float:
+def given_p(first: Tensor, second: Tensor, num_bins: int = 8) -> float:
+    """Chi-square of `second` being U(0, 1) whatever `first` is, which may have any law."""
+    counts = _table(first, second, num_bins)
+    totals = counts.sum(1, keepdim=True)
+    counts, totals = counts[totals.squeeze(1) >= 5 * num_bins], totals[totals >= 5 * num_bins]
+    return chi_square_p(counts, (totals.unsqueeze(1) / num_bins).expand_as(counts), len(counts))
+
+
+def judge(model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor, lengths: Tensor | None = None) -> float:
     """One p-value (Bonferroni) for "these paths of `history` follow the model's law": the first event against its exact law, every
-    event's time and mark given its own prefix, and their independence from the event before."""
-    u, v = own_law_uniforms(model, history, samples)
-    if not bool(((u >= 0) & (u <= 1)).all()):
+    event's time and mark given its own prefix, and their independence from the event before.
+
+    Args:
+        inter_times, marks: (num_sequences, num_events).
+        lengths: (num_sequences,) >= 1, how many of them count; whether event i exists may depend on the events before it only.
+    """
+    u, v = own_law_uniforms(model, history, inter_times, marks)
+    n = u.shape[1]
+    exists = torch.arange(n) < (torch.full(u.shape[:1], n) if lengths is None else lengths).unsqueeze(1)
+    if not bool((u[exists] >= 0).all()):
         return 0.0  # an event inside the silence
-    first = samples.offsets[:-1]
-    drawn = samples.flat_inter_times[first], samples.flat_marks[first]
-    p_values = [one_step_p(law_after(model, history), *drawn, elapsed=silence_after(history))]
-    p_values += [grid_p(u[:, i], v[:, i]) for i in range(u.shape[1])]
-    for i in range(u.shape[1] - 1):
-        p_values += [grid_p(u[:, i], u[:, i + 1]), grid_p(v[:, i], u[:, i + 1]), grid_p(v[:, i], v[:, i + 1])]
+    p_values = [one_step_p(law_after(model, history), inter_times[:, 0], marks[:, 0], elapsed=silence_after(history))]
+    for i in range(n):
+        rows = exists[:, i]
+        p_values.append(grid_p(u[rows, i], v[rows, i]))
+        if i > 0:
+            p_values += [given_p(x[rows, i - 1], y[rows, i]) for x, y in ((u, u), (v, u), (v, v))]
     return min(1.0, len(p_values) * min(p_values))

@@ -59,6 +59,7 @@ def test_appending_in_any_steps_gives_the_contexts_of_the_full_pass(
     contexts = torch.cat([extend_to(model, cache, tokens, q) for q in steps], 1)
     assert_close(model, contexts, full_pass(model, tokens))
     assert cache.lengths.tolist() == [10, 10, 10]
+    assert cache.min_length == cache.max_length == 10, "equal rows take the path without a scatter"
 
 
 @pytest.mark.parametrize("num_new", [1, 3])

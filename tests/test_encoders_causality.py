@@ -130,8 +130,19 @@ def test_dropout_is_for_training_only() -> None:
         assert not torch.equal(densities(model, sequence), densities(model, sequence))
 
 
-def test_casting_the_weights_leaves_the_frequencies_in_float64(model: TransformerTPP) -> None:
-    sequence = EventSequence.of([1e6, 2e6 + 0.3], [0, 1], t_start=0.0)
-    single = model.float()
-    expected = densities(single, sequence)
-    assert torch.equal(densities(single.double().float(), sequence), expected)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_casting_the_weights_there_and_back_changes_no_law_of_late_events(encoder: str) -> None:
+    """The sinusoids' frequencies stay float64: rounded to float32, they would turn a phase of 1e7 by half a radian."""
+    model, sequence = TransformerTPP(3, encoder, embed_dim=16).eval(), EventSequence.of([1e7, 2e7 + 0.3], [0, 1], t_start=0.0)
+    expected = densities(model, sequence)
+    assert torch.equal(densities(model.float(), sequence), expected)
+    assert torch.equal(densities(model.double().float(), sequence), expected)
+
+
+def test_a_start_token_has_no_inter_time(model: TransformerTPP) -> None:
+    """In units of the training split, the first law is the same whatever that split's inter-times were."""
+    first = model(random_batch([2]))[:, 0]
+    model.set_statistics(DataStatistics(3, log_mean=5.0, log_std=0.1, time_scale=9.0))
+    other = model(random_batch([2]))[:, 0]
+    for name in ("log_weights", "means", "log_stds"):
+        assert torch.equal(getattr(other.inter_time, name), getattr(first.inter_time, name))

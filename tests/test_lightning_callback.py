@@ -72,6 +72,13 @@ def test_a_draft_equal_to_its_target_is_always_accepted(checkpoints: dict[str, P
     assert metrics["sampling/acceptance_rate"] > 0.99 and metrics["sampling/events_per_round"] > 2.9
 
 
+@pytest.mark.parametrize("drafter", [None, "poisson"])
+def test_a_target_needs_no_draft(drafter: str | None) -> None:
+    """Without one, the target's own recent laws propose."""
+    metrics = run(TargetTPP, [SpeculativeSampling(draft=drafter, every_n_epochs=1, num_sequences=2)], max_epochs=1)[1]
+    assert metrics.keys() >= LOGGED and 0 < metrics["sampling/acceptance_rate"] <= 1
+
+
 def test_the_schedule(checkpoints: dict[str, Path]) -> None:
     """Every second epoch, and never while Lightning checks its sanity."""
     callback = SpeculativeSampling(draft=checkpoints["draft"], every_n_epochs=2, num_sequences=1, num_events=2)
@@ -80,8 +87,10 @@ def test_the_schedule(checkpoints: dict[str, Path]) -> None:
 
 
 def test_mistakes_are_named(checkpoints: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match=r"either target or draft"):
-        SpeculativeSampling()
+    with pytest.raises(ValueError, match=r"one of target and draft"):
+        SpeculativeSampling(target="a.ckpt", draft="b.ckpt")
+    with pytest.raises(ValueError, match=r"a draft in training needs a target"):
+        run(DraftTPP, [SpeculativeSampling()])
     with pytest.raises(FileNotFoundError, match=r"nowhere.ckpt: there is no such checkpoint"):
         run(TargetTPP, [SpeculativeSampling(draft="nowhere.ckpt")])
 

@@ -16,6 +16,8 @@ from tppsd.cli import main
 DATA = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "20", "--data.t_end", "8", "--data.batch_size", "4"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 
+STEPWISE = ["--trainer.log_every_n_steps", "1"]
+
 
 @pytest.fixture(autouse=True)
 def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +41,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_fit_without_a_config_and_again_from_the_one_it_saved() -> None:
-    assert tppsd("fit", *DATA, *QUIET, "--trainer.max_epochs", "2", "--model.embed_dim", "8") == 0
+    assert tppsd("fit", *DATA, *QUIET, *STEPWISE, "--trainer.max_epochs", "2", "--model.embed_dim", "8") == 0
     run = Path("outputs/fit/version_0")
     assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "hparams.yaml", "metrics.csv"}
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -80,12 +82,12 @@ def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:
     [
         (["fit", *QUIET], "give either path (data) or process (a preset to simulate)"),
         (["fit", *QUIET, "--data.path", "nowhere"], "nowhere: no such file or folder"),
+        (["fit", *QUIET, "--data", "taxi"], "the path of the data is --data.path taxi"),
         (["test", *QUIET, *DATA], "test needs a trained model: --ckpt_path FILE"),
         (["fit", *QUIET, *DATA, "--trainer.precision", "bf16-true"], "precision = 'bf16-true' would round event times"),
         (["fit", *QUIET, *DATA, "--model.num_heads", "3"], "embed_dim = 64 must be even and a multiple of num_heads = 3"),
         (["fit", *QUIET, "--data.process", "wind"], "there is no process preset 'wind'"),
         (["predict", *QUIET, "--model.target", "nowhere.ckpt"], "nowhere.ckpt: there is no such checkpoint"),
-        (["predict", *QUIET, "--requests.given_fraction", "0.5", "--model.target", "x"], "given_fraction describes histories"),
         (["predict", *QUIET, "--model.options.draft_length", "0", "--model.target", "x"], "draft_length = 0 must be between"),
     ],
 )

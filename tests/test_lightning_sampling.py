@@ -54,6 +54,12 @@ def test_chunks_of_continuations_are_one_call_of_sample(checkpoints: tuple[Path,
     assert_same(chunks, sample(checkpoints[0], history=histories, num_sequences=2, t_end=8.0, seed=1))
 
 
+@pytest.mark.parametrize("drafter", ["self", "poisson"])
+def test_drafters_by_name(drafter: str, checkpoints: tuple[Path, Path]) -> None:
+    (chunk,) = predicted(Sampler(checkpoints[0], drafter), Requests(2, t_end=2.0))
+    assert chunk.stats.method == "speculative" and chunk.stats.drafter == drafter
+
+
 def test_what_is_given_of_a_sequence() -> None:
     sequence = EventSequence.of([1.0, 2.0, 4.0, 7.0], [0, 1, 0, 1], t_start=0.0, t_end=8.0)
     ten = Requests(continue_split="test", given_events=10).history(sequence)

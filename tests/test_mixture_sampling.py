@@ -49,7 +49,8 @@ def test_the_extreme_uniforms_give_positive_finite_float64_inter_times() -> None
     law = some_law(torch.float32)
     smallest, largest = 2.0**-54, 1 - 2.0**-53
     corners = torch.cartesian_prod(*2 * [torch.tensor([smallest, largest], dtype=torch.float64)]).unsqueeze(1).expand(-1, 3, -1)
-    for sampled in (law, law.truncated(torch.tensor([0.0, 1.0, 1e9], dtype=torch.float64))):
-        inter_times = sampled.sample(corners)
-        assert inter_times.dtype == torch.float64
-        assert (torch.isfinite(inter_times) & (inter_times > 0)).all()
+    for elapsed in ([0.0, 0.0, 0.0], [0.0, 1.0, 1e9], [1e12, 1e17, 1e18]):
+        beyond = torch.tensor(elapsed, dtype=torch.float64)
+        for inter_times in (law.sample(corners), law.truncated(beyond).sample(corners) - beyond):
+            assert inter_times.dtype == torch.float64
+            assert (torch.isfinite(inter_times) & (inter_times > 0)).all()

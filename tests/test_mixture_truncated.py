@@ -51,7 +51,7 @@ def test_rows_with_nothing_elapsed_are_untouched() -> None:
     law = narrow()
     mixed = law.truncated(torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64))
     rows = torch.tensor([0, 2])
-    uniforms = torch.rand(50, 3, 2, dtype=torch.float64)
+    uniforms = torch.rand(2000, 3, 2, dtype=torch.float64)
     tau = torch.logspace(-9, 9, 50, dtype=torch.float64).unsqueeze(1)
     p = torch.cat(
         [torch.logspace(-200, -1, 20, dtype=torch.float64), torch.linspace(0.1, 0.99, 20, dtype=torch.float64)]
@@ -73,7 +73,7 @@ def test_rows_with_nothing_elapsed_are_untouched() -> None:
 def test_quantiles_lie_beyond_the_silence_and_invert_the_survival(elapsed: float) -> None:
     truncated = narrow().truncated(elapsed_rows(elapsed))
     p = torch.cat(
-        [torch.logspace(-12, -1, 20, dtype=torch.float64), 1 - torch.logspace(-0.1, -15, 20, dtype=torch.float64)]
+        [torch.logspace(-300, -1, 20, dtype=torch.float64), 1 - torch.logspace(-0.1, -15, 20, dtype=torch.float64)]
     ).unsqueeze(1)
     quantiles = truncated.icdf(p)
     assert (quantiles >= elapsed).all()

@@ -24,6 +24,9 @@ GROUPS = {
     "Start here": {
         "demo": Command("tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and law"),
     },
+    "Measure": {
+        "benchmark": Command("tppsd.commands.benchmark", "time samplers side by side, from checkpoints or untrained models"),
+    },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {
         "fit": Command(TRAINER_CLI, "train a target or a draft model"),
         "validate": Command(TRAINER_CLI, "score a checkpoint on the validation split"),

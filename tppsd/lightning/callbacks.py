@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from tppsd.lightning.modules import DraftTPP
 from tppsd.lightning.requests import median_window
 from tppsd.metrics.functional import (
     SequenceResiduals,
@@ -24,7 +26,7 @@ from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.sample import sample
+from tppsd.sampling.sample import DRAFTER_NAMES, sample
 from tppsd.sampling.samples import SampledSequences
 
 
@@ -38,7 +40,7 @@ class SpeculativeSampling(Callback):
 
     Args:
         target: checkpoint of the target, when a draft is trained.
-        draft: checkpoint of the draft, when a target is trained.
+        draft: checkpoint of the draft, when a target is trained, or the name of a drafter that needs none ("self", "poisson").
         every_n_epochs: validate speed and fidelity in every n-th epoch.
         num_sequences: how many over all ranks; a p-value wants at least 1,000 events in all.
         horizon: length of the windows; None = the median of the training split's, unless num_events is given.
@@ -58,21 +60,24 @@ class SpeculativeSampling(Callback):
         options: SamplingOptions | None = None,
         seed: int = 0,
     ) -> None:
-        if (target is None) == (draft is None):
-            raise ValueError("give the checkpoint of the model that is not in training: either target or draft")
+        if target is not None and draft is not None:
+            raise ValueError("give one of target and draft: the checkpoint of the model that is not in training")
         if every_n_epochs < 1 or num_sequences < 1:
             raise ValueError(f"every_n_epochs = {every_n_epochs} and num_sequences = {num_sequences} must be at least 1")
         self.target, self.draft = target, draft
         self.every_n_epochs, self.num_sequences, self.seed = every_n_epochs, num_sequences, seed
         self.horizon, self.num_events = horizon, num_events
-        self.options = options or SamplingOptions(method="speculative")
-        self.other: TransformerTPP | None = None
+        self.options = (options or SamplingOptions()).with_overrides(method="speculative")
+        self.other: TransformerTPP | str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the other model, outside the module in training."""
+        wanted = self.draft or "self" if self.target is None else self.target
+        if isinstance(pl_module, DraftTPP) != (self.target is not None):
+            raise ValueError(f"SpeculativeSampling has target = {self.target}; a draft in training needs a target, a target none")
         if self.other is None:
             with torch.random.fork_rng(devices=[]):  # building it draws its initial weights
-                self.other = load(self.target or self.draft or "")
+                self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted)
         if self.horizon is None and self.num_events is None:
             data = getattr(trainer, "datamodule", None)
             if data is None:
@@ -83,9 +88,9 @@ class SpeculativeSampling(Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING
         if trainer.sanity_checking or (fitting and (trainer.current_epoch + 1) % self.every_n_epochs):
             return
-        assert self.other is not None and isinstance(pl_module.model, TransformerTPP)
-        other = self.other.to(pl_module.device)
-        target, draft = (other, pl_module.model) if self.target is not None else (pl_module.model, other)
+        other = self.other.to(pl_module.device) if isinstance(self.other, TransformerTPP) else self.other
+        target, draft = (pl_module.model, other) if self.target is None else (other, pl_module.model)
+        assert isinstance(target, TransformerTPP)
         autoregressive = self._sample(trainer, target, None, SamplingOptions(method="autoregressive"))
         speculative = self._sample(trainer, target, draft, self.options)
         counts, values = self._speed(trainer, autoregressive, speculative)
@@ -101,9 +106,7 @@ class SpeculativeSampling(Callback):
         if trainer.is_global_zero:
             _log_to_wandb(trainer, gaps, counts)
 
-    def _sample(
-        self, trainer: Trainer, target: TransformerTPP, draft: TransformerTPP | None, options: SamplingOptions
-    ) -> SampledSequences | None:
+    def _sample(self, trainer: Trainer, target: TransformerTPP, draft: Any, options: SamplingOptions) -> SampledSequences | None:
         """This rank's share of the indices; None for a rank without any."""
         first, stop = (self.num_sequences * (trainer.global_rank + i) // trainer.world_size for i in (0, 1))
         if first == stop:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from tppsd.data.datamodule import EventDataModule
+from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
+from tppsd.lightning.saving import SaveRunConfig
 from tppsd.lightning.writer import SampleWriter
 from tppsd.models.checkpoint import CHECKPOINT_KEY
 
@@ -124,59 +121,12 @@ class SamplingCLI(VerbCLI):
         self.trainer.predict(model, loader, **{**arguments, "return_predictions": False})
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Writes config.yaml beside the checkpoints of a run, whatever the logger, and hands the configuration to the logger."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or not trainer.is_global_zero:
-            return
-        directory = run_directory(trainer)
-        directory.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # jsonargparse 4.49 calls it skip_unset, and 4.35 does not know that
-            config = self.parser.dump(self.config, skip_none=False)  # a null may well replace a default
-        (directory / "config.yaml").write_text(config)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(config))
-
-
-def run_directory(trainer: Trainer) -> Path:
-    """Parent of the folder that ModelCheckpoint chooses. No collective, unlike `trainer.log_dir`."""
-    if not trainer.loggers:
-        return Path(trainer.default_root_dir)
-    logger = trainer.loggers[0]
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)
-
-
-def quieten() -> None:
-    """Lightning's messages that tell a user of this command nothing."""
-    for message in (
-        ".*does not have many workers.*",  # batches are small and ready in memory
-        ".*smaller than the logging interval.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",  # early stopping has no part in a test
-        ".*treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.13
-    ):
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_useful)
-
-
-def is_useful(record: logging.LogRecord) -> bool:
-    """Neither an advertisement nor news of hardware that the model cannot use (event times are float64)."""
-    return not any(word in record.getMessage() for word in ("Tip:", "TPU"))
-
-
 def main(args: list[str]) -> None:
     """Run a verb with its arguments, as in `main(["fit", "--data.path", "events.parquet"])`."""
     quieten()
+    refuse_data_as_path(args)
     cli = SamplingCLI if args[0] == "predict" else TrainingCLI
     try:
         cli(args[0], None if args == sys.argv[1:] else args)  # with both, Lightning warns
     except ValueError as error:
         raise original(error) from None
-
-
-def original(error: Exception) -> BaseException:
-    """What a constructor raised, where jsonargparse has wrapped it into many lines on types."""
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    return error.__cause__ if error.__cause__ is not None and "jsonargparse" in raised_in else error

@@ -86,9 +86,7 @@ class TPPModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the statistics of the training split over, unless the model has learnt with others already."""
-        precision = self.trainer.precision
-        if precision in ("bf16-true", "16-true"):
-            raise ValueError(f"precision = {precision!r} would round event times; use 'bf16-mixed', '16-mixed' or '32-true'")
+        check_precision(self.trainer.precision)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and data.num_marks != self.model.num_marks:
             raise ValueError(f"the data have num_marks = {data.num_marks}, but the model has num_marks = {self.model.num_marks}")
@@ -172,13 +170,21 @@ class TPPModule(LightningModule):
                 raise ValueError(f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}")
 
 
+def check_precision(precision: str | None) -> None:
+    """Refuse what casts inputs: at t = 1000 a bfloat16 time is 4 units coarse."""
+    if precision in ("bf16-true", "16-true"):
+        raise ValueError(f"precision = {precision!r} would round event times; use 'bf16-mixed', '16-mixed' or '32-true'")
+
+
 class TargetTPP(TPPModule):
-    __doc__ = (TPPModule.__doc__ or "").replace("A TransformerTPP (`model`)", "The target: a TransformerTPP (`model`)", 1)
+    """The model to sample from; arguments are those of TPPModule."""
+
     role = "target"
     default_num_layers = 2
 
 
 class DraftTPP(TPPModule):
-    __doc__ = (TPPModule.__doc__ or "").replace("A TransformerTPP (`model`)", "The draft: a small TransformerTPP (`model`)", 1)
+    """The small model that proposes events; arguments are those of TPPModule."""
+
     role = "draft"
     default_num_layers = 1

@@ -7,10 +7,11 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from tppsd.lightning.modules import check_precision
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.sample import sample
+from tppsd.sampling.sample import DRAFTER_NAMES, sample
 from tppsd.sampling.samples import SampledSequences
 
 
@@ -28,7 +29,8 @@ class Sampler(LightningModule):
 
     Args:
         target: checkpoint of the model to sample from.
-        draft: checkpoint of the model that proposes events; None = autoregressive sampling.
+        draft: checkpoint of the model that proposes events, or the name of a drafter that needs none ("self", "poisson"); None =
+            autoregressive sampling, unless the options say otherwise.
         options: method, draft length, rule.
         seed: of the counter-based noise.
         batch_size: rows in flight; changes speed and memory, never results.
@@ -46,12 +48,11 @@ class Sampler(LightningModule):
     ) -> None:
         super().__init__()
         self.target = load(target)
-        self.draft = None if draft is None else load(draft)
+        self.draft = draft if draft is None or draft in DRAFTER_NAMES else load(draft)
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
 
     def setup(self, stage: str) -> None:
-        if self.trainer.precision in ("bf16-true", "16-true"):
-            raise ValueError(f"precision = {self.trainer.precision!r} would round event times; use '32-true' or '64-true'")
+        check_precision(self.trainer.precision)
 
     def predict_step(self, batch: RequestChunk, batch_idx: int) -> PredictedSequences:
         samples = sample(

@@ -76,7 +76,7 @@ class TimeConditionalMarks(nn.Module):
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
-        with torch.autocast(features.device.type, enabled=False):  # a law is evaluated wherever its user is, under autocast too
+        with autocast_disabled(features.device.type):  # a law is evaluated wherever its user is, under autocast too
             hidden = F.relu(features + self.mix_time(F.relu(self.from_time(log_inter_times))))
             return torch.log_softmax(self.to_logits(hidden), -1)
 

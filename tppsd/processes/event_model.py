@@ -121,6 +121,12 @@ class ProcessLaw:
         """The law given that nothing happened for `elapsed` (float64 (*batch,)) since the last event."""
         return ProcessLaw(self.inter_time.truncated(elapsed))
 
+    def whole(self) -> ProcessLaw:
+        """A law without truncation: that of the time left, tau - elapsed, from the state reached at `elapsed`."""
+        return ProcessLaw(
+            ProcessInterTime(self.inter_time.process, self.inter_time.states, torch.zeros_like(self.inter_time.elapsed))
+        )
+
     def mark_log_probs(self, inter_times: Tensor) -> Tensor:
         """log f(k | tau) = log lambda*_k - log lambda*, (..., *batch, num_marks); -inf where the intensity is 0."""
         log_intensity = self.inter_time.log_intensity(inter_times)

@@ -1,0 +1,161 @@
+"""Counter-based noise: the published generator, separate fields for separate uses, and nothing else to depend on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from goodness import grid_p
+from stubs import StubTPP
+from torch import Tensor
+
+from tppsd.sampling import noise
+from tppsd.sampling.noise import Purpose, RowNoise, address, philox, row_keys, uniforms
+from tppsd.sampling.options import MAX_DRAFT_LENGTH
+from tppsd.sampling.sample import sample
+
+# (counter, key, output) of philox4x32-10 in Random123's kat_vectors (Salmon et al., SC 2011)
+KNOWN_ANSWERS = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+def words(text: str) -> tuple[Tensor, ...]:
+    return tuple(torch.tensor(int(word, 16)) for word in text.split())
+
+
+def keys(num: int, seed: int = 0) -> Tensor:
+    return row_keys(seed, torch.zeros(num, dtype=torch.int64), torch.arange(num))
+
+
+@pytest.mark.parametrize(("counter", "key", "output"), KNOWN_ANSWERS)
+def test_philox_gives_the_published_words(counter: str, key: str, output: str) -> None:
+    assert philox(words(counter), words(key)) == words(output)  # type: ignore[arg-type]
+
+
+def test_the_words_of_a_tensor_are_those_of_its_elements() -> None:
+    counters = torch.stack([torch.stack(words(counter)) for counter, _, _ in KNOWN_ANSWERS])
+    key = torch.stack([torch.stack(words(key)) for _, key, _ in KNOWN_ANSWERS])
+    expected = torch.stack([torch.stack(words(output)) for _, _, output in KNOWN_ANSWERS])
+    assert torch.equal(torch.stack(philox(tuple(counters.T), tuple(key.T)), -1), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("word", "value"), [(0, 2.0**-53), (0xFFFFFFFF, 1 - 2.0**-53)])
+def test_uniforms_lie_strictly_inside_the_unit_interval(monkeypatch: pytest.MonkeyPatch, word: int, value: float) -> None:
+    monkeypatch.setattr(noise, "philox", lambda counter, key: (torch.tensor(word),) * 4)
+    drawn = uniforms(keys(1), torch.tensor(0), torch.tensor(0))
+    assert drawn.dtype == torch.float64
+    assert drawn.tolist() == [value, value]
+
+
+def test_uniforms_use_53_bits() -> None:
+    """The lowest bits of n + 1/2, of which the last is always set, differ from draw to draw."""
+    drawn = uniforms(keys(1)[0], torch.arange(64), torch.tensor(0)) * 2.0**53
+    assert torch.equal(drawn, drawn.round())
+    assert (drawn.long() % 2 == 1).all()
+    assert 20 < int((drawn.long() // 2 % 2).sum()) < 108  # of 128 fair bits; false alarms below 1e-13
+
+
+@pytest.mark.parametrize("field", ["rounds", "position", "inner", "outer", "row"])
+def test_uniforms_are_uniform_and_independent_along_every_field(field: str) -> None:
+    """Both uniforms of a pair, and neighbours along the field: chi-square on 16 x 16 cells, three tests per field; false alarms
+    3e-4 per field."""
+    n = 40_000
+    steps, zero = torch.arange(n), torch.tensor(0)
+    along = {"rounds": zero, "position": zero, "inner": zero, "outer": zero} | {field: steps}
+    key = keys(n, seed=3) if field == "row" else keys(1, seed=3)[0]
+    where = torch.as_tensor(address(along["position"], Purpose.TEST))
+    pairs = uniforms(key, along["rounds"], where, along["outer"], along["inner"])
+    assert grid_p(pairs[:, 0], pairs[:, 1], 16) > 1e-4
+    assert grid_p(pairs[:-1, 0], pairs[1:, 0], 16) > 1e-4
+    assert grid_p(pairs[:-1, 1], pairs[1:, 0], 16) > 1e-4
+
+
+def test_no_two_uses_share_a_number() -> None:
+    """Fields are separate: no sum or overlap of position, purpose, draw, round or attempts can collide."""
+    small = (0, 1, 2, 3)
+    addresses = [address(p, q, d) for p in (*small, 255, 256, MAX_DRAFT_LENGTH) for q in Purpose for d in (*small, 255)]
+    assert len(set(addresses)) == len(addresses) == 7 * len(Purpose) * 5
+    assert max(addresses) < 2**32
+    where = torch.tensor(addresses[:60]).view(-1, 1, 1, 1)
+    values = torch.tensor(small)
+    drawn = uniforms(keys(1)[0], values.view(-1, 1, 1), where, values.view(-1, 1), values)
+    assert drawn.shape == (60, 4, 4, 4, 2)
+    assert len(drawn.unique()) == drawn.numel()
+
+
+def test_streams_differ_by_seed_history_and_path() -> None:
+    index = torch.tensor([-1, 0, 1, 2, 2**31, 2**32, 2**33])
+    history, path = (x.flatten() for x in torch.meshgrid(index, index, indexing="ij"))
+    drawn = torch.cat([row_keys(seed, history, path) for seed in (-1, 0, 1, 2**32, 2**62)])
+    assert len(drawn.unique(dim=0)) == 5 * 7 * 7
+    assert ((drawn >= 0) & (drawn < 2**32)).all()
+
+
+def rounds_of(row_noise: RowNoise, admit_again: bool) -> Iterator[Tensor]:
+    """Twelve rounds of three rows; a new stream starts in row 1 at the fifth, row 0 leaves at the ninth."""
+    index = torch.arange(3)
+    row_noise.admit(index, torch.full_like(index, 7), index)
+    for r in range(12):
+        if r == 5 and admit_again:
+            row_noise.admit(torch.tensor([1]), torch.tensor([8]), torch.tensor([0]))
+        if r == 9:
+            row_noise.keep_rows(torch.tensor([1, 2]))
+        yield row_noise.next_round()
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 5, 12, 64])
+def test_the_block_in_which_noise_is_drawn_changes_nothing(block_size: int) -> None:
+    addresses = [int(address(j, Purpose.DRAFT)) for j in range(3)]
+    row_noise = RowNoise(5, addresses, 3, torch.device("cpu"))
+    row_noise.block_size = row_noise.cursor = block_size
+    streams = {
+        (h, p): uniforms(row_keys(5, torch.tensor(h), torch.tensor(p)), torch.arange(12).unsqueeze(1), torch.tensor(addresses))
+        for h, p in ((7, 0), (7, 1), (7, 2), (8, 0))
+    }
+    for r, drawn in enumerate(rounds_of(row_noise, admit_again=True)):
+        middle = streams[7, 1][r] if r < 5 else streams[8, 0][r - 5]  # a new stream starts at its own round 0
+        expected = torch.stack([streams[7, 0][r], middle, streams[7, 2][r]])
+        assert torch.equal(drawn, expected if r < 9 else expected[1:])
+
+
+def test_attempts_do_not_depend_on_how_many_are_drawn_at_once() -> None:
+    row_noise = RowNoise(5, [int(address(0, Purpose.DRAFT))], 4, torch.device("cpu"))
+    index = torch.arange(4)
+    row_noise.admit(index, index, index)
+    row_noise.next_round()
+    rows, positions = torch.tensor([0, 3]), torch.tensor([2, 0])
+    whole = row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)
+    assert whole.shape == (2, 20, 4)
+    pieces = [
+        row_noise.attempts(rows, positions, Purpose.PROPOSAL, a, b - a, 2) for a, b in ((0, 1), (1, 8), (8, 20))
+    ]
+    assert torch.equal(torch.cat(pieces, 1), whole)
+    assert torch.equal(row_noise.attempts(rows[1:], positions[1:], Purpose.PROPOSAL, 3, 4, 2), whole[1:, 3:7])
+    row_noise.next_round()
+    assert len(torch.cat([whole, row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)]).unique()) == 2 * whole.numel()
+
+
+@pytest.mark.parametrize("method", ["autoregressive", "speculative"])
+def test_the_global_generators_are_neither_read_nor_advanced(method: str) -> None:
+    target = StubTPP.random(3, seed=0)
+    draft = target.moved(1, times=0.5, marks=0.5) if method == "speculative" else None
+
+    def draw() -> Tensor:
+        return sample(target, draft, num_sequences=5, t_end=5.0, seed=2).flat_event_times
+
+    torch.manual_seed(1)
+    first = draw()
+    torch.manual_seed(2)
+    random.seed(2)
+    np.random.seed(2)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(draw(), first)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]

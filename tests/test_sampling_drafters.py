@@ -1,0 +1,131 @@
+"""Drafters that need no model change the speed and not the law.
+
+Each p-value of a right sampler is Bonferroni-corrected and may be below 1e-4 in one of 10,000 seeds: with the 9 cells here, a right
+sampler fails this file for one seed in 1,000. Mutants must fall below 1e-6.
+"""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+from goodness import judge
+from stubs import StubTPP, lively_transformer
+
+from tppsd.data.sequences import EventSequence
+from tppsd.data.statistics import DataStatistics
+from tppsd.models.law import NextEventLaw
+from tppsd.models.mixture import LogNormalMixture
+from tppsd.sampling.drafters import Draft
+from tppsd.sampling.poisson_drafter import PoissonDrafter, PoissonLaw
+from tppsd.sampling.sample import sample
+from tppsd.sampling.self_drafter import SelfDrafter
+
+HISTORY = EventSequence.of([0.7, 1.1, 2.6], [0, 1, 0], t_start=0.0, t_end=3.1)
+PATHS, EVENTS = 20_000, 7
+
+
+def with_statistics(model):
+    """A StubTPP that carries the frequencies of a training split, none of them its own."""
+    model = replace(model)
+    counts = tuple(range(1, model.num_marks + 1))
+    object.__setattr__(model, "statistics", DataStatistics(model.num_marks, num_events=200, duration=250.0, mark_counts=counts))
+    return model
+
+
+def drawn(model, draft, rule, history=HISTORY, **arguments):
+    size = {"num_sequences": PATHS, "num_events": EVENTS, "batch_size": 5000, "draft_length": 3, "seed": 5} | arguments
+    return sample(model, draft, history=history, rule=rule, **size)
+
+
+@pytest.mark.parametrize("draft", ["self", "poisson"])
+@pytest.mark.parametrize("rule", ["joint", "factorised"])
+@pytest.mark.parametrize("num_marks", [1, 3])
+def test_samples_follow_the_target(draft, rule, num_marks):
+    model = with_statistics(StubTPP.random(num_marks, seed=5, strength=2.0))
+    history = HISTORY if num_marks > 1 else EventSequence.of([0.7, 1.1, 2.6], t_start=0.0, t_end=3.1)
+    samples = drawn(model, draft, rule, history)
+    assert samples.stats.drafter == draft
+    assert 0.2 < samples.stats.step_acceptance < 0.95, "a cell without rejections tests nothing"
+    assert judge(model, history, samples) > 1e-4
+
+
+def test_a_transformer_drafts_for_itself():
+    model = lively_transformer(3, "attnhp", seed=1)
+    samples = drawn(model, None, None, method="speculative")
+    assert samples.stats.drafter == "self"
+    assert judge(model, HISTORY, samples) > 1e-4
+
+
+def test_a_density_of_another_law_than_the_one_drawn_from_is_caught():
+    """Mutant: the density of a drafted event is that of the law after it."""
+    right = SelfDrafter.propose
+
+    def propose(self, state, uniforms) -> Draft:
+        draft = right(self, state, uniforms)
+        return draft if draft.laws is None else draft._replace(laws=self.table.at(draft.marks))
+
+    model = StubTPP.random(3, seed=3, strength=2.0)
+    with patch.object(SelfDrafter, "propose", propose):
+        assert judge(model, HISTORY, drawn(model, "self", "joint")) < 1e-6
+
+
+def marked_laws(values):
+    """Laws told apart by their mean."""
+    means = torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
+    return NextEventLaw(LogNormalMixture(torch.zeros_like(means), means, torch.zeros_like(means)))
+
+
+def test_the_table_keeps_the_newest_law_after_each_mark():
+    drafter = SelfDrafter(2, num_marks=3, device=torch.device("cpu"))
+    nothing = Draft(*[torch.zeros(2, 0)] * 3, None)
+    # tokens of marks 0, 1, 0, 2; the first row accepted two drafted events (its third is dead), the second row all three
+    laws, marks = marked_laws([[1.0, 2.0, 3.0, 4.0]] * 2), torch.tensor([[0, 1, 0, 2]] * 2)
+    drafter.commit(nothing, torch.tensor([2, 3]), None, laws, marks)
+    assert drafter.is_known.tolist() == [[True, True, False, True], [True, True, True, True]]
+    assert drafter.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 2.0, 3.0]
+    assert drafter.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 4.0]
+    drafter.commit(nothing, torch.tensor([0, 0]), None, marked_laws([[5.0], [6.0]]), torch.tensor([[1], [-1]]))
+    assert drafter.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 5.0, 5.0]
+    assert drafter.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 6.0]
+    drafter.admit(torch.tensor([1]), [], None)
+    assert drafter.is_known.tolist() == [[True, True, False, True], [False] * 4]
+
+
+def runs_of_many_batch_sizes():
+    model = lively_transformer(3, "thp", seed=2)
+    return [sample(model, "self", num_sequences=20, t_end=9.0, batch_size=size, seed=4) for size in (1, 7, 64)]
+
+
+def test_same_sequences_for_any_batch_size():
+    first, *others = runs_of_many_batch_sizes()
+    for run in others:
+        assert torch.equal(run.offsets, first.offsets)
+        assert torch.equal(run.flat_marks, first.flat_marks)
+        torch.testing.assert_close(run.flat_event_times, first.flat_event_times, rtol=0, atol=1e-9)
+
+
+def test_a_row_must_not_draft_from_the_laws_of_the_row_before_it():
+    """Mutant: a new request drafts from what its row knew. Every law is a valid draft, but batches would change sequences."""
+    with patch.object(SelfDrafter, "admit", lambda *_: None):
+        first, *others = runs_of_many_batch_sizes()
+    assert any(not torch.equal(run.offsets, first.offsets) or not torch.equal(run.flat_marks, first.flat_marks) for run in others)
+
+
+def test_poisson_law_is_a_density():
+    law = PoissonLaw(torch.tensor([0.0, 1.5], dtype=torch.float64), 0.3, torch.tensor([0.25, 0.75], dtype=torch.float64).log())
+    tau = torch.linspace(0, 60, 600_001, dtype=torch.float64).unsqueeze(1)
+    density = sum(law.log_prob(tau, torch.full_like(tau, k, dtype=torch.int64)).exp() for k in (0, 1))
+    torch.testing.assert_close(torch.trapezoid(density, tau, dim=0), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-4)
+    uniforms = torch.rand(100_000, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inter_times, marks = law.sample(uniforms)
+    assert bool((inter_times > law.elapsed).all())
+    torch.testing.assert_close((inter_times - law.elapsed).mean(), torch.tensor(-0.3, dtype=torch.float64).exp(), rtol=0.01, atol=0)
+    assert abs(float(marks.double().mean()) - 0.75) < 0.01
+
+
+def test_poisson_needs_the_statistics_of_a_training_split():
+    with pytest.raises(ValueError, match="draft = 'poisson' needs a target that carries the statistics"):
+        PoissonDrafter(None, torch.device("cpu"))
+    with pytest.raises(ValueError, match="this one has none"):
+        sample(lively_transformer(2, "thp", seed=0), "poisson", num_events=3)

@@ -1,0 +1,131 @@
+"""Sampled events have exactly the target's law, whatever the draft: chi-square tests against quadrature and against own-law PITs.
+
+Every `judge` is a p-value that holds all of its tests together; seeds are fixed, and a correct sampler would fail a test here for
+one seed in 10^4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from goodness import judge, law_after, overlap_factorised, overlap_joint, paths, silence_after
+from small_models import ENCODERS
+from stubs import StubTPP, lively_transformer
+from torch import Tensor
+
+from tppsd.data.sequences import EventSequence
+from tppsd.sampling import sample as sample_module
+from tppsd.sampling.sample import sample
+
+FALSE_ALARM = 1e-4
+RULES = ("joint", "factorised")
+SILENT = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0, t_end=1.6)
+GIVEN = EventSequence.of([3.0, 3.5, 5.0], [2, 0, 1])
+
+
+def one_round(
+    target: Any, draft: Any, history: EventSequence, rule: str, draft_length: int, num_rows: int, chunk: int = 20_000
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(inter_times, marks (num_rows, draft_length + 1), number of events (num_rows,)) of the first round after `history`."""
+    parts = []
+    for first in range(0, num_rows, chunk):
+        options = {"rule": rule, "draft_length": draft_length}
+        session = sample_module._Session(target, draft, None, options, chunk, 11, 10**6, False)
+        engine, method = session._engine(session.plan(history, chunk, None, None, None, 1000, first))
+        with torch.inference_mode():
+            engine._refill()
+            method.round(engine.rows, engine.noise.next_round())
+        inter_times, _, marks = (store[:, : draft_length + 1] for store in engine.rows.store)
+        parts.append((inter_times, marks.long(), engine.rows.counts))
+    inter_times, marks, counts = (torch.cat(part) for part in zip(*parts, strict=True))
+    return inter_times, marks, counts
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An event exists
+    if those before it were accepted, which says nothing about itself."""
+    monkeypatch.setattr(sample_module, "_FIRST_CAPACITY", 4)
+    target = StubTPP.random(4, seed=0)
+    draft = target.moved(3, times=0.5, marks=1.0)
+    laws = law_after(target, SILENT), law_after(draft, SILENT)
+    overlap = overlap_joint(*laws, elapsed=silence_after(SILENT)) if rule == "joint" else overlap_factorised(*laws)
+    assert overlap < 0.8
+    inter_times, marks, lengths = one_round(target, draft, SILENT, rule, 3, 200_000)
+    assert [int((lengths > i).sum()) > 30_000 for i in range(4)] == [True] * 4
+    assert judge(target, SILENT, inter_times, marks, lengths) > FALSE_ALARM
+    assert judge(draft, SILENT, inter_times, marks, lengths) < 1e-100
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("num_marks", [1, 5])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_paths_of_a_transformer_have_its_law(encoder: str, num_marks: int, rule: Any) -> None:
+    """Five events in two or three rounds, with rows that finish and are refilled; the draft is another kind of model."""
+    target = lively_transformer(num_marks, encoder, seed=2)
+    other = {"thp": "sahp", "sahp": "attnhp", "attnhp": "thp"}[encoder]
+    draft = lively_transformer(num_marks, other, seed=3, num_layers=1, num_components=2)
+    history = EventSequence.of([0.2, 1.0, 1.1], [num_marks - 1, 0, num_marks // 2], t_start=0.0, t_end=1.3)
+    laws = law_after(target, history), law_after(draft, history)
+    assert overlap_joint(*laws, elapsed=silence_after(history)) < 0.9
+    samples = sample(
+        target, draft, history=history, num_sequences=4000, num_events=5, draft_length=2, rule=rule, batch_size=1500
+    )
+    assert judge(target, history, *paths(samples)) > FALSE_ALARM
+    assert judge(draft, history, *paths(samples)) < 1e-6
+
+
+CELLS: dict[str, dict[str, Any]] = {
+    "rules joint": {"rule": "joint"},
+    "rules factorised": {"rule": "factorised"},
+    "draft of one event": {"draft_length": 1},
+    "long draft": {"draft_length": 12},
+    "given first event": {"history": GIVEN},
+    "no history": {"history": EventSequence.of([], t_start=2.0)},
+    "no history but a silence": {"history": EventSequence.of([], t_start=2.0, t_end=4.0)},
+    "long silence": {"history": EventSequence.of([1.0], [3], t_start=0.0, t_end=40.0)},
+    "unmarked": {"num_marks": 1, "history": EventSequence.of([1.0], t_start=0.0)},
+    "autoregressive": {"method": "autoregressive"},
+    "autoregressive after a silence": {"method": "autoregressive", "history": SILENT},
+    "drafter self": {"draft": "self"},
+    "drafter self factorised": {"draft": "self", "rule": "factorised", "history": SILENT},
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_paths_have_the_targets_law(name: str) -> None:
+    """Six events per path of a model whose laws depend on all of its past; rows leave and are refilled."""
+    cell = {"num_marks": 4, "history": EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0), "draft_length": 3} | CELLS[name]
+    target = StubTPP.swinging(cell.pop("num_marks"), seed=0)
+    if cell.get("method") == "autoregressive":
+        cell["draft"] = cell.pop("draft_length") and None
+    else:
+        cell.setdefault("draft", target.moved(3, times=0.5, marks=1.0))
+    history = cell["history"]
+    samples = sample(target, num_sequences=6000, num_events=6, batch_size=2500, seed=4, **cell)
+    assert judge(target, history, *paths(samples)) > FALSE_ALARM
+    assert samples.stats.method == "autoregressive" or 0.1 < samples.stats.step_acceptance < 0.9
+
+
+def test_the_poisson_drafter_is_exact() -> None:
+    target = lively_transformer(3, "thp", seed=5)
+    from tppsd.data.statistics import DataStatistics
+
+    target.set_statistics(DataStatistics(3, num_events=100, duration=150.0, mark_counts=(50, 50, 0)))
+    samples = sample(target, "poisson", history=SILENT, num_sequences=4000, num_events=4, draft_length=2, batch_size=2000)
+    assert samples.stats.drafter == "poisson" and 0.2 < samples.stats.step_acceptance < 0.9
+    assert judge(target, SILENT, *paths(samples)) > FALSE_ALARM
+
+
+def test_a_draft_without_some_of_the_targets_mass_is_corrected() -> None:
+    """A mark of probability 1e-7 and a tail that the draft never reaches."""
+    target = StubTPP.constant(0.0, 1.0, [0.4, 0.4, 0.2], [1.0, -1.0, 0.0])
+    draft = StubTPP.constant(-0.5, 0.25, [0.5, 0.5, 1e-7])
+    history = EventSequence.of([], t_start=0.0)
+    for rule in RULES:
+        samples = sample(
+            target, draft, history=history, num_sequences=10_000, num_events=2, draft_length=2, rule=rule, batch_size=10_000
+        )
+        assert judge(target, history, *paths(samples)) > FALSE_ALARM

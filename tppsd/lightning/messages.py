@@ -1,0 +1,38 @@
+"""What the command line says and leaves unsaid."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import warnings
+from itertools import pairwise
+
+
+def quieten() -> None:
+    """Lightning's messages that tell a user of this command nothing."""
+    for message in (
+        ".*does not have many workers.*",  # batches are small and ready in memory
+        ".*smaller than the logging interval.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",  # early stopping has no part in a test
+        ".*treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.13
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_useful)
+
+
+def is_useful(record: logging.LogRecord) -> bool:
+    """Neither an advertisement nor news of hardware that the model cannot use (event times are float64)."""
+    return not any(word in record.getMessage() for word in ("Tip:", "TPU"))
+
+
+def refuse_data_as_path(args: list[str]) -> None:
+    """`--data taxi` would mean a class or a configuration file called taxi, and end in a page on types."""
+    for option, value in pairwise([part for word in args for part in word.split("=", 1)]):
+        if option == "--data" and not value.endswith((".yaml", ".yml", ".json")) and "DataModule" not in value:
+            raise ValueError(f"--data {value} names a class or a configuration file; the path of the data is --data.path {value}")
+
+
+def original(error: Exception) -> BaseException:
+    """What a constructor raised, where jsonargparse has wrapped it into many lines on types."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return error.__cause__ if error.__cause__ is not None and "jsonargparse" in raised_in else error

@@ -1,0 +1,35 @@
+"""The configuration of a run, saved where its checkpoints are."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes config.yaml beside the checkpoints of a run, whatever the logger, and hands the configuration to the logger."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        directory = run_directory(trainer)
+        directory.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # skip_none is skip_unset from jsonargparse 4.49 on
+            config = self.parser.dump(self.config, skip_none=False)  # a null may well replace a default
+        (directory / "config.yaml").write_text(config)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(config))
+
+
+def run_directory(trainer: Trainer) -> Path:
+    """Parent of the folder that ModelCheckpoint chooses. No collective, unlike `trainer.log_dir`."""
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir)
+    logger = trainer.loggers[0]
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)
