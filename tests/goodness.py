@@ -35,7 +35,7 @@ def densities(law: Any, log_inter_times: Tensor, elapsed: float = 0.0) -> Tensor
     with torch.inference_mode():
         density = density.unsqueeze(-1) * law.mark_log_probs(log_inter_times.exp()).double().exp()
     if elapsed > 0:
-        survival = (m.log_weights.double().exp() * torch.special.ndtr((means - math.log(elapsed)) / stds)).sum(-1)
+        survival = (m.log_weights.double().exp() * 0.5 * torch.erfc((math.log(elapsed) - means) / stds / math.sqrt(2))).sum(-1)
         density = torch.where((log_inter_times > math.log(elapsed)).unsqueeze(-1), density / survival, 0.0)
     return density
 
@@ -47,8 +47,11 @@ def grid_over(*laws: Any, elapsed: float = 0.0) -> Tensor:
         m = law.inter_time
         means, stds = m.shift + m.scale * m.means.double(), m.scale * m.log_stds.double().exp()
         spans += [(means - 9 * stds).min(), (means + 9 * stds).max()]
-    low = min(spans) if elapsed == 0 else max(min(spans), torch.tensor(math.log(elapsed) + 1e-12, dtype=torch.float64))
-    return torch.linspace(float(low), float(max(spans)), _KNOTS, dtype=torch.float64)
+    low, high = float(min(spans)), float(max(spans))
+    if elapsed == 0 or math.log(elapsed) < low:
+        return torch.linspace(low, high, _KNOTS, dtype=torch.float64)
+    # dense just after the silence, where a truncated tail may hold all of its mass
+    return math.log(elapsed) + torch.logspace(-12, math.log10(max(high - math.log(elapsed), 1.0)), _KNOTS, dtype=torch.float64)
 
 
 def overlap_joint(target: Any, draft: Any, elapsed: float = 0.0) -> float:
@@ -67,7 +70,7 @@ def overlap_factorised(target: Any, draft: Any) -> float:
 
 
 def chi_square_p(counts: Tensor, expected: Tensor, num_constraints: int = 1) -> float:
-    """p-value of Pearson's chi-square; cells that expect fewer than 5 are pooled. `num_constraints` sums were taken from the data."""
+    """p-value of Pearson's chi-square, `num_constraints` sums being those of the data; cells that expect below 5 are pooled."""
     from scipy.stats import chi2
 
     counts, expected = counts.double().flatten(), expected.double().flatten()
@@ -149,9 +152,14 @@ def given_p(first: Tensor, second: Tensor, num_bins: int = 8) -> float:
     return chi_square_p(counts, (totals.unsqueeze(1) / num_bins).expand_as(counts), len(counts))
 
 
-def judge(model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor, lengths: Tensor | None = None) -> float:
-    """One p-value (Bonferroni) for "these paths of `history` follow the model's law": the first event against its exact law, every
-    event's time and mark given its own prefix, and their independence from the event before.
+def judge(model: Any, history: EventSequence, samples: SampledSequences) -> float:
+    """One p-value for "these paths of `history` follow the model's law"; see `judge_paths`."""
+    return judge_paths(model, history, *paths(samples))
+
+
+def judge_paths(model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor, lengths: Tensor | None = None) -> float:
+    """One p-value (Bonferroni) for the first event against its exact law, every event's time and mark given its own prefix, and
+    their independence from the event before.
 
     Args:
         inter_times, marks: (num_sequences, num_events).

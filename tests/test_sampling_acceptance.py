@@ -79,7 +79,8 @@ def test_step_acceptance_is_the_overlap_of_the_laws(target: StubTPP, draft: Stub
     laws = law_after(target, empty), law_after(draft, empty)
     joint, factorised = overlap_joint(*laws), overlap_factorised(*laws)
     assert factorised <= joint + 1e-7
-    stats = sample(target, draft, history=empty, num_sequences=600, num_events=12, draft_length=4, rule=rule, batch_size=600).stats
+    size = {"num_sequences": 600, "num_events": 12, "batch_size": 600}
+    stats = sample(target, draft, history=empty, draft_length=4, rule=rule, **size).stats
     if joint > 1e-4:
         assert abs(standard_errors(stats, joint if rule == "joint" else factorised)) < 4
     else:

@@ -61,7 +61,7 @@ def main(args: list[str]) -> None:
     data = demo_training.open_data(settings)
     console.print(demo_report.describe_data(data))
     results: dict[str, Any] = demo_training.train_models(settings, data, console)
-    results |= demo_sampling.sample_both_ways(settings, data, results, console)
+    results |= demo_sampling.sample_all_ways(settings, data, results, console)
     summary = demo_report.summarise(settings, data, results)
     demo_report.write(settings, data, results, summary, console)
     console.print(f"[dim]The demo took {time.perf_counter() - started:.0f} s.[/]")

@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tppsd import plots
+from tppsd.commands.demo_sampling import SAMPLERS
 from tppsd.data.datamodule import EventDataModule
+from tppsd.metrics.functional import lag1_correlation
+from tppsd.sampling.samples import SamplingStats
 
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
@@ -45,17 +48,36 @@ def summarise(settings: Settings, data: EventDataModule, results: dict[str, Any]
         }
     summary["true_nll_per_event"] = results["true_nll"]
     summary["renewal_nll_per_event"] = results["renewal_nll"]
-    for method in ("autoregressive", "speculative"):
-        stats = results[method]["stats"]
-        summary[method] = {"num_events": stats.num_events, "seconds": stats.seconds, "events_per_second": stats.events_per_second}
-    stats = results["speculative"]["stats"]
-    for key in ("acceptance_rate", "step_acceptance", "draft_length", "rule"):
-        summary["speculative"][key] = stats[key]
-    summary["speedup"] = stats.events_per_second / results["autoregressive"]["stats"].events_per_second
+    counters = {name: _counters(results[name]["stats"]) for name in SAMPLERS}
+    fastest = fastest_sampler(results)
+    summary["autoregressive"] = counters["autoregressive"]
+    summary["speculative"] = counters[fastest]
+    summary["speedup"] = _speedup(results, fastest)
+    summary["speedup_by_drafter"] = {name: _speedup(results, name) for name in SAMPLERS[1:]}
     for key in ("own_law_ks", "true_process_ks", "mark_pit_ks"):
-        test = results["speculative"][key]
+        test = results[fastest][key]
         summary[key] = None if test is None else test._asdict()
+    summary["lag1_correlation"] = {
+        "data": lag1_correlation(data.sequences("test"))._asdict(),
+        "samples": lag1_correlation(results[fastest]["sequences"])._asdict(),
+    }
     return summary
+
+
+def fastest_sampler(results: dict[str, Any]) -> str:
+    """Name of the fastest speculative sampler."""
+    return max(SAMPLERS[1:], key=lambda name: results[name]["stats"].events_per_second)
+
+
+def _speedup(results: dict[str, Any], name: str) -> float:
+    return results[name]["stats"].events_per_second / results["autoregressive"]["stats"].events_per_second
+
+
+def _counters(stats: SamplingStats) -> dict[str, Any]:
+    names = ["num_events", "seconds", "events_per_second"]
+    if stats.method == "speculative":
+        names += ["acceptance_rate", "step_acceptance", "draft_length", "rule", "drafter"]
+    return {name: stats[name] for name in names}
 
 
 def _history_share(results: dict[str, Any], nll: float) -> float | None:
@@ -75,33 +97,31 @@ def write(settings: Settings, data: EventDataModule, results: dict[str, Any], su
     temporary.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(temporary, path)
     console.print("\n[bold]Written[/]")
-    for written in (results["speculative"]["folder"], results["autoregressive"]["folder"], *figures, path):
+    for written in (*(results[name]["folder"] for name in SAMPLERS), *figures, path):
         console.print(f"  {written}")
-    console.print(_next_steps(settings, data, results))
+    console.print(_next_steps(data, results))
 
 
 def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> Table:
-    speculative = summary["speculative"]
-    table = Table(
-        title=f"Sampling: speculative is {summary['speedup']:.2f} times as fast, with the same law", title_justify="left"
-    )
-    for column in ("", "autoregressive", "speculative"):
-        table.add_column(column, justify="left" if not column else "right")
-
-    def row(name: str, *values: str) -> None:
-        table.add_row(name, *values)
-
-    both = [results[m] for m in ("autoregressive", "speculative")]
-    row("events", *(f"{r['stats'].num_events:,}" for r in both))
-    row("seconds", *(f"{r['stats'].seconds:.1f}" for r in both))
-    row("events/s", *(f"{r['stats'].events_per_second:.0f}" for r in both))
-    row("speed-up", "1", f"{summary['speedup']:.2f}")
-    row("acceptance rate / per step", "", f"{speculative['acceptance_rate']:.3f} / {speculative['step_acceptance']:.3f}")
-    row("own-law KS: D / p", *(_ks(r["own_law_ks"]) for r in both))
-    if both[0]["mark_pit_ks"] is not None:
-        row("mark PIT KS: D / p", *(_ks(r["mark_pit_ks"]) for r in both))
-    if both[0]["true_process_ks"] is not None:
-        row("true-process KS: D / p (shows model error too)", *(_ks(r["true_process_ks"]) for r in both))
+    table = Table(title=f"Sampling: {summary['speedup']:.2f} times as fast, under the same law", title_justify="left")
+    table.add_column("")
+    for header in ("autoregressive", "speculative\ntrained draft", "speculative\nself-drafting"):
+        table.add_column(header, justify="right")
+    runs = [results[name] for name in SAMPLERS]
+    stats = [run["stats"] for run in runs]
+    table.add_row("events", *(f"{s.num_events:,}" for s in stats))
+    table.add_row("seconds", *(f"{s.seconds:.1f}" for s in stats))
+    table.add_row("events/s", *(f"{s.events_per_second:.0f}" for s in stats))
+    table.add_row("[bold]speed-up[/]", *(f"[bold]{_speedup(results, name):.2f}[/]" for name in SAMPLERS))
+    table.add_row("draft length", "", *(str(s.draft_length) for s in stats[1:]))
+    table.add_row("acceptance rate", "", *(f"{s.acceptance_rate:.3f}" for s in stats[1:]))
+    table.add_row("acceptance per step", "", *(f"{s.step_acceptance:.3f}" for s in stats[1:]))
+    table.add_row("own-law KS: D / p", *(_ks(run["own_law_ks"]) for run in runs))
+    if runs[0]["mark_pit_ks"] is not None:
+        table.add_row("mark PIT KS: D / p", *(_ks(run["mark_pit_ks"]) for run in runs))
+    if runs[0]["true_process_ks"] is not None:
+        table.add_row("true-process KS: D / p *", *(_ks(run["true_process_ks"]) for run in runs))
+        table.caption = "* of the true process: shows what the target has not learnt, too"
     return table
 
 
@@ -128,13 +148,13 @@ def _likelihood_table(summary: dict[str, Any]) -> Table:
 def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any]) -> list[Any]:
     statistics = data.statistics
     names, unit = statistics.mark_names, statistics.time_unit
-    methods = ("autoregressive", "speculative")
-    curves = {f"{m}, own law": results[m]["gaps"] for m in methods}
-    if results["speculative"]["true_gaps"] is not None:
-        curves["speculative, true process"] = results["speculative"]["true_gaps"]
-    real = data.sequences("test")
-    groups = {"real": real, **{m: results[m]["sequences"] for m in methods}}
-    sequence = results["speculative"]["sequences"][0]
+    fastest = fastest_sampler(results)
+    shown_as = {"autoregressive": "autoregressive", "speculative": fastest}
+    curves = {label: results[name]["gaps"] for label, name in shown_as.items()}
+    if results[fastest]["true_gaps"] is not None:
+        curves["speculative, against the true process"] = results[fastest]["true_gaps"]
+    groups = {"real": data.sequences("test"), **{label: results[name]["sequences"] for label, name in shown_as.items()}}
+    sequence = results[fastest]["sequences"][0]
     start, stop = sequence.window_start, sequence.window_end
     times = torch.linspace(start, start + min(stop - start, 40 * statistics.time_scale), 1500, dtype=torch.float64)[1:]
     intensities = {"target": results["target"]["module"].model.intensity(sequence, times)}
@@ -142,22 +162,25 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
     if process is not None:
         intensities["true"] = process.intensity(sequence, times)
     shown = sequence.prefix(int((sequence.event_times <= times[-1]).sum()))
-    stats = results["speculative"]["stats"]
+    stats = results[fastest]["stats"]
     out = settings.output
     return [
-        plots.save(plots.ks_plot(curves), out / "ks.png"),
+        plots.save(plots.ks_plot(curves, title="Time rescaling under the target's own law"), out / "ks.png"),
         plots.save(plots.raster(groups, mark_names=names, time_unit=unit), out / "raster.png"),
         plots.save(plots.intensity_plot(times, intensities, shown, names, unit), out / "intensity.png"),
         plots.save(plots.accepted_counts_plot(stats.accepted_counts), out / "rounds.png"),
     ]
 
 
-def _next_steps(settings: Settings, data: EventDataModule, results: dict[str, Any]) -> str:
-    target, draft = results["target"]["path"], results["draft"]["path"]
-    own = "tppsd demo --data PATH          your own events: a folder of Parquet/JSON splits, one file, or a hub id"
+def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
+    target = os.path.relpath(results["target"]["path"])
+    end = "horizon=10.0" if data.process_object is None else "t_end=100.0"
     return f"""
 [bold]Next[/]
-  {own}
-  tppsd fit --data.path PATH      train with every option; see lightning_configs/
-  python -c 'import tppsd; s = tppsd.sample("{target}", "{draft}", num_sequences=8, t_end=100.0); print(s.to_pandas())'
+  tppsd demo --data PATH       the same on your own events: a folder of splits, a file or a hub id
+  tppsd fit --data.path PATH   train with every option; lightning_configs/README.md lists recipes
+  python                       sample in three lines:
+    import tppsd
+    samples = tppsd.sample("{target}", "self", num_sequences=8, {end})
+    samples.to_pandas()
 """

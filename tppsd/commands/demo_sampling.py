@@ -1,4 +1,4 @@
-"""The demo's samples: both methods on the same requests, one sequence at a time, through `Trainer.predict`."""
+"""The demo's samples: three samplers on the same requests, one sequence at a time, through `Trainer.predict`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
@@ -14,30 +15,35 @@ from tppsd.data.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.writer import SampleWriter
-from tppsd.metrics.functional import carry_over, ks_exponential, ks_uniform
-from tppsd.metrics.functional.own_law import own_law_residuals
+from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, own_law_residuals
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.samples import SampledSequences, SamplingStats
 
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
-DRAFT_LENGTHS = (3, 5, 8, 12)  # tried briefly, on sequences that are thrown away
-METHODS = ("autoregressive", "speculative")
+DRAFT_LENGTHS = {"draft": (2, 4, 8), "self": (6, 12, 24)}  # tried briefly, on sequences that are thrown away
+SAMPLERS = (
+    "autoregressive",
+    "draft",
+    "self",
+)  # the last two are speculative: the trained draft, and the target's own recent laws
 
 
-def sample_both_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
-    """Sample the same requests with both methods and test the samples; keys "autoregressive", "speculative"."""
-    draft_length = _best_draft_length(settings, data, results)
-    console.print(f"\n[bold]Sampling[/], one sequence at a time; draft length {draft_length} was the fastest of {DRAFT_LENGTHS}")
-    options = {"autoregressive": SamplingOptions("autoregressive"), "speculative": SamplingOptions("speculative", draft_length)}
+def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
+    """Sample the same requests autoregressively and with both drafters, and test the samples; one key per sampler."""
+    console.print("\n[bold]Sampling[/] one sequence at a time, after a short trial of draft lengths ...")
     outcome: dict[str, Any] = {}
-    for i, method in enumerate(METHODS):
-        folder = settings.output / "samples" / method
+    for i, name in enumerate(SAMPLERS):
+        options = SamplingOptions("autoregressive")
+        if name in DRAFT_LENGTHS:
+            options = SamplingOptions("speculative", _best_draft_length(settings, data, results, name))
+        console.print(f"  {name}" + (f", draft length {options.draft_length}" if options.draft_length else ""))
+        folder = settings.output / "samples" / name
         shutil.rmtree(folder, ignore_errors=True)
         requests = _requests(data, settings.num_sequences)
-        chunks = _predict(results, data, options[method], requests, settings.seed + i, SampleWriter(folder))
-        outcome[method] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
+        chunks = _predict(results, name, options, requests.loader(data), settings.seed + i, SampleWriter(folder))
+        outcome[name] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
     return outcome
 
 
@@ -52,31 +58,32 @@ def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) ->
 
 
 def _predict(
-    results: dict[str, Any],
-    data: EventDataModule,
-    options: SamplingOptions,
-    requests: Requests,
-    seed: int,
-    writer: SampleWriter | None,
+    results: dict[str, Any], name: str, options: SamplingOptions, loader: Any, seed: int, writer: SampleWriter | None
 ) -> list[SampledSequences]:
-    draft = results["draft"]["path"] if options.method == "speculative" else None
+    draft = {"autoregressive": None, "draft": results["draft"]["path"], "self": "self"}[name]
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1)
-    callbacks: list[Any] = [] if writer is None else [writer, RichProgressBar(leave=True)]
-    trainer = Trainer(accelerator="cpu", devices=1, logger=False, callbacks=callbacks, enable_progress_bar=writer is not None,
-                      enable_model_summary=False)  # fmt: skip
-    chunks: Any = trainer.predict(sampler, requests.loader(data))
+    callbacks: list[Any] = [] if writer is None else [writer, RichProgressBar(leave=False)]
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        callbacks=callbacks,
+        enable_progress_bar=writer is not None,
+        enable_model_summary=False,
+    )
+    chunks: Any = trainer.predict(sampler, loader)
     return chunks
 
 
-def _best_draft_length(settings: Settings, data: EventDataModule, results: dict[str, Any]) -> int:
+def _best_draft_length(settings: Settings, data: EventDataModule, results: dict[str, Any], name: str) -> int:
     """The draft length with the least time per event in a short trial, after a warm-up."""
-    trial = _requests(data, 2)
-    seconds = {}
-    for draft_length in (DRAFT_LENGTHS[0], *DRAFT_LENGTHS):  # the first run warms up
-        options = SamplingOptions("speculative", draft_length)
-        stats = SamplingStats.total([c.stats for c in _predict(results, data, options, trial, settings.seed + 100, None)])
-        seconds[draft_length] = 1 / stats.events_per_second
-    return min(seconds, key=lambda length: seconds[length])
+    lengths = DRAFT_LENGTHS[name]
+    speeds = {}
+    for length in (lengths[0], *lengths):  # the first run warms up
+        options = SamplingOptions("speculative", length)
+        chunks = _predict(results, name, options, _requests(data, 2).loader(data), settings.seed + 100, None)
+        speeds[length] = SamplingStats.total([chunk.stats for chunk in chunks]).events_per_second
+    return max(speeds, key=lambda length: speeds[length])
 
 
 def _judge(results: dict[str, Any], data: EventDataModule, chunks: list[SampledSequences], seed: int) -> dict[str, Any]:
@@ -86,27 +93,19 @@ def _judge(results: dict[str, Any], data: EventDataModule, chunks: list[SampledS
     observed = [w for chunk in chunks for w in chunk.observed_until]
     residuals = own_law_residuals(results["target"]["module"].model, sequences, num_given, observed, seed=seed)
     gaps = carry_over(residuals)
-    marks = [r.mark_uniforms for r in residuals if r.mark_uniforms.numel()]
+    marks = torch.cat([r.mark_uniforms for r in residuals])
     outcome: dict[str, Any] = {
         "stats": SamplingStats.total([chunk.stats for chunk in chunks]),
         "sequences": sequences,
         "gaps": gaps,
         "own_law_ks": ks_exponential(gaps),
-        "mark_pit_ks": _uniform(marks),
+        "mark_pit_ks": ks_uniform(marks) if len(marks) else None,
         "true_gaps": None,
         "true_process_ks": None,
     }
     process = data.process_object
     if process is not None:
-        from tppsd.metrics.functional.time_rescaling import SequenceResiduals
-
         true = [SequenceResiduals(s.index, *process.residuals(s)) for s in sequences]
         outcome["true_gaps"] = carry_over(true)
         outcome["true_process_ks"] = ks_exponential(outcome["true_gaps"])
     return outcome
-
-
-def _uniform(parts: list[Any]) -> Any:
-    import torch
-
-    return ks_uniform(torch.cat(parts)) if parts else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
-from tppsd.commands.quiet import quiet_lightning
 from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.lightning.budget import TimeBudget
+from tppsd.lightning.messages import quieten
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.progress import BudgetProgressBar
 from tppsd.models.renewal import fit_renewal
@@ -24,7 +25,7 @@ from tppsd.processes.presets import PRESETS
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
-EVENTS_PER_STEP = 2200  # per optimiser step: small steps learn faster per second than large ones on a CPU
+EVENTS_PER_STEP = 1100  # per optimiser step: small steps learn faster per second than large ones on a CPU
 VALIDATIONS = 12
 MAX_SCORED_EVENTS = 40_000  # of a split, in validation and test: bounds the time on large data sets
 
@@ -40,15 +41,17 @@ def open_data(settings: Settings) -> EventDataModule:
 
 def target_size(data: EventDataModule) -> dict[str, Any]:
     """As deep as can learn in the time; dropout where the data are real and few."""
-    return {"num_layers": 6, "num_heads": 4, "dropout": 0.0 if data.process_object is not None else 0.1}
+    size = {"num_layers": 8, "num_heads": 2, "feedforward_dim": 128, "num_components": 32}
+    return size | {"dropout": 0.0 if data.process_object is not None else 0.1}
 
 
 def train_models(settings: Settings, data: EventDataModule, console: Console) -> dict[str, Any]:
     """Train target and draft, fit the renewal baseline, score all on the test split."""
-    quiet_lightning()
+    quieten()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # the demo gives its own account
     seed_everything(settings.seed, verbose=False)
     target = TargetTPP(data.num_marks, **target_size(data), optimizer=_adamw)
-    draft = DraftTPP(data.num_marks, num_heads=2, num_components=32, optimizer=_adamw)
+    draft = DraftTPP(data.num_marks, embed_dim=32, num_heads=2, num_components=16, optimizer=_adamw)
     results: dict[str, Any] = {}
     for name, module, seconds in (("target", target, settings.target_seconds), ("draft", draft, settings.draft_seconds)):
         console.print(
@@ -108,7 +111,7 @@ def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str
 
 def _validation_interval(data: EventDataModule, seconds: float) -> int:
     """Steps between validations, from a guess of the speed that only decides how often we look."""
-    guessed_steps = seconds * 12_000 / EVENTS_PER_STEP
+    guessed_steps = seconds * 8_000 / EVENTS_PER_STEP
     return max(10, int(guessed_steps / VALIDATIONS))
 
 

@@ -21,16 +21,17 @@ def softmax_kernel(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor |
 
 
 def one_plus_sum_kernel(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """sum_j f_j v_j / (1 + sum_j f_j), f_j = exp(q . k_j / sqrt(d)) (AttNHP, Mei et al. 2022, eq. 5)."""
-    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+    """sum_j f_j v_j / (1 + sum_j f_j), f_j = exp(q . k_j / sqrt(d)) (AttNHP, Mei et al. 2022, eq. 5).
+
+    The 1 is exp(0): softmax attention with one more key, whose key and value are zero.
+    """
+    keys, values = F.pad(keys, (0, 0, 1, 0)), F.pad(values, (0, 0, 1, 0))
     if causal:
-        length = scores.shape[-1]
-        scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1), -torch.inf)
+        length = queries.shape[-2]
+        mask = torch.ones(length, length + 1, dtype=torch.bool, device=queries.device).tril(1)
     elif mask is not None:
-        scores = scores + mask
-    top = scores.amax(-1, keepdim=True).clamp_min(0.0)  # the 1 is exp(0): shift it together with the scores
-    weights = torch.exp(scores - top)
-    return (weights @ values) / (torch.exp(-top) + weights.sum(-1, keepdim=True))
+        mask = F.pad(mask, (1, 0))
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
 
 class AttentionPass(Protocol):

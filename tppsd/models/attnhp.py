@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tppsd.models.attention import AttentionPass, one_plus_sum_kernel
+from tppsd.models.blocks import start_local
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
 from tppsd.models.fast import layer_norm, linear
 
@@ -22,6 +23,7 @@ class AttNHPLayer(nn.Module):
         self.num_heads, self.embed_dim, self.dropout = num_heads, embed_dim, dropout
         self.norm = nn.LayerNorm(embed_dim)
         self.to_qkv = nn.Linear(2 * embed_dim, 3 * embed_dim)  # its bias is the paper's leading 1
+        start_local(self.to_qkv)
         self.from_heads = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, h: Tensor, time_encoding: Tensor, layer: int, attention: AttentionPass) -> Tensor:

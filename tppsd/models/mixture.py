@@ -16,6 +16,7 @@ from torch import Tensor
 LOG_STD_RANGE = (-6.0, 2.0)  # of a component, in units of the training split's std of log tau
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _TINY = torch.finfo(torch.float64).tiny
+_LOG_TAU_RANGE = (-700.0, 700.0)  # of samples: beyond, exp is 0 or inf, which no law and no encoder can take
 _BISECTIONS = 80  # halves a bracket of width 2^16 to below the spacing of float64
 
 
@@ -193,5 +194,5 @@ class LogNormalMixture:
             z = torch.where(elapsed.unsqueeze(-1) > 0, beyond, z)
         std = torch.take_along_dim(law.log_stds, component, -1).exp()
         x = torch.addcmul(torch.take_along_dim(law.means, component, -1), std, z)
-        inter_times = torch.exp(x.squeeze(-1) * self.scale + self.shift)
+        inter_times = torch.exp((x.squeeze(-1) * self.scale + self.shift).clamp(*_LOG_TAU_RANGE))
         return inter_times if elapsed is None else torch.maximum(inter_times, torch.nextafter(elapsed, 2 * elapsed + 1))

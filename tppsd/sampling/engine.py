@@ -83,6 +83,8 @@ class Engine:
         self.noise.admit(rows, history_index, path_index)
 
     def _collect(self, done: Tensor) -> Iterator[Finished]:
+        if torch.isnan(self.rows.last_times[done]).any():
+            raise RuntimeError("the target's law of a next event is not a number: the weights or the event times overflow")
         counts = torch.minimum(self.rows.counts, self.rows.limit)[done].cpu().tolist()
         which = self.rows.request[done].cpu().tolist()
         by_count = (self.rows.counts >= self.rows.limit)[done].cpu().tolist()

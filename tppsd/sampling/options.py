@@ -31,8 +31,8 @@ class SamplingOptions:
             raise ValueError(f"method = {self.method!r} is unknown; choose one of {METHODS}")
         if self.rule is not None and self.rule not in RULES:
             raise ValueError(f"rule = {self.rule!r} is unknown; choose one of {RULES}")
-        if self.draft_length is not None and not 1 <= self.draft_length <= MAX_DRAFT_LENGTH:
-            raise ValueError(f"draft_length = {self.draft_length} must be between 1 and {MAX_DRAFT_LENGTH}")
+        if self.draft_length is not None and self.draft_length not in range(1, MAX_DRAFT_LENGTH + 1):
+            raise ValueError(f"draft_length = {self.draft_length} must be a whole number between 1 and {MAX_DRAFT_LENGTH}")
         if self.method == "autoregressive":
             for name in ("draft_length", "rule"):
                 if getattr(self, name) is not None:

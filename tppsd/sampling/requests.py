@@ -48,6 +48,8 @@ def plan_requests(
     """
     if num_sequences < 1:
         raise ValueError(f"num_sequences = {num_sequences} must be at least 1")
+    if first_index < 0:
+        raise ValueError(f"first_index = {first_index} must not be negative")
     if max_events < 1:
         raise ValueError(f"max_events = {max_events} must be at least 1")
     if t_end is None and horizon is None and num_events is None:
@@ -87,6 +89,9 @@ def _as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch)
     sources = list(history)
     if not sources:
         raise ValueError("history is an empty list; give at least one sequence, or None to sample from scratch")
+    for i, source in enumerate(sources):
+        if not isinstance(source, EventSequence):
+            raise TypeError(f"history {i} is a {type(source).__name__}; it must be an EventSequence (see EventSequence.of)")
     return sources
 
 
@@ -133,8 +138,9 @@ def _limits(num: int, num_events: Any) -> list[int]:
     if num_events is None:
         return [sys.maxsize] * num
     counts = _per_sequence("num_events", num_events, num)
-    if min(counts) < 1 or any(c != int(c) for c in counts):
-        raise ValueError(f"num_events = {min(counts)} must be a whole number of at least 1")
+    for count in counts:
+        if not (count >= 1 and count.is_integer()):
+            raise ValueError(f"num_events = {count:g} must be a whole number of at least 1")
     return [int(c) for c in counts]
 
 

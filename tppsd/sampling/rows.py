@@ -110,7 +110,7 @@ class Rows:
         self.pending = EventTokens(
             events.marks.gather(1, newest) + 1, events.times.gather(1, newest), events.inter_times.gather(1, newest)
         )
-        is_late = (events.times > self.end.unsqueeze(1)) & (torch.arange(n, device=self.device) < num_events.unsqueeze(1))
+        is_late = ~(events.times <= self.end.unsqueeze(1)) & (torch.arange(n, device=self.device) < num_events.unsqueeze(1))
         self.counts = self.counts + num_events - is_late.sum(1)
         if self.is_truncated_start:
             self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
@@ -151,15 +151,15 @@ class ModelRows:
         self.model = model
         self.cache: Any = model.new_cache(num_rows, capacity)
         self.histories = histories
-        self._encoded: list[int] = []  # histories of the latest admission, in the order of the rows of _prefilled
+        self._encoded: dict[int, int] = {}  # histories of the latest admission and their rows in _prefilled
         self._prefilled: Any = None
 
     def admit(self, rows: Tensor, requests: list[Request]) -> None:
         """Encode the requests' histories, all but the newest token, into `rows`."""
         wanted = list(dict.fromkeys(r.history for r in requests))
-        if any(h not in self._encoded for h in wanted):
+        if not self._encoded.keys() >= set(wanted):
             self._encode(wanted)
-        source = torch.tensor([self._encoded.index(r.history) for r in requests], device=rows.device)
+        source = torch.tensor([self._encoded[r.history] for r in requests], device=rows.device)
         self.cache.copy_rows(self._prefilled, source, rows)
 
     def _encode(self, wanted: list[int]) -> None:
@@ -171,7 +171,7 @@ class ModelRows:
             stop = min(longest, start + self.PREFILL_CHUNK)
             self.model.extend(EventTokens(*(field[which, start:stop] for field in self.histories.tokens)), self._prefilled)
         self._prefilled.lengths = lengths
-        self._encoded = wanted
+        self._encoded = {history: row for row, history in enumerate(wanted)}
 
     def extend(self, tokens: EventTokens) -> Any:
         """Laws (rows, q) after the tokens."""

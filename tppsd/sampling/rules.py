@@ -128,7 +128,7 @@ def _reject_until_kept(
         waiting = waiting[~found]
         first += num
         num = max(8, min(4 * num, _BLOCK_ELEMENTS // max(1, len(waiting))))
-        if first > MAX_PROPOSALS:
+        if first > MAX_PROPOSALS or (len(waiting) and torch.isnan(delta).all(1).any()):
             raise RuntimeError(
                 f"no proposal of {first} was kept for {len(waiting)} rows: target and draft laws are not densities"
             )

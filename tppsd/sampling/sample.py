@@ -130,6 +130,8 @@ class _Session:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
+        if seed != int(seed) or not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed = {seed} must be a whole number of at most 64 bits")
         self.target = resolve_model(target, "target")
         self.options = (options or SamplingOptions()).with_overrides(**overrides).resolved(draft is not None)
         named = draft if isinstance(draft, str) and draft in DRAFTER_NAMES else "self" if draft is None else None

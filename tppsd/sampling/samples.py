@@ -152,8 +152,8 @@ class SampledSequences:
         )
         if self.history_index[i] < 0 and history.first_is_given:
             return self._joined(i)
-        if len(inter_times) and len(history):  # the window of the new events starts later than the inter-time of the first
-            silence = history.window_end - float(history.event_times[-1])
+        if len(inter_times):  # the window of the new events starts later than the inter-time of the first
+            silence = history.window_end - (float(history.event_times[-1]) if len(history) else history.window_start)
             inter_times = torch.cat([inter_times[:1] - silence, inter_times[1:]])
         return EventSequence(event_times, marks, history.window_end, t_end, int(self.index[i]), inter_times)
 

@@ -1,0 +1,141 @@
+"""The tests of the law are tests: each wrong sampler of `mutants` is rejected by them at p < 1e-6, and the right one is not.
+
+One cell per mutant, chosen for its power: the laws of target and draft lie at least 0.1 apart in total variation, those of the
+marks too, and the mutant differs in law there. The p-values hold all tests of a cell together (Bonferroni); a right sampler fails
+a cell for one seed in 10^4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from goodness import densities, grid_over, judge, law_after, overlap_joint, silence_after
+from mutants import MUTANTS, mutant
+from stubs import StubTPP
+
+from tppsd.data.sequences import EventSequence
+from tppsd.metrics.functional import carry_over, ks_exponential, own_law_residuals
+from tppsd.sampling.sample import sample
+
+REJECTED, FALSE_ALARM = 1e-6, 1e-4
+HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is sampled: paths of `history` from `target`, with `draft` and the arguments of `sample`."""
+
+    target: StubTPP
+    draft: StubTPP
+    arguments: dict[str, Any]
+    history: EventSequence = HISTORY
+
+    def p_value(self) -> float:
+        draft = None if self.arguments.get("method") == "autoregressive" else self.draft
+        return judge(self.target, self.history, sample(self.target, draft, history=self.history, **self.arguments))
+
+
+CHAIN = StubTPP.random(4, seed=0)
+SWINGING = StubTPP.swinging(4, seed=3)
+TIMED_MARKS = StubTPP.constant(0.0, 1.0, [0.25] * 4, [2.0, -2.0, 1.0, -1.0])
+ROUNDS_OF_TWO = {"num_sequences": 5000, "num_events": 4, "draft_length": 2, "batch_size": 5000}
+ROUNDS_OF_ONE = {"num_sequences": 6000, "num_events": 7, "draft_length": 1, "batch_size": 6000}
+CELLS = {
+    "joint": Cell(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), ROUNDS_OF_TWO | {"rule": "joint"}),
+    "factorised": Cell(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), ROUNDS_OF_TWO | {"rule": "factorised"}),
+    "timed marks": Cell(
+        TIMED_MARKS,
+        StubTPP.constant(0.8, 1.0, [0.4, 0.3, 0.2, 0.1], [2.0, -2.0, 1.0, -1.0]),
+        ROUNDS_OF_TWO | {"rule": "factorised"},
+    ),
+    "memory": Cell(SWINGING, SWINGING.moved(3, times=0.8, marks=1.5), ROUNDS_OF_ONE),
+    "silence": Cell(
+        CHAIN,
+        CHAIN.moved(3, times=0.5, marks=1.0),
+        ROUNDS_OF_TWO,
+        EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0, t_end=2.2),
+    ),
+    "autoregressive": Cell(
+        SWINGING, SWINGING, {"num_sequences": 5000, "num_events": 5, "batch_size": 5000, "method": "autoregressive"}
+    ),
+}
+CELL_OF = {
+    "marks_untested_joint": "joint",
+    "marks_untested_factorised": "factorised",
+    "one_coin_for_time_and_mark": "factorised",
+    "accepts_beyond_the_first_rejection": "joint",
+    "adjusted_is_target_joint": "joint",
+    "adjusted_is_target_factorised": "factorised",
+    "mark_from_adjusted_after_time_was_rejected": "factorised",
+    "mark_kept_after_time_was_rejected": "timed marks",
+    "both_redrawn_from_adjusted": "factorised",
+    "time_redrawn_after_mark_was_rejected": "factorised",
+    "loop_with_a_cap": "joint",
+    "loop_coin_is_the_proposal": "joint",
+    "adjusted_law_of_the_next_position": "joint",
+    "bonus_from_the_draft": "joint",
+    "law_of_the_event_before": "joint",
+    "law_of_the_event_after": "joint",
+    "wrong_rollback_after_full_acceptance": "memory",
+    "no_rollback_after_rejection": "memory",
+    "row_reads_its_neighbours_cache": "memory",
+    "accepted_prefix_dropped": "joint",
+    "noise_of_the_round_before": "joint",
+    "silence_ignored": "silence",
+    "silence_ignored_by_the_target": "silence",
+    "autoregressive_stale_context": "autoregressive",
+}
+
+
+@cache
+def p_value_of_the_right_sampler(cell: str) -> float:
+    return CELLS[cell].p_value()
+
+
+def distance_of_marks(cell: Cell) -> float:
+    """TV between the marks of the first event under target and draft."""
+    probs = []
+    for model in (cell.target, cell.draft):
+        law = law_after(model, cell.history)
+        x = grid_over(law)
+        probs.append(torch.trapezoid(densities(law, x), x, dim=0))
+    return 0.5 * float((probs[0] - probs[1]).abs().sum())
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name != "autoregressive"])
+def test_target_and_draft_differ_in_the_cells(name: str) -> None:
+    cell = CELLS[name]
+    laws = law_after(cell.target, cell.history), law_after(cell.draft, cell.history)
+    assert overlap_joint(*laws, elapsed=silence_after(cell.history)) < 0.9
+    assert distance_of_marks(cell) > 0.1
+
+
+def test_every_mutant_has_a_cell() -> None:
+    assert set(CELL_OF) | {"round_that_crosses_the_end_is_dropped"} == set(MUTANTS)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_right_sampler_passes(cell: str) -> None:
+    assert p_value_of_the_right_sampler(cell) > FALSE_ALARM
+
+
+@pytest.mark.parametrize("name", CELL_OF)
+def test_the_mutant_is_rejected(name: str) -> None:
+    with mutant(name):
+        assert CELLS[CELL_OF[name]].p_value() < REJECTED
+
+
+def test_dropping_the_round_that_crosses_the_end_is_seen_by_the_residuals_of_whole_windows() -> None:
+    """It touches no event's law given its prefix: only the compensator left over in each window tells."""
+
+    def p_value() -> float:
+        samples = sample(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), num_sequences=1500, t_end=3.0, batch_size=1500)
+        return ks_exponential(carry_over(own_law_residuals(CHAIN, list(samples)))).p_value
+
+    assert p_value() > FALSE_ALARM
+    with mutant("round_that_crosses_the_end_is_dropped"):
+        assert p_value() < REJECTED
