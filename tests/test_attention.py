@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tppsd.models.attention import CachedPass, CausalPass, Kernel, one_plus_sum_kernel, softmax_kernel
-from tppsd.models.cache import RowCache
+from tppsd.models.attention import Attention, CachedPass, CausalPass
+from tppsd.models.cache import KVCache
 
 ROWS, LENGTH, HEADS, HEAD_DIM = 2, 5, 3, 4
 DIM = HEADS * HEAD_DIM
@@ -48,26 +48,26 @@ def keys_values() -> torch.Tensor:
 
 
 KERNELS = pytest.mark.parametrize(
-    ("kernel", "weights_of"), [(softmax_kernel, softmax_weights), (one_plus_sum_kernel, one_plus_sum_weights)]
+    ("kind", "weights_of"), [(Attention.SOFTMAX, softmax_weights), (Attention.ONE_PLUS_SUM, one_plus_sum_weights)]
 )
 
 
 @KERNELS
 def test_the_full_pass_is_the_definition(
-    queries: torch.Tensor, keys_values: torch.Tensor, kernel: Kernel, weights_of: Callable
+    queries: torch.Tensor, keys_values: torch.Tensor, kind: Attention, weights_of: Callable
 ) -> None:
-    attended = CausalPass().attend(0, queries, keys_values, HEADS, kernel)
+    attended = CausalPass().attend(0, queries, keys_values, HEADS, kind)
     torch.testing.assert_close(attended, by_definition(queries, keys_values, weights_of), rtol=0, atol=1e-12)
 
 
 @KERNELS
 def test_the_cached_pass_is_the_definition(
-    queries: torch.Tensor, keys_values: torch.Tensor, kernel: Kernel, weights_of: Callable
+    queries: torch.Tensor, keys_values: torch.Tensor, kind: Attention, weights_of: Callable
 ) -> None:
-    cache, parts = RowCache([torch.zeros(ROWS, LENGTH, 2 * DIM, dtype=torch.float64)]), []
+    cache, parts = KVCache(1, ROWS, LENGTH, HEADS, HEAD_DIM, like=queries), []
     for new in (slice(0, 1), slice(1, 4), slice(4, 5)):
         step = CachedPass(cache, new.stop - new.start, torch.float64)
-        parts.append(step.attend(0, queries[:, new], keys_values[:, new], HEADS, kernel))
+        parts.append(step.attend(0, queries[:, new], keys_values[:, new], HEADS, kind))
         cache.end()
     expected = by_definition(queries, keys_values, weights_of)
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0, atol=1e-12)
@@ -75,14 +75,14 @@ def test_the_cached_pass_is_the_definition(
 
 @KERNELS
 def test_scores_whose_exponential_overflows_do_no_harm(
-    queries: torch.Tensor, keys_values: torch.Tensor, kernel: Kernel, weights_of: Callable
+    queries: torch.Tensor, keys_values: torch.Tensor, kind: Attention, weights_of: Callable
 ) -> None:
     """The largest score is taken out: the attended value is that of the best key."""
-    attended = CausalPass().attend(0, 1e4 * queries.float(), keys_values.float(), HEADS, kernel)
+    attended = CausalPass().attend(0, 1e4 * queries.float(), keys_values.float(), HEADS, kind)
     assert torch.isfinite(attended).all()
 
 
 def test_scores_far_below_zero_leave_an_attnhp_event_without_attention(queries: torch.Tensor) -> None:
     keys_values = torch.cat([-100 * queries, torch.ones_like(queries)], -1)
-    alone = CausalPass().attend(0, queries[:, :1], keys_values[:, :1], HEADS, one_plus_sum_kernel)
+    alone = CausalPass().attend(0, queries[:, :1], keys_values[:, :1], HEADS, Attention.ONE_PLUS_SUM)
     assert alone.abs().max() < 1e-6

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tppsd.models.attention import AttentionPass, one_plus_sum_kernel
+from tppsd.models.attention import Attention, AttentionPass
 from tppsd.models.blocks import start_local
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
 from tppsd.models.fast import layer_norm, linear
@@ -29,7 +29,7 @@ class AttNHPLayer(nn.Module):
     def forward(self, h: Tensor, time_encoding: Tensor, layer: int, attention: AttentionPass) -> Tensor:
         qkv = linear(self.to_qkv, torch.cat([time_encoding, layer_norm(self.norm, h)], -1))
         queries, keys_values = qkv[..., : self.embed_dim], qkv[..., self.embed_dim :]
-        attended = attention.attend(layer, queries, keys_values, self.num_heads, one_plus_sum_kernel)
+        attended = attention.attend(layer, queries, keys_values, self.num_heads, Attention.ONE_PLUS_SUM)
         update = torch.tanh(linear(self.from_heads, attended))
         return h + (F.dropout(update, self.dropout) if self.training and self.dropout > 0 else update)
 
@@ -45,7 +45,6 @@ class AttNHPEncoder(nn.Module):
         self.phases = FixedPhases(embed_dim // 2)
         self.layers = nn.ModuleList(AttNHPLayer(embed_dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
-        self.cache_widths = [2 * embed_dim] * num_layers
 
     def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tppsd.models.attention import AttentionPass, softmax_kernel
+from tppsd.models.attention import Attention, AttentionPass
 from tppsd.models.fast import layer_norm, linear
 
 QUERY_KEY_GAIN = 1.4
@@ -49,7 +49,7 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, layer: int, attention: AttentionPass) -> Tensor:
         qkv = linear(self.to_qkv, layer_norm(self.attention_norm, x))
         queries, keys_values = qkv[..., : self.embed_dim], qkv[..., self.embed_dim :]
-        attended = attention.attend(layer, queries, keys_values, self.num_heads, softmax_kernel)
+        attended = attention.attend(layer, queries, keys_values, self.num_heads, Attention.SOFTMAX)
         x = x + self._drop(linear(self.from_heads, attended))
         hidden = F.relu(linear(self.expand, layer_norm(self.feedforward_norm, x)))
         return x + self._drop(linear(self.contract, hidden))

@@ -7,14 +7,19 @@ from torch import Tensor
 
 
 class RowCache:
-    """Tensors of layout (rows, capacity, ...) filled at each row's own length.
+    """Tensors with a row in dimension 0, filled at each row's own length along a dimension of their own.
 
     Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back is assigning
     smaller `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
+
+    Args:
+        tensors: with rows in dimension 0.
+        capacity_dims: per tensor, the dimension of the entries; None = dimension 1 of all.
     """
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, tensors: list[Tensor], capacity_dims: list[int] | None = None) -> None:
         self.tensors = tensors
+        self.capacity_dims = capacity_dims or [1] * len(tensors)
         self.lengths = torch.zeros(tensors[0].shape[0], dtype=torch.int64, device=tensors[0].device)
 
     @property
@@ -30,36 +35,36 @@ class RowCache:
 
     @property
     def capacity(self) -> int:
-        return self.tensors[0].shape[1]
+        return self.tensors[0].shape[self.capacity_dims[0]]
 
     def grow(self, capacity: int) -> None:
         """Enlarge to at least `capacity` entries per row, by doubling; live entries keep their place."""
         if capacity <= self.capacity:
             return
-        new_capacity = max(capacity, 2 * self.capacity)
-        for i, old in enumerate(self.tensors):
-            new = old.new_zeros(old.shape[0], new_capacity, *old.shape[2:])
-            new[:, : self.max_length] = old[:, : self.max_length]
-            self.tensors[i] = new
+        for i, (old, dim) in enumerate(zip(self.tensors, self.capacity_dims, strict=True)):
+            shape = list(old.shape)
+            shape[dim] = max(capacity, 2 * shape[dim])
+            self.tensors[i] = old.new_zeros(shape)
+            self.tensors[i].narrow(dim, 0, self.max_length).copy_(old.narrow(dim, 0, self.max_length))
 
     def begin(self, num_new: int) -> None:
         """Make room for `num_new` entries per row and fix where they go."""
         self.grow(self.max_length + num_new)
         self._num_new = num_new
-        self._flat_index = None
+        self._where: tuple[Tensor, Tensor] | None = None
         if self.min_length != self.max_length:
-            rows = torch.arange(len(self.lengths), device=self.lengths.device) * self.capacity
-            offsets = torch.arange(num_new, device=self.lengths.device)
-            self._flat_index = ((rows + self.lengths).unsqueeze(1) + offsets).reshape(-1)
+            rows = torch.arange(len(self.lengths), device=self.lengths.device).unsqueeze(1)
+            self._where = (rows, self.lengths.unsqueeze(1) + torch.arange(num_new, device=self.lengths.device))
 
     def write(self, which: int, values: Tensor) -> Tensor:
-        """Put (rows, num_new, ...) at each row's length; returns the used part (rows, max_length + num_new, ...)."""
-        tensor = self.tensors[which]
-        if self._flat_index is None:
-            tensor[:, self.max_length : self.max_length + self._num_new] = values
+        """Put (rows, num_new, ...) at each row's length; returns the tensor up to max_length + num_new entries."""
+        tensor, dim = self.tensors[which], self.capacity_dims[which]
+        if self._where is None:
+            tensor.narrow(dim, self.max_length, self._num_new).copy_(values if dim == 1 else values.movedim(1, dim))
         else:
-            tensor.flatten(0, 1).index_copy_(0, self._flat_index, values.flatten(0, 1).to(tensor.dtype))
-        return tensor[:, : self.max_length + self._num_new]
+            rows, entries = self._where
+            tensor.movedim(dim, 1)[rows, entries] = values.to(tensor.dtype)
+        return tensor.narrow(dim, 0, self.max_length + self._num_new)
 
     def end(self) -> None:
         """Advance every row by the entries begun."""
@@ -70,11 +75,28 @@ class RowCache:
     def copy_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
         """Copy whole rows of `source` into `rows` of this cache (a history encoded once, shared by its paths)."""
         self.grow(source.max_length)
-        for mine, theirs in zip(self.tensors, source.tensors, strict=True):
-            mine[rows, : source.max_length] = theirs[source_rows, : source.max_length]
+        for mine, theirs, dim in zip(self.tensors, source.tensors, self.capacity_dims, strict=True):
+            mine.narrow(dim, 0, source.max_length)[rows] = theirs.narrow(dim, 0, source.max_length)[source_rows]
         self.lengths = self.lengths.index_copy(0, rows, source.lengths[source_rows])
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop every row but `rows` (finished rows leave)."""
         self.tensors = [tensor[rows] for tensor in self.tensors]
         self.lengths = self.lengths[rows]
+
+
+class KVCache(RowCache):
+    """Keys and values of every layer, laid out for one query against many keys: keys (rows, heads, head_dim, capacity), values
+    (rows, heads, capacity, head_dim). Against (rows, capacity, heads, head_dim) a query of 8 heads over 2,000 keys takes half
+    the time on a CPU.
+    """
+
+    def __init__(self, num_layers: int, num_rows: int, capacity: int, num_heads: int, head_dim: int, like: Tensor) -> None:
+        self.num_heads = num_heads
+        tensors = []
+        for _ in range(num_layers):
+            tensors += [
+                like.new_zeros(num_rows, num_heads, head_dim, capacity),
+                like.new_zeros(num_rows, num_heads, capacity, head_dim),
+            ]
+        super().__init__(tensors, [3, 2] * num_layers)

@@ -21,9 +21,13 @@ class _DoubleCopy:
     def __init__(self) -> None:
         self.key: tuple[Any, ...] | None = None
         self.module: Any = None
+        self.groups: list[dict[str, Any]] = []
 
     def of(self, module: nn.Module) -> Any:
-        key = tuple((p.data_ptr(), None if p.is_inference() else p._version) for p in module.parameters())
+        # the modules' own dictionaries, collected once: this runs for every drafted event
+        self.groups = self.groups or [m._parameters for m in module.modules() if m._parameters]
+        parameters = [p for group in self.groups for p in group.values() if p is not None]
+        key = tuple((p.data_ptr(), None if p.is_inference() else p._version) for p in parameters)
         if key != self.key:
             with torch.inference_mode(False):  # a copy made while sampling must serve a later backward
                 self.key, self.module = key, copy.deepcopy(module).double().requires_grad_(False)

@@ -22,7 +22,6 @@ class THPEncoder(nn.Module):
             TransformerBlock(embed_dim, num_heads, feedforward_dim, dropout, num_layers) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)
-        self.cache_widths = [2 * embed_dim] * num_layers
 
     def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""

@@ -14,7 +14,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.attnhp import AttNHPEncoder
-from tppsd.models.cache import RowCache
+from tppsd.models.cache import KVCache
 from tppsd.models.checkpoint import save
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.embedding import EncoderInput
@@ -122,12 +122,13 @@ class TransformerTPP(LikelihoodModel):
 
     # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
 
-    def new_cache(self, batch_size: int, capacity: int) -> RowCache:
-        """One (batch_size, capacity, keys and values) tensor per layer, in the weights' dtype and device."""
-        weight = self.decoder.to_mixture.weight
-        return RowCache([weight.new_zeros(batch_size, capacity, width) for width in self.encoder.cache_widths])
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """Keys and values of every layer, in the weights' dtype and device."""
+        num_heads = self.config["num_heads"]
+        head_dim = self.config["embed_dim"] // num_heads
+        return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like=self.decoder.to_mixture.weight)
 
-    def extend(self, tokens: EventTokens, cache: RowCache) -> Tensor:
+    def extend(self, tokens: EventTokens, cache: KVCache) -> Tensor:
         """Append q tokens per row at each row's own length; contexts (batch, q, embed_dim)."""
         attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype)
         context = self.encode(tokens, attention)

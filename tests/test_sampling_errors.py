@@ -1,0 +1,110 @@
+"""Every mistake in the arguments of `sample` is one clear sentence that names the argument and its value."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stubs import StubTPP, lively_transformer
+
+from tppsd.data.sequences import EventSequence
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.sample import sample, sample_stream
+
+MODEL = StubTPP.random(3, seed=0)
+HISTORY = EventSequence.of([1.0, 2.0], [0, 2], t_start=0.0, t_end=2.5)
+
+
+def damaged() -> Any:
+    model = lively_transformer(3, "thp", seed=0)
+    with torch.no_grad():
+        model.encoder.blocks[1].expand.weight[0, 0] = math.nan
+    return model
+
+
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({}, ValueError, "sampling needs an end: give t_end, horizon or num_events"),
+    ({"num_sequences": 0, "num_events": 1}, ValueError, "num_sequences = 0 must be at least 1"),
+    ({"num_events": 0}, ValueError, "num_events = 0 must be a whole number of at least 1"),
+    ({"num_events": [3, 2.5], "num_sequences": 2}, ValueError, "num_events = 2.5 must be a whole number of at least 1"),
+    ({"num_events": math.inf}, ValueError, "num_events = inf must be a whole number of at least 1"),
+    ({"num_events": math.nan}, ValueError, "num_events is NaN; it must be a number"),
+    ({"num_events": 1, "max_events": 0}, ValueError, "max_events = 0 must be at least 1"),
+    ({"num_events": 1, "batch_size": 0}, ValueError, "batch_size = 0 must be at least 1"),
+    ({"num_events": 1, "first_index": -1}, ValueError, "first_index = -1 must not be negative"),
+    ({"num_events": 1, "seed": 1.5}, ValueError, "seed = 1.5 must be a whole number of at most 64 bits"),
+    ({"num_events": 1, "seed": 2**63}, ValueError, f"seed = {2**63} must be a whole number of at most 64 bits"),
+    ({"t_end": math.nan}, ValueError, "t_end is NaN; it must be a number"),
+    ({"t_end": [1.0, 2.0]}, ValueError, "t_end has 2 values for 1 sequences; give one value or one per sequence"),
+    ({"horizon": [1.0, 2.0], "num_sequences": 3}, ValueError, "horizon has 2 values for 3 sequences"),
+    ({"horizon": -1.0}, ValueError, "horizon = -1.0 must not be negative"),
+    ({"t_start": 5.0, "t_end": 4.0}, ValueError, "sequence 0: t_end = 4.0 lies before 5.0, up to which the sequence is already"),
+    ({"t_end": [1, -1], "num_sequences": 2}, ValueError, "sequence 1: t_end = -1.0 lies before 0.0"),
+    ({"history": HISTORY, "t_end": 2.4}, ValueError, "sequence 0: t_end = 2.4 lies before 2.5, up to which the sequence is"),
+    ({"t_start": math.inf, "num_events": 1}, ValueError, "t_start = inf must be finite"),
+    ({"history": HISTORY, "t_start": 0.0, "num_events": 1}, ValueError, "t_start = 0.0 was given together with a history"),
+    ({"history": [], "num_events": 1}, ValueError, "history is an empty list; give at least one sequence"),
+    ({"history": [HISTORY, [1.0, 2.0]], "num_events": 1}, TypeError, "history 1 is a list; it must be an EventSequence"),
+    (
+        {"history": [HISTORY, EventSequence.of([1.0], [3], t_start=0.0)], "num_events": 1},
+        ValueError,
+        "history 1: marks must be in 0..2 (the model's num_marks), found 3",
+    ),
+    ({"method": "ancestral", "num_events": 1}, ValueError, "method = 'ancestral' is unknown; choose one of"),
+    ({"rule": "both", "num_events": 1}, ValueError, "rule = 'both' is unknown; choose one of"),
+    ({"draft_length": 0, "num_events": 1}, ValueError, "draft_length = 0 must be a whole number between 1 and 1024"),
+    ({"draft_length": 2.5, "num_events": 1}, ValueError, "draft_length = 2.5 must be a whole number between 1 and 1024"),
+    ({"draft_length": 1025, "num_events": 1}, ValueError, "draft_length = 1025 must be a whole number between 1 and 1024"),
+    ({"gamma": 4, "num_events": 1}, TypeError, "'gamma' is not an option of sample(); its options are"),
+    (
+        {"method": "autoregressive", "draft_length": 4, "num_events": 1},
+        ValueError,
+        "draft_length = 4 has no meaning for method = 'autoregressive'; leave it out",
+    ),
+    (
+        {"options": SamplingOptions(rule="joint"), "method": "autoregressive", "num_events": 1},
+        ValueError,
+        "rule = 'joint' has no meaning for method = 'autoregressive'; leave it out",
+    ),
+    ({"draft": StubTPP.random(2, seed=0), "num_events": 1}, ValueError, "draft has num_marks = 2, the target 3; they must agree"),
+    ({"draft": 7, "num_events": 1}, TypeError, "draft is a int; give an EventModel"),
+    ({"target": None, "num_events": 1}, TypeError, "target is a NoneType; give an EventModel"),
+    ({"target": "none.ckpt", "num_events": 1}, FileNotFoundError, "none.ckpt: there is no such checkpoint file"),
+    ({"draft": Path("none.ckpt"), "num_events": 1}, FileNotFoundError, "none.ckpt: there is no such checkpoint file"),
+    ({"draft": "poisson", "num_events": 1}, ValueError, "draft = 'poisson' needs a target that carries the statistics"),
+    (
+        {"target": damaged(), "num_events": 1},
+        ValueError,
+        "target: parameter encoder.blocks.1.expand.weight has values that are not finite",
+    ),
+    ({"draft": damaged(), "num_events": 1}, ValueError, "draft: parameter encoder.blocks.1.expand.weight has values that are"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "sentence"), WRONG, ids=[sentence[:40] for _, _, sentence in WRONG])
+def test_the_sentence(arguments: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=re.escape(sentence)) as raised:
+        sample(**({"target": MODEL} | arguments))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_stream_says_the_same() -> None:
+    with pytest.raises(ValueError, match="sampling needs an end"):
+        next(sample_stream(MODEL))
+    with pytest.raises(ValueError, match="chunk_size = 0 must be at least 1"):
+        next(sample_stream(MODEL, num_events=1, chunk_size=0))
+    with pytest.raises(TypeError, match="'gamma' is not an option"):
+        next(sample_stream(MODEL, num_events=1, gamma=3))
+
+
+def test_options_are_checked_without_sampling() -> None:
+    assert SamplingOptions().resolved(has_draft=False) == SamplingOptions("autoregressive")
+    assert SamplingOptions().resolved(has_draft=True) == SamplingOptions("speculative", 8, "joint")
+    assert SamplingOptions(rule="factorised").with_overrides(draft_length=3) == SamplingOptions(None, 3, "factorised")
+    assert SamplingOptions("autoregressive").to_dict() == {"method": "autoregressive"}
+    with pytest.raises(AttributeError):
+        SamplingOptions().rule = "joint"  # type: ignore[misc]

@@ -1,0 +1,214 @@
+"""What `sample` returns: views, windows, files, streams; and what it leaves behind in its models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stubs import StubTPP, lively_transformer
+from torch import nn
+
+from tppsd.data.reading import read_dataset
+from tppsd.data.sequences import EventSequence
+from tppsd.data.statistics import DataStatistics
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling.sample import sample, sample_stream
+from tppsd.sampling.samples import SampledSequences
+
+MODEL = StubTPP.random(3, seed=0)
+DRAFT = MODEL.moved(1, times=0.5, marks=0.5)
+HISTORIES = [
+    EventSequence.of([1.0, 2.0], [0, 2], t_start=0.5, t_end=2.5),
+    EventSequence.of([], t_start=1.0),
+    EventSequence.of([], t_start=1.0, t_end=4.0),
+    EventSequence.of([3.0, 3.5, 9.0], [1, 1, 0]),
+    EventSequence.of([3.0], [1], t_end=5.0),
+]
+
+
+def given_first() -> StubTPP:
+    """A model of data whose first event is given."""
+    model = StubTPP.random(3, seed=0)
+    object.__setattr__(model, "statistics", DataStatistics(3, first_is_given=True, first_mark_counts=(1, 2, 0)))
+    return model
+
+
+RESULTS: dict[str, dict[str, Any]] = {
+    "continued for a while": {"history": HISTORIES, "num_sequences": 2, "horizon": 6.0},
+    "continued by number": {"history": HISTORIES, "num_sequences": 2, "num_events": 5},
+    "from scratch": {"num_sequences": 10, "t_start": 1e6, "horizon": 6.0},
+    "first event given": {"target": given_first(), "num_sequences": 10, "t_start": 2.0, "t_end": 9.0},
+    "empty": {"num_sequences": 10, "horizon": 0.0},
+}
+
+
+def result(name: str, **arguments: Any) -> SampledSequences:
+    arguments = {"target": MODEL, "draft": DRAFT, "draft_length": 3, "seed": 1, "batch_size": 4} | RESULTS[name] | arguments
+    return sample(arguments.pop("target"), arguments.pop("draft"), **arguments)
+
+
+every_result = pytest.mark.parametrize("name", RESULTS)
+
+
+@every_result
+def test_views_and_sequences_tell_the_same_story(name: str) -> None:
+    samples = result(name)
+    assert len(samples) == len(list(samples)) == 10
+    assert samples.index.tolist() == list(range(10)) == [s.index for s in samples]
+    assert samples.num_marks == 3 and samples.seed == 1 and samples.log_probs is None
+    scratch = "history" not in RESULTS[name]
+    assert samples.history_index.tolist() == ([-1] * 10 if scratch else [i // 2 for i in range(10)])
+    assert samples.path_index.tolist() == ([0] * 10 if scratch else [i % 2 for i in range(10)])
+    for i, sequence in enumerate(samples):
+        given = int(name == "first event given")
+        assert torch.equal(sequence.event_times[given:], samples.event_times[i])
+        assert torch.equal(sequence.marks[given:], samples.marks[i])
+        assert sequence.t_start == (None if given else samples.observed_until[i])
+    assert torch.equal(samples[-1].event_times, samples[9].event_times)
+    assert len(repr(samples)) < 200
+    with pytest.raises(IndexError):
+        samples[10]
+
+
+@every_result
+def test_inter_times_are_the_differences_on_the_window(name: str) -> None:
+    """Of the new events alone, whose window starts after the silence, and of whole sequences."""
+    samples = result(name)
+    for sequence in [*samples, *samples.with_history()]:
+        differenced = EventSequence(sequence.event_times, sequence.marks, sequence.t_start, sequence.t_end)
+        torch.testing.assert_close(sequence.inter_times, differenced.inter_times, rtol=0, atol=1e-9)
+        assert (sequence.inter_times[int(sequence.first_is_given) :] > 0).all()
+        assert sequence.event_times.dtype == sequence.inter_times.dtype == torch.float64 and sequence.marks.dtype == torch.int64
+
+
+@every_result
+def test_with_history_joins_what_was_given_and_what_was_drawn(name: str) -> None:
+    samples = result(name)
+    for i, whole in enumerate(samples.with_history()):
+        history, n = samples.histories[i], samples.num_given[i]
+        assert (n, samples.observed_until[i]) == (len(history), history.window_end)
+        assert torch.equal(whole.event_times, torch.cat([history.event_times, samples.event_times[i]]))
+        assert torch.equal(whole.marks, torch.cat([history.marks, samples.marks[i]]))
+        assert torch.equal(whole.inter_times[:n], history.inter_times)
+        assert (whole.t_start, whole.t_end, whole.index) == (history.t_start, samples[i].t_end, i)
+        assert (whole.event_times[n:] > history.window_end).all()
+
+
+@every_result
+def test_a_parquet_file_holds_the_sequences_and_where_they_come_from(name: str, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    samples = result(name)
+    path = samples.to_parquet(tmp_path / "folder" / "samples.parquet")
+    assert [p.name for p in path.parent.iterdir()] == ["samples.parquet"]
+    rows = pq.read_table(path).to_pylist()
+    assert len(rows) == 10
+    for row, sequence in zip(rows, samples, strict=True):
+        assert row["dim_process"] == 3 and row["seq_len"] == len(sequence) and row["seq_idx"] == sequence.index
+        assert row["time_since_start"] == sequence.event_times.tolist()
+        assert row["time_since_last_event"] == sequence.inter_times.tolist()
+        assert row["type_event"] == sequence.marks.tolist()
+        assert (row["t_start"], row["t_end"]) == (sequence.t_start, sequence.t_end)
+        assert row["seed"] == 1 and json.loads(row["options"]) == samples.options.to_dict()
+    assert [row["history_index"] for row in rows] == samples.history_index.tolist()
+    assert [row["truncated"] for row in rows] == [False] * 10
+    dataset = samples.to_dataset()
+    assert dataset["time_since_start"][:] == [row["time_since_start"] for row in rows]
+    assert set(dataset.column_names) == set(rows[0])
+
+
+@pytest.mark.parametrize("name", ["from scratch", "first event given", "continued for a while"])
+def test_a_parquet_file_goes_back_in_as_data(name: str, tmp_path: Path) -> None:
+    samples = result(name)
+    for split in ("train", "validation", "test"):
+        samples.to_parquet(tmp_path / f"{split}.parquet")
+    data = read_dataset(tmp_path)
+    assert data.num_marks == 3
+    for read, written in zip(data.splits["train"], samples, strict=True):
+        assert torch.equal(read.event_times, written.event_times) and torch.equal(read.marks, written.marks)
+        assert (read.t_start, read.t_end) == (written.t_start, written.t_end)
+        torch.testing.assert_close(read.inter_times, written.inter_times, rtol=0, atol=1e-9)
+
+
+@every_result
+def test_a_pandas_frame_has_one_row_per_drawn_event(name: str) -> None:
+    samples = result(name, return_log_probs=True)
+    frame = samples.to_pandas()
+    assert list(frame.columns) == ["index", "history_index", "path_index", "time", "inter_time", "mark", "log_prob"]
+    assert len(frame) == len(samples.flat_event_times)
+    assert samples.log_probs is not None
+    for i in range(10):
+        rows = frame[frame["index"] == i]
+        assert rows["time"].tolist() == samples.event_times[i].tolist() and rows["mark"].tolist() == samples.marks[i].tolist()
+        assert rows["log_prob"].tolist() == samples.log_probs[i].tolist()
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 10, 256])
+@every_result
+def test_a_stream_yields_the_same_sequences_in_the_order_of_index(name: str, chunk_size: int) -> None:
+    whole = result(name, return_log_probs=True)
+    arguments = {"target": MODEL, "draft": DRAFT, "draft_length": 3, "seed": 1, "batch_size": 4} | RESULTS[name]
+    chunks = list(sample_stream(**arguments, return_log_probs=True, chunk_size=chunk_size))  # type: ignore[arg-type]
+    assert [len(chunk) for chunk in chunks[:-1]] == [chunk_size] * (len(chunks) - 1)
+    for field in ("flat_event_times", "flat_inter_times", "flat_marks", "flat_log_probs", "index", "history_index", "path_index"):
+        assert torch.equal(torch.cat([getattr(chunk, field) for chunk in chunks]), getattr(whole, field))
+    sequences = [sequence for chunk in chunks for sequence in chunk]
+    assert [(s.t_start, s.t_end) for s in sequences] == [(s.t_start, s.t_end) for s in whole]
+    assert chunks[-1].stats.num_events == whole.stats.num_events
+    assert torch.equal(chunks[-1].stats.accepted_counts, whole.stats.accepted_counts)
+
+
+def test_a_stream_needs_no_end_to_be_of_use() -> None:
+    stream = sample_stream(MODEL, num_sequences=10_000, num_events=5, batch_size=4, chunk_size=2)
+    first = next(stream)
+    stream.close()
+    assert torch.equal(first.flat_marks, sample(MODEL, num_sequences=2, num_events=5).flat_marks)
+    assert first.stats.num_rounds < 200, "the rest must not have been drawn"
+
+
+def test_models_are_left_as_they_were(tmp_path: Path) -> None:
+    """In training mode with dropout: sampled without dropout, back in training mode afterwards, and trainable."""
+    torch.manual_seed(0)
+    target, draft = (TransformerTPP(3, embed_dim=16, num_heads=2, num_components=4, dropout=0.5) for _ in range(2))
+    trained = target.train(), draft.train()
+    attributes = [sorted(module.__dict__) for module in target.modules()]
+    first = sample(*trained, num_sequences=3, num_events=6)
+    assert target.training and draft.training and all(m.training for m in target.modules())
+    evaluated = sample(target.eval(), draft.eval(), num_sequences=3, num_events=6)
+    assert torch.equal(first.flat_marks, evaluated.flat_marks)
+    assert not target.training
+    assert [sorted(module.__dict__) for module in target.modules()] == attributes
+    from tppsd.data.sequences import EventBatch
+
+    target.log_likelihood(EventBatch.from_sequences(list(first))).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in target.parameters())
+    stream = sample_stream(target.train(), num_sequences=5, num_events=3, chunk_size=1)
+    next(stream)
+    stream.close()
+    assert target.training
+
+
+def test_checkpoints_and_modules_are_as_good_as_their_models(tmp_path: Path) -> None:
+    target, draft = (lively_transformer(3, "thp", seed=s) for s in (0, 1))
+    expected = sample(target, draft, num_sequences=3, num_events=6)
+    assert expected.target_hash == target.content_hash() and expected.draft_hash == draft.content_hash()
+    for name, model in (("target.pt", target), ("draft.pt", draft)):
+        model.save(tmp_path / name)
+
+    class Module(nn.Module):
+        def __init__(self, model: TransformerTPP) -> None:
+            super().__init__()
+            self.model = model
+
+    for pair in ((tmp_path / "target.pt", str(tmp_path / "draft.pt")), (Module(target), Module(draft))):
+        samples = sample(*pair, num_sequences=3, num_events=6)
+        assert torch.equal(samples.flat_inter_times, expected.flat_inter_times)
+        assert (samples.target_hash, samples.draft_hash) == (expected.target_hash, expected.draft_hash)
+
+
+def test_progress_is_shown_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = sample(MODEL, num_sequences=3, num_events=6, progress=True)
+    assert torch.equal(shown.flat_marks, sample(MODEL, num_sequences=3, num_events=6).flat_marks)
