@@ -132,9 +132,7 @@ def test_attempts_do_not_depend_on_how_many_are_drawn_at_once() -> None:
     rows, positions = torch.tensor([0, 3]), torch.tensor([2, 0])
     whole = row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)
     assert whole.shape == (2, 20, 4)
-    pieces = [
-        row_noise.attempts(rows, positions, Purpose.PROPOSAL, a, b - a, 2) for a, b in ((0, 1), (1, 8), (8, 20))
-    ]
+    pieces = [row_noise.attempts(rows, positions, Purpose.PROPOSAL, a, b - a, 2) for a, b in ((0, 1), (1, 8), (8, 20))]
     assert torch.equal(torch.cat(pieces, 1), whole)
     assert torch.equal(row_noise.attempts(rows[1:], positions[1:], Purpose.PROPOSAL, 3, 4, 2), whole[1:, 3:7])
     row_noise.next_round()

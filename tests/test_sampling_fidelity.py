@@ -28,7 +28,7 @@ from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SampledSequences
 
 FALSE_ALARM = 1e-4
-NUM_MARKS, T_END, NUM_SEQUENCES = 4, 30.0, 1000
+NUM_MARKS, T_END, NUM_SEQUENCES = 4, 30.0, 1200
 METHODS = ("autoregressive", "joint", "factorised")
 TARGET = lively_transformer(NUM_MARKS, "thp", seed=4).float()
 DRAFT = lively_transformer(NUM_MARKS, "sahp", seed=5, num_layers=1).float()

@@ -70,9 +70,7 @@ def test_paths_of_a_transformer_have_its_law(encoder: str, num_marks: int, rule:
     history = EventSequence.of([0.2, 1.0, 1.1], [num_marks - 1, 0, num_marks // 2], t_start=0.0, t_end=1.3)
     laws = law_after(target, history), law_after(draft, history)
     assert overlap_joint(*laws, elapsed=silence_after(history)) < 0.9
-    samples = sample(
-        target, draft, history=history, num_sequences=4000, num_events=5, draft_length=2, rule=rule, batch_size=1500
-    )
+    samples = sample(target, draft, history=history, num_sequences=4000, num_events=5, draft_length=2, rule=rule, batch_size=1500)
     assert judge(target, history, samples) > FALSE_ALARM
     assert judge(draft, history, samples) < 1e-6
 

@@ -22,8 +22,8 @@ from tppsd.sampling.samples import SampledSequences, SamplingStats
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
-DRAFT_LENGTHS = {"draft": (2, 4, 8), "self": (6, 12, 24)}  # tried briefly, on sequences that are thrown away
-SAMPLERS = (
+DRAFT_LENGTHS = {"speculative": (4, 8, 12), "speculative_self": (8, 12, 16)}  # tried briefly, on sequences that are thrown away
+SAMPLERS = ("autoregressive", "speculative", "speculative_self")  # the last: with the target's own recent laws as draft
     "autoregressive",
     "draft",
     "self",
@@ -32,7 +32,8 @@ SAMPLERS = (
 
 def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
     """Sample the same requests autoregressively and with both drafters, and test the samples; one key per sampler."""
-    console.print("\n[bold]Sampling[/] one sequence at a time, after a short trial of draft lengths ...")
+    console.print("\n[bold]Sampling[/] one sequence at a time on one thread, after a short trial of draft lengths ...")
+    torch.set_num_threads(1)  # a single sequence is too little work for more: they would only wait for each other
     outcome: dict[str, Any] = {}
     for i, name in enumerate(SAMPLERS):
         options = SamplingOptions("autoregressive")
@@ -60,7 +61,7 @@ def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) ->
 def _predict(
     results: dict[str, Any], name: str, options: SamplingOptions, loader: Any, seed: int, writer: SampleWriter | None
 ) -> list[SampledSequences]:
-    draft = {"autoregressive": None, "draft": results["draft"]["path"], "self": "self"}[name]
+    draft = {"autoregressive": None, "speculative": results["draft"]["path"], "speculative_self": "self"}[name]
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1)
     callbacks: list[Any] = [] if writer is None else [writer, RichProgressBar(leave=False)]
     trainer = Trainer(
