@@ -38,7 +38,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "hint"),
-    [("dmeo", "did you mean `tppsd demo`?"), ("xyz", "the commands are demo, benchmark, fit"), ("--data", "as in `tppsd demo --data`")],
+    [
+        ("dmeo", "did you mean `tppsd demo`?"),
+        ("xyz", "the commands are demo, benchmark, fit"),
+        ("--data", "as in `tppsd demo --data`"),
+    ],
 )
 def test_unknown_command_is_one_sentence(typed: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([typed]) == 2

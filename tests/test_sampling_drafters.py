@@ -1,6 +1,6 @@
 """Drafters that need no model change the speed and not the law.
 
-Each p-value of a right sampler is Bonferroni-corrected and may be below 1e-4 in one of 10,000 seeds: with the 9 cells here, a right
+Each p-value of a right sampler is Bonferroni-corrected and is below 1e-4 for one seed in 10,000: with the 9 cells here, a right
 sampler fails this file for one seed in 1,000. Mutants must fall below 1e-6.
 """
 
@@ -109,7 +109,7 @@ def test_a_row_must_not_draft_from_the_laws_of_the_row_before_it():
     """Mutant: a new request drafts from what its row knew. Every law is a valid draft, but batches would change sequences."""
     with patch.object(SelfDrafter, "admit", lambda *_: None):
         first, *others = runs_of_many_batch_sizes()
-    assert any(not torch.equal(run.offsets, first.offsets) or not torch.equal(run.flat_marks, first.flat_marks) for run in others)
+    assert any(run.flat_marks.tolist() != first.flat_marks.tolist() for run in others)
 
 
 def test_poisson_law_is_a_density():

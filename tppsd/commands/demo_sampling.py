@@ -23,11 +23,7 @@ if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
 DRAFT_LENGTHS = {"speculative": (4, 8, 12), "speculative_self": (8, 12, 16)}  # tried briefly, on sequences that are thrown away
-SAMPLERS = ("autoregressive", "speculative", "speculative_self")  # the last: with the target's own recent laws as draft
-    "autoregressive",
-    "draft",
-    "self",
-)  # the last two are speculative: the trained draft, and the target's own recent laws
+SAMPLERS = ("autoregressive", "speculative", "speculative_self")  # drafts: none, the trained one, the target's own recent laws
 
 
 def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
