@@ -181,12 +181,11 @@ def loop_coin_is_the_proposal() -> Any:
     """The uniform that picks the proposed mark decides on the proposal as well."""
     right = RowNoise.attempts
 
-    def attempts(
-        self: RowNoise, rows: Tensor, positions: Tensor, purpose: Purpose, first: int, num: int, draws: int = 1
-    ) -> Tensor:
-        if purpose == Purpose.PROPOSAL_COIN:
-            return right(self, rows, positions, Purpose.PROPOSAL, first, num, 2)[..., 2:3]
-        return right(self, rows, positions, purpose, first, num, draws)
+    def attempts(self: RowNoise, *arguments: Any) -> Tensor:
+        uniforms = right(self, *arguments)
+        if arguments[-1] == Purpose.PROPOSAL_COIN:
+            uniforms[..., 4] = uniforms[..., 2]
+        return uniforms
 
     return patch.object(RowNoise, "attempts", attempts)
 

@@ -52,4 +52,4 @@ class AttNHPEncoder(nn.Module):
         time_encoding = sinusoids(self.phases(inputs.times), h.dtype)
         for layer_index, layer in enumerate(self.layers):
             h = layer(h, time_encoding, layer_index, attention)
-        return self.norm(h)
+        return layer_norm(self.norm, h)

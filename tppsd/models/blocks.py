@@ -51,7 +51,7 @@ class TransformerBlock(nn.Module):
         queries, keys_values = qkv[..., : self.embed_dim], qkv[..., self.embed_dim :]
         attended = attention.attend(layer, queries, keys_values, self.num_heads, Attention.SOFTMAX)
         x = x + self._drop(linear(self.from_heads, attended))
-        hidden = F.relu(linear(self.expand, layer_norm(self.feedforward_norm, x)))
+        hidden = torch.relu(linear(self.expand, layer_norm(self.feedforward_norm, x)))
         return x + self._drop(linear(self.contract, hidden))
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tppsd.models.fast import linear
 from tppsd.models.law import MarkDecoder, NextEventLaw
@@ -50,7 +49,7 @@ class IndependentMarks(nn.Module):
 
     def features(self, context: Tensor) -> Tensor:
         """What depends on the context alone: (..., embed_dim) -> (..., num_marks)."""
-        return self.to_logits(F.relu(self.from_context(context)))
+        return self.to_logits(torch.relu(self.from_context(context)))
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """log f(k | h): features (..., num_marks), standardised log tau (..., 1) (for its shape only)."""
@@ -81,7 +80,7 @@ class TimeConditionalMarks(nn.Module):
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
         with autocast_disabled(features.device.type):  # a law is evaluated wherever its user is, under autocast too
-            hidden = F.relu(features + self.mix_time(F.relu(self.from_time(log_inter_times))))
+            hidden = torch.relu(features + self.mix_time(torch.relu(self.from_time(log_inter_times))))
             return torch.log_softmax(self.to_logits(hidden), -1)
 
     def in_double(self) -> TimeConditionalMarks:

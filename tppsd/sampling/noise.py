@@ -115,10 +115,14 @@ class RowNoise:
         self.rounds = self.rounds + 1
         return noise
 
-    def attempts(self, rows: Tensor, positions: Tensor, purpose: Purpose, first: int, num: int, draws: int = 1) -> Tensor:
-        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop in the round under way."""
+    def attempts(
+        self, rows: Tensor, positions: Tensor, purpose: Purpose, first: int, num: int, draws: int = 1, coin: Purpose | None = None
+    ) -> Tensor:
+        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop in the round under way; with `coin`, two
+        more uniforms, of that purpose."""
         inner = torch.arange(first, first + num, device=rows.device).view(1, -1, 1)
-        where = torch.stack([torch.as_tensor(address(positions, purpose, d)) for d in range(draws)], -1).unsqueeze(1)
+        wanted = [address(positions, purpose, d) for d in range(draws)] + ([] if coin is None else [address(positions, coin)])
+        where = torch.stack([torch.as_tensor(w) for w in wanted], -1).unsqueeze(1)
         rounds = (self.rounds[rows] - 1).view(-1, 1, 1)
         return uniforms(self.keys[rows][:, None, None], rounds, where, inner=inner).flatten(2)
 

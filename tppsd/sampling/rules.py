@@ -20,8 +20,7 @@ from tppsd.sampling.noise import Purpose
 MAX_PROPOSALS = 10**9
 _BLOCK = 4096  # proposals evaluated at once over all rows; changes no result
 
-# (rows (n,), positions (n,), purpose, first attempt, number of attempts, draws) -> uniforms (n, attempts, 2 * draws)
-Attempts = Callable[[Tensor, Tensor, Purpose, int, int, int], Tensor]
+Attempts = Callable[..., Tensor]  # RowNoise.attempts
 
 
 class Verdict(NamedTuple):
@@ -123,10 +122,9 @@ def _reject_until_kept(
     first, num = 0, _block_size(len(waiting))
     while len(waiting):
         part = rejected if first == 0 else _select(rejected, waiting)
-        uniforms = attempts(part.rows, part.positions, Purpose.PROPOSAL, first, num, 2)
-        coins = attempts(part.rows, part.positions, Purpose.PROPOSAL_COIN, first, num, 1)[..., 0]
+        uniforms = attempts(part.rows, part.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
         tau, k, delta = propose(part.target.unsqueeze(1), part.draft.unsqueeze(1), uniforms)
-        is_kept = coins < -torch.expm1(-delta)
+        is_kept = uniforms[..., 4] < -torch.expm1(-delta)
         found, which = is_kept.any(1), is_kept.long().argmax(1, keepdim=True)
         inter_times[waiting[found]] = tau.gather(1, which).squeeze(1)[found]
         marks[waiting[found]] = k.gather(1, which).squeeze(1)[found]

@@ -151,6 +151,8 @@ class _Session:
                 for name, parameter in model.named_parameters():
                     if not torch.isfinite(parameter).all():
                         raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
+        if self.draft is not None and model_device(self.draft) != self.device:
+            raise ValueError(f"the draft is on {model_device(self.draft)}, the target on {self.device}; move them to one device")
         if self.draft is not None and self.draft.num_marks != self.target.num_marks:
             raise ValueError(f"draft has num_marks = {self.draft.num_marks}, the target {self.target.num_marks}; they must agree")
 
@@ -253,6 +255,8 @@ class _Session:
 def resolve_model(model: Any, role: str) -> EventModel:
     """An EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path."""
     if isinstance(model, str | Path):
+        if role == "draft" and isinstance(model, str) and not Path(model).exists():
+            raise FileNotFoundError(f"draft = {model!r} is neither a checkpoint file nor one of the drafters {DRAFTER_NAMES}")
         return load(model)
     if isinstance(model, EventModel):
         return model

@@ -81,9 +81,13 @@ class Speculative:
     def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor) -> tuple[Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
         bonus_laws = laws[:, -1] if draft.lengths is None else laws.at(draft.lengths)
-        inter_times, marks = bonus_laws.sample(for_bonus[:, :3])
         is_rejected = rows.active & (verdict.num_accepted < self._drafted(draft))
-        if is_rejected.any():
+        num_rejected = int(is_rejected.sum())
+        if num_rejected < len(rows):
+            inter_times, marks = bonus_laws.sample(for_bonus[:, :3])
+        else:  # no row needs a bonus event
+            inter_times, marks = torch.zeros_like(for_bonus[:, 0]), torch.zeros_like(verdict.num_accepted)
+        if num_rejected:
             where = is_rejected.nonzero().squeeze(1)
             at = verdict.num_accepted[where]
             rejected = Rejected(
