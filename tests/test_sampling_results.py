@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import small_model
 from stubs import StubTPP, lively_transformer
 from torch import nn
 
@@ -63,11 +64,11 @@ def test_views_and_sequences_tell_the_same_story(name: str) -> None:
     assert samples.history_index.tolist() == ([-1] * 10 if scratch else [i // 2 for i in range(10)])
     assert samples.path_index.tolist() == ([0] * 10 if scratch else [i % 2 for i in range(10)])
     for i, sequence in enumerate(samples):
-        given = int(name == "first event given")
-        assert torch.equal(sequence.event_times[given:], samples.event_times[i])
-        assert torch.equal(sequence.marks[given:], samples.marks[i])
-        assert sequence.t_start == (None if given else samples.observed_until[i])
+        assert torch.equal(sequence.event_times, samples.event_times[i])
+        assert torch.equal(sequence.marks, samples.marks[i])
+        assert sequence.t_start == (None if name == "first event given" else samples.observed_until[i])
     assert torch.equal(samples[-1].event_times, samples[9].event_times)
+    assert [s.index for s in samples[2:5]] == [2, 3, 4]
     assert len(repr(samples)) < 200
     with pytest.raises(IndexError):
         samples[10]
@@ -90,8 +91,9 @@ def test_with_history_joins_what_was_given_and_what_was_drawn(name: str) -> None
     for i, whole in enumerate(samples.with_history()):
         history, n = samples.histories[i], samples.num_given[i]
         assert (n, samples.observed_until[i]) == (len(history), history.window_end)
-        assert torch.equal(whole.event_times, torch.cat([history.event_times, samples.event_times[i]]))
-        assert torch.equal(whole.marks, torch.cat([history.marks, samples.marks[i]]))
+        drawn = int(name == "first event given")  # a drawn first event is both given and new
+        assert torch.equal(whole.event_times, torch.cat([history.event_times, samples.event_times[i][drawn:]]))
+        assert torch.equal(whole.marks, torch.cat([history.marks, samples.marks[i][drawn:]]))
         assert torch.equal(whole.inter_times[:n], history.inter_times)
         assert (whole.t_start, whole.t_end, whole.index) == (history.t_start, samples[i].t_end, i)
         assert (whole.event_times[n:] > history.window_end).all()
@@ -134,16 +136,18 @@ def test_a_parquet_file_goes_back_in_as_data(name: str, tmp_path: Path) -> None:
 
 
 @every_result
-def test_a_pandas_frame_has_one_row_per_drawn_event(name: str) -> None:
+def test_a_pandas_frame_has_one_row_per_new_event(name: str) -> None:
     samples = result(name, return_log_probs=True)
     frame = samples.to_pandas()
     assert list(frame.columns) == ["index", "history_index", "path_index", "time", "inter_time", "mark", "log_prob"]
-    assert len(frame) == len(samples.flat_event_times)
+    drawn = int(name == "first event given")  # a first event that was drawn from its frequencies has no density
+    assert len(frame) == len(samples.flat_event_times) + 10 * drawn
     assert samples.log_probs is not None
     for i in range(10):
         rows = frame[frame["index"] == i]
         assert rows["time"].tolist() == samples.event_times[i].tolist() and rows["mark"].tolist() == samples.marks[i].tolist()
-        assert rows["log_prob"].tolist() == samples.log_probs[i].tolist()
+        assert rows["log_prob"].tolist()[drawn:] == samples.log_probs[i].tolist()
+        assert rows["log_prob"][:drawn].isna().all()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 10, 256])
@@ -159,6 +163,22 @@ def test_a_stream_yields_the_same_sequences_in_the_order_of_index(name: str, chu
     assert [(s.t_start, s.t_end) for s in sequences] == [(s.t_start, s.t_end) for s in whole]
     assert chunks[-1].stats.num_events == whole.stats.num_events
     assert torch.equal(chunks[-1].stats.accepted_counts, whole.stats.accepted_counts)
+
+
+def test_every_chunk_of_a_stream_knows_what_was_done_so_far() -> None:
+    """And between chunks the model is the caller's: in its own mode, and open to assignments."""
+    model = small_model(num_marks=1).train()
+    seen = []
+    for chunk in sample_stream(model, num_sequences=6, num_events=4, batch_size=2, chunk_size=2):
+        seen.append(chunk.stats)
+        assert model.training and "to_mixture" not in vars(model.decoder)
+    assert [stats.num_events for stats in seen] == [8, 16, 24]
+
+
+def test_an_unused_draft_is_not_recorded() -> None:
+    target, draft = small_model(num_marks=1), small_model(num_marks=1)
+    assert sample(target, draft, num_events=2).draft_hash == draft.content_hash()
+    assert sample(target, draft, num_events=2, method="autoregressive").draft_hash is None
 
 
 def test_a_stream_needs_no_end_to_be_of_use() -> None:

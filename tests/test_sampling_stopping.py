@@ -149,6 +149,6 @@ def test_a_given_first_event_is_one_of_num_events(method: str) -> None:
         assert all(s.first_is_given and s.t_end is None and s.event_times[0] == 4.0 for s in samples)
     windows = draw(method, model, t_end=9.0)
     assert all(s.t_start is None and s.window_start == 0.0 and s.t_end == 9.0 for s in windows)
-    assert [len(s) for s in windows] == [len(times) + 1 for times in windows.event_times]
+    assert [len(s) for s in windows] == [int(n) + 1 for n in windows.offsets.diff()]
     continued = draw(method, model, history=HISTORY, num_events=4)  # a continuation draws no first event
     assert [len(s) for s in continued] == [4] * 12

@@ -17,7 +17,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import RULES, SamplingOptions
-from tppsd.sampling.sample import sample
+from tppsd.sampling.sample import DRAFTER_NAMES, sample
 
 AUTOREGRESSIVE: Literal["autoregressive"] = "autoregressive"
 
@@ -103,7 +103,7 @@ def _samplers(target: TransformerTPP, options: argparse.Namespace, batch_size: i
 
     samplers: dict[str, Callable[[int], Any]] = {AUTOREGRESSIVE: with_options(None, SamplingOptions(AUTOREGRESSIVE))}
     for source in options.draft:
-        draft: Any = source if source in ("self", "poisson") else load(source)
+        draft: Any = source if source in DRAFTER_NAMES else load(source)
         for length in options.draft_length:
             chosen = SamplingOptions("speculative", length, options.rule)
             samplers[f"speculative, {_name(source)}, {length}"] = with_options(draft, chosen)
@@ -113,7 +113,7 @@ def _samplers(target: TransformerTPP, options: argparse.Namespace, batch_size: i
 
 
 @torch.inference_mode()
-def reencode(target: TransformerTPP, batch_size: int, num_events: int, seed: int) -> None:
+def reencode(target: TransformerTPP, batch_size: int, num_events: int, seed: int) -> EventBatch:
     """The loop that papers compare with: a full pass over the whole history for every event."""
     generator = torch.Generator().manual_seed(seed)
     batch = EventBatch.from_sequences([EventSequence.of([], t_start=0.0) for _ in range(batch_size)])
@@ -126,6 +126,7 @@ def reencode(target: TransformerTPP, batch_size: int, num_events: int, seed: int
             marks=torch.cat([batch.marks, marks.unsqueeze(1)], 1),
             mask=torch.cat([batch.mask, batch.mask.new_ones(batch_size, 1)], 1),
         )
+    return batch
 
 
 def _row(name: str, batch_size: int, num_events: int, seconds: dict[str, list[float]], stats: list[Any]) -> Row:
@@ -140,14 +141,17 @@ def _row(name: str, batch_size: int, num_events: int, seconds: dict[str, list[fl
 
 
 def _untrained(size: str) -> TransformerTPP:
-    num_layers, num_heads = (int(part) for part in size.split(","))
+    try:
+        num_layers, num_heads = (int(part) for part in size.split(","))
+    except ValueError:
+        raise ValueError(f"--untrained {size} must be layers,heads, such as 20,8") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return TransformerTPP(2, num_layers=num_layers, num_heads=num_heads).eval()
 
 
 def _name(source: str) -> str:
-    return source if source in ("self", "poisson") else "draft " + source.rsplit("/", 1)[-1].removesuffix(".ckpt")
+    return source if source in DRAFTER_NAMES else f"draft {source}"
 
 
 def _print(rows: list[Row], target: TransformerTPP, options: argparse.Namespace) -> None:

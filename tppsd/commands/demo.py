@@ -17,7 +17,7 @@ NUM_SEQUENCES = 40
 class Settings:
     """What the command line asks for."""
 
-    data: str | None
+    data: str
     output: Path
     target_seconds: float
     draft_seconds: float
@@ -58,10 +58,10 @@ def main(args: list[str]) -> None:
     console.print("[bold]tppsd demo[/]: loading libraries (a few seconds) ...")
     from tppsd.commands import demo_report, demo_sampling, demo_training
 
-    data = demo_training.open_data(settings)
+    data = demo_training.open_data(settings, console)
     console.print(demo_report.describe_data(data))
     results: dict[str, Any] = demo_training.train_models(settings, data, console)
     results |= demo_sampling.sample_all_ways(settings, data, results, console)
-    summary = demo_report.summarise(settings, data, results)
+    summary = demo_report.summarise(data, results)
     demo_report.write(settings, data, results, summary, console)
     console.print(f"[dim]The demo took {time.perf_counter() - started:.0f} s.[/]")

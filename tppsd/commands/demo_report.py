@@ -1,4 +1,4 @@
-"""The demo's results: one table, three figures, one summary.json, and where to go from there."""
+"""The demo's results: tables, figures, summary.json, and where to go from there."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def describe_data(data: EventDataModule) -> str:
     return f"Data: [bold]{data.dataset_name}[/]: {sizes} sequences; {s.num_events:,} training events, {s.num_marks} marks"
 
 
-def summarise(settings: Settings, data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
+def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
     """The content of summary.json."""
-    convention = "benchmark" if data.statistics.first_is_given else "window"
+    convention = results["convention"]
     summary: dict[str, Any] = {"schema": SCHEMA, "dataset": data.dataset_name}
     for name in ("target", "draft"):
         metrics, model = results[name]["metrics"], results[name]["module"].model
@@ -41,7 +41,7 @@ def summarise(settings: Settings, data: EventDataModule, results: dict[str, Any]
             "nll_time": metrics[f"test/nll_time_{convention}"],
             "nll_mark": metrics[f"test/nll_mark_{convention}"],
             "convention": convention,
-            "history_share": _history_share(results, metrics["test/nll_window"]),
+            "history_share": _history_share(results, metrics[f"test/nll_{convention}"]),
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "num_layers": model.num_layers,
             "epochs": results[name]["epochs"],
@@ -165,7 +165,7 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
     stats = results[fastest]["stats"]
     out = settings.output
     return [
-        plots.save(plots.ks_plot(curves, title="Time rescaling under the target's own law"), out / "ks.png"),
+        plots.save(plots.ks_plot(curves, title="Time rescaling under the target's law, if none is named"), out / "ks.png"),
         plots.save(plots.raster(groups, mark_names=names, time_unit=unit), out / "raster.png"),
         plots.save(plots.intensity_plot(times, intensities, shown, names, unit), out / "intensity.png"),
         plots.save(plots.accepted_counts_plot(stats.accepted_counts), out / "rounds.png"),

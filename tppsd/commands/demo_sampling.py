@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
 DRAFT_LENGTHS = {"speculative": (4, 8, 12), "speculative_self": (8, 12, 16)}  # tried briefly, on sequences that are thrown away
+MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
+MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
 SAMPLERS = ("autoregressive", "speculative", "speculative_self")  # drafts: none, the trained one, the target's own recent laws
 
 
@@ -47,18 +50,22 @@ def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str
 def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) -> Requests:
     """From scratch for a simulated process, else continuations of the first halves of test sequences, until those end."""
     if data.process_object is not None:
-        return Requests(num_sequences, chunk_size=chunk_size)
-    num_events = sum(len(s) for s in data.sequences("test")[:num_sequences]) / 2
-    # short sequences: more of them, so that a test sees at least 2,000 events
-    wanted = num_sequences * max(1, math.ceil(2000 / max(1.0, num_events)))
-    return Requests(1, "test", max_histories=min(wanted, len(data.sequences("test"))), given_fraction=0.5, chunk_size=chunk_size)
+        mean_length = data.statistics.num_events / len(data.sequences("train"))
+        affordable = max(1, round(MAX_SAMPLED_EVENTS / mean_length))
+        return Requests(min(num_sequences, affordable), chunk_size=chunk_size)
+    to_come = [len(s) - len(s) // 2 for s in data.sequences("test")]
+    # short sequences: more of them, so that a test sees 2,000 events; long ones: fewer
+    wanted = num_sequences * max(1, math.ceil(2000 / max(1, sum(to_come[:num_sequences]))))
+    affordable = max(1, sum(total <= MAX_SAMPLED_EVENTS for total in accumulate(to_come)))
+    num_histories = min(wanted, affordable, len(to_come))
+    return Requests(1, "test", max_histories=num_histories, given_fraction=0.5, chunk_size=chunk_size)
 
 
 def _predict(
     results: dict[str, Any], name: str, options: SamplingOptions, loader: Any, seed: int, writer: SampleWriter | None
 ) -> list[SampledSequences]:
     draft = {"autoregressive": None, "speculative": results["draft"]["path"], "speculative_self": "self"}[name]
-    sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1)
+    sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1, max_events=MAX_PER_SEQUENCE)
     callbacks: list[Any] = [] if writer is None else [writer, RichProgressBar(leave=False)]
     trainer = Trainer(
         accelerator="cpu",

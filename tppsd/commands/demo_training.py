@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
+from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from tppsd.lightning.budget import TimeBudget
 from tppsd.lightning.messages import quieten
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.progress import BudgetProgressBar
+from tppsd.models.likelihood import Convention, LikelihoodModel
 from tppsd.models.renewal import fit_renewal
 from tppsd.processes.presets import PRESETS
 
@@ -27,16 +29,37 @@ if TYPE_CHECKING:
 
 EVENTS_PER_STEP = 1100  # per optimiser step: small steps learn faster per second than large ones on a CPU
 VALIDATIONS = 12
-MAX_SCORED_EVENTS = 40_000  # of a split, in validation and test: bounds the time on large data sets
+MAX_LENGTH = 1000  # events of a sequence, and ...
+MAX_SCORED_EVENTS = 60_000  # ... events of the validation and of the test split: they bound the time on large data sets
 
 
-def open_data(settings: Settings) -> EventDataModule:
-    """The data module for a preset's name or a path, with batches of about EVENTS_PER_STEP events."""
+def open_data(settings: Settings, console: Console) -> EventDataModule:
+    """The data module for a preset's name or a path, cut to what fits the time, in batches of about EVENTS_PER_STEP events."""
     source: dict[str, Any] = {"process": settings.data} if settings.data in PRESETS else {"path": settings.data}
     data = EventDataModule(**source, seed=settings.seed)
+    splits = {}
+    for name, sequences in data.dataset.splits.items():
+        kept, note = _cut(sequences, limit=None if name == "train" else MAX_SCORED_EVENTS)
+        splits[name] = kept
+        if note:
+            console.print(f"To stay within the time, the {name} split is cut: {note}")
+    data.dataset = replace(data.dataset, splits=splits)
     mean_length = data.statistics.num_events / len(data.sequences("train"))
     data.batch_size = max(4, min(256, round(EVENTS_PER_STEP / max(1.0, mean_length))))
     return data
+
+
+def _cut(sequences: list[EventSequence], limit: int | None) -> tuple[list[EventSequence], str]:
+    """The first MAX_LENGTH events of each of the first sequences, up to `limit` events in all; and what was cut, in words."""
+    kept = [s if len(s) <= MAX_LENGTH else s.prefix(MAX_LENGTH) for s in sequences]
+    notes = [] if all(len(s) <= MAX_LENGTH for s in sequences) else [f"sequences to their first {MAX_LENGTH:,} events"]
+    if limit is not None:
+        totals = list(accumulate(len(s) for s in kept))
+        within = max(1, sum(total <= limit for total in totals))
+        if within < len(kept):
+            notes.append(f"{within:,} of {len(kept):,} sequences")
+            kept = kept[:within]
+    return kept, " and ".join(notes)
 
 
 def target_size(data: EventDataModule) -> dict[str, Any]:
@@ -61,23 +84,14 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
         results[name] = _fit(settings, data, module, name, seconds)
     console.print("\nFitting the best renewal model (history-free), the yardstick of what history is worth ...")
     renewal = fit_renewal(data.sequences("train"), data.statistics, seed=settings.seed)
-    scored = limited(data.sequences("test"))
-    results["renewal_nll"] = _nll(renewal, scored)
+    test = data.sequences("test")
+    results["convention"] = "benchmark" if data.statistics.first_is_given else "window"
+    results["renewal_nll"] = _nll(renewal, test, results["convention"])
     process = data.process_object
     results["true_nll"] = None
     if process is not None:
-        results["true_nll"] = -sum(process.log_likelihood(s) for s in scored) / sum(s.num_scored for s in scored)
+        results["true_nll"] = -sum(process.log_likelihood(s) for s in test) / sum(s.num_scored for s in test)
     return results
-
-
-def limited(sequences: list[EventSequence]) -> list[EventSequence]:
-    """The first sequences, up to MAX_SCORED_EVENTS events."""
-    total = 0
-    for i, sequence in enumerate(sequences):
-        total += len(sequence)
-        if total > MAX_SCORED_EVENTS:
-            return sequences[: i + 1]
-    return sequences
 
 
 def _adamw(parameters: Any) -> torch.optim.Optimizer:
@@ -89,11 +103,9 @@ def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str
     best = ModelCheckpoint(
         dirpath=settings.output / "checkpoints", filename=name, monitor="val/nll", enable_version_counter=False
     )
-    val_share = _share(data.sequences("validation"))
     trainer = Trainer(
         max_epochs=100_000, accelerator="cpu", devices=1, gradient_clip_val=1.0, num_sanity_val_steps=0, log_every_n_steps=10,
-        val_check_interval=_validation_interval(data, seconds), check_val_every_n_epoch=None, limit_val_batches=val_share,
-        limit_test_batches=_share(data.sequences("test")), enable_model_summary=False,
+        val_check_interval=_validation_interval(seconds), check_val_every_n_epoch=None, enable_model_summary=False,
         callbacks=[TimeBudget(seconds), best, BudgetProgressBar(seconds)],
         logger=CSVLogger(settings.output / "logs", name=name, version=""),
     )  # fmt: skip
@@ -109,23 +121,21 @@ def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str
     return {"path": path, "metrics": metrics, "epochs": round(epochs, 1), "seconds": trained_seconds, "module": module}
 
 
-def _validation_interval(data: EventDataModule, seconds: float) -> int:
+def _validation_interval(seconds: float) -> int:
     """Steps between validations, from a guess of the speed that only decides how often we look."""
     guessed_steps = seconds * 8_000 / EVENTS_PER_STEP
     return max(10, int(guessed_steps / VALIDATIONS))
 
 
-def _share(sequences: list[EventSequence]) -> float:
-    return len(limited(sequences)) / len(sequences)
-
-
-def _nll(model: Any, sequences: list[EventSequence]) -> float:
+def _nll(model: LikelihoodModel, sequences: list[EventSequence], convention: Convention) -> float:
+    """Per scored event."""
+    total, num_events = 0.0, 0
     with torch.inference_mode():
-        total = math.fsum(
-            float(model.log_likelihood(EventBatch.from_sequences(sequences[i : i + 16])).double().sum())
-            for i in range(0, len(sequences), 16)
-        )
-    return -total / sum(s.num_scored for s in sequences)
+        for i in range(0, len(sequences), 16):
+            batch = EventBatch.from_sequences(sequences[i : i + 16])
+            total -= float(model.log_likelihood(batch, convention).double().sum())
+            num_events += int(model.num_scored(batch, convention).sum())
+    return total / num_events
 
 
 def _num_parameters(module: TPPModule) -> int:

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,18 +33,14 @@ class AttentionPass(Protocol):
         """Tokens' queries (batch, q, dim) and fused keys and values (batch, q, 2 dim) -> (batch, q, dim)."""
 
 
-def _heads(x: Tensor, num_heads: int) -> Tensor:
-    """(batch, length, heads * head_dim) -> (batch, heads, length, head_dim); fused keys and values count as 2 * heads."""
-    return x.view(x.shape[0], x.shape[1], num_heads, -1).transpose(1, 2)
-
-
 class CausalPass:
     """Every token at once. Padding is on the right, so a causal mask is all that is needed."""
 
     first_positions = None
 
     def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kind: Attention) -> Tensor:
-        q, (k, v) = _heads(queries, num_heads), _heads(keys_values, 2 * num_heads).chunk(2, 1)
+        q = rearrange(queries, "batch length (heads dim) -> batch heads length dim", heads=num_heads)
+        k, v = rearrange(keys_values, "batch length (two heads dim) -> two batch heads length dim", two=2, heads=num_heads)
         if kind is Attention.SOFTMAX:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
@@ -51,7 +48,7 @@ class CausalPass:
             allowed = torch.ones(length, length + 1, dtype=torch.bool, device=q.device).tril(1)
             k, v = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0))
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        return attended.transpose(1, 2).flatten(2)
+        return rearrange(attended, "batch heads length dim -> batch length (heads dim)")
 
 
 class CachedPass:

@@ -145,15 +145,16 @@ class TransformerTPP(LikelihoodModel):
             sequence: events on their window.
             times: (n,) within the window.
         """
-        times = torch.as_tensor(times, dtype=torch.float64)
-        batch = EventBatch.from_sequences([sequence])
+        device = self.decoder.to_mixture.weight.device
+        times = torch.as_tensor(times, dtype=torch.float64, device=device)
+        batch = EventBatch.from_sequences([sequence]).to(device)
         if len(times) and (times.min() < batch.t_start[0] or not torch.isfinite(times).all()):
             raise ValueError(f"times must be finite and not before the window's start {batch.t_start[0].item()}")
-        law = self(batch.to(self.decoder.to_mixture.weight.device)).double()
+        law = self(batch).double()
         knots = torch.cat([batch.t_start, batch.event_times[0]])
         last = torch.searchsorted(knots[1:].contiguous(), times)  # number of scored events strictly before t
         at_times = law[0][last]
-        tau = (times - knots[last]).clamp_min(torch.finfo(torch.float64).tiny).to(last.device)
+        tau = (times - knots[last]).clamp_min(_TINY)
         log_hazard = at_times.inter_time.log_prob(tau) - at_times.log_survival(tau)
         return (log_hazard.unsqueeze(-1) + at_times.mark_log_probs(tau)).exp()
 

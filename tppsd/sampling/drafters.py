@@ -33,8 +33,6 @@ class Draft(NamedTuple):
 class Drafter(Protocol):
     """Proposes events with their laws for every row, and is told what was committed."""
 
-    name: str
-
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         """New requests start in `rows`; `state` already holds their newest token."""
 
@@ -55,8 +53,6 @@ class Drafter(Protocol):
 
 class ModelDrafter:
     """A trained draft TPP with a cache of its own; one pass per drafted event."""
-
-    name = "model"
 
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
         self.rows = ModelRows(model, num_rows, capacity, histories)

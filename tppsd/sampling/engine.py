@@ -46,8 +46,8 @@ class Engine:
         self.next_request = 0
         self.num_rounds = self.num_passes = 0
 
-    def run(self) -> Iterator[Finished]:
-        """Yield every request once, in the order of completion."""
+    def run(self) -> Iterator[list[Finished]]:
+        """Yield every request once, in the order of completion, those of one pass together."""
         while True:
             self._refill()
             num_active = int(self.rows.active.sum())
@@ -58,8 +58,9 @@ class Engine:
             self.num_passes += 1
             if reached_end.any():
                 done = reached_end.nonzero().squeeze(1)
-                yield from self._collect(done)
+                finished = self._collect(done)
                 self.rows.release(done)
+                yield finished
 
     def _refill(self) -> None:
         """Admit waiting requests once an eighth of the rows is free; drop free rows when nobody waits."""
@@ -82,13 +83,16 @@ class Engine:
         path_index = torch.tensor([r.path_index for r in requests], device=rows.device)
         self.noise.admit(rows, history_index, path_index)
 
-    def _collect(self, done: Tensor) -> Iterator[Finished]:
+    def _collect(self, done: Tensor) -> list[Finished]:
         if torch.isnan(self.rows.last_times[done]).any():
             raise RuntimeError("the target's law of a next event is not a number: the weights or the event times overflow")
         counts = torch.minimum(self.rows.counts, self.rows.limit)[done].cpu().tolist()
         which = self.rows.request[done].cpu().tolist()
         by_count = (self.rows.counts >= self.rows.limit)[done].cpu().tolist()
         columns = [store[done, : max(counts)].cpu() for store in self.rows.store]
+        finished = []
         for i, n in enumerate(counts):
             inter_times, times, marks, *log_probs = (column[i, :n].clone() for column in columns)
-            yield Finished(which[i], inter_times, times, marks.to(torch.int64), log_probs[0] if log_probs else None, by_count[i])
+            probs = log_probs[0] if log_probs else None
+            finished.append(Finished(which[i], inter_times, times, marks.to(torch.int64), probs, by_count[i]))
+        return finished

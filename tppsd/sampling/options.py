@@ -17,7 +17,7 @@ class SamplingOptions:
 
     Attributes:
         method: "autoregressive" (one target pass per event), "speculative" (a draft proposes, the target verifies), or None:
-            speculative if there is a draft, else autoregressive.
+            speculative if there is a draft, a draft_length or a rule, else autoregressive.
         draft_length: events drafted per round (gamma in the papers); None = 8.
         rule: acceptance rule of a chain, "joint" or "factorised"; None = "joint".
     """

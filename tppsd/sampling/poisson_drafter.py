@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,12 +22,12 @@ class PoissonLaw:
     Attributes:
         elapsed: float64 (*batch,), 0 where nothing is known.
         log_rate: of events per unit of time.
-        mark_probs: float64 log-probabilities (num_marks,).
+        log_frequencies: float64 (num_marks,), log-probabilities of the marks.
     """
 
     elapsed: Tensor
     log_rate: float
-    mark_probs: Tensor
+    log_frequencies: Tensor
 
     @property
     def inter_time(self) -> PoissonInterTime:
@@ -37,18 +36,11 @@ class PoissonLaw:
     def __getitem__(self, index: Any) -> PoissonLaw:
         return replace(self, elapsed=self.elapsed[index])
 
-    def at(self, positions: Tensor) -> PoissonLaw:
-        return replace(self, elapsed=self.elapsed.gather(1, positions.view(len(positions), -1)).view_as(positions))
-
     def unsqueeze(self, dim: int) -> PoissonLaw:
         return replace(self, elapsed=self.elapsed.unsqueeze(dim))
 
-    @staticmethod
-    def cat(laws: Sequence[PoissonLaw], dim: int) -> PoissonLaw:
-        return replace(laws[0], elapsed=torch.cat([law.elapsed for law in laws], dim))
-
     def mark_log_probs(self, inter_times: Tensor) -> Tensor:
-        return self.mark_probs.expand(*inter_times.shape, -1)
+        return self.log_frequencies.expand(*inter_times.shape, -1)
 
     def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
         return self.inter_time.log_prob(inter_times) + pick_mark(self.mark_log_probs(inter_times), marks)
@@ -84,15 +76,13 @@ class PoissonDrafter:
         ValueError: the model carries no statistics.
     """
 
-    name = "poisson"
-
     def __init__(self, statistics: DataStatistics | None, device: torch.device) -> None:
         if statistics is None or statistics.num_events == 0 or statistics.duration <= 0:
             raise ValueError(
                 "draft = 'poisson' needs a target that carries the statistics of its training split; this one has none"
             )
         counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=device) + 1
-        self.mark_probs = (counts / counts.sum()).log()
+        self.log_frequencies = (counts / counts.sum()).log()
         self.log_rate = math.log(statistics.num_events / statistics.duration)
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
@@ -101,7 +91,7 @@ class PoissonDrafter:
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
         elapsed = torch.zeros_like(uniforms[..., 0])
         elapsed[:, 0] = state.elapsed
-        laws = PoissonLaw(elapsed, self.log_rate, self.mark_probs)
+        laws = PoissonLaw(elapsed, self.log_rate, self.log_frequencies)
         inter_times, marks = laws.sample(uniforms)
         return Draft(inter_times, state.last_times.unsqueeze(1) + inter_times.cumsum(1), marks, laws)
 

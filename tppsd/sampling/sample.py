@@ -6,6 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,41 +81,53 @@ def sample(
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
-    session = _Session(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
-    plan = session.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
+    call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
+    plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     finished: list[Any] = [None] * len(plan.requests)
-    for done in session.run(plan, progress):
+    for done in call.run(plan, progress):
         finished[done.which] = done
-    return session.assemble(plan, range(len(plan.requests)), finished)
+    return call.assemble(plan, range(len(plan.requests)), finished)
 
 
-def sample_stream(target: Any, draft: Any = None, *, chunk_size: int = 256, **arguments: Any) -> Iterator[SampledSequences]:
+def sample_stream(
+    target: Any,
+    draft: Any = None,
+    *,
+    chunk_size: int = 256,
+    history: EventSequence | Sequence[EventSequence] | EventBatch | None = None,
+    num_sequences: int = 1,
+    t_start: float | Sequence[float] | Tensor | None = None,
+    t_end: float | Sequence[float] | Tensor | None = None,
+    horizon: float | Sequence[float] | Tensor | None = None,
+    num_events: int | Sequence[int] | Tensor | None = None,
+    options: SamplingOptions | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    first_index: int = 0,
+    max_events: int = 1_000_000,
+    return_log_probs: bool = False,
+    progress: bool = False,
+    **option_overrides: Any,
+) -> Iterator[SampledSequences]:
     """Like `sample`, but yields chunks of `chunk_size` sequences in index order as soon as they are complete.
 
     Each chunk's `stats` are those of the whole call so far.
     """
-    defaults: dict[str, Any] = {
-        "history": None, "num_sequences": 1, "t_start": None, "t_end": None, "horizon": None, "num_events": None, "options": None,
-        "batch_size": None, "seed": 0, "first_index": 0, "max_events": 1_000_000, "return_log_probs": False, "progress": False,
-    }  # fmt: skip
-    a = {name: arguments.pop(name, default) for name, default in defaults.items()}
     if chunk_size < 1:
         raise ValueError(f"chunk_size = {chunk_size} must be at least 1")
-    session = _Session(target, draft, a["options"], arguments, a["batch_size"], a["seed"], a["max_events"], a["return_log_probs"])
-    plan = session.plan(
-        a["history"], a["num_sequences"], a["t_start"], a["t_end"], a["horizon"], a["num_events"], a["first_index"]
-    )
+    call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
+    plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     finished: dict[int, Finished] = {}
     start, total = 0, len(plan.requests)
-    for done in session.run(plan, a["progress"]):
+    for done in call.run(plan, progress):
         finished[done.which] = done
         while start < total and all(i in finished for i in range(start, min(total, start + chunk_size))):
             chunk = range(start, min(total, start + chunk_size))
-            yield session.assemble(plan, chunk, [finished.pop(i) for i in chunk])
+            yield call.assemble(plan, chunk, [finished.pop(i) for i in chunk])
             start = chunk.stop
 
 
-class _Session:
+class _Call:
     """One call: resolved models and options, and the engine that runs them."""
 
     def __init__(
@@ -134,6 +147,8 @@ class _Session:
             raise ValueError(f"seed = {seed} must be a whole number of at most 64 bits")
         self.target = resolve_model(target, "target")
         self.options = (options or SamplingOptions()).with_overrides(**overrides).resolved(draft is not None)
+        if self.options.method == "autoregressive":
+            draft = None  # not used, hence neither loaded nor recorded
         named = draft if isinstance(draft, str) and draft in DRAFTER_NAMES else "self" if draft is None else None
         self.drafter_name = "model" if named is None else named
         self.draft = resolve_model(draft, "draft") if named is None else None
@@ -166,26 +181,22 @@ class _Session:
 
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
         """Yield finished requests; counters and seconds accumulate in `stats`."""
-        with contextlib.ExitStack() as stack:
-            for model in (self.target, self.draft):
-                stack.enter_context(_evaluating(model))
-                stack.enter_context(plain_attributes(model))
-            advance = stack.enter_context(_progress_bar(len(plan.requests))) if progress else lambda: None
+        with _progress_bar(len(plan.requests)) if progress else contextlib.nullcontext(lambda _: None) as advance:
             engine, method = self._engine(plan)
-            iterator = engine.run()
+            passes = engine.run()
             while True:
                 started = time.perf_counter()
-                with torch.inference_mode():
-                    done = next(iterator, None)
+                with _reading(self.target), _reading(self.draft), torch.inference_mode():
+                    finished = next(passes, [])
                 self.stats.seconds += time.perf_counter() - started
                 self.stats.num_rounds, self.stats.num_target_passes = engine.num_rounds, engine.num_passes
                 if isinstance(method, Speculative):
                     self.stats.accepted_counts = method.accepted_counts.cpu()
-                if done is None:
+                if not finished:
                     return
-                self.stats.num_events += len(done.times)
-                advance()
-                yield done
+                self.stats.num_events += sum(len(done.times) for done in finished)
+                advance(len(finished))
+                yield from finished
 
     def _engine(self, plan: Plan) -> tuple[Engine, Autoregressive | Speculative]:
         num_rows = min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
@@ -245,7 +256,7 @@ class _Session:
             histories=sources,
             options=self.options,
             seed=self.seed,
-            stats=self.stats,
+            stats=replace(self.stats),
             num_marks=self.target.num_marks,
             target_hash=_content_hash(self.target),
             draft_hash=_content_hash(self.draft),
@@ -276,13 +287,14 @@ def _content_hash(model: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode for the duration of a call."""
+def _reading(model: Any) -> Iterator[None]:
+    """A model in evaluation mode that is only read; between the chunks of a stream it is the caller's again."""
     was_training = isinstance(model, nn.Module) and model.training
     if was_training:
         model.eval()
     try:
-        yield
+        with plain_attributes(model):
+            yield
     finally:
         if was_training:
             model.train()
@@ -294,4 +306,4 @@ def _progress_bar(total: int) -> Iterator[Any]:
 
     with Progress(transient=True) as bar:
         task = bar.add_task("sampling", total=total)
-        yield lambda: bar.advance(task)
+        yield lambda num_finished: bar.advance(task, num_finished)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -139,11 +139,19 @@ class SampledSequences:
     def _own(self, flat: Tensor, i: int) -> Tensor:
         return flat[self.offsets[i] : self.offsets[i + 1]]
 
-    def __getitem__(self, i: int) -> EventSequence:
-        """The new events of sequence i, on the window from "observed until" to its end.
+    @overload
+    def __getitem__(self, i: int) -> EventSequence: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[EventSequence]: ...
+
+    def __getitem__(self, i: int | slice) -> EventSequence | list[EventSequence]:
+        """The new events of sequence i (of several, for a slice), on the window from "observed until" to its end.
 
         Where the model's data have no `t_start`, a from-scratch sequence begins with its drawn first event, which is given.
         """
+        if isinstance(i, slice):
+            return [self[j] for j in range(len(self))[i]]
         i = range(len(self))[i]
         history, end = self.histories[i], float(self.ends[i])
         t_end = None if end != end else end
@@ -162,17 +170,17 @@ class SampledSequences:
 
     @property
     def event_times(self) -> list[Tensor]:
-        """Per sequence, float64 times of its new events."""
-        return [self._own(self.flat_event_times, i) for i in range(len(self))]
+        """Per sequence, float64 times of its new events: those of `[i]`."""
+        return [sequence.event_times for sequence in self]
 
     @property
     def marks(self) -> list[Tensor]:
-        """Per sequence, int64 marks of its new events."""
-        return [self._own(self.flat_marks, i) for i in range(len(self))]
+        """Per sequence, int64 marks of its new events: those of `[i]`."""
+        return [sequence.marks for sequence in self]
 
     @property
     def log_probs(self) -> list[Tensor] | None:
-        """Per sequence, the target's log-density of each new event; None unless asked for."""
+        """Per sequence, the target's log-density of each new event, a drawn first event aside; None unless asked for."""
         if self.flat_log_probs is None:
             return None
         return [self._own(self.flat_log_probs, i) for i in range(len(self))]
@@ -208,20 +216,21 @@ class SampledSequences:
         return Dataset.from_dict(to_columns(self))
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with one row per event: index, history_index, path_index, time, inter_time, mark."""
+        """A `pandas.DataFrame` with one row per event of every `[i]`: index, history_index, path_index, time, inter_time, mark,
+        and log_prob if asked for (nan for a drawn first event)."""
         import pandas as pd
 
-        repeats = self.offsets.diff()
-        frame = {
-            name: getattr(self, name).repeat_interleave(repeats).numpy() for name in ("index", "history_index", "path_index")
-        }
-        frame |= {
-            "time": self.flat_event_times.numpy(),
-            "inter_time": self.flat_inter_times.numpy(),
-            "mark": self.flat_marks.numpy(),
-        }
-        if self.flat_log_probs is not None:
-            frame["log_prob"] = self.flat_log_probs.numpy()
+        sequences = list(self)
+        repeats = torch.tensor([len(sequence) for sequence in sequences])
+        names = ("index", "history_index", "path_index")
+        frame = {name: getattr(self, name).repeat_interleave(repeats).numpy() for name in names}
+        frame["time"] = torch.cat([sequence.event_times for sequence in sequences]).numpy()
+        frame["inter_time"] = torch.cat([sequence.inter_times for sequence in sequences]).numpy()
+        frame["mark"] = torch.cat([sequence.marks for sequence in sequences]).numpy()
+        if self.log_probs is not None:
+            missing = [torch.full((len(s) - len(p),), torch.nan) for s, p in zip(sequences, self.log_probs, strict=True)]
+            columns = [part for pair in zip(missing, self.log_probs, strict=True) for part in pair]
+            frame["log_prob"] = torch.cat(columns).numpy()
         return pd.DataFrame(frame)
 
     def to_parquet(self, path: str | Path) -> Path:

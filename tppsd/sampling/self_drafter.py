@@ -23,8 +23,6 @@ class SelfDrafter:
         num_marks: marks of the target.
     """
 
-    name = "self"
-
     def __init__(self, num_rows: int, num_marks: int, device: torch.device) -> None:
         self.num_marks = num_marks
         self.table: Any = None  # laws (rows, num_marks + 1): by mark, and the latest
