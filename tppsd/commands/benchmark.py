@@ -167,6 +167,6 @@ def _print(rows: list[Row], target: TransformerTPP, options: argparse.Namespace)
         rates = [row.acceptance_rate, row.step_acceptance, row.events_per_round]
         cells = [row.sampler, str(row.batch_size), f"{ms:.3f}", f"{row.low:.3f} - {row.high:.3f}", f"{1e3 / ms:.0f}"]
         table.add_row(*cells, f"{row.speedup:.2f}", *("" if rate is None else f"{rate:.3f}" for rate in rates))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
     if any(row.acceptance_rate is not None for row in rows):
         print("alpha: accepted / drafted; per step: accepted / tested; per round: events per target pass and sequence")
