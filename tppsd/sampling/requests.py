@@ -55,28 +55,27 @@ def plan_requests(
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
     if history is None:
-        sources = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
+        sources, which = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
         identity = [(FROM_SCRATCH, first_index + i) for i in range(num_sequences)]
-        paths = 1
     else:
         if t_start is not None:
             raise ValueError(f"t_start = {t_start} was given together with a history, whose window it already has; leave it out")
         sources = _as_sequences(history)
         identity = [(first_index + h, p) for h in range(len(sources)) for p in range(num_sequences)]
-        paths = num_sequences
+        which = [h for h in range(len(sources)) for _ in range(num_sequences)]
     for i, source in enumerate(sources):
         if len(source) and not 0 <= int(source.marks.min()) <= int(source.marks.max()) < num_marks:
             raise ValueError(
                 f"history {i}: marks must be in 0..{num_marks - 1} (the model's num_marks), found {int(source.marks.max())}"
             )
-    starts = [source.window_end for source in sources for _ in range(paths)]
-    ends = _ends(starts, t_end, horizon)
+    window_ends = [source.window_end for source in sources]
+    ends = _ends([window_ends[h] for h in which], t_end, horizon)
     given_first = history is None and sources[0].first_is_given
-    limits = [limit - given_first for limit in _limits(len(starts), num_events)]
-    base = first_index if history is None else first_index * paths
+    limits = [limit - given_first for limit in _limits(len(which), num_events)]
+    base = first_index if history is None else first_index * num_sequences
     requests = [
-        Request(base + i, i // paths, h, p, end, min(limit, max_events), limit > max_events)
-        for i, ((h, p), end, limit) in enumerate(zip(identity, ends, limits, strict=True))
+        Request(base + i, source, h, p, end, min(limit, max_events), limit > max_events)
+        for i, (source, (h, p), end, limit) in enumerate(zip(which, identity, ends, limits, strict=True))
     ]
     return Plan(requests, sources, _encode(sources, num_marks, device))
 
@@ -97,17 +96,21 @@ def _as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch)
 
 def _from_scratch(
     num_sequences: int, t_start: Any, statistics: DataStatistics | None, seed: int, first_index: int
-) -> list[EventSequence]:
-    """Empty windows, or, where the first event of the data is given, windows that start at a drawn first mark."""
+) -> tuple[list[EventSequence], list[int]]:
+    """Distinct starts, and which of them each sequence has: empty windows or, where the first event of the data is given, ones
+    that start at a drawn first mark."""
     starts = _per_sequence("t_start", 0.0 if t_start is None else t_start, num_sequences)
     if statistics is None or not statistics.first_is_given:
-        return [EventSequence.of([], t_start=start) for start in starts]
+        distinct = {start: i for i, start in enumerate(dict.fromkeys(starts))}
+        return [EventSequence.of([], t_start=start) for start in distinct], [distinct[start] for start in starts]
     index = first_index + torch.arange(num_sequences)
     keys = row_keys(seed, torch.full_like(index, FROM_SCRATCH), index)
     pick = uniforms(keys, torch.zeros_like(index), torch.tensor(address(0, Purpose.FIRST_MARK)))[:, 0]
     cumulative = torch.tensor(statistics.first_mark_counts, dtype=torch.float64).cumsum(0)
-    marks = torch.searchsorted(cumulative, pick * cumulative[-1])
-    return [EventSequence.of([start], [int(mark)]) for start, mark in zip(starts, marks, strict=True)]
+    marks = torch.searchsorted(cumulative, pick * cumulative[-1]).tolist()
+    first_events = list(zip(starts, marks, strict=True))
+    numbered = {event: i for i, event in enumerate(dict.fromkeys(first_events))}
+    return [EventSequence.of([start], [mark]) for start, mark in numbered], [numbered[event] for event in first_events]
 
 
 def _per_sequence(name: str, value: Any, num: int) -> list[float]:
