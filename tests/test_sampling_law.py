@@ -32,8 +32,8 @@ def one_round(
     parts = []
     for first in range(0, num_rows, chunk):
         options = {"rule": rule, "draft_length": draft_length}
-        session = sample_module._Session(target, draft, None, options, chunk, 11, 10**6, False)
-        engine, method = session._engine(session.plan(history, chunk, None, None, None, 1000, first))
+        call = sample_module._Call(target, draft, None, options, chunk, 11, 10**6, False)
+        engine, method = call._engine(call.plan(history, chunk, None, None, None, 1000, first))
         with torch.inference_mode():
             engine._refill()
             method.round(engine.rows, engine.noise.next_round())

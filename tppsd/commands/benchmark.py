@@ -17,7 +17,8 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import RULES, SamplingOptions
-from tppsd.sampling.sample import DRAFTER_NAMES, sample
+from tppsd.sampling.resolve import DRAFTER_NAMES
+from tppsd.sampling.sample import sample
 
 AUTOREGRESSIVE: Literal["autoregressive"] = "autoregressive"
 

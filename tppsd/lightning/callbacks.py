@@ -26,7 +26,8 @@ from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.sample import DRAFTER_NAMES, sample
+from tppsd.sampling.resolve import DRAFTER_NAMES
+from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SampledSequences
 
 

@@ -11,7 +11,8 @@ from tppsd.lightning.modules import check_precision
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.sample import DRAFTER_NAMES, sample
+from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
+from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SampledSequences
 
 
@@ -48,7 +49,7 @@ class Sampler(LightningModule):
     ) -> None:
         super().__init__()
         self.target = load(target)
-        self.draft = draft if draft is None or draft in DRAFTER_NAMES else load(draft)
+        self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft")
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
 
     def setup(self, stage: str) -> None:

@@ -7,16 +7,12 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.models.checkpoint import load
-from tppsd.models.fast import plain_attributes
-from tppsd.models.protocol import EventModel
 from tppsd.sampling.autoregressive import ADDRESSES, Autoregressive
 from tppsd.sampling.drafters import Drafter, ModelDrafter
 from tppsd.sampling.engine import Engine, Finished
@@ -24,13 +20,13 @@ from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.poisson_drafter import PoissonDrafter
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
+from tppsd.sampling.resolve import DRAFTER_NAMES, check_models, content_hash, model_device, reading, resolve_model
 from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.samples import SampledSequences, SamplingStats
 from tppsd.sampling.self_drafter import SelfDrafter
 from tppsd.sampling.speculative import Speculative, speculative_addresses
 
 DEFAULT_ROWS = 64  # in flight; changes speed and memory, never results
-DRAFTER_NAMES = ("self", "poisson")  # drafters that need no model of their own
 _FIRST_CAPACITY = 256
 
 
@@ -154,22 +150,11 @@ class _Call:
         self.draft = resolve_model(draft, "draft") if named is None else None
         self.batch_size, self.seed, self.max_events, self.with_log_probs = batch_size, seed, max_events, with_log_probs
         self.device = model_device(self.target)
-        self._check_models()
+        check_models(self.target, self.draft)
         self.stats = SamplingStats(
             self.options.method or "", self.options.rule, self.options.draft_length,
             self.drafter_name if self.options.method == "speculative" else None,
         )  # fmt: skip
-
-    def _check_models(self) -> None:
-        for role, model in (("target", self.target), ("draft", self.draft)):
-            if isinstance(model, nn.Module):
-                for name, parameter in model.named_parameters():
-                    if not torch.isfinite(parameter).all():
-                        raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
-        if self.draft is not None and model_device(self.draft) != self.device:
-            raise ValueError(f"the draft is on {model_device(self.draft)}, the target on {self.device}; move them to one device")
-        if self.draft is not None and self.draft.num_marks != self.target.num_marks:
-            raise ValueError(f"draft has num_marks = {self.draft.num_marks}, the target {self.target.num_marks}; they must agree")
 
     def plan(
         self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
@@ -186,7 +171,7 @@ class _Call:
             passes = engine.run()
             while True:
                 started = time.perf_counter()
-                with _reading(self.target), _reading(self.draft), torch.inference_mode():
+                with reading(self.target), reading(self.draft), torch.inference_mode():
                     finished = next(passes, [])
                 self.stats.seconds += time.perf_counter() - started
                 self.stats.num_rounds, self.stats.num_target_passes = engine.num_rounds, engine.num_passes
@@ -258,46 +243,9 @@ class _Call:
             seed=self.seed,
             stats=replace(self.stats),
             num_marks=self.target.num_marks,
-            target_hash=_content_hash(self.target),
-            draft_hash=_content_hash(self.draft),
+            target_hash=content_hash(self.target),
+            draft_hash=content_hash(self.draft),
         )
-
-
-def resolve_model(model: Any, role: str) -> EventModel:
-    """An EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path."""
-    if isinstance(model, str | Path):
-        if role == "draft" and isinstance(model, str) and not Path(model).exists():
-            raise FileNotFoundError(f"draft = {model!r} is neither a checkpoint file nor one of the drafters {DRAFTER_NAMES}")
-        return load(model)
-    if isinstance(model, EventModel):
-        return model
-    if isinstance(getattr(model, "model", None), EventModel):
-        return model.model
-    raise TypeError(f"{role} is a {type(model).__name__}; give an EventModel, a LightningModule with one, or a checkpoint path")
-
-
-def model_device(model: EventModel) -> torch.device:
-    """Where a model's parameters live; the CPU for models without any."""
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-def _content_hash(model: Any) -> str | None:
-    return model.content_hash() if hasattr(model, "content_hash") else None
-
-
-@contextlib.contextmanager
-def _reading(model: Any) -> Iterator[None]:
-    """A model in evaluation mode that is only read; between the chunks of a stream it is the caller's again."""
-    was_training = isinstance(model, nn.Module) and model.training
-    if was_training:
-        model.eval()
-    try:
-        with plain_attributes(model):
-            yield
-    finally:
-        if was_training:
-            model.train()
 
 
 @contextlib.contextmanager

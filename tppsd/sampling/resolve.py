@@ -1,0 +1,74 @@
+"""From what a caller passes as target and draft to models that can be sampled."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tppsd.models.checkpoint import load
+from tppsd.models.fast import plain_attributes
+from tppsd.models.protocol import EventModel
+
+DRAFTER_NAMES = ("self", "poisson")  # drafters that need no model of their own
+
+
+def resolve_model(model: Any, role: str) -> EventModel:
+    """An EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path."""
+    if isinstance(model, str | Path):
+        if role == "draft" and isinstance(model, str) and not Path(model).exists():
+            raise FileNotFoundError(f"draft = {model!r} is neither a checkpoint file nor one of the drafters {DRAFTER_NAMES}")
+        return load(model)
+    if isinstance(model, EventModel):
+        return model
+    if isinstance(getattr(model, "model", None), EventModel):
+        return model.model
+    raise TypeError(f"{role} is a {type(model).__name__}; give an EventModel, a LightningModule with one, or a checkpoint path")
+
+
+def model_device(model: EventModel) -> torch.device:
+    """Where a model's parameters live; the CPU for models without any."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def check_models(target: EventModel, draft: EventModel | None) -> None:
+    """Refuse weights that are not finite, and a draft that does not fit its target.
+
+    Raises:
+        ValueError: the sentence names the model and the parameter.
+    """
+    for role, model in (("target", target), ("draft", draft)):
+        if isinstance(model, nn.Module):
+            for name, parameter in model.named_parameters():
+                if not torch.isfinite(parameter).all():
+                    raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
+    if draft is None:
+        return
+    if model_device(draft) != model_device(target):
+        raise ValueError(f"the draft is on {model_device(draft)}, the target on {model_device(target)}; move them to one device")
+    if draft.num_marks != target.num_marks:
+        raise ValueError(f"draft has num_marks = {draft.num_marks}, the target {target.num_marks}; they must agree")
+
+
+def content_hash(model: Any) -> str | None:
+    """Of a model that has one."""
+    return model.content_hash() if hasattr(model, "content_hash") else None
+
+
+@contextlib.contextmanager
+def reading(model: Any) -> Iterator[None]:
+    """A model in evaluation mode that is only read; between the chunks of a stream it is the caller's again."""
+    was_training = isinstance(model, nn.Module) and model.training
+    if was_training:
+        model.eval()
+    try:
+        with plain_attributes(model):
+            yield
+    finally:
+        if was_training:
+            model.train()
