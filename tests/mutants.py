@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tppsd.models.law import sample_mark
 from tppsd.models.protocol import EventTokens
-from tppsd.sampling import rules
+from tppsd.sampling import block, rules, speculative
 from tppsd.sampling.autoregressive import Autoregressive
 from tppsd.sampling.drafters import Draft, ModelDrafter
 from tppsd.sampling.noise import Purpose, RowNoise
 from tppsd.sampling.rows import Events, ModelRows, Rows
-from tppsd.sampling.rules import Attempts, Rejected, Verdict
+from tppsd.sampling.rules import Attempts, Corrected, Rejected, Verdict
 from tppsd.sampling.speculative import Speculative
 
 Mutant = Callable[[], Any]  # makes a patch
@@ -39,8 +39,13 @@ def register(mutant: Mutant) -> Mutant:
 
 
 def with_rule(rule: str, accept: Any = None, adjusted: Any = None) -> Any:
-    right = rules.RULES[rule]
-    return patch.dict(rules.RULES, {rule: (accept or right[0], adjusted or right[1])})
+    """`adjusted` returns (inter_times, marks) of the event after the accepted prefix."""
+    right = speculative.RULES[rule]
+
+    def corrected(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
+        return Corrected(rejected.positions, *adjusted(rejected, verdict, attempts))
+
+    return patch.dict(speculative.RULES, {rule: (accept or right[0], corrected if adjusted else right[1])})
 
 
 # --- the tests of drafted events ---------------------------------------------------------------------------------
@@ -92,13 +97,13 @@ def accepts_beyond_the_first_rejection() -> Any:
 def adjusted_times(rejected: Rejected, attempts: Attempts) -> Tensor:
     """tau ~ norm(max(0, g_T - g_D)) for every rejected row."""
     everywhere = Verdict(rejected.positions, torch.ones(int(rejected.rows.max()) + 1, dtype=torch.bool))
-    return rules.adjusted_factorised(rejected, everywhere, attempts)[0]
+    return rules.adjusted_factorised(rejected, everywhere, attempts).inter_times
 
 
 def excess_marks(rejected: Rejected, inter_times: Tensor, attempts: Attempts) -> Tensor:
     """k ~ norm(max(0, f_T - f_D)) at the given times."""
     coins = attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
-    target, draft = rejected.target.mark_log_probs(inter_times), rejected.draft.mark_log_probs(inter_times)
+    target, draft = (law.mark_log_probs(inter_times) for law in rejected.laws())
     return sample_mark((target.exp() - draft.exp()).clamp_min(1e-300).log(), coins)
 
 
@@ -106,7 +111,7 @@ def excess_marks(rejected: Rejected, inter_times: Tensor, attempts: Attempts) ->
 def adjusted_is_target_joint() -> Any:
     def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
         uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
-        return rejected.target.sample(uniforms)
+        return rejected.laws()[0].sample(uniforms)
 
     return with_rule("joint", adjusted=adjusted)
 
@@ -115,9 +120,10 @@ def adjusted_is_target_joint() -> Any:
 def adjusted_is_target_factorised() -> Any:
     def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
         uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
-        fresh = rejected.target.inter_time.sample(uniforms[:, :2])
-        inter_times = torch.where(verdict.time_rejected[rejected.rows], fresh, rejected.inter_times)
-        return inter_times, sample_mark(rejected.target.mark_log_probs(inter_times), uniforms[:, 2])
+        target = rejected.laws()[0]
+        fresh = target.inter_time.sample(uniforms[:, :2])
+        inter_times = torch.where(verdict.time_rejected[rejected.rows], fresh, rejected.events()[0])
+        return inter_times, sample_mark(target.mark_log_probs(inter_times), uniforms[:, 2])
 
     return with_rule("factorised", adjusted=adjusted)
 
@@ -125,7 +131,7 @@ def adjusted_is_target_factorised() -> Any:
 @register
 def mark_from_adjusted_after_time_was_rejected() -> Any:
     def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        inter_times, _ = rules.adjusted_factorised(rejected, verdict, attempts)
+        _, inter_times, _ = rules.adjusted_factorised(rejected, verdict, attempts)
         return inter_times, excess_marks(rejected, inter_times, attempts)
 
     return with_rule("factorised", adjusted=adjusted)
@@ -134,8 +140,8 @@ def mark_from_adjusted_after_time_was_rejected() -> Any:
 @register
 def mark_kept_after_time_was_rejected() -> Any:
     def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        inter_times, marks = rules.adjusted_factorised(rejected, verdict, attempts)
-        return inter_times, torch.where(verdict.time_rejected[rejected.rows], rejected.marks, marks)
+        _, inter_times, marks = rules.adjusted_factorised(rejected, verdict, attempts)
+        return inter_times, torch.where(verdict.time_rejected[rejected.rows], rejected.events()[1], marks)
 
     return with_rule("factorised", adjusted=adjusted)
 
@@ -155,7 +161,7 @@ def both_redrawn_from_adjusted() -> Any:
 def time_redrawn_after_mark_was_rejected() -> Any:
     def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
         everywhere = verdict._replace(time_rejected=torch.ones_like(verdict.time_rejected))
-        return rules.adjusted_factorised(rejected, everywhere, attempts)
+        return rules.adjusted_factorised(rejected, everywhere, attempts)[1:]
 
     return with_rule("factorised", adjusted=adjusted)
 
@@ -163,7 +169,7 @@ def time_redrawn_after_mark_was_rejected() -> Any:
 def capped_loop(rejected: Rejected, attempts: Attempts, propose: Any, cap: int = 2) -> tuple[Tensor, Tensor]:
     uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, cap, 2)
     coins = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL_COIN, 0, cap, 1)[..., 0]
-    tau, marks, delta = propose(rejected.target.unsqueeze(1), rejected.draft.unsqueeze(1), uniforms)
+    tau, marks, delta = propose(*(law.unsqueeze(1) for law in rejected.laws()), uniforms)
     is_kept = coins < -torch.expm1(-delta)
     is_kept[:, -1] = True
     which = is_kept.long().argmax(1, keepdim=True)
@@ -196,7 +202,7 @@ def adjusted_law_of_the_next_position() -> Any:
 
     def correct(
         self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Verdict, Tensor, Tensor]:
         later = torch.arange(1, self.draft_length + 2).clamp_max(self.draft_length)
         return right(self, rows, draft, laws[:, later], verdict, for_bonus)
 
@@ -210,8 +216,8 @@ def bonus_from_the_draft() -> Any:
 
     def correct(
         self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        inter_times, marks = right(self, rows, draft, laws, verdict, for_bonus)
+    ) -> tuple[Verdict, Tensor, Tensor]:
+        verdict, inter_times, marks = right(self, rows, draft, laws, verdict, for_bonus)
         assert isinstance(self.drafter, ModelDrafter)
         cache = self.drafter.rows.cache
         lengths = cache.lengths
@@ -219,9 +225,43 @@ def bonus_from_the_draft() -> Any:
         cache.lengths = lengths
         bonus_times, bonus_marks = law[:, 0].sample(for_bonus[:, :3])
         is_bonus = verdict.num_accepted == self.draft_length
-        return torch.where(is_bonus, bonus_times, inter_times), torch.where(is_bonus, bonus_marks, marks)
+        return verdict, torch.where(is_bonus, bonus_times, inter_times), torch.where(is_bonus, bonus_marks, marks)
 
     return patch.object(Speculative, "correct", correct)
+
+
+# --- block verification ------------------------------------------------------------------------------------------
+
+
+@register
+def block_probs_above_one() -> Any:
+    """P_i = r_1 ... r_i without the minimum with 1."""
+    return patch.object(block, "log_block_probs", lambda draft, laws: rules.log_ratio(draft, laws).cumsum(1))
+
+
+def with_races(changed: Callable[[Any, Tensor, Tensor, int, Attempts], tuple[Any, ...]]) -> Any:
+    """Races whose arguments (race, log_block, first, num, attempts) are `changed`."""
+    right = block._race
+    return patch.object(block, "_race", lambda *arguments: right(*changed(*arguments)))
+
+
+@register
+def block_corrects_as_joint_does() -> Any:
+    """The law after the prefix is adjusted by r instead of by P_i r; nothing fails."""
+    return with_races(lambda race, log_block, *rest: (race, torch.zeros_like(log_block), *rest))
+
+
+@register
+def block_of_the_next_prefix() -> Any:
+    """The race at i runs with P_{i-1}."""
+
+    def changed(race: Any, log_block: Tensor, *rest: Any) -> tuple[Any, ...]:
+        before = race.positions.clamp_min(1) - 1
+        probs = block.log_block_probs(race.draft, race.target[:, :-1])
+        probs = torch.cat([torch.zeros_like(probs[:, :1]), probs], 1)
+        return race, probs[race.rows, before], *rest
+
+    return with_races(changed)
 
 
 # --- which law, which cache, which noise -------------------------------------------------------------------------

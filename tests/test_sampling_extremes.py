@@ -22,7 +22,7 @@ from tppsd.processes.hawkes import Hawkes
 from tppsd.sampling import rules
 from tppsd.sampling.sample import sample
 
-RULES = ("joint", "factorised")
+RULES = ("joint", "factorised", "block")
 WIDE = torch.tensor([1e-9, 1.0, 1e-9, 1e9, 1e-9, 1e-3, 1e6, 1e-6], dtype=torch.float64)
 
 

@@ -29,7 +29,7 @@ from tppsd.sampling.samples import SampledSequences
 
 FALSE_ALARM = 1e-4
 NUM_MARKS, T_END, NUM_SEQUENCES = 4, 30.0, 1200
-METHODS = ("autoregressive", "joint", "factorised")
+METHODS = ("autoregressive", "joint", "factorised", "block")
 TARGET = lively_transformer(NUM_MARKS, "thp", seed=4).float()
 DRAFT = lively_transformer(NUM_MARKS, "sahp", seed=5, num_layers=1).float()
 
@@ -59,7 +59,7 @@ def test_the_residuals_tell_the_target_from_the_draft() -> None:
     assert ks_exponential(gaps).p_value < 1e-20
 
 
-@pytest.mark.parametrize("rule", ["joint", "factorised"])
+@pytest.mark.parametrize("rule", ["joint", "factorised", "block"])
 def test_speculative_and_autoregressive_samples_are_exchangeable(rule: str) -> None:
     """Counts, mark totals and times, by permutation of whole sequences."""
     pair = [list(windows(method)) for method in ("autoregressive", rule)]

@@ -18,7 +18,7 @@ from tppsd.sampling.rows import ModelRows
 from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SampledSequences
 
-METHODS = ("autoregressive", "joint", "factorised")
+METHODS = ("autoregressive", "joint", "factorised", "block")
 
 
 def draw(model: Any, method: str, **arguments: Any) -> SampledSequences:

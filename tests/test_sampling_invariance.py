@@ -10,6 +10,7 @@ from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventSequence
+from tppsd.sampling.options import RULES
 from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SampledSequences
 
@@ -17,6 +18,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "autoregressive": {"method": "autoregressive"},
     "joint": {"rule": "joint", "draft_length": 4},
     "factorised": {"rule": "factorised", "draft_length": 4},
+    "block": {"rule": "block", "draft_length": 4},
     "self": {"method": "speculative", "draft_length": 4},
 }
 # different lengths, silences and starts: rows of one batch have little in common
@@ -28,7 +30,7 @@ HISTORIES = [
 
 def draw(target: Any, draft: Any, method: str, batch_size: int, num_sequences: int = 2, **arguments: Any) -> SampledSequences:
     """Paths of all histories until their number of events or the end of their window, which differ among the rows."""
-    if method not in ("joint", "factorised"):
+    if method not in RULES:
         draft = None
     ends = {"num_events": [5 + i % 20 for i in range(len(HISTORIES) * num_sequences)], "horizon": 12.0}
     settings = {"history": HISTORIES, "num_sequences": num_sequences, "batch_size": batch_size, "seed": 3} | ends | arguments
@@ -79,7 +81,7 @@ def test_a_subset_of_the_histories_in_any_order_gives_the_same_paths(method: str
 @pytest.mark.parametrize("method", METHODS)
 def test_sequences_from_scratch_depend_on_their_index(method: str) -> None:
     target = lively_transformer(3, "attnhp", seed=0)
-    draft = target if method in ("joint", "factorised") else None
+    draft = target if method in RULES else None
     arguments = {"t_end": 8.0, "seed": 5, "batch_size": 4} | METHODS[method]
     whole = sample(target, draft, num_sequences=10, **arguments)
     for first, num in ((7, 3), (0, 2), (4, 1)):

@@ -20,7 +20,7 @@ from tppsd.sampling import sample as sample_module
 from tppsd.sampling.sample import sample
 
 FALSE_ALARM = 1e-4
-RULES = ("joint", "factorised")
+RULES = ("joint", "factorised", "block")
 SILENT = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0, t_end=1.6)
 GIVEN = EventSequence.of([3.0, 3.5, 5.0], [2, 0, 1])
 

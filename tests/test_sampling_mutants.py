@@ -47,6 +47,11 @@ ROUNDS_OF_ONE = {"num_sequences": 6000, "num_events": 7, "draft_length": 1, "bat
 CELLS = {
     "joint": Cell(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), ROUNDS_OF_TWO | {"rule": "joint"}),
     "factorised": Cell(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), ROUNDS_OF_TWO | {"rule": "factorised"}),
+    "block": Cell(
+        CHAIN,
+        CHAIN.moved(3, times=0.5, marks=1.0),
+        {"num_sequences": 6000, "num_events": 5, "draft_length": 3, "batch_size": 6000, "rule": "block"},
+    ),
     "timed marks": Cell(
         TIMED_MARKS,
         StubTPP.constant(0.8, 1.0, [0.4, 0.3, 0.2, 0.1], [2.0, -2.0, 1.0, -1.0]),
@@ -76,6 +81,9 @@ CELL_OF = {
     "time_redrawn_after_mark_was_rejected": "factorised",
     "loop_with_a_cap": "joint",
     "loop_coin_is_the_proposal": "joint",
+    "block_probs_above_one": "block",
+    "block_corrects_as_joint_does": "block",
+    "block_of_the_next_prefix": "block",
     "adjusted_law_of_the_next_position": "joint",
     "bonus_from_the_draft": "joint",
     "law_of_the_event_before": "joint",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,7 +102,7 @@ def write(settings: Settings, data: EventDataModule, results: dict[str, Any], su
     console.print("\n[bold]Written[/]")
     for written in (*(results[name]["folder"] for name in SAMPLERS), *figures, path):
         console.print(f"  {written}")
-    console.print(_next_steps(data, results))
+    console.print(_next_steps(data, results), soft_wrap=True)
 
 
 def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> Table:
@@ -175,11 +178,13 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
 def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
     target = os.path.relpath(results["target"]["path"])
     end = "horizon=10.0" if data.process_object is None else "t_end=100.0"
+    # `make demo` installs into a virtual environment that is not the shell's
+    folder = "" if shutil.which("tppsd") else f"{os.path.relpath(Path(sys.executable).parent)}{os.sep}"
     return f"""
 [bold]Next[/]
-  tppsd demo --data PATH       the same on your own events: a folder of splits, a file or a hub id
-  tppsd fit --data.path PATH   train with every option; lightning_configs/README.md lists recipes
-  python                       sample in three lines:
+  {folder}tppsd demo --data PATH       the same on your own events: a folder of splits, a file or a hub id
+  {folder}tppsd fit --data.path PATH   train with every option; lightning_configs/README.md lists recipes
+  {folder}python                       sample in three lines:
     import tppsd
     samples = tppsd.sample("{target}", "self", num_sequences=8, {end})
     samples.to_pandas()

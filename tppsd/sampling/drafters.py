@@ -29,6 +29,11 @@ class Draft(NamedTuple):
     def tokens(self) -> EventTokens:
         return EventTokens(self.marks + 1, self.times, self.inter_times)
 
+    @property
+    def num_drafted(self) -> Tensor:
+        """int64 (rows,)."""
+        return self.marks.new_full(self.marks.shape[:1], self.marks.shape[1]) if self.lengths is None else self.lengths
+
 
 class Drafter(Protocol):
     """Proposes events with their laws for every row, and is told what was committed."""

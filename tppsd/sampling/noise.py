@@ -116,11 +116,18 @@ class RowNoise:
         return noise
 
     def attempts(
-        self, rows: Tensor, positions: Tensor, purpose: Purpose, first: int, num: int, draws: int = 1, coin: Purpose | None = None
+        self,
+        rows: Tensor,
+        positions: Tensor,
+        purpose: Purpose,
+        first: int | Tensor,
+        num: int,
+        draws: int = 1,
+        coin: Purpose | None = None,
     ) -> Tensor:
         """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop in the round under way; with `coin`, two
-        more uniforms, of that purpose."""
-        inner = torch.arange(first, first + num, device=rows.device).view(1, -1, 1)
+        more uniforms, of that purpose. `first` may differ between rows, (len(rows),)."""
+        inner = (torch.as_tensor(first, device=rows.device).view(-1, 1) + torch.arange(num, device=rows.device)).unsqueeze(2)
         wanted = [address(positions, purpose, d) for d in range(draws)] + ([] if coin is None else [address(positions, coin)])
         where = torch.stack([torch.as_tensor(w) for w in wanted], -1).unsqueeze(1)
         rounds = (self.rounds[rows] - 1).view(-1, 1, 1)

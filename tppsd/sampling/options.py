@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 METHODS = ("autoregressive", "speculative")
-RULES = ("joint", "factorised")
+RULES = ("joint", "factorised", "block")
 DEFAULT_DRAFT_LENGTH = 8
 MAX_DRAFT_LENGTH = 1024  # a position must fit its field of the noise counter
 
@@ -19,12 +19,12 @@ class SamplingOptions:
         method: "autoregressive" (one target pass per event), "speculative" (a draft proposes, the target verifies), or None:
             speculative if there is a draft, a draft_length or a rule, else autoregressive.
         draft_length: events drafted per round (gamma in the papers); None = 8.
-        rule: acceptance rule of a chain, "joint" or "factorised"; None = "joint".
+        rule: acceptance rule of a chain, "joint", "factorised" or "block"; None = "joint".
     """
 
     method: Literal["autoregressive", "speculative"] | None = None
     draft_length: int | None = None
-    rule: Literal["joint", "factorised"] | None = None
+    rule: Literal["joint", "factorised", "block"] | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method not in METHODS:

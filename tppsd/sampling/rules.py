@@ -1,4 +1,4 @@
-"""Acceptance rules of a chain and the adjusted laws that follow a rejection. Each keeps the target's law exactly.
+"""Acceptance rules that test one event after the other, and the adjusted laws that follow a rejection. Each is exact.
 
 Everything is in log space and float64. The adjusted law norm(max(0, target - draft)) is drawn by rejection from the target,
 without a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position on average.
@@ -18,42 +18,65 @@ from tppsd.sampling.drafters import Draft
 from tppsd.sampling.noise import Purpose
 
 MAX_PROPOSALS = 10**9
-_BLOCK = 4096  # proposals evaluated at once over all rows; changes no result
+_AT_ONCE = 4096  # proposals evaluated together over all rows; changes no result
 
 Attempts = Callable[..., Tensor]  # RowNoise.attempts
 
 
 class Verdict(NamedTuple):
     """Fields: num_accepted int64 (rows,): length of the accepted prefix; time_rejected bool (rows,): at the first rejection it
-    was the inter-time that failed (always True under `joint`)."""
+    was the inter-time that failed (always True under `joint`); log_block float64 (rows, draft_length): under `block`, log P_i,
+    and num_accepted then only says whether all or not all were accepted."""
 
     num_accepted: Tensor
     time_rejected: Tensor
+    log_block: Tensor | None = None
 
 
 class Rejected(NamedTuple):
     """The rows whose draft was rejected, each at its own position.
 
-    Fields: rows, positions int64 (n,); target, draft: laws of batch shape (n,); inter_times, marks (n,): the rejected event.
+    Fields: rows, positions int64 (n,); draft: of the whole round; target: its laws, (rows in flight, draft_length + 1).
     """
 
     rows: Tensor
     positions: Tensor
+    draft: Draft
     target: Any
-    draft: Any
+
+    def laws(self) -> tuple[Any, Any]:
+        """Of target and draft at the rejected events, batch shape (n,)."""
+        return self.target[self.rows, self.positions], self.draft.laws[self.rows, self.positions]
+
+    def events(self) -> tuple[Tensor, Tensor]:
+        """The rejected inter-times and marks, (n,)."""
+        return self.draft.inter_times[self.rows, self.positions], self.draft.marks[self.rows, self.positions]
+
+    def select(self, which: Tensor) -> Rejected:
+        return self._replace(rows=self.rows[which], positions=self.positions[which])
+
+
+class Corrected(NamedTuple):
+    """What follows a rejection: the accepted prefix and one new event. Fields: num_accepted, inter_times, marks (n,)."""
+
+    num_accepted: Tensor
     inter_times: Tensor
     marks: Tensor
 
 
+def log_ratio(draft: Draft, laws: Any) -> Tensor:
+    """Delta = log g_T f_T - log g_D f_D at the drafted events, (rows, draft_length)."""
+    return laws.log_prob(draft.inter_times, draft.marks) - draft.laws.log_prob(draft.inter_times, draft.marks)
+
+
 def accept_joint(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
-    """Accept (tau, k) iff log U <= Delta = log g_T f_T - log g_D f_D; acceptance 1 - TV, the optimum for one candidate.
+    """Accept (tau, k) iff log U <= Delta; acceptance 1 - TV, the optimum for one candidate.
 
     Args:
         laws: the target's at the drafted positions, batch shape (rows, draft_length).
         coins: float64 uniforms (rows, draft_length, 2), of which the first decides.
     """
-    delta = laws.log_prob(draft.inter_times, draft.marks) - draft.laws.log_prob(draft.inter_times, draft.marks)
-    num_accepted = (coins[..., 0].log() <= delta).long().cumprod(1).sum(1)
+    num_accepted = (coins[..., 0].log() <= log_ratio(draft, laws)).long().cumprod(1).sum(1)
     return Verdict(num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
 
 
@@ -69,17 +92,17 @@ def accept_factorised(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
     return Verdict(num_accepted, ~time_passes.gather(1, first_rejected).squeeze(1))
 
 
-def adjusted_joint(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+def adjusted_joint(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
     """(tau, k) ~ norm(max(0, g_T f_T - g_D f_D)): propose from the target, keep with probability 1 - e^-Delta."""
 
     def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tau, marks = target.sample(uniforms[..., :3])
         return tau, marks, target.log_prob(tau, marks) - draft.log_prob(tau, marks)
 
-    return _reject_until_kept(rejected, attempts, propose)
+    return Corrected(rejected.positions, *_reject_until_kept(rejected, attempts, propose))
 
 
-def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
+def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
     """tau rejected: tau ~ norm(max(0, g_T - g_D)) and k afresh from f_T(. | tau), of which nothing was learnt.
     Only k rejected: keep tau, k ~ norm(max(0, f_T - f_D)) at that tau."""
 
@@ -87,50 +110,45 @@ def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts
         tau = target.inter_time.sample(uniforms[..., :2])
         return tau, torch.zeros_like(tau, dtype=torch.int64), target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau)
 
-    inter_times, marks = rejected.inter_times.clone(), rejected.marks.clone()
+    inter_times, marks = rejected.events()
     is_time = verdict.time_rejected[rejected.rows]
     if is_time.any():
-        part = _select(rejected, is_time.nonzero().squeeze(1))
+        part = rejected.select(is_time.nonzero().squeeze(1))
         inter_times[is_time] = _reject_until_kept(part, attempts, propose)[0]
     coins = attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
-    log_target = rejected.target.mark_log_probs(inter_times)
-    excess = (log_target.exp() - rejected.draft.mark_log_probs(inter_times).exp()).clamp_min(0.0)
+    target, draft = rejected.laws()
+    log_target = target.mark_log_probs(inter_times)
+    excess = (log_target.exp() - draft.mark_log_probs(inter_times).exp()).clamp_min(0.0)
     # no excess at all can only be rounding: the drafted mark then stands
     is_rounding = ~is_time & (excess.sum(-1) <= 0)
     law = torch.where(is_time.unsqueeze(-1), log_target, excess.log())
-    return inter_times, torch.where(is_rounding, marks, sample_mark(law, coins))
+    return Corrected(rejected.positions, inter_times, torch.where(is_rounding, marks, sample_mark(law, coins)))
 
 
-RULES = {"joint": (accept_joint, adjusted_joint), "factorised": (accept_factorised, adjusted_factorised)}
-
-
-def _block_size(num_rows: int, largest: int = 64) -> int:
-    """Proposals per row: with TV = 0.05 one is kept after about 20, and with few rows 64 cost little more than one."""
-    return max(8, min(largest, _BLOCK // max(1, num_rows)))
-
-
-def _select(rejected: Rejected, which: Tensor) -> Rejected:
-    return Rejected(*(field[which] for field in rejected))
+def proposals_per_row(num_rows: int, largest: int = 64) -> int:
+    """With TV = 0.05 one is kept after about 20, and with few rows 64 cost little more than one."""
+    return max(8, min(largest, _AT_ONCE // max(1, num_rows)))
 
 
 def _reject_until_kept(
     rejected: Rejected, attempts: Attempts, propose: Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """For every row the first proposal kept, with probability 1 - e^-Delta where Delta > 0. No cap, no fall-back."""
-    inter_times, marks = torch.zeros_like(rejected.inter_times), torch.zeros_like(rejected.marks)
+    inter_times, marks = rejected.events()
     waiting = torch.arange(len(rejected.rows), device=rejected.rows.device)
-    first, num = 0, _block_size(len(waiting))
+    first, num = 0, proposals_per_row(len(waiting))
     while len(waiting):
-        part = rejected if first == 0 else _select(rejected, waiting)
+        part = rejected if first == 0 else rejected.select(waiting)
         uniforms = attempts(part.rows, part.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
-        tau, k, delta = propose(part.target.unsqueeze(1), part.draft.unsqueeze(1), uniforms)
+        target, draft = part.laws()
+        tau, k, delta = propose(target.unsqueeze(1), draft.unsqueeze(1), uniforms)
         is_kept = uniforms[..., 4] < -torch.expm1(-delta)
         found, which = is_kept.any(1), is_kept.long().argmax(1, keepdim=True)
         inter_times[waiting[found]] = tau.gather(1, which).squeeze(1)[found]
         marks[waiting[found]] = k.gather(1, which).squeeze(1)[found]
         waiting = waiting[~found]
         first += num
-        num = min(4 * num, _block_size(len(waiting), largest=4096))
+        num = min(4 * num, proposals_per_row(len(waiting), largest=4096))
         if first > MAX_PROPOSALS or (len(waiting) and torch.isnan(delta).all(1).any()):
             raise RuntimeError(
                 f"no proposal of {first} was kept for {len(waiting)} rows: target and draft laws are not densities"

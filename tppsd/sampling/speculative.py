@@ -11,10 +11,24 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventTokens
+from tppsd.sampling.block import accept_block, adjusted_block
 from tppsd.sampling.drafters import Draft, Drafter
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.rows import Events, ModelRows, Request, Rows, last_marks
-from tppsd.sampling.rules import RULES, Rejected, Verdict
+from tppsd.sampling.rules import (
+    Rejected,
+    Verdict,
+    accept_factorised,
+    accept_joint,
+    adjusted_factorised,
+    adjusted_joint,
+)
+
+RULES = {
+    "joint": (accept_joint, adjusted_joint),
+    "factorised": (accept_factorised, adjusted_factorised),
+    "block": (accept_block, adjusted_block),
+}
 
 
 class Speculative:
@@ -24,7 +38,7 @@ class Speculative:
         target: model rows of the target.
         drafter: proposes events.
         draft_length: events drafted per round.
-        rule: "joint" or "factorised".
+        rule: "joint", "factorised" or "block".
         noise: the rows' noise, for the loops after a rejection.
         with_log_probs: also record the target's log-density of every event.
     """
@@ -55,7 +69,7 @@ class Speculative:
         draft = self.drafter.propose(rows, for_draft)
         laws = self.verify(rows, draft)
         verdict = self.judge(draft, laws, coins)
-        inter_times, marks = self.correct(rows, draft, laws, verdict, for_bonus)
+        verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, for_bonus)
         return self.commit(rows, draft, laws, verdict, inter_times, marks)
 
     def verify(self, rows: Rows, draft: Draft) -> Any:
@@ -78,10 +92,10 @@ class Speculative:
             return verdict
         return verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
 
-    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor) -> tuple[Tensor, Tensor]:
+    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor) -> tuple[Verdict, Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
         bonus_laws = laws[:, -1] if draft.lengths is None else laws.at(draft.lengths)
-        is_rejected = rows.active & (verdict.num_accepted < self._drafted(draft))
+        is_rejected = rows.active & (verdict.num_accepted < draft.num_drafted)
         num_rejected = int(is_rejected.sum())
         if num_rejected < len(rows):
             inter_times, marks = bonus_laws.sample(for_bonus[:, :3])
@@ -89,17 +103,10 @@ class Speculative:
             inter_times, marks = torch.zeros_like(for_bonus[:, 0]), torch.zeros_like(verdict.num_accepted)
         if num_rejected:
             where = is_rejected.nonzero().squeeze(1)
-            at = verdict.num_accepted[where]
-            rejected = Rejected(
-                where, at, laws[where, at], draft.laws[where, at], draft.inter_times[where, at], draft.marks[where, at]
-            )
-            inter_times[where], marks[where] = self.adjusted(rejected, verdict, self.noise.attempts)
-        return inter_times, marks
-
-    @staticmethod
-    def _drafted(draft: Draft) -> Tensor:
-        """int64 (rows,): number of events each row has drafted."""
-        return draft.marks.new_full(draft.marks.shape[:1], draft.marks.shape[1]) if draft.lengths is None else draft.lengths
+            rejected = Rejected(where, verdict.num_accepted[where], draft, laws)
+            num_accepted, inter_times[where], marks[where] = self.adjusted(rejected, verdict, self.noise.attempts)
+            verdict = verdict._replace(num_accepted=verdict.num_accepted.index_copy(0, where, num_accepted))
+        return verdict, inter_times, marks
 
     def commit(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor) -> Tensor:
         """Append the accepted prefix and the new event; roll the caches back to them by length."""
@@ -117,7 +124,7 @@ class Speculative:
         seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
         reached_end = rows.commit(events, n + 1)
         self.drafter.commit(draft, n, rows, laws, seen_marks)
-        cell = self._drafted(draft) * (self.draft_length + 1) + n
+        cell = draft.num_drafted * (self.draft_length + 1) + n
         self.accepted_counts.view(-1).index_add_(0, cell, rows.active.long())
         return reached_end
 
