@@ -83,11 +83,11 @@ def _race(race: Rejected, log_block: Tensor, first: Tensor, num: int, attempts: 
     uniforms = attempts(race.rows, race.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
     target, draft = (law.unsqueeze(1) for law in race.laws())
     tau, marks = target.sample(uniforms[..., :3])
-    excess = log_block.unsqueeze(1) + target.log_prob(tau, marks) - draft.log_prob(tau, marks)  # log of P_i r(X)
-    if torch.isnan(excess).all(1).any():
+    ratio = target.log_prob(tau, marks) - draft.log_prob(tau, marks)
+    if torch.isnan(ratio).all(1).any():
         raise RuntimeError("target and draft laws are not densities: no attempt of a race has a number for its odds")
-    fails = uniforms[..., 5] < -torch.expm1(log_block).unsqueeze(1)
-    succeeds = ~fails & (uniforms[..., 4] < -torch.expm1(-excess))
+    fails = uniforms[..., 5] < -torch.expm1(log_block).unsqueeze(1)  # always where P_i = 0, whatever r
+    succeeds = ~fails & (uniforms[..., 4] < -torch.expm1(-(log_block.unsqueeze(1) + ratio)))
     ends = fails | succeeds
     which = ends.long().argmax(1, keepdim=True)
     outcome = torch.where(succeeds.gather(1, which), _SUCCEEDED, torch.where(fails.gather(1, which), _FAILED, _OPEN))
