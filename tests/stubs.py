@@ -1,143 +1,14 @@
-"""Event models of known law: closed forms of the whole history, in float64, so that a sampler can be judged exactly."""
+"""Models of known or of lively laws, for tests of the samplers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
-
 import torch
-from torch import Tensor
 
-from tppsd.data.sequences import EventBatch
-from tppsd.models.cache import RowCache
-from tppsd.models.law import NextEventLaw
-from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.protocol import EventTokens
+from tppsd.certification.closed_form import ClosedFormTPP as StubTPP
+from tppsd.certification.models import make_lively
 from tppsd.models.transformer_tpp import TransformerTPP
 
-
-class StubMarks(NamedTuple):
-    """log f(k | features, tau) = log softmax_k(level_k + slope_k tanh(log tau)); features (..., 2 num_marks)."""
-
-    def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
-        level, slope = features.chunk(2, -1)
-        return torch.log_softmax(level + slope * torch.tanh(log_inter_times), -1)
-
-    def in_double(self) -> StubMarks:
-        return self
-
-
-@dataclass(frozen=True)
-class StubTPP:
-    """A mixture of log-normals and marks whose parameters are linear in s_i = memory * s_{i-1} + token features.
-
-    The cache holds s after every token, and the next s is computed from the newest live entry, so that a wrong length, a wrong
-    row or a stale entry changes every later law. `__call__` computes the same laws from the whole sequence, without a cache.
-
-    Attributes:
-        log_weights (components,), means (components,), log_stds (components,): of the mixture at s = 0.
-        levels, slopes: (num_marks,) of the marks at s = 0.
-        from_state: (components + num_marks, num_marks + 2): how s moves the means and the levels.
-        memory: 0 forgets all but the newest token.
-    """
-
-    log_weights: Tensor
-    means: Tensor
-    log_stds: Tensor
-    levels: Tensor
-    slopes: Tensor
-    from_state: Tensor
-    memory: float = 0.5
-
-    @classmethod
-    def random(cls, num_marks: int, seed: int, num_components: int = 2, strength: float = 0.5, memory: float = 0.5) -> StubTPP:
-        """Parameters drawn from a private generator; `strength` is that of the history's influence."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-        return cls(
-            torch.log_softmax(0.5 * normal(num_components), -1),
-            0.6 * normal(num_components),
-            -0.5 + 0.3 * normal(num_components),
-            0.8 * normal(num_marks),
-            0.8 * normal(num_marks),
-            strength * normal(num_components + num_marks, num_marks + 2),
-            memory,
-        )
-
-    @classmethod
-    def swinging(cls, num_marks: int, seed: int) -> StubTPP:
-        """Low marks lengthen the intervals to come, high marks shorten them, for a long time: the state of another row, or of
-        another length, gives quite another law."""
-        model = cls.random(num_marks, seed, strength=0.3, memory=0.8)
-        model.from_state[: len(model.means), :num_marks] = torch.linspace(1.0, -1.0, num_marks, dtype=torch.float64)
-        return model
-
-    @classmethod
-    def constant(cls, mean: float, std: float, mark_probs: list[float], slopes: list[float] | None = None) -> StubTPP:
-        """One log-normal and one mark law, whatever the history."""
-        num_marks = len(mark_probs)
-        one = torch.zeros(1, dtype=torch.float64)
-        return cls(
-            one,
-            one + mean,
-            (one + std).log(),
-            torch.tensor(mark_probs, dtype=torch.float64).log(),
-            torch.tensor(slopes or [0.0] * num_marks, dtype=torch.float64),
-            torch.zeros(1 + num_marks, num_marks + 2, dtype=torch.float64),
-        )
-
-    def moved(self, seed: int, times: float = 0.0, marks: float = 0.0) -> StubTPP:
-        """A draft: this model with its mixture means and its mark levels moved by that many random units."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def noise(values: Tensor) -> Tensor:
-            return torch.randn(values.shape, generator=generator, dtype=torch.float64)
-
-        return replace(self, means=self.means + times * noise(self.means), levels=self.levels + marks * noise(self.levels))
-
-    @property
-    def num_marks(self) -> int:
-        return len(self.levels)
-
-    def new_cache(self, batch_size: int, capacity: int) -> RowCache:
-        return RowCache([torch.zeros(batch_size, capacity, self.num_marks + 2, dtype=torch.float64)])
-
-    def extend(self, tokens: EventTokens, cache: RowCache) -> Tensor:
-        rows = torch.arange(len(cache.lengths))
-        newest = cache.tensors[0][rows, (cache.lengths - 1).clamp_min(0)]
-        states = self._states(tokens, torch.where((cache.lengths > 0).unsqueeze(1), newest, 0.0))
-        cache.begin(tokens.ids.shape[1])
-        cache.write(0, states)
-        cache.end()
-        return states
-
-    def _states(self, tokens: EventTokens, before: Tensor) -> Tensor:
-        """(batch, q, num_marks + 2) after each token, from the states (batch, num_marks + 2) before them."""
-        marks = torch.nn.functional.one_hot((tokens.ids - 1) % self.num_marks, self.num_marks).double()
-        is_event = tokens.inter_times > 0
-        squashed = torch.tanh(torch.where(is_event, tokens.inter_times, 1.0).log())
-        is_start = torch.stack([squashed, (tokens.ids == 0).double()], -1)
-        features = torch.cat([torch.where((tokens.ids > 0).unsqueeze(-1), marks, 0.0), is_start], -1)
-        states = []
-        for feature in features.unbind(1):
-            before = self.memory * before + feature
-            states.append(before)
-        return torch.stack(states, 1)
-
-    def law(self, context: Tensor) -> NextEventLaw:
-        moves = torch.tanh(context @ self.from_state.T)
-        means = self.means + moves[..., : len(self.means)]
-        features = torch.cat([self.levels + moves[..., len(self.means) :], self.slopes.expand(*moves.shape[:-1], -1)], -1)
-        mixture = LogNormalMixture(self.log_weights.expand_as(means), means, self.log_stds.expand_as(means))
-        return NextEventLaw(mixture) if self.num_marks == 1 else NextEventLaw(mixture, features, StubMarks())
-
-    def __call__(self, batch: EventBatch) -> NextEventLaw:
-        """Laws of batch shape (batch, length + 1), from the whole sequences."""
-        tokens = EventTokens.from_batch(batch, self.num_marks)
-        return self.law(self._states(tokens, torch.zeros(len(tokens.ids), self.num_marks + 2, dtype=torch.float64)))
+__all__ = ["StubTPP", "lively_transformer"]
 
 
 def lively_transformer(num_marks: int, encoder: str, seed: int, num_layers: int = 2, num_components: int = 3) -> TransformerTPP:
@@ -147,8 +18,4 @@ def lively_transformer(num_marks: int, encoder: str, seed: int, num_layers: int 
         model = TransformerTPP(
             num_marks, encoder=encoder, embed_dim=16, num_heads=2, num_layers=num_layers, num_components=num_components
         ).double()
-        with torch.no_grad():
-            model.decoder.to_mixture.weight.mul_(2.0)
-            if model.decoder.marks is not None:
-                model.decoder.marks.to_logits.weight.mul_(3.0)
-    return model.eval()
+    return make_lively(model).eval()

@@ -26,6 +26,7 @@ GROUPS = {
     },
     "Measure": {
         "benchmark": Command("tppsd.commands.benchmark", "time samplers side by side, from checkpoints or untrained models"),
+        "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {
         "fit": Command(TRAINER_CLI, "train a target or a draft model"),

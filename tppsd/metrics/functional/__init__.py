@@ -2,7 +2,7 @@
 
 from tppsd.metrics.functional.acceptance import acceptance_by_position, acceptance_rate, events_per_round, step_acceptance
 from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlation
-from tppsd.metrics.functional.independence import IndependenceResult, lag1_independence
+from tppsd.metrics.functional.independence import IndependenceResult, lag1_independence, pair_independence
 from tppsd.metrics.functional.likelihood import likelihood_discrepancy, nll_per_event
 from tppsd.metrics.functional.own_law import own_law_residuals
 from tppsd.metrics.functional.permutation import PermutationResult, event_counts, mark_totals, permutation_test, time_counts
@@ -35,6 +35,7 @@ __all__ = [
     "mark_totals",
     "nll_per_event",
     "own_law_residuals",
+    "pair_independence",
     "permutation_test",
     "step_acceptance",
     "time_counts",

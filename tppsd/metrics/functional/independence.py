@@ -33,11 +33,16 @@ def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult
     Raises:
         ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide.
     """
-    num_pairs = max(uniforms.numel() - 1, 0)
+    return pair_independence(uniforms[:-1], uniforms[1:], num_bins)
+
+
+def pair_independence(first: Tensor, second: Tensor, num_bins: int = 8) -> IndependenceResult:
+    """The same contingency test of pairs (first_i, second_i), both (num_pairs,) in [0, 1]."""
+    num_pairs = first.numel()
     if num_pairs < 5 * num_bins**2:
         raise ValueError(f"{num_pairs} pairs are too few for a {num_bins} x {num_bins} grid; it needs at least {5 * num_bins**2}")
-    bins = (uniforms.detach().double().cpu() * num_bins).long().clamp(0, num_bins - 1)
-    table = torch.bincount(bins[:-1] * num_bins + bins[1:], minlength=num_bins**2).double().view(num_bins, num_bins)
+    rows, columns = ((x.detach().double().cpu() * num_bins).long().clamp(0, num_bins - 1) for x in (first, second))
+    table = torch.bincount(rows * num_bins + columns, minlength=num_bins**2).double().view(num_bins, num_bins)
     expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / num_pairs
     statistic = float(((table - expected) ** 2 / expected).nan_to_num(0.0).sum())
     from scipy.stats import chi2

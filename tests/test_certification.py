@@ -1,0 +1,152 @@
+"""The certification covers what it says, passes right samplers and rejects wrong ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mutants import mutant
+
+from tppsd.certification import models
+from tppsd.certification.cells import FACTORS, Cell, all_cells
+from tppsd.certification.distorted import RARE
+from tppsd.certification.judge import combined, holm
+from tppsd.certification.run import run_cell
+from tppsd.commands import certify
+from tppsd.models.protocol import EventTokens
+
+REJECTED, FALSE_ALARM = 1e-6, 1e-4
+CERTIFICATE = Path(__file__).parents[1] / "data" / "certificate.json"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of models whose training is cut short: what is tested quickly need not be well trained."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "TRAINING_STEPS", 20)
+
+
+def choices(cell: Cell) -> set[tuple[str, str, str, str]]:
+    values = {name: str(getattr(cell, name)) for name in FACTORS}
+    return {(a, values[a], b, values[b]) for a, b in itertools.combinations(FACTORS, 2)}
+
+
+def test_every_pair_of_choices_is_in_some_cell() -> None:
+    possible = [cell for values in itertools.product(*FACTORS.values()) if (cell := Cell(*values)).is_possible]
+    wanted = set().union(*map(choices, possible))
+    assert wanted == set().union(*map(choices, all_cells()))
+    assert len(all_cells()) < 45 and all(cell.is_possible for cell in all_cells())
+    assert len({cell.name for cell in all_cells()}) == len(all_cells())
+
+
+@pytest.mark.parametrize("cell", all_cells(), ids=lambda cell: cell.name)
+def test_a_cell_passes_quickly(cell: Cell, folder: Path) -> None:
+    """The quick tier: 3,000 events; a right sampler fails a cell for one seed in 10^4."""
+    result = run_cell(cell, 3000, 0, folder)
+    assert result["num_events"] >= 2500
+    assert result["p_value"] > FALSE_ALARM
+    if cell.draft == "identical":
+        assert result["step_acceptance"] == 1.0
+    if cell.draft == "nearly disjoint":
+        assert result["step_acceptance"] < 0.01
+
+
+BY_COUNT = Cell("joint", "closed form", 5, "untrained", "another model", 4, "history", "number of events")
+BY_WINDOW = Cell("joint", "thp", 5, "untrained", "another model", 4, "from scratch", "window")
+SILENT = Cell("factorised", "thp", 5, "untrained", "another model", 4, "silence", "window")
+ALONE = Cell("autoregressive", "thp", 5, "untrained", "none", 0, "history", "number of events")
+IN_BLOCKS = Cell("block", "closed form", 5, "untrained", "another model", 4, "history", "number of events")
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("marks_untested_joint", BY_COUNT),
+        ("adjusted_is_target_joint", BY_COUNT),
+        ("adjusted_law_of_the_next_position", BY_COUNT),
+        ("bonus_from_the_draft", BY_WINDOW),
+        ("law_of_the_event_before", BY_WINDOW),
+        ("wrong_rollback_after_full_acceptance", BY_WINDOW),
+        ("no_rollback_after_rejection", BY_WINDOW),
+        ("row_reads_its_neighbours_cache", BY_WINDOW),
+        ("round_that_crosses_the_end_is_dropped", BY_WINDOW),
+        ("both_redrawn_from_adjusted", SILENT),
+        ("silence_ignored", SILENT),
+        ("block_corrects_as_joint_does", IN_BLOCKS),
+        ("autoregressive_stale_context", ALONE),
+    ],
+)
+def test_a_wrong_sampler_is_not_certified(name: str, cell: Cell, folder: Path) -> None:
+    """30,000 events suffice for p < 1e-6, where the certification itself has 33 times as many."""
+    with mutant(name):
+        assert run_cell(cell, 30_000, 0, folder)["p_value"] < REJECTED
+
+
+@pytest.mark.parametrize("cell", [BY_COUNT, BY_WINDOW, SILENT, ALONE, IN_BLOCKS], ids=lambda cell: cell.name)
+def test_the_right_sampler_is(cell: Cell, folder: Path) -> None:
+    assert run_cell(cell, 30_000, 0, folder)["p_value"] > FALSE_ALARM
+
+
+def test_rare_marks_are_as_rare_as_they_say(folder: Path) -> None:
+    """The target gives mark 0, the draft mark 1, a probability of 1e-7; both laws sum to one."""
+    cell = next(cell for cell in all_cells() if cell.draft == "rare marks")
+    for model, mark in zip(models.build(cell, folder), (0, 1), strict=True):
+        context = model.extend(_start(), model.new_cache(1, 4))
+        probs = model.law(context).mark_log_probs(torch.ones(1, 1, dtype=torch.float64)).exp()[0, 0]
+        assert float(probs[mark]) == pytest.approx(RARE) and float(probs.sum()) == pytest.approx(1.0)
+
+
+def _start() -> EventTokens:
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    return EventTokens(zero.long(), zero, zero)
+
+
+def test_holm_is_the_step_down_of_bonferroni() -> None:
+    assert holm({"a": 0.001, "b": 0.011, "c": 0.03, "d": 0.9}, 0.05) == {"a": True, "b": True, "c": False, "d": False}
+    assert holm({"a": 0.02, "b": 0.03}, 0.05) == {"a": True, "b": True}
+    assert holm({"a": 0.04, "b": 0.03}, 0.05) == {"a": False, "b": False}
+    assert combined({"a": 0.2, "b": 0.6}) == 0.4 and combined({"a": 0.9, "b": 0.8}) == 1.0
+
+
+def test_the_command_keeps_finished_cells_and_rejects_in_plain_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [cell for cell in all_cells() if cell.encoder == "closed form"][:2]
+    first = certify.certify(cells, 1000, 0, 1, tmp_path)
+    assert first["exact"] and [row["name"] for row in first["cells"]] == [cell.name for cell in cells]
+
+    path = tmp_path / "cells" / f"{cells[0].name}.json"
+    kept = json.loads(path.read_text())
+    kept["result"]["p_value"] = 1e-9
+    path.write_text(json.dumps(kept))
+    monkeypatch.setattr(certify, "run_cell", None)  # nothing is left to run
+    with pytest.raises(SystemExit) as stopped:
+        certify.main(["--events", "1000", "--only", cells[0].name, "--output", str(tmp_path)])
+    assert stopped.value.code == 1
+    assert "REJECTED" in capsys.readouterr().out
+    assert json.loads((tmp_path / "certificate.json").read_text())["exact"] is False
+
+
+def test_another_seed_or_number_of_events_is_another_run(tmp_path: Path) -> None:
+    cell = next(cell for cell in all_cells() if cell.encoder == "closed form")
+    certificates = [certify.certify([cell], events, seed, 1, tmp_path) for events, seed in ((1000, 0), (1200, 0), (1200, 1))]
+    assert len({certificate["cells"][0]["p_value"] for certificate in certificates}) == 3
+
+
+@pytest.mark.parametrize(("args", "said"), [(["--only", "nowhere"], "nowhere"), (["--events", "10"], "at least 1000")])
+def test_wrong_arguments_are_refused_in_one_sentence(args: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        certify.main(args)
+
+
+def test_the_recorded_certificate_covers_every_cell_with_a_million_events() -> None:
+    certificate = json.loads(CERTIFICATE.read_text())
+    assert certificate["exact"] and {row["name"] for row in certificate["cells"]} == {cell.name for cell in all_cells()}
+    assert all(row["num_events"] >= 1_000_000 and row["exact"] for row in certificate["cells"])

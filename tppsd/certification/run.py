@@ -1,0 +1,82 @@
+"""One cell, from its models to its p-values."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tppsd.certification.cells import Cell
+from tppsd.certification.judge import combined, judge
+from tppsd.certification.models import MEAN_INTER_TIME, build, event_data
+from tppsd.data.sequences import EventSequence
+from tppsd.sampling.resolve import content_hash
+from tppsd.sampling.sample import sample
+from tppsd.sampling.samples import SampledSequences
+
+_ROWS = 512  # in flight
+_LENGTH = 40  # events per sequence, about
+_PILOT = 64  # sequences
+_MARGIN = 1.05  # so that a little fewer events per sequence than in the pilot are still enough
+
+
+def run_cell(cell: Cell, num_events: int, seed: int, models: Path) -> dict[str, Any]:
+    """Sample `num_events` events in a cell and judge them; returns plain values, fit for JSON."""
+    started = time.perf_counter()
+    target, draft = build(cell, models)
+    samples = draw(cell, target, draft, num_events, seed)
+    sampled = time.perf_counter()
+    p_values = judge(target, samples)
+    stats = samples.stats
+    return {
+        "cell": asdict(cell),
+        "p_value": combined(p_values),
+        "p_values": p_values,
+        "num_events": stats.num_events,
+        "num_sequences": len(samples),
+        "step_acceptance": None if stats.step_acceptance != stats.step_acceptance else stats.step_acceptance,
+        "seed": seed,
+        "target_hash": content_hash(target) or content_hash(getattr(target, "model", None)),
+        "seconds": {"sampling": sampled - started, "judging": time.perf_counter() - sampled},
+    }
+
+
+def draw(cell: Cell, target: Any, draft: Any, num_events: int, seed: int) -> SampledSequences:
+    """At least `num_events` events, bar a freak pilot, in sequences of about 40.
+
+    How many sequences that takes is learnt from a pilot with another seed, whose samples are thrown away: a number of sequences
+    that depended on the samples themselves would bias them.
+    """
+
+    def sequences(num_paths: int, purpose: str) -> SampledSequences:
+        # a seed of its own for every cell: two cells of one target must not share their noise
+        own_seed = int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{cell.name}".encode()).digest()[:4], "big")
+        return sample(
+            target, draft, history=histories, num_sequences=num_paths, seed=own_seed, batch_size=_ROWS, **end, **options
+        )
+
+    unit = 1.0 if cell.encoder == "closed form" else MEAN_INTER_TIME
+    histories = None if cell.start == "from scratch" else _histories(cell, unit)
+    end: dict[str, Any] = {"num_events": _LENGTH} if cell.end == "number of events" else {"horizon": _LENGTH * unit}
+    options: dict[str, Any] = {"method": "autoregressive"}
+    if cell.method != "autoregressive":
+        options = {"method": "speculative", "rule": cell.method, "draft_length": cell.draft_length}
+    pilot_paths = _PILOT // (len(histories) if histories else 1)
+    pilot = sequences(pilot_paths, "pilot")
+    return sequences(math.ceil(_MARGIN * num_events * pilot_paths / max(1, pilot.stats.num_events)), "samples")
+
+
+def _histories(cell: Cell, unit: float) -> list[EventSequence]:
+    """Eight beginnings of 0 to 14 events; with a silence, of up to five mean inter-times, in every one."""
+    histories = []
+    for i, whole in enumerate(event_data(cell.num_marks, 8, seed=1)):
+        times = whole.event_times[: 2 * i] * (unit / MEAN_INTER_TIME)
+        last = float(times[-1]) if len(times) else 0.0
+        silence = unit * 5.0 * (i + 1) / 8 if cell.start == "silence" else 0.0
+        # every second one begins with a given first event
+        t_start = None if i % 2 and len(times) else 0.0
+        histories.append(EventSequence(times, whole.marks[: 2 * i].clone(), t_start, last + silence, i))
+    return histories

@@ -1,0 +1,164 @@
+"""`tppsd certify`: is every sampler exact? Samples and judges every cell of tppsd.certification, and says so plainly.
+
+It can be interrupted: finished cells are kept in the output folder and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tppsd
+from tppsd.certification.cells import Cell, all_cells
+from tppsd.certification.judge import holm
+from tppsd.certification.run import run_cell
+
+LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
+SCHEMA = 1
+
+
+def main(args: list[str]) -> None:
+    """Run what is missing, print the verdicts, write the certificate; exit status 1 if a cell is rejected."""
+    options = parse(args)
+    cells = [cell for cell in all_cells() if options.only in cell.name]
+    if not cells:
+        raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {all_cells()[0].name}")
+    certificate = certify(cells, options.events, options.seed, options.processes, options.output)
+    _print(certificate, options.output)
+    if not certificate["exact"]:
+        raise SystemExit(1)
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Command line -> options."""
+    parser = argparse.ArgumentParser(prog="tppsd certify", description=__doc__)
+    parser.add_argument("--events", type=int, default=1_000_000, help="events per cell (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="cells side by side, one thread each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all samples (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only cells with TEXT in their name")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)"
+    )
+    options = parser.parse_args(args)
+    if options.events < 1000:
+        raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
+    return options
+
+
+def certify(cells: list[Cell], num_events: int, seed: int, processes: int, output: Path) -> dict[str, Any]:
+    """Results of all cells with their verdicts, also written to output/certificate.json."""
+    run = {"version": tppsd.__version__, "sources": sources_hash(), "num_events": num_events, "seed": seed}
+    results = {cell.name: kept for cell in cells if (kept := _read(output, cell, run)) is not None}
+    missing = [cell for cell in cells if cell.name not in results]
+    for cell, result in _run(missing, num_events, seed, processes, output / "models"):
+        results[cell.name] = result
+        _write(output / "cells" / f"{cell.name}.json", {"run": run, "result": result})
+    p_values = {cell.name: results[cell.name]["p_value"] for cell in cells}
+    rejected = holm(p_values, LEVEL)
+    certificate = {
+        "schema": SCHEMA,
+        "run": run,
+        "machine": {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()},
+        "family_wise_level": LEVEL,
+        "exact": not any(rejected.values()),
+        "cells": [{**results[cell.name], "name": cell.name, "exact": not rejected[cell.name]} for cell in cells],
+    }
+    _write(output / "certificate.json", certificate)
+    return certificate
+
+
+def sources_hash() -> str:
+    """SHA-256 of the files whose exactness is certified: the samplers and the models."""
+    package = Path(tppsd.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/*.py")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _run(cells: list[Cell], num_events: int, seed: int, processes: int, models: Path) -> Any:
+    """Yield (cell, result) as they finish."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, transient=True) as bar,
+        # new processes, not copies: a copied process would inherit the locks of torch's threads
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        task = bar.add_task("certifying", total=len(cells))
+        running = {pool.submit(run_cell, cell, num_events, seed, models): cell for cell in cells}
+        try:
+            for finished in as_completed(running):
+                cell, result = running[finished], finished.result()
+                line = f"{cell.name}: p = {result['p_value']:.3g}, {result['num_events']:,} events"
+                bar.console.print(line, highlight=False, soft_wrap=True)
+                bar.advance(task)
+                yield cell, result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(output: Path, cell: Cell, run: dict[str, Any]) -> dict[str, Any] | None:
+    """The kept result of a cell, unless another version, seed or number of events made it."""
+    path = output / "cells" / f"{cell.name}.json"
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text())
+    return kept["result"] if kept["run"] == run else None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _print(certificate: dict[str, Any], output: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Own-law tests, {certificate['run']['num_events']:,} events per cell", title_justify="left")
+    for column in (
+        "method",
+        "encoder",
+        "marks",
+        "weights",
+        "draft",
+        "length",
+        "start",
+        "end",
+        "events",
+        "accepted",
+        "p",
+        "verdict",
+    ):
+        table.add_column(column, justify="right" if column in ("marks", "length", "events", "accepted", "p") else "left")
+    for row in certificate["cells"]:
+        cell, accepted = row["cell"], row["step_acceptance"]
+        shown = [str(value) for value in cell.values()]
+        verdict = "exact" if row["exact"] else "[red]REJECTED[/]"
+        table.add_row(
+            *shown, f"{row['num_events']:,}", "" if accepted is None else f"{accepted:.3f}", f"{row['p_value']:.2g}", verdict
+        )
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    console.print(table)
+    num_rejected = sum(not row["exact"] for row in certificate["cells"])
+    if num_rejected:
+        console.print(
+            f"[red]{num_rejected} of {len(certificate['cells'])} cells are rejected[/] (Holm, family-wise level {LEVEL})."
+        )
+    else:
+        console.print(f"No cell is rejected (Holm over {len(certificate['cells'])} cells, family-wise level {LEVEL}).")
+    console.print(f"Written: {output / 'certificate.json'}")
