@@ -141,7 +141,7 @@ CASES: dict[str, tuple[Callable[[], Metric], Callable[[Any, Tensor], None]]] = {
     "discrepancy": (LikelihoodDiscrepancy, feed_discrepancy),
     "next_event": (NextEventDistance, feed_next_events),
     "next_event_discrete": (lambda: NextEventDistance("discrete"), feed_next_events),
-    "permutation": (lambda: SequencePermutationTest(2, num_permutations=99), feed_permutation),
+    "permutation": (lambda: SequencePermutationTest(2, num_permutations=999), feed_permutation),
     "transport": (OptimalTransportDistance, feed_transport),
 }
 
