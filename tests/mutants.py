@@ -394,7 +394,8 @@ def autoregressive_stale_context() -> Any:
 
     def round(self: Autoregressive, rows: Rows, noise: Tensor) -> Tensor:
         newest = rows.pending
-        late = before.pop() if before and len(before[0].ids) == len(newest.ids) else newest
+        last = before.pop() if before else newest
+        late = last if len(last.ids) == len(newest.ids) else newest
         before.append(newest)
         extend = ModelRows.extend
         with patch.object(ModelRows, "extend", lambda self, tokens: extend(self, late)):

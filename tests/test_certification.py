@@ -48,9 +48,9 @@ def test_every_pair_of_choices_is_in_some_cell() -> None:
 
 @pytest.mark.parametrize("cell", all_cells(), ids=lambda cell: cell.name)
 def test_a_cell_passes_quickly(cell: Cell, folder: Path) -> None:
-    """The quick tier: 3,000 events; a right sampler fails a cell for one seed in 10^4."""
-    result = run_cell(cell, 3000, 0, folder)
-    assert result["num_events"] >= 2500
+    """The quick tier: 2,000 events; a right sampler fails a cell for one seed in 10^4."""
+    result = run_cell(cell, 2000, 0, folder)
+    assert result["num_events"] >= 1800
     assert result["p_value"] > FALSE_ALARM
     if cell.draft == "identical":
         assert result["step_acceptance"] == 1.0
@@ -58,42 +58,42 @@ def test_a_cell_passes_quickly(cell: Cell, folder: Path) -> None:
         assert result["step_acceptance"] < 0.01
 
 
-BY_COUNT = Cell("joint", "closed form", 5, "untrained", "another model", 4, "history", "number of events")
-BY_WINDOW = Cell("joint", "thp", 5, "untrained", "another model", 4, "from scratch", "window")
-SILENT = Cell("factorised", "thp", 5, "untrained", "another model", 4, "silence", "window")
-ALONE = Cell("autoregressive", "thp", 5, "untrained", "none", 0, "history", "number of events")
+MARKED = Cell("joint", "closed form", 5, "untrained", "another model", 4, "from scratch", "window")
+REMEMBERED = Cell("joint", "closed form", 5, "untrained", "shifted", 1, "silence", "number of events")
+TWO_COINS = Cell("factorised", "closed form", 5, "untrained", "another model", 4, "history", "number of events")
 IN_BLOCKS = Cell("block", "closed form", 5, "untrained", "another model", 4, "history", "number of events")
+ALONE = Cell("autoregressive", "closed form", 5, "untrained", "none", 0, "history", "number of events")
 
 
 @pytest.mark.parametrize(
     ("name", "cell"),
     [
-        ("marks_untested_joint", BY_COUNT),
-        ("adjusted_is_target_joint", BY_COUNT),
-        ("adjusted_law_of_the_next_position", BY_COUNT),
-        ("bonus_from_the_draft", BY_WINDOW),
-        ("law_of_the_event_before", BY_WINDOW),
-        ("wrong_rollback_after_full_acceptance", BY_WINDOW),
-        ("no_rollback_after_rejection", BY_WINDOW),
-        ("row_reads_its_neighbours_cache", BY_WINDOW),
-        ("round_that_crosses_the_end_is_dropped", BY_WINDOW),
-        ("both_redrawn_from_adjusted", SILENT),
-        ("silence_ignored", SILENT),
+        ("marks_untested_joint", MARKED),
+        ("adjusted_is_target_joint", MARKED),
+        ("adjusted_law_of_the_next_position", MARKED),
+        ("law_of_the_event_before", MARKED),
+        ("no_rollback_after_rejection", MARKED),
+        ("wrong_rollback_after_full_acceptance", REMEMBERED),
+        ("row_reads_its_neighbours_cache", REMEMBERED),
+        ("bonus_from_the_draft", REMEMBERED),
+        ("silence_ignored", REMEMBERED),
+        ("both_redrawn_from_adjusted", TWO_COINS),
         ("block_corrects_as_joint_does", IN_BLOCKS),
         ("autoregressive_stale_context", ALONE),
     ],
 )
 def test_a_wrong_sampler_is_not_certified(name: str, cell: Cell, folder: Path) -> None:
-    """30,000 events suffice for p < 1e-6, where the certification itself has 33 times as many."""
+    """20,000 events suffice for p < 1e-6, where the certification itself has 50 times as many."""
     with mutant(name):
-        assert run_cell(cell, 30_000, 0, folder)["p_value"] < REJECTED
+        assert run_cell(cell, 20_000, 0, folder)["p_value"] < REJECTED
 
 
-@pytest.mark.parametrize("cell", [BY_COUNT, BY_WINDOW, SILENT, ALONE, IN_BLOCKS], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [MARKED, REMEMBERED, TWO_COINS, IN_BLOCKS, ALONE], ids=lambda cell: cell.name)
 def test_the_right_sampler_is(cell: Cell, folder: Path) -> None:
-    assert run_cell(cell, 30_000, 0, folder)["p_value"] > FALSE_ALARM
+    assert run_cell(cell, 20_000, 0, folder)["p_value"] > FALSE_ALARM
 
 
+@torch.inference_mode()
 def test_rare_marks_are_as_rare_as_they_say(folder: Path) -> None:
     """The target gives mark 0, the draft mark 1, a probability of 1e-7; both laws sum to one."""
     cell = next(cell for cell in all_cells() if cell.draft == "rare marks")

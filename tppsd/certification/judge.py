@@ -6,10 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from tppsd.metrics.functional import carry_over, ks_exponential, ks_uniform, own_law_residuals, pair_independence
+from tppsd.metrics.functional import (
+    SequenceResiduals,
+    carried_forecasts,
+    carry_over,
+    ks_exponential,
+    ks_uniform,
+    own_law_residuals,
+    pair_independence,
+)
 from tppsd.sampling.samples import SampledSequences
 
+IMPOSSIBLE = 1e-6  # a residual below minus this is no rounding
 _POSITIONS = 4  # after the start of a sequence, where a wrong start or a wrong round shows most
 
 
@@ -17,28 +27,47 @@ def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
     """p-values of "these sequences were drawn from the target's law", by name of the test.
 
     Time-rescaling residuals with carry-over are i.i.d. Exp(1), randomised mark PITs i.i.d. U(0, 1): Kolmogorov-Smirnov tests of
-    both, and contingency tests of their independence, of one another and of the event before. Where sequences end by their number
-    of events, the first events are also tested by themselves (nothing censors them there).
+    both, and contingency tests of their independence: of one another, of the event before, and of what the target forecasts given
+    the whole history, where a sampler that looked at another history shows first. Where sequences end by their number of events,
+    the first events are also tested by themselves (nothing censors them there).
     """
     sequences = [replace(sequence, index=i) for i, sequence in enumerate(samples.with_history())]
     num_given = [len(history) for history in samples.histories]
     residuals = own_law_residuals(target, sequences, num_given, [history.window_end for history in samples.histories])
+    if any(bool((row.gaps < -IMPOSSIBLE).any()) for row in residuals):
+        return {"no event where the law has none": 0.0}  # within the silence, say
     gaps = carry_over(residuals)
-    times = -torch.expm1(-gaps)
-    p_values = {"times": ks_exponential(gaps).p_value, "time, next time": pair_independence(times[:-1], times[1:]).p_value}
-    marks = torch.cat([row.mark_uniforms for row in residuals])
+    times, marks = -torch.expm1(-gaps), torch.cat([row.mark_uniforms for row in residuals])
+    p_values = {
+        "times": ks_exponential(gaps).p_value,
+        "time, next time": pair_independence(times[:-1], times[1:]).p_value,
+        "expected time, time": pair_independence(_ranks(carried_forecasts(residuals)), times).p_value,
+    }
     if len(marks):
         p_values["marks"] = ks_uniform(marks).p_value
         p_values["time, mark"] = pair_independence(times, marks).p_value
         p_values["mark, next time"] = pair_independence(marks[:-1], times[1:]).p_value
         p_values["mark, next mark"] = pair_independence(marks[:-1], marks[1:]).p_value
-    if bool(torch.isnan(samples.ends).all()):
-        for position in range(min(_POSITIONS, min(len(row.gaps) for row in residuals))):
-            p_values[f"time {position + 1}"] = ks_exponential(torch.stack([row.gaps[position] for row in residuals])).p_value
-            if len(marks):
-                uniforms = torch.stack([row.mark_uniforms[position] for row in residuals])
-                p_values[f"mark {position + 1}"] = ks_uniform(uniforms).p_value
+        expected = torch.cat([row.expected_marks for row in residuals])
+        p_values["expected mark, mark"] = pair_independence(_ranks(expected), marks).p_value
+    return p_values | (_first_events(residuals) if bool(torch.isnan(samples.ends).all()) else {})
+
+
+def _first_events(residuals: list[SequenceResiduals]) -> dict[str, float]:
+    """Tests of the 1st, 2nd, ... event after the start of every sequence."""
+    p_values = {}
+    for i in range(min(_POSITIONS, min(len(row.gaps) for row in residuals))):
+        p_values[f"time {i + 1}"] = ks_exponential(torch.stack([row.gaps[i] for row in residuals])).p_value
+        if len(residuals[0].mark_uniforms):
+            p_values[f"mark {i + 1}"] = ks_uniform(torch.stack([row.mark_uniforms[i] for row in residuals])).p_value
     return p_values
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Numbers in (0, 1) in the order of `values`, equal values by their place."""
+    ranks = torch.empty(len(values), dtype=torch.float64)
+    ranks[values.argsort(stable=True)] = torch.arange(len(values), dtype=torch.float64)
+    return (ranks + 0.5) / len(values)
 
 
 def combined(p_values: dict[str, float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,32 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.processes.hawkes import Hawkes
 
-MEAN_INTER_TIME = 0.4  # about, of the process that targets are trained on
+MEAN_INTER_TIME = 0.4  # of the training data, about
+_LENGTH = 40  # events
 _SIZE = {"embed_dim": 16, "num_heads": 2, "num_components": 3}
 _OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "thp"}
-TRAINING_STEPS = 300
+TRAINING_STEPS = 600
 
 
 @cache
 def event_data(num_marks: int, num_sequences: int, seed: int) -> list[EventSequence]:
-    """Hawkes times, about 2.5 events per unit of time, on [0, 20]; each mark is the one before plus 0, 1 or 2, modulo num_marks."""
+    """Sequences of 40 events with memory: both log inter-time and mark follow those of the event before the last one.
+
+        log tau_i = c + 0.8 (log tau_{i-2} - c) + 0.6 e_i,   k_i = k_{i-2} + (0, 1 or 2) modulo num_marks
+
+    so that a target must look back, and a wrong cache shows.
+    """
     generator = torch.Generator().manual_seed(seed)
-    sequences = []
-    for whole in Hawkes(1.25, 1.0, 2.0).simulate(num_sequences, t_end=20.0, seed=seed):
-        marks = torch.randint(3, (len(whole),), generator=generator).cumsum(0) % num_marks
-        sequences.append(EventSequence(whole.event_times, marks, whole.t_start, whole.t_end, whole.index))
-    return sequences
+    deviations = torch.zeros(num_sequences, _LENGTH + 2, dtype=torch.float64)
+    marks = torch.zeros(num_sequences, _LENGTH + 2, dtype=torch.int64)
+    for i in range(2, _LENGTH + 2):
+        noise = torch.randn(num_sequences, generator=generator, dtype=torch.float64)
+        deviations[:, i] = 0.8 * deviations[:, i - 2] + 0.6 * noise
+        marks[:, i] = (marks[:, i - 2] + torch.randint(3, (num_sequences,), generator=generator)) % num_marks
+    times = (math.log(MEAN_INTER_TIME) - 0.5 + deviations[:, 2:]).exp().cumsum(1)
+    rows = zip(times, marks[:, 2:], strict=True)
+    return [EventSequence(time, mark.clone(), 0.0, float(time[-1]) + 0.1, i) for i, (time, mark) in enumerate(rows)]
 
 
 def training_data(num_marks: int) -> list[EventSequence]:
@@ -39,8 +49,11 @@ def training_data(num_marks: int) -> list[EventSequence]:
 
 
 def make_lively(model: TransformerTPP) -> TransformerTPP:
-    """Scale up the heads of an untrained model, so that its laws differ much from history to history."""
+    """Scale up what an untrained model makes of older events, and its heads: its laws differ much from history to history."""
     with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("from_heads.weight"):
+                parameter.mul_(4.0)
         model.decoder.to_mixture.weight.mul_(2.0)
         if model.decoder.marks is not None:
             model.decoder.marks.to_logits.weight.mul_(3.0)
@@ -68,7 +81,7 @@ def build(cell: Cell, folder: Path) -> tuple[Any, Any]:
 
 def _base(encoder: str, cell: Cell, folder: Path, num_layers: int) -> Any:
     if encoder == "closed form":
-        return ClosedFormTPP.random(cell.num_marks, seed=cell.num_marks)
+        return ClosedFormTPP.swinging(cell.num_marks, seed=cell.num_marks)
     path = folder / f"{encoder}-{cell.num_marks}-{cell.weights}-{num_layers}.ckpt"
     if not path.exists():
         model = _train if cell.weights == "trained" else _untrained

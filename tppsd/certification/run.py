@@ -19,7 +19,7 @@ from tppsd.sampling.samples import SampledSequences
 
 _ROWS = 512  # in flight
 _LENGTH = 40  # events per sequence, about
-_PILOT = 64  # sequences
+_PILOT = 32  # sequences
 _MARGIN = 1.05  # so that a little fewer events per sequence than in the pilot are still enough
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -86,25 +87,32 @@ def sources_hash() -> str:
     return digest.hexdigest()
 
 
-def _run(cells: list[Cell], num_events: int, seed: int, processes: int, models: Path) -> Any:
+def _run(cells: list[Cell], num_events: int, seed: int, processes: int, models: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Yield (cell, result) as they finish."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with (
-        Progress(*columns, transient=True) as bar,
-        # new processes, not copies: a copied process would inherit the locks of torch's threads
-        ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
+    with Progress(*columns, transient=True) as bar:
         task = bar.add_task("certifying", total=len(cells))
+        for cell, result in _results(cells, num_events, seed, processes, models):
+            line = f"{cell.name}: p = {result['p_value']:.3g}, {result['num_events']:,} events"
+            bar.console.print(line, highlight=False, soft_wrap=True)
+            bar.advance(task)
+            yield cell, result
+
+
+def _results(
+    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    if processes == 1 or len(cells) < 2:
+        yield from ((cell, run_cell(cell, num_events, seed, models)) for cell in cells)
+        return
+    # new processes, not copies: a copied process would inherit the locks of torch's threads
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         running = {pool.submit(run_cell, cell, num_events, seed, models): cell for cell in cells}
         try:
             for finished in as_completed(running):
-                cell, result = running[finished], finished.result()
-                line = f"{cell.name}: p = {result['p_value']:.3g}, {result['num_events']:,} events"
-                bar.console.print(line, highlight=False, soft_wrap=True)
-                bar.advance(task)
-                yield cell, result
+                yield running[finished], finished.result()
         finally:
             pool.shutdown(cancel_futures=True)
 

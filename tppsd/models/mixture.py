@@ -161,6 +161,11 @@ class LogNormalMixture:
         return self.icdf(torch.full(self.batch_shape, 0.5, dtype=torch.float64, device=self.means.device))
 
     @property
+    def mean_log(self) -> Tensor:
+        """E[log tau] without truncation, float64 (*batch,)."""
+        return self.shift + self.scale * (self.log_weights.double().exp() * self.means.double()).sum(-1)
+
+    @property
     def mean(self) -> Tensor:
         """E[tau] = sum_m w_m exp(shift + scale mean_m + (scale std_m)^2 / 2), float64 (*batch,)."""
         law = self.double()

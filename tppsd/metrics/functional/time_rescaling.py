@@ -26,12 +26,16 @@ class SequenceResiduals:
         leftover: Lambda(t_end) - Lambda(t_N), the whole compensator if there is no event, 0 if the sequence ended by its
             number of events.
         mark_uniforms: float64 (num_events,), randomised PITs of the marks; empty where the marks are not tested.
+        expected_times: float64 (num_events + 1,), E[log tau] of every scored interval, that of the leftover included.
+        expected_marks: float64 (num_events,), the mean of the mark's number given its history and inter-time.
     """
 
     index: int
     gaps: Tensor
     leftover: float
     mark_uniforms: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    expected_times: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    expected_marks: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
 
 class KSResult(NamedTuple):
@@ -67,6 +71,28 @@ def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
     carried = torch.zeros(int(receiver[-1]) + 1, dtype=torch.float64).index_add_(0, receiver, leftovers)
     first = (lengths.cumsum(0) - lengths)[lengths > 0]
     return gaps.index_add(0, first, carried[:-1])
+
+
+def carried_forecasts(residuals: Iterable[SequenceResiduals]) -> Tensor:
+    """The law's E[log tau] when each gap of `carry_over` began, float64 (num_events,).
+
+    Under the right law a gap is Exp(1) whatever was known at its beginning, so it does not depend on this forecast; a sampler
+    that looked at another history shows here first. A gap that was carried over began in an earlier sequence: its forecast is
+    that one's (the later one would tell that the gap was cut, and long gaps are cut more often).
+    """
+    forecasts, pending = [], None
+    for row in sorted(residuals, key=lambda row: row.index):
+        expected = row.expected_times
+        if len(row.gaps):
+            own = expected[:-1].clone()
+            if pending is not None:
+                own[0] = pending
+            forecasts.append(own)
+        if row.leftover > 0:
+            pending = pending if pending is not None and not len(row.gaps) else expected[-1]
+        elif len(row.gaps):
+            pending = None
+    return torch.cat(forecasts) if forecasts else torch.empty(0, dtype=torch.float64)
 
 
 def _check(index: Tensor, gaps: Tensor, lengths: Tensor, leftovers: Tensor) -> None:
