@@ -49,14 +49,20 @@ def training_data(num_marks: int) -> list[EventSequence]:
 
 
 def make_lively(model: TransformerTPP) -> TransformerTPP:
-    """Scale up what an untrained model makes of older events, and its heads: its laws differ much from history to history."""
+    """Scale up the heads of an untrained model, so that its laws differ much from history to history."""
+    with torch.no_grad():
+        model.decoder.to_mixture.weight.mul_(2.0)
+        if model.decoder.marks is not None:
+            model.decoder.marks.to_logits.weight.mul_(3.0)
+    return model
+
+
+def _make_attentive(model: TransformerTPP) -> TransformerTPP:
+    """Scale up what an untrained model makes of older events, so that a wrong cache shows."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("from_heads.weight"):
                 parameter.mul_(4.0)
-        model.decoder.to_mixture.weight.mul_(2.0)
-        if model.decoder.marks is not None:
-            model.decoder.marks.to_logits.weight.mul_(3.0)
     return model
 
 
@@ -95,7 +101,7 @@ def _untrained(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
         torch.manual_seed(num_layers)
         model = TransformerTPP(num_marks, encoder, num_layers=num_layers, mark_decoder=decoder, **_SIZE)  # type: ignore[arg-type]
     model.set_statistics(DataStatistics.of(training_data(num_marks), num_marks))
-    return make_lively(model).eval()
+    return _make_attentive(make_lively(model)).eval()
 
 
 def _train(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:

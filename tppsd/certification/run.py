@@ -19,7 +19,7 @@ from tppsd.sampling.samples import SampledSequences
 
 _ROWS = 512  # in flight
 _LENGTH = 40  # events per sequence, about
-_PILOT = 32  # sequences
+_PILOT = 32, 0.01  # at least so many sequences, and this share of those wanted
 _MARGIN = 1.05  # so that a little fewer events per sequence than in the pilot are still enough
 
 
@@ -64,7 +64,8 @@ def draw(cell: Cell, target: Any, draft: Any, num_events: int, seed: int) -> Sam
     options: dict[str, Any] = {"method": "autoregressive"}
     if cell.method != "autoregressive":
         options = {"method": "speculative", "rule": cell.method, "draft_length": cell.draft_length}
-    pilot_paths = _PILOT // (len(histories) if histories else 1)
+    num_pilots = max(_PILOT[0], int(_PILOT[1] * num_events / _LENGTH))
+    pilot_paths = num_pilots // (len(histories) if histories else 1)
     pilot = sequences(pilot_paths, "pilot")
     return sequences(math.ceil(_MARGIN * num_events * pilot_paths / max(1, pilot.stats.num_events)), "samples")
 
