@@ -1,6 +1,7 @@
 """What tests/test_ddp.py runs on one process (imported) and on two (as a script, which Lightning starts once more).
 
-python tests/ddp_script.py FOLDER: fit on two processes with the callback, then predict, and leave what came of it in FOLDER.
+python tests/ddp_script.py FOLDER DRAFT: fit on two processes with the callback, test, compute every metric, then predict, and
+leave what came of it in FOLDER.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import seed_everything
 from lightning_helpers import SMALL, small_data, trainer
+from metric_cases import results
 
 from tppsd import Sampler, SampleWriter, SamplingOptions, SpeculativeSampling, TargetTPP
 from tppsd.lightning.requests import Requests
@@ -20,7 +22,7 @@ PRECISION = "64-true"  # so that only a wrong reduction can make a difference
 
 
 def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
-    """Leave fit.pt (weights and metrics), target.ckpt and samples/ in `folder`."""
+    """Leave fit.pt (weights and metrics), RANK.pt (of every metric class), target.ckpt and samples/ in `folder`."""
     distributed = {"devices": world_size, "strategy": "ddp" if world_size > 1 else "auto"}
     seed_everything(0, verbose=False)
     callback = SpeculativeSampling(draft=draft, every_n_epochs=1, num_sequences=3, options=SamplingOptions(draft_length=3))
@@ -29,6 +31,8 @@ def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
     run.fit(module, datamodule=small_data(batch_size=GLOBAL_BATCH // world_size))
     metrics = {name: float(value) for name, value in run.callback_metrics.items()}
     run.save_checkpoint(folder / "target.ckpt")
+    metrics |= run.test(module, datamodule=small_data(batch_size=GLOBAL_BATCH // world_size), verbose=False)[0]
+    torch.save(results(run.global_rank, world_size), folder / f"{run.global_rank}.pt")
     if run.is_global_zero:
         torch.save({"weights": module.state_dict(), "metrics": metrics}, folder / "fit.pt")
 

@@ -12,6 +12,7 @@ import pandas
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted
+from metric_oracles import oracles
 
 from tppsd import DraftTPP
 
@@ -43,6 +44,19 @@ def test_fit_equals_one_process_on_the_same_global_batch(folders: tuple[Path, Pa
     for name, value in one["metrics"].items():
         if name not in ("sampling/speedup", "sampling/events_per_second"):  # wall-clock times
             assert two["metrics"][name] == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_every_metric_equals_one_process_and_scipy(folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    (single,), pair = ([torch.load(folder / f"{rank}.pt") for rank in range(n)] for folder, n in ((one, 1), (two, 2)))
+    expected = oracles()
+    for ranked in pair:
+        assert ranked.keys() == single.keys() == expected.keys()
+        for name, values in ranked.items():
+            assert values == pytest.approx(single[name], rel=1e-12), name
+            assert values[: len(expected[name])] == pytest.approx(expected[name], rel=1e-6), name
 
 
 @pytest.mark.slow

@@ -3,62 +3,18 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any
 
 import pytest
 import torch
+from metric_cases import CASES, NUM_ITEMS, fed, numbers, residuals
+from metric_oracles import oracles
 from scipy import stats
-from torch import Tensor
 from torchmetrics import Metric
+from two_ranks import BOTH_WAYS, NO_UPDATE, synced
 
 from tppsd.metrics import AcceptanceStatistics, MarkPIT, NegativeLogLikelihood, TimeRescalingKS
-from tppsd.metrics.functional import SequenceResiduals, acceptance_rate, carry_over, events_per_round, step_acceptance
-
-
-def residuals(num_sequences: int = 40) -> list[SequenceResiduals]:
-    g = torch.Generator().manual_seed(0)
-    rows = []
-    for i in range(num_sequences):
-        n = int(torch.randint(0, 6, (), generator=g))
-        gaps = torch.empty(n, dtype=torch.float64).exponential_(generator=g)
-        leftover = float(torch.rand((), generator=g))
-        rows.append(SequenceResiduals(i, gaps, leftover, torch.rand(n, dtype=torch.float64, generator=g)))
-    return rows
-
-
-def synced(ranks: list[Metric]) -> list[Any]:
-    """What `compute` returns on every rank, each a thread with torchmetrics' own synchronisation over a shared list."""
-    barrier, box, results = threading.Barrier(len(ranks)), {}, {}
-
-    def gather(rank: int, value: Tensor) -> list[Tensor]:
-        box[rank] = value
-        barrier.wait(30)
-        gathered = [box[r] for r in range(len(ranks))]
-        barrier.wait(30)
-        assert len({(v.dtype, v.dim()) for v in gathered}) == 1  # what a collective demands
-        return gathered
-
-    def run(rank: int, metric: Metric) -> None:
-        metric.dist_sync_fn = lambda value, group=None: gather(rank, value)
-        metric.distributed_available_fn = lambda: True
-        results[rank] = metric.compute()
-
-    threads = [threading.Thread(target=run, args=item) for item in enumerate(ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return [results[rank] for rank in range(len(ranks))]
-
-
-def merged(ranks: list[Metric]) -> list[Any]:
-    for other in ranks[1:]:
-        ranks[0].merge_state(other)
-    return [ranks[0].compute()]
-
-
-BOTH_WAYS = pytest.mark.parametrize("reduce", [synced, merged])
+from tppsd.metrics.functional import acceptance_rate, carry_over, events_per_round, step_acceptance
 
 
 @BOTH_WAYS
@@ -87,9 +43,6 @@ def test_mark_pit_over_ranks(reduce: Any) -> None:
     for result in reduce(ranks):
         assert math.isclose(result.statistic, reference.statistic, rel_tol=1e-12)
         assert math.isclose(result.p_value, reference.pvalue, rel_tol=1e-9)
-
-
-NO_UPDATE = pytest.mark.filterwarnings("ignore:The ``compute`` method")  # torchmetrics on a rank without data
 
 
 @NO_UPDATE
@@ -147,11 +100,53 @@ def test_many_small_terms_keep_their_digits() -> None:
     assert float(metric.compute()) == (2**24 + 8) / 2**24
 
 
-@pytest.mark.parametrize("cls", [TimeRescalingKS, MarkPIT])
-def test_reset_forgets(cls: Any) -> None:
-    metric = cls()
-    metric.update(residuals())
-    before = metric.compute()
+# --- every class -----------------------------------------------------------------------------------------------------
+
+EVERY_CLASS = pytest.mark.parametrize("name", CASES)
+
+
+@EVERY_CLASS
+def test_any_split_into_batches_gives_what_all_at_once_does(name: str) -> None:
+    """Shuffled, uneven, with an empty batch in the middle."""
+    order = torch.randperm(NUM_ITEMS, generator=torch.Generator().manual_seed(0))
+    expected = numbers(fed(name, torch.arange(NUM_ITEMS)).compute())
+    assert all(math.isfinite(number) for number in expected)
+    split = fed(name, *order.tensor_split([1, 90, 90, 200]))
+    assert numbers(split.compute()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_class_agrees_with_scipy_or_a_loop() -> None:
+    expected = oracles()
+    assert expected.keys() == CASES.keys()
+    for name, values in expected.items():
+        found = numbers(fed(name, torch.arange(NUM_ITEMS)).compute())[: len(values)]
+        assert found == pytest.approx(values, rel=1e-6 if name == "crps" else 1e-9), name
+
+
+@EVERY_CLASS
+@BOTH_WAYS
+def test_any_split_over_ranks_gives_what_one_rank_does(name: str, reduce: Any) -> None:
+    """All first samples are on one rank and all second ones on the other."""
+    items = torch.arange(NUM_ITEMS)
+    expected = numbers(fed(name, items).compute())
+    for result in reduce([fed(name, items[::2]), fed(name, items[1::2])]):
+        assert numbers(result) == pytest.approx(expected, rel=1e-12)
+
+
+@NO_UPDATE
+@EVERY_CLASS
+def test_a_rank_without_items(name: str) -> None:
+    items = torch.arange(NUM_ITEMS)
+    expected = numbers(fed(name, items).compute())
+    for result in synced([fed(name), fed(name, items)]):
+        assert numbers(result) == pytest.approx(expected, rel=1e-12)
+
+
+@EVERY_CLASS
+def test_reset_forgets(name: str) -> None:
+    items = torch.arange(NUM_ITEMS)
+    expected = numbers(fed(name, items).compute())
+    metric = fed(name, items[:50])
     metric.reset()
-    metric.update(residuals())
-    assert metric.compute() == before
+    CASES[name][1](metric, items)
+    assert numbers(metric.compute()) == pytest.approx(expected, rel=1e-12)

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
+from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
@@ -27,6 +28,7 @@ class TPPModule(LightningModule):
 
     Every logged NLL is in nats per event; `nll_time` contains the survival term, so nll = nll_time + nll_mark. `val/nll` is of
     the `window` convention, as is `val/nll_poisson`, the NLL of a history-free Poisson process.
+    Testing also logs `ForecastMetrics`.
 
     Args:
         num_marks: number of marks; 1 = unmarked. On the command line it comes from the data.
@@ -78,6 +80,7 @@ class TPPModule(LightningModule):
         names = ["val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "test/nll_poisson"]
         names += [f"test/{name}_{convention}" for convention in CONVENTIONS for name in ("nll", "nll_time", "nll_mark")]
         self.metrics = torch.nn.ModuleDict({name: NegativeLogLikelihood() for name in names})
+        self.forecasts = ForecastMetrics(num_marks)
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
         return self.model(batch)
@@ -126,6 +129,12 @@ class TPPModule(LightningModule):
     def test_step(self, batch: EventBatch, batch_idx: int) -> None:
         for convention in CONVENTIONS:
             self._score(batch, convention, "test", f"_{convention}")
+        self.forecasts.update(self.model(batch), batch, self.model.statistics.min_inter_time)
+
+    def on_test_epoch_end(self) -> None:
+        # equal on all ranks already; without sync_dist, Lightning warns
+        self.log_dict({f"test/{name}": value for name, value in self.forecasts.compute().items()}, sync_dist=True)
+        self.forecasts.reset()
 
     def _score(self, batch: EventBatch, convention: Convention, stage: str, suffix: str) -> None:
         time, mark, survival = self.model.log_likelihood_parts(batch, convention)

@@ -1,4 +1,4 @@
-"""Fidelity, likelihood and acceptance: torchmetrics classes here, their formulas in `tppsd.metrics.functional`."""
+"""Fidelity, forecasts, likelihood and acceptance: torchmetrics classes here, their formulas in `tppsd.metrics.functional`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,48 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tppsd.metrics.acceptance import AcceptanceStatistics
+    from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
+    from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy
+    from tppsd.metrics.independence import GapIndependence, MarkIndependence
     from tppsd.metrics.likelihood import NegativeLogLikelihood
     from tppsd.metrics.residuals import MarkPIT, TimeRescalingKS
+    from tppsd.metrics.transport import OptimalTransportDistance
+    from tppsd.metrics.two_samples import LikelihoodDiscrepancy, NextEventDistance, SequencePermutationTest
 
-__all__ = ["AcceptanceStatistics", "MarkPIT", "NegativeLogLikelihood", "TimeRescalingKS"]
+__all__ = [
+    "AcceptanceStatistics",
+    "GapIndependence",
+    "InterTimeCRPS",
+    "InterTimeCalibration",
+    "InterTimeRMSE",
+    "LikelihoodDiscrepancy",
+    "MarkAccuracy",
+    "MarkCalibrationError",
+    "MarkIndependence",
+    "MarkPIT",
+    "NegativeLogLikelihood",
+    "NextEventDistance",
+    "OptimalTransportDistance",
+    "SequencePermutationTest",
+    "TimeRescalingKS",
+]
 
 # torchmetrics takes seconds to import and brings matplotlib and scipy: only for those who ask for a class
 _MODULES = {
     "AcceptanceStatistics": "acceptance",
+    "GapIndependence": "independence",
+    "InterTimeCRPS": "forecast",
+    "InterTimeCalibration": "calibration",
+    "InterTimeRMSE": "forecast",
+    "LikelihoodDiscrepancy": "two_samples",
+    "MarkAccuracy": "forecast",
+    "MarkCalibrationError": "calibration",
+    "MarkIndependence": "independence",
     "MarkPIT": "residuals",
     "NegativeLogLikelihood": "likelihood",
+    "NextEventDistance": "two_samples",
+    "OptimalTransportDistance": "transport",
+    "SequencePermutationTest": "two_samples",
     "TimeRescalingKS": "residuals",
 }
 

@@ -72,6 +72,10 @@ class TimeRescalingKS(_ResidualMetric):
         """Carried-over gaps of this rank's sequences, float64 (num_events,)."""
         return carry_over(self._sequences())
 
+    def uniforms(self) -> Tensor:
+        """1 - exp(-gap) of `gaps`, float64 (num_events,)."""
+        return -torch.expm1(-self.gaps().clamp_min(0))
+
     def compute(self) -> KSResult:
         """Statistic, p-value and number of gaps over all ranks."""
         return ks_exponential(self.gaps())
@@ -87,6 +91,10 @@ class MarkPIT(_ResidualMetric):
     def _values(residuals: SequenceResiduals) -> Tensor:
         return residuals.mark_uniforms
 
+    def uniforms(self) -> Tensor:
+        """PITs of this rank's sequences, float64 (num_events,)."""
+        return torch.cat([torch.empty(0, dtype=torch.float64), *(row.gaps for row in self._sequences())])
+
     def compute(self) -> KSResult:
         """Statistic, p-value and number of marks over all ranks; NaN and 0 for unmarked events."""
-        return ks_uniform(torch.cat([torch.empty(0, dtype=torch.float64), *(row.gaps for row in self._sequences())]))
+        return ks_uniform(self.uniforms())

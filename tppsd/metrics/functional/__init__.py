@@ -1,11 +1,14 @@
 """The formulas, as plain functions of tensors. No torchmetrics, no Lightning; scipy only where a p-value is asked for."""
 
 from tppsd.metrics.functional.acceptance import acceptance_by_position, acceptance_rate, events_per_round, step_acceptance
+from tppsd.metrics.functional.calibration import PITCalibration, confidence_bins, expected_calibration_error, pit_calibration
 from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlation
+from tppsd.metrics.functional.forecast import marginal_mark_probs, mark_accuracy, quantiles, rmse
 from tppsd.metrics.functional.independence import IndependenceResult, lag1_independence
 from tppsd.metrics.functional.likelihood import likelihood_discrepancy, nll_per_event
-from tppsd.metrics.functional.own_law import own_law_residuals
+from tppsd.metrics.functional.own_law import law_residuals, own_law_residuals
 from tppsd.metrics.functional.permutation import PermutationResult, event_counts, mark_totals, permutation_test, time_counts
+from tppsd.metrics.functional.scoring import crps
 from tppsd.metrics.functional.time_rescaling import (
     KSResult,
     SequenceResiduals,
@@ -14,28 +17,43 @@ from tppsd.metrics.functional.time_rescaling import (
     ks_exponential,
     ks_uniform,
 )
+from tppsd.metrics.functional.transport import transport_distance
+from tppsd.metrics.functional.wasserstein import earth_movers_distance, wasserstein_distance
 
 __all__ = [
     "IndependenceResult",
     "KSResult",
     "Lag1Correlation",
+    "PITCalibration",
     "PermutationResult",
     "SequenceResiduals",
     "acceptance_by_position",
     "acceptance_rate",
     "carry_over",
+    "confidence_bins",
+    "crps",
+    "earth_movers_distance",
     "event_counts",
     "events_per_round",
+    "expected_calibration_error",
     "ks_band",
     "ks_exponential",
     "ks_uniform",
     "lag1_correlation",
     "lag1_independence",
+    "law_residuals",
     "likelihood_discrepancy",
+    "marginal_mark_probs",
+    "mark_accuracy",
     "mark_totals",
     "nll_per_event",
     "own_law_residuals",
     "permutation_test",
+    "pit_calibration",
+    "quantiles",
+    "rmse",
     "step_acceptance",
     "time_counts",
+    "transport_distance",
+    "wasserstein_distance",
 ]

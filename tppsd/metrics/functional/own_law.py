@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.metrics.functional.time_rescaling import SequenceResiduals
 from tppsd.models.law import NextEventLaw
+from tppsd.models.mixture import LogNormalMixture
 
 LawModel = Callable[[EventBatch], NextEventLaw]
 
@@ -66,6 +67,22 @@ def own_law_residuals(
     return [residuals[i] for i in range(len(rows))]
 
 
+def law_residuals(law: NextEventLaw, batch: EventBatch) -> list[SequenceResiduals]:
+    """Time-rescaling residuals of a batch of whole sequences, without marks, under laws that are at hand: z_i and leftover of
+    `own_law_residuals`, computed in float64 from the parameters of `law`, of batch shape (batch, length + 1)."""
+    _, compensators = _compensators(law.inter_time.double(), batch)
+    rows = zip(batch.index.tolist(), compensators.cpu(), batch.lengths.tolist(), strict=True)
+    return [SequenceResiduals(index, row[:length], float(row[length])) for index, row, length in rows]
+
+
+def _compensators(law: LogNormalMixture, batch: EventBatch) -> tuple[Tensor, Tensor]:
+    """tau_i and -log S(tau_i | h_{i-1}), both (batch, length + 1); entry N of a row is for its interval from t_N to t_end."""
+    silence = (batch.t_end - batch.last_times).unsqueeze(1)
+    intervals = torch.cat([batch.inter_times, torch.ones_like(silence)], 1)
+    intervals = intervals.scatter(1, batch.lengths.unsqueeze(1), silence)
+    return intervals, -law.log_survival(intervals)
+
+
 def _rows(
     sequences: Sequence[EventSequence], num_given: Sequence[int] | None, observed_until: Sequence[float | None] | None
 ) -> list[_Row]:
@@ -118,10 +135,7 @@ def _score(model: LawModel, rows: list[_Row], device: torch.device, seed: int) -
     num_history = torch.tensor([row.num_history for row in rows], device=device)
     elapsed = torch.tensor([row.elapsed for row in rows], dtype=torch.float64, device=device)
     law = model(batch)
-    silence = (batch.t_end - batch.last_times).unsqueeze(1)
-    intervals = torch.cat([batch.inter_times, torch.ones_like(silence)], 1)
-    intervals = intervals.scatter(1, batch.lengths.unsqueeze(1), silence)  # (batch, length + 1): the last one has no event
-    compensators = -law.log_survival(intervals)
+    intervals, compensators = _compensators(law.inter_time, batch)
     known = law.at(num_history).log_survival(elapsed)  # (batch,)
     compensators = compensators.scatter_add(1, num_history.unsqueeze(1), known.unsqueeze(1)).cpu()
     mark_log_probs = law.mark_log_probs(intervals)[:, :-1].cpu()  # (batch, length, num_marks)

@@ -1,0 +1,106 @@
+"""What scipy and plain loops say about the data of tests/metric_cases.py, and oracles of single formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from metric_cases import ITEMS, NUM_MARKS, RESIDUALS, SEQUENCES
+from scipy import stats
+from scipy.integrate import simpson
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from tppsd.data.sequences import EventSequence
+from tppsd.metrics.functional import carry_over
+from tppsd.metrics.functional.transport import HYPRO_COSTS
+from tppsd.models.mixture import LogNormalMixture
+
+
+def crps_by_quadrature(law: LogNormalMixture, tau: float, num_nodes: int = 10_001) -> float:
+    """integral_0^tau G^2 dx + integral_tau^inf S^2 dx of one law, by Simpson's rule in log x."""
+
+    def integral(log_squared: Tensor, y: Tensor) -> float:
+        return float(simpson((log_squared + y).exp().numpy(), x=y.numpy()))
+
+    a, s = law.shift + law.scale * law.means, law.scale * law.log_stds.exp()
+    log_tau = torch.tensor(tau, dtype=torch.float64).log()
+    low, high = float((a - 12 * s).min()), float((a + 3 * s * s + 12 * s).max())
+    left = torch.linspace(min(low, float(log_tau) - 40), float(log_tau), num_nodes, dtype=torch.float64)
+    right = torch.linspace(float(log_tau), max(high, float(log_tau)), num_nodes, dtype=torch.float64)
+    below = 2 * law.cdf(left.exp()).log()
+    return integral(below, left) + integral(2 * law.log_survival(right.exp()), right)
+
+
+def transport_by_assignment(first: EventSequence, second: EventSequence, cost: float, num_marks: int = NUM_MARKS) -> float:
+    """The assignment problem with a dummy partner at distance `cost` for every event."""
+    total = 0.0
+    for mark in range(num_marks):
+        a, b = (s.event_times[s.marks == mark].numpy() for s in (first, second))
+        table = np.full((len(a) + len(b), len(a) + len(b)), cost)
+        table[: len(a), : len(b)] = np.abs(a[:, None] - b)
+        table[len(a) :, len(b) :] = 0.0
+        total += float(table[linear_sum_assignment(table)].sum())
+    return total
+
+
+def independence(uniforms: Tensor, num_bins: int) -> list[float]:
+    bins = (uniforms * num_bins).long()
+    table = np.histogram2d(bins[:-1], bins[1:], bins=num_bins, range=[[0, num_bins]] * 2)[0]
+    reference = stats.chi2_contingency(table, correction=False)
+    return [reference.statistic, reference.pvalue, reference.dof, len(uniforms) - 1]
+
+
+def next_event() -> tuple[list[float], list[float]]:
+    """(D^t, D^k, histories) with the ground costs |k - l| and 0 or 1."""
+    times, index_cost, discrete_cost = [], [], []
+    even = torch.arange(len(ITEMS.history)) % 2 == 0
+    for history in range(7):
+        first, second = ((ITEMS.history == history) & mine for mine in (even, ~even))
+        times.append(stats.wasserstein_distance(ITEMS.inter_times[first], ITEMS.inter_times[second]))
+        index_cost.append(stats.wasserstein_distance(ITEMS.marks[first], ITEMS.marks[second]))
+        shares = [np.bincount(ITEMS.marks[mine], minlength=NUM_MARKS) / int(mine.sum()) for mine in (first, second)]
+        discrete_cost.append(0.5 * np.abs(shares[0] - shares[1]).sum())
+    return [np.mean(times), np.mean(index_cost), 7], [np.mean(times), np.mean(discrete_cost), 7]
+
+
+def calibration_error(num_bins: int = 15) -> float:
+    confidence, predicted = ITEMS.mark_probs.max(-1)
+    error = 0.0
+    for b in range(num_bins):
+        inside = (confidence >= b / num_bins) & (confidence < (b + 1) / num_bins)
+        if inside.any():
+            accuracy = (predicted == ITEMS.marks)[inside].double().mean()
+            error += float(inside.double().mean() * (accuracy - confidence[inside].mean()).abs())
+    return error
+
+
+def oracles() -> dict[str, list[float]]:
+    """Expected results of every class on all items, but for the permutations' p-value."""
+    gaps, mark_uniforms = carry_over(RESIDUALS), torch.cat([row.mark_uniforms for row in RESIDUALS])
+    uniforms = -torch.expm1(-gaps)
+    times, marks = stats.kstest(gaps.numpy(), "expon"), stats.kstest(mark_uniforms.numpy(), "uniform")
+    counts = np.histogram(uniforms, bins=10, range=(0, 1))[0]
+    even = torch.arange(len(ITEMS.statistics)) % 2 == 0
+    pairs = [(column[even].numpy(), column[~even].numpy()) for column in ITEMS.statistics.T]
+    cramer = [stats.cramervonmises_2samp(*pair).statistic for pair in pairs]
+    per_cost = [[transport_by_assignment(a, b, c) for a, b in zip(*SEQUENCES, strict=True)] for c in HYPRO_COSTS]
+    index_cost, discrete_cost = next_event()
+    log_likelihoods = ITEMS.log_likelihoods
+    crps = [crps_by_quadrature(ITEMS.law[i], float(tau), 2001) for i, tau in enumerate(ITEMS.inter_times)]
+    return {
+        "time_rescaling": [times.statistic, times.pvalue, len(gaps)],
+        "mark_pit": [marks.statistic, marks.pvalue, len(gaps)],
+        "gap_independence": independence(uniforms, 4),
+        "mark_independence": independence(mark_uniforms, 4),
+        "calibration": [*counts, np.abs(counts / len(gaps) - 0.1).mean(), times.statistic, len(gaps)],
+        "nll": [-float(log_likelihoods.sum()) / int(ITEMS.num_events.sum())],
+        "rmse": [float(np.sqrt(np.mean((ITEMS.forecasts - ITEMS.inter_times).numpy() ** 2)))],
+        "crps": [np.mean(crps)],
+        "accuracy": [np.mean((ITEMS.mark_probs.argmax(1) == ITEMS.marks).numpy())],
+        "ece": [calibration_error()],
+        "discrepancy": [abs(float(log_likelihoods[::2].mean() - log_likelihoods[1::2].mean()))],
+        "next_event": index_cost,
+        "next_event_discrete": discrete_cost,
+        "permutation": [sum(cramer) * len(even) / (len(even) // 2) ** 2],
+        "transport": [np.mean(per_cost)],
+    }

@@ -1,0 +1,121 @@
+"""What `tppsd test` logs about forecasts: the functions on the whole split, whatever the batches; nothing where nothing is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_helpers import SMALL, fitted, small_data, trainer
+from small_models import random_sequence, small_model
+
+from tppsd import TargetTPP
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.lightning.forecasts import ForecastMetrics
+from tppsd.metrics.functional import (
+    carry_over,
+    confidence_bins,
+    crps,
+    expected_calibration_error,
+    ks_exponential,
+    marginal_mark_probs,
+    mark_accuracy,
+    own_law_residuals,
+    rmse,
+)
+
+OF_TIMES = {"rmse_mean", "rmse_median", "crps", "pit_ks"}
+OF_MARKS = {"mark_accuracy", "mark_accuracy_marginal", "mark_ece"}
+
+
+def by_functions(model: torch.nn.Module, sequences: list[EventSequence]) -> dict[str, float]:
+    """From one batch of all sequences, events 2..N."""
+    batch = EventBatch.from_sequences(sequences)
+    scored = batch.mask.clone()
+    scored[:, 0] &= batch.start_marks >= 0
+    with torch.no_grad():
+        law = model(batch)[..., :-1][scored]
+    tau, marks = batch.inter_times[scored], batch.marks[scored]
+    probs = law.mark_log_probs(tau).exp()
+    scores = {
+        "rmse_mean": rmse(law.inter_time.mean, tau),
+        "rmse_median": rmse(law.inter_time.median, tau),
+        "crps": crps(law.inter_time, tau).mean(),
+        "mark_accuracy": mark_accuracy(probs, marks),
+        "mark_accuracy_marginal": mark_accuracy(marginal_mark_probs(law), marks),
+        "mark_ece": expected_calibration_error(confidence_bins(probs, marks)),
+        "pit_ks": torch.tensor(ks_exponential(carry_over(own_law_residuals(model, sequences))).statistic),
+    }
+    return {name: float(score) for name, score in scores.items()}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_logged_at_test_only_and_equal_to_the_functions(batch_size: int, tmp_path: Path) -> None:
+    data = small_data(batch_size=batch_size)
+    module = TargetTPP.load_from_checkpoint(fitted(TargetTPP(2, **SMALL), tmp_path / "a.ckpt"), weights_only=True)
+    tested = trainer().test(module, datamodule=data, verbose=False)[0]
+    for name, value in by_functions(module.model, data.sequences("test")).items():
+        assert tested[f"test/{name}"] == pytest.approx(value, rel=1e-5), name
+    again = trainer().test(module, datamodule=data, verbose=False)[0]
+    assert again == pytest.approx(tested, rel=1e-12)  # nothing is left over
+    validated = trainer().validate(module, datamodule=data, verbose=False)[0]
+    assert not {name.partition("/")[2] for name in validated} & (OF_TIMES | OF_MARKS)
+
+
+def test_unmarked_events_have_no_mark_scores() -> None:
+    data = small_data(process="hawkes")
+    module = TargetTPP(1, **SMALL)
+    run = trainer(max_steps=1)
+    run.fit(module, datamodule=data)
+    logged = {name.partition("/")[2] for name in run.test(module, datamodule=data, verbose=False)[0]}
+    assert logged >= OF_TIMES and not logged & OF_MARKS
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_events_2_to_n_are_scored_once_each(given: bool) -> None:
+    """Windows of no event, of one and of several, in one batch; a given first event has no inter-time to forecast."""
+    lengths = [1, 2, 7] if given else [0, 1, 6]
+    model, metrics = small_model(), ForecastMetrics(3)
+    sequences = [random_sequence(n, seed=i, given=given) for i, n in enumerate(lengths)]
+    batch = EventBatch.from_sequences(sequences)
+    with torch.no_grad():
+        metrics.update(model(batch), batch, 0.0)
+    assert int(metrics.crps.num_events) == sum(max(0, n - 1) for n in lengths)
+    assert metrics.compute().keys() == OF_TIMES | OF_MARKS
+    for name, value in by_functions(model, sequences).items():
+        assert float(metrics.compute()[name]) == pytest.approx(value, rel=1e-6), name
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_batches_without_any_event_have_no_scores() -> None:
+    model, metrics = small_model(), ForecastMetrics(3)
+    batch = EventBatch.from_sequences([random_sequence(0, seed=i) for i in range(2)])
+    with torch.no_grad():
+        metrics.update(model(batch), batch, 0.0)
+    assert all(math.isnan(value) for value in metrics.compute().values())
+
+
+def test_extreme_inter_times_in_one_sequence() -> None:
+    """1e-9 and 1e+9 together, and ties at the declared floor."""
+    model, metrics = small_model(), ForecastMetrics(3)
+    times = torch.tensor([1e-9, 1e9, 1e-9, 0.0, 1.0], dtype=torch.float64)
+    sequence = EventSequence(times.cumsum(0), torch.zeros(5, dtype=torch.int64), 0.0, None, 0, times)
+    batch = EventBatch.from_sequences([sequence])
+    with torch.no_grad():
+        metrics.update(model(batch), batch, 1e-6)
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    assert all(math.isfinite(value) for value in values.values())
+    assert values["rmse_median"] == pytest.approx(1e9 / 2, rel=0.01)  # one of four misses by 1e9
+    assert values["crps"] == pytest.approx(1e9 / 4, rel=0.01)
+
+
+def test_scores_are_those_of_a_float32_head_under_autocast() -> None:
+    model, plain, cast = small_model(dtype=torch.float32), ForecastMetrics(3), ForecastMetrics(3)
+    batch = EventBatch.from_sequences([random_sequence(9, seed=i) for i in range(4)])
+    with torch.no_grad():
+        law = model(batch)
+        plain.update(law, batch, 0.0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast.update(law, batch, 0.0)
+    assert {n: float(v) for n, v in cast.compute().items()} == {n: float(v) for n, v in plain.compute().items()}

@@ -1,0 +1,65 @@
+"""What `tppsd test` says about forecasts, beside the likelihood."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from tppsd.data.sequences import EventBatch
+from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
+from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy
+from tppsd.metrics.functional.forecast import marginal_mark_probs, quantiles
+from tppsd.metrics.functional.own_law import law_residuals
+from tppsd.models.law import NextEventLaw
+from tppsd.models.likelihood import scored_events
+
+
+class ForecastMetrics(nn.Module):
+    """Scores of the laws of the next event, each before the event is seen.
+
+    - rmse_mean, rmse_median: of the inter-time, with the law's mean and with its median as the forecast, and
+    - crps: of the whole law of the inter-time, all three in the data's unit of time;
+    - pit_ks: D = sup |F_n(u) - u| of the PITs of inter-times, carried over the ends of windows;
+    - mark_accuracy, mark_ece: of the most probable mark at the true inter-time, and
+    - mark_accuracy_marginal: of the most probable mark whenever it comes; no marks, no mark scores.
+
+    `pit_ks` is of all events with an inter-time; the rest are of events 2..N (the `benchmark` convention, EasyTPP's).
+    """
+
+    def __init__(self, num_marks: int) -> None:
+        super().__init__()
+        self.rmse_mean, self.rmse_median = InterTimeRMSE(), InterTimeRMSE()
+        self.crps, self.calibration = InterTimeCRPS(), InterTimeCalibration()
+        self.mark_accuracy, self.mark_accuracy_marginal, self.mark_ece = MarkAccuracy(), MarkAccuracy(), MarkCalibrationError()
+        self.has_marks = num_marks > 1
+
+    def update(self, law: NextEventLaw, batch: EventBatch, min_inter_time: float) -> None:
+        """Add a batch and its laws (batch, length + 1); inter-times below the declared floor are scored at the floor."""
+        self.calibration.update(law_residuals(law, batch))
+        scored = scored_events(batch, "benchmark")
+        law = law[..., :-1][scored]  # (num_events,)
+        inter_times, marks = batch.inter_times[scored].clamp_min(min_inter_time), batch.marks[scored]
+        self.rmse_mean.update(law.inter_time.mean, inter_times)
+        median = torch.tensor([0.5], dtype=torch.float64, device=inter_times.device)
+        self.rmse_median.update(quantiles(law.inter_time, median)[0], inter_times)
+        self.crps.update(law.inter_time, inter_times)
+        if self.has_marks:
+            mark_probs = law.mark_log_probs(inter_times).exp()
+            self.mark_accuracy.update(mark_probs, marks)
+            self.mark_ece.update(mark_probs, marks)
+            self.mark_accuracy_marginal.update(marginal_mark_probs(law), marks)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Each float64 (), over all ranks."""
+        values = {"rmse_mean": self.rmse_mean.compute(), "rmse_median": self.rmse_median.compute(), "crps": self.crps.compute()}
+        values["pit_ks"] = values["crps"].new_tensor(self.calibration.compute().ks_statistic)
+        if self.has_marks:
+            for name in ("mark_accuracy", "mark_accuracy_marginal", "mark_ece"):
+                values[name] = getattr(self, name).compute()
+        return values
+
+    def reset(self) -> None:
+        for metric in self.children():
+            assert isinstance(metric, Metric)
+            metric.reset()

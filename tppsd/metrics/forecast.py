@@ -1,0 +1,65 @@
+"""Errors of point forecasts and the score of the predictive law, over all batches and ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from tppsd.metrics.functional.scoring import crps
+from tppsd.models.mixture import LogNormalMixture
+
+
+class _MeanOverEvents(Metric):
+    """sum over events / number of events; what is summed is up to `update`."""
+
+    full_state_update = False
+    total: Tensor
+    num_events: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_events", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def _add(self, values: Tensor) -> None:
+        self.total = self.total + values.detach().double().sum()
+        self.num_events = self.num_events + values.numel()
+
+    def compute(self) -> Tensor:
+        """Mean, float64 (); NaN without events."""
+        return self.total / self.num_events
+
+
+class InterTimeRMSE(_MeanOverEvents):
+    """sqrt(sum_i (forecast_i - tau_i)^2 / num_events), in the data's unit of time; `functional.rmse` says when it is absurd."""
+
+    higher_is_better = False
+
+    def update(self, forecasts: Tensor, inter_times: Tensor) -> None:
+        """Add events: forecasts and true inter-times, both (num_events,)."""
+        self._add((forecasts.double() - inter_times.double()).square())
+
+    def compute(self) -> Tensor:
+        """In the data's unit of time, float64 (); NaN without events."""
+        return super().compute().sqrt()
+
+
+class MarkAccuracy(_MeanOverEvents):
+    """sum_i 1{k_i = argmax_k P_i(k)} / num_events; see `functional.mark_accuracy`."""
+
+    higher_is_better = True
+
+    def update(self, mark_probs: Tensor, marks: Tensor) -> None:
+        """Add events: probabilities or their logarithms (num_events, num_marks), and true marks (num_events,)."""
+        self._add(mark_probs.argmax(-1) == marks)
+
+
+class InterTimeCRPS(_MeanOverEvents):
+    """sum_i integral (G_i(x) - 1{x >= tau_i})^2 dx / num_events, in the data's unit of time; see `functional.crps`."""
+
+    higher_is_better = False
+
+    def update(self, law: LogNormalMixture, inter_times: Tensor) -> None:
+        """Add events: their laws, of batch shape (num_events,), and true inter-times (num_events,)."""
+        self._add(crps(law, inter_times))

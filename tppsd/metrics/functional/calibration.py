@@ -1,0 +1,66 @@
+"""Are the probabilities of a predictive law frequencies? For inter-times and for marks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tppsd.metrics.functional.time_rescaling import ks_uniform
+
+
+class PITCalibration(NamedTuple):
+    """Histogram of PITs int64 (num_bins,), its mean absolute deviation from uniform, D = sup |F_n(u) - u| and n."""
+
+    counts: Tensor
+    deviation: float
+    ks_statistic: float
+    num_events: int
+
+
+def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
+    """Probability integral transforms against U(0, 1); deviation and D are NaN without events.
+
+        n_b = #{i: (b - 1) / B <= u_i < b / B},  deviation = 1/B sum_b |n_b / n - 1/B|,  D = sup_u |F_n(u) - u|
+
+    A hump in the middle says that the law is too wide, a valley too narrow, a slope too early or too late.
+
+    Args:
+        uniforms: (num_events,) in [0, 1]: G(tau_i | h_{i-1}). On windows that end before the next event long inter-times are
+            missing, so take 1 - exp(-gap) of the gaps of `carry_over` instead, which the right law makes uniform.
+        num_bins: B.
+    Source: Gneiting, Balabdaoui and Raftery, J. R. Stat. Soc. B 69 (2007).
+    """
+    ks = ks_uniform(uniforms)  # refuses values outside [0, 1]
+    bins = (uniforms.detach().double().cpu().flatten() * num_bins).long().clamp_max(num_bins - 1)
+    counts = torch.bincount(bins, minlength=num_bins)
+    deviation = float((counts.double() / counts.sum() - 1 / num_bins).abs().mean())
+    return PITCalibration(counts, deviation, ks.statistic, ks.num_events)
+
+
+def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Tensor:
+    """Events by the probability p_i of their most probable mark, in B bins of equal width, float64 (3, num_bins).
+
+        rows: n_b = #{i in b}, sum_{i in b} p_i, sum_{i in b} 1{k_i is the most probable mark};  i in b: (b-1)/B <= p_i < b/B
+
+    Args:
+        mark_probs: (num_events, num_marks); marks: int64 (num_events,); num_bins: B.
+    """
+    confidence, predicted = mark_probs.detach().double().max(-1)
+    bins = (confidence * num_bins).long().clamp(0, num_bins - 1)
+    columns = torch.stack([torch.ones_like(confidence), confidence, (predicted == marks).double()])
+    return columns.new_zeros(3, num_bins).index_add_(1, bins, columns)
+
+
+def expected_calibration_error(bins: Tensor) -> Tensor:
+    """ECE = sum_b n_b / n |accuracy_b - mean confidence_b|, float64 () in [0, 1]; NaN without events.
+
+    0 for calibrated probabilities of infinitely many events; for n events it is positive by chance, of order sqrt(B / n).
+
+    Args:
+        bins: sums of `confidence_bins`, (3, num_bins).
+    Source: Naeini et al. (AAAI 2015); Guo et al. (ICML 2017), with B = 15.
+    """
+    num_events, confidence, correct = bins
+    return (correct - confidence).abs().sum() / num_events.sum()
