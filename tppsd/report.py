@@ -94,7 +94,7 @@ def _summary(plan: Plan) -> str:
 
 def _setting(plan: Plan) -> str:
     where_run = torch.cuda.get_device_name() if plan.device == "cuda" else f"CPU ({platform.machine()})"
-    return f"{where_run}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{where_run}, threads: {torch.get_num_threads()}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def _table(plan: Plan, rows: Sequence[Row]) -> str:

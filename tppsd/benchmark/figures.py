@@ -110,14 +110,13 @@ def mark_charts(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def draft_length_charts(measurements: Sequence[Measurement]) -> list[str]:
-    """Speed-up, acceptance and distance against the draft length, a line per draft and rule, where there are three lengths."""
+    """The paper's Figure 3: speed-up, acceptance and distances against the draft length, where there are three or more."""
     charts = []
     for name, cell in _cells(measurements):
         spread = _speculative(cell)
         if len({measured.row.draft_length for measured in spread}) < 3:
             continue
-        distances = ("ks_statistic", "wasserstein_time", "likelihood_discrepancy")
-        for column in ("speedup", "acceptance_rate", "step_acceptance", *distances):
+        for column in ("speedup", "acceptance_rate", "ks_statistic", "wasserstein_time", "likelihood_discrepancy"):
             if all(getattr(measured.row, column) is not None for measured in spread):
                 charts.append(_against_length(name, [measured.row for measured in spread], column))
         charts.append('<div class="break"></div>')
@@ -128,7 +127,7 @@ def _against_length(name: str, rows: Sequence[Row], column: str) -> str:
     lengths = sorted({row.draft_length for row in rows if row.draft_length is not None})
     highest = max(row.speedup_high if column == "speedup" else getattr(row, column) for row in rows)
     heading = TABLE_COLUMNS[column].heading
-    y_range = (0.0, 1.0) if "acceptance" in column else (0.0, max(1.1 * highest, 1e-9))
+    y_range = (0.0, 1.0) if column == "acceptance_rate" else (0.0, max(1.1 * highest, 1e-9))
     chart = Chart(heading, "draft length", name, (0, 1.04 * lengths[-1]), y_range, labels=58, width=310, height=240)
     if column == "speedup":
         chart.guide([0, 1.04 * lengths[-1]], [1, 1])

@@ -102,13 +102,13 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
     rows = averaged(rows)
     columns = shown_columns(plan.columns, rows)
     reported = {name for row in rows for name in row.paper}
-    setting = f"{plan.title} ({torch.get_num_threads()} threads, {plan.repeats} runs)"
+    setting = f"{plan.title} (threads: {torch.get_num_threads()}, runs: {plan.repeats})"
     table = Table(title=setting, title_justify="left", caption=LEGEND, caption_justify="left", box=SIMPLE_HEAD)
     table.add_column("sampler", no_wrap=True)
     for name in columns:
         table.add_column(TABLE_COLUMNS[name].heading, justify="right", no_wrap=True)
         if name in reported:
-            table.add_column("(paper)", justify="right", style="dim")
+            table.add_column("(paper)", justify="right", style="dim", no_wrap=True)
     previous = None
     for row in rows:
         if where(row) != previous:

@@ -37,7 +37,7 @@ def main(args: list[str]) -> None:
         if options.json:
             print("\n".join(json.dumps(measured.row.to_dict()) for measured in cell), flush=True)
     if not options.json:
-        print_table(plan, [measured.row for measured in measurements], Console(width=None if sys.stdout.isatty() else 200))
+        print_table(plan, [measured.row for measured in measurements], Console(width=None if sys.stdout.isatty() else 240))
     if options.report is not None:
         from tppsd.report import write_report
 
