@@ -101,7 +101,7 @@ def _table(plan: Plan, rows: Sequence[Row]) -> str:
     columns = shown_columns(plan.columns, rows)
     reported = {name for row in rows for name in row.paper}
     heads = "".join(
-        f"<th>{escape(TABLE_COLUMNS[name].heading)}</th>"
+        f"<th>{escape(TABLE_COLUMNS[name].heading).replace(' ', '<br>')}</th>"
         + ("<th></th>" if name in SPREADS else "")
         + ('<th class="paper">paper</th>' if name in reported else "")
         for name in columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -149,12 +150,15 @@ def position_charts(measurements: Sequence[Measurement]) -> list[str]:
         if not longest:
             continue
         length = max(row.draft_length or 1 for row in longest.values())
-        chart = Chart(name, "position in the draft", "acceptance", (0.5, length + 0.5), (0, 1), labels=58, width=310, height=240)
-        for row in longest.values():
-            tested = [(i + 1.0, p) for i, p in enumerate(row.acceptance_by_position or []) if p is not None]
-            if tested:
-                xs, ys = zip(*tested, strict=True)
-                chart.line(xs, ys, colour_of(row, rows), _draft_label(row, rows), points=length <= 24)
+        shares = [
+            [p for p in row.acceptance_by_position or [] if p is not None] for row in longest.values()
+        ]  # up to the last tested
+        lowest = min((p for own in shares for p in own), default=0.0)
+        y_range = (min(0.9, math.floor(10 * lowest) / 10), 1.0)
+        chart = Chart(name, "position in the draft", "acceptance", (0.5, length + 0.5), y_range, labels=58, width=310, height=240)
+        for row, own in zip(longest.values(), shares, strict=True):
+            if own:
+                chart.line(range(1, 1 + len(own)), own, colour_of(row, rows), _draft_label(row, rows), points=length <= 24)
         charts.append(chart.svg())
     return charts
 

@@ -36,7 +36,7 @@ TABLE_COLUMNS = {
     "step_acceptance": Column("per step", _digits(3)),
     "events_per_round": Column("per round", _digits(2)),
     "events_per_second": Column("events/s", _digits(0)),
-    "milliseconds_per_event": Column("ms/event", _digits(3)),
+    "milliseconds_per_event": Column("ms/event", _digits(2)),
     "own_law_p_value": Column("own-law p", lambda value: f"{value:.2g}"),
     "peak_memory_mib": Column("MiB", _digits(1)),
 }
