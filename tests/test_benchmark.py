@@ -251,6 +251,10 @@ def test_a_file_extends_others_and_the_command_line_wins(tmp_path):
     plan = read_plan(options.config, benchmark.overrides(options))
     assert plan.repeats == 2 and plan.data == ("hawkes",) and plan.drafts[1] == "self"
     assert (plan.drafts[0].num_layers, plan.drafts[0].num_heads) == (4, 2)
+    (tmp_path / "b.yaml").write_text("training: {learning_rate: 0.1}\n")
+    options = benchmark.parse(["--config", str(tmp_path / "b.yaml"), "--data", "hawkes", "--training-seconds", "5", "2"])
+    training = read_plan(options.config, benchmark.overrides(options)).training
+    assert (training.learning_rate, training.target_seconds, training.draft_seconds) == (0.1, 5, 2)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +266,7 @@ def test_a_file_extends_others_and_the_command_line_wins(tmp_path):
         ("target: {layers: 3}", "target: there is no key 'layers'; the keys are num_layers, "),
         ("training: {target_seconds: soon}", "target_seconds = 'soon' must be a number or null"),
         ("draft_lengths: 4", "draft_lengths = 4 must be a list"),
+        ("rules: [optimal]", "rule = 'optimal' is unknown; choose one of "),
         ("draft_lengths: [0]", "draft_length = 0 must be a whole number between 1 and 1024"),
         ("columns: [speed]", "there is no column 'speed'; the columns are likelihood_discrepancy, "),
         ("seeds: []", "seeds is empty; it needs at least one value"),

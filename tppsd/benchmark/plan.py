@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 from tppsd.benchmark.config import build, read_yaml
@@ -95,7 +96,7 @@ class Plan:
     baselines: tuple[Baseline, ...] = ()
     training: Training = field(default_factory=Training)
     draft_lengths: tuple[int, ...] = (4, 8)
-    rules: tuple[Literal["joint", "factorised"], ...] = ("joint",)
+    rules: tuple[str, ...] = ("joint",)
     batch_sizes: tuple[int, ...] = (1,)
     seeds: tuple[int, ...] = (0,)
     repeats: int = 7
@@ -119,12 +120,15 @@ class Plan:
         for size in self.batch_sizes:
             if size < 1:
                 raise ValueError(f"batch size {size} must be at least 1")
-        for length in self.draft_lengths:
-            SamplingOptions("speculative", length)
+        _ = self.speculative_options()  # checks draft lengths and rules
         if unknown := [column for column in self.columns if column not in COLUMNS]:
             raise ValueError(f"there is no column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
         if not self.data and isinstance(self.target, ModelSize) and not self.untrained:
             raise ValueError("there is nothing to train a target on: name data (--data), a target (--target) or --untrained")
+
+    def speculative_options(self) -> list[SamplingOptions]:
+        """Every draft length with every rule."""
+        return [SamplingOptions("speculative", n, rule) for n, rule in product(self.draft_lengths, self.rules)]  # type: ignore[arg-type]
 
 
 def read_plan(paths: list[str], overrides: dict[str, Any]) -> Plan:
@@ -132,5 +136,6 @@ def read_plan(paths: list[str], overrides: dict[str, Any]) -> Plan:
     values: dict[str, Any] = {}
     for path in paths:
         values |= read_yaml(path)
-    values |= overrides
+    training = values.get("training", {}) | overrides.get("training", {})  # an option changes one key of it, a file all
+    values |= overrides | ({"training": training} if training else {})
     return build(Plan, values, paths[-1] if paths else "tppsd benchmark")

@@ -36,6 +36,7 @@ class Row:
         ks_statistic: D_KS of the samples time-rescaled under the true process; ks_band: its 95 % quantile for exact samples.
         wasserstein_time, wasserstein_mark: 1-Wasserstein and earth mover's distance of next events from autoregressive ones.
         own_law_p_value, mark_p_value: of the times and marks under the very model that was sampled; uniform if sampling is exact.
+            Cells share the noise of a seed, so that one sampler's p-values resemble each other over cells.
         peak_memory_mib: largest over runs, beyond what was held before.
         acceptance_by_position: P(accepted | tested) of the first, second, ... drafted event.
         paper: what the paper reports, by the names above.

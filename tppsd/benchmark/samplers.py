@@ -49,11 +49,10 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
     for name, draft in drafts.items():
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
             chosen.append(Sampler(f"draft {name} alone", "draft", draft, _cached(draft), name))
-        for length in plan.draft_lengths:
-            for rule in plan.rules:
-                label = f"speculative, {_label(plan, name)}, {length}" + (f", {rule}" if len(plan.rules) > 1 else "")
-                run = _cached(target, draft, SamplingOptions("speculative", length, rule))
-                chosen.append(Sampler(label, "speculative", target, run, name, length, rule))
+        for options in plan.speculative_options():
+            length, rule = options.draft_length, options.rule
+            label = f"speculative, {_label(plan, name)}, {length}" + (f", {rule}" if len(plan.rules) > 1 else "")
+            chosen.append(Sampler(label, "speculative", target, _cached(target, draft, options), name, length, rule))
     return chosen
 
 
