@@ -85,7 +85,7 @@ class Judge:
         """The requests of all runs once more, autoregressively, with other seeds."""
         reference = Samples()
         for i, one in enumerate(requests):
-            reference.add(self.autoregressive.run(one, _REFERENCE_SEED + self.seed + i, _ROWS), one)
+            reference.add(self.autoregressive.run(one, _REFERENCE_SEED + 1000 * self.seed + i, _ROWS), one)
         return reference
 
     def _draw_next_events(self, sampler: Sampler, seed: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class Judge:
         histories = [history(self.plan, source) for source in sources for _ in range(self.plan.next_event_draws)]
         asked = Request(len(histories), histories, None, 1)
         drawn = Samples()
-        drawn.add(sampler.run(asked, seed + self.seed, _ROWS), asked)
+        drawn.add(sampler.run(asked, seed + 1000 * self.seed, _ROWS), asked)
         inter_times, marks = (torch.stack([getattr(s, name)[-1] for s in drawn.sequences]) for name in ("inter_times", "marks"))
         return inter_times.view(len(sources), -1), marks.view(len(sources), -1)
 
