@@ -95,7 +95,7 @@ def mark_charts(measurements: Sequence[Measurement]) -> list[str]:
         if num_marks == 1:
             continue
         highest = max(float(share.max()) for share in shares) or 1.0
-        chart = Chart(name, "mark", "share of events", (-0.5, num_marks - 0.5), (0, 1.25 * highest), width=340)
+        chart = Chart(name, "mark", "share of events", (-0.5, num_marks - 0.5), (0, 1.4 * highest), width=340)
         width = 0.8 / len(shown)
         for i, (measured, share) in enumerate(zip(shown, shares, strict=True)):
             colour = colour_of(measured.row, [m.row for m in cell])
