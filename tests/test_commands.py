@@ -1,13 +1,11 @@
-"""`tppsd demo` and `tppsd benchmark` on models and data small enough for a minute."""
+"""`tppsd demo` on models and data small enough for a minute."""
 
 import json
 
 import pytest
 import torch
 
-from tppsd.commands import benchmark, demo
-from tppsd.models.protocol import EventTokens
-from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.commands import demo
 from tppsd.processes.presets import preset
 
 KS = {"statistic", "p_value", "num_events"}
@@ -58,39 +56,3 @@ def test_the_demo_writes_what_it_promises(events, tmp_path, threads, monkeypatch
     assert list((tmp_path / "out" / "samples" / "speculative").glob("*.parquet"))
     printed = capsys.readouterr().out
     assert "speed-up" in printed and "out/summary.json" in printed and "Next" in printed
-
-
-def test_the_benchmark_has_a_row_per_sampler(tmp_path, capsys):
-    drafts = []
-    for name in ("a", "b"):  # `tppsd fit` calls every best checkpoint best.ckpt
-        TransformerTPP(2, embed_dim=8, num_heads=1, num_layers=1, num_components=2).save(tmp_path / name / "best.ckpt")
-        drafts += ["--draft", str(tmp_path / name / "best.ckpt")]
-    size = ["--num-events", "5", "--repeats", "2", "--draft-length", "2", "--batch-size", "1", "3"]
-    benchmark.main(["--untrained", "1,2", *drafts, "--draft", "self", *size, "--baseline", "reencode", "--json"])
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["batch_size"] for row in rows] == [1] * 5 + [3] * 5
-    assert len({row["sampler"] for row in rows}) == 5
-    assert all(row["speedup"] == 1 for row in rows if row["sampler"] == "autoregressive")
-    for row in rows:
-        assert 0 < row["low"] <= row["milliseconds_per_event"] <= row["high"]
-        assert (row["acceptance_rate"] is not None) == row["sampler"].startswith("speculative")
-
-
-def test_reencoding_draws_from_the_same_law_as_the_cached_sampler():
-    """Both give the same sequence from the same uniforms: the baseline differs in speed only."""
-    model = TransformerTPP(2, embed_dim=8, num_heads=1, num_layers=2, num_components=2).double().eval()
-    batch = benchmark.reencode(model, 2, 6, seed=3)
-    uniforms = torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    cache = model.new_cache(2, 8)
-    tokens = EventTokens(torch.zeros(2, 1, dtype=torch.int64), *[torch.zeros(2, 1, dtype=torch.float64)] * 2)
-    with torch.inference_mode():
-        for i in range(6):
-            tau, marks = model.law(model.extend(tokens, cache)).sample(uniforms[i].unsqueeze(1))
-            torch.testing.assert_close(batch.inter_times[:, i : i + 1], tau, rtol=1e-9, atol=0)
-            assert torch.equal(batch.marks[:, i : i + 1], marks)
-            tokens = EventTokens(marks + 1, tokens.times + tau, tau)
-
-
-def test_a_size_that_is_none_is_one_sentence():
-    with pytest.raises(ValueError, match="--untrained 20 must be layers,heads, such as 20,8"):
-        benchmark.main(["--untrained", "20"])

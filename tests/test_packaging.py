@@ -44,6 +44,10 @@ def test_help_and_version_do_not_import_torch() -> None:
     assert not loaded & (HEAVY | {"torch"})
 
 
+def test_the_options_of_a_benchmark_cost_nothing() -> None:
+    assert not packages_after("from tppsd.commands.benchmark import parse") & (HEAVY | {"torch"})
+
+
 @pytest.mark.parametrize("name", tppsd.__all__)
 def test_public_name_resolves(name: str) -> None:
     value = getattr(tppsd, name)
@@ -95,13 +99,15 @@ def test_top_level_entries() -> None:
 
 # layer -> what it must not import, wherever in a file the import stands
 LIGHTNING = {"lightning", "pytorch_lightning", "tppsd.lightning"}
+TOP = {"tppsd.commands", "tppsd.benchmark", "tppsd.report"}
 FORBIDDEN = {
-    "tppsd.data": {"tppsd.sampling", "tppsd.metrics", "tppsd.lightning", "tppsd.commands"},
-    "tppsd.processes": {"tppsd.sampling", "tppsd.metrics", "tppsd.commands", *LIGHTNING},
-    "tppsd.models": {"tppsd.sampling", "tppsd.metrics", "tppsd.commands", *LIGHTNING},
-    "tppsd.sampling": {"tppsd.commands", *LIGHTNING},
-    "tppsd.metrics": {"tppsd.sampling", "tppsd.commands", *LIGHTNING},
-    "tppsd.lightning": {"tppsd.commands"},
+    "tppsd.data": {"tppsd.sampling", "tppsd.metrics", "tppsd.lightning", *TOP},
+    "tppsd.processes": {"tppsd.sampling", "tppsd.metrics", *TOP, *LIGHTNING},
+    "tppsd.models": {"tppsd.sampling", "tppsd.metrics", *TOP, *LIGHTNING},
+    "tppsd.sampling": {*TOP, *LIGHTNING},
+    "tppsd.metrics": {"tppsd.sampling", *TOP, *LIGHTNING},
+    "tppsd.lightning": TOP,
+    "tppsd.benchmark": {"tppsd.commands", "tppsd.report"},
 }
 
 

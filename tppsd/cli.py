@@ -25,7 +25,9 @@ GROUPS = {
         "demo": Command("tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and law"),
     },
     "Measure": {
-        "benchmark": Command("tppsd.commands.benchmark", "time samplers side by side, from checkpoints or untrained models"),
+        "benchmark": Command(
+            "tppsd.commands.benchmark", "time samplers side by side and test their samples; the tables of the TPP-SD paper"
+        ),
         "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {

@@ -1,0 +1,322 @@
+"""`tppsd benchmark`: plans, samplers side by side, the table and the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from tppsd.benchmark.config import read_yaml
+from tppsd.benchmark.memory import PeakMemory
+from tppsd.benchmark.plan import COLUMNS, read_plan
+from tppsd.benchmark.rows import PAPER_KEYS, Row
+from tppsd.benchmark.samplers import reencode
+from tppsd.benchmark.sources import Request
+from tppsd.benchmark.table import TABLE_COLUMNS, averaged
+from tppsd.charts import ticks
+from tppsd.commands import benchmark
+from tppsd.data.sequences import EventSequence
+from tppsd.models.protocol import EventTokens
+from tppsd.models.transformer_tpp import TransformerTPP
+
+CONFIGS = Path(__file__).parent.parent / "lightning_configs" / "benchmark"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+TINY = """
+title: Tiny <plan>
+data: [multivariate_hawkes, {events}]
+target: {{num_layers: 2, num_heads: 2, embed_dim: 8, num_components: 4}}
+drafts: [{{embed_dim: 8, num_components: 2}}, self, poisson]
+training: {{target_seconds: 0.3, draft_seconds: 0.2, num_sequences: 20}}
+draft_lengths: [1, 2, 3]
+baselines: [reencode, draft]
+repeats: 2
+sequences_per_run: 2
+num_events: 4
+next_event_draws: 5
+next_event_histories: 2
+paper:
+  - {{data: multivariate_hawkes, method: speculative, draft: 1x1, draft_length: 2, speedup_over_reencode: 2.117}}
+"""
+
+
+@pytest.fixture
+def events(tmp_path):
+    """A folder of JSON-lines splits without a window."""
+    (tmp_path / "events").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = [
+            {"dim_process": 2, "seq_idx": i, "seq_len": 8, "time_since_start": [0.5 * j * (1 + i / 10) for j in range(8)],
+             "time_since_last_event": [0.5 * (j > 0) * (1 + i / 10) for j in range(8)], "type_event": [0, 1] * 4}
+            for i in range(6)
+        ]  # fmt: skip
+        (tmp_path / "events" / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return tmp_path / "events"
+
+
+def rows_of(printed: str) -> list[dict]:
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def plan_file(folder: Path, text: str) -> str:
+    (folder / "plan.yaml").write_text(text)
+    return str(folder / "plan.yaml")
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects where attributes point."""
+
+    VOID = ("meta", "br", "path", "circle", "rect")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_a_plan_from_data_to_page(tmp_path, events, monkeypatch, capsys):
+    """Simulated and real data, models trained once, every kind of sampler, JSON and report."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", plan_file(tmp_path, TINY.format(events=events)), "--json", "--report", "out/page.html"]
+    benchmark.main(arguments)
+    rows = rows_of(capsys.readouterr().out)
+    samplers = 1 + 1 + 1 + 3 * 3  # autoregressive, reencode, draft alone, drafts x lengths
+    assert [row["data"] for row in rows] == ["multivariate_hawkes"] * samplers + ["events"] * samplers
+    assert all(Row(**row).to_dict() == row for row in rows)  # what a machine reads is the whole row
+    for row in rows:
+        drafted, simulated = row["method"] == "speculative", row["data"] == "multivariate_hawkes"
+        assert (row["acceptance_rate"] is not None) == drafted
+        assert row["num_events"] == 2 * 2 * 4 and 0 <= row["own_law_p_value"] <= 1
+        assert (row["ks_statistic"] is not None) == simulated
+        assert (row["wasserstein_time"] is not None) == (not simulated and row["method"] != "reencode")
+        assert row["likelihood_discrepancy"] >= 0 and row["speedup_over_reencode"] > 0
+        matches = simulated and drafted and row["draft"] == "1x1" and row["draft_length"] == 2
+        assert row["paper"] == ({"speedup_over_reencode": 2.117} if matches else {})
+    page = (tmp_path / "out" / "page.html").read_text()
+    parser = Page()
+    parser.feed(page.partition(">")[2])  # after the document type
+    assert not parser.open and not parser.addresses
+    assert not re.search(r"https?://|url\(|@import|<script|<link", page)
+    assert "prefers-color-scheme: dark" in page and "Tiny &lt;plan&gt;" in page and "2.12" in page
+    used = set(re.findall(r"var\(--([a-z0-9]+)\)", page))
+    light, dark = (set(re.findall(r"--([a-z0-9]+):", part)) for part in page.split("prefers-color-scheme")[:2])
+    assert used <= light and used <= dark
+    for heading in ("Time rescaling", "Draft length", "Acceptance against position", "Accepted events per round", "Marks"):
+        assert f"<h2>{heading}</h2>" in page
+
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/benchmark/checkpoints/*.ckpt")}
+    assert len(trained) == 4
+    benchmark.main([*arguments, "--draft-length", "2", "--repeats", "1"])
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained  # a second call trains nothing
+
+
+def test_every_sampler_has_a_row(tmp_path, capsys):
+    drafts = []
+    for name in ("a", "b"):  # `tppsd fit` calls every best checkpoint best.ckpt
+        TransformerTPP(2, embed_dim=8, num_heads=1, num_layers=1, num_components=2).save(tmp_path / name / "best.ckpt")
+        drafts += ["--draft", str(tmp_path / name / "best.ckpt")]
+    size = [
+        "--num-events",
+        "5",
+        "--repeats",
+        "2",
+        "--draft-length",
+        "2",
+        "--batch-size",
+        "1",
+        "3",
+        "--rule",
+        "joint",
+        "factorised",
+    ]
+    benchmark.main(["--untrained", "1,2", *drafts, "--draft", "self", *size, "--baseline", "reencode", "--json"])
+    rows = rows_of(capsys.readouterr().out)
+    assert [row["batch_size"] for row in rows] == [1] * 8 + [3] * 8
+    assert len({row["sampler"] for row in rows}) == 8
+    assert all(row["speedup"] == 1 for row in rows if row["sampler"] == "autoregressive")
+    for row in rows:
+        assert 0 < row["low"] <= row["milliseconds_per_event"] <= row["high"]
+        assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+        assert (row["acceptance_rate"] is not None) == row["sampler"].startswith("speculative")
+
+
+def test_the_table_shows_cells_and_the_papers_numbers(tmp_path, capsys):
+    text = "paper:\n  - {method: speculative, draft: self, speedup_over_reencode: 2.117}\n"
+    size = ["--num-events", "3", "--repeats", "1", "--draft-length", "2", "--seed", "0", "1"]
+    benchmark.main(["--config", plan_file(tmp_path, text), "--untrained", "1,1", *size])
+    printed = capsys.readouterr().out
+    assert "from scratch, THP, target 1x1" in printed and "2.12" in printed and "over re-encoding" in printed
+    assert printed.count("speculative, self, 2") == 1  # one row for both seeds
+
+
+def test_reencoding_draws_from_the_same_law_as_the_cached_sampler():
+    """Both give the same sequence from the same uniforms: the baseline differs in speed only."""
+    model = TransformerTPP(2, embed_dim=8, num_heads=1, num_layers=2, num_components=2).double().eval()
+    (sequence,) = reencode(model, Request(1, None, None, 6), seed=3)
+    generator = torch.Generator().manual_seed(3)
+    cache = model.new_cache(1, 8)
+    tokens = EventTokens(torch.zeros(1, 1, dtype=torch.int64), *[torch.zeros(1, 1, dtype=torch.float64)] * 2)
+    with torch.inference_mode():
+        for i in range(6):
+            uniforms = torch.rand(1, 3, generator=generator, dtype=torch.float64)
+            tau, marks = model.law(model.extend(tokens, cache)).sample(uniforms.unsqueeze(1))
+            torch.testing.assert_close(sequence.inter_times[i : i + 1], tau[0], rtol=1e-9, atol=0)
+            assert torch.equal(sequence.marks[i : i + 1], marks[0])
+            tokens = EventTokens(marks + 1, tokens.times + tau, tau)
+
+
+def test_reencoding_continues_a_history_to_its_end():
+    model = TransformerTPP(2, embed_dim=8, num_heads=1, num_layers=1, num_components=2).eval()
+    history = EventSequence.of([3.0, 3.5], [0, 1])
+    (sequence,) = reencode(model, Request(1, [history], [40.0], None), seed=0)
+    assert sequence.first_is_given and sequence.t_end == 40.0 and len(sequence) > 2
+    assert torch.equal(sequence.event_times[:2], history.event_times) and float(sequence.event_times[-1]) <= 40
+
+
+def test_peak_memory_sees_what_was_held():
+    with PeakMemory() as peak:
+        held = torch.ones(2**22, dtype=torch.float64)  # 32 MiB
+        held = held[:1].clone()
+    assert peak.bytes is None or 30 * 2**20 < peak.bytes < 64 * 2**20
+    assert len(held) == 1
+
+
+def test_seeds_are_averaged_and_p_values_are_not():
+    values = {f.name: None for f in fields(Row)} | {"sampler": "a", "batch_size": 1, "num_events": 1, "paper": {}}
+    numbers = [f.name for f in fields(Row) if f.type == "float"]
+    rows = [
+        Row(**{**values, **dict.fromkeys(numbers, float(seed)), "seed": seed, "own_law_p_value": p})
+        for seed, p in ((1, 0.01), (2, 0.5), (6, 0.6))
+    ]
+    (mean,) = averaged(rows)
+    assert mean.speedup == 3 and (mean.low, mean.high) == (1, 6) and mean.own_law_p_value == 0.5 and mean.num_events == 3
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
+def test_each_file_is_a_plan_that_says_what_it_reproduces(file):
+    read_plan([str(file)], {} if file.stem != "size" else {"data": ["hawkes"]})
+    assert file.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_papers_numbers_belong_to_what_the_plan_runs(file):
+    """Every entry names data, encoders, drafts of the plan, and numbers that are columns of its table."""
+    plan = read_plan([str(file)], {})
+    names = {Path(name).name for name in plan.data}
+    drafts = {draft if isinstance(draft, str) else draft.name for draft in plan.drafts}
+    assert (plan.target.num_layers, plan.target.num_heads) == (20, 8) and plan.draft_lengths
+    for entry in plan.paper:
+        assert entry["data"] in names and entry.get("encoder", plan.encoders[0]) in plan.encoders
+        assert entry.get("draft", "1x1") in drafts and entry.keys() - set(PAPER_KEYS) <= set(plan.columns)
+
+
+def test_tables_and_figures_of_the_paper_exist_in_both_sizes():
+    wanted = {*(f"table{i}" for i in range(1, 7)), *(f"figure{i}" for i in (2, 3, 5, 6))}
+    assert {file.stem for file in CONFIGS.glob("*.yaml")} == wanted
+    assert {file.stem for file in (CONFIGS / "small").glob("*.yaml")} == wanted | {"size"}
+
+
+def test_small_plans_share_their_models():
+    plans = [read_plan([str(file)], {}) for file in sorted((CONFIGS / "small").glob("[tf]*.yaml"))]
+    assert len({(plan.target, plan.training, plan.seeds, plan.drafts[0]) for plan in plans}) == 1
+
+
+def test_columns_of_plans_rows_and_tables_agree():
+    assert set(COLUMNS) == set(TABLE_COLUMNS) <= {f.name for f in fields(Row)}
+
+
+def test_a_file_extends_others_and_the_command_line_wins(tmp_path):
+    (tmp_path / "a.yaml").write_text("repeats: 3\ndata: [hawkes]\n")
+    (tmp_path / "b.yaml").write_text("extends: [a.yaml]\nrepeats: 5\n")
+    assert read_yaml(tmp_path / "b.yaml") == {"repeats": 5, "data": ["hawkes"]}
+    options = benchmark.parse(["--config", str(tmp_path / "b.yaml"), "--repeats", "2", "--draft", "4,2", "--draft", "self"])
+    plan = read_plan(options.config, benchmark.overrides(options))
+    assert plan.repeats == 2 and plan.data == ("hawkes",) and plan.drafts[1] == "self"
+    assert (plan.drafts[0].num_layers, plan.drafts[0].num_heads) == (4, 2)
+    (tmp_path / "b.yaml").write_text("training: {learning_rate: 0.1}\n")
+    options = benchmark.parse(["--config", str(tmp_path / "b.yaml"), "--data", "hawkes", "--training-seconds", "5", "2"])
+    training = read_plan(options.config, benchmark.overrides(options)).training
+    assert (training.learning_rate, training.target_seconds, training.draft_seconds) == (0.1, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("drats: [self]", "there is no key 'drats'; the keys are title, data, "),
+        ("encoders: [lstm]", "encoders = 'lstm' is unknown; choose one of thp, sahp, attnhp"),
+        ("repeats: many", "repeats = 'many' must be a whole number"),
+        ("target: {layers: 3}", "target: there is no key 'layers'; the keys are num_layers, "),
+        ("training: {target_seconds: soon}", "target_seconds = 'soon' must be a number or null"),
+        ("draft_lengths: 4", "draft_lengths = 4 must be a list"),
+        ("rules: [optimal]", "rule = 'optimal' is unknown; choose one of "),
+        ("draft_lengths: [0]", "draft_length = 0 must be a whole number between 1 and 1024"),
+        ("columns: [speed]", "there is no column 'speed'; the columns are likelihood_discrepancy, "),
+        ("seeds: []", "seeds is empty; it needs at least one value"),
+        ("repeats: 0", "repeats = 0 must be at least 1"),
+        ("- a list", "must hold keys and values, it holds a list"),
+        ("a: [", "not a YAML file"),
+        ("repeats: 2", "there is nothing to train a target on"),
+    ],
+)
+def test_a_mistake_in_a_plan_is_one_sentence(text, message, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        read_plan([plan_file(tmp_path, text)], {})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--untrained", "20"], "--untrained 20 must be layers,heads, such as 20,8"),
+        (["--config", "absent.yaml"], "absent.yaml: there is no such configuration file"),
+        (["--data", "absent"], "absent: no such file or folder"),
+        (["--data", "absent", "gone"], "none of the data sets absent, gone could be read"),
+        (["--target", "absent.ckpt"], "absent.ckpt: there is no such checkpoint file"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        benchmark.main(arguments)
+
+
+def test_a_gpu_that_is_not_there_is_said(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(ValueError, match="device = cuda, but there is no CUDA device; give --device cpu"):
+        benchmark.main(["--untrained", "1,1", "--device", "cuda"])
+
+
+def test_a_data_set_that_cannot_be_read_is_skipped_with_its_reason(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    size = ["--untrained", "1,1", "--num-events", "2", "--repeats", "1", "--draft-length", "1", "--json"]
+    benchmark.main(["--data", "absent", "renewal", *size])
+    printed = capsys.readouterr()
+    assert {row["data"] for row in rows_of(printed.out)} == {"renewal"}
+    assert "absent is skipped: absent: no such file or folder" in " ".join(printed.err.split())
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 60), (0.0, 3.3e-4), (-2, 7.5), (0, 1200)])
+def test_ticks_are_few_round_and_inside(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 8 and low <= found[0] and found[-1] <= high * (1 + 1e-9)
+    steps = {round(b - a, 12) for a, b in pairwise(found)}
+    assert len(steps) == 1 and f"{steps.pop():e}"[0] in "125"

@@ -1,0 +1,141 @@
+"""What `tppsd benchmark` is to do: data sets, models, samplers, and how often to time them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any, Literal
+
+from tppsd.benchmark.config import build, read_yaml
+from tppsd.sampling.options import SamplingOptions
+
+Encoder = Literal["thp", "sahp", "attnhp"]
+Baseline = Literal["draft", "reencode"]
+Figure = Literal["ks", "draft_length", "position", "accepted_counts", "marks"]
+FIGURES: tuple[Figure, ...] = ("ks", "draft_length", "position", "accepted_counts", "marks")
+COLUMNS = (
+    "likelihood_discrepancy", "ks_statistic", "wasserstein_time", "wasserstein_mark", "seconds", "speedup",
+    "speedup_over_reencode", "acceptance_rate", "step_acceptance", "events_per_round", "events_per_second",
+    "milliseconds_per_event", "own_law_p_value", "peak_memory_mib",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Arguments of a TransformerTPP; `name` is heads x layers, as in the TPP-SD paper."""
+
+    num_layers: int = 1
+    num_heads: int = 1
+    embed_dim: int = 64
+    num_components: int = 64
+    mark_decoder: Literal["time_conditional", "independent"] = "independent"
+    feedforward_dim: int | None = None
+    dropout: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.num_heads}x{self.num_layers}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How models are trained where no checkpoint is given.
+
+    Attributes:
+        target_seconds, draft_seconds: wall-clock budgets, for which the learning rate is planned; null: until `max_epochs`, or
+            until val/nll has not fallen for `patience` epochs, at a constant learning rate.
+        batch_size: sequences per step; null: so many that a step has about 1,100 events.
+        num_sequences: of a simulated process, in all splits together.
+        max_scored_events: of the validation split; null: all. It bounds what validation takes of a short budget.
+    """
+
+    target_seconds: float | None = 120.0
+    draft_seconds: float | None = 30.0
+    max_epochs: int = 1000
+    patience: int = 20
+    batch_size: int | None = None
+    learning_rate: float = 3e-3
+    num_sequences: int | None = None
+    max_scored_events: int | None = 8000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One table: every combination of data, encoders, seeds and batch sizes is a cell, whose samplers alternate.
+
+    Attributes:
+        title: heading of the table and of the report.
+        data: process presets (sequences are sampled from scratch, on the preset's window) or data sets (test sequences are
+            continued); empty: from scratch, `num_events` events, for models of unknown data.
+        data_root: folder where `easytpp/taxi` is looked for as `taxi` before the hub is asked.
+        target: checkpoint, or size of the target.
+        drafts: checkpoints, sizes, "self" or "poisson".
+        untrained: models of these sizes with random weights.
+        baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
+            the history encoded anew for each event, one sequence at a time.
+        batch_sizes: rows in flight.
+        repeats: timed runs of each sampler; the run that warms up is not counted.
+        sequences_per_run: sequences of one run, at least the batch size; null: 8 continuations of real data, else 1.
+        num_events: new events per sequence; null: until the end of the window.
+        given_events: events of a test sequence that are continued; half of the sequence, where it is not twice as long.
+        next_event_draws, next_event_histories: draws of the next event after each of so many histories, for the distances of
+            next-event laws (N = 100 after M = 100 events in the paper).
+        paper: what a paper reports. An entry belongs to the rows whose fields equal its own; its other keys are numbers.
+    """
+
+    title: str = "Samplers side by side"
+    data: tuple[str, ...] = ()
+    data_root: str | None = None
+    encoders: tuple[Encoder, ...] = ("thp",)
+    target: ModelSize | str = ModelSize(num_layers=4, num_heads=2, feedforward_dim=128)
+    drafts: tuple[ModelSize | str, ...] = ("self",)
+    untrained: bool = False
+    baselines: tuple[Baseline, ...] = ()
+    training: Training = field(default_factory=Training)
+    draft_lengths: tuple[int, ...] = (4, 8)
+    rules: tuple[str, ...] = ("joint",)
+    batch_sizes: tuple[int, ...] = (1,)
+    seeds: tuple[int, ...] = (0,)
+    repeats: int = 7
+    sequences_per_run: int | None = None
+    num_events: int | None = None
+    given_events: int = 100
+    next_event_draws: int = 100
+    next_event_histories: int = 8
+    device: Literal["cpu", "cuda"] = "cpu"
+    columns: tuple[str, ...] = COLUMNS
+    figures: tuple[Figure, ...] = FIGURES
+    paper: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("encoders", "draft_lengths", "rules", "batch_sizes", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; it needs at least one value")
+        for name in ("repeats", "sequences_per_run", "num_events", "next_event_draws", "next_event_histories", "given_events"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
+        for size in self.batch_sizes:
+            if size < 1:
+                raise ValueError(f"batch size {size} must be at least 1")
+        _ = self.speculative_options()  # checks draft lengths and rules
+        if unknown := [column for column in self.columns if column not in COLUMNS]:
+            raise ValueError(f"there is no column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
+        if not self.data and isinstance(self.target, ModelSize) and not self.untrained:
+            raise ValueError("there is nothing to train a target on: name data (--data), a target (--target) or --untrained")
+
+    def speculative_options(self) -> list[SamplingOptions]:
+        """Every draft length with every rule."""
+        return [SamplingOptions("speculative", n, rule) for n, rule in product(self.draft_lengths, self.rules)]  # type: ignore[arg-type]
+
+
+def read_plan(paths: list[str], overrides: dict[str, Any]) -> Plan:
+    """The plan of YAML files, later ones and then `overrides` winning key by key."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        values |= read_yaml(path)
+    training = values.get("training", {}) | overrides.get("training", {})  # an option changes one key of it, a file all
+    values |= overrides | ({"training": training} if training else {})
+    return build(Plan, values, paths[-1] if paths else "tppsd benchmark")

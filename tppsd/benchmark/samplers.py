@@ -1,0 +1,110 @@
+"""The samplers of a cell: functions of a request and a seed, and the loop without a cache that papers compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from tppsd.benchmark.plan import ModelSize, Plan
+from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.resolve import DRAFTER_NAMES, model_device
+from tppsd.sampling.sample import sample
+from tppsd.sampling.samples import SampledSequences
+
+AUTOREGRESSIVE, REENCODE = "autoregressive", "reencode (uncached)"
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler with its settings as columns.
+
+    Attributes:
+        name: unique within a cell.
+        method: "autoregressive", "speculative", "draft" (a draft on its own) or "reencode".
+        model: whose law it samples.
+        run: (request, seed, rows in flight) -> samples.
+        draft, draft_length, rule: where they apply.
+    """
+
+    name: str
+    method: str
+    model: TransformerTPP
+    run: Callable[[Request, int, int], SampledSequences | list[EventSequence]]
+    draft: str | None = None
+    draft_length: int | None = None
+    rule: str | None = None
+
+
+def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list[Sampler]:
+    """All that the plan asks for, the autoregressive one first."""
+    chosen = [Sampler(AUTOREGRESSIVE, "autoregressive", target, _cached(target))]
+    if "reencode" in plan.baselines:
+        chosen.append(Sampler(REENCODE, "reencode", target, lambda request, seed, _: reencode(target, request, seed)))
+    for name, draft in drafts.items():
+        if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
+            chosen.append(Sampler(f"draft {name} alone", "draft", draft, _cached(draft), name))
+        for options in plan.speculative_options():
+            length, rule = options.draft_length, options.rule
+            label = f"speculative, {_label(plan, name)}, {length}" + (f", {rule}" if len(plan.rules) > 1 else "")
+            chosen.append(Sampler(label, "speculative", target, _cached(target, draft, options), name, length, rule))
+    return chosen
+
+
+def _label(plan: Plan, name: str) -> str:
+    sizes = {draft.name for draft in plan.drafts if isinstance(draft, ModelSize)}
+    return name if name in DRAFTER_NAMES or name in sizes else f"draft {name}"
+
+
+def _cached(
+    target: TransformerTPP, draft: Any = None, options: SamplingOptions | None = None
+) -> Callable[[Request, int, int], SampledSequences]:
+    chosen = options or SamplingOptions("autoregressive")
+
+    def run(request: Request, seed: int, batch_size: int) -> SampledSequences:
+        arguments = request.arguments()
+        return sample(target, draft, options=chosen, seed=seed, batch_size=batch_size, max_events=MAX_EVENTS, **arguments)
+
+    return run
+
+
+@torch.inference_mode()
+def reencode(target: TransformerTPP, request: Request, seed: int) -> list[EventSequence]:
+    """The loop that papers compare with: a full pass over the whole history for every event, one sequence at a time.
+
+    Source: the autoregressive sampler of TPP-SD (arXiv 2507.09252), section 5, and of its released code.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    histories = request.histories or [EventSequence.of([], t_start=0.0, index=i) for i in range(request.num_sequences)]
+    ends: list[Any] = request.t_end or [None] * len(histories)
+    return [_continue(target, h, end, request.num_events, generator) for h, end in zip(histories, ends, strict=True)]
+
+
+def _continue(
+    target: TransformerTPP, history: EventSequence, t_end: float | None, num_events: int | None, generator: torch.Generator
+) -> EventSequence:
+    device = model_device(target)
+    batch = sequences_on(device, [history])
+    for _ in range(MAX_EVENTS if num_events is None else num_events):
+        law = target(batch)[:, -1].double()
+        inter_time, mark = law.sample(torch.rand(1, 3, generator=generator, dtype=torch.float64).to(device))
+        event_time = batch.last_times + inter_time
+        if t_end is not None and float(event_time) > t_end:
+            return _sequence(batch, history, t_end)
+        batch = batch._replace(
+            event_times=torch.cat([batch.event_times, event_time.unsqueeze(1)], 1),
+            inter_times=torch.cat([batch.inter_times, inter_time.unsqueeze(1)], 1),
+            marks=torch.cat([batch.marks, mark.unsqueeze(1)], 1),
+            mask=torch.cat([batch.mask, batch.mask.new_ones(1, 1)], 1),
+        )
+    return _sequence(batch, history, None)
+
+
+def _sequence(batch: EventBatch, history: EventSequence, t_end: float | None) -> EventSequence:
+    row = batch._replace(t_end=batch.last_times if t_end is None else batch.t_end.new_tensor([t_end])).sequence(0)
+    return replace(row, t_end=t_end)

@@ -1,0 +1,124 @@
+"""The table on the terminal: a section per cell, a paper's number beside ours where it has one."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from tppsd.benchmark.plan import Plan
+from tppsd.benchmark.rows import Row
+
+
+class Column(NamedTuple):
+    """A column: its heading, and how its numbers are written."""
+
+    heading: str
+    form: Callable[[float], str]
+
+
+def _digits(count: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{count}f}"
+
+
+TABLE_COLUMNS = {
+    "likelihood_discrepancy": Column("ΔL", _digits(3)),
+    "ks_statistic": Column("D_KS", _digits(3)),
+    "wasserstein_time": Column("D_WS time", _digits(3)),
+    "wasserstein_mark": Column("D_WS mark", _digits(3)),
+    "seconds": Column("seconds", _digits(3)),
+    "speedup": Column("speed-up", _digits(2)),
+    "speedup_over_reencode": Column("over re-encoding", _digits(2)),
+    "acceptance_rate": Column("alpha", _digits(3)),
+    "step_acceptance": Column("per step", _digits(3)),
+    "events_per_round": Column("per round", _digits(2)),
+    "events_per_second": Column("events/s", _digits(0)),
+    "milliseconds_per_event": Column("ms/event", _digits(2)),
+    "own_law_p_value": Column("own-law p", lambda value: f"{value:.2g}"),
+    "peak_memory_mib": Column("MiB", _digits(1)),
+}
+SPREADS = {"milliseconds_per_event": ("low", "high"), "speedup": ("speedup_low", "speedup_high")}
+LEGEND = (
+    "target and drafts: heads x layers; medians over runs (smallest to largest); ΔL, D_KS, D_WS: distances of the TPP-SD paper; "
+    "alpha: accepted / drafted; per step: accepted / tested; per round: events per target pass; "
+    "own-law p: uniform if sampling is exact"
+)
+
+
+def shown_columns(plan_columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Those of the plan that some row, or the paper, has a number for."""
+    return [name for name in plan_columns if any(getattr(row, name) is not None or name in row.paper for row in rows)]
+
+
+def spread(row: Row, name: str) -> str:
+    """Smallest to largest over runs, of a column that has it; empty for the baseline's speed-up, which is 1."""
+    if name not in SPREADS or (name == "speedup" and row.method == "autoregressive"):
+        return ""
+    return " to ".join(TABLE_COLUMNS[name].form(getattr(row, bound)) for bound in SPREADS[name])
+
+
+def text(row: Row, name: str) -> str:
+    """The number of a column with its spread, empty where there is none."""
+    value = getattr(row, name)
+    if value is None:
+        return ""
+    number, interval = TABLE_COLUMNS[name].form(value), spread(row, name)
+    return f"{number} ({interval})" if interval else number
+
+
+def where(row: Row) -> str:
+    """The cell of a row in words."""
+    parts = [row.data or "from scratch", row.encoder.upper() if row.encoder != "attnhp" else "AttNHP", f"target {row.target}"]
+    return ", ".join(parts + ([f"{row.batch_size} rows"] if row.batch_size > 1 else []))
+
+
+def averaged(rows: Sequence[Row]) -> list[Row]:
+    """One row for all seeds: means of the numbers, p-values the median, spreads over all."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.data, row.encoder, row.target, row.batch_size, row.sampler), []).append(row)
+    return [same[0] if len(same) == 1 else _average(same) for same in groups.values()]
+
+
+def _average(rows: list[Row]) -> Row:
+    means: dict[str, Any] = {}
+    for name in [f.name for f in fields(Row) if f.type in ("float", "float | None")]:
+        values = [getattr(row, name) for row in rows]
+        combine = {"low": min, "speedup_low": min, "high": max, "speedup_high": max}.get(
+            name, statistics.median if name.endswith("p_value") else statistics.fmean
+        )
+        means[name] = None if None in values else combine(values)
+    return replace(rows[0], **means, num_events=sum(row.num_events for row in rows))
+
+
+def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
+    """Write the table of all cells."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    rows = averaged(rows)
+    columns = shown_columns(plan.columns, rows)
+    reported = {name for row in rows for name in row.paper}
+    setting = f"{plan.title} (threads: {torch.get_num_threads()}, runs: {plan.repeats})"
+    table = Table(title=setting, title_justify="left", caption=LEGEND, caption_justify="left", box=SIMPLE_HEAD)
+    table.add_column("sampler", no_wrap=True)
+    for name in columns:
+        table.add_column(TABLE_COLUMNS[name].heading, justify="right", no_wrap=True)
+        if name in reported:
+            table.add_column("(paper)", justify="right", style="dim", no_wrap=True)
+    previous = None
+    for row in rows:
+        if where(row) != previous:
+            previous = where(row)
+            table.add_section()
+            table.add_row(f"[bold]{previous}[/]")
+        cells = []
+        for name in columns:
+            cells.append(text(row, name))
+            if name in reported:
+                cells.append(TABLE_COLUMNS[name].form(row.paper[name]) if name in row.paper else "")
+        table.add_row(row.sampler, *cells)
+    console.print(table)
