@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from tppsd.certification.closed_form import ClosedFormMarks as StubMarks
 from tppsd.certification.closed_form import ClosedFormTPP as StubTPP
 from tppsd.certification.models import make_lively
 from tppsd.models.transformer_tpp import TransformerTPP
 
-__all__ = ["StubTPP", "lively_transformer"]
+__all__ = ["StubMarks", "StubTPP", "lively_transformer"]
 
 
 def lively_transformer(num_marks: int, encoder: str, seed: int, num_layers: int = 2, num_components: int = 3) -> TransformerTPP:

@@ -19,7 +19,7 @@ from tppsd.commands import certify
 from tppsd.models.protocol import EventTokens
 
 REJECTED, FALSE_ALARM = 1e-6, 1e-4
-CERTIFICATE = Path(__file__).parents[1] / "data" / "certificate.json"
+CERTIFICATE = Path(__file__).with_name("certificate.json")
 
 
 @pytest.fixture(scope="module")

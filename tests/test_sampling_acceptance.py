@@ -111,12 +111,12 @@ def test_block_verification_accepts_more_than_event_by_event(rule: Any, expected
 
 @pytest.mark.parametrize("draft_length", [2, 5, 10])
 def test_block_verification_never_accepts_less(draft_length: int) -> None:
-    """From the same histories and with the same drafts: means of 20,000 first rounds, at most four standard errors below."""
+    """From the same histories and with the same drafts: means of 8,000 first rounds, at most four standard errors below."""
     target = StubTPP.random(3, seed=0)
     draft, empty = target.moved(1, times=0.7, marks=0.7), EventSequence.of([], t_start=0.0)
     means = []
     for rule in ("joint", "block"):
-        arguments = {"num_sequences": 20_000, "num_events": 1, "draft_length": draft_length, "batch_size": 20_000}
+        arguments = {"num_sequences": 8000, "num_events": 1, "draft_length": draft_length, "batch_size": 8000}
         counts = sample(target, draft, history=empty, rule=rule, **arguments).stats.accepted_counts[draft_length].double()
         accepted = torch.arange(draft_length + 1).double()
         mean = float(counts @ accepted / counts.sum())

@@ -32,8 +32,7 @@ def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
     the first events are also tested by themselves (nothing censors them there).
     """
     sequences = [replace(sequence, index=i) for i, sequence in enumerate(samples.with_history())]
-    num_given = [len(history) for history in samples.histories]
-    residuals = own_law_residuals(target, sequences, num_given, [history.window_end for history in samples.histories])
+    residuals = own_law_residuals(target, sequences, samples.num_given, samples.observed_until)
     if any(bool((row.gaps < -IMPOSSIBLE).any()) for row in residuals):
         return {"no event where the law has none": 0.0}  # within the silence, say
     gaps = carry_over(residuals)
