@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 # The stamps: an installation is repeated only when what it was made from has changed.
 $(VENV)/.installed: pyproject.toml .constraints.txt | $(VENV_PYTHON)
