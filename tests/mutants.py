@@ -201,10 +201,11 @@ def adjusted_law_of_the_next_position() -> Any:
     right = Speculative.correct
 
     def correct(
-        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor
+        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: Tensor
     ) -> tuple[Verdict, Tensor, Tensor]:
-        later = torch.arange(1, self.draft_length + 2).clamp_max(self.draft_length)
-        return right(self, rows, draft, laws[:, later], verdict, for_bonus)
+        draft_length = draft.marks.shape[1]
+        later = torch.arange(1, draft_length + 2).clamp_max(draft_length)
+        return right(self, rows, draft, laws[:, later], verdict, noise)
 
     return patch.object(Speculative, "correct", correct)
 
@@ -215,16 +216,17 @@ def bonus_from_the_draft() -> Any:
     right = Speculative.correct
 
     def correct(
-        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor
+        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: Tensor
     ) -> tuple[Verdict, Tensor, Tensor]:
-        verdict, inter_times, marks = right(self, rows, draft, laws, verdict, for_bonus)
+        verdict, inter_times, marks = right(self, rows, draft, laws, verdict, noise)
         assert isinstance(self.drafter, ModelDrafter)
         cache = self.drafter.rows.cache
         lengths = cache.lengths
         law = self.drafter.rows.extend(EventTokens(*(field[:, -1:] for field in draft.tokens)))
         cache.lengths = lengths
-        bonus_times, bonus_marks = law[:, 0].sample(for_bonus[:, :3])
-        is_bonus = verdict.num_accepted == self.draft_length
+        draft_length = draft.marks.shape[1]
+        bonus_times, bonus_marks = law[:, 0].sample(noise[:, draft_length, speculative.FOR_TARGET])
+        is_bonus = verdict.num_accepted == draft_length
         return verdict, torch.where(is_bonus, bonus_times, inter_times), torch.where(is_bonus, bonus_marks, marks)
 
     return patch.object(Speculative, "correct", correct)
@@ -271,7 +273,7 @@ def with_laws_of(positions: Callable[[int], Tensor]) -> Any:
     right = Speculative.verify
 
     def verify(self: Speculative, rows: Rows, draft: Draft) -> Any:
-        return right(self, rows, draft)[:, positions(self.draft_length)]
+        return right(self, rows, draft)[:, positions(draft.marks.shape[1])]
 
     return patch.object(Speculative, "verify", verify)
 
@@ -288,7 +290,7 @@ def law_of_the_event_after() -> Any:
     return with_laws_of(lambda g: torch.arange(1, g + 2).clamp_max(g))
 
 
-def with_target_length(wrong: Callable[[Speculative, Verdict], Tensor]) -> Any:
+def with_target_length(wrong: Callable[[int, Verdict], Tensor]) -> Any:
     """The target's cache is `wrong` entries longer than it should be."""
     right = Speculative.commit
 
@@ -296,7 +298,7 @@ def with_target_length(wrong: Callable[[Speculative, Verdict], Tensor]) -> Any:
         self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor
     ) -> Tensor:
         reached_end = right(self, rows, draft, laws, verdict, inter_times, marks)
-        self.target.cache.lengths = self.target.cache.lengths + wrong(self, verdict)
+        self.target.cache.lengths = self.target.cache.lengths + wrong(draft.marks.shape[1], verdict)
         return reached_end
 
     return patch.object(Speculative, "commit", commit)
@@ -305,13 +307,13 @@ def with_target_length(wrong: Callable[[Speculative, Verdict], Tensor]) -> Any:
 @register
 def wrong_rollback_after_full_acceptance() -> Any:
     """The target's cache loses the last accepted event."""
-    return with_target_length(lambda self, verdict: -(verdict.num_accepted == self.draft_length).long())
+    return with_target_length(lambda draft_length, verdict: -(verdict.num_accepted == draft_length).long())
 
 
 @register
 def no_rollback_after_rejection() -> Any:
     """Rejected events stay in the target's cache."""
-    return with_target_length(lambda self, verdict: self.draft_length - verdict.num_accepted)
+    return with_target_length(lambda draft_length, verdict: draft_length - verdict.num_accepted)
 
 
 @register
@@ -338,7 +340,7 @@ def accepted_prefix_dropped() -> Any:
     def commit(
         self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor
     ) -> Tensor:
-        kept = torch.where(verdict.num_accepted == self.draft_length, verdict.num_accepted, 0)
+        kept = torch.where(verdict.num_accepted == draft.marks.shape[1], verdict.num_accepted, 0)
         return right(self, rows, draft, laws, verdict._replace(num_accepted=kept), inter_times, marks)
 
     return patch.object(Speculative, "commit", commit)
@@ -347,17 +349,28 @@ def accepted_prefix_dropped() -> Any:
 @register
 def noise_of_the_round_before() -> Any:
     """Every second round gets the numbers of the one before it."""
-    right = RowNoise.next_round
+    right = RowNoise.window
     latest: list[Tensor] = []
 
-    def next_round(self: RowNoise) -> Tensor:
-        noise = right(self)
+    def window(self: RowNoise, num: int) -> Tensor:
+        noise = right(self, num)
         if latest and latest[0].shape == noise.shape:
             return latest.pop()
         latest[:] = [noise]
         return noise
 
-    return patch.object(RowNoise, "next_round", next_round)
+    return patch.object(RowNoise, "window", window)
+
+
+@register
+def noise_of_the_rejected_event_again() -> Any:
+    """The event after a rejected one is drafted with the numbers that the rejected one had."""
+    right = RowNoise.advance
+
+    def advance(self: RowNoise, num: Any, at_most: int) -> None:
+        right(self, num if isinstance(num, int) else torch.where(num < at_most, num - 1, num), at_most)
+
+    return patch.object(RowNoise, "advance", advance)
 
 
 @register
@@ -392,14 +405,14 @@ def autoregressive_stale_context() -> Any:
     right = Autoregressive.round
     before: list[EventTokens] = []
 
-    def round(self: Autoregressive, rows: Rows, noise: Tensor) -> Tensor:
+    def round(self: Autoregressive, rows: Rows) -> Tensor:
         newest = rows.pending
         last = before.pop() if before else newest
         late = last if len(last.ids) == len(newest.ids) else newest
         before.append(newest)
         extend = ModelRows.extend
         with patch.object(ModelRows, "extend", lambda self, tokens: extend(self, late)):
-            return right(self, rows, noise)
+            return right(self, rows)
 
     return patch.object(Autoregressive, "round", round)
 

@@ -97,45 +97,50 @@ def test_streams_differ_by_seed_history_and_path() -> None:
     assert ((drawn >= 0) & (drawn < 2**32)).all()
 
 
-def rounds_of(row_noise: RowNoise, admit_again: bool) -> Iterator[Tensor]:
-    """Twelve rounds of three rows; a new stream starts in row 1 at the fifth, row 0 leaves at the ninth."""
-    index = torch.arange(3)
+def windows_of(row_noise: RowNoise, steps: tuple[int, int, int]) -> Iterator[tuple[list[int], Tensor]]:
+    """Twelve windows of two events of three rows, which use up `steps` events each time; a new stream starts in row 1 at the
+    fifth, row 0 leaves at the ninth. Yields (where each row stands in its stream, its window)."""
+    index, at = torch.arange(3), [0, 0, 0]
     row_noise.admit(index, torch.full_like(index, 7), index)
     for r in range(12):
-        if r == 5 and admit_again:
+        if r == 5:
             row_noise.admit(torch.tensor([1]), torch.tensor([8]), torch.tensor([0]))
+            at[1] = 0
         if r == 9:
             row_noise.keep_rows(torch.tensor([1, 2]))
-        yield row_noise.next_round()
+            at, steps = at[1:], steps[1:]  # type: ignore[assignment]
+        yield at, row_noise.window(2)
+        row_noise.advance(steps[0] if len(set(steps)) == 1 else torch.tensor(steps), 4)
+        at = [place + step for place, step in zip(at, steps, strict=True)]
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 5, 12, 64])
-def test_the_block_in_which_noise_is_drawn_changes_nothing(block_size: int) -> None:
-    addresses = [int(address(j, Purpose.DRAFT)) for j in range(3)]
+@pytest.mark.parametrize("steps", [(1, 1, 1), (2, 1, 4)])
+@pytest.mark.parametrize("block_size", [1, 5, 12, 64])
+def test_the_block_in_which_noise_is_drawn_changes_nothing(block_size: int, steps: tuple[int, int, int]) -> None:
+    addresses = [int(address(0, Purpose.DRAFT, draw)) for draw in range(3)]
     row_noise = RowNoise(5, addresses, 3, torch.device("cpu"))
-    row_noise.block_size = row_noise.cursor = block_size
+    row_noise.block_size = block_size
     streams = {
-        (h, p): uniforms(row_keys(5, torch.tensor(h), torch.tensor(p)), torch.arange(12).unsqueeze(1), torch.tensor(addresses))
+        (h, p): uniforms(row_keys(5, torch.tensor(h), torch.tensor(p)), torch.arange(60).unsqueeze(1), torch.tensor(addresses))
         for h, p in ((7, 0), (7, 1), (7, 2), (8, 0))
     }
-    for r, drawn in enumerate(rounds_of(row_noise, admit_again=True)):
-        middle = streams[7, 1][r] if r < 5 else streams[8, 0][r - 5]  # a new stream starts at its own round 0
-        expected = torch.stack([streams[7, 0][r], middle, streams[7, 2][r]])
-        assert torch.equal(drawn, expected if r < 9 else expected[1:])
+    for r, (at, drawn) in enumerate(windows_of(row_noise, steps)):
+        own = [streams[7, 0], streams[7, 1] if r < 5 else streams[8, 0], streams[7, 2]][-len(at) :]
+        expected = torch.stack([stream[place : place + 2].flatten(1) for stream, place in zip(own, at, strict=True)])
+        assert torch.equal(drawn, expected)
 
 
 def test_attempts_do_not_depend_on_how_many_are_drawn_at_once() -> None:
     row_noise = RowNoise(5, [int(address(0, Purpose.DRAFT))], 4, torch.device("cpu"))
     index = torch.arange(4)
     row_noise.admit(index, index, index)
-    row_noise.next_round()
     rows, positions = torch.tensor([0, 3]), torch.tensor([2, 0])
     whole = row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)
     assert whole.shape == (2, 20, 4)
     pieces = [row_noise.attempts(rows, positions, Purpose.PROPOSAL, a, b - a, 2) for a, b in ((0, 1), (1, 8), (8, 20))]
     assert torch.equal(torch.cat(pieces, 1), whole)
     assert torch.equal(row_noise.attempts(rows[1:], positions[1:], Purpose.PROPOSAL, 3, 4, 2), whole[1:, 3:7])
-    row_noise.next_round()
+    row_noise.advance(1, 1)
     assert len(torch.cat([whole, row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)]).unique()) == 2 * whole.numel()
 
 

@@ -103,8 +103,13 @@ def test_a_stream_says_the_same() -> None:
 
 
 def test_options_are_checked_without_sampling() -> None:
-    assert SamplingOptions().resolved(has_draft=False) == SamplingOptions("autoregressive")
-    assert SamplingOptions().resolved(has_draft=True) == SamplingOptions("speculative", 8, "joint")
+    assert SamplingOptions().resolved(None) == SamplingOptions("autoregressive")
+    assert SamplingOptions().resolved("model") == SamplingOptions("speculative", 8, "joint", "model")
+    assert SamplingOptions("speculative").resolved(None) == SamplingOptions("speculative", 8, "joint", "self")
+    assert SamplingOptions(drafter="jacobi").resolved("model") == SamplingOptions("speculative", 8, "joint", "jacobi")
+    assert SamplingOptions("fixed_point").resolved("model") == SamplingOptions("fixed_point", 8, tolerance=1e-6)
+    assert SamplingOptions("auto").resolved(None) == SamplingOptions("auto", "auto")
+    assert SamplingOptions(draft_length=[[4, 2], [0, 1]]).longest_draft == 4  # type: ignore[arg-type]
     assert SamplingOptions(rule="factorised").with_overrides(draft_length=3) == SamplingOptions(None, 3, "factorised")
     assert SamplingOptions("autoregressive").to_dict() == {"method": "autoregressive"}
     with pytest.raises(AttributeError):

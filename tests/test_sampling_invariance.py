@@ -103,7 +103,7 @@ def test_the_options_of_a_result_replay_it() -> None:
     target = StubTPP.random(3, seed=0)
     draft = target.moved(1, times=0.5)
     first = sample(target, draft, num_sequences=4, num_events=9, rule="factorised")
-    assert first.options.to_dict() == {"method": "speculative", "draft_length": 8, "rule": "factorised"}
+    assert first.options.to_dict() == {"method": "speculative", "draft_length": 8, "rule": "factorised", "drafter": "model"}
     replayed = sample(target, draft, num_sequences=4, num_events=9, options=first.options)
     assert torch.equal(replayed.flat_inter_times, first.flat_inter_times)
 

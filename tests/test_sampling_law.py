@@ -35,8 +35,8 @@ def one_round(
         call = sample_module._Call(target, draft, None, options, chunk, 11, 10**6, False)
         engine, method = call._engine(call.plan(history, chunk, None, None, None, 1000, first))
         with torch.inference_mode():
-            engine._refill()
-            method.round(engine.rows, engine.noise.next_round())
+            engine.refill()
+            method.round(engine.rows)
         inter_times, _, marks = (store[:, : draft_length + 1] for store in engine.rows.store)
         parts.append((inter_times, marks.long(), engine.rows.counts))
     inter_times, marks, counts = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -93,6 +93,7 @@ CELL_OF = {
     "row_reads_its_neighbours_cache": "memory",
     "accepted_prefix_dropped": "joint",
     "noise_of_the_round_before": "joint",
+    "noise_of_the_rejected_event_again": "joint",
     "silence_ignored": "silence",
     "silence_ignored_by_the_target": "silence",
     "autoregressive_stale_context": "autoregressive",

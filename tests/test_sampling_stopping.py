@@ -62,11 +62,11 @@ def test_num_events_keeps_the_first_ones(method: str) -> None:
 @every_method
 def test_the_first_of_several_ends_counts(method: str) -> None:
     long = draw(method, num_events=60)
-    both = draw(method, num_events=9, t_end=5.0, horizon=6.0)
-    by_number = [bool((times[:9] <= 5.0).all()) for times in long.event_times]
+    both = draw(method, num_events=10, t_end=5.0, horizon=6.0)
+    by_number = [bool((times[:10] <= 5.0).all()) for times in long.event_times]
     assert 0 < sum(by_number) < 12, "both ends must occur"
     for i in range(12):
-        assert_prefix(both, long, i, min(9, int((long.event_times[i] <= 5.0).sum())))
+        assert_prefix(both, long, i, min(10, int((long.event_times[i] <= 5.0).sum())))
         assert both[i].t_end == (None if by_number[i] else 5.0)
     assert both.ends.isnan().tolist() == by_number
 

@@ -128,7 +128,7 @@ class SpeculativeSampling(Callback):
         self, trainer: Trainer, autoregressive: SampledSequences | None, speculative: SampledSequences | None
     ) -> tuple[Tensor, dict[str, float]]:
         """accepted_counts over all ranks, and the rates. Seconds are summed over ranks too: events/s are those of one process."""
-        size = 1 + (self.options.resolved(has_draft=True).draft_length or 0)
+        size = 1 + self.options.resolved("self").longest_draft
         totals = torch.zeros(4 + size * size, dtype=torch.float64, device=trainer.strategy.root_device)
         for slot, samples in ((0, autoregressive), (2, speculative)):
             if samples is not None:

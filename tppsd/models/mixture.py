@@ -181,6 +181,21 @@ class LogNormalMixture:
 
     def sample(self, uniforms: Tensor) -> Tensor:
         """Inter-times from float64 uniforms (..., *batch, 2): [0] picks the component, [1] is its survival level."""
+        log_tau, _ = self._sample_log(uniforms)
+        inter_times = torch.exp(log_tau.clamp(*_LOG_TAU_RANGE))
+        if self.elapsed is None:
+            return inter_times
+        return torch.maximum(inter_times, torch.nextafter(self.elapsed, 2 * self.elapsed + 1))
+
+    def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
+        """How far the given inter-times are from `sample(uniforms)`, in standard deviations of the components that the
+        uniforms pick: float64 (*batch,); 0 if and only if `sample(uniforms)` gives them."""
+        log_tau, log_std = self._sample_log(uniforms)
+        distance = (inter_times.log() - log_tau).abs() / log_std
+        return torch.where(inter_times == self.sample(uniforms), 0.0, distance)
+
+    def _sample_log(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """log tau, unclamped, and the standard deviation of log tau in the picked component."""
         law = self.double()
         if uniforms.dim() > law.means.dim():  # several draws from each law
             law = law.expand(uniforms.shape[:-1])
@@ -199,5 +214,4 @@ class LogNormalMixture:
             z = torch.where(elapsed.unsqueeze(-1) > 0, beyond, z)
         std = torch.take_along_dim(law.log_stds, component, -1).exp()
         x = torch.addcmul(torch.take_along_dim(law.means, component, -1), std, z)
-        inter_times = torch.exp((x.squeeze(-1) * self.scale + self.shift).clamp(*_LOG_TAU_RANGE))
-        return inter_times if elapsed is None else torch.maximum(inter_times, torch.nextafter(elapsed, 2 * elapsed + 1))
+        return x.squeeze(-1) * self.scale + self.shift, std.squeeze(-1) * self.scale

@@ -77,6 +77,11 @@ class ProcessInterTime:
         inter_times = self.elapsed + self.process.elapsed_at(self.states, -uniforms[..., 0].log())
         return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
 
+    def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
+        """|S(tau) - uniforms[..., 0]|, float64 (..., *batch): 0 for what `sample(uniforms)` gives."""
+        distance = (self.log_survival(inter_times).exp() - uniforms[..., 0]).abs()
+        return torch.where(inter_times == self.sample(uniforms), 0.0, distance)
+
     def _beyond(self, inter_times: Tensor) -> Tensor:
         return (inter_times - self.elapsed).clamp_min(0.0)
 

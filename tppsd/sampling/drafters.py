@@ -10,6 +10,8 @@ from torch import Tensor
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
 
+_MOST_UNSEEN = 64  # tokens that a draft model may lag behind in rounds without a draft
+
 
 class Draft(NamedTuple):
     """Drafted events of each row and the laws they were drawn from.
@@ -61,53 +63,85 @@ class ModelDrafter:
 
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
         self.rows = ModelRows(model, num_rows, capacity, histories)
-        self._lag: EventTokens | None = None  # tokens (rows, 2) that the draft has not seen ...
-        self._num_lagging = torch.ones_like(self.rows.cache.lengths)  # ... and how many of them are real, 1 or 2
+        self._unseen: EventTokens | None = None  # tokens (rows, n) that the draft has not seen ...
+        self._num_unseen = torch.ones_like(self.rows.cache.lengths)  # ... and how many of them are real
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         self.rows.admit(rows, requests)
-        if self._lag is not None:
-            self._num_lagging[rows] = 1
-            for lag, newest in zip(self._lag, state.pending, strict=True):
-                lag[rows, 0] = newest[rows, 0]
+        if self._unseen is not None:
+            self._num_unseen[rows] = 1
+            for unseen, newest in zip(self._unseen, state.pending, strict=True):
+                unseen[rows, 0] = newest[rows, 0]
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
-        cache = self.rows.cache
-        tokens, time = state.pending, state.last_times.unsqueeze(1)
+        if self._unseen is None:
+            self._unseen = state.pending
+        if uniforms.shape[1] == 0:
+            return nothing_drafted(uniforms)
+        time, law = state.last_times.unsqueeze(1), self._catch_up(self._unseen)
+        if state.is_truncated_start:
+            law = law.truncated(state.elapsed.unsqueeze(1))
         steps: list[tuple[Tensor, Tensor, Tensor, Any]] = []
+        newest: EventTokens | None = None
         for j in range(uniforms.shape[1]):
-            if j == 0 and self._lag is not None:
-                num_seen = cache.lengths + self._num_lagging
-                law = self.rows.extend(self._lag).at((self._num_lagging - 1).unsqueeze(1))
-                cache.lengths = num_seen  # a row that lagged by one token only wrote a dead entry past its length
-            else:
-                law = self.rows.extend(tokens)
-            if j == 0 and state.is_truncated_start:
-                law = law.truncated(state.elapsed.unsqueeze(1))
+            law = law if newest is None else self.rows.extend(newest)
             tau, mark = law.sample(uniforms[:, j : j + 1, :3])
             time = time + tau
-            tokens = EventTokens(mark + 1, time, tau)
+            newest = EventTokens(mark + 1, time, tau)
             steps.append((tau, time, mark, law))
         inter_times, times, marks, laws = zip(*steps, strict=True)
         return Draft(torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1))
 
+    def _catch_up(self, unseen: EventTokens) -> Any:
+        """Put the unseen tokens into the cache; the law (rows, 1) after the newest."""
+        cache = self.rows.cache
+        num_seen = cache.lengths + self._num_unseen
+        law = self.rows.extend(unseen).at((self._num_unseen - 1).unsqueeze(1))
+        cache.lengths = num_seen  # rows with fewer unseen tokens only wrote dead entries past their length
+        return law
+
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         draft_length = draft.marks.shape[1]
+        if draft_length == 0:
+            self._add_unseen(state.pending)
+            return
         all_accepted = num_accepted == draft_length
         # the cache holds all drafted events but the last: after a fully accepted round it lacks that one and the bonus event
         cache = self.rows.cache
         cache.lengths = cache.lengths - (draft_length - 1) + num_accepted.clamp_max(draft_length - 1)
-        self._num_lagging = 1 + all_accepted.long()
+        self._num_unseen = 1 + all_accepted.long()
         last = EventTokens(*(field[:, -1:] for field in draft.tokens))
-        self._lag = EventTokens(
+        self._unseen = EventTokens(
             *(
                 torch.cat([torch.where(all_accepted.unsqueeze(1), old, new), new], 1)
                 for old, new in zip(last, state.pending, strict=True)
             )
         )
 
+    def _add_unseen(self, newest: EventTokens) -> None:
+        """One more token per row, behind those that it has not seen: nothing was drafted."""
+        assert self._unseen is not None
+        if self._unseen.ids.shape[1] >= _MOST_UNSEEN:
+            self._catch_up(self._unseen)
+            self._unseen = EventTokens(*(field[:, :0] for field in self._unseen))
+            self._num_unseen = torch.zeros_like(self._num_unseen)
+        where = self._num_unseen.unsqueeze(1)
+        self._unseen = EventTokens(
+            *(
+                torch.cat([old, torch.zeros_like(new)], 1).scatter(1, where, new)
+                for old, new in zip(self._unseen, newest, strict=True)
+            )
+        )
+        self._num_unseen = self._num_unseen + 1
+
     def keep_rows(self, rows: Tensor) -> None:
         self.rows.keep_rows(rows)
-        self._num_lagging = self._num_lagging[rows]
-        if self._lag is not None:
-            self._lag = EventTokens(*(field[rows] for field in self._lag))
+        self._num_unseen = self._num_unseen[rows]
+        if self._unseen is not None:
+            self._unseen = EventTokens(*(field[rows] for field in self._unseen))
+
+
+def nothing_drafted(uniforms: Tensor) -> Draft:
+    """An empty draft of every row of `uniforms`."""
+    empty = uniforms.new_zeros(len(uniforms), 0)
+    return Draft(empty, empty, empty.long(), None, empty.new_zeros(len(uniforms), dtype=torch.int64))

@@ -17,7 +17,7 @@ class Method(Protocol):
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None: ...
 
-    def round(self, rows: Rows, noise: Tensor) -> Tensor: ...
+    def round(self, rows: Rows) -> Tensor: ...
 
     def keep_rows(self, rows: Tensor) -> None: ...
 
@@ -49,11 +49,11 @@ class Engine:
     def run(self) -> Iterator[list[Finished]]:
         """Yield every request once, in the order of completion, those of one pass together."""
         while True:
-            self._refill()
+            self.refill()
             num_active = int(self.rows.active.sum())
             if num_active == 0:
                 return
-            reached_end = self.method.round(self.rows, self.noise.next_round())
+            reached_end = self.method.round(self.rows)
             self.num_rounds += num_active
             self.num_passes += 1
             if reached_end.any():
@@ -62,7 +62,7 @@ class Engine:
                 self.rows.release(done)
                 yield finished
 
-    def _refill(self) -> None:
+    def refill(self) -> None:
         """Admit waiting requests once an eighth of the rows is free; drop free rows when nobody waits."""
         rows, num_waiting = self.rows, len(self.requests) - self.next_request
         free = (~rows.active).nonzero().squeeze(1)

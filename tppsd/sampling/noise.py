@@ -60,15 +60,16 @@ def address(position: int | Tensor, purpose: Purpose, draw: int = 0) -> int | Te
     return (position << 16) | (int(purpose) << 8) | draw
 
 
-def uniforms(keys: Tensor, rounds: Tensor, addresses: Tensor, outer: Tensor | int = 0, inner: Tensor | int = 0) -> Tensor:
+def uniforms(keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | int = 0, inner: Tensor | int = 0) -> Tensor:
     """float64 (*broadcast, 2) in (0, 1): two independent uniforms of 53 bits per element.
 
     Args:
         keys: (*broadcast, 2) from `row_keys`.
-        rounds, addresses, outer, inner: int64, broadcastable: the row's own round, `address(...)`, outer and inner attempt.
+        cursors, addresses, outer, inner: int64, broadcastable: place in the row's stream, `address(...)`, outer and inner
+            attempt.
     """
     zero = torch.zeros((), dtype=torch.int64, device=keys.device)
-    words = philox((rounds, addresses, zero + outer, zero + inner), (keys[..., 0], keys[..., 1]))
+    words = philox((cursors, addresses, zero + outer, zero + inner), (keys[..., 0], keys[..., 1]))
     high = torch.stack([words[0], words[2]], -1)
     low = torch.stack([words[1], words[3]], -1)
     # (2 n + 1) / 2^53 with n of 52 bits: never 0, never 1
@@ -76,44 +77,60 @@ def uniforms(keys: Tensor, rounds: Tensor, addresses: Tensor, outer: Tensor | in
 
 
 class RowNoise:
-    """The noise that every round of every row needs, drawn for many rounds at once.
+    """One stream of noise per row, read in windows: what each of the row's next events needs, drawn for many events at once.
 
-    A Philox call per step costs as much as a draft layer, so a block of rounds is drawn ahead; its size changes no result.
+    A Philox call per step costs as much as a draft layer, so a block of events is drawn ahead; its size changes no result.
 
     Args:
         seed: of the whole call.
-        addresses: what one round needs, one entry per pair of uniforms.
+        addresses: what one event needs, one entry per pair of uniforms.
         num_rows: rows in flight.
+
+    Attributes:
+        cursors: int64 (rows,), how many events of its stream each row has used up.
     """
 
     def __init__(self, seed: int, addresses: list[int], num_rows: int, device: torch.device) -> None:
         self.seed = seed
         self.addresses = torch.tensor(addresses, dtype=torch.int64, device=device)
         self.keys = torch.zeros(num_rows, 2, dtype=torch.int64, device=device)
-        self.rounds = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self.block_size = max(4, min(64, 100_000 // max(1, num_rows * len(addresses))))
-        self.cursor = self.block_size
-        self.block = torch.zeros(0)
+        self.cursors = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.block_size = max(4, min(256, 100_000 // max(1, num_rows * len(addresses))))
+        self._block = torch.zeros(num_rows, 0, 2 * len(addresses), dtype=torch.float64, device=device)
+        self._offsets = torch.zeros_like(self.cursors)  # of the cursors in the block
+        self._bound, self._is_common = 0, True  # no offset is larger; all are equal to it
 
-    def _draw(self, keys: Tensor, rounds: Tensor, num_rounds: int) -> Tensor:
-        ahead = rounds.unsqueeze(1) + torch.arange(num_rounds, device=rounds.device)
-        return uniforms(keys[:, None, None], ahead.unsqueeze(2), self.addresses)
+    def _draw(self, rows: Tensor | slice, num: int) -> Tensor:
+        ahead = self.cursors[rows].unsqueeze(1) + torch.arange(num, device=self.cursors.device)
+        return uniforms(self.keys[rows][:, None, None], ahead.unsqueeze(2), self.addresses).flatten(2)
 
     def admit(self, rows: Tensor, history_index: Tensor, path_index: Tensor) -> None:
-        """Start new streams in `rows`, at round 0."""
+        """Start new streams in `rows`."""
         self.keys[rows] = row_keys(self.seed, history_index, path_index)
-        self.rounds[rows] = 0
-        if self.cursor < self.block_size:
-            self.block[rows, self.cursor :] = self._draw(self.keys[rows], self.rounds[rows], self.block_size - self.cursor)
+        self.cursors[rows] = 0
+        if self._block.shape[1]:
+            self._block[rows] = self._draw(rows, self._block.shape[1])
+            self._offsets[rows] = 0
+            self._is_common = self._is_common and self._bound == 0
 
-    def next_round(self) -> Tensor:
-        """float64 (rows, len(addresses), 2) for each row's current round; every row then moves on to its next."""
-        if self.cursor == self.block_size:
-            self.block, self.cursor = self._draw(self.keys, self.rounds, self.block_size), 0
-        noise = self.block[:, self.cursor]
-        self.cursor += 1
-        self.rounds = self.rounds + 1
-        return noise
+    def window(self, num: int) -> Tensor:
+        """float64 (rows, num, 2 * len(addresses)) for each row's next `num` events, which it does not use up."""
+        if self._bound + num > self._block.shape[1]:
+            self._bound = int(self._offsets.max())
+            if self._bound + num > self._block.shape[1]:
+                self._block = self._draw(slice(None), max(self.block_size, 3 * num))
+                self._offsets, self._bound, self._is_common = torch.zeros_like(self.cursors), 0, True
+        if self._is_common:
+            return self._block[:, self._bound : self._bound + num]
+        rows = torch.arange(len(self.keys), device=self.keys.device).unsqueeze(1)
+        return self._block[rows, self._offsets.unsqueeze(1) + torch.arange(num, device=self.keys.device)]
+
+    def advance(self, num: Tensor | int, at_most: int) -> None:
+        """Use up `num` events: the same for all rows, or int64 (rows,), of which none is larger than `at_most`."""
+        self.cursors = self.cursors + num
+        self._offsets = self._offsets + num
+        self._bound += num if isinstance(num, int) else at_most
+        self._is_common = self._is_common and isinstance(num, int)
 
     def attempts(
         self,
@@ -125,15 +142,14 @@ class RowNoise:
         draws: int = 1,
         coin: Purpose | None = None,
     ) -> Tensor:
-        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop in the round under way; with `coin`, two
+        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop at the rows' cursors; with `coin`, two
         more uniforms, of that purpose. `first` may differ between rows, (len(rows),)."""
         inner = (torch.as_tensor(first, device=rows.device).view(-1, 1) + torch.arange(num, device=rows.device)).unsqueeze(2)
         wanted = [address(positions, purpose, d) for d in range(draws)] + ([] if coin is None else [address(positions, coin)])
         where = torch.stack([torch.as_tensor(w) for w in wanted], -1).unsqueeze(1)
-        rounds = (self.rounds[rows] - 1).view(-1, 1, 1)
-        return uniforms(self.keys[rows][:, None, None], rounds, where, inner=inner).flatten(2)
+        cursors = self.cursors[rows].view(-1, 1, 1)
+        return uniforms(self.keys[rows][:, None, None], cursors, where, inner=inner).flatten(2)
 
     def keep_rows(self, rows: Tensor) -> None:
-        self.keys, self.rounds = self.keys[rows], self.rounds[rows]
-        if self.cursor < self.block_size:
-            self.block = self.block[rows]
+        self.keys, self.cursors = self.keys[rows], self.cursors[rows]
+        self._block, self._offsets = self._block[rows], self._offsets[rows]

@@ -90,7 +90,7 @@ class PoissonDrafter:
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
         elapsed = torch.zeros_like(uniforms[..., 0])
-        elapsed[:, 0] = state.elapsed
+        elapsed[:, :1] = state.elapsed.unsqueeze(1)
         laws = PoissonLaw(elapsed, self.log_rate, self.log_frequencies)
         inter_times, marks = laws.sample(uniforms)
         return Draft(inter_times, state.last_times.unsqueeze(1) + inter_times.cumsum(1), marks, laws)

@@ -14,7 +14,7 @@ from tppsd.models.checkpoint import load
 from tppsd.models.fast import plain_attributes
 from tppsd.models.protocol import EventModel
 
-DRAFTER_NAMES = ("self", "poisson")  # drafters that need no model of their own
+DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own
 
 
 def resolve_model(model: Any, role: str) -> EventModel:

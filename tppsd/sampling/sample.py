@@ -13,21 +13,17 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.sampling.autoregressive import ADDRESSES, Autoregressive
-from tppsd.sampling.drafters import Drafter, ModelDrafter
+from tppsd.sampling.auto import choose
+from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.engine import Engine, Finished
-from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.methods import Models, build_engine, choose_draft_length
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.poisson_drafter import PoissonDrafter
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
 from tppsd.sampling.resolve import DRAFTER_NAMES, check_models, content_hash, model_device, reading, resolve_model
-from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.samples import SampledSequences, SamplingStats
-from tppsd.sampling.self_drafter import SelfDrafter
-from tppsd.sampling.speculative import Speculative, speculative_addresses
+from tppsd.sampling.speculative import Speculative
 
 DEFAULT_ROWS = 64  # in flight; changes speed and memory, never results
-_FIRST_CAPACITY = 256
 
 
 def sample(
@@ -54,8 +50,8 @@ def sample(
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
         draft: likewise, or the name of a drafter that needs no model: "self" (the target's own recent laws; what None means for
-            method = "speculative") or "poisson" (rate and mark frequencies of the training split). It changes the speed, never
-            the law.
+            method = "speculative"), "jacobi" (its laws of the round before) or "poisson" (rate and mark frequencies of the
+            training split). It changes the speed, never the law.
         history: sequence(s) to continue; a history's `t_end` is the time until which it was observed: the first new event is
             later than it.
         num_sequences: paths per history, or sequences from scratch.
@@ -142,19 +138,16 @@ class _Call:
         if seed != int(seed) or not -(2**63) <= seed < 2**63:
             raise ValueError(f"seed = {seed} must be a whole number of at most 64 bits")
         self.target = resolve_model(target, "target")
-        self.options = (options or SamplingOptions()).with_overrides(**overrides).resolved(draft is not None)
-        if self.options.method == "autoregressive":
-            draft = None  # not used, hence neither loaded nor recorded
-        named = draft if isinstance(draft, str) and draft in DRAFTER_NAMES else "self" if draft is None else None
-        self.drafter_name = "model" if named is None else named
-        self.draft = resolve_model(draft, "draft") if named is None else None
+        options = (options or SamplingOptions()).with_overrides(**overrides)
+        named: Any = draft if isinstance(draft, str) and draft in DRAFTER_NAMES else None if draft is None else "model"
+        self.options = options.resolved(named)
+        # a model that will not be used is neither loaded nor recorded
+        may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
+        self.draft = resolve_model(draft, "draft") if may_draft else None
         self.batch_size, self.seed, self.max_events, self.with_log_probs = batch_size, seed, max_events, with_log_probs
         self.device = model_device(self.target)
         check_models(self.target, self.draft)
-        self.stats = SamplingStats(
-            self.options.method or "", self.options.rule, self.options.draft_length,
-            self.drafter_name if self.options.method == "speculative" else None,
-        )  # fmt: skip
+        self.stats = SamplingStats.of(self.options)
 
     def plan(
         self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
@@ -167,7 +160,7 @@ class _Call:
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
         """Yield finished requests; counters and seconds accumulate in `stats`."""
         with _progress_bar(len(plan.requests)) if progress else contextlib.nullcontext(lambda _: None) as advance:
-            engine, method = self._engine(plan)
+            engine = self._start(plan)
             passes = engine.run()
             while True:
                 started = time.perf_counter()
@@ -175,38 +168,36 @@ class _Call:
                     finished = next(passes, [])
                 self.stats.seconds += time.perf_counter() - started
                 self.stats.num_rounds, self.stats.num_target_passes = engine.num_rounds, engine.num_passes
-                if isinstance(method, Speculative):
-                    self.stats.accepted_counts = method.accepted_counts.cpu()
+                if isinstance(engine.method, Speculative):
+                    self.stats.accepted_counts = engine.method.accepted_counts.cpu()
                 if not finished:
                     return
                 self.stats.num_events += sum(len(done.times) for done in finished)
                 advance(len(finished))
                 yield from finished
 
-    def _engine(self, plan: Plan) -> tuple[Engine, Autoregressive | Speculative]:
+    def _start(self, plan: Plan) -> Engine:
+        """The engine; where a trial is to choose the method, after the trial."""
         num_rows = min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
-        with torch.inference_mode():
-            rows = Rows(num_rows, self.device, self.with_log_probs)
-            capacity = _FIRST_CAPACITY + int(plan.histories.lengths.max())
-            target = ModelRows(self.target, num_rows, capacity, plan.histories)
-            method: Autoregressive | Speculative
-            if self.options.method == "autoregressive":
-                noise = RowNoise(self.seed, ADDRESSES, num_rows, self.device)
-                method = Autoregressive(target, self.with_log_probs)
-            else:
-                assert self.options.draft_length and self.options.rule
-                noise = RowNoise(self.seed, speculative_addresses(self.options.draft_length), num_rows, self.device)
-                drafter = self._drafter(num_rows, capacity, plan)
-                method = Speculative(target, drafter, self.options.draft_length, self.options.rule, noise, self.with_log_probs)
-            return Engine(method, rows, noise, plan.requests, plan.histories), method
+        models = Models(self.target, self.draft)
+        lengths: DraftLength | None = None
+        if self.options.method == "auto":
+            started = time.perf_counter()
+            with reading(self.target), reading(self.draft):
+                self.options, lengths, reason = choose(models, self.options, plan, num_rows, self.seed)
+            self.stats = SamplingStats.of(self.options)
+            self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
+        if lengths is None and self.options.draft_length is not None:
+            lengths = choose_draft_length(self.options)
+        self.chosen_lengths = lengths
+        return build_engine(models, self.options, plan, num_rows, self.seed, self.with_log_probs, lengths)
 
-    def _drafter(self, num_rows: int, capacity: int, plan: Plan) -> Drafter:
-        if self.drafter_name == "self":
-            return SelfDrafter(num_rows, self.target.num_marks, self.device)
-        if self.drafter_name == "poisson":
-            return PoissonDrafter(getattr(self.target, "statistics", None), self.device)
-        assert self.draft is not None
-        return ModelDrafter(self.draft, num_rows, capacity, plan.histories)
+    @property
+    def replayable_options(self) -> SamplingOptions:
+        """The options, with the draft lengths that were chosen by the clock."""
+        if not isinstance(self.chosen_lengths, AutoDraftLength) or not self.chosen_lengths.history:
+            return self.options
+        return self.options.with_overrides(draft_length=self.chosen_lengths.history)
 
     def assemble(self, plan: Plan, which: range, finished: list[Finished]) -> SampledSequences:
         """Ragged storage of the finished requests `which`, on the data's own clock."""
@@ -239,7 +230,7 @@ class _Call:
             truncated=at_bound,
             ends=torch.where(by_count | torch.isinf(ends), torch.nan, ends),
             histories=sources,
-            options=self.options,
+            options=self.replayable_options,
             seed=self.seed,
             stats=replace(self.stats),
             num_marks=self.target.num_marks,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.options import DraftLengths, SamplingOptions
 
 
 @dataclass
@@ -19,7 +19,9 @@ class SamplingStats:
     """Counters of a sampling call; every rate is derived from `accepted_counts`.
 
     Attributes:
-        method, rule, draft_length, drafter: what was done (None where it does not apply).
+        method, rule, draft_length, drafter: what was done (None where it does not apply); where the draft length was chosen
+            by the clock, the recorded lengths are in the samples' options.
+        choice: what method = "auto" chose and why; trial_seconds: what its trial took, beside `seconds`.
         exact: the samples have exactly the target's law, up to floating point.
         num_rounds: rounds summed over sequences; num_target_passes: passes over the whole batch.
         num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted.
@@ -31,14 +33,22 @@ class SamplingStats:
 
     method: str
     rule: str | None = None
-    draft_length: int | None = None
+    draft_length: int | str | DraftLengths | None = None
     drafter: str | None = None
     exact: bool = True
+    choice: str | None = None
+    trial_seconds: float = 0.0
     num_rounds: int = 0
     num_target_passes: int = 0
     accepted_counts: Tensor = field(default_factory=lambda: torch.zeros(1, 1, dtype=torch.int64))
     num_events: int = 0
     seconds: float = 0.0
+
+    @classmethod
+    def of(cls, options: SamplingOptions) -> SamplingStats:
+        """Empty counters of what resolved options will do."""
+        exact = options.method != "fixed_point" or options.tolerance == 0
+        return cls(options.method or "", options.rule, options.draft_length, options.drafter, exact)
 
     @property
     def num_drafted(self) -> int:
@@ -77,8 +87,8 @@ class SamplingStats:
         """The counters of several calls with the same options, added up."""
         first = parts[0]
         return cls(
-            first.method, first.rule, first.draft_length, first.drafter, all(p.exact for p in parts),
-            sum(p.num_rounds for p in parts), sum(p.num_target_passes for p in parts),
+            first.method, first.rule, first.draft_length, first.drafter, all(p.exact for p in parts), first.choice,
+            sum(p.trial_seconds for p in parts), sum(p.num_rounds for p in parts), sum(p.num_target_passes for p in parts),
             torch.stack([p.accepted_counts for p in parts]).sum(0),
             sum(p.num_events for p in parts), sum(p.seconds for p in parts),
         )  # fmt: skip
@@ -90,9 +100,11 @@ class SamplingStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of all counters and rates."""
-        names = ("method", "rule", "draft_length", "drafter", "exact", "num_rounds", "num_target_passes", "num_drafted",
-                 "num_tested", "num_accepted", "num_events", "seconds", "events_per_second", "events_per_round",
-                 "acceptance_rate", "step_acceptance")  # fmt: skip
+        names = (
+            "method", "rule", "draft_length", "drafter", "exact", "choice", "trial_seconds", "num_rounds", "num_target_passes",
+            "num_drafted", "num_tested", "num_accepted", "num_events", "seconds", "events_per_second", "events_per_round",
+            "acceptance_rate", "step_acceptance",
+        )  # fmt: skip
         return {**{name: getattr(self, name) for name in names}, "accepted_counts": self.accepted_counts.tolist()}
 
 

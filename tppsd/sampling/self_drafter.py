@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.sampling.drafters import Draft
+from tppsd.sampling.drafters import Draft, nothing_drafted
 from tppsd.sampling.rows import Request, Rows, last_marks
 
 
@@ -33,23 +33,19 @@ class SelfDrafter:
         self.is_known[rows] = False
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
-        num_rows, draft_length = uniforms.shape[:2]
-        if self.table is None:
-            empty = uniforms.new_zeros(num_rows, 0)
-            return Draft(empty, empty, empty.long(), None, self.is_known.new_zeros(num_rows, dtype=torch.int64))
-        slots = torch.where(self.is_known[:, :-1], self._slots[:-1], self.num_marks)
-        laws = self.table.at(slots)
+        if self.table is None or uniforms.shape[1] == 0:
+            return nothing_drafted(uniforms)
+        laws = self._laws_by_mark()
         # what every law would draft at every position; following the marks through it is cheaper than drawing step by step
         every_tau, every_mark = laws.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
-        previous = last_marks(state, self.num_marks).clamp_min(0).unsqueeze(1)
-        path = [previous]
-        for j in range(draft_length):
-            path.append(every_mark[:, j].gather(1, path[-1]))
-        after = torch.cat(path[:-1], 1)
-        inter_times = every_tau.gather(2, after.unsqueeze(2)).squeeze(2)
+        before, marks = follow_marks(every_mark, last_marks(state, self.num_marks).clamp_min(0))
+        inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        lengths = draft_length * self.is_known[:, -1].long()
-        return Draft(inter_times, times, torch.cat(path[1:], 1), laws.at(after), lengths)
+        return Draft(inter_times, times, marks, laws.at(before), uniforms.shape[1] * self.is_known[:, -1].long())
+
+    def _laws_by_mark(self) -> Any:
+        """(rows, num_marks): to draft from after an event of each mark."""
+        return self.table.at(torch.where(self.is_known[:, :-1], self._slots[:-1], self.num_marks))
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         """Keep the newest law after each mark, of the laws (rows, n) after the tokens with `seen_marks` (rows, n)."""
@@ -70,3 +66,20 @@ class SelfDrafter:
         self.is_known = self.is_known[rows]
         if self.table is not None:
             self.table = self.table[rows]
+
+
+def follow_marks(every_mark: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """(mark before, mark of) each drafted event, int64 (rows, n), where event j has mark every_mark[:, j, mark before it].
+
+    The maps are composed in log2(n) steps (Hillis and Steele, CACM 29, 1986).
+
+    Args:
+        every_mark: int64 (rows, n, num_marks).
+        first: int64 (rows,), the mark before the first.
+    """
+    composed, step = every_mark, 1
+    while step < every_mark.shape[1]:
+        composed = torch.cat([composed[:, :step], composed[:, step:].gather(2, composed[:, :-step])], 1)
+        step *= 2
+    marks = composed.gather(2, first.view(-1, 1, 1).expand(-1, composed.shape[1], 1)).squeeze(2)
+    return torch.cat([first.unsqueeze(1), marks[:, :-1]], 1), marks

@@ -1,10 +1,15 @@
 """Speculative sampling of a chain (Leviathan et al. 2023; TPP-SD, arXiv 2507.09252): draft, verify, accept, correct, commit.
 
 A round yields 1 to draft_length + 1 events per row and keeps the target's law exactly, whatever the draft.
+
+Noise belongs to the event it is for: what was drawn for events after the first rejection has decided nothing yet, and drafts
+those events again in the next round, from other laws. Block verification looks at the whole draft at once, so that its rounds
+start with fresh noise.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -12,6 +17,7 @@ from torch import Tensor
 
 from tppsd.models.protocol import EventTokens
 from tppsd.sampling.block import accept_block, adjusted_block
+from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters import Draft, Drafter
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.rows import Events, ModelRows, Request, Rows, last_marks
@@ -29,6 +35,14 @@ RULES = {
     "factorised": (accept_factorised, adjusted_factorised),
     "block": (accept_block, adjusted_block),
 }
+# what an event may need: three uniforms to draft it, two coins to test it, three uniforms to draw it from the target
+ADDRESSES = [
+    int(address(0, purpose, draw))
+    for purpose, draw in (
+        (Purpose.DRAFT, 0), (Purpose.DRAFT, 1), (Purpose.TEST, 0), (Purpose.TARGET, 0), (Purpose.TARGET, 1)
+    )
+]  # fmt: skip
+FOR_DRAFT, COINS, FOR_TARGET = slice(0, 3), slice(4, 6), slice(6, 9)
 
 
 class Speculative:
@@ -37,21 +51,31 @@ class Speculative:
     Args:
         target: model rows of the target.
         drafter: proposes events.
-        draft_length: events drafted per round.
+        draft_length: chooses how many events each round drafts, `longest` at most.
         rule: "joint", "factorised" or "block".
-        noise: the rows' noise, for the loops after a rejection.
+        noise: of the rows, with ADDRESSES per event.
         with_log_probs: also record the target's log-density of every event.
     """
 
+    for_draft = FOR_DRAFT
+
     def __init__(
-        self, target: ModelRows, drafter: Drafter, draft_length: int, rule: str, noise: RowNoise, with_log_probs: bool
+        self,
+        target: ModelRows,
+        drafter: Drafter,
+        draft_length: DraftLength,
+        longest: int,
+        rule: str,
+        noise: RowNoise,
+        with_log_probs: bool,
     ) -> None:
         self.target, self.drafter = target, drafter
         self.draft_length, self.with_log_probs = draft_length, with_log_probs
         self.accept, self.adjusted = RULES[rule]
+        self.uses_whole_window = rule == "block"
         self.num_marks = target.model.num_marks
         self.noise = noise
-        self.accepted_counts = noise.keys.new_zeros(draft_length + 1, draft_length + 1)
+        self.accepted_counts = noise.keys.new_zeros(longest + 1, longest + 1)
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         self.target.admit(rows, requests)
@@ -61,16 +85,19 @@ class Speculative:
         self.target.keep_rows(rows)
         self.drafter.keep_rows(rows)
 
-    def round(self, rows: Rows, noise: Tensor) -> Tensor:
+    def round(self, rows: Rows) -> Tensor:
         """One round of every row; returns bool (rows,): the row has reached its end."""
-        g = self.draft_length
-        for_draft = noise[:, : 2 * g].reshape(len(rows), g, 4)
-        coins, for_bonus = noise[:, 2 * g : 3 * g], noise[:, 3 * g :].reshape(len(rows), 4)
-        draft = self.drafter.propose(rows, for_draft)
+        started = time.perf_counter()
+        noise = self.noise.window(self.draft_length.choose(len(rows)) + 1)
+        draft = self.drafter.propose(rows, noise[:, :-1, self.for_draft])
         laws = self.verify(rows, draft)
-        verdict = self.judge(draft, laws, coins)
-        verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, for_bonus)
-        return self.commit(rows, draft, laws, verdict, inter_times, marks)
+        verdict = self.judge(draft, laws, noise)
+        verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, noise)
+        reached_end = self.commit(rows, draft, laws, verdict, inter_times, marks)
+        self.noise.advance(noise.shape[1] if self.uses_whole_window else verdict.num_accepted + 1, noise.shape[1])
+        is_counted = rows.active & (draft.num_drafted == noise.shape[1] - 1)
+        self.draft_length.record(verdict.num_accepted, is_counted, time.perf_counter() - started)
+        return reached_end
 
     def verify(self, rows: Rows, draft: Draft) -> Any:
         """The target's draft_length + 1 laws, from one pass over the newest committed event and the drafted ones."""
@@ -82,23 +109,29 @@ class Speculative:
             laws = laws.truncated(elapsed)
         return laws
 
-    def judge(self, draft: Draft, laws: Any, coins: Tensor) -> Verdict:
+    def judge(self, draft: Draft, laws: Any, noise: Tensor) -> Verdict:
         """The rule's verdict on what each row has drafted."""
         if draft.marks.shape[1] == 0:
             nothing = torch.zeros_like(draft.times[:, :0].sum(1), dtype=torch.int64)
             return Verdict(nothing, nothing.bool())
-        verdict = self.accept(draft, laws[:, :-1], coins)
+        verdict = self.accept_drafted(draft, laws[:, :-1], noise[:, :-1])
         if draft.lengths is None:
             return verdict
         return verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
 
-    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor) -> tuple[Verdict, Tensor, Tensor]:
+    def accept_drafted(self, draft: Draft, laws: Any, noise: Tensor) -> Verdict:
+        """By the rule, with the laws and noise of the drafted positions."""
+        return self.accept(draft, laws, noise[..., COINS])
+
+    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: Tensor) -> tuple[Verdict, Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
-        bonus_laws = laws[:, -1] if draft.lengths is None else laws.at(draft.lengths)
+        bonus_laws, for_bonus = laws[:, -1], noise[:, draft.marks.shape[1], FOR_TARGET]
+        if draft.lengths is not None:
+            bonus_laws, for_bonus = laws.at(draft.lengths), at_positions(noise, draft.lengths)[:, FOR_TARGET]
         is_rejected = rows.active & (verdict.num_accepted < draft.num_drafted)
         num_rejected = int(is_rejected.sum())
         if num_rejected < len(rows):
-            inter_times, marks = bonus_laws.sample(for_bonus[:, :3])
+            inter_times, marks = bonus_laws.sample(for_bonus)
         else:  # no row needs a bonus event
             inter_times, marks = torch.zeros_like(for_bonus[:, 0]), torch.zeros_like(verdict.num_accepted)
         if num_rejected:
@@ -124,13 +157,11 @@ class Speculative:
         seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
         reached_end = rows.commit(events, n + 1)
         self.drafter.commit(draft, n, rows, laws, seen_marks)
-        cell = draft.num_drafted * (self.draft_length + 1) + n
+        cell = draft.num_drafted * len(self.accepted_counts) + n
         self.accepted_counts.view(-1).index_add_(0, cell, rows.active.long())
         return reached_end
 
 
-def speculative_addresses(draft_length: int) -> list[int]:
-    """What one round needs: three uniforms per drafted event, two coins per test, three uniforms for the bonus event."""
-    drafts = [int(address(j, Purpose.DRAFT, draw)) for j in range(draft_length) for draw in range(2)]
-    coins = [int(address(j, Purpose.TEST)) for j in range(draft_length)]
-    return drafts + coins + [int(address(draft_length, Purpose.TARGET, draw)) for draw in range(2)]
+def at_positions(values: Tensor, positions: Tensor) -> Tensor:
+    """(rows, n, ...) at int64 (rows,) -> (rows, ...)."""
+    return values[torch.arange(len(values), device=values.device), positions]

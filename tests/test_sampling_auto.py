@@ -1,0 +1,148 @@
+"""What the clock chooses is near the best, is recorded, and can be replayed."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from stubs import StubTPP, lively_transformer
+
+from tppsd.data.statistics import DataStatistics
+from tppsd.sampling import auto
+from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.sample import sample, sample_stream
+
+
+def simulate(acceptance: float, seconds: dict[int, float] | Any, rounds: int, num_rows: int = 1) -> AutoDraftLength:
+    """A machine on which a round that drafts g events takes seconds(g), and each is accepted with the same probability."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = AutoDraftLength()
+    for _ in range(rounds):
+        g = lengths.choose(num_rows)
+        accepted = (torch.rand(num_rows, g, generator=generator) < acceptance).long().cumprod(1).sum(1)
+        jitter = 1 + 0.2 * float(torch.rand((), generator=generator))
+        lengths.record(accepted, torch.ones(num_rows, dtype=torch.bool), seconds(g) * jitter)
+    return lengths
+
+
+def events_per_second(g: int, acceptance: float, seconds: Any) -> float:
+    return sum(acceptance**j for j in range(g + 1)) / seconds(g)
+
+
+@pytest.mark.parametrize("acceptance", [0.05, 0.5, 0.8, 0.95, 0.999])
+@pytest.mark.parametrize("per_event", [0.0, 0.02, 0.2, 1.0])
+@pytest.mark.parametrize("num_rows", [1, 64])
+def test_the_length_comes_within_five_percent_of_the_best(acceptance: float, per_event: float, num_rows: int) -> None:
+    """Without the jitter, by the last hundred of 400 rounds, probes included."""
+
+    def seconds(g: int) -> float:
+        return 1e-3 * (1 + per_event * g + (0.1 if g else 0.0))
+
+    lengths = simulate(acceptance, seconds, 400, num_rows)
+    chosen = list(itertools.chain.from_iterable([g] * n for g, n in lengths.history))[-100:]
+    events = sum(events_per_second(g, acceptance, seconds) * seconds(g) for g in chosen)
+    best = max(events_per_second(g, acceptance, seconds) for g in LENGTHS)
+    assert events / sum(map(seconds, chosen)) > 0.95 * best
+
+
+def test_it_adapts_when_acceptance_falls() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = AutoDraftLength()
+    for acceptance in (0.97, 0.2):
+        for _ in range(600):
+            g = lengths.choose(16)
+            accepted = (torch.rand(16, g, generator=generator) < acceptance).long().cumprod(1).sum(1)
+            lengths.record(accepted, torch.ones(16, dtype=torch.bool), 1e-3 * (1 + 0.1 * g))
+        if acceptance > 0.9:
+            assert lengths.best()[0] >= 8
+    assert lengths.best()[0] <= 2
+
+
+def test_recorded_lengths_come_in_order_and_the_last_goes_on() -> None:
+    recorded = RecordedDraftLength(((4, 2), (0, 1), (7, 1)))
+    assert [recorded.choose(1) for _ in range(6)] == [4, 4, 0, 7, 7, 7]
+
+
+@pytest.mark.parametrize("draft", ["model", "self", "jacobi", "poisson"])
+def test_lengths_chosen_by_the_clock_are_replayed_by_the_options(draft: str) -> None:
+    target = lively_transformer(3, "thp", seed=0)
+    target.set_statistics(DataStatistics(3, num_events=200, duration=100.0, mark_counts=(50, 100, 50)))
+    other = lively_transformer(3, "sahp", seed=1, num_layers=1) if draft == "model" else draft
+    arguments: dict[str, Any] = {"num_sequences": 9, "num_events": 80, "batch_size": 4, "seed": 2}
+    first = sample(target, other, draft_length="auto", **arguments)
+    assert isinstance(first.options.draft_length, tuple)
+    assert sum(rounds for _, rounds in first.options.draft_length) == first.stats.num_target_passes
+    assert any(length == 0 for length, _ in first.options.draft_length), "rounds without a draft must occur"
+    again = sample(target, other, options=first.options, **arguments)
+    assert torch.equal(again.flat_inter_times, first.flat_inter_times) and again.options == first.options
+    assert SamplingOptions(**first.options.to_dict()) == first.options
+
+
+@pytest.mark.parametrize("target", [StubTPP.random(3, seed=0), lively_transformer(3, "thp", seed=0)], ids=["stub", "thp"])
+def test_auto_says_what_it_chose_and_is_replayed(target: Any) -> None:
+    arguments: dict[str, Any] = {"num_sequences": 2, "num_events": 500, "batch_size": 2, "seed": 5}
+    first = sample(target, method="auto", **arguments)
+    assert first.options.method in ("autoregressive", "speculative")
+    assert first.stats.choice is not None and "events/s in a trial" in first.stats.choice
+    assert all(name in first.stats.choice for name in ("autoregressive", "jacobi", "self"))
+    assert "fixed_point" not in first.stats.choice and first.stats.exact
+    assert first.stats.trial_seconds > 0
+    again = sample(target, options=first.options, **arguments)
+    assert torch.equal(again.flat_inter_times, first.flat_inter_times)
+
+
+def test_a_tolerance_permits_the_fixed_point() -> None:
+    target = StubTPP.random(3, seed=0)
+    stats = sample(target, method="auto", tolerance=1e-6, num_events=600).stats
+    assert stats.choice is not None and "fixed_point" in stats.choice
+
+
+def test_a_short_job_has_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_try", None)
+    samples = sample(StubTPP.random(3, seed=0), method="auto", num_sequences=3, num_events=20)
+    assert samples.options.drafter == "jacobi" and "too few events for a trial" in (samples.stats.choice or "")
+
+
+def test_a_trial_leaves_no_trace_in_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it chooses, the sequences are those of the chosen options."""
+    target = StubTPP.random(3, seed=0)
+    for fastest in ("autoregressive", "self"):
+        rates = {"autoregressive": 1.0, "self": 1.0} | {fastest: 2.0}
+        monkeypatch.setattr(
+            auto, "_try", lambda models, options, *_, r=rates: (r.get(options.drafter or options.method, 0.0), None)
+        )
+        samples = sample(target, method="auto", draft_length=4, num_events=500)
+        options = SamplingOptions("autoregressive") if fastest == "autoregressive" else SamplingOptions(draft_length=4)
+        assert torch.equal(samples.flat_event_times, sample(target, options=options, num_events=500).flat_event_times)
+
+
+def test_a_stream_and_its_options_hold_what_was_chosen() -> None:
+    target = StubTPP.random(3, seed=0)
+    chunks = list(sample_stream(target, "self", draft_length="auto", num_sequences=6, num_events=30, chunk_size=3, batch_size=2))
+    assert [len(chunk) for chunk in chunks] == [3, 3]
+    assert chunks[-1].options.longest_draft > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "fixed_point", "rule": "joint"}, "rule = 'joint' has no meaning for method = 'fixed_point'"),
+        ({"method": "speculative", "tolerance": 0.1}, "tolerance = 0.1 has no meaning for method = 'speculative'"),
+        ({"method": "fixed_point", "tolerance": 2.0}, "tolerance = 2.0 must lie in"),
+        ({"tolerance": 1e-3}, "tolerance = 0.001 needs method = 'fixed_point' or 'auto'"),
+        ({"draft_length": "long"}, "draft_length = 'long' must be a whole number or 'auto'"),
+        ({"draft_length": [[3, 0]]}, "must hold pairs"),
+        ({"drafter": "oracle"}, "drafter = 'oracle' is unknown"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SamplingOptions(**options)
+
+
+def test_a_model_that_drafts_must_be_given() -> None:
+    with pytest.raises(ValueError, match="drafter = 'model' needs a draft"):
+        sample(StubTPP.random(2, seed=0), drafter="model", num_events=3)

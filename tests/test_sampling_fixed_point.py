@@ -1,0 +1,73 @@
+"""Fixed-point sampling draws what autoregressive sampling draws from the same noise, up to its tolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from goodness import judge
+from small_models import ENCODERS
+from stubs import StubTPP, lively_transformer
+
+from tppsd.data.sequences import EventSequence
+from tppsd.models.mixture import LogNormalMixture
+from tppsd.processes import ProcessModel, preset
+from tppsd.sampling.sample import sample
+from tppsd.sampling.samples import SampledSequences
+
+HISTORY = EventSequence.of([0.7, 1.1, 2.6], [0, 1, 0], t_start=0.0, t_end=3.1)
+
+
+def both(model: Any, **arguments: Any) -> tuple[SampledSequences, SampledSequences]:
+    """(autoregressive, fixed point) of the same seed."""
+    shared = {"num_sequences": 30, "seed": 3, "batch_size": 8}
+    fixed = {name: arguments.pop(name) for name in ("tolerance", "draft_length") if name in arguments}
+    return (
+        sample(model, method="autoregressive", **shared, **arguments),
+        sample(model, method="fixed_point", **shared, **fixed, **arguments),
+    )
+
+
+@pytest.mark.parametrize("draft_length", [1, 5, 32])
+@pytest.mark.parametrize("tolerance", [0.0, 1e-6])
+def test_it_equals_autoregressive_sampling(tolerance: float, draft_length: int) -> None:
+    model = StubTPP.random(3, seed=1)
+    one, other = both(model, history=HISTORY, t_end=20.0, tolerance=tolerance, draft_length=draft_length)
+    assert torch.equal(other.offsets, one.offsets) and torch.equal(other.flat_marks, one.flat_marks)
+    torch.testing.assert_close(other.flat_inter_times, one.flat_inter_times, rtol=1e-4, atol=0)
+    assert other.stats.exact == (tolerance == 0) and one.stats.exact
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("num_marks", [1, 3])
+def test_it_equals_autoregressive_sampling_of_a_transformer(encoder: str, num_marks: int) -> None:
+    model = lively_transformer(num_marks, encoder, seed=2)
+    one, other = both(model, num_events=25, draft_length=8, tolerance=1e-6)
+    assert torch.equal(other.flat_marks, one.flat_marks)
+    torch.testing.assert_close(other.flat_inter_times, one.flat_inter_times, rtol=1e-4, atol=0)
+    assert other.stats.events_per_round > 1.2
+
+
+def test_it_equals_autoregressive_sampling_of_a_ground_truth_process() -> None:
+    one, other = both(ProcessModel(preset("hawkes").process), t_end=10.0, tolerance=1e-9)
+    torch.testing.assert_close(other.flat_event_times, one.flat_event_times, rtol=1e-6, atol=0)
+
+
+def test_a_large_tolerance_is_another_law() -> None:
+    """The test of the law is one: within a tolerance of three standard deviations nothing ever changes."""
+    model = StubTPP.swinging(3, seed=3)
+    arguments = {"history": HISTORY, "num_sequences": 12000, "num_events": 6, "batch_size": 3000, "draft_length": 5}
+    assert judge(model, HISTORY, sample(model, method="fixed_point", tolerance=1e-6, **arguments)) > 1e-4
+    assert judge(model, HISTORY, sample(model, method="fixed_point", tolerance=0.99, **arguments)) < 1e-6
+
+
+def test_noise_distance_is_in_standard_deviations_of_the_component() -> None:
+    weights, means, log_stds = torch.tensor([[0.5, 0.5], [-3.0, 3.0], [0.0, 1.0]], dtype=torch.float64)
+    law = LogNormalMixture(weights.log(), means, log_stds, shift=0.2, scale=2.0)
+    uniforms = torch.tensor([[0.2, 0.3], [0.9, 0.6]], dtype=torch.float64)
+    drawn = law.expand((2,)).sample(uniforms)
+    assert law.expand((2,)).noise_distance(drawn, uniforms).tolist() == [0.0, 0.0]
+    std = torch.tensor([2.0, 2.0 * torch.e], dtype=torch.float64)
+    moved = drawn * (0.1 * std).exp()
+    torch.testing.assert_close(law.expand((2,)).noise_distance(moved, uniforms), torch.full((2,), 0.1, dtype=torch.float64))

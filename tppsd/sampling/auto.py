@@ -1,0 +1,103 @@
+"""`method="auto"`: a short trial of every way to sample that is at hand, then the fastest for the whole job.
+
+The trial samples with a seed of its own and throws everything away, so that no sequence is chosen by its outcome.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from tppsd.sampling.draft_length import AutoDraftLength
+from tppsd.sampling.methods import Models, build_engine
+from tppsd.sampling.options import DrafterName, SamplingOptions
+from tppsd.sampling.requests import Plan
+
+_ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
+_NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
+_TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
+
+
+class Choice(NamedTuple):
+    """What to do: options without "auto" as method, the draft length with what the trial has learnt, and why."""
+
+    options: SamplingOptions
+    draft_length: AutoDraftLength | None
+    reason: str
+
+
+def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int) -> Choice:
+    """The fastest candidate for `plan`, with `num_rows` rows in flight.
+
+    Args:
+        options: resolved, of method "auto"; what they fix is kept.
+    """
+    candidates = _candidates(models, options)
+    if _expected_events(models, plan) / num_rows < _NOT_WORTH_A_TRIAL:
+        name = next(name for name in ("model", "jacobi", *candidates) if name in candidates)
+        return Choice(candidates[name], None, f"{name}: too few events for a trial")
+    rates: dict[str, float] = {}
+    learnt: dict[str, AutoDraftLength | None] = {}
+    _try(models, candidates["autoregressive"], plan, num_rows, seed)  # warms up
+    for name, candidate in candidates.items():
+        rates[name], learnt[name] = _try(models, candidate, plan, num_rows, seed)
+    best = max(rates, key=rates.__getitem__)
+    rows = "" if num_rows == 1 else f", {num_rows} rows in flight"
+    trial = ", ".join(f"{name} {num_rows * rate:.0f}" for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]))
+    return Choice(candidates[best], learnt[best], f"{best}: events/s in a trial{rows}: {trial}")
+
+
+def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingOptions]:
+    """What may be chosen, by name."""
+    length, rule = options.draft_length, options.rule or "joint"
+    is_there: dict[DrafterName, bool] = {
+        "model": models.draft is not None, "jacobi": rule != "block", "self": True, "poisson": _rate(models) is not None
+    }  # fmt: skip
+    found = {"autoregressive": SamplingOptions("autoregressive")}
+    for name in is_there:
+        if is_there[name] and options.drafter in (None, name):
+            found[name] = SamplingOptions("speculative", length, rule, name)
+    if options.tolerance is not None:
+        found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance)
+    return found
+
+
+def _rate(models: Models) -> float | None:
+    """Events per unit of time in the target's training split, where it has one."""
+    statistics = getattr(models.target, "statistics", None)
+    return None if statistics is None or not statistics.num_events else statistics.num_events / statistics.duration
+
+
+def _try(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int) -> tuple[float, AutoDraftLength | None]:
+    """(events per second and row, what was learnt of the draft length) of some rounds that ignore where sequences end."""
+    lengths = AutoDraftLength() if options.draft_length == "auto" else None
+    endless = plan._replace(requests=[request._replace(end=math.inf, limit=sys.maxsize) for request in plan.requests])
+    engine = build_engine(models, options, endless, num_rows, seed ^ _TRIAL_SEED, False, lengths)
+    seconds: list[float] = []
+    with torch.inference_mode():
+        engine.refill()
+        before = engine.rows.counts.sum()
+        started = time.perf_counter()
+        while len(seconds) < _ROUNDS[0] or (len(seconds) < _ROUNDS[1] and time.perf_counter() - started < _SECONDS):
+            round_started = time.perf_counter()
+            engine.method.round(engine.rows)
+            seconds.append(time.perf_counter() - round_started)
+    if lengths is not None:
+        rate = lengths.best()[1]
+        lengths.forget_history()
+        return rate, lengths
+    events_per_round = float(engine.rows.counts.sum() - before) / len(seconds) / num_rows
+    return events_per_round / median(seconds), None
+
+
+def _expected_events(models: Models, plan: Plan) -> float:
+    """Of all requests: by their numbers of events, or by the rate of the training split where it is known."""
+    rate = _rate(models)
+    durations = [request.end - plan.sources[request.history].window_end for request in plan.requests]
+    limits = [request.limit for request in plan.requests]
+    return sum(limits if rate is None else (min(limit, rate * d) for limit, d in zip(limits, durations, strict=True)))

@@ -1,0 +1,151 @@
+"""How many events to draft per round: a fixed number, a recorded schedule, or what measured costs and acceptance make best.
+
+    gamma = argmax_g (1 + sum_{j <= g} a_j) / T(g)
+
+a_j: probability that at least j drafted events are accepted; T(g): seconds of a round that drafts g. The length of a round
+depends on earlier rounds and the clock alone, never on what the target makes of the round itself, so that samples keep their law.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import accumulate
+from statistics import median
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tppsd.sampling.options import MAX_AUTO_LENGTH, DraftLengths
+
+LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_AUTO_LENGTH)
+_FIRST = (8, 8, 24, 24, 0, 3, 3, 0)  # tried before anything is known
+_PROBE_EVERY = 32  # rounds: then a neighbour of the best length has a turn
+_MEMORY = 2000.0  # tested events that an estimate of the acceptance looks back
+_TIMINGS = 9  # of a length, of which the median counts
+_PRIOR = 8.0  # events by which the acceptance at a position leans on that of the one before
+
+
+class DraftLength(Protocol):
+    """Chooses the length of each round of the batch."""
+
+    def choose(self, num_rows: int) -> int: ...
+
+    def record(self, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+        """Of the round just ended: accepted events int64 (rows,), the rows that drafted bool (rows,), wall-clock seconds."""
+
+
+class FixedDraftLength:
+    """The same for all rounds."""
+
+    def __init__(self, draft_length: int) -> None:
+        self.draft_length = draft_length
+
+    def choose(self, num_rows: int) -> int:
+        return self.draft_length
+
+    def record(self, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+        """Nothing to learn."""
+
+
+class RecordedDraftLength:
+    """As in an earlier run; its last length goes on for ever."""
+
+    def __init__(self, pairs: DraftLengths) -> None:
+        self._lengths = (length for length, rounds in pairs for _ in range(rounds))
+        self._last = pairs[-1][0]
+
+    def choose(self, num_rows: int) -> int:
+        return next(self._lengths, self._last)
+
+    def record(self, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+        """Nothing to learn."""
+
+
+class AutoDraftLength:
+    """The length with the most expected events per second; it is looked for in the first rounds and watched ever after.
+
+    Attributes:
+        history: pairs [length, rounds] of what was chosen, in order.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[list[int]] = []
+        self._tested = [0.0] * MAX_AUTO_LENGTH
+        self._passed = [0.0] * MAX_AUTO_LENGTH
+        self._seconds: dict[int, dict[int, deque[float]]] = {}  # by number of rows (rounded up to a power of 2) and by length
+        self._num_rounds, self._best, self._now, self._rows = 0, _FIRST[0], 0, 1
+
+    def choose(self, num_rows: int) -> int:
+        """The best length by now; at first, and every once in a while, another to learn from."""
+        rows = 1 << max(0, num_rows - 1).bit_length()
+        if rows != self._rows and self._num_rounds >= len(_FIRST):
+            self._rows = rows
+            self._best = self.best()[0]
+        self._rows = rows
+        if self._num_rounds < len(_FIRST):
+            self._now = _FIRST[self._num_rounds]
+        else:
+            self._now = self._best if self._num_rounds % _PROBE_EVERY else self._probe(self._num_rounds // _PROBE_EVERY)
+        if self.history and self.history[-1][0] == self._now:
+            self.history[-1][1] += 1
+        else:
+            self.history.append([self._now, 1])
+        return self._now
+
+    def _probe(self, turn: int) -> int:
+        """A neighbour of the best length, the next and the one before by turns; without drafts, rarely, a short draft."""
+        if self._best == 0:
+            return 0 if turn % 4 else LENGTHS[1 + turn // 4 % 3]
+        place = LENGTHS.index(self._best) + (1 if turn % 2 else -1)
+        return LENGTHS[min(place, len(LENGTHS) - 1)]
+
+    def record(self, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+        self._num_rounds += 1
+        if self._now and bool(is_counted.any()):
+            self._learn_acceptance(num_accepted[is_counted])
+        timings = self._seconds.setdefault(self._rows, {}).setdefault(self._now, deque(maxlen=_TIMINGS))
+        if self._num_rounds > 1:  # the first round allocates
+            timings.append(seconds)
+        if self._num_rounds >= len(_FIRST) and (self._num_rounds < 64 or self._num_rounds % 8 == 0):
+            self._best = self.best()[0]
+
+    def forget_history(self) -> None:
+        """What was learnt stays; what is chosen from now on is a new history."""
+        self.history = []
+
+    def _learn_acceptance(self, num_accepted: Tensor) -> None:
+        kept = max(0.5, 1 - len(num_accepted) / _MEMORY)
+        ended_at = torch.bincount(num_accepted, minlength=self._now + 1).tolist()
+        reached = list(accumulate(reversed(ended_at)))[::-1]  # rows that accepted at least j events
+        for j in range(self._now):
+            self._tested[j] = kept * self._tested[j] + reached[j]
+            self._passed[j] = kept * self._passed[j] + reached[j + 1]
+
+    def acceptance(self) -> list[float]:
+        """Probability that the event at each position is accepted if those before it were."""
+        rates, rate = [], (sum(self._passed) + 1.0) / (sum(self._tested) + 2.0)
+        for passed, tested in zip(self._passed, self._tested, strict=True):
+            rate = (passed + _PRIOR * rate) / (tested + _PRIOR)
+            rates.append(rate)
+        return rates
+
+    def best(self) -> tuple[int, float]:
+        """(length, expected events per second and row) for the present number of rows."""
+        expected = [1.0, *(1.0 + total for total in accumulate(accumulate(self.acceptance(), lambda a, b: a * b)))]
+        seconds = self._cost()
+        return max(((g, expected[g] / seconds(g)) for g in LENGTHS), key=lambda pair: pair[1])
+
+    def _cost(self) -> Callable[[int], float]:
+        """Seconds of a round by its length: measured, or on the line through what was measured."""
+        known = self._seconds.get(self._rows) or next(iter(self._seconds.values()))
+        points = {g: (median(values), len(values)) for g, values in known.items() if values}
+        weight = sum(n / t**2 for t, n in points.values())
+        mean_g = sum(n / t**2 * g for g, (t, n) in points.items()) / weight
+        mean_t = sum(n / t for t, n in points.values()) / weight
+        spread = sum(n / t**2 * (g - mean_g) ** 2 for g, (t, n) in points.items())
+        slope = sum(n / t**2 * (g - mean_g) * (t - mean_t) for g, (t, n) in points.items()) / spread if spread else 0.0
+        slope = max(slope, 0.002 * mean_t)
+        fitted = {g: max(mean_t + slope * (g - mean_g), 0.1 * mean_t) for g in LENGTHS}
+        return lambda g: points[g][0] if g in points and points[g][1] >= 3 else fitted[g]

@@ -1,0 +1,90 @@
+"""From resolved options to the engine that does what they say."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from tppsd.models.protocol import EventModel
+from tppsd.sampling import autoregressive, speculative
+from tppsd.sampling.autoregressive import Autoregressive
+from tppsd.sampling.draft_length import AutoDraftLength, DraftLength, FixedDraftLength, RecordedDraftLength
+from tppsd.sampling.drafters import Drafter, ModelDrafter
+from tppsd.sampling.engine import Engine, Method
+from tppsd.sampling.fixed_point import FixedPoint
+from tppsd.sampling.jacobi_drafter import JacobiDrafter
+from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.poisson_drafter import PoissonDrafter
+from tppsd.sampling.requests import Plan
+from tppsd.sampling.resolve import model_device
+from tppsd.sampling.rows import ModelRows, Rows
+from tppsd.sampling.self_drafter import SelfDrafter
+from tppsd.sampling.speculative import Speculative
+
+_FIRST_CAPACITY = 256
+
+
+class Models(NamedTuple):
+    """Who is sampled and, where there is one, the model that drafts."""
+
+    target: EventModel
+    draft: EventModel | None
+
+
+def build_engine(
+    models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, with_log_probs: bool,
+    draft_length: DraftLength | None = None,
+) -> Engine:  # fmt: skip
+    """An engine for `plan` with `num_rows` rows in flight.
+
+    Args:
+        options: resolved, of any method but "auto".
+        draft_length: instead of the one that the options name; it may have learnt already.
+    """
+    device = model_device(models.target)
+    is_autoregressive = options.method == "autoregressive"
+    with torch.inference_mode():
+        rows = Rows(num_rows, device, with_log_probs)
+        capacity = _FIRST_CAPACITY + int(plan.histories.lengths.max())
+        target = ModelRows(models.target, num_rows, capacity, plan.histories)
+        addresses = autoregressive.ADDRESSES if is_autoregressive else speculative.ADDRESSES
+        noise = RowNoise(seed, addresses, num_rows, device)
+        if is_autoregressive:
+            return Engine(Autoregressive(target, noise, with_log_probs), rows, noise, plan.requests, plan.histories)
+        lengths = draft_length or choose_draft_length(options)
+        method: Method
+        if options.method == "fixed_point":
+            assert options.tolerance is not None
+            drafter = JacobiDrafter(num_rows, models.target.num_marks, device)
+            longest, tolerance = options.longest_draft, options.tolerance
+            method = FixedPoint(target, drafter, lengths, longest, tolerance, noise, with_log_probs)
+        else:
+            assert options.rule is not None
+            drafts = build_drafter(models, options, num_rows, capacity, plan)
+            method = Speculative(target, drafts, lengths, options.longest_draft, options.rule, noise, with_log_probs)
+        return Engine(method, rows, noise, plan.requests, plan.histories)
+
+
+def choose_draft_length(options: SamplingOptions) -> DraftLength:
+    """What `draft_length` stands for."""
+    if options.draft_length == "auto":
+        return AutoDraftLength()
+    if isinstance(options.draft_length, int):
+        return FixedDraftLength(options.draft_length)
+    assert isinstance(options.draft_length, tuple)
+    return RecordedDraftLength(options.draft_length)
+
+
+def build_drafter(models: Models, options: SamplingOptions, num_rows: int, capacity: int, plan: Plan) -> Drafter:
+    """What `drafter` stands for."""
+    num_marks, device = models.target.num_marks, model_device(models.target)
+    if options.drafter == "self":
+        return SelfDrafter(num_rows, num_marks, device)
+    if options.drafter == "jacobi":
+        return JacobiDrafter(num_rows, num_marks, device)
+    if options.drafter == "poisson":
+        return PoissonDrafter(getattr(models.target, "statistics", None), device)
+    assert models.draft is not None
+    return ModelDrafter(models.draft, num_rows, capacity, plan.histories)
