@@ -47,6 +47,11 @@ def _fastest(cell: Sequence[Measurement]) -> list[Measurement]:
     return sorted(_speculative(cell), key=lambda measured: -measured.row.speedup)[:1]
 
 
+def _length(row: Row) -> int:
+    """Of the longest draft: of "auto", as long as any position was tested."""
+    return row.draft_length if isinstance(row.draft_length, int) else len(row.acceptance_by_position or ())
+
+
 def _draft_label(row: Row, rows: Iterable[Row]) -> str:
     several_rules = len({r.rule for r in rows if r.rule is not None}) > 1
     return f"{row.draft}, {row.rule}" if several_rules else str(row.draft)
@@ -114,7 +119,7 @@ def draft_length_charts(measurements: Sequence[Measurement]) -> list[str]:
     """The paper's Figure 3: speed-up, acceptance and distances against the draft length, where there are three or more."""
     charts = []
     for name, cell in _cells(measurements):
-        spread = _speculative(cell)
+        spread = [measured for measured in _speculative(cell) if isinstance(measured.row.draft_length, int)]
         if len({measured.row.draft_length for measured in spread}) < 3:
             continue
         for column in ("speedup", "acceptance_rate", "ks_statistic", "wasserstein_time", "likelihood_discrepancy"):
@@ -125,7 +130,7 @@ def draft_length_charts(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def _against_length(name: str, rows: Sequence[Row], column: str) -> str:
-    lengths = sorted({row.draft_length for row in rows if row.draft_length is not None})
+    lengths = sorted({_length(row) for row in rows})
     highest = max(row.speedup_high if column == "speedup" else getattr(row, column) for row in rows)
     heading = TABLE_COLUMNS[column].heading
     y_range = (0.0, 1.0) if column == "acceptance_rate" else (0.0, max(1.1 * highest, 1e-9))
@@ -133,8 +138,8 @@ def _against_length(name: str, rows: Sequence[Row], column: str) -> str:
     if column == "speedup":
         chart.guide([0, 1.04 * lengths[-1]], [1, 1])
     for draft, rule in dict.fromkeys((row.draft, row.rule) for row in rows):
-        own = sorted((row for row in rows if (row.draft, row.rule) == (draft, rule)), key=lambda row: row.draft_length or 0)
-        xs, colour = [float(row.draft_length or 0) for row in own], colour_of(own[0], rows)
+        own = sorted((row for row in rows if (row.draft, row.rule) == (draft, rule)), key=_length)
+        xs, colour = [float(_length(row)) for row in own], colour_of(own[0], rows)
         if column == "speedup":
             chart.band(xs, [row.speedup_low for row in own], [row.speedup_high for row in own], colour)
         chart.line(xs, [getattr(row, column) for row in own], colour, _draft_label(own[0], rows), points=True)
@@ -146,10 +151,10 @@ def position_charts(measurements: Sequence[Measurement]) -> list[str]:
     charts = []
     for name, cell in _cells(measurements):
         rows = [measured.row for measured in _speculative(cell)]
-        longest = {(row.draft, row.rule): row for row in sorted(rows, key=lambda row: row.draft_length or 0)}
+        longest = {(row.draft, row.rule): row for row in sorted(rows, key=_length)}
         if not longest:
             continue
-        length = max(row.draft_length or 1 for row in longest.values())
+        length = max(_length(row) for row in longest.values())
         shares = [
             [p for p in row.acceptance_by_position or [] if p is not None] for row in longest.values()
         ]  # up to the last tested

@@ -80,7 +80,9 @@ def alternate(samplers: list[Sampler], requests: list[Request], batch_size: int,
             with PeakMemory(model_device(own.sampler.model)) as peak:
                 started = time.perf_counter()
                 sampled = own.sampler.run(request, seed + repeat, batch_size)
-                own.seconds.append(time.perf_counter() - started)
+                elapsed = time.perf_counter() - started
+            trial = sampled.stats.trial_seconds if isinstance(sampled, SampledSequences) else 0.0
+            own.seconds.append(elapsed - trial)
             own.peak_bytes.append(peak.bytes)
             own.num_events.append(own.samples.add(sampled, request))
             advance()

@@ -11,6 +11,8 @@ from tppsd.sampling.options import SamplingOptions
 
 Encoder = Literal["thp", "sahp", "attnhp"]
 Baseline = Literal["draft", "reencode"]
+Method = Literal["auto", "fixed_point"]
+DraftLength = int | Literal["auto"]
 Figure = Literal["ks", "draft_length", "position", "accepted_counts", "marks"]
 FIGURES: tuple[Figure, ...] = ("ks", "draft_length", "position", "accepted_counts", "marks")
 COLUMNS = (
@@ -72,7 +74,9 @@ class Plan:
             continued); empty: from scratch, `num_events` events, for models of unknown data.
         data_root: folder where `easytpp/taxi` is looked for as `taxi` before the hub is asked.
         target: checkpoint, or size of the target.
-        drafts: checkpoints, sizes, "self" or "poisson".
+        drafts: checkpoints, sizes, "self", "jacobi" or "poisson".
+        methods: further ways to sample that need no draft: "fixed_point", with every draft length as its window, and "auto",
+            whose trial is not counted.
         untrained: models of these sizes with random weights.
         baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
             the history encoded anew for each event, one sequence at a time.
@@ -92,10 +96,11 @@ class Plan:
     encoders: tuple[Encoder, ...] = ("thp",)
     target: ModelSize | str = ModelSize(num_layers=4, num_heads=2, feedforward_dim=128)
     drafts: tuple[ModelSize | str, ...] = ("self",)
+    methods: tuple[Method, ...] = ()
     untrained: bool = False
     baselines: tuple[Baseline, ...] = ()
     training: Training = field(default_factory=Training)
-    draft_lengths: tuple[int, ...] = (4, 8)
+    draft_lengths: tuple[DraftLength, ...] = (4, 8)
     rules: tuple[str, ...] = ("joint",)
     batch_sizes: tuple[int, ...] = (1,)
     seeds: tuple[int, ...] = (0,)

@@ -22,7 +22,7 @@ class Row:
 
     Attributes:
         sampler: name, unique within data, encoder, batch size and seed; method: "autoregressive", "speculative", "draft" (a draft
-            on its own) or "reencode" (the target without a cache, one sequence at a time).
+            on its own), "reencode" (the target without a cache, one sequence at a time), "fixed_point" or "auto".
         target: heads x layers; draft: heads x layers, a checkpoint, "self" or "poisson".
         num_events: new events of all counted runs; num_sequences: sequences of one run.
         seconds: wall-clock time of a run per sequence.
@@ -48,7 +48,7 @@ class Row:
     encoder: str
     target: str
     draft: str | None
-    draft_length: int | None
+    draft_length: int | str | None
     rule: str | None
     batch_size: int
     seed: int
@@ -110,7 +110,7 @@ def measurement(
         **fidelity.numbers,
     }  # fmt: skip
     counts = None
-    if sampler.method == "speculative":
+    if sampler.method in ("speculative", "fixed_point"):
         stats = SamplingStats.total(timed.samples.stats)
         counts = stats.accepted_counts
         values |= {name: stats[name] for name in ("acceptance_rate", "step_acceptance", "events_per_round")}

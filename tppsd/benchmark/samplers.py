@@ -37,7 +37,7 @@ class Sampler:
     model: TransformerTPP
     run: Callable[[Request, int, int], SampledSequences | list[EventSequence]]
     draft: str | None = None
-    draft_length: int | None = None
+    draft_length: int | str | None = None
     rule: str | None = None
 
 
@@ -50,10 +50,21 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
             chosen.append(Sampler(f"draft {name} alone", "draft", draft, _cached(draft), name))
         for options in plan.speculative_options():
-            length, rule = options.draft_length, options.rule
+            length, rule = written_length(options), options.rule
             label = f"speculative, {_label(plan, name)}, {length}" + (f", {rule}" if len(plan.rules) > 1 else "")
             chosen.append(Sampler(label, "speculative", target, _cached(target, draft, options), name, length, rule))
+    for method in plan.methods:
+        for length in plan.draft_lengths if method == "fixed_point" else (None,):
+            options = SamplingOptions(method, length)
+            label = method.replace("_", " ") + (f", {length}" if length else "")
+            chosen.append(Sampler(label, method, target, _cached(target, None, options), None, length))
     return chosen
+
+
+def written_length(options: SamplingOptions) -> int | str | None:
+    """Of an option that names one length or "auto"."""
+    assert not isinstance(options.draft_length, tuple)
+    return options.draft_length
 
 
 def _label(plan: Plan, name: str) -> str:

@@ -53,11 +53,14 @@ def parse(args: list[str]) -> argparse.Namespace:
     which.add_argument("--target", help="checkpoint of the target")
     which.add_argument("--untrained", help="layers,heads of an untrained target instead, such as 20,8")
     which.add_argument("--target-size", help="layers,heads of a target to train on the data (default: 4,2)")
-    add("--draft", action="append", help="checkpoint, self, poisson, or layers,heads of a draft to train; may be repeated")
+    add(
+        "--draft", action="append", help="checkpoint, self, jacobi, poisson, or layers,heads of a draft to train; may be repeated"
+    )
+    add("--method", nargs="+", choices=["auto", "fixed_point"], help="also these, which need no draft")
     add("--data", nargs="+", help="process presets, folders or hub ids")
     add("--data-root", help="folder that holds data sets under their short names, looked at before the hub")
     add("--encoder", nargs="+", help="thp, sahp, attnhp (default: thp)")
-    add("--draft-length", type=int, nargs="+", help="events drafted per round (default: 4 8)")
+    add("--draft-length", type=_length, nargs="+", help="events drafted per round, or auto (default: 4 8)")
     add("--rule", nargs="+", choices=RULES, help="acceptance rules (default: joint)")
     add("--batch-size", type=int, nargs="+", help="rows in flight (default: 1)")
     add("--num-events", type=int, help="events per sequence (default: 200, or the window of the data)")
@@ -79,7 +82,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         "data": options.data, "data_root": options.data_root, "encoders": options.encoder, "target": options.target,
         "draft_lengths": options.draft_length, "rules": options.rule, "batch_sizes": options.batch_size,
         "num_events": options.num_events, "repeats": options.repeats, "seeds": options.seed, "baselines": options.baseline,
-        "device": options.device,
+        "device": options.device, "methods": options.method,
     }  # fmt: skip
     values = {key: value for key, value in named.items() if value is not None}
     for name, size in (("--untrained", options.untrained), ("--target-size", options.target_size)):
@@ -97,6 +100,10 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 def _draft(draft: str) -> str | dict[str, int]:
     """A size where it looks like one, else a checkpoint or a name."""
     return _size(draft, "--draft") if draft.replace(",", "").isdigit() and not Path(draft).exists() else draft
+
+
+def _length(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _size(size: str, option: str) -> dict[str, int]:
