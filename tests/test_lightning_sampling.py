@@ -54,7 +54,15 @@ def test_chunks_of_continuations_are_one_call_of_sample(checkpoints: tuple[Path,
     assert_same(chunks, sample(checkpoints[0], history=histories, num_sequences=2, t_end=8.0, seed=1))
 
 
-@pytest.mark.parametrize("drafter", ["self", "poisson"])
+def test_a_method_chosen_by_the_clock_is_tried_once_and_every_chunk_can_be_replayed(checkpoints: tuple[Path, Path]) -> None:
+    chunks = predicted(Sampler(*checkpoints, SamplingOptions("auto"), seed=5), Requests(4, num_events=500, chunk_size=2))
+    assert [chunk.stats.choice is not None for chunk in chunks] == [True, False]
+    for first, chunk in zip((0, 2), chunks, strict=True):
+        again = sample(*checkpoints, num_sequences=2, first_index=first, num_events=500, seed=5, options=chunk.options)
+        assert torch.equal(again.flat_event_times, chunk.flat_event_times)
+
+
+@pytest.mark.parametrize("drafter", ["self", "jacobi", "poisson"])
 def test_drafters_by_name(drafter: str, checkpoints: tuple[Path, Path]) -> None:
     (chunk,) = predicted(Sampler(checkpoints[0], drafter), Requests(2, t_end=2.0))
     assert chunk.stats.method == "speculative" and chunk.stats.drafter == drafter
@@ -104,7 +112,7 @@ def test_written_samples_are_data_again(checkpoints: tuple[Path, Path], tmp_path
     frame = pandas.read_parquet(folder)
     assert frame["seq_idx"].tolist() == list(range(20))
     assert set(frame["target_hash"]) == {load(checkpoints[0]).content_hash()} and set(frame["seed"]) == {2}
-    assert set(frame["options"]) == {'{"draft_length": 8, "method": "speculative", "rule": "joint"}'}
+    assert set(frame["options"]) == {'{"draft_length": 8, "drafter": "model", "method": "speculative", "rule": "joint"}'}
 
     from datasets import load_dataset
 

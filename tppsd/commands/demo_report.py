@@ -79,8 +79,9 @@ def _speedup(results: dict[str, Any], name: str) -> float:
 def _counters(stats: SamplingStats) -> dict[str, Any]:
     names = ["num_events", "seconds", "events_per_second"]
     if stats.method == "speculative":
-        names += ["acceptance_rate", "step_acceptance", "draft_length", "rule", "drafter"]
-    return {name: stats[name] for name in names}
+        names += ["acceptance_rate", "step_acceptance", "mean_draft_length", "rule", "drafter"]
+    counters = {name: stats[name] for name in names}
+    return counters | ({"draft_length": round(stats.mean_draft_length)} if stats.method == "speculative" else {})
 
 
 def _history_share(results: dict[str, Any], nll: float) -> float | None:
@@ -108,7 +109,7 @@ def write(settings: Settings, data: EventDataModule, results: dict[str, Any], su
 def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> Table:
     table = Table(title=f"Sampling: {summary['speedup']:.2f} times as fast, under the same law", title_justify="left")
     table.add_column("")
-    for header in ("autoregressive", "speculative\ntrained draft", "speculative\nself-drafting"):
+    for header in ("autoregressive", "speculative\ntrained draft", "speculative\nits own laws"):
         table.add_column(header, justify="right")
     runs = [results[name] for name in SAMPLERS]
     stats = [run["stats"] for run in runs]
@@ -116,7 +117,7 @@ def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> Table:
     table.add_row("seconds", *(f"{s.seconds:.1f}" for s in stats))
     table.add_row("events/s", *(f"{s.events_per_second:.0f}" for s in stats))
     table.add_row("[bold]speed-up[/]", *(f"[bold]{_speedup(results, name):.2f}[/]" for name in SAMPLERS))
-    table.add_row("draft length", "", *(str(s.draft_length) for s in stats[1:]))
+    table.add_row("draft length, mean", "", *(f"{s.mean_draft_length:.1f}" for s in stats[1:]))
     table.add_row("acceptance rate", "", *(f"{s.acceptance_rate:.3f}" for s in stats[1:]))
     table.add_row("acceptance per step", "", *(f"{s.step_acceptance:.3f}" for s in stats[1:]))
     table.add_row("own-law KS: D / p", *(_ks(run["own_law_ks"]) for run in runs))
@@ -186,6 +187,6 @@ def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
   {folder}tppsd fit --data.path PATH   train with every option; lightning_configs/README.md lists recipes
   {folder}python                       sample in three lines:
     import tppsd
-    samples = tppsd.sample("{target}", "self", num_sequences=8, {end})
+    samples = tppsd.sample("{target}", "jacobi", draft_length="auto", num_sequences=8, {end})
     samples.to_pandas()
 """

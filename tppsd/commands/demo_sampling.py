@@ -23,22 +23,20 @@ from tppsd.sampling.samples import SampledSequences, SamplingStats
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
-DRAFT_LENGTHS = {"speculative": (4, 8, 12), "speculative_self": (8, 12, 16)}  # tried briefly, on sequences that are thrown away
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
-SAMPLERS = ("autoregressive", "speculative", "speculative_self")  # drafts: none, the trained one, the target's own recent laws
+SAMPLERS = ("autoregressive", "speculative", "speculative_jacobi")  # drafts: none, the trained one, the target's own laws
 
 
 def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
     """Sample the same requests autoregressively and with both drafters, and test the samples; one key per sampler."""
-    console.print("\n[bold]Sampling[/] one sequence at a time on one thread, after a short trial of draft lengths ...")
+    console.print("\n[bold]Sampling[/] one sequence at a time on one thread ...")
     torch.set_num_threads(1)  # a single sequence is too little work for more: they would only wait for each other
     outcome: dict[str, Any] = {}
     for i, name in enumerate(SAMPLERS):
-        options = SamplingOptions("autoregressive")
-        if name in DRAFT_LENGTHS:
-            options = SamplingOptions("speculative", _best_draft_length(settings, data, results, name))
-        console.print(f"  {name}" + (f", draft length {options.draft_length}" if options.draft_length else ""))
+        options = SamplingOptions("autoregressive") if name == "autoregressive" else SamplingOptions("speculative", "auto")
+        console.print(f"  {name}")
+        _predict(results, name, options, _requests(data, 1).loader(data), settings.seed + 100, None)  # warms up
         folder = settings.output / "samples" / name
         shutil.rmtree(folder, ignore_errors=True)
         requests = _requests(data, settings.num_sequences)
@@ -64,7 +62,7 @@ def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) ->
 def _predict(
     results: dict[str, Any], name: str, options: SamplingOptions, loader: Any, seed: int, writer: SampleWriter | None
 ) -> list[SampledSequences]:
-    draft = {"autoregressive": None, "speculative": results["draft"]["path"], "speculative_self": "self"}[name]
+    draft = {"autoregressive": None, "speculative": results["draft"]["path"], "speculative_jacobi": "jacobi"}[name]
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1, max_events=MAX_PER_SEQUENCE)
     callbacks: list[Any] = [] if writer is None else [writer, RichProgressBar(leave=False)]
     trainer = Trainer(
@@ -77,17 +75,6 @@ def _predict(
     )
     chunks: Any = trainer.predict(sampler, loader)
     return chunks
-
-
-def _best_draft_length(settings: Settings, data: EventDataModule, results: dict[str, Any], name: str) -> int:
-    """The draft length with the least time per event in a short trial, after a warm-up."""
-    lengths = DRAFT_LENGTHS[name]
-    speeds = {}
-    for length in (lengths[0], *lengths):  # the first run warms up
-        options = SamplingOptions("speculative", length)
-        chunks = _predict(results, name, options, _requests(data, 2).loader(data), settings.seed + 100, None)
-        speeds[length] = SamplingStats.total([chunk.stats for chunk in chunks]).events_per_second
-    return max(speeds, key=lambda length: speeds[length])
 
 
 def _judge(results: dict[str, Any], data: EventDataModule, chunks: list[SampledSequences], seed: int) -> dict[str, Any]:

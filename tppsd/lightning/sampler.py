@@ -26,7 +26,8 @@ class PredictedSequences(SampledSequences):
 class Sampler(LightningModule):
     """Samples chunks of requests from a target, with a draft for speed: `trainer.predict(sampler, Requests(...).loader(data))`.
 
-    A sequence depends on its index and the seed, not on the number of processes or the chunk it is in.
+    A sequence depends on its index and the seed, not on the number of processes or the chunk it is in; with options that leave
+    a choice to the clock ("auto") also on what each process chose, which is recorded with every chunk.
 
     Args:
         target: checkpoint of the model to sample from.
@@ -68,4 +69,6 @@ class Sampler(LightningModule):
             max_events=self.max_events,
             **batch.arguments,
         )
+        if self.options is not None and self.options.method == "auto":  # one trial is enough for all chunks
+            self.options = samples.options.with_overrides(draft_length=samples.options.draft_length and "auto")
         return PredictedSequences(**vars(samples))

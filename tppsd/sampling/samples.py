@@ -75,6 +75,11 @@ class SamplingStats:
         return self.num_accepted / self.num_tested if self.num_tested else float("nan")
 
     @property
+    def mean_draft_length(self) -> float:
+        """Drafted events per round; nan without rounds."""
+        return self.num_drafted / self.num_rounds if self.num_rounds else float("nan")
+
+    @property
     def events_per_second(self) -> float:
         return self.num_events / self.seconds if self.seconds > 0 else float("nan")
 
