@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,9 @@ def test_wandb_receives_numbers_plot_and_table(checkpoints: dict[str, Path], tmp
     run(TargetTPP, [callback], logger=logger, max_epochs=1, log_every_n_steps=1)
     logger.experiment.finish()
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    keys = offline_keys(file)
+    keys, deadline = offline_keys(file), time.monotonic() + 60
+    while not keys and time.monotonic() < deadline:  # a process of wandb's own writes the file
+        time.sleep(0.5)
+        keys = offline_keys(file)
     assert keys >= LOGGED | {"train/nll", "val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "trainer/global_step"}
     assert {"fidelity/ks_plot/_type", "sampling/accepted_counts/_type"} <= keys
