@@ -21,7 +21,7 @@ from tppsd.sampling.drafters import Draft, ModelDrafter
 from tppsd.sampling.noise import Purpose, RowNoise
 from tppsd.sampling.rows import Events, ModelRows, Rows
 from tppsd.sampling.rules import Attempts, Corrected, Rejected, Verdict
-from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.speculative import RoundNoise, Speculative
 
 Mutant = Callable[[], Any]  # makes a patch
 MUTANTS: dict[str, Mutant] = {}
@@ -201,7 +201,7 @@ def adjusted_law_of_the_next_position() -> Any:
     right = Speculative.correct
 
     def correct(
-        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: Tensor
+        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise
     ) -> tuple[Verdict, Tensor, Tensor]:
         draft_length = draft.marks.shape[1]
         later = torch.arange(1, draft_length + 2).clamp_max(draft_length)
@@ -216,7 +216,7 @@ def bonus_from_the_draft() -> Any:
     right = Speculative.correct
 
     def correct(
-        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: Tensor
+        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise
     ) -> tuple[Verdict, Tensor, Tensor]:
         verdict, inter_times, marks = right(self, rows, draft, laws, verdict, noise)
         assert isinstance(self.drafter, ModelDrafter)
@@ -225,7 +225,7 @@ def bonus_from_the_draft() -> Any:
         law = self.drafter.rows.extend(EventTokens(*(field[:, -1:] for field in draft.tokens)))
         cache.lengths = lengths
         draft_length = draft.marks.shape[1]
-        bonus_times, bonus_marks = law[:, 0].sample(noise[:, draft_length, speculative.FOR_TARGET])
+        bonus_times, bonus_marks = law[:, 0].sample(noise.target[:, draft_length])
         is_bonus = verdict.num_accepted == draft_length
         return verdict, torch.where(is_bonus, bonus_times, inter_times), torch.where(is_bonus, bonus_marks, marks)
 

@@ -19,7 +19,7 @@ from tppsd.sampling.jacobi_drafter import JacobiDrafter
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.rules import Verdict
-from tppsd.sampling.speculative import FOR_TARGET, Speculative, at_positions
+from tppsd.sampling.speculative import RoundNoise, Speculative, at_positions
 
 
 class FixedPoint(Speculative):
@@ -38,8 +38,6 @@ class FixedPoint(Speculative):
         with_log_probs: also record the target's log-density of every event.
     """
 
-    for_draft = FOR_TARGET
-
     def __init__(
         self,
         target: ModelRows,
@@ -53,16 +51,21 @@ class FixedPoint(Speculative):
         super().__init__(target, drafter, draft_length, longest, "joint", noise, with_log_probs)
         self.tolerance = tolerance
 
-    def accept_drafted(self, draft: Draft, laws: Any, noise: Tensor) -> Verdict:
+    def draw(self, draft_length: int) -> RoundNoise:
+        """The noise with which autoregressive sampling draws the same events, for drafts as well."""
+        noise = super().draw(draft_length)
+        return noise._replace(draft=noise.target[:, :-1])
+
+    def accept_drafted(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
         """The leading events that the new laws draw again."""
-        uniforms = noise[..., FOR_TARGET]
+        uniforms = noise.draft
         is_same = laws.inter_time.noise_distance(draft.inter_times, uniforms) <= self.tolerance
         if self.num_marks > 1:
             is_same &= sample_mark(laws.mark_log_probs(draft.inter_times), uniforms[..., 2]) == draft.marks
         return Verdict(is_same.long().cumprod(1).sum(1), is_same[:, 0])
 
-    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: Tensor) -> tuple[Verdict, Tensor, Tensor]:
+    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise) -> tuple[Verdict, Tensor, Tensor]:
         """The first changed event (rows,), from its new law with its own noise."""
         position = verdict.num_accepted
-        inter_times, marks = laws.at(position).sample(at_positions(noise, position)[:, FOR_TARGET])
+        inter_times, marks = laws.at(position).sample(at_positions(noise.target, position))
         return verdict, inter_times, marks

@@ -10,7 +10,7 @@ start with fresh noise.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,15 @@ ADDRESSES = [
 FOR_DRAFT, COINS, FOR_TARGET = slice(0, 3), slice(4, 6), slice(6, 9)
 
 
+class RoundNoise(NamedTuple):
+    """Uniforms of one round, n events drafted. Fields: draft (rows, n, 3); coins (rows, n, 2); target (rows, n + 1, 3), of which
+    the one at the position of the bonus event is used."""
+
+    draft: Tensor
+    coins: Tensor
+    target: Tensor
+
+
 class Speculative:
     """Draft-verify rounds with one candidate per step.
 
@@ -56,8 +65,6 @@ class Speculative:
         noise: of the rows, with ADDRESSES per event.
         with_log_probs: also record the target's log-density of every event.
     """
-
-    for_draft = FOR_DRAFT
 
     def __init__(
         self,
@@ -88,16 +95,22 @@ class Speculative:
     def round(self, rows: Rows) -> Tensor:
         """One round of every row; returns bool (rows,): the row has reached its end."""
         started = time.perf_counter()
-        noise = self.noise.window(self.draft_length.choose(len(rows)) + 1)
-        draft = self.drafter.propose(rows, noise[:, :-1, self.for_draft])
+        noise = self.draw(self.draft_length.choose(len(rows)))
+        draft = self.drafter.propose(rows, noise.draft)
         laws = self.verify(rows, draft)
         verdict = self.judge(draft, laws, noise)
         verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, noise)
         reached_end = self.commit(rows, draft, laws, verdict, inter_times, marks)
-        self.noise.advance(noise.shape[1] if self.uses_whole_window else verdict.num_accepted + 1, noise.shape[1])
-        is_counted = rows.active & (draft.num_drafted == noise.shape[1] - 1)
+        longest = noise.target.shape[1]
+        self.noise.advance(longest if self.uses_whole_window else verdict.num_accepted + 1, longest)
+        is_counted = rows.active & (draft.num_drafted == longest - 1)
         self.draft_length.record(verdict.num_accepted, is_counted, time.perf_counter() - started)
         return reached_end
+
+    def draw(self, draft_length: int) -> RoundNoise:
+        """The noise of each row's next events."""
+        window = self.noise.window(draft_length + 1)
+        return RoundNoise(window[:, :-1, FOR_DRAFT], window[:, :-1, COINS], window[..., FOR_TARGET])
 
     def verify(self, rows: Rows, draft: Draft) -> Any:
         """The target's draft_length + 1 laws, from one pass over the newest committed event and the drafted ones."""
@@ -109,25 +122,25 @@ class Speculative:
             laws = laws.truncated(elapsed)
         return laws
 
-    def judge(self, draft: Draft, laws: Any, noise: Tensor) -> Verdict:
+    def judge(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
         """The rule's verdict on what each row has drafted."""
         if draft.marks.shape[1] == 0:
             nothing = torch.zeros_like(draft.times[:, :0].sum(1), dtype=torch.int64)
             return Verdict(nothing, nothing.bool())
-        verdict = self.accept_drafted(draft, laws[:, :-1], noise[:, :-1])
+        verdict = self.accept_drafted(draft, laws[:, :-1], noise)
         if draft.lengths is None:
             return verdict
         return verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
 
-    def accept_drafted(self, draft: Draft, laws: Any, noise: Tensor) -> Verdict:
-        """By the rule, with the laws and noise of the drafted positions."""
-        return self.accept(draft, laws, noise[..., COINS])
+    def accept_drafted(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
+        """By the rule, with the laws of the drafted positions."""
+        return self.accept(draft, laws, noise.coins)
 
-    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: Tensor) -> tuple[Verdict, Tensor, Tensor]:
+    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise) -> tuple[Verdict, Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
-        bonus_laws, for_bonus = laws[:, -1], noise[:, draft.marks.shape[1], FOR_TARGET]
+        bonus_laws, for_bonus = laws[:, -1], noise.target[:, draft.marks.shape[1]]
         if draft.lengths is not None:
-            bonus_laws, for_bonus = laws.at(draft.lengths), at_positions(noise, draft.lengths)[:, FOR_TARGET]
+            bonus_laws, for_bonus = laws.at(draft.lengths), at_positions(noise.target, draft.lengths)
         is_rejected = rows.active & (verdict.num_accepted < draft.num_drafted)
         num_rejected = int(is_rejected.sum())
         if num_rejected < len(rows):
