@@ -37,7 +37,7 @@ def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
         torch.save({"weights": module.state_dict(), "metrics": metrics}, folder / "fit.pt")
 
     seed_everything(1, verbose=False)
-    distilled = DraftTPP(2, distillation=Distillation(folder / "target.ckpt", tv_weight=1.0), **SMALL)
+    distilled = DraftTPP(2, distillation=Distillation(folder / "target.ckpt", nll_weight=1.0), **SMALL)
     run = trainer(max_epochs=2, precision=PRECISION, **distributed)
     run.fit(distilled, datamodule=small_data(batch_size=GLOBAL_BATCH // world_size))
     metrics = {name: float(value) for name, value in run.callback_metrics.items()}

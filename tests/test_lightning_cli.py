@@ -89,6 +89,16 @@ def test_a_draft_is_distilled_and_resumed(checkpoints: tuple[Path, Path], capsys
     assert "nowhere.ckpt: there is no such checkpoint" in capsys.readouterr().err
 
 
+def test_samples_of_the_target_are_training_data(checkpoints: tuple[Path, Path]) -> None:
+    """What `predict` has written goes straight back into `fit`."""
+    models = ["--model.target", checkpoints[0], "--model.draft", "self"]
+    assert tppsd("predict", *QUIET, *models, "--requests.num_sequences", "12", "--requests.num_events", "4") == 0
+    files = ["--data.path", "outputs/samples", "--config", CONFIGS / "thp_draft.yaml", "--config", CONFIGS / "distill.yaml"]
+    distilled = [*files, "--model.embed_dim", "8", "--model.distillation.target", checkpoints[0], "--trainer.max_steps", "1"]
+    assert tppsd("fit", *QUIET, *STEPWISE, *distilled) == 0
+    assert load("outputs/fit/version_0/checkpoints/best.ckpt").num_marks == 2
+
+
 def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:
     target, draft = checkpoints
     models = ["--model.target", target, "--model.draft", draft, "--model.options.draft_length", "3"]

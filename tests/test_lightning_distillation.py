@@ -16,6 +16,7 @@ from tppsd import Distillation, DraftTPP, EventBatch, TargetTPP, load
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import Overlap
 
+WATCH = {"nll_weight": 1.0, "kl_weight": 0.0, "tv_weight": 0.0}  # likelihood alone
 LOGGED = {"train/kl", "train/step_acceptance", "val/kl", "val/step_acceptance"}
 
 
@@ -57,7 +58,7 @@ def test_it_raises_acceptance_over_likelihood_alone(target: Path) -> None:
 
 def test_a_target_that_only_measures_does_not_disturb_training(target: Path) -> None:
     """The same weights, bit for bit, as without one; and two distilled runs are equal."""
-    plain, watched = run(None)[0], run(Distillation(target, kl_weight=0.0))[0]
+    plain, watched = run(None)[0], run(Distillation(target, **WATCH))[0]
     assert plain.model.content_hash() == watched.model.content_hash()
     assert run(Distillation(target))[0].model.content_hash() == run(Distillation(target))[0].model.content_hash()
 
@@ -80,7 +81,7 @@ def test_checkpoints_hold_nothing_of_the_target_but_its_hash(target: Path, tmp_p
         (tmp_path / "gone.ckpt").rename(target)
     again = torch.load(fitted(loaded, tmp_path / "again.ckpt"), weights_only=True)
     assert again["tppsd"]["distilled_from"] == load(target).content_hash()
-    assert run(Distillation(target, kl_weight=0.0), max_steps=1)[0].distilled_from is None  # it only measured
+    assert run(Distillation(target, **WATCH), max_steps=1)[0].distilled_from is None  # it only measured
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -128,21 +129,12 @@ def test_autocast_leaves_the_target_as_it_is_sampled(target: Path) -> None:
             assert torch.equal(draft.distillation.overlap(law, batch, step=0).kl, expected.kl)  # type: ignore[union-attr]
 
 
-def test_samples_of_the_target_are_training_data(target: Path, tmp_path: Path) -> None:
-    """The Parquet file of a sampler goes straight back into an EventDataModule."""
-    tppsd.sample(load(target), "self", num_sequences=20, t_end=8.0).to_parquet(tmp_path / "samples.parquet")
-    data = tppsd.EventDataModule(path=str(tmp_path / "samples.parquet"), batch_size=4)
-    draft = DraftTPP(data.num_marks, distillation=Distillation(target), **SMALL)
-    trainer(max_epochs=1).fit(draft, datamodule=data)
-    assert draft.distilled_from == load(target).content_hash()
-
-
 def test_mistakes_are_named(target: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere.ckpt: there is no such checkpoint"):
         run(Distillation("nowhere.ckpt"))
     with pytest.raises(ValueError, match=r"target.ckpt: this target has num_marks = 2, its draft 1; they must agree"):
         trainer().fit(DraftTPP(1, distillation=Distillation(target), **SMALL), small_data(process="hawkes"))
     with pytest.raises(ValueError, match=r"must not be negative, and one of them must be positive"):
-        Distillation(target, nll_weight=0.0, kl_weight=0.0)
+        Distillation(target, kl_weight=0.0, tv_weight=0.0)
     with pytest.raises(ValueError, match=r"num_draws = 3 must be an even number"):
         Distillation(target, num_draws=3)

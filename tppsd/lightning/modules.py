@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -85,7 +85,8 @@ class TPPModule(LightningModule):
         names = ["val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "test/nll_poisson"]
         names += [f"test/{name}_{convention}" for convention in CONVENTIONS for name in ("nll", "nll_time", "nll_mark")]
         self.metrics = torch.nn.ModuleDict({name: NegativeLogLikelihood() for name in names})
-        self.distillation, self.distilled_from = distillation, cast(str | None, None)
+        self.distillation = distillation
+        self.distilled_from: str | None = None  # content hash of the target
         if distillation is not None:
             self.metrics.update({f"{stage}/{name}": MeanOverContexts() for stage in ("val", "test") for name in OVERLAPS})
         self.forecasts = ForecastMetrics(num_marks)
@@ -126,17 +127,17 @@ class TPPModule(LightningModule):
     # --- loss and metrics -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: EventBatch, batch_idx: int) -> Tensor:
-        """NLL per event and, for a draft that is distilled, its means over contexts."""
-        law = self.model(batch)
+        """The NLL per event, or what a Distillation makes of it."""
+        law, distillation = self.model(batch), self.distillation
         time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time)
-        nll = self._mean_over_processes("train/nll", -(time + survival + mark).sum(), batch.mask.sum())
-        if self.distillation is None or not self.distillation.is_trained_for:
+        nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.mask.sum())
+        if distillation is None or not distillation.is_trained_for:
             return nll
-        wanted, overlap = self.distillation, self.distillation.overlap(law, batch, step=self.global_step + 1)
-        num_contexts = batch.mask.sum() + len(batch.mask)
-        kl = self._mean_over_processes("train/kl", overlap.kl.sum(), num_contexts)
-        acceptance = self._mean_over_processes("train/step_acceptance", overlap.acceptance.sum(), num_contexts)
-        return wanted.nll_weight * nll + wanted.kl_weight * kl - wanted.tv_weight * acceptance
+        kl, acceptance = distillation.overlap(law, batch, step=self.global_step + 1)
+        num_contexts = batch.mask.sum() + len(batch.mask)  # of each sequence, one more than it has events
+        mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
+        mean_acceptance = self._mean_over_processes("train/step_acceptance", acceptance.sum(), num_contexts)
+        return distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
 
     def _mean_over_processes(self, name: str, total: Tensor, count: Tensor) -> Tensor:
         """Log the sum of `total` over processes / sum of `count`, and return this process's total * number of processes / sum of
