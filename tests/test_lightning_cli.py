@@ -84,7 +84,9 @@ def test_a_draft_is_distilled_and_resumed(checkpoints: tuple[Path, Path], capsys
     resume = ["--ckpt_path", run / "checkpoints" / "last.ckpt", "--trainer.max_epochs", "3"]
     assert tppsd("fit", "--config", run / "config.yaml", *resume) == 0
     assert "train/kl" in Path("outputs/fit/version_1/metrics.csv").read_text().splitlines()[0]
-    capsys.readouterr()
+    scored = ["test", *DATA, *QUIET, "--ckpt_path", run / "checkpoints" / "best.ckpt"]
+    assert tppsd(*scored, "--model.distillation.target", checkpoints[0]) == 0
+    assert "test/step_acceptance" in capsys.readouterr().out
     assert tppsd(*arguments, "nowhere.ckpt") == 2
     assert "nowhere.ckpt: there is no such checkpoint" in capsys.readouterr().err
 
