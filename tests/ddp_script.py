@@ -14,7 +14,7 @@ from lightning.pytorch import seed_everything
 from lightning_helpers import SMALL, small_data, trainer
 from metric_cases import results
 
-from tppsd import Sampler, SampleWriter, SamplingOptions, SpeculativeSampling, TargetTPP
+from tppsd import Distillation, DraftTPP, Sampler, SampleWriter, SamplingOptions, SpeculativeSampling, TargetTPP
 from tppsd.lightning.requests import Requests
 
 GLOBAL_BATCH = 6  # 16 sequences: batches of 5 and 6, which two processes share unevenly
@@ -22,7 +22,7 @@ PRECISION = "64-true"  # so that only a wrong reduction can make a difference
 
 
 def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
-    """Leave fit.pt (weights and metrics), RANK.pt (of every metric class), target.ckpt and samples/ in `folder`."""
+    """Leave fit.pt, distilled.pt (weights and metrics), RANK.pt (of every metric class), target.ckpt and samples/ in `folder`."""
     distributed = {"devices": world_size, "strategy": "ddp" if world_size > 1 else "auto"}
     seed_everything(0, verbose=False)
     callback = SpeculativeSampling(draft=draft, every_n_epochs=1, num_sequences=3, options=SamplingOptions(draft_length=3))
@@ -35,6 +35,14 @@ def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
     torch.save(results(run.global_rank, world_size), folder / f"{run.global_rank}.pt")
     if run.is_global_zero:
         torch.save({"weights": module.state_dict(), "metrics": metrics}, folder / "fit.pt")
+
+    seed_everything(1, verbose=False)
+    distilled = DraftTPP(2, distillation=Distillation(folder / "target.ckpt", nll_weight=1.0), **SMALL)
+    run = trainer(max_epochs=2, precision=PRECISION, **distributed)
+    run.fit(distilled, datamodule=small_data(batch_size=GLOBAL_BATCH // world_size))
+    metrics = {name: float(value) for name, value in run.callback_metrics.items()}
+    if run.is_global_zero:
+        torch.save({"weights": distilled.state_dict(), "metrics": metrics}, folder / "distilled.pt")
 
     sampler = Sampler(folder / "target.ckpt", draft, seed=4)
     requests = Requests(1, "train", max_histories=9, given_fraction=0.3, chunk_size=2)  # 5 chunks: 3 and 2

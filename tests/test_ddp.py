@@ -35,8 +35,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_fit_equals_one_process_on_the_same_global_batch(folders: tuple[Path, Path]) -> None:
-    one, two = (torch.load(folder / "fit.pt", weights_only=True) for folder in folders)
+@pytest.mark.parametrize("file", ["fit.pt", "distilled.pt"])
+def test_fit_equals_one_process_on_the_same_global_batch(file: str, folders: tuple[Path, Path]) -> None:
+    one, two = (torch.load(folder / file, weights_only=True) for folder in folders)
     for name, weight in one["weights"].items():
         if isinstance(weight, torch.Tensor):
             torch.testing.assert_close(two["weights"][name], weight, rtol=0, atol=1e-6, msg=name)

@@ -16,6 +16,7 @@ from tppsd.cli import main
 DATA = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "20", "--data.t_end", "8", "--data.batch_size", "4"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 
+CONFIGS = Path(__file__).parent.parent / "lightning_configs" / "model"
 STEPWISE = ["--trainer.log_every_n_steps", "1"]
 
 
@@ -65,6 +66,39 @@ def test_the_architecture_comes_from_the_checkpoint(checkpoints: tuple[Path, Pat
     assert "test/nll_benchmark" in capsys.readouterr().out
     assert tppsd("validate", *DATA, *QUIET, "--ckpt_path", checkpoints[0]) == 0
     assert "val/nll" in capsys.readouterr().out
+
+
+def test_a_draft_is_distilled_and_resumed(checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """By the files of lightning_configs/; its best checkpoint is the one with the highest acceptance."""
+    files = ["--config", CONFIGS / "thp_draft.yaml", "--config", CONFIGS / "distill.yaml"]
+    arguments = ["fit", *DATA, *QUIET, *STEPWISE, *files, "--model.embed_dim", "8", "--model.distillation.target"]
+    assert tppsd(*arguments, checkpoints[0], "--trainer.max_epochs", "2") == 0
+    run = Path("outputs/fit/version_0")
+    lines = (run / "metrics.csv").read_text().splitlines()
+    assert {"train/kl", "train/step_acceptance", "val/kl", "val/step_acceptance"} <= set(lines[0].split(","))
+    record = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert record["tppsd"]["distilled_from"] == load(checkpoints[0]).content_hash()
+    scores = [state for name, state in record["callbacks"].items() if name.startswith("ModelCheckpoint")]
+    assert scores[0]["monitor"] == "val/step_acceptance"
+
+    resume = ["--ckpt_path", run / "checkpoints" / "last.ckpt", "--trainer.max_epochs", "3"]
+    assert tppsd("fit", "--config", run / "config.yaml", *resume) == 0
+    assert "train/kl" in Path("outputs/fit/version_1/metrics.csv").read_text().splitlines()[0]
+    scored = ["test", *DATA, *QUIET, "--ckpt_path", run / "checkpoints" / "best.ckpt"]
+    assert tppsd(*scored, "--model.distillation.target", checkpoints[0]) == 0
+    assert "test/step_acceptance" in capsys.readouterr().out
+    assert tppsd(*arguments, "nowhere.ckpt") == 2
+    assert "nowhere.ckpt: there is no such checkpoint" in capsys.readouterr().err
+
+
+def test_samples_of_the_target_are_training_data(checkpoints: tuple[Path, Path]) -> None:
+    """What `predict` has written goes straight back into `fit`."""
+    models = ["--model.target", checkpoints[0], "--model.draft", "self"]
+    assert tppsd("predict", *QUIET, *models, "--requests.num_sequences", "12", "--requests.num_events", "4") == 0
+    files = ["--data.path", "outputs/samples", "--config", CONFIGS / "thp_draft.yaml", "--config", CONFIGS / "distill.yaml"]
+    distilled = [*files, "--model.embed_dim", "8", "--model.distillation.target", checkpoints[0], "--trainer.max_steps", "1"]
+    assert tppsd("fit", *QUIET, *STEPWISE, *distilled) == 0
+    assert load("outputs/fit/version_0/checkpoints/best.ckpt").num_marks == 2
 
 
 def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
     from tppsd.lightning.callbacks import SpeculativeSampling
+    from tppsd.lightning.distillation import Distillation
     from tppsd.lightning.modules import DraftTPP, TargetTPP
     from tppsd.lightning.sampler import Sampler
     from tppsd.lightning.writer import SampleWriter
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
 
 __all__ = [
     "DataStatistics",
+    "Distillation",
     "DraftTPP",
     "EventBatch",
     "EventDataModule",
@@ -56,6 +58,7 @@ __all__ = [
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
     "DataStatistics": "tppsd.data.statistics",
+    "Distillation": "tppsd.lightning.distillation",
     "DraftTPP": "tppsd.lightning.modules",
     "EventBatch": "tppsd.data.sequences",
     "EventDataModule": "tppsd.data.datamodule",

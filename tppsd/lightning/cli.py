@@ -97,7 +97,7 @@ class TrainingCLI(VerbCLI):
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.best_model_path:
-            rank_zero_info(f"best checkpoint: {best.best_model_path} (val/nll {best.best_model_score:.4f} nats per event)")
+            rank_zero_info(f"best checkpoint: {best.best_model_path} ({best.monitor} = {best.best_model_score:.4f})")
 
 
 class SamplingCLI(VerbCLI):

@@ -22,7 +22,7 @@ _EVENTS_PER_SECOND = 8_000  # a guess of the training speed that only decides ho
 
 
 class Fitted(NamedTuple):
-    """What `fit_best` did: the trainer, the checkpoint with the best val/nll, passes over the training split, seconds."""
+    """What `fit_best` did: the trainer, the checkpoint with the best monitored value, passes over the training split, seconds."""
 
     trainer: Trainer
     path: Path
@@ -38,21 +38,24 @@ def fit_best(
     seconds: float | None = None,
     max_epochs: int = 100_000,
     patience: int | None = None,
+    monitor: str = "val/nll",
     accelerator: str = "cpu",
     logger: CSVLogger | None = None,
 ) -> Fitted:
-    """Train `module` on one device and keep the weights with the best val/nll at `path`.
+    """Train `module` on one device and keep the weights with the best `monitor` at `path`.
 
     Args:
         seconds: wall-clock budget, validated VALIDATIONS times; None = none, validated after every epoch.
-        max_epochs, patience: the end without a budget: after so many epochs, or so many without a better val/nll.
+        max_epochs, patience: the end without a budget: after so many epochs, or so many without a better `monitor`.
+        monitor: "val/nll", the lowest, or "val/step_acceptance", the highest, of a module with a distillation target.
     """
-    best = ModelCheckpoint(dirpath=path.parent, filename=path.stem, monitor="val/nll", enable_version_counter=False)
+    mode = "max" if monitor == "val/step_acceptance" else "min"
+    best = ModelCheckpoint(dirpath=path.parent, filename=path.stem, monitor=monitor, mode=mode, enable_version_counter=False)
     callbacks: list[Any] = [best]
     timing: dict[str, Any] = {}
     if seconds is None:
         callbacks += [RichProgressBar(leave=False)]
-        callbacks += [] if patience is None else [EarlyStopping("val/nll", patience=patience)]
+        callbacks += [] if patience is None else [EarlyStopping(monitor, mode=mode, patience=patience)]
     else:
         callbacks += [TimeBudget(seconds), BudgetProgressBar(seconds)]
         timing = {"val_check_interval": _validation_interval(data, seconds), "check_val_every_n_epoch": None}

@@ -12,15 +12,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
+from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.likelihood import NegativeLogLikelihood
+from tppsd.metrics.overlap import MeanOverContexts
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
 from tppsd.models.law import NextEventLaw
-from tppsd.models.likelihood import Convention, scored_events
+from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
 
 CONVENTIONS: tuple[Convention, ...] = ("window", "benchmark")
+OVERLAPS = ("kl", "step_acceptance")  # per context, of a draft with its target
 
 
 class TPPModule(LightningModule):
@@ -43,6 +46,7 @@ class TPPModule(LightningModule):
         optimizer: builds the optimiser from the parameters.
         lr_scheduler: builds the scheduler from the optimiser; None = constant learning rates.
         lr_interval: the scheduler advances once per "step" or once per "epoch".
+        distillation: a frozen target to agree with, or to measure acceptance against; None = likelihood alone.
     """
 
     role: str
@@ -62,9 +66,10 @@ class TPPModule(LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01),
         lr_scheduler: LRSchedulerCallable | None = lambda optimizer: WarmupCosine(optimizer, warmup=0.05, final=0.01),
         lr_interval: Literal["step", "epoch"] = "step",
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])  # what is left is plain values
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "distillation"])  # what is left is plain values
         self.model = TransformerTPP(
             num_marks,
             encoder,
@@ -80,6 +85,10 @@ class TPPModule(LightningModule):
         names = ["val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "test/nll_poisson"]
         names += [f"test/{name}_{convention}" for convention in CONVENTIONS for name in ("nll", "nll_time", "nll_mark")]
         self.metrics = torch.nn.ModuleDict({name: NegativeLogLikelihood() for name in names})
+        self.distillation = distillation
+        self.distilled_from: str | None = None  # content hash of the target
+        if distillation is not None:
+            self.metrics.update({f"{stage}/{name}": MeanOverContexts() for stage in ("val", "test") for name in OVERLAPS})
         self.forecasts = ForecastMetrics(num_marks)
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
@@ -95,6 +104,10 @@ class TPPModule(LightningModule):
             raise ValueError(f"the data have num_marks = {data.num_marks}, but the model has num_marks = {self.model.num_marks}")
         if stage == "fit" and data is not None and self.model.statistics.num_events == 0:
             self.model.set_statistics(data.statistics)
+        if self.distillation is not None:
+            target = self.distillation.load(self.model.num_marks)
+            if stage == "fit" and self.distillation.is_trained_for:
+                self.distilled_from = target.content_hash()
 
     def on_fit_start(self) -> None:
         self._need_statistics()
@@ -114,36 +127,61 @@ class TPPModule(LightningModule):
     # --- loss and metrics -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: EventBatch, batch_idx: int) -> Tensor:
-        """NLL of this process's sequences * number of processes / number of events of all: the mean of gradients that DDP takes
-        over processes is then the gradient of the NLL per event of the whole batch."""
-        nll = -self.model.log_likelihood(batch).sum()
-        totals = torch.stack([nll.detach().double(), batch.mask.sum().double()])
-        total_nll, num_events = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        num_events = num_events.clamp_min(1)
-        self.log("train/nll", total_nll / num_events, prog_bar=True, batch_size=1)
-        return nll * self.trainer.world_size / num_events.to(nll.dtype)
+        """The NLL per event, or what a Distillation makes of it."""
+        law, distillation = self.model(batch), self.distillation
+        time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time)
+        nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.mask.sum())
+        if distillation is None or not distillation.is_trained_for:
+            return nll
+        kl, acceptance = distillation.overlap(law, batch, step=self.global_step + 1)
+        num_contexts = batch.mask.sum() + len(batch.mask)  # of each sequence, one more than it has events
+        mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
+        mean_acceptance = self._mean_over_processes("train/step_acceptance", acceptance.sum(), num_contexts)
+        return distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
+
+    def _mean_over_processes(self, name: str, total: Tensor, count: Tensor) -> Tensor:
+        """Log the sum of `total` over processes / sum of `count`, and return this process's total * number of processes / sum of
+        `count`: the mean of gradients that DDP takes over processes is then the gradient of what is logged."""
+        totals = torch.stack([total.detach().double(), count.double()])
+        global_total, global_count = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        global_count = global_count.clamp_min(1)
+        self.log(name, global_total / global_count, prog_bar=True, batch_size=1)
+        return total * self.trainer.world_size / global_count.to(total.dtype)
 
     def validation_step(self, batch: EventBatch, batch_idx: int) -> None:
-        self._score(batch, "window", "val", "")
+        law = self.model(batch)
+        self._score(law, batch, "window", "val", "")
+        self._score_overlap(law, batch, "val")
 
     def test_step(self, batch: EventBatch, batch_idx: int) -> None:
+        law = self.model(batch)
         for convention in CONVENTIONS:
-            self._score(batch, convention, "test", f"_{convention}")
-        self.forecasts.update(self.model(batch), batch, self.model.statistics.min_inter_time)
+            self._score(law, batch, convention, "test", f"_{convention}")
+        self._score_overlap(law, batch, "test")
+        self.forecasts.update(law, batch, self.model.statistics.min_inter_time)
 
     def on_test_epoch_end(self) -> None:
         # equal on all ranks already; without sync_dist, Lightning warns
         self.log_dict({f"test/{name}": value for name, value in self.forecasts.compute().items()}, sync_dist=True)
         self.forecasts.reset()
 
-    def _score(self, batch: EventBatch, convention: Convention, stage: str, suffix: str) -> None:
-        time, mark, survival = self.model.log_likelihood_parts(batch, convention)
+    def _score(self, law: NextEventLaw, batch: EventBatch, convention: Convention, stage: str, suffix: str) -> None:
+        time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time, convention)
         num_events = scored_events(batch, convention).sum(1)
         self._update(f"{stage}/nll{suffix}", time + survival + mark, num_events, prog_bar=True)
         self._update(f"{stage}/nll_time{suffix}", time + survival, num_events)
         self._update(f"{stage}/nll_mark{suffix}", mark, num_events)
         if convention == "window":
             self._update(f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True)
+
+    def _score_overlap(self, law: NextEventLaw, batch: EventBatch, stage: str) -> None:
+        if self.distillation is not None:
+            overlap = self.distillation.overlap(law, batch, step=0)
+            for name, values in zip(OVERLAPS, overlap, strict=True):
+                metric = self.metrics[f"{stage}/{name}"]
+                assert isinstance(metric, MeanOverContexts)
+                metric.update(values)
+                self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=1)
 
     def _update(self, name: str, log_likelihood: Tensor, num_events: Tensor, prog_bar: bool = False) -> None:
         metric = self.metrics[name]
@@ -170,10 +208,14 @@ class TPPModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `tppsd.load` needs, without Lightning."""
         checkpoint[CHECKPOINT_KEY] = describe(self.model) | {"role": self.role}
+        if self.distilled_from is not None:
+            checkpoint[CHECKPOINT_KEY]["distilled_from"] = self.distilled_from
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in one sentence what would otherwise be a list of missing and misshapen tensors."""
-        for name, stored in checkpoint.get(CHECKPOINT_KEY, {}).get("config", {}).items():
+        record = checkpoint.get(CHECKPOINT_KEY, {})
+        self.distilled_from = record.get("distilled_from", self.distilled_from)
+        for name, stored in record.get("config", {}).items():
             here = self.model.config[name]
             if name != "dropout" and stored != here:
                 raise ValueError(f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}")

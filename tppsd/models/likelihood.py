@@ -37,18 +37,7 @@ class LikelihoodModel(nn.Module):
 
         Inter-times below the declared floor `statistics.min_inter_time` are scored at the floor.
         """
-        law: NextEventLaw = self(batch)
-        floor = self.statistics.min_inter_time
-        inter_times = batch.inter_times.clamp_min(floor) if floor > 0 else batch.inter_times
-        scored = scored_events(batch, convention)
-        before = law[..., :-1]
-        time = torch.where(scored, before.inter_time.log_prob(inter_times), 0.0).sum(1)
-        mark = torch.zeros_like(time)
-        if before.mark_features is not None:
-            mark = torch.where(scored, pick_mark(before.mark_log_probs(inter_times), batch.marks), 0.0).sum(1)
-        if convention == "benchmark":
-            return LikelihoodParts(time, mark, torch.zeros_like(time))
-        return LikelihoodParts(time, mark, law.at(batch.lengths).log_survival(batch.t_end - batch.last_times))
+        return likelihood_parts(self(batch), batch, self.statistics.min_inter_time, convention)
 
     def log_likelihood(self, batch: EventBatch, convention: Convention = "window") -> Tensor:
         """Log-likelihood per sequence (batch,), in nats; see `log_likelihood_parts`."""
@@ -58,6 +47,22 @@ class LikelihoodModel(nn.Module):
     def num_scored(self, batch: EventBatch, convention: Convention = "window") -> Tensor:
         """int64 (batch,): number of events with a likelihood term, the denominator of a per-event figure."""
         return scored_events(batch, convention).sum(1)
+
+
+def likelihood_parts(
+    law: NextEventLaw, batch: EventBatch, min_inter_time: float = 0.0, convention: Convention = "window"
+) -> LikelihoodParts:
+    """`LikelihoodModel.log_likelihood_parts` under laws that are at hand, of batch shape (batch, length + 1)."""
+    inter_times = batch.inter_times.clamp_min(min_inter_time) if min_inter_time > 0 else batch.inter_times
+    scored = scored_events(batch, convention)
+    before = law[..., :-1]
+    time = torch.where(scored, before.inter_time.log_prob(inter_times), 0.0).sum(1)
+    mark = torch.zeros_like(time)
+    if before.mark_features is not None:
+        mark = torch.where(scored, pick_mark(before.mark_log_probs(inter_times), batch.marks), 0.0).sum(1)
+    if convention == "benchmark":
+        return LikelihoodParts(time, mark, torch.zeros_like(time))
+    return LikelihoodParts(time, mark, law.at(batch.lengths).log_survival(batch.t_end - batch.last_times))
 
 
 def scored_events(batch: EventBatch, convention: Convention = "window") -> Tensor:

@@ -6,6 +6,7 @@ from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlati
 from tppsd.metrics.functional.forecast import marginal_mark_probs, mark_accuracy, quantiles, rmse
 from tppsd.metrics.functional.independence import IndependenceResult, lag1_independence, pair_independence
 from tppsd.metrics.functional.likelihood import likelihood_discrepancy, nll_per_event
+from tppsd.metrics.functional.overlap import Overlap, overlap, stratified_inter_times
 from tppsd.metrics.functional.own_law import law_residuals, own_law_residuals
 from tppsd.metrics.functional.permutation import PermutationResult, event_counts, mark_totals, permutation_test, time_counts
 from tppsd.metrics.functional.scoring import crps
@@ -25,6 +26,7 @@ __all__ = [
     "IndependenceResult",
     "KSResult",
     "Lag1Correlation",
+    "Overlap",
     "PITCalibration",
     "PermutationResult",
     "SequenceResiduals",
@@ -49,6 +51,7 @@ __all__ = [
     "mark_accuracy",
     "mark_totals",
     "nll_per_event",
+    "overlap",
     "own_law_residuals",
     "pair_independence",
     "permutation_test",
@@ -56,6 +59,7 @@ __all__ = [
     "quantiles",
     "rmse",
     "step_acceptance",
+    "stratified_inter_times",
     "time_counts",
     "transport_distance",
     "wasserstein_distance",
