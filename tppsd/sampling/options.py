@@ -30,7 +30,8 @@ class SamplingOptions:
             method = "auto").
         rule: acceptance rule of a chain, "joint", "factorised" or "block"; None = "joint".
         drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the round before)
-            or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument decides.
+            or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument decides, for
+            method = "auto" the trial.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
             None = 1e-6. With method = "auto" it permits "fixed_point".
     """
@@ -94,7 +95,8 @@ class SamplingOptions:
         if method == "fixed_point":
             return SamplingOptions("fixed_point", length, tolerance=self._tolerance)
         if method == "auto":
-            return SamplingOptions("auto", self.draft_length or "auto", self.rule, self.drafter, self.tolerance)
+            named = self.drafter or (None if draft == "model" else draft)
+            return SamplingOptions("auto", self.draft_length or "auto", self.rule, named, self.tolerance)
         drafter = self.drafter or draft or "self"
         if drafter == "model" and draft != "model":
             raise ValueError("drafter = 'model' needs a draft: an EventModel, a LightningModule or a checkpoint path")
