@@ -16,6 +16,7 @@ from stubs import StubTPP, lively_transformer
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
+from tppsd.sampling import methods
 from tppsd.sampling import sample as sample_module
 from tppsd.sampling.sample import sample
 
@@ -47,7 +48,7 @@ def one_round(
 def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """200,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An event exists
     if those before it were accepted, which says nothing about itself."""
-    monkeypatch.setattr(sample_module, "_FIRST_CAPACITY", 4)
+    monkeypatch.setattr(methods, "_FIRST_CAPACITY", 4)
     target = StubTPP.random(4, seed=0)
     draft = target.moved(3, times=0.5, marks=1.0)
     laws = law_after(target, SILENT), law_after(draft, SILENT)
