@@ -21,7 +21,10 @@ PATHS = ([0, 2, 5, 7], [0, 2, 6], [0, 3], [1, 4, 8])
 
 def models() -> dict[str, Any]:
     process = ProcessModel(PRESETS["multivariate_hawkes"].process)
-    return {encoder: small_model(encoder, num_marks=2) for encoder in ENCODERS} | {"stub": StubTPP.random(2, 0), "hawkes": process}
+    return {encoder: small_model(encoder, num_marks=2) for encoder in ENCODERS} | {
+        "stub": StubTPP.random(2, 0),
+        "hawkes": process,
+    }
 
 
 def random_tokens(num_rows: int, length: int, seed: int) -> EventTokens:

@@ -192,12 +192,27 @@ class LogNormalMixture:
         cumulative = log_weights.exp().cumsum(-1)
         threshold = uniforms[..., :1] * cumulative[..., -1:]
         component = (cumulative[..., :-1] < threshold).sum(-1, keepdim=True)
-        level = uniforms[..., 1:2]
+        if log_kept is not None:
+            log_kept = torch.take_along_dim(log_kept, component, -1)
+        means, log_stds = (torch.take_along_dim(values, component, -1) for values in (law.means, law.log_stds))
+        return law._at_level(uniforms[..., 1:2], means, log_stds, log_kept).squeeze(-1)
+
+    def knots(self, levels: Tensor) -> Tensor:
+        """Inter-times where every component's own survival, given tau > elapsed, is one of `levels` float64 (n,): they lie dense
+        wherever the law is narrow, (n * num_components, *batch)."""
+        law = self.double()
+        log_kept = None
+        if law.elapsed is not None:
+            log_kept = torch.special.log_ndtr((law.means - law._standardised(law.elapsed)) * torch.exp(-law.log_stds))
+        level = levels.view(-1, *[1] * law.means.dim())
+        return law._at_level(level, law.means, law.log_stds, log_kept).movedim(-1, 1).flatten(0, 1)
+
+    def _at_level(self, level: Tensor, means: Tensor, log_stds: Tensor, log_kept: Tensor | None) -> Tensor:
+        """Inter-times (..., n) where components (..., n) have survival `level`; `log_kept`: log of their mass beyond `elapsed`."""
+        elapsed = None if self.elapsed is None else self.elapsed.unsqueeze(-1)
         z = -torch.special.ndtri(level)
         if elapsed is not None and log_kept is not None:
-            beyond = -log_ndtri(level.log() + torch.take_along_dim(log_kept, component, -1))
-            z = torch.where(elapsed.unsqueeze(-1) > 0, beyond, z)
-        std = torch.take_along_dim(law.log_stds, component, -1).exp()
-        x = torch.addcmul(torch.take_along_dim(law.means, component, -1), std, z)
-        inter_times = torch.exp((x.squeeze(-1) * self.scale + self.shift).clamp(*_LOG_TAU_RANGE))
+            z = torch.where(elapsed > 0, -log_ndtri(level.log() + log_kept), z)
+        x = torch.addcmul(means, log_stds.exp(), z)
+        inter_times = torch.exp((x * self.scale + self.shift).clamp(*_LOG_TAU_RANGE))
         return inter_times if elapsed is None else torch.maximum(inter_times, torch.nextafter(elapsed, 2 * elapsed + 1))

@@ -78,6 +78,10 @@ class ProcessInterTime:
         inter_times = self.elapsed + self.process.elapsed_at(self.states, -uniforms[..., 0].log())
         return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
 
+    def knots(self, levels: Tensor) -> Tensor:
+        """Inter-times where the survival, given tau > elapsed, is one of `levels` (n,): (n, *batch)."""
+        return self.sample(levels.view(-1, *[1] * (self.elapsed.dim() + 1)).expand(-1, *self.elapsed.shape, -1))
+
     def _beyond(self, inter_times: Tensor) -> Tensor:
         return (inter_times - self.elapsed).clamp_min(0.0)
 

@@ -25,6 +25,8 @@ from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.samples import SampledSequences, SamplingStats
 from tppsd.sampling.self_drafter import SelfDrafter
 from tppsd.sampling.speculative import Speculative, speculative_addresses
+from tppsd.sampling.tree import Tree
+from tppsd.sampling.tree_speculative import TreeSpeculative, tree_addresses
 
 DEFAULT_ROWS = 64  # in flight; changes speed and memory, never results
 _FIRST_CAPACITY = 256
@@ -153,7 +155,7 @@ class _Call:
         check_models(self.target, self.draft)
         self.stats = SamplingStats(
             self.options.method or "", self.options.rule, self.options.draft_length,
-            self.drafter_name if self.options.method == "speculative" else None,
+            self.drafter_name if self.options.method == "speculative" else None, tree=self.options.tree,
         )  # fmt: skip
 
     def plan(
@@ -177,6 +179,8 @@ class _Call:
                 self.stats.num_rounds, self.stats.num_target_passes = engine.num_rounds, engine.num_passes
                 if isinstance(method, Speculative):
                     self.stats.accepted_counts = method.accepted_counts.cpu()
+                if isinstance(method, TreeSpeculative):
+                    self.stats.rank_counts = method.rank_counts.cpu()
                 if not finished:
                     return
                 self.stats.num_events += sum(len(done.times) for done in finished)
@@ -193,20 +197,26 @@ class _Call:
             if self.options.method == "autoregressive":
                 noise = RowNoise(self.seed, ADDRESSES, num_rows, self.device)
                 method = Autoregressive(target, self.with_log_probs)
+            elif (tree := self.options.tree) is not None and not tree.is_chain:
+                assert self.options.rule
+                noise = RowNoise(self.seed, tree_addresses(tree, self.options.rule), num_rows, self.device)
+                drafter = self._drafter(num_rows, capacity, plan, tree)
+                method = TreeSpeculative(target, drafter, tree, self.options.rule, noise, self.with_log_probs)
             else:
-                assert self.options.draft_length and self.options.rule
-                noise = RowNoise(self.seed, speculative_addresses(self.options.draft_length), num_rows, self.device)
+                assert self.options.rule
+                rule, draft_length = self.options.rule if tree is None else "joint", self.options.depth
+                noise = RowNoise(self.seed, speculative_addresses(draft_length), num_rows, self.device)
                 drafter = self._drafter(num_rows, capacity, plan)
-                method = Speculative(target, drafter, self.options.draft_length, self.options.rule, noise, self.with_log_probs)
+                method = Speculative(target, drafter, draft_length, rule, noise, self.with_log_probs)
             return Engine(method, rows, noise, plan.requests, plan.histories), method
 
-    def _drafter(self, num_rows: int, capacity: int, plan: Plan) -> Drafter:
+    def _drafter(self, num_rows: int, capacity: int, plan: Plan, tree: Tree | None = None) -> Drafter:
         if self.drafter_name == "self":
-            return SelfDrafter(num_rows, self.target.num_marks, self.device)
+            return SelfDrafter(num_rows, self.target.num_marks, self.device, tree)
         if self.drafter_name == "poisson":
-            return PoissonDrafter(getattr(self.target, "statistics", None), self.device)
+            return PoissonDrafter(getattr(self.target, "statistics", None), self.device, tree)
         assert self.draft is not None
-        return ModelDrafter(self.draft, num_rows, capacity, plan.histories)
+        return ModelDrafter(self.draft, num_rows, capacity, plan.histories, tree)
 
     def assemble(self, plan: Plan, which: range, finished: list[Finished]) -> SampledSequences:
         """Ragged storage of the finished requests `which`, on the data's own clock."""

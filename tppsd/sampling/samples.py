@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.tree import Tree
 
 
 @dataclass
@@ -19,12 +20,14 @@ class SamplingStats:
     """Counters of a sampling call; every rate is derived from `accepted_counts`.
 
     Attributes:
-        method, rule, draft_length, drafter: what was done (None where it does not apply).
+        method, rule, draft_length, drafter, tree: what was done (None where it does not apply).
         exact: the samples have exactly the target's law, up to floating point.
         num_rounds: rounds summed over sequences; num_target_passes: passes over the whole batch.
         num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted.
         num_tested: drafted events up to and including the first rejection.
-        accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted).
+        accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted); of a tree, by its depth.
+        rank_counts: int64 (depth, 1 + largest number of candidates), steps of a tree by depth and accepted candidate: 0 for none,
+            then by the number of the candidate among its siblings.
         num_events: events returned (sampled ones only).
         seconds: wall-clock time of sampling, without loading models and preparing requests.
     """
@@ -39,10 +42,13 @@ class SamplingStats:
     accepted_counts: Tensor = field(default_factory=lambda: torch.zeros(1, 1, dtype=torch.int64))
     num_events: int = 0
     seconds: float = 0.0
+    tree: Tree | None = None
+    rank_counts: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
 
     @property
     def num_drafted(self) -> int:
-        return int((self.accepted_counts.sum(1) * torch.arange(len(self.accepted_counts))).sum())
+        tree = self.tree or Tree.chain(len(self.accepted_counts) - 1)
+        return int((self.accepted_counts.sum(1) * torch.tensor(tree.starts)).sum())
 
     @property
     def num_accepted(self) -> int:
@@ -65,6 +71,16 @@ class SamplingStats:
         return self.num_accepted / self.num_tested if self.num_tested else float("nan")
 
     @property
+    def acceptance_by_depth(self) -> Tensor:
+        """P(a candidate is accepted | the candidates were tested) at each depth of a tree, float64 (depth,)."""
+        return 1 - self.rank_counts[:, 0] / self.rank_counts.sum(1)
+
+    @property
+    def acceptance_by_rank(self) -> Tensor:
+        """Shares of the steps at each depth in which the 1st, 2nd, ... candidate is accepted, float64 (depth, candidates)."""
+        return self.rank_counts[:, 1:] / self.rank_counts.sum(1, keepdim=True).double()
+
+    @property
     def events_per_second(self) -> float:
         return self.num_events / self.seconds if self.seconds > 0 else float("nan")
 
@@ -81,6 +97,7 @@ class SamplingStats:
             sum(p.num_rounds for p in parts), sum(p.num_target_passes for p in parts),
             torch.stack([p.accepted_counts for p in parts]).sum(0),
             sum(p.num_events for p in parts), sum(p.seconds for p in parts),
+            first.tree, torch.stack([p.rank_counts for p in parts]).sum(0),
         )  # fmt: skip
 
     def __getitem__(self, name: str) -> Any:
@@ -93,7 +110,10 @@ class SamplingStats:
         names = ("method", "rule", "draft_length", "drafter", "exact", "num_rounds", "num_target_passes", "num_drafted",
                  "num_tested", "num_accepted", "num_events", "seconds", "events_per_second", "events_per_round",
                  "acceptance_rate", "step_acceptance")  # fmt: skip
-        return {**{name: getattr(self, name) for name in names}, "accepted_counts": self.accepted_counts.tolist()}
+        values = {**{name: getattr(self, name) for name in names}, "accepted_counts": self.accepted_counts.tolist()}
+        if self.tree is not None:
+            values |= {"candidates": list(self.tree.candidates), "rank_counts": self.rank_counts.tolist()}
+        return values
 
 
 @dataclass(frozen=True, eq=False)

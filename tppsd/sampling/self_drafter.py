@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tppsd.sampling.drafters import Draft
 from tppsd.sampling.rows import Request, Rows, last_marks
+from tppsd.sampling.tree import Tree
 
 
 class SelfDrafter:
@@ -21,10 +22,12 @@ class SelfDrafter:
     Args:
         num_rows: rows in flight.
         num_marks: marks of the target.
+        tree: drafted in a round; None = a chain.
     """
 
-    def __init__(self, num_rows: int, num_marks: int, device: torch.device) -> None:
+    def __init__(self, num_rows: int, num_marks: int, device: torch.device, tree: Tree | None = None) -> None:
         self.num_marks = num_marks
+        self.tree = tree
         self.table: Any = None  # laws (rows, num_marks + 1): by mark, and the latest
         self.is_known = torch.zeros(num_rows, num_marks + 1, dtype=torch.bool, device=device)
         self._slots = torch.arange(num_marks + 1, device=device)
@@ -33,7 +36,7 @@ class SelfDrafter:
         self.is_known[rows] = False
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
-        num_rows, draft_length = uniforms.shape[:2]
+        num_rows = len(uniforms)
         if self.table is None:
             empty = uniforms.new_zeros(num_rows, 0)
             return Draft(empty, empty, empty.long(), None, self.is_known.new_zeros(num_rows, dtype=torch.int64))
@@ -42,14 +45,16 @@ class SelfDrafter:
         # what every law would draft at every position; following the marks through it is cheaper than drawing step by step
         every_tau, every_mark = laws.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
         previous = last_marks(state, self.num_marks).clamp_min(0).unsqueeze(1)
-        path = [previous]
-        for j in range(draft_length):
-            path.append(every_mark[:, j].gather(1, path[-1]))
-        after = torch.cat(path[:-1], 1)
-        inter_times = every_tau.gather(2, after.unsqueeze(2)).squeeze(2)
-        times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        lengths = draft_length * self.is_known[:, -1].long()
-        return Draft(inter_times, times, torch.cat(path[1:], 1), laws.at(after), lengths)
+        tree = self.tree or Tree.chain(uniforms.shape[1])
+        after, marks = [], [previous]  # by level: marks of the nodes' parents, and their own
+        for depth, num_children in enumerate(tree.candidates):
+            after.append(marks[-1] if num_children == 1 else marks[-1].repeat_interleave(num_children, 1))
+            marks.append(every_mark[:, tree.level(depth)].gather(2, after[-1].unsqueeze(2)).squeeze(2))
+        which = torch.cat(after, 1)
+        inter_times = every_tau.gather(2, which.unsqueeze(2)).squeeze(2)
+        times = state.last_times.unsqueeze(1) + tree.path_sums(inter_times)
+        lengths = tree.depth * self.is_known[:, -1].long()
+        return Draft(inter_times, times, torch.cat(marks[1:], 1), laws.at(which), lengths)
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         """Keep the newest law after each mark, of the laws (rows, n) after the tokens with `seen_marks` (rows, n)."""

@@ -32,7 +32,7 @@ RULES = {
 
 
 class Speculative:
-    """Draft-verify rounds with one candidate per step.
+    """Draft-verify rounds with one candidate per step; tree_speculative.py changes the judgement to one of several.
 
     Args:
         target: model rows of the target.
@@ -43,11 +43,14 @@ class Speculative:
         with_log_probs: also record the target's log-density of every event.
     """
 
+    parents: tuple[int, ...] | None = None  # of the newest event and a tree's nodes; None: a chain
+
     def __init__(
         self, target: ModelRows, drafter: Drafter, draft_length: int, rule: str, noise: RowNoise, with_log_probs: bool
     ) -> None:
         self.target, self.drafter = target, drafter
         self.draft_length, self.with_log_probs = draft_length, with_log_probs
+        self.num_drafted = draft_length
         self.accept, self.adjusted = RULES[rule]
         self.num_marks = target.model.num_marks
         self.noise = noise
@@ -63,34 +66,34 @@ class Speculative:
 
     def round(self, rows: Rows, noise: Tensor) -> Tensor:
         """One round of every row; returns bool (rows,): the row has reached its end."""
-        g = self.draft_length
-        for_draft = noise[:, : 2 * g].reshape(len(rows), g, 4)
-        coins, for_bonus = noise[:, 2 * g : 3 * g], noise[:, 3 * g :].reshape(len(rows), 4)
+        n = self.num_drafted
+        for_draft = noise[:, : 2 * n].reshape(len(rows), n, 4)
+        coins, for_bonus = noise[:, 2 * n : -2], noise[:, -2:].reshape(len(rows), 4)
         draft = self.drafter.propose(rows, for_draft)
         laws = self.verify(rows, draft)
-        verdict = self.judge(draft, laws, coins)
+        draft, laws, verdict = self.judge(rows, draft, laws, coins)
         verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, for_bonus)
         return self.commit(rows, draft, laws, verdict, inter_times, marks)
 
     def verify(self, rows: Rows, draft: Draft) -> Any:
-        """The target's draft_length + 1 laws, from one pass over the newest committed event and the drafted ones."""
+        """The target's laws, one more than events were drafted, from one pass over the newest committed event and those."""
         tokens = EventTokens(*(torch.cat([a, b], 1) for a, b in zip(rows.pending, draft.tokens, strict=True)))
-        laws = self.target.extend(tokens)
+        laws = self.target.extend(tokens, self.parents and self.parents[: tokens.ids.shape[1]])
         if rows.is_truncated_start:
             elapsed = torch.zeros_like(tokens.times)
             elapsed[:, 0] = rows.elapsed
             laws = laws.truncated(elapsed)
         return laws
 
-    def judge(self, draft: Draft, laws: Any, coins: Tensor) -> Verdict:
-        """The rule's verdict on what each row has drafted."""
+    def judge(self, rows: Rows, draft: Draft, laws: Any, coins: Tensor) -> tuple[Draft, Any, Verdict]:
+        """The rule's verdict on what each row has drafted, and the steps that it is about: the chain itself."""
         if draft.marks.shape[1] == 0:
-            nothing = torch.zeros_like(draft.times[:, :0].sum(1), dtype=torch.int64)
-            return Verdict(nothing, nothing.bool())
+            nothing = torch.zeros_like(rows.counts)
+            return draft, laws, Verdict(nothing, nothing.bool())
         verdict = self.accept(draft, laws[:, :-1], coins)
-        if draft.lengths is None:
-            return verdict
-        return verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
+        if draft.lengths is not None:
+            verdict = verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
+        return draft, laws, verdict
 
     def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, for_bonus: Tensor) -> tuple[Verdict, Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
@@ -120,13 +123,17 @@ class Speculative:
         ))  # fmt: skip
         if self.with_log_probs:
             events = events._replace(log_probs=laws.log_prob(events.inter_times, events.marks))
-        self.target.cache.lengths = self.target.cache.lengths - draft.marks.shape[1] + n
+        self.roll_back(draft, n)
         seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
         reached_end = rows.commit(events, n + 1)
         self.drafter.commit(draft, n, rows, laws, seen_marks)
         cell = draft.num_drafted * (self.draft_length + 1) + n
         self.accepted_counts.view(-1).index_add_(0, cell, rows.active.long())
         return reached_end
+
+    def roll_back(self, draft: Draft, num_accepted: Tensor) -> None:
+        """The target's cache keeps the newest event of before and the accepted ones."""
+        self.target.cache.lengths = self.target.cache.lengths - draft.marks.shape[1] + num_accepted
 
 
 def speculative_addresses(draft_length: int) -> list[int]:
