@@ -73,7 +73,7 @@ class SamplingStats:
     @property
     def acceptance_by_depth(self) -> Tensor:
         """P(a candidate is accepted | the candidates were tested) at each depth of a tree, float64 (depth,)."""
-        return 1 - self.rank_counts[:, 0] / self.rank_counts.sum(1)
+        return 1 - self.rank_counts[:, 0] / self.rank_counts.sum(1).double()
 
     @property
     def acceptance_by_rank(self) -> Tensor:
