@@ -9,6 +9,7 @@ from goodness import judge, law_after, overlap_joint
 from stubs import StubTPP, lively_transformer
 from tree_mutants import TREE_MUTANTS, tree_mutant
 
+from tppsd.certification.models import make_attentive
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling.sample import sample
 
@@ -18,9 +19,14 @@ SWINGING, CHAIN = StubTPP.swinging(4, seed=3), StubTPP.random(4, seed=0)
 CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "memory": (SWINGING, SWINGING.moved(3, times=0.8, marks=1.5), {"candidates": (2, 2), "num_events": 6, "num_sequences": 4000}),
     "attention": (
-        lively_transformer(4, "attnhp", seed=2),
+        make_attentive(lively_transformer(4, "attnhp", seed=2)),
         lively_transformer(4, "sahp", seed=3, num_layers=1),
-        {"candidates": (3, 2), "num_events": 5, "num_sequences": 6000},
+        {"candidates": (8, 2), "num_events": 5, "num_sequences": 3000},
+    ),
+    "marks": (
+        StubTPP.constant(0.0, 1.0, [0.25] * 4),
+        StubTPP.constant(0.0, 1.0, [0.7, 0.1, 0.1, 0.1]),
+        {"candidates": (2,), "num_events": 1, "num_sequences": 10_000},
     ),
     "rule": (CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), {"candidates": (4, 4), "num_events": 3, "num_sequences": 8000}),
 }
@@ -29,7 +35,7 @@ CELL_OF = {
     "sibling_attends_to_sibling": "attention",
     "cache_of_another_branch_is_kept": "memory",
     "accepted_path_is_not_gathered": "memory",
-    "negative_weights_are_not_clipped": "rule",
+    "negative_weights_are_not_clipped": "marks",
     "what_is_picked_is_accepted": "rule",
     "adjusted_law_of_plain_rejection": "rule",
     "each_candidate_is_tested_alone": "rule",

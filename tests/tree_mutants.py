@@ -65,11 +65,11 @@ def with_linear(accept: Any = None, adjusted: Any = None) -> Patch:
 
 
 def negative_weights_are_not_clipped() -> Patch:
-    """The candidate is picked by (r_i + 1 - mean of the others) / K as it is; what follows is right."""
+    """The candidate is picked in proportion to |r_i + 1 - mean of the others|; what follows is right."""
 
     def unclipped(ratios: Tensor) -> Tensor:
         k = ratios.shape[-1]
-        return (ratios + 1 - (ratios.sum(-1, keepdim=True) - ratios) / (k - 1)) / k
+        return (ratios + 1 - (ratios.sum(-1, keepdim=True) - ratios) / (k - 1)).abs() / k
 
     def accept(siblings: Siblings, coins: Tensor, noise: RowNoise) -> Tensor:
         with patch.object(candidates, "linear_weights", unclipped):
