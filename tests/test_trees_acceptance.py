@@ -53,7 +53,7 @@ def test_the_formula_of_the_optimum_is_that_of_the_linear_programme(num_candidat
 
 @pytest.mark.parametrize("draft", [NEAR, FAR], ids=["near", "far"])
 def test_linear_lies_close_under_the_optimum(draft: StubTPP) -> None:
-    """(TV of the pair: 0.22 and 0.50.) One candidate is optimal; with more, a few per cent are left, and more than other rules get."""
+    """One candidate is optimal; with more, up to a few per cent are left, and fewer than under `mean`."""
     overlap = overlap_joint(law_after(TARGET, EMPTY), law_after(draft, EMPTY))
     assert optimum(draft, 1) == pytest.approx(overlap, abs=1e-6)
     for num_candidates in (1, 2, 4, 8):

@@ -12,6 +12,7 @@ from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.metrics.functional import acceptance_by_position
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
 from tppsd.sampling.options import SamplingOptions
@@ -142,8 +143,14 @@ def test_statistics_by_depth_and_rank_add_up() -> None:
     assert stats.num_drafted == 12 * stats.num_rounds and stats.num_tested == int(tested.sum())
     torch.testing.assert_close(stats.acceptance_by_rank.sum(1), stats.acceptance_by_depth)
     both = SamplingStats.total([stats, stats])
-    assert torch.equal(both.rank_counts, 2 * stats.rank_counts) and both.acceptance_rate == stats.acceptance_rate
+    assert (
+        torch.equal(both.rank_counts, 2 * stats.rank_counts)
+        and len(stats.node_counts) == 12
+        and both.acceptance_rate == stats.acceptance_rate
+    )
     assert stats.to_dict()["candidates"] == [3, 1, 2]
+    chain = sample(target, target.moved(3, times=0.5, marks=1.0), num_sequences=20, num_events=10, draft_length=3).stats
+    torch.testing.assert_close(chain.acceptance_by_depth, acceptance_by_position(chain.accepted_counts))
 
 
 # --- options -------------------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ class LogNormalMixture:
         return law._at_level(level, law.means, law.log_stds, log_kept).movedim(-1, 1).flatten(0, 1)
 
     def _at_level(self, level: Tensor, means: Tensor, log_stds: Tensor, log_kept: Tensor | None) -> Tensor:
-        """Inter-times (..., n) where components (..., n) have survival `level`; `log_kept`: log of their mass beyond `elapsed`."""
+        """Inter-times (..., n) where components (..., n) have survival `level`; `log_kept`: log of their mass past `elapsed`."""
         elapsed = None if self.elapsed is None else self.elapsed.unsqueeze(-1)
         z = -torch.special.ndtri(level)
         if elapsed is not None and log_kept is not None:

@@ -1,8 +1,8 @@
-"""Acceptance rules for several candidates per step, without integrals, and the adjusted laws that follow when all are rejected.
+"""Rules for several candidates per step, without integrals, and the adjusted laws that follow when all are rejected.
 
-K candidates x_1..x_K are i.i.d. from the draft's law and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or less, where the draft
-does not cover the target). Each rule keeps the target's law exactly. An r beyond 1e150 counts as infinite, which every formula
-below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv 2401.06706), whose own rule is in recursive.py.
+K candidates x_1..x_K are i.i.d. from the draft's law and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or less, where the
+draft does not cover the target). Each rule keeps the target's law exactly. An r beyond 1e150 counts as infinite, which every
+formula below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv 2401.06706), whose own rule is in recursive.py.
 """
 
 from __future__ import annotations

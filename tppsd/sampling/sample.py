@@ -180,7 +180,7 @@ class _Call:
                 if isinstance(method, Speculative):
                     self.stats.accepted_counts = method.accepted_counts.cpu()
                 if isinstance(method, TreeSpeculative):
-                    self.stats.rank_counts = method.rank_counts.cpu()
+                    self.stats.node_counts = method.node_counts.cpu()
                 if not finished:
                     return
                 self.stats.num_events += sum(len(done.times) for done in finished)

@@ -26,8 +26,7 @@ class SamplingStats:
         num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted.
         num_tested: drafted events up to and including the first rejection.
         accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted); of a tree, by its depth.
-        rank_counts: int64 (depth, 1 + largest number of candidates), steps of a tree by depth and accepted candidate: 0 for none,
-            then by the number of the candidate among its siblings.
+        node_counts: int64 (num_nodes,), of a tree that branches: rounds in which each node was accepted.
         num_events: events returned (sampled ones only).
         seconds: wall-clock time of sampling, without loading models and preparing requests.
     """
@@ -43,7 +42,7 @@ class SamplingStats:
     num_events: int = 0
     seconds: float = 0.0
     tree: Tree | None = None
-    rank_counts: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
+    node_counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     @property
     def num_drafted(self) -> int:
@@ -69,6 +68,18 @@ class SamplingStats:
     def step_acceptance(self) -> float:
         """num_accepted / num_tested, comparable with 1 - TV; nan if nothing was drafted."""
         return self.num_accepted / self.num_tested if self.num_tested else float("nan")
+
+    @property
+    def rank_counts(self) -> Tensor:
+        """Steps by depth and by the accepted candidate's number among its siblings, 0 for none: int64 (depth, 1 + candidates)."""
+        tree = self.tree or Tree.chain(len(self.accepted_counts) - 1)
+        counts = torch.zeros(tree.depth, 1 + max(tree.candidates, default=0), dtype=torch.int64)
+        for depth, width in enumerate(tree.candidates):
+            tested, accepted = (self.accepted_counts[depth + 1 :, depth + i :].sum() for i in range(2))
+            counts[depth, 0] = tested - accepted
+            level = self.node_counts[tree.level(depth)] if len(self.node_counts) else accepted.view(1)
+            counts[depth, 1 : width + 1] = level.view(-1, width).sum(0)
+        return counts
 
     @property
     def acceptance_by_depth(self) -> Tensor:
@@ -97,7 +108,7 @@ class SamplingStats:
             sum(p.num_rounds for p in parts), sum(p.num_target_passes for p in parts),
             torch.stack([p.accepted_counts for p in parts]).sum(0),
             sum(p.num_events for p in parts), sum(p.seconds for p in parts),
-            first.tree, torch.stack([p.rank_counts for p in parts]).sum(0),
+            first.tree, torch.stack([p.node_counts for p in parts]).sum(0),
         )  # fmt: skip
 
     def __getitem__(self, name: str) -> Any:
@@ -112,7 +123,8 @@ class SamplingStats:
                  "acceptance_rate", "step_acceptance")  # fmt: skip
         values = {**{name: getattr(self, name) for name in names}, "accepted_counts": self.accepted_counts.tolist()}
         if self.tree is not None:
-            values |= {"candidates": list(self.tree.candidates), "rank_counts": self.rank_counts.tolist()}
+            values |= {"candidates": list(self.tree.candidates), "rank_counts": self.rank_counts.tolist(),
+                       "node_counts": self.node_counts.tolist()}  # fmt: skip
         return values
 
 

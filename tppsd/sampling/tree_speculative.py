@@ -40,8 +40,7 @@ class TreeSpeculative(Speculative):
         self.adjusted = self._adjusted
         self._parents = torch.tensor(self.parents[1:], device=noise.keys.device)
         self._leftmost = torch.tensor(tree.starts[:-1], device=noise.keys.device)
-        # by depth: tested and nothing accepted, then accepted by number of the candidate
-        self.rank_counts = noise.keys.new_zeros(tree.depth, 1 + max(tree.candidates))
+        self.node_counts = noise.keys.new_zeros(tree.num_nodes)
 
     def judge(self, rows: Rows, draft: Draft, laws: Any, coins: Tensor) -> tuple[Draft, Any, Verdict]:
         """Walk down from the root: at every node the rule accepts a child, or none and the walk ends."""
@@ -60,9 +59,9 @@ class TreeSpeculative(Speculative):
             chosen = self.rule.accept(siblings, coins[where, self._coins(depth)].flatten(1), self.noise)
             is_accepted = chosen < num_children
             nodes[where, depth] = first + torch.where(is_accepted, chosen, 0)
-            self.rank_counts[depth] += torch.bincount((chosen + 1) * is_accepted, minlength=self.rank_counts.shape[1])
             where = where[is_accepted]
             reached = nodes[where, depth]
+            self.node_counts.index_add_(0, reached, torch.ones_like(reached))
             num_accepted[where] += 1
             if len(where) == 0:
                 break
