@@ -121,7 +121,7 @@ def test_accepted_paths_plot_has_a_branch_per_node(tmp_path: Path) -> None:
     figure = plots.accepted_paths_plot((2, 2), torch.tensor([30, 50, 10, 5, 20, 20]), 100)
     drawn(figure, tmp_path)
     left, right = figure.axes
-    assert sorted(line.get_linewidth() for line in left.lines if plots.SPECULATIVE == line.get_color()) == [0.5, 1, 2, 2, 3, 5]
+    assert sorted(line.get_linewidth() for line in left.lines if line.get_color() == plots.SPECULATIVE) == [0.5, 1, 2, 2, 3, 5]
     assert [round(bar.get_height()) for bar in right.patches] == [80, 55]
     assert "2.35 events per round" in texts(figure)
 

@@ -114,7 +114,7 @@ def draft_length_charts(measurements: Sequence[Measurement]) -> list[str]:
     """The paper's Figure 3: speed-up, acceptance and distances against the draft length, where there are three or more."""
     charts = []
     for name, cell in _cells(measurements):
-        spread = _speculative(cell)
+        spread = [measured for measured in _speculative(cell) if measured.row.candidates is None]
         if len({measured.row.draft_length for measured in spread}) < 3:
             continue
         for column in ("speedup", "acceptance_rate", "ks_statistic", "wasserstein_time", "likelihood_discrepancy"):
