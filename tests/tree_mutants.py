@@ -59,9 +59,8 @@ def accepted_path_is_not_gathered() -> Patch:
     return patch.object(RowCache, "keep_path", keep_path)
 
 
-def with_linear(accept: Any = None, adjusted: Any = None) -> Patch:
-    wrong = LINEAR._replace(accept=accept or LINEAR.accept, adjusted=adjusted or LINEAR.adjusted)
-    return patch.dict(tree_speculative.TREE_RULES, {"linear": wrong})
+def with_linear(**wrong: Any) -> Patch:
+    return patch.dict(tree_speculative.TREE_RULES, {"linear": LINEAR._replace(**wrong)})
 
 
 def negative_weights_are_not_clipped() -> Patch:
@@ -71,20 +70,16 @@ def negative_weights_are_not_clipped() -> Patch:
         k = ratios.shape[-1]
         return (ratios + 1 - (ratios.sum(-1, keepdim=True) - ratios) / (k - 1)).abs() / k
 
-    def accept(siblings: Siblings, coins: Tensor, noise: RowNoise) -> Tensor:
+    def pick(siblings: Siblings, coins: Tensor) -> Tensor:
         with patch.object(candidates, "linear_weights", unclipped):
-            return LINEAR.accept(siblings, coins, noise)
+            return LINEAR.pick(siblings, coins)
 
-    return with_linear(accept=accept)
+    return with_linear(pick=pick)
 
 
 def what_is_picked_is_accepted() -> Patch:
     """Picking by the clipped weights is taken for exact."""
-
-    def accept(siblings: Siblings, coins: Tensor, noise: RowNoise) -> Tensor:
-        return LINEAR.accept(siblings, torch.stack([coins[:, 0], torch.ones_like(coins[:, 1])], 1), noise)
-
-    return with_linear(accept=accept)
+    return with_linear(doubt=None)
 
 
 def adjusted_law_of_plain_rejection() -> Patch:
@@ -99,12 +94,12 @@ def adjusted_law_of_plain_rejection() -> Patch:
 def each_candidate_is_tested_alone() -> Patch:
     """The first with U <= r: the rule of a chain, once more for every sibling."""
 
-    def accept(siblings: Siblings, coins: Tensor, noise: RowNoise) -> Tensor:
+    def pick(siblings: Siblings, coins: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(int(1e6 * coins.sum()))
         passes = torch.rand(siblings.ratios.shape, generator=generator, dtype=torch.float64) < siblings.ratios
         return torch.where(passes.any(1), passes.long().argmax(1), siblings.ratios.shape[1])
 
-    return with_linear(accept=accept)
+    return with_linear(pick=pick, doubt=None)
 
 
 TREE_MUTANTS = {

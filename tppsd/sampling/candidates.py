@@ -33,20 +33,45 @@ class Siblings(NamedTuple):
     target: tuple[Any, Tensor]
     draft: tuple[Any, Tensor]
 
+    def select(self, which: Tensor) -> Siblings:
+        laws = [(laws, at[which]) for laws, at in (self.target, self.draft)]
+        return Siblings(self.rows[which], self.positions[which], self.ratios[which], laws[0], laws[1])
+
+    @staticmethod
+    def cat(parts: list[Siblings]) -> Siblings:
+        """After nodes of several depths; ratios of different numbers of siblings are left out."""
+        rows, positions, target, draft = (
+            torch.cat(values) for values in zip(*((p.rows, p.positions, p.target[1], p.draft[1]) for p in parts), strict=True)
+        )
+        first = parts[0]
+        return Siblings(rows, positions, first.ratios[:0], (first.target[0], target), (first.draft[0], draft))
+
     def laws(self, which: Tensor) -> tuple[Any, Any]:
         """Of target and draft after the nodes `which`, batch shape (len(which),)."""
         rows = self.rows[which]
         return self.target[0][rows, self.target[1][which]], self.draft[0][rows, self.draft[1][which]]
 
 
-class CandidateRule(NamedTuple):
-    """accept: (siblings, coins float64 (n, 2 num_coins(K)), noise) -> number of the accepted candidate, int64 (n,), or K: none.
-    adjusted: (rejected, K, noise) -> (inter_times, marks) of what follows then, (n,).
-    num_coins: K -> pairs of uniforms that `accept` needs."""
+class Step(NamedTuple):
+    """What was decided after one node of each of n rows: the siblings, the coins float64 (n, 2 num_coins(K)), and the number of
+    the candidate that was picked, int64 (n,), or K: none."""
 
-    accept: Callable[[Siblings, Tensor, RowNoise], Tensor]
+    siblings: Siblings
+    coins: Tensor
+    picked: Tensor
+
+
+class CandidateRule(NamedTuple):
+    """pick: (siblings, coins) -> Step.picked.
+    adjusted: (rejected, K, noise) -> (inter_times, marks) of what follows when all are rejected, (n,).
+    num_coins: K -> pairs of uniforms that `pick` and `doubt` need.
+    doubt: (steps along the picked path, noise) -> (rows, positions) whose pick is rejected after all, with its siblings; None: no
+    pick is. The steps do not wait for each other's doubts, so that one loop serves them all."""
+
+    pick: Callable[[Siblings, Tensor], Tensor]
     adjusted: Callable[[Rejected, int, RowNoise], tuple[Tensor, Tensor]]
     num_coins: Callable[[int], int]
+    doubt: Callable[[list[Step], RowNoise], tuple[Tensor, Tensor]] | None = None
 
 
 def density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
@@ -65,7 +90,7 @@ def fresh_ratios(target: Any, draft: Any, uniforms: Tensor) -> Tensor:
 # --- mean: one draw, the oracle of the others ---------------------------------------------------------------------
 
 
-def accept_mean(siblings: Siblings, coins: Tensor, noise: RowNoise) -> Tensor:
+def pick_mean(siblings: Siblings, coins: Tensor) -> Tensor:
     """Candidate i with probability r_i / max(K, sum r), none with the rest. K = 1 is the rule `joint`."""
     total = siblings.ratios.sum(-1, keepdim=True).clamp_min(siblings.ratios.shape[-1])
     return (siblings.ratios.cumsum(-1) < coins[:, :1] * total).sum(-1)
@@ -102,36 +127,51 @@ def linear_weights(ratios: Tensor) -> Tensor:
     return (ratios + 1 - others).clamp_min(0.0) / k
 
 
-def accept_linear(siblings: Siblings, coins: Tensor, noise: RowNoise) -> Tensor:
-    """Pick candidate i with probability L_i / sum L, then accept it with probability r_i / (K E[L_i | x_i]), a two-coin Bernoulli
-    factory (Goncalves, Latuszynski and Roberts, 2017): with y = r_i, loop { with probability y / (1 + y) accept; draw x from the
-    target and K - 2 from the draft, M = the mean of their r; with probability max(0, 1 - (1 + y) / M) reject all }.
+def pick_linear(siblings: Siblings, coins: Tensor) -> Tensor:
+    """Candidate i with probability L_i / sum L, open to doubt; one candidate by `mean`, for good."""
+    if siblings.ratios.shape[-1] == 1:
+        return pick_mean(siblings, coins)
+    cumulative = linear_weights(siblings.ratios).cumsum(-1)
+    return (cumulative[..., :-1] < coins[:, :1] * cumulative[..., -1:]).sum(-1)
+
+
+def doubt_linear(steps: list[Step], noise: RowNoise) -> tuple[Tensor, Tensor]:
+    """Accept a pick with probability r_i / (K E[L_i | x_i]), by a two-coin Bernoulli factory (Goncalves, Latuszynski and Roberts,
+    2017): with y = r_i, loop { with probability y / (1 + y) accept; draw x from the target and K - 2 from the draft, M = the mean
+    of their r; with probability max(0, 1 - (1 + y) / M) reject all }.
+
     The number of turns before the first coin says accept is geometric and drawn at once: half of the picks need no turn.
     """
-    k = siblings.ratios.shape[-1]
-    if k == 1:
-        return accept_mean(siblings, coins, noise)
-    cumulative = linear_weights(siblings.ratios).cumsum(-1)
-    picked = (cumulative[..., :-1] < coins[:, :1] * cumulative[..., -1:]).sum(-1, keepdim=True)
-    y = siblings.ratios.gather(-1, picked).squeeze(-1)
-    num_turns = (coins[:, 1].log() / -torch.log1p(y)).floor()  # infinite at y = 0
-    return torch.where(_some_turn_rejects(siblings, y, num_turns, noise), k, picked.squeeze(-1))
+    parts = []
+    for siblings, coins, picked in steps:
+        if siblings.ratios.shape[-1] > 1:
+            y = siblings.ratios.gather(-1, picked.unsqueeze(-1)).squeeze(-1)
+            num_turns = (coins[:, 1].log() / -torch.log1p(y)).floor()  # infinite at y = 0
+            which = (num_turns > 0).nonzero().squeeze(1)
+            parts.append((siblings.select(which), y[which], num_turns[which], torch.full_like(which, siblings.ratios.shape[-1])))
+    doubted = Siblings.cat([part[0] for part in parts])
+    y, num_turns, widths = (torch.cat(values) for values in list(zip(*parts, strict=True))[1:])
+    which = _some_turn_rejects(doubted, y, num_turns, widths, noise).nonzero().squeeze(1)
+    return doubted.rows[which], doubted.positions[which]
 
 
-def _some_turn_rejects(siblings: Siblings, y: Tensor, num_turns: Tensor, noise: RowNoise) -> Tensor:
-    """bool (n,): one of the first `num_turns` turns of the loop rejects all candidates."""
-    k = siblings.ratios.shape[-1]
-    wanted = [(Purpose.TRIAL, 2), (Purpose.TRIAL_COIN, 1), (Purpose.TRIAL_DRAFT, 2 * (k - 2))]
+def _some_turn_rejects(siblings: Siblings, y: Tensor, num_turns: Tensor, widths: Tensor, noise: RowNoise) -> Tensor:
+    """bool (n,): one of the first `num_turns` turns of the loop rejects all of the `widths` candidates."""
+    num_fresh = int(widths.max()) - 2 if len(widths) else 0
+    wanted = [(Purpose.TRIAL, 2), (Purpose.TRIAL_COIN, 1), (Purpose.TRIAL_DRAFT, 2 * num_fresh)]
     rejected = torch.zeros_like(num_turns, dtype=torch.bool)
-    waiting, first, num = (num_turns > 0).nonzero().squeeze(1), 0, _INNER
+    waiting, first, num = torch.arange(len(y), device=y.device), 0, _INNER
     while len(waiting):
         target, draft = siblings.laws(waiting)
         turns = first + torch.arange(num, device=waiting.device)
         uniforms = noise.loop(siblings.rows[waiting], siblings.positions[waiting], wanted, turns.unsqueeze(0))
         x = target.unsqueeze(1).sample(uniforms[..., :3])
         mean = density_ratio(target.unsqueeze(1), draft.unsqueeze(1), *x)
-        if k > 2:
-            mean = (mean + fresh_ratios(target, draft, uniforms[..., 6:]).sum(-1)) / (k - 1)
+        if num_fresh:
+            others = (widths[waiting] - 1).view(-1, 1, 1)
+            fresh = fresh_ratios(target, draft, uniforms[..., 6:])
+            fresh = torch.where(torch.arange(1, num_fresh + 1, device=fresh.device) < others, fresh, 0.0)  # K - 2 of them
+            mean = (mean + fresh.sum(-1)) / others.squeeze(2)
         rejects = uniforms[..., 4] < 1 - (1 + y[waiting].unsqueeze(1)) / mean
         rejected[waiting] = (rejects & (turns < num_turns[waiting].unsqueeze(1))).any(1)
         first += num
@@ -192,5 +232,5 @@ def _linear_attempts(
     return found, open_at, tau.gather(1, at).squeeze(1), marks.gather(1, at).squeeze(1)
 
 
-MEAN = CandidateRule(accept_mean, adjusted_mean, lambda num_candidates: 1)
-LINEAR = CandidateRule(accept_linear, adjusted_linear, lambda num_candidates: 1)
+MEAN = CandidateRule(pick_mean, adjusted_mean, lambda num_candidates: 1)
+LINEAR = CandidateRule(pick_linear, adjusted_linear, lambda num_candidates: 1, doubt_linear)

@@ -25,7 +25,7 @@ _EDGE = 6.5  # standard deviations: a share of 4e-11 of the target lies beyond t
 _AT_ONCE = 2_000_000  # numbers of a density held at once
 
 
-def accept_recursive(siblings: Siblings, coins: Tensor, noise: RowNoise) -> Tensor:
+def pick_recursive(siblings: Siblings, coins: Tensor) -> Tensor:
     """One candidate after the other, against what the target has left."""
     k = siblings.ratios.shape[1]
     accepted = coins[:, :1] < siblings.ratios[:, :1]
@@ -97,4 +97,4 @@ def _recursion(target: Any, draft: Any, num_candidates: int, num_levels: int) ->
     return torch.stack(scales, 1), torch.stack(masses, 1), off
 
 
-RECURSIVE = CandidateRule(accept_recursive, adjusted_recursive, lambda num_candidates: (num_candidates + 1) // 2)
+RECURSIVE = CandidateRule(pick_recursive, adjusted_recursive, lambda num_candidates: (num_candidates + 1) // 2)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.sampling.candidates import LARGEST_LOG_RATIO, LINEAR, MEAN, Siblings
+from tppsd.sampling.candidates import LARGEST_LOG_RATIO, LINEAR, MEAN, Siblings, Step
 from tppsd.sampling.drafters import Draft, Drafter
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.recursive import RECURSIVE
@@ -43,7 +43,7 @@ class TreeSpeculative(Speculative):
         self.node_counts = noise.keys.new_zeros(tree.num_nodes)
 
     def judge(self, rows: Rows, draft: Draft, laws: Any, coins: Tensor) -> tuple[Draft, Any, Verdict]:
-        """Walk down from the root: at every node the rule accepts a child, or none and the walk ends."""
+        """Walk down from the root: at every node the rule picks a child, or none and the walk ends; then doubt the picks."""
         num_accepted = torch.zeros_like(rows.counts)
         verdict = Verdict(num_accepted, num_accepted.bool())
         if draft.marks.shape[1] == 0:
@@ -52,19 +52,25 @@ class TreeSpeculative(Speculative):
         nodes = self._leftmost.repeat(len(rows), 1)
         where = (rows.active & (draft.num_drafted > 0)).nonzero().squeeze(1)
         reached = torch.full_like(where, -1)
+        steps: list[Step] = []
         for depth, num_children in enumerate(self.tree.candidates):
             first = self.tree.first_child(depth, reached)
             own = ratios[where.unsqueeze(1), first.unsqueeze(1) + torch.arange(num_children, device=first.device)]
             siblings = Siblings(where, torch.full_like(where, depth), own, (laws, reached + 1), (draft.laws, first))
-            chosen = self.rule.accept(siblings, coins[where, self._coins(depth)].flatten(1), self.noise)
-            is_accepted = chosen < num_children
-            nodes[where, depth] = first + torch.where(is_accepted, chosen, 0)
-            where = where[is_accepted]
+            own_coins = coins[where, self._coins(depth)].flatten(1)
+            steps.append(Step(siblings, own_coins, self.rule.pick(siblings, own_coins)))
+            is_picked = steps[-1].picked < num_children
+            nodes[where, depth] = first + torch.where(is_picked, steps[-1].picked, 0)
+            where = where[is_picked]
             reached = nodes[where, depth]
-            self.node_counts.index_add_(0, reached, torch.ones_like(reached))
             num_accepted[where] += 1
             if len(where) == 0:
                 break
+        if self.rule.doubt is not None and steps:
+            doubted, positions = self.rule.doubt(steps, self.noise)
+            num_accepted.scatter_reduce_(0, doubted, positions, "amin")
+        is_accepted = torch.arange(self.tree.depth, device=nodes.device) < num_accepted.unsqueeze(1)
+        self.node_counts += torch.bincount(nodes[is_accepted], minlength=self.tree.num_nodes)
         return draft.along(nodes), laws.at(torch.nn.functional.pad(nodes + 1, (1, 0))), verdict
 
     def _coins(self, depth: int) -> slice:
