@@ -11,7 +11,7 @@ import torch
 from mutants import mutant
 
 from tppsd.certification import models
-from tppsd.certification.cells import FACTORS, Cell, all_cells
+from tppsd.certification.cells import FACTORS, TREE_FACTORS, Cell, all_cells, covering_cells, possible_cells
 from tppsd.certification.distorted import RARE
 from tppsd.certification.judge import combined, holm
 from tppsd.certification.run import run_cell
@@ -34,15 +34,19 @@ def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def choices(cell: Cell) -> set[tuple[str, str, str, str]]:
-    values = {name: str(getattr(cell, name)) for name in FACTORS}
-    return {(a, values[a], b, values[b]) for a, b in itertools.combinations(FACTORS, 2)}
+    values = {name: str(getattr(cell, name)) for name in TREE_FACTORS}
+    return {(a, values[a], b, values[b]) for a, b in itertools.combinations(TREE_FACTORS, 2)}
 
 
-def test_every_pair_of_choices_is_in_some_cell() -> None:
-    possible = [cell for values in itertools.product(*FACTORS.values()) if (cell := Cell(*values)).is_possible]
-    wanted = set().union(*map(choices, possible))
-    assert wanted == set().union(*map(choices, all_cells()))
-    assert len(all_cells()) < 45 and all(cell.is_possible for cell in all_cells())
+@pytest.mark.parametrize("of_trees", [False, True], ids=["chains", "trees"])
+def test_every_pair_of_choices_is_in_some_cell(of_trees: bool) -> None:
+    cells = covering_cells(of_trees)
+    possible = possible_cells(TREE_FACTORS if of_trees else FACTORS)
+    assert set().union(*map(choices, possible)) == set().union(*map(choices, cells))
+    assert len(cells) < (25 if of_trees else 45) and all(cell.is_possible for cell in cells)
+
+
+def test_cells_have_names_of_their_own() -> None:
     assert len({cell.name for cell in all_cells()}) == len(all_cells())
 
 
