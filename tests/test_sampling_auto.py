@@ -94,6 +94,11 @@ def test_auto_says_what_it_chose_and_is_replayed(target: Any) -> None:
     assert torch.equal(again.flat_inter_times, first.flat_inter_times)
 
 
+def test_a_drafter_by_name_is_the_only_one_that_is_tried() -> None:
+    stats = sample(StubTPP.random(3, seed=0), "self", method="auto", num_events=500).stats
+    assert "self" in (stats.choice or "") and "jacobi" not in (stats.choice or "")
+
+
 def test_a_tolerance_permits_the_fixed_point() -> None:
     target = StubTPP.random(3, seed=0)
     stats = sample(target, method="auto", tolerance=1e-6, num_events=600).stats

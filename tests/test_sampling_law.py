@@ -33,10 +33,10 @@ def one_round(
     for first in range(0, num_rows, chunk):
         options = {"rule": rule, "draft_length": draft_length}
         call = sample_module._Call(target, draft, None, options, chunk, 11, 10**6, False)
-        engine, method = call._engine(call.plan(history, chunk, None, None, None, 1000, first))
+        engine = call._start(call.plan(history, chunk, None, None, None, 1000, first))
         with torch.inference_mode():
             engine.refill()
-            method.round(engine.rows)
+            engine.method.round(engine.rows)
         inter_times, _, marks = (store[:, : draft_length + 1] for store in engine.rows.store)
         parts.append((inter_times, marks.long(), engine.rows.counts))
     inter_times, marks, counts = (torch.cat(part) for part in zip(*parts, strict=True))

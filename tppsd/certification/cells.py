@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 FACTORS: dict[str, tuple[Any, ...]] = {
-    "method": ("autoregressive", "joint", "factorised", "block"),
+    "method": ("autoregressive", "joint", "factorised", "block", "fixed point"),
     "encoder": ("thp", "sahp", "attnhp", "closed form"),
     "num_marks": (1, 5, 50),
     "weights": ("untrained", "trained"),
     "draft": (
         "none", "identical", "another model", "shifted", "nearly disjoint", "missing modes", "light tails", "rare marks",
-        "self", "poisson",
+        "self", "jacobi", "poisson",
     ),
     "draft_length": (0, 1, 4, 10),
     "start": ("from scratch", "history", "silence"),
@@ -37,9 +37,10 @@ class Cell:
     """One combination.
 
     Attributes:
-        method: "autoregressive" or the acceptance rule of a speculative chain or tree.
+        method: "autoregressive", the acceptance rule of a speculative chain or tree, or "fixed point" with the default tolerance.
         encoder: of the target; "closed form" has no weights to train and no cache to speak of.
-        draft: how the draft relates to the target; "self" and "poisson" are drafters without a model.
+        draft: how the draft relates to the target; "self", "jacobi" and "poisson" are drafters without a model.
+        draft_length: events drafted per round, or iterated at once.
         start: "from scratch", after a "history", or after a history and a "silence" (a left-truncated first law).
         end: of every sequence, "window" or "number of events".
         candidates: at the first step of a tree `draft_length` deep; 0 for a chain.
@@ -68,11 +69,11 @@ class Cell:
 
     @property
     def is_possible(self) -> bool:
-        """Autoregressive sampling has no draft, rare marks need several, a closed form has no training data."""
-        drafts = self.method != "autoregressive"
+        """Two methods have no draft, rare marks need several, a closed form has no training data."""
+        drafts = self.method not in ("autoregressive", "fixed point")
         return (
             drafts == (self.draft != "none")
-            and drafts == (self.draft_length > 0)
+            and (self.method != "autoregressive") == (self.draft_length > 0)
             and not (self.draft == "rare marks" and self.num_marks == 1)
             and not (self.encoder == "closed form" and (self.weights == "trained" or self.draft == "poisson"))
         )

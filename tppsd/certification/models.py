@@ -73,7 +73,7 @@ def build(cell: Cell, folder: Path) -> tuple[Any, Any]:
         target = DistortedTPP(target, rare_mark(0)).eval()
     if cell.draft == "none":
         return target, None
-    if cell.draft in ("self", "poisson"):
+    if cell.draft in ("self", "jacobi", "poisson"):
         return target, cell.draft
     if cell.draft == "identical":
         return target, target

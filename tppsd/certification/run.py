@@ -62,7 +62,9 @@ def draw(cell: Cell, target: Any, draft: Any, num_events: int, seed: int) -> Sam
     histories = None if cell.start == "from scratch" else _histories(cell, unit)
     end: dict[str, Any] = {"num_events": _LENGTH} if cell.end == "number of events" else {"horizon": _LENGTH * unit}
     options: dict[str, Any] = {"method": "autoregressive"}
-    if cell.method != "autoregressive":
+    if cell.method == "fixed point":
+        options = {"method": "fixed_point", "draft_length": cell.draft_length}
+    elif cell.method != "autoregressive":
         options = {"method": "speculative", "rule": cell.method}
         options |= {"candidates": cell.tree} if cell.candidates else {"draft_length": cell.draft_length}
     num_pilots = max(_PILOT[0], int(_PILOT[1] * num_events / _LENGTH))

@@ -36,7 +36,8 @@ class SamplingOptions:
         rule: acceptance rule of a chain, "joint", "factorised" or "block", None = "joint"; or of a tree, "linear", "mean" or
             "rrs", None = "linear".
         drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the round before)
-            or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument decides.
+            or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument decides, for
+            method = "auto" the trial.
         candidates: several candidates per step: children of every node, depth by depth, of the tree that is drafted in a round
             instead of a chain; None = a chain.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
@@ -131,7 +132,8 @@ class SamplingOptions:
             tolerance = DEFAULT_TOLERANCE if self.tolerance is None else self.tolerance
             return SamplingOptions("fixed_point", length, tolerance=tolerance)
         if method == "auto":
-            return SamplingOptions("auto", self.draft_length or "auto", self.rule, self.drafter, tolerance=self.tolerance)
+            named = self.drafter or (None if draft == "model" else draft)
+            return SamplingOptions("auto", self.draft_length or "auto", self.rule, named, tolerance=self.tolerance)
         drafter = self.drafter or draft or "self"
         if drafter == "model" and draft != "model":
             raise ValueError("drafter = 'model' needs a draft: an EventModel, a LightningModule or a checkpoint path")
