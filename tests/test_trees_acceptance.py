@@ -117,7 +117,7 @@ def test_a_draft_without_the_targets_mass_is_corrected(draft: str, rule: str) ->
     """Next to nothing of the draft is accepted, or the target's tails and a mark are never proposed: r overflows."""
     target = StubTPP.constant(0.0, 1.0, [0.4, 0.4, 0.2], [1.0, -1.0, 0.0])
     models = {"disjoint": StubTPP.constant(40.0, 0.5, [0.3, 0.3, 0.4]), "narrow": StubTPP.constant(-0.5, 0.25, [0.5, 0.5, 1e-7])}
-    num_rows = 100 if rule == "rrs" else 4000
+    num_rows = 400 if rule == "rrs" else 4000
     size = {"num_sequences": num_rows, "num_events": 1, "batch_size": num_rows}
     samples = sample(target, models[draft], history=EMPTY, candidates=(3,), rule=rule, **size)
     assert one_step_p(law_after(target, EMPTY), samples.flat_inter_times, samples.flat_marks) > 1e-4
