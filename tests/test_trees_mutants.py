@@ -17,7 +17,7 @@ REJECTED, FALSE_ALARM = 1e-6, 1e-4
 HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
 SWINGING, CHAIN = StubTPP.swinging(4, seed=3), StubTPP.random(4, seed=0)
 CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "memory": (SWINGING, SWINGING.moved(3, times=0.8, marks=1.5), {"candidates": (2, 2), "num_events": 6, "num_sequences": 4000}),
+    "memory": (SWINGING, SWINGING.moved(3, times=0.8, marks=1.5), {"candidates": (2, 2), "num_events": 6, "num_sequences": 2500}),
     "attention": (
         make_attentive(lively_transformer(4, "attnhp", seed=2)),
         lively_transformer(4, "sahp", seed=3, num_layers=1),

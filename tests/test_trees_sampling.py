@@ -78,7 +78,7 @@ def test_paths_of_a_transformer_have_its_law(encoder: str, drafter: str) -> None
     """With rows that finish and are refilled, after a silence."""
     target, draft = lively_pair(encoder)
     chosen = draft if drafter == "model" else drafter
-    size = {"num_sequences": 1500, "num_events": 5, "batch_size": 700}
+    size = {"num_sequences": 700, "num_events": 5, "batch_size": 300}
     samples = sample(target, chosen, history=SILENT, candidates=(2, 1, 3), **size)
     assert judge(target, SILENT, samples) > FALSE_ALARM
     assert 0.1 < samples.stats.step_acceptance < 0.95
@@ -90,7 +90,7 @@ def test_paths_of_a_transformer_have_its_law(encoder: str, drafter: str) -> None
 def test_paths_have_the_targets_law_under_every_rule(rule: str) -> None:
     target = StubTPP.swinging(4, seed=3)
     draft = target.moved(3, times=0.8, marks=1.5)
-    num_paths = 1000 if rule == "rrs" else 4000
+    num_paths = 300 if rule == "rrs" else 4000
     size = {"num_sequences": num_paths, "num_events": 5, "batch_size": num_paths}
     samples = sample(target, draft, history=SILENT, candidates=(4, 2, 1), rule=rule, **size)
     assert judge(target, SILENT, samples) > FALSE_ALARM

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tppsd.sampling.tree import Tree
+if TYPE_CHECKING:
+    from tppsd.sampling.tree import Tree
 
 METHODS = ("autoregressive", "speculative", "fixed_point", "auto")
 DRAFTERS = ("model", "self", "jacobi", "poisson")
@@ -90,6 +92,8 @@ class SamplingOptions:
     @property
     def tree(self) -> Tree | None:
         """What is drafted in a round instead of a chain of `draft_length` events."""
+        from tppsd.sampling.tree import Tree  # imports torch, which a command line without a tree can do without
+
         return Tree(self.candidates) if isinstance(self.candidates, tuple) else None
 
     def _check_candidates(self) -> None:
@@ -99,8 +103,9 @@ class SamplingOptions:
         if not widths or any(width not in range(1, MAX_CANDIDATES + 1) for width in widths):
             raise ValueError(f"candidates = {given!r} must be whole numbers between 1 and {MAX_CANDIDATES}, one per depth")
         object.__setattr__(self, "candidates", widths)
-        if Tree(widths).num_nodes > MAX_NODES:
-            raise ValueError(f"candidates = {widths} make {Tree(widths).num_nodes} nodes; a tree has at most {MAX_NODES}")
+        num_nodes = sum(math.prod(widths[: depth + 1]) for depth in range(len(widths)))
+        if num_nodes > MAX_NODES:
+            raise ValueError(f"candidates = {widths} make {num_nodes} nodes; a tree has at most {MAX_NODES}")
         if self.draft_length is not None:
             raise ValueError(
                 f"draft_length = {self.draft_length} was given together with candidates = {widths}, whose number is the draft's; "
