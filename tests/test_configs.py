@@ -81,3 +81,10 @@ def test_data_and_sampling_compose(parsers: dict[str, LightningArgumentParser]) 
     config = parsed(parsers, "predict", "data/taxi.yaml", "sampling/continue_test.yaml", "trainer/gpu.yaml", options=options)
     assert config.model.options.draft_length == 3 and config.requests.continue_split == "test"
     assert config.data.init_args.path == "easytpp/taxi" and config.trainer.accelerator == "gpu"
+
+
+def test_a_tree_is_given_in_a_file_or_as_an_option(parsers: dict[str, LightningArgumentParser]) -> None:
+    models = ("--model.target", "target.ckpt")
+    assert parsed(parsers, "predict", "sampling/candidates.yaml", options=models).model.options.candidates == (4, 2, 1)
+    options = (*models, "--model.options.candidates", "[2,2]", "--model.options.rule", "mean")
+    assert tuple(parsed(parsers, "predict", "sampling/candidates.yaml", options=options).model.options.candidates) == (2, 2)

@@ -73,6 +73,15 @@ def test_a_draft_equal_to_its_target_is_always_accepted(checkpoints: dict[str, P
     assert metrics["sampling/acceptance_rate"] > 0.99 and metrics["sampling/events_per_round"] > 2.9
 
 
+def test_a_tree_counts_every_candidate_as_drafted(checkpoints: dict[str, Path]) -> None:
+    """(2, 2) equal to the target: two of six candidates are accepted."""
+    options = SamplingOptions(candidates=(2, 2))
+    callback = SpeculativeSampling(draft=checkpoints["target"], num_sequences=2, num_events=12, options=options)
+    module = TargetTPP.load_from_checkpoint(checkpoints["target"], weights_only=True)
+    metrics = trainer(callbacks=[callback]).validate(module, datamodule=small_data(), verbose=False)[0]
+    assert metrics["sampling/step_acceptance"] > 0.99 and metrics["sampling/acceptance_rate"] == pytest.approx(1 / 3, abs=0.01)
+
+
 @pytest.mark.parametrize("drafter", [None, "poisson"])
 def test_a_target_needs_no_draft(drafter: str | None) -> None:
     """Without one, the target's own recent laws propose."""

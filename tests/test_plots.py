@@ -117,7 +117,18 @@ def test_accepted_counts_plot_states_the_rates(tmp_path: Path) -> None:
     assert [round(float(y), 4) for y in right.lines[0].get_ydata()] == [0.9, 0.6667, 1.0, 1.0]
 
 
+def test_accepted_paths_plot_has_a_branch_per_node(tmp_path: Path) -> None:
+    figure = plots.accepted_paths_plot((2, 2), torch.tensor([30, 50, 10, 5, 20, 20]), 100)
+    drawn(figure, tmp_path)
+    left, right = figure.axes
+    assert sorted(line.get_linewidth() for line in left.lines if line.get_color() == plots.SPECULATIVE) == [0.5, 1, 2, 2, 3, 5]
+    assert [round(bar.get_height()) for bar in right.patches] == [80, 55]
+    assert "2.35 events per round" in texts(figure)
+
+
 def test_empty_figures_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be drawn as a tree of 6 nodes"):
+        plots.accepted_paths_plot((2, 2), torch.zeros(0), 10)
     with pytest.raises(ValueError, match="every curve is empty"):
         plots.ks_plot({"speculative": torch.empty(0)})
     with pytest.raises(ValueError, match="every group is empty"):

@@ -29,6 +29,7 @@ GROUPS = {
             "tppsd.commands.benchmark", "time samplers side by side and test their samples; the tables of the TPP-SD paper"
         ),
         "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
+        "tune": Command("tppsd.commands.tune", "find the fastest draft length or candidate tree for a target and a draft"),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {
         "fit": Command(TRAINER_CLI, "train a target or a draft model"),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import acceptance_by_position, events_per_round, ks_band, ks_uniform, step_acceptance
+from tppsd.sampling.tree import Tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -241,6 +242,43 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     for panel in (left, right):
         panel.xaxis.get_major_locator().set_params(integer=True)
     _title(figure, title)
+    return figure
+
+
+def accepted_paths_plot(candidates: Sequence[int], node_counts: Tensor, num_rounds: int, title: str = "Accepted paths") -> Figure:
+    """The candidate tree, each branch as wide as the share of rounds that accepted it, and how often a round gets how deep.
+
+    Args:
+        candidates: children of every node, depth by depth.
+        node_counts: int64 (num_nodes,), rounds in which each node was accepted (`SamplingStats.node_counts`).
+        num_rounds: rounds in all.
+    """
+    tree = Tree(tuple(candidates))
+    if num_rounds < 1 or len(node_counts) != tree.num_nodes:
+        raise ValueError(f"{len(node_counts)} nodes in {num_rounds} rounds cannot be drawn as a tree of {tree.num_nodes} nodes")
+    shares = node_counts.double().cpu() / num_rounds
+    heights = {-1: 0.5}
+    figure = _figure(8.6, 2.4 + 0.05 * min(60, tree.num_nodes))
+    left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
+    for depth in range(tree.depth):
+        level = range(tree.starts[depth], tree.starts[depth + 1])
+        for i, node in enumerate(level):
+            heights[node] = 1 - (i + 0.5) / len(level)
+            parent, share = tree.parents[node], float(shares[node])
+            ends = [heights[parent], heights[node]]
+            left.plot([depth, depth + 1], ends, color=_GRID, linewidth=0.6, zorder=1)
+            left.plot([depth, depth + 1], ends, color=SPECULATIVE, linewidth=10 * share, solid_capstyle="round", zorder=2)
+    _label(left, "depth", "", "branches by share of rounds")
+    left.set_yticks([])
+    left.grid(False)
+    reached = torch.stack([shares[tree.level(depth)].sum() for depth in range(tree.depth)])
+    bars = right.bar(range(1, tree.depth + 1), (100 * reached).tolist(), color=SPECULATIVE, width=0.82, zorder=2)
+    right.bar_label(bars, [f"{share:.0%}" for share in reached], fontsize=8, color=_TEXT, padding=2)
+    _label(right, "depth", "rounds that get there [%]", f"{1 + float(reached.sum()):.2f} events per round")
+    right.margins(y=0.12)
+    for panel in (left, right):
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    _title(figure, f"{title}: candidates = {tuple(candidates)}")
     return figure
 
 

@@ -119,7 +119,7 @@ def draft_length_charts(measurements: Sequence[Measurement]) -> list[str]:
     """The paper's Figure 3: speed-up, acceptance and distances against the draft length, where there are three or more."""
     charts = []
     for name, cell in _cells(measurements):
-        spread = [measured for measured in _speculative(cell) if isinstance(measured.row.draft_length, int)]
+        spread = [m for m in _speculative(cell) if m.row.candidates is None and isinstance(m.row.draft_length, int)]
         if len({measured.row.draft_length for measured in spread}) < 3:
             continue
         for column in ("speedup", "acceptance_rate", "ks_statistic", "wasserstein_time", "likelihood_discrepancy"):

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any, Literal
 
 from tppsd.benchmark.config import build, read_yaml
-from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.options import TREE_RULES, SamplingOptions
 
 Encoder = Literal["thp", "sahp", "attnhp"]
 Baseline = Literal["draft", "reencode"]
@@ -78,6 +78,8 @@ class Plan:
         methods: further ways to sample that need no draft: "fixed_point", with every draft length as its window, and "auto",
             whose trial is not counted.
         untrained: models of these sizes with random weights.
+        rules: of chains, and of trees where one of those is named; else trees have the rule "linear".
+        candidates: trees, each the candidates of every step; they are timed beside the chains of `draft_lengths`.
         baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
             the history encoded anew for each event, one sequence at a time.
         batch_sizes: rows in flight.
@@ -102,6 +104,7 @@ class Plan:
     training: Training = field(default_factory=Training)
     draft_lengths: tuple[DraftLength, ...] = (4, 8)
     rules: tuple[str, ...] = ("joint",)
+    candidates: tuple[tuple[int, ...], ...] = ()
     batch_sizes: tuple[int, ...] = (1,)
     seeds: tuple[int, ...] = (0,)
     repeats: int = 7
@@ -132,8 +135,12 @@ class Plan:
             raise ValueError("there is nothing to train a target on: name data (--data), a target (--target) or --untrained")
 
     def speculative_options(self) -> list[SamplingOptions]:
-        """Every draft length with every rule."""
-        return [SamplingOptions("speculative", n, rule) for n, rule in product(self.draft_lengths, self.rules)]  # type: ignore[arg-type]
+        """Every draft length with every rule of chains, every tree with every rule of trees."""
+        of_trees: list[Any] = [rule for rule in self.rules if rule in TREE_RULES]
+        of_chains: list[Any] = [rule for rule in self.rules if rule not in TREE_RULES] or ["joint"]
+        chains = [SamplingOptions("speculative", n, rule) for n, rule in product(self.draft_lengths, of_chains)]
+        trees = product(self.candidates, of_trees or ["linear"])
+        return chains + [SamplingOptions("speculative", rule=rule, candidates=widths) for widths, rule in trees]
 
 
 def read_plan(paths: list[str], overrides: dict[str, Any]) -> Plan:

@@ -23,6 +23,7 @@ class Row:
     Attributes:
         sampler: name, unique within data, encoder, batch size and seed; method: "autoregressive", "speculative", "draft" (a draft
             on its own), "reencode" (the target without a cache, one sequence at a time), "fixed_point" or "auto".
+        draft_length: events drafted per round, "auto", or the depth of the tree of `candidates`.
         target: heads x layers; draft: heads x layers, a checkpoint, "self" or "poisson".
         num_events: new events of all counted runs; num_sequences: sequences of one run.
         seconds: wall-clock time of a run per sequence.
@@ -76,6 +77,7 @@ class Row:
     mark_p_value: float | None = None
     peak_memory_mib: float | None = None
     acceptance_by_position: list[float | None] | None = None
+    candidates: tuple[int, ...] | None = None
     paper: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def measurement(
     peaks = [peak for peak in timed.peak_bytes if peak is not None]
     values: dict[str, Any] = cell | {
         "sampler": sampler.name, "method": sampler.method, "draft": sampler.draft, "draft_length": sampler.draft_length,
-        "rule": sampler.rule, "repeats": len(own), "num_events": sum(timed.num_events),
+        "rule": sampler.rule, "candidates": sampler.candidates, "repeats": len(own), "num_events": sum(timed.num_events),
         "seconds": statistics.median(timed.seconds) / cell["num_sequences"],
         "milliseconds_per_event": 1e3 * statistics.median(own), "low": 1e3 * min(own), "high": 1e3 * max(own),
         "speedup": statistics.median(speedups), "speedup_low": min(speedups), "speedup_high": max(speedups),

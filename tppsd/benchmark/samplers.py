@@ -29,7 +29,7 @@ class Sampler:
         method: "autoregressive", "speculative", "draft" (a draft on its own) or "reencode".
         model: whose law it samples.
         run: (request, seed, rows in flight) -> samples.
-        draft, draft_length, rule: where they apply.
+        draft, draft_length, rule, candidates: where they apply; a tree's draft length is its depth.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Sampler:
     draft: str | None = None
     draft_length: int | str | None = None
     rule: str | None = None
+    candidates: tuple[int, ...] | None = None
 
 
 def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list[Sampler]:
@@ -50,9 +51,12 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
             chosen.append(Sampler(f"draft {name} alone", "draft", draft, _cached(draft), name))
         for options in plan.speculative_options():
-            length, rule = written_length(options), options.rule
-            label = f"speculative, {_label(plan, name)}, {length}" + (f", {rule}" if len(plan.rules) > 1 else "")
-            chosen.append(Sampler(label, "speculative", target, _cached(target, draft, options), name, length, rule))
+            rule, widths = options.rule, None if options.tree is None else options.tree.candidates
+            length = written_length(options) if widths is None else len(widths)
+            shape = length if widths is None else "tree " + "x".join(map(str, widths))
+            label = f"speculative, {_label(plan, name)}, {shape}" + (f", {rule}" if len(plan.rules) > 1 else "")
+            run = _cached(target, draft, options)
+            chosen.append(Sampler(label, "speculative", target, run, name, length, rule, widths))
     for method in plan.methods:
         for length in plan.draft_lengths if method == "fixed_point" else (None,):
             options = SamplingOptions(method, length)

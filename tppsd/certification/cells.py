@@ -1,4 +1,4 @@
-"""What is certified: about forty combinations in which every pair of choices occurs."""
+"""What is certified: chains and candidate trees, combinations in which every pair of choices occurs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "start": ("from scratch", "history", "silence"),
     "end": ("window", "number of events"),
 }  # fmt: skip
+TREE_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
+    "method": ("linear", "mean", "rrs"),
+    "num_marks": (1, 5),
+    "draft": ("identical", "another model", "missing modes", "nearly disjoint", "self"),
+    "draft_length": (1, 2, 4),
+    "candidates": (1, 2, 4, 8),
+}
+_NARROW = (2, 1, 1)  # candidates after the first step of a tree
 
 
 @dataclass(frozen=True)
@@ -29,12 +37,13 @@ class Cell:
     """One combination.
 
     Attributes:
-        method: "autoregressive", the acceptance rule of a speculative chain, or "fixed point" with the default tolerance.
+        method: "autoregressive", the acceptance rule of a speculative chain or tree, or "fixed point" with the default tolerance.
         encoder: of the target; "closed form" has no weights to train and no cache to speak of.
         draft: how the draft relates to the target; "self", "jacobi" and "poisson" are drafters without a model.
         draft_length: events drafted per round, or iterated at once.
         start: "from scratch", after a "history", or after a history and a "silence" (a left-truncated first law).
         end: of every sequence, "window" or "number of events".
+        candidates: at the first step of a tree `draft_length` deep; 0 for a chain.
     """
 
     method: str
@@ -45,11 +54,18 @@ class Cell:
     draft_length: int
     start: str
     end: str
+    candidates: int = 0
 
     @property
     def name(self) -> str:
         """Readable and unique, fit for a file name."""
-        return "-".join(str(getattr(self, field.name)).replace(" ", "_") for field in fields(self))
+        chosen = [getattr(self, field.name) for field in fields(self)]
+        return "-".join(str(choice).replace(" ", "_") for choice in (chosen if self.candidates else chosen[:-1]))
+
+    @property
+    def tree(self) -> tuple[int, ...]:
+        """The candidates of every step."""
+        return (self.candidates, *_NARROW)[: self.draft_length]
 
     @property
     def is_possible(self) -> bool:
@@ -63,14 +79,25 @@ class Cell:
         )
 
 
-@cache
+def possible_cells(factors: dict[str, tuple[Any, ...]]) -> list[Cell]:
+    """Every combination that makes sense."""
+    return [cell for values in itertools.product(*factors.values()) if (cell := Cell(*values)).is_possible]
+
+
 def all_cells() -> tuple[Cell, ...]:
+    """Chains, then trees."""
+    return covering_cells(of_trees=False) + covering_cells(of_trees=True)
+
+
+@cache
+def covering_cells(of_trees: bool) -> tuple[Cell, ...]:
     """Greedily chosen cells that hold every pair of choices that occurs in any possible cell. Deterministic.
 
     Source: pairwise covering arrays, Cohen et al., IEEE Trans. Softw. Eng. 23 (1997).
     """
-    possible = [cell for values in itertools.product(*FACTORS.values()) if (cell := Cell(*values)).is_possible]
-    pairs = _pairs(possible)
+    factors = TREE_FACTORS if of_trees else FACTORS
+    possible = possible_cells(factors)
+    pairs = _pairs(possible, factors)
     is_open = torch.zeros(int(pairs.max()) + 1, dtype=torch.bool)
     is_open[pairs.flatten()] = True
     chosen = []
@@ -81,10 +108,10 @@ def all_cells() -> tuple[Cell, ...]:
     return tuple(chosen)
 
 
-def _pairs(cells: list[Cell]) -> torch.Tensor:
+def _pairs(cells: list[Cell], factors: dict[str, tuple[Any, ...]]) -> torch.Tensor:
     """int64 (cells, pairs of factors): a number for the pair of choices that each cell makes."""
-    levels = torch.tensor([[FACTORS[name].index(getattr(cell, name)) for name in FACTORS] for cell in cells])
-    most = max(len(values) for values in FACTORS.values())
-    columns = list(itertools.combinations(range(len(FACTORS)), 2))
+    levels = torch.tensor([[factors[name].index(getattr(cell, name)) for name in factors] for cell in cells])
+    most = max(len(values) for values in factors.values())
+    columns = list(itertools.combinations(range(len(factors)), 2))
     numbers = [(which * most + levels[:, a]) * most + levels[:, b] for which, (a, b) in enumerate(columns)]
     return torch.stack(numbers, 1)

@@ -13,6 +13,7 @@ from tppsd.models.cache import RowCache
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
+from tppsd.models.states import extend_states
 
 
 class ClosedFormMarks(NamedTuple):
@@ -106,14 +107,9 @@ class ClosedFormTPP:
     def new_cache(self, batch_size: int, capacity: int) -> RowCache:
         return RowCache([torch.zeros(batch_size, capacity, self.num_marks + 2, dtype=torch.float64)])
 
-    def extend(self, tokens: EventTokens, cache: RowCache) -> Tensor:
-        rows = torch.arange(len(cache.lengths))
-        newest = cache.tensors[0][rows, (cache.lengths - 1).clamp_min(0)]
-        states = self._states(tokens, torch.where((cache.lengths > 0).unsqueeze(1), newest, 0.0))
-        cache.begin(tokens.ids.shape[1])
-        cache.write(0, states)
-        cache.end()
-        return states
+    def extend(self, tokens: EventTokens, cache: RowCache, parents: tuple[int, ...] | None = None) -> Tensor:
+        start = torch.zeros(len(cache.lengths), self.num_marks + 2, dtype=torch.float64)
+        return extend_states(cache, tokens, parents, start, self._states)
 
     def _states(self, tokens: EventTokens, before: Tensor) -> Tensor:
         """(batch, q, num_marks + 2) after each token, from the states (batch, num_marks + 2) before them."""

@@ -30,8 +30,8 @@ class DistortedTPP(nn.Module):
     def new_cache(self, batch_size: int, capacity: int) -> Any:
         return self.model.new_cache(batch_size, capacity)
 
-    def extend(self, tokens: EventTokens, cache: Any) -> Any:
-        return self.model.extend(tokens, cache)
+    def extend(self, tokens: EventTokens, cache: Any, parents: tuple[int, ...] | None = None) -> Any:
+        return self.model.extend(tokens, cache, parents)
 
     def law(self, context: Any) -> NextEventLaw:
         return self.change(self.model.law(context))

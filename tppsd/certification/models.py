@@ -57,7 +57,7 @@ def make_lively(model: TransformerTPP) -> TransformerTPP:
     return model
 
 
-def _make_attentive(model: TransformerTPP) -> TransformerTPP:
+def make_attentive(model: TransformerTPP) -> TransformerTPP:
     """Scale up what an untrained model makes of older events, so that a wrong cache shows."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -101,7 +101,7 @@ def _untrained(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
         torch.manual_seed(num_layers)
         model = TransformerTPP(num_marks, encoder, num_layers=num_layers, mark_decoder=decoder, **_SIZE)  # type: ignore[arg-type]
     model.set_statistics(DataStatistics.of(training_data(num_marks), num_marks))
-    return _make_attentive(make_lively(model)).eval()
+    return make_attentive(make_lively(model)).eval()
 
 
 def _train(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:

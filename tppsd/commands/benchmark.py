@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tppsd.sampling.options import RULES
+from tppsd.sampling.options import RULES, TREE_RULES
 
 DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data (--data:
 models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The tables and figures
@@ -61,7 +61,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--data-root", help="folder that holds data sets under their short names, looked at before the hub")
     add("--encoder", nargs="+", help="thp, sahp, attnhp (default: thp)")
     add("--draft-length", type=_length, nargs="+", help="events drafted per round, or auto (default: 4 8)")
-    add("--rule", nargs="+", choices=RULES, help="acceptance rules (default: joint)")
+    add("--rule", nargs="+", choices=RULES + TREE_RULES, help="acceptance rules (default: joint; of trees, linear)")
+    add("--candidates", nargs="+", metavar="K,K,...", help="candidate trees beside the chains, such as 4,2,1")
     add("--batch-size", type=int, nargs="+", help="rows in flight (default: 1)")
     add("--num-events", type=int, help="events per sequence (default: 200, or the window of the data)")
     add("--repeats", type=int, help="timed runs of each sampler (default: 7)")
@@ -85,6 +86,8 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         "device": options.device, "methods": options.method,
     }  # fmt: skip
     values = {key: value for key, value in named.items() if value is not None}
+    if options.candidates is not None:
+        values["candidates"] = [widths(tree) for tree in options.candidates]
     for name, size in (("--untrained", options.untrained), ("--target-size", options.target_size)):
         if size is not None:
             values["target"] = _size(size, name)
@@ -95,6 +98,14 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
     if options.training_seconds is not None:
         values["training"] = dict(zip(("target_seconds", "draft_seconds"), options.training_seconds, strict=True))
     return values
+
+
+def widths(tree: str) -> list[int]:
+    """ "4,2,1" -> [4, 2, 1]."""
+    try:
+        return [int(width) for width in tree.split(",")]
+    except ValueError:
+        raise ValueError(f"--candidates {tree} must be whole numbers with commas between them, such as 4,2,1") from None
 
 
 def _draft(draft: str) -> str | dict[str, int]:

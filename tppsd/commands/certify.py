@@ -147,15 +147,18 @@ def _print(certificate: dict[str, Any], output: Path) -> None:
         "length",
         "start",
         "end",
+        "candidates",
         "events",
         "accepted",
         "p",
         "verdict",
     ):
-        table.add_column(column, justify="right" if column in ("marks", "length", "events", "accepted", "p") else "left")
+        table.add_column(
+            column, justify="right" if column in ("marks", "length", "candidates", "events", "accepted", "p") else "left"
+        )
     for row in certificate["cells"]:
         cell, accepted = row["cell"], row["step_acceptance"]
-        shown = [str(value) for value in cell.values()]
+        shown = ["" if name == "candidates" and not value else str(value) for name, value in cell.items()]
         verdict = "exact" if row["exact"] else "[red]REJECTED[/]"
         table.add_row(
             *shown, f"{row['num_events']:,}", "" if accepted is None else f"{accepted:.3f}", f"{row['p_value']:.2g}", verdict

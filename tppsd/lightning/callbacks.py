@@ -16,11 +16,9 @@ from tppsd.lightning.modules import DraftTPP
 from tppsd.lightning.requests import median_window
 from tppsd.metrics.functional import (
     SequenceResiduals,
-    acceptance_rate,
     events_per_round,
     ks_exponential,
     own_law_residuals,
-    step_acceptance,
 )
 from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
@@ -28,7 +26,7 @@ from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.samples import SampledSequences, SamplingStats
 
 
 class SpeculativeSampling(Callback):
@@ -137,12 +135,13 @@ class SpeculativeSampling(Callback):
             totals[4:] = speculative.stats.accepted_counts.flatten()
         totals = trainer.strategy.reduce(totals, reduce_op="sum").cpu()
         counts = totals[4:].view(size, size).to(torch.int64)
+        stats = SamplingStats("speculative", accepted_counts=counts, tree=self.options.resolved("self").tree)
         slow, fast = float(totals[1] / totals[0]), float(totals[3] / totals[2])
         return counts, {
             "sampling/speedup": fast / slow,
             "sampling/events_per_second": fast,
-            "sampling/acceptance_rate": acceptance_rate(counts),
-            "sampling/step_acceptance": step_acceptance(counts),
+            "sampling/acceptance_rate": stats.acceptance_rate,
+            "sampling/step_acceptance": stats.step_acceptance,
             "sampling/events_per_round": events_per_round(counts),
         }
 

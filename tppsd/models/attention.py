@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tppsd.models.cache import KVCache
+from tppsd.models.tree import depths, is_ancestor
 
 
 class Attention(Enum):
@@ -25,9 +26,8 @@ class Attention(Enum):
 class AttentionPass(Protocol):
     """What an encoder needs to attend: positions of its tokens, and attention over them and their past."""
 
-    @property
-    def first_positions(self) -> Tensor | None:
-        """int64 (batch,): position of each row's first token; None = 0."""
+    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        """int64 (num_tokens,) or (batch, num_tokens): how many tokens come before each."""
 
     def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kind: Attention) -> Tensor:
         """Tokens' queries (batch, q, dim) and fused keys and values (batch, q, 2 dim) -> (batch, q, dim)."""
@@ -36,7 +36,8 @@ class AttentionPass(Protocol):
 class CausalPass:
     """Every token at once. Padding is on the right, so a causal mask is all that is needed."""
 
-    first_positions = None
+    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        return torch.arange(num_tokens, device=device)
 
     def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kind: Attention) -> Tensor:
         q = rearrange(queries, "batch length (heads dim) -> batch heads length dim", heads=num_heads)
@@ -52,20 +53,44 @@ class CausalPass:
 
 
 class CachedPass:
-    """The newest q tokens of each row, against the row's cache. The mask is built once, not per layer."""
+    """The newest q tokens of each row, against the row's cache. The mask is built once, not per layer.
 
-    def __init__(self, cache: KVCache, num_new: int, dtype: torch.dtype) -> None:
-        self.cache = cache
-        self.first_positions = cache.lengths
+    With `parents` the tokens are nodes of a tree: each attends to the committed tokens, its ancestors and itself.
+    """
+
+    def __init__(self, cache: KVCache, num_new: int, dtype: torch.dtype, parents: tuple[int, ...] | None = None) -> None:
+        self.cache, self.parents = cache, parents
         cache.begin(num_new)
         self.mask = None
-        if num_new > 1 or cache.min_length != cache.max_length:
+        if parents is not None:
+            self.mask = self._tree_mask(cache.parents + parents, num_new, dtype)
+        elif num_new > 1 or cache.min_length != cache.max_length:
             used = torch.arange(cache.max_length + num_new, device=cache.lengths.device)
             is_ragged = cache.min_length != cache.max_length
             starts = cache.lengths.repeat_interleave(cache.num_heads) if is_ragged else cache.lengths[:1]
             newest = starts.view(-1, 1, 1) + torch.arange(num_new, device=used.device).view(-1, 1)
             mask = torch.zeros(newest.shape[0], num_new, len(used), dtype=dtype, device=used.device)
             self.mask = mask.masked_fill_(used > newest, -torch.inf)  # (rows * heads or 1, q, used)
+
+    def _tree_mask(self, parents: tuple[int, ...], num_new: int, dtype: torch.dtype) -> Tensor:
+        """(rows * heads or 1, q, used): 0 where a node may look, -inf elsewhere."""
+        cache = self.cache
+        device = cache.lengths.device
+        allowed = is_ancestor(parents)[-num_new:].to(device)
+        table = torch.full((num_new, len(parents) + 2), -torch.inf, dtype=dtype, device=device)  # committed, nodes, dead
+        table[:, 0] = 0.0
+        table[:, 1:-1].masked_fill_(allowed, 0.0)
+        lengths = cache.lengths if cache.min_length != cache.max_length else cache.lengths[:1]
+        used = torch.arange(cache.max_length + len(parents), device=device)
+        place = (used - lengths.unsqueeze(1) + 1).clamp(0, len(parents) + 1)
+        mask = table[:, place].transpose(0, 1)
+        return mask if len(lengths) == 1 else mask.repeat_interleave(cache.num_heads, 0)
+
+    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        if self.parents is None:
+            return self.cache.lengths.unsqueeze(1) + torch.arange(num_tokens, device=device)
+        new = torch.tensor(depths(self.cache.parents + self.parents)[-num_tokens:], device=device)
+        return self.cache.lengths.unsqueeze(1) + new
 
     def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kind: Attention) -> Tensor:
         rows, num_new, dim = queries.shape

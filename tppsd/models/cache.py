@@ -1,4 +1,7 @@
-"""Per-row caches with rollback by length: nothing is copied when a drafted event is rejected."""
+"""Per-row caches with rollback by length: nothing is copied when a drafted event is rejected.
+
+A tree of tokens is written behind the committed entries, one entry per node; `keep_path` then gathers one path of it into place.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ class RowCache:
 
     Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back is assigning
     smaller `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
+
+    Attributes:
+        parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count as live.
 
     Args:
         tensors: with rows in dimension 0.
@@ -30,6 +36,7 @@ class RowCache:
     @lengths.setter
     def lengths(self, lengths: Tensor) -> None:
         self._lengths = lengths
+        self.parents: tuple[int, ...] = ()
         low, high = torch.aminmax(lengths) if len(lengths) else (lengths.new_zeros(()), lengths.new_zeros(()))
         self.min_length, self.max_length = int(low), int(high)  # the one host sync of a rollback
 
@@ -45,32 +52,50 @@ class RowCache:
             shape = list(old.shape)
             shape[dim] = max(capacity, 2 * shape[dim])
             self.tensors[i] = old.new_zeros(shape)
-            self.tensors[i].narrow(dim, 0, self.max_length).copy_(old.narrow(dim, 0, self.max_length))
+            used = self.max_length + len(self.parents)
+            self.tensors[i].narrow(dim, 0, used).copy_(old.narrow(dim, 0, used))
 
     def begin(self, num_new: int) -> None:
-        """Make room for `num_new` entries per row and fix where they go."""
-        self.grow(self.max_length + num_new)
+        """Make room for `num_new` entries per row and fix where they go: behind the live ones and the tree's."""
+        self._first_new = self.max_length + len(self.parents)
+        self.grow(self._first_new + num_new)
         self._num_new = num_new
         self._where: tuple[Tensor, Tensor] | None = None
         if self.min_length != self.max_length:
             rows = torch.arange(len(self.lengths), device=self.lengths.device).unsqueeze(1)
-            self._where = (rows, self.lengths.unsqueeze(1) + torch.arange(num_new, device=self.lengths.device))
+            new = len(self.parents) + torch.arange(num_new, device=self.lengths.device)
+            self._where = (rows, self.lengths.unsqueeze(1) + new)
 
     def write(self, which: int, values: Tensor) -> Tensor:
-        """Put (rows, num_new, ...) at each row's length; returns the tensor up to max_length + num_new entries."""
+        """Put (rows, num_new, ...) where `begin` said; returns the tensor up to the last entry of any row."""
         tensor, dim = self.tensors[which], self.capacity_dims[which]
         if self._where is None:
-            tensor.narrow(dim, self.max_length, self._num_new).copy_(values if dim == 1 else values.movedim(1, dim))
+            tensor.narrow(dim, self._first_new, self._num_new).copy_(values if dim == 1 else values.movedim(1, dim))
         else:
             rows, entries = self._where
             tensor.movedim(dim, 1)[rows, entries] = values.to(tensor.dtype)
-        return tensor.narrow(dim, 0, self.max_length + self._num_new)
+        return tensor.narrow(dim, 0, self._first_new + self._num_new)
 
-    def end(self) -> None:
-        """Advance every row by the entries begun."""
+    def end(self, parents: tuple[int, ...] | None = None) -> None:
+        """Advance every row by the entries begun; with `parents`, they join the tree instead."""
+        if parents is not None:
+            self.parents = self.parents + parents
+            return
         self._lengths = self._lengths + self._num_new
         self.min_length += self._num_new
         self.max_length += self._num_new
+
+    def keep_path(self, nodes: Tensor, num_kept: Tensor) -> None:
+        """Commit the first `num_kept` (rows,) of the tree's `nodes` int64 (rows, n), a path; the rest of the tree is dropped."""
+        places = torch.arange(nodes.shape[1], device=nodes.device)
+        rows, which = ((nodes != places) & (places < num_kept.unsqueeze(1))).nonzero(as_tuple=True)
+        if len(rows):
+            first = self.lengths[rows]
+            source, place = first + nodes[rows, which], first + which
+            for tensor, dim in zip(self.tensors, self.capacity_dims, strict=True):
+                entries = tensor.movedim(dim, 1)
+                entries[rows, place] = entries[rows, source]  # all are read before any is written
+        self.lengths = self.lengths + num_kept
 
     def copy_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
         """Copy whole rows of `source` into `rows` of this cache (a history encoded once, shared by its paths)."""

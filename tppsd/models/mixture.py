@@ -182,36 +182,56 @@ class LogNormalMixture:
     def sample(self, uniforms: Tensor) -> Tensor:
         """Inter-times from float64 uniforms (..., *batch, 2): [0] picks the component, [1] is its survival level."""
         log_tau, _ = self._sample_log(uniforms)
-        inter_times = torch.exp(log_tau.clamp(*_LOG_TAU_RANGE))
-        if self.elapsed is None:
-            return inter_times
-        return torch.maximum(inter_times, torch.nextafter(self.elapsed, 2 * self.elapsed + 1))
+        return self._inter_times(log_tau, self.elapsed)
 
     def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
         """How far the given inter-times are from `sample(uniforms)`, in standard deviations of the components that the
         uniforms pick: float64 (*batch,); 0 if and only if `sample(uniforms)` gives them."""
         log_tau, log_std = self._sample_log(uniforms)
         distance = (inter_times.log() - log_tau).abs() / log_std
-        return torch.where(inter_times == self.sample(uniforms), 0.0, distance)
+        return torch.where(inter_times == self._inter_times(log_tau, self.elapsed), 0.0, distance)
 
     def _sample_log(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """log tau, unclamped, and the standard deviation of log tau in the picked component."""
         law = self.double()
         if uniforms.dim() > law.means.dim():  # several draws from each law
             law = law.expand(uniforms.shape[:-1])
-        log_weights, elapsed, log_kept = law.log_weights, law.elapsed, None
-        if elapsed is not None:
-            z = (law._standardised(elapsed) - law.means) * torch.exp(-law.log_stds)
-            log_kept = torch.special.log_ndtr(-z)  # of each component beyond `elapsed`
+        log_weights, log_kept = law.log_weights, law._log_kept()
+        if log_kept is not None:
             log_weights = torch.log_softmax(log_weights + log_kept, -1)
         cumulative = log_weights.exp().cumsum(-1)
         threshold = uniforms[..., :1] * cumulative[..., -1:]
         component = (cumulative[..., :-1] < threshold).sum(-1, keepdim=True)
-        level = uniforms[..., 1:2]
+        if log_kept is not None:
+            log_kept = torch.take_along_dim(log_kept, component, -1)
+        means, log_stds = (torch.take_along_dim(values, component, -1) for values in (law.means, law.log_stds))
+        log_tau = law._log_at_level(uniforms[..., 1:2], means, log_stds, log_kept)
+        return log_tau.squeeze(-1), log_stds.squeeze(-1).exp() * self.scale
+
+    def knots(self, levels: Tensor) -> Tensor:
+        """Inter-times where every component's own survival, given tau > elapsed, is one of `levels` float64 (n,): they lie dense
+        wherever the law is narrow, (n * num_components, *batch)."""
+        law = self.double()
+        level = levels.view(-1, *[1] * law.means.dim())
+        log_tau = law._log_at_level(level, law.means, law.log_stds, law._log_kept())
+        elapsed = None if law.elapsed is None else law.elapsed.unsqueeze(-1)
+        return self._inter_times(log_tau, elapsed).movedim(-1, 1).flatten(0, 1)
+
+    def _log_kept(self) -> Tensor | None:
+        """log of each component's mass beyond `elapsed`."""
+        if self.elapsed is None:
+            return None
+        return torch.special.log_ndtr((self.means - self._standardised(self.elapsed)) * torch.exp(-self.log_stds))
+
+    def _log_at_level(self, level: Tensor, means: Tensor, log_stds: Tensor, log_kept: Tensor | None) -> Tensor:
+        """log tau (..., n) where components (..., n) have survival `level`, given tau > elapsed."""
         z = -torch.special.ndtri(level)
-        if elapsed is not None and log_kept is not None:
-            beyond = -log_ndtri(level.log() + torch.take_along_dim(log_kept, component, -1))
-            z = torch.where(elapsed.unsqueeze(-1) > 0, beyond, z)
-        std = torch.take_along_dim(law.log_stds, component, -1).exp()
-        x = torch.addcmul(torch.take_along_dim(law.means, component, -1), std, z)
-        return x.squeeze(-1) * self.scale + self.shift, std.squeeze(-1) * self.scale
+        if self.elapsed is not None and log_kept is not None:
+            z = torch.where(self.elapsed.unsqueeze(-1) > 0, -log_ndtri(level.log() + log_kept), z)
+        return torch.addcmul(means, log_stds.exp(), z) * self.scale + self.shift
+
+    @staticmethod
+    def _inter_times(log_tau: Tensor, elapsed: Tensor | None) -> Tensor:
+        """tau, within what float64 can hold, and beyond `elapsed`."""
+        inter_times = torch.exp(log_tau.clamp(*_LOG_TAU_RANGE))
+        return inter_times if elapsed is None else torch.maximum(inter_times, torch.nextafter(elapsed, 2 * elapsed + 1))

@@ -48,8 +48,12 @@ class EventModel(Protocol):
     def new_cache(self, batch_size: int, capacity: int) -> Any:
         """An empty cache (see tppsd.models.cache.RowCache for its interface)."""
 
-    def extend(self, tokens: EventTokens, cache: Any) -> Any:
-        """Append q tokens per row at each row's own length; contexts of batch shape (batch, q)."""
+    def extend(self, tokens: EventTokens, cache: Any, parents: tuple[int, ...] | None = None) -> Any:
+        """Append q tokens per row at each row's own length; contexts of batch shape (batch, q).
+
+        With `parents` (tppsd.models.tree) they are q nodes of a tree, the same one in every row: each follows its parent, and
+        the row's length stays until the cache's `keep_path` commits a path of them.
+        """
 
     def law(self, context: Any) -> Any:
         """The law of the next event after each context, in float64 arithmetic (see tppsd.models.law.NextEventLaw)."""

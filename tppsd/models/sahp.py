@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from tppsd.models.attention import AttentionPass
@@ -29,9 +28,7 @@ class SAHPEncoder(nn.Module):
     def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""
         embedded = self.embedding(inputs)
-        positions = torch.arange(inputs.ids.shape[1], device=inputs.ids.device)
-        if attention.first_positions is not None:
-            positions = attention.first_positions.unsqueeze(1) + positions
+        positions = attention.positions(inputs.ids.shape[1], inputs.ids.device)
         phases = self.phases(positions.double()) + inputs.times.unsqueeze(-1) * self.time_weights.double()
         x = embedded + sinusoids(phases, embedded.dtype)
         for layer, block in enumerate(self.blocks):

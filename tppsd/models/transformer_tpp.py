@@ -128,11 +128,11 @@ class TransformerTPP(LikelihoodModel):
         head_dim = self.config["embed_dim"] // num_heads
         return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like=self.decoder.to_mixture.weight)
 
-    def extend(self, tokens: EventTokens, cache: KVCache) -> Tensor:
-        """Append q tokens per row at each row's own length; contexts (batch, q, embed_dim)."""
-        attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype)
+    def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
+        """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q, embed_dim)."""
+        attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype, parents)
         context = self.encode(tokens, attention)
-        cache.end()
+        cache.end(parents)
         return context
 
     # --- intensity, identity -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from tppsd.data.sequences import NO_MARK
 from tppsd.models.cache import RowCache
 from tppsd.models.law import pick_mark, sample_mark
 from tppsd.models.protocol import EventTokens
+from tppsd.models.states import extend_states
 from tppsd.processes.base import Process
 
 
@@ -81,6 +82,10 @@ class ProcessInterTime:
         """|S(tau) - uniforms[..., 0]|, float64 (..., *batch): 0 for what `sample(uniforms)` gives."""
         distance = (self.log_survival(inter_times).exp() - uniforms[..., 0]).abs()
         return torch.where(inter_times == self.sample(uniforms), 0.0, distance)
+
+    def knots(self, levels: Tensor) -> Tensor:
+        """Inter-times where the survival, given tau > elapsed, is one of `levels` (n,): (n, *batch)."""
+        return self.sample(levels.view(-1, *[1] * (self.elapsed.dim() + 1)).expand(-1, *self.elapsed.shape, -1))
 
     def _beyond(self, inter_times: Tensor) -> Tensor:
         return (inter_times - self.elapsed).clamp_min(0.0)
@@ -168,22 +173,15 @@ class ProcessModel:
     def new_cache(self, batch_size: int, capacity: int) -> RowCache:
         return RowCache([torch.zeros(batch_size, capacity, self.process.state_size, dtype=torch.float64)])
 
-    def extend(self, tokens: EventTokens, cache: RowCache) -> Tensor:
+    def extend(self, tokens: EventTokens, cache: RowCache, parents: tuple[int, ...] | None = None) -> Tensor:
         """Append q tokens per row; contexts are the states after them, float64 (batch, q, state_size)."""
-        marks = torch.where(tokens.ids == 0, NO_MARK, (tokens.ids - 1) % self.num_marks)
-        states = self.process.advance(self._last_states(cache), tokens.inter_times, marks)
-        cache.begin(tokens.ids.shape[1])
-        cache.write(0, states)
-        cache.end()
-        return states
+        start = self.process.start_state(torch.full(cache.lengths.shape, self.t_start, dtype=torch.float64))
+        return extend_states(cache, tokens, parents, start, self._advance)
 
     def law(self, context: Tensor) -> ProcessLaw:
         """Law of the next event after each context (*batch, state_size)."""
         return ProcessLaw(ProcessInterTime(self.process, context, context.new_zeros(context.shape[:-1])))
 
-    def _last_states(self, cache: RowCache) -> Tensor:
-        """(batch, state_size): each row's newest state, or the window's start where the row is empty."""
-        start = self.process.start_state(torch.full(cache.lengths.shape, self.t_start, dtype=torch.float64))
-        rows = torch.arange(len(cache.lengths))
-        newest = cache.tensors[0][rows, (cache.lengths - 1).clamp_min(0)] if cache.capacity else start
-        return torch.where((cache.lengths > 0).unsqueeze(1), newest, start)
+    def _advance(self, tokens: EventTokens, states: Tensor) -> Tensor:
+        marks = torch.where(tokens.ids == 0, NO_MARK, (tokens.ids - 1) % self.num_marks)
+        return self.process.advance(states, tokens.inter_times, marks)

@@ -9,16 +9,17 @@ from torch import Tensor
 
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
+from tppsd.sampling.tree import Tree
 
 _MOST_UNSEEN = 64  # tokens that a draft model may lag behind in rounds without a draft
 
 
 class Draft(NamedTuple):
-    """Drafted events of each row and the laws they were drawn from.
+    """Drafted events of each row and the laws they were drawn from: a chain, the nodes of a tree, or a path through a tree.
 
     Fields: inter_times, times (since t_start) float64 (rows, draft_length); marks int64 (rows, draft_length);
-    laws of batch shape (rows, draft_length), in float64 arithmetic; lengths int64 (rows,): how many of them each row drafted,
-    None = all.
+    laws of batch shape (rows, draft_length), in float64 arithmetic; lengths int64 (rows,): how many steps each row drafted,
+    None = all; nodes int64 (rows, draft_length): of a path through a tree, else None.
     """
 
     inter_times: Tensor
@@ -26,6 +27,7 @@ class Draft(NamedTuple):
     marks: Tensor
     laws: Any
     lengths: Tensor | None = None
+    nodes: Tensor | None = None
 
     @property
     def tokens(self) -> EventTokens:
@@ -36,6 +38,12 @@ class Draft(NamedTuple):
         """int64 (rows,)."""
         return self.marks.new_full(self.marks.shape[:1], self.marks.shape[1]) if self.lengths is None else self.lengths
 
+    def along(self, nodes: Tensor) -> Draft:
+        """The path through `nodes` int64 (rows, depth), one per level."""
+        rows = torch.arange(len(nodes), device=nodes.device).unsqueeze(1)
+        inter_times, times, marks = (field.gather(1, nodes) for field in (self.inter_times, self.times, self.marks))
+        return Draft(inter_times, times, marks, self.laws[rows, nodes], self.lengths, nodes)
+
 
 class Drafter(Protocol):
     """Proposes events with their laws for every row, and is told what was committed."""
@@ -44,12 +52,13 @@ class Drafter(Protocol):
         """New requests start in `rows`; `state` already holds their newest token."""
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
-        """One event per row and position from uniforms (rows, draft_length, >= 3)."""
+        """One event per row and position, or node of the tree, from uniforms (rows, positions or nodes, >= 3)."""
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         """The first `num_accepted` (rows,) drafted events and then `state.pending` were committed.
 
         Args:
+            draft: the chain, or the path through the tree.
             laws: the target's, batch shape (rows, draft_length + 1), after the token before the draft and each drafted one.
             seen_marks: int64 (rows, draft_length + 1), the marks of those tokens; -1 at the start of a window without an event.
         """
@@ -59,10 +68,11 @@ class Drafter(Protocol):
 
 
 class ModelDrafter:
-    """A trained draft TPP with a cache of its own; one pass per drafted event."""
+    """A trained draft TPP with a cache of its own; one pass per drafted event, or level of the tree."""
 
-    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
+    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories, tree: Tree | None = None) -> None:
         self.rows = ModelRows(model, num_rows, capacity, histories)
+        self.tree = tree
         self._unseen: EventTokens | None = None  # tokens (rows, n) that the draft has not seen ...
         self._num_unseen = torch.ones_like(self.rows.cache.lengths)  # ... and how many of them are real
 
@@ -78,14 +88,19 @@ class ModelDrafter:
             self._unseen = state.pending
         if uniforms.shape[1] == 0:
             return nothing_drafted(uniforms)
+        tree = self.tree or Tree.chain(uniforms.shape[1])
         time, law = state.last_times.unsqueeze(1), self._catch_up(self._unseen)
         if state.is_truncated_start:
             law = law.truncated(state.elapsed.unsqueeze(1))
         steps: list[tuple[Tensor, Tensor, Tensor, Any]] = []
         newest: EventTokens | None = None
-        for j in range(uniforms.shape[1]):
-            law = law if newest is None else self.rows.extend(newest)
-            tau, mark = law.sample(uniforms[:, j : j + 1, :3])
+        for depth, num_children in enumerate(tree.candidates):
+            if newest is not None:
+                law = self.rows.extend(newest, None if self.tree is None else tree.parents[tree.level(depth - 1)])
+            if num_children > 1:
+                parents = tree.repeated(depth, time.device)
+                law, time = law[:, parents], time[:, parents]
+            tau, mark = law.sample(uniforms[:, tree.level(depth), :3])
             time = time + tau
             newest = EventTokens(mark + 1, time, tau)
             steps.append((tau, time, mark, law))
@@ -108,7 +123,11 @@ class ModelDrafter:
         all_accepted = num_accepted == draft_length
         # the cache holds all drafted events but the last: after a fully accepted round it lacks that one and the bonus event
         cache = self.rows.cache
-        cache.lengths = cache.lengths - (draft_length - 1) + num_accepted.clamp_max(draft_length - 1)
+        num_kept = num_accepted.clamp_max(draft_length - 1)
+        if draft.nodes is None:
+            cache.lengths = cache.lengths - (draft_length - 1) + num_kept
+        else:
+            cache.keep_path(draft.nodes[:, :-1], num_kept)
         self._num_unseen = 1 + all_accepted.long()
         last = EventTokens(*(field[:, -1:] for field in draft.tokens))
         self._unseen = EventTokens(

@@ -22,6 +22,8 @@ from tppsd.sampling.resolve import model_device
 from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.self_drafter import SelfDrafter
 from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.tree import Tree
+from tppsd.sampling.tree_speculative import TreeSpeculative, tree_addresses
 
 _FIRST_CAPACITY = 256
 
@@ -44,14 +46,13 @@ def build_engine(
         draft_length: instead of the one that the options name; it may have learnt already.
     """
     device = model_device(models.target)
-    is_autoregressive = options.method == "autoregressive"
     with torch.inference_mode():
         rows = Rows(num_rows, device, with_log_probs)
         capacity = _FIRST_CAPACITY + int(plan.histories.lengths.max())
         target = ModelRows(models.target, num_rows, capacity, plan.histories)
-        addresses = autoregressive.ADDRESSES if is_autoregressive else speculative.ADDRESSES
-        noise = RowNoise(seed, addresses, num_rows, device)
-        if is_autoregressive:
+        tree = None if options.tree is None or options.tree.is_chain else options.tree
+        noise = RowNoise(seed, addresses(options, tree), num_rows, device)
+        if options.method == "autoregressive":
             return Engine(Autoregressive(target, noise, with_log_probs), rows, noise, plan.requests, plan.histories)
         lengths = draft_length or choose_draft_length(options)
         method: Method
@@ -62,13 +63,26 @@ def build_engine(
             method = FixedPoint(target, drafter, lengths, longest, tolerance, noise, with_log_probs)
         else:
             assert options.rule is not None
-            drafts = build_drafter(models, options, num_rows, capacity, plan)
-            method = Speculative(target, drafts, lengths, options.longest_draft, options.rule, noise, with_log_probs)
+            drafts = build_drafter(models, options, num_rows, capacity, plan, tree)
+            if tree is not None:
+                method = TreeSpeculative(target, drafts, tree, options.rule, noise, with_log_probs)
+            else:
+                rule = "joint" if options.candidates else options.rule  # one candidate per step is a chain
+                method = Speculative(target, drafts, lengths, options.longest_draft, rule, noise, with_log_probs)
         return Engine(method, rows, noise, plan.requests, plan.histories)
 
 
+def addresses(options: SamplingOptions, tree: Tree | None) -> list[int]:
+    """What the noise is for."""
+    if options.method == "autoregressive":
+        return autoregressive.ADDRESSES
+    return speculative.ADDRESSES if tree is None else tree_addresses(tree, options.rule or "")
+
+
 def choose_draft_length(options: SamplingOptions) -> DraftLength:
-    """What `draft_length` stands for."""
+    """What `draft_length`, or the depth of a tree, stands for."""
+    if options.tree is not None:
+        return FixedDraftLength(options.tree.depth)
     if options.draft_length == "auto":
         return AutoDraftLength()
     if isinstance(options.draft_length, int):
@@ -77,14 +91,16 @@ def choose_draft_length(options: SamplingOptions) -> DraftLength:
     return RecordedDraftLength(options.draft_length)
 
 
-def build_drafter(models: Models, options: SamplingOptions, num_rows: int, capacity: int, plan: Plan) -> Drafter:
+def build_drafter(
+    models: Models, options: SamplingOptions, num_rows: int, capacity: int, plan: Plan, tree: Tree | None
+) -> Drafter:
     """What `drafter` stands for."""
     num_marks, device = models.target.num_marks, model_device(models.target)
     if options.drafter == "self":
-        return SelfDrafter(num_rows, num_marks, device)
+        return SelfDrafter(num_rows, num_marks, device, tree)
     if options.drafter == "jacobi":
         return JacobiDrafter(num_rows, num_marks, device)
     if options.drafter == "poisson":
-        return PoissonDrafter(getattr(models.target, "statistics", None), device)
+        return PoissonDrafter(getattr(models.target, "statistics", None), device, tree)
     assert models.draft is not None
-    return ModelDrafter(models.draft, num_rows, capacity, plan.histories)
+    return ModelDrafter(models.draft, num_rows, capacity, plan.histories, tree)

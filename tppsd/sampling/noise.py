@@ -27,6 +27,11 @@ class Purpose(IntEnum):
     PROPOSAL_COIN = 5
     FRESH_MARK = 6
     TARGET = 7
+    TRIAL = 8  # of the rules for several candidates: proposals, fresh draft draws and coins of their loops
+    TRIAL_DRAFT = 9
+    TRIAL_COIN = 10
+    FRESH_DRAFT = 11
+    STOP_COIN = 12
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -144,11 +149,24 @@ class RowNoise:
     ) -> Tensor:
         """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop at the rows' cursors; with `coin`, two
         more uniforms, of that purpose. `first` may differ between rows, (len(rows),)."""
-        inner = (torch.as_tensor(first, device=rows.device).view(-1, 1) + torch.arange(num, device=rows.device)).unsqueeze(2)
-        wanted = [address(positions, purpose, d) for d in range(draws)] + ([] if coin is None else [address(positions, coin)])
-        where = torch.stack([torch.as_tensor(w) for w in wanted], -1).unsqueeze(1)
-        cursors = self.cursors[rows].view(-1, 1, 1)
-        return uniforms(self.keys[rows][:, None, None], cursors, where, inner=inner).flatten(2)
+        inner = torch.as_tensor(first, device=rows.device).view(-1, 1) + torch.arange(num, device=rows.device)
+        return self.loop(rows, positions, [(purpose, draws)] + ([] if coin is None else [(coin, 1)]), inner)
+
+    def loop(
+        self, rows: Tensor, positions: Tensor, wanted: list[tuple[Purpose, int]], inner: Tensor | int, outer: Tensor | int = 0
+    ) -> Tensor:
+        """float64 (len(rows), *attempts, 2 * draws), two uniforms for each draw of the `wanted` (purpose, number of draws).
+
+        Args:
+            positions: int64 (len(rows),).
+            inner, outer: which attempts of a loop at the rows' cursors, (len(rows) or 1, *attempts), or one number.
+        """
+        words = [address(positions, purpose, draw) for purpose, draws in wanted for draw in range(draws)]
+        attempt = [torch.as_tensor(x, device=rows.device).unsqueeze(-1) for x in (outer, inner)]
+        ones = [1] * (max(x.dim() for x in attempt) - 2)  # for the attempts of a row
+        where = torch.stack([torch.as_tensor(word) for word in words], -1).view(len(rows), *ones, len(words))
+        keys, cursors = self.keys[rows].view(len(rows), *ones, 1, 2), self.cursors[rows].view(-1, *ones, 1)
+        return uniforms(keys, cursors, where, *attempt).flatten(-2)
 
     def keep_rows(self, rows: Tensor) -> None:
         self.keys, self.cursors = self.keys[rows], self.cursors[rows]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from tppsd.sampling.tree import Tree
 
 METHODS = ("autoregressive", "speculative", "fixed_point", "auto")
 DRAFTERS = ("model", "self", "jacobi", "poisson")
 RULES = ("joint", "factorised", "block")
+TREE_RULES = ("linear", "mean", "rrs")
 DEFAULT_DRAFT_LENGTH = 8
 MAX_DRAFT_LENGTH = 1024  # a position must fit its field of the noise counter
 MAX_AUTO_LENGTH = 64
+MAX_CANDIDATES = 64  # of a node: its fresh draws must fit their field of the noise counter
+MAX_NODES = 1024  # of a tree: one target pass verifies them all
 DEFAULT_TOLERANCE = 1e-6  # what float32 contexts leave of a normal score
 
 DrafterName = Literal["model", "self", "jacobi", "poisson"]
@@ -28,37 +35,46 @@ class SamplingOptions:
         draft_length: events drafted per round (gamma in the papers), or iterated at once by "fixed_point"; "auto": chosen by
             measured costs and acceptance; pairs (length, rounds): as recorded by a run with "auto"; None = 8 ("auto" for
             method = "auto").
-        rule: acceptance rule of a chain, "joint", "factorised" or "block"; None = "joint".
+        rule: acceptance rule of a chain, "joint", "factorised" or "block", None = "joint"; or of a tree, "linear", "mean" or
+            "rrs", None = "linear".
         drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the round before)
             or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument decides, for
             method = "auto" the trial.
+        candidates: several candidates per step: children of every node, depth by depth, of the tree that is drafted in a round
+            instead of a chain; None = a chain.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
             None = 1e-6. With method = "auto" it permits "fixed_point".
     """
 
     method: Literal["autoregressive", "speculative", "fixed_point", "auto"] | None = None
     draft_length: int | Literal["auto"] | DraftLengths | None = None
-    rule: Literal["joint", "factorised", "block"] | None = None
+    rule: Literal["joint", "factorised", "block", "linear", "mean", "rrs"] | None = None
     drafter: DrafterName | None = None
+    candidates: int | tuple[int, ...] | None = None
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("method", METHODS), ("drafter", DRAFTERS), ("rule", RULES)):
+        for name, known in (("method", METHODS), ("drafter", DRAFTERS), ("rule", RULES + TREE_RULES)):
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; choose one of {known}")
         self._check_draft_length()
         if self.tolerance is not None and not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance = {self.tolerance} must lie in [0, 1): it is a share of a standard deviation")
         unused = {
-            "autoregressive": ("drafter", "draft_length", "rule", "tolerance"),
+            "autoregressive": ("drafter", "draft_length", "rule", "candidates", "tolerance"),
             "speculative": ("tolerance",),
-            "fixed_point": ("drafter", "rule"),
+            "fixed_point": ("drafter", "rule", "candidates"),
+            "auto": ("candidates",),
         }
         for name in unused.get(self.method or "", ()):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} = {getattr(self, name)!r} has no meaning for method = {self.method!r}; leave it out")
         if self.method is None and self.tolerance is not None:
             raise ValueError(f"tolerance = {self.tolerance} needs method = 'fixed_point' or 'auto'")
+        if self.candidates is not None:
+            self._check_candidates()
+        elif self.rule in TREE_RULES:
+            raise ValueError(f"rule = {self.rule!r} is one for several candidates per step: give candidates, such as (4, 2, 1)")
 
     def _check_draft_length(self) -> None:
         length = self.draft_length
@@ -72,6 +88,31 @@ class SamplingOptions:
                 raise ValueError(f"draft_length = {length!r} must be a whole number or 'auto'")
         elif length is not None and length not in range(1, MAX_DRAFT_LENGTH + 1):
             raise ValueError(f"draft_length = {length} must be a whole number between 1 and {MAX_DRAFT_LENGTH}, or 'auto'")
+
+    @property
+    def tree(self) -> Tree | None:
+        """What is drafted in a round instead of a chain of `draft_length` events."""
+        from tppsd.sampling.tree import Tree  # imports torch, which a command line without a tree can do without
+
+        return Tree(self.candidates) if isinstance(self.candidates, tuple) else None
+
+    def _check_candidates(self) -> None:
+        """Store the tree's widths as a tuple, and refuse what does not go with them."""
+        given = self.candidates
+        widths = (given,) if isinstance(given, int) else tuple(given or ())
+        if not widths or any(width not in range(1, MAX_CANDIDATES + 1) for width in widths):
+            raise ValueError(f"candidates = {given!r} must be whole numbers between 1 and {MAX_CANDIDATES}, one per depth")
+        object.__setattr__(self, "candidates", widths)
+        num_nodes = sum(math.prod(widths[: depth + 1]) for depth in range(len(widths)))
+        if num_nodes > MAX_NODES:
+            raise ValueError(f"candidates = {widths} make {num_nodes} nodes; a tree has at most {MAX_NODES}")
+        if self.draft_length is not None:
+            raise ValueError(
+                f"draft_length = {self.draft_length} was given together with candidates = {widths}, whose number is the draft's; "
+                "leave it out"
+            )
+        if self.rule is not None and self.rule not in TREE_RULES:
+            raise ValueError(f"rule = {self.rule!r} is not one for candidates = {widths}; choose one of {TREE_RULES}")
 
     def with_overrides(self, **overrides: Any) -> SamplingOptions:
         """A copy with some fields replaced; unknown names raise."""
@@ -87,28 +128,31 @@ class SamplingOptions:
         Args:
             draft: the drafter that the caller's `draft` stands for; None where there is none.
         """
-        is_speculative = draft or self.drafter or self.draft_length or self.rule
+        is_speculative = draft or self.drafter or self.draft_length or self.rule or self.candidates
         method = self.method or ("speculative" if is_speculative else "autoregressive")
         if method == "autoregressive":
             return SamplingOptions("autoregressive")
         length = self.draft_length or DEFAULT_DRAFT_LENGTH
         if method == "fixed_point":
-            return SamplingOptions("fixed_point", length, tolerance=self._tolerance)
+            tolerance = DEFAULT_TOLERANCE if self.tolerance is None else self.tolerance
+            return SamplingOptions("fixed_point", length, tolerance=tolerance)
         if method == "auto":
             named = self.drafter or (None if draft == "model" else draft)
-            return SamplingOptions("auto", self.draft_length or "auto", self.rule, named, self.tolerance)
+            return SamplingOptions("auto", self.draft_length or "auto", self.rule, named, tolerance=self.tolerance)
         drafter = self.drafter or draft or "self"
         if drafter == "model" and draft != "model":
             raise ValueError("drafter = 'model' needs a draft: an EventModel, a LightningModule or a checkpoint path")
-        return SamplingOptions("speculative", length, self.rule or "joint", drafter)
-
-    @property
-    def _tolerance(self) -> float:
-        return DEFAULT_TOLERANCE if self.tolerance is None else self.tolerance
+        if self.candidates is None:
+            return SamplingOptions("speculative", length, self.rule or "joint", drafter)
+        if drafter == "jacobi":
+            raise ValueError(f"draft = 'jacobi' drafts chains only; candidates = {self.candidates} need another drafter")
+        return SamplingOptions("speculative", rule=self.rule or "linear", drafter=drafter, candidates=self.candidates)
 
     @property
     def longest_draft(self) -> int:
-        """Of any round, for resolved options."""
+        """Steps of the longest round, for resolved options."""
+        if self.tree is not None:
+            return self.tree.depth
         if self.draft_length is None:
             return 0
         if self.draft_length == "auto":

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.law import pick_mark, sample_mark
-from tppsd.sampling.drafters import Draft
+from tppsd.sampling.drafters import Draft, nothing_drafted
 from tppsd.sampling.rows import Request, Rows
+from tppsd.sampling.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,18 @@ class PoissonDrafter:
 
     Args:
         statistics: of the training split.
+        tree: drafted in a round; None = a chain.
 
     Raises:
         ValueError: the model carries no statistics.
     """
 
-    def __init__(self, statistics: DataStatistics | None, device: torch.device) -> None:
+    def __init__(self, statistics: DataStatistics | None, device: torch.device, tree: Tree | None = None) -> None:
         if statistics is None or statistics.num_events == 0 or statistics.duration <= 0:
             raise ValueError(
                 "draft = 'poisson' needs a target that carries the statistics of its training split; this one has none"
             )
+        self.tree = tree
         counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=device) + 1
         self.log_frequencies = (counts / counts.sum()).log()
         self.log_rate = math.log(statistics.num_events / statistics.duration)
@@ -90,10 +93,13 @@ class PoissonDrafter:
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
         elapsed = torch.zeros_like(uniforms[..., 0])
-        elapsed[:, :1] = state.elapsed.unsqueeze(1)
+        if uniforms.shape[1] == 0:
+            return nothing_drafted(uniforms)
+        tree = self.tree or Tree.chain(uniforms.shape[1])
+        elapsed[:, tree.level(0)] = state.elapsed.unsqueeze(1)
         laws = PoissonLaw(elapsed, self.log_rate, self.log_frequencies)
         inter_times, marks = laws.sample(uniforms)
-        return Draft(inter_times, state.last_times.unsqueeze(1) + inter_times.cumsum(1), marks, laws)
+        return Draft(inter_times, state.last_times.unsqueeze(1) + tree.path_sums(inter_times), marks, laws)
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         """Nothing to do."""

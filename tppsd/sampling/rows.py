@@ -173,9 +173,9 @@ class ModelRows:
         self._prefilled.lengths = lengths
         self._encoded = {history: row for row, history in enumerate(wanted)}
 
-    def extend(self, tokens: EventTokens) -> Any:
-        """Laws (rows, q) after the tokens."""
-        return self.model.law(self.model.extend(tokens, self.cache))
+    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
+        """Laws (rows, q) after the tokens, a chain or nodes of a tree."""
+        return self.model.law(self.model.extend(tokens, self.cache, parents))
 
     def keep_rows(self, rows: Tensor) -> None:
         self.cache.keep_rows(rows)

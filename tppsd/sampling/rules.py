@@ -99,7 +99,7 @@ def adjusted_joint(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> 
         tau, marks = target.sample(uniforms[..., :3])
         return tau, marks, target.log_prob(tau, marks) - draft.log_prob(tau, marks)
 
-    return Corrected(rejected.positions, *_reject_until_kept(rejected, attempts, propose))
+    return Corrected(rejected.positions, *reject_until_kept(rejected, attempts, propose))
 
 
 def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
@@ -114,7 +114,7 @@ def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts
     is_time = verdict.time_rejected[rejected.rows]
     if is_time.any():
         part = rejected.select(is_time.nonzero().squeeze(1))
-        inter_times[is_time] = _reject_until_kept(part, attempts, propose)[0]
+        inter_times[is_time] = reject_until_kept(part, attempts, propose)[0]
     coins = attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
     target, draft = rejected.laws()
     log_target = target.mark_log_probs(inter_times)
@@ -130,10 +130,18 @@ def proposals_per_row(num_rows: int, largest: int = 64) -> int:
     return max(8, min(largest, _AT_ONCE // max(1, num_rows)))
 
 
-def _reject_until_kept(
-    rejected: Rejected, attempts: Attempts, propose: Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]
+def reject_until_kept(
+    rejected: Rejected,
+    attempts: Attempts,
+    propose: Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]],
+    log_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """For every row the first proposal kept, with probability 1 - e^-Delta where Delta > 0. No cap, no fall-back."""
+    """For every row the first proposal kept, with probability 1 - e^-Delta where Delta > 0. No cap, no fall-back.
+
+    Args:
+        propose: (target, draft, uniforms) -> inter_times, marks and Delta.
+        log_scale: (n,), subtracted from Delta: max(0, target - scale draft) instead of max(0, target - draft).
+    """
     inter_times, marks = rejected.events()
     waiting = torch.arange(len(rejected.rows), device=rejected.rows.device)
     first, num = 0, proposals_per_row(len(waiting))
@@ -142,6 +150,8 @@ def _reject_until_kept(
         uniforms = attempts(part.rows, part.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
         target, draft = part.laws()
         tau, k, delta = propose(target.unsqueeze(1), draft.unsqueeze(1), uniforms)
+        if log_scale is not None:
+            delta = delta - log_scale[waiting].unsqueeze(1)
         is_kept = uniforms[..., 4] < -torch.expm1(-delta)
         found, which = is_kept.any(1), is_kept.long().argmax(1, keepdim=True)
         inter_times[waiting[found]] = tau.gather(1, which).squeeze(1)[found]

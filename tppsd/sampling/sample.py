@@ -22,6 +22,7 @@ from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
 from tppsd.sampling.resolve import DRAFTER_NAMES, check_models, content_hash, model_device, reading, resolve_model
 from tppsd.sampling.samples import SampledSequences, SamplingStats
 from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.tree_speculative import TreeSpeculative
 
 DEFAULT_ROWS = 64  # in flight; changes speed and memory, never results
 
@@ -170,6 +171,8 @@ class _Call:
                 self.stats.num_rounds, self.stats.num_target_passes = engine.num_rounds, engine.num_passes
                 if isinstance(engine.method, Speculative):
                     self.stats.accepted_counts = engine.method.accepted_counts.cpu()
+                if isinstance(engine.method, TreeSpeculative):
+                    self.stats.node_counts = engine.method.node_counts.cpu()
                 if not finished:
                     return
                 self.stats.num_events += sum(len(done.times) for done in finished)
@@ -187,7 +190,7 @@ class _Call:
                 self.options, lengths, reason = choose(models, self.options, plan, num_rows, self.seed)
             self.stats = SamplingStats.of(self.options)
             self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
-        if lengths is None and self.options.draft_length is not None:
+        if lengths is None and self.options.method != "autoregressive":
             lengths = choose_draft_length(self.options)
         self.chosen_lengths = lengths
         return build_engine(models, self.options, plan, num_rows, self.seed, self.with_log_probs, lengths)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling.options import DraftLengths, SamplingOptions
+from tppsd.sampling.tree import Tree
 
 
 @dataclass
@@ -19,14 +20,15 @@ class SamplingStats:
     """Counters of a sampling call; every rate is derived from `accepted_counts`.
 
     Attributes:
-        method, rule, draft_length, drafter: what was done (None where it does not apply); where the draft length was chosen
+        method, rule, draft_length, drafter, tree: what was done (None where it does not apply); where the draft length was chosen
             by the clock, the recorded lengths are in the samples' options.
         choice: what method = "auto" chose and why; trial_seconds: what its trial took, beside `seconds`.
         exact: the samples have exactly the target's law, up to floating point.
         num_rounds: rounds summed over sequences; num_target_passes: passes over the whole batch.
         num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted.
         num_tested: drafted events up to and including the first rejection.
-        accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted).
+        accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted); of a tree, by its depth.
+        node_counts: int64 (num_nodes,), of a tree that branches: rounds in which each node was accepted.
         num_events: events returned (sampled ones only).
         seconds: wall-clock time of sampling, without loading models and preparing requests.
     """
@@ -43,16 +45,19 @@ class SamplingStats:
     accepted_counts: Tensor = field(default_factory=lambda: torch.zeros(1, 1, dtype=torch.int64))
     num_events: int = 0
     seconds: float = 0.0
+    tree: Tree | None = None
+    node_counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     @classmethod
     def of(cls, options: SamplingOptions) -> SamplingStats:
         """Empty counters of what resolved options will do."""
         exact = options.method != "fixed_point" or options.tolerance == 0
-        return cls(options.method or "", options.rule, options.draft_length, options.drafter, exact)
+        return cls(options.method or "", options.rule, options.draft_length, options.drafter, exact, tree=options.tree)
 
     @property
     def num_drafted(self) -> int:
-        return int((self.accepted_counts.sum(1) * torch.arange(len(self.accepted_counts))).sum())
+        tree = self.tree or Tree.chain(len(self.accepted_counts) - 1)
+        return int((self.accepted_counts.sum(1) * torch.tensor(tree.starts)).sum())
 
     @property
     def num_accepted(self) -> int:
@@ -80,6 +85,28 @@ class SamplingStats:
         return self.num_drafted / self.num_rounds if self.num_rounds else float("nan")
 
     @property
+    def rank_counts(self) -> Tensor:
+        """Steps by depth and by the accepted candidate's number among its siblings, 0 for none: int64 (depth, 1 + candidates)."""
+        tree = self.tree or Tree.chain(len(self.accepted_counts) - 1)
+        counts = torch.zeros(tree.depth, 1 + max(tree.candidates, default=0), dtype=torch.int64)
+        for depth, width in enumerate(tree.candidates):
+            tested, accepted = (self.accepted_counts[depth + 1 :, depth + i :].sum() for i in range(2))
+            counts[depth, 0] = tested - accepted
+            level = self.node_counts[tree.level(depth)] if len(self.node_counts) else accepted.view(1)
+            counts[depth, 1 : width + 1] = level.view(-1, width).sum(0)
+        return counts
+
+    @property
+    def acceptance_by_depth(self) -> Tensor:
+        """P(a candidate is accepted | the candidates were tested) at each depth of a tree, float64 (depth,)."""
+        return 1 - self.rank_counts[:, 0] / self.rank_counts.sum(1).double()
+
+    @property
+    def acceptance_by_rank(self) -> Tensor:
+        """Shares of the steps at each depth in which the 1st, 2nd, ... candidate is accepted, float64 (depth, candidates)."""
+        return self.rank_counts[:, 1:] / self.rank_counts.sum(1, keepdim=True).double()
+
+    @property
     def events_per_second(self) -> float:
         return self.num_events / self.seconds if self.seconds > 0 else float("nan")
 
@@ -96,6 +123,7 @@ class SamplingStats:
             sum(p.trial_seconds for p in parts), sum(p.num_rounds for p in parts), sum(p.num_target_passes for p in parts),
             torch.stack([p.accepted_counts for p in parts]).sum(0),
             sum(p.num_events for p in parts), sum(p.seconds for p in parts),
+            first.tree, torch.stack([p.node_counts for p in parts]).sum(0),
         )  # fmt: skip
 
     def __getitem__(self, name: str) -> Any:
@@ -110,7 +138,11 @@ class SamplingStats:
             "num_drafted", "num_tested", "num_accepted", "num_events", "seconds", "events_per_second", "events_per_round",
             "acceptance_rate", "step_acceptance",
         )  # fmt: skip
-        return {**{name: getattr(self, name) for name in names}, "accepted_counts": self.accepted_counts.tolist()}
+        values = {**{name: getattr(self, name) for name in names}, "accepted_counts": self.accepted_counts.tolist()}
+        if self.tree is not None:
+            values |= {"candidates": list(self.tree.candidates), "rank_counts": self.rank_counts.tolist(),
+                       "node_counts": self.node_counts.tolist()}  # fmt: skip
+        return values
 
 
 @dataclass(frozen=True, eq=False)

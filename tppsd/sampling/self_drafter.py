@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tppsd.sampling.drafters import Draft, nothing_drafted
 from tppsd.sampling.rows import Request, Rows, last_marks
+from tppsd.sampling.tree import Tree
 
 
 class SelfDrafter:
@@ -21,10 +22,12 @@ class SelfDrafter:
     Args:
         num_rows: rows in flight.
         num_marks: marks of the target.
+        tree: drafted in a round; None = a chain.
     """
 
-    def __init__(self, num_rows: int, num_marks: int, device: torch.device) -> None:
+    def __init__(self, num_rows: int, num_marks: int, device: torch.device, tree: Tree | None = None) -> None:
         self.num_marks = num_marks
+        self.tree = tree
         self.table: Any = None  # laws (rows, num_marks + 1): by mark, and the latest
         self.is_known = torch.zeros(num_rows, num_marks + 1, dtype=torch.bool, device=device)
         self._slots = torch.arange(num_marks + 1, device=device)
@@ -35,13 +38,14 @@ class SelfDrafter:
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
         if self.table is None or uniforms.shape[1] == 0:
             return nothing_drafted(uniforms)
-        laws = self._laws_by_mark()
+        laws, tree = self._laws_by_mark(), self.tree or Tree.chain(uniforms.shape[1])
         # what every law would draft at every position; following the marks through it is cheaper than drawing step by step
         every_tau, every_mark = laws.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
-        before, marks = follow_marks(every_mark, last_marks(state, self.num_marks).clamp_min(0))
+        newest = last_marks(state, self.num_marks).clamp_min(0)
+        before, marks = follow_marks(every_mark, newest) if self.tree is None else follow_branches(every_mark, newest, tree)
         inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
-        times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        return Draft(inter_times, times, marks, laws.at(before), uniforms.shape[1] * self.is_known[:, -1].long())
+        times = state.last_times.unsqueeze(1) + tree.path_sums(inter_times)
+        return Draft(inter_times, times, marks, laws.at(before), tree.depth * self.is_known[:, -1].long())
 
     def _laws_by_mark(self) -> Any:
         """(rows, num_marks): to draft from after an event of each mark."""
@@ -83,3 +87,12 @@ def follow_marks(every_mark: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         step *= 2
     marks = composed.gather(2, first.view(-1, 1, 1).expand(-1, composed.shape[1], 1)).squeeze(2)
     return torch.cat([first.unsqueeze(1), marks[:, :-1]], 1), marks
+
+
+def follow_branches(every_mark: Tensor, first: Tensor, tree: Tree) -> tuple[Tensor, Tensor]:
+    """The same for the nodes of a tree: a node has mark every_mark[:, node, mark of its parent]."""
+    before, marks = [], [first.unsqueeze(1)]  # by level: marks of the nodes' parents, and their own
+    for depth, num_children in enumerate(tree.candidates):
+        before.append(marks[-1] if num_children == 1 else marks[-1].repeat_interleave(num_children, 1))
+        marks.append(every_mark[:, tree.level(depth)].gather(2, before[-1].unsqueeze(2)).squeeze(2))
+    return torch.cat(before, 1), torch.cat(marks[1:], 1)

@@ -55,7 +55,7 @@ class RoundNoise(NamedTuple):
 
 
 class Speculative:
-    """Draft-verify rounds with one candidate per step.
+    """Draft-verify rounds with one candidate per step; tree_speculative.py changes the judgement to one of several.
 
     Args:
         target: model rows of the target.
@@ -65,6 +65,8 @@ class Speculative:
         noise: of the rows, with ADDRESSES per event.
         with_log_probs: also record the target's log-density of every event.
     """
+
+    parents: tuple[int, ...] | None = None  # of the newest event and a tree's nodes; None: a chain
 
     def __init__(
         self,
@@ -98,11 +100,11 @@ class Speculative:
         noise = self.draw(self.draft_length.choose(len(rows)))
         draft = self.drafter.propose(rows, noise.draft)
         laws = self.verify(rows, draft)
-        verdict = self.judge(draft, laws, noise)
+        draft, laws, verdict = self.judge(rows, draft, laws, noise)
         verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, noise)
         reached_end = self.commit(rows, draft, laws, verdict, inter_times, marks)
         longest = noise.target.shape[1]
-        self.noise.advance(longest if self.uses_whole_window else verdict.num_accepted + 1, longest)
+        self.use_up(verdict, longest)
         is_counted = rows.active & (draft.num_drafted == longest - 1)
         self.draft_length.record(verdict.num_accepted, is_counted, time.perf_counter() - started)
         return reached_end
@@ -112,25 +114,29 @@ class Speculative:
         window = self.noise.window(draft_length + 1)
         return RoundNoise(window[:, :-1, FOR_DRAFT], window[:, :-1, COINS], window[..., FOR_TARGET])
 
+    def use_up(self, verdict: Verdict, longest: int) -> None:
+        """Of the noise of `longest` events, what may not be used again."""
+        self.noise.advance(longest if self.uses_whole_window else verdict.num_accepted + 1, longest)
+
     def verify(self, rows: Rows, draft: Draft) -> Any:
-        """The target's draft_length + 1 laws, from one pass over the newest committed event and the drafted ones."""
+        """The target's laws, one more than events were drafted, from one pass over the newest committed event and those."""
         tokens = EventTokens(*(torch.cat([a, b], 1) for a, b in zip(rows.pending, draft.tokens, strict=True)))
-        laws = self.target.extend(tokens)
+        laws = self.target.extend(tokens, self.parents and self.parents[: tokens.ids.shape[1]])
         if rows.is_truncated_start:
             elapsed = torch.zeros_like(tokens.times)
             elapsed[:, 0] = rows.elapsed
             laws = laws.truncated(elapsed)
         return laws
 
-    def judge(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
-        """The rule's verdict on what each row has drafted."""
+    def judge(self, rows: Rows, draft: Draft, laws: Any, noise: RoundNoise) -> tuple[Draft, Any, Verdict]:
+        """The rule's verdict on what each row has drafted, and the steps that it is about: the chain itself."""
         if draft.marks.shape[1] == 0:
-            nothing = torch.zeros_like(draft.times[:, :0].sum(1), dtype=torch.int64)
-            return Verdict(nothing, nothing.bool())
+            nothing = torch.zeros_like(rows.counts)
+            return draft, laws, Verdict(nothing, nothing.bool())
         verdict = self.accept_drafted(draft, laws[:, :-1], noise)
-        if draft.lengths is None:
-            return verdict
-        return verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
+        if draft.lengths is not None:
+            verdict = verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
+        return draft, laws, verdict
 
     def accept_drafted(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
         """By the rule, with the laws of the drafted positions."""
@@ -166,13 +172,17 @@ class Speculative:
         ))  # fmt: skip
         if self.with_log_probs:
             events = events._replace(log_probs=laws.log_prob(events.inter_times, events.marks))
-        self.target.cache.lengths = self.target.cache.lengths - draft.marks.shape[1] + n
+        self.roll_back(draft, n)
         seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
         reached_end = rows.commit(events, n + 1)
         self.drafter.commit(draft, n, rows, laws, seen_marks)
         cell = draft.num_drafted * len(self.accepted_counts) + n
         self.accepted_counts.view(-1).index_add_(0, cell, rows.active.long())
         return reached_end
+
+    def roll_back(self, draft: Draft, num_accepted: Tensor) -> None:
+        """The target's cache keeps the newest event of before and the accepted ones."""
+        self.target.cache.lengths = self.target.cache.lengths - draft.marks.shape[1] + num_accepted
 
 
 def at_positions(values: Tensor, positions: Tensor) -> Tensor:

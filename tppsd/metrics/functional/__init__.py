@@ -1,6 +1,12 @@
 """The formulas, as plain functions of tensors. No torchmetrics, no Lightning; scipy only where a p-value is asked for."""
 
-from tppsd.metrics.functional.acceptance import acceptance_by_position, acceptance_rate, events_per_round, step_acceptance
+from tppsd.metrics.functional.acceptance import (
+    acceptance_by_position,
+    acceptance_rate,
+    events_per_round,
+    optimal_acceptance,
+    step_acceptance,
+)
 from tppsd.metrics.functional.calibration import PITCalibration, confidence_bins, expected_calibration_error, pit_calibration
 from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlation
 from tppsd.metrics.functional.forecast import marginal_mark_probs, mark_accuracy, quantiles, rmse
@@ -51,6 +57,7 @@ __all__ = [
     "mark_accuracy",
     "mark_totals",
     "nll_per_event",
+    "optimal_acceptance",
     "overlap",
     "own_law_residuals",
     "pair_independence",

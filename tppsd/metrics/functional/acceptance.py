@@ -55,3 +55,20 @@ def acceptance_by_position(accepted_counts: Tensor) -> Tensor:
     tested = (counts * ((drafted >= positions) & (accepted >= positions - 1))).sum((1, 2))
     passed = (counts * ((drafted >= positions) & (accepted >= positions))).sum((1, 2))
     return passed / tested
+
+
+def optimal_acceptance(target_masses: Tensor, draft_masses: Tensor, num_candidates: int) -> float:
+    """The largest probability with which any exact rule can accept one of K i.i.d. candidates.
+
+    min over sets H of 1 + target(H) - draft(H)^K: by max-flow min-cut (Strassen) the best coupling of X ~ target with K draws
+    from the draft has P(X among them) = 1 - max over G of [target(G) - P(some draw is in G)], and H is the complement of G. The
+    minimum is attained where target / draft lies below a level (Neyman-Pearson). K = 1 gives 1 - TV.
+
+    Args:
+        target_masses, draft_masses: probabilities of the same cells, (cells,); for densities, of cells so small that the ratio
+            hardly varies within one.
+        num_candidates: K.
+    """
+    order = (target_masses.double() / draft_masses.double().clamp_min(1e-300)).argsort()
+    target, draft = (torch.cat([m.new_zeros(1), m[order].cumsum(0)]) for m in (target_masses.double(), draft_masses.double()))
+    return float((1 + target - draft**num_candidates).min())

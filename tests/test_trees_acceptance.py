@@ -1,0 +1,124 @@
+"""How often one of K candidates is accepted: every rule against the optimum, which an LP confirms."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from goodness import densities, grid_over, law_after, one_step_p, overlap_joint
+from stubs import StubTPP
+
+from tppsd.data.sequences import EventSequence
+from tppsd.metrics.functional import optimal_acceptance
+from tppsd.sampling import candidates, rules
+from tppsd.sampling.recursive import TOLERANCE, recursion
+from tppsd.sampling.sample import sample
+
+EMPTY = EventSequence.of([], t_start=0.0)
+TARGET = StubTPP.random(8, seed=1, num_components=3)
+NEAR, FAR = TARGET.moved(5, times=0.3, marks=0.3), TARGET.moved(3, times=0.8, marks=1.2)
+ROWS = 6000
+
+
+def first_steps(draft: Any, num_candidates: int, rule: str, num_rows: int = ROWS) -> Any:
+    arguments = {"num_sequences": num_rows, "num_events": 1, "batch_size": num_rows, "seed": 7}
+    return sample(TARGET, draft, history=EMPTY, candidates=num_candidates, rule=rule, **arguments)
+
+
+def optimum(draft: Any, num_candidates: int) -> float:
+    laws = law_after(TARGET, EMPTY), law_after(draft, EMPTY)
+    x = grid_over(*laws)[::10]
+    masses = [(densities(law, x) * (x[1] - x[0])).flatten() for law in laws]
+    return optimal_acceptance(*masses, num_candidates)
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2, 3])
+def test_the_formula_of_the_optimum_is_that_of_the_linear_programme(num_candidates: int) -> None:
+    """Maximise P(the output is among the candidates) over all couplings of the target with K draws of the draft."""
+    from scipy.optimize import linprog
+
+    target = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    draft = torch.tensor([0.1, 0.25, 0.05, 0.6], dtype=torch.float64)
+    tuples = list(itertools.product(range(4), repeat=num_candidates))
+    pairs = [(t, x) for t in range(len(tuples)) for x in range(4)]
+    supply = torch.tensor([float(draft[list(t)].prod()) for t in tuples])
+    columns = torch.zeros(len(tuples) + 4, len(pairs))
+    for j, (t, x) in enumerate(pairs):
+        columns[t, j] = columns[len(tuples) + x, j] = 1.0
+    found = linprog([-float(x in tuples[t]) for t, x in pairs], A_eq=columns.numpy(), b_eq=torch.cat([supply, target]).numpy())
+    assert -found.fun == pytest.approx(optimal_acceptance(target, draft, num_candidates), abs=1e-6)
+
+
+@pytest.mark.parametrize("draft", [NEAR, FAR], ids=["near", "far"])
+def test_linear_lies_close_under_the_optimum(draft: StubTPP) -> None:
+    """One candidate is optimal; with more, up to a few per cent are left, and fewer than under `mean`."""
+    overlap = overlap_joint(law_after(TARGET, EMPTY), law_after(draft, EMPTY))
+    assert optimum(draft, 1) == pytest.approx(overlap, abs=1e-6)
+    for num_candidates in (1, 2, 8):
+        best = optimum(draft, num_candidates)
+        rates = {rule: first_steps(draft, num_candidates, rule).stats.step_acceptance for rule in ("linear", "mean")}
+        error = 4 * (0.25 / ROWS) ** 0.5
+        assert best - 0.05 - error < rates["linear"] < best + error
+        assert rates["mean"] < rates["linear"] + error
+        if num_candidates == 1:
+            assert abs(rates["linear"] - overlap) < error and rates["mean"] == rates["linear"]
+
+
+def test_recursion_has_the_acceptance_of_its_formula(num_candidates: int = 4) -> None:
+    """1 - P_2 P_3 / P_2 ... = 1 - P_{K+1}: what is left of the target after K candidates; P by a dense grid agrees."""
+    laws = law_after(TARGET, EMPTY)[None], law_after(FAR, EMPTY)[None]
+    scales, masses = recursion(*laws, num_candidates)
+    x = grid_over(*(law[0] for law in laws))
+    dense = [densities(law[0], x) for law in laws]
+    c, p = 0.0, 1.0
+    for j in range(num_candidates + 1):
+        assert float(scales[0, j]) == pytest.approx(c, abs=TOLERANCE * (j + 1))
+        assert float(masses[0, j]) == pytest.approx(p, abs=TOLERANCE)
+        c += p
+        p = float(torch.trapezoid((dense[0] - c * dense[1]).clamp_min(0).sum(-1), x))
+    rate = first_steps(FAR, num_candidates, "rrs", 1000).stats.step_acceptance
+    assert abs(rate - (1 - float(masses[0, -1]))) < 4 * (0.25 / 1000) ** 0.5
+
+
+@pytest.mark.parametrize("rule", ["linear", "mean", "rrs"])
+@pytest.mark.parametrize("num_candidates", [2, 4, 8])
+def test_the_event_has_the_targets_law(rule: str, num_candidates: int) -> None:
+    """Accepted or not: chi-square against quadrature; the draft is half of the mass away."""
+    samples = first_steps(FAR, num_candidates, rule, 500 if rule == "rrs" else ROWS)
+    args = samples.flat_inter_times, samples.flat_marks
+    assert one_step_p(law_after(TARGET, EMPTY), *args) > 1e-4
+    assert rule == "rrs" or one_step_p(law_after(FAR, EMPTY), *args) < 1e-6
+
+
+@pytest.mark.parametrize("rule", ["linear", "mean", "rrs"])
+def test_a_draft_equal_to_the_target_is_always_accepted(rule: str) -> None:
+    stats = sample(TARGET, TARGET, num_sequences=200, num_events=10, candidates=(3, 2), rule=rule, batch_size=200).stats
+    assert stats.step_acceptance == 1.0 and stats.rank_counts[:, 0].sum() == 0
+
+
+@pytest.mark.parametrize("rule", ["linear", "mean"])
+def test_how_many_attempts_are_evaluated_together_changes_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = first_steps(FAR, 3, rule, 500)
+    monkeypatch.setattr(candidates, "_INNER", 3)
+    monkeypatch.setattr(rules, "_AT_ONCE", 100)
+    monkeypatch.setattr(rules, "proposals_per_row", lambda num_rows, largest=64: 5)
+    monkeypatch.setattr(candidates, "proposals_per_row", lambda num_rows, largest=64: 5)
+    second = first_steps(FAR, 3, rule, 500)
+    assert torch.equal(first.flat_marks, second.flat_marks)
+    torch.testing.assert_close(first.flat_inter_times, second.flat_inter_times, rtol=1e-12, atol=0)
+    assert torch.equal(first.stats.rank_counts, second.stats.rank_counts)
+
+
+@pytest.mark.parametrize("rule", ["linear", "mean", "rrs"])
+@pytest.mark.parametrize("draft", ["disjoint", "narrow"])
+def test_a_draft_without_the_targets_mass_is_corrected(draft: str, rule: str) -> None:
+    """Next to nothing of the draft is accepted, or the target's tails and a mark are never proposed: r overflows."""
+    target = StubTPP.constant(0.0, 1.0, [0.4, 0.4, 0.2], [1.0, -1.0, 0.0])
+    models = {"disjoint": StubTPP.constant(40.0, 0.5, [0.3, 0.3, 0.4]), "narrow": StubTPP.constant(-0.5, 0.25, [0.5, 0.5, 1e-7])}
+    num_rows = 400 if rule == "rrs" else 4000
+    size = {"num_sequences": num_rows, "num_events": 1, "batch_size": num_rows}
+    samples = sample(target, models[draft], history=EMPTY, candidates=(3,), rule=rule, **size)
+    assert one_step_p(law_after(target, EMPTY), samples.flat_inter_times, samples.flat_marks) > 1e-4
+    assert draft == "narrow" or samples.stats.step_acceptance < 0.01
