@@ -66,7 +66,7 @@ def test_one_candidate_per_step_is_the_chain(drafter: str) -> None:
     assert torch.equal(chain.flat_event_times, tree.flat_event_times) and torch.equal(chain.flat_marks, tree.flat_marks)
     assert torch.equal(chain.stats.accepted_counts, tree.stats.accepted_counts)
     assert chain.stats.acceptance_rate == tree.stats.acceptance_rate
-    assert tree.options == SamplingOptions("speculative", rule="linear", candidates=(1, 1, 1))
+    assert tree.options == SamplingOptions("speculative", rule="linear", drafter=drafter, candidates=(1, 1, 1))  # type: ignore[arg-type]
 
 
 # --- law -----------------------------------------------------------------------------------------------------------
@@ -159,8 +159,9 @@ def test_statistics_by_depth_and_rank_add_up() -> None:
 def test_options_normalise_and_resolve_candidates() -> None:
     assert SamplingOptions(candidates=4).candidates == (4,) and SamplingOptions(candidates=[2, 1]).candidates == (2, 1)  # type: ignore[arg-type]
     resolved = SamplingOptions(candidates=(2, 1)).resolved(None)
-    assert resolved == SamplingOptions("speculative", rule="linear", candidates=(2, 1)) and resolved.depth == 2
-    assert resolved.to_dict() == {"method": "speculative", "rule": "linear", "candidates": (2, 1)}
+    assert resolved == SamplingOptions("speculative", rule="linear", drafter="self", candidates=(2, 1))
+    assert resolved.longest_draft == 2
+    assert resolved.to_dict() == {"method": "speculative", "rule": "linear", "drafter": "self", "candidates": (2, 1)}
 
 
 @pytest.mark.parametrize(
