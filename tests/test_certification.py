@@ -43,7 +43,7 @@ def test_every_pair_of_choices_is_in_some_cell(of_trees: bool) -> None:
     cells = covering_cells(of_trees)
     possible = possible_cells(TREE_FACTORS if of_trees else FACTORS)
     assert set().union(*map(choices, possible)) == set().union(*map(choices, cells))
-    assert len(cells) < (25 if of_trees else 50) and all(cell.is_possible for cell in cells)
+    assert len(cells) < (30 if of_trees else 50) and all(cell.is_possible for cell in cells)
 
 
 def test_cells_have_names_of_their_own() -> None:
@@ -150,8 +150,7 @@ def test_wrong_arguments_are_refused_in_one_sentence(args: list[str], said: str)
         certify.main(args)
 
 
-def test_the_recorded_certificate_covers_every_chain_with_a_million_events() -> None:
+def test_the_recorded_certificate_covers_every_cell_with_a_million_events() -> None:
     certificate = json.loads(CERTIFICATE.read_text())
-    chains = {cell.name for cell in covering_cells(of_trees=False)}
-    assert certificate["exact"] and {row["name"] for row in certificate["cells"]} == chains
+    assert certificate["exact"] and {row["name"] for row in certificate["cells"]} == {cell.name for cell in all_cells()}
     assert all(row["num_events"] >= 1_000_000 and row["exact"] for row in certificate["cells"])

@@ -35,15 +35,18 @@ class Purpose(IntEnum):
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Four 32-bit words (as int64) per broadcast element of four counter words and two key words."""
+    """Four 32-bit words (as int64) per broadcast element of four counter words and two key words.
+
+    Only what is multiplied must have an empty upper half: the other words and the key are masked with it, or at the end.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
         product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # wraps modulo 2^64: both halves are right
-        c0, c1 = ((product1 >> 32) & _MASK) ^ c1 ^ k0, product1 & _MASK
-        c2, c3 = ((product0 >> 32) & _MASK) ^ c3 ^ k1, product0 & _MASK
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+        c0, c1 = ((product1 >> 32) ^ (c1 ^ k0)) & _MASK, product1
+        c2, c3 = ((product0 >> 32) ^ (c3 ^ k1)) & _MASK, product0
+        k0, k1 = k0 + _WEYL[0], k1 + _WEYL[1]
+    return c0, c1 & _MASK, c2, c3 & _MASK
 
 
 def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
