@@ -323,7 +323,7 @@ def row_reads_its_neighbours_cache() -> Any:
     def verify(self: Speculative, rows: Rows, draft: Draft) -> Any:
         cache = self.target.cache
         own, lengths = cache.tensors, cache.lengths
-        cache.tensors = [tensor.roll(1, 0) for tensor in own]
+        cache.tensors = [tensor.roll(1, cache.row_dim) for tensor in own]
         laws = right(self, rows, draft)
         cache.tensors, cache.lengths = own, lengths
         right(self, rows, draft)  # writes its own entries all the same

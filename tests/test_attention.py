@@ -56,7 +56,7 @@ KERNELS = pytest.mark.parametrize(
 def test_the_full_pass_is_the_definition(
     queries: torch.Tensor, keys_values: torch.Tensor, kind: Attention, weights_of: Callable
 ) -> None:
-    attended = CausalPass().attend(0, queries, keys_values, HEADS, kind)
+    attended = CausalPass().attend(0, torch.cat([queries, keys_values], -1), HEADS, kind)
     torch.testing.assert_close(attended, by_definition(queries, keys_values, weights_of), rtol=0, atol=1e-12)
 
 
@@ -64,10 +64,11 @@ def test_the_full_pass_is_the_definition(
 def test_the_cached_pass_is_the_definition(
     queries: torch.Tensor, keys_values: torch.Tensor, kind: Attention, weights_of: Callable
 ) -> None:
+    qkv = torch.cat([queries, keys_values], -1)
     cache, parts = KVCache(1, ROWS, LENGTH, HEADS, HEAD_DIM, like=queries), []
     for new in (slice(0, 1), slice(1, 4), slice(4, 5)):
         step = CachedPass(cache, new.stop - new.start, torch.float64)
-        parts.append(step.attend(0, queries[:, new], keys_values[:, new], HEADS, kind))
+        parts.append(step.attend(0, qkv[:, new], HEADS, kind))
         cache.end()
     expected = by_definition(queries, keys_values, weights_of)
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0, atol=1e-12)
@@ -78,11 +79,11 @@ def test_scores_whose_exponential_overflows_do_no_harm(
     queries: torch.Tensor, keys_values: torch.Tensor, kind: Attention, weights_of: Callable
 ) -> None:
     """The largest score is taken out: the attended value is that of the best key."""
-    attended = CausalPass().attend(0, 1e4 * queries.float(), keys_values.float(), HEADS, kind)
+    attended = CausalPass().attend(0, torch.cat([1e4 * queries, keys_values], -1).float(), HEADS, kind)
     assert torch.isfinite(attended).all()
 
 
 def test_scores_far_below_zero_leave_an_attnhp_event_without_attention(queries: torch.Tensor) -> None:
-    keys_values = torch.cat([-100 * queries, torch.ones_like(queries)], -1)
-    alone = CausalPass().attend(0, queries[:, :1], keys_values[:, :1], HEADS, Attention.ONE_PLUS_SUM)
+    qkv = torch.cat([queries, -100 * queries, torch.ones_like(queries)], -1)
+    alone = CausalPass().attend(0, qkv[:, :1], HEADS, Attention.ONE_PLUS_SUM)
     assert alone.abs().max() < 1e-6

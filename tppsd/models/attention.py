@@ -29,8 +29,8 @@ class AttentionPass(Protocol):
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
         """int64 (num_tokens,) or (batch, num_tokens): how many tokens come before each."""
 
-    def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kind: Attention) -> Tensor:
-        """Tokens' queries (batch, q, dim) and fused keys and values (batch, q, 2 dim) -> (batch, q, dim)."""
+    def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
+        """Tokens' fused queries, keys and values (batch, q, 3 dim) -> (batch, q, dim)."""
 
 
 class CausalPass:
@@ -39,9 +39,8 @@ class CausalPass:
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
         return torch.arange(num_tokens, device=device)
 
-    def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kind: Attention) -> Tensor:
-        q = rearrange(queries, "batch length (heads dim) -> batch heads length dim", heads=num_heads)
-        k, v = rearrange(keys_values, "batch length (two heads dim) -> two batch heads length dim", two=2, heads=num_heads)
+    def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
+        q, k, v = rearrange(qkv, "batch length (three heads dim) -> three batch heads length dim", three=3, heads=num_heads)
         if kind is Attention.SOFTMAX:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
@@ -61,16 +60,16 @@ class CachedPass:
     def __init__(self, cache: KVCache, num_new: int, dtype: torch.dtype, parents: tuple[int, ...] | None = None) -> None:
         self.cache, self.parents = cache, parents
         cache.begin(num_new)
-        self.mask = None
+        self.mask, self.beta = cache.tensors[0].new_zeros(()), 0  # nothing to mask
         if parents is not None:
-            self.mask = self._tree_mask(cache.parents + parents, num_new, dtype)
+            self.mask, self.beta = self._tree_mask(cache.parents + parents, num_new, dtype), 1
         elif num_new > 1 or cache.min_length != cache.max_length:
             used = torch.arange(cache.max_length + num_new, device=cache.lengths.device)
             is_ragged = cache.min_length != cache.max_length
             starts = cache.lengths.repeat_interleave(cache.num_heads) if is_ragged else cache.lengths[:1]
             newest = starts.view(-1, 1, 1) + torch.arange(num_new, device=used.device).view(-1, 1)
             mask = torch.zeros(newest.shape[0], num_new, len(used), dtype=dtype, device=used.device)
-            self.mask = mask.masked_fill_(used > newest, -torch.inf)  # (rows * heads or 1, q, used)
+            self.mask, self.beta = mask.masked_fill_(used > newest, -torch.inf), 1  # (rows * heads or 1, q, used)
 
     def _tree_mask(self, parents: tuple[int, ...], num_new: int, dtype: torch.dtype) -> Tensor:
         """(rows * heads or 1, q, used): 0 where a node may look, -inf elsewhere."""
@@ -92,14 +91,16 @@ class CachedPass:
         new = torch.tensor(depths(self.cache.parents + self.parents)[-num_tokens:], device=device)
         return self.cache.lengths.unsqueeze(1) + new
 
-    def attend(self, layer: int, queries: Tensor, keys_values: Tensor, num_heads: int, kind: Attention) -> Tensor:
-        rows, num_new, dim = queries.shape
-        heads = (rows, num_new, num_heads, dim // num_heads)
-        keys = self.cache.write(2 * layer, keys_values[..., :dim].view(heads)).flatten(0, 1)
-        values = self.cache.write(2 * layer + 1, keys_values[..., dim:].view(heads)).flatten(0, 1)
-        q = queries.view(heads).transpose(1, 2).flatten(0, 1)
-        mask, beta = (q.new_zeros(()), 0) if self.mask is None else (self.mask, 1)
-        scores = torch.baddbmm(mask, q, keys, beta=beta, alpha=heads[3] ** -0.5)  # (rows * heads, q, used)
+    def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
+        rows, num_new, width = qkv.shape
+        head_dim = width // (3 * num_heads)
+        queries, *keys_values = qkv.view(rows, num_new, 3, num_heads, head_dim).unbind(2)
+        keys, values = self.cache.write_layer(layer, *keys_values)
+        q = queries.transpose(1, 2).flatten(0, 1)
+        scores = torch.baddbmm(self.mask, q, keys, beta=self.beta, alpha=head_dim**-0.5)  # (rows * heads, q, used)
         has_one = kind is Attention.ONE_PLUS_SUM
         weights = torch.softmax(F.pad(scores, (1, 0)), -1)[..., 1:] if has_one else torch.softmax(scores, -1)
-        return torch.bmm(weights, values).view(rows, num_heads, num_new, -1).transpose(1, 2).flatten(2)
+        attended = torch.bmm(weights, values)
+        if num_new > 1:
+            attended = attended.view(rows, num_heads, num_new, head_dim).transpose(1, 2)
+        return attended.reshape(rows, num_new, -1)

@@ -20,7 +20,7 @@ class AttNHPLayer(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.embed_dim, self.dropout = num_heads, embed_dim, dropout
+        self.num_heads, self.dropout = num_heads, dropout
         self.norm = nn.LayerNorm(embed_dim)
         self.to_qkv = nn.Linear(2 * embed_dim, 3 * embed_dim)  # its bias is the paper's leading 1
         start_local(self.to_qkv)
@@ -28,8 +28,7 @@ class AttNHPLayer(nn.Module):
 
     def forward(self, h: Tensor, time_encoding: Tensor, layer: int, attention: AttentionPass) -> Tensor:
         qkv = linear(self.to_qkv, torch.cat([time_encoding, layer_norm(self.norm, h)], -1))
-        queries, keys_values = qkv[..., : self.embed_dim], qkv[..., self.embed_dim :]
-        attended = attention.attend(layer, queries, keys_values, self.num_heads, Attention.ONE_PLUS_SUM)
+        attended = attention.attend(layer, qkv, self.num_heads, Attention.ONE_PLUS_SUM)
         update = torch.tanh(linear(self.from_heads, attended))
         return h + (F.dropout(update, self.dropout) if self.training and self.dropout > 0 else update)
 

@@ -33,7 +33,6 @@ class TransformerBlock(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int, feedforward_dim: int, dropout: float, num_layers: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.embed_dim = embed_dim
         self.dropout = dropout
         self.attention_norm = nn.LayerNorm(embed_dim)
         self.to_qkv = nn.Linear(embed_dim, 3 * embed_dim)
@@ -48,8 +47,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, layer: int, attention: AttentionPass) -> Tensor:
         qkv = linear(self.to_qkv, layer_norm(self.attention_norm, x))
-        queries, keys_values = qkv[..., : self.embed_dim], qkv[..., self.embed_dim :]
-        attended = attention.attend(layer, queries, keys_values, self.num_heads, Attention.SOFTMAX)
+        attended = attention.attend(layer, qkv, self.num_heads, Attention.SOFTMAX)
         x = x + self._drop(linear(self.from_heads, attended))
         hidden = torch.relu(linear(self.expand, layer_norm(self.feedforward_norm, x)))
         return x + self._drop(linear(self.contract, hidden))

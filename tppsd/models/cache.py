@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class RowCache:
-    """Tensors with a row in dimension 0, filled at each row's own length along a dimension of their own.
+    """Tensors with a dimension of rows, filled at each row's own length along a dimension of entries.
 
     Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back is assigning
     smaller `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
@@ -19,14 +19,16 @@ class RowCache:
         parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count as live.
 
     Args:
-        tensors: with rows in dimension 0.
+        tensors: what is kept.
         capacity_dims: per tensor, the dimension of the entries; None = dimension 1 of all.
+        row_dim: the dimension of the rows, of all tensors.
     """
 
-    def __init__(self, tensors: list[Tensor], capacity_dims: list[int] | None = None) -> None:
+    def __init__(self, tensors: list[Tensor], capacity_dims: list[int] | None = None, row_dim: int = 0) -> None:
         self.tensors = tensors
         self.capacity_dims = capacity_dims or [1] * len(tensors)
-        self.lengths = torch.zeros(tensors[0].shape[0], dtype=torch.int64, device=tensors[0].device)
+        self.row_dim = row_dim
+        self.lengths = torch.zeros(tensors[0].shape[row_dim], dtype=torch.int64, device=tensors[0].device)
 
     @property
     def lengths(self) -> Tensor:
@@ -66,15 +68,17 @@ class RowCache:
             new = len(self.parents) + torch.arange(num_new, device=self.lengths.device)
             self._where = (rows, self.lengths.unsqueeze(1) + new)
 
-    def write(self, which: int, values: Tensor) -> Tensor:
-        """Put (rows, num_new, ...) where `begin` said; returns the tensor up to the last entry of any row."""
-        tensor, dim = self.tensors[which], self.capacity_dims[which]
+    def write(self, which: int, values: Tensor) -> None:
+        """Put (rows, num_new, ...) where `begin` said."""
+        entries = self._entries(which)
         if self._where is None:
-            tensor.narrow(dim, self._first_new, self._num_new).copy_(values if dim == 1 else values.movedim(1, dim))
+            entries.narrow(1, self._first_new, self._num_new).copy_(values)
         else:
-            rows, entries = self._where
-            tensor.movedim(dim, 1)[rows, entries] = values.to(tensor.dtype)
-        return tensor.narrow(dim, 0, self._first_new + self._num_new)
+            entries[self._where] = values.to(entries.dtype)
+
+    def _entries(self, which: int) -> Tensor:
+        """A view (rows, capacity, ...) of a tensor."""
+        return self.tensors[which].movedim((self.row_dim, self.capacity_dims[which]), (0, 1))
 
     def end(self, parents: tuple[int, ...] | None = None) -> None:
         """Advance every row by the entries begun; with `parents`, they join the tree instead."""
@@ -92,36 +96,55 @@ class RowCache:
         if len(rows):
             first = self.lengths[rows]
             source, place = first + nodes[rows, which], first + which
-            for tensor, dim in zip(self.tensors, self.capacity_dims, strict=True):
-                entries = tensor.movedim(dim, 1)
+            for tensor in range(len(self.tensors)):
+                entries = self._entries(tensor)
                 entries[rows, place] = entries[rows, source]  # all are read before any is written
         self.lengths = self.lengths + num_kept
 
     def copy_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
         """Copy whole rows of `source` into `rows` of this cache (a history encoded once, shared by its paths)."""
         self.grow(source.max_length)
-        for mine, theirs, dim in zip(self.tensors, source.tensors, self.capacity_dims, strict=True):
-            mine.narrow(dim, 0, source.max_length)[rows] = theirs.narrow(dim, 0, source.max_length)[source_rows]
+        for which in range(len(self.tensors)):
+            self._entries(which)[rows, : source.max_length] = source._entries(which)[source_rows, : source.max_length]
         self.lengths = self.lengths.index_copy(0, rows, source.lengths[source_rows])
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop every row but `rows` (finished rows leave)."""
-        self.tensors = [tensor[rows] for tensor in self.tensors]
+        self.tensors = [tensor.index_select(self.row_dim, rows) for tensor in self.tensors]
         self.lengths = self.lengths[rows]
 
 
 class KVCache(RowCache):
-    """Keys and values of every layer, laid out for one query against many keys: keys (rows, heads, head_dim, capacity), values
-    (rows, heads, capacity, head_dim). Against (rows, capacity, heads, head_dim) a query of 8 heads over 2,000 keys takes half
-    the time on a CPU.
+    """Keys and values of all layers, laid out for one query against many keys: keys (layers, rows, heads, head_dim, capacity),
+    values (layers, rows, heads, capacity, head_dim). Against (rows, capacity, heads, head_dim) a query of 8 heads over 2,000 keys
+    takes half the time on a CPU.
+
+    `begin` cuts the views of every layer at once: a view per layer and pass costs as much as a small matrix product.
     """
 
     def __init__(self, num_layers: int, num_rows: int, capacity: int, num_heads: int, head_dim: int, like: Tensor) -> None:
         self.num_heads = num_heads
-        tensors = []
-        for _ in range(num_layers):
-            tensors += [
-                like.new_zeros(num_rows, num_heads, head_dim, capacity),
-                like.new_zeros(num_rows, num_heads, capacity, head_dim),
-            ]
-        super().__init__(tensors, [3, 2] * num_layers)
+        keys = like.new_zeros(num_layers, num_rows, num_heads, head_dim, capacity)
+        super().__init__([keys, like.new_zeros(num_layers, num_rows, num_heads, capacity, head_dim)], [4, 3], row_dim=1)
+
+    def begin(self, num_new: int) -> None:
+        super().begin(num_new)
+        used = self._first_new + num_new
+        self.used = [  # per layer, up to the last entry of any row
+            tensor.narrow(dim, 0, used).flatten(1, 2).unbind(0)
+            for tensor, dim in zip(self.tensors, self.capacity_dims, strict=True)
+        ]
+        by_row = [self._entries(which).movedim(2, 0) for which in range(2)]  # (layers, rows, capacity, heads, head_dim)
+        if self._where is None:
+            by_row = [entries.narrow(2, self._first_new, num_new) for entries in by_row]
+        self._new = [entries.unbind(0) for entries in by_row]
+
+    def write_layer(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put keys and values (rows, num_new, heads, head_dim) where `begin` said; returns the layer's used keys (rows * heads,
+        head_dim, used) and values (rows * heads, used, head_dim)."""
+        for entries, new in zip(self._new, (keys, values), strict=True):
+            if self._where is None:
+                entries[layer].copy_(new)
+            else:
+                entries[layer][self._where] = new.to(entries[layer].dtype)
+        return self.used[0][layer], self.used[1][layer]
