@@ -35,13 +35,13 @@ def assert_same(chunks: list[SampledSequences], whole: SampledSequences) -> None
     torch.testing.assert_close(torch.cat([c.flat_event_times for c in chunks]), whole.flat_event_times, rtol=0, atol=1e-4)
 
 
-def test_chunks_from_scratch_are_one_call_of_sample(checkpoints: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("options", [SamplingOptions(draft_length=3), SamplingOptions(candidates=(3, 1))], ids=["chain", "tree"])
+def test_chunks_from_scratch_are_one_call_of_sample(options: SamplingOptions, checkpoints: tuple[Path, Path]) -> None:
     target, draft = checkpoints
-    options = SamplingOptions(draft_length=3)
     chunks = predicted(Sampler(target, draft, options, seed=5), Requests(7, t_end=6.0, chunk_size=3))
     assert [len(chunk) for chunk in chunks] == [3, 3, 1]
     assert_same(chunks, sample(target, draft, num_sequences=7, t_end=6.0, seed=5, options=options))
-    assert chunks[0].options.draft_length == 3 and chunks[0].target_hash == load(target).content_hash()
+    assert chunks[0].options == options.resolved("model") and chunks[0].target_hash == load(target).content_hash()
 
 
 def test_chunks_of_continuations_are_one_call_of_sample(checkpoints: tuple[Path, Path]) -> None:

@@ -29,6 +29,7 @@ GROUPS = {
             "tppsd.commands.benchmark", "time samplers side by side and test their samples; the tables of the TPP-SD paper"
         ),
         "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
+        "profile": Command("tppsd.commands.profile", "account for a round's time, by step and against the machine's limits"),
         "tune": Command("tppsd.commands.tune", "find the fastest draft length or candidate tree for a target and a draft"),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {

@@ -1,0 +1,76 @@
+"""The account of a round: nothing is counted twice, nothing is changed, and the counts are those of known work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import small_model
+
+from tppsd.commands import profile
+from tppsd.profiling import account as account_module
+from tppsd.profiling.account import BETWEEN, DRAFT, STEPS, TARGET, Account
+from tppsd.profiling.counters import counted
+from tppsd.profiling.machine import Machine
+from tppsd.sampling.sample import sample
+from tppsd.sampling.speculative import Speculative
+
+SIZE = {"num_sequences": 3, "num_events": 12, "batch_size": 2, "seed": 3}
+
+
+@pytest.mark.parametrize("draft", ["model", "self", "jacobi", None])
+def test_watched_sampling_is_the_same_sampling(draft: str | None) -> None:
+    target = small_model("thp")
+    chosen = small_model("thp") if draft == "model" else draft
+    alone, right = sample(target, chosen, **SIZE), Speculative.verify
+    account = Account(torch.device("cpu"))
+    with account.watching():
+        watched = sample(target, chosen, **SIZE)
+    assert torch.equal(alone.flat_event_times, watched.flat_event_times)
+    assert Speculative.verify is right
+    expected = set(STEPS) - ({DRAFT, "acceptance"} if draft is None else set())
+    assert {step for step, seconds in account.seconds.items() if seconds > 0} == expected
+    assert sum(account.seconds.values()) < watched.stats.seconds
+
+
+def test_the_time_of_a_step_is_without_those_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that advances by one at each look: an inner step interrupts the outer one."""
+    ticks = iter(range(100))
+    monkeypatch.setattr(account_module.time, "perf_counter", lambda: float(next(ticks)))
+    account = Account(torch.device("cpu"))
+    inner = account._timed(lambda: None, TARGET)
+    outer = account._timed(lambda: inner(), BETWEEN)
+    outer()
+    assert account.seconds[BETWEEN] == 2.0 and account.seconds[TARGET] == 1.0
+    drafting = account._timed(lambda: inner(), DRAFT)
+    drafting()
+    assert account.seconds[DRAFT] == 3.0 and account.seconds[TARGET] == 1.0  # the draft model's own pass
+
+
+def test_counts_are_those_of_the_work() -> None:
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+    counts = counted(lambda: torch.mm(a, b).t().contiguous())
+    assert counts.flops == 2 * 3 * 4 * 5
+    assert counts.operators == 2  # the transposition is a view, its copy is not
+    assert counts.bytes == 4 * (12 + 20 + 15) + 4 * (15 + 15)
+    assert counted(lambda: torch.ones(1).expand(1000) + torch.ones(1)).bytes == 4 * (1 + 1 + 1 + 1 + 1000)
+
+
+def test_limits_are_positive() -> None:
+    machine = Machine.measured(torch.device("cpu"))
+    assert min(machine.flops, machine.bytes, machine.operator) > 0
+
+
+def test_the_command_prints_and_writes_the_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_model("thp").save(tmp_path / "target.ckpt")
+    path = tmp_path / "new" / "account.json"
+    profile.main(["--target", str(tmp_path / "target.ckpt"), "--num-events", "8", "--draft-length", "3", "--json", str(path)])
+    printed = capsys.readouterr().out
+    assert "target pass" in printed and "calls of operators would take" in printed and "GFLOP/s" in printed
+    account = json.loads(path.read_text())
+    assert list(account["samplers"]) == ["autoregressive", "speculative, jacobi"]
+    for one in account["samplers"].values():
+        total = sum(one["seconds_per_round"].values())
+        assert total == pytest.approx(one["stats"]["seconds"] / one["stats"]["num_target_passes"])
