@@ -12,7 +12,7 @@ from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 
-ENCODERS = ("thp", "sahp", "attnhp")
+ENCODERS = ("thp", "sahp", "attnhp", "rotary")
 DTYPES = (torch.float32, torch.float64)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}  # between two ways to compute the same context
 

@@ -16,7 +16,7 @@ from tppsd.models.transformer_tpp import TransformerTPP
     ("arguments", "message"),
     [
         ({"num_marks": 0}, r"num_marks = 0 must be at least 1 \(1 = unmarked\)"),
-        ({"encoder": "rnn"}, r"encoder = 'rnn' is unknown; choose one of \['attnhp', 'sahp', 'thp'\]"),
+        ({"encoder": "rnn"}, r"encoder = 'rnn' is unknown; choose one of \['attnhp', 'rotary', 'sahp', 'thp'\]"),
         ({"embed_dim": 30, "num_heads": 4}, r"embed_dim = 30 must be even and a multiple of num_heads = 4"),
         ({"embed_dim": 9, "num_heads": 3}, r"embed_dim = 9 must be even and a multiple of num_heads = 3"),
         ({"num_heads": 0}, r"num_heads = 0, num_layers = 2 and num_components = 64 must be at least 1"),

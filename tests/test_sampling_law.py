@@ -66,7 +66,7 @@ def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: p
 def test_paths_of_a_transformer_have_its_law(encoder: str, num_marks: int, rule: Any) -> None:
     """Five events in two or three rounds, with rows that finish and are refilled; the draft is another kind of model."""
     target = lively_transformer(num_marks, encoder, seed=2)
-    other = {"thp": "sahp", "sahp": "attnhp", "attnhp": "thp"}[encoder]
+    other = {"thp": "sahp", "sahp": "attnhp", "attnhp": "rotary", "rotary": "thp"}[encoder]
     draft = lively_transformer(num_marks, other, seed=3, num_layers=1, num_components=2)
     history = EventSequence.of([0.2, 1.0, 1.1], [num_marks - 1, 0, num_marks // 2], t_start=0.0, t_end=1.3)
     laws = law_after(target, history), law_after(draft, history)

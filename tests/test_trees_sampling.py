@@ -26,7 +26,7 @@ HISTORIES = [
     EventSequence.of([0.5 * i for i in range(1, n + 1)], [i % 3 for i in range(n)], t_start=0.0, t_end=0.5 * n + silence)
     for n, silence in ((0, 0.0), (1, 0.7), (30, 0.0), (11, 5.0))
 ] + [EventSequence.of([4.0, 4.5], [2, 1])]
-OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "thp"}
+OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "rotary", "rotary": "thp"}
 
 
 def lively_pair(encoder: str) -> tuple[Any, Any]:

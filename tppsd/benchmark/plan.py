@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tppsd.benchmark.config import build, read_yaml
 from tppsd.sampling.options import TREE_RULES, SamplingOptions
 
-Encoder = Literal["thp", "sahp", "attnhp"]
+Encoder = Literal["thp", "sahp", "attnhp", "rotary"]
 Baseline = Literal["draft", "reencode"]
 Method = Literal["auto", "fixed_point"]
 DraftLength = int | Literal["auto"]

@@ -20,7 +20,7 @@ from tppsd.models.transformer_tpp import TransformerTPP
 MEAN_INTER_TIME = 0.4  # of the training data, about
 _LENGTH = 40  # events
 _SIZE = {"embed_dim": 16, "num_heads": 2, "num_components": 3}
-_OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "thp"}
+_OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "rotary", "rotary": "thp"}
 TRAINING_STEPS = 600
 
 

@@ -35,7 +35,7 @@ class TPPModule(LightningModule):
 
     Args:
         num_marks: number of marks; 1 = unmarked. On the command line it comes from the data.
-        encoder: "thp", "sahp" or "attnhp".
+        encoder: "thp", "sahp", "attnhp" or "rotary".
         embed_dim: width D of the token stream.
         num_heads: attention heads per layer; divides embed_dim.
         num_layers: number of layers; None = 2 for a target, 1 for a draft.
@@ -55,7 +55,7 @@ class TPPModule(LightningModule):
     def __init__(
         self,
         num_marks: int,
-        encoder: Literal["thp", "sahp", "attnhp"] = "thp",
+        encoder: Literal["thp", "sahp", "attnhp", "rotary"] = "thp",
         embed_dim: int = 64,
         num_heads: int = 4,
         num_layers: int | None = None,

@@ -21,10 +21,11 @@ from tppsd.models.embedding import EncoderInput
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
+from tppsd.models.rotary import RotaryEncoder
 from tppsd.models.sahp import SAHPEncoder
 from tppsd.models.thp import THPEncoder
 
-ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder}
+ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder, "rotary": RotaryEncoder}
 
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -35,7 +36,7 @@ class TransformerTPP(LikelihoodModel):
 
     Args:
         num_marks: number of marks; 1 = unmarked.
-        encoder: "thp", "sahp" or "attnhp".
+        encoder: "thp", "sahp", "attnhp" or "rotary".
         embed_dim: width D of the token stream.
         num_heads: attention heads per layer; divides embed_dim.
         num_layers: number of layers.
@@ -50,7 +51,7 @@ class TransformerTPP(LikelihoodModel):
     def __init__(
         self,
         num_marks: int,
-        encoder: Literal["thp", "sahp", "attnhp"] = "thp",
+        encoder: Literal["thp", "sahp", "attnhp", "rotary"] = "thp",
         embed_dim: int = 64,
         num_heads: int = 4,
         num_layers: int = 2,

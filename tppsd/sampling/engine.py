@@ -43,23 +43,22 @@ class Engine:
     def __init__(self, method: Method, rows: Rows, noise: RowNoise, requests: Sequence[Request], histories: Histories) -> None:
         self.method, self.rows, self.noise = method, rows, noise
         self.requests, self.histories = requests, histories
-        self.next_request = 0
+        self.next_request = self.num_active = 0
         self.num_rounds = self.num_passes = 0
 
     def run(self) -> Iterator[list[Finished]]:
         """Yield every request once, in the order of completion, those of one pass together."""
-        while True:
-            self.refill()
-            num_active = int(self.rows.active.sum())
-            if num_active == 0:
-                return
+        self.refill()
+        while self.num_active:
             reached_end = self.method.round(self.rows)
-            self.num_rounds += num_active
+            self.num_rounds += self.num_active
             self.num_passes += 1
             if reached_end.any():
                 done = reached_end.nonzero().squeeze(1)
                 finished = self._collect(done)
                 self.rows.release(done)
+                self.num_active -= len(done)
+                self.refill()
                 yield finished
 
     def refill(self) -> None:
@@ -77,6 +76,7 @@ class Engine:
 
     def _admit(self, rows: Tensor, which: Tensor, requests: list[Request]) -> None:
         self.next_request += len(requests)
+        self.num_active += len(requests)
         self.rows.admit(rows, which, requests, self.histories)
         self.method.admit(rows, requests, self.rows)
         history_index = torch.tensor([r.history_index for r in requests], device=rows.device)
