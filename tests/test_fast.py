@@ -7,7 +7,7 @@ import torch
 from small_models import ENCODERS, random_batch, small_model
 from torch import nn
 
-from tppsd.models.fast import layer_norm, linear, plain_attributes
+from tppsd.models.fast import by_columns, layer_norm, linear, plain_attributes
 
 
 def test_layers_called_directly_compute_what_their_modules_compute() -> None:
@@ -28,7 +28,7 @@ def test_plain_attributes_leave_laws_and_model_alone(encoder: str) -> None:
         expected = model(batch).mark_log_probs(ones)
         with plain_attributes(model):
             inside, in_double = model(batch).mark_log_probs(ones), model(batch).double().mark_log_probs(ones)
-    assert torch.equal(inside, expected)
+    torch.testing.assert_close(inside, expected, rtol=0, atol=1e-6)  # products of the same numbers in another order
     assert in_double.dtype == torch.float64
     torch.testing.assert_close(in_double.float(), expected, rtol=0, atol=1e-5)
     assert [set(vars(module)) for module in model.modules()] == attributes
@@ -41,3 +41,25 @@ def test_attributes_are_restored_after_an_error() -> None:
     with pytest.raises(KeyError), plain_attributes(model):
         raise KeyError
     assert "weight" not in vars(model.decoder.to_mixture)
+
+
+def test_a_matrix_by_columns_is_the_same_matrix() -> None:
+    matrix = torch.randn(3, 5)
+    assert torch.equal(by_columns(matrix), matrix) and by_columns(matrix).stride() == (1, 3)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_weights_exchanged_behind_the_version_counter_are_seen(encoder: str) -> None:
+    """Averages of weights are put into place by `parameter.data.copy_`, which no version counter notices."""
+    model, other = (small_model(encoder, dtype=torch.float32) for _ in range(2))
+    batch, ones = random_batch([4, 2]), torch.ones(2, 5, dtype=torch.float64)
+    for _ in range(2):
+        with torch.inference_mode(), plain_attributes(model):
+            model(batch).double().mark_log_probs(ones)
+        model(batch).double().mark_log_probs(ones)
+        for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+            mine.data.copy_(theirs.data)
+    expected = other(batch).double().mark_log_probs(ones)
+    assert torch.equal(model(batch).double().mark_log_probs(ones), expected)
+    with torch.inference_mode(), plain_attributes(model):
+        torch.testing.assert_close(model(batch).double().mark_log_probs(ones), expected, rtol=0, atol=1e-6)

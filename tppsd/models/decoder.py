@@ -9,34 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tppsd.models.fast import linear
+from tppsd.models.fast import by_columns, linear
 from tppsd.models.law import MarkDecoder, NextEventLaw
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
-
-
-class _DoubleCopy:
-    """A float64 copy of a module, made when first asked for and renewed when its parameters change."""
-
-    def __init__(self) -> None:
-        self.key: tuple[Any, ...] | None = None
-        self.module: Any = None
-        self.groups: list[dict[str, Any]] = []
-
-    def of(self, module: nn.Module) -> Any:
-        # the modules' own dictionaries, collected once: this runs for every drafted event
-        self.groups = self.groups or [m._parameters for m in module.modules() if m._parameters]
-        parameters = [p for group in self.groups for p in group.values() if p is not None]
-        key = tuple((p.data_ptr(), None if p.is_inference() else p._version) for p in parameters)
-        if key != self.key:
-            with torch.inference_mode(False):  # a copy made while sampling must serve a later backward
-                self.key, self.module = key, copy.deepcopy(module).double().requires_grad_(False)
-        return self.module
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _DoubleCopy:
-        return _DoubleCopy()
-
-    def __reduce__(self) -> tuple[type[_DoubleCopy], tuple[()]]:
-        return _DoubleCopy, ()
 
 
 class IndependentMarks(nn.Module):
@@ -69,7 +44,6 @@ class TimeConditionalMarks(nn.Module):
         self.from_time = nn.Linear(1, embed_dim)
         self.mix_time = nn.Linear(embed_dim, embed_dim, bias=False)
         self.to_logits = nn.Linear(embed_dim, num_marks)
-        self._double = _DoubleCopy()
         nn.init.uniform_(self.from_time.weight, -2.0, 2.0)  # kinks spread over a few standard deviations of log tau
         nn.init.uniform_(self.from_time.bias, -3.0, 3.0)
 
@@ -84,7 +58,21 @@ class TimeConditionalMarks(nn.Module):
             return torch.log_softmax(self.to_logits(hidden), -1)
 
     def in_double(self) -> TimeConditionalMarks:
-        return self if self.to_logits.weight.dtype == torch.float64 else self._double.of(self)
+        """A float64 copy; while the model is only read, the one that is kept."""
+        if self.to_logits.weight.dtype == torch.float64:
+            return self
+        return self.__dict__.get("kept_double") or self._double_copy()
+
+    def kept_while_read(self) -> dict[str, Any]:
+        """See tppsd.models.fast."""
+        return {} if self.to_logits.weight.dtype == torch.float64 else {"kept_double": self._double_copy()}
+
+    def _double_copy(self) -> TimeConditionalMarks:
+        with torch.inference_mode(False):  # a copy made while sampling must serve a later backward
+            double = copy.deepcopy(self).double().requires_grad_(False)
+            for layer in (double.mix_time, double.to_logits):
+                layer.weight.data = by_columns(layer.weight)
+        return double
 
 
 MARK_DECODERS: dict[str, type[IndependentMarks] | type[TimeConditionalMarks]] = {

@@ -62,7 +62,7 @@ def content_hash(model: Any) -> str | None:
 
 @contextlib.contextmanager
 def reading(model: Any) -> Iterator[None]:
-    """A model in evaluation mode that is only read; between the chunks of a stream it is the caller's again."""
+    """A model in evaluation mode that is only read."""
     was_training = isinstance(model, nn.Module) and model.training
     if was_training:
         model.eval()

@@ -77,8 +77,9 @@ def sample(
     call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
     plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     finished: list[Any] = [None] * len(plan.requests)
-    for done in call.run(plan, progress):
-        finished[done.which] = done
+    with call.reading():
+        for done in call.run(plan, progress):
+            finished[done.which] = done
     return call.assemble(plan, range(len(plan.requests)), finished)
 
 
@@ -111,13 +112,14 @@ def sample_stream(
     call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
     plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     finished: dict[int, Finished] = {}
-    start, total = 0, len(plan.requests)
-    for done in call.run(plan, progress):
-        finished[done.which] = done
-        while start < total and all(i in finished for i in range(start, min(total, start + chunk_size))):
-            chunk = range(start, min(total, start + chunk_size))
-            yield call.assemble(plan, chunk, [finished.pop(i) for i in chunk])
-            start = chunk.stop
+    passes, total = call.run(plan, progress), len(plan.requests)
+    for start in range(0, total, chunk_size):
+        chunk = range(start, min(total, start + chunk_size))
+        with call.reading():  # between chunks the models are the caller's again
+            while not all(i in finished for i in chunk):
+                done = next(passes)
+                finished[done.which] = done
+        yield call.assemble(plan, chunk, [finished.pop(i) for i in chunk])
 
 
 class _Call:
@@ -158,15 +160,20 @@ class _Call:
             getattr(self.target, "statistics", None), self.seed, first_index, self.device,
         )  # fmt: skip
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Both models are only read."""
+        with reading(self.target), reading(self.draft), torch.inference_mode():
+            yield
+
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
-        """Yield finished requests; counters and seconds accumulate in `stats`."""
+        """Yield finished requests, within `reading`; counters and seconds accumulate in `stats`."""
         with _progress_bar(len(plan.requests)) if progress else contextlib.nullcontext(lambda _: None) as advance:
             engine = self._start(plan)
             passes = engine.run()
             while True:
                 started = time.perf_counter()
-                with reading(self.target), reading(self.draft), torch.inference_mode():
-                    finished = next(passes, [])
+                finished = next(passes, [])
                 self.stats.seconds += time.perf_counter() - started
                 self.stats.num_rounds, self.stats.num_target_passes = engine.num_rounds, engine.num_passes
                 if isinstance(engine.method, Speculative):
@@ -186,8 +193,7 @@ class _Call:
         lengths: DraftLength | None = None
         if self.options.method == "auto":
             started = time.perf_counter()
-            with reading(self.target), reading(self.draft):
-                self.options, lengths, reason = choose(models, self.options, plan, num_rows, self.seed)
+            self.options, lengths, reason = choose(models, self.options, plan, num_rows, self.seed)
             self.stats = SamplingStats.of(self.options)
             self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
         if lengths is None and self.options.method != "autoregressive":
