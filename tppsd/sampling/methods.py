@@ -25,7 +25,7 @@ from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.tree import Tree
 from tppsd.sampling.tree_speculative import TreeSpeculative, tree_addresses
 
-_FIRST_CAPACITY = 256
+_FIRST_CAPACITY = 64  # doubled as needed: short runs of entries with long gaps between them are read slowly
 
 
 class Models(NamedTuple):
