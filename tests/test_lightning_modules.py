@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning_helpers import SMALL, fitted, small_data, trainer
 
 from tppsd import DraftTPP, TargetTPP, load
@@ -161,3 +162,20 @@ def test_optimiser_and_scheduler_are_the_users_choice() -> None:
     run.fit_loop.max_epochs = 3
     run.fit(constant, datamodule=small_data())
     assert not run.lr_scheduler_configs
+
+
+def test_averaged_weights_are_kept_with_the_statistics_of_their_training_split(tmp_path: Path) -> None:
+    """Lightning averages a copy of the module that it takes before the module has seen its data."""
+    data = small_data()
+    module = TargetTPP(data.num_marks, **SMALL)
+    best = ModelCheckpoint(dirpath=tmp_path, filename="best", monitor="val/nll")
+    averaging = EMAWeightAveraging(decay=0.5)
+    run = trainer(max_epochs=2, enable_checkpointing=True, callbacks=[best, averaging])
+    run.fit(module, datamodule=data)
+    kept = load(best.best_model_path)
+    assert kept.statistics == data.statistics
+    batch = EventBatch.from_sequences(data.sequences("validation"))
+    with torch.no_grad():
+        scored = -kept.log_likelihood(batch).sum() / batch.lengths.sum()
+    assert best.best_model_score is not None
+    assert float(scored) == pytest.approx(float(best.best_model_score), rel=1e-5)
