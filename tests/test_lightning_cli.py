@@ -46,7 +46,9 @@ def test_fit_without_a_config_and_again_from_the_one_it_saved() -> None:
     run = Path("outputs/fit/version_0")
     assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "hparams.yaml", "metrics.csv"}
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert {"train/nll", "val/nll", "val/nll_poisson"} <= set((run / "metrics.csv").read_text().splitlines()[0].split(","))
+    assert {"train/nll", "val/nll", "val/nll_poisson", "val/nll_renewal"} <= set(
+        (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    )
     assert load(run / "checkpoints" / "best.ckpt").config["embed_dim"] == 8
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["class_path"].endswith("TargetTPP") and config["trainer"]["gradient_clip_val"] == 1.0

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning_helpers import SMALL, fitted, small_data, trainer
 
 from tppsd import DraftTPP, TargetTPP, load
 from tppsd.data.sequences import EventBatch
-from tppsd.lightning.baseline import poisson_log_likelihood
+from tppsd.lightning.baseline import RenewalBaseline, poisson_log_likelihood
 from tppsd.lightning.modules import TPPModule
 from tppsd.lightning.schedule import WarmupCosine
+from tppsd.metrics.functional.likelihood import model_nll
 from tppsd.models.checkpoint import FORMAT_VERSION
+from tppsd.models.renewal import fit_renewal
 
 
 @pytest.mark.parametrize("encoder", ["thp", "sahp", "attnhp"])
@@ -161,3 +164,35 @@ def test_optimiser_and_scheduler_are_the_users_choice() -> None:
     run.fit_loop.max_epochs = 3
     run.fit(constant, datamodule=small_data())
     assert not run.lr_scheduler_configs
+
+
+def test_averaged_weights_are_kept_with_the_statistics_of_their_training_split(tmp_path: Path) -> None:
+    """Lightning averages a copy of the module that it takes before the module has seen its data."""
+    data = small_data()
+    module = TargetTPP(data.num_marks, **SMALL)
+    best = ModelCheckpoint(dirpath=tmp_path, filename="best", monitor="val/nll")
+    averaging = EMAWeightAveraging(decay=0.5)
+    run = trainer(max_epochs=2, enable_checkpointing=True, callbacks=[best, averaging])
+    run.fit(module, datamodule=data)
+    kept = load(best.best_model_path)
+    assert kept.statistics == data.statistics
+    batch = EventBatch.from_sequences(data.sequences("validation"))
+    with torch.no_grad():
+        scored = -kept.log_likelihood(batch).sum() / batch.lengths.sum()
+    assert best.best_model_score is not None
+    assert float(scored) == pytest.approx(float(best.best_model_score), rel=1e-5)
+
+
+def test_the_renewal_baseline_is_logged_from_the_first_epoch_and_leaves_training_alone() -> None:
+    data = small_data()
+    weights = []
+    for callbacks in ([], [RenewalBaseline(num_steps=20)]):
+        torch.manual_seed(3)
+        module = TargetTPP(data.num_marks, **SMALL)
+        run = trainer(max_epochs=1, callbacks=callbacks)
+        run.fit(module, datamodule=data)
+        weights.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    renewal = fit_renewal(data.sequences("train"), data.statistics, num_steps=20)
+    expected = model_nll(renewal, data.sequences("validation"))
+    assert float(run.callback_metrics["val/nll_renewal"]) == pytest.approx(expected, rel=1e-6)
+    assert torch.equal(*weights)

@@ -6,18 +6,16 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from tppsd.data.datamodule import EventDataModule
-from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.shortening import shorten
 from tppsd.lightning.fitting import adamw, fit_best, small_batch_size
 from tppsd.lightning.messages import quieten
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
-from tppsd.models.likelihood import Convention, LikelihoodModel
+from tppsd.metrics.functional.likelihood import model_nll
 from tppsd.models.renewal import fit_renewal
 from tppsd.processes.presets import PRESETS
 
@@ -67,7 +65,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
     renewal = fit_renewal(data.sequences("train"), data.statistics, seed=settings.seed)
     test = data.sequences("test")
     results["convention"] = "benchmark" if data.statistics.first_is_given else "window"
-    results["renewal_nll"] = _nll(renewal, test, results["convention"])
+    results["renewal_nll"] = model_nll(renewal, test, results["convention"])
     process = data.process_object
     results["true_nll"] = None
     if process is not None:
@@ -82,17 +80,6 @@ def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str
     scores = fitted.trainer.test(module, datamodule=data, ckpt_path=fitted.path, verbose=False)[0]
     metrics = {k: float(v) for k, v in scores.items()}
     return {"path": str(fitted.path), "metrics": metrics, "epochs": fitted.epochs, "seconds": fitted.seconds, "module": module}
-
-
-def _nll(model: LikelihoodModel, sequences: list[EventSequence], convention: Convention) -> float:
-    """Per scored event."""
-    total, num_events = 0.0, 0
-    with torch.inference_mode():
-        for i in range(0, len(sequences), 16):
-            batch = EventBatch.from_sequences(sequences[i : i + 16])
-            total -= float(model.log_likelihood(batch, convention).double().sum())
-            num_events += int(model.num_scored(batch, convention).sum())
-    return total / num_events
 
 
 def _num_parameters(module: TPPModule) -> int:

@@ -208,6 +208,8 @@ class TPPModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `tppsd.load` needs, without Lightning."""
         checkpoint[CHECKPOINT_KEY] = describe(self.model) | {"role": self.role}
+        # averaged weights come from a copy of this module that is older than its statistics (Lightning's WeightAveraging)
+        checkpoint["state_dict"]["model._extra_state"] = self.model.get_extra_state()
         if self.distilled_from is not None:
             checkpoint[CHECKPOINT_KEY]["distilled_from"] = self.distilled_from
 

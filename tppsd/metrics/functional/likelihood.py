@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
+
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.models.likelihood import Convention, LikelihoodModel
+
+_AT_ONCE = 16  # sequences in memory
 
 
 def nll_per_event(log_likelihoods: Tensor, num_events: Tensor) -> Tensor:
@@ -16,6 +24,16 @@ def nll_per_event(log_likelihoods: Tensor, num_events: Tensor) -> Tensor:
         num_events: (num_sequences,), N_s, number of events with a term in L_s.
     """
     return -log_likelihoods.double().sum() / num_events.double().sum()
+
+
+@torch.inference_mode()
+def model_nll(model: LikelihoodModel, sequences: Sequence[EventSequence], convention: Convention = "window") -> float:
+    """`nll_per_event` of a model on sequences, however many they are."""
+    parts = []
+    for start in range(0, len(sequences), _AT_ONCE):
+        batch = EventBatch.from_sequences(list(sequences[start : start + _AT_ONCE]))
+        parts.append((model.log_likelihood(batch, convention), model.num_scored(batch, convention)))
+    return float(nll_per_event(*map(torch.cat, zip(*parts, strict=True))))
 
 
 def likelihood_discrepancy(first: Tensor, second: Tensor) -> float:
