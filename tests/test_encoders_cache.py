@@ -14,10 +14,13 @@ from tppsd.models.transformer_tpp import TransformerTPP
 LENGTHS = [9, 9, 9]
 
 
-@pytest.fixture(params=[(e, d) for e in ENCODERS for d in DTYPES], ids=lambda p: f"{p[0]}-{str(p[1])[6:]}")
+CASES = [(e, d, None) for e in ENCODERS for d in DTYPES] + [(e, torch.float64, 3) for e in ENCODERS]
+
+
+@pytest.fixture(params=CASES, ids=lambda p: f"{p[0]}-{str(p[1])[6:]}" + (f"-context of {p[2]}" if p[2] else ""))
 def model(request: pytest.FixtureRequest) -> TransformerTPP:
-    encoder, dtype = request.param
-    return small_model(encoder, dtype=dtype, num_layers=3)
+    encoder, dtype, max_context = request.param
+    return small_model(encoder, dtype=dtype, num_layers=3, max_context=max_context)
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def tokens() -> EventTokens:
 
 def full_pass(model: TransformerTPP, tokens: EventTokens) -> torch.Tensor:
     with torch.no_grad():
-        return model.encode(tokens, CausalPass())
+        return model.encode(tokens, CausalPass(model.max_context))
 
 
 @torch.no_grad()
@@ -156,3 +159,41 @@ def test_cached_laws_are_the_laws_of_forward(model: TransformerTPP) -> None:
     atol = 10 * TOLERANCE[context.dtype]  # the head amplifies the contexts' rounding
     torch.testing.assert_close(cached.log_prob(inter_times, marks), whole.log_prob(inter_times, marks), rtol=0, atol=atol)
     torch.testing.assert_close(cached.log_survival(inter_times), whole.log_survival(inter_times), rtol=0, atol=atol)
+
+
+# --- bounded context -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_bounded_context_is_that_of_each_layer(encoder: str) -> None:
+    """With contexts of 3 tokens and 2 layers, the last context depends on the newest 5 tokens and on no other."""
+    model = small_model(encoder, max_context=3)
+    tokens = tokens_of(random_batch([9]))
+    context = full_pass(model, tokens)[0, -1]
+    for changed in range(10):
+        ids = tokens.ids.clone()
+        ids[0, changed] = 1 + ids[0, changed] % 3
+        is_same = torch.allclose(full_pass(model, tokens._replace(ids=ids))[0, -1], context, rtol=0, atol=1e-12)
+        assert is_same == (changed < 5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_dropping_what_no_token_looks_at_changes_nothing(encoder: str) -> None:
+    """Rows that advance and roll back at their own pace, copied and kept, in a cache of bounded size."""
+    model = small_model(encoder, max_context=4, num_layers=3)
+    tokens = tokens_of(random_batch([80, 80, 80]))
+    expected, cache, generator = full_pass(model, tokens), model.new_cache(3, 6), torch.Generator().manual_seed(0)
+    at = torch.zeros(3, dtype=torch.int64)
+    while int(at.max()) < 70:
+        where = at.unsqueeze(1) + torch.arange(3)
+        contexts = model.extend(EventTokens(*(field.gather(1, where) for field in tokens)), cache)
+        assert_close(model, contexts.detach(), windows(expected, at.tolist(), 3))
+        num_rejected = torch.randint(0, 3, (3,), generator=generator)
+        cache.roll_back(num_rejected)
+        at = at + 3 - num_rejected
+        assert torch.equal(cache.num_tokens, at)
+        if int(at.min()) > 30 and len(torch.unique(at)) > 1:
+            order = torch.tensor([2, 0, 1])
+            cache.copy_rows(cache, order, torch.arange(3))
+            at, tokens, expected = at[order], EventTokens(*(field[order] for field in tokens)), expected[order]
+    assert cache.capacity <= 16 and int(cache.dropped.min()) > 20

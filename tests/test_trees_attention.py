@@ -22,6 +22,8 @@ PATHS = ([0, 2, 5, 7], [0, 2, 6], [0, 3], [1, 4, 8])
 def models() -> dict[str, Any]:
     process = ProcessModel(PRESETS["multivariate_hawkes"].process)
     return {encoder: small_model(encoder, num_marks=2) for encoder in ENCODERS} | {
+        "thp of bounded context": small_model("thp", num_marks=2, max_context=2),
+        "attnhp of bounded context": small_model("attnhp", num_marks=2, max_context=3),
         "stub": StubTPP.random(2, 0),
         "hawkes": process,
     }

@@ -42,7 +42,8 @@ class TPPModule(LightningModule):
         num_components: log-normal components M of the mixture.
         mark_decoder: "time_conditional" (k given the history and tau) or "independent" (k given the history).
         dropout: dropout rate in the encoder while training.
-        feedforward_dim: width of the feed-forward layers of THP and SAHP; None = 4 * embed_dim.
+        feedforward_dim: width of the feed-forward layers (AttNHP has none); None = 4 * embed_dim.
+        max_context: how many tokens each token attends to in every layer, itself included; None = all.
         optimizer: builds the optimiser from the parameters.
         lr_scheduler: builds the scheduler from the optimiser; None = constant learning rates.
         lr_interval: the scheduler advances once per "step" or once per "epoch".
@@ -63,6 +64,7 @@ class TPPModule(LightningModule):
         mark_decoder: Literal["time_conditional", "independent"] = "time_conditional",
         dropout: float = 0.0,
         feedforward_dim: int | None = None,
+        max_context: int | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01),
         lr_scheduler: LRSchedulerCallable | None = lambda optimizer: WarmupCosine(optimizer, warmup=0.05, final=0.01),
         lr_interval: Literal["step", "epoch"] = "step",
@@ -80,6 +82,7 @@ class TPPModule(LightningModule):
             mark_decoder,
             dropout,
             feedforward_dim,
+            max_context,
         )
         self.optimizer_factory, self.scheduler_factory, self.lr_interval = optimizer, lr_scheduler, lr_interval
         names = ["val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "test/nll_poisson"]

@@ -34,21 +34,42 @@ class AttentionPass(Protocol):
 
 
 class CausalPass:
-    """Every token at once. Padding is on the right, so a causal mask is all that is needed."""
+    """Every token at once. Padding is on the right, so a causal mask is all that is needed.
+
+    Args:
+        max_context: how many tokens a token looks at, itself included; None = all before it.
+    """
+
+    def __init__(self, max_context: int | None = None) -> None:
+        self.max_context = max_context
 
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
         return torch.arange(num_tokens, device=device)
 
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
         q, k, v = rearrange(qkv, "batch length (three heads dim) -> three batch heads length dim", three=3, heads=num_heads)
-        if kind is Attention.SOFTMAX:
-            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            length = q.shape[2]
-            allowed = torch.ones(length, length + 1, dtype=torch.bool, device=q.device).tril(1)
-            k, v = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0))
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        length, context = q.shape[2], self.max_context
+        if context is None or length <= context:
+            attended = _attend(q, k, v, kind, None)
+        else:  # blocks of queries, each against the keys that it can see: the work grows with length * context
+            blocks = [(slice(i, i + context), slice(max(0, i - context + 1), i + context)) for i in range(0, length, context)]
+            attended = torch.cat([_attend(q[:, :, new], k[:, :, old], v[:, :, old], kind, context) for new, old in blocks], 2)
         return rearrange(attended, "batch heads length dim -> batch length (heads dim)")
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, kind: Attention, context: int | None) -> Tensor:
+    """Newest queries of a stretch of keys, each token causally within its `context`: (batch, heads, queries, dim)."""
+    if kind is Attention.SOFTMAX and context is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    newest = torch.arange(num_keys - num_queries, num_keys, device=q.device).unsqueeze(1)
+    key = torch.arange(num_keys, device=q.device)
+    allowed = key <= newest
+    if context is not None:
+        allowed &= key > newest - context
+    if kind is Attention.ONE_PLUS_SUM:
+        allowed, k, v = F.pad(allowed, (1, 0), value=True), F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
 
 
 class CachedPass:
@@ -60,36 +81,36 @@ class CachedPass:
     def __init__(self, cache: KVCache, num_new: int, dtype: torch.dtype, parents: tuple[int, ...] | None = None) -> None:
         self.cache, self.parents = cache, parents
         cache.begin(num_new)
-        self.mask, self.beta = cache.tensors[0].new_zeros(()), 0  # nothing to mask
-        if parents is not None:
-            self.mask, self.beta = self._tree_mask(cache.parents + parents, num_new, dtype), 1
-        elif num_new > 1 or cache.min_length != cache.max_length:
-            used = torch.arange(cache.max_length + num_new, device=cache.lengths.device)
-            is_ragged = cache.min_length != cache.max_length
-            starts = cache.lengths.repeat_interleave(cache.num_heads) if is_ragged else cache.lengths[:1]
-            newest = starts.view(-1, 1, 1) + torch.arange(num_new, device=used.device).view(-1, 1)
-            mask = torch.zeros(newest.shape[0], num_new, len(used), dtype=dtype, device=used.device)
-            self.mask, self.beta = mask.masked_fill_(used > newest, -torch.inf), 1  # (rows * heads or 1, q, used)
+        self.mask, self.beta = cache.tensors[0].new_zeros(()), 0
+        if parents is not None or num_new > 1 or cache.min_length != cache.max_length:  # there is something to mask
+            self.mask, self.beta = self._mask(num_new, dtype), 1
 
-    def _tree_mask(self, parents: tuple[int, ...], num_new: int, dtype: torch.dtype) -> Tensor:
-        """(rows * heads or 1, q, used): 0 where a node may look, -inf elsewhere."""
-        cache = self.cache
-        device = cache.lengths.device
-        allowed = is_ancestor(parents)[-num_new:].to(device)
-        table = torch.full((num_new, len(parents) + 2), -torch.inf, dtype=dtype, device=device)  # committed, nodes, dead
-        table[:, 0] = 0.0
-        table[:, 1:-1].masked_fill_(allowed, 0.0)
-        lengths = cache.lengths if cache.min_length != cache.max_length else cache.lengths[:1]
-        used = torch.arange(cache.max_length + len(parents), device=device)
-        place = (used - lengths.unsqueeze(1) + 1).clamp(0, len(parents) + 1)
-        mask = table[:, place].transpose(0, 1)
-        return mask if len(lengths) == 1 else mask.repeat_interleave(cache.num_heads, 0)
+    def _mask(self, num_new: int, dtype: torch.dtype) -> Tensor:
+        """(rows * heads or 1, q, used): 0 where a token looks, -inf elsewhere."""
+        cache, tree = self.cache, self.cache.parents + (self.parents or ())
+        device, is_ragged = cache.lengths.device, cache.min_length != cache.max_length
+        used = torch.arange(cache.first_used, cache.max_length + (len(tree) or num_new), device=device)
+        # numbers among the tokens not yet committed, (rows or 1, 1, used): negative for those that are
+        number = used - (cache.lengths if is_ragged else cache.lengths[:1]).view(-1, 1, 1)
+        if self.parents is None:
+            age, newest = number, torch.arange(num_new, device=device).unsqueeze(1)
+            is_seen = number <= newest
+        else:
+            depth = torch.tensor(depths(tree), device=device)
+            age, newest = torch.where(number < 0, number, depth[number.clamp(0, len(tree) - 1)]), depth[-num_new:].unsqueeze(1)
+            seen = F.pad(is_ancestor(tree)[-num_new:].to(device), (1, 1))  # committed tokens, nodes, dead entries
+            seen[:, 0] = True
+            is_seen = seen[:, (number[:, 0] + 1).clamp(0, len(tree) + 1)].transpose(0, 1)
+        if cache.max_context is not None:
+            is_seen = is_seen & (age > newest - cache.max_context)
+        mask = torch.zeros(is_seen.shape, dtype=dtype, device=device).masked_fill_(~is_seen, -torch.inf)
+        return mask.repeat_interleave(cache.num_heads, 0) if is_ragged else mask
 
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
         if self.parents is None:
-            return self.cache.lengths.unsqueeze(1) + torch.arange(num_tokens, device=device)
+            return self.cache.num_tokens.unsqueeze(1) + torch.arange(num_tokens, device=device)
         new = torch.tensor(depths(self.cache.parents + self.parents)[-num_tokens:], device=device)
-        return self.cache.lengths.unsqueeze(1) + new
+        return self.cache.num_tokens.unsqueeze(1) + new
 
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
         rows, num_new, width = qkv.shape

@@ -12,8 +12,8 @@ from torch import Tensor
 class RowCache:
     """Tensors with a dimension of rows, filled at each row's own length along a dimension of entries.
 
-    Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back is assigning
-    smaller `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
+    Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back is a matter of
+    `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
 
     Attributes:
         parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count as live.
@@ -89,6 +89,10 @@ class RowCache:
         self.min_length += self._num_new
         self.max_length += self._num_new
 
+    def roll_back(self, num: Tensor | int) -> None:
+        """Forget the newest `num` (rows,) entries of each row, of those that the last pass has written; and the tree."""
+        self.lengths = self.lengths - num
+
     def keep_path(self, nodes: Tensor, num_kept: Tensor) -> None:
         """Commit the first `num_kept` (rows,) of the tree's `nodes` int64 (rows, n), a path; the rest of the tree is dropped."""
         places = torch.arange(nodes.shape[1], device=nodes.device)
@@ -120,18 +124,36 @@ class KVCache(RowCache):
     takes half the time on a CPU.
 
     `begin` cuts the views of every layer at once: a view per layer and pass costs as much as a small matrix product.
+
+    Attributes:
+        max_context: how many tokens a token looks at, itself included; None = all. Older ones are dropped now and then, so that
+            a row needs room for about twice as many, however long its sequence.
+        dropped: int64 (rows,), how many tokens of each row have been.
     """
 
-    def __init__(self, num_layers: int, num_rows: int, capacity: int, num_heads: int, head_dim: int, like: Tensor) -> None:
-        self.num_heads = num_heads
+    def __init__(
+        self, num_layers: int, num_rows: int, capacity: int, num_heads: int, head_dim: int, like: Tensor,
+        max_context: int | None = None,
+    ) -> None:  # fmt: skip
+        self.num_heads, self.max_context = num_heads, max_context
         keys = like.new_zeros(num_layers, num_rows, num_heads, head_dim, capacity)
         super().__init__([keys, like.new_zeros(num_layers, num_rows, num_heads, capacity, head_dim)], [4, 3], row_dim=1)
+        self.dropped = torch.zeros_like(self.lengths)
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """int64 (rows,): committed, those dropped included."""
+        return self.lengths + self.dropped
 
     def begin(self, num_new: int) -> None:
+        is_full = self.max_length + num_new > self.capacity and not self.parents
+        if self.max_context is not None and is_full and self.capacity >= 2 * self.max_context + num_new:
+            self._drop(self.max_context)
         super().begin(num_new)
         used = self._first_new + num_new
-        self.used = [  # per layer, up to the last entry of any row
-            tensor.narrow(dim, 0, used).flatten(1, 2).unbind(0)
+        self.first_used = 0 if self.max_context is None else max(0, self.min_length - self.max_context + 1)
+        self.used = [  # per layer, from the first entry that any row looks at to the last of any row
+            tensor.narrow(dim, self.first_used, used - self.first_used).flatten(1, 2).unbind(0)
             for tensor, dim in zip(self.tensors, self.capacity_dims, strict=True)
         ]
         by_row = [self._entries(which).movedim(2, 0) for which in range(2)]  # (layers, rows, capacity, heads, head_dim)
@@ -148,3 +170,22 @@ class KVCache(RowCache):
             else:
                 entries[layer][self._where] = new.to(entries[layer].dtype)
         return self.used[0][layer], self.used[1][layer]
+
+    def _drop(self, num_kept: int) -> None:
+        """Move the newest `num_kept` entries of each row to its front."""
+        num_dropped = (self.lengths - num_kept).clamp_min(0)
+        rows = torch.arange(len(num_dropped), device=num_dropped.device).unsqueeze(1)
+        newest = num_dropped.unsqueeze(1) + torch.arange(num_kept, device=num_dropped.device)
+        for which in range(len(self.tensors)):
+            entries = self._entries(which)
+            entries[:, :num_kept] = entries[rows, newest]
+        self.lengths, self.dropped = self.lengths - num_dropped, self.dropped + num_dropped
+
+    def copy_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
+        super().copy_rows(source, source_rows, rows)
+        assert isinstance(source, KVCache)
+        self.dropped = self.dropped.index_copy(0, rows, source.dropped[source_rows])
+
+    def keep_rows(self, rows: Tensor) -> None:
+        super().keep_rows(rows)
+        self.dropped = self.dropped[rows]

@@ -29,6 +29,7 @@ ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": At
 
 
 _TINY = torch.finfo(torch.float64).tiny
+_LARGEST_PASS = 512  # tokens for which a cache of bounded context has room beside them
 
 
 class TransformerTPP(LikelihoodModel):
@@ -43,7 +44,9 @@ class TransformerTPP(LikelihoodModel):
         num_components: log-normal components M of the mixture.
         mark_decoder: "time_conditional" (k given the history and tau) or "independent" (k given the history, as in the paper).
         dropout: dropout rate in the encoder while training.
-        feedforward_dim: width of the feed-forward layers of THP and SAHP (AttNHP has none); None = 4 * embed_dim.
+        feedforward_dim: width of the feed-forward layers (AttNHP has none); None = 4 * embed_dim.
+        max_context: how many tokens each token attends to in every layer, itself included; None = all. It bounds the memory of
+            sampling and the cost of an event, however long a sequence becomes.
     """
 
     is_event: Tensor
@@ -59,6 +62,7 @@ class TransformerTPP(LikelihoodModel):
         mark_decoder: Literal["time_conditional", "independent"] = "time_conditional",
         dropout: float = 0.0,
         feedforward_dim: int | None = None,
+        max_context: int | None = None,
     ) -> None:
         super().__init__()
         if encoder not in ENCODERS:
@@ -74,10 +78,13 @@ class TransformerTPP(LikelihoodModel):
         self.config: dict[str, Any] = {
             "num_marks": num_marks, "encoder": encoder, "embed_dim": embed_dim, "num_heads": num_heads,
             "num_layers": num_layers, "num_components": num_components, "mark_decoder": mark_decoder,
-            "dropout": dropout, "feedforward_dim": feedforward_dim,
+            "dropout": dropout, "feedforward_dim": feedforward_dim, "max_context": max_context,
         }  # fmt: skip
+        if max_context is not None and max_context < 1:
+            raise ValueError(f"max_context = {max_context} must be at least 1 (a token attends to itself), or None")
         self.num_marks = num_marks
         self.num_layers = num_layers
+        self.max_context = max_context
         self.encoder = ENCODERS[encoder](
             2 * num_marks + 1, embed_dim, num_heads, num_layers, feedforward_dim or 4 * embed_dim, dropout
         )
@@ -118,7 +125,7 @@ class TransformerTPP(LikelihoodModel):
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
         """Laws of batch shape (batch, length + 1): after the start token and after each event."""
-        context = self.encode(EventTokens.from_batch(batch, self.num_marks), CausalPass())
+        context = self.encode(EventTokens.from_batch(batch, self.num_marks), CausalPass(self.max_context))
         return self.decoder(context, self.statistics.log_mean, self.statistics.log_std)
 
     # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
@@ -127,10 +134,15 @@ class TransformerTPP(LikelihoodModel):
         """Keys and values of every layer, in the weights' dtype and device."""
         num_heads = self.config["num_heads"]
         head_dim = self.config["embed_dim"] // num_heads
-        return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like=self.decoder.to_mixture.weight)
+        like = self.decoder.to_mixture.weight
+        if self.max_context is not None:
+            capacity = min(capacity, 2 * self.max_context + _LARGEST_PASS)
+        return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context)
 
+    @torch.no_grad()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q, embed_dim)."""
+        """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q, embed_dim), without
+        gradients."""
         attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype, parents)
         context = self.encode(tokens, attention)
         cache.end(parents)

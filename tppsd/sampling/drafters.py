@@ -109,10 +109,8 @@ class ModelDrafter:
 
     def _catch_up(self, unseen: EventTokens) -> Any:
         """Put the unseen tokens into the cache; the law (rows, 1) after the newest."""
-        cache = self.rows.cache
-        num_seen = cache.lengths + self._num_unseen
         law = self.rows.extend(unseen).at((self._num_unseen - 1).unsqueeze(1))
-        cache.lengths = num_seen  # rows with fewer unseen tokens only wrote dead entries past their length
+        self.rows.cache.roll_back(unseen.ids.shape[1] - self._num_unseen)  # rows with fewer unseen tokens wrote dead entries
         return law
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
@@ -125,7 +123,7 @@ class ModelDrafter:
         cache = self.rows.cache
         num_kept = num_accepted.clamp_max(draft_length - 1)
         if draft.nodes is None:
-            cache.lengths = cache.lengths - (draft_length - 1) + num_kept
+            cache.roll_back(draft_length - 1 - num_kept)
         else:
             cache.keep_path(draft.nodes[:, :-1], num_kept)
         self._num_unseen = 1 + all_accepted.long()

@@ -170,7 +170,7 @@ class ModelRows:
         for start in range(0, longest, self.PREFILL_CHUNK):
             stop = min(longest, start + self.PREFILL_CHUNK)
             self.model.extend(EventTokens(*(field[which, start:stop] for field in self.histories.tokens)), self._prefilled)
-        self._prefilled.lengths = lengths
+            self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter histories
         self._encoded = {history: row for row, history in enumerate(wanted)}
 
     def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:

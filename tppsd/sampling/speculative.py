@@ -182,7 +182,7 @@ class Speculative:
 
     def roll_back(self, draft: Draft, num_accepted: Tensor) -> None:
         """The target's cache keeps the newest event of before and the accepted ones."""
-        self.target.cache.lengths = self.target.cache.lengths - draft.marks.shape[1] + num_accepted
+        self.target.cache.roll_back(draft.marks.shape[1] - num_accepted)
 
 
 def at_positions(values: Tensor, positions: Tensor) -> Tensor:

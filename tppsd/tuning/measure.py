@@ -29,7 +29,6 @@ def pass_seconds(model: EventModel, batch_size: int, length: int) -> Callable[[i
         cache = model.new_cache(batch_size, length + max(_NUM_TOKENS))
         if length:
             model.extend(_tokens(model, batch_size, length), cache)
-        lengths = cache.lengths
         for num_tokens in _NUM_TOKENS:
             tokens, runs = _tokens(model, batch_size, num_tokens), []
             for _ in range(1 + _REPEATS):
@@ -38,7 +37,7 @@ def pass_seconds(model: EventModel, batch_size: int, length: int) -> Callable[[i
                 if cache.lengths.is_cuda:
                     torch.cuda.synchronize()
                 runs.append(time.perf_counter() - started)
-                cache.lengths = lengths
+                cache.roll_back(num_tokens)
             seconds.append(statistics.median(runs[1:]))
     return lambda num_tokens: _between(num_tokens, seconds)
 

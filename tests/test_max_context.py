@@ -1,0 +1,79 @@
+"""Targets of bounded context: samples of any length have the law of the full pass, in a cache of bounded size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_models import ENCODERS
+from stubs import lively_transformer
+
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.models.cache import KVCache
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling.sample import sample
+
+CONTEXT, SMALL_PASS = 6, 24
+
+
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch) -> list[KVCache]:
+    """Of all calls, made so small that they must drop."""
+    monkeypatch.setattr("tppsd.models.transformer_tpp._LARGEST_PASS", SMALL_PASS)
+    monkeypatch.setattr("tppsd.sampling.rows.ModelRows.PREFILL_CHUNK", SMALL_PASS)
+    made: list[KVCache] = []
+    right = TransformerTPP.new_cache
+
+    def new_cache(self: TransformerTPP, batch_size: int, capacity: int) -> KVCache:
+        made.append(right(self, batch_size, capacity))
+        return made[-1]
+
+    monkeypatch.setattr(TransformerTPP, "new_cache", new_cache)
+    return made
+
+
+def history(num_events: int, seed: int) -> EventSequence:
+    generator = torch.Generator().manual_seed(seed)
+    times = (0.1 + torch.rand(num_events, generator=generator, dtype=torch.float64)).cumsum(0)
+    return EventSequence.of(times, torch.randint(3, (num_events,), generator=generator), t_start=0.0)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "autoregressive"},
+        {"draft_length": 5},
+        {"draft": "jacobi", "draft_length": 8},
+        {"candidates": (2, 2)},
+        {"method": "fixed_point", "draft_length": 6},
+    ],
+    ids=["autoregressive", "draft", "jacobi", "tree", "fixed point"],
+)
+def test_long_samples_after_long_histories_have_the_law_of_the_full_pass(
+    options: dict[str, Any], encoder: str, caches: list[KVCache]
+) -> None:
+    """Densities recorded while sampling are those of full passes over history and sample."""
+    target = lively_transformer(3, encoder, seed=0, max_context=CONTEXT)
+    if options.keys() & {"draft_length", "candidates"} and "draft" not in options and "method" not in options:
+        options = options | {"draft": lively_transformer(3, "sahp", seed=1, num_layers=1, max_context=4)}
+    histories = [history(100, 0), history(7, 1), history(0, 2)]
+    samples = sample(target, history=histories, num_events=60, seed=1, batch_size=2, return_log_probs=True, **options)
+    assert samples.flat_log_probs is not None
+    for sequence, given, recorded in zip(
+        samples.with_history(), samples.num_given, samples.flat_log_probs.split(60), strict=True
+    ):
+        batch = EventBatch.from_sequences([sequence])
+        with torch.no_grad():
+            law = target(batch).double()[:, given:-1]
+            expected = law.log_prob(batch.inter_times[:, given:], batch.marks[:, given:])[0]
+        torch.testing.assert_close(recorded, expected, rtol=0, atol=1e-7)
+    in_flight = max(caches, key=lambda cache: int(cache.num_tokens.max()) if len(cache.lengths) else 0)
+    assert in_flight.capacity <= 3 * (2 * CONTEXT + SMALL_PASS)
+    assert any(int(cache.dropped.max()) > 0 for cache in caches if len(cache.lengths))
+
+
+def test_too_small_a_context_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_context = 0 must be at least 1"):
+        TransformerTPP(2, max_context=0)
