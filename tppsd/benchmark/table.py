@@ -69,9 +69,12 @@ def text(row: Row, name: str) -> str:
     return f"{number} ({interval})" if interval else number
 
 
+_ENCODERS = {"attnhp": "AttNHP", "rotary": "rotary"}  # the others are abbreviations
+
+
 def where(row: Row) -> str:
     """The cell of a row in words."""
-    parts = [row.data or "from scratch", row.encoder.upper() if row.encoder != "attnhp" else "AttNHP", f"target {row.target}"]
+    parts = [row.data or "from scratch", _ENCODERS.get(row.encoder, row.encoder.upper()), f"target {row.target}"]
     return ", ".join(parts + ([f"{row.batch_size} rows"] if row.batch_size > 1 else []))
 
 

@@ -11,7 +11,7 @@ import torch
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "method": ("autoregressive", "joint", "factorised", "block", "fixed point"),
-    "encoder": ("thp", "sahp", "attnhp", "closed form"),
+    "encoder": ("thp", "sahp", "attnhp", "rotary", "closed form"),
     "num_marks": (1, 5, 50),
     "weights": ("untrained", "trained"),
     "draft": (

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tppsd.models.cache import RowCache
+from tppsd.models.cache import KVCache, RowCache
 from tppsd.profiling.machine import synchronize
 from tppsd.sampling import autoregressive
 from tppsd.sampling.autoregressive import Autoregressive
@@ -33,7 +33,7 @@ _PARTS: list[tuple[Any, str, str]] = [
     *((drafter, "propose", DRAFT) for drafter in _DRAFTERS),
     *((drafter, "commit", COMMIT) for drafter in _DRAFTERS),
     (ModelRows, "extend", TARGET),
-    (RowCache, "write", CACHE),
+    (RowCache, "write", CACHE), (KVCache, "write_layer", CACHE),
     (Speculative, "judge", ACCEPT), (TreeSpeculative, "judge", ACCEPT),
     (Speculative, "correct", CORRECT), (FixedPoint, "correct", CORRECT), (autoregressive, "draw_event", CORRECT),
     (Speculative, "commit", COMMIT), (Rows, "commit", COMMIT),
