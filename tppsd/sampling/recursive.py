@@ -22,7 +22,7 @@ from tppsd.sampling.rules import Rejected, reject_until_kept
 TOLERANCE = 1e-4  # of Q: twice as many knots change it by less, which leaves an error of about a third of that
 _FIRST_KNOTS, _LAST_LEVELS = 512, 8192  # knots in all to begin with, and at most per component of a mixture
 _EDGE = 6.5  # standard deviations: a share of 4e-11 of the target lies beyond the knots, and can add no more than that
-_AT_ONCE = 2_000_000  # numbers of a density held at once
+_AT_ONCE = 100_000  # numbers of a density held at once: they stay in a processor's own cache
 
 
 def pick_recursive(siblings: Siblings, coins: Tensor) -> Tensor:
