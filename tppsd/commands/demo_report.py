@@ -170,7 +170,7 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
     stats = results[fastest]["stats"]
     out = settings.output
     return [
-        plots.save(plots.ks_plot(curves, title="Time rescaling under the target's law, if none is named"), out / "ks.png"),
+        plots.save(plots.ks_plot(curves, title="Time rescaling under the target's law"), out / "ks.png"),
         plots.save(plots.raster(groups, mark_names=names, time_unit=unit), out / "raster.png"),
         plots.save(plots.intensity_plot(times, intensities, shown, names, unit), out / "intensity.png"),
         plots.save(plots.accepted_counts_plot(stats.accepted_counts), out / "rounds.png"),

@@ -16,6 +16,9 @@ from tppsd.sampling.tree import Tree
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MAX_LABELS = 16  # bars with a number each
+_FEWEST_TESTS = 20  # of a position in the draft: with fewer, its interval says nothing
+
 
 def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative rounds") -> Figure:
     """How many drafted events a round accepts, and acceptance against the position in the draft (with 95 % intervals).
@@ -31,15 +34,17 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     figure = new_figure(8.6, 3.6)
     left, right = figure.subplots(1, 2)
     bars = left.bar(range(longest + 1), (100 * shares).tolist(), color=SPECULATIVE, width=0.82, zorder=2)
-    left.bar_label(bars, [f"{share:.0%}" if share >= 0.005 else "" for share in shares], fontsize=8, color=TEXT, padding=2)
+    if longest < _MAX_LABELS:
+        left.bar_label(bars, [f"{share:.0%}" if share >= 0.005 else "" for share in shares], fontsize=8, color=TEXT, padding=2)
     events = events_per_round(counts)
     label(left, "drafted events accepted in a round", "rounds [%]", f"{events:.2f} events per round")
     left.margins(y=0.12)
     left.grid(axis="x", visible=False)
 
-    by_position = acceptance_by_position(counts)[:longest]
     tested = torch.stack([counts[j:, j - 1 :].sum() for j in range(1, longest + 1)])
-    positions = torch.arange(1, longest + 1)
+    shown = max(1, int((tested >= _FEWEST_TESTS).sum()))  # fewer are tested the deeper the position
+    by_position, tested = acceptance_by_position(counts)[:shown], tested[:shown]
+    positions = torch.arange(1, shown + 1)
     half_width = 1.96 * (by_position * (1 - by_position) / tested).sqrt()
     right.fill_between(positions, by_position - half_width, by_position + half_width, color=SPECULATIVE, alpha=0.18, linewidth=0)
     right.plot(positions, by_position, "o-", color=SPECULATIVE, linewidth=1.5, markersize=4.5)
