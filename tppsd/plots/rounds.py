@@ -38,6 +38,7 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
         left.bar_label(bars, [f"{share:.0%}" if share >= 0.005 else "" for share in shares], fontsize=8, color=TEXT, padding=2)
     events = events_per_round(counts)
     label(left, "drafted events accepted in a round", "rounds [%]", f"{events:.2f} events per round")
+    left.set_xlim(-0.7, float(counts.sum(0).nonzero().max()) + 0.7)
     left.margins(y=0.12)
     left.grid(axis="x", visible=False)
 
