@@ -314,9 +314,8 @@ def test_a_mistake_on_the_command_line_is_one_sentence(arguments, message, tmp_p
         benchmark.main(arguments)
 
 
-def test_a_gpu_that_is_not_there_is_said(tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device = cuda, but there is no CUDA device; give --device cpu"):
         benchmark.main(["--untrained", "1,1", "--device", "cuda"])
 

@@ -10,7 +10,6 @@ from small_models import random_batch, small_model
 from torch import Tensor
 
 from tppsd import TransformerTPP
-from tppsd.metrics import MeanOverContexts
 from tppsd.metrics.functional import overlap, stratified_inter_times
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
@@ -104,10 +103,3 @@ def test_stratified_inter_times_follow_the_law() -> None:
     assert (levels - torch.arange(5000) / 5000).abs().max() < 0.01  # a KS statistic; 0.02 has p = 0.04 for independent draws
     with pytest.raises(ValueError, match="without truncation"):
         stratified_inter_times(target.inter_time.truncated(torch.ones(5)), uniforms(5, 2))
-
-
-def test_the_mean_is_over_contexts_whatever_the_batches() -> None:
-    values, metric = torch.rand(9), MeanOverContexts()
-    for part in (values[:2], values[2:2], values[2:]):
-        metric.update(part)
-    assert float(metric.compute()) == pytest.approx(float(values.double().mean()), rel=1e-6)

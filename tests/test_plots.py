@@ -117,6 +117,15 @@ def test_accepted_counts_plot_states_the_rates(tmp_path: Path) -> None:
     assert [round(float(y), 4) for y in right.lines[0].get_ydata()] == [0.9, 0.6667, 1.0, 1.0]
 
 
+def test_accepted_counts_of_long_drafts_stay_legible() -> None:
+    """No number on each of thirty bars, no acceptance of positions that hardly any round has tested."""
+    counts = torch.zeros(40, 40, dtype=torch.int64)
+    counts[8, :9], counts[30, 30] = 10, 3
+    left, right = plots.accepted_counts_plot(counts).axes
+    assert len(left.patches) == 31 and not left.texts
+    assert len(right.lines[0].get_ydata()) == 8  # 23 rounds have tested the eighth position, 3 the ninth
+
+
 def test_accepted_paths_plot_has_a_branch_per_node(tmp_path: Path) -> None:
     figure = plots.accepted_paths_plot((2, 2), torch.tensor([30, 50, 10, 5, 20, 20]), 100)
     drawn(figure, tmp_path)

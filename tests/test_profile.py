@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from small_models import small_model
 
 from tppsd.commands import profile
 from tppsd.profiling import account as account_module
+from tppsd.profiling import machine as machine_module
 from tppsd.profiling.account import BETWEEN, DRAFT, STEPS, TARGET, Account
 from tppsd.profiling.counters import counted
 from tppsd.profiling.machine import Machine
@@ -58,9 +60,14 @@ def test_counts_are_those_of_the_work() -> None:
     assert counted(lambda: torch.ones(1).expand(1000) + torch.ones(1)).bytes == 4 * (1 + 1 + 1 + 1 + 1000)
 
 
-def test_limits_are_positive() -> None:
+def test_limits_are_work_over_the_median_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock by which every timed piece of work takes 2 s, but the warm-up 100 s and one run 50 s."""
+    durations = [100.0, 2.0, 2.0, 50.0, 2.0, 2.0, 2.0, 2.0]
+    ticks = itertools.accumulate(itertools.chain.from_iterable((1.0, d) for _ in range(3) for d in durations))
+    monkeypatch.setattr(machine_module.time, "perf_counter", lambda: next(ticks))
     machine = Machine.measured(torch.device("cpu"))
-    assert min(machine.flops, machine.bytes, machine.operator) > 0
+    assert machine.flops == 2 * 1024**3 / 2 and machine.bytes == 2 * 128 * 1024**2 / 2
+    assert machine.operator == 2 / 2000
 
 
 def test_the_command_prints_and_writes_the_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

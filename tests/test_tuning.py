@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_models import small_model
 from stubs import StubTPP
 
 from tppsd.commands import tune
+from tppsd.models.protocol import EventTokens
+from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.sample import sample
 from tppsd.sampling.tree import Tree
 from tppsd.tuning.measure import PILOTS, acceptance, pass_seconds
@@ -52,9 +55,25 @@ def test_acceptance_of_a_tree_is_foretold_by_other_shapes() -> None:
     assert foretold.events_per_round(Tree((4, 2, 1))) == pytest.approx(1 + measured.num_accepted / measured.num_rounds, rel=0.06)
 
 
-def test_passes_of_any_length_are_timed() -> None:
-    seconds = pass_seconds(small_model("thp"), 2, 10)
-    assert seconds(1) > 0 and seconds(48) > 0
+def test_passes_of_any_length_are_on_lines_between_those_that_were_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that a pass over n tokens advances by n^2, and by more the first time: the median, and no warm-up, counts."""
+    clock, model, right, seen = [0.0], small_model("thp"), TransformerTPP.extend, set()
+
+    def extend(self: TransformerTPP, tokens: EventTokens, *rest: Any) -> Any:
+        n = tokens.ids.shape[1]
+        clock[0] += n**2 + 1000 * (n not in seen)
+        seen.add(n)
+        return right(self, tokens, *rest)
+
+    monkeypatch.setattr(TransformerTPP, "extend", extend)
+    monkeypatch.setattr("tppsd.tuning.measure.time.perf_counter", lambda: clock[0])
+    seconds = pass_seconds(model, 2, 10)
+    assert [seconds(n) for n in (1, 8, 12, 32)] == [1, 64, (64 + 256) / 2, 1024]
+
+
+def test_jacobi_has_nothing_to_tune() -> None:
+    with pytest.raises(ValueError, match="--draft jacobi drafts chains only"):
+        tune.main(["--target", "anything.ckpt", "--draft", "jacobi"])
 
 
 def test_the_command_says_what_to_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,14 +70,17 @@ class Cell:
     @property
     def is_possible(self) -> bool:
         """Two methods have no draft, rare marks need several, a closed form has no training data; the integrals of `rrs` over the
-        marks of a network would take hours."""
+        marks of a network, or for drafts that are always rejected, would take hours."""
         drafts = self.method not in ("autoregressive", "fixed point")
         return (
             drafts == (self.draft != "none")
             and (self.method != "autoregressive") == (self.draft_length > 0)
             and not (self.draft == "rare marks" and self.num_marks == 1)
             and not (self.encoder == "closed form" and (self.weights == "trained" or self.draft == "poisson"))
-            and not (self.method == "rrs" and self.candidates > 1 and self.num_marks > 1 and self.encoder != "closed form")
+            and not (
+                (self.method == "rrs" and self.candidates > 1)
+                and ((self.num_marks > 1 and self.encoder != "closed form") or self.draft == "nearly disjoint")
+            )
         )
 
 

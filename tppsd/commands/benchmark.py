@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tppsd.commands.console import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
 DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data (--data:
@@ -32,7 +31,7 @@ def main(args: list[str]) -> None:
         torch.set_num_threads(options.threads)
     messages = Console(stderr=True)  # what is being done; the table or JSON alone is the output
     measurements = []
-    for cell in run(plan, messages.print, lambda text, total: _progress(messages, text, total)):
+    for cell in run(plan, messages.print, lambda text, total: progress(messages, text, total)):
         measurements += cell
         if options.json:
             print("\n".join(json.dumps(measured.row.to_dict()) for measured in cell), flush=True)
@@ -123,12 +122,3 @@ def _size(size: str, option: str) -> dict[str, int]:
     except ValueError:
         raise ValueError(f"{option} {size} must be layers,heads, such as 20,8") from None
     return {"num_layers": num_layers, "num_heads": num_heads}
-
-
-@contextlib.contextmanager
-def _progress(console: Any, text: str, total: int) -> Iterator[Any]:
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda: bar.advance(task)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tppsd import plots
 from tppsd.commands.demo_sampling import SAMPLERS
+from tppsd.commands.demo_training import layers
 from tppsd.data.datamodule import EventDataModule
 from tppsd.metrics.functional import lag1_correlation
 from tppsd.sampling.samples import SamplingStats
@@ -143,7 +144,7 @@ def _likelihood_table(summary: dict[str, Any]) -> Table:
     for name in ("target", "draft"):
         m = summary[name]
         share = "" if m["history_share"] is None else f"{m['history_share']:.2f}"
-        label = f"{name} ({m['num_layers']} layer{'s' if m['num_layers'] > 1 else ''})"
+        label = f"{name} ({layers(m['num_layers'])})"
         table.add_row(label, f"{m['nll_per_event']:.4f}", f"{m['nll_time']:.4f}", f"{m['nll_mark']:.4f}", share)
     table.add_row("best renewal model (no history)", f"{summary['renewal_nll_per_event']:.4f}", "", "", "0")
     return table
@@ -169,7 +170,7 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
     stats = results[fastest]["stats"]
     out = settings.output
     return [
-        plots.save(plots.ks_plot(curves, title="Time rescaling under the target's law, if none is named"), out / "ks.png"),
+        plots.save(plots.ks_plot(curves, title="Time rescaling under the target's law"), out / "ks.png"),
         plots.save(plots.raster(groups, mark_names=names, time_unit=unit), out / "raster.png"),
         plots.save(plots.intensity_plot(times, intensities, shown, names, unit), out / "intensity.png"),
         plots.save(plots.accepted_counts_plot(stats.accepted_counts), out / "rounds.png"),

@@ -57,7 +57,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
     results: dict[str, Any] = {}
     for name, module, seconds in (("target", target, settings.target_seconds), ("draft", draft, settings.draft_seconds)):
         console.print(
-            f"\n[bold]Training the {name}[/] ({module.model.num_layers} layers, {_num_parameters(module):,} parameters) "
+            f"\n[bold]Training the {name}[/] ({layers(module.model.num_layers)}, {_num_parameters(module):,} parameters) "
             f"for {seconds:.0f} s"
         )
         results[name] = _fit(settings, data, module, name, seconds)
@@ -80,6 +80,11 @@ def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str
     scores = fitted.trainer.test(module, datamodule=data, ckpt_path=fitted.path, verbose=False)[0]
     metrics = {k: float(v) for k, v in scores.items()}
     return {"path": str(fitted.path), "metrics": metrics, "epochs": fitted.epochs, "seconds": fitted.seconds, "module": module}
+
+
+def layers(number: int) -> str:
+    """In words."""
+    return f"{number} layer{'s' if number > 1 else ''}"
 
 
 def _num_parameters(module: TPPModule) -> int:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tppsd.commands.console import Pair, add_pair, open_pair, progress
+
+if TYPE_CHECKING:
+    from tppsd.sampling.samples import SamplingStats
+    from tppsd.sampling.tree import Tree
 
 DESCRIPTION = """Find the fastest chain or candidate tree: time passes by their number of tokens, measure what is accepted by
 depth and by number of candidates, compare the expected speed of all shapes, and time the best few against each other."""
@@ -15,66 +21,49 @@ depth and by number of candidates, compare the expected speed of all shapes, and
 def main(args: list[str]) -> None:
     """Measure, search, time, print."""
     options = parse(args)
-    import torch
-    from rich.console import Console
-
+    if options.draft == "jacobi":
+        raise ValueError("--draft jacobi drafts chains only: sample with draft_length='auto', which finds their length")
+    pair = open_pair(options, num_runs=options.repeats)
     from tppsd.benchmark.measuring import alternate
-    from tppsd.benchmark.plan import Plan
     from tppsd.benchmark.samplers import samplers
-    from tppsd.benchmark.sources import open_data, request
-    from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
     from tppsd.tuning.measure import PILOTS, acceptance, costs
     from tppsd.tuning.shapes import best
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    console, messages = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
-    target: Any = resolve_model(options.target, "target")
-    draft = options.draft if options.draft in DRAFTER_NAMES else resolve_model(options.draft, "draft")
-    plan = Plan(target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=options.repeats)
-    data = None if options.data is None else open_data(plan, options.data)
-    asked = [request(plan, data, run, options.batch_size) for run in range(options.repeats)]
-
-    messages.print("measuring passes and acceptance")
-    pilots = [_pilot(target, draft, tree, asked, options.batch_size) for tree in PILOTS]
-    accepted = acceptance(pilots)
-    measured = costs(target, draft, options.batch_size, options.num_events // 2, pilots)
+    with progress(pair.messages, "measuring passes and acceptance", len(PILOTS) * (1 + options.repeats)) as advance:
+        pilots = [_pilot(pair, tree, options.batch_size, advance) for tree in PILOTS]
+        accepted = acceptance(pilots)
+        measured = costs(pair.target, pair.draft, options.batch_size, options.num_events // 2, pilots)
     found = best(accepted, measured, options.num_best, options.num_best)
 
-    messages.print(f"timing the best {len(found)}")
     lengths = tuple(tree.depth for tree, _ in found if tree.is_chain)
-    plan = replace(plan, draft_lengths=lengths, candidates=tuple(tree.candidates for tree, _ in found if not tree.is_chain))
-    timed = alternate(samplers(plan, target, {"draft": draft}), asked, options.batch_size, 1000, lambda: None)
+    trees = tuple(tree.candidates for tree, _ in found if not tree.is_chain)
+    chosen = samplers(replace(pair.plan, draft_lengths=lengths, candidates=trees), pair.target, {"draft": pair.draft})
+    with progress(pair.messages, f"timing the best {len(found)}", len(chosen) * (1 + options.repeats)) as advance:
+        timed = alternate(chosen, pair.requests, options.batch_size, 1000, advance)
     predicted = {tree.candidates: options.batch_size * speed for tree, speed in found}
-    _print(console, timed, predicted, accepted)
+    _print(pair.console, timed, predicted, accepted)
 
 
 def parse(args: list[str]) -> argparse.Namespace:
     """Command line -> options."""
     parser = argparse.ArgumentParser(prog="tppsd tune", description=DESCRIPTION)
+    add_pair(parser, draft="self", num_events=100)
     add = parser.add_argument
-    add("--target", required=True, help="checkpoint of the target")
-    add("--draft", default="self", help="checkpoint, self or poisson (default: %(default)s)")
-    add("--data", help="process preset, folder or hub id whose test sequences are continued (default: from scratch)")
-    add("--num-events", type=int, default=100, help="events per sequence (default: %(default)s)")
-    add("--batch-size", type=int, default=1, help="rows in flight (default: %(default)s)")
     add("--num-best", type=int, default=3, help="chains and trees that are timed (default: %(default)s each)")
     add("--repeats", type=int, default=5, help="timed runs of each (default: %(default)s)")
-    add("--threads", type=int, help="torch threads (default: torch's own)")
     return parser.parse_args(args)
 
 
-def _pilot(target: Any, draft: Any, tree: Any, asked: list[Any], batch_size: int) -> Any:
+def _pilot(pair: Pair, tree: Tree, batch_size: int, advance: Callable[[], None]) -> SamplingStats:
     """Statistics of all requests under one shape; the first is sampled once more before, to warm up."""
     from tppsd.sampling.options import SamplingOptions
     from tppsd.sampling.sample import sample
     from tppsd.sampling.samples import SamplingStats
 
-    options = SamplingOptions(candidates=tree.candidates)
-    runs = [
-        sample(target, draft, options=options, seed=seed, batch_size=batch_size, **one.arguments()).stats
-        for seed, one in enumerate([asked[0], *asked])
-    ]
+    options, runs = SamplingOptions(candidates=tree.candidates), []
+    for seed, one in enumerate([pair.requests[0], *pair.requests]):
+        runs.append(sample(pair.target, pair.draft, options=options, seed=seed, batch_size=batch_size, **one.arguments()).stats)
+        advance()
     return SamplingStats.total(runs[1:])
 
 

@@ -6,6 +6,7 @@ import math
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch
@@ -41,6 +42,7 @@ class RenewalBaseline(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         if self._nll is None and self.num_steps > 0 and data is not None and data.sequences("validation"):
+            rank_zero_info("fitting the best renewal model: what can be known without the history (val/nll_renewal)")
             renewal = fit_renewal(data.sequences("train"), data.statistics, self.num_steps)
             self._nll = model_nll(renewal, data.sequences("validation"))
 

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
 
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
@@ -16,7 +17,6 @@ from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.likelihood import NegativeLogLikelihood
-from tppsd.metrics.overlap import MeanOverContexts
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
@@ -91,7 +91,8 @@ class TPPModule(LightningModule):
         self.distillation = distillation
         self.distilled_from: str | None = None  # content hash of the target
         if distillation is not None:
-            self.metrics.update({f"{stage}/{name}": MeanOverContexts() for stage in ("val", "test") for name in OVERLAPS})
+            means = {f"{stage}/{name}": MeanMetric().set_dtype(torch.float64) for stage in ("val", "test") for name in OVERLAPS}
+            self.metrics.update(means)
         self.forecasts = ForecastMetrics(num_marks)
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
@@ -182,7 +183,7 @@ class TPPModule(LightningModule):
             overlap = self.distillation.overlap(law, batch, step=0)
             for name, values in zip(OVERLAPS, overlap, strict=True):
                 metric = self.metrics[f"{stage}/{name}"]
-                assert isinstance(metric, MeanOverContexts)
+                assert isinstance(metric, MeanMetric)
                 metric.update(values)
                 self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=1)
 

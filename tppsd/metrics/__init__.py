@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy
     from tppsd.metrics.independence import GapIndependence, MarkIndependence
     from tppsd.metrics.likelihood import NegativeLogLikelihood
-    from tppsd.metrics.overlap import MeanOverContexts
     from tppsd.metrics.residuals import MarkPIT, TimeRescalingKS
     from tppsd.metrics.transport import OptimalTransportDistance
     from tppsd.metrics.two_samples import LikelihoodDiscrepancy, NextEventDistance, SequencePermutationTest
@@ -27,7 +26,6 @@ __all__ = [
     "MarkCalibrationError",
     "MarkIndependence",
     "MarkPIT",
-    "MeanOverContexts",
     "NegativeLogLikelihood",
     "NextEventDistance",
     "OptimalTransportDistance",
@@ -47,7 +45,6 @@ _MODULES = {
     "MarkCalibrationError": "calibration",
     "MarkIndependence": "independence",
     "MarkPIT": "residuals",
-    "MeanOverContexts": "overlap",
     "NegativeLogLikelihood": "likelihood",
     "NextEventDistance": "two_samples",
     "OptimalTransportDistance": "transport",

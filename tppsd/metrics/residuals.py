@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -30,8 +31,9 @@ class _ResidualMetric(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     @staticmethod
+    @abstractmethod
     def _values(residuals: SequenceResiduals) -> Tensor:
-        raise NotImplementedError
+        """What is kept of a sequence, (num_values,)."""
 
     def update(self, residuals: Iterable[SequenceResiduals]) -> None:
         """Add sequences, in any order."""

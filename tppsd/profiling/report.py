@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SamplingStats
 
 _REPEATS = 3
+NUM_RUNS = _REPEATS + 3  # of a sampler: to warm up, alone, watched, counted
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,15 @@ class Profile:
         return share * self.stats.seconds / self.stats.num_target_passes
 
 
-def profiled(target: Any, draft: Any, options: SamplingOptions, request: Request, batch_size: int) -> Profile:
-    """Sample a request several times: to warm up, alone, watched, counted."""
+def profiled(
+    target: Any, draft: Any, options: SamplingOptions, request: Request, batch_size: int, advance: Callable[[], None]
+) -> Profile:
+    """Sample a request NUM_RUNS times; `advance` is called after each."""
 
     def run() -> SamplingStats:
-        return sample(target, draft, options=options, seed=1, batch_size=batch_size, **request.arguments()).stats
+        stats = sample(target, draft, options=options, seed=1, batch_size=batch_size, **request.arguments()).stats
+        advance()
+        return stats
 
     run()
     stats = min((run() for _ in range(_REPEATS)), key=lambda stats: stats.seconds)

@@ -1,0 +1,69 @@
+"""What the measuring commands share: the options of one target and one drafter, what those open, and a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tppsd.benchmark.plan import Plan
+    from tppsd.benchmark.sources import Request
+
+
+class Pair(NamedTuple):
+    """A target, who drafts for it, and what is sampled: one request per run. `console` prints results, `messages` all else."""
+
+    target: Any
+    draft: Any
+    plan: Plan
+    requests: list[Request]
+    console: Any
+    messages: Any
+
+
+def add_pair(parser: argparse.ArgumentParser, draft: str, num_events: int) -> None:
+    """The options that `open_pair` reads, with two defaults."""
+    add = parser.add_argument
+    add("--target", required=True, help="checkpoint of the target")
+    add("--draft", default=draft, help="checkpoint or name of a drafter without a model (default: %(default)s)")
+    add("--data", help="process preset, folder or hub id whose test sequences are continued (default: from scratch)")
+    add("--num-events", type=int, default=num_events, help="events per sequence (default: %(default)s)")
+    add("--batch-size", type=int, default=1, help="rows in flight (default: %(default)s)")
+    add("--threads", type=int, help="torch threads (default: torch's own)")
+
+
+def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
+    """Models and requests of the options.
+
+    Raises:
+        FileNotFoundError, ValueError: one of them cannot be read; the sentence says why.
+    """
+    import torch
+    from rich.console import Console
+
+    from tppsd.benchmark.plan import Plan
+    from tppsd.benchmark.sources import open_data, request
+    from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    target = resolve_model(options.target, "target")
+    draft = options.draft if options.draft in DRAFTER_NAMES else resolve_model(options.draft, "draft")
+    plan = Plan(target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=num_runs)
+    data = None if options.data is None else open_data(plan, options.data)
+    requests = [request(plan, data, run, options.batch_size) for run in range(num_runs)]
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    return Pair(target, draft, plan, requests, console, Console(stderr=True))
+
+
+@contextlib.contextmanager
+def progress(console: Any, text: str, total: int) -> Iterator[Any]:
+    """A bar that the yielded function advances by one, and that goes when all is done."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, refresh_per_second=2) as bar:  # drawing takes time from what is timed
+        task = bar.add_task(text, total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,119 @@
+"""What all figures share: colours by role and by mark, labels, legends, and how a figure is saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tppsd.data.sequences import EventSequence
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+REAL, AUTOREGRESSIVE, SPECULATIVE = "#3A3F47", "#0072B2", "#D55E00"
+OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = ("#332288", "#DDAA33", "#44AA99", "#CC6677", "#88CCEE", "#117733", "#AA4499", "#999933")
+ROLES = {
+    "real": REAL,
+    "data": REAL,
+    "true": REAL,
+    "autoregressive": AUTOREGRESSIVE,
+    "speculative": SPECULATIVE,
+    "target": OTHERS[0],
+    "draft": OTHERS[1],
+}
+
+TEXT, FAINT, GRID, BAND = "#22262B", "#6B7280", "#E5E7EB", "#DCE3EA"
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write `figure` (format by suffix; PNG at 200 dots per inch), make the folder if need be, and return the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=200, facecolor="white")
+    return path
+
+
+def new_figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    return figure
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour per name: its role's, if a word of the name is a role, else the next of the others."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        candidates = [ROLES[word] for word in re.findall(r"[a-z]+", name.lower()) if word in ROLES]
+        free = [colour for colour in (*candidates, *OTHERS) if colour not in chosen.values()]
+        chosen[name] = free[0] if free else REAL
+    return chosen
+
+
+def num_marks_of(sequences: Iterable[EventSequence]) -> int:
+    return 1 + max((int(sequence.marks.max()) for sequence in sequences if len(sequence)), default=0)
+
+
+def mark_palette(num_marks: int) -> list[Any]:
+    if num_marks == 1:
+        return [REAL]
+    if num_marks <= len(MARKS):
+        return list(MARKS[:num_marks])
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.95 * mark / (num_marks - 1)) for mark in range(num_marks)]
+
+
+def mark_legend(figure: Figure, panels: list[Axes], palette: list[Any], names: Sequence[str] | None) -> None:
+    """Short lines for a few marks, a colour bar for many, nothing for one."""
+    if len(palette) == 1:
+        return
+    if len(palette) > len(MARKS):
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import ListedColormap, Normalize
+        from matplotlib.ticker import MaxNLocator
+
+        scale = ScalarMappable(Normalize(-0.5, len(palette) - 0.5), ListedColormap(palette))
+        bar = figure.colorbar(scale, ax=panels, pad=0.01, aspect=40, ticks=MaxNLocator(integer=True))
+        bar.set_label("mark", fontsize=9.5, color=TEXT)
+        bar.ax.tick_params(labelsize=8.5, labelcolor=TEXT, length=0)
+        bar.outline.set_visible(False)
+        return
+    from matplotlib.lines import Line2D
+
+    labels = [names[mark] if names is not None else f"mark {mark}" for mark in range(len(palette))]
+    handles = [Line2D([], [], color=colour, linewidth=3) for colour in palette]
+    legend_of(figure, handles, labels, loc="outside lower center", ncols=min(len(palette), 6))
+
+
+def title_of(figure: Figure, title: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=TEXT)
+
+
+def label(axes: Axes, x: str, y: str, title: str) -> None:
+    plain(axes)
+    axes.set_xlabel(x, fontsize=9.5, color=TEXT)
+    axes.set_ylabel(y, fontsize=9.5, color=TEXT)
+    axes.set_title(title, loc="left", fontsize=9.5, color=FAINT)
+
+
+def time_label(text: str, unit: str | None) -> str:
+    return f"{text} [{unit}]" if unit else text
+
+
+def legend_of(owner: Axes | Figure, *entries: Any, **options: Any) -> None:
+    owner.legend(*entries, frameon=False, fontsize=8.5, labelcolor=TEXT, handlelength=1.4, **options)
+
+
+def plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=8.5, colors=FAINT, labelcolor=TEXT, length=0)
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)

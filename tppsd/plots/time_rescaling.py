@@ -1,0 +1,67 @@
+"""Residuals against their exact law."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from tppsd.metrics.functional import ks_band, ks_uniform
+from tppsd.plots.style import BAND, FAINT, colours_of, label, legend_of, new_figure, title_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAX_POINTS = 2000  # of a curve; more only makes the file larger
+
+
+def ks_plot(
+    curves: Mapping[str, Tensor], law: Literal["exponential", "uniform"] = "exponential", title: str = "Time rescaling"
+) -> Figure:
+    """Empirical against theoretical distribution of residuals, with the 95 % band of the Kolmogorov-Smirnov test.
+
+    Left: sorted u_i = F(z_i) against (i - 1/2) / n. Right: the deviation times sqrt(n), where one band serves every n: a
+    curve that leaves it is rejected at 5 %.
+
+    Args:
+        curves: per name, residuals (num_events,): gaps of `carry_over`, or mark PITs. At least one must not be empty.
+        law: F, Exp(1) or U(0, 1).
+    """
+    uniforms = {name: _sorted_uniforms(values, law) for name, values in curves.items() if values.numel()}
+    if not uniforms:
+        raise ValueError("a KS plot needs at least one residual; every curve is empty")
+    figure = new_figure(8.6, 4.1 + 0.22 * (len(uniforms) // 2))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    fewest = min(len(u) for u in uniforms.values())
+    band = ks_band(fewest)
+    diagonal = torch.tensor([0.0, 1.0])
+    shade = left.fill_between(diagonal, diagonal - band, diagonal + band, color=BAND, linewidth=0)
+    left.plot(diagonal, diagonal, color=FAINT, linewidth=0.8)
+    right.axhspan(-band * fewest**0.5, band * fewest**0.5, color=BAND, linewidth=0)
+    right.axhline(0, color=FAINT, linewidth=0.8)
+    legend = {}
+    for name, colour in colours_of(uniforms).items():
+        u = uniforms[name]
+        kept = torch.linspace(0, len(u) - 1, min(len(u), _MAX_POINTS)).long()
+        empirical = (kept + 0.5) / len(u)
+        left.plot(u[kept], empirical, color=colour, linewidth=1.8)
+        (line,) = right.plot(u[kept], (empirical - u[kept]) * len(u) ** 0.5, color=colour, linewidth=1.3)
+        result = ks_uniform(u)
+        legend[f"{name}: D = {result.statistic:.4f}, p = {result.p_value:.2g}, n = {result.num_events:,}"] = line
+    legend[f"95 % band of the Kolmogorov-Smirnov test (left: n = {fewest:,})"] = shade
+    distribution = "Exp(1)" if law == "exponential" else "U(0, 1)"
+    label(left, f"{distribution} probability", "empirical probability", "Distribution")
+    label(right, f"{distribution} probability", "√n (empirical - theoretical)", "Deviation")
+    left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    right.set_xlim(0, 1)
+    right.margins(y=0.12)
+    legend_of(figure, legend.values(), legend.keys(), loc="outside lower center", ncols=2)
+    title_of(figure, title)
+    return figure
+
+
+def _sorted_uniforms(values: Tensor, law: str) -> Tensor:
+    x = values.detach().double().cpu().flatten()
+    return (-torch.expm1(-x.clamp_min(0)) if law == "exponential" else x).sort().values
