@@ -166,7 +166,7 @@ def test_trees_are_timed_beside_chains(tmp_path, capsys):
     ]
     assert rows[2]["sampler"] == "speculative, self, tree 2x1, mean"
     assert all(Row(**row).to_dict() == row for row in rows)
-    assert read_plan([], {"untrained": True, "candidates": [[4, 2]]}).speculative_options()[-1].rule == "linear"
+    assert read_plan([], {"untrained": True, "candidates": [[4, 2]]}).speculative_options(True)[-1].rule == "linear"
     with pytest.raises(ValueError, match="--candidates 4;2 must be whole numbers with commas"):
         benchmark.main(["--untrained", "1,2", "--candidates", "4;2"])
 

@@ -45,11 +45,12 @@ def history(num_events: int, seed: int) -> EventSequence:
     [
         {"method": "autoregressive"},
         {"draft_length": 5},
+        {"draft_length": 5, "draft_passes": 2},
         {"draft": "jacobi", "draft_length": 8},
         {"candidates": (2, 2)},
         {"method": "fixed_point", "draft_length": 6},
     ],
-    ids=["autoregressive", "draft", "jacobi", "tree", "fixed point"],
+    ids=["autoregressive", "draft", "two passes", "jacobi", "tree", "fixed point"],
 )
 def test_long_samples_after_long_histories_have_the_law_of_the_full_pass(
     options: dict[str, Any], encoder: str, caches: list[KVCache]

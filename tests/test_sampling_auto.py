@@ -66,13 +66,13 @@ def test_recorded_lengths_come_in_order_and_the_last_goes_on() -> None:
     assert [recorded.choose(1) for _ in range(6)] == [4, 4, 0, 7, 7, 7]
 
 
-@pytest.mark.parametrize("draft", ["model", "self", "jacobi", "poisson"])
+@pytest.mark.parametrize("draft", ["model", "two passes", "self", "jacobi", "poisson"])
 def test_lengths_chosen_by_the_clock_are_replayed_by_the_options(draft: str) -> None:
     target = lively_transformer(3, "thp", seed=0)
     target.set_statistics(DataStatistics(3, num_events=200, duration=100.0, mark_counts=(50, 100, 50)))
-    other = lively_transformer(3, "sahp", seed=1, num_layers=1) if draft == "model" else draft
+    other = lively_transformer(3, "sahp", seed=1, num_layers=1) if draft in ("model", "two passes") else draft
     arguments: dict[str, Any] = {"num_sequences": 9, "num_events": 80, "batch_size": 4, "seed": 2}
-    first = sample(target, other, draft_length="auto", **arguments)
+    first = sample(target, other, draft_length="auto", draft_passes=2 if draft == "two passes" else None, **arguments)
     assert isinstance(first.options.draft_length, tuple)
     assert sum(rounds for _, rounds in first.options.draft_length) == first.stats.num_target_passes
     assert any(length == 0 for length, _ in first.options.draft_length), "rounds without a draft must occur"

@@ -79,6 +79,7 @@ class Plan:
             whose trial is not counted.
         untrained: models of these sizes with random weights.
         rules: of chains, and of trees where one of those is named; else trees have the rule "linear".
+        draft_passes: chains of draft models are also drafted in so many passes over all of their events.
         candidates: trees, each the candidates of every step; they are timed beside the chains of `draft_lengths`.
         baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
             the history encoded anew for each event, one sequence at a time.
@@ -104,6 +105,7 @@ class Plan:
     training: Training = field(default_factory=Training)
     draft_lengths: tuple[DraftLength, ...] = (4, 8)
     rules: tuple[str, ...] = ("joint",)
+    draft_passes: tuple[int, ...] = ()
     candidates: tuple[tuple[int, ...], ...] = ()
     batch_sizes: tuple[int, ...] = (1,)
     seeds: tuple[int, ...] = (0,)
@@ -128,17 +130,22 @@ class Plan:
         for size in self.batch_sizes:
             if size < 1:
                 raise ValueError(f"batch size {size} must be at least 1")
-        _ = self.speculative_options()  # checks draft lengths and rules
+        _ = self.speculative_options(of_model=True)  # checks draft lengths, passes and rules
         if unknown := [column for column in self.columns if column not in COLUMNS]:
             raise ValueError(f"there is no column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
         if not self.data and isinstance(self.target, ModelSize) and not self.untrained:
             raise ValueError("there is nothing to train a target on: name data (--data), a target (--target) or --untrained")
 
-    def speculative_options(self) -> list[SamplingOptions]:
-        """Every draft length with every rule of chains, every tree with every rule of trees."""
+    def speculative_options(self, of_model: bool) -> list[SamplingOptions]:
+        """Every draft length with every rule of chains, for a draft model with every number of passes; every tree with every rule
+        of trees."""
         of_trees: list[Any] = [rule for rule in self.rules if rule in TREE_RULES]
         of_chains: list[Any] = [rule for rule in self.rules if rule not in TREE_RULES] or ["joint"]
-        chains = [SamplingOptions("speculative", n, rule) for n, rule in product(self.draft_lengths, of_chains)]
+        passes = (None, *self.draft_passes) if of_model else (None,)
+        chains = [
+            SamplingOptions("speculative", n, rule, draft_passes=num)
+            for num, n, rule in product(passes, self.draft_lengths, of_chains)
+        ]
         trees = product(self.candidates, of_trees or ["linear"])
         return chains + [SamplingOptions("speculative", rule=rule, candidates=widths) for widths, rule in trees]
 

@@ -78,6 +78,7 @@ class Row:
     peak_memory_mib: float | None = None
     acceptance_by_position: list[float | None] | None = None
     candidates: tuple[int, ...] | None = None
+    draft_passes: int | None = None
     paper: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +104,8 @@ def measurement(
     peaks = [peak for peak in timed.peak_bytes if peak is not None]
     values: dict[str, Any] = cell | {
         "sampler": sampler.name, "method": sampler.method, "draft": sampler.draft, "draft_length": sampler.draft_length,
-        "rule": sampler.rule, "candidates": sampler.candidates, "repeats": len(own), "num_events": sum(timed.num_events),
+        "rule": sampler.rule, "candidates": sampler.candidates, "draft_passes": sampler.draft_passes,
+        "repeats": len(own), "num_events": sum(timed.num_events),
         "seconds": statistics.median(timed.seconds) / cell["num_sequences"],
         "milliseconds_per_event": 1e3 * statistics.median(own), "low": 1e3 * min(own), "high": 1e3 * max(own),
         "speedup": statistics.median(speedups), "speedup_low": min(speedups), "speedup_high": max(speedups),

@@ -29,7 +29,7 @@ class Sampler:
         method: "autoregressive", "speculative", "draft" (a draft on its own) or "reencode".
         model: whose law it samples.
         run: (request, seed, rows in flight) -> samples.
-        draft, draft_length, rule, candidates: where they apply; a tree's draft length is its depth.
+        draft, draft_length, rule, candidates, draft_passes: where they apply; a tree's draft length is its depth.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Sampler:
     draft_length: int | str | None = None
     rule: str | None = None
     candidates: tuple[int, ...] | None = None
+    draft_passes: int | None = None
 
 
 def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list[Sampler]:
@@ -50,13 +51,15 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
     for name, draft in drafts.items():
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
             chosen.append(Sampler(f"draft {name} alone", "draft", draft, _cached(draft), name))
-        for options in plan.speculative_options():
-            rule, widths = options.rule, None if options.tree is None else options.tree.candidates
+        for options in plan.speculative_options(of_model=draft not in DRAFTER_NAMES):
+            rule, passes = options.rule, options.draft_passes
+            widths = None if options.tree is None else options.tree.candidates
             length = written_length(options) if widths is None else len(widths)
             shape = length if widths is None else "tree " + "x".join(map(str, widths))
-            label = f"speculative, {_label(plan, name)}, {shape}" + (f", {rule}" if len(plan.rules) > 1 else "")
+            in_passes = "" if passes is None else f" in {passes} pass{'es' if passes > 1 else ''}"
+            label = f"speculative, {_label(plan, name)}, {shape}{in_passes}" + (f", {rule}" if len(plan.rules) > 1 else "")
             run = _cached(target, draft, options)
-            chosen.append(Sampler(label, "speculative", target, run, name, length, rule, widths))
+            chosen.append(Sampler(label, "speculative", target, run, name, length, rule, widths, passes))
     for method in plan.methods:
         for length in plan.draft_lengths if method == "fixed_point" else (None,):
             options = SamplingOptions(method, length)

@@ -16,7 +16,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "weights": ("untrained", "trained"),
     "draft": (
         "none", "identical", "another model", "shifted", "nearly disjoint", "missing modes", "light tails", "rare marks",
-        "self", "jacobi", "poisson",
+        "in two passes", "self", "jacobi", "poisson",
     ),
     "draft_length": (0, 1, 4, 10),
     "start": ("from scratch", "history", "silence"),
@@ -39,7 +39,8 @@ class Cell:
     Attributes:
         method: "autoregressive", the acceptance rule of a speculative chain or tree, or "fixed point" with the default tolerance.
         encoder: of the target; "closed form" has no weights to train and no cache to speak of.
-        draft: how the draft relates to the target; "self", "jacobi" and "poisson" are drafters without a model.
+        draft: how the draft relates to the target; "in two passes": another model that drafts so; "self", "jacobi", "poisson":
+            drafters without a model.
         draft_length: events drafted per round, or iterated at once.
         start: "from scratch", after a "history", or after a history and a "silence" (a left-truncated first law).
         end: of every sequence, "window" or "number of events".

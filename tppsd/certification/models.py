@@ -77,7 +77,7 @@ def build(cell: Cell, folder: Path) -> tuple[Any, Any]:
         return target, cell.draft
     if cell.draft == "identical":
         return target, target
-    if cell.draft == "another model":
+    if cell.draft in ("another model", "in two passes"):
         if isinstance(target, ClosedFormTPP):
             return target, target.moved(1, times=0.5, marks=0.7)
         return target, _base(_OTHER[cell.encoder], cell, folder, num_layers=1)

@@ -66,6 +66,7 @@ def draw(cell: Cell, target: Any, draft: Any, num_events: int, seed: int) -> Sam
         options = {"method": "fixed_point", "draft_length": cell.draft_length}
     elif cell.method != "autoregressive":
         options = {"method": "speculative", "rule": cell.method}
+        options |= {"draft_passes": 2 if cell.draft == "in two passes" else None}
         options |= {"candidates": cell.tree} if cell.candidates else {"draft_length": cell.draft_length}
     num_pilots = max(_PILOT[0], int(_PILOT[1] * num_events / _LENGTH))
     pilot_paths = num_pilots // (len(histories) if histories else 1)

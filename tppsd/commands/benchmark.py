@@ -60,6 +60,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--data-root", help="folder that holds data sets under their short names, looked at before the hub")
     add("--encoder", nargs="+", help="thp, sahp, attnhp (default: thp)")
     add("--draft-length", type=_length, nargs="+", help="events drafted per round, or auto (default: 4 8)")
+    add("--draft-passes", type=int, nargs="+", help="draft models also draft in so many passes over all events")
     add("--rule", nargs="+", choices=RULES + TREE_RULES, help="acceptance rules (default: joint; of trees, linear)")
     add("--candidates", nargs="+", metavar="K,K,...", help="candidate trees beside the chains, such as 4,2,1")
     add("--batch-size", type=int, nargs="+", help="rows in flight (default: 1)")
@@ -82,7 +83,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         "data": options.data, "data_root": options.data_root, "encoders": options.encoder, "target": options.target,
         "draft_lengths": options.draft_length, "rules": options.rule, "batch_sizes": options.batch_size,
         "num_events": options.num_events, "repeats": options.repeats, "seeds": options.seed, "baselines": options.baseline,
-        "device": options.device, "methods": options.method,
+        "device": options.device, "methods": options.method, "draft_passes": options.draft_passes,
     }  # fmt: skip
     values = {key: value for key, value in named.items() if value is not None}
     if options.candidates is not None:

@@ -28,7 +28,10 @@ def main(args: list[str]) -> None:
     machine = Machine.measured(model_device(pair.target))
     samplers = {
         "autoregressive": (None, SamplingOptions("autoregressive")),
-        f"speculative, {options.draft}": (pair.draft, SamplingOptions("speculative", options.draft_length, options.rule)),
+        f"speculative, {options.draft}": (
+            pair.draft,
+            SamplingOptions("speculative", options.draft_length, options.rule, draft_passes=options.draft_passes),
+        ),
     }
     with progress(pair.messages, "sampling", NUM_RUNS * len(samplers)) as advance:
         profiles = {
@@ -53,6 +56,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add_pair(parser, draft="jacobi", num_events=200)
     add = parser.add_argument
     add("--draft-length", type=int, default=16, help="events drafted per round (default: %(default)s)")
+    add("--draft-passes", type=int, help="passes of a draft model over all drafted events (default: one per event)")
     add("--rule", default="joint", choices=RULES, help="acceptance rule (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="also write the account there")
     return parser.parse_args(args)

@@ -18,6 +18,7 @@ from tppsd.sampling.engine import Engine
 from tppsd.sampling.fixed_point import FixedPoint
 from tppsd.sampling.jacobi_drafter import JacobiDrafter
 from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.parallel_drafter import ParallelDrafter
 from tppsd.sampling.poisson_drafter import PoissonDrafter
 from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.self_drafter import SelfDrafter
@@ -28,7 +29,7 @@ DRAFT, TARGET, CACHE, ACCEPT = "draft", "target pass", "cache writes", "acceptan
 CORRECT, COMMIT, NOISE, BETWEEN = "drawing what follows", "commit", "noise", "between"
 STEPS = (DRAFT, TARGET, CACHE, ACCEPT, CORRECT, COMMIT, NOISE, BETWEEN)
 
-_DRAFTERS = (ModelDrafter, SelfDrafter, JacobiDrafter, PoissonDrafter)
+_DRAFTERS = (ModelDrafter, ParallelDrafter, SelfDrafter, JacobiDrafter, PoissonDrafter)
 _PARTS: list[tuple[Any, str, str]] = [
     *((drafter, "propose", DRAFT) for drafter in _DRAFTERS),
     *((drafter, "commit", COMMIT) for drafter in _DRAFTERS),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from tppsd.sampling.requests import Plan
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 _NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
+_PASSES = (1, 3)  # in which a draft model is tried, besides one per event
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
 
@@ -39,7 +41,7 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
     """
     candidates = _candidates(models, options)
     if _expected_events(models, plan) / num_rows < _NOT_WORTH_A_TRIAL:
-        name = next(name for name in ("model", "jacobi", *candidates) if name in candidates)
+        name = next(name for name in ("model in 1 pass", "jacobi", *candidates) if name in candidates)
         return Choice(candidates[name], None, f"{name}: too few events for a trial")
     rates: dict[str, float] = {}
     learnt: dict[str, AutoDraftLength | None] = {}
@@ -62,6 +64,8 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
     for name in is_there:
         if is_there[name] and options.drafter in (None, name):
             found[name] = SamplingOptions("speculative", length, rule, name)
+    for passes in _PASSES if "model" in found else ():
+        found[f"model in {passes} pass{'es' if passes > 1 else ''}"] = replace(found["model"], draft_passes=passes)
     if options.tolerance is not None:
         found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance)
     return found

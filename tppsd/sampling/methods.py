@@ -16,6 +16,7 @@ from tppsd.sampling.fixed_point import FixedPoint
 from tppsd.sampling.jacobi_drafter import JacobiDrafter
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.parallel_drafter import ParallelDrafter
 from tppsd.sampling.poisson_drafter import PoissonDrafter
 from tppsd.sampling.requests import Plan
 from tppsd.sampling.resolve import model_device
@@ -103,4 +104,6 @@ def build_drafter(
     if options.drafter == "poisson":
         return PoissonDrafter(getattr(models.target, "statistics", None), device, tree)
     assert models.draft is not None
+    if options.draft_passes is not None:
+        return ParallelDrafter(models.draft, num_rows, capacity, plan.histories, options.draft_passes)
     return ModelDrafter(models.draft, num_rows, capacity, plan.histories, tree)

@@ -40,6 +40,7 @@ class SamplingOptions:
         drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the round before)
             or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument decides, for
             method = "auto" the trial.
+        draft_passes: how many passes of the draft model, each over all events of a chain, make a draft; None = a pass per event.
         candidates: several candidates per step: children of every node, depth by depth, of the tree that is drafted in a round
             instead of a chain; None = a chain.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
@@ -50,6 +51,7 @@ class SamplingOptions:
     draft_length: int | Literal["auto"] | DraftLengths | None = None
     rule: Literal["joint", "factorised", "block", "linear", "mean", "rrs"] | None = None
     drafter: DrafterName | None = None
+    draft_passes: int | None = None
     candidates: int | tuple[int, ...] | None = None
     tolerance: float | None = None
 
@@ -58,13 +60,15 @@ class SamplingOptions:
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; choose one of {known}")
         self._check_draft_length()
+        if self.draft_passes is not None and self.draft_passes not in range(1, MAX_DRAFT_LENGTH + 1):
+            raise ValueError(f"draft_passes = {self.draft_passes} must be a whole number between 1 and {MAX_DRAFT_LENGTH}")
         if self.tolerance is not None and not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance = {self.tolerance} must lie in [0, 1): it is a share of a standard deviation")
         unused = {
-            "autoregressive": ("drafter", "draft_length", "rule", "candidates", "tolerance"),
+            "autoregressive": ("drafter", "draft_length", "draft_passes", "rule", "candidates", "tolerance"),
             "speculative": ("tolerance",),
-            "fixed_point": ("drafter", "rule", "candidates"),
-            "auto": ("candidates",),
+            "fixed_point": ("drafter", "draft_passes", "rule", "candidates"),
+            "auto": ("draft_passes", "candidates"),
         }
         for name in unused.get(self.method or "", ()):
             if getattr(self, name) is not None:
@@ -103,6 +107,10 @@ class SamplingOptions:
         if not widths or any(width not in range(1, MAX_CANDIDATES + 1) for width in widths):
             raise ValueError(f"candidates = {given!r} must be whole numbers between 1 and {MAX_CANDIDATES}, one per depth")
         object.__setattr__(self, "candidates", widths)
+        if self.draft_passes is not None:
+            raise ValueError(
+                f"draft_passes = {self.draft_passes} is for chains; candidates = {widths} are drafted with a pass per depth"
+            )
         num_nodes = sum(math.prod(widths[: depth + 1]) for depth in range(len(widths)))
         if num_nodes > MAX_NODES:
             raise ValueError(f"candidates = {widths} make {num_nodes} nodes; a tree has at most {MAX_NODES}")
@@ -128,7 +136,7 @@ class SamplingOptions:
         Args:
             draft: the drafter that the caller's `draft` stands for; None where there is none.
         """
-        is_speculative = draft or self.drafter or self.draft_length or self.rule or self.candidates
+        is_speculative = draft or self.drafter or self.draft_length or self.draft_passes or self.rule or self.candidates
         method = self.method or ("speculative" if is_speculative else "autoregressive")
         if method == "autoregressive":
             return SamplingOptions("autoregressive")
@@ -142,8 +150,10 @@ class SamplingOptions:
         drafter = self.drafter or draft or "self"
         if drafter == "model" and draft != "model":
             raise ValueError("drafter = 'model' needs a draft: an EventModel, a LightningModule or a checkpoint path")
+        if drafter != "model" and self.draft_passes is not None:
+            raise ValueError(f"draft_passes = {self.draft_passes} is for a draft model; drafter = {drafter!r} has none")
         if self.candidates is None:
-            return SamplingOptions("speculative", length, self.rule or "joint", drafter)
+            return SamplingOptions("speculative", length, self.rule or "joint", drafter, self.draft_passes)
         if drafter == "jacobi":
             raise ValueError(f"draft = 'jacobi' drafts chains only; candidates = {self.candidates} need another drafter")
         return SamplingOptions("speculative", rule=self.rule or "linear", drafter=drafter, candidates=self.candidates)
