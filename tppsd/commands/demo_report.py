@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
 SCHEMA = 1
+SPECULATIVE = [name for name in SAMPLERS if name != "autoregressive"]
 
 
 def describe_data(data: EventDataModule) -> str:
@@ -57,7 +58,7 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
     summary["autoregressive"] = counters["autoregressive"]
     summary["speculative"] = counters[fastest]
     summary["speedup"] = _speedup(results, fastest)
-    summary["speedup_by_drafter"] = {name: _speedup(results, name) for name in SAMPLERS[1:]}
+    summary["speedup_by_drafter"] = {name: _speedup(results, name) for name in SPECULATIVE}
     for key in ("own_law_ks", "true_process_ks", "mark_pit_ks"):
         test = results[fastest][key]
         summary[key] = None if test is None else test._asdict()
@@ -70,7 +71,7 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
 
 def fastest_sampler(results: dict[str, Any]) -> str:
     """Name of the fastest speculative sampler."""
-    return max(SAMPLERS[1:], key=lambda name: results[name]["stats"].events_per_second)
+    return max(SPECULATIVE, key=lambda name: results[name]["stats"].events_per_second)
 
 
 def _speedup(results: dict[str, Any], name: str) -> float:
@@ -176,7 +177,7 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
 
 
 def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
-    target = os.path.relpath(results["target"]["path"])
+    target, draft = (os.path.relpath(results[name]["path"]) for name in ("target", "draft"))
     end = "horizon=10.0" if data.process_object is None else "t_end=100.0"
     # `make demo` installs into a virtual environment that is not the shell's
     folder = "" if shutil.which("tppsd") else f"{os.path.relpath(Path(sys.executable).parent)}{os.sep}"
@@ -186,6 +187,7 @@ def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
   {folder}tppsd fit --data.path PATH   train with every option; lightning_configs/README.md lists recipes
   {folder}python                       sample in three lines:
     import tppsd
-    samples = tppsd.sample("{target}", "jacobi", draft_length="auto", num_sequences=8, {end})
+    samples = tppsd.sample("{target}", "{draft}",
+                           draft_length="auto", draft_passes=1, num_sequences=8, {end})
     samples.to_pandas()
 """

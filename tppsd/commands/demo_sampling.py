@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
-SAMPLERS = ("autoregressive", "speculative", "speculative_jacobi")  # drafts: none, the trained one, the target's own laws
+SAMPLERS = {  # how, with which draft: none, the trained one, the target's own laws
+    "autoregressive": (SamplingOptions("autoregressive"), None),
+    "speculative": (SamplingOptions("speculative", "auto", draft_passes=1), "model"),
+    "speculative_jacobi": (SamplingOptions("speculative", "auto"), "jacobi"),
+}
 
 
 def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -34,13 +38,12 @@ def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str
     torch.set_num_threads(1)  # a single sequence is too little work for more: they would only wait for each other
     outcome: dict[str, Any] = {}
     for i, name in enumerate(SAMPLERS):
-        options = SamplingOptions("autoregressive") if name == "autoregressive" else SamplingOptions("speculative", "auto")
         console.print(f"  {name}")
-        _predict(results, name, options, _requests(data, 1).loader(data), settings.seed + 100, None)  # warms up
+        _predict(results, name, _requests(data, 1).loader(data), settings.seed + 100, None)  # warms up
         folder = settings.output / "samples" / name
         shutil.rmtree(folder, ignore_errors=True)
         requests = _requests(data, settings.num_sequences)
-        chunks = _predict(results, name, options, requests.loader(data), settings.seed + i, SampleWriter(folder))
+        chunks = _predict(results, name, requests.loader(data), settings.seed + i, SampleWriter(folder))
         outcome[name] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
     return outcome
 
@@ -59,10 +62,9 @@ def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) ->
     return Requests(1, "test", max_histories=num_histories, given_fraction=0.5, chunk_size=chunk_size)
 
 
-def _predict(
-    results: dict[str, Any], name: str, options: SamplingOptions, loader: Any, seed: int, writer: SampleWriter | None
-) -> list[SampledSequences]:
-    draft = {"autoregressive": None, "speculative": results["draft"]["path"], "speculative_jacobi": "jacobi"}[name]
+def _predict(results: dict[str, Any], name: str, loader: Any, seed: int, writer: SampleWriter | None) -> list[SampledSequences]:
+    options, drafter = SAMPLERS[name]
+    draft = results["draft"]["path"] if drafter == "model" else drafter
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1, max_events=MAX_PER_SEQUENCE)
     callbacks: list[Any] = [] if writer is None else [writer, RichProgressBar(leave=False)]
     trainer = Trainer(
