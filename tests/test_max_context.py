@@ -75,6 +75,24 @@ def test_long_samples_after_long_histories_have_the_law_of_the_full_pass(
     assert any(int(cache.dropped.max()) > 0 for cache in caches if len(cache.lengths))
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("draft_length", [3, 8, 12])
+@pytest.mark.parametrize("draft_passes", [None, 2])
+def test_a_draft_that_forgets_drafts_the_same_in_any_batch(encoder: str, draft_length: int, draft_passes: int | None) -> None:
+    """Drafts of more events than its context holds, whose passes come one by one and are rolled back together."""
+    target = lively_transformer(3, "thp", seed=0)
+    draft = lively_transformer(3, encoder, seed=1, num_layers=1, max_context=4)
+    together, alone = (
+        sample(
+            target, draft, num_sequences=3, num_events=150, seed=5, batch_size=batch_size, draft_length=draft_length,
+            draft_passes=draft_passes,
+        )
+        for batch_size in (3, 1)
+    )  # fmt: skip
+    assert torch.equal(together.flat_marks, alone.flat_marks)
+    torch.testing.assert_close(together.flat_event_times, alone.flat_event_times, rtol=1e-9, atol=0)
+
+
 def test_too_small_a_context_is_refused() -> None:
     with pytest.raises(ValueError, match="max_context = 0 must be at least 1"):
         TransformerTPP(2, max_context=0)

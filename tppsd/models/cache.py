@@ -57,10 +57,14 @@ class RowCache:
             used = self.max_length + len(self.parents)
             self.tensors[i].narrow(dim, 0, used).copy_(old.narrow(dim, 0, used))
 
+    def make_room(self, num_new: int) -> None:
+        """For `num_new` more entries per row, in however many passes they come."""
+        self.grow(self.max_length + len(self.parents) + num_new)
+
     def begin(self, num_new: int) -> None:
         """Make room for `num_new` entries per row and fix where they go: behind the live ones and the tree's."""
+        self.make_room(num_new)
         self._first_new = self.max_length + len(self.parents)
-        self.grow(self._first_new + num_new)
         self._num_new = num_new
         self._where: tuple[Tensor, Tensor] | None = None
         if self.min_length != self.max_length:
@@ -90,7 +94,7 @@ class RowCache:
         self.max_length += self._num_new
 
     def roll_back(self, num: Tensor | int) -> None:
-        """Forget the newest `num` (rows,) entries of each row, of those that the last pass has written; and the tree."""
+        """Forget the newest `num` (rows,) entries of each row, of those written since `make_room`; and the tree."""
         self.lengths = self.lengths - num
 
     def keep_path(self, nodes: Tensor, num_kept: Tensor) -> None:
@@ -126,8 +130,8 @@ class KVCache(RowCache):
     `begin` cuts the views of every layer at once: a view per layer and pass costs as much as a small matrix product.
 
     Attributes:
-        max_context: how many tokens a token looks at, itself included; None = all. Older ones are dropped now and then, so that
-            a row needs room for about twice as many, however long its sequence.
+        max_context: how many tokens a token looks at, itself included; None = all. Older ones are dropped when room is needed,
+            so that a row takes up about twice as much, however long its sequence.
         dropped: int64 (rows,), how many tokens of each row have been.
     """
 
@@ -145,10 +149,13 @@ class KVCache(RowCache):
         """int64 (rows,): committed, those dropped included."""
         return self.lengths + self.dropped
 
-    def begin(self, num_new: int) -> None:
+    def make_room(self, num_new: int) -> None:
         is_full = self.max_length + num_new > self.capacity and not self.parents
         if self.max_context is not None and is_full and self.capacity >= 2 * self.max_context + num_new:
             self._drop(self.max_context)
+        super().make_room(num_new)
+
+    def begin(self, num_new: int) -> None:
         super().begin(num_new)
         used = self._first_new + num_new
         self.first_used = 0 if self.max_context is None else max(0, self.min_length - self.max_context + 1)

@@ -173,7 +173,9 @@ class TransformerTPP(LikelihoodModel):
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of configuration, statistics and weights: two models with equal hashes have equal laws."""
-        digest = hashlib.sha256(json.dumps([self.config, self.statistics.to_dict()], sort_keys=True).encode())
+        # an unbounded context goes without saying: models from before `max_context` keep their hash
+        config = {name: value for name, value in self.config.items() if (name, value) != ("max_context", None)}
+        digest = hashlib.sha256(json.dumps([config, self.statistics.to_dict()], sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if isinstance(tensor, Tensor):
                 digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

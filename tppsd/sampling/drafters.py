@@ -88,6 +88,8 @@ class ModelDrafter:
             self._unseen = state.pending
         if uniforms.shape[1] == 0:
             return nothing_drafted(uniforms)
+        # all at once: a later pass may drop nothing that a rejection could still need
+        self.rows.cache.make_room(self._unseen.ids.shape[1] + uniforms.shape[1] - 1)
         tree = self.tree or Tree.chain(uniforms.shape[1])
         time, law = state.last_times.unsqueeze(1), self._catch_up(self._unseen)
         if state.is_truncated_start:

@@ -37,7 +37,7 @@ class ParallelDrafter(ModelDrafter):
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
         if self._unseen is None:
             self._unseen = state.pending
-        draft = self.guess.propose(state, uniforms)
+        draft = self.guess.propose(state, uniforms)  # nothing in a row's first round, so that no law here is left-truncated
         if draft.laws is None:  # a round without a draft, or nothing to guess from
             return draft
         laws = self._catch_up_and_follow(draft.tokens)
@@ -54,6 +54,7 @@ class ParallelDrafter(ModelDrafter):
         drafted events but the last."""
         assert self._unseen is not None
         num_unseen, width = self._num_unseen.unsqueeze(1), self._unseen.ids.shape[1]
+        # each row's own unseen tokens, the drafted ones behind them without a gap, and dead ones
         tokens = EventTokens(*(torch.cat(pair, 1) for pair in zip(self._unseen, but_last(drafted), strict=True)))
         length = tokens.ids.shape[1]
         places = torch.arange(length, device=num_unseen.device)

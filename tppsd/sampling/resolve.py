@@ -63,12 +63,12 @@ def content_hash(model: Any) -> str | None:
 @contextlib.contextmanager
 def reading(model: Any) -> Iterator[None]:
     """A model in evaluation mode that is only read."""
-    was_training = isinstance(model, nn.Module) and model.training
-    if was_training:
-        model.eval()
+    in_training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    for module in in_training:
+        module.training = False
     try:
         with plain_attributes(model):
             yield
     finally:
-        if was_training:
-            model.train()
+        for module in in_training:  # and no other: a part may be frozen
+            module.training = True

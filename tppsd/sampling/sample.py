@@ -105,7 +105,7 @@ def sample_stream(
 ) -> Iterator[SampledSequences]:
     """Like `sample`, but yields chunks of `chunk_size` sequences in index order as soon as they are complete.
 
-    Each chunk's `stats` are those of the whole call so far.
+    Each chunk's `stats` are those of the whole call so far. The models' weights must not change before the last chunk.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size = {chunk_size} must be at least 1")
@@ -115,7 +115,7 @@ def sample_stream(
     passes, total = call.run(plan, progress), len(plan.requests)
     for start in range(0, total, chunk_size):
         chunk = range(start, min(total, start + chunk_size))
-        with call.reading():  # between chunks the models are the caller's again
+        with call.reading():  # between chunks they are ordinary modules again
             while not all(i in finished for i in chunk):
                 done = next(passes)
                 finished[done.which] = done
