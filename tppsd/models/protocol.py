@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -21,6 +22,14 @@ class EventTokens(NamedTuple):
     ids: Tensor
     times: Tensor
     inter_times: Tensor
+
+    def map(self, change: Callable[..., Tensor], *others: EventTokens) -> EventTokens:
+        """`change` of each field and of the same field of `others`."""
+        return EventTokens(*map(change, self, *others))
+
+    def cat(self, other: EventTokens) -> EventTokens:
+        """`other`'s tokens behind these."""
+        return self.map(lambda *fields: torch.cat(fields, 1), other)
 
     @classmethod
     def from_batch(cls, batch: EventBatch, num_marks: int) -> EventTokens:

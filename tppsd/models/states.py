@@ -53,6 +53,7 @@ def _tree_states(
             parent_states = before.unsqueeze(1).expand(-1, len(level), -1)
         else:
             parent_states = states[:, [tree[i] for i in level]]
-        new = EventTokens(*(field[:, [i - num_old for i in level]].reshape(-1, 1) for field in tokens))
+        newest = [i - num_old for i in level]
+        new = tokens.map(lambda field, newest=newest: field[:, newest].reshape(-1, 1))
         states[:, level] = advance(new, parent_states.reshape(-1, size)).view(num_rows, len(level), size)
     return states[:, num_old:]

@@ -10,6 +10,7 @@ from torch import Tensor
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
 from tppsd.sampling.tree import Tree
+from tppsd.sampling.unseen import Unseen
 
 _MOST_UNSEEN = 64  # tokens that a draft model may lag behind in rounds without a draft
 
@@ -72,26 +73,21 @@ class ModelDrafter:
 
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories, tree: Tree | None = None) -> None:
         self.rows = ModelRows(model, num_rows, capacity, histories)
+        self.unseen = Unseen(num_rows, histories.lengths.device)
         self.tree = tree
-        self._unseen: EventTokens | None = None  # tokens (rows, n) that the draft has not seen ...
-        self._num_unseen = torch.ones_like(self.rows.cache.lengths)  # ... and how many of them are real
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         self.rows.admit(rows, requests)
-        if self._unseen is not None:
-            self._num_unseen[rows] = 1
-            for unseen, newest in zip(self._unseen, state.pending, strict=True):
-                unseen[rows, 0] = newest[rows, 0]
+        self.unseen.admit(rows, state.pending)
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
-        if self._unseen is None:
-            self._unseen = state.pending
+        unseen = self.unseen.begin(state.pending)
         if uniforms.shape[1] == 0:
             return nothing_drafted(uniforms)
         # all at once: a later pass may drop nothing that a rejection could still need
-        self.rows.cache.make_room(self._unseen.ids.shape[1] + uniforms.shape[1] - 1)
+        self.rows.cache.make_room(unseen.ids.shape[1] + uniforms.shape[1] - 1)
         tree = self.tree or Tree.chain(uniforms.shape[1])
-        time, law = state.last_times.unsqueeze(1), self._catch_up(self._unseen)
+        time, law = state.last_times.unsqueeze(1), self._catch_up(unseen)
         if state.is_truncated_start:
             law = law.truncated(state.elapsed.unsqueeze(1))
         steps: list[tuple[Tensor, Tensor, Tensor, Any]] = []
@@ -111,8 +107,8 @@ class ModelDrafter:
 
     def _catch_up(self, unseen: EventTokens) -> Any:
         """Put the unseen tokens into the cache; the law (rows, 1) after the newest."""
-        law = self.rows.extend(unseen).at((self._num_unseen - 1).unsqueeze(1))
-        self.rows.cache.roll_back(unseen.ids.shape[1] - self._num_unseen)  # rows with fewer unseen tokens wrote dead entries
+        law = self.rows.extend(unseen).at((self.unseen.num - 1).unsqueeze(1))
+        self.rows.cache.roll_back(unseen.ids.shape[1] - self.unseen.num)  # rows with fewer unseen tokens wrote dead entries
         return law
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
@@ -120,7 +116,6 @@ class ModelDrafter:
         if draft_length == 0:
             self._add_unseen(state.pending)
             return
-        all_accepted = num_accepted == draft_length
         # the cache holds all drafted events but the last: after a fully accepted round it lacks that one and the bonus event
         cache = self.rows.cache
         num_kept = num_accepted.clamp_max(draft_length - 1)
@@ -128,36 +123,18 @@ class ModelDrafter:
             cache.roll_back(draft_length - 1 - num_kept)
         else:
             cache.keep_path(draft.nodes[:, :-1], num_kept)
-        self._num_unseen = 1 + all_accepted.long()
-        last = EventTokens(*(field[:, -1:] for field in draft.tokens))
-        self._unseen = EventTokens(
-            *(
-                torch.cat([torch.where(all_accepted.unsqueeze(1), old, new), new], 1)
-                for old, new in zip(last, state.pending, strict=True)
-            )
-        )
+        self.unseen.replace(draft.tokens.map(lambda field: field[:, -1:]), num_accepted - num_kept, state.pending)
 
     def _add_unseen(self, newest: EventTokens) -> None:
-        """One more token per row, behind those that it has not seen: nothing was drafted."""
-        assert self._unseen is not None
-        if self._unseen.ids.shape[1] >= _MOST_UNSEEN:
-            self._catch_up(self._unseen)
-            self._unseen = EventTokens(*(field[:, :0] for field in self._unseen))
-            self._num_unseen = torch.zeros_like(self._num_unseen)
-        where = self._num_unseen.unsqueeze(1)
-        self._unseen = EventTokens(
-            *(
-                torch.cat([old, torch.zeros_like(new)], 1).scatter(1, where, new)
-                for old, new in zip(self._unseen, newest, strict=True)
-            )
-        )
-        self._num_unseen = self._num_unseen + 1
+        """Nothing was drafted."""
+        if (tokens := self.unseen.tokens) is not None and tokens.ids.shape[1] >= _MOST_UNSEEN:
+            self._catch_up(tokens)
+            self.unseen.clear()
+        self.unseen.add(newest)
 
     def keep_rows(self, rows: Tensor) -> None:
         self.rows.keep_rows(rows)
-        self._num_unseen = self._num_unseen[rows]
-        if self._unseen is not None:
-            self._unseen = EventTokens(*(field[rows] for field in self._unseen))
+        self.unseen.keep_rows(rows)
 
 
 def nothing_drafted(uniforms: Tensor) -> Draft:

@@ -28,17 +28,16 @@ class ParallelDrafter(ModelDrafter):
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories, num_passes: int) -> None:
         super().__init__(model, num_rows, capacity, histories)
         self.num_passes = num_passes
-        self.guess = JacobiDrafter(num_rows, model.num_marks, self._num_unseen.device)
+        self.guess = JacobiDrafter(num_rows, model.num_marks, histories.lengths.device)
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         super().admit(rows, requests, state)
         self.guess.admit(rows, requests, state)
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
-        if self._unseen is None:
-            self._unseen = state.pending
+        self.unseen.begin(state.pending)
         draft = self.guess.propose(state, uniforms)  # nothing in a row's first round, so that no law here is left-truncated
-        if draft.laws is None:  # a round without a draft, or nothing to guess from
+        if draft.laws is None:
             return draft
         laws = self._catch_up_and_follow(draft.tokens)
         first = laws[:, :1]
@@ -52,31 +51,18 @@ class ParallelDrafter(ModelDrafter):
     def _catch_up_and_follow(self, drafted: EventTokens) -> Any:
         """Put the unseen tokens into the cache; in the same pass, laws (rows, n) after the newest of them and after each of n
         drafted events but the last."""
-        assert self._unseen is not None
-        num_unseen, width = self._num_unseen.unsqueeze(1), self._unseen.ids.shape[1]
-        # each row's own unseen tokens, the drafted ones behind them without a gap, and dead ones
-        tokens = EventTokens(*(torch.cat(pair, 1) for pair in zip(self._unseen, but_last(drafted), strict=True)))
-        length = tokens.ids.shape[1]
-        places = torch.arange(length, device=num_unseen.device)
-        source = torch.where(places < num_unseen, places, places + width - num_unseen).clamp_max(length - 1)
-        laws = self.rows.extend(EventTokens(*(field.gather(1, source) for field in tokens)))
-        self.rows.cache.roll_back(length - self._num_unseen)
-        return laws.at(num_unseen - 1 + torch.arange(drafted.ids.shape[1], device=num_unseen.device))
+        tokens = self.unseen.followed_by(but_last(drafted))
+        laws = self.rows.extend(tokens)
+        self.rows.cache.roll_back(tokens.ids.shape[1] - self.unseen.num)
+        last = self.unseen.num.unsqueeze(1) - 1
+        return laws.at(last + torch.arange(drafted.ids.shape[1], device=last.device))
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         self.guess.commit(draft, num_accepted, state, laws, seen_marks)
         if draft.marks.shape[1] == 0:
             self._add_unseen(state.pending)
-            return
-        # the cache has seen drafted events as they were before the last pass: it goes back to the start of the round
-        most, where = int(num_accepted.max()), num_accepted.unsqueeze(1)
-        self._num_unseen = num_accepted + 1
-        self._unseen = EventTokens(
-            *(
-                torch.cat([old[:, :most], torch.zeros_like(new)], 1).scatter(1, where, new)
-                for old, new in zip(draft.tokens, state.pending, strict=True)
-            )
-        )
+        else:  # what the cache has seen of the draft is how it was before the last pass
+            self.unseen.replace(draft.tokens, num_accepted, state.pending)
 
     def keep_rows(self, rows: Tensor) -> None:
         super().keep_rows(rows)
@@ -91,4 +77,4 @@ def redrawn(draft: Draft, laws: Any, state: Rows, uniforms: Tensor) -> Draft:
 
 
 def but_last(tokens: EventTokens) -> EventTokens:
-    return EventTokens(*(field[:, :-1] for field in tokens))
+    return tokens.map(lambda field: field[:, :-1])

@@ -132,7 +132,7 @@ class Rows:
         """Drop every row but `rows`."""
         for name in ("request", "active", "t_start", "end", "elapsed", "limit", "counts"):
             setattr(self, name, getattr(self, name)[rows])
-        self.pending = EventTokens(*(field[rows] for field in self.pending))
+        self.pending = self.pending.map(lambda field: field[rows])
         self.store = [s[rows] for s in self.store]
 
 
@@ -169,7 +169,8 @@ class ModelRows:
         self._prefilled = self.model.new_cache(len(wanted), max(1, longest))
         for start in range(0, longest, self.PREFILL_CHUNK):
             stop = min(longest, start + self.PREFILL_CHUNK)
-            self.model.extend(EventTokens(*(field[which, start:stop] for field in self.histories.tokens)), self._prefilled)
+            part = slice(start, stop)
+            self.model.extend(self.histories.tokens.map(lambda field, part=part: field[which, part]), self._prefilled)
             self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter histories
         self._encoded = {history: row for row, history in enumerate(wanted)}
 

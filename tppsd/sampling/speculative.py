@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.models.protocol import EventTokens
 from tppsd.sampling.block import accept_block, adjusted_block
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters import Draft, Drafter
@@ -120,7 +119,7 @@ class Speculative:
 
     def verify(self, rows: Rows, draft: Draft) -> Any:
         """The target's laws, one more than events were drafted, from one pass over the newest committed event and those."""
-        tokens = EventTokens(*(torch.cat([a, b], 1) for a, b in zip(rows.pending, draft.tokens, strict=True)))
+        tokens = rows.pending.cat(draft.tokens)
         laws = self.target.extend(tokens, self.parents and self.parents[: tokens.ids.shape[1]])
         if rows.is_truncated_start:
             elapsed = torch.zeros_like(tokens.times)
