@@ -90,19 +90,19 @@ class CachedPass:
         cache, tree = self.cache, self.cache.parents + (self.parents or ())
         device, is_ragged = cache.lengths.device, cache.min_length != cache.max_length
         used = torch.arange(cache.first_used, cache.max_length + (len(tree) or num_new), device=device)
-        # numbers among the tokens not yet committed, (rows or 1, 1, used): negative for those that are
-        number = used - (cache.lengths if is_ragged else cache.lengths[:1]).view(-1, 1, 1)
+        # among the tokens not yet committed, (rows or 1, 1, used): negative for those that are
+        place = used - (cache.lengths if is_ragged else cache.lengths[:1]).view(-1, 1, 1)
         if self.parents is None:
-            age, newest = number, torch.arange(num_new, device=device).unsqueeze(1)
-            is_seen = number <= newest
+            order, newest = place, torch.arange(num_new, device=device).unsqueeze(1)
+            is_seen = place <= newest
         else:
             depth = torch.tensor(depths(tree), device=device)
-            age, newest = torch.where(number < 0, number, depth[number.clamp(0, len(tree) - 1)]), depth[-num_new:].unsqueeze(1)
+            order, newest = torch.where(place < 0, place, depth[place.clamp(0, len(tree) - 1)]), depth[-num_new:].unsqueeze(1)
             seen = F.pad(is_ancestor(tree)[-num_new:].to(device), (1, 1))  # committed tokens, nodes, dead entries
             seen[:, 0] = True
-            is_seen = seen[:, (number[:, 0] + 1).clamp(0, len(tree) + 1)].transpose(0, 1)
+            is_seen = seen[:, (place[:, 0] + 1).clamp(0, len(tree) + 1)].transpose(0, 1)
         if cache.max_context is not None:
-            is_seen = is_seen & (age > newest - cache.max_context)
+            is_seen = is_seen & (order > newest - cache.max_context)
         mask = torch.zeros(is_seen.shape, dtype=dtype, device=device).masked_fill_(~is_seen, -torch.inf)
         return mask.repeat_interleave(cache.num_heads, 0) if is_ragged else mask
 

@@ -32,8 +32,8 @@ class JacobiDrafter(SelfDrafter):
         super().__init__(num_rows, num_marks, device)
         self._laws: Any = None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
         self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these laws follow
-        self._skip = self.is_known.new_zeros(num_rows, dtype=torch.int64)  # laws of events that were committed
-        self._last = self._skip - 1  # index of the last law of use; -1: none
+        self._skip = self.is_known.new_zeros(num_rows, dtype=torch.int64)  # how many of them followed committed events
+        self._last = self._skip - 1  # index of the last of use; -1: none
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         super().admit(rows, requests, state)
