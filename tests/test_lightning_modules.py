@@ -196,3 +196,20 @@ def test_the_renewal_baseline_is_logged_from_the_first_epoch_and_leaves_training
     expected = model_nll(renewal, data.sequences("validation"))
     assert float(run.callback_metrics["val/nll_renewal"]) == pytest.approx(expected, rel=1e-6)
     assert torch.equal(*weights)
+
+
+def test_testing_says_how_much_of_the_history_was_learnt() -> None:
+    """Beside the best renewal model and, of simulated data, the true process."""
+    data = small_data()
+    torch.manual_seed(3)
+    module = TargetTPP(data.num_marks, **SMALL)
+    trainer(max_epochs=1).fit(module, datamodule=data)
+    scores = trainer(callbacks=[RenewalBaseline(num_steps=20)]).test(module, datamodule=data, verbose=False)[0]
+    test, process = data.sequences("test"), data.process_object
+    true = -sum(process.log_likelihood(s) for s in test) / sum(len(s) for s in test)
+    renewal = model_nll(fit_renewal(data.sequences("train"), data.statistics, num_steps=20), test)
+    assert scores["test/nll_true"] == pytest.approx(true, rel=1e-6)
+    assert scores["test/nll_renewal"] == pytest.approx(renewal, rel=1e-6)
+    share = (renewal - scores["test/nll_window"]) / (renewal - true)
+    assert scores["test/history_share"] == pytest.approx(share, rel=1e-4)
+    assert "test/nll_renewal" not in trainer(callbacks=[RenewalBaseline(0)]).test(module, datamodule=data, verbose=False)[0]

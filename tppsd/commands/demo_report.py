@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,14 +18,13 @@ from tppsd import plots
 from tppsd.commands.demo_sampling import SAMPLERS
 from tppsd.commands.demo_training import layers
 from tppsd.data.datamodule import EventDataModule
-from tppsd.metrics.functional import lag1_correlation
+from tppsd.metrics.functional import history_share, lag1_correlation
 from tppsd.sampling.samples import SamplingStats
 
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
 SCHEMA = 1
-_MIN_HISTORY_WORTH = 0.01  # nats per event; below it, a share of it says nothing
 
 
 def describe_data(data: EventDataModule) -> str:
@@ -86,10 +86,8 @@ def _counters(stats: SamplingStats) -> dict[str, Any]:
 
 
 def _history_share(results: dict[str, Any], nll: float) -> float | None:
-    """(renewal - model) / (renewal - truth): what share of what history is worth the model has learnt."""
-    if results["true_nll"] is None or results["renewal_nll"] - results["true_nll"] < _MIN_HISTORY_WORTH:
-        return None
-    return (results["renewal_nll"] - nll) / (results["renewal_nll"] - results["true_nll"])
+    share = math.nan if results["true_nll"] is None else history_share(nll, results["renewal_nll"], results["true_nll"])
+    return None if math.isnan(share) else share
 
 
 def write(settings: Settings, data: EventDataModule, results: dict[str, Any], summary: dict[str, Any], console: Console) -> None:

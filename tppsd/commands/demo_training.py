@@ -15,7 +15,7 @@ from tppsd.data.shortening import shorten
 from tppsd.lightning.fitting import adamw, fit_best, small_batch_size
 from tppsd.lightning.messages import quieten
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
-from tppsd.metrics.functional.likelihood import model_nll
+from tppsd.metrics.functional import model_nll, process_nll
 from tppsd.models.renewal import fit_renewal
 from tppsd.processes.presets import PRESETS
 
@@ -69,7 +69,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
     process = data.process_object
     results["true_nll"] = None
     if process is not None:
-        results["true_nll"] = -sum(process.log_likelihood(s) for s in test) / sum(s.num_scored for s in test)
+        results["true_nll"] = process_nll(process, test)
     return results
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventBatch
 from tppsd.data.statistics import DataStatistics
-from tppsd.metrics.functional.likelihood import model_nll
+from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import fit_renewal
 
 
@@ -31,6 +33,8 @@ class RenewalBaseline(Callback):
     """Logs `val/nll_renewal`, the NLL per event (`window` convention) of the best renewal model, beside every `val/nll`: a model
     that does not get below it has learnt nothing of the history. It is fitted once, in about ten seconds, when `fit` starts.
 
+    `test` logs `test/nll_renewal` and, of simulated data, `test/nll_true` of the process itself and `test/history_share`.
+
     Args:
         num_steps: of its optimiser; 0 = no such baseline.
     """
@@ -42,11 +46,26 @@ class RenewalBaseline(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         if self._nll is None and self.num_steps > 0 and data is not None and data.sequences("validation"):
-            rank_zero_info("fitting the best renewal model: what can be known without the history (val/nll_renewal)")
+            self._nll = self._score(data, "validation")
+
+    def _score(self, data: EventDataModule, split: str) -> float:
+        rank_zero_info("fitting the best renewal model: what can be known without the history (nll_renewal)")
+        with torch.inference_mode(False), torch.enable_grad():  # testing has switched gradients off
             renewal = fit_renewal(data.sequences("train"), data.statistics, self.num_steps)
-            self._nll = model_nll(renewal, data.sequences("validation"))
+        return model_nll(renewal, data.sequences(split))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._nll is not None and not trainer.sanity_checking:
             # every rank has computed the same
             pl_module.log("val/nll_renewal", self._nll, prog_bar=True, rank_zero_only=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if self.num_steps == 0 or data is None:
+            return
+        scores = {"test/nll_renewal": self._score(data, "test")}
+        if data.process_object is not None:
+            scores["test/nll_true"] = process_nll(data.process_object, data.sequences("test"))
+            nll = float(pl_module.metrics["test/nll_window"].compute())
+            scores["test/history_share"] = history_share(nll, scores["test/nll_renewal"], scores["test/nll_true"])
+        pl_module.log_dict(scores, rank_zero_only=True)  # every rank has computed the same

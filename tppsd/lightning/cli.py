@@ -71,10 +71,11 @@ class TrainingCLI(VerbCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"model": {"class_path": CLASS_OF_ROLE["target"]}, "data": {"class_path": DATA_CLASS}})
         parser.link_arguments("data.num_marks", "model.init_args.num_marks", apply_on="instantiate")
+        if self.verb != "validate":
+            parser.add_lightning_class_args(RenewalBaseline, "renewal_baseline")
         if self.verb == "fit":
             parser.add_lightning_class_args(EarlyStopping, "early_stopping")
             parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-            parser.add_lightning_class_args(RenewalBaseline, "renewal_baseline")
             parser.set_defaults({f"early_stopping.{name}": value for name, value in STOPPING.items()})
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 

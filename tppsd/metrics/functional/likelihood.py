@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.likelihood import Convention, LikelihoodModel
 
 _AT_ONCE = 16  # sequences in memory
+_MIN_HISTORY_WORTH = 0.01  # nats per event; below it, a share of it says nothing
 
 
 def nll_per_event(log_likelihoods: Tensor, num_events: Tensor) -> Tensor:
@@ -34,6 +37,18 @@ def model_nll(model: LikelihoodModel, sequences: Sequence[EventSequence], conven
         batch = EventBatch.from_sequences(list(sequences[start : start + _AT_ONCE]))
         parts.append((model.log_likelihood(batch, convention), model.num_scored(batch, convention)))
     return float(nll_per_event(*map(torch.cat, zip(*parts, strict=True))))
+
+
+def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
+    """The same of a ground-truth process (tppsd.processes.Process), `window` convention."""
+    return -sum(process.log_likelihood(s) for s in sequences) / sum(s.num_scored for s in sequences)
+
+
+def history_share(nll: float, renewal_nll: float, true_nll: float) -> float:
+    """(renewal - model) / (renewal - truth): 0 for the best model without a history, 1 for the true process, NaN where the history
+    is worth less than 0.01 nats per event."""
+    worth = renewal_nll - true_nll
+    return math.nan if worth < _MIN_HISTORY_WORTH else (renewal_nll - nll) / worth
 
 
 def likelihood_discrepancy(first: Tensor, second: Tensor) -> float:
