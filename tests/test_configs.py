@@ -53,7 +53,7 @@ def test_each_file_is_parsed(file: Path, parsers: dict[str, LightningArgumentPar
 
 
 def test_each_kind_of_file_has_an_example_and_a_comment() -> None:
-    assert {file.parent.name for file in FILES} == {"data", "model", "trainer", "callbacks", "sampling"}
+    assert {file.parent.name for file in FILES} == {"data", "model", "recipes", "trainer", "callbacks", "sampling"}
     assert all(file.read_text().startswith("# ") for file in FILES)
 
 

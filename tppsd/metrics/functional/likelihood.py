@@ -45,8 +45,8 @@ def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
 
 
 def history_share(nll: float, renewal_nll: float, true_nll: float) -> float:
-    """(renewal - model) / (renewal - truth): 0 for the best model without a history, 1 for the true process, NaN where the history
-    is worth less than 0.01 nats per event."""
+    """(renewal - model) / (renewal - truth): 0 for the best model without a history, 1 for the true process, NaN where the
+    history is worth less than 0.01 nats per event."""
     worth = renewal_nll - true_nll
     return math.nan if worth < _MIN_HISTORY_WORTH else (renewal_nll - nll) / worth
 

@@ -1,0 +1,62 @@
+"""`tppsd recipes`: every recipe trained and tested once per encoder and seed, and its table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tppsd.commands import recipes
+
+CONFIGS = Path(__file__).parent.parent / "lightning_configs"
+RECIPE = """
+model:
+  class_path: tppsd.TargetTPP
+  init_args: {encoder: thp, embed_dim: 8, num_heads: 2, num_layers: 1, num_components: 4}
+trainer: {max_epochs: 1, accelerator: cpu, devices: 1}
+"""
+DATA = "data: {process: multivariate_hawkes, num_sequences: 20, t_end: 8.0, batch_size: 4}"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    for folder, text in (("data", DATA), ("recipes", RECIPE)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "small.yaml").write_text(text)
+    return tmp_path / "recipes" / "small.yaml"
+
+
+def test_a_recipe_becomes_a_line_of_the_table_and_is_run_once(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(recipe), "--encoder", "sahp", "--seed", "3", "--output", str(tmp_path / "out")]
+    recipes.main([*arguments, "--", "--model.num_layers", "2", "--renewal_baseline.num_steps", "5"])
+    first = capsys.readouterr().out
+    heading, _, line = (row.strip("| ").split(" | ") for row in first.strip().splitlines())
+    row = dict(zip((name.strip() for name in heading), (cell.strip() for cell in line), strict=True))
+    folder = tmp_path / "out" / "small" / "sahp" / "seed_3"
+    result = json.loads((folder / "result.json").read_text())
+    assert (row["data"], row["encoder"], row["seeds"]) == ("small", "sahp", "1")
+    assert float(row["NLL"]) == pytest.approx(result["metrics"]["test/nll_window"], abs=1e-4)
+    assert float(row["true"]) < float(row["renewal"]) and int(row["parameters"].replace(",", "")) == result["num_parameters"]
+    assert (folder / "fit" / "version_0" / "config.yaml").exists()
+    monkeypatch.setattr(subprocess, "run", None)  # nothing is left to run
+    recipes.main(arguments)
+    assert capsys.readouterr().out == first
+
+
+def test_a_run_that_fails_says_where_to_look(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ValueError, match=r"`tppsd fit` failed for .*seed_0: .*fit.log says why"):
+        recipes.main([str(recipe), "--encoder", "thp", "--seed", "0", "--output", str(tmp_path / "out")])
+    assert not list(tmp_path.glob("out/**/result.json"))
+    with pytest.raises(FileNotFoundError, match="there is no recipe"):
+        recipes.main([str(tmp_path / "none.yaml")])
+
+
+def test_every_recipe_has_its_data() -> None:
+    found = sorted((CONFIGS / "recipes").glob("*.yaml"))
+    assert found and all((CONFIGS / "data" / recipe.name).exists() for recipe in found)

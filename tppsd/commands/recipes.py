@@ -1,0 +1,154 @@
+"""`tppsd recipes`: train and test recipes with several encoders and seeds, and print the table of the results page."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tppsd.commands.console import progress
+
+DESCRIPTION = """Run `tppsd fit` and `tppsd test` for every recipe (lightning_configs/recipes/), encoder and seed, each run in a
+process of its own, and print means and standard deviations over seeds. Runs that are complete in --output are kept: the same
+command goes on after an interruption, and with more seeds or encoders it adds theirs."""
+ENCODERS = ("thp", "sahp", "attnhp", "rotary")
+RESULT = "result.json"
+COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention, nats per event
+    "NLL": ("nll", 4), "time": ("nll_time", 3), "mark": ("nll_mark", 3), "renewal": ("nll_renewal", 3), "true": ("nll_true", 3),
+    "history share": ("history_share", 2), "RMSE": ("rmse_mean", 4), "mark accuracy": ("mark_accuracy", 3),
+    "PIT D": ("pit_ks", 3),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: recipe file, encoder, seed; `folder` is where its results go, `data` the options that name its data."""
+
+    recipe: Path
+    encoder: str
+    seed: int
+    folder: Path
+    data: tuple[str, ...]
+
+    def result(self) -> dict[str, Any] | None:
+        """None: not complete."""
+        path = self.folder / RESULT
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def complete(self, options: list[str]) -> None:
+        """Train and test; what an interrupted run has left is removed first."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        started = time.perf_counter()
+        logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", self.folder, "--trainer.logger.version", "0"]
+        self._tppsd(
+            "fit", *self.data, "--config", self.recipe, "--model.encoder", self.encoder, "--seed_everything", self.seed,
+            *logger, "--trainer.logger.name", "fit", *options,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        best = self.folder / "fit" / "version_0" / "checkpoints" / "best.ckpt"
+        self._tppsd("test", *self.data, "--ckpt_path", best, *logger, "--trainer.logger.name", "test")
+        scores = _last_line(self.folder / "test" / "version_0" / "metrics.csv")
+        result = {"seconds": seconds, "num_parameters": _num_parameters(best), "metrics": scores}
+        temporary = self.folder / f"{RESULT}.{os.getpid()}"
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        os.replace(temporary, self.folder / RESULT)
+
+    def _tppsd(self, verb: str, *arguments: Any) -> None:
+        words = [sys.executable, "-m", "tppsd", verb, *map(str, arguments), "--trainer.enable_progress_bar", "false"]
+        with (self.folder / f"{verb}.log").open("w") as log:
+            if subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
+                raise ValueError(f"`tppsd {verb}` failed for {self.folder}: {log.name} says why")
+
+
+def main(args: list[str]) -> None:
+    """Complete what is missing, then print the table."""
+    options, rest = parse(args)
+    from rich.console import Console
+
+    runs = list(wanted(options))
+    messages = Console(stderr=True)
+    missing = [run for run in runs if run.result() is None]
+    if missing:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
+    with ThreadPoolExecutor(options.processes) as pool, progress(messages, "training", len(missing)) as advance:
+        for future in as_completed([pool.submit(run.complete, rest) for run in missing]):
+            future.result()
+            advance()
+    print(markdown(runs))
+
+
+def wanted(options: argparse.Namespace) -> Iterator[Run]:
+    """Every recipe with every encoder and seed."""
+    for recipe in options.recipe:
+        if not recipe.exists():
+            raise FileNotFoundError(f"there is no recipe {recipe}")
+        data: tuple[str, ...] = ("--config", str(recipe.parent.parent / "data" / recipe.name))
+        if options.data_root is not None and (folder := options.data_root / recipe.stem).is_dir():
+            data += ("--data.path", str(folder))
+        for encoder in options.encoder:
+            for seed in options.seed:
+                yield Run(recipe, encoder, seed, options.output / recipe.stem / encoder / f"seed_{seed}", data)
+
+
+def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Command line -> options, and those of `tppsd fit` after `--`."""
+    end = args.index("--") if "--" in args else len(args)
+    parser = argparse.ArgumentParser(prog="tppsd recipes", description=DESCRIPTION)
+    add = parser.add_argument
+    add("recipe", type=Path, nargs="+", help="files of lightning_configs/recipes/; options of `tppsd fit` may follow after --")
+    add("--encoder", nargs="+", default=ENCODERS, choices=ENCODERS, help="(default: all)")
+    add("--seed", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    add("--data-root", type=Path, help="folder that holds data sets under the names of their recipes, looked at before the hub")
+    add("--output", type=Path, default=Path("outputs/recipes"), help="(default: %(default)s)")
+    add("--processes", type=int, default=1, help="runs at a time (default: %(default)s)")
+    return parser.parse_args(args[:end]), args[end + 1 :]
+
+
+def _last_line(path: Path) -> dict[str, float]:
+    """Of a CSVLogger's file, what is filled in."""
+    with path.open(newline="") as file:
+        return {name: float(value) for name, value in list(csv.DictReader(file))[-1].items() if value}
+
+
+def _num_parameters(checkpoint: Path) -> int:
+    import tppsd
+
+    return sum(parameter.numel() for parameter in tppsd.load(checkpoint).parameters())
+
+
+def markdown(runs: list[Run]) -> str:
+    """One line per recipe and encoder, means over seeds with the standard deviation of the NLL."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        result = run.result()
+        assert result is not None
+        groups.setdefault((run.recipe.stem, run.encoder), []).append(result)
+    lines = ["| data | encoder | seeds | " + " | ".join(COLUMNS) + " | parameters | minutes |"]
+    lines.append("|" + "---|" * (len(COLUMNS) + 5))
+    for (data, encoder), results in groups.items():
+        cells = [_cell([r["metrics"] for r in results], *column) for column in COLUMNS.values()]
+        minutes = mean(r["seconds"] for r in results) / 60
+        counts = [f"{results[0]['num_parameters']:,}", f"{minutes:.1f}"]
+        lines.append("| " + " | ".join([data, encoder, str(len(results)), *cells, *counts]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(scores: list[dict[str, float]], name: str, digits: int) -> str:
+    key = f"test/{name}" if f"test/{name}" in scores[0] else f"test/{name}_window"
+    if key not in scores[0]:
+        return ""
+    values = [score[key] for score in scores]
+    spread = f" ± {stdev(values):.{digits}f}" if name == "nll" and len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
