@@ -27,7 +27,7 @@ ENCODERS = ("thp", "sahp", "attnhp")
 RESULT = "result.json"
 COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention, nats per event
     "NLL": ("nll", 4), "without ties": ("nll_untied", 4), "time": ("nll_time", 3), "mark": ("nll_mark", 3),
-    "renewal": ("nll_renewal", 3), "true": ("nll_true", 3), "history share": ("history_share", 2), "RMSE": ("rmse_mean", 4),
+    "renewal": ("nll_renewal", 3), "true": ("nll_true", 3), "history share": ("history_share", 2), "RMSE": ("rmse_median", 4),
     "mark accuracy": ("mark_accuracy", 3), "PIT D": ("pit_ks", 3),
 }  # fmt: skip
 
