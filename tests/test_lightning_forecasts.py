@@ -25,7 +25,7 @@ from tppsd.metrics.functional import (
     rmse,
 )
 
-OF_TIMES = {"rmse_mean", "rmse_median", "crps", "pit_ks"}
+OF_TIMES = {"rmse_mean", "rmse_median", "crps", "pit_ks", "nll_untied"}
 OF_MARKS = {"mark_accuracy", "mark_accuracy_marginal", "mark_ece"}
 
 
@@ -42,6 +42,7 @@ def by_functions(model: torch.nn.Module, sequences: list[EventSequence]) -> dict
         "rmse_mean": rmse(law.inter_time.mean, tau),
         "rmse_median": rmse(law.inter_time.median, tau),
         "crps": crps(law.inter_time, tau).mean(),
+        "nll_untied": -law.log_prob(tau, marks).detach().mean(),
         "mark_accuracy": mark_accuracy(probs, marks),
         "mark_accuracy_marginal": mark_accuracy(marginal_mark_probs(law), marks),
         "mark_ece": expected_calibration_error(confidence_bins(probs, marks)),
@@ -107,6 +108,18 @@ def test_extreme_inter_times_in_one_sequence() -> None:
     assert all(math.isfinite(value) for value in values.values())
     assert values["rmse_median"] == pytest.approx(1e9 / 2, rel=0.01)  # one of four misses by 1e9
     assert values["crps"] == pytest.approx(1e9 / 4, rel=0.01)
+
+
+def test_a_spike_at_ties_does_not_count_as_untied() -> None:
+    """A law that knows where ties are floored gains in nll, and nothing in nll_untied."""
+    sequence = EventSequence.of([1.0, 2.0, 2.0, 4.0], [0, 1, 2, 0], t_start=0.0)
+    batch, model, metrics = EventBatch.from_sequences([sequence]), small_model(), ForecastMetrics(3)
+    with torch.no_grad():
+        law = model(batch)
+        metrics.update(law, batch, 1e-3)
+        density = law[..., :-1].log_prob(batch.inter_times.clamp_min(1e-3), batch.marks)[0]
+    assert float(metrics.compute()["nll_untied"]) == pytest.approx(-float(density[[1, 3]].mean()), rel=1e-6)
+    assert int(metrics.untied.num_events) == 2
 
 
 def test_scores_are_those_of_a_float32_head_under_autocast() -> None:

@@ -33,7 +33,8 @@ def test_a_recipe_becomes_a_line_of_the_table_and_is_run_once(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [str(recipe), "--encoder", "sahp", "--seed", "3", "--output", str(tmp_path / "out")]
-    recipes.main([*arguments, "--", "--model.num_layers", "2", "--renewal_baseline.num_steps", "5"])
+    options = ["--model.num_layers", "2", "--renewal_baseline.num_steps", "5"]
+    recipes.main([*arguments, "--", *options])
     first = capsys.readouterr().out
     heading, _, line = (row.strip("| ").split(" | ") for row in first.strip().splitlines())
     row = dict(zip((name.strip() for name in heading), (cell.strip() for cell in line), strict=True))
@@ -44,8 +45,10 @@ def test_a_recipe_becomes_a_line_of_the_table_and_is_run_once(
     assert float(row["true"]) < float(row["renewal"]) and int(row["parameters"].replace(",", "")) == result["num_parameters"]
     assert (folder / "fit" / "version_0" / "config.yaml").exists()
     monkeypatch.setattr(subprocess, "run", None)  # nothing is left to run
-    recipes.main(arguments)
+    recipes.main([*arguments, "--", *options])
     assert capsys.readouterr().out == first
+    with pytest.raises(ValueError, match=r"was made with the options .*num_layers.*, not \[\]: set --output"):
+        recipes.main(arguments)
 
 
 def test_a_run_that_fails_says_where_to_look(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +58,11 @@ def test_a_run_that_fails_says_where_to_look(recipe: Path, tmp_path: Path, monke
     assert not list(tmp_path.glob("out/**/result.json"))
     with pytest.raises(FileNotFoundError, match="there is no recipe"):
         recipes.main([str(tmp_path / "none.yaml")])
+
+
+def test_options_of_data_and_baseline_are_those_of_the_test_too() -> None:
+    options = ("--data.path", "a b", "--model.num_layers=2", "--data.batch_size=4", "--trainer.max_epochs", "1")
+    assert recipes.for_test(options) == ["--data.path", "a b", "--data.batch_size=4"]
 
 
 def test_every_recipe_has_its_data() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -25,28 +26,39 @@ command goes on after an interruption, and with more seeds or encoders it adds t
 ENCODERS = ("thp", "sahp", "attnhp", "rotary")
 RESULT = "result.json"
 COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention, nats per event
-    "NLL": ("nll", 4), "time": ("nll_time", 3), "mark": ("nll_mark", 3), "renewal": ("nll_renewal", 3), "true": ("nll_true", 3),
-    "history share": ("history_share", 2), "RMSE": ("rmse_mean", 4), "mark accuracy": ("mark_accuracy", 3),
-    "PIT D": ("pit_ks", 3),
+    "NLL": ("nll", 4), "without ties": ("nll_untied", 4), "time": ("nll_time", 3), "mark": ("nll_mark", 3),
+    "renewal": ("nll_renewal", 3), "true": ("nll_true", 3), "history share": ("history_share", 2), "RMSE": ("rmse_median", 4),
+    "mark accuracy": ("mark_accuracy", 3), "PIT D": ("pit_ks", 3),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: recipe file, encoder, seed; `folder` is where its results go, `data` the options that name its data."""
+    """One training: recipe file, encoder, seed; `folder` is where its results go, `data` the options that name its data,
+    `options` further ones of `tppsd fit`."""
 
     recipe: Path
     encoder: str
     seed: int
     folder: Path
     data: tuple[str, ...]
+    options: tuple[str, ...]
 
     def result(self) -> dict[str, Any] | None:
-        """None: not complete."""
-        path = self.folder / RESULT
-        return json.loads(path.read_text()) if path.exists() else None
+        """None: not complete.
 
-    def complete(self, options: list[str]) -> None:
+        Raises:
+            ValueError: it was made with other options.
+        """
+        path = self.folder / RESULT
+        if not path.exists():
+            return None
+        result: dict[str, Any] = json.loads(path.read_text())
+        if result["options"] != list(self.options):
+            raise ValueError(f"{path} was made with the options {result['options']}, not {list(self.options)}: set --output")
+        return result
+
+    def complete(self) -> None:
         """Train and test; what an interrupted run has left is removed first."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -54,13 +66,13 @@ class Run:
         logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", self.folder, "--trainer.logger.version", "0"]
         self._tppsd(
             "fit", *self.data, "--config", self.recipe, "--model.encoder", self.encoder, "--seed_everything", self.seed,
-            *logger, "--trainer.logger.name", "fit", *options,
+            *logger, "--trainer.logger.name", "fit", *self.options,
         )  # fmt: skip
         seconds = time.perf_counter() - started
         best = self.folder / "fit" / "version_0" / "checkpoints" / "best.ckpt"
-        self._tppsd("test", *self.data, "--ckpt_path", best, *logger, "--trainer.logger.name", "test")
+        self._tppsd("test", *self.data, "--ckpt_path", best, *logger, "--trainer.logger.name", "test", *for_test(self.options))
         scores = _last_line(self.folder / "test" / "version_0" / "metrics.csv")
-        result = {"seconds": seconds, "num_parameters": _num_parameters(best), "metrics": scores}
+        result = {"options": self.options, "seconds": seconds, "num_parameters": _num_parameters(best), "metrics": scores}
         temporary = self.folder / f"{RESULT}.{os.getpid()}"
         temporary.write_text(json.dumps(result, indent=1) + "\n")
         os.replace(temporary, self.folder / RESULT)
@@ -74,7 +86,7 @@ class Run:
 
 def main(args: list[str]) -> None:
     """Complete what is missing, then print the table."""
-    options, rest = parse(args)
+    options = parse(args)
     from rich.console import Console
 
     runs = list(wanted(options))
@@ -83,9 +95,13 @@ def main(args: list[str]) -> None:
     if missing:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
     with ThreadPoolExecutor(options.processes) as pool, progress(messages, "training", len(missing)) as advance:
-        for future in as_completed([pool.submit(run.complete, rest) for run in missing]):
-            future.result()
-            advance()
+        try:
+            for future in as_completed([pool.submit(run.complete) for run in missing]):
+                future.result()
+                advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those in progress come to their end
+            raise
     print(markdown(runs))
 
 
@@ -99,11 +115,24 @@ def wanted(options: argparse.Namespace) -> Iterator[Run]:
             data += ("--data.path", str(folder))
         for encoder in options.encoder:
             for seed in options.seed:
-                yield Run(recipe, encoder, seed, options.output / recipe.stem / encoder / f"seed_{seed}", data)
+                folder = options.output / recipe.stem / encoder / f"seed_{seed}"
+                yield Run(recipe, encoder, seed, folder, data, options.fit)
 
 
-def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Command line -> options, and those of `tppsd fit` after `--`."""
+def for_test(options: tuple[str, ...]) -> list[str]:
+    """Those of `tppsd fit` that `tppsd test` needs as well: of the data and of what is compared with."""
+    kept: list[str] = []
+    takes_value = False  # the option before was kept, and its value follows
+    for word in options:
+        is_option = word.startswith("--")
+        is_kept = word.startswith(("--data.", "--renewal_baseline.")) if is_option else takes_value
+        takes_value = is_option and is_kept and "=" not in word
+        kept += [word] if is_kept else []
+    return kept
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Command line -> options; those of `tppsd fit`, after `--`, become `fit`."""
     end = args.index("--") if "--" in args else len(args)
     parser = argparse.ArgumentParser(prog="tppsd recipes", description=DESCRIPTION)
     add = parser.add_argument
@@ -113,7 +142,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--data-root", type=Path, help="folder that holds data sets under the names of their recipes, looked at before the hub")
     add("--output", type=Path, default=Path("outputs/recipes"), help="(default: %(default)s)")
     add("--processes", type=int, default=1, help="runs at a time (default: %(default)s)")
-    return parser.parse_args(args[:end]), args[end + 1 :]
+    return parser.parse_args(args[:end], argparse.Namespace(fit=tuple(args[end + 1 :])))
 
 
 def _last_line(path: Path) -> dict[str, float]:
@@ -146,9 +175,9 @@ def markdown(runs: list[Run]) -> str:
 
 
 def _cell(scores: list[dict[str, float]], name: str, digits: int) -> str:
-    key = f"test/{name}" if f"test/{name}" in scores[0] else f"test/{name}_window"
-    if key not in scores[0]:
+    # likelihoods of the model carry their convention
+    values = [score.get(f"test/{name}", score.get(f"test/{name}_window", math.nan)) for score in scores]
+    if any(map(math.isnan, values)):  # no marks, no truth
         return ""
-    values = [score[key] for score in scores]
     spread = f" ± {stdev(values):.{digits}f}" if name == "nll" and len(values) > 1 else ""
     return f"{mean(values):.{digits}f}{spread}"

@@ -11,6 +11,7 @@ from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
 from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy
 from tppsd.metrics.functional.forecast import marginal_mark_probs, quantiles
 from tppsd.metrics.functional.own_law import law_residuals
+from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import scored_events
 
@@ -21,6 +22,8 @@ class ForecastMetrics(nn.Module):
     - rmse_mean, rmse_median: of the inter-time, with the law's mean and with its median as the forecast, and
     - crps: of the whole law of the inter-time, all three in the data's unit of time;
     - pit_ks: D = sup |F_n(u) - u| of the PITs of inter-times, carried over the ends of windows;
+    - nll_untied: NLL of times and marks without ties (inter-times below the declared floor): at a tie a law can pile up density
+      without limit, which says how times were rounded and nothing about when events happen;
     - mark_accuracy, mark_ece: of the most probable mark at the true inter-time, and
     - mark_accuracy_marginal: of the most probable mark whenever it comes; no marks, no mark scores.
 
@@ -31,6 +34,7 @@ class ForecastMetrics(nn.Module):
         super().__init__()
         self.rmse_mean, self.rmse_median = InterTimeRMSE(), InterTimeRMSE()
         self.crps, self.calibration = InterTimeCRPS(), InterTimeCalibration()
+        self.untied = NegativeLogLikelihood()
         self.mark_accuracy, self.mark_accuracy_marginal, self.mark_ece = MarkAccuracy(), MarkAccuracy(), MarkCalibrationError()
         self.has_marks = num_marks > 1
 
@@ -39,7 +43,10 @@ class ForecastMetrics(nn.Module):
         self.calibration.update(law_residuals(law, batch))
         scored = scored_events(batch, "benchmark")
         law = law[..., :-1][scored]  # (num_events,)
-        inter_times, marks = batch.inter_times[scored].clamp_min(min_inter_time), batch.marks[scored]
+        inter_times, marks = batch.inter_times[scored], batch.marks[scored]
+        is_untied = inter_times >= min_inter_time
+        inter_times = inter_times.clamp_min(min_inter_time)
+        self.untied.update(torch.where(is_untied, law.log_prob(inter_times, marks), 0.0), is_untied)
         self.rmse_mean.update(law.inter_time.mean, inter_times)
         median = torch.tensor([0.5], dtype=torch.float64, device=inter_times.device)
         self.rmse_median.update(quantiles(law.inter_time, median)[0], inter_times)
@@ -53,6 +60,7 @@ class ForecastMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Each float64 (), over all ranks."""
         values = {"rmse_mean": self.rmse_mean.compute(), "rmse_median": self.rmse_median.compute(), "crps": self.crps.compute()}
+        values["nll_untied"] = self.untied.compute()
         values["pit_ks"] = values["crps"].new_tensor(self.calibration.compute().ks_statistic)
         if self.has_marks:
             for name in ("mark_accuracy", "mark_accuracy_marginal", "mark_ece"):
