@@ -138,14 +138,18 @@ class AutoDraftLength:
         return max(((g, expected[g] / seconds(g)) for g in LENGTHS), key=lambda pair: pair[1])
 
     def _cost(self) -> Callable[[int], float]:
-        """Seconds of a round by its length: measured, or on the line through what was measured."""
+        """Seconds of a round by its length: measured, or on the line through what was measured.
+
+        A round without drafts is another kind of work than the shortest draft, so that the line is laid through the others.
+        """
         known = self._seconds.get(self._rows) or next(iter(self._seconds.values()))
         points = {g: (median(values), len(values)) for g, values in known.items() if values}
-        weight = sum(n / t**2 for t, n in points.values())
-        mean_g = sum(n / t**2 * g for g, (t, n) in points.items()) / weight
-        mean_t = sum(n / t for t, n in points.values()) / weight
-        spread = sum(n / t**2 * (g - mean_g) ** 2 for g, (t, n) in points.items())
-        slope = sum(n / t**2 * (g - mean_g) * (t - mean_t) for g, (t, n) in points.items()) / spread if spread else 0.0
+        drafted = {g: point for g, point in points.items() if g} or points
+        weight = sum(n / t**2 for t, n in drafted.values())
+        mean_g = sum(n / t**2 * g for g, (t, n) in drafted.items()) / weight
+        mean_t = sum(n / t for t, n in drafted.values()) / weight
+        spread = sum(n / t**2 * (g - mean_g) ** 2 for g, (t, n) in drafted.items())
+        slope = sum(n / t**2 * (g - mean_g) * (t - mean_t) for g, (t, n) in drafted.items()) / spread if spread else 0.0
         slope = max(slope, 0.002 * mean_t)
         fitted = {g: max(mean_t + slope * (g - mean_g), 0.1 * mean_t) for g in LENGTHS}
-        return lambda g: points[g][0] if g in points and points[g][1] >= 3 else fitted[g]
+        return lambda g: points[g][0] if g in points and (g == 0 or points[g][1] >= 3) else fitted[g]
