@@ -48,6 +48,23 @@ def test_the_length_comes_within_five_percent_of_the_best(acceptance: float, per
     assert events / sum(map(seconds, chosen)) > 0.95 * best
 
 
+def test_fewer_rows_in_flight_do_not_send_it_astray() -> None:
+    """What is known of 16 rows guides the first rounds of 7, then of 3."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = AutoDraftLength()
+    for num_rows in (16,) * 60 + (7,) * 20 + (3,) * 20:
+        g = lengths.choose(num_rows)
+        accepted = (torch.rand(num_rows, g, generator=generator) < 0.95).long().cumprod(1).sum(1)
+        lengths.record(accepted, torch.ones(num_rows, dtype=torch.bool), 1e-3 * (1 + 0.02 * num_rows * g))
+    assert max(g for g, _ in lengths.history) <= 24
+
+
+def test_a_round_without_drafts_does_not_tilt_the_costs() -> None:
+    """A drafted round costs a fixed amount more than a round without drafts: beyond that, long drafts are cheap."""
+    lengths = simulate(0.95, lambda g: 1e-3 * (2 if g == 0 else 10 + 0.1 * g), 16)
+    assert min(g for g, _ in lengths.history[5:]) >= 16
+
+
 def test_it_adapts_when_acceptance_falls() -> None:
     generator = torch.Generator().manual_seed(0)
     lengths = AutoDraftLength()

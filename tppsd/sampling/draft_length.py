@@ -23,6 +23,7 @@ LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_AUTO_LENGTH)
 _FIRST = (8, 16, 0, 24, 4)  # tried before anything is known
 _PROBE_EVERY = 32  # rounds: then a neighbour of the best length has a turn
 _MEMORY = 2000.0  # tested events that an estimate of the acceptance looks back
+_ENOUGH = 4  # lengths measured for a line of their own
 _TIMINGS = 9  # of a length, of which the median counts
 _PRIOR = 8.0  # events by which the acceptance at a position leans on that of the one before
 
@@ -140,9 +141,12 @@ class AutoDraftLength:
     def _cost(self) -> Callable[[int], float]:
         """Seconds of a round by its length: measured, or on the line through what was measured.
 
-        A round without drafts is another kind of work than the shortest draft, so that the line is laid through the others.
+        A round without drafts is another kind of work than the shortest draft, so that the line is laid through the others. A
+        number of rows with few lengths measured borrows the seconds of the one with the most: what matters is how they grow.
         """
-        known = self._seconds.get(self._rows) or next(iter(self._seconds.values()))
+        known = self._seconds.get(self._rows, {})
+        if len(known) < _ENOUGH:
+            known = max(self._seconds.values(), key=len)
         points = {g: (median(values), len(values)) for g, values in known.items() if values}
         drafted = {g: point for g, point in points.items() if g} or points
         weight = sum(n / t**2 for t, n in drafted.values())
