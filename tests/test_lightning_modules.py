@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.functional.likelihood import model_nll
 from tppsd.models.checkpoint import FORMAT_VERSION
 from tppsd.models.renewal import fit_renewal
+from tppsd.models.transformer_tpp import TransformerTPP
 
 
 @pytest.mark.parametrize("encoder", ["thp", "sahp", "attnhp"])
@@ -31,6 +33,19 @@ def test_two_steps_move_every_parameter(encoder: str, process: str) -> None:
     trainer(max_steps=2).fit(module, datamodule=data)
     assert all(p.grad is not None for p in module.parameters())
     assert all(not torch.equal(before[name], p) for name, p in module.named_parameters())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_model_trains_to_the_same_weights(tmp_path: Path) -> None:
+    data, weights = small_data(), []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        module = TargetTPP(data.num_marks, num_layers=1, mark_decoder="independent", compile=compiled, **SMALL)
+        model = load(fitted(module, tmp_path / f"{compiled}.ckpt", data, max_steps=3))
+        assert isinstance(model, TransformerTPP)
+        weights.append(dict(model.named_parameters()))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-5)
 
 
 def test_default_sizes_of_target_and_draft() -> None:

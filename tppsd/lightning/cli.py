@@ -25,7 +25,7 @@ from tppsd.models.checkpoint import CHECKPOINT_KEY
 CLASS_OF_ROLE = {module.role: f"{module.__module__}.{module.__qualname__}" for module in (TargetTPP, DraftTPP)}
 CSV_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outputs", "name": "fit"}}
 DATA_CLASS = "tppsd.data.datamodule.EventDataModule"
-FIT_DEFAULTS = {"max_epochs": 100, "gradient_clip_val": 1.0, "log_every_n_steps": 10, "logger": CSV_LOGGER}
+FIT_DEFAULTS: dict[str, Any] = {"max_epochs": 100, "gradient_clip_val": 1.0, "log_every_n_steps": 10, "logger": CSV_LOGGER}
 STOPPING = {"monitor": "val/nll", "patience": 10}
 CHECKPOINTS = {
     "monitor": "val/nll",

@@ -1,0 +1,131 @@
+"""Training speed: `fit`, with what surrounds a step there, beside the same steps in a bare PyTorch loop."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from rich.table import Table
+
+from tppsd.data.datamodule import EventDataModule
+from tppsd.data.sequences import EventBatch
+from tppsd.lightning.cli import FIT_DEFAULTS
+from tppsd.lightning.modules import TargetTPP
+from tppsd.models.likelihood import likelihood_parts
+
+_WARM_UP = 5  # steps, not timed
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Events per second of one model, by run: of `fit`, and of the bare loop that ran just before or after it."""
+
+    name: str
+    fit: list[float]
+    bare: list[float]
+
+    @property
+    def overhead(self) -> float:
+        """Share of a step's time in `fit` that the bare loop does without: median of the pairs."""
+        return median(1 - fit / bare for fit, bare in zip(self.fit, self.bare, strict=True))
+
+
+def throughput(name: str, build: Callable[[], TargetTPP], data: EventDataModule, num_steps: int, repeats: int) -> Throughput:
+    """Time `num_steps` training steps on the same batches in both ways, `repeats` times by turns."""
+    result = Throughput(name, [], [])
+    for run in range(repeats):
+        ways = [(result.fit, fit_speed), (result.bare, bare_speed)]
+        for speeds, measure in ways if run % 2 else reversed(ways):
+            torch.manual_seed(run)
+            speeds.append(measure(build(), data, num_steps))
+    return result
+
+
+def fit_speed(module: TargetTPP, data: EventDataModule, num_steps: int) -> float:
+    """Events per second of `Trainer.fit` as `tppsd fit` sets it up, loading, padding, logging and progress bar included, without
+    validation and checkpoints: those are another kind of work."""
+    watch = _Stopwatch()
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # no bar within the bar
+        options: dict[str, Any] = FIT_DEFAULTS | {"max_epochs": 1_000_000, "logger": CSVLogger(folder)}
+        trainer = Trainer(
+            **options, max_steps=_WARM_UP + num_steps, limit_val_batches=0, enable_checkpointing=False,
+            enable_model_summary=False, callbacks=[watch],
+        )  # fmt: skip
+        trainer.fit(module, datamodule=data)
+    return watch.num_events / watch.seconds
+
+
+class _Stopwatch(Callback):
+    """Counts events and seconds of the steps after the first few."""
+
+    def __init__(self) -> None:
+        self.num_events, self.seconds, self._started = 0, 0.0, 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: EventBatch, batch_idx: int
+    ) -> None:
+        if trainer.global_step == _WARM_UP:
+            self._started = time.perf_counter()
+        elif trainer.global_step > _WARM_UP:
+            self.num_events += int(batch.mask.sum())
+            self.seconds = time.perf_counter() - self._started
+
+
+def bare_speed(module: TargetTPP, data: EventDataModule, num_steps: int) -> float:
+    """Events per second of a loop over batches that are ready, without anything but the model and its optimiser."""
+    model = module.model
+    model.set_statistics(data.statistics)
+    module.compile_model()
+    optimizer = module.optimizer_factory(model.parameters())
+    batches = list(islice(_endless(data), _WARM_UP + num_steps))
+    for i, batch in enumerate(batches):
+        if i == _WARM_UP:
+            started = time.perf_counter()
+        time_, mark, survival = likelihood_parts(model(batch), batch, model.statistics.min_inter_time)
+        loss = -(time_ + mark + survival).sum() / batch.mask.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), FIT_DEFAULTS["gradient_clip_val"])
+        optimizer.step()
+    seconds = time.perf_counter() - started
+    return sum(int(batch.mask.sum()) for batch in batches[_WARM_UP:]) / seconds
+
+
+def _endless(data: EventDataModule) -> Iterator[EventBatch]:
+    """The training batches of epoch after epoch, in the order of `fit`."""
+    loader = data.train_dataloader()
+    epoch = 0
+    while True:
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        yield from loader
+        epoch += 1
+
+
+def padding(data: EventDataModule, num_steps: int) -> float:
+    """Share of the training batches' positions that hold no event."""
+    batches = list(islice(_endless(data), num_steps))
+    return 1 - sum(int(batch.mask.sum()) for batch in batches) / sum(batch.mask.numel() for batch in batches)
+
+
+def table(rows: list[Throughput]) -> Table:
+    """One line per model, medians with the smallest and the largest run."""
+    result = Table(title="Training, events per second")
+    for column in ("encoder", "bare loop", "fit", "overhead of fit"):
+        result.add_column(column, justify="left" if column == "encoder" else "right")
+    for row in rows:
+        result.add_row(row.name, _spread(row.bare), _spread(row.fit), f"{100 * row.overhead:.0f} %")
+    return result
+
+
+def _spread(values: list[float]) -> str:
+    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
