@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ from small_models import ENCODERS, random_batch, random_sequence, small_model
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
+from tppsd.metrics.functional import model_nll, nll_by_time, process_nll
+from tppsd.processes.poisson import InhomogeneousPoisson
+from tppsd.processes.presets import preset
 
 
 @torch.no_grad()
@@ -73,6 +78,40 @@ def test_a_batch_of_empty_windows_is_scored_by_its_silence() -> None:
     expected = model(batch)[:, 0].log_survival(batch.t_end - batch.t_start)
     assert torch.equal(model.log_likelihood(batch), expected)
     assert torch.equal(model.log_likelihood(batch, "benchmark"), torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("source", ["model", "process"])
+def test_stretches_of_a_window_add_up_to_the_whole(source: str) -> None:
+    process = preset("multivariate_hawkes").process
+    sequences = process.simulate(4, t_end=12.0)
+    nll = partial(process_nll, process) if source == "process" else partial(model_nll, small_model("thp", num_marks=2).double())
+    edges = [3.0, 4.0, 12.0]
+    in_stretch = [
+        sum(int(((s.event_times > a) & (s.event_times <= b)).sum()) for s in sequences) for a, b in pairwise([0, *edges])
+    ]
+    stretches = nll_by_time(nll, sequences, edges)
+    total = sum(n * value for n, value in zip(in_stretch, stretches, strict=True))
+    assert total / sum(in_stretch) == pytest.approx(nll(sequences), rel=1e-6)
+    first = [s.prefix(int((s.event_times <= 3.0).sum()), t_end=3.0) for s in sequences]
+    assert stretches[0] == pytest.approx(nll(first), rel=1e-12)
+    assert len(set(stretches)) == 3
+
+
+def test_the_stretches_of_a_poisson_process_are_known() -> None:
+    """Rate r, n events in time d: (r d - n log r) / n per event, whatever came before."""
+    sequences = [EventSequence.of([0.5, 1.5, 1.75, 3.5], t_start=0.0, t_end=5.0)]
+    process = InhomogeneousPoisson(scale=2.0, base=1.0, frequency=0.0)  # 2 (1 + sin 0)
+    expected = [(2 * d - n * math.log(2)) / n for n, d in ((1, 1.0), (2, 1.0), (1, 3.0))]
+    assert nll_by_time(partial(process_nll, process), sequences, [1.0, 2.0, 5.0]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_stretches_that_say_nothing_are_refused() -> None:
+    sequences = [EventSequence.of([0.5, 1.5], t_start=0.0, t_end=5.0)]
+    nll = partial(process_nll, preset("hawkes").process)
+    with pytest.raises(ValueError, match=r"the latest edge is 6, but a sequence is observed until 5 only"):
+        nll_by_time(nll, sequences, [2.0, 6.0])
+    with pytest.raises(ValueError, match=r"no event comes in the stretch that ends at 4"):
+        nll_by_time(nll, sequences, [1.0, 2.0, 4.0])
 
 
 def test_an_unknown_convention_is_named() -> None:

@@ -5,6 +5,7 @@ Figures are made without pyplot: no global state, no display, nothing to close. 
 safe (Okabe and Ito 2008; Tol 2021).
 """
 
+from tppsd.plots.likelihood import nll_by_time_plot
 from tppsd.plots.rounds import accepted_counts_plot, accepted_paths_plot
 from tppsd.plots.sequences import intensity_plot, raster
 from tppsd.plots.style import AUTOREGRESSIVE, REAL, SPECULATIVE, save
@@ -18,6 +19,7 @@ __all__ = [
     "accepted_paths_plot",
     "intensity_plot",
     "ks_plot",
+    "nll_by_time_plot",
     "raster",
     "save",
 ]

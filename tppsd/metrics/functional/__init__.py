@@ -11,7 +11,14 @@ from tppsd.metrics.functional.calibration import PITCalibration, confidence_bins
 from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlation
 from tppsd.metrics.functional.forecast import marginal_mark_probs, mark_accuracy, quantiles, rmse
 from tppsd.metrics.functional.independence import IndependenceResult, lag1_independence, pair_independence
-from tppsd.metrics.functional.likelihood import history_share, likelihood_discrepancy, model_nll, nll_per_event, process_nll
+from tppsd.metrics.functional.likelihood import (
+    history_share,
+    likelihood_discrepancy,
+    model_nll,
+    nll_by_time,
+    nll_per_event,
+    process_nll,
+)
 from tppsd.metrics.functional.overlap import Overlap, overlap, stratified_inter_times
 from tppsd.metrics.functional.own_law import law_residuals, own_law_residuals
 from tppsd.metrics.functional.permutation import PermutationResult, event_counts, mark_totals, permutation_test, time_counts
@@ -58,6 +65,7 @@ __all__ = [
     "mark_accuracy",
     "mark_totals",
     "model_nll",
+    "nll_by_time",
     "nll_per_event",
     "optimal_acceptance",
     "overlap",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,36 @@ def model_nll(model: LikelihoodModel, sequences: Sequence[EventSequence], conven
 def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
     """The same of a ground-truth process (tppsd.processes.Process), `window` convention."""
     return -sum(process.log_likelihood(s) for s in sequences) / sum(s.num_scored for s in sequences)
+
+
+def nll_by_time(
+    nll: Callable[[Sequence[EventSequence]], float], sequences: Sequence[EventSequence], edges: Sequence[float]
+) -> list[float]:
+    """NLL per event of each stretch of the window, given all before it: from the window's start to edges[0], from there to
+    edges[1] and so on (`window` convention).
+
+    log L of a stretch is that of the window until its end minus that of the window until its start.
+
+    Args:
+        nll: NLL per event of sequences, such as `partial(model_nll, model)` or `partial(process_nll, process)`.
+        sequences: with known windows, that last until the latest edge at least.
+        edges: ascending, in the sequences' unit; some event comes before each, and between any two.
+
+    Raises:
+        ValueError: a sequence ends before the latest edge, or a stretch has no event.
+    """
+    if (shortest := min(sequence.window_end for sequence in sequences)) < edges[-1]:
+        raise ValueError(f"the latest edge is {edges[-1]:g}, but a sequence is observed until {shortest:g} only")
+    before, num_before, result = 0.0, 0, []
+    for edge in edges:
+        until = [sequence.prefix(int((sequence.event_times <= edge).sum()), t_end=edge) for sequence in sequences]
+        num_events = sum(sequence.num_scored for sequence in until)
+        if num_events == num_before:
+            raise ValueError(f"no event comes in the stretch that ends at {edge:g}: choose fewer edges")
+        total = nll(until) * num_events
+        result.append((total - before) / (num_events - num_before))
+        before, num_before = total, num_events
+    return result
 
 
 def history_share(nll: float, renewal_nll: float, true_nll: float) -> float:
