@@ -22,6 +22,7 @@ from tppsd.benchmark.table import TABLE_COLUMNS, averaged
 from tppsd.charts import ticks
 from tppsd.commands import benchmark
 from tppsd.data.sequences import EventSequence
+from tppsd.models.checkpoint import load
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 
@@ -123,6 +124,31 @@ def test_a_plan_from_data_to_page(tmp_path, events, monkeypatch, capsys):
     assert len(trained) == 4
     benchmark.main([*arguments, "--draft-length", "2", "--repeats", "1"])
     assert {path: path.stat().st_mtime_ns for path in trained} == trained  # a second call trains nothing
+
+
+def test_drafts_are_distilled_from_the_target_of_the_same_cell(tmp_path, monkeypatch, capsys):
+    """By name of the data and from a checkpoint; drafts of likelihood alone keep a place of their own."""
+    monkeypatch.chdir(tmp_path)
+    plan = """
+data: [multivariate_hawkes]
+target: {num_layers: 1, embed_dim: 8, num_components: 4}
+drafts: [{embed_dim: 4, num_components: 2}]
+training: {target_seconds: 0.2, draft_seconds: 0.2, num_sequences: 20, distilled: true, draft_learning_rate: 0.01}
+draft_lengths: [2]
+repeats: 1
+num_events: 4
+"""
+    benchmark.main(["--config", plan_file(tmp_path, plan), "--json"])
+    kept = {path: load(path) for path in tmp_path.glob("outputs/benchmark/checkpoints/*.ckpt")}
+    records = {path: torch.load(path, weights_only=True)["tppsd"] for path in kept}
+    (draft,) = [path for path, record in records.items() if record["role"] == "draft"]
+    (target,) = [path for path, record in records.items() if record["role"] == "target"]
+    assert records[draft]["distilled_from"] == kept[target].content_hash()
+    benchmark.main(["--config", plan_file(tmp_path, plan), "--json", "--target", str(target)])
+    assert set(tmp_path.glob("outputs/benchmark/checkpoints/*.ckpt")) == set(kept)  # the same target, by its file
+    benchmark.main(["--config", plan_file(tmp_path, plan.replace("distilled: true, ", "")), "--json"])
+    assert len(list(tmp_path.glob("outputs/benchmark/checkpoints/*.ckpt"))) == 3
+    assert len(rows_of(capsys.readouterr().out)) == 6
 
 
 def test_every_sampler_has_a_row(tmp_path, capsys):
@@ -247,7 +273,7 @@ def test_the_papers_numbers_belong_to_what_the_plan_runs(file):
 def test_tables_and_figures_of_the_paper_exist_in_both_sizes():
     wanted = {*(f"table{i}" for i in range(1, 7)), *(f"figure{i}" for i in (2, 3, 5, 6))}
     assert {file.stem for file in CONFIGS.glob("*.yaml")} == wanted
-    assert {file.stem for file in (CONFIGS / "small").glob("*.yaml")} == wanted | {"size"}
+    assert {file.stem for file in (CONFIGS / "small").glob("*.yaml")} == wanted | {"size", "deep"}
 
 
 def test_small_plans_share_their_models():

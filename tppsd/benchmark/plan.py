@@ -47,19 +47,24 @@ class Training:
     """How models are trained where no checkpoint is given.
 
     Attributes:
+        distilled: drafts are trained to agree with their target (tppsd.lightning.distillation) instead of with the data.
         target_seconds, draft_seconds: wall-clock budgets, for which the learning rate is planned; null: until `max_epochs`, or
             until val/nll has not fallen for `patience` epochs, at a constant learning rate.
         batch_size: sequences per step; null: so many that a step has about 1,100 events.
+        learning_rate: the largest.
+        draft_learning_rate: of drafts; null: the same.
         num_sequences: of a simulated process, in all splits together.
         max_scored_events: of the validation split; null: all. It bounds what validation takes of a short budget.
     """
 
+    distilled: bool = False
     target_seconds: float | None = 120.0
     draft_seconds: float | None = 30.0
     max_epochs: int = 1000
     patience: int = 20
     batch_size: int | None = None
     learning_rate: float = 3e-3
+    draft_learning_rate: float | None = None
     num_sequences: int | None = None
     max_scored_events: int | None = 8000
 

@@ -45,7 +45,7 @@ class RenewalBaseline(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        if self._nll is None and self.num_steps > 0 and data is not None and data.sequences("validation"):
+        if self._nll is None and self.num_steps > 0 and isinstance(data, EventDataModule) and data.sequences("validation"):
             self._nll = self._score(data, "validation")
 
     def _score(self, data: EventDataModule, split: str) -> float:
@@ -61,7 +61,7 @@ class RenewalBaseline(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         data = getattr(trainer, "datamodule", None)
-        if self.num_steps == 0 or data is None:
+        if self.num_steps == 0 or not isinstance(data, EventDataModule):
             return
         scores = {"test/nll_renewal": self._score(data, "test")}
         if data.process_object is not None:
