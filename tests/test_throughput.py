@@ -24,7 +24,7 @@ def test_both_ways_take_the_same_steps() -> None:
 
 
 def test_overhead_is_of_pairs() -> None:
-    assert training.Throughput("thp", [90.0, 50.0, 8.0], [100.0, 100.0, 10.0]).overhead == pytest.approx(0.2)
+    assert training.Throughput("thp", [90.0, 50.0, 8.0], [100.0, 100.0, 10.0], [None] * 3).overhead == pytest.approx(0.2)
 
 
 def test_the_command_prints_a_line_per_encoder(capsys: pytest.CaptureFixture[str]) -> None:

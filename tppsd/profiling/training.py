@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rich.table import Table
 
+from tppsd.benchmark.memory import PeakMemory
 from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.cli import FIT_DEFAULTS
@@ -28,11 +29,13 @@ _WARM_UP = 5  # steps, not timed
 
 @dataclass(frozen=True)
 class Throughput:
-    """Events per second of one model, by run: of `fit`, and of the bare loop that ran just before or after it."""
+    """Events per second of one model, by run: of `fit`, and of the bare loop that ran just before or after it. `memory` is what
+    each run of `fit` took at its peak, in bytes, beyond what the process held before; None where the system does not say."""
 
     name: str
     fit: list[float]
     bare: list[float]
+    memory: list[int | None]
 
     @property
     def overhead(self) -> float:
@@ -42,12 +45,15 @@ class Throughput:
 
 def throughput(name: str, build: Callable[[], TargetTPP], data: EventDataModule, num_steps: int, repeats: int) -> Throughput:
     """Time `num_steps` training steps on the same batches in both ways, `repeats` times by turns."""
-    result = Throughput(name, [], [])
+    result = Throughput(name, [], [], [])
     for run in range(repeats):
         ways = [(result.fit, fit_speed), (result.bare, bare_speed)]
         for speeds, measure in ways if run % 2 else reversed(ways):
             torch.manual_seed(run)
-            speeds.append(measure(build(), data, num_steps))
+            with PeakMemory() as peak:
+                speeds.append(measure(build(), data, num_steps))
+            if measure is fit_speed:
+                result.memory.append(peak.bytes)
     return result
 
 
@@ -120,10 +126,12 @@ def padding(data: EventDataModule, num_steps: int) -> float:
 def table(rows: list[Throughput]) -> Table:
     """One line per model, medians with the smallest and the largest run."""
     result = Table(title="Training, events per second")
-    for column in ("encoder", "bare loop", "fit", "overhead of fit"):
+    for column in ("encoder", "bare loop", "fit", "overhead of fit", "memory of fit"):
         result.add_column(column, justify="left" if column == "encoder" else "right")
     for row in rows:
-        result.add_row(row.name, _spread(row.bare), _spread(row.fit), f"{100 * row.overhead:.0f} %")
+        known = [size for size in row.memory if size is not None]
+        memory = f"{max(known) / 2**20:,.0f} MiB" if known else ""
+        result.add_row(row.name, _spread(row.bare), _spread(row.fit), f"{100 * row.overhead:.0f} %", memory)
     return result
 
 
