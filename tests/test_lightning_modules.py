@@ -20,7 +20,6 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.functional.likelihood import model_nll
 from tppsd.models.checkpoint import FORMAT_VERSION
 from tppsd.models.renewal import fit_renewal
-from tppsd.models.transformer_tpp import TransformerTPP
 
 
 @pytest.mark.parametrize("encoder", ["thp", "sahp", "attnhp"])
@@ -36,16 +35,16 @@ def test_two_steps_move_every_parameter(encoder: str, process: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_model_trains_to_the_same_weights(tmp_path: Path) -> None:
-    data, weights = small_data(), []
+def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+    """Weights without a gradient (a key's bias) move with its rounding errors, so that likelihoods are compared."""
+    data, scores = small_data(), []
     for compiled in (False, True):
         torch.manual_seed(0)
         module = TargetTPP(data.num_marks, num_layers=1, mark_decoder="independent", compile=compiled, **SMALL)
+        before = model_nll(module.model, data.sequences("test"))
         model = load(fitted(module, tmp_path / f"{compiled}.ckpt", data, max_steps=3))
-        assert isinstance(model, TransformerTPP)
-        weights.append(dict(model.named_parameters()))
-    for name, weight in weights[0].items():
-        torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-5)
+        scores.append(model_nll(model, data.sequences("test")))
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5) and abs(scores[0] - before) > 1e-3
 
 
 def test_default_sizes_of_target_and_draft() -> None:
