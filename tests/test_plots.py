@@ -136,12 +136,12 @@ def test_accepted_paths_plot_has_a_branch_per_node(tmp_path: Path) -> None:
 
 
 def test_nll_by_time_plot_shows_the_excess_over_the_truth(tmp_path: Path) -> None:
-    curves = {"thp": [1.5, 2.0], "rotary": [1.25, 1.25]}
+    curves = {"thp": [1.5, 2.0], "sahp": [1.25, 1.25]}
     figure = plots.nll_by_time_plot([20.0, 100.0], curves, truth=[1.0, 1.25], trained_until=20.0, unit="day")
     drawn(figure, tmp_path)
     (axes,) = figure.axes
     shown = {str(patch.get_label()): patch.get_data() for patch in axes.patches}
-    assert shown["thp"].values.tolist() == [0.5, 0.75] and shown["rotary"].values.tolist() == [0.25, 0.0]
+    assert shown["thp"].values.tolist() == [0.5, 0.75] and shown["sahp"].values.tolist() == [0.25, 0.0]
     assert shown["thp"].edges.tolist() == [0.0, 20.0, 100.0]
     assert "[day]" in texts(figure) and [text.get_text() for text in axes.texts] == ["windows end here in training"]
 

@@ -29,6 +29,6 @@ def test_overhead_is_of_pairs() -> None:
 
 def test_the_command_prints_a_line_per_encoder(capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--num-layers", "1", "--num-steps", "2", "--repeats", "1"]
-    throughput.main(["--data", "multivariate_hawkes", "--encoder", "thp", "rotary", *size])
+    throughput.main(["--data", "multivariate_hawkes", "--encoder", "thp", "attnhp", *size])
     printed = capsys.readouterr().out
-    assert "thp" in printed and "rotary" in printed and "overhead of fit" in printed
+    assert "thp" in printed and "attnhp" in printed and "overhead of fit" in printed

@@ -52,7 +52,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tppsd throughput", description=DESCRIPTION)
     add = parser.add_argument
     add("--data", default="multivariate_hawkes", help="process preset, folder or hub id (default: %(default)s)")
-    add("--encoder", nargs="+", default=["thp", "sahp", "attnhp", "rotary"], help="which to train (default: all)")
+    add("--encoder", nargs="+", default=["thp", "sahp", "attnhp"], help="which to train (default: all)")
     add("--num-layers", type=int, default=3, help="layers of the model (default: %(default)s)")
     add("--batch-size", type=int, default=16, help="sequences per step (default: %(default)s)")
     add("--num-steps", type=int, default=60, help="timed steps of a run (default: %(default)s)")
