@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning_helpers import SMALL, fitted, small_data, trainer
 
 from tppsd import DraftTPP, TargetTPP, load
@@ -52,6 +55,29 @@ def test_default_sizes_of_target_and_draft() -> None:
     assert TargetTPP(3).model.num_layers == 2
     assert DraftTPP(3).model.num_layers == 1
     assert TargetTPP(3).forward(EventBatch.from_sequences(small_data().sequences("train")[:2])) is not None
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_training_nll_is_the_mean_since_the_last_log(accumulated: int, tmp_path: Path) -> None:
+    """Over all events of three steps, whatever their batches; steps in between leave no line."""
+    seen: list[tuple[float, int]] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: object, pl_module: object, outputs: Any, batch: EventBatch, batch_idx: int) -> None:
+            seen.append((accumulated * float(outputs["loss"]), int(batch.mask.sum())))  # Lightning divides it
+
+    data = small_data(batch_size=2)
+    options = {
+        "logger": CSVLogger(tmp_path),
+        "log_every_n_steps": 3,
+        "accumulate_grad_batches": accumulated,
+        "callbacks": [Watch()],
+    }
+    trainer(max_steps=6, max_epochs=2, limit_val_batches=0, **options).fit(TargetTPP(data.num_marks, **SMALL), datamodule=data)
+    logged = pd.read_csv(next(tmp_path.rglob("metrics.csv")))["train/nll"].tolist()
+    stretches = [seen[: 3 * accumulated], seen[3 * accumulated :]]
+    expected = [sum(loss * n for loss, n in part) / sum(n for _, n in part) for part in stretches]
+    assert len(seen) == 6 * accumulated and logged == pytest.approx(expected, rel=1e-5)
 
 
 def test_metrics_are_sums_over_all_sequences() -> None:

@@ -170,23 +170,22 @@ class EventBatch(NamedTuple):
         if not rows:
             raise ValueError("an EventBatch needs at least one sequence; got an empty list")
         skip = [int(row.first_is_given) for row in rows]
-        length = max(row.num_scored for row in rows)
-        event_times = torch.tensor([row.window_end for row in rows], dtype=torch.float64).unsqueeze(1).repeat(1, length)
-        inter_times = torch.ones(len(rows), length, dtype=torch.float64)
-        marks = torch.zeros(len(rows), length, dtype=torch.int64)
-        for i, row in enumerate(rows):
-            n = row.num_scored
-            event_times[i, :n] = row.event_times[skip[i] :]
-            inter_times[i, :n] = row.inter_times[skip[i] :]
-            marks[i, :n] = row.marks[skip[i] :]
         lengths = torch.tensor([row.num_scored for row in rows])
+        ends = torch.tensor([row.window_end for row in rows], dtype=torch.float64)
+        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        event_times = ends.unsqueeze(1).repeat(1, mask.shape[1])
+        inter_times = torch.ones_like(event_times)
+        marks = torch.zeros_like(event_times, dtype=torch.int64)
+        event_times[mask] = torch.cat([row.event_times[n:] for row, n in zip(rows, skip, strict=True)]).double()
+        inter_times[mask] = torch.cat([row.inter_times[n:] for row, n in zip(rows, skip, strict=True)]).double()
+        marks[mask] = torch.cat([row.marks[n:] for row, n in zip(rows, skip, strict=True)]).long()
         return cls(
             event_times,
             inter_times,
             marks,
-            torch.arange(length) < lengths.unsqueeze(1),
+            mask,
             torch.tensor([row.window_start for row in rows], dtype=torch.float64),
-            torch.tensor([row.window_end for row in rows], dtype=torch.float64),
+            ends,
             torch.tensor([int(row.marks[0]) if given else NO_MARK for row, given in zip(rows, skip, strict=True)]),
             torch.tensor([row.index for row in rows]),
         )

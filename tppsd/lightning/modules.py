@@ -16,6 +16,7 @@ from tppsd.lightning.baseline import poisson_log_likelihood
 from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.schedule import WarmupCosine
+from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
 from tppsd.models.law import NextEventLaw
@@ -124,6 +125,7 @@ class TPPModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self._need_statistics()
+        self._step_means = StepMeans(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_validation_start(self) -> None:
         self._need_statistics()
@@ -153,13 +155,13 @@ class TPPModule(LightningModule):
         return distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
 
     def _mean_over_processes(self, name: str, total: Tensor, count: Tensor) -> Tensor:
-        """Log the sum of `total` over processes / sum of `count`, and return this process's total * number of processes / sum of
-        `count`: the mean of gradients that DDP takes over processes is then the gradient of what is logged."""
+        """Log the sum of `total` over processes / sum of `count`, over the steps of StepMeans, and return this process's total *
+        number of processes / sum of `count`: the mean of gradients that DDP takes is then the gradient of what is logged."""
         totals = torch.stack([total.detach().double(), count.double()])
-        global_total, global_count = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        global_count = global_count.clamp_min(1)
-        self.log(name, global_total / global_count, prog_bar=True, batch_size=1)
-        return total * self.trainer.world_size / global_count.to(total.dtype)
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        if (mean := self._step_means.add(name, totals, self.global_step)) is not None:
+            self.log(name, mean, prog_bar=True, batch_size=1)
+        return total * self.trainer.world_size / totals[1].clamp_min(1).to(total.dtype)
 
     def validation_step(self, batch: EventBatch, batch_idx: int) -> None:
         law = self.model(batch)
