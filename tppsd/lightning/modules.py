@@ -125,6 +125,8 @@ class TPPModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self._need_statistics()
+
+    def on_train_start(self) -> None:
         self._step_means = StepMeans(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_validation_start(self) -> None:
