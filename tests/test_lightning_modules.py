@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning_helpers import SMALL, fitted, small_data, trainer
 
@@ -44,6 +44,7 @@ def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
         before = model_nll(module.model, data.sequences("test"))
         model = load(fitted(module, tmp_path / f"{compiled}.ckpt", data, max_steps=3))
         scores.append(model_nll(model, data.sequences("test")))
+        assert (module.model._compiled_call_impl is not None) == compiled  # what a call of the module runs
     assert scores[1] == pytest.approx(scores[0], abs=1e-5) and abs(scores[0] - before) > 1e-3
 
 
@@ -227,3 +228,20 @@ def test_testing_says_how_much_of_the_history_was_learnt() -> None:
     share = (renewal - scores["test/nll_window"]) / (renewal - true)
     assert scores["test/history_share"] == pytest.approx(share, rel=1e-4)
     assert "test/nll_renewal" not in trainer(callbacks=[RenewalBaseline(0)]).test(module, datamodule=data, verbose=False)[0]
+
+
+def test_another_data_module_trains_without_the_baseline() -> None:
+    """Loaders, `num_marks` and `statistics` are enough to fit; a renewal model needs the sequences."""
+    source = small_data()
+
+    class Loaders(LightningDataModule):
+        num_marks, statistics = source.num_marks, source.statistics
+        train_dataloader, val_dataloader, test_dataloader = (
+            source.train_dataloader, source.val_dataloader, source.test_dataloader,
+        )  # fmt: skip
+
+    module, data = TargetTPP(2, **SMALL), Loaders()
+    run = trainer(callbacks=[RenewalBaseline(num_steps=5)])
+    run.fit(module, datamodule=data)
+    assert "val/nll" in run.callback_metrics and "val/nll_renewal" not in run.callback_metrics
+    assert "test/nll_renewal" not in run.test(module, datamodule=data, verbose=False)[0]

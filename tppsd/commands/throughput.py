@@ -33,11 +33,10 @@ def main(args: list[str]) -> None:
     data = EventDataModule(**source, batch_size=options.batch_size)
     rows = []
     console = Console(width=None if sys.stdout.isatty() else 120)
-    with progress(Console(stderr=True), "training", len(options.encoder)) as advance:
+    with progress(Console(stderr=True), "training", 2 * options.repeats * len(options.encoder)) as advance:
         for name in options.encoder:
             build = partial(TargetTPP, data.num_marks, name, num_layers=options.num_layers, compile=options.compile)
-            rows.append(throughput(name, build, data, options.num_steps, options.repeats))
-            advance()
+            rows.append(throughput(name, build, data, options.num_steps, options.repeats, advance))
     share = padding(data, options.num_steps)
     console.print(
         f"{data.dataset_name}, {options.num_layers} layers, batches of {options.batch_size} sequences, "

@@ -22,7 +22,6 @@ from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.cli import FIT_DEFAULTS
 from tppsd.lightning.modules import TargetTPP
-from tppsd.models.likelihood import likelihood_parts
 
 _WARM_UP = 5  # steps, not timed
 
@@ -43,8 +42,13 @@ class Throughput:
         return median(1 - fit / bare for fit, bare in zip(self.fit, self.bare, strict=True))
 
 
-def throughput(name: str, build: Callable[[], TargetTPP], data: EventDataModule, num_steps: int, repeats: int) -> Throughput:
-    """Time `num_steps` training steps on the same batches in both ways, `repeats` times by turns."""
+def throughput(
+    name: str, build: Callable[[], TargetTPP], data: EventDataModule, num_steps: int, repeats: int, advance: Callable[[], None]
+) -> Throughput:
+    """Time `num_steps` training steps on the same batches in both ways, `repeats` times by turns.
+
+    `advance` is called after each run.
+    """
     result = Throughput(name, [], [], [])
     for run in range(repeats):
         ways = [(result.fit, fit_speed), (result.bare, bare_speed)]
@@ -54,6 +58,7 @@ def throughput(name: str, build: Callable[[], TargetTPP], data: EventDataModule,
                 speeds.append(measure(build(), data, num_steps))
             if measure is fit_speed:
                 result.memory.append(peak.bytes)
+            advance()
     return result
 
 
@@ -97,8 +102,7 @@ def bare_speed(module: TargetTPP, data: EventDataModule, num_steps: int) -> floa
     for i, batch in enumerate(batches):
         if i == _WARM_UP:
             started = time.perf_counter()
-        time_, mark, survival = likelihood_parts(model(batch), batch, model.statistics.min_inter_time)
-        loss = -(time_ + mark + survival).sum() / batch.mask.sum()
+        loss = -model.log_likelihood(batch).sum() / batch.mask.sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), FIT_DEFAULTS["gradient_clip_val"])
