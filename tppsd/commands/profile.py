@@ -28,7 +28,7 @@ def main(args: list[str]) -> None:
     machine = Machine.measured(model_device(pair.target))
     samplers = {
         "autoregressive": (None, SamplingOptions("autoregressive")),
-        f"speculative, {options.draft}": (
+        f"speculative, {_who_drafts(options)}": (
             pair.draft,
             SamplingOptions("speculative", options.draft_length, options.rule, draft_passes=options.draft_passes),
         ),
@@ -48,6 +48,15 @@ def main(args: list[str]) -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(written(profiles, machine), indent=1) + "\n")
         pair.console.print(f"Written: {options.json}", highlight=False, soft_wrap=True)
+
+
+def _who_drafts(options: argparse.Namespace) -> str:
+    """For a heading: a checkpoint's path would be wider than the table."""
+    from tppsd.sampling.resolve import DRAFTER_NAMES
+
+    if options.draft in DRAFTER_NAMES:
+        return str(options.draft)
+    return "draft model" if options.draft_passes is None else f"draft model, passes: {options.draft_passes}"
 
 
 def parse(args: list[str]) -> argparse.Namespace:
