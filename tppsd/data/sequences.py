@@ -176,9 +176,8 @@ class EventBatch(NamedTuple):
         event_times = ends.unsqueeze(1).repeat(1, mask.shape[1])
         inter_times = torch.ones_like(event_times)
         marks = torch.zeros_like(event_times, dtype=torch.int64)
-        event_times[mask] = torch.cat([row.event_times[n:] for row, n in zip(rows, skip, strict=True)]).double()
-        inter_times[mask] = torch.cat([row.inter_times[n:] for row, n in zip(rows, skip, strict=True)]).double()
-        marks[mask] = torch.cat([row.marks[n:] for row, n in zip(rows, skip, strict=True)]).long()
+        for padded, field in ((event_times, "event_times"), (inter_times, "inter_times"), (marks, "marks")):
+            padded[mask] = torch.cat([getattr(row, field)[n:] for row, n in zip(rows, skip, strict=True)]).to(padded.dtype)
         return cls(
             event_times,
             inter_times,

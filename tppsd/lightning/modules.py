@@ -157,8 +157,8 @@ class TPPModule(LightningModule):
         return distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
 
     def _mean_over_processes(self, name: str, total: Tensor, count: Tensor) -> Tensor:
-        """Log the sum of `total` over processes / sum of `count`, over the steps of StepMeans, and return this process's total *
-        number of processes / sum of `count`: the mean of gradients that DDP takes is then the gradient of what is logged."""
+        """Log the StepMeans of sum of `total` over processes / sum of `count`, and return this process's total * number of
+        processes / sum of `count`: its mean over processes is that quotient, so that DDP's mean of gradients is its gradient."""
         totals = torch.stack([total.detach().double(), count.double()])
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         if (mean := self._step_means.add(name, totals, self.global_step)) is not None:
