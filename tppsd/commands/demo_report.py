@@ -157,7 +157,7 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
     curves = {label: results[name]["gaps"] for label, name in shown_as.items()}
     if results[fastest]["true_gaps"] is not None:
         curves["speculative, against the true process"] = results[fastest]["true_gaps"]
-    groups = {"real": data.sequences("test"), **{label: results[name]["sequences"] for label, name in shown_as.items()}}
+    groups = {"data": data.sequences("test"), **{label: results[name]["sequences"] for label, name in shown_as.items()}}
     sequence = results[fastest]["sequences"][0]
     start, stop = sequence.window_start, sequence.window_end
     times = torch.linspace(start, start + min(stop - start, 40 * statistics.time_scale), 1500, dtype=torch.float64)[1:]
