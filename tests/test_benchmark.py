@@ -181,6 +181,15 @@ def test_every_sampler_has_a_row(tmp_path, capsys):
         assert (row["acceptance_rate"] is not None) == row["sampler"].startswith("speculative")
 
 
+def test_auto_is_offered_the_first_draft_that_is_a_model(capsys):
+    size = ["--num-events", "5", "--repeats", "1", "--draft-length", "2", "--method", "auto", "--json"]
+    for drafts, label in ((["self", "1,1"], "auto, 1x1"), (["self"], "auto")):
+        benchmark.main(["--untrained", "1,2", *(word for draft in drafts for word in ("--draft", draft)), *size])
+        row = rows_of(capsys.readouterr().out)[-1]
+        assert (row["sampler"], row["draft"]) == (label, "1x1" if len(drafts) > 1 else None)
+        assert row["choice"].startswith("model in 1 pass" if len(drafts) > 1 else "jacobi")
+
+
 def test_trees_are_timed_beside_chains(tmp_path, capsys):
     size = ["--num-events", "5", "--repeats", "1", "--draft-length", "2", "--candidates", "2,1", "3", "--rule", "joint", "mean"]
     benchmark.main(["--untrained", "1,2", "--draft", "self", *size, "--json", "--report", str(tmp_path / "page.html")])
@@ -273,7 +282,7 @@ def test_the_papers_numbers_belong_to_what_the_plan_runs(file):
 def test_tables_and_figures_of_the_paper_exist_in_both_sizes():
     wanted = {*(f"table{i}" for i in range(1, 7)), *(f"figure{i}" for i in (2, 3, 5, 6))}
     assert {file.stem for file in CONFIGS.glob("*.yaml")} == wanted
-    assert {file.stem for file in (CONFIGS / "small").glob("*.yaml")} == wanted | {"size", "deep"}
+    assert {file.stem for file in (CONFIGS / "small").glob("*.yaml")} == wanted | {"size", "deep", "recommended"}
 
 
 def test_small_plans_share_their_models():

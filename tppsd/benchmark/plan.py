@@ -80,8 +80,8 @@ class Plan:
         data_root: folder where `easytpp/taxi` is looked for as `taxi` before the hub is asked.
         target: checkpoint, or size of the target.
         drafts: checkpoints, sizes, "self", "jacobi" or "poisson".
-        methods: further ways to sample that need no draft: "fixed_point", with every draft length as its window, and "auto",
-            whose trial is not counted.
+        methods: further ways to sample: "fixed_point", with every draft length as its window, and "auto", which is offered the
+            first draft that is a model and whose trial is not counted.
         untrained: models of these sizes with random weights.
         rules: of chains, and of trees where one of those is named; else trees have the rule "linear".
         draft_passes: chains of draft models are also drafted in so many passes over all of their events.

@@ -39,6 +39,7 @@ class Row:
         own_law_p_value, mark_p_value: of the times and marks under the very model that was sampled; uniform if sampling is exact.
             Cells share the noise of a seed, so that one sampler's p-values resemble each other over cells.
         peak_memory_mib: largest over runs, beyond what was held before.
+        choice: what "auto" took in the first counted run, and why.
         acceptance_by_position: P(accepted | tested) of the first, second, ... drafted event.
         paper: what the paper reports, by the names above.
     """
@@ -79,6 +80,7 @@ class Row:
     acceptance_by_position: list[float | None] | None = None
     candidates: tuple[int, ...] | None = None
     draft_passes: int | None = None
+    choice: str | None = None
     paper: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,6 +113,7 @@ def measurement(
         "speedup": statistics.median(speedups), "speedup_low": min(speedups), "speedup_high": max(speedups),
         "speedup_over_reencode": statistics.median(_speedups(timed, baselines["reencode"])) if "reencode" in baselines else None,
         "events_per_second": 1 / statistics.median(own), "peak_memory_mib": max(peaks) / 2**20 if peaks else None,
+        "choice": timed.samples.stats[0].choice if timed.samples.stats else None,
         **fidelity.numbers,
     }  # fmt: skip
     counts = None

@@ -60,11 +60,14 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
             label = f"speculative, {_label(plan, name)}, {shape}{in_passes}" + (f", {rule}" if len(plan.rules) > 1 else "")
             run = _cached(target, draft, options)
             chosen.append(Sampler(label, "speculative", target, run, name, length, rule, widths, passes))
+    first_model = next((name for name, draft in drafts.items() if draft not in DRAFTER_NAMES), None)
     for method in plan.methods:
+        offered = first_model if method == "auto" else None
         for length in plan.draft_lengths if method == "fixed_point" else (None,):
-            options = SamplingOptions(method, length)
-            label = method.replace("_", " ") + (f", {length}" if length else "")
-            chosen.append(Sampler(label, method, target, _cached(target, None, options), None, length))
+            run = _cached(target, None if offered is None else drafts[offered], SamplingOptions(method, length))
+            of = length if offered is None else _label(plan, offered)
+            label = method.replace("_", " ") + ("" if of is None else f", {of}")
+            chosen.append(Sampler(label, method, target, run, offered, length))
     return chosen
 
 

@@ -55,7 +55,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add(
         "--draft", action="append", help="checkpoint, self, jacobi, poisson, or layers,heads of a draft to train; may be repeated"
     )
-    add("--method", nargs="+", choices=["auto", "fixed_point"], help="also these, which need no draft")
+    add("--method", nargs="+", choices=["auto", "fixed_point"], help="also these; auto is offered the first draft model")
     add("--data", nargs="+", help="process presets, folders or hub ids")
     add("--data-root", help="folder that holds data sets under their short names, looked at before the hub")
     add("--encoder", nargs="+", help="thp, sahp, attnhp (default: thp)")
