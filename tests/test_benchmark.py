@@ -18,6 +18,7 @@ from tppsd.benchmark.plan import COLUMNS, read_plan
 from tppsd.benchmark.rows import PAPER_KEYS, Row
 from tppsd.benchmark.samplers import reencode
 from tppsd.benchmark.sources import Request
+from tppsd.benchmark.summary import read_rows, summaries
 from tppsd.benchmark.table import TABLE_COLUMNS, averaged
 from tppsd.charts import ticks
 from tppsd.commands import benchmark
@@ -245,6 +246,31 @@ def test_peak_memory_sees_what_was_held():
         held = held[:1].clone()
     assert peak.bytes is None or 30 * 2**20 < peak.bytes < 64 * 2**20
     assert len(held) == 1
+
+
+def test_recorded_rows_are_summed_up_in_a_table_and_a_figure(tmp_path, capsys):
+    size = ["--num-events", "5", "--repeats", "2", "--draft-length", "2", "3", "--batch-size", "1", "2", "--json"]
+    benchmark.main(["--untrained", "1,2", "--draft", "self", "--method", "auto", "fixed_point", *size])
+    rows = rows_of(capsys.readouterr().out)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    benchmark.main(["--recorded", str(tmp_path / "rows.jsonl"), "--figure", str(tmp_path / "speedups.svg")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 2 and (tmp_path / "speedups.svg").read_text().rstrip().endswith("</svg>")
+    for batch_size, line in zip((1, 2), lines[2:], strict=True):
+        exact = [r for r in rows if r["batch_size"] == batch_size and r["method"] in ("speculative", "auto")]
+        best = max(exact, key=lambda row: row["speedup"])
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert cells[3] == str(batch_size) and cells[5] == best["sampler"].removeprefix("speculative, ")
+        assert cells[7].startswith(f"{best['speedup']:.2f} (") and cells[8]
+    assert summaries([Row(**row) for row in rows if row["method"] in ("autoregressive", "fixed_point")]) == []
+
+
+def test_a_mistake_in_recorded_rows_is_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"rows\.jsonl: there is no such file"):
+        read_rows([tmp_path / "rows.jsonl"])
+    (tmp_path / "rows.jsonl").write_text('{"sampler": "x"}')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not a row"):
+        read_rows([tmp_path / "rows.jsonl"])
 
 
 def test_seeds_are_averaged_and_p_values_are_not():

@@ -166,3 +166,17 @@ def test_pyplot_is_not_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
+
+
+def test_speedups_have_a_panel_a_line_and_a_colour_each(tmp_path: Path) -> None:
+    rows = [
+        plots.Speedup(f"{n} rows", name, size, 2.0 + n, 1.0, 20.0) for n in (1, 16) for name in "ab" for size in ("deep", "flat")
+    ]
+    figure = plots.speedup_plot(rows, "Speed-ups")
+    drawn(figure, tmp_path)
+    assert [axes.get_title("left") for axes in figure.axes] == ["1 rows", "16 rows"]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    dots = {tuple(container.lines[0].get_xdata()) for axes in figure.axes for container in axes.containers}
+    assert dots == {(3.0, 3.0), (18.0, 18.0)} and "deep\nflat" in texts(figure)
+    with pytest.raises(ValueError, match="one to 4 series; there are 0"):
+        plots.speedup_plot([])

@@ -72,9 +72,13 @@ def text(row: Row, name: str) -> str:
 _ENCODERS = {"attnhp": "AttNHP", "rotary": "rotary"}  # the others are abbreviations
 
 
+def encoder_name(row: Row) -> str:
+    return _ENCODERS.get(row.encoder, row.encoder.upper())
+
+
 def where(row: Row) -> str:
     """The cell of a row in words."""
-    parts = [row.data or "from scratch", _ENCODERS.get(row.encoder, row.encoder.upper()), f"target {row.target}"]
+    parts = [row.data or "from scratch", encoder_name(row), f"target {row.target}"]
     return ", ".join(parts + ([f"{row.batch_size} rows"] if row.batch_size > 1 else []))
 
 

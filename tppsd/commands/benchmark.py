@@ -6,19 +6,37 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tppsd.commands.console import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
+if TYPE_CHECKING:
+    from tppsd.benchmark.rows import Row
+
 DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data (--data:
 models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The tables and figures
-of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win over files."""
+of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win over files. Several
+cells (data, encoders, batch sizes) end in a table of the fastest exact sampler of each."""
 
 
 def main(args: list[str]) -> None:
-    """Measure and print."""
+    """Measure, or read what was measured, and print."""
     options = parse(args)
+    from tppsd.benchmark.summary import markdown, read_rows, speedups, summaries
+
+    rows = measure(options) if options.recorded is None else read_rows(options.recorded)
+    cells = summaries(rows)
+    if not options.json and (len(cells) > 1 or options.recorded is not None):
+        print(markdown(cells))
+    if options.figure is not None:
+        from tppsd.plots import save, speedup_plot
+
+        save(speedup_plot(speedups(cells)), options.figure)
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Run the plan and print its rows, as a table or one JSON object each."""
     import torch
     from rich.console import Console
 
@@ -35,12 +53,14 @@ def main(args: list[str]) -> None:
         measurements += cell
         if options.json:
             print("\n".join(json.dumps(measured.row.to_dict()) for measured in cell), flush=True)
+    rows = [measured.row for measured in measurements]
     if not options.json:
-        print_table(plan, [measured.row for measured in measurements], Console(width=None if sys.stdout.isatty() else 240))
+        print_table(plan, rows, Console(width=None if sys.stdout.isatty() else 240))
     if options.report is not None:
         from tppsd.report import write_report
 
         messages.print(f"report: {write_report(plan, measurements, options.report)}")
+    return rows
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -74,7 +94,12 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--threads", type=int, help="torch threads (default: torch's own)")
     add("--json", action="store_true", help="one JSON object per row")
     add("--report", type=Path, help="write a self-contained HTML page with figures")
-    return parser.parse_args(args)
+    add("--figure", type=Path, help="draw the fastest exact sampler of every cell (.svg, .png, .pdf)")
+    add("--recorded", type=Path, nargs="+", metavar="FILE", help="measure nothing: sum up the rows of earlier runs with --json")
+    options = parser.parse_args(args)
+    if options.recorded is not None and options.report is not None:
+        parser.error("--report needs samples, and --recorded has rows alone: leave one of them out")
+    return options
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,6 +8,7 @@ safe (Okabe and Ito 2008; Tol 2021).
 from tppsd.plots.likelihood import nll_by_time_plot
 from tppsd.plots.rounds import accepted_counts_plot, accepted_paths_plot
 from tppsd.plots.sequences import intensity_plot, raster
+from tppsd.plots.speedups import Speedup, speedup_plot
 from tppsd.plots.style import AUTOREGRESSIVE, REAL, SPECULATIVE, save
 from tppsd.plots.time_rescaling import ks_plot
 
@@ -15,6 +16,7 @@ __all__ = [
     "AUTOREGRESSIVE",
     "REAL",
     "SPECULATIVE",
+    "Speedup",
     "accepted_counts_plot",
     "accepted_paths_plot",
     "intensity_plot",
@@ -22,4 +24,5 @@ __all__ = [
     "nll_by_time_plot",
     "raster",
     "save",
+    "speedup_plot",
 ]

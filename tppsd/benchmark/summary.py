@@ -1,0 +1,85 @@
+"""What a long benchmark comes to: for every cell the fastest exact sampler, beside the autoregressive one and `auto`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tppsd.benchmark.rows import Row
+from tppsd.benchmark.table import averaged, encoder_name, text
+from tppsd.plots.speedups import Speedup
+
+EXACT = ("speculative", "auto")  # methods of samplers of the target's law that may win
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A cell. Attributes: autoregressive, fastest, auto: its rows, the last where it was asked for; num_compared: exact samplers
+    among which `fastest` has the largest median speed-up."""
+
+    autoregressive: Row
+    fastest: Row
+    auto: Row | None
+    num_compared: int
+
+
+def read_rows(paths: Iterable[str | Path]) -> list[Row]:
+    """Rows that `tppsd benchmark --json` has written.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is not there, or a line of it is not a row.
+    """
+    rows = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such file")
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                rows.append(Row(**json.loads(line)))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: not a row of `tppsd benchmark --json` ({error})") from error
+    return rows
+
+
+def summaries(rows: Sequence[Row]) -> list[Summary]:
+    """Of every cell in which something was compared with the autoregressive sampler, in order of appearance."""
+    cells: dict[tuple[str | None, str, str, int], list[Row]] = {}
+    for row in averaged(rows):
+        cells.setdefault((row.data, row.encoder, row.target, row.batch_size), []).append(row)
+    found = []
+    for cell in cells.values():
+        compared = [row for row in cell if row.method in EXACT]
+        base = [row for row in cell if row.method == "autoregressive"]
+        if compared and base:
+            auto = next((row for row in cell if row.method == "auto"), None)
+            found.append(Summary(base[0], max(compared, key=lambda row: row.speedup), auto, len(compared)))
+    return found
+
+
+def markdown(cells: Sequence[Summary]) -> str:
+    """A line per cell."""
+    heads = ["data", "encoder", "target", "rows", "autoregressive, ms per event", "fastest exact sampler", "ms per event"]
+    heads += ["speed-up", "`auto`"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for cell in cells:
+        base, best = cell.autoregressive, cell.fastest
+        name = best.sampler.removeprefix("speculative, ")
+        auto = "" if cell.auto is None else text(cell.auto, "speedup")
+        numbers = [text(base, "milliseconds_per_event"), name, text(best, "milliseconds_per_event"), text(best, "speedup"), auto]
+        where = [base.data or "from scratch", encoder_name(base), base.target, str(base.batch_size)]
+        lines.append("| " + " | ".join(where + numbers) + " |")
+    return "\n".join(lines)
+
+
+def speedups(cells: Sequence[Summary]) -> list[Speedup]:
+    """Of the fastest samplers, for `tppsd.plots.speedup_plot`: a panel per batch size, a colour per size of the target."""
+    return [
+        Speedup(
+            f"{cell.fastest.batch_size} row{'s' if cell.fastest.batch_size > 1 else ''} in flight",
+            f"{cell.fastest.data or 'from scratch'}, {encoder_name(cell.fastest)}", f"target {cell.fastest.target}",
+            cell.fastest.speedup, cell.fastest.speedup_low, cell.fastest.speedup_high,
+        )
+        for cell in cells
+    ]  # fmt: skip
