@@ -13,9 +13,11 @@ from tppsd.lightning.modules import TPPModule
 SMALL: dict[str, Any] = {"embed_dim": 8, "num_heads": 2, "num_components": 4}
 
 
-def small_data(batch_size: int = 4, process: str = "multivariate_hawkes", num_sequences: int = 20) -> EventDataModule:
+def small_data(
+    batch_size: int = 4, process: str = "multivariate_hawkes", num_sequences: int = 20, t_end: float = 8.0
+) -> EventDataModule:
     """16 / 2 / 2 short sequences, of two marks unless told otherwise."""
-    return EventDataModule(process=process, num_sequences=num_sequences, t_end=8.0, batch_size=batch_size)
+    return EventDataModule(process=process, num_sequences=num_sequences, t_end=t_end, batch_size=batch_size)
 
 
 def trainer(**arguments: Any) -> Trainer:

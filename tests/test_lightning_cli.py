@@ -107,10 +107,10 @@ def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:
     target, draft = checkpoints
     models = ["--model.target", target, "--model.draft", draft, "--model.options.draft_length", "3"]
     assert tppsd("predict", *QUIET, *models, "--requests.num_sequences", "3", "--requests.num_events", "4") == 0
-    assert [path.name for path in Path("outputs/samples").iterdir()] == ["train-00000-of-00001.parquet"]
+    assert [path.name for path in Path("outputs/samples").glob("[!.]*")] == ["train-00000-of-00001.parquet"]
     history = ["--requests.continue_split", "test", "--requests.given_fraction", "0.5", "--writer.output_dir", "continued"]
     assert tppsd("predict", *QUIET, *DATA, *models, *history) == 0
-    assert [path.name for path in Path("continued").iterdir()] == ["train-00000-of-00001.parquet"]
+    assert [path.name for path in Path("continued").glob("[!.]*")] == ["train-00000-of-00001.parquet"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_written_samples_are_data_again(checkpoints: tuple[Path, Path], tmp_path
     sampler = Sampler(*checkpoints, seed=2)
     chunks = predicted(sampler, Requests(20, t_end=6.0, chunk_size=8), callbacks=[SampleWriter(folder)])
     names = [f"train-{i:05d}-of-00003.parquet" for i in range(3)]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.iterdir()) == [".job.json", *names]
 
     import pandas
 
@@ -116,7 +117,7 @@ def test_written_samples_are_data_again(checkpoints: tuple[Path, Path], tmp_path
 
     from datasets import load_dataset
 
-    shards = load_dataset("parquet", data_files=str(folder / "*.parquet"), cache_dir=str(tmp_path / "cache"), split="train")
+    shards = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"), split="train")
     assert shards["seq_len"] == frame["seq_len"].tolist()
 
     data = EventDataModule(path=str(folder), fractions=(0.5, 0.25, 0.25))
@@ -148,4 +149,49 @@ def test_a_killed_run_leaves_no_half_file(
     monkeypatch.setattr(pyarrow.parquet, "write_table", half)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         predicted(Sampler(checkpoints[0]), Requests(2, t_end=1.0), callbacks=[SampleWriter(tmp_path / "samples")])
-    assert list((tmp_path / "samples").iterdir()) == []
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == [".job.json"]
+
+
+OPTIONS = [SamplingOptions(draft_length=3), SamplingOptions("auto")]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["fixed", "auto"])
+def test_an_interrupted_job_goes_on_where_it_stopped(
+    options: SamplingOptions, checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    requests = Requests(2, "train", max_histories=5, given_fraction=0.5, chunk_size=4)
+
+    def run() -> SampleWriter:
+        writer = SampleWriter(tmp_path)
+        predicted(Sampler(*checkpoints, options, seed=3), requests, small_data(), callbacks=[writer])
+        return writer
+
+    assert run().num_sequences == 10
+    shards = sorted(tmp_path.glob("*.parquet"))
+    before = [shard.read_bytes() for shard in shards]
+    shards[1].unlink()
+    assert run().num_sequences == 4, "the chunk that was missing, and no other"
+    assert [len(shard.read_bytes()) > 0 for shard in shards] == [True] * 3
+    if options.method != "auto":  # which leaves the lengths to the clock
+        assert [shard.read_bytes() for shard in shards] == before
+    assert run().num_sequences == 0
+
+
+def test_a_folder_of_another_job_is_refused_and_left_alone(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+    target, draft = checkpoints
+    requests = Requests(1, "train", max_histories=4, given_fraction=0.5, chunk_size=2)
+    predicted(Sampler(target, seed=3), requests, small_data(), callbacks=[SampleWriter(tmp_path)])
+    (tmp_path / "train-00001-of-00002.parquet").unlink()
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    others = {
+        "seed is 3 there and 4 here": (Sampler(target, seed=4), requests, small_data()),
+        "target is '": (Sampler(draft, seed=3), requests, small_data()),
+        "draft is None there and 'self' here": (Sampler(target, "self", seed=3), requests, small_data()),
+        "options is None there": (Sampler(target, options=SamplingOptions("autoregressive"), seed=3), requests, small_data()),
+        "given_fraction is 0.5 there": (Sampler(target, seed=3), replace(requests, given_fraction=0.4), small_data()),
+        "histories is '": (Sampler(target, seed=3), requests, small_data(t_end=7.0)),
+    }
+    for said, (sampler, wanted, data) in others.items():
+        with pytest.raises(ValueError, match=f"holds samples of another job .{said}"):
+            predicted(sampler, wanted, data, callbacks=[SampleWriter(tmp_path)])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left

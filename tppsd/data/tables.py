@@ -52,7 +52,7 @@ def open_tables(path: str | Path, candidates: Collection[str]) -> Tables:
 
 
 def _open_folder(folder: Path, candidates: Collection[str]) -> Tables:
-    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
     by_split: dict[str, list[Path]] = {}
     ignored = []
     for file in files:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -78,7 +79,8 @@ class Requests:
 
 
 class RequestChunk(NamedTuple):
-    """One predict batch: `arguments` are keywords of `tppsd.sample`, and the chunk is number `chunk` of `num_chunks`."""
+    """One predict batch: `arguments` are keywords of `tppsd.sample`, the chunk is number `chunk` of `num_chunks`, and `job` says
+    what all of them are."""
 
     chunk: int
     num_chunks: int
@@ -86,6 +88,7 @@ class RequestChunk(NamedTuple):
     num_sequences: int
     history: EventBatch | None
     arguments: dict[str, Any]
+    job: dict[str, Any]
 
 
 class RequestDataset(Dataset[RequestChunk]):
@@ -107,6 +110,7 @@ class RequestDataset(Dataset[RequestChunk]):
         self.paths = 1 if requests.continue_split is None else requests.num_sequences
         self.num_items = requests.num_sequences if requests.continue_split is None else len(self.sequences)
         self.items_per_chunk = max(1, requests.chunk_size // self.paths)
+        self.job = asdict(requests) | self.ends | {"histories": _content_hash(self.sequences) if self.sequences else None}
 
     def __len__(self) -> int:
         return math.ceil(self.num_items / self.items_per_chunk)
@@ -115,11 +119,21 @@ class RequestDataset(Dataset[RequestChunk]):
         first = chunk * self.items_per_chunk
         items = range(first, min(first + self.items_per_chunk, self.num_items))
         if self.requests.continue_split is None:
-            return RequestChunk(chunk, len(self), first, len(items), None, self.ends | {"t_start": self.requests.t_start})
+            return RequestChunk(
+                chunk, len(self), first, len(items), None, self.ends | {"t_start": self.requests.t_start}, self.job
+            )
         sources = [self.sequences[i] for i in items]
         window_ends = torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)
         history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
-        return RequestChunk(chunk, len(self), first, self.paths, history, self.ends or {"t_end": window_ends})
+        return RequestChunk(chunk, len(self), first, self.paths, history, self.ends or {"t_end": window_ends}, self.job)
+
+
+def _content_hash(sequences: Sequence[EventSequence]) -> str:
+    """SHA-256 of times, marks and windows."""
+    digest = hashlib.sha256()
+    for s in sequences:
+        digest.update(f"{s.t_start} {s.t_end}".encode() + s.event_times.numpy().tobytes() + s.marks.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def median_window(sequences: Sequence[EventSequence]) -> float:

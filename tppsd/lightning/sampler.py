@@ -11,7 +11,7 @@ from tppsd.lightning.modules import check_precision
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
+from tppsd.sampling.resolve import DRAFTER_NAMES, content_hash, resolve_model
 from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SampledSequences
 
@@ -52,23 +52,35 @@ class Sampler(LightningModule):
         self.target = load(target)
         self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft")
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
+        self._chosen = options  # by the trial of "auto", where there is one
+        self.finished_chunks: frozenset[int] = frozenset()  # set by a SampleWriter that has them already
+
+    def job(self) -> dict[str, Any]:
+        """What its samples depend on, as plain values."""
+        draft = self.draft if self.draft is None or isinstance(self.draft, str) else content_hash(self.draft)
+        options = None if self.options is None else self.options.to_dict()
+        hashes = {"target": content_hash(self.target), "draft": draft}
+        return {**hashes, "options": options, "seed": self.seed, "max_events": self.max_events}
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
 
-    def predict_step(self, batch: RequestChunk, batch_idx: int) -> PredictedSequences:
+    def predict_step(self, batch: RequestChunk, batch_idx: int) -> PredictedSequences | None:
+        """The samples of a chunk; None: they are in the writer's folder."""
+        if batch.chunk in self.finished_chunks:
+            return None
         samples = sample(
             self.target,
             self.draft,
             history=batch.history,
             num_sequences=batch.num_sequences,
             first_index=batch.first_index,
-            options=self.options,
+            options=self._chosen,
             seed=self.seed,
             batch_size=self.rows_in_flight,
             max_events=self.max_events,
             **batch.arguments,
         )
-        if self.options is not None and self.options.method == "auto":  # one trial is enough for all chunks
-            self.options = samples.options.with_overrides(draft_length=samples.options.draft_length and "auto")
+        if self._chosen is not None and self._chosen.method == "auto":  # one trial is enough for all chunks
+            self._chosen = samples.options.with_overrides(draft_length=samples.options.draft_length and "auto")
         return PredictedSequences(**vars(samples))

@@ -1,7 +1,10 @@
-"""`SampleWriter`: predictions as Parquet shards, written while sampling goes on."""
+"""`SampleWriter`: predictions as Parquet shards, written while sampling goes on; an interrupted job goes on where it stopped."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +14,21 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
 from tppsd.lightning.requests import RequestChunk
+from tppsd.lightning.sampler import Sampler
 from tppsd.sampling.samples import SampledSequences
+
+JOB = ".job.json"  # hidden from those who read the folder as data
 
 
 class SampleWriter(BasePredictionWriter):
     """Writes each chunk of a Sampler to `output_dir`/train-CHUNK-of-CHUNKS.parquet, in index order by name.
 
     The folder opens with `datasets` and `pandas` and is a data set for EventDataModule (one split, cut by its fractions). A shard
-    appears whole or not at all, and a run never mixes its shards with those of another.
+    appears whole or not at all. Chunks that the folder already holds are not sampled again if they are of this very job: the same
+    models, options, seed, requests and histories, on any number of processes. It never mixes the shards of two jobs.
 
     Args:
-        output_dir: a new folder, or one without shards.
+        output_dir: a new folder, or that of the same job, interrupted.
     """
 
     def __init__(self, output_dir: str | Path = "outputs/samples") -> None:
@@ -30,26 +37,46 @@ class SampleWriter(BasePredictionWriter):
         self.num_sequences, self.num_events, self.seconds = 0, 0, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a folder that holds samples; on all processes before the first of them writes."""
+        """See what is there, on all processes before the first of them writes."""
         if stage != "predict":
             return
-        if shards := sorted(self.output_dir.glob("*.parquet")):
-            raise ValueError(
-                f"{self.output_dir} already holds {len(shards)} Parquet files ({shards[0].name}, ...); "
-                "choose another --writer.output_dir, or delete it to sample again"
-            )
+        assert isinstance(pl_module, Sampler)
+        shards = sorted(path.name for path in self.output_dir.glob("*.parquet"))
+        finished = [re.fullmatch(r"train-(\d+)-of-\d+\.parquet", name) for name in shards]
+        if shards and (None in finished or not (self.output_dir / JOB).exists()):
+            raise ValueError(f"{self.output_dir} already holds {len(shards)} Parquet files ({shards[0]}, ...); {_WHAT_TO_DO}")
+        pl_module.finished_chunks = frozenset(int(match[1]) for match in finished if match)
         trainer.strategy.barrier()
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: RequestChunk, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Before anything is sampled, compare the job with that of the folder, or leave it there."""
+        if batch_idx:
+            return
+        assert isinstance(pl_module, Sampler)
+        job = json.loads(json.dumps(pl_module.job() | batch.job))
+        path = self.output_dir / JOB
+        if pl_module.finished_chunks:
+            _check_same(json.loads(path.read_text()), job, self.output_dir)
+            rank_zero_info(f"{self.output_dir} holds {len(pl_module.finished_chunks)} of {batch.num_chunks} chunks of this job")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{JOB}.{os.getpid()}")
+        temporary.write_text(json.dumps(job, indent=1, sort_keys=True) + "\n")
+        os.replace(temporary, path)
 
     def write_on_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: SampledSequences,
+        prediction: SampledSequences | None,
         batch_indices: Sequence[int] | None,
         batch: RequestChunk,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        if prediction is None:
+            return
         prediction.to_parquet(self.output_dir / f"train-{batch.chunk:05d}-of-{batch.num_chunks:05d}.parquet")
         self.num_sequences += len(prediction)
         self.num_events += prediction.stats.num_events
@@ -57,7 +84,16 @@ class SampleWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, *_: Any) -> None:
         share = f" (process 0 of {trainer.world_size})" if trainer.world_size > 1 else ""
-        rate = self.num_events / self.seconds if self.seconds else float("nan")
-        rank_zero_info(
-            f"{self.num_sequences} sequences with {self.num_events} events at {rate:.0f} events/s{share}, in {self.output_dir}"
-        )
+        rate = f" at {self.num_events / self.seconds:.0f} events/s" if self.seconds else ""
+        rank_zero_info(f"{self.num_sequences} sequences with {self.num_events} events sampled{rate}{share}, in {self.output_dir}")
+
+
+_WHAT_TO_DO = "choose another --writer.output_dir, or delete it to sample again"
+
+
+def _check_same(there: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Refuse a folder whose shards are of another job."""
+    for name in sorted(there.keys() | now.keys()):
+        if there.get(name) != now.get(name):
+            values = f"{name} is {there.get(name)!r} there and {now.get(name)!r} here"
+            raise ValueError(f"{folder} holds samples of another job ({values}); {_WHAT_TO_DO}")
