@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from mutants import mutant
 
 from tppsd.certification import models
+from tppsd.certification.carry_over import Drawn, check_same, draw_cells
 from tppsd.certification.cells import FACTORS, TREE_FACTORS, Cell, all_cells, covering_cells, possible_cells
 from tppsd.certification.distorted import RARE
 from tppsd.certification.judge import combined, holm
@@ -148,6 +150,46 @@ def test_another_seed_or_number_of_events_is_another_run(tmp_path: Path) -> None
 def test_wrong_arguments_are_refused_in_one_sentence(args: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         certify.main(args)
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def drawn(root: Path, folder: Path) -> Drawn:
+    return draw_cells(root, 1000, 0, 2, folder, "joint-closed_form-1-untrained-s", lambda: None)
+
+
+def test_a_certificate_is_good_for_sources_that_draw_the_same_samples_and_no_others(tmp_path: Path, folder: Path) -> None:
+    """What is wrong in the copy is wrong for one event in 2,000."""
+    certified, same = drawn(ROOT, folder), drawn(ROOT, folder)
+    assert len(certified.cells) > 1 and certified.sources == certify.sources_hash()
+    check_same(certified, same)
+    shutil.copytree(ROOT / "tppsd", tmp_path / "tppsd", ignore=shutil.ignore_patterns("__pycache__"))
+    rules = tmp_path / "tppsd" / "sampling" / "noise.py"
+    text = rules.read_text()
+    assert text.count("return (((high << 20)") == 1
+    rules.write_text(text.replace("return (((high << 20)", "return (((high - high % 2048 // 2047 << 20)"))
+    other = drawn(tmp_path, folder)
+    assert other.sources != certified.sources
+    with pytest.raises(ValueError, match=r"the samples differ in [0-9]+ cells .joint-closed_form-1-"):
+        check_same(certified, other)
+    rules.write_text("raise SystemError('broken')")
+    with pytest.raises(ValueError, match="the samplers failed: SystemError: broken"):
+        drawn(tmp_path, folder)
+
+
+def test_a_folder_that_cannot_lend_its_certificate_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no checkout of this project"):
+        drawn(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match=r"has no tests/certificate\.json"):
+        certify.main(["--same-as", str(tmp_path)])
+
+
+def test_the_recorded_certificate_is_of_these_sources() -> None:
+    """After a change in tppsd/sampling or tppsd/models: `tppsd certify`, or with --same-as if the samples are the same."""
+    certificate = json.loads(CERTIFICATE.read_text())
+    good_for = [certificate["run"]["sources"], certificate.get("same_samples", {}).get("sources")]
+    assert certify.sources_hash() in good_for
 
 
 def test_the_recorded_certificate_covers_every_cell_with_a_million_events() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from small_models import ENCODERS, random_batch, small_model
 from torch import nn
 
-from tppsd.models.fast import by_columns, layer_norm, linear, plain_attributes
+from tppsd.models.fast import Kept, by_columns, held, kept, layer_norm, linear, plain_attributes
 
 
 def test_layers_called_directly_compute_what_their_modules_compute() -> None:
@@ -63,3 +70,65 @@ def test_weights_exchanged_behind_the_version_counter_are_seen(encoder: str) -> 
     assert torch.equal(model(batch).double().mark_log_probs(ones), expected)
     with torch.inference_mode(), plain_attributes(model):
         torch.testing.assert_close(model(batch).double().mark_log_probs(ones), expected, rtol=0, atol=1e-6)
+
+
+def change_weights(model: nn.Module) -> None:
+    model.decoder.to_mixture.weight.data.copy_(torch.randn(model.decoder.to_mixture.weight.shape))
+
+
+def exchange_a_part(model: nn.Module) -> None:
+    model.decoder.to_mixture = copy.deepcopy(model.decoder.to_mixture)
+
+
+def exchange_a_parameter(model: nn.Module) -> None:
+    model.decoder.to_mixture.weight = nn.Parameter(model.decoder.to_mixture.weight.detach().clone())
+
+
+@pytest.mark.parametrize("change", [change_weights, exchange_a_part, exchange_a_parameter, nn.Module.double])
+def test_what_is_kept_of_a_model_is_of_its_present_parts_and_numbers(change: Callable[[nn.Module], Any]) -> None:
+    model = small_model(dtype=torch.float32)
+    first, same = kept(model), kept(model)
+    assert same is first
+    change(model)
+    assert kept(model) is not first
+    plain = dict(zip(model.modules(), kept(model).plain, strict=True))[model.decoder.to_mixture]
+    assert torch.equal(plain["weight"], model.decoder.to_mixture.weight) and plain["bias"] is model.decoder.to_mixture.bias
+
+
+def test_a_model_that_is_held_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(dtype=torch.float32)
+    with held(model), held(model):
+        own = kept(model)
+        monkeypatch.setattr(Kept, "fits", None)
+        assert kept(model) is own
+    monkeypatch.undo()
+    change_weights(model)
+    assert kept(model) is not own
+
+
+def test_a_hash_is_of_the_present_weights_and_statistics() -> None:
+    model = small_model(dtype=torch.float32)
+    hashes = [model.content_hash(), model.content_hash()]
+    change_weights(model)
+    hashes.append(model.content_hash())
+    model.set_statistics(replace(model.statistics, log_mean=model.statistics.log_mean + 1))
+    hashes.append(model.content_hash())
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+    assert copy.deepcopy(model).content_hash() == hashes[-1]
+
+
+def test_weights_that_are_not_finite_are_named_every_time() -> None:
+    model = small_model(dtype=torch.float32)
+    assert kept(model).not_finite is None
+    model.decoder.to_mixture.bias.data[3] = torch.nan
+    assert [kept(model).not_finite for _ in range(2)] == ["decoder.to_mixture.bias"] * 2
+
+
+def test_what_is_kept_keeps_no_model_alive() -> None:
+    model = small_model(dtype=torch.float32)
+    with plain_attributes(model):
+        model.content_hash()
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 import tppsd
+from tppsd.certification.carry_over import check_same, draw_cells
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
 
+EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell
 LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
 SCHEMA = 1
 
@@ -31,10 +33,13 @@ SCHEMA = 1
 def main(args: list[str]) -> None:
     """Run what is missing, print the verdicts, write the certificate; exit status 1 if a cell is rejected."""
     options = parse(args)
+    if options.same_as is not None:
+        carry_over(options)
+        return
     cells = [cell for cell in all_cells() if options.only in cell.name]
     if not cells:
         raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {all_cells()[0].name}")
-    certificate = certify(cells, options.events, options.seed, options.processes, options.output)
+    certificate = certify(cells, options.events or EVENTS, options.seed, options.processes, options.output)
     _print(certificate, options.output)
     if not certificate["exact"]:
         raise SystemExit(1)
@@ -43,15 +48,19 @@ def main(args: list[str]) -> None:
 def parse(args: list[str]) -> argparse.Namespace:
     """Command line -> options."""
     parser = argparse.ArgumentParser(prog="tppsd certify", description=__doc__)
-    parser.add_argument("--events", type=int, default=1_000_000, help="events per cell (default: %(default)s)")
+    parser.add_argument("--events", type=int, help=f"per cell (default: {EVENTS:,}; {COMPARED_EVENTS:,} with --same-as)")
     parser.add_argument("--processes", type=int, default=2, help="cells side by side, one thread each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all samples (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cells with TEXT in their name")
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)"
     )
+    parser.add_argument(
+        "--same-as", type=Path, metavar="CHECKOUT", help="instead: does this code draw the same samples, to the last bit, as "
+        "another checkout of the project, that of its certificate? Then the certificate is good for this code, too",
+    )  # fmt: skip
     options = parser.parse_args(args)
-    if options.events < 1000:
+    if options.events is not None and options.events < 1000:
         raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
     return options
 
@@ -76,6 +85,33 @@ def certify(cells: list[Cell], num_events: int, seed: int, processes: int, outpu
     }
     _write(output / "certificate.json", certificate)
     return certificate
+
+
+def carry_over(options: argparse.Namespace) -> None:
+    """Write the certificate of `options.same_as` with a note that these sources draw the same samples, if they do."""
+    from rich.progress import Progress
+
+    path = options.same_as / "tests" / "certificate.json"
+    if not path.is_file():
+        raise ValueError(f"{options.same_as} has no tests/certificate.json; --same-as wants the root of a certified checkout")
+    certificate = json.loads(path.read_text())
+    num_events, here = options.events or COMPARED_EVENTS, Path(tppsd.__file__).parent.parent
+    models = options.output / "models"
+    with Progress(transient=True) as bar:
+        task = bar.add_task("drawing with both", total=2 * len(all_cells()))
+        before, after = (
+            draw_cells(root, num_events, options.seed, options.processes, models, "", lambda: bar.advance(task))
+            for root in (options.same_as, here)
+        )
+    if before.sources != certificate["run"]["sources"]:
+        raise ValueError(f"{options.same_as} is not what its certificate is of: check out the commit that was certified")
+    check_same(before, after)
+    total = sum(cell["num_events"] for cell in after.cells.values())
+    certificate["same_samples"] = {"sources": after.sources, "num_events": total, "seed": options.seed}
+    _write(options.output / "certificate.json", certificate)
+    print(
+        f"The same samples to the last bit in {len(after.cells)} cells, {total:,} events: {options.output / 'certificate.json'}"
+    )
 
 
 def sources_hash() -> str:

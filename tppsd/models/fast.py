@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,72 @@ def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
     return torch.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
 
 
+class Kept:
+    """What has been worked out of a model's weights, of use as long as they are the same numbers.
+
+    Neither identity nor version counters tell whether they are (averages of weights are put into place by `.data.copy_`), so that
+    the numbers themselves are kept and compared, which takes a small part of what working it out takes.
+
+    Attributes:
+        plain: for every module the attributes that `plain_attributes` adds.
+        not_finite: name of the first parameter with values that are not finite, or None.
+        hashes: content hashes, by what else than the weights they are of.
+        num_holders: of `held`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parts = list(model.modules())[1:]  # not the model itself: it would never be freed
+        self._tensors = _tensors(model, self._parts)
+        self._numbers = [tensor.detach().clone() for tensor in self._tensors]
+        self.plain = [_plain(module) for module in (model, *self._parts)]
+        named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+        self.not_finite = next((name for name, values in named if not torch.isfinite(values).all()), None)
+        self.hashes: dict[str, str] = {}
+        self.num_holders = 0
+
+    def fits(self, model: nn.Module) -> bool:
+        """Are parts and numbers of the model still those?"""
+        parts = list(model.modules())[1:]
+        if len(parts) != len(self._parts) or any(a is not b for a, b in zip(parts, self._parts, strict=True)):
+            return False
+        tensors = _tensors(model, parts)
+        return len(tensors) == len(self._tensors) and all(
+            tensor is mine and tensor.dtype == numbers.dtype and tensor.device == numbers.device and torch.equal(tensor, numbers)
+            for tensor, mine, numbers in zip(tensors, self._tensors, self._numbers, strict=True)
+        )
+
+
+_KEPT: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
+
+
+def kept(model: nn.Module) -> Kept:
+    """What is kept of a model, worked out anew if its weights have changed."""
+    found = _KEPT.get(model)
+    if found is None or not (found.num_holders or found.fits(model)):
+        found = _KEPT[model] = Kept(model)
+    return found
+
+
+@contextmanager
+def held(model: object) -> Iterator[None]:
+    """The model's weights stay what they are meanwhile, so that comparing them once is enough."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    own = kept(model)
+    own.num_holders += 1
+    try:
+        yield
+    finally:
+        own.num_holders -= 1
+
+
+def _tensors(model: nn.Module, parts: list[nn.Module]) -> list[Tensor]:
+    """Parameters and buffers, module by module."""
+    own = (tensors for module in (model, *parts) for tensors in (module._parameters, module._buffers))
+    return [tensor for tensors in own for tensor in tensors.values() if tensor is not None]
+
+
 @contextmanager
 def plain_attributes(model: object) -> Iterator[None]:
     """A model that is only read: parameters, buffers and submodules become ordinary attributes, found without
@@ -29,8 +96,7 @@ def plain_attributes(model: object) -> Iterator[None]:
 
     Nothing may be assigned to the model meanwhile. A module may keep more, by a method `kept_while_read() -> dict[str, Any]`.
     """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    plain = [(module, _plain(module)) for module in modules]
+    plain = list(zip(model.modules(), kept(model).plain, strict=True)) if isinstance(model, nn.Module) else []
     added = []
     try:
         for module, attributes in plain:

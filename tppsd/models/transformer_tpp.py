@@ -18,6 +18,7 @@ from tppsd.models.cache import KVCache
 from tppsd.models.checkpoint import save
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.embedding import EncoderInput
+from tppsd.models.fast import kept
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
@@ -175,11 +176,14 @@ class TransformerTPP(LikelihoodModel):
         """SHA-256 (hex) of configuration, statistics and weights: two models with equal hashes have equal laws."""
         # an unbounded context goes without saying: models from before `max_context` keep their hash
         config = {name: value for name, value in self.config.items() if (name, value) != ("max_context", None)}
-        digest = hashlib.sha256(json.dumps([config, self.statistics.to_dict()], sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if isinstance(tensor, Tensor):
-                digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        described, own = json.dumps([config, self.statistics.to_dict()], sort_keys=True), kept(self)
+        if described not in own.hashes:
+            digest = hashlib.sha256(described.encode())
+            for name, tensor in sorted(self.state_dict().items()):
+                if isinstance(tensor, Tensor):
+                    digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            own.hashes[described] = digest.hexdigest()
+        return own.hashes[described]
 
     def save(self, path: str | Path) -> None:
         """Write a self-contained checkpoint; read it with `tppsd.load(path)`."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tppsd.models.checkpoint import load
-from tppsd.models.fast import plain_attributes
+from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventModel
 
 DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own
@@ -43,10 +43,8 @@ def check_models(target: EventModel, draft: EventModel | None) -> None:
         ValueError: the sentence names the model and the parameter.
     """
     for role, model in (("target", target), ("draft", draft)):
-        if isinstance(model, nn.Module):
-            for name, parameter in model.named_parameters():
-                if not torch.isfinite(parameter).all():
-                    raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
+        if isinstance(model, nn.Module) and (name := kept(model).not_finite) is not None:
+            raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
     if draft is None:
         return
     if model_device(draft) != model_device(target):

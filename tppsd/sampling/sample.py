@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.models.fast import held
 from tppsd.sampling.auto import choose
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.engine import Engine, Finished
@@ -75,12 +76,13 @@ def sample(
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
     call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
-    plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
-    finished: list[Any] = [None] * len(plan.requests)
-    with call.reading():
-        for done in call.run(plan, progress):
-            finished[done.which] = done
-    return call.assemble(plan, range(len(plan.requests)), finished)
+    with held(call.target), held(call.draft):
+        plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
+        finished: list[Any] = [None] * len(plan.requests)
+        with call.reading():
+            for done in call.run(plan, progress):
+                finished[done.which] = done
+        return call.assemble(plan, range(len(plan.requests)), finished)
 
 
 def sample_stream(
@@ -149,12 +151,12 @@ class _Call:
         self.draft = resolve_model(draft, "draft") if may_draft else None
         self.batch_size, self.seed, self.max_events, self.with_log_probs = batch_size, seed, max_events, with_log_probs
         self.device = model_device(self.target)
-        check_models(self.target, self.draft)
         self.stats = SamplingStats.of(self.options)
 
     def plan(
         self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
     ) -> Plan:
+        check_models(self.target, self.draft)
         return plan_requests(
             history, num_sequences, t_start, t_end, horizon, num_events, self.max_events, self.target.num_marks,
             getattr(self.target, "statistics", None), self.seed, first_index, self.device,

@@ -1,0 +1,33 @@
+"""Which samples does a checkout draw? Run by carry_over.py with any checkout on the path, whose own `tppsd` it imports.
+
+Arguments: NUM_EVENTS SEED FOLDER_OF_MODELS ONLY FIRST STEP. Prints JSON lines: the hash of the checkout's sources; then, of every
+STEP-th cell from FIRST on with ONLY in its name, the name, the number of events, and a hash of their bits.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from tppsd.certification.cells import all_cells
+from tppsd.certification.models import build
+from tppsd.certification.run import draw
+from tppsd.commands.certify import sources_hash
+
+
+def main(num_events: str, seed: str, folder: str, only: str, first: str, step: str) -> None:
+    torch.set_num_threads(1)
+    print(json.dumps({"sources": sources_hash()}), flush=True)
+    for cell in [cell for cell in all_cells() if only in cell.name][int(first) :: int(step)]:
+        samples = draw(cell, *build(cell, Path(folder)), int(num_events), int(seed))
+        digest = hashlib.sha256()
+        for column in (samples.offsets, samples.flat_event_times, samples.flat_inter_times, samples.flat_marks):
+            digest.update(column.numpy().tobytes())
+        line = {"cell": cell.name, "num_events": samples.stats.num_events, "samples": digest.hexdigest()}
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
