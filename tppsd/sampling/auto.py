@@ -21,6 +21,8 @@ from tppsd.sampling.requests import Plan
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 _NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
+_SHORT, _SHORT_DRAFT = 100, 8  # events of a sequence in which no draft length can be learnt, and the length that they get
+_ROWS_PER_LAYER = 2  # of the target: with more rows in flight, drafts cost more than they save
 _PASSES = (1, 3)  # in which a draft model is tried, besides one per event
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
@@ -40,9 +42,9 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
         options: resolved, of method "auto"; what they fix is kept.
     """
     candidates = _candidates(models, options)
-    if _expected_events(models, plan) / num_rows < _NOT_WORTH_A_TRIAL:
-        name = next(name for name in ("model in 1 pass", "jacobi", *candidates) if name in candidates)
-        return Choice(candidates[name], None, f"{name}: too few events for a trial")
+    expected = _expected_events(models, plan)
+    if expected / num_rows < _NOT_WORTH_A_TRIAL:
+        return _without_trial(models, candidates, expected / len(plan.requests), num_rows)
     rates: dict[str, float] = {}
     learnt: dict[str, AutoDraftLength | None] = {}
     _try(models, candidates["autoregressive"], plan, num_rows, seed)  # warms up
@@ -52,6 +54,20 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
     rows = "" if num_rows == 1 else f", {num_rows} rows in flight"
     trial = ", ".join(f"{name} {num_rows * rate:.0f}" for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]))
     return Choice(candidates[best], learnt[best], f"{best}: events/s in a trial{rows}: {trial}")
+
+
+def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_events: float, num_rows: int) -> Choice:
+    """What was fastest on most data sets (README): drafts in one pass for long sequences, with lengths that are learnt, and the
+    laws of the round before for those of `num_events` that are too few to learn from; nothing of the kind where the rows in
+    flight already fill the passes of a shallow target."""
+    named = "autoregressive"
+    if num_rows <= _ROWS_PER_LAYER * getattr(models.target, "num_layers", 1):
+        wanted = ("jacobi", "self", "model") if num_events < _SHORT else ("model in 1 pass", "jacobi", "self")
+        named = next((name for name in (*wanted, "poisson") if name in candidates), named)
+    chosen = candidates[named]
+    if chosen.draft_length == "auto" and num_events < _SHORT:
+        chosen = replace(chosen, draft_length=_SHORT_DRAFT)
+    return Choice(chosen, None, f"{named}: too few events for a trial")
 
 
 def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingOptions]:
