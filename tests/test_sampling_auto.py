@@ -130,6 +130,7 @@ def test_a_tolerance_permits_the_fixed_point() -> None:
         (2, {"num_events": 20, "drafter": "self"}, ("speculative", "self", 8)),
         (2, {"num_events": 20, "rule": "block"}, ("speculative", "self", 8)),
         (2, {"num_events": 200}, ("speculative", "jacobi", "learnt")),
+        (2, {"num_events": 5}, ("autoregressive", None, None)),
         (2, {"num_events": 20, "num_sequences": 4}, ("speculative", "jacobi", 8)),
         (2, {"num_events": 20, "num_sequences": 5}, ("autoregressive", None, None)),  # many rows for a shallow target
         (3, {"num_events": 20, "num_sequences": 5}, ("speculative", "jacobi", 8)),
