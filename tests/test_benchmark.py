@@ -183,7 +183,7 @@ def test_every_sampler_has_a_row(tmp_path, capsys):
 
 
 def test_auto_is_offered_the_first_draft_that_is_a_model(capsys):
-    size = ["--num-events", "5", "--repeats", "1", "--draft-length", "2", "--method", "auto", "--json"]
+    size = ["--num-events", "110", "--repeats", "1", "--draft-length", "2", "--method", "auto", "--json"]
     for drafts, label in ((["self", "1,1"], "auto, 1x1"), (["self"], "auto")):
         benchmark.main(["--untrained", "1,2", *(word for draft in drafts for word in ("--draft", draft)), *size])
         row = rows_of(capsys.readouterr().out)[-1]

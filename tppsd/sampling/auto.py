@@ -22,7 +22,7 @@ from tppsd.sampling.requests import Plan
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 _NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
 _SHORT, _SHORT_DRAFT = 100, 8  # events of a sequence in which no draft length can be learnt, and the length that they get
-_HANDFUL = 6  # events of a sequence that ends within a round or two
+_LITTLE_WORK = 64  # events of a sequence, times layers: below, what surrounds the passes decides
 _ROWS_PER_LAYER = 2  # of the target: with more rows in flight, drafts cost more than they save
 _PASSES = (1, 3)  # in which a draft model is tried, besides one per event
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
@@ -59,10 +59,10 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
 
 def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_events: float, num_rows: int) -> Choice:
     """What was fastest on most data sets (README): drafts in one pass for long sequences, with lengths that are learnt, and the
-    laws of the round before for those of `num_events` that are too few to learn from; no drafts for sequences of a handful of
-    events, or where the rows in flight already fill the passes of a shallow target."""
-    named = "autoregressive"
-    if num_events >= _HANDFUL and num_rows <= _ROWS_PER_LAYER * getattr(models.target, "num_layers", 1):
+    laws of the round before for those of `num_events` that are too few to learn from; no drafts where a sequence is little work
+    for the target, or the rows in flight already fill the passes of a shallow one."""
+    named, num_layers = "autoregressive", getattr(models.target, "num_layers", 1)
+    if num_layers * num_events >= _LITTLE_WORK and num_rows <= _ROWS_PER_LAYER * num_layers:
         wanted = ("jacobi", "self", "model") if num_events < _SHORT else ("model in 1 pass", "jacobi", "self")
         named = next((name for name in (*wanted, "poisson") if name in candidates), named)
     chosen = candidates[named]
