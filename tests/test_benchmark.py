@@ -18,7 +18,7 @@ from tppsd.benchmark.plan import COLUMNS, read_plan
 from tppsd.benchmark.rows import PAPER_KEYS, Row
 from tppsd.benchmark.samplers import reencode
 from tppsd.benchmark.sources import Request
-from tppsd.benchmark.summary import read_rows, summaries
+from tppsd.benchmark.summary import read_rows
 from tppsd.benchmark.table import TABLE_COLUMNS, averaged
 from tppsd.charts import ticks
 from tppsd.commands import benchmark
@@ -257,12 +257,37 @@ def test_recorded_rows_are_summed_up_in_a_table_and_a_figure(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 2 and (tmp_path / "speedups.svg").read_text().rstrip().endswith("</svg>")
     for batch_size, line in zip((1, 2), lines[2:], strict=True):
-        exact = [r for r in rows if r["batch_size"] == batch_size and r["method"] in ("speculative", "auto")]
-        best = max(exact, key=lambda row: row["speedup"])
+        own = [row for row in rows if row["batch_size"] == batch_size]
+        best = max((row for row in own if row["method"] == "speculative"), key=lambda row: row["speedup"])
+        (auto,) = (row for row in own if row["method"] == "auto")
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         assert cells[3] == str(batch_size) and cells[5] == best["sampler"].removeprefix("speculative, ")
-        assert cells[7].startswith(f"{best['speedup']:.2f} (") and cells[8]
-    assert summaries([Row(**row) for row in rows if row["method"] in ("autoregressive", "fixed_point")]) == []
+        assert cells[7].startswith(f"{best['speedup']:.2f} (") and cells[8].startswith(f"{auto['speedup']:.2f}")
+
+
+def test_nothing_to_draw_is_one_sentence(tmp_path, capsys):
+    benchmark.main(["--untrained", "1,2", "--method", "fixed_point", "--num-events", "5", "--repeats", "1", "--json"])
+    others = [row for row in rows_of(capsys.readouterr().out) if row["method"] != "speculative"]
+    assert others[0]["method"] == "autoregressive"
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, others)))
+    figure = tmp_path / "speedups.svg"
+    with pytest.raises(ValueError, match="--figure has nothing to draw"):
+        benchmark.main(["--recorded", str(tmp_path / "rows.jsonl"), "--figure", str(figure)])
+    assert not figure.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--recorded", "rows.jsonl", "--json"], "--json is for what is measured"),
+        (["--recorded", "rows.jsonl", "--report", "page.html"], "--report is for what is measured"),
+        (["--untrained", "1,2", "--figure", "speedups.txt"], "must end in .svg, .png or .pdf"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_before_anything_runs(args, said, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(args)
+    assert said in capsys.readouterr().err
 
 
 def test_a_mistake_in_recorded_rows_is_one_sentence(tmp_path):

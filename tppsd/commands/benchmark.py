@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data (--data:
 models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The tables and figures
 of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win over files. Several
-cells (data, encoders, batch sizes) end in a table of the fastest exact sampler of each."""
+cells (data, encoders, batch sizes) end in a table of the fastest sampler of each."""
 
 
 def main(args: list[str]) -> None:
@@ -32,6 +32,8 @@ def main(args: list[str]) -> None:
     if options.figure is not None:
         from tppsd.plots import save, speedup_plot
 
+        if not cells:
+            raise ValueError("--figure has nothing to draw: no speculative sampler was timed beside the autoregressive one")
         save(speedup_plot(speedups(cells)), options.figure)
 
 
@@ -94,11 +96,14 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--threads", type=int, help="torch threads (default: torch's own)")
     add("--json", action="store_true", help="one JSON object per row")
     add("--report", type=Path, help="write a self-contained HTML page with figures")
-    add("--figure", type=Path, help="draw the fastest exact sampler of every cell (.svg, .png, .pdf)")
+    add("--figure", type=Path, help="draw the fastest sampler of every cell (.svg, .png, .pdf)")
     add("--recorded", type=Path, nargs="+", metavar="FILE", help="measure nothing: sum up the rows of earlier runs with --json")
     options = parser.parse_args(args)
-    if options.recorded is not None and options.report is not None:
-        parser.error("--report needs samples, and --recorded has rows alone: leave one of them out")
+    for option, given in (("--report", options.report), ("--json", options.json)):
+        if options.recorded is not None and given:
+            parser.error(f"{option} is for what is measured, and --recorded measures nothing: leave one of them out")
+    if options.figure is not None and options.figure.suffix not in (".svg", ".png", ".pdf"):
+        parser.error(f"--figure {options.figure} must end in .svg, .png or .pdf")
     return options
 
 

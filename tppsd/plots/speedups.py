@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from tppsd.plots.style import FAINT, TEXT, label, legend_of, new_figure, plain, title_of
+from tppsd.plots.style import FAINT, OTHERS, TEXT, label, legend_of, new_figure, title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 class Speedup(NamedTuple):
@@ -32,8 +30,8 @@ def speedup_plot(speedups: Sequence[Speedup], title: str = "Speed-up over cached
         ValueError: there is nothing to draw, or more than four series.
     """
     panels, lines, series = (list(dict.fromkeys(str(s[i]) for s in speedups)) for i in range(3))
-    if not 1 <= len(series) <= len(_COLOURS):
-        raise ValueError(f"a figure of speed-ups has one to {len(_COLOURS)} series; there are {len(series)}")
+    if not 1 <= len(series) <= len(OTHERS):
+        raise ValueError(f"a figure of speed-ups has one to {len(OTHERS)} series; there are {len(series)}")
     figure = new_figure(2.0 + 2.6 * len(panels), 1.5 + 0.32 * len(lines))
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(every, panels, strict=True):
@@ -42,13 +40,11 @@ def speedup_plot(speedups: Sequence[Speedup], title: str = "Speed-up over cached
             ys = [lines.index(s.line) + 0.24 * (i - (len(series) - 1) / 2) for s in own]
             medians = [s.median for s in own]
             whiskers = [[s.median - s.low for s in own], [s.high - s.median for s in own]]
-            axes.errorbar(medians, ys, xerr=whiskers, fmt="o", color=_COLOURS[i], markersize=4.5, elinewidth=1.2, label=name)
+            axes.errorbar(medians, ys, xerr=whiskers, fmt="o", color=OTHERS[i], markersize=4.5, elinewidth=1.2, label=name)
         axes.axvline(1.0, color=FAINT, linewidth=1.0, linestyle=":")
         axes.set_xlim(left=0.0)
         label(axes, "times as fast", "", panel)
         axes.grid(axis="y", visible=False)
-    plain(every[0])
-    every[0].grid(axis="y", visible=False)
     every[0].set_yticks(range(len(lines)), lines, color=TEXT)
     every[0].invert_yaxis()
     if len(series) > 1:

@@ -34,7 +34,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     """Write `figure` (format by suffix; PNG at 200 dots per inch), make the folder if need be, and return the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200, facecolor="white")
+    undated = {"Date": None} if path.suffix == ".svg" else None  # the same figure, the same file
+    figure.savefig(path, dpi=200, facecolor="white", metadata=undated)
     return path
 
 
