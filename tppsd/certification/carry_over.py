@@ -12,18 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 _DRAWS = Path(__file__).with_name("draws.py")
 
 
-class Drawn(NamedTuple):
-    """What a checkout draws. Fields: sources: hash of its samplers and models; cells: by name, number of events and hash of the
-    samples' bits."""
-
-    sources: str
-    cells: dict[str, dict[str, Any]]
+Drawn = dict[str, dict[str, Any]]  # by cell: its name, the number of events and a hash of the samples' bits
 
 
 def draw_cells(
@@ -42,34 +38,33 @@ def draw_cells(
     """
     if not (root / "tppsd" / "certification" / "cells.py").is_file():
         raise ValueError(f"{root} is no checkout of this project: it has no tppsd/certification/cells.py")
-    lines = list(_lines(root.resolve(), [str(num_events), str(seed), str(models.resolve()), only], processes, advance))
-    return Drawn(lines[0]["sources"], {line["cell"]: line for line in lines if "cell" in line})
+    drawn: Drawn = {}
+    for line in _lines(root.resolve(), [str(num_events), str(seed), str(models.resolve()), only], processes):
+        drawn[line["cell"]] = line
+        advance()
+    return drawn
 
 
-def _lines(root: Path, words: list[str], processes: int, advance: Callable[[], None]) -> Iterator[dict[str, Any]]:
+def _lines(root: Path, words: list[str], processes: int) -> Iterator[dict[str, Any]]:
     """What draws.py prints, process by process."""
-    call = [sys.executable, "-c", f"exec(open({str(_DRAWS)!r}).read())", *words]
+    call = [sys.executable, "-P", str(_DRAWS), *words]  # -P: the script's own folder is not searched for modules
     environment = os.environ | {"PYTHONPATH": str(root)}
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as errors, ExitStack() as stack:
         running = [
             subprocess.Popen(
                 [*call, str(i), str(processes)], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
             )
             for i in range(processes)
         ]
-        try:
-            for process in running:
-                assert process.stdout is not None
-                for line in map(json.loads, process.stdout):
-                    if "cell" in line:
-                        advance()
-                    yield line
-                if process.wait():
-                    errors.seek(0)
-                    raise ValueError(f"{root}: the samplers failed: {errors.read().strip().splitlines()[-1]}")
-        finally:
-            for process in running:
-                process.kill()
+        for process in running:
+            stack.enter_context(process)
+            stack.callback(process.kill)  # comes before the wait with which a process is left
+        for process in running:
+            assert process.stdout is not None
+            yield from map(json.loads, process.stdout)
+            if process.wait():
+                errors.seek(0)
+                raise ValueError(f"{root}: the samplers failed: {errors.read().strip().splitlines()[-1]}")
 
 
 def check_same(before: Drawn, after: Drawn) -> None:
@@ -78,7 +73,7 @@ def check_same(before: Drawn, after: Drawn) -> None:
     Raises:
         ValueError: they do; the sentence names a cell.
     """
-    if before.cells.keys() != after.cells.keys():
-        raise ValueError(f"the checkouts have other cells: {', '.join(sorted(before.cells.keys() ^ after.cells.keys()))}")
-    if different := [name for name in before.cells if before.cells[name] != after.cells[name]]:
+    if before.keys() != after.keys():
+        raise ValueError(f"the checkouts have other cells: {', '.join(sorted(before.keys() ^ after.keys()))}")
+    if different := [name for name in before if before[name] != after[name]]:
         raise ValueError(f"the samples differ in {len(different)} cells ({different[0]}, ...): certify anew")

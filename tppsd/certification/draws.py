@@ -1,7 +1,7 @@
 """Which samples does a checkout draw? Run by carry_over.py with any checkout on the path, whose own `tppsd` it imports.
 
-Arguments: NUM_EVENTS SEED FOLDER_OF_MODELS ONLY FIRST STEP. Prints JSON lines: the hash of the checkout's sources; then, of every
-STEP-th cell from FIRST on with ONLY in its name, the name, the number of events, and a hash of their bits.
+Arguments: NUM_EVENTS SEED FOLDER_OF_MODELS ONLY FIRST STEP. Prints JSON lines: of every STEP-th cell from FIRST on with ONLY in
+its name, the name, the number of events, and a hash of their bits. The working directory must be the root of the checkout.
 """
 
 import hashlib
@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 
+import tppsd
 from tppsd.certification.cells import all_cells
 from tppsd.certification.models import build
 from tppsd.certification.run import draw
-from tppsd.commands.certify import sources_hash
 
 
 def main(num_events: str, seed: str, folder: str, only: str, first: str, step: str) -> None:
     torch.set_num_threads(1)
-    print(json.dumps({"sources": sources_hash()}), flush=True)
+    if (imported := Path(tppsd.__file__).parent.parent) != Path.cwd():
+        raise SystemExit(f"{imported} was imported, not {Path.cwd()}")
     for cell in [cell for cell in all_cells() if only in cell.name][int(first) :: int(step)]:
         samples = draw(cell, *build(cell, Path(folder)), int(num_events), int(seed))
         digest = hashlib.sha256()

@@ -24,7 +24,9 @@ from tppsd.certification.carry_over import check_same, draw_cells
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
+from tppsd.commands.console import progress
 
+PACKAGE = Path(tppsd.__file__).parent
 EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell
 LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
 SCHEMA = 1
@@ -62,6 +64,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     options = parser.parse_args(args)
     if options.events is not None and options.events < 1000:
         raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
+    if options.same_as is not None and options.only:
+        raise ValueError(f"--only {options.only} and --same-as do not go together: a certificate is of all cells")
     return options
 
 
@@ -89,34 +93,30 @@ def certify(cells: list[Cell], num_events: int, seed: int, processes: int, outpu
 
 def carry_over(options: argparse.Namespace) -> None:
     """Write the certificate of `options.same_as` with a note that these sources draw the same samples, if they do."""
-    from rich.progress import Progress
+    from rich.console import Console
 
     path = options.same_as / "tests" / "certificate.json"
     if not path.is_file():
         raise ValueError(f"{options.same_as} has no tests/certificate.json; --same-as wants the root of a certified checkout")
     certificate = json.loads(path.read_text())
-    num_events, here = options.events or COMPARED_EVENTS, Path(tppsd.__file__).parent.parent
-    models = options.output / "models"
-    with Progress(transient=True) as bar:
-        task = bar.add_task("drawing with both", total=2 * len(all_cells()))
-        before, after = (
-            draw_cells(root, num_events, options.seed, options.processes, models, "", lambda: bar.advance(task))
-            for root in (options.same_as, here)
-        )
-    if before.sources != certificate["run"]["sources"]:
+    if sources_hash(options.same_as / "tppsd") != certificate["run"]["sources"]:
         raise ValueError(f"{options.same_as} is not what its certificate is of: check out the commit that was certified")
+    num_events, models = options.events or COMPARED_EVENTS, options.output / "models"
+    with progress(Console(stderr=True), "drawing with both", 2 * len(all_cells())) as advance:
+        before, after = (
+            draw_cells(root, num_events, options.seed, options.processes, models, "", advance)
+            for root in (options.same_as, PACKAGE.parent)
+        )
     check_same(before, after)
-    total = sum(cell["num_events"] for cell in after.cells.values())
-    certificate["same_samples"] = {"sources": after.sources, "num_events": total, "seed": options.seed}
-    _write(options.output / "certificate.json", certificate)
-    print(
-        f"The same samples to the last bit in {len(after.cells)} cells, {total:,} events: {options.output / 'certificate.json'}"
-    )
+    total = sum(cell["num_events"] for cell in after.values())
+    certificate["same_samples"] = {"sources": sources_hash(), "num_events": total, "seed": options.seed}
+    written = options.output / "certificate.json"
+    _write(written, certificate)
+    print(f"The same samples to the last bit in {len(after)} cells, {total:,} events. Written: {written}")
 
 
-def sources_hash() -> str:
+def sources_hash(package: Path = PACKAGE) -> str:
     """SHA-256 of the files whose exactness is certified: the samplers and the models."""
-    package = Path(tppsd.__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/*.py")]):
         digest.update(path.name.encode() + path.read_bytes())
