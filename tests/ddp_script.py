@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
@@ -44,10 +45,15 @@ def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
     if run.is_global_zero:
         torch.save({"weights": distilled.state_dict(), "metrics": metrics}, folder / "distilled.pt")
 
-    sampler = Sampler(folder / "target.ckpt", draft, seed=4)
-    requests = Requests(1, "train", max_histories=9, given_fraction=0.3, chunk_size=2)  # 5 chunks: 3 and 2
-    writer = SampleWriter(folder / "samples")
+    predict(folder / "samples", folder / "target.ckpt", draft, **distributed)
+
+
+def predict(samples: Path, target: Path, draft: Path, **distributed: Any) -> int:
+    """Five chunks, 3 and 2 for two processes; returns how many of their nine sequences this process has written."""
+    requests = Requests(1, "train", max_histories=9, given_fraction=0.3, chunk_size=2)
+    writer, sampler = SampleWriter(samples), Sampler(target, draft, seed=4)
     trainer(callbacks=[writer], **distributed).predict(sampler, requests.loader(small_data()), return_predictions=False)
+    return writer.num_sequences
 
 
 if __name__ == "__main__":

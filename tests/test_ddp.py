@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,15 @@ def test_predict_gives_every_index_once_and_the_same_sequences(folders: tuple[Pa
         assert mine.tolist() == theirs.tolist()
     for mine, theirs in zip(one["time_since_start"], two["time_since_start"], strict=True):
         assert mine.tolist() == pytest.approx(theirs.tolist(), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_job_of_two_processes_is_continued_by_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    one, two = folders
+    samples = tmp_path / "samples"
+    shutil.copytree(two / "samples", samples)
+    expected = pandas.read_parquet(samples)
+    sorted(samples.glob("*.parquet"))[1].unlink()
+    assert ddp_script.predict(samples, two / "target.ckpt", one / "draft.ckpt") == 2, "the chunk that was missing, and no other"
+    pandas.testing.assert_frame_equal(pandas.read_parquet(samples), expected, rtol=1e-9)
