@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import tppsd
 from tppsd.commands import recipes
 
 CONFIGS = Path(__file__).parent.parent / "lightning_configs"
@@ -49,6 +52,32 @@ def test_a_recipe_becomes_a_line_of_the_table_and_is_run_once(
     assert capsys.readouterr().out == first
     with pytest.raises(ValueError, match=r"was made with the options .*num_layers.*, not \[\]: set --output"):
         recipes.main(arguments)
+
+
+def test_a_second_generation_agrees_with_the_first(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(recipe), "--encoder", "thp", "--seed", "0", "--generations", "2", "--output", str(tmp_path / "out")]
+    with pytest.raises(FileNotFoundError, match=r"a second generation of .* needs .*born_again\.yaml"):
+        recipes.main(arguments)
+    (tmp_path / "model").mkdir()
+    shutil.copy(CONFIGS / "model" / "born_again.yaml", tmp_path / "model")
+    recipes.main(arguments)
+    lines = capsys.readouterr().out.strip().splitlines()[2:]
+    assert [line.split(" | ")[1] for line in lines] == ["thp", "thp, generation 2"]
+    first, second = (float(line.split(" | ")[-1].strip(" |")) for line in lines)
+    assert second >= first > 0, "the minutes of the second generation count those of the first"
+    folders = [tmp_path / "out" / "small" / "thp" / name for name in ("seed_0", "seed_0_generation_2")]
+    best = [folder / "fit" / "version_0" / "checkpoints" / "best.ckpt" for folder in folders]
+    teacher, taught = (torch.load(path, weights_only=True)["tppsd"] for path in best)
+    assert taught["distilled_from"] == tppsd.load(best[0]).content_hash() and "distilled_from" not in teacher
+
+    done: list[Path] = []
+    monkeypatch.setattr(recipes.Run, "complete", lambda run: done.append(run.folder))
+    (folders[0] / "result.json").rename(tmp_path / "result.json")
+    monkeypatch.setattr(recipes, "markdown", lambda runs: "")
+    recipes.main(arguments)
+    assert done == folders, "a teacher that is not there is trained first, and its pupil after it"
 
 
 def test_a_run_that_fails_says_where_to_look(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

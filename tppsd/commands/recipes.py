@@ -22,7 +22,7 @@ from tppsd.commands.console import progress
 
 DESCRIPTION = """Run `tppsd fit` and `tppsd test` for every recipe (lightning_configs/recipes/), encoder and seed, each run in a
 process of its own, and print means and standard deviations over seeds. Runs that are complete in --output are kept: the same
-command goes on after an interruption, and with more seeds or encoders it adds theirs."""
+command goes on after an interruption, and with more seeds, encoders or generations it adds theirs."""
 ENCODERS = ("thp", "sahp", "attnhp", "rotary")
 RESULT = "result.json"
 COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention, nats per event
@@ -35,7 +35,7 @@ COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention
 @dataclass(frozen=True)
 class Run:
     """One training: recipe file, encoder, seed; `folder` is where its results go, `data` the options that name its data,
-    `options` further ones of `tppsd fit`."""
+    `options` further ones of `tppsd fit`, `teacher` the run of the generation before, with which it is to agree."""
 
     recipe: Path
     encoder: str
@@ -43,6 +43,27 @@ class Run:
     folder: Path
     data: tuple[str, ...]
     options: tuple[str, ...]
+    teacher: Run | None = None
+
+    @property
+    def generation(self) -> int:
+        return 1 if self.teacher is None else self.teacher.generation + 1
+
+    @property
+    def best(self) -> Path:
+        """Its checkpoint."""
+        return self.folder / "fit" / "version_0" / "checkpoints" / "best.ckpt"
+
+    @property
+    def minutes(self) -> float:
+        """That its training took, and that of its teachers."""
+        result = self.result()
+        assert result is not None
+        return float(result["seconds"]) / 60 + (self.teacher.minutes if self.teacher else 0.0)
+
+    def is_complete(self) -> bool:
+        """Whether it needs not be run; it does when its teacher does."""
+        return self.result() is not None and (self.teacher is None or self.teacher.is_complete())
 
     def result(self) -> dict[str, Any] | None:
         """None: not complete.
@@ -64,18 +85,26 @@ class Run:
         self.folder.mkdir(parents=True)
         started = time.perf_counter()
         logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", self.folder, "--trainer.logger.version", "0"]
+        seed = self.seed + 1000 * (self.generation - 1)  # other initial weights than the teacher's
         self._tppsd(
-            "fit", *self.data, "--config", self.recipe, "--model.encoder", self.encoder, "--seed_everything", self.seed,
-            *logger, "--trainer.logger.name", "fit", *self.options,
+            "fit", *self.data, "--config", self.recipe, *self._taught(), "--model.encoder", self.encoder,
+            "--seed_everything", seed, *logger, "--trainer.logger.name", "fit", *self.options,
         )  # fmt: skip
         seconds = time.perf_counter() - started
-        best = self.folder / "fit" / "version_0" / "checkpoints" / "best.ckpt"
-        self._tppsd("test", *self.data, "--ckpt_path", best, *logger, "--trainer.logger.name", "test", *for_test(self.options))
+        self._tppsd(
+            "test", *self.data, "--ckpt_path", self.best, *logger, "--trainer.logger.name", "test", *for_test(self.options)
+        )
         scores = _last_line(self.folder / "test" / "version_0" / "metrics.csv")
-        result = {"options": self.options, "seconds": seconds, "num_parameters": _num_parameters(best), "metrics": scores}
+        result = {"options": self.options, "seconds": seconds, "num_parameters": _num_parameters(self.best), "metrics": scores}
         temporary = self.folder / f"{RESULT}.{os.getpid()}"
         temporary.write_text(json.dumps(result, indent=1) + "\n")
         os.replace(temporary, self.folder / RESULT)
+
+    def _taught(self) -> list[Any]:
+        """Options that name the teacher."""
+        if self.teacher is None:
+            return []
+        return ["--config", born_again(self.recipe), "--model.distillation.target", self.teacher.best]
 
     def _tppsd(self, verb: str, *arguments: Any) -> None:
         words = [sys.executable, "-m", "tppsd", verb, *map(str, arguments), "--trainer.enable_progress_bar", "false"]
@@ -89,34 +118,50 @@ def main(args: list[str]) -> None:
     options = parse(args)
     from rich.console import Console
 
-    runs = list(wanted(options))
-    messages = Console(stderr=True)
-    missing = [run for run in runs if run.result() is None]
-    if missing:
+    chains = list(wanted(options))
+    missing = [[run for run in chain if not run.is_complete()] for chain in chains]
+    if any(missing):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
-    with ThreadPoolExecutor(options.processes) as pool, progress(messages, "training", len(missing)) as advance:
-        try:
-            for future in as_completed([pool.submit(run.complete) for run in missing]):
-                future.result()
+    num_missing = sum(map(len, missing))
+    with ThreadPoolExecutor(options.processes) as pool, progress(Console(stderr=True), "training", num_missing) as advance:
+
+        def complete(chain: list[Run]) -> None:  # a teacher before its pupil
+            for run in chain:
+                run.complete()
                 advance()
+
+        try:
+            for future in as_completed([pool.submit(complete, chain) for chain in missing]):
+                future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # those in progress come to their end
             raise
-    print(markdown(runs))
+    print(markdown([run for chain in chains for run in chain]))
 
 
-def wanted(options: argparse.Namespace) -> Iterator[Run]:
-    """Every recipe with every encoder and seed."""
+def wanted(options: argparse.Namespace) -> Iterator[list[Run]]:
+    """Every recipe with every encoder and seed: its generations."""
     for recipe in options.recipe:
         if not recipe.exists():
             raise FileNotFoundError(f"there is no recipe {recipe}")
+        if options.generations > 1 and not born_again(recipe).exists():
+            raise FileNotFoundError(f"a second generation of {recipe} needs {born_again(recipe)}, which is not there")
         data: tuple[str, ...] = ("--config", str(recipe.parent.parent / "data" / recipe.name))
         if options.data_root is not None and (folder := options.data_root / recipe.stem).is_dir():
             data += ("--data.path", str(folder))
         for encoder in options.encoder:
             for seed in options.seed:
                 folder = options.output / recipe.stem / encoder / f"seed_{seed}"
-                yield Run(recipe, encoder, seed, folder, data, options.fit)
+                chain = [Run(recipe, encoder, seed, folder, data, options.fit)]
+                for generation in range(2, options.generations + 1):
+                    folder = folder.with_name(f"seed_{seed}_generation_{generation}")
+                    chain.append(Run(recipe, encoder, seed, folder, data, options.fit, teacher=chain[-1]))
+                yield chain
+
+
+def born_again(recipe: Path) -> Path:
+    """What a second generation is trained with."""
+    return recipe.parent.parent / "model" / "born_again.yaml"
 
 
 def for_test(options: tuple[str, ...]) -> list[str]:
@@ -139,6 +184,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("recipe", type=Path, nargs="+", help="files of lightning_configs/recipes/; options of `tppsd fit` may follow after --")
     add("--encoder", nargs="+", default=ENCODERS, choices=ENCODERS, help="(default: all)")
     add("--seed", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    add("--generations", type=int, default=1, help="2: train each once more, to agree with the first as well as with the data")
     add("--data-root", type=Path, help="folder that holds data sets under the names of their recipes, looked at before the hub")
     add("--output", type=Path, default=Path("outputs/recipes"), help="(default: %(default)s)")
     add("--processes", type=int, default=1, help="runs at a time (default: %(default)s)")
@@ -158,19 +204,18 @@ def _num_parameters(checkpoint: Path) -> int:
 
 
 def markdown(runs: list[Run]) -> str:
-    """One line per recipe and encoder, means over seeds with the standard deviation of the NLL."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run in runs:
-        result = run.result()
-        assert result is not None
-        groups.setdefault((run.recipe.stem, run.encoder), []).append(result)
+    """One line per recipe, encoder and generation, means over seeds with the standard deviation of the NLL."""
+    groups: dict[tuple[str, str, int], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.generation):
+        groups.setdefault((run.recipe.stem, run.encoder, run.generation), []).append(run)
     lines = ["| data | encoder | seeds | " + " | ".join(COLUMNS) + " | parameters | minutes |"]
     lines.append("|" + "---|" * (len(COLUMNS) + 5))
-    for (data, encoder), results in groups.items():
+    for (data, encoder, generation), group in groups.items():
+        results = [run.result() or {} for run in group]
         cells = [_cell([r["metrics"] for r in results], *column) for column in COLUMNS.values()]
-        minutes = mean(r["seconds"] for r in results) / 60
-        counts = [f"{results[0]['num_parameters']:,}", f"{minutes:.1f}"]
-        lines.append("| " + " | ".join([data, encoder, str(len(results)), *cells, *counts]) + " |")
+        counts = [f"{results[0]['num_parameters']:,}", f"{mean(run.minutes for run in group):.1f}"]
+        name = encoder if generation == 1 else f"{encoder}, generation {generation}"
+        lines.append("| " + " | ".join([data, name, str(len(group)), *cells, *counts]) + " |")
     return "\n".join(lines)
 
 
