@@ -119,6 +119,26 @@ def test_a_draft_equal_to_its_target(target: Path) -> None:
     assert abs(logged["val/kl"]) < 1e-6 and logged["val/step_acceptance"] == pytest.approx(1, abs=1e-6)
 
 
+def test_several_targets_are_an_ensemble(target: Path, tmp_path: Path) -> None:
+    """Training takes them in turn, validation is the mean over them, and two copies of one target are that target."""
+    torch.manual_seed(1)
+    other = fitted(TargetTPP(2, **SMALL), tmp_path / "other.ckpt", max_epochs=1)
+    single, twice, both = (run(Distillation(names))[0] for names in (target, [str(target)] * 2, [str(target), str(other)]))
+    assert single.model.content_hash() == twice.model.content_hash() != both.model.content_hash()
+    assert both.distilled_from == f"{load(target).content_hash()},{load(other).content_hash()}"
+
+    batch = EventBatch.from_sequences(small_data().sequences("test"))
+    law, alone = both.eval().model(batch), []
+    assert both.distillation is not None
+    for path in (target, other):
+        alone.append(Distillation(path, seed=both.distillation.seed))
+        alone[-1].load(2)
+    for step, expected in ((1, alone[1].overlap(law, batch, 1).kl), (2, alone[0].overlap(law, batch, 2).kl)):
+        assert torch.equal(both.distillation.overlap(law, batch, step).kl, expected)
+    mean = (alone[0].overlap(law, batch, 0).kl + alone[1].overlap(law, batch, 0).kl) / 2
+    torch.testing.assert_close(both.distillation.overlap(law, batch, 0).kl, mean)
+
+
 def test_autocast_leaves_the_target_as_it_is_sampled(target: Path) -> None:
     draft, _ = run(Distillation(target), precision="bf16-mixed", max_epochs=1)
     batch = EventBatch.from_sequences(small_data().sequences("test"))

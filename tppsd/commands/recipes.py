@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import os
@@ -35,7 +36,7 @@ COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention
 @dataclass(frozen=True)
 class Run:
     """One training: recipe file, encoder, seed; `folder` is where its results go, `data` the options that name its data,
-    `options` further ones of `tppsd fit`, `teacher` the run of the generation before, with which it is to agree."""
+    `options` further ones of `tppsd fit`, `teachers` the runs of the generation before, with which it is to agree."""
 
     recipe: Path
     encoder: str
@@ -43,33 +44,30 @@ class Run:
     folder: Path
     data: tuple[str, ...]
     options: tuple[str, ...]
-    teacher: Run | None = None
+    teachers: tuple[Run, ...] = ()
 
     @property
     def generation(self) -> int:
-        return 1 if self.teacher is None else self.teacher.generation + 1
+        return 1 + self.teachers[0].generation if self.teachers else 1
 
     @property
     def best(self) -> Path:
         """Its checkpoint."""
         return self.folder / "fit" / "version_0" / "checkpoints" / "best.ckpt"
 
-    @property
-    def minutes(self) -> float:
-        """That its training took, and that of its teachers."""
-        result = self.result()
-        assert result is not None
-        return float(result["seconds"]) / 60 + (self.teacher.minutes if self.teacher else 0.0)
+    def lineage(self) -> set[Run]:
+        """Itself, its teachers, and theirs."""
+        return {self}.union(*(teacher.lineage() for teacher in self.teachers))
 
     def is_complete(self) -> bool:
-        """Whether it needs not be run; it does when its teacher does."""
-        return self.result() is not None and (self.teacher is None or self.teacher.is_complete())
+        """Whether it needs not be run; it does when one of its teachers does."""
+        return self.result() is not None and all(teacher.is_complete() for teacher in self.teachers)
 
     def result(self) -> dict[str, Any] | None:
         """None: not complete.
 
         Raises:
-            ValueError: it was made with other options.
+            ValueError: it was made with other options, or other teachers.
         """
         path = self.folder / RESULT
         if not path.exists():
@@ -77,7 +75,12 @@ class Run:
         result: dict[str, Any] = json.loads(path.read_text())
         if result["options"] != list(self.options):
             raise ValueError(f"{path} was made with the options {result['options']}, not {list(self.options)}: set --output")
+        if (names := result.get("teachers", [])) != self._teacher_names():
+            raise ValueError(f"{path} was taught by {names}, not by {self._teacher_names()}: set --output")
         return result
+
+    def _teacher_names(self) -> list[str]:
+        return [teacher.folder.name for teacher in self.teachers]
 
     def complete(self) -> None:
         """Train and test; what an interrupted run has left is removed first."""
@@ -85,7 +88,7 @@ class Run:
         self.folder.mkdir(parents=True)
         started = time.perf_counter()
         logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", self.folder, "--trainer.logger.version", "0"]
-        seed = self.seed + 1000 * (self.generation - 1)  # other initial weights than the teacher's
+        seed = self.seed + 1000 * (self.generation - 1)  # other initial weights than the teachers
         self._tppsd(
             "fit", *self.data, "--config", self.recipe, *self._taught(), "--model.encoder", self.encoder,
             "--seed_everything", seed, *logger, "--trainer.logger.name", "fit", *self.options,
@@ -95,16 +98,20 @@ class Run:
             "test", *self.data, "--ckpt_path", self.best, *logger, "--trainer.logger.name", "test", *for_test(self.options)
         )
         scores = _last_line(self.folder / "test" / "version_0" / "metrics.csv")
-        result = {"options": self.options, "seconds": seconds, "num_parameters": _num_parameters(self.best), "metrics": scores}
+        result = {
+            "options": self.options, "teachers": self._teacher_names(), "seconds": seconds,
+            "num_parameters": _num_parameters(self.best), "metrics": scores,
+        }  # fmt: skip
         temporary = self.folder / f"{RESULT}.{os.getpid()}"
         temporary.write_text(json.dumps(result, indent=1) + "\n")
         os.replace(temporary, self.folder / RESULT)
 
     def _taught(self) -> list[Any]:
-        """Options that name the teacher."""
-        if self.teacher is None:
+        """Options that name the teachers."""
+        if not self.teachers:
             return []
-        return ["--config", born_again(self.recipe), "--model.distillation.target", self.teacher.best]
+        names = json.dumps([str(teacher.best) for teacher in self.teachers])
+        return ["--config", born_again(self.recipe), "--model.distillation.target", names]
 
     def _tppsd(self, verb: str, *arguments: Any) -> None:
         words = [sys.executable, "-m", "tppsd", verb, *map(str, arguments), "--trainer.enable_progress_bar", "false"]
@@ -118,29 +125,24 @@ def main(args: list[str]) -> None:
     options = parse(args)
     from rich.console import Console
 
-    chains = list(wanted(options))
-    missing = [[run for run in chain if not run.is_complete()] for chain in chains]
-    if any(missing):
+    runs = sorted(wanted(options), key=lambda run: run.generation)
+    missing = [run for run in runs if not run.is_complete()]
+    if missing:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
-    num_missing = sum(map(len, missing))
-    with ThreadPoolExecutor(options.processes) as pool, progress(Console(stderr=True), "training", num_missing) as advance:
-
-        def complete(chain: list[Run]) -> None:  # a teacher before its pupil
-            for run in chain:
-                run.complete()
-                advance()
-
+    with ThreadPoolExecutor(options.processes) as pool, progress(Console(stderr=True), "training", len(missing)) as advance:
         try:
-            for future in as_completed([pool.submit(complete, chain) for chain in missing]):
-                future.result()
+            for _, generation in itertools.groupby(missing, lambda run: run.generation):  # teachers before their pupils
+                for future in as_completed([pool.submit(run.complete) for run in generation]):
+                    future.result()
+                    advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # those in progress come to their end
             raise
-    print(markdown([run for chain in chains for run in chain]))
+    print(markdown(runs))
 
 
-def wanted(options: argparse.Namespace) -> Iterator[list[Run]]:
-    """Every recipe with every encoder and seed: its generations."""
+def wanted(options: argparse.Namespace) -> Iterator[Run]:
+    """Every recipe with every encoder, seed and generation."""
     for recipe in options.recipe:
         if not recipe.exists():
             raise FileNotFoundError(f"there is no recipe {recipe}")
@@ -150,13 +152,15 @@ def wanted(options: argparse.Namespace) -> Iterator[list[Run]]:
         if options.data_root is not None and (folder := options.data_root / recipe.stem).is_dir():
             data += ("--data.path", str(folder))
         for encoder in options.encoder:
-            for seed in options.seed:
-                folder = options.output / recipe.stem / encoder / f"seed_{seed}"
-                chain = [Run(recipe, encoder, seed, folder, data, options.fit)]
-                for generation in range(2, options.generations + 1):
-                    folder = folder.with_name(f"seed_{seed}_generation_{generation}")
-                    chain.append(Run(recipe, encoder, seed, folder, data, options.fit, teacher=chain[-1]))
-                yield chain
+            folder = options.output / recipe.stem / encoder
+            teachers: tuple[Run, ...] = ()
+            for generation in range(1, options.generations + 1):
+                suffix = f"_generation_{generation}" if generation > 1 else ""
+                teachers = tuple(
+                    Run(recipe, encoder, seed, folder / f"seed_{seed}{suffix}", data, options.fit, teachers)
+                    for seed in options.seed
+                )
+                yield from teachers
 
 
 def born_again(recipe: Path) -> Path:
@@ -184,7 +188,12 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("recipe", type=Path, nargs="+", help="files of lightning_configs/recipes/; options of `tppsd fit` may follow after --")
     add("--encoder", nargs="+", default=ENCODERS, choices=ENCODERS, help="(default: all)")
     add("--seed", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    add("--generations", type=int, default=1, help="2: train each once more, to agree with the first as well as with the data")
+    add(
+        "--generations",
+        type=int,
+        default=1,
+        help="2: train each once more, to agree with all seeds of the first as well as with the data",
+    )
     add("--data-root", type=Path, help="folder that holds data sets under the names of their recipes, looked at before the hub")
     add("--output", type=Path, default=Path("outputs/recipes"), help="(default: %(default)s)")
     add("--processes", type=int, default=1, help="runs at a time (default: %(default)s)")
@@ -206,17 +215,22 @@ def _num_parameters(checkpoint: Path) -> int:
 def markdown(runs: list[Run]) -> str:
     """One line per recipe, encoder and generation, means over seeds with the standard deviation of the NLL."""
     groups: dict[tuple[str, str, int], list[Run]] = {}
-    for run in sorted(runs, key=lambda run: run.generation):
+    for run in runs:
         groups.setdefault((run.recipe.stem, run.encoder, run.generation), []).append(run)
     lines = ["| data | encoder | seeds | " + " | ".join(COLUMNS) + " | parameters | minutes |"]
     lines.append("|" + "---|" * (len(COLUMNS) + 5))
     for (data, encoder, generation), group in groups.items():
         results = [run.result() or {} for run in group]
         cells = [_cell([r["metrics"] for r in results], *column) for column in COLUMNS.values()]
-        counts = [f"{results[0]['num_parameters']:,}", f"{mean(run.minutes for run in group):.1f}"]
+        counts = [f"{results[0]['num_parameters']:,}", f"{mean(map(minutes, group)):.1f}"]
         name = encoder if generation == 1 else f"{encoder}, generation {generation}"
         lines.append("| " + " | ".join([data, name, str(len(group)), *cells, *counts]) + " |")
     return "\n".join(lines)
+
+
+def minutes(run: Run) -> float:
+    """That its training took, and that of its teachers."""
+    return sum(float((one.result() or {})["seconds"]) for one in run.lineage()) / 60
 
 
 def _cell(scores: list[dict[str, float]], name: str, digits: int) -> str:

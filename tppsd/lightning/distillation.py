@@ -1,4 +1,4 @@
-"""Training a draft to agree with its target, and the acceptance that this buys."""
+"""Training a draft to agree with its target, and the acceptance that this buys; or a target to agree with earlier ones."""
 
 from __future__ import annotations
 
@@ -31,25 +31,29 @@ class Distillation:
     kl_weight = tv_weight = 0 training is by likelihood alone and the target only measures acceptance; otherwise a training step
     costs one more pass, the target's, without gradients.
 
+    Several targets are an ensemble: training steps take them in turn, and since the cross-entropy is linear in the target, the
+    KL of their mixture has the same minimum as the mean of theirs. What is logged in validation is the mean over them.
+
     The target is no part of the module: checkpoints hold nothing of it but its content hash.
 
     Args:
-        target: checkpoint of the frozen target.
+        target: checkpoint of the frozen target, or of several.
         nll_weight: of the negative log-likelihood per event of the data.
         kl_weight: of the Kullback-Leibler divergence per context.
         tv_weight: of the total variation per context: the probability that the `joint` rule rejects a drafted event.
         num_draws: inter-times per context, an even number.
         seed: of the draws.
-    Source: distillation for speculative decoding: Zhou et al., ICLR 2024 (DistillSpec, arXiv 2310.08461).
+    Source: distillation for speculative decoding: Zhou et al., ICLR 2024 (DistillSpec, arXiv 2310.08461); of an ensemble: Hinton
+    et al. 2015 (arXiv 1503.02531).
     """
 
-    target: str | Path
+    target: list[str] | str | Path
     nll_weight: float = 0.0
     kl_weight: float = 1.0
     tv_weight: float = 1.0
     num_draws: int = 4
     seed: int = 0
-    model: TransformerTPP | None = field(default=None, init=False, repr=False)  # loaded when a run is set up
+    models: list[TransformerTPP] = field(default_factory=list, init=False, repr=False)  # loaded when a run is set up
 
     def __post_init__(self) -> None:
         weights = (self.nll_weight, self.kl_weight, self.tv_weight)
@@ -65,28 +69,36 @@ class Distillation:
         """Whether the target takes part in the loss."""
         return self.kl_weight > 0 or self.tv_weight > 0
 
-    def load(self, num_marks: int) -> TransformerTPP:
-        """The frozen target of data with `num_marks` marks; the global random state is left as it was."""
-        if self.model is None:
+    def load(self, num_marks: int) -> str:
+        """Load what is to be agreed with, for data with `num_marks` marks, and return its content hash (hashes, with commas
+        between them). The global random state is left as it was."""
+        paths = self.target if isinstance(self.target, list) else [self.target]
+        if not self.models:
             with torch.random.fork_rng(devices=[]):  # building it draws its initial weights
-                self.model = load(self.target).requires_grad_(False)
-        if self.model.num_marks != num_marks:
-            raise ValueError(
-                f"{self.target}: this target has num_marks = {self.model.num_marks}, its draft {num_marks}; they must agree"
-            )
-        return self.model
+                self.models = [load(path).requires_grad_(False) for path in paths]
+        for path, model in zip(paths, self.models, strict=True):
+            if model.num_marks != num_marks:
+                raise ValueError(f"{path}: this target has num_marks = {model.num_marks}, its draft {num_marks}; they must agree")
+        return ",".join(model.content_hash() for model in self.models)
 
     def overlap(self, draft: NextEventLaw, batch: EventBatch, step: int) -> Overlap:
-        """KL and acceptance in every context of a batch, each (num_contexts,).
+        """KL and acceptance in every context of a batch, each (num_contexts,); of several targets, that of the step in training
+        and the mean in validation.
 
         Args:
             draft: laws of batch shape (batch, length + 1).
             step: of the optimiser, from 1; 0 in validation.
         """
-        assert self.model is not None, "Distillation.load comes first"
+        assert self.models, "Distillation.load comes first"
+        models = [self.models[step % len(self.models)]] if step else self.models
+        overlaps = [self._overlap(model, draft, batch, step) for model in models]
+        return Overlap(*(torch.stack(values).mean(0) for values in zip(*overlaps, strict=True)))
+
+    def _overlap(self, model: TransformerTPP, draft: NextEventLaw, batch: EventBatch, step: int) -> Overlap:
+        """With one target."""
         device = batch.mask.device
         with torch.no_grad(), autocast_disabled(device.type):  # the laws that will be sampled
-            target = self.model.to(device)(batch)
+            target = model.to(device)(batch)
         positions = torch.arange(batch.mask.shape[1] + 1, device=device)
         contexts = positions <= batch.lengths.unsqueeze(1)  # (batch, length + 1), without padding
         # path indices of samples are not negative: no draw is shared with a sampler of the same seed

@@ -114,9 +114,9 @@ class TPPModule(LightningModule):
         if stage == "fit":
             self.compile_model()
         if self.distillation is not None:
-            target = self.distillation.load(self.model.num_marks)
+            target_hash = self.distillation.load(self.model.num_marks)
             if stage == "fit" and self.distillation.is_trained_for:
-                self.distilled_from = target.content_hash()
+                self.distilled_from = target_hash
 
     def compile_model(self) -> None:
         """Compile the full pass, if that is wanted; the cached passes of sampling stay as they are."""
