@@ -91,6 +91,8 @@ def test_a_run_that_fails_says_where_to_look(recipe: Path, tmp_path: Path, monke
     assert not list(tmp_path.glob("out/**/result.json"))
     with pytest.raises(FileNotFoundError, match="there is no recipe"):
         recipes.main([str(tmp_path / "none.yaml")])
+    with pytest.raises(SystemExit):
+        recipes.main([str(recipe), "--generations", "0"])
 
 
 def test_options_of_data_and_baseline_are_those_of_the_test_too() -> None:

@@ -188,16 +188,14 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("recipe", type=Path, nargs="+", help="files of lightning_configs/recipes/; options of `tppsd fit` may follow after --")
     add("--encoder", nargs="+", default=ENCODERS, choices=ENCODERS, help="(default: all)")
     add("--seed", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    add(
-        "--generations",
-        type=int,
-        default=1,
-        help="2: train each once more, to agree with all seeds of the first as well as with the data",
-    )
+    add("--generations", type=int, default=1, help="2: train once more, to agree with all seeds of the first and with the data")
     add("--data-root", type=Path, help="folder that holds data sets under the names of their recipes, looked at before the hub")
     add("--output", type=Path, default=Path("outputs/recipes"), help="(default: %(default)s)")
     add("--processes", type=int, default=1, help="runs at a time (default: %(default)s)")
-    return parser.parse_args(args[:end], argparse.Namespace(fit=tuple(args[end + 1 :])))
+    options = parser.parse_args(args[:end], argparse.Namespace(fit=tuple(args[end + 1 :])))
+    if options.generations < 1:
+        parser.error(f"--generations {options.generations} must be at least 1, which is of the data alone")
+    return options
 
 
 def _last_line(path: Path) -> dict[str, float]:
