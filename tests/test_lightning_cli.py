@@ -42,7 +42,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_fit_without_a_config_and_again_from_the_one_it_saved() -> None:
-    assert tppsd("fit", *DATA, *QUIET, *STEPWISE, "--trainer.max_epochs", "2", "--model.embed_dim", "8") == 0
+    size = ["--model.embed_dim", "8", "--model.num_heads", "2"]
+    assert tppsd("fit", *DATA, *QUIET, *STEPWISE, "--trainer.max_epochs", "2", *size) == 0
     run = Path("outputs/fit/version_0")
     assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "hparams.yaml", "metrics.csv"}
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -63,7 +64,7 @@ def test_fit_without_a_config_and_again_from_the_one_it_saved() -> None:
 
 
 def test_the_architecture_comes_from_the_checkpoint(checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """Also its class, here a draft with another encoder, although a TargetTPP with a THP encoder is the default."""
+    """Also its class, here a draft with another encoder, although a TargetTPP with a rotary encoder is the default."""
     assert tppsd("test", *DATA, *QUIET, "--ckpt_path", checkpoints[1]) == 0
     assert "test/nll_benchmark" in capsys.readouterr().out
     assert tppsd("validate", *DATA, *QUIET, "--ckpt_path", checkpoints[0]) == 0

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from lightning_helpers import SMALL, fitted, small_data, trainer
+from lightning_helpers import SMALL as SIZE
+from lightning_helpers import fitted, small_data, trainer
 
 import tppsd
 from tppsd import Distillation, DraftTPP, EventBatch, TargetTPP, load
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import Overlap
 
+SMALL = SIZE | {"encoder": "thp"}  # which learns something in the few steps of these tests
 WATCH = {"nll_weight": 1.0, "kl_weight": 0.0, "tv_weight": 0.0}  # likelihood alone
 LOGGED = {"train/kl", "train/step_acceptance", "val/kl", "val/step_acceptance"}
 

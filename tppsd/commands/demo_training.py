@@ -43,7 +43,7 @@ def open_data(settings: Settings, console: Console) -> EventDataModule:
 
 def target_size(data: EventDataModule) -> dict[str, Any]:
     """As deep as can learn in the time; dropout where the data are real and few."""
-    size = {"num_layers": 8, "num_heads": 2, "feedforward_dim": 128, "num_components": 32}
+    size = {"encoder": "thp", "num_layers": 8, "num_heads": 2, "feedforward_dim": 128, "num_components": 32}
     return size | {"dropout": 0.0 if data.process_object is not None else 0.1}
 
 
@@ -53,7 +53,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # the demo gives its own account
     seed_everything(settings.seed, verbose=False)
     target = TargetTPP(data.num_marks, **target_size(data), optimizer=adamw(3e-3))
-    draft = DraftTPP(data.num_marks, embed_dim=32, num_heads=2, num_components=16, optimizer=adamw(3e-3))
+    draft = DraftTPP(data.num_marks, "thp", embed_dim=32, num_heads=2, num_components=16, optimizer=adamw(3e-3))
     results: dict[str, Any] = {}
     for name, module, seconds in (("target", target, settings.target_seconds), ("draft", draft, settings.draft_seconds)):
         console.print(

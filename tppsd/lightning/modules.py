@@ -36,7 +36,7 @@ class TPPModule(LightningModule):
 
     Args:
         num_marks: number of marks; 1 = unmarked. On the command line it comes from the data.
-        encoder: "thp", "sahp", "attnhp" or "rotary".
+        encoder: "thp", "sahp", "attnhp" or "rotary", which stands longer windows than it was trained on.
         embed_dim: width D of the token stream.
         num_heads: attention heads per layer; divides embed_dim.
         num_layers: number of layers; None = 2 for a target, 1 for a draft.
@@ -58,7 +58,7 @@ class TPPModule(LightningModule):
     def __init__(
         self,
         num_marks: int,
-        encoder: Literal["thp", "sahp", "attnhp", "rotary"] = "thp",
+        encoder: Literal["thp", "sahp", "attnhp", "rotary"] = "rotary",
         embed_dim: int = 64,
         num_heads: int = 4,
         num_layers: int | None = None,
