@@ -77,11 +77,12 @@ def test_a_second_generation_agrees_with_all_seeds_of_the_first(
     with pytest.raises(ValueError, match=r"was taught by \['seed_0', 'seed_1'\], not by \['seed_1'\]: set --output"):
         recipes.main([word for word in arguments if word != "0"])
     done: list[str] = []
-    monkeypatch.setattr(recipes.Run, "complete", lambda run: done.append(run.folder.name))
+    monkeypatch.setattr(recipes.Run, "complete", lambda run: done.append(run.folder.name))  # as if interrupted before its result
     (folders[1] / "result.json").unlink()
     monkeypatch.setattr(recipes, "markdown", lambda runs: "")
     recipes.main(arguments)
     assert done == ["seed_1", *names[2:]], "a teacher that is not there is trained first, and its pupils after it"
+    assert [(folder / "result.json").exists() for folder in folders] == [True, False, False, False]
 
 
 def test_a_run_that_fails_says_where_to_look(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

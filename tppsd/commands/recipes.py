@@ -23,7 +23,7 @@ from tppsd.commands.console import progress
 
 DESCRIPTION = """Run `tppsd fit` and `tppsd test` for every recipe (lightning_configs/recipes/), encoder and seed, each run in a
 process of its own, and print means and standard deviations over seeds. Runs that are complete in --output are kept: the same
-command goes on after an interruption, and with more seeds, encoders or generations it adds theirs."""
+command goes on after an interruption, and with more encoders, generations or (of a first generation) seeds it adds theirs."""
 ENCODERS = ("thp", "sahp", "attnhp", "rotary")
 RESULT = "result.json"
 COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention, nats per event
@@ -127,6 +127,8 @@ def main(args: list[str]) -> None:
 
     runs = sorted(wanted(options), key=lambda run: run.generation)
     missing = [run for run in runs if not run.is_complete()]
+    for run in missing:  # what other teachers than the coming ones have taught must not pass for complete after an interruption
+        (run.folder / RESULT).unlink(missing_ok=True)
     if missing:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
     with ThreadPoolExecutor(options.processes) as pool, progress(Console(stderr=True), "training", len(missing)) as advance:
