@@ -7,7 +7,9 @@ depend on batch size, batch composition, rank or number of ranks, and the global
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_POSITION = 16  # first bit of an address's position
 
 
 class Purpose(IntEnum):
@@ -34,8 +37,8 @@ class Purpose(IntEnum):
     STOP_COIN = 12
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Four 32-bit words (as int64) per broadcast element of four counter words and two key words.
+def philox(counter: tuple[Any, ...], key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Four 32-bit words per broadcast element of four counter words and two key words: int64 tensors, or arrays.
 
     Only what is multiplied must have an empty upper half: the other words and the key are masked with it, or at the end.
     """
@@ -65,7 +68,16 @@ def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
 
 def address(position: int | Tensor, purpose: Purpose, draw: int = 0) -> int | Tensor:
     """The counter word of (position, purpose, draw): separate bit fields of 16, 8 and 8 bits."""
-    return (position << 16) | (int(purpose) << 8) | draw
+    return (position << _POSITION) | (int(purpose) << 8) | draw
+
+
+def _words(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """`philox`, for what lies in main memory with NumPy's operators: on few numbers they cost half as much, on many a third."""
+    if counter[0].device.type != "cpu":
+        return philox(counter, key)
+    with np.errstate(over="ignore"):  # single numbers warn when they wrap
+        words = philox(tuple(word.numpy() for word in counter), tuple(word.numpy() for word in key))
+    return tuple(torch.from_numpy(np.asarray(word)) for word in words)
 
 
 def uniforms(keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | int = 0, inner: Tensor | int = 0) -> Tensor:
@@ -77,7 +89,7 @@ def uniforms(keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | i
             attempt.
     """
     zero = torch.zeros((), dtype=torch.int64, device=keys.device)
-    words = philox((cursors, addresses, zero + outer, zero + inner), (keys[..., 0], keys[..., 1]))
+    words = _words((cursors, addresses, zero + outer, zero + inner), (keys[..., 0], keys[..., 1]))
     high = torch.stack([words[0], words[2]], -1)
     low = torch.stack([words[1], words[3]], -1)
     # (2 n + 1) / 2^53 with n of 52 bits: never 0, never 1
@@ -164,12 +176,13 @@ class RowNoise:
             positions: int64 (len(rows),).
             inner, outer: which attempts of a loop at the rows' cursors, (len(rows) or 1, *attempts), or one number.
         """
-        words = [address(positions, purpose, draw) for purpose, draws in wanted for draw in range(draws)]
+        words = [address(0, purpose, draw) for purpose, draws in wanted for draw in range(draws)]
+        first = torch.tensor(words, device=rows.device)
         attempt = [torch.as_tensor(x, device=rows.device).unsqueeze(-1) for x in (outer, inner)]
         ones = [1] * (max(x.dim() for x in attempt) - 2)  # for the attempts of a row
-        where = torch.stack([torch.as_tensor(word) for word in words], -1).view(len(rows), *ones, len(words))
-        keys, cursors = self.keys[rows].view(len(rows), *ones, 1, 2), self.cursors[rows].view(-1, *ones, 1)
-        return uniforms(keys, cursors, where, *attempt).flatten(-2)
+        where = (first | positions.unsqueeze(-1) << _POSITION).view(len(rows), *ones, len(first))
+        keys, cursors = (values.index_select(0, rows) for values in (self.keys, self.cursors))
+        return uniforms(keys.view(len(rows), *ones, 1, 2), cursors.view(-1, *ones, 1), where, *attempt).flatten(-2)
 
     def keep_rows(self, rows: Tensor) -> None:
         self.keys, self.cursors = self.keys[rows], self.cursors[rows]
