@@ -115,9 +115,9 @@ class CachedPass:
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
         rows, num_new, width = qkv.shape
         head_dim = width // (3 * num_heads)
-        queries, *keys_values = qkv.view(rows, num_new, 3, num_heads, head_dim).unbind(2)
-        keys, values = self.cache.write_layer(layer, *keys_values)
-        q = queries.transpose(1, 2).flatten(0, 1)
+        by_head = qkv.view(rows, num_new, 3, num_heads, head_dim)
+        keys, values = self.cache.write_layer(layer, by_head[:, :, 1:])
+        q = by_head[:, :, 0].transpose(1, 2).flatten(0, 1)
         scores = torch.baddbmm(self.mask, q, keys, beta=self.beta, alpha=head_dim**-0.5)  # (rows * heads, q, used)
         has_one = kind is Attention.ONE_PLUS_SUM
         weights = torch.softmax(F.pad(scores, (1, 0)), -1)[..., 1:] if has_one else torch.softmax(scores, -1)
