@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tppsd.models.mixture import LogNormalMixture
+from tppsd.models.mixture import LogNormalMixture, take
 
 
 class MarkDecoder(Protocol):
@@ -39,17 +39,25 @@ class NextEventLaw:
 
     def __getitem__(self, index: Any) -> NextEventLaw:
         """Select along the batch dimensions; `law[..., :-1]` drops the last position."""
+        key = index if isinstance(index, tuple) else (index,)
+        if len(key) == 2 and isinstance(key[0], Tensor) and isinstance(key[1], Tensor):
+            return self._take(key[0] * self.batch_shape[1] + key[1])
         features = self.mark_features
         if features is not None:
-            key = index if isinstance(index, tuple) else (index,)
-            has_ellipsis = any(i is Ellipsis for i in key)
-            features = features[(*key, slice(None)) if has_ellipsis else key]
-        return replace(self, inter_time=self.inter_time[index], mark_features=features)
+            features = features[(*key, slice(None)) if any(i is Ellipsis for i in key) else key]
+        return NextEventLaw(self.inter_time[index], features, self.mark_decoder)
 
     def at(self, positions: Tensor) -> NextEventLaw:
         """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) -> (batch, n)."""
-        rows = torch.arange(self.batch_shape[0], device=positions.device)
-        return self[rows.view(-1, *[1] * (positions.dim() - 1)), positions]
+        num_rows, length = self.batch_shape
+        if num_rows == 1:
+            return self._take(positions)
+        rows = torch.arange(0, num_rows * length, length, device=positions.device)
+        return self._take(rows.view(-1, *[1] * (positions.dim() - 1)) + positions)
+
+    def _take(self, places: Tensor) -> NextEventLaw:
+        features = None if self.mark_features is None else take(self.mark_features, places)
+        return NextEventLaw(self.inter_time.take(places), features, self.mark_decoder)
 
     def unsqueeze(self, dim: int) -> NextEventLaw:
         """Insert a batch dimension at `dim` >= 0, for several draws from each law."""
@@ -65,12 +73,25 @@ class NextEventLaw:
     @staticmethod
     def cat(laws: Sequence[NextEventLaw], dim: int) -> NextEventLaw:
         """Join laws of one model along a batch dimension (>= 0)."""
-        first = laws[0]
-        inter_time = LogNormalMixture.cat([law.inter_time for law in laws], dim)
-        if first.mark_features is None:
-            return replace(first, inter_time=inter_time)
-        features = torch.cat([law.mark_features for law in laws if law.mark_features is not None], dim)
-        return replace(first, inter_time=inter_time, mark_features=features)
+        return NextEventLaw._join(laws, lambda fields: torch.cat(fields, dim))
+
+    @staticmethod
+    def stack(laws: Sequence[NextEventLaw]) -> NextEventLaw:
+        """Laws of one model and batch shape along a new first dimension."""
+        return NextEventLaw._join(laws, torch.stack)
+
+    @staticmethod
+    def _join(laws: Sequence[NextEventLaw], how: Callable[[list[Tensor]], Tensor]) -> NextEventLaw:
+        inter_time = LogNormalMixture.join([law.inter_time for law in laws], how)
+        features = [law.mark_features for law in laws if law.mark_features is not None]
+        return NextEventLaw(inter_time, how(features) if features else None, laws[0].mark_decoder)
+
+    def is_kin(self, other: object) -> bool:
+        """Is `other` a law of the same model, so that the two can be joined?"""
+        if not isinstance(other, NextEventLaw) or self.mark_decoder is not other.mark_decoder:
+            return False
+        mine, theirs = self.inter_time, other.inter_time
+        return (mine.shift, mine.scale, mine.means.shape[-1]) == (theirs.shift, theirs.scale, theirs.means.shape[-1])
 
     def double(self) -> NextEventLaw:
         """The same law in float64 arithmetic, so that a density does not depend on the shape it is computed in."""
@@ -111,6 +132,15 @@ class NextEventLaw:
         if self.mark_features is None:
             return inter_times, torch.zeros_like(inter_times, dtype=torch.int64)
         return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
+
+
+def log_density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
+    """Delta = log g_T f_T - log g_D f_D, (*batch,). Where both are laws of one model, they are evaluated together: half as many
+    operators."""
+    if isinstance(target, NextEventLaw) and target.is_kin(draft) and target.batch_shape == draft.batch_shape:
+        log_target, log_draft = NextEventLaw.stack([target, draft]).log_prob(inter_times, marks).unbind(0)
+        return log_target - log_draft
+    return target.log_prob(inter_times, marks) - draft.log_prob(inter_times, marks)
 
 
 def pick_mark(mark_log_probs: Tensor, marks: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.models.law import log_density_ratio
 from tppsd.sampling.noise import Purpose, RowNoise
 from tppsd.sampling.rules import MAX_PROPOSALS, Rejected, proposals_per_row, reject_until_kept
 
@@ -76,8 +77,7 @@ class CandidateRule(NamedTuple):
 
 def density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
     """r at the given events."""
-    log_ratio = target.log_prob(inter_times, marks) - draft.log_prob(inter_times, marks)
-    return log_ratio.clamp_max(LARGEST_LOG_RATIO).exp()
+    return log_density_ratio(target, draft, inter_times, marks).clamp_max(LARGEST_LOG_RATIO).exp()
 
 
 def fresh_ratios(target: Any, draft: Any, uniforms: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tppsd.models.law import log_density_ratio
 from tppsd.sampling.candidates import CandidateRule, Siblings
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.rules import Rejected, reject_until_kept
@@ -48,7 +49,7 @@ def adjusted_recursive(rejected: Rejected, num_candidates: int, noise: RowNoise)
 
     def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tau, marks = target.sample(uniforms[..., :3])
-        return tau, marks, target.log_prob(tau, marks) - draft.log_prob(tau, marks)
+        return tau, marks, log_density_ratio(target, draft, tau, marks)
 
     return reject_until_kept(rejected, noise.attempts, propose, scale.log())
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.models.law import pick_mark, sample_mark
+from tppsd.models.law import log_density_ratio, pick_mark, sample_mark
 from tppsd.sampling.drafters import Draft
 from tppsd.sampling.noise import Purpose
 
@@ -65,8 +65,8 @@ class Corrected(NamedTuple):
 
 
 def log_ratio(draft: Draft, laws: Any) -> Tensor:
-    """Delta = log g_T f_T - log g_D f_D at the drafted events, (rows, draft_length)."""
-    return laws.log_prob(draft.inter_times, draft.marks) - draft.laws.log_prob(draft.inter_times, draft.marks)
+    """Delta at the drafted events, (rows, draft_length)."""
+    return log_density_ratio(laws, draft.laws, draft.inter_times, draft.marks)
 
 
 def accept_joint(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
@@ -97,7 +97,7 @@ def adjusted_joint(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> 
 
     def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tau, marks = target.sample(uniforms[..., :3])
-        return tau, marks, target.log_prob(tau, marks) - draft.log_prob(tau, marks)
+        return tau, marks, log_density_ratio(target, draft, tau, marks)
 
     return Corrected(rejected.positions, *reject_until_kept(rejected, attempts, propose))
 
