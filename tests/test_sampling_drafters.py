@@ -14,7 +14,7 @@ import torch
 from goodness import judge
 from stubs import StubTPP, lively_transformer
 
-from tppsd.data.sequences import EventSequence
+from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
@@ -22,6 +22,8 @@ from tppsd.models.protocol import EventTokens
 from tppsd.sampling.drafters import Draft
 from tppsd.sampling.jacobi_drafter import JacobiDrafter
 from tppsd.sampling.poisson_drafter import PoissonDrafter, PoissonLaw
+from tppsd.sampling.recent_laws import RecentLaws
+from tppsd.sampling.rows import Histories, ModelRows, Request
 from tppsd.sampling.sample import sample
 from tppsd.sampling.self_drafter import SelfDrafter
 
@@ -74,17 +76,17 @@ def test_laws_of_the_round_before_are_nearer_than_laws_held_fixed():
 def test_the_law_of_the_round_before_is_used_only_after_the_same_mark():
     """Row 0: one event of three was accepted, and the new event is of mark 1. Laws 2 and 3 followed drafted events of marks 1 and
     0; then come the laws of the table, which followed committed events."""
-    drafter = JacobiDrafter(1, num_marks=2, device=torch.device("cpu"))
+    drafter = JacobiDrafter(nothing_encoded(num_marks=2), 1)
     drafted = Draft(*[torch.zeros(1, 3)] * 3, None)
     laws = marked_laws([[10.0, 11.0, 12.0, 13.0]])
     drafter.commit(drafted, torch.tensor([1]), None, laws, torch.tensor([[0, 1, 1, 0]]))
-    state = SimpleNamespace(
-        pending=EventTokens(torch.tensor([[2]]), torch.zeros(1, 1), torch.zeros(1, 1)), last_times=torch.zeros(1)
-    )
+    pending = EventTokens(torch.tensor([[2]]), torch.zeros(1, 1), torch.zeros(1, 1))
+    state = SimpleNamespace(pending=pending, last_times=torch.zeros(1), is_truncated_start=False)
     draft = drafter.propose(state, torch.full((1, 3, 3), 0.5, dtype=torch.float64))
     assert draft.laws.inter_time.means[0, :, 0].tolist() == [12.0, 13.0, 10.0]
     other = state.pending._replace(ids=torch.tensor([[1]]))
-    draft = drafter.propose(SimpleNamespace(pending=other, last_times=torch.zeros(1)), torch.full((1, 3, 3), 0.5).double())
+    state = SimpleNamespace(pending=other, last_times=torch.zeros(1), is_truncated_start=False)
+    draft = drafter.propose(state, torch.full((1, 3, 3), 0.5).double())
     assert draft.laws.inter_time.means[0, :, 0].tolist() == [10.0, 13.0, 10.0]
 
 
@@ -94,11 +96,48 @@ def test_a_density_of_another_law_than_the_one_drawn_from_is_caught():
 
     def propose(self, state, uniforms) -> Draft:
         draft = right(self, state, uniforms)
-        return draft if draft.laws is None else draft._replace(laws=self.table.at(draft.marks))
+        return draft if draft.laws is None else draft._replace(laws=self.recent.table.at(draft.marks))
 
     model = StubTPP.random(3, seed=3, strength=2.0)
     with patch.object(SelfDrafter, "propose", propose):
         assert judge(model, HISTORY, drawn(model, "self", "joint")) < 1e-6
+
+
+@pytest.mark.parametrize("draft", ["self", "jacobi"])
+def test_the_first_round_after_a_history_drafts_unless_the_first_event_is_given_silence(draft):
+    model = lively_transformer(3, "thp", seed=1)
+    for silence, first_rounds in ((0.0, 0), (0.5, 40)):
+        history = EventSequence.of([0.7, 1.1, 2.6], [0, 1, 0], t_start=0.0, t_end=2.6 + silence)
+        stats = drawn(model, draft, None, history, method="speculative", num_sequences=40, batch_size=8).stats
+        assert int(stats.accepted_counts[0].sum()) == first_rounds  # rounds of rows that drafted nothing
+
+
+def test_recent_laws_of_a_history_are_those_after_its_latest_event_of_each_mark():
+    """Of the second history no event but the newest, which has not been encoded, is of mark 1, and none of mark 2."""
+    model = lively_transformer(3, "rotary", seed=1)
+    events = (([0.7, 1.1, 2.6, 3.0], [0, 2, 0, 1]), ([0.2, 0.9], [0, 1]))
+    histories = [EventSequence.of(times, marks, t_start=0.0) for times, marks in events]
+    batch = EventBatch.from_sequences(histories)
+    tokens = EventTokens.from_batch(batch, 3)
+    rows = ModelRows(model, 2, 8, Histories(tokens, batch.lengths + 1, batch.t_start, torch.zeros(2, dtype=torch.float64)))
+    with torch.inference_mode(), patch.object(ModelRows, "PREFILL_CHUNK", 2):  # the laws come in two passes
+        rows.admit(torch.tensor([0, 1]), [Request(i, i, i, 0, math.inf, 9, False) for i in range(2)])
+        recent = rows.recent_laws()
+        full = model(batch).double().inter_time.means
+    assert recent.is_known.tolist() == [[True, False, True, True], [True, False, False, True]]
+    known = recent.table.inter_time.means
+    for row, slot, position in ((0, 0, 3), (0, 2, 2), (0, 3, 3), (1, 0, 1), (1, 3, 1)):
+        torch.testing.assert_close(known[row, slot], full[row, position], rtol=0, atol=1e-5)
+
+
+def nothing_encoded(num_marks):
+    """Rows of a target that continue nothing."""
+    histories = SimpleNamespace(lengths=torch.ones(1, dtype=torch.int64))
+    nothing = RecentLaws(1, num_marks, torch.device("cpu"))
+    return SimpleNamespace(
+        model=SimpleNamespace(num_marks=num_marks), histories=histories, recent_laws=lambda: nothing,
+        encoded=lambda requests: torch.zeros(len(requests), dtype=torch.int64),
+    )  # fmt: skip
 
 
 def marked_laws(values):
@@ -108,19 +147,19 @@ def marked_laws(values):
 
 
 def test_the_table_keeps_the_newest_law_after_each_mark():
-    drafter = SelfDrafter(2, num_marks=3, device=torch.device("cpu"))
+    drafter = SelfDrafter(nothing_encoded(num_marks=3), 2)
     nothing = Draft(*[torch.zeros(2, 0)] * 3, None)
     # tokens of marks 0, 1, 0, 2; the first row accepted two drafted events (its third is dead), the second row all three
     laws, marks = marked_laws([[1.0, 2.0, 3.0, 4.0]] * 2), torch.tensor([[0, 1, 0, 2]] * 2)
     drafter.commit(nothing, torch.tensor([2, 3]), None, laws, marks)
-    assert drafter.is_known.tolist() == [[True, True, False, True], [True, True, True, True]]
-    assert drafter.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 2.0, 3.0]
-    assert drafter.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 4.0]
+    assert drafter.recent.is_known.tolist() == [[True, True, False, True], [True, True, True, True]]
+    assert drafter.recent.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 2.0, 3.0]
+    assert drafter.recent.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 4.0]
     drafter.commit(nothing, torch.tensor([0, 0]), None, marked_laws([[5.0], [6.0]]), torch.tensor([[1], [-1]]))
-    assert drafter.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 5.0, 5.0]
-    assert drafter.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 6.0]
-    drafter.admit(torch.tensor([1]), [], None)
-    assert drafter.is_known.tolist() == [[True, True, False, True], [False] * 4]
+    assert drafter.recent.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 5.0, 5.0]
+    assert drafter.recent.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 6.0]
+    drafter.admit(torch.tensor([1]), [Request(0, 0, 0, 0, math.inf, 9, False)], None)
+    assert drafter.recent.is_known.tolist() == [[True, True, False, True], [False] * 4]
 
 
 def runs_of_many_batch_sizes(draft="self"):

@@ -15,8 +15,8 @@ ADDRESSES = [int(address(0, Purpose.TARGET, draw)) for draw in range(2)]
 def draw_event(law: Any, uniforms: Tensor, rows: Rows, with_log_probs: bool) -> Events:
     """The next event (rows, 1) from laws (rows, 1) and uniforms (rows, 1, 4)."""
     inter_times, marks = law.sample(uniforms[..., :3])
-    log_probs = law.log_prob(inter_times, marks) if with_log_probs else None
-    return Events(inter_times, rows.last_times.unsqueeze(1) + inter_times, marks, log_probs)
+    events = Events.of(inter_times, rows.last_times.unsqueeze(1) + inter_times, marks)
+    return events.with_log_probs(law) if with_log_probs else events
 
 
 class Autoregressive:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tppsd.sampling.drafters import Draft
-from tppsd.sampling.rows import Request, Rows, last_marks
+from tppsd.sampling.rows import ModelRows, Request, Rows, last_marks
 from tppsd.sampling.self_drafter import SelfDrafter, follow_marks
 
 
@@ -28,11 +28,11 @@ class JacobiDrafter(SelfDrafter):
     in `SelfDrafter`.
     """
 
-    def __init__(self, num_rows: int, num_marks: int, device: torch.device) -> None:
-        super().__init__(num_rows, num_marks, device)
+    def __init__(self, target: ModelRows, num_rows: int) -> None:
+        super().__init__(target, num_rows)
         self._laws: Any = None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
         self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these laws follow
-        self._skip = self.is_known.new_zeros(num_rows, dtype=torch.int64)  # how many of them followed committed events
+        self._skip = torch.zeros_like(target.histories.lengths[:1]).repeat(num_rows)  # how many of them followed committed events
         self._last = self._skip - 1  # index of the last of use; -1: none
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
@@ -47,18 +47,18 @@ class JacobiDrafter(SelfDrafter):
         source = self._skip.unsqueeze(1) + positions
         is_seen = source <= self._last.unsqueeze(1)
         source = torch.where(is_seen, source, 0)
-        again, by_mark = self._laws.at(source), self._laws_by_mark()
+        again, by_mark = self._laws.at(source), self.recent.after_marks()
         tau_again, mark_again = again.sample(uniforms[..., :3])
         every_tau, every_mark = by_mark.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
         assert self._marks_before is not None
-        fits = is_seen.unsqueeze(2) & (self._marks_before.gather(1, source).unsqueeze(2) == self._slots[:-1])
+        fits = is_seen.unsqueeze(2) & (self._marks_before.gather(1, source).unsqueeze(2) == self.recent.slots[:-1])
         every_mark = torch.where(fits, mark_again.unsqueeze(2), every_mark)
         before, marks = follow_marks(every_mark, last_marks(state, self.num_marks).clamp_min(0))
         is_again = fits.gather(2, before.unsqueeze(2)).squeeze(2)
         inter_times = torch.where(is_again, tau_again, every_tau.gather(2, before.unsqueeze(2)).squeeze(2))
         laws = type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        return Draft(inter_times, times, marks, laws, draft_length * self.is_known[:, -1].long())
+        return Draft(inter_times, times, marks, laws, self.lengths(draft_length, state))
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         super().commit(draft, num_accepted, state, laws, seen_marks)

@@ -59,12 +59,12 @@ def build_engine(
         method: Method
         if options.method == "fixed_point":
             assert options.tolerance is not None
-            drafter = JacobiDrafter(num_rows, models.target.num_marks, device)
+            drafter = JacobiDrafter(target, num_rows)
             longest, tolerance = options.longest_draft, options.tolerance
             method = FixedPoint(target, drafter, lengths, longest, tolerance, noise, with_log_probs)
         else:
             assert options.rule is not None
-            drafts = build_drafter(models, options, num_rows, capacity, plan, tree)
+            drafts = build_drafter(models, options, target, num_rows, capacity, tree)
             if tree is not None:
                 method = TreeSpeculative(target, drafts, tree, options.rule, noise, with_log_probs)
             else:
@@ -93,17 +93,16 @@ def choose_draft_length(options: SamplingOptions) -> DraftLength:
 
 
 def build_drafter(
-    models: Models, options: SamplingOptions, num_rows: int, capacity: int, plan: Plan, tree: Tree | None
+    models: Models, options: SamplingOptions, target: ModelRows, num_rows: int, capacity: int, tree: Tree | None
 ) -> Drafter:
     """What `drafter` stands for."""
-    num_marks, device = models.target.num_marks, model_device(models.target)
     if options.drafter == "self":
-        return SelfDrafter(num_rows, num_marks, device, tree)
+        return SelfDrafter(target, num_rows, tree)
     if options.drafter == "jacobi":
-        return JacobiDrafter(num_rows, num_marks, device)
+        return JacobiDrafter(target, num_rows)
     if options.drafter == "poisson":
-        return PoissonDrafter(getattr(models.target, "statistics", None), device, tree)
+        return PoissonDrafter(getattr(models.target, "statistics", None), model_device(models.target), tree)
     assert models.draft is not None
     if options.draft_passes is not None:
-        return ParallelDrafter(models.draft, num_rows, capacity, plan.histories, options.draft_passes)
-    return ModelDrafter(models.draft, num_rows, capacity, plan.histories, tree)
+        return ParallelDrafter(models.draft, target, num_rows, capacity, options.draft_passes)
+    return ModelDrafter(models.draft, num_rows, capacity, target.histories, tree)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.drafters import Draft, ModelDrafter
 from tppsd.sampling.jacobi_drafter import JacobiDrafter
-from tppsd.sampling.rows import Histories, Request, Rows
+from tppsd.sampling.rows import ModelRows, Request, Rows
 
 
 class ParallelDrafter(ModelDrafter):
@@ -25,10 +25,10 @@ class ParallelDrafter(ModelDrafter):
     passes is fixed: one that depended on what still changes would depend on the noise of later events.
     """
 
-    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories, num_passes: int) -> None:
-        super().__init__(model, num_rows, capacity, histories)
+    def __init__(self, model: EventModel, target: ModelRows, num_rows: int, capacity: int, num_passes: int) -> None:
+        super().__init__(model, num_rows, capacity, target.histories)
         self.num_passes = num_passes
-        self.guess = JacobiDrafter(num_rows, model.num_marks, histories.lengths.device)
+        self.guess = JacobiDrafter(target, num_rows)
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         super().admit(rows, requests, state)
@@ -36,7 +36,7 @@ class ParallelDrafter(ModelDrafter):
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
         self.unseen.begin(state.pending)
-        draft = self.guess.propose(state, uniforms)  # nothing in a row's first round, so that no law here is left-truncated
+        draft = self.guess.propose(state, uniforms)  # nothing after a silence, so that no law here is left-truncated
         if draft.laws is None:
             return draft
         laws = self._catch_up_and_follow(draft.tokens)

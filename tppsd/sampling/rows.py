@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.sampling.recent_laws import RecentLaws
 
 
 class Request(NamedTuple):
@@ -38,15 +39,34 @@ class Histories(NamedTuple):
 
 
 class Events(NamedTuple):
-    """Candidate next events of each row, in order.
+    """Candidate next events of each row, in order. One tensor of them is appended, or searched for the newest, by one operator.
 
-    Fields: inter_times, times (since t_start) float64 (rows, n); marks int64 (rows, n); log_probs float64 (rows, n) or None.
+    Fields: columns float64 (3 or 4, rows, n): inter-times, times (since t_start), marks and, where wanted, log-densities.
     """
 
-    inter_times: Tensor
-    times: Tensor
-    marks: Tensor
-    log_probs: Tensor | None = None
+    columns: Tensor
+
+    @classmethod
+    def of(cls, inter_times: Tensor, times: Tensor, marks: Tensor) -> Events:
+        """From float64 inter_times and times and int64 marks, (rows, n)."""
+        return cls(torch.stack([inter_times, times, marks.to(torch.float64)]))
+
+    @property
+    def inter_times(self) -> Tensor:
+        return self.columns[0]
+
+    @property
+    def times(self) -> Tensor:
+        return self.columns[1]
+
+    @property
+    def marks(self) -> Tensor:
+        """int64 (rows, n)."""
+        return self.columns[2].long()
+
+    def with_log_probs(self, laws: Any) -> Events:
+        """And their log-densities under `laws` (rows, n)."""
+        return Events(torch.cat([self.columns, laws.log_prob(self.inter_times, self.marks).unsqueeze(0)]))
 
 
 class Rows:
@@ -73,7 +93,8 @@ class Rows:
             torch.zeros(num_rows, 1, dtype=torch.float64, device=device),
         )
         self.is_truncated_start = False  # some row draws its first event given silence
-        self.store = [torch.zeros(num_rows, 64, dtype=torch.float64, device=device) for _ in range(4 if with_log_probs else 3)]
+        num_columns = 4 if with_log_probs else 3  # of Events
+        self.store = torch.zeros(num_columns, num_rows, 64, dtype=torch.float64, device=device)
 
     def __len__(self) -> int:
         return len(self.request)
@@ -100,16 +121,13 @@ class Rows:
 
     def commit(self, events: Events, num_events: Tensor) -> Tensor:
         """Append the first `num_events` (rows,) >= 1 events of each row; returns bool (rows,): the row has reached its end."""
-        n = events.times.shape[1]
+        n = events.columns.shape[2]
         self._make_room(n)
         where = self.counts.unsqueeze(1) + torch.arange(n, device=self.device)
-        for store, values in zip(self.store, (events.inter_times, events.times, events.marks, events.log_probs), strict=False):
-            if values is not None:
-                store.scatter_(1, where, values.to(torch.float64))
-        newest = (num_events - 1).unsqueeze(1)
-        self.pending = EventTokens(
-            events.marks.gather(1, newest) + 1, events.times.gather(1, newest), events.inter_times.gather(1, newest)
-        )
+        self.store.scatter_(2, where.expand_as(events.columns), events.columns)
+        newest = events.columns[:3].gather(2, (num_events - 1).view(1, -1, 1).expand(3, -1, -1))
+        inter_times, times, marks = newest.unbind(0)
+        self.pending = EventTokens(marks.long() + 1, times, inter_times)
         is_late = ~(events.times <= self.end.unsqueeze(1)) & (torch.arange(n, device=self.device) < num_events.unsqueeze(1))
         self.counts = self.counts + num_events - is_late.sum(1)
         if self.is_truncated_start:
@@ -118,8 +136,8 @@ class Rows:
 
     def _make_room(self, num_new: int) -> None:
         needed = int(self.counts.max()) + num_new
-        if needed > self.store[0].shape[1]:
-            self.store = [torch.cat([s, s.new_zeros(len(self), max(needed, s.shape[1]))], 1) for s in self.store]
+        if needed > (capacity := self.store.shape[2]):
+            self.store = torch.cat([self.store, self.store.new_zeros(*self.store.shape[:2], max(needed, capacity))], 2)
 
     def release(self, rows: Tensor) -> None:
         """Mark `rows` idle; they idle at the start of an empty window until they are refilled or dropped."""
@@ -133,19 +151,25 @@ class Rows:
         for name in ("request", "active", "t_start", "end", "elapsed", "limit", "counts"):
             setattr(self, name, getattr(self, name)[rows])
         self.pending = self.pending.map(lambda field: field[rows])
-        self.store = [s[rows] for s in self.store]
+        self.store = self.store[:, rows]
 
 
 def last_marks(rows: Rows, num_marks: int) -> Tensor:
     """int64 (rows,): mark of each row's newest event, that of a given first event included; -1 at a plain start."""
-    ids = rows.pending.ids[:, 0]
+    return token_marks(rows.pending.ids[:, 0], num_marks)
+
+
+def token_marks(ids: Tensor, num_marks: int) -> Tensor:
+    """int64, marks of tokens; -1 of a plain start."""
     return torch.where(ids > num_marks, ids - num_marks, ids) - 1
 
 
 class ModelRows:
-    """A model and its cache, row by row in step with `Rows`. A history is encoded once and copied to all of its paths."""
+    """A model and its cache, row by row in step with `Rows`. A history is encoded once and copied to all of its paths; with few
+    rows in flight those of the next requests are encoded along with it, as one pass over many costs little more."""
 
     PREFILL_CHUNK = 512  # tokens per pass over a history: bounds the attention mask of a long one
+    AHEAD = 512  # tokens of a pass up to which histories are encoded ahead
 
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
         self.model = model
@@ -153,26 +177,53 @@ class ModelRows:
         self.histories = histories
         self._encoded: dict[int, int] = {}  # histories of the latest admission and their rows in _prefilled
         self._prefilled: Any = None
+        self._contexts: list[tuple[Any, Tensor, Tensor]] = []  # chunk by chunk, with marks and how many are no padding
+        self._recent: RecentLaws | None = None
 
     def admit(self, rows: Tensor, requests: list[Request]) -> None:
         """Encode the requests' histories, all but the newest token, into `rows`."""
         wanted = list(dict.fromkeys(r.history for r in requests))
         if not self._encoded.keys() >= set(wanted):
-            self._encode(wanted)
-        source = torch.tensor([self._encoded[r.history] for r in requests], device=rows.device)
-        self.cache.copy_rows(self._prefilled, source, rows)
+            self._encode(self._with_next(wanted))
+        self.cache.copy_rows(self._prefilled, self.encoded(requests), rows)
+
+    def encoded(self, requests: list[Request]) -> Tensor:
+        """int64 (requests,): rows of the histories of the latest admission."""
+        return torch.tensor([self._encoded[r.history] for r in requests], device=self.histories.lengths.device)
+
+    def _with_next(self, wanted: list[int]) -> list[int]:
+        """And the histories after them, which the next requests continue."""
+        lengths, longest = self.histories.lengths, int(self.histories.lengths[wanted].max())
+        if longest == 1:  # nothing to encode: the newest token is not
+            return wanted
+        first = max(wanted) + 1
+        next_lengths = lengths[first : first + self.AHEAD].clamp_min(longest).cummax(0).values
+        sizes = next_lengths * torch.arange(len(wanted) + 1, len(wanted) + 1 + len(next_lengths), device=lengths.device)
+        return wanted + list(range(first, first + int((sizes <= self.AHEAD).sum())))
 
     def _encode(self, wanted: list[int]) -> None:
         which = torch.tensor(wanted, device=self.histories.lengths.device)
         lengths = self.histories.lengths[which] - 1
         longest = int(lengths.max())
         self._prefilled = self.model.new_cache(len(wanted), max(1, longest))
+        self._contexts, self._recent = [], None
         for start in range(0, longest, self.PREFILL_CHUNK):
             stop = min(longest, start + self.PREFILL_CHUNK)
             part = slice(start, stop)
-            self.model.extend(self.histories.tokens.map(lambda field, part=part: field[which, part]), self._prefilled)
+            tokens = self.histories.tokens.map(lambda field, part=part: field[which, part])
+            context = self.model.extend(tokens, self._prefilled)
+            marks, num = token_marks(tokens.ids, self.model.num_marks), (lengths - start).clamp(0, stop - start)
+            self._contexts.append((context, marks, num))
             self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter histories
         self._encoded = {history: row for row, history in enumerate(wanted)}
+
+    def recent_laws(self) -> RecentLaws:
+        """Of the encoded histories, by their rows."""
+        if self._recent is None:
+            self._recent = RecentLaws(len(self._encoded), self.model.num_marks, self.histories.lengths.device)
+            for context, marks, num in self._contexts:
+                self._recent.update(self.model.law(context), marks, num)
+        return self._recent
 
     def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
         """Laws (rows, q) after the tokens, a chain or nodes of a tree."""

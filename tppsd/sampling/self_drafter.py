@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tppsd.sampling.drafters import Draft, nothing_drafted
-from tppsd.sampling.rows import Request, Rows, last_marks
+from tppsd.sampling.recent_laws import RecentLaws
+from tppsd.sampling.rows import ModelRows, Request, Rows, last_marks
 from tppsd.sampling.tree import Tree
 
 
@@ -16,60 +17,46 @@ class SelfDrafter:
     """Each event is drafted from the target's law that followed the latest event of the same mark as the event before it.
 
     Where marks alternate, the law after the previous event is a poor guess and the one after the last event of the same mark a
-    good one. No law for that mark yet: the latest law. No law at all (a row's first round): nothing is drafted. Drafting costs
-    one vectorised draw and no model pass.
+    good one. No law for that mark yet: the latest law. No law at all, or a first event given silence: nothing is drafted.
+    Drafting costs one vectorised draw and no model pass.
 
     Args:
+        target: model rows of the target, which know the laws after the events of a history.
         num_rows: rows in flight.
-        num_marks: marks of the target.
         tree: drafted in a round; None = a chain.
     """
 
-    def __init__(self, num_rows: int, num_marks: int, device: torch.device, tree: Tree | None = None) -> None:
-        self.num_marks = num_marks
+    def __init__(self, target: ModelRows, num_rows: int, tree: Tree | None = None) -> None:
+        self.target = target
+        self.num_marks = target.model.num_marks
         self.tree = tree
-        self.table: Any = None  # laws (rows, num_marks + 1): by mark, and the latest
-        self.is_known = torch.zeros(num_rows, num_marks + 1, dtype=torch.bool, device=device)
-        self._slots = torch.arange(num_marks + 1, device=device)
+        self.recent = RecentLaws(num_rows, self.num_marks, target.histories.lengths.device)
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
-        self.is_known[rows] = False
+        self.recent.take_over(self.target.recent_laws(), self.target.encoded(requests), rows)
 
     def propose(self, state: Rows, uniforms: Tensor) -> Draft:
-        if self.table is None or uniforms.shape[1] == 0:
+        if self.recent.table is None or uniforms.shape[1] == 0:
             return nothing_drafted(uniforms)
-        laws, tree = self._laws_by_mark(), self.tree or Tree.chain(uniforms.shape[1])
+        laws, tree = self.recent.after_marks(), self.tree or Tree.chain(uniforms.shape[1])
         # what every law would draft at every position; following the marks through it is cheaper than drawing step by step
         every_tau, every_mark = laws.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
         newest = last_marks(state, self.num_marks).clamp_min(0)
         before, marks = follow_marks(every_mark, newest) if self.tree is None else follow_branches(every_mark, newest, tree)
         inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
         times = state.last_times.unsqueeze(1) + tree.path_sums(inter_times)
-        return Draft(inter_times, times, marks, laws.at(before), tree.depth * self.is_known[:, -1].long())
+        return Draft(inter_times, times, marks, laws.at(before), self.lengths(tree.depth, state))
 
-    def _laws_by_mark(self) -> Any:
-        """(rows, num_marks): to draft from after an event of each mark."""
-        return self.table.at(torch.where(self.is_known[:, :-1], self._slots[:-1], self.num_marks))
+    def lengths(self, depth: int, state: Rows) -> Tensor:
+        """int64 (rows,): steps that each row drafts."""
+        drafts = self.recent.is_known[:, -1]
+        return depth * (drafts & (state.elapsed == 0) if state.is_truncated_start else drafts).long()
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
-        """Keep the newest law after each mark, of the laws (rows, n) after the tokens with `seen_marks` (rows, n)."""
-        positions = torch.arange(seen_marks.shape[1], device=seen_marks.device)
-        is_committed = positions <= num_accepted.unsqueeze(1)
-        follows = (seen_marks.unsqueeze(2) == self._slots[:-1]) & is_committed.unsqueeze(2)  # (rows, n, marks)
-        newest = torch.where(follows, positions.unsqueeze(1), -1).amax(1)
-        source = torch.cat([newest, num_accepted.unsqueeze(1)], 1)
-        laws = laws.whole()
-        if self.table is None:
-            self.table = laws.at(source.clamp_min(0))
-        else:
-            kept = seen_marks.shape[1] + self._slots
-            self.table = type(laws).cat([laws, self.table], 1).at(torch.where(source >= 0, source, kept))
-        self.is_known = self.is_known | (source >= 0)
+        self.recent.update(laws, seen_marks, num_accepted + 1)
 
     def keep_rows(self, rows: Tensor) -> None:
-        self.is_known = self.is_known[rows]
-        if self.table is not None:
-            self.table = self.table[rows]
+        self.recent.keep_rows(rows)
 
 
 def follow_marks(every_mark: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

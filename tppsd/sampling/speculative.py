@@ -163,14 +163,11 @@ class Speculative:
         """Append the accepted prefix and the new event; roll the caches back to them by length."""
         n = verdict.num_accepted
         last = torch.cat([rows.last_times.unsqueeze(1), draft.times], 1).gather(1, n.unsqueeze(1))
-        events = Events(*(
-            torch.cat([values, torch.zeros_like(new).unsqueeze(1)], 1).scatter(1, n.unsqueeze(1), new.unsqueeze(1))
-            for values, new in (
-                (draft.inter_times, inter_times), (draft.times, last.squeeze(1) + inter_times), (draft.marks, marks)
-            )
-        ))  # fmt: skip
+        new = Events.of(inter_times.unsqueeze(1), last + inter_times.unsqueeze(1), marks.unsqueeze(1)).columns
+        columns = torch.cat([Events.of(draft.inter_times, draft.times, draft.marks).columns, new], 2)
+        events = Events(columns.scatter_(2, n.view(1, -1, 1).expand_as(new), new))
         if self.with_log_probs:
-            events = events._replace(log_probs=laws.log_prob(events.inter_times, events.marks))
+            events = events.with_log_probs(laws)
         self.roll_back(draft, n)
         seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
         reached_end = rows.commit(events, n + 1)
