@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import assert_same_law, random_batch, small_model
 
-from tppsd.models.law import NextEventLaw
+from tppsd.models.law import NextEventLaw, log_density_ratio
 
 MARK_DECODERS = ("time_conditional", "independent")
 LENGTHS = [4, 0, 2]
@@ -92,6 +92,16 @@ def test_cat_joins_whole_and_truncated_laws(law: NextEventLaw, dim: int) -> None
     expected = torch.cat([law.log_prob(inter_times, marks), law.truncated(elapsed).log_prob(inter_times, marks)], dim)
     got = joined.log_prob(torch.cat(2 * [inter_times], dim), torch.cat(2 * [marks], dim))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_laws_of_one_model_are_compared_as_one_by_one(law: NextEventLaw) -> None:
+    """Also where one of them is truncated, and for many draws from each; laws of two models are not mixed up."""
+    truncated = law[:, :1].truncated(torch.full((3, 1), 0.7, dtype=torch.float64))
+    inter_times, marks = 0.5 + torch.rand(3, 20, dtype=torch.float64), torch.randint(3, (3, 20))
+    for other in (law[:, 1:2], truncated, small_model("attnhp")(random_batch(LENGTHS))[:, :1]):
+        expected = law[:, :1].log_prob(inter_times, marks) - other.log_prob(inter_times, marks)
+        ratio = log_density_ratio(law[:, :1], other, inter_times, marks)
+        torch.testing.assert_close(ratio, expected, rtol=0, atol=1e-12)
 
 
 def test_truncation_leaves_the_marks_alone(law: NextEventLaw) -> None:

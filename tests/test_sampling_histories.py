@@ -99,6 +99,27 @@ def test_the_size_of_a_prefill_chunk_changes_nothing(encoder: str, monkeypatch: 
     torch.testing.assert_close(pieces.flat_inter_times, whole.flat_inter_times, rtol=1e-9, atol=0)
 
 
+def test_histories_are_encoded_ahead_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten histories, two rows in flight: one pass over all that fit into it, another over the rest, and the same samples."""
+    model = lively_transformer(3, "thp", seed=1)
+    arguments: dict[str, Any] = {"history": [random_sequence(n, seed=n) for n in range(4, 14)], "num_events": 3, "batch_size": 2}
+    encoded, right = [], ModelRows._encode
+
+    def encode(self: ModelRows, wanted: list[int]) -> None:
+        encoded.append(wanted)
+        right(self, wanted)
+
+    monkeypatch.setattr(ModelRows, "_encode", encode)
+    monkeypatch.setattr(ModelRows, "AHEAD", 60)
+    ahead = sample(model, method="autoregressive", **arguments)
+    assert encoded == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
+    monkeypatch.setattr(ModelRows, "AHEAD", 0)
+    at_need = sample(model, method="autoregressive", **arguments)
+    assert len(encoded) == 2 + 5
+    assert torch.equal(ahead.flat_marks, at_need.flat_marks)
+    torch.testing.assert_close(ahead.flat_inter_times, at_need.flat_inter_times, rtol=1e-9, atol=0)
+
+
 def test_a_batch_is_as_good_a_history_as_its_sequences() -> None:
     model = lively_transformer(3, "thp", seed=1)
     histories = [random_sequence(n, seed=n, given=n == 4) for n in (3, 4, 0, 9)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -110,11 +111,11 @@ class EventSequence:
         """True if the first event carries no time information (no `t_start`)."""
         return self.t_start is None
 
-    @property
+    @cached_property
     def window_start(self) -> float:
         return self.t_start if self.t_start is not None else float(self.event_times[0])
 
-    @property
+    @cached_property
     def window_end(self) -> float:
         if self.t_end is not None:
             return self.t_end
@@ -177,7 +178,8 @@ class EventBatch(NamedTuple):
         inter_times = torch.ones_like(event_times)
         marks = torch.zeros_like(event_times, dtype=torch.int64)
         for padded, field in ((event_times, "event_times"), (inter_times, "inter_times"), (marks, "marks")):
-            padded[mask] = torch.cat([getattr(row, field)[n:] for row, n in zip(rows, skip, strict=True)]).to(padded.dtype)
+            values = (getattr(row, field) for row in rows)
+            padded[mask] = torch.cat([x[1:] if n else x for x, n in zip(values, skip, strict=True)]).to(padded.dtype)
         return cls(
             event_times,
             inter_times,
