@@ -125,16 +125,16 @@ def test_a_tolerance_permits_the_fixed_point() -> None:
 @pytest.mark.parametrize(
     ("num_layers", "arguments", "chosen"),
     [
-        (2, {"num_events": 40}, ("speculative", "jacobi", 8)),  # sequences too short to learn a length from
-        (2, {"num_events": 40, "draft_length": 3}, ("speculative", "jacobi", 3)),
-        (2, {"num_events": 40, "drafter": "self"}, ("speculative", "self", 8)),
-        (2, {"num_events": 40, "rule": "block"}, ("speculative", "self", 8)),
+        (2, {"num_events": 64}, ("speculative", "jacobi", 8)),  # sequences too short to learn a length from
+        (2, {"num_events": 64, "draft_length": 3}, ("speculative", "jacobi", 3)),
+        (2, {"num_events": 64, "drafter": "self"}, ("speculative", "self", 8)),
+        (2, {"num_events": 64, "rule": "block"}, ("speculative", "self", 8)),
         (2, {"num_events": 200}, ("speculative", "jacobi", "learnt")),
-        (2, {"num_events": 31}, ("autoregressive", None, None)),  # little work
-        (2, {"num_events": 40, "num_sequences": 4}, ("speculative", "jacobi", 8)),
-        (2, {"num_events": 40, "num_sequences": 5}, ("autoregressive", None, None)),  # many rows for a shallow target
-        (3, {"num_events": 40, "num_sequences": 5}, ("speculative", "jacobi", 8)),
-        (2, {"num_events": 40, "num_sequences": 5, "tolerance": 1e-6}, ("autoregressive", None, None)),
+        (2, {"num_events": 63}, ("autoregressive", None, None)),  # little work
+        (2, {"num_events": 64, "num_sequences": 4}, ("speculative", "jacobi", 8)),
+        (2, {"num_events": 64, "num_sequences": 5}, ("autoregressive", None, None)),  # many rows for a shallow target
+        (3, {"num_events": 64, "num_sequences": 5}, ("speculative", "jacobi", 8)),
+        (2, {"num_events": 64, "num_sequences": 5, "tolerance": 1e-6}, ("autoregressive", None, None)),
     ],
 )
 def test_a_short_job_has_no_trial(
@@ -151,7 +151,7 @@ def test_a_short_job_has_no_trial(
 def test_a_draft_model_is_used_in_one_pass_where_sequences_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "_try", None)
     target, draft = (lively_transformer(3, "thp", seed=0, num_layers=n) for n in (2, 1))
-    choices = [sample(target, draft, method="auto", num_events=n).stats.choice or "" for n in (40, 200)]
+    choices = [sample(target, draft, method="auto", num_events=n).stats.choice or "" for n in (64, 200)]
     assert [choice.split(":")[0] for choice in choices] == ["jacobi", "model in 1 pass"]
 
 

@@ -22,7 +22,7 @@ from tppsd.sampling.requests import Plan
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 _NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
 _SHORT, _SHORT_DRAFT = 100, 8  # events of a sequence in which no draft length can be learnt, and the length that they get
-_LITTLE_WORK = 64  # events of a sequence, times layers: below, what surrounds the passes decides
+_LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
 _ROWS_PER_LAYER = 2  # of the target: with more rows in flight, drafts cost more than they save
 _PASSES = (1, 3)  # in which a draft model is tried, besides one per event
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
