@@ -32,7 +32,7 @@ def speedup_plot(speedups: Sequence[Speedup], title: str = "Speed-up over cached
     panels, lines, series = (list(dict.fromkeys(str(s[i]) for s in speedups)) for i in range(3))
     if not 1 <= len(series) <= len(OTHERS):
         raise ValueError(f"a figure of speed-ups has one to {len(OTHERS)} series; there are {len(series)}")
-    figure = new_figure(2.0 + 2.6 * len(panels), 1.5 + 0.32 * len(lines))
+    figure = new_figure(max(5.6, 2.0 + 2.6 * len(panels)), 1.5 + 0.32 * len(lines))  # at least as wide as its title
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(every, panels, strict=True):
         for i, name in enumerate(series):
