@@ -183,7 +183,7 @@ def test_every_sampler_has_a_row(tmp_path, capsys):
 
 
 def test_auto_is_offered_the_first_draft_that_is_a_model(capsys):
-    size = ["--num-events", "110", "--repeats", "1", "--draft-length", "2", "--method", "auto", "--json"]
+    size = ["--num-events", "130", "--repeats", "1", "--draft-length", "2", "--method", "auto", "--json"]
     for drafts, label in ((["self", "1,1"], "auto, 1x1"), (["self"], "auto")):
         benchmark.main(["--untrained", "1,2", *(word for draft in drafts for word in ("--draft", draft)), *size])
         row = rows_of(capsys.readouterr().out)[-1]
@@ -333,7 +333,7 @@ def test_the_papers_numbers_belong_to_what_the_plan_runs(file):
 def test_tables_and_figures_of_the_paper_exist_in_both_sizes():
     wanted = {*(f"table{i}" for i in range(1, 7)), *(f"figure{i}" for i in (2, 3, 5, 6))}
     assert {file.stem for file in CONFIGS.glob("*.yaml")} == wanted
-    assert {file.stem for file in (CONFIGS / "small").glob("*.yaml")} == wanted | {"size", "deep", "recommended"}
+    assert {file.stem for file in (CONFIGS / "small").glob("*.yaml")} == wanted | {"size", "deep", "recommended", "processes"}
 
 
 def test_small_plans_share_their_models():
