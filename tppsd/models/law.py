@@ -38,7 +38,7 @@ class NextEventLaw:
         return self.inter_time.batch_shape
 
     def __getitem__(self, index: Any) -> NextEventLaw:
-        """Select along the batch dimensions; `law[..., :-1]` drops the last position."""
+        """Select along the batch dimensions; `law[..., :-1]` drops the last position. Two index tensors count from the front."""
         key = index if isinstance(index, tuple) else (index,)
         if len(key) == 2 and isinstance(key[0], Tensor) and isinstance(key[1], Tensor):
             return self._take(key[0] * self.batch_shape[1] + key[1])

@@ -32,7 +32,7 @@ class JacobiDrafter(SelfDrafter):
         super().__init__(target, num_rows)
         self._laws: Any = None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
         self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these laws follow
-        self._skip = torch.zeros_like(target.histories.lengths[:1]).repeat(num_rows)  # how many of them followed committed events
+        self._skip = self.recent.slots.new_zeros(num_rows)  # how many of them followed committed events
         self._last = self._skip - 1  # index of the last of use; -1: none
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:

@@ -52,6 +52,15 @@ def philox(counter: tuple[Any, ...], key: tuple[Any, ...]) -> tuple[Any, ...]:
     return c0, c1 & _MASK, c2, c3 & _MASK
 
 
+def _random_words(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """`philox`, for what lies in main memory with NumPy's operators: on few numbers they cost half as much, on many a third."""
+    if counter[0].device.type != "cpu":
+        return philox(counter, key)
+    with np.errstate(over="ignore"):  # single numbers warn when they wrap
+        words = philox(tuple(word.numpy() for word in counter), tuple(word.numpy() for word in key))
+    return tuple(torch.from_numpy(np.asarray(word)) for word in words)
+
+
 def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
     """int64 (rows, 2): the key of each row's stream.
 
@@ -59,25 +68,16 @@ def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
     chance that any two share a stream is below 3e-8.
     """
 
-    def words(x: Tensor) -> tuple[Tensor, Tensor]:
+    def halves(x: Tensor) -> tuple[Tensor, Tensor]:
         return x & _MASK, (x >> 32) & _MASK
 
     seed_tensor = torch.as_tensor(seed, dtype=torch.int64, device=history_index.device)
-    return torch.stack(philox((*words(history_index), *words(path_index)), words(seed_tensor))[:2], -1)
+    return torch.stack(_random_words((*halves(history_index), *halves(path_index)), halves(seed_tensor))[:2], -1)
 
 
 def address(position: int | Tensor, purpose: Purpose, draw: int = 0) -> int | Tensor:
     """The counter word of (position, purpose, draw): separate bit fields of 16, 8 and 8 bits."""
     return (position << _POSITION) | (int(purpose) << 8) | draw
-
-
-def _words(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """`philox`, for what lies in main memory with NumPy's operators: on few numbers they cost half as much, on many a third."""
-    if counter[0].device.type != "cpu":
-        return philox(counter, key)
-    with np.errstate(over="ignore"):  # single numbers warn when they wrap
-        words = philox(tuple(word.numpy() for word in counter), tuple(word.numpy() for word in key))
-    return tuple(torch.from_numpy(np.asarray(word)) for word in words)
 
 
 def uniforms(keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | int = 0, inner: Tensor | int = 0) -> Tensor:
@@ -89,7 +89,7 @@ def uniforms(keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | i
             attempt.
     """
     zero = torch.zeros((), dtype=torch.int64, device=keys.device)
-    words = _words((cursors, addresses, zero + outer, zero + inner), (keys[..., 0], keys[..., 1]))
+    words = _random_words((cursors, addresses, zero + outer, zero + inner), (keys[..., 0], keys[..., 1]))
     high = torch.stack([words[0], words[2]], -1)
     low = torch.stack([words[1], words[3]], -1)
     # (2 n + 1) / 2^53 with n of 52 bits: never 0, never 1

@@ -223,6 +223,7 @@ class ModelRows:
             self._recent = RecentLaws(len(self._encoded), self.model.num_marks, self.histories.lengths.device)
             for context, marks, num in self._contexts:
                 self._recent.update(self.model.law(context), marks, num)
+            self._contexts = []
         return self._recent
 
     def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
