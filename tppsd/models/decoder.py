@@ -54,8 +54,8 @@ class TimeConditionalMarks(nn.Module):
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
         with autocast_disabled(features.device.type):  # a law is evaluated wherever its user is, under autocast too
-            hidden = torch.relu(features + self.mix_time(torch.relu(self.from_time(log_inter_times))))
-            return torch.log_softmax(self.to_logits(hidden), -1)
+            hidden = torch.relu(features + linear(self.mix_time, torch.relu(linear(self.from_time, log_inter_times))))
+            return torch.log_softmax(linear(self.to_logits, hidden), -1)
 
     def in_double(self) -> TimeConditionalMarks:
         """A float64 copy; while the model is only read, the one that is kept."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tppsd.models.mixture import LogNormalMixture, take
+from tppsd.models.mixture import LogNormalMixture, pick_last
 
 
 class MarkDecoder(Protocol):
@@ -32,20 +32,43 @@ class NextEventLaw:
     inter_time: LogNormalMixture
     mark_features: Tensor | None = None
     mark_decoder: MarkDecoder | None = None
+    _packed: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def batch_shape(self) -> torch.Size:
         return self.inter_time.batch_shape
+
+    def packed(self) -> NextEventLaw:
+        """The same laws, their parameters side by side in one tensor: selecting and joining then take one operator, not four."""
+        return self if self._packed is not None else self._with([torch.cat(self._fields(), -1)], self.inter_time.elapsed)
+
+    def _fields(self) -> list[Tensor]:
+        """The parameters, each (*batch, width)."""
+        if self._packed is not None:
+            return [self._packed]
+        fields = [self.inter_time.log_weights, self.inter_time.means, self.inter_time.log_stds]
+        return fields if self.mark_features is None else [*fields, self.mark_features]
+
+    def _with(self, fields: list[Tensor], elapsed: Tensor | None) -> NextEventLaw:
+        """A law of these parameters in place of its own."""
+        together = fields[0] if len(fields) == 1 else None
+        if together is not None:
+            num = self.inter_time.means.shape[-1]
+            fields = list(together.split([num] * 3 + ([] if self.mark_features is None else [together.shape[-1] - 3 * num]), -1))
+        log_weights, means, log_stds, *features = fields
+        mixture = LogNormalMixture(log_weights, means, log_stds, self.inter_time.shift, self.inter_time.scale, elapsed)
+        law = NextEventLaw(mixture, features[0] if features else None, self.mark_decoder)
+        object.__setattr__(law, "_packed", together)
+        return law
 
     def __getitem__(self, index: Any) -> NextEventLaw:
         """Select along the batch dimensions; `law[..., :-1]` drops the last position. Two index tensors count from the front."""
         key = index if isinstance(index, tuple) else (index,)
         if len(key) == 2 and isinstance(key[0], Tensor) and isinstance(key[1], Tensor):
             return self._take(key[0] * self.batch_shape[1] + key[1])
-        features = self.mark_features
-        if features is not None:
-            features = features[(*key, slice(None)) if any(i is Ellipsis for i in key) else key]
-        return NextEventLaw(self.inter_time[index], features, self.mark_decoder)
+        elapsed = self.inter_time.elapsed
+        whole = (*key, slice(None)) if any(i is Ellipsis for i in key) else key
+        return self._with([values[whole] for values in self._fields()], None if elapsed is None else elapsed[key])
 
     def at(self, positions: Tensor) -> NextEventLaw:
         """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) -> (batch, n)."""
@@ -56,8 +79,14 @@ class NextEventLaw:
         return self._take(rows.view(-1, *[1] * (positions.dim() - 1)) + positions)
 
     def _take(self, places: Tensor) -> NextEventLaw:
-        features = None if self.mark_features is None else take(self.mark_features, places)
-        return NextEventLaw(self.inter_time.take(places), features, self.mark_decoder)
+        """The laws at int64 `places` (any shape) of the first two batch dimensions, counted as one."""
+        flat, elapsed = places.flatten(), self.inter_time.elapsed
+
+        def take(values: Tensor) -> Tensor:
+            # with many rows that takes a third of the time of two indices, with one row as long
+            return values.flatten(0, 1).index_select(0, flat).view(*places.shape, *values.shape[2:])
+
+        return self._with([take(values) for values in self._fields()], None if elapsed is None else take(elapsed))
 
     def unsqueeze(self, dim: int) -> NextEventLaw:
         """Insert a batch dimension at `dim` >= 0, for several draws from each law."""
@@ -65,10 +94,9 @@ class NextEventLaw:
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> NextEventLaw:
         """The same laws broadcast to `batch_shape`; nothing is copied."""
-        features = self.mark_features
-        if features is not None:
-            features = features.expand(*batch_shape, features.shape[-1])
-        return replace(self, inter_time=self.inter_time.expand(batch_shape), mark_features=features)
+        elapsed = self.inter_time.elapsed
+        fields = [values.expand(*batch_shape, values.shape[-1]) for values in self._fields()]
+        return self._with(fields, None if elapsed is None else elapsed.expand(batch_shape))
 
     @staticmethod
     def cat(laws: Sequence[NextEventLaw], dim: int) -> NextEventLaw:
@@ -82,9 +110,13 @@ class NextEventLaw:
 
     @staticmethod
     def _join(laws: Sequence[NextEventLaw], how: Callable[[list[Tensor]], Tensor]) -> NextEventLaw:
-        inter_time = LogNormalMixture.join([law.inter_time for law in laws], how)
-        features = [law.mark_features for law in laws if law.mark_features is not None]
-        return NextEventLaw(inter_time, how(features) if features else None, laws[0].mark_decoder)
+        elapsed = None
+        if any(law.inter_time.elapsed is not None for law in laws):  # truncated and whole laws mix
+            elapsed = how([law.inter_time.elapsed_or_zero() for law in laws])
+        if any(law._packed is not None for law in laws):
+            laws = [law.packed() for law in laws]
+        fields = zip(*(law._fields() for law in laws), strict=True)
+        return laws[0]._with([how(list(values)) for values in fields], elapsed).packed()
 
     def is_kin(self, other: object) -> bool:
         """Is `other` a law of the same model, so that the two can be joined?"""
@@ -105,7 +137,7 @@ class NextEventLaw:
 
     def whole(self) -> NextEventLaw:
         """The law without truncation."""
-        return replace(self, inter_time=replace(self.inter_time, elapsed=None))
+        return self if self.inter_time.elapsed is None else replace(self, inter_time=replace(self.inter_time, elapsed=None))
 
     def mark_log_probs(self, inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (*batch, num_marks); zeros of width 1 when unmarked."""
@@ -134,21 +166,39 @@ class NextEventLaw:
         return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
 
 
+def sample_with_ratio(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(inter_times, marks, Delta) of draws from the target, as `sample` and `log_density_ratio` give them."""
+    if not can_join(target, draft):
+        inter_times, marks = target.sample(uniforms)
+        return inter_times, marks, log_density_ratio(target, draft, inter_times, marks)
+    inter_times = target.inter_time.sample(uniforms[..., :2])
+    both = NextEventLaw.stack([target, draft])
+    log_probs = both.inter_time.log_prob(inter_times)
+    marks = torch.zeros_like(inter_times, dtype=torch.int64)
+    if both.mark_features is not None:
+        log_marks = both.mark_log_probs(inter_times)  # what a mark is drawn from is half of what the ratio asks for
+        marks = sample_mark(log_marks[0], uniforms[..., 2])
+        log_probs = log_probs + pick_mark(log_marks, marks)
+    return inter_times, marks, log_probs[0] - log_probs[1]
+
+
 def log_density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
     """Delta = log g_T f_T - log g_D f_D, (*batch,). Where both are laws of one model, they are evaluated together: half as many
     operators."""
-    if isinstance(target, NextEventLaw) and target.is_kin(draft) and target.batch_shape == draft.batch_shape:
+    if can_join(target, draft):
         log_target, log_draft = NextEventLaw.stack([target, draft]).log_prob(inter_times, marks).unbind(0)
         return log_target - log_draft
     return target.log_prob(inter_times, marks) - draft.log_prob(inter_times, marks)
 
 
+def can_join(target: Any, draft: Any) -> bool:
+    """Are these laws of one model and of one shape?"""
+    return isinstance(target, NextEventLaw) and target.is_kin(draft) and target.batch_shape == draft.batch_shape
+
+
 def pick_mark(mark_log_probs: Tensor, marks: Tensor) -> Tensor:
     """log f(k) of the given marks: (..., num_marks), (...) -> (...)."""
-    if mark_log_probs.dim() != marks.dim() + 1:  # leading sample dimensions
-        shape = torch.broadcast_shapes(mark_log_probs.shape[:-1], marks.shape)
-        mark_log_probs, marks = mark_log_probs.expand(*shape, -1), marks.expand(shape)
-    return torch.take_along_dim(mark_log_probs, marks.unsqueeze(-1), -1).squeeze(-1)
+    return pick_last(mark_log_probs, marks.unsqueeze(-1)).squeeze(-1)
 
 
 def sample_mark(mark_log_probs: Tensor, uniforms: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ Source: intensity-free learning of TPPs (Shchur et al., ICLR 2020); TPP-SD (arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,10 +30,12 @@ def log_ndtri(log_p: Tensor) -> Tensor:
     return torch.where(deep, z, torch.special.ndtri(torch.where(deep, 0.5, log_p).exp()))
 
 
-def take(values: Tensor, places: Tensor) -> Tensor:
-    """Values (rows, n, ...) at int64 `places` of the first two dimensions, counted as one: (*places, ...). With many rows that
-    takes a third of the time of two indices, with one row as long."""
-    return values.flatten(0, 1).index_select(0, places.flatten()).view(*places.shape, *values.shape[2:])
+def pick_last(values: Tensor, index: Tensor) -> Tensor:
+    """Values (..., n) at int64 index (..., m) of their last dimension, all others broadcast."""
+    missing = values.dim() - index.dim()  # leading dimensions of several laws, or of several draws
+    if missing < 0:
+        values = values[(None,) * -missing]
+    return torch.take_along_dim(values, index[(None,) * missing] if missing > 0 else index, -1)
 
 
 @dataclass(frozen=True)
@@ -73,22 +74,9 @@ class LogNormalMixture:
             self.log_weights.expand(shape), self.means.expand(shape), self.log_stds.expand(shape), self.shift, self.scale, elapsed
         )
 
-    def take(self, places: Tensor) -> LogNormalMixture:
-        """The laws at int64 `places` (any shape) of the first two batch dimensions, counted as one."""
-        log_weights, means, log_stds = (take(values, places) for values in (self.log_weights, self.means, self.log_stds))
-        elapsed = None if self.elapsed is None else take(self.elapsed, places)
-        return LogNormalMixture(log_weights, means, log_stds, self.shift, self.scale, elapsed)
-
-    @staticmethod
-    def join(laws: Sequence[LogNormalMixture], how: Callable[[list[Tensor]], Tensor]) -> LogNormalMixture:
-        """Laws of one model as one, by `torch.cat` or `torch.stack` of their fields; truncated and whole laws mix."""
-        names = ("log_weights", "means", "log_stds")
-        log_weights, means, log_stds = (how([getattr(law, name) for law in laws]) for name in names)
-        elapsed = None
-        if any(law.elapsed is not None for law in laws):
-            zeros = [law.means.new_zeros(law.batch_shape, dtype=torch.float64) for law in laws]
-            elapsed = how([z if law.elapsed is None else law.elapsed for law, z in zip(laws, zeros, strict=True)])
-        return LogNormalMixture(log_weights, means, log_stds, laws[0].shift, laws[0].scale, elapsed)
+    def elapsed_or_zero(self) -> Tensor:
+        """float64 (*batch,)."""
+        return self.means.new_zeros(self.batch_shape, dtype=torch.float64) if self.elapsed is None else self.elapsed
 
     def double(self) -> LogNormalMixture:
         """The same law with float64 arithmetic on the same parameters."""
@@ -205,8 +193,6 @@ class LogNormalMixture:
     def _sample_log(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """log tau, unclamped, and the standard deviation of log tau in the picked component."""
         law = self.double()
-        if uniforms.dim() > law.means.dim():  # several draws from each law
-            law = law.expand(uniforms.shape[:-1])
         log_weights, log_kept = law.log_weights, law._log_kept()
         if log_kept is not None:
             log_weights = torch.log_softmax(log_weights + log_kept, -1)
@@ -214,8 +200,8 @@ class LogNormalMixture:
         threshold = uniforms[..., :1] * cumulative[..., -1:]
         component = (cumulative[..., :-1] < threshold).sum(-1, keepdim=True)
         if log_kept is not None:
-            log_kept = torch.take_along_dim(log_kept, component, -1)
-        means, log_stds = (torch.take_along_dim(values, component, -1) for values in (law.means, law.log_stds))
+            log_kept = pick_last(log_kept, component)
+        means, log_stds = (pick_last(values, component) for values in (law.means, law.log_stds))
         log_tau = law._log_at_level(uniforms[..., 1:2], means, log_stds, log_kept)
         return log_tau.squeeze(-1), log_stds.squeeze(-1).exp() * self.scale
 

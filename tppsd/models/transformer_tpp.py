@@ -122,7 +122,8 @@ class TransformerTPP(LikelihoodModel):
 
     def law(self, context: Tensor) -> NextEventLaw:
         """The law of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
-        return self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
+        law = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
+        return law if context.shape[-2] == 1 else law.packed()  # of many laws some will be selected
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
         """Laws of batch shape (batch, length + 1): after the start token and after each event."""

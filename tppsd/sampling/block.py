@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.models.law import log_density_ratio
+from tppsd.models.law import sample_with_ratio
 from tppsd.sampling.drafters import Draft
 from tppsd.sampling.noise import Purpose
 from tppsd.sampling.rules import MAX_PROPOSALS, Attempts, Corrected, Rejected, Verdict, log_ratio, proposals_per_row
@@ -83,8 +83,7 @@ def _race(race: Rejected, log_block: Tensor, first: Tensor, num: int, attempts: 
     """(outcome, inter_time, mark), each (n,), of attempts first..first+num-1 at every position."""
     uniforms = attempts(race.rows, race.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
     target, draft = (law.unsqueeze(1) for law in race.laws())
-    tau, marks = target.sample(uniforms[..., :3])
-    ratio = log_density_ratio(target, draft, tau, marks)
+    tau, marks, ratio = sample_with_ratio(target, draft, uniforms)
     if torch.isnan(ratio).all(1).any():
         raise RuntimeError("target and draft laws are not densities: no attempt of a race has a number for its odds")
     fails = uniforms[..., 5] < -torch.expm1(log_block).unsqueeze(1)  # always where P_i = 0, whatever r

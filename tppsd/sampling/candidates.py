@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.models.law import log_density_ratio
+from tppsd.models.law import log_density_ratio, sample_with_ratio
 from tppsd.sampling.noise import Purpose, RowNoise
 from tppsd.sampling.rules import MAX_PROPOSALS, Rejected, proposals_per_row, reject_until_kept
 
@@ -80,6 +80,12 @@ def density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -
     return log_density_ratio(target, draft, inter_times, marks).clamp_max(LARGEST_LOG_RATIO).exp()
 
 
+def sample_with_density_ratio(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(inter_times, marks, r) of draws from the target."""
+    inter_times, marks, delta = sample_with_ratio(target, draft, uniforms)
+    return inter_times, marks, delta.clamp_max(LARGEST_LOG_RATIO).exp()
+
+
 def fresh_ratios(target: Any, draft: Any, uniforms: Tensor) -> Tensor:
     """r of fresh draws from the draft: laws (n,), uniforms (n, *attempts, 4 draws) -> (n, *attempts, draws)."""
     for _ in uniforms.shape[1:]:
@@ -105,8 +111,7 @@ def adjusted_mean(rejected: Rejected, num_candidates: int, noise: RowNoise) -> t
         return noise.loop(rows, positions, wanted, first + torch.arange(num, device=rows.device).unsqueeze(0))
 
     def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tau, marks = target.sample(uniforms[..., :3])
-        total = density_ratio(target, draft, tau, marks)
+        tau, marks, total = sample_with_density_ratio(target, draft, uniforms)
         if k > 1:
             total = total + fresh_ratios(target[:, 0], draft[:, 0], uniforms[..., 6:]).sum(-1)
         return tau, marks, (total / k).log()
@@ -165,8 +170,7 @@ def _some_turn_rejects(siblings: Siblings, y: Tensor, num_turns: Tensor, widths:
         target, draft = siblings.laws(waiting)
         turns = first + torch.arange(num, device=waiting.device)
         uniforms = noise.loop(siblings.rows[waiting], siblings.positions[waiting], wanted, turns.unsqueeze(0))
-        x = target.unsqueeze(1).sample(uniforms[..., :3])
-        mean = density_ratio(target.unsqueeze(1), draft.unsqueeze(1), *x)
+        mean = sample_with_density_ratio(target.unsqueeze(1), draft.unsqueeze(1), uniforms)[2]
         if num_fresh:
             others = (widths[waiting] - 1).view(-1, 1, 1)
             fresh = fresh_ratios(target, draft, uniforms[..., 6:])
@@ -218,8 +222,8 @@ def _linear_attempts(
     for_x = noise.loop(rows, positions, [(Purpose.PROPOSAL, 2)], 0, attempts)
     wanted = [(Purpose.STOP_COIN, 1), (Purpose.FRESH_DRAFT, 2 * (num_candidates - 1))]
     uniforms = noise.loop(rows, positions, wanted, turns, attempts.unsqueeze(2))
-    tau, marks = target.unsqueeze(1).sample(for_x[..., :3])
-    y = density_ratio(target.unsqueeze(1), draft.unsqueeze(1), tau, marks).unsqueeze(2).expand(turns.shape)
+    tau, marks, ratios = sample_with_density_ratio(target.unsqueeze(1), draft.unsqueeze(1), for_x)
+    y = ratios.unsqueeze(2).expand(turns.shape)
     weights = linear_weights(torch.cat([y.unsqueeze(3), fresh_ratios(target, draft, uniforms[..., 2:])], 3))
     stops = uniforms[..., 0] * (1 + y) < num_candidates * weights[..., 0]
     which = stops.long().argmax(2, keepdim=True)

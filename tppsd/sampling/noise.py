@@ -6,6 +6,7 @@ depend on batch size, batch composition, rank or number of ranks, and the global
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -37,28 +38,48 @@ class Purpose(IntEnum):
     STOP_COIN = 12
 
 
-def philox(counter: tuple[Any, ...], key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Four 32-bit words per broadcast element of four counter words and two key words: int64 tensors, or arrays.
+def philox(even: Any, odd: Any, key: Any) -> tuple[Any, Any]:
+    """Four 32-bit words per element, two and two as they came: int64 tensors, or arrays.
 
-    Only what is multiplied must have an empty upper half: the other words and the key are masked with it, or at the end.
+    Args:
+        even, odd: (2, ...), words 0 and 2 of the counter, words 1 and 3. Only `even` must have empty upper halves: those of the
+            others are masked away.
+        key: (2, ...), its two words.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    multipliers, weyl = (_like(even, pair).reshape(2, *[1] * (even.ndim - 1)) for pair in (_MULTIPLIERS, _WEYL))
     for _ in range(_ROUNDS):
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # wraps modulo 2^64: both halves are right
-        c0, c1 = ((product1 >> 32) ^ (c1 ^ k0)) & _MASK, product1
-        c2, c3 = ((product0 >> 32) ^ (c3 ^ k1)) & _MASK, product0
-        k0, k1 = k0 + _WEYL[0], k1 + _WEYL[1]
-    return c0, c1 & _MASK, c2, c3 & _MASK
+        products = even * multipliers  # wraps modulo 2^64: both halves are right
+        products = products[::-1] if isinstance(products, np.ndarray) else products.flip(0)
+        even, odd = ((products >> 32) ^ odd ^ key) & _MASK, products
+        key = key + weyl
+    return even, odd & _MASK
 
 
-def _random_words(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """`philox`, for what lies in main memory with NumPy's operators: on few numbers they cost half as much, on many a third."""
-    if counter[0].device.type != "cpu":
-        return philox(counter, key)
-    with np.errstate(over="ignore"):  # single numbers warn when they wrap
-        words = philox(tuple(word.numpy() for word in counter), tuple(word.numpy() for word in key))
-    return tuple(torch.from_numpy(np.asarray(word)) for word in words)
+def _near(x: Any) -> Any:
+    """What lies in main memory as an array: NumPy's operators cost half as much on few numbers, a third on many."""
+    return x.numpy() if isinstance(x, Tensor) and x.device.type == "cpu" else x
+
+
+def _like(other: Any, numbers: Sequence[int]) -> Any:
+    """int64, an array if the other is one."""
+    return np.array(numbers) if isinstance(other, np.ndarray) else torch.tensor(numbers, device=other.device)
+
+
+def _tensor(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
+
+
+def _random_words(counter: Sequence[Any], keys: Any) -> tuple[Any, Any]:
+    """`philox` of four counter words and keys (..., 2), broadcast: words 0 and 2, words 1 and 3, each (2, *broadcast)."""
+    keys = _near(keys)
+    c0, c1, c2, c3, k0, k1 = (*map(_near, counter), keys[..., 0], keys[..., 1])
+    shape = np.broadcast_shapes(*(getattr(word, "shape", ()) for word in (c0, c1, c2, c3, k0)))
+    pairs = []
+    for first, second in ((c0, c2), (c1, c3), (k0, k1)):
+        pair = np.empty((2, *shape), np.int64) if isinstance(keys, np.ndarray) else keys.new_empty(2, *shape)
+        pair[0], pair[1] = first, second
+        pairs.append(pair)
+    return philox(*pairs)
 
 
 def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
@@ -68,11 +89,12 @@ def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
     chance that any two share a stream is below 3e-8.
     """
 
-    def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    def halves(x: Any) -> tuple[Any, Any]:
         return x & _MASK, (x >> 32) & _MASK
 
-    seed_tensor = torch.as_tensor(seed, dtype=torch.int64, device=history_index.device)
-    return torch.stack(_random_words((*halves(history_index), *halves(path_index)), halves(seed_tensor))[:2], -1)
+    key = torch.tensor(halves(seed), dtype=torch.int64, device=history_index.device)
+    even, odd = _random_words((*halves(history_index), *halves(path_index)), key)
+    return torch.stack([_tensor(even[0]), _tensor(odd[0])], -1)
 
 
 def address(position: int | Tensor, purpose: Purpose, draw: int = 0) -> int | Tensor:
@@ -88,12 +110,9 @@ def uniforms(keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | i
         cursors, addresses, outer, inner: int64, broadcastable: place in the row's stream, `address(...)`, outer and inner
             attempt.
     """
-    zero = torch.zeros((), dtype=torch.int64, device=keys.device)
-    words = _random_words((cursors, addresses, zero + outer, zero + inner), (keys[..., 0], keys[..., 1]))
-    high = torch.stack([words[0], words[2]], -1)
-    low = torch.stack([words[1], words[3]], -1)
+    even, odd = _random_words((cursors, addresses, outer, inner), keys)
     # (2 n + 1) / 2^53 with n of 52 bits: never 0, never 1
-    return (((high << 20) | (low >> 12)).double() + 0.5) * 2.0**-52
+    return ((_tensor((even << 20) | (odd >> 12)).double() + 0.5) * 2.0**-52).movedim(0, -1)
 
 
 class RowNoise:
@@ -115,7 +134,7 @@ class RowNoise:
         self.addresses = torch.tensor(addresses, dtype=torch.int64, device=device)
         self.keys = torch.zeros(num_rows, 2, dtype=torch.int64, device=device)
         self.cursors = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self.block_size = max(4, min(256, 100_000 // max(1, num_rows * len(addresses))))
+        self.block_size = max(4, min(64, 100_000 // max(1, num_rows * len(addresses))))
         self._block = torch.zeros(num_rows, 0, 2 * len(addresses), dtype=torch.float64, device=device)
         self._offsets = torch.zeros_like(self.cursors)  # of the cursors in the block
         self._bound, self._is_common = 0, True  # no offset is larger; all are equal to it
@@ -176,13 +195,13 @@ class RowNoise:
             positions: int64 (len(rows),).
             inner, outer: which attempts of a loop at the rows' cursors, (len(rows) or 1, *attempts), or one number.
         """
-        words = [address(0, purpose, draw) for purpose, draws in wanted for draw in range(draws)]
-        first = torch.tensor(words, device=rows.device)
-        attempt = [torch.as_tensor(x, device=rows.device).unsqueeze(-1) for x in (outer, inner)]
-        ones = [1] * (max(x.dim() for x in attempt) - 2)  # for the attempts of a row
-        where = (first | positions.unsqueeze(-1) << _POSITION).view(len(rows), *ones, len(first))
-        keys, cursors = (values.index_select(0, rows) for values in (self.keys, self.cursors))
-        return uniforms(keys.view(len(rows), *ones, 1, 2), cursors.view(-1, *ones, 1), where, *attempt).flatten(-2)
+        which, at = _near(rows), _near(positions)
+        words = _like(at, [int(address(0, purpose, draw)) for purpose, draws in wanted for draw in range(draws)])
+        attempt = [x if isinstance(x, int) else _near(x)[..., None] for x in (outer, inner)]
+        ones = [1] * (max(getattr(x, "ndim", 0) for x in attempt) - 2)  # for the attempts of a row
+        addresses = (words | at[:, None] << _POSITION).reshape(len(which), *ones, len(words))
+        keys, cursors = _near(self.keys)[which], _near(self.cursors)[which]
+        return uniforms(keys.reshape(-1, *ones, 1, 2), cursors.reshape(-1, *ones, 1), addresses, *attempt).flatten(-2)
 
     def keep_rows(self, rows: Tensor) -> None:
         self.keys, self.cursors = self.keys[rows], self.cursors[rows]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.models.law import log_density_ratio
+from tppsd.models.law import sample_with_ratio
 from tppsd.sampling.candidates import CandidateRule, Siblings
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.rules import Rejected, reject_until_kept
@@ -46,12 +46,7 @@ def adjusted_recursive(rejected: Rejected, num_candidates: int, noise: RowNoise)
     scale = torch.ones_like(rejected.rows, dtype=torch.float64)
     if num_candidates > 1:
         scale = recursion(*rejected.laws(), num_candidates)[0][:, -1]
-
-    def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tau, marks = target.sample(uniforms[..., :3])
-        return tau, marks, log_density_ratio(target, draft, tau, marks)
-
-    return reject_until_kept(rejected, noise.attempts, propose, scale.log())
+    return reject_until_kept(rejected, noise.attempts, sample_with_ratio, scale.log())
 
 
 def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Tensor]:
