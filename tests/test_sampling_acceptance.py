@@ -14,6 +14,7 @@ from stubs import StubTPP, lively_transformer
 from tppsd.data.sequences import EventSequence
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.hawkes import Hawkes
+from tppsd.sampling.rows import Rows
 from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SamplingStats
 
@@ -59,7 +60,8 @@ def test_laws_with_nothing_in_common_are_never_accepted(rule: Any) -> None:
     stats = sample(target, draft, num_sequences=20, num_events=10, draft_length=3, rule=rule).stats
     assert stats.num_accepted == 0
     assert stats.num_events == stats.num_rounds == stats.num_tested == 200
-    assert stats.num_drafted == 600
+    # three per round, but no more than the row still wants; block verification looks at whole drafts
+    assert stats.num_drafted == (600 if rule == "block" else 20 * (8 * 3 + 2 + 1))
 
 
 CONSTANT_PAIRS = [
@@ -110,8 +112,9 @@ def test_block_verification_accepts_more_than_event_by_event(rule: Any, expected
 
 
 @pytest.mark.parametrize("draft_length", [2, 5, 10])
-def test_block_verification_never_accepts_less(draft_length: int) -> None:
+def test_block_verification_never_accepts_less(draft_length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same histories and with the same drafts: means of 8,000 first rounds, at most four standard errors below."""
+    monkeypatch.setattr(Rows, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool))  # whole drafts
     target = StubTPP.random(3, seed=0)
     draft, empty = target.moved(1, times=0.7, marks=0.7), EventSequence.of([], t_start=0.0)
     means = []
@@ -141,13 +144,16 @@ def test_step_acceptance_after_a_silence_is_the_overlap_of_the_truncated_laws() 
 @pytest.mark.parametrize("rule", [*RULES, "block"])
 def test_counters_agree_with_one_another(rule: Any) -> None:
     target = StubTPP.random(3, seed=0)
-    samples = sample(target, target.moved(1, times=0.5, marks=0.5), num_sequences=40, t_end=10.0, draft_length=3, rule=rule)
+    draft = target.moved(1, times=0.5, marks=0.5)
+    samples = sample(target, draft, num_sequences=40, t_end=10.0, draft_length=3, rule=rule, batch_size=2)
     stats, counts = samples.stats, samples.stats.accepted_counts
-    assert counts.shape == (4, 4) and counts[:3].sum() == 0
+    drafted, accepted = torch.arange(4).unsqueeze(1), torch.arange(4)
+    assert counts.shape == (4, 4) and counts.triu(1).sum() == counts[0].sum() == 0
+    assert (rule == "block") == (counts[:3].sum() == 0), "other rules draft no more than a row can use"
     assert stats.num_rounds == int(counts.sum())
-    assert stats.num_drafted == 3 * stats.num_rounds
-    assert stats.num_accepted == int(counts[3] @ torch.arange(4))
-    assert stats.num_tested == int(counts[3] @ torch.tensor([1, 2, 3, 3]))
+    assert stats.num_drafted == int((counts * drafted).sum())
+    assert stats.num_accepted == int((counts * accepted).sum())
+    assert stats.num_tested == int((counts * torch.minimum(accepted + 1, drafted)).sum())
     assert stats.num_events == len(samples.flat_event_times)
     assert stats.num_events <= stats.num_accepted + stats.num_rounds  # those beyond t_end are not returned
     assert stats.acceptance_rate == stats.num_accepted / stats.num_drafted

@@ -24,7 +24,7 @@ def simulate(acceptance: float, seconds: dict[int, float] | Any, rounds: int, nu
         g = lengths.choose(num_rows)
         accepted = (torch.rand(num_rows, g, generator=generator) < acceptance).long().cumprod(1).sum(1)
         jitter = 1 + 0.2 * float(torch.rand((), generator=generator))
-        lengths.record(accepted, torch.ones(num_rows, dtype=torch.bool), seconds(g) * jitter)
+        lengths.record(g, accepted, torch.ones(num_rows, dtype=torch.bool), seconds(g) * jitter)
     return lengths
 
 
@@ -55,7 +55,7 @@ def test_fewer_rows_in_flight_do_not_send_it_astray() -> None:
     for num_rows in (16,) * 60 + (7,) * 20 + (3,) * 20:
         g = lengths.choose(num_rows)
         accepted = (torch.rand(num_rows, g, generator=generator) < 0.95).long().cumprod(1).sum(1)
-        lengths.record(accepted, torch.ones(num_rows, dtype=torch.bool), 1e-3 * (1 + 0.02 * num_rows * g))
+        lengths.record(g, accepted, torch.ones(num_rows, dtype=torch.bool), 1e-3 * (1 + 0.02 * num_rows * g))
     assert max(g for g, _ in lengths.history) <= 24
 
 
@@ -72,7 +72,7 @@ def test_it_adapts_when_acceptance_falls() -> None:
         for _ in range(600):
             g = lengths.choose(16)
             accepted = (torch.rand(16, g, generator=generator) < acceptance).long().cumprod(1).sum(1)
-            lengths.record(accepted, torch.ones(16, dtype=torch.bool), 1e-3 * (1 + 0.1 * g))
+            lengths.record(g, accepted, torch.ones(16, dtype=torch.bool), 1e-3 * (1 + 0.1 * g))
         if acceptance > 0.9:
             assert lengths.best()[0] >= 8
     assert lengths.best()[0] <= 2
@@ -125,15 +125,17 @@ def test_a_tolerance_permits_the_fixed_point() -> None:
 @pytest.mark.parametrize(
     ("num_layers", "arguments", "chosen"),
     [
-        (2, {"num_events": 64}, ("speculative", "jacobi", 8)),  # sequences too short to learn a length from
-        (2, {"num_events": 64, "draft_length": 3}, ("speculative", "jacobi", 3)),
-        (2, {"num_events": 64, "drafter": "self"}, ("speculative", "self", 8)),
-        (2, {"num_events": 64, "rule": "block"}, ("speculative", "self", 8)),
+        (2, {"num_events": 64}, ("speculative", "self", 16)),  # sequences too short to learn a length from
+        (2, {"num_events": 64, "draft_length": 3}, ("speculative", "self", 3)),
+        (2, {"num_events": 64, "drafter": "jacobi"}, ("speculative", "jacobi", 16)),
+        (2, {"num_events": 64, "rule": "block"}, ("speculative", "self", 16)),
         (2, {"num_events": 200}, ("speculative", "jacobi", "learnt")),
         (2, {"num_events": 63}, ("autoregressive", None, None)),  # little work
-        (2, {"num_events": 64, "num_sequences": 4}, ("speculative", "jacobi", 8)),
+        (2, {"num_events": 64, "num_sequences": 4}, ("speculative", "self", 8)),
         (2, {"num_events": 64, "num_sequences": 5}, ("autoregressive", None, None)),  # many rows for a shallow target
-        (3, {"num_events": 64, "num_sequences": 5}, ("speculative", "jacobi", 8)),
+        (3, {"num_events": 64, "num_sequences": 6}, ("speculative", "self", 8)),
+        (3, {"num_events": 64, "num_sequences": 7}, ("speculative", "self", 4)),  # many rows
+        (3, {"num_events": 64, "num_sequences": 10}, ("autoregressive", None, None)),
         (2, {"num_events": 64, "num_sequences": 5, "tolerance": 1e-6}, ("autoregressive", None, None)),
     ],
 )
@@ -148,11 +150,17 @@ def test_a_short_job_has_no_trial(
     assert (options.method, options.drafter, length) == chosen and "too few events for a trial" in reason
 
 
-def test_a_draft_model_is_used_in_one_pass_where_sequences_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("num_events", "num_sequences", "chosen"),
+    [(64, 1, "self"), (200, 1, "model in 1 pass"), (64, 7, "model"), (64, 10, "autoregressive")],
+)
+def test_a_draft_model_is_used_where_sequences_are_long_or_rows_many(
+    num_events: int, num_sequences: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(auto, "_try", None)
-    target, draft = (lively_transformer(3, "thp", seed=0, num_layers=n) for n in (2, 1))
-    choices = [sample(target, draft, method="auto", num_events=n).stats.choice or "" for n in (64, 200)]
-    assert [choice.split(":")[0] for choice in choices] == ["jacobi", "model in 1 pass"]
+    target, draft = (lively_transformer(3, "thp", seed=0, num_layers=n) for n in (3, 1))
+    choice = sample(target, draft, method="auto", num_events=num_events, num_sequences=num_sequences).stats.choice or ""
+    assert choice.split(":")[0] == chosen
 
 
 def test_a_trial_leaves_no_trace_in_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from tppsd.sampling.drafters import Draft
 from tppsd.sampling.jacobi_drafter import JacobiDrafter
 from tppsd.sampling.poisson_drafter import PoissonDrafter, PoissonLaw
 from tppsd.sampling.recent_laws import RecentLaws
-from tppsd.sampling.rows import Histories, ModelRows, Request
+from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
 from tppsd.sampling.sample import sample
 from tppsd.sampling.self_drafter import SelfDrafter
 
@@ -200,3 +200,17 @@ def test_poisson_needs_the_statistics_of_a_training_split():
         PoissonDrafter(None, torch.device("cpu"))
     with pytest.raises(ValueError, match="this one has none"):
         sample(lively_transformer(2, "thp", seed=0), "poisson", num_events=3)
+
+
+@pytest.mark.parametrize("draft", ["self", "model"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_nothing_is_drafted_beyond_the_end_of_every_window_and_nothing_is_lost_by_it(draft, batch_size):
+    """Laws in float64 do not depend on the shape of a pass, so that the samples are the same to the last bit."""
+    target = StubTPP.random(3, seed=0)
+    job = {"history": HISTORY, "num_sequences": 12, "t_end": 6.0, "batch_size": batch_size, "draft_length": 8, "seed": 2}
+    other = target.moved(seed=1, times=0.1, marks=0.1) if draft == "model" else draft
+    stopped = sample(target, other, **job)
+    with patch.object(Rows, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool)):
+        whole = sample(target, other, **job)
+    assert torch.equal(stopped.flat_event_times, whole.flat_event_times) and torch.equal(stopped.flat_marks, whole.flat_marks)
+    assert 0 < stopped.stats.num_drafted < whole.stats.num_drafted

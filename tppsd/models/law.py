@@ -90,7 +90,9 @@ class NextEventLaw:
 
     def unsqueeze(self, dim: int) -> NextEventLaw:
         """Insert a batch dimension at `dim` >= 0, for several draws from each law."""
-        return self[(*[slice(None)] * dim, None)]
+        elapsed = self.inter_time.elapsed
+        fields = [values.unsqueeze(dim) for values in self._fields()]
+        return self._with(fields, None if elapsed is None else elapsed.unsqueeze(dim))
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> NextEventLaw:
         """The same laws broadcast to `batch_shape`; nothing is copied."""

@@ -21,9 +21,9 @@ from tppsd.sampling.requests import Plan
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 _NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
-_SHORT, _SHORT_DRAFT = 100, 8  # events of a sequence in which no draft length can be learnt, and the length that they get
+_SHORT = 100  # events of a sequence in which no draft length can be learnt
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
-_ROWS_PER_LAYER = 2  # of the target: with more rows in flight, drafts cost more than they save
+_FEW_ROWS = 2  # times layers of the target: with more rows in flight a pass over drafts is dear, and better drafts are worth more
 _PASSES = (1, 3)  # in which a draft model is tried, besides one per event
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
@@ -58,16 +58,21 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
 
 
 def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_events: float, num_rows: int) -> Choice:
-    """What was fastest on most data sets (README): drafts in one pass for long sequences, with lengths that are learnt, and the
-    laws of the round before for those of `num_events` that are too few to learn from; no drafts where a sequence is little work
-    for the target, or the rows in flight already fill the passes of a shallow one."""
-    named, num_layers = "autoregressive", getattr(models.target, "num_layers", 1)
-    if num_layers * num_events >= _LITTLE_WORK and num_rows <= _ROWS_PER_LAYER * num_layers:
-        wanted = ("jacobi", "self", "model") if num_events < _SHORT else ("model in 1 pass", "jacobi", "self")
-        named = next((name for name in (*wanted, "poisson") if name in candidates), named)
+    """What was fastest on most data sets (README): with few rows, drafts in one pass for long sequences, and the target's recent
+    laws for those of `num_events` that are too few to learn a length from; with many rows a draft event by event, and shorter;
+    no drafts where a sequence is little work for the target, or the rows in flight already fill the passes of a shallow one."""
+    num_layers = getattr(models.target, "num_layers", 1)
+    is_short, are_few = num_events < _SHORT, num_rows <= _FEW_ROWS * num_layers
+    if num_layers * num_events < _LITTLE_WORK or not (are_few or num_rows <= num_layers**2):
+        wanted = ["autoregressive"]
+    elif are_few:
+        wanted = ["self", "jacobi", "model"] if is_short else ["model in 1 pass", "jacobi", "self"]
+    else:
+        wanted = ["model", "self", "jacobi"]
+    named = next((name for name in (*wanted, "poisson") if name in candidates), "autoregressive")
     chosen = candidates[named]
-    if chosen.draft_length == "auto" and num_events < _SHORT:
-        chosen = replace(chosen, draft_length=_SHORT_DRAFT)
+    if chosen.draft_length == "auto" and is_short:
+        chosen = replace(chosen, draft_length=16 if num_rows == 1 else 8 if are_few else 4)
     return Choice(chosen, None, f"{named}: too few events for a trial")
 
 

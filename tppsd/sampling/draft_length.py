@@ -33,8 +33,9 @@ class DraftLength(Protocol):
 
     def choose(self, num_rows: int) -> int: ...
 
-    def record(self, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
-        """Of the round just ended: accepted events int64 (rows,), the rows that drafted bool (rows,), wall-clock seconds."""
+    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+        """Of the round just ended: drafted events, fewer than chosen where all windows ended; accepted ones int64 (rows,); the
+        rows that drafted so many bool (rows,); wall-clock seconds."""
 
 
 class FixedDraftLength:
@@ -46,7 +47,7 @@ class FixedDraftLength:
     def choose(self, num_rows: int) -> int:
         return self.draft_length
 
-    def record(self, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
         """Nothing to learn."""
 
 
@@ -60,7 +61,7 @@ class RecordedDraftLength:
     def choose(self, num_rows: int) -> int:
         return next(self._lengths, self._last)
 
-    def record(self, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
         """Nothing to learn."""
 
 
@@ -102,10 +103,10 @@ class AutoDraftLength:
         place = LENGTHS.index(self._best) + (1 if turn % 2 else -1)
         return LENGTHS[min(place, len(LENGTHS) - 1)]
 
-    def record(self, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
         self._num_rounds += 1
-        if self._now and bool(is_counted.any()):
-            self._learn_acceptance(num_accepted[is_counted])
+        if num_drafted and bool(is_counted.any()):
+            self._learn_acceptance(num_drafted, num_accepted[is_counted])
         timings = self._seconds.setdefault(self._rows, {}).setdefault(self._now, deque(maxlen=_TIMINGS))
         if self._num_rounds > 1:  # the first round allocates
             timings.append(seconds)
@@ -116,11 +117,11 @@ class AutoDraftLength:
         """What was learnt stays; what is chosen from now on is a new history."""
         self.history = []
 
-    def _learn_acceptance(self, num_accepted: Tensor) -> None:
+    def _learn_acceptance(self, num_drafted: int, num_accepted: Tensor) -> None:
         kept = max(0.5, 1 - len(num_accepted) / _MEMORY)
-        ended_at = torch.bincount(num_accepted, minlength=self._now + 1).tolist()
+        ended_at = torch.bincount(num_accepted, minlength=num_drafted + 1).tolist()
         reached = list(accumulate(reversed(ended_at)))[::-1]  # rows that accepted at least j events
-        for j in range(self._now):
+        for j in range(num_drafted):
             self._tested[j] = kept * self._tested[j] + reached[j]
             self._passed[j] = kept * self._passed[j] + reached[j + 1]
 

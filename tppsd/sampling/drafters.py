@@ -45,6 +45,15 @@ class Draft(NamedTuple):
         inter_times, times, marks = (field.gather(1, nodes) for field in (self.inter_times, self.times, self.marks))
         return Draft(inter_times, times, marks, self.laws[rows, nodes], self.lengths, nodes)
 
+    def needed(self, state: Rows) -> Draft:
+        """Without the last events of a chain that no row can need, as all have reached their ends before."""
+        n = self.marks.shape[1]
+        num = 1 + int(state.want_more(self.times[:, :-1], torch.arange(1, n, device=self.marks.device)).any(0).sum())
+        if num == n:
+            return self
+        inter_times, times, marks = (field[:, :num] for field in (self.inter_times, self.times, self.marks))
+        return Draft(inter_times, times, marks, self.laws[:, :num], None if self.lengths is None else self.lengths.clamp_max(num))
+
 
 class Drafter(Protocol):
     """Proposes events with their laws for every row, and is told what was committed."""
@@ -69,9 +78,17 @@ class Drafter(Protocol):
 
 
 class ModelDrafter:
-    """A trained draft TPP with a cache of its own; one pass per drafted event, or level of the tree."""
+    """A trained draft TPP with a cache of its own; one pass per drafted event, or level of the tree.
 
-    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories, tree: Tree | None = None) -> None:
+    Args:
+        stops_at_end: drafts nothing after the end of every row's window.
+    """
+
+    def __init__(
+        self, model: EventModel, num_rows: int, capacity: int, histories: Histories, tree: Tree | None = None,
+        stops_at_end: bool = False,
+    ) -> None:  # fmt: skip
+        self.stops_at_end = stops_at_end
         self.rows = ModelRows(model, num_rows, capacity, histories)
         self.unseen = Unseen(num_rows, histories.lengths.device)
         self.tree = tree
@@ -102,6 +119,8 @@ class ModelDrafter:
             time = time + tau
             newest = EventTokens(mark + 1, time, tau)
             steps.append((tau, time, mark, law))
+            if self.stops_at_end and not state.want_more(time, depth + 1).any():
+                break
         inter_times, times, marks, laws = zip(*steps, strict=True)
         return Draft(torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1))
 

@@ -24,6 +24,8 @@ class JacobiDrafter(SelfDrafter):
     fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under block verification they
     have; there this drafter has the law of the round before, and other noise.)
 
+    It drafts on beyond the end of a window: after a rejection before it, the laws of those events are of use.
+
     A law that followed an event of another mark than the one now drafted, and events that no round has seen yet, are drafted as
     in `SelfDrafter`.
     """

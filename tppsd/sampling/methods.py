@@ -96,8 +96,10 @@ def build_drafter(
     models: Models, options: SamplingOptions, target: ModelRows, num_rows: int, capacity: int, tree: Tree | None
 ) -> Drafter:
     """What `drafter` stands for."""
+    # whether a row has reached its end must be asked of the device; and block verification looks at the whole draft
+    stops_at_end = tree is None and options.rule != "block" and model_device(models.target).type == "cpu"
     if options.drafter == "self":
-        return SelfDrafter(target, num_rows, tree)
+        return SelfDrafter(target, num_rows, tree, stops_at_end)
     if options.drafter == "jacobi":
         return JacobiDrafter(target, num_rows)
     if options.drafter == "poisson":
@@ -105,4 +107,4 @@ def build_drafter(
     assert models.draft is not None
     if options.draft_passes is not None:
         return ParallelDrafter(models.draft, target, num_rows, capacity, options.draft_passes)
-    return ModelDrafter(models.draft, num_rows, capacity, target.histories, tree)
+    return ModelDrafter(models.draft, num_rows, capacity, target.histories, tree, stops_at_end)

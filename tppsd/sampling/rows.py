@@ -134,6 +134,11 @@ class Rows:
             self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
         return self.active & (is_late.any(1) | (self.counts >= self.limit))
 
+    def want_more(self, times: Tensor, num: Tensor | int) -> Tensor:
+        """bool (rows, n): does the row need an event after the `num`-th drafted ones, which are at `times` (rows, n)?"""
+        is_within = (times <= self.end.unsqueeze(1)) & (num < (self.limit - self.counts).unsqueeze(1))
+        return is_within & self.active.unsqueeze(1)
+
     def _make_room(self, num_new: int) -> None:
         needed = int(self.counts.max()) + num_new
         if needed > (capacity := self.store.shape[2]):

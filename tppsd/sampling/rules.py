@@ -138,8 +138,8 @@ def reject_until_kept(
         propose: (target, draft, uniforms) -> inter_times, marks and Delta.
         log_scale: (n,), subtracted from Delta: max(0, target - scale draft) instead of max(0, target - draft).
     """
-    inter_times, marks = rejected.events()
     waiting = torch.arange(len(rejected.rows), device=rejected.rows.device)
+    inter_times, marks = torch.zeros_like(waiting, dtype=torch.float64), torch.zeros_like(waiting)
     first, num = 0, proposals_per_row(len(waiting))
     while len(waiting):
         part = rejected if first == 0 else rejected.select(waiting)
@@ -150,8 +150,8 @@ def reject_until_kept(
             delta = delta - log_scale[waiting].unsqueeze(1)
         is_kept = uniforms[..., 4] < -torch.expm1(-delta)
         found, which = is_kept.any(1), is_kept.long().argmax(1, keepdim=True)
-        inter_times[waiting[found]] = tau.gather(1, which).squeeze(1)[found]
-        marks[waiting[found]] = k.gather(1, which).squeeze(1)[found]
+        for kept, proposed in ((inter_times, tau), (marks, k)):  # of rows without one, it is replaced by a later turn's
+            kept.index_copy_(0, waiting, proposed.gather(1, which).squeeze(1))
         waiting = waiting[~found]
         first += num
         num = min(4 * num, proposals_per_row(len(waiting), largest=4096))

@@ -24,10 +24,11 @@ class SelfDrafter:
         target: model rows of the target, which know the laws after the events of a history.
         num_rows: rows in flight.
         tree: drafted in a round; None = a chain.
+        stops_at_end: drafts nothing after the end of every row's window.
     """
 
-    def __init__(self, target: ModelRows, num_rows: int, tree: Tree | None = None) -> None:
-        self.target = target
+    def __init__(self, target: ModelRows, num_rows: int, tree: Tree | None = None, stops_at_end: bool = False) -> None:
+        self.target, self.stops_at_end = target, stops_at_end
         self.num_marks = target.model.num_marks
         self.tree = tree
         self.recent = RecentLaws(num_rows, self.num_marks, target.histories.lengths.device)
@@ -45,7 +46,8 @@ class SelfDrafter:
         before, marks = follow_marks(every_mark, newest) if self.tree is None else follow_branches(every_mark, newest, tree)
         inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
         times = state.last_times.unsqueeze(1) + tree.path_sums(inter_times)
-        return Draft(inter_times, times, marks, laws.at(before), self.lengths(tree.depth, state))
+        draft = Draft(inter_times, times, marks, laws.at(before), self.lengths(tree.depth, state))
+        return draft.needed(state) if self.stops_at_end else draft
 
     def lengths(self, depth: int, state: Rows) -> Tensor:
         """int64 (rows,): steps that each row drafts."""

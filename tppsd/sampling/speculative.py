@@ -104,8 +104,9 @@ class Speculative:
         reached_end = self.commit(rows, draft, laws, verdict, inter_times, marks)
         longest = noise.target.shape[1]
         self.use_up(verdict, longest)
-        is_counted = rows.active & (draft.num_drafted == longest - 1)
-        self.draft_length.record(verdict.num_accepted, is_counted, time.perf_counter() - started)
+        num_drafted = draft.marks.shape[1]
+        is_counted = rows.active & (draft.num_drafted == num_drafted)
+        self.draft_length.record(num_drafted, verdict.num_accepted, is_counted, time.perf_counter() - started)
         return reached_end
 
     def draw(self, draft_length: int) -> RoundNoise:
@@ -139,25 +140,23 @@ class Speculative:
 
     def accept_drafted(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
         """By the rule, with the laws of the drafted positions."""
-        return self.accept(draft, laws, noise.coins)
+        return self.accept(draft, laws, noise.coins[:, : draft.marks.shape[1]])
 
     def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise) -> tuple[Verdict, Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
         bonus_laws, for_bonus = laws[:, -1], noise.target[:, draft.marks.shape[1]]
         if draft.lengths is not None:
             bonus_laws, for_bonus = laws.at(draft.lengths), at_positions(noise.target, draft.lengths)
-        is_rejected = rows.active & (verdict.num_accepted < draft.num_drafted)
-        num_rejected = int(is_rejected.sum())
-        if num_rejected < len(rows):
-            inter_times, marks = bonus_laws.sample(for_bonus)
-        else:  # no row needs a bonus event
-            inter_times, marks = torch.zeros_like(for_bonus[:, 0]), torch.zeros_like(verdict.num_accepted)
-        if num_rejected:
-            where = is_rejected.nonzero().squeeze(1)
-            rejected = Rejected(where, verdict.num_accepted[where], draft, laws)
-            num_accepted, inter_times[where], marks[where] = self.adjusted(rejected, verdict, self.noise.attempts)
-            verdict = verdict._replace(num_accepted=verdict.num_accepted.index_copy(0, where, num_accepted))
-        return verdict, inter_times, marks
+        where = (rows.active & (verdict.num_accepted < draft.num_drafted)).nonzero().squeeze(1)
+        if len(where) == 0:
+            return verdict, *bonus_laws.sample(for_bonus)
+        rejected = Rejected(where, verdict.num_accepted[where], draft, laws)
+        corrected = self.adjusted(rejected, verdict, self.noise.attempts)
+        if len(where) == len(rows):  # no row needs a bonus event
+            return verdict._replace(num_accepted=corrected.num_accepted), corrected.inter_times, corrected.marks
+        bonus = (verdict.num_accepted, *bonus_laws.sample(for_bonus))
+        num_accepted, inter_times, marks = (old.index_copy(0, where, new) for old, new in zip(bonus, corrected, strict=True))
+        return verdict._replace(num_accepted=num_accepted), inter_times, marks
 
     def commit(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor) -> Tensor:
         """Append the accepted prefix and the new event; roll the caches back to them by length."""
