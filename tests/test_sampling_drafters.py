@@ -207,7 +207,7 @@ def test_poisson_needs_the_statistics_of_a_training_split():
 def test_nothing_is_drafted_beyond_the_end_of_every_window_and_nothing_is_lost_by_it(draft, batch_size):
     """Laws in float64 do not depend on the shape of a pass, so that the samples are the same to the last bit."""
     target = StubTPP.random(3, seed=0)
-    job = {"history": HISTORY, "num_sequences": 12, "t_end": 6.0, "batch_size": batch_size, "draft_length": 8, "seed": 2}
+    job = {"history": HISTORY, "num_sequences": 12, "t_end": 6.0, "batch_size": batch_size, "draft_length": 24, "seed": 2}
     other = target.moved(seed=1, times=0.1, marks=0.1) if draft == "model" else draft
     stopped = sample(target, other, **job)
     with patch.object(Rows, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool)):

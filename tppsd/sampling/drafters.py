@@ -12,6 +12,7 @@ from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
 from tppsd.sampling.tree import Tree
 from tppsd.sampling.unseen import Unseen
 
+_ASK_EVERY = 4  # drafted events: whether any row still needs one
 _MOST_UNSEEN = 64  # tokens that a draft model may lag behind in rounds without a draft
 
 
@@ -119,7 +120,7 @@ class ModelDrafter:
             time = time + tau
             newest = EventTokens(mark + 1, time, tau)
             steps.append((tau, time, mark, law))
-            if self.stops_at_end and not state.want_more(time, depth + 1).any():
+            if self.stops_at_end and depth % _ASK_EVERY == _ASK_EVERY - 1 and not state.want_more(time, depth + 1).any():
                 break
         inter_times, times, marks, laws = zip(*steps, strict=True)
         return Draft(torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1))
