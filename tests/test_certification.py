@@ -167,8 +167,8 @@ def test_a_certificate_is_good_for_sources_that_draw_the_same_samples_and_no_oth
     shutil.copytree(ROOT / "tppsd", tmp_path / "tppsd", ignore=shutil.ignore_patterns("__pycache__"))
     noise = tmp_path / "tppsd" / "sampling" / "noise.py"
     text = noise.read_text()
-    assert text.count("return (((high << 20)") == 1
-    noise.write_text(text.replace("return (((high << 20)", "return (((high - high % 2048 // 2047 << 20)"))
+    assert text.count("_tensor((even << 20)") == 1
+    noise.write_text(text.replace("_tensor((even << 20)", "_tensor((even - even % 2048 // 2047 << 20)"))
     assert certify.sources_hash(tmp_path / "tppsd") != certify.sources_hash()
     with pytest.raises(ValueError, match=r"the samples differ in [0-9]+ cells .joint-closed_form-1-"):
         check_same(certified, drawn(tmp_path, folder))

@@ -47,13 +47,16 @@ class Draft(NamedTuple):
         return Draft(inter_times, times, marks, self.laws[rows, nodes], self.lengths, nodes)
 
     def needed(self, state: Rows) -> Draft:
-        """Without the last events of a chain that no row can need, as all have reached their ends before."""
-        n = self.marks.shape[1]
-        num = 1 + int(state.want_more(self.times[:, :-1], torch.arange(1, n, device=self.marks.device)).any(0).sum())
-        if num == n:
+        """A chain without what comes after the events that end each row: it is of no use, and the longest row decides what a pass
+        costs."""
+        is_wanted = state.want_more(self.times[:, :-1], torch.arange(1, self.marks.shape[1], device=self.marks.device))
+        if is_wanted.all():
             return self
+        lengths = 1 + is_wanted.sum(1)  # times increase
+        num = int(lengths.max())
         inter_times, times, marks = (field[:, :num] for field in (self.inter_times, self.times, self.marks))
-        return Draft(inter_times, times, marks, self.laws[:, :num], None if self.lengths is None else self.lengths.clamp_max(num))
+        own = lengths if self.lengths is None else torch.minimum(self.lengths, lengths)
+        return Draft(inter_times, times, marks, self.laws[:, :num], own)
 
 
 class Drafter(Protocol):
@@ -93,6 +96,7 @@ class ModelDrafter:
         self.rows = ModelRows(model, num_rows, capacity, histories)
         self.unseen = Unseen(num_rows, histories.lengths.device)
         self.tree = tree
+        self._num_cached = 0  # steps of the draft that the cache holds
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         self.rows.admit(rows, requests)
@@ -122,8 +126,10 @@ class ModelDrafter:
             steps.append((tau, time, mark, law))
             if self.stops_at_end and depth % _ASK_EVERY == _ASK_EVERY - 1 and not state.want_more(time, depth + 1).any():
                 break
+        self._num_cached = len(steps) - 1
         inter_times, times, marks, laws = zip(*steps, strict=True)
-        return Draft(torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1))
+        draft = Draft(torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1))
+        return draft.needed(state) if self.stops_at_end else draft
 
     def _catch_up(self, unseen: EventTokens) -> Any:
         """Put the unseen tokens into the cache; the law (rows, 1) after the newest."""
@@ -132,15 +138,14 @@ class ModelDrafter:
         return law
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
-        draft_length = draft.marks.shape[1]
-        if draft_length == 0:
+        if draft.marks.shape[1] == 0:
             self._add_unseen(state.pending)
             return
         # the cache holds all drafted events but the last: after a fully accepted round it lacks that one and the bonus event
         cache = self.rows.cache
-        num_kept = num_accepted.clamp_max(draft_length - 1)
+        num_kept = num_accepted.clamp_max(self._num_cached)
         if draft.nodes is None:
-            cache.roll_back(draft_length - 1 - num_kept)
+            cache.roll_back(self._num_cached - num_kept)
         else:
             cache.keep_path(draft.nodes[:, :-1], num_kept)
         self.unseen.replace(draft.tokens.map(lambda field: field[:, -1:]), num_accepted - num_kept, state.pending)
