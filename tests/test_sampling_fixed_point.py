@@ -64,10 +64,10 @@ def test_a_large_tolerance_is_another_law() -> None:
 
 def test_noise_distance_is_in_standard_deviations_of_the_component() -> None:
     weights, means, log_stds = torch.tensor([[0.5, 0.5], [-3.0, 3.0], [0.0, 1.0]], dtype=torch.float64)
-    law = LogNormalMixture(weights.log(), means, log_stds, shift=0.2, scale=2.0)
+    law = LogNormalMixture(*torch.stack([weights.log(), means, log_stds]).unsqueeze(1).expand(-1, 2, -1), shift=0.2, scale=2.0)
     uniforms = torch.tensor([[0.2, 0.3], [0.9, 0.6]], dtype=torch.float64)
-    drawn = law.expand((2,)).sample(uniforms)
-    assert law.expand((2,)).noise_distance(drawn, uniforms).tolist() == [0.0, 0.0]
+    drawn = law.sample(uniforms)
+    assert law.noise_distance(drawn, uniforms).tolist() == [0.0, 0.0]
     std = torch.tensor([2.0, 2.0 * torch.e], dtype=torch.float64)
     moved = drawn * (0.1 * std).exp()
-    torch.testing.assert_close(law.expand((2,)).noise_distance(moved, uniforms), torch.full((2,), 0.1, dtype=torch.float64))
+    torch.testing.assert_close(law.noise_distance(moved, uniforms), torch.full((2,), 0.1, dtype=torch.float64))

@@ -66,14 +66,6 @@ class LogNormalMixture:
         elapsed = None if self.elapsed is None else self.elapsed[index]
         return LogNormalMixture(self.log_weights[whole], self.means[whole], self.log_stds[whole], self.shift, self.scale, elapsed)
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> LogNormalMixture:
-        """The same laws broadcast to `batch_shape`; nothing is copied."""
-        shape = (*batch_shape, self.means.shape[-1])
-        elapsed = None if self.elapsed is None else self.elapsed.expand(batch_shape)
-        return LogNormalMixture(
-            self.log_weights.expand(shape), self.means.expand(shape), self.log_stds.expand(shape), self.shift, self.scale, elapsed
-        )
-
     def elapsed_or_zero(self) -> Tensor:
         """float64 (*batch,)."""
         return self.means.new_zeros(self.batch_shape, dtype=torch.float64) if self.elapsed is None else self.elapsed

@@ -62,7 +62,7 @@ def _near(x: Any) -> Any:
 
 def _like(other: Any, numbers: Sequence[int]) -> Any:
     """int64, an array if the other is one."""
-    return np.array(numbers) if isinstance(other, np.ndarray) else torch.tensor(numbers, device=other.device)
+    return np.array(numbers, np.int64) if isinstance(other, np.ndarray) else torch.tensor(numbers, device=other.device)
 
 
 def _tensor(x: Any) -> Tensor:
@@ -71,7 +71,7 @@ def _tensor(x: Any) -> Tensor:
 
 def _random_words(counter: Sequence[Any], keys: Any) -> tuple[Any, Any]:
     """`philox` of four counter words and keys (..., 2), broadcast: words 0 and 2, words 1 and 3, each (2, *broadcast)."""
-    keys = _near(keys)
+    keys = _near(keys)  # where they are decides in which arithmetic
     c0, c1, c2, c3, k0, k1 = (*map(_near, counter), keys[..., 0], keys[..., 1])
     shape = np.broadcast_shapes(*(getattr(word, "shape", ()) for word in (c0, c1, c2, c3, k0)))
     pairs = []
