@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from stubs import StubTPP, lively_transformer
 
 from tppsd.data.statistics import DataStatistics
 from tppsd.sampling import auto
-from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
+from tppsd.sampling.draft_length import _FIRST, LENGTHS, AutoDraftLength, RecordedDraftLength
+from tppsd.sampling.learnt import recall, remember
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.sample import sample, sample_stream
 
@@ -76,6 +78,26 @@ def test_it_adapts_when_acceptance_falls() -> None:
         if acceptance > 0.9:
             assert lengths.best()[0] >= 8
     assert lengths.best()[0] <= 2
+
+
+def test_a_later_call_goes_on_from_what_was_learnt() -> None:
+    target, other = (lively_transformer(3, "thp", seed=seed) for seed in (0, 1))
+    arguments: dict[str, Any] = {"draft": "self", "draft_length": "auto", "num_events": 60}
+    chosen = [sample(model, **arguments).options.draft_length for model in (target, target, other)]
+    first, later, of_another = (list(itertools.chain.from_iterable([g] * n for g, n in lengths))[:4] for lengths in chosen)
+    assert first == of_another == list(_FIRST) != later
+
+
+def test_what_is_remembered_is_a_copy_and_of_one_way_to_draft() -> None:
+    target, options = lively_transformer(3, "thp", seed=0), SamplingOptions("speculative", "auto", "joint", "self")
+    learnt = simulate(0.999, lambda g: 1e-3 * (1 + 0.001 * g), 60)
+    remember(target, None, options, learnt)
+    recalled = recall(target, None, options)
+    assert recalled.history == [] and recalled.best() == learnt.best()
+    assert recalled.choose(1) > 24 and recall(target, None, options).history == []
+    for draft, way in ((None, replace(options, drafter="jacobi")), (lively_transformer(3, "thp", seed=1), options)):
+        assert recall(target, draft, way).choose(1) == _FIRST[0]
+    assert recall(StubTPP.random(3, seed=0), None, options).choose(1) == _FIRST[0], "of a model that is no module"
 
 
 def test_recorded_lengths_come_in_order_and_the_last_goes_on() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from tppsd.sampling.options import MAX_AUTO_LENGTH, DraftLengths
 
 LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_AUTO_LENGTH)
-_FIRST = (8, 16, 0, 24, 4)  # tried before anything is known
+_FIRST = (16, 24, 0, 8)  # tried before anything is known
 _PROBE_EVERY = 32  # rounds: then a neighbour of the best length has a turn
 _MEMORY = 2000.0  # tested events that an estimate of the acceptance looks back
 _ENOUGH = 4  # lengths measured for a line of their own

@@ -32,9 +32,9 @@ class SamplingOptions:
         method: "autoregressive" (one target pass per event); "speculative" (a draft proposes, the target verifies); "fixed_point"
             (a window of events iterated with fixed noise; exact up to `tolerance`); "auto" (a short trial decides); None:
             speculative if there is a draft or an option that only it has, else autoregressive.
-        draft_length: events drafted per round (gamma in the papers), or iterated at once by "fixed_point"; "auto": chosen by
-            measured costs and acceptance; pairs (length, rounds): as recorded by a run with "auto"; None = 8 ("auto" for
-            method = "auto").
+        draft_length: events drafted per round (gamma in the papers), fewer at the end of a sequence, or iterated at once by
+            "fixed_point"; "auto": chosen by measured costs and acceptance, those of earlier calls with the same models included;
+            pairs (length, rounds): as recorded by a run with "auto"; None = 8 ("auto" for method = "auto").
         rule: acceptance rule of a chain, "joint", "factorised" or "block", None = "joint"; or of a tree, "linear", "mean" or
             "rrs", None = "linear".
         drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the round before)

@@ -17,6 +17,7 @@ from tppsd.models.fast import held
 from tppsd.sampling.auto import choose
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.engine import Engine, Finished
+from tppsd.sampling.learnt import recall, remember
 from tppsd.sampling.methods import Models, build_engine, choose_draft_length
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
@@ -183,6 +184,8 @@ class _Call:
                 if isinstance(engine.method, TreeSpeculative):
                     self.stats.node_counts = engine.method.node_counts.cpu()
                 if not finished:
+                    if isinstance(self.chosen_lengths, AutoDraftLength):
+                        remember(self.target, self.draft, self.options, self.chosen_lengths)
                     return
                 self.stats.num_events += sum(len(done.times) for done in finished)
                 advance(len(finished))
@@ -198,7 +201,9 @@ class _Call:
             self.options, lengths, reason = choose(models, self.options, plan, num_rows, self.seed)
             self.stats = SamplingStats.of(self.options)
             self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
-        if lengths is None and self.options.method != "autoregressive":
+        if lengths is None and self.options.draft_length == "auto":
+            lengths = recall(self.target, self.draft, self.options)
+        elif lengths is None and self.options.method != "autoregressive":
             lengths = choose_draft_length(self.options)
         self.chosen_lengths = lengths
         return build_engine(models, self.options, plan, num_rows, self.seed, self.with_log_probs, lengths)

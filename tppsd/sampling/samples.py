@@ -25,7 +25,8 @@ class SamplingStats:
         choice: what method = "auto" chose and why; trial_seconds: what its trial took, beside `seconds`.
         exact: the samples have exactly the target's law, up to floating point.
         num_rounds: rounds summed over sequences; num_target_passes: passes over the whole batch.
-        num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted.
+        num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted,
+            those after a sequence's end do not (but those of "jacobi", of a draft in a few passes, of a tree, for "block").
         num_tested: drafted events up to and including the first rejection.
         accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted); of a tree, by its depth.
         node_counts: int64 (num_nodes,), of a tree that branches: rounds in which each node was accepted.

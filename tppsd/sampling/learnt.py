@@ -1,0 +1,40 @@
+"""What calls have learnt of draft lengths, for later calls with the same models: a short job need not find it out again."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from tppsd.sampling.draft_length import AutoDraftLength
+from tppsd.sampling.options import SamplingOptions
+
+_Known = dict[tuple[Any, ...], AutoDraftLength]
+_KNOWN: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, _Known]] = WeakKeyDictionary()  # by target and draft
+
+
+def recall(target: Any, draft: Any, options: SamplingOptions) -> AutoDraftLength:
+    """To go on from, as a copy: calls may run side by side. What is chosen from now on is a new history."""
+    known = _of(target, draft).get(_way(options))
+    lengths = AutoDraftLength() if known is None else copy.deepcopy(known)
+    lengths.forget_history()
+    return lengths
+
+
+def remember(target: Any, draft: Any, options: SamplingOptions, lengths: AutoDraftLength) -> None:
+    """What a call has learnt in the end, as long as both models live."""
+    _of(target, draft)[_way(options)] = copy.deepcopy(lengths)
+
+
+def _of(target: Any, draft: Any) -> _Known:
+    """Of models that are no modules, such as a process, nothing is kept."""
+    models = (target, target if draft is None else draft)
+    if not all(isinstance(model, nn.Module) for model in models):
+        return {}
+    return _KNOWN.setdefault(models[0], WeakKeyDictionary()).setdefault(models[1], {})
+
+
+def _way(options: SamplingOptions) -> tuple[Any, ...]:
+    return options.method, options.drafter, options.draft_passes, options.rule, options.tolerance
