@@ -144,19 +144,23 @@ class Speculative:
 
     def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise) -> tuple[Verdict, Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
-        bonus_laws, for_bonus = laws[:, -1], noise.target[:, draft.marks.shape[1]]
-        if draft.lengths is not None:
-            bonus_laws, for_bonus = laws.at(draft.lengths), at_positions(noise.target, draft.lengths)
         where = (rows.active & (verdict.num_accepted < draft.num_drafted)).nonzero().squeeze(1)
         if len(where) == 0:
-            return verdict, *bonus_laws.sample(for_bonus)
+            return verdict, *self.bonus(draft, laws, noise)
         rejected = Rejected(where, verdict.num_accepted[where], draft, laws)
         corrected = self.adjusted(rejected, verdict, self.noise.attempts)
         if len(where) == len(rows):  # no row needs a bonus event
             return verdict._replace(num_accepted=corrected.num_accepted), corrected.inter_times, corrected.marks
-        bonus = (verdict.num_accepted, *bonus_laws.sample(for_bonus))
+        bonus = (verdict.num_accepted, *self.bonus(draft, laws, noise))
         num_accepted, inter_times, marks = (old.index_copy(0, where, new) for old, new in zip(bonus, corrected, strict=True))
         return verdict._replace(num_accepted=num_accepted), inter_times, marks
+
+    def bonus(self, draft: Draft, laws: Any, noise: RoundNoise) -> tuple[Tensor, Tensor]:
+        """The target's own event (rows,) after each row's whole draft."""
+        if draft.lengths is None:
+            n = draft.marks.shape[1]
+            return laws[:, n].sample(noise.target[:, n])
+        return laws.at(draft.lengths).sample(at_positions(noise.target, draft.lengths))
 
     def commit(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor) -> Tensor:
         """Append the accepted prefix and the new event; roll the caches back to them by length."""
