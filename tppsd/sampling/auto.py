@@ -22,6 +22,7 @@ from tppsd.sampling.requests import Plan
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 _NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
+_SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, few, or many
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
 _FEW_ROWS = 2  # times layers of the target: with more rows in flight a pass over drafts is dear, and better drafts are worth more
 _PASSES = (1, 3)  # in which a draft model is tried, besides one per event
@@ -72,7 +73,7 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     named = next((name for name in (*wanted, "poisson") if name in candidates), "autoregressive")
     chosen = candidates[named]
     if chosen.draft_length == "auto" and is_short:
-        chosen = replace(chosen, draft_length=16 if num_rows == 1 else 8 if are_few else 4)
+        chosen = replace(chosen, draft_length=_SHORT_DRAFTS[0 if num_rows == 1 else 1 if are_few else 2])
     return Choice(chosen, None, f"{named}: too few events for a trial")
 
 
@@ -114,9 +115,7 @@ def _try(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, se
             engine.method.round(engine.rows)
             seconds.append(time.perf_counter() - round_started)
     if lengths is not None:
-        rate = lengths.best()[1]
-        lengths.forget_history()
-        return rate, lengths
+        return lengths.best()[1], lengths.continued()
     events_per_round = float(engine.rows.counts.sum() - before) / len(seconds) / num_rows
     return events_per_round / median(seconds), None
 

@@ -17,7 +17,7 @@ from tppsd.models.law import log_density_ratio, sample_with_ratio
 from tppsd.sampling.noise import Purpose, RowNoise
 from tppsd.sampling.rules import MAX_PROPOSALS, Rejected, proposals_per_row, reject_until_kept
 
-LARGEST_LOG_RATIO = 345.0  # e^345 = 1e150: sums and squares of such are still numbers
+LARGEST_LOG_RATIO = 345.0  # e^345 = 1e150
 _INNER = 4  # attempts of an inner loop evaluated together; changes no result
 
 
@@ -75,15 +75,20 @@ class CandidateRule(NamedTuple):
     doubt: Callable[[list[Step], RowNoise], tuple[Tensor, Tensor]] | None = None
 
 
+def bounded_exp(log_ratio: Tensor) -> Tensor:
+    """r, of which sums and squares are still numbers."""
+    return log_ratio.clamp_max(LARGEST_LOG_RATIO).exp()
+
+
 def density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
     """r at the given events."""
-    return log_density_ratio(target, draft, inter_times, marks).clamp_max(LARGEST_LOG_RATIO).exp()
+    return bounded_exp(log_density_ratio(target, draft, inter_times, marks))
 
 
 def sample_with_density_ratio(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(inter_times, marks, r) of draws from the target."""
     inter_times, marks, delta = sample_with_ratio(target, draft, uniforms)
-    return inter_times, marks, delta.clamp_max(LARGEST_LOG_RATIO).exp()
+    return inter_times, marks, bounded_exp(delta)
 
 
 def fresh_ratios(target: Any, draft: Any, uniforms: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ depends on earlier rounds and the clock alone, never on what the target makes of
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from itertools import accumulate
@@ -113,9 +114,12 @@ class AutoDraftLength:
         if self._num_rounds >= len(_FIRST) and (self._num_rounds < 64 or self._num_rounds % 8 == 0):
             self._best = self.best()[0]
 
-    def forget_history(self) -> None:
-        """What was learnt stays; what is chosen from now on is a new history."""
-        self.history = []
+    def continued(self) -> AutoDraftLength:
+        """A copy that has learnt the same, with an empty history of its own."""
+        other = copy.copy(self)
+        other.history = []
+        other._tested, other._passed, other._seconds = copy.deepcopy((self._tested, self._passed, self._seconds))
+        return other
 
     def _learn_acceptance(self, num_drafted: int, num_accepted: Tensor) -> None:
         kept = max(0.5, 1 - len(num_accepted) / _MEMORY)

@@ -85,7 +85,7 @@ class ModelDrafter:
     """A trained draft TPP with a cache of its own; one pass per drafted event, or level of the tree.
 
     Args:
-        stops_at_end: drafts nothing after the end of every row's window.
+        stops_at_end: drafts nothing beyond the end of each row.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,16 +15,14 @@ _KNOWN: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, _Known]] = Wea
 
 
 def recall(target: Any, draft: Any, options: SamplingOptions) -> AutoDraftLength:
-    """To go on from, as a copy: calls may run side by side. What is chosen from now on is a new history."""
+    """To go on from, as a copy: calls may run side by side."""
     known = _of(target, draft).get(_way(options))
-    lengths = AutoDraftLength() if known is None else copy.deepcopy(known)
-    lengths.forget_history()
-    return lengths
+    return AutoDraftLength() if known is None else known.continued()
 
 
 def remember(target: Any, draft: Any, options: SamplingOptions, lengths: AutoDraftLength) -> None:
     """What a call has learnt in the end, as long as both models live."""
-    _of(target, draft)[_way(options)] = copy.deepcopy(lengths)
+    _of(target, draft)[_way(options)] = lengths.continued()
 
 
 def _of(target: Any, draft: Any) -> _Known:

@@ -9,11 +9,12 @@ import torch
 from tppsd.models.protocol import EventModel
 from tppsd.sampling import autoregressive, speculative
 from tppsd.sampling.autoregressive import Autoregressive
-from tppsd.sampling.draft_length import AutoDraftLength, DraftLength, FixedDraftLength, RecordedDraftLength
+from tppsd.sampling.draft_length import DraftLength, FixedDraftLength, RecordedDraftLength
 from tppsd.sampling.drafters import Drafter, ModelDrafter
 from tppsd.sampling.engine import Engine, Method
 from tppsd.sampling.fixed_point import FixedPoint
 from tppsd.sampling.jacobi_drafter import JacobiDrafter
+from tppsd.sampling.learnt import recall
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.parallel_drafter import ParallelDrafter
@@ -55,7 +56,7 @@ def build_engine(
         noise = RowNoise(seed, addresses(options, tree), num_rows, device)
         if options.method == "autoregressive":
             return Engine(Autoregressive(target, noise, with_log_probs), rows, noise, plan.requests, plan.histories)
-        lengths = draft_length or choose_draft_length(options)
+        lengths = draft_length or choose_draft_length(models, options)
         method: Method
         if options.method == "fixed_point":
             assert options.tolerance is not None
@@ -80,12 +81,12 @@ def addresses(options: SamplingOptions, tree: Tree | None) -> list[int]:
     return speculative.ADDRESSES if tree is None else tree_addresses(tree, options.rule or "")
 
 
-def choose_draft_length(options: SamplingOptions) -> DraftLength:
+def choose_draft_length(models: Models, options: SamplingOptions) -> DraftLength:
     """What `draft_length`, or the depth of a tree, stands for."""
     if options.tree is not None:
         return FixedDraftLength(options.tree.depth)
     if options.draft_length == "auto":
-        return AutoDraftLength()
+        return recall(models.target, models.draft, options)
     if isinstance(options.draft_length, int):
         return FixedDraftLength(options.draft_length)
     assert isinstance(options.draft_length, tuple)

@@ -17,7 +17,7 @@ from tppsd.models.fast import held
 from tppsd.sampling.auto import choose
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.engine import Engine, Finished
-from tppsd.sampling.learnt import recall, remember
+from tppsd.sampling.learnt import remember
 from tppsd.sampling.methods import Models, build_engine, choose_draft_length
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
@@ -201,10 +201,8 @@ class _Call:
             self.options, lengths, reason = choose(models, self.options, plan, num_rows, self.seed)
             self.stats = SamplingStats.of(self.options)
             self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
-        if lengths is None and self.options.draft_length == "auto":
-            lengths = recall(self.target, self.draft, self.options)
-        elif lengths is None and self.options.method != "autoregressive":
-            lengths = choose_draft_length(self.options)
+        if lengths is None and self.options.method != "autoregressive":
+            lengths = choose_draft_length(models, self.options)
         self.chosen_lengths = lengths
         return build_engine(models, self.options, plan, num_rows, self.seed, self.with_log_probs, lengths)
 

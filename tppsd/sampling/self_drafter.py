@@ -24,7 +24,7 @@ class SelfDrafter:
         target: model rows of the target, which know the laws after the events of a history.
         num_rows: rows in flight.
         tree: drafted in a round; None = a chain.
-        stops_at_end: drafts nothing after the end of every row's window.
+        stops_at_end: drafts nothing beyond the end of each row.
     """
 
     def __init__(self, target: ModelRows, num_rows: int, tree: Tree | None = None, stops_at_end: bool = False) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.sampling.candidates import LARGEST_LOG_RATIO, LINEAR, MEAN, Siblings, Step
+from tppsd.sampling.candidates import LINEAR, MEAN, Siblings, Step, bounded_exp
 from tppsd.sampling.draft_length import FixedDraftLength
 from tppsd.sampling.drafters import Draft, Drafter
 from tppsd.sampling.noise import Purpose, RowNoise, address
@@ -59,7 +59,7 @@ class TreeSpeculative(Speculative):
         verdict = Verdict(num_accepted, num_accepted.bool())
         if draft.marks.shape[1] == 0:
             return draft._replace(nodes=draft.marks), laws, verdict
-        ratios = log_ratio(draft, laws[:, self._parents]).clamp_max(LARGEST_LOG_RATIO).exp()
+        ratios = bounded_exp(log_ratio(draft, laws[:, self._parents]))
         nodes = self._leftmost.repeat(len(rows), 1)
         where = (rows.active & (draft.num_drafted > 0)).nonzero().squeeze(1)
         reached = torch.full_like(where, -1)
