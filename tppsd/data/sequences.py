@@ -170,24 +170,25 @@ class EventBatch(NamedTuple):
         rows: Sequence[EventSequence] = [sequences] if isinstance(sequences, EventSequence) else list(sequences)
         if not rows:
             raise ValueError("an EventBatch needs at least one sequence; got an empty list")
-        skip = [int(row.first_is_given) for row in rows]
-        lengths = torch.tensor([row.num_scored for row in rows])
+        sizes, given = torch.tensor([len(row) for row in rows]), torch.tensor([row.first_is_given for row in rows])
+        event_times, inter_times, marks = (
+            torch.cat([getattr(row, field) for row in rows]) for field in ("event_times", "inter_times", "marks")
+        )
+        lengths, first = sizes - given.long(), sizes.cumsum(0) - sizes  # first: of each row, in the concatenated ones
+        place = torch.arange(int(lengths.max()))
+        mask = place < lengths.unsqueeze(1)
+        where = ((first + given).unsqueeze(1) + place).clamp_max(max(len(marks) - 1, 0))
+        start_marks = torch.full_like(sizes, NO_MARK)
+        start_marks[given] = marks[first[given]].long()
         ends = torch.tensor([row.window_end for row in rows], dtype=torch.float64)
-        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-        event_times = ends.unsqueeze(1).repeat(1, mask.shape[1])
-        inter_times = torch.ones_like(event_times)
-        marks = torch.zeros_like(event_times, dtype=torch.int64)
-        for padded, field in ((event_times, "event_times"), (inter_times, "inter_times"), (marks, "marks")):
-            values = (getattr(row, field) for row in rows)
-            padded[mask] = torch.cat([x[1:] if n else x for x, n in zip(values, skip, strict=True)]).to(padded.dtype)
         return cls(
-            event_times,
-            inter_times,
-            marks,
+            torch.where(mask, event_times[where].double(), ends.unsqueeze(1)),
+            torch.where(mask, inter_times[where].double(), 1.0),
+            torch.where(mask, marks[where].long(), 0),
             mask,
             torch.tensor([row.window_start for row in rows], dtype=torch.float64),
             ends,
-            torch.tensor([int(row.marks[0]) if given else NO_MARK for row, given in zip(rows, skip, strict=True)]),
+            start_marks,
             torch.tensor([row.index for row in rows]),
         )
 

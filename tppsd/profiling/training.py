@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from statistics import median
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rich.table import Table
 
@@ -28,18 +28,30 @@ _WARM_UP = 5  # steps, not timed
 
 @dataclass(frozen=True)
 class Throughput:
-    """Events per second of one model, by run: of `fit`, and of the bare loop that ran just before or after it. `memory` is what
-    each run of `fit` took at its peak, in bytes, beyond what the process held before; None where the system does not say."""
+    """Seconds of every step of one model, by run: of `fit`, and of the bare loop that ran just before or after it on the same
+    batches, which hold `num_events` events. `memory` is what each run of `fit` took at its peak, in bytes, beyond what the
+    process held before; None where the system does not say."""
 
     name: str
-    fit: list[float]
-    bare: list[float]
+    num_events: int
+    fit: list[list[float]]
+    bare: list[list[float]]
     memory: list[int | None]
 
     @property
     def overhead(self) -> float:
-        """Share of a step's time in `fit` that the bare loop does without: median of the pairs."""
-        return median(1 - fit / bare for fit, bare in zip(self.fit, self.bare, strict=True))
+        """Share of the time in `fit` that the bare loop does without. Of every step the fastest run counts: whatever else the
+        machine does makes steps slower, never faster, and scatters by more than the overhead from run to run."""
+        return 1 - _fastest(self.bare) / _fastest(self.fit)
+
+    def speeds(self, runs: list[list[float]]) -> list[float]:
+        """Events per second of each of the runs."""
+        return [self.num_events / sum(run) for run in runs]
+
+
+def _fastest(runs: list[list[float]]) -> float:
+    """Seconds of all steps, each in its fastest run."""
+    return sum(map(min, zip(*runs, strict=True)))
 
 
 def throughput(
@@ -49,21 +61,22 @@ def throughput(
 
     `advance` is called after each run.
     """
-    result = Throughput(name, [], [], [])
+    num_events = sum(int(batch.mask.sum()) for batch in islice(_endless(data), _WARM_UP, _WARM_UP + num_steps))
+    result = Throughput(name, num_events, [], [], [])
     for run in range(repeats):
-        ways = [(result.fit, fit_speed), (result.bare, bare_speed)]
-        for speeds, measure in ways if run % 2 else reversed(ways):
+        ways = [(result.fit, fit_seconds), (result.bare, bare_seconds)]
+        for runs, measure in ways if run % 2 else reversed(ways):
             torch.manual_seed(run)
             with PeakMemory() as peak:
-                speeds.append(measure(build(), data, num_steps))
-            if measure is fit_speed:
+                runs.append(measure(build(), data, num_steps))
+            if measure is fit_seconds:
                 result.memory.append(peak.bytes)
             advance()
     return result
 
 
-def fit_speed(module: TargetTPP, data: EventDataModule, num_steps: int) -> float:
-    """Events per second of `Trainer.fit` as `tppsd fit` sets it up, loading, padding, logging and progress bar included, without
+def fit_seconds(module: TargetTPP, data: EventDataModule, num_steps: int) -> list[float]:
+    """Of each step of `Trainer.fit` as `tppsd fit` sets it up, loading, padding, logging and progress bar included, without
     validation and checkpoints: those are another kind of work."""
     watch = _Stopwatch()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # no bar within the bar
@@ -73,42 +86,39 @@ def fit_speed(module: TargetTPP, data: EventDataModule, num_steps: int) -> float
             enable_model_summary=False, callbacks=[watch],
         )  # fmt: skip
         trainer.fit(module, datamodule=data)
-    return watch.num_events / watch.seconds
+    return _durations(watch.ends)
 
 
 class _Stopwatch(Callback):
-    """Counts events and seconds of the steps after the first few."""
+    """Notes when each step ended."""
 
     def __init__(self) -> None:
-        self.num_events, self.seconds, self._started = 0, 0.0, 0.0
+        self.ends: list[float] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: EventBatch, batch_idx: int
-    ) -> None:
-        if trainer.global_step == _WARM_UP:
-            self._started = time.perf_counter()
-        elif trainer.global_step > _WARM_UP:
-            self.num_events += int(batch.mask.sum())
-            self.seconds = time.perf_counter() - self._started
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ends.append(time.perf_counter())
 
 
-def bare_speed(module: TargetTPP, data: EventDataModule, num_steps: int) -> float:
-    """Events per second of a loop over batches that are ready, without anything but the model and its optimiser."""
+def bare_seconds(module: TargetTPP, data: EventDataModule, num_steps: int) -> list[float]:
+    """Of each step of a loop over batches that are ready, without anything but the model and its optimiser."""
     model = module.model
     model.set_statistics(data.statistics)
     module.compile_model()
     optimizer = module.optimizer_factory(model.parameters())
-    batches = list(islice(_endless(data), _WARM_UP + num_steps))
-    for i, batch in enumerate(batches):
-        if i == _WARM_UP:
-            started = time.perf_counter()
+    ends = []
+    for batch in list(islice(_endless(data), _WARM_UP + num_steps)):
         loss = -model.log_likelihood(batch).sum() / batch.mask.sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), FIT_DEFAULTS["gradient_clip_val"])
         optimizer.step()
-    seconds = time.perf_counter() - started
-    return sum(int(batch.mask.sum()) for batch in batches[_WARM_UP:]) / seconds
+        ends.append(time.perf_counter())
+    return _durations(ends)
+
+
+def _durations(ends: list[float]) -> list[float]:
+    """Of the steps after the first few."""
+    return [stop - start for start, stop in pairwise(ends[_WARM_UP - 1 :])]
 
 
 def _endless(data: EventDataModule) -> Iterator[EventBatch]:
@@ -128,14 +138,16 @@ def padding(data: EventDataModule, num_steps: int) -> float:
 
 
 def table(rows: list[Throughput]) -> Table:
-    """One line per model, medians with the smallest and the largest run."""
+    """One line per model, speeds as medians with the smallest and the largest run."""
     result = Table(title="Training, events per second")
     for column in ("encoder", "bare loop", "fit", "overhead of fit", "memory of fit"):
         result.add_column(column, justify="left" if column == "encoder" else "right")
     for row in rows:
         known = [size for size in row.memory if size is not None]
         memory = f"{max(known) / 2**20:,.0f} MiB" if known else ""
-        result.add_row(row.name, _spread(row.bare), _spread(row.fit), f"{100 * row.overhead:.0f} %", memory)
+        result.add_row(
+            row.name, _spread(row.speeds(row.bare)), _spread(row.speeds(row.fit)), f"{100 * row.overhead:.0f} %", memory
+        )
     return result
 
 
