@@ -24,7 +24,8 @@ _NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
 _SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, few, or many
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
-_FEW_ROWS = 2  # times layers of the target: with more rows in flight a pass over drafts is dear, and better drafts are worth more
+_LAYERS_PER_ROW = 4  # of a target: with more rows in flight, its pass over drafts and what surrounds it cost more than they save,
+_DEEP = 16  # but for targets of so many layers
 _PASSES = (1, 3)  # in which a draft model is tried, besides one per event
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
@@ -59,17 +60,17 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
 
 
 def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_events: float, num_rows: int) -> Choice:
-    """What was fastest on most data sets (README): with few rows, drafts in one pass for long sequences, and the target's recent
-    laws for those of `num_events` that are too few to learn a length from; with many rows a draft event by event, and shorter;
-    no drafts where a sequence is little work for the target, or the rows in flight already fill the passes of a shallow one."""
+    """What was fastest on most data sets (README): with one row or few, drafts in one pass for long sequences, and the target's
+    recent laws for those of `num_events` that are too few to learn a length from; with many rows and a deep target a draft event
+    by event, and shorter, and only a good one with very many; else no drafts, nor where a sequence is little work."""
     num_layers = getattr(models.target, "num_layers", 1)
-    is_short, are_few = num_events < _SHORT, num_rows <= _FEW_ROWS * num_layers
-    if num_layers * num_events < _LITTLE_WORK or not (are_few or num_rows <= num_layers**2):
+    is_short, are_few = num_events < _SHORT, num_rows <= max(1, num_layers // _LAYERS_PER_ROW)
+    if num_layers * num_events < _LITTLE_WORK or not (are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)):
         wanted = ["autoregressive"]
     elif are_few:
         wanted = ["self", "jacobi", "model"] if is_short else ["model in 1 pass", "jacobi", "self"]
     else:
-        wanted = ["model", "self", "jacobi"]
+        wanted = ["model", "self", "jacobi"] if num_rows <= num_layers else ["model", "autoregressive"]
     named = next((name for name in (*wanted, "poisson") if name in candidates), "autoregressive")
     chosen = candidates[named]
     if chosen.draft_length == "auto" and is_short:
@@ -102,7 +103,7 @@ def _rate(models: Models) -> float | None:
 
 def _try(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int) -> tuple[float, AutoDraftLength | None]:
     """(events per second and row, what was learnt of the draft length) of some rounds that ignore where sequences end."""
-    lengths = AutoDraftLength() if options.draft_length == "auto" else None
+    lengths = AutoDraftLength.of(options) if options.draft_length == "auto" else None
     endless = plan._replace(requests=[request._replace(end=math.inf, limit=sys.maxsize) for request in plan.requests])
     engine = build_engine(models, options, endless, num_rows, seed ^ _TRIAL_SEED, False, lengths)
     seconds: list[float] = []

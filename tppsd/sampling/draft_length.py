@@ -18,15 +18,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tppsd.sampling.options import MAX_AUTO_LENGTH, DraftLengths
+from tppsd.sampling.options import MAX_AUTO_LENGTH, DraftLengths, SamplingOptions
 
 LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_AUTO_LENGTH)
-_FIRST = (16, 24, 0, 8)  # tried before anything is known
-_PROBE_EVERY = 32  # rounds: then a neighbour of the best length has a turn
+_FIRST, _FIRST_OF_MANY = (24, 16, 0), (8, 4, 0)  # tried before anything is known, with few rows in flight and with many
+_MANY_ROWS = 8
+_PROBE_EVERY = 32  # rounds: then another than the best length has a turn
+_LATER = 1.5  # factor between the rounds in which drafts have another turn where none seem best, at most _PATIENCE rounds apart
+_PATIENCE = 128
+_DECIDE = 1.25  # factor between the rounds in which the best length is worked out anew, at most _PROBE_EVERY / 4 rounds apart
 _MEMORY = 2000.0  # tested events that an estimate of the acceptance looks back
 _ENOUGH = 4  # lengths measured for a line of their own
 _TIMINGS = 9  # of a length, of which the median counts
 _PRIOR = 8.0  # events by which the acceptance at a position leans on that of the one before
+_HOPE = (4.0, 5.0)  # events accepted, of so many, before any was tested: bad luck in the first rounds is not yet a bad draft
+_JACOBI_LEEWAY = 0.1  # measured to sample faster than 0 and 0.05
 
 
 class DraftLength(Protocol):
@@ -69,50 +75,68 @@ class RecordedDraftLength:
 class AutoDraftLength:
     """The length with the most expected events per second; it is looked for in the first rounds and watched ever after.
 
+    Args:
+        leeway: share of these events that is given up for a longer draft.
+
     Attributes:
         history: pairs [length, rounds] of what was chosen, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leeway: float = 0.0) -> None:
+        self.leeway = leeway
         self.history: list[list[int]] = []
         self._tested = [0.0] * MAX_AUTO_LENGTH
         self._passed = [0.0] * MAX_AUTO_LENGTH
         self._seconds: dict[int, dict[int, deque[float]]] = {}  # by number of rows (rounded up to a power of 2) and by length
-        self._num_rounds, self._best, self._now, self._rows = 0, _FIRST[0], 0, 1
+        self._num_rounds, self._best, self._now, self._rows = 0, 0, 0, 1
+        self._untried: tuple[int, ...] | None = None
+        self._decide_at, self._draft_at = 0.0, 8.0  # rounds
+
+    @classmethod
+    def of(cls, options: SamplingOptions) -> AutoDraftLength:
+        """For what `options` draft from. The more events `jacobi` drafts, the more often each has been drafted before, and the
+        better: what is known of shorter drafts does not show it."""
+        return cls(_JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0)
 
     def choose(self, num_rows: int) -> int:
         """The best length by now; at first, and every once in a while, another to learn from."""
         rows = 1 << max(0, num_rows - 1).bit_length()
-        if rows != self._rows and self._num_rounds >= len(_FIRST):
-            self._rows = rows
-            self._best = self.best()[0]
+        if self._untried is None:
+            self._untried = _FIRST if num_rows <= _MANY_ROWS else _FIRST_OF_MANY
+        elif rows != self._rows and not self._untried:
+            self._decide_at = 0.0
         self._rows = rows
-        if self._num_rounds < len(_FIRST):
-            self._now = _FIRST[self._num_rounds]
-        else:
-            self._now = self._best if self._num_rounds % _PROBE_EVERY else self._probe(self._num_rounds // _PROBE_EVERY)
+        if not self._untried and self._num_rounds >= self._decide_at:
+            self._best = self.best()[0]
+            self._decide_at = self._num_rounds + max(1.0, min((_DECIDE - 1) * self._num_rounds, _PROBE_EVERY / 4))
+        self._now = self._untried[0] if self._untried else self._probe()
         if self.history and self.history[-1][0] == self._now:
             self.history[-1][1] += 1
         else:
             self.history.append([self._now, 1])
         return self._now
 
-    def _probe(self, turn: int) -> int:
-        """A neighbour of the best length, the next and the one before by turns; without drafts, rarely, a short draft."""
-        if self._best == 0:
-            return 0 if turn % 4 else LENGTHS[1 + turn // 4 % 3]
-        place = LENGTHS.index(self._best) + (1 if turn % 2 else -1)
-        return LENGTHS[min(place, len(LENGTHS) - 1)]
+    def _probe(self) -> int:
+        """The best length, but once in a while none, the next and the one before by turns; where none is best, the best that is
+        not 0, more and more rarely."""
+        turn, wait = divmod(self._num_rounds, _PROBE_EVERY)
+        if self._best == 0 and self._num_rounds >= self._draft_at:
+            self._draft_at = self._num_rounds + min((_LATER - 1) * self._num_rounds, _PATIENCE)
+            return self.best(drafted=True)[0]
+        if self._best == 0 or wait or not turn:
+            return self._best
+        place = LENGTHS.index(self._best)
+        return LENGTHS[(place - 1, 0, min(place + 1, len(LENGTHS) - 1))[turn % 3]]
 
     def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
         self._num_rounds += 1
         if num_drafted and bool(is_counted.any()):
             self._learn_acceptance(num_drafted, num_accepted[is_counted])
-        timings = self._seconds.setdefault(self._rows, {}).setdefault(self._now, deque(maxlen=_TIMINGS))
-        if self._num_rounds > 1:  # the first round allocates
+        if self._num_rounds > 1 or num_drafted == 0:  # the first round allocates; without drafts that is little
+            timings = self._seconds.setdefault(self._rows, {}).setdefault(num_drafted, deque(maxlen=_TIMINGS))
             timings.append(seconds)
-        if self._num_rounds >= len(_FIRST) and (self._num_rounds < 64 or self._num_rounds % 8 == 0):
-            self._best = self.best()[0]
+            tried = self._now if num_drafted else 0
+            self._untried = tuple(length for length in self._untried or () if length != tried)
 
     def continued(self) -> AutoDraftLength:
         """A copy that has learnt the same, with an empty history of its own."""
@@ -131,17 +155,21 @@ class AutoDraftLength:
 
     def acceptance(self) -> list[float]:
         """Probability that the event at each position is accepted if those before it were."""
-        rates, rate = [], (sum(self._passed) + 1.0) / (sum(self._tested) + 2.0)
+        rates, rate = [], (sum(self._passed) + _HOPE[0]) / (sum(self._tested) + _HOPE[1])
         for passed, tested in zip(self._passed, self._tested, strict=True):
             rate = (passed + _PRIOR * rate) / (tested + _PRIOR)
             rates.append(rate)
         return rates
 
-    def best(self) -> tuple[int, float]:
-        """(length, expected events per second and row) for the present number of rows."""
+    def best(self, drafted: bool = False) -> tuple[int, float]:
+        """(length, expected events per second and row) for the present number of rows; the best that is not 0 if `drafted`."""
         expected = [1.0, *(1.0 + total for total in accumulate(accumulate(self.acceptance(), lambda a, b: a * b)))]
         seconds = self._cost()
-        return max(((g, expected[g] / seconds(g)) for g in LENGTHS), key=lambda pair: pair[1])
+        rates = {g: expected[g] / seconds(g) for g in LENGTHS[drafted:]}
+        best = max(rates, key=rates.__getitem__)
+        if best and self.leeway:
+            best = max(g for g in rates if rates[g] >= (1 - self.leeway) * rates[best])
+        return best, rates[best]
 
     def _cost(self) -> Callable[[int], float]:
         """Seconds of a round by its length: measured, or on the line through what was measured.

@@ -17,7 +17,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, _Known]] = Wea
 def recall(target: Any, draft: Any, options: SamplingOptions) -> AutoDraftLength:
     """To go on from, as a copy: calls may run side by side."""
     known = _of(target, draft).get(_way(options))
-    return AutoDraftLength() if known is None else known.continued()
+    return AutoDraftLength.of(options) if known is None else known.continued()
 
 
 def remember(target: Any, draft: Any, options: SamplingOptions, lengths: AutoDraftLength) -> None:
