@@ -188,7 +188,7 @@ def test_auto_is_offered_the_first_draft_that_is_a_model(capsys):
         benchmark.main(["--untrained", "1,2", *(word for draft in drafts for word in ("--draft", draft)), *size])
         row = rows_of(capsys.readouterr().out)[-1]
         assert (row["sampler"], row["draft"]) == (label, "1x1" if len(drafts) > 1 else None)
-        assert row["choice"].startswith("model in 1 pass" if len(drafts) > 1 else "jacobi")
+        assert row["choice"].startswith("model in 2 passes" if len(drafts) > 1 else "jacobi")
 
 
 def test_trees_are_timed_beside_chains(tmp_path, capsys):

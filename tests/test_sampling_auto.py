@@ -201,8 +201,8 @@ def test_a_tolerance_permits_the_fixed_point() -> None:
         (2, {"num_events": 63}, ("autoregressive", None, None)),  # little work
         (8, {"num_events": 64, "num_sequences": 2}, ("speculative", "self", 8)),
         (8, {"num_events": 64, "num_sequences": 3}, ("autoregressive", None, None)),  # many rows for a shallow target
-        (16, {"num_events": 9, "num_sequences": 5}, ("speculative", "self", 4)),  # many for a deep one
-        (16, {"num_events": 9, "num_sequences": 17}, ("autoregressive", None, None)),  # very many
+        (16, {"num_events": 9, "num_sequences": 16}, ("speculative", "self", 8)),  # a deep one
+        (16, {"num_events": 9, "num_sequences": 17}, ("autoregressive", None, None)),  # many rows: recent laws are too poor
         (2, {"num_events": 64, "num_sequences": 5, "tolerance": 1e-6}, ("autoregressive", None, None)),
     ],
 )
@@ -219,7 +219,15 @@ def test_a_short_job_has_no_trial(
 
 @pytest.mark.parametrize(
     ("num_events", "num_sequences", "chosen"),
-    [(9, 1, "self"), (200, 1, "model in 1 pass"), (9, 5, "model"), (9, 256, "model"), (9, 257, "autoregressive")],
+    [
+        (9, 1, "self"),
+        (200, 4, "model in 2 passes"),
+        (9, 16, "self"),
+        (200, 5, "model"),
+        (9, 17, "model"),
+        (9, 256, "model"),
+        (9, 257, "autoregressive"),
+    ],
 )
 def test_a_draft_model_is_used_where_sequences_are_long_or_rows_many(
     num_events: int, num_sequences: int, chosen: str, monkeypatch: pytest.MonkeyPatch

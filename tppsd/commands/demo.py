@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_PROCESS = "multivariate_hawkes"
-TARGET_SECONDS, DRAFT_SECONDS = 170.0, 45.0
+TARGET_SECONDS, DRAFT_SECONDS = 170.0, 60.0
 NUM_SEQUENCES = 40
 
 

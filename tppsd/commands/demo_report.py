@@ -188,6 +188,6 @@ def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
   {folder}python                       sample in three lines:
     import tppsd
     samples = tppsd.sample("{target}", "{draft}",
-                           draft_length="auto", draft_passes=1, num_sequences=8, {end})
+                           draft_length="auto", draft_passes=2, num_sequences=8, {end})
     samples.to_pandas()
 """

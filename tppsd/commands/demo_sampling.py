@@ -27,7 +27,7 @@ MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
 SAMPLERS = {  # how, with which draft: none, the trained one, the target's own laws
     "autoregressive": (SamplingOptions("autoregressive"), None),
-    "speculative": (SamplingOptions("speculative", "auto", draft_passes=1), "model"),
+    "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
     "speculative_jacobi": (SamplingOptions("speculative", "auto"), "jacobi"),
 }
 

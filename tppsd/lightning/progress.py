@@ -1,4 +1,5 @@
-"""A progress bar for training on a time budget: seconds, steps, and the NLL beside that of a history-free baseline."""
+"""A progress bar for training on a time budget: seconds, steps, and the NLL beside that of a history-free baseline; for a
+distilled draft also how often its events would be accepted."""
 
 from __future__ import annotations
 
@@ -52,6 +53,8 @@ class BudgetProgressBar(ProgressBar):
         shown = [f"{name} {float(metrics[name]):.4f}" for name in ("train/nll", "val/nll") if name in metrics]
         if "val/nll_poisson" in metrics:
             shown.append(f"(Poisson {float(metrics['val/nll_poisson']):.4f})")
+        if "val/step_acceptance" in metrics:
+            shown.append(f"accepted {float(metrics['val/step_acceptance']):.3f}")
         completed = min(self.seconds, time.perf_counter() - self._started)
         self._bar.update(self._task, completed=completed, description=f"step {trainer.global_step}  " + "  ".join(shown))
 

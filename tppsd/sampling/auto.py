@@ -22,11 +22,12 @@ from tppsd.sampling.requests import Plan
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 _NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
-_SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, few, or many
+_SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, some, or many
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
 _LAYERS_PER_ROW = 4  # of a target: with more rows in flight, its pass over drafts and what surrounds it cost more than they save,
 _DEEP = 16  # but for targets of so many layers
-_PASSES = (1, 3)  # in which a draft model is tried, besides one per event
+_PASSES = 2  # in which a draft model is tried, besides one per event
+_IN_PASSES = f"model in {_PASSES} passes"
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
 
@@ -60,21 +61,25 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
 
 
 def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_events: float, num_rows: int) -> Choice:
-    """What was fastest on most data sets (README): with one row or few, drafts in one pass for long sequences, and the target's
-    recent laws for those of `num_events` that are too few to learn a length from; with many rows and a deep target a draft event
-    by event, and shorter, and only a good one with very many; else no drafts, nor where a sequence is little work."""
+    """What was fastest on most data sets (README). No drafts where a sequence is little work, nor with several rows in flight
+    unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the target's recent laws,
+    which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
+    row or few, else event by event and shorter."""
     num_layers = getattr(models.target, "num_layers", 1)
     is_short, are_few = num_events < _SHORT, num_rows <= max(1, num_layers // _LAYERS_PER_ROW)
+    are_some = are_few or num_rows <= num_layers
     if num_layers * num_events < _LITTLE_WORK or not (are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)):
         wanted = ["autoregressive"]
-    elif are_few:
-        wanted = ["self", "jacobi", "model"] if is_short else ["model in 1 pass", "jacobi", "self"]
+    elif is_short and are_some:
+        wanted = ["self", "jacobi", "model"]
+    elif are_some:
+        wanted = [_IN_PASSES if are_few else "model", "jacobi", "self"]
     else:
-        wanted = ["model", "self", "jacobi"] if num_rows <= num_layers else ["model", "autoregressive"]
+        wanted = ["model", "autoregressive"]
     named = next((name for name in (*wanted, "poisson") if name in candidates), "autoregressive")
     chosen = candidates[named]
     if chosen.draft_length == "auto" and is_short:
-        chosen = replace(chosen, draft_length=_SHORT_DRAFTS[0 if num_rows == 1 else 1 if are_few else 2])
+        chosen = replace(chosen, draft_length=_SHORT_DRAFTS[0 if num_rows == 1 else 1 if are_some else 2])
     return Choice(chosen, None, f"{named}: too few events for a trial")
 
 
@@ -88,8 +93,8 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
     for name in is_there:
         if is_there[name] and options.drafter in (None, name):
             found[name] = SamplingOptions("speculative", length, rule, name)
-    for passes in _PASSES if "model" in found else ():
-        found[f"model in {passes} pass{'es' if passes > 1 else ''}"] = replace(found["model"], draft_passes=passes)
+    if "model" in found:
+        found[_IN_PASSES] = replace(found["model"], draft_passes=_PASSES)
     if options.tolerance is not None:
         found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance)
     return found
