@@ -103,6 +103,20 @@ def test_many_rows_begin_with_short_drafts() -> None:
     assert max(play(AutoDraftLength(), 3, lambda i, g: 0, num_rows=64)) == max(_FIRST_OF_MANY) < min(_FIRST[:2])
 
 
+def test_a_call_with_other_rows_in_flight_tries_anew() -> None:
+    """Short drafts are best of 64 rows; a later call with one row finds that long ones are best there."""
+    lengths = AutoDraftLength()
+    for num_rows in (64, 64, 1, 64):
+        lengths = lengths.continued()
+        for _ in range(30):
+            g = lengths.choose(num_rows)
+            everything = torch.full((num_rows,), g), torch.ones(num_rows, dtype=torch.bool)
+            lengths.record(g, *everything, 1e-3 * (1 + 0.002 * num_rows * g * (1 + g / 8 * (num_rows > 1))))
+        chosen = [g for g, rounds in lengths.history for _ in range(rounds)]
+        assert chosen[-1] >= 48 if num_rows == 1 else 2 <= chosen[-1] <= 16
+    assert chosen[0] <= 16, "64 rows are known"
+
+
 def test_bad_luck_in_the_first_rounds_is_mended_soon() -> None:
     chosen = play(AutoDraftLength(), 60, lambda i, g: 0 if i < 3 else g)
     assert 0 in chosen[4:10] and min(chosen[40:]) >= 12

@@ -28,7 +28,7 @@ _LATER = 1.5  # factor between the rounds in which drafts have another turn wher
 _PATIENCE = 128
 _DECIDE = 1.25  # factor between the rounds in which the best length is worked out anew, at most _PROBE_EVERY / 4 rounds apart
 _MEMORY = 2000.0  # tested events that an estimate of the acceptance looks back
-_ENOUGH = 4  # lengths measured for a line of their own
+_ENOUGH = 3  # lengths measured for a line of their own
 _TIMINGS = 9  # of a length, of which the median counts
 _PRIOR = 8.0  # events by which the acceptance at a position leans on that of the one before
 _HOPE = (4.0, 5.0)  # events accepted, of so many, before any was tested: bad luck in the first rounds is not yet a bad draft
@@ -89,7 +89,8 @@ class AutoDraftLength:
         self._passed = [0.0] * MAX_AUTO_LENGTH
         self._seconds: dict[int, dict[int, deque[float]]] = {}  # by number of rows (rounded up to a power of 2) and by length
         self._num_rounds, self._best, self._now, self._rows = 0, 0, 0, 1
-        self._untried: tuple[int, ...] | None = None
+        self._untried: tuple[int, ...] = ()
+        self._begun: frozenset[int] = frozenset()  # numbers of rows with which calls began
         self._decide_at, self._draft_at = 0.0, 8.0  # rounds
 
     @classmethod
@@ -101,9 +102,9 @@ class AutoDraftLength:
     def choose(self, num_rows: int) -> int:
         """The best length by now; at first, and every once in a while, another to learn from."""
         rows = 1 << max(0, num_rows - 1).bit_length()
-        if self._untried is None:
-            self._untried = _FIRST if num_rows <= _MANY_ROWS else _FIRST_OF_MANY
-        elif rows != self._rows and not self._untried:
+        if not self.history and rows not in self._begun:  # what other numbers of rows have taught says little of long drafts
+            self._untried, self._begun = _FIRST if num_rows <= _MANY_ROWS else _FIRST_OF_MANY, self._begun | {rows}
+        if rows != self._rows:
             self._decide_at = 0.0
         self._rows = rows
         if not self._untried and self._num_rounds >= self._decide_at:
@@ -136,7 +137,7 @@ class AutoDraftLength:
             timings = self._seconds.setdefault(self._rows, {}).setdefault(num_drafted, deque(maxlen=_TIMINGS))
             timings.append(seconds)
             tried = self._now if num_drafted else 0
-            self._untried = tuple(length for length in self._untried or () if length != tried)
+            self._untried = tuple(length for length in self._untried if length != tried)
 
     def continued(self) -> AutoDraftLength:
         """A copy that has learnt the same, with an empty history of its own."""
