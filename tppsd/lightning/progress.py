@@ -1,5 +1,5 @@
-"""A progress bar for training on a time budget: seconds, steps, and the NLL beside that of a history-free baseline; for a
-distilled draft also how often its events would be accepted."""
+"""A progress bar for training on a time budget: seconds, steps, and the NLL beside that of a history-free baseline, or
+beside how often a target would accept the events of a distilled draft."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class BudgetProgressBar(ProgressBar):
             return
         metrics = trainer.callback_metrics
         shown = [f"{name} {float(metrics[name]):.4f}" for name in ("train/nll", "val/nll") if name in metrics]
-        if "val/nll_poisson" in metrics:
-            shown.append(f"(Poisson {float(metrics['val/nll_poisson']):.4f})")
         if "val/step_acceptance" in metrics:
             shown.append(f"accepted {float(metrics['val/step_acceptance']):.3f}")
+        elif "val/nll_poisson" in metrics:
+            shown.append(f"(Poisson {float(metrics['val/nll_poisson']):.4f})")
         completed = min(self.seconds, time.perf_counter() - self._started)
         self._bar.update(self._task, completed=completed, description=f"step {trainer.global_step}  " + "  ".join(shown))
 
