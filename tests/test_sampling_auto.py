@@ -133,6 +133,24 @@ def test_a_leeway_is_spent_on_longer_drafts() -> None:
     assert play(AutoDraftLength(leeway=0.9), 8, lambda i, g: 0)[4:8].count(0) == 4
 
 
+def test_accepted_events_beyond_the_end_of_a_row_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`jacobi` drafts on there; of a sequence of four events at most four were of use, however long the draft."""
+    learnt: list[int] = []
+    record = AutoDraftLength.record
+
+    def listen(self: AutoDraftLength, num_drafted: int, num_accepted: torch.Tensor, *others: Any) -> None:
+        learnt.extend(num_accepted.tolist() if num_drafted > 3 else [])
+        record(self, num_drafted, num_accepted, *others)
+
+    monkeypatch.setattr(AutoDraftLength, "record", listen)
+    target = lively_transformer(3, "thp", seed=0)
+    for end in ({"num_events": 4}, {"t_end": 0.5}):
+        learnt.clear()
+        samples = sample(target, "jacobi", draft_length="auto", num_sequences=40, **end)
+        longest = max(len(sequence) for sequence in samples)
+        assert 0 < max(learnt) <= longest < samples.stats.accepted_counts.sum(0).nonzero().max()
+
+
 def test_hopeless_drafts_become_rare() -> None:
     """A tenth of 300 rounds at most, and after 1000 one in a hundred."""
     chosen = play(AutoDraftLength(), 2000, lambda i, g: 0)

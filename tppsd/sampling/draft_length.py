@@ -2,8 +2,9 @@
 
     gamma = argmax_g (1 + sum_{j <= g} a_j) / T(g)
 
-a_j: probability that at least j drafted events are accepted; T(g): seconds of a round that drafts g. The length of a round
-depends on earlier rounds and the clock alone, never on what the target makes of the round itself, so that samples keep their law.
+a_j: probability that at least j drafted events are accepted and come before the row's end; T(g): seconds of a round that drafts
+g. The length of a round depends on earlier rounds and the clock alone, never on what the target makes of the round itself, so
+that samples keep their law.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class DraftLength(Protocol):
     def choose(self, num_rows: int) -> int: ...
 
     def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
-        """Of the round just ended: drafted events, fewer than chosen where all windows ended; accepted ones int64 (rows,); the
-        rows that drafted so many bool (rows,); wall-clock seconds."""
+        """Of the round just ended: drafted events, fewer than chosen where all windows ended; accepted ones that their rows still
+        had use for, int64 (rows,); the rows that drafted so many, bool (rows,); wall-clock seconds."""
 
 
 class FixedDraftLength:

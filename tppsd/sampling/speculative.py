@@ -101,12 +101,14 @@ class Speculative:
         laws = self.verify(rows, draft)
         draft, laws, verdict = self.judge(rows, draft, laws, noise)
         verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, noise)
+        before = rows.counts
         reached_end = self.commit(rows, draft, laws, verdict, inter_times, marks)
         longest = noise.target.shape[1]
         self.use_up(verdict, longest)
         num_drafted = draft.marks.shape[1]
         is_counted = rows.active & (draft.num_drafted == num_drafted)
-        self.draft_length.record(num_drafted, verdict.num_accepted, is_counted, time.perf_counter() - started)
+        num_used = torch.minimum(verdict.num_accepted, torch.minimum(rows.counts, rows.limit) - before)
+        self.draft_length.record(num_drafted, num_used, is_counted, time.perf_counter() - started)
         return reached_end
 
     def draw(self, draft_length: int) -> RoundNoise:
