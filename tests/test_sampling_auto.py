@@ -14,7 +14,9 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.sampling import auto
 from tppsd.sampling.draft_length import _FIRST, _FIRST_OF_MANY, LENGTHS, AutoDraftLength, RecordedDraftLength
 from tppsd.sampling.learnt import recall, remember
+from tppsd.sampling.methods import Models
 from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.requests import plan_requests
 from tppsd.sampling.sample import sample, sample_stream
 
 
@@ -198,6 +200,33 @@ def test_lengths_chosen_by_the_clock_are_replayed_by_the_options(draft: str) -> 
     assert SamplingOptions(**first.options.to_dict()) == first.options
 
 
+@pytest.fixture
+def trials_of_short_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of 500 events have one."""
+    monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", 40)
+
+
+@pytest.mark.parametrize(
+    ("num_events", "num_sequences", "num_rounds"),
+    [(5999, 1, []), (6000, 1, [12] * 3), (6000, 2, [12] * 3), (20_000, 1, [40] * 3)],
+)
+def test_a_trial_takes_a_small_part_of_the_job(
+    num_events: int, num_sequences: int, num_rounds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def try_out(*arguments: Any) -> tuple[float, None]:
+        tried.append(arguments[-1])
+        return 1.0, None
+
+    monkeypatch.setattr(auto, "_try", try_out)
+    many, device = 10 * num_events, torch.device("cpu")
+    plan = plan_requests(None, num_sequences, None, None, None, num_events, many, 3, None, 0, 0, device)
+    auto.choose(Models(StubTPP.random(3, seed=0), None), SamplingOptions("auto", "auto"), plan, num_sequences, 0)
+    assert tried[1:] == num_rounds, "of autoregressive, jacobi and self, after a warm-up"
+
+
+@pytest.mark.usefixtures("trials_of_short_jobs")
 @pytest.mark.parametrize("target", [StubTPP.random(3, seed=0), lively_transformer(3, "thp", seed=0)], ids=["stub", "thp"])
 def test_auto_says_what_it_chose_and_is_replayed(target: Any) -> None:
     arguments: dict[str, Any] = {"num_sequences": 2, "num_events": 500, "batch_size": 2, "seed": 5}
@@ -211,11 +240,13 @@ def test_auto_says_what_it_chose_and_is_replayed(target: Any) -> None:
     assert torch.equal(again.flat_inter_times, first.flat_inter_times)
 
 
+@pytest.mark.usefixtures("trials_of_short_jobs")
 def test_a_drafter_by_name_is_the_only_one_that_is_tried() -> None:
     stats = sample(StubTPP.random(3, seed=0), "self", method="auto", num_events=500).stats
     assert "self" in (stats.choice or "") and "jacobi" not in (stats.choice or "")
 
 
+@pytest.mark.usefixtures("trials_of_short_jobs")
 def test_a_tolerance_permits_the_fixed_point() -> None:
     target = StubTPP.random(3, seed=0)
     stats = sample(target, method="auto", tolerance=1e-6, num_events=600).stats
@@ -271,6 +302,7 @@ def test_a_draft_model_is_used_where_sequences_are_long_or_rows_many(
     assert choice.split(":")[0] == chosen
 
 
+@pytest.mark.usefixtures("trials_of_short_jobs")
 def test_a_trial_leaves_no_trace_in_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it chooses, the sequences are those of the chosen options."""
     target = StubTPP.random(3, seed=0)

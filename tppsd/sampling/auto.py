@@ -20,7 +20,7 @@ from tppsd.sampling.options import DrafterName, SamplingOptions
 from tppsd.sampling.requests import Plan
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
-_NOT_WORTH_A_TRIAL = 400  # events per row in flight, as far as known
+_EVENTS_PER_ROUND = 500  # of the job, in each row, for a round of each candidate: a trial takes a tenth of the job at most
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
 _SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, some, or many
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
@@ -47,13 +47,14 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
     """
     candidates = _candidates(models, options)
     expected = _expected_events(models, plan)
-    if expected / num_rows < _NOT_WORTH_A_TRIAL:
+    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND))
+    if num_rounds < _ROUNDS[0]:
         return _without_trial(models, candidates, expected / len(plan.requests), num_rows)
     rates: dict[str, float] = {}
     learnt: dict[str, AutoDraftLength | None] = {}
-    _try(models, candidates["autoregressive"], plan, num_rows, seed)  # warms up
+    _try(models, candidates["autoregressive"], plan, num_rows, seed, _ROUNDS[0])  # warms up
     for name, candidate in candidates.items():
-        rates[name], learnt[name] = _try(models, candidate, plan, num_rows, seed)
+        rates[name], learnt[name] = _try(models, candidate, plan, num_rows, seed, num_rounds)
     best = max(rates, key=rates.__getitem__)
     rows = "" if num_rows == 1 else f", {num_rows} rows in flight"
     trial = ", ".join(f"{name} {num_rows * rate:.0f}" for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]))
@@ -106,8 +107,11 @@ def _rate(models: Models) -> float | None:
     return None if statistics is None or not statistics.num_events else statistics.num_events / statistics.duration
 
 
-def _try(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int) -> tuple[float, AutoDraftLength | None]:
-    """(events per second and row, what was learnt of the draft length) of some rounds that ignore where sequences end."""
+def _try(
+    models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, num_rounds: int
+) -> tuple[float, AutoDraftLength | None]:
+    """(events per second and row, what was learnt of the draft length) of `num_rounds` rounds, fewer where they take long, that
+    ignore where sequences end."""
     lengths = AutoDraftLength.of(options) if options.draft_length == "auto" else None
     endless = plan._replace(requests=[request._replace(end=math.inf, limit=sys.maxsize) for request in plan.requests])
     engine = build_engine(models, options, endless, num_rows, seed ^ _TRIAL_SEED, False, lengths)
@@ -116,7 +120,7 @@ def _try(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, se
         engine.refill()
         before = engine.rows.counts.sum()
         started = time.perf_counter()
-        while len(seconds) < _ROUNDS[0] or (len(seconds) < _ROUNDS[1] and time.perf_counter() - started < _SECONDS):
+        while len(seconds) < _ROUNDS[0] or (len(seconds) < num_rounds and time.perf_counter() - started < _SECONDS):
             round_started = time.perf_counter()
             engine.method.round(engine.rows)
             seconds.append(time.perf_counter() - round_started)
