@@ -20,7 +20,7 @@ from tppsd.sampling.options import DrafterName, SamplingOptions
 from tppsd.sampling.requests import Plan
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
-_EVENTS_PER_ROUND = 500  # of the job, in each row, for a round of each candidate: a trial takes a tenth of the job at most
+_EVENTS_PER_ROUND = 500  # of the job, in each row, for a round of each candidate: a trial takes about a tenth of it at most
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
 _SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, some, or many
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save

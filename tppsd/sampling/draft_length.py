@@ -25,8 +25,8 @@ LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_AUTO_LENGTH)
 _FIRST, _FIRST_OF_MANY = (24, 16, 0), (8, 4, 0)  # tried before anything is known, with few rows in flight and with many
 _MANY_ROWS = 8
 _PROBE_EVERY = 32  # rounds: then another than the best length has a turn
-_LATER = 1.5  # factor between the rounds in which drafts have another turn where none seem best, at most _PATIENCE rounds apart
-_PATIENCE = 128
+_LATER = 1.5  # factor between the rounds in which drafts have another turn where none seem best: not before
+_SOONEST, _PATIENCE = 8.0, 128  # the first of these rounds, and at most the second apart
 _DECIDE = 1.25  # factor between the rounds in which the best length is worked out anew, at most _PROBE_EVERY / 4 rounds apart
 _MEMORY = 2000.0  # tested events that an estimate of the acceptance looks back
 _ENOUGH = 3  # lengths measured for a line of their own
@@ -92,7 +92,7 @@ class AutoDraftLength:
         self._num_rounds, self._best, self._now, self._rows = 0, 0, 0, 1
         self._untried: tuple[int, ...] = ()
         self._begun: frozenset[int] = frozenset()  # numbers of rows with which calls began
-        self._decide_at, self._draft_at = 0.0, 8.0  # rounds
+        self._decide_at, self._draft_at = 0.0, _SOONEST  # rounds
 
     @classmethod
     def of(cls, options: SamplingOptions) -> AutoDraftLength:
