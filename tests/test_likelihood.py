@@ -112,6 +112,8 @@ def test_stretches_that_say_nothing_are_refused() -> None:
         nll_by_time(nll, sequences, [2.0, 6.0])
     with pytest.raises(ValueError, match=r"no event comes in the stretch that ends at 4"):
         nll_by_time(nll, sequences, [1.0, 2.0, 4.0])
+    with pytest.raises(ValueError, match=r"edges = \[2\.0, 1\.0\] must ascend"):
+        nll_by_time(nll, sequences, [2.0, 1.0])
 
 
 def test_an_unknown_convention_is_named() -> None:

@@ -19,11 +19,15 @@ from tppsd.metrics.functional import (
     lag1_independence,
     likelihood_discrepancy,
     mark_totals,
+    model_nll,
     nll_per_event,
     permutation_test,
+    process_nll,
     step_acceptance,
     time_counts,
 )
+from tppsd.models.renewal import RenewalTPP
+from tppsd.processes import preset
 
 
 def rejections(p_values: list[float], level: float = 0.05) -> float:
@@ -126,6 +130,21 @@ def test_too_few_pairs_are_refused() -> None:
         lag1_independence(torch.rand(320))
 
 
+@pytest.mark.parametrize("wrong", [math.nan, 1.5, -0.1])
+def test_residuals_that_are_no_uniforms_are_refused(wrong: float) -> None:
+    uniforms = torch.rand(400, generator=torch.Generator().manual_seed(0))
+    uniforms[7] = wrong
+    with pytest.raises(ValueError, match=r"a residual is .*; they must be numbers in \[0, 1\]"):
+        lag1_independence(uniforms)
+
+
+def test_values_of_one_bin_alone_test_nothing() -> None:
+    result = lag1_independence(torch.full((400,), 0.3))
+    assert result.dof == 0 and math.isnan(result.p_value)
+    halves = (torch.arange(1000) % 2).double() * 0.9  # two bins of eight, one after the other
+    assert lag1_independence(halves).dof == 1 and lag1_independence(halves).p_value < 1e-9
+
+
 # --- permutation of sequences ----------------------------------------------------------------------------------------
 
 
@@ -189,6 +208,14 @@ def test_permutation_refuses_unlike_samples() -> None:
     for second in (torch.ones(4, 2), torch.ones(0, 3)):
         with pytest.raises(ValueError, match="both need rows and as many columns"):
             permutation_test(torch.ones(5, 3), second)
+    with pytest.raises(ValueError, match="a statistic of a sequence is NaN"):
+        permutation_test(torch.full((5,), math.nan), torch.arange(5.0))
+
+
+def test_features_of_no_sequences_and_of_foreign_marks() -> None:
+    assert mark_totals([], 3).shape == (0, 3) and time_counts([], torch.tensor([0.0, 1.0, 2.0])).shape == (0, 2)
+    with pytest.raises(ValueError, match=r"sequence 4: has mark 3; marks are 0\.\.2"):
+        mark_totals([EventSequence.of([1.0], [3], t_start=0.0, index=4)], 3)
 
 
 # --- likelihood ------------------------------------------------------------------------------------------------------
@@ -196,6 +223,13 @@ def test_permutation_refuses_unlike_samples() -> None:
 
 def test_nll_is_a_ratio_of_sums() -> None:
     assert float(nll_per_event(torch.tensor([-1.0, -8.0]), torch.tensor([1, 2]))) == 3.0
+    assert math.isnan(nll_per_event(torch.tensor([-1.0]), torch.tensor([0])))  # a silent window: a survival term, no event
+
+
+def test_nll_of_nothing_is_not_a_number() -> None:
+    assert math.isnan(process_nll(preset("hawkes").process, []))
+    assert math.isnan(process_nll(preset("hawkes").process, [EventSequence.of([], t_start=0.0, t_end=1.0)]))
+    assert math.isnan(model_nll(RenewalTPP(1), []))
 
 
 def test_likelihood_discrepancy() -> None:
@@ -218,7 +252,7 @@ def test_lag1_correlation_of_one_sequence() -> None:
     result = lag1_correlation([EventSequence.of(times), EventSequence.of([3.0]), EventSequence.of([], t_start=0.0, t_end=1.0)])
     tau = [1.0, 2.0, 1.5, 0.1, 2.4]  # the first event is given
     assert math.isclose(result.correlation, stats.pearsonr(tau[:-1], tau[1:]).statistic, rel_tol=1e-9)
-    assert result.num_pairs == 4
+    assert result.num_pairs == 4 and math.isnan(result.standard_error)  # one sequence does not vary
 
 
 def test_lag1_correlation_has_its_standard_error() -> None:

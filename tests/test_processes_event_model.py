@@ -10,6 +10,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.processes import PRESETS, Hawkes, InhomogeneousPoisson, ProcessModel
 from tppsd.processes.inversion import invert_increasing
+from tppsd.sampling.sample import sample
 
 ASYMMETRIC = Hawkes(mu=(0.3, 0.2), alpha=((0.5, 0.9), (0.1, 0.3)), beta=((2.0, 3.0), (1.5, 0.8)))
 PROCESSES = {name: preset.process for name, preset in PRESETS.items()} | {"asymmetric_hawkes": ASYMMETRIC}
@@ -182,6 +183,19 @@ def test_a_mark_of_zero_intensity_has_log_probability_minus_infinity():
     zero_rate = InhomogeneousPoisson(5.0, 1.0, 2.0)  # 1 + sin(2 pi t) is 0 at t = 3 / 4
     at_zero = ProcessModel(zero_rate).law(torch.tensor([[0.5]], dtype=torch.float64))
     assert not at_zero.log_prob(torch.tensor([0.25], dtype=torch.float64), torch.tensor([0])).isnan().any()
+
+
+def test_windows_of_another_start_are_refused_where_the_process_depends_on_it():
+    process = InhomogeneousPoisson(5.0, 1.0, 0.1)
+    for arguments in ({"t_start": 10.0}, {"history": EventSequence.of([10.5], t_start=10.0, t_end=13.0)}):
+        for target, draft in ((ProcessModel(process), None), (ProcessModel(process, 10.0), ProcessModel(process))):
+            with pytest.raises(ValueError, match=r"a window starts at 10\.0, .* give ProcessModel\(process, t_start=10\.0\)"):
+                sample(target, draft, horizon=1.0, **arguments)
+    model, horizon = ProcessModel(process, 10.0), 10.0
+    samples = sample(model, t_start=10.0, horizon=horizon, num_sequences=400)
+    expected = float(process.compensator(EventSequence.of([], t_start=10.0, t_end=20.0))[-1])
+    assert abs(samples.stats.num_events / 400 - expected) < 4 * (expected / 400) ** 0.5
+    assert sample(ProcessModel(ASYMMETRIC), t_start=10.0, horizon=1.0).stats.num_rounds  # depends on its events alone
 
 
 def test_process_model_is_an_event_model():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from stubs import StubTPP, lively_transformer
 
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.sampling import auto
 from tppsd.sampling.draft_length import _FIRST, _FIRST_OF_MANY, LENGTHS, AutoDraftLength, RecordedDraftLength
@@ -166,6 +167,16 @@ def test_a_later_call_goes_on_from_what_was_learnt(monkeypatch: pytest.MonkeyPat
     chosen = [sample(model, **arguments).options.draft_length for model in (target, target, other)]
     first, later, of_another = (list(itertools.chain.from_iterable([g] * n for g, n in lengths))[:4] for lengths in chosen)
     assert first == of_another == [_FIRST[0], *_FIRST[:2], 2] and later == [2, 2, 2, 2]
+
+
+def test_a_stream_that_was_read_to_its_end_is_remembered() -> None:
+    model = lively_transformer(2, "thp", seed=0)
+    options = SamplingOptions(draft_length="auto").resolved("self")
+    stream = sample_stream(model, "self", draft_length="auto", num_sequences=4, num_events=20, chunk_size=2, batch_size=2)
+    next(stream)
+    assert recall(model, None, options)._num_rounds == 0
+    next(stream)  # the last: nobody need ask for more
+    assert recall(model, None, options)._num_rounds > 0
 
 
 def test_what_is_remembered_is_a_copy_and_of_one_way_to_draft() -> None:
@@ -338,6 +349,13 @@ def test_a_stream_and_its_options_hold_what_was_chosen() -> None:
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         SamplingOptions(**options)
+
+
+def test_events_without_a_duration_have_no_rate() -> None:
+    model = lively_transformer(3, "thp", seed=0)
+    data = [EventSequence.of([0.0, 0.0], [0, 1], t_start=0.0)]
+    model.set_statistics(DataStatistics.of(data, 3, min_inter_time=0.1))
+    assert len(sample(model, method="auto", num_events=3)[0]) == 3
 
 
 def test_a_model_that_drafts_must_be_given() -> None:

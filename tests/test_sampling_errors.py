@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from stubs import StubTPP, lively_transformer
@@ -29,16 +30,32 @@ def damaged() -> Any:
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({}, ValueError, "sampling needs an end: give t_end, horizon or num_events"),
-    ({"num_sequences": 0, "num_events": 1}, ValueError, "num_sequences = 0 must be at least 1"),
+    ({"num_sequences": 0, "num_events": 1}, ValueError, "num_sequences = 0 must be a whole number of at least 1"),
     ({"num_events": 0}, ValueError, "num_events = 0 must be a whole number of at least 1"),
     ({"num_events": [3, 2.5], "num_sequences": 2}, ValueError, "num_events = 2.5 must be a whole number of at least 1"),
     ({"num_events": math.inf}, ValueError, "num_events = inf must be a whole number of at least 1"),
     ({"num_events": math.nan}, ValueError, "num_events is NaN; it must be a number"),
-    ({"num_events": 1, "max_events": 0}, ValueError, "max_events = 0 must be at least 1"),
-    ({"num_events": 1, "batch_size": 0}, ValueError, "batch_size = 0 must be at least 1"),
-    ({"num_events": 1, "first_index": -1}, ValueError, "first_index = -1 must not be negative"),
-    ({"num_events": 1, "seed": 1.5}, ValueError, "seed = 1.5 must be a whole number of at most 64 bits"),
-    ({"num_events": 1, "seed": 2**63}, ValueError, f"seed = {2**63} must be a whole number of at most 64 bits"),
+    ({"num_events": 1, "max_events": 0}, ValueError, "max_events = 0 must be a whole number of at least 1"),
+    ({"num_events": 1, "batch_size": 0}, ValueError, "batch_size = 0 must be a whole number of at least 1"),
+    ({"num_events": 1, "first_index": -1}, ValueError, "first_index = -1 must be a whole number between 0 and"),
+    ({"num_events": 1, "seed": 1.5}, ValueError, "seed = 1.5 must be a whole number between"),
+    ({"num_events": 1, "seed": 2**63}, ValueError, f"seed = {2**63} must be a whole number between {-(2**63)} and {2**63 - 1}"),
+    ({"num_events": 1, "seed": None}, ValueError, "seed = None must be a whole number between"),
+    ({"num_events": 1, "num_sequences": 2.5}, ValueError, "num_sequences = 2.5 must be a whole number of at least 1"),
+    ({"num_events": 1, "num_sequences": "3"}, ValueError, "num_sequences = '3' must be a whole number of at least 1"),
+    ({"num_events": 1, "first_index": 2**64}, ValueError, f"first_index = {2**64} must be a whole number between 0 and"),
+    ({"t_end": 1.0, "max_events": 1.5}, ValueError, "max_events = 1.5 must be a whole number of at least 1"),
+    ({"t_end": "5"}, ValueError, "t_end = '5' must be a number, or one number per sequence"),
+    ({"num_events": {}}, ValueError, "num_events = {} must be a number, or one number per sequence"),
+    ({"options": {"method": "auto"}, "num_events": 1}, TypeError, "options is a dict; give SamplingOptions, or single options"),
+    ({"draft_length": [4, 4], "num_events": 1}, ValueError, "draft_length = [4, 4] must hold pairs"),
+    ({"draft_length": [[4.7, 2]], "num_events": 1}, ValueError, "draft_length = [[4.7, 2]] must hold pairs"),
+    ({"candidates": (2.5, 1), "num_events": 1}, ValueError, "candidates = (2.5, 1) must be whole numbers between 1 and 64"),
+    (
+        {"draft": "self", "drafter": "jacobi", "num_events": 1},
+        ValueError,
+        "draft = 'self' and drafter = 'jacobi' name two drafters",
+    ),
     ({"t_end": math.nan}, ValueError, "t_end is NaN; it must be a number"),
     ({"t_end": [1.0, 2.0]}, ValueError, "t_end has 2 values for 1 sequences; give one value or one per sequence"),
     ({"horizon": [1.0, 2.0], "num_sequences": 3}, ValueError, "horizon has 2 values for 3 sequences"),
@@ -48,6 +65,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"history": HISTORY, "t_end": 2.4}, ValueError, "sequence 0: t_end = 2.4 lies before 2.5, up to which the sequence is"),
     ({"t_start": math.inf, "num_events": 1}, ValueError, "t_start = inf must be finite"),
     ({"history": HISTORY, "t_start": 0.0, "num_events": 1}, ValueError, "t_start = 0.0 was given together with a history"),
+    ({"history": 5, "num_events": 1}, TypeError, "history is a int; it must be an EventSequence"),
     ({"history": [], "num_events": 1}, ValueError, "history is an empty list; give at least one sequence"),
     ({"history": [HISTORY, [1.0, 2.0]], "num_events": 1}, TypeError, "history 1 is a list; it must be an EventSequence"),
     (
@@ -73,11 +91,15 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"draft": StubTPP.random(2, seed=0), "num_events": 1}, ValueError, "draft has num_marks = 2, the target 3; they must agree"),
     ({"draft": 7, "num_events": 1}, TypeError, "draft is a int; give an EventModel"),
+    ({"target": StubTPP, "num_events": 1}, TypeError, "target is the class ClosedFormTPP; give an instance of it"),
     ({"target": None, "num_events": 1}, TypeError, "target is a NoneType; give an EventModel"),
     ({"target": "none.ckpt", "num_events": 1}, FileNotFoundError, "none.ckpt: there is no such checkpoint file"),
     ({"draft": Path("none.ckpt"), "num_events": 1}, FileNotFoundError, "none.ckpt: there is no such checkpoint file"),
+    ({"draft": "", "num_events": 1}, FileNotFoundError, "draft = '' is neither a checkpoint file nor"),
     ({"draft": "slef", "num_events": 1}, FileNotFoundError, "draft = 'slef' is neither a checkpoint file nor"),
     ({"draft": "poisson", "num_events": 1}, ValueError, "draft = 'poisson' needs a target that carries the statistics"),
+    ({"draft": "poisson", "method": "auto", "num_events": 1}, ValueError, "draft = 'poisson' needs a target that carries"),
+    ({"drafter": "model", "method": "auto", "num_events": 1}, ValueError, "drafter = 'model' needs a draft"),
     (
         {"target": damaged(), "num_events": 1},
         ValueError,
@@ -94,10 +116,21 @@ def test_the_sentence(arguments: dict[str, Any], error: type[Exception], sentenc
     assert "\n" not in str(raised.value)
 
 
+def test_whole_numbers_of_other_types_are_as_good() -> None:
+    plain = sample(MODEL, num_sequences=3, num_events=4, seed=1, first_index=2, batch_size=2, draft_length=4)
+    other = sample(
+        MODEL, num_sequences=np.int64(3), num_events=4.0, seed=1.0, first_index=torch.tensor(2), batch_size=2.0,
+        draft_length=np.int32(4), max_events=1e6,
+    )  # fmt: skip
+    assert torch.equal(plain.flat_event_times, other.flat_event_times) and plain.options == other.options
+    assert SamplingOptions(candidates=np.int64(2)) == SamplingOptions(candidates=(2.0,)) == SamplingOptions(candidates=2)
+    assert SamplingOptions(draft_passes=2.0).draft_passes == 2
+
+
 def test_a_stream_says_the_same() -> None:
     with pytest.raises(ValueError, match="sampling needs an end"):
         next(sample_stream(MODEL))
-    with pytest.raises(ValueError, match="chunk_size = 0 must be at least 1"):
+    with pytest.raises(ValueError, match="chunk_size = 0 must be a whole number of at least 1"):
         next(sample_stream(MODEL, num_events=1, chunk_size=0))
     with pytest.raises(TypeError, match="'gamma' is not an option"):
         next(sample_stream(MODEL, num_events=1, gamma=3))

@@ -175,6 +175,15 @@ def test_every_chunk_of_a_stream_knows_what_was_done_so_far() -> None:
     assert [stats.num_events for stats in seen] == [8, 16, 24]
 
 
+@pytest.mark.parametrize("options", [{"draft_length": 3}, {"candidates": (2, 1)}], ids=["chain", "tree"])
+def test_what_a_chunk_knows_stays_what_it_was(options: dict[str, Any]) -> None:
+    known = []
+    for chunk in sample_stream(MODEL, DRAFT, num_sequences=20, num_events=8, batch_size=4, chunk_size=5, **options):
+        known.append((chunk.stats, chunk.stats.num_drafted, chunk.stats.node_counts.sum()))
+    assert all((stats.num_drafted, stats.node_counts.sum()) == (drafted, nodes) for stats, drafted, nodes in known)
+    assert known[0][1] < known[-1][1]
+
+
 def test_an_unused_draft_is_not_recorded() -> None:
     target, draft = small_model(num_marks=1), small_model(num_marks=1)
     assert sample(target, draft, num_events=2).draft_hash == draft.content_hash()

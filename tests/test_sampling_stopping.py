@@ -147,6 +147,10 @@ def test_a_given_first_event_is_one_of_num_events(method: str) -> None:
         samples = draw(method, model, num_events=num_events, t_start=4.0)
         assert [len(s) for s in samples] == [num_events] * 12
         assert all(s.first_is_given and s.t_end is None and s.event_times[0] == 4.0 for s in samples)
+    for num_events, bound in ((6, 5), (9, 1)):
+        with pytest.warns(UserWarning, match=f"12 of 12 sequences reached max_events = {bound}"):
+            bounded = draw(method, model, num_events=num_events, max_events=bound)
+        assert [len(s) for s in bounded] == [bound] * 12 and bounded.truncated.all()
     windows = draw(method, model, t_end=9.0)
     assert all(s.t_start is None and s.window_start == 0.0 and s.t_end == 9.0 for s in windows)
     assert [len(s) for s in windows] == [int(n) + 1 for n in windows.offsets.diff()]

@@ -97,6 +97,22 @@ def test_what_cannot_be_a_sequence_is_refused_with_its_index_and_value(arguments
         EventSequence.of(**arguments, index=5)
 
 
+@pytest.mark.parametrize(
+    ("inter_times", "message"),
+    [
+        ([1.0, 1.0, 77.0], r"sequence 5: inter_times has shape \(3,\); it must have one entry for each of the 2 events"),
+        ([1.0, math.nan], r"sequence 5: inter_times\[1\] = nan; it must be a finite number of at least 0"),
+        ([-1.0, 1.0], r"sequence 5: inter_times\[0\] = -1\.0; it must be a finite number of at least 0"),
+    ],
+)
+def test_carried_inter_times_must_fit(inter_times: list[float], message: str) -> None:
+    times, marks = torch.tensor([1.0, 2.0], dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=message):
+        EventSequence(times, marks, 0.0, None, 5, torch.tensor(inter_times, dtype=torch.float64))
+
+
 def test_marks_that_are_not_integers_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"sequence 5: marks are torch\.float64; they must be torch\.int64"):
+        EventSequence(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), index=5)
     with pytest.raises(TypeError, match=r"sequence 0: marks are torch\.float32; they must be integers 0\.\.num_marks-1"):
         EventSequence.of([1.0], [0.5])

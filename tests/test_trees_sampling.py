@@ -119,6 +119,13 @@ def test_batch_size_changes_nothing(encoder: str, drafter: str) -> None:
         assert torch.equal(whole.stats.rank_counts, part.stats.rank_counts)
 
 
+@pytest.mark.parametrize("candidates", [(1, 2), (1, 1, 3)])
+def test_a_level_of_one_candidate_leaves_nothing_to_doubt(candidates: tuple[int, ...]) -> None:
+    target, draft = lively_transformer(3, "thp", seed=0), lively_transformer(3, "sahp", seed=1, num_layers=1)
+    for seed in range(5):
+        assert len(sample(target, draft, candidates=candidates, num_events=30, seed=seed)[0]) == 30
+
+
 def test_log_probs_are_those_of_a_full_pass() -> None:
     target, draft = lively_pair("sahp")
     samples = sample(target, draft, num_sequences=3, num_events=8, candidates=(2, 2), return_log_probs=True)

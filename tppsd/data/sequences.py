@@ -44,16 +44,34 @@ class EventSequence:
                 f"sequence {self.index}: event_times has shape {tuple(self.event_times.shape)} and marks "
                 f"{tuple(self.marks.shape)}; both must be (length,) with the same length"
             )
+        if self.marks.dtype != torch.int64:
+            raise TypeError(f"sequence {self.index}: marks are {self.marks.dtype}; they must be torch.int64")
         if len(self) == 0 and self.t_start is None:
             raise ValueError(f"sequence {self.index}: has no events and no t_start; an empty window needs a t_start")
         if self.inter_times is None:
             start = self.t_start if self.t_start is not None else float(self.event_times[0])
             inter_times = torch.diff(self.event_times, prepend=self.event_times.new_tensor([start]))
             object.__setattr__(self, "inter_times", inter_times)
+        else:
+            self._check_inter_times()
         self._check_times()
         if (self.marks < 0).any():
             i = int((self.marks < 0).nonzero()[0])
             raise ValueError(f"sequence {self.index}: marks[{i}] = {int(self.marks[i])} is negative; marks are 0..num_marks-1")
+
+    def _check_inter_times(self) -> None:
+        if self.inter_times.shape != self.event_times.shape:
+            raise ValueError(
+                f"sequence {self.index}: inter_times has shape {tuple(self.inter_times.shape)}; it must have one entry for each "
+                f"of the {len(self)} events"
+            )
+        is_wrong = ~(torch.isfinite(self.inter_times) & (self.inter_times >= 0))
+        if is_wrong.any():
+            i = int(is_wrong.nonzero()[0])
+            raise ValueError(
+                f"sequence {self.index}: inter_times[{i}] = {self.inter_times[i].item()}; "
+                "it must be a finite number of at least 0"
+            )
 
     def _check_times(self) -> None:
         if not torch.isfinite(self.event_times).all():

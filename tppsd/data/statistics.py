@@ -21,7 +21,7 @@ class DataStatistics:
         log_mean, log_std: mean and standard deviation of log tau over events with a likelihood term (ties at the floor).
         time_scale: mean inter-time; the encoders see times divided by it.
         min_inter_time: declared floor of tau in training and scoring (0 = none); samples are never floored.
-        num_events, duration: events with a likelihood term and total length of the windows (the Poisson rate is their ratio).
+        num_events, duration: events with a likelihood term and total length of the windows.
         num_ties: inter-times at or below the floor.
         first_is_given: the data have no `t_start`; from-scratch sampling then draws a first mark.
         mark_counts, first_mark_counts: per mark, over scored events and over first events.
@@ -42,6 +42,11 @@ class DataStatistics:
     first_mark_counts: tuple[int, ...] = ()
     mark_names: tuple[str, ...] | None = None
     time_unit: str | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """Events per unit of time, that of the Poisson process; None without events or without time."""
+        return self.num_events / self.duration if self.num_events and self.duration > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, so that a checkpoint loads with `weights_only=True`."""

@@ -15,6 +15,7 @@ from tppsd.data.sequences import EventBatch
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import fit_renewal
+from tppsd.sampling.poisson_drafter import training_rate
 
 
 def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Tensor:
@@ -23,7 +24,7 @@ def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Ten
     rate = num_events / duration of the training split; f(k) = (count_k + 1) / (num_events + num_marks), so that a mark that
     the training split lacks costs much, but not everything.
     """
-    rate = statistics.num_events / statistics.duration
+    rate = training_rate(statistics)
     counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=batch.marks.device) + 1
     mark_log_probs = torch.where(batch.mask, (counts / counts.sum()).log()[batch.marks], 0.0)
     return batch.lengths.double() * math.log(rate) - rate * (batch.t_end - batch.t_start) + mark_log_probs.sum(1)

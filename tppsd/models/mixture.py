@@ -201,7 +201,7 @@ class LogNormalMixture:
         """Inter-times where every component's own survival, given tau > elapsed, is one of `levels` float64 (n,): they lie dense
         wherever the law is narrow, (n * num_components, *batch)."""
         law = self.double()
-        level = levels.view(-1, *[1] * law.means.dim())
+        level = levels.to(law.means.device).view(-1, *[1] * law.means.dim())
         log_tau = law._log_at_level(level, law.means, law.log_stds, law._log_kept())
         elapsed = None if law.elapsed is None else law.elapsed.unsqueeze(-1)
         return self._inter_times(log_tau, elapsed).movedim(-1, 1).flatten(0, 1)

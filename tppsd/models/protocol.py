@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -46,6 +46,13 @@ class EventTokens(NamedTuple):
 def start_ids(start_marks: Tensor, num_marks: int) -> Tensor:
     """Token ids of window starts: 0 where there is no given first event."""
     return torch.where(start_marks == NO_MARK, 0, start_marks + num_marks + 1)
+
+
+def check_starts(model: Any, starts: Iterable[float]) -> None:
+    """Refuse windows with another start than the model's, where it is one of absolute time (`check_start`)."""
+    if (check := getattr(model, "check_start", None)) is not None:
+        for start in dict.fromkeys(starts):
+            check(start)
 
 
 @runtime_checkable

@@ -162,13 +162,23 @@ class ProcessModel:
 
     Args:
         process: the process.
-        t_start: start of the window, for a process whose intensity depends on absolute time (tokens count from it).
+        t_start: start of the window, for a process whose intensity depends on absolute time (tokens count from it). Windows with
+            another start are refused.
     """
 
     def __init__(self, process: Process, t_start: float = 0.0) -> None:
         self.process = process
         self.num_marks = process.num_marks
         self.t_start = float(t_start)
+
+    def check_start(self, t_start: float) -> None:
+        """Raise ValueError if the process begins otherwise at `t_start` than at the model's own."""
+        own, other = (self.process.start_state(torch.tensor(t, dtype=torch.float64)) for t in (self.t_start, t_start))
+        if not torch.equal(own, other):
+            raise ValueError(
+                f"a window starts at {t_start}, but the process depends on absolute time and its model is of windows that start "
+                f"at {self.t_start}; give ProcessModel(process, t_start={t_start})"
+            )
 
     def new_cache(self, batch_size: int, capacity: int) -> RowCache:
         return RowCache([torch.zeros(batch_size, capacity, self.process.state_size, dtype=torch.float64)])

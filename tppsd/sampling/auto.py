@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import torch
 
+from tppsd.data.statistics import DataStatistics
 from tppsd.sampling.draft_length import AutoDraftLength
 from tppsd.sampling.methods import Models, build_engine
 from tppsd.sampling.options import DrafterName, SamplingOptions
+from tppsd.sampling.poisson_drafter import training_rate
 from tppsd.sampling.requests import Plan
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
@@ -88,8 +90,11 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
     """What may be chosen, by name."""
     length, rule = options.draft_length, options.rule or "joint"
     is_there: dict[DrafterName, bool] = {
-        "model": models.draft is not None, "jacobi": rule != "block", "self": True, "poisson": _rate(models) is not None
+        "model": models.draft is not None, "jacobi": rule != "block" or options.drafter == "jacobi", "self": True,
+        "poisson": _rate(models) is not None,
     }  # fmt: skip
+    if options.drafter == "poisson":
+        training_rate(_statistics(models))  # says so where there is none
     found = {"autoregressive": SamplingOptions("autoregressive")}
     for name in is_there:
         if is_there[name] and options.drafter in (None, name):
@@ -103,8 +108,12 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
 
 def _rate(models: Models) -> float | None:
     """Events per unit of time in the target's training split, where it has one."""
-    statistics = getattr(models.target, "statistics", None)
-    return None if statistics is None or not statistics.num_events else statistics.num_events / statistics.duration
+    statistics = _statistics(models)
+    return None if statistics is None else statistics.rate
+
+
+def _statistics(models: Models) -> DataStatistics | None:
+    return getattr(models.target, "statistics", None)
 
 
 def _try(

@@ -159,6 +159,8 @@ def doubt_linear(steps: list[Step], noise: RowNoise) -> tuple[Tensor, Tensor]:
             num_turns = (coins[:, 1].log() / -torch.log1p(y)).floor()  # infinite at y = 0
             which = (num_turns > 0).nonzero().squeeze(1)
             parts.append((siblings.select(which), y[which], num_turns[which], torch.full_like(which, siblings.ratios.shape[-1])))
+    if not parts:  # nobody had a choice
+        return noise.cursors.new_zeros(0), noise.cursors.new_zeros(0)
     doubted = Siblings.cat([part[0] for part in parts])
     y, num_turns, widths = (torch.cat(values) for values in list(zip(*parts, strict=True))[1:])
     which = _some_turn_rejects(doubted, y, num_turns, widths, noise).nonzero().squeeze(1)

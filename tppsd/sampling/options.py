@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from tppsd.sampling.checks import whole_number
+
 if TYPE_CHECKING:
     from tppsd.sampling.tree import Tree
 
@@ -60,8 +62,8 @@ class SamplingOptions:
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; choose one of {known}")
         self._check_draft_length()
-        if self.draft_passes is not None and self.draft_passes not in range(1, MAX_DRAFT_LENGTH + 1):
-            raise ValueError(f"draft_passes = {self.draft_passes} must be a whole number between 1 and {MAX_DRAFT_LENGTH}")
+        if self.draft_passes is not None:
+            object.__setattr__(self, "draft_passes", whole_number("draft_passes", self.draft_passes, 1, MAX_DRAFT_LENGTH))
         if self.tolerance is not None and not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance = {self.tolerance} must lie in [0, 1): it is a share of a standard deviation")
         unused = {
@@ -83,15 +85,19 @@ class SamplingOptions:
     def _check_draft_length(self) -> None:
         length = self.draft_length
         if isinstance(length, list | tuple):  # from YAML, JSON or a recorded run
-            pairs = tuple((int(gamma), int(rounds)) for gamma, rounds in length)
+            try:
+                pairs = tuple((whole_number("length", g, 0, MAX_DRAFT_LENGTH), whole_number("rounds", n, 1)) for g, n in length)
+            except (TypeError, ValueError):
+                pairs = ()
+            if not pairs:
+                raise ValueError(f"draft_length = {length} must hold pairs (length of 0 to {MAX_DRAFT_LENGTH}, rounds >= 1)")
             object.__setattr__(self, "draft_length", pairs)
-            if not pairs or any(g not in range(MAX_DRAFT_LENGTH + 1) or n < 1 for g, n in pairs):
-                raise ValueError(f"draft_length = {pairs} must hold pairs (length of 0 to {MAX_DRAFT_LENGTH}, rounds >= 1)")
         elif isinstance(length, str):
             if length != "auto":
                 raise ValueError(f"draft_length = {length!r} must be a whole number or 'auto'")
-        elif length is not None and length not in range(1, MAX_DRAFT_LENGTH + 1):
-            raise ValueError(f"draft_length = {length} must be a whole number between 1 and {MAX_DRAFT_LENGTH}, or 'auto'")
+        elif length is not None:
+            fixed = whole_number("draft_length", length, 1, MAX_DRAFT_LENGTH, ", or 'auto'")
+            object.__setattr__(self, "draft_length", fixed)
 
     @property
     def tree(self) -> Tree | None:
@@ -103,8 +109,12 @@ class SamplingOptions:
     def _check_candidates(self) -> None:
         """Store the tree's widths as a tuple, and refuse what does not go with them."""
         given = self.candidates
-        widths = (given,) if isinstance(given, int) else tuple(given or ())
-        if not widths or any(width not in range(1, MAX_CANDIDATES + 1) for width in widths):
+        several = tuple(given) if isinstance(given, list | tuple) else (given,)
+        try:
+            widths = tuple(whole_number("candidates", width, 1, MAX_CANDIDATES) for width in several)
+        except ValueError:
+            widths = ()
+        if not widths:
             raise ValueError(f"candidates = {given!r} must be whole numbers between 1 and {MAX_CANDIDATES}, one per depth")
         object.__setattr__(self, "candidates", widths)
         if self.draft_passes is not None:
@@ -144,12 +154,14 @@ class SamplingOptions:
         if method == "fixed_point":
             tolerance = DEFAULT_TOLERANCE if self.tolerance is None else self.tolerance
             return SamplingOptions("fixed_point", length, tolerance=tolerance)
+        if self.drafter == "model" and draft != "model":
+            raise ValueError("drafter = 'model' needs a draft: an EventModel, a LightningModule or a checkpoint path")
+        if draft not in (None, "model", self.drafter or draft):
+            raise ValueError(f"draft = {draft!r} and drafter = {self.drafter!r} name two drafters; give one")
         if method == "auto":
             named = self.drafter or (None if draft == "model" else draft)
             return SamplingOptions("auto", self.draft_length or "auto", self.rule, named, tolerance=self.tolerance)
         drafter = self.drafter or draft or "self"
-        if drafter == "model" and draft != "model":
-            raise ValueError("drafter = 'model' needs a draft: an EventModel, a LightningModule or a checkpoint path")
         if drafter != "model" and self.draft_passes is not None:
             raise ValueError(f"draft_passes = {self.draft_passes} is for a draft model; drafter = {drafter!r} has none")
         if self.candidates is None:

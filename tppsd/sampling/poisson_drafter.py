@@ -18,7 +18,7 @@ from tppsd.sampling.tree import Tree
 
 @dataclass(frozen=True)
 class PoissonLaw:
-    """tau - elapsed ~ Exp(rate) and k ~ Categorical(probs), whatever the history; the interface of NextEventLaw.
+    """tau - elapsed ~ Exp(rate) and k ~ Categorical(probs), whatever the history; what a draft's law needs of NextEventLaw.
 
     Attributes:
         elapsed: float64 (*batch,), 0 where nothing is known.
@@ -67,6 +67,17 @@ class PoissonInterTime:
         return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
 
 
+def training_rate(statistics: DataStatistics | None) -> float:
+    """Events per unit of time in a target's training split.
+
+    Raises:
+        ValueError: it carries no statistics of one.
+    """
+    if statistics is None or statistics.rate is None:
+        raise ValueError("draft = 'poisson' needs a target that carries the statistics of its training split; this one has none")
+    return statistics.rate
+
+
 class PoissonDrafter:
     """Drafts from a Poisson process; add-one smoothing gives every mark a chance.
 
@@ -79,14 +90,11 @@ class PoissonDrafter:
     """
 
     def __init__(self, statistics: DataStatistics | None, device: torch.device, tree: Tree | None = None) -> None:
-        if statistics is None or statistics.num_events == 0 or statistics.duration <= 0:
-            raise ValueError(
-                "draft = 'poisson' needs a target that carries the statistics of its training split; this one has none"
-            )
+        self.log_rate = math.log(training_rate(statistics))
+        assert statistics is not None
         self.tree = tree
         counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=device) + 1
         self.log_frequencies = (counts / counts.sum()).log()
-        self.log_rate = math.log(statistics.num_events / statistics.duration)
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         """Nothing to do: a Poisson process has no memory."""

@@ -58,9 +58,10 @@ def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Ten
     Raises:
         RuntimeError: that takes more than the largest number of knots.
     """
-    num_components, num_rows = target.inter_time.knots(torch.full((1,), 0.5, dtype=torch.float64)).shape
-    waiting, levels = torch.arange(num_rows), max(32, _FIRST_KNOTS // num_components)
-    scales, masses = torch.zeros(2, num_rows, num_candidates + 1, dtype=torch.float64)
+    median = target.inter_time.knots(torch.full((1,), 0.5, dtype=torch.float64))
+    (num_components, num_rows), device = median.shape, median.device
+    waiting, levels = torch.arange(num_rows, device=device), max(32, _FIRST_KNOTS // num_components)
+    scales, masses = torch.zeros(2, num_rows, num_candidates + 1, dtype=torch.float64, device=device)
     while len(waiting):
         if levels > _LAST_LEVELS:
             raise RuntimeError(f"rule = 'rrs': the integrals of {len(waiting)} laws have not settled to {TOLERANCE}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.protocol import EventTokens
+from tppsd.sampling.checks import whole_number
 from tppsd.sampling.noise import Purpose, address, row_keys, uniforms
 from tppsd.sampling.rows import Histories, Request
 
@@ -46,12 +47,9 @@ def plan_requests(
     Raises:
         ValueError: an argument is out of place; the sentence names it and its value.
     """
-    if num_sequences < 1:
-        raise ValueError(f"num_sequences = {num_sequences} must be at least 1")
-    if first_index < 0:
-        raise ValueError(f"first_index = {first_index} must not be negative")
-    if max_events < 1:
-        raise ValueError(f"max_events = {max_events} must be at least 1")
+    num_sequences = whole_number("num_sequences", num_sequences, 1)
+    first_index = whole_number("first_index", first_index, 0, 2**63 - 1 - num_sequences)
+    max_events = whole_number("max_events", max_events, 1)
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
     if history is None:
@@ -70,11 +68,11 @@ def plan_requests(
             )
     window_ends = [source.window_end for source in sources]
     ends = _ends([window_ends[h] for h in which], t_end, horizon)
-    given_first = history is None and sources[0].first_is_given
-    limits = [limit - given_first for limit in _limits(len(which), num_events)]
+    given_first = history is None and sources[0].first_is_given  # counts among the events, but is not sampled
+    limits, most = [limit - given_first for limit in _limits(len(which), num_events)], max_events - given_first
     base = first_index if history is None else first_index * num_sequences
     requests = [
-        Request(base + i, source, h, p, end, min(limit, max_events), limit > max_events)
+        Request(base + i, source, h, p, end, min(limit, most), limit > most)
         for i, (source, (h, p), end, limit) in enumerate(zip(which, identity, ends, limits, strict=True))
     ]
     return Plan(requests, sources, _encode(sources, num_marks, device))
@@ -85,6 +83,8 @@ def _as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch)
         return [history]
     if isinstance(history, EventBatch):
         return [history.sequence(i) for i in range(len(history.t_start))]
+    if not isinstance(history, Iterable):
+        raise TypeError(f"history is a {type(history).__name__}; it must be an EventSequence (see EventSequence.of) or several")
     sources = list(history)
     if not sources:
         raise ValueError("history is an empty list; give at least one sequence, or None to sample from scratch")
@@ -114,7 +114,10 @@ def _from_scratch(
 
 
 def _per_sequence(name: str, value: Any, num: int) -> list[float]:
-    values = torch.as_tensor(value, dtype=torch.float64).reshape(-1).tolist()
+    try:
+        values = torch.as_tensor(value, dtype=torch.float64).reshape(-1).tolist()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} = {value!r} must be a number, or one number per sequence") from None
     if len(values) not in (1, num):
         raise ValueError(f"{name} has {len(values)} values for {num} sequences; give one value or one per sequence")
     if any(math.isnan(v) for v in values):

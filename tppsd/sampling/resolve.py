@@ -20,9 +20,11 @@ DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of 
 def resolve_model(model: Any, role: str) -> EventModel:
     """An EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path."""
     if isinstance(model, str | Path):
-        if role == "draft" and isinstance(model, str) and not Path(model).exists():
+        if role == "draft" and isinstance(model, str) and not Path(model).is_file():
             raise FileNotFoundError(f"draft = {model!r} is neither a checkpoint file nor one of the drafters {DRAFTER_NAMES}")
         return load(model)
+    if isinstance(model, type):
+        raise TypeError(f"{role} is the class {model.__name__}; give an instance of it")
     if isinstance(model, EventModel):
         return model
     if isinstance(getattr(model, "model", None), EventModel):

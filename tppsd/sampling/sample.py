@@ -6,7 +6,6 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.fast import held
+from tppsd.models.protocol import check_starts
 from tppsd.sampling.auto import choose
+from tppsd.sampling.checks import whole_number
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.engine import Engine, Finished
 from tppsd.sampling.learnt import remember
@@ -26,7 +27,7 @@ from tppsd.sampling.samples import SampledSequences, SamplingStats
 from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.tree_speculative import TreeSpeculative
 
-DEFAULT_ROWS = 64  # in flight; changes speed and memory, never results
+DEFAULT_ROWS = 64  # in flight
 
 
 def sample(
@@ -62,9 +63,10 @@ def sample(
         t_end, horizon, num_events: where sequences end, whichever comes first: an absolute time, a time after the start (or after
             "observed until"), a number of new events; one value or one per sequence.
         options: SamplingOptions; single options may be given as keywords instead (`method="autoregressive"`).
-        batch_size: rows in flight (default 64); changes speed and memory, never results.
+        batch_size: rows in flight (default 64); changes speed and memory, and no result of a fixed draft length.
         seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call, whatever the
-            batch size, device count or order, up to floating-point reduction order.
+            batch size, device count or order, up to floating-point reduction order. Where the clock chooses draft lengths
+            ("auto"), the same law; the same sequences come from the recorded options with the same batch size.
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
         return_log_probs: also return the target's log-density of each event.
@@ -110,8 +112,7 @@ def sample_stream(
 
     Each chunk's `stats` are those of the whole call so far. The models' weights must not change before the last chunk.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size = {chunk_size} must be at least 1")
+    chunk_size = whole_number("chunk_size", chunk_size, 1)
     call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
     plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     finished: dict[int, Finished] = {}
@@ -122,6 +123,8 @@ def sample_stream(
             while not all(i in finished for i in chunk):
                 done = next(passes)
                 finished[done.which] = done
+            if chunk.stop == total:
+                next(passes, None)  # runs to its end, where it keeps what was learnt
         yield call.assemble(plan, chunk, [finished.pop(i) for i in chunk])
 
 
@@ -139,10 +142,10 @@ class _Call:
         max_events: int,
         with_log_probs: bool,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        if seed != int(seed) or not -(2**63) <= seed < 2**63:
-            raise ValueError(f"seed = {seed} must be a whole number of at most 64 bits")
+        if options is not None and not isinstance(options, SamplingOptions):
+            raise TypeError(f"options is a {type(options).__name__}; give SamplingOptions, or single options as keywords")
+        self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
+        self.seed = whole_number("seed", seed, -(2**63), 2**63 - 1)
         self.target = resolve_model(target, "target")
         options = (options or SamplingOptions()).with_overrides(**overrides)
         named: Any = draft if isinstance(draft, str) and draft in DRAFTER_NAMES else None if draft is None else "model"
@@ -150,7 +153,7 @@ class _Call:
         # a model that will not be used is neither loaded nor recorded
         may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
         self.draft = resolve_model(draft, "draft") if may_draft else None
-        self.batch_size, self.seed, self.max_events, self.with_log_probs = batch_size, seed, max_events, with_log_probs
+        self.max_events, self.with_log_probs = max_events, with_log_probs
         self.device = model_device(self.target)
         self.stats = SamplingStats.of(self.options)
 
@@ -158,10 +161,13 @@ class _Call:
         self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
     ) -> Plan:
         check_models(self.target, self.draft)
-        return plan_requests(
+        plan = plan_requests(
             history, num_sequences, t_start, t_end, horizon, num_events, self.max_events, self.target.num_marks,
             getattr(self.target, "statistics", None), self.seed, first_index, self.device,
         )  # fmt: skip
+        for model in (self.target, self.draft):
+            check_starts(model, (source.window_start for source in plan.sources))
+        return plan
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -246,7 +252,7 @@ class _Call:
             histories=sources,
             options=self.replayable_options,
             seed=self.seed,
-            stats=replace(self.stats),
+            stats=self.stats.copy(),
             num_marks=self.target.num_marks,
             target_hash=content_hash(self.target),
             draft_hash=content_hash(self.draft),

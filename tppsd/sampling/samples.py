@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -26,7 +26,7 @@ class SamplingStats:
         exact: the samples have exactly the target's law, up to floating point.
         num_rounds: rounds summed over sequences; num_target_passes: passes over the whole batch.
         num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted,
-            those after a sequence's end do not (but those of "jacobi", of a draft in a few passes, of a tree, for "block").
+            those after a sequence's end do not (but those of "jacobi", "poisson", a draft in a few passes, a tree, for "block").
         num_tested: drafted events up to and including the first rejection.
         accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted); of a tree, by its depth.
         node_counts: int64 (num_nodes,), of a tree that branches: rounds in which each node was accepted.
@@ -54,6 +54,10 @@ class SamplingStats:
         """Empty counters of what resolved options will do."""
         exact = options.method != "fixed_point" or options.tolerance == 0
         return cls(options.method or "", options.rule, options.draft_length, options.drafter, exact, tree=options.tree)
+
+    def copy(self) -> SamplingStats:
+        """As they are now; a sampler goes on counting in the same tensors."""
+        return replace(self, accepted_counts=self.accepted_counts.clone(), node_counts=self.node_counts.clone())
 
     @property
     def num_drafted(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1C
 
     The standard error resamples whole sequences with replacement (events within one depend on each other). The zero
     inter-time of a given first event is left out. Windows censor long intervals, so compare only samples from windows
-    of the same length. Both are NaN where no sequence has two scored events or inter-times do not vary.
+    of the same length. Both are NaN where no sequence has two scored events or inter-times do not vary, the standard error also
+    where only one has.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8 (clusters).
     """
@@ -45,7 +47,8 @@ def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1C
     multiplicity.scatter_add_(1, drawn, torch.ones_like(multiplicity))
     resampled = _correlation(multiplicity @ moments)
     total = moments.sum(0)
-    return Lag1Correlation(float(_correlation(total)), float(resampled.std()), int(total[0]))
+    standard_error = float(resampled.std()) if num_sequences > 1 else math.nan
+    return Lag1Correlation(float(_correlation(total)), standard_error, int(total[0]))
 
 
 def _moments(tau: Tensor) -> Tensor:

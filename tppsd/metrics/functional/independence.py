@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,21 +32,28 @@ def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult
             mark PITs in the order of index.
         num_bins: m.
     Raises:
-        ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide.
+        ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide; a value that is not in [0, 1].
     """
     return pair_independence(uniforms[:-1], uniforms[1:], num_bins)
 
 
 def pair_independence(first: Tensor, second: Tensor, num_bins: int = 8) -> IndependenceResult:
-    """The same contingency test of pairs (first_i, second_i), both (num_pairs,) in [0, 1]."""
+    """The same contingency test of pairs (first_i, second_i), both (num_pairs,) in [0, 1].
+
+    Rows and columns of the grid without any value do not count; where one is left, nothing can be tested: p is NaN.
+    """
     num_pairs = first.numel()
     if num_pairs < 5 * num_bins**2:
         raise ValueError(f"{num_pairs} pairs are too few for a {num_bins} x {num_bins} grid; it needs at least {5 * num_bins**2}")
-    rows, columns = ((x.detach().double().cpu() * num_bins).long().clamp(0, num_bins - 1) for x in (first, second))
+    pairs = torch.stack([first, second]).detach().double().cpu()
+    if not ((pairs >= 0) & (pairs <= 1)).all():
+        wrong = pairs[~((pairs >= 0) & (pairs <= 1))][0].item()
+        raise ValueError(f"a residual is {wrong}; they must be numbers in [0, 1]")
+    rows, columns = (pairs * num_bins).long().clamp_max(num_bins - 1)
     table = torch.bincount(rows * num_bins + columns, minlength=num_bins**2).double().view(num_bins, num_bins)
     expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / num_pairs
     statistic = float(((table - expected) ** 2 / expected).nan_to_num(0.0).sum())
     from scipy.stats import chi2
 
-    dof = (num_bins - 1) ** 2
-    return IndependenceResult(statistic, float(chi2.sf(statistic, dof)), dof, num_pairs)
+    dof = math.prod(int((table.sum(dim) > 0).sum()) - 1 for dim in (0, 1))
+    return IndependenceResult(statistic, float(chi2.sf(statistic, dof)) if dof else math.nan, dof, num_pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ def nll_per_event(log_likelihoods: Tensor, num_events: Tensor) -> Tensor:
         log_likelihoods: (num_sequences,), L_s.
         num_events: (num_sequences,), N_s, number of events with a term in L_s.
     """
-    return -log_likelihoods.double().sum() / num_events.double().sum()
+    total = num_events.double().sum()
+    return torch.where(total > 0, -log_likelihoods.double().sum() / total, torch.nan)
 
 
 @torch.inference_mode()
@@ -36,12 +38,13 @@ def model_nll(model: LikelihoodModel, sequences: Sequence[EventSequence], conven
     for start in range(0, len(sequences), _AT_ONCE):
         batch = EventBatch.from_sequences(list(sequences[start : start + _AT_ONCE]))
         parts.append((model.log_likelihood(batch, convention), model.num_scored(batch, convention)))
-    return float(nll_per_event(*map(torch.cat, zip(*parts, strict=True))))
+    return float(nll_per_event(*map(torch.cat, zip(*parts, strict=True)))) if parts else math.nan
 
 
 def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
     """The same of a ground-truth process (tppsd.processes.Process), `window` convention."""
-    return -sum(process.log_likelihood(s) for s in sequences) / sum(s.num_scored for s in sequences)
+    num_events = sum(s.num_scored for s in sequences)
+    return -sum(process.log_likelihood(s) for s in sequences) / num_events if num_events else math.nan
 
 
 def nll_by_time(
@@ -58,8 +61,10 @@ def nll_by_time(
         edges: ascending, in the sequences' unit; some event comes before each, and between any two.
 
     Raises:
-        ValueError: a sequence ends before the latest edge, or a stretch has no event.
+        ValueError: edges do not ascend, a sequence ends before the latest, or a stretch has no event.
     """
+    if any(later <= earlier for earlier, later in pairwise(edges)):
+        raise ValueError(f"edges = {list(edges)} must ascend")
     if (shortest := min(sequence.window_end for sequence in sequences)) < edges[-1]:
         raise ValueError(f"the latest edge is {edges[-1]:g}, but a sequence is observed until {shortest:g} only")
     before, num_before, result = 0.0, 0, []

@@ -28,14 +28,18 @@ def event_counts(sequences: Sequence[EventSequence]) -> Tensor:
 
 def mark_totals(sequences: Sequence[EventSequence], num_marks: int) -> Tensor:
     """Number of scored events of each sequence and mark, float64 (num_sequences, num_marks)."""
-    return torch.stack([torch.bincount(s.marks[int(s.first_is_given) :], minlength=num_marks) for s in sequences]).double()
+    for sequence in sequences:
+        if len(sequence) and int(sequence.marks.max()) >= num_marks:
+            raise ValueError(f"sequence {sequence.index}: has mark {int(sequence.marks.max())}; marks are 0..{num_marks - 1}")
+    totals = [torch.bincount(s.marks[int(s.first_is_given) :], minlength=num_marks) for s in sequences]
+    return torch.stack(totals).double() if totals else torch.zeros(0, num_marks, dtype=torch.float64)
 
 
 def time_counts(sequences: Sequence[EventSequence], edges: Tensor) -> Tensor:
     """Number of scored events of each sequence in each bin (edges[b], edges[b + 1]], float64 (num_sequences, len(edges) - 1)."""
     edges = edges.double()
     ends = [torch.searchsorted(s.event_times[int(s.first_is_given) :], edges, right=True) for s in sequences]
-    return torch.stack(ends).double().diff(dim=1)
+    return torch.stack(ends).double().diff(dim=1) if ends else edges.new_zeros(0, len(edges) - 1)
 
 
 def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999, seed: int = 0) -> PermutationResult:
@@ -57,6 +61,8 @@ def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999,
             f"the samples have shapes {tuple(first.shape)} and {tuple(second.shape)}; both need rows and as many columns"
         )
     pooled = torch.cat(samples)
+    if torch.isnan(pooled).any():
+        raise ValueError("a statistic of a sequence is NaN; the samples must hold numbers")
     sorted_values, order = pooled.sort(0)
     ties = _tie_sizes(sorted_values)
     is_first = torch.arange(len(pooled)) < len(first)
