@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from test_data_reading import Rows, full, write
 
+from tppsd.data.marks import check_mark_names
 from tppsd.data.reading import read_dataset
 
 GOOD: dict[str, Any] = {"time_since_start": [0.0, 1.0, 2.0], "type_event": [0, 1, 0]}
 NAN, INF = float("nan"), float("inf")
+NO_DATE = "it must be a number, such as the seconds since an origin that all sequences share"
 
 
 def folder_with(tmp_path: Path, rows: Rows, split: str = "train") -> Path:
@@ -176,11 +179,77 @@ def test_column_types(tmp_path: Path) -> None:
     assert type_message("dim_process", [0]) == "train.parquet, row 0: dim_process = 0; it must be at least 1"
 
 
-def test_time_columns_that_are_dates(tmp_path: Path) -> None:
-    (tmp_path / "events.csv").write_text("sequence,time,mark\na,2024-01-05,x\n")
-    assert message(tmp_path / "events.csv").endswith(
-        "events.csv, row 0: time = datetime.date(2024, 1, 5) has type date32[day]; it must be a number"
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("2024-01-05", "'2024-01-05' has type date32[day]"),
+        ("2024-01-05 10:30:00", "'2024-01-05 10:30:00' has type timestamp[s]"),
+        ("2024-01-05T10:30:00.000000001Z", "'2024-01-05 10:30:00.000000001Z' has type timestamp[ns, tz=UTC]"),
+        ("10:30:00", "'10:30:00' has type time32[s]"),
+        ("05/01/2024", "'05/01/2024' has type string"),
+        ("5 Jan 2024 10:30", "'5 Jan 2024 10:30' has type string"),
+    ],
+)
+def test_time_columns_that_are_dates(tmp_path: Path, time: str, expected: str) -> None:
+    (tmp_path / "events.csv").write_text(f"sequence,time,mark\na,,x\na,{time},x\n")
+    assert message(tmp_path / "events.csv").endswith(f"events.csv, row 1: time = {expected}; {NO_DATE}")
+
+
+def test_inter_times_that_are_durations(tmp_path: Path) -> None:
+    durations = pa.array([[None, 1_000_000_001]], pa.list_(pa.duration("ns")))
+    table = pa.table({"time_since_start": [[0.0, 1.0]], "type_event": [[0, 1]], "time_since_last_event": durations})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    assert message(tmp_path) == (
+        f"train.parquet, row 0: time_since_last_event[1] = '1000000001' has type duration[ns]; {NO_DATE}"
     )
+
+
+@pytest.mark.parametrize("time", [2**53 + 1, -(2**53) - 1, 1_700_000_000_123_456_789, 2**63])
+def test_integer_times_beyond_float64(tmp_path: Path, time: int) -> None:
+    kind = pa.list_(pa.uint64() if time >= 2**63 else pa.int64())
+    table = pa.table({"time_since_start": pa.array([[0, time]], kind), "type_event": [[0, 1]]})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    assert message(tmp_path) == (
+        f"train.parquet, row 0: time_since_start[1] = {time} is beyond 2^53, where float64 loses digits; "
+        "subtract an origin, or use a coarser unit"
+    )
+
+
+def test_integer_marks_beyond_int64(tmp_path: Path) -> None:
+    table = pa.table({"time_since_start": [[0.0, 1.0]], "type_event": pa.array([[0, 2**63]], pa.list_(pa.uint64()))})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    assert message(tmp_path) == (
+        f"train.parquet, row 0: type_event[1] = {2**63} is out of range; marks must be integers 0..num_marks-1, or strings"
+    )
+
+
+def test_integer_marks_that_are_ids(tmp_path: Path) -> None:
+    rows = [{"sequence": 0, "time": float(i), "mark": mark} for i, mark in enumerate([7, 48_213_000, 7, 52_001])]
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.csv", rows)
+    assert message(tmp_path) == (
+        "train.csv, row 1 (sequence 0): mark = 48213000 is the largest of 3 distinct marks and would make 48213001 of them; "
+        "give IDs as strings such as 'id48213000', which are numbered by type, "
+        "or declare the number of marks in a column dim_process"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_of_one_name(tmp_path: Path, suffix: str) -> None:
+    def write_table(names: list[str]) -> Path:
+        file = tmp_path / f"events{suffix}"
+        table = pa.table([["a"], [1.0], [0.5], [0.25], [0]], names=names)
+        if suffix == ".csv":
+            pyarrow.csv.write_csv(table, file)
+        else:
+            pyarrow.parquet.write_table(table, file)
+        return file
+
+    assert message(write_table(["sequence", "time", "time", "other", "mark"])).endswith(
+        f"events{suffix}: 2 columns have the name time; the column that holds 'time' needs a name of its own"
+    )
+    file = write_table(["sequence", "time", "other", "other", "mark"])  # these two are not read
+    assert "of 1 sequences leave the train split empty" in message(file, fractions=(0.4, 0.3, 0.3))
 
 
 def test_missing_columns_list_what_is_there(tmp_path: Path) -> None:
@@ -213,8 +282,30 @@ def test_unknown_type_of_another_split_is_named(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", [{"sequence": 0, "time": 1.0, "mark": name} for name in ("bus", "taxi")])
     write(tmp_path / "dev.csv", [{"sequence": 0, "time": 1.0, "mark": name} for name in ("bus", "tram")])
     assert message(tmp_path) == (
-        "dev.csv, row 1 (sequence 0): mark = 'tram' does not occur in the training split; its types are bus, taxi"
+        "dev.csv, row 1 (sequence 0): mark = 'tram' does not occur in the training split; "
+        "it must be one of bus, taxi, or the training split must have it"
     )
+    write(tmp_path / "train.csv", [{"sequence": 0, "time": 1.0, "mark": f"line {i}"} for i in range(9)])
+    assert message(tmp_path).endswith(
+        "it must be one of line 0, line 1, line 2, line 3, line 4, line 5, ..., or the training split must have it"
+    )
+
+
+def test_mark_names_that_a_model_does_not_know() -> None:
+    def difference(known: str, found: str) -> str:
+        with pytest.raises(ValueError) as error:
+            check_mark_names(tuple(known), tuple(found), "the target")
+        return str(error.value)
+
+    for known, found in [(None, None), (None, ("a",)), (("a",), None), (("a", "b"), ("a", "b"))]:
+        check_mark_names(known, found, "the target")
+    advice = "a model knows the marks of its training split, in their order"
+    assert difference("abc", "bcd") == f"the target was trained with the marks a, b, c, but the data have b, c, d; {advice}"
+    assert "the marks a, b, but the data have b, a;" in difference("ab", "ba")
+    assert "the marks a, b, c, d, e, f, ..., but the data have b, c;" in difference("abcdefg", "bc")
+    # the first mark that differs is always shown
+    assert "the marks ..., c, d, e, f, g, h, ..., but the data have ..., c, d, e, f, g, x;" in difference("abcdefghi", "abcdefgx")
+    assert "the marks ..., c, d, e, f, g, but the data have ..., c, d, e, f, g, h, ...;" in difference("abcdefg", "abcdefghi")
 
 
 def test_strings_after_integers(tmp_path: Path) -> None:
@@ -276,7 +367,9 @@ def test_paths(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no split 'tests'; the splits are train, validation, test"):
         read_dataset(tmp_path).sequences("tests")
     write(tmp_path / "train.jsonl", [GOOD])
-    assert message(tmp_path) == f"{tmp_path}: train.json and train.jsonl are both the train split; keep one of them"
+    assert message(tmp_path) == (
+        f"{tmp_path}: train.json and train.jsonl are both the train split; keep one file or one set of shards"
+    )
 
 
 def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
@@ -295,6 +388,56 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
     )
     assert file_message("b.json", "[[1, 2], [3]]") == "b.json, row 0: is [1, 2], not an object with columns"
     assert file_message("a.pkl", "") == "a.pkl: cannot read a .pkl; the formats are .parquet, .json, .jsonl, .csv"
+
+
+def test_shards_that_are_missing(tmp_path: Path) -> None:
+    advice = "copy all of them here, or let the job that writes them finish"
+    for split in ("train-00000-of-00002", "validation", "test"):
+        write(tmp_path / "copied" / f"{split}.jsonl", [GOOD])
+    assert message(tmp_path / "copied") == (
+        f"{tmp_path}/copied: the train split has 1 of 2 shards and train-00001-of-00002.jsonl is missing; {advice}"
+    )
+    for chunk in (0, 1, 2, 4, 6, 9):  # the samples of an interrupted job
+        write(tmp_path / "samples" / f"train-{chunk:05d}-of-00010.parquet", [GOOD])
+    assert message(tmp_path / "samples") == (
+        f"{tmp_path}/samples: the train split has 6 of 10 shards and train-00003-of-00010.parquet is missing; {advice}"
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00002.jsonl", "train-00001-of-00003.jsonl"),
+        ("train-00000-of-00001.jsonl", "train.jsonl"),
+        ("train-0-of-1.json", "train-0-of-1.jsonl"),
+        ("Train.json", "train.jsonl"),
+        ("dev.json", "validation.json"),
+    ],
+)
+def test_two_tables_for_one_split(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        write(tmp_path / name, [GOOD])
+    split = "validation" if "dev.json" in names else "train"
+    assert message(tmp_path) == (
+        f"{tmp_path}: {names[0]} and {names[1]} are both the {split} split; keep one file or one set of shards"
+    )
+
+
+def test_saved_data_set_that_is_not_whole(tmp_path: Path) -> None:
+    import datasets
+
+    part = datasets.Dataset.from_list([GOOD])
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path)
+    (tmp_path / "train" / "data-00000-of-00001.arrow").unlink()
+    assert message(tmp_path).startswith(f"{tmp_path}: has a dataset_dict.json, but `datasets` cannot load the folder: ")
+
+
+def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b'{"sequence": 0, "time": 1.0, "mark": "a"}\n{"sequence": 0, "time": 2.0, "mark": "caf\xe9"}\n')
+    assert message(file).endswith("events.jsonl, line 2: has the byte 0xe9, which is not UTF-8; save the file as UTF-8")
+    file.write_bytes('{"sequence": 0, "time": 1.0, "mark": "a"}'.encode("utf-16"))
+    assert message(file).endswith("events.jsonl, line 1: has the byte 0xff, which is not UTF-8; save the file as UTF-8")
 
 
 def test_shards_that_do_not_fit(tmp_path: Path) -> None:

@@ -103,6 +103,67 @@ def test_shards_of_a_split_are_joined(tmp_path: Path) -> None:
     assert_is_splits(read_dataset(tmp_path))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_shards_numbered_from_zero_or_one(tmp_path: Path, first: int) -> None:
+    for split, rows in SPLITS.items():
+        for i, row in enumerate(full(rows)):
+            write(tmp_path / f"{split}-{i + first}-of-{len(rows)}.json", [row])
+    assert_is_splits(read_dataset(tmp_path))
+
+
+def test_names_in_any_letter_case(tmp_path: Path) -> None:
+    for split, name in {"train": "Train.jsonl", "validation": "DEV.PARQUET", "test": "test-00000-of-00001.CSV"}.items():
+        write(tmp_path / name.lower(), event_rows(SPLITS[split])).rename(tmp_path / name)
+    assert_is_splits(read_dataset(tmp_path))
+    dataset = read_dataset(
+        tmp_path / "test-00000-of-00001.CSV", fractions=(0.4, 0.3, 0.3), columns={"sequence": "time", "mark": None}
+    )
+    assert len(dataset.sequences("Train")) == 1
+
+
+def test_split_files_in_a_subfolder_data(tmp_path: Path) -> None:
+    """The layout of a repository on the hub."""
+    for split, rows in SPLITS.items():
+        write(tmp_path / "data" / f"{split}-00000-of-00001.parquet", full(rows))
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    dataset = read_dataset(tmp_path)
+    assert_is_splits(dataset)
+    assert dataset.name == tmp_path.name
+    assert dataset.notes == (f"{tmp_path}: ignored dataset_infos.json (not a split file)",)
+    for split in SPLITS:
+        write(tmp_path / f"{split}.json", full(SPLITS["train"]))
+    assert_is_splits(read_dataset(tmp_path), dict.fromkeys(SPLITS, SPLITS["train"]))  # the folder itself comes first
+
+
+def test_saved_dataset_dict(tmp_path: Path) -> None:
+    import datasets
+
+    names = {"train": "Train", "validation": "dev", "test": "test"}
+    parts = {names[split]: datasets.Dataset.from_list(full(rows)) for split, rows in SPLITS.items()}
+    datasets.DatasetDict(parts | {"extra": parts["test"]}).save_to_disk(tmp_path / "saved")
+    dataset = read_dataset(tmp_path / "saved")
+    assert_is_splits(dataset)
+    assert dataset.name == "saved" and dataset.notes == (f"{tmp_path / 'saved'}: ignored the splits extra",)
+
+
+def test_json_text(tmp_path: Path) -> None:
+    """A byte-order mark, line separators inside strings, and line ends of any system."""
+    rows = [row | {"mark": f"a\u2028b\u0085{row['mark']}"} for row in event_rows(SPLITS["train"])]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    for name, text in {"lf": "\n".join(lines), "crlf": "\r\n".join(lines), "array": f"[{', '.join(lines)}]"}.items():
+        for split in ("train", "test"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{split}.jsonl").write_bytes(text.encode("utf-8-sig"))
+        assert_is_splits(read_dataset(tmp_path / name), dict.fromkeys(("train", "test"), SPLITS["train"]))
+
+
+def test_folder_of_parquet_parts(tmp_path: Path) -> None:
+    """What Spark writes for one table."""
+    for split, rows in SPLITS.items():
+        write(tmp_path / f"{split}.parquet" / "part-0.parquet", full(rows))
+    assert_is_splits(read_dataset(tmp_path))
+
+
 def test_one_file_is_cut_by_fractions_in_file_order(tmp_path: Path) -> None:
     rows = [{"time_since_start": [0.0, 1.0 + i], "type_event": [0, 1]} for i in range(10)]
     file = write(tmp_path / "events.jsonl", rows)
@@ -222,6 +283,17 @@ def test_num_marks_is_declared_or_comes_from_the_training_split(tmp_path: Path) 
     assert read_dataset(tmp_path / "declared").num_marks == 9
     assert read_dataset(tmp_path / "found").num_marks == 3
     assert read_dataset(tmp_path / "null").num_marks == 3
+
+
+def test_large_vocabularies(tmp_path: Path) -> None:
+    """Integers up to 20 times as many as occur, and any that the data declare, are marks."""
+    marks = [20 * i + 19 for i in range(100)]
+    rows: Rows = [{"time_since_start": list(range(100)), "type_event": marks}]
+    for split in SPLITS:
+        write(tmp_path / "found" / f"{split}.parquet", rows)
+        write(tmp_path / "small" / f"{split}.parquet", [{"time_since_start": [0, 1], "type_event": [0, 999]}])
+        write(tmp_path / "declared" / f"{split}.parquet", [{"time_since_start": [0], "type_event": [7], "dim_process": 5000}])
+    assert [read_dataset(tmp_path / name).num_marks for name in ("found", "small", "declared")] == [2000, 1000, 5000]
 
 
 def test_unmarked_events_are_declared(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 Place = Callable[[int], str]  # position of a value -> words that say where it stands
+EXACT = 2**53  # float64 holds every integer up to here
+DATE_OR_CLOCK = re.compile(r"\d[-/.]\d+[-/.]\d|\d:\d\d")
 
 
 def is_list(kind: Any) -> bool:
@@ -39,11 +42,36 @@ def to_floats(values: Any, place: Place, missing: float | None = None) -> np.nda
     values = plain(values)
     kind = values.type
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)):
-        i = next((i for i, value in enumerate(values.to_pylist()) if value is not None and not _is_number(value)), 0)
-        raise ValueError(f"{place(i)} = {values[i].as_py()!r} has type {kind}; it must be a number")
+        raise _not_a_number(values, place)
     if values.null_count and missing is None:
         raise ValueError(f"{place(first_null(values))} is missing; it must be a finite number")
+    if types.is_integer(kind):
+        _check_exact(values, place)
     return np.array(values.cast("float64").fill_null(np.nan if missing is None else missing).to_numpy(zero_copy_only=False))
+
+
+def _not_a_number(values: Any, place: Place) -> ValueError:
+    """The error for the first value of a column that holds no numbers."""
+    from pyarrow import types
+
+    kind = values.type
+    if types.is_temporal(kind):
+        values = values.cast("string")  # as_py() of nanoseconds needs pandas
+    present = [(i, value) for i, value in enumerate(values.to_pylist()) if value is not None] or [(0, None)]
+    i, value = next((pair for pair in present if not _is_number(pair[1])), present[0])
+    is_date = types.is_temporal(kind) or (isinstance(value, str) and DATE_OR_CLOCK.search(value))
+    hint = ", such as the seconds since an origin that all sequences share" if is_date else ""
+    return ValueError(f"{place(i)} = {value!r} has type {kind}; it must be a number{hint}")
+
+
+def _check_exact(integers: Any, place: Place) -> None:
+    numbers = integers.fill_null(0).to_numpy(zero_copy_only=False)
+    large = (numbers > EXACT) | (numbers < -EXACT)
+    if large.any():
+        i = int(large.nonzero()[0][0])
+        raise ValueError(
+            f"{place(i)} = {numbers[i]} is beyond 2^53, where float64 loses digits; subtract an origin, or use a coarser unit"
+        )
 
 
 def to_marks(values: Any, place: Place) -> Any:
@@ -60,6 +88,9 @@ def to_marks(values: Any, place: Place) -> Any:
         fractional = (i for i, value in enumerate(values.to_pylist()) if isinstance(value, float) and not value.is_integer())
         i = next(fractional, 0)
         raise ValueError(f"{place(i)} = {values[i].as_py()!r} has type {kind}; marks must be integers 0..num_marks-1, or strings")
+    if types.is_uint64(kind) and (large := values.to_numpy(zero_copy_only=False) >= 2**63).any():
+        i = int(large.nonzero()[0][0])
+        raise ValueError(f"{place(i)} = {values[i].as_py()} is out of range; marks must be integers 0..num_marks-1, or strings")
     return values.cast("int64")
 
 

@@ -67,6 +67,11 @@ def resolve_columns(
                 f"{source}: the column {' or '.join(default_names)} is missing; the columns are {', '.join(present)}: "
                 f"say which one it is with columns={{{field!r}: ...}}{unmarked}"
             )
+        if found and present.count(found[0]) > 1:
+            raise ValueError(
+                f"{source}: {present.count(found[0])} columns have the name {found[0]}; "
+                f"the column that holds {field!r} needs a name of its own"
+            )
         if found:
             resolved[field] = found[0]
     return resolved

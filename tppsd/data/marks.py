@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from tppsd.data.arrow import first_null
 from tppsd.data.sequence_table import SequenceTable
+
+LARGE, SPARSE = 1000, 20  # integers are taken for IDs if they make more than 1000 marks and 20 times those that occur
+SHOWN = 6  # names in a message
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,10 @@ class MarkVocabulary:
             return cls(len(names), names)
         if train.num_marks is not None:
             return cls(train.num_marks, declared=True)
-        largest = int(np.max(train.marks.to_numpy(), initial=0))
-        return cls(max(largest, 0) + 1)
+        num_marks = int(np.max(train.marks.to_numpy(), initial=0)) + 1
+        if num_marks > LARGE:
+            _check_not_ids(train, num_marks)
+        return cls(num_marks)
 
     def encode(self, table: SequenceTable) -> np.ndarray:
         """int64 (num_events,): the marks of `table`, 0..num_marks-1."""
@@ -55,7 +61,7 @@ class MarkVocabulary:
             i = first_null(codes)
             raise ValueError(
                 f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; "
-                f"its types are {', '.join(self.names or ())}"
+                f"it must be one of {_shown(self.names or ())}, or the training split must have it"
             )
         return codes.to_numpy().astype(np.int64)
 
@@ -74,3 +80,34 @@ class MarkVocabulary:
                 f"{table.event_place(i, 'mark')} = {marks[i]} is out of range; marks must be 0..{self.num_marks - 1}{origin}"
             )
         return marks
+
+
+def check_mark_names(known: tuple[str, ...] | None, found: tuple[str, ...] | None, whose: str) -> None:
+    """Refuse data whose mark names are not those that a model (`whose`) knows; without names there is nothing to compare."""
+    if known is None or found is None or known == found:
+        return
+    first_difference = next(i for i, names in enumerate(zip_longest(known, found)) if names[0] != names[1])
+    start = max(0, first_difference + 1 - SHOWN)
+    raise ValueError(
+        f"{whose} was trained with the marks {_shown(known, start)}, but the data have {_shown(found, start)}; "
+        "a model knows the marks of its training split, in their order"
+    )
+
+
+def _check_not_ids(train: SequenceTable, num_marks: int) -> None:
+    """A model with a mark for every integer up to the largest ID would exhaust the memory."""
+    marks = train.marks.to_numpy()
+    num_distinct = len(np.unique(marks))
+    if num_marks > SPARSE * num_distinct:
+        largest = num_marks - 1
+        raise ValueError(
+            f"{train.event_place(int(marks.argmax()), 'mark')} = {largest} is the largest of {num_distinct} distinct marks and "
+            f"would make {num_marks} of them; give IDs as strings such as 'id{largest}', which are numbered by type, "
+            "or declare the number of marks in a column dim_process"
+        )
+
+
+def _shown(names: tuple[str, ...], start: int = 0) -> str:
+    """At most SHOWN names from `start`."""
+    stop = start + SHOWN
+    return ", ".join([*["..."] * (start > 0), *names[start:stop], *["..."] * (len(names) > stop)])

@@ -61,7 +61,7 @@ def read_dataset(
     """Read the data set at `path`.
 
     Args:
-        path: folder of split files, one file (Parquet, JSON, JSON lines, CSV), or a hub id.
+        path: folder of split files or of `DatasetDict.save_to_disk`, one file (Parquet, JSON, JSON lines, CSV), or a hub id.
         columns: field -> column name where names are not the default ones (`tppsd.data.columns`); None = do not read it.
         fractions: shares of train, validation and test, cut in file order, where there is only one table.
         t_start, t_end: window of every sequence where the data have no columns for it.

@@ -1,4 +1,4 @@
-"""Find and open the tables of a data set: a folder of split files, one file, or a hub id.
+"""Find and open the tables of a data set: a folder of split files or of `datasets`, one file, or a hub id.
 
 Every table becomes an Arrow table (float64 stays float64). Arrow and `datasets` are imported when a table is opened.
 """
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
 SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
-SHARD = re.compile(r"-\d+-of-\d+$")  # train-00000-of-00002.parquet
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)")  # train-00000-of-00002
+SAVED = "dataset_dict.json"  # what DatasetDict.save_to_disk writes beside a folder for each split
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -32,19 +33,24 @@ class Tables(NamedTuple):
 
 def split_name(name: str) -> str:
     """train, validation or test for any of their usual names."""
-    if name not in SPLIT_NAMES:
+    split = _known_split(name)
+    if split is None:
         raise ValueError(f"there is no split {name!r}; the splits are {', '.join(SPLITS)}")
-    return SPLIT_NAMES[name]
+    return split
+
+
+def _known_split(name: str) -> str | None:
+    return SPLIT_NAMES.get(name.lower())
 
 
 def open_tables(path: str | Path, candidates: Collection[str]) -> Tables:
     """Open the data set at `path`; of JSON files only the columns in `candidates` are kept."""
     local = Path(path)
     if local.is_dir():
-        return _open_folder(local, candidates)
+        return _open_saved(local) if (local / SAVED).is_file() else _open_folder(local, candidates)
     if local.is_file():
         return Tables(local.stem, {None: (str(local), _open_file(local, candidates))})
-    if HUB_ID.fullmatch(str(path)) and local.suffix not in SUFFIXES:
+    if HUB_ID.fullmatch(str(path)) and local.suffix.lower() not in SUFFIXES:
         return _open_hub(str(path))
     raise FileNotFoundError(
         f"{path}: no such file or folder; give a folder of split files, one file, or a hub id such as easytpp/taxi"
@@ -52,11 +58,13 @@ def open_tables(path: str | Path, candidates: Collection[str]) -> Tables:
 
 
 def _open_folder(folder: Path, candidates: Collection[str]) -> Tables:
-    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
+    files = _data_files(folder)
+    if not any(_split_of(file) for file in files):
+        files += _data_files(folder / "data")  # where repositories of the hub have them
     by_split: dict[str, list[Path]] = {}
     ignored = []
     for file in files:
-        split = SPLIT_NAMES.get(SHARD.sub("", file.stem))
+        split = _split_of(file)
         if split is None:
             ignored.append(file.name)
         else:
@@ -69,12 +77,44 @@ def _open_folder(folder: Path, candidates: Collection[str]) -> Tables:
         )
     tables: dict[str | None, tuple[str, Any]] = {}
     for split in (split for split in SPLITS if split in by_split):
-        parts = by_split[split]
-        if len({SHARD.sub("", part.stem) + part.suffix for part in parts}) > 1:
-            raise ValueError(f"{folder}: {parts[0].name} and {parts[1].name} are both the {split} split; keep one of them")
-        tables[split] = _concatenate(parts, candidates)
+        _check_parts(folder, split, by_split[split])
+        tables[split] = _concatenate(by_split[split], candidates)
     notes = (f"{folder}: ignored {', '.join(ignored)} (not a split file)",) if ignored else ()
     return Tables(folder.resolve().name, _only_train_is_unsplit(tables), notes)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """In order of their names; none where there is no such folder."""
+    return sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
+
+
+def _split_of(file: Path) -> str | None:
+    shard = SHARD.fullmatch(file.stem)
+    return _known_split(shard["stem"] if shard else file.stem)
+
+
+def _check_parts(folder: Path, split: str, parts: list[Path]) -> None:
+    """A split is one file or all shards of one; a second copy, or a shard left out, would show nowhere."""
+    copies = {SHARD.sub(r"\g<stem>-of-\g<total>", part.name): part.name for part in parts}
+    if len(copies) > 1:
+        first, second, *_ = copies.values()
+        raise ValueError(f"{folder}: {first} and {second} are both the {split} split; keep one file or one set of shards")
+    shards = [shard for part in parts if (shard := SHARD.fullmatch(part.stem))]
+    if shards:
+        _check_shards(folder, split, shards, parts[0].suffix)
+
+
+def _check_shards(folder: Path, split: str, shards: list[re.Match[str]], suffix: str) -> None:
+    one, total = shards[0], int(shards[0]["total"])
+    numbers = {int(shard["number"]) for shard in shards}
+    start = int(total in numbers)  # they are 0..N-1, of some writers 1..N
+    missing = next((number for number in range(start, start + total) if number not in numbers), None)
+    if missing is not None:
+        name = f"{one['stem']}-{missing:0{len(one['number'])}d}-of-{one['total']}{suffix}"
+        raise ValueError(
+            f"{folder}: the {split} split has {len(numbers)} of {total} shards and {name} is missing; "
+            "copy all of them here, or let the job that writes them finish"
+        )
 
 
 def _open_hub(hub_id: str) -> Tables:
@@ -83,17 +123,35 @@ def _open_hub(hub_id: str) -> Tables:
     try:
         loaded = datasets.load_dataset(hub_id)
     except Exception as error:  # the hub's client raises many kinds: offline, unknown, gated, broken files
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise FileNotFoundError(f"{hub_id}: no such folder here, and the hub does not give it: {reason}") from error
-    by_split = {SPLIT_NAMES[name]: part for name, part in loaded.items() if name in SPLIT_NAMES}
-    ignored = [str(name) for name in loaded if name not in SPLIT_NAMES]
+        raise FileNotFoundError(f"{hub_id}: no such folder here, and the hub does not give it: {_reason(error)}") from error
+    return _from_dataset_dict(hub_id, hub_id.split("/")[-1], loaded)
+
+
+def _open_saved(folder: Path) -> Tables:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # files that are missing, cut short or of another version
+        raise ValueError(f"{folder}: has a {SAVED}, but `datasets` cannot load the folder: {_reason(error)}") from error
+    return _from_dataset_dict(str(folder), folder.resolve().name, loaded)
+
+
+def _from_dataset_dict(source: str, name: str, loaded: Any) -> Tables:
+    by_split = {split: part for key, part in loaded.items() if (split := _known_split(key)) is not None}
+    ignored = [str(key) for key in loaded if _known_split(key) is None]
     if not by_split:
-        raise ValueError(f"{hub_id}: none of its splits {', '.join(ignored)} is train, validation or test")
+        raise ValueError(f"{source}: none of its splits {', '.join(ignored)} is train, validation or test")
     tables: dict[str | None, tuple[str, Any]] = {
-        split: (f"{hub_id}, {split} split", by_split[split].with_format("arrow")[:]) for split in SPLITS if split in by_split
+        split: (f"{source}, {split} split", by_split[split].with_format("arrow")[:]) for split in SPLITS if split in by_split
     }
-    notes = (f"{hub_id}: ignored the splits {', '.join(ignored)}",) if ignored else ()
-    return Tables(hub_id.split("/")[-1], _only_train_is_unsplit(tables), notes)
+    notes = (f"{source}: ignored the splits {', '.join(ignored)}",) if ignored else ()
+    return Tables(name, _only_train_is_unsplit(tables), notes)
+
+
+def _reason(error: Exception) -> str:
+    """The message of another library's error, to end a sentence with."""
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _only_train_is_unsplit(tables: dict[str | None, tuple[str, Any]]) -> dict[str | None, tuple[str, Any]]:
@@ -108,26 +166,34 @@ def _open_file(file: Path, candidates: Collection[str]) -> Any:
     import pyarrow.csv
     import pyarrow.parquet
 
-    if file.suffix not in SUFFIXES:
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(f"{file}: cannot read a {file.suffix or 'file without a suffix'}; the formats are {', '.join(SUFFIXES)}")
     try:
-        if file.suffix == ".parquet":
-            return pyarrow.parquet.read_table(file)
-        if file.suffix == ".csv":
+        if suffix == ".parquet":
+            # read_table takes a folder of parts too, but no file where a column name occurs twice
+            return pyarrow.parquet.read_table(file) if file.is_dir() else pyarrow.parquet.ParquetFile(file).read()
+        if suffix == ".csv":
             empty_is_missing = pyarrow.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
             return pyarrow.csv.read_csv(file, convert_options=empty_is_missing)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{file}: not a readable {file.suffix[1:]} file: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file}: not a readable {suffix[1:]} file: {_reason(error)}") from error
     return _rows_to_table(str(file), _json_rows(file), candidates)
 
 
 def _json_rows(file: Path) -> list[dict[str, Any]]:
     """The objects of a JSON array, or of a file with one JSON object per line."""
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{file}, line {line}: has the byte {error.object[error.start]:#04x}, which is not UTF-8; save the file as UTF-8"
+        ) from error
     if text.lstrip().startswith("["):
         pieces = [(1, text)]
     else:
-        pieces = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        pieces = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     rows: list[Any] = []
     for number, piece in pieces:
         try:
@@ -187,6 +253,4 @@ def _concatenate(parts: list[Path], candidates: Collection[str]) -> tuple[str, A
     try:
         return source, pyarrow.concat_tables(tables, promote_options="permissive")
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise ValueError(
-            f"{source}: the shards of a split must have the same column types: {' '.join(str(error).split())}"
-        ) from error
+        raise ValueError(f"{source}: the shards of a split must have the same column types: {_reason(error)}") from error
