@@ -46,6 +46,9 @@ def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
         torch.save({"weights": distilled.state_dict(), "metrics": metrics}, folder / "distilled.pt")
 
     predict(folder / "samples", folder / "target.ckpt", draft, **distributed)
+    few = Requests(3, num_events=4)  # one chunk: nothing for a second process
+    writer = SampleWriter(folder / "few")
+    trainer(callbacks=[writer], **distributed).predict(Sampler(folder / "target.ckpt"), few.loader(), return_predictions=False)
 
 
 def predict(samples: Path, target: Path, draft: Path, **distributed: Any) -> int:

@@ -70,6 +70,8 @@ def test_predict_gives_every_index_once_and_the_same_sequences(folders: tuple[Pa
         assert mine.tolist() == theirs.tolist()
     for mine, theirs in zip(one["time_since_start"], two["time_since_start"], strict=True):
         assert mine.tolist() == pytest.approx(theirs.tolist(), abs=1e-4)
+    for folder in folders:
+        assert pandas.read_parquet(folder / "few")["seq_idx"].tolist() == [0, 1, 2], "fewer chunks than processes"
 
 
 @pytest.mark.slow

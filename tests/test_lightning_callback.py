@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import WandbLogger
 from lightning_helpers import SMALL, fitted, small_data, trainer
+from stubs import lively_transformer
 
 from tppsd import DraftTPP, SamplingOptions, SpeculativeSampling, TargetTPP
 from tppsd.lightning.modules import TPPModule
@@ -103,6 +104,13 @@ def test_mistakes_are_named(checkpoints: dict[str, Path]) -> None:
         run(DraftTPP, [SpeculativeSampling()])
     with pytest.raises(FileNotFoundError, match=r"nowhere.ckpt: there is no such checkpoint"):
         run(TargetTPP, [SpeculativeSampling(draft="nowhere.ckpt")])
+
+
+def test_another_model_that_does_not_fit_is_refused_before_training(tmp_path: Path) -> None:
+    lively_transformer(3, "thp", seed=0).save(tmp_path / "other.ckpt")
+    callback = SpeculativeSampling(draft=tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"draft has num_marks = 3, the target 2"):
+        run(TargetTPP, [callback], max_steps=0)
 
 
 def offline_keys(path: Path) -> set[str]:

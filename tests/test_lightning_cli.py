@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -63,6 +64,71 @@ def test_fit_without_a_config_and_again_from_the_one_it_saved() -> None:
     assert torch.load("outputs/fit/version_2/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
 
 
+def callbacks_of(checkpoint: Path) -> dict[str, dict]:
+    """What the callbacks of a run have left in its checkpoint, by their classes."""
+    record = torch.load(checkpoint, weights_only=True)
+    return {name.split("{")[0]: state for name, state in record["callbacks"].items()}
+
+
+def test_a_run_is_resumed_from_its_last_epoch_and_keeps_its_best(caplog: pytest.LogCaptureFixture) -> None:
+    """Here the first epoch is the best: the worst NLL is looked for."""
+    size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--checkpoint.mode", "max"]
+    assert tppsd("fit", *DATA, *QUIET, *STEPWISE, *size, "--trainer.max_epochs", "3", "--early_stopping.patience", "5") == 0
+    first = Path("outputs/fit/version_0")
+    epochs = [torch.load(first / "checkpoints" / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")]
+    assert epochs == [0, 2]
+    best = callbacks_of(first / "checkpoints" / "last.ckpt")["BestCheckpoint"]
+
+    resume = ["--config", first / "config.yaml", "--ckpt_path", first / "checkpoints" / "last.ckpt"]
+    assert tppsd("fit", *resume, "--trainer.max_epochs", "4", "--early_stopping.patience", "7") == 0
+    second = callbacks_of(Path("outputs/fit/version_1/checkpoints/last.ckpt"))
+    assert second["BestCheckpoint"]["best_model_path"] == best["best_model_path"]
+    assert second["BestCheckpoint"]["best_model_score"] == best["best_model_score"]
+    assert second["Patience"]["patience"] == 7
+    assert (first / "checkpoints" / "best.ckpt").exists() and not Path("outputs/fit/version_1/checkpoints/best.ckpt").exists()
+    caplog.clear()
+    assert tppsd("fit", *resume) == 0  # its three epochs are over
+    assert f"best checkpoint: {first / 'checkpoints' / 'best.ckpt'}" in caplog.text
+
+
+def test_checkpoints_of_another_run_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["fit", *DATA, *QUIET, *STEPWISE, "--trainer.max_epochs", "1", "--trainer.logger", "false"]
+    assert tppsd(*arguments) == 0
+    before = Path("checkpoints/best.ckpt").read_bytes()
+    assert tppsd(*arguments, "--seed_everything", "1") == 2
+    assert "best.ckpt is of another run; give another --checkpoint.dirpath" in capsys.readouterr().err
+    assert Path("checkpoints/best.ckpt").read_bytes() == before
+    assert tppsd(*arguments, "--checkpoint.dirpath", "elsewhere") == 0
+    assert {path.name for path in Path("elsewhere").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def events_with_marks(path: Path, marks: str) -> list[str]:
+    """Options for a file of thirty sequences whose marks go round in `marks`."""
+    rows = [f"{i},{0.5 * j + 0.01 * i},{marks[(i + j) % len(marks)]}" for i in range(30) for j in range(1, 9)]
+    path.write_text("\n".join(["sequence,time,mark", *rows]) + "\n")
+    return ["--data.path", str(path)]
+
+
+def test_marks_of_other_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    known, other = events_with_marks(Path("known.csv"), "abc"), events_with_marks(Path("other.csv"), "bcd")
+    size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--trainer.max_epochs", "1", *STEPWISE]
+    assert tppsd("fit", *known, *QUIET, *size) == 0
+    best, last = (Path("outputs/fit/version_0/checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
+    assert tppsd("test", *known, *QUIET, "--ckpt_path", best) == 0
+    histories = ["--requests.continue_split", "test", "--requests.given_events", "2"]
+    draft = ["--config", CONFIGS / "thp_draft.yaml", "--config", CONFIGS / "distill.yaml", "--model.distillation.target", best]
+    for arguments in (
+        ["test", *other, *QUIET, "--ckpt_path", best],
+        ["fit", *other, *QUIET, *STEPWISE, "--ckpt_path", last, "--trainer.max_epochs", "2"],
+        ["fit", *other, *QUIET, *size, *draft],
+        ["predict", *other, *QUIET, "--model.target", best, *histories],
+    ):
+        capsys.readouterr()
+        assert tppsd(*arguments) == 2
+        assert "trained with the marks a, b, c, but the data have b, c, d" in capsys.readouterr().err
+    assert not list(Path("outputs").glob("samples/*"))
+
+
 def test_the_architecture_comes_from_the_checkpoint(checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """Also its class, here a draft with another encoder, although a TargetTPP with a rotary encoder is the default."""
     assert tppsd("test", *DATA, *QUIET, "--ckpt_path", checkpoints[1]) == 0
@@ -81,7 +147,7 @@ def test_a_draft_is_distilled_and_resumed(checkpoints: tuple[Path, Path], capsys
     assert {"train/kl", "train/step_acceptance", "val/kl", "val/step_acceptance"} <= set(lines[0].split(","))
     record = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert record["tppsd"]["distilled_from"] == load(checkpoints[0]).content_hash()
-    scores = [state for name, state in record["callbacks"].items() if name.startswith("ModelCheckpoint")]
+    scores = [state for name, state in record["callbacks"].items() if name.startswith("BestCheckpoint")]
     assert scores[0]["monitor"] == "val/step_acceptance"
 
     resume = ["--ckpt_path", run / "checkpoints" / "last.ckpt", "--trainer.max_epochs", "3"]
@@ -132,6 +198,50 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str, capsys: p
     assert tppsd(*arguments) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"tppsd {arguments[0]}: error: ")]
     assert len(error) == 1 and message in error[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.encodr", "thp"], "there is no option --model.encodr; did you mean --model.encoder?"),
+        (["--model.encoder", "lstm"], "--model.encoder = lstm is wrong; it must be one of 'thp', 'sahp', 'attnhp', 'rotary' ("),
+        (["--data.pth", "x"], "there is no option --data.pth; did you mean --data.path?"),
+        (["--data.batch_size", "2.5"], "--data.batch_size = 2.5 is wrong; it must be a whole number ("),
+        (["--trainer.max_epochs", "many"], "--trainer.max_epochs = many is wrong; it must be a whole number or null ("),
+        (["--nonsense", "3"], "unrecognized arguments: --nonsense 3"),
+    ],
+)
+def test_wrong_options_are_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tppsd("fit", *DATA, *arguments)
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "JsonargparseDeprecation" not in line]
+    assert error.startswith("tppsd fit: error: ") and message in error
+    assert error.endswith("(`tppsd fit --help` lists the options)")
+
+
+@pytest.mark.parametrize("content", [b"text", b"", pickle.dumps([1]), None], ids=["text", "nothing", "a list", "cut short"])
+def test_what_is_no_checkpoint_is_named(
+    content: bytes | None, checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("wrong.ckpt").write_bytes(checkpoints[0].read_bytes()[:3000] if content is None else content)
+    for verb in ("fit", "test"):
+        assert tppsd(verb, *DATA, *QUIET, "--ckpt_path", "wrong.ckpt") == 2
+        assert "wrong.ckpt: not a tppsd checkpoint" in capsys.readouterr().err
+    load(checkpoints[0]).save("alone.ckpt")
+    assert tppsd("test", *DATA, *QUIET, "--ckpt_path", "alone.ckpt") == 2
+    assert "alone.ckpt: holds a model alone" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_done(
+    checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("")
+    samples = ["predict", *QUIET, "--model.target", checkpoints[0], "--requests.num_events", "3", "--writer.output_dir"]
+    for folder in ("file", "file/inside"):
+        assert tppsd(*samples, folder) == 2
+        assert f"{folder} cannot be a folder of samples" in capsys.readouterr().err
+    assert tppsd("fit", *DATA, *QUIET, "--trainer.logger.save_dir", "file") == 2
+    assert "tppsd fit: error: [Errno" in capsys.readouterr().err
 
 
 def test_data_with_other_marks_than_the_checkpoint(checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

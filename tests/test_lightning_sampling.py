@@ -11,6 +11,7 @@ from lightning_helpers import SMALL, fitted, small_data, trainer
 
 from tppsd import DraftTPP, EventDataModule, EventSequence, Sampler, SampleWriter, SamplingOptions, TargetTPP, load, sample
 from tppsd.lightning.requests import Requests, median_window
+from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
 from tppsd.sampling.samples import SampledSequences
 
@@ -101,6 +102,14 @@ def test_mistakes_are_named(checkpoints: tuple[Path, Path]) -> None:
         Requests(given_events=1)
     with pytest.raises(ValueError, match=r"continue_split = 'test' needs one of given_events, given_fraction, given_until"):
         Requests(continue_split="test")
+    for wrong, said in (
+        ({"max_histories": 0}, "max_histories = 0 must be a whole number of at least 1"),
+        ({"max_histories": -1}, "max_histories = -1 must be a whole number of at least 1"),
+        ({"given_events": -2}, "given_events = -2 must be a whole number of at least 0"),
+        ({"given_events": None, "given_until": -1.0}, "given_until = -1.0 must not be negative"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Requests(**({"continue_split": "test", "given_events": 1} | wrong))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"precision = 'bf16-true' would round event times"):
         predicted(Sampler(checkpoints[0]), Requests(2, t_end=1.0), precision="bf16-true")
 
@@ -199,3 +208,6 @@ def test_a_folder_of_another_job_is_refused_and_left_alone(checkpoints: tuple[Pa
         with pytest.raises(ValueError, match=f"holds samples of another job .{said}"):
             predicted(sampler, wanted, data, callbacks=[SampleWriter(tmp_path)])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left
+    (tmp_path / JOB).write_text("{")
+    with pytest.raises(ValueError, match=r"\.job\.json is damaged"):
+        predicted(Sampler(target, seed=3), requests, small_data(), callbacks=[SampleWriter(tmp_path)])

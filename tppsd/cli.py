@@ -86,7 +86,7 @@ def run(name: str, args: list[str]) -> int:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's Trainer shuts down, then exits with 1
             return interrupted(name)
         raise
-    except (FileNotFoundError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         if os.environ.get("TPPSD_DEBUG") == "1" or not meant_for_the_user(error):
             raise
         return fail(f"tppsd {name}", str(error))
@@ -94,8 +94,9 @@ def run(name: str, args: list[str]) -> int:
 
 
 def meant_for_the_user(error: Exception) -> bool:
-    """True for a missing file and for what this package raised itself; an error from inside a library needs its traceback."""
-    if isinstance(error, FileNotFoundError):
+    """True for a file that cannot be read or written and for what this package raised itself; an error from inside a library
+    needs its traceback."""
+    if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
         return True
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:

@@ -24,7 +24,7 @@ from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.resolve import DRAFTER_NAMES
+from tppsd.sampling.resolve import DRAFTER_NAMES, check_models
 from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SampledSequences, SamplingStats
 
@@ -76,7 +76,9 @@ class SpeculativeSampling(Callback):
             raise ValueError(f"SpeculativeSampling has target = {self.target}; a draft in training needs a target, a target none")
         if self.other is None:
             with torch.random.fork_rng(devices=[]):  # building it draws its initial weights
-                self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted)
+                self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted).to(pl_module.device)
+        if isinstance(self.other, TransformerTPP):
+            check_models(*((pl_module.model, self.other) if self.target is None else (self.other, pl_module.model)))
         if self.horizon is None and self.num_events is None:
             data = getattr(trainer, "datamodule", None)
             if data is None:

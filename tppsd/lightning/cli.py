@@ -6,21 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from tppsd.data.datamodule import EventDataModule
 from tppsd.lightning.baseline import RenewalBaseline
+from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, Patience
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
+from tppsd.lightning.parsing import OneSentenceParser
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.saving import SaveRunConfig
 from tppsd.lightning.writer import SampleWriter
-from tppsd.models.checkpoint import CHECKPOINT_KEY
+from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
 CLASS_OF_ROLE = {module.role: f"{module.__module__}.{module.__qualname__}" for module in (TargetTPP, DraftTPP)}
 CSV_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outputs", "name": "fit"}}
@@ -30,7 +30,6 @@ STOPPING = {"monitor": "val/nll", "patience": 10}
 CHECKPOINTS = {
     "monitor": "val/nll",
     "filename": "best",
-    "save_last": True,
     "auto_insert_metric_name": False,
     "enable_version_counter": False,  # one best.ckpt, overwritten in place
 }
@@ -46,6 +45,7 @@ class VerbCLI(LightningCLI):
             load_from_checkpoint_support=False,  # hyper-parameters are the constructor's plain arguments
             seed_everything_default=0,
             parser_kwargs={"prog": "tppsd"},
+            parser_class=OneSentenceParser,
             **arguments,
         )
 
@@ -64,7 +64,7 @@ class TrainingCLI(VerbCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveRunConfig if verb == "fit" else None,
-            trainer_defaults=FIT_DEFAULTS if verb == "fit" else {"logger": False},
+            trainer_defaults=FIT_DEFAULTS | {"callbacks": [LastCheckpoint()]} if verb == "fit" else {"logger": False},
             args=args,
         )
 
@@ -74,8 +74,8 @@ class TrainingCLI(VerbCLI):
         if self.verb != "validate":
             parser.add_lightning_class_args(RenewalBaseline, "renewal_baseline")
         if self.verb == "fit":
-            parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(Patience, "early_stopping")
+            parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
             parser.set_defaults({f"early_stopping.{name}": value for name, value in STOPPING.items()})
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 
@@ -89,9 +89,11 @@ class TrainingCLI(VerbCLI):
             if self.verb != "fit":
                 raise ValueError(f"{self.verb} needs a trained model: --ckpt_path FILE (there is no file {config.ckpt_path})")
             return
-        record = torch.load(config.ckpt_path, map_location="cpu", weights_only=True).get(CHECKPOINT_KEY)
-        if record is None:
-            raise ValueError(f"{config.ckpt_path}: not a tppsd checkpoint")
+        record = read_checkpoint(config.ckpt_path)[CHECKPOINT_KEY]
+        if "role" not in record:
+            raise ValueError(
+                f"{config.ckpt_path}: holds a model alone (TransformerTPP.save), not a training run; {self.verb} needs the latter"
+            )
         config.model.class_path = CLASS_OF_ROLE[record["role"]]
         for name, value in record["config"].items():
             if name != "num_marks":  # linked from the data; compared when the weights are loaded
@@ -99,7 +101,7 @@ class TrainingCLI(VerbCLI):
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
-        if isinstance(best, ModelCheckpoint) and best.best_model_path:
+        if isinstance(best, BestCheckpoint) and best.best_model_path:
             rank_zero_info(f"best checkpoint: {best.best_model_path} ({best.monitor} = {best.best_model_score:.4f})")
 
 

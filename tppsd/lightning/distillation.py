@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch
 from tppsd.metrics.functional.overlap import Overlap, overlap
 from tppsd.models.checkpoint import load
@@ -69,7 +70,7 @@ class Distillation:
         """Whether the target takes part in the loss."""
         return self.kl_weight > 0 or self.tv_weight > 0
 
-    def load(self, num_marks: int) -> str:
+    def load(self, num_marks: int, mark_names: tuple[str, ...] | None = None) -> str:
         """Load what is to be agreed with, for data with `num_marks` marks, and return its content hash (hashes, with commas
         between them). The global random state is left as it was."""
         paths = self.target if isinstance(self.target, list) else [self.target]
@@ -79,6 +80,7 @@ class Distillation:
         for path, model in zip(paths, self.models, strict=True):
             if model.num_marks != num_marks:
                 raise ValueError(f"{path}: this target has num_marks = {model.num_marks}, its draft {num_marks}; they must agree")
+            check_mark_names(model.statistics.mark_names, mark_names, f"{path}: this target")
         return ",".join(model.content_hash() for model in self.models)
 
     def overlap(self, draft: NextEventLaw, batch: EventBatch, step: int) -> Overlap:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
+from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
 from tppsd.lightning.distillation import Distillation
@@ -93,6 +94,7 @@ class TPPModule(LightningModule):
         self.metrics = torch.nn.ModuleDict({name: NegativeLogLikelihood() for name in names})
         self.is_compiled, self.distillation = compile, distillation
         self.distilled_from: str | None = None  # content hash of the target
+        self._data_marks: tuple[str, ...] | None = None  # their names, of the data of the run
         if distillation is not None:
             means = {f"{stage}/{name}": MeanMetric().set_dtype(torch.float64) for stage in ("val", "test") for name in OVERLAPS}
             self.metrics.update(means)
@@ -109,12 +111,14 @@ class TPPModule(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and data.num_marks != self.model.num_marks:
             raise ValueError(f"the data have num_marks = {data.num_marks}, but the model has num_marks = {self.model.num_marks}")
+        self._data_marks = None if data is None else data.statistics.mark_names
+        check_mark_names(self.model.statistics.mark_names, self._data_marks, "the model")
         if stage == "fit" and data is not None and self.model.statistics.num_events == 0:
             self.model.set_statistics(data.statistics)
         if stage == "fit":
             self.compile_model()
         if self.distillation is not None:
-            target_hash = self.distillation.load(self.model.num_marks)
+            target_hash = self.distillation.load(self.model.num_marks, self._data_marks)
             if stage == "fit" and self.distillation.is_trained_for:
                 self.distilled_from = target_hash
 
@@ -238,6 +242,8 @@ class TPPModule(LightningModule):
             here = self.model.config[name]
             if name != "dropout" and stored != here:
                 raise ValueError(f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}")
+        names = record.get("statistics", {}).get("mark_names")
+        check_mark_names(None if names is None else tuple(names), self._data_marks, "the checkpoint")
 
 
 def check_precision(precision: str | None) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.sampling.checks import whole_number
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ class Requests:
     chunk_size: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("num_sequences", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name, least in (("num_sequences", 1), ("chunk_size", 1), ("max_histories", 1), ("given_events", 0)):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), least)
+        if self.given_until is not None and not self.given_until >= 0:
+            raise ValueError(f"given_until = {self.given_until} must not be negative: it is a time since the window's start")
         given = [name for name in ("given_events", "given_fraction", "given_until") if getattr(self, name) is not None]
         if self.continue_split is None and (given or self.max_histories is not None):
             raise ValueError(f"{(given or ['max_histories'])[0]} describes histories; say which with continue_split")
@@ -75,7 +78,8 @@ class Requests:
         Args:
             data: an EventDataModule; needed to continue a split and for the default end.
         """
-        return DataLoader(dataset=RequestDataset(self, data), batch_size=1, collate_fn=_only, generator=torch.Generator())
+        chunks = RequestDataset(self, data)
+        return DataLoader(chunks, batch_size=1, sampler=ShareSampler(chunks), collate_fn=_only, generator=torch.Generator())
 
 
 class RequestChunk(NamedTuple):
@@ -97,10 +101,12 @@ class RequestDataset(Dataset[RequestChunk]):
     def __init__(self, requests: Requests, data: Any = None) -> None:
         self.requests = requests
         self.sequences: list[EventSequence] = []
+        self.mark_names: tuple[str, ...] | None = None  # of the histories
         if requests.continue_split is not None:
             if data is None:
                 raise ValueError(f"continue_split = {requests.continue_split!r} needs the data to continue (--data.path)")
             self.sequences = data.sequences(requests.continue_split)[: requests.max_histories]
+            self.mark_names = data.dataset.mark_names
         ends = {"t_end": requests.t_end, "horizon": requests.horizon, "num_events": requests.num_events}
         self.ends: dict[str, Any] = {name: end for name, end in ends.items() if end is not None}
         if not self.ends and requests.continue_split is None:
@@ -126,6 +132,25 @@ class RequestDataset(Dataset[RequestChunk]):
         window_ends = torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)
         history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
         return RequestChunk(chunk, len(self), first, self.paths, history, self.ends or {"t_end": window_ends}, self.job)
+
+
+class ShareSampler(DistributedSampler[RequestChunk]):
+    """Every n-th chunk for each of n processes. Unlike Lightning's, it gives nothing to some where there are fewer chunks."""
+
+    def __init__(self, chunks: RequestDataset) -> None:
+        super().__init__(chunks, num_replicas=1, rank=0)
+        self.num_chunks = len(chunks)
+
+    def _share(self) -> range:
+        """Asked for when it is needed: the processes find each other after the command line is read."""
+        first, step = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+        return range(first, self.num_chunks, step)
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]  # torch's stub names the type of the items
+        return iter(self._share())
+
+    def __len__(self) -> int:
+        return len(self._share())
 
 
 def _content_hash(sequences: Sequence[EventSequence]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from tppsd.data.marks import check_mark_names
 from tppsd.lightning.modules import check_precision
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
@@ -64,6 +65,10 @@ class Sampler(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
+
+    def on_predict_start(self) -> None:
+        requests = getattr(self.trainer.predict_dataloaders, "dataset", None)
+        check_mark_names(self.target.statistics.mark_names, getattr(requests, "mark_names", None), "the target")
 
     def predict_step(self, batch: RequestChunk, batch_idx: int) -> PredictedSequences | None:
         """The samples of a chunk; None: they are in the writer's folder."""

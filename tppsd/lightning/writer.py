@@ -41,6 +41,7 @@ class SampleWriter(BasePredictionWriter):
         if stage != "predict":
             return
         assert isinstance(pl_module, Sampler)
+        _check_writable(self.output_dir)
         shards = sorted(path.name for path in self.output_dir.glob("*.parquet"))
         finished = [re.fullmatch(r"train-(\d+)-of-\d+\.parquet", name) for name in shards]
         if shards and (None in finished or not (self.output_dir / JOB).exists()):
@@ -58,7 +59,7 @@ class SampleWriter(BasePredictionWriter):
         job = json.loads(json.dumps(pl_module.job() | batch.job))
         path = self.output_dir / JOB
         if pl_module.finished_chunks:
-            _check_same(json.loads(path.read_text()), job, self.output_dir)
+            _check_same(_read_job(path), job, self.output_dir)
             rank_zero_info(f"{self.output_dir} holds {len(pl_module.finished_chunks)} of {batch.num_chunks} chunks of this job")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{JOB}.{os.getpid()}")
@@ -89,6 +90,23 @@ class SampleWriter(BasePredictionWriter):
 
 
 _WHAT_TO_DO = "choose another --writer.output_dir, or delete it to sample again"
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse what cannot become a folder or be written to, before anything is sampled."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{folder} cannot be a folder of samples: {there} is a file; choose another --writer.output_dir")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{folder} cannot be written: {there} is read-only; choose another --writer.output_dir")
+
+
+def _read_job(path: Path) -> dict[str, Any]:
+    try:
+        job: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        raise ValueError(f"{path} is damaged, so that nobody knows whose samples these are; {_WHAT_TO_DO}") from None
+    return job
 
 
 def _check_same(there: dict[str, Any], now: dict[str, Any], folder: Path) -> None:

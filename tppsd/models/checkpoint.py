@@ -41,18 +41,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP
     """
     from tppsd.models.transformer_tpp import TransformerTPP
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such checkpoint file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        format_version = content[CHECKPOINT_KEY]["format_version"]
-    except Exception as error:  # whatever the unpickler met: the user needs one sentence
-        raise ValueError(f"{path}: not a tppsd checkpoint ({_summary(error)})") from error
-    if format_version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: has checkpoint format {format_version}, this version reads up to {FORMAT_VERSION}; upgrade tppsd"
-        )
+    content = read_checkpoint(path)
     try:
         model = TransformerTPP(**content[CHECKPOINT_KEY]["config"])
         prefix = "model." if any(key.startswith("model.") for key in content["state_dict"]) else ""
@@ -61,6 +50,27 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: its weights do not fit its configuration ({_summary(error)})") from error
     return model.eval().to(device)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint file: `state_dict`, what `describe` said under CHECKPOINT_KEY, and what the Trainer added.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such checkpoint file")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        format_version = content[CHECKPOINT_KEY]["format_version"]
+    except Exception as error:  # whatever the unpickler met: the user needs one sentence
+        raise ValueError(f"{path}: not a tppsd checkpoint ({_summary(error)})") from error
+    if format_version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: has checkpoint format {format_version}, this version reads up to {FORMAT_VERSION}; upgrade tppsd"
+        )
+    return content
 
 
 def _summary(error: Exception) -> str:

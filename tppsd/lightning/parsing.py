@@ -1,0 +1,62 @@
+"""Mistakes on the command line of Lightning's verbs, in one sentence instead of a page of usage."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from importlib import import_module
+from itertools import takewhile
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+
+class OneSentenceParser(LightningArgumentParser):
+    """Says what is wrong with an option, and where all of them are listed."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # somebody only tries
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        command = " ".join(word for word in parser.prog.split() if not word.startswith("["))
+        sys.stderr.write(f"{command}: error: {in_one_sentence(message)} (`{command} --help` lists the options)\n")
+        raise SystemExit(2)
+
+
+def in_one_sentence(message: str) -> str:
+    """The innermost of what jsonargparse says of a value that fits none of the types of its option."""
+    option = "--" + ".".join(re.findall(r'Parser key "([^"]+)":', message))
+    if unknown := re.search(r"Option '([^']+)' is not accepted", message):
+        return f"there is no option {option}.{unknown[1]}{_nearest(option, unknown[1], message)}"
+    inner = _innermost(message)
+    kinds = dict.fromkeys(_plainly(kind) for kind in re.findall(r"Expected an? (.+?)(?:\. Got value: .*)?$", inner, re.M))
+    given = re.search(r"(?:Got|Given) value: (.*)", inner)
+    if given is None or not kinds:
+        return " ".join(message.split())
+    return f"{option} = {given[1]} is wrong; it must be {' or '.join(kinds)}"
+
+
+def _innermost(message: str) -> str:
+    """What is indented under the last option named; the alternatives around it are of what holds that option."""
+    lines = message.splitlines()
+    start = max((i for i, line in enumerate(lines) if "Parser key" in line), default=0)
+    margin = len(lines[start]) - len(lines[start].lstrip())
+    return "\n".join(takewhile(lambda line: line[: margin + 1].isspace(), lines[start + 1 :]))
+
+
+def _plainly(kind: str) -> str:
+    names = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "true or false", "NoneType": "null"}
+    kind = re.sub(r"<class '([^']+)'>", lambda found: names.get(found[1], found[1].rsplit(".", 1)[-1]), kind)
+    return re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", kind)
+
+
+def _nearest(option: str, name: str, message: str) -> str:
+    """The option of the class in question with the most similar name."""
+    found = re.search(r"class_path '([^']+)\.([^'.]+)'", message)
+    if found is None:
+        return ""
+    known: Any = inspect.signature(getattr(import_module(found[1]), found[2])).parameters
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {option}.{near[0]}?" if near else ""
