@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,4 +82,7 @@ def test_the_command_says_what_to_pass(tmp_path: Path, capsys: pytest.CaptureFix
     size = ["--num-events", "8", "--repeats", "1", "--num-best", "1", "--batch-size", "2"]
     tune.main(["--target", str(tmp_path / "target.ckpt"), *size])
     printed = capsys.readouterr().out
-    assert "Fastest: tppsd.sample(target, draft, " in printed and "candidates=(" in printed and "draft_length=" in printed
+    assert re.search(
+        r"Fastest: tppsd\.sample\(target, (method='autoregressive'|'self', (draft_length|candidates)=.+)\), ", printed
+    )
+    assert "candidates=(" in printed and "draft_length=" in printed

@@ -80,7 +80,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--method", nargs="+", choices=["auto", "fixed_point"], help="also these; auto is offered the first draft model")
     add("--data", nargs="+", help="process presets, folders or hub ids")
     add("--data-root", help="folder that holds data sets under their short names, looked at before the hub")
-    add("--encoder", nargs="+", help="thp, sahp, attnhp (default: thp)")
+    add("--encoder", nargs="+", help="thp, sahp, attnhp, rotary (default: thp)")
     add("--draft-length", type=_length, nargs="+", help="events drafted per round, or auto (default: 4 8)")
     add("--draft-passes", type=int, nargs="+", help="draft models also draft in so many passes over all events")
     add("--rule", nargs="+", choices=RULES + TREE_RULES, help="acceptance rules (default: joint; of trees, linear)")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """Find the fastest chain or candidate tree: time passes by their number of tokens, measure what is accepted by
 depth and by number of candidates, compare the expected speed of all shapes, and time the best few against each other."""
 
+AUTOREGRESSIVE = "method='autoregressive'"
+
 
 def main(args: list[str]) -> None:
     """Measure, search, time, print."""
@@ -41,7 +43,7 @@ def main(args: list[str]) -> None:
     with progress(pair.messages, f"timing the best {len(found)}", len(chosen) * (1 + options.repeats)) as advance:
         timed = alternate(chosen, pair.requests, options.batch_size, 1000, advance)
     predicted = {tree.candidates: options.batch_size * speed for tree, speed in found}
-    _print(pair.console, timed, predicted, accepted)
+    _print(pair.console, timed, predicted, accepted, repr(pair.draft) if isinstance(pair.draft, str) else "draft")
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -67,8 +69,8 @@ def _pilot(pair: Pair, tree: Tree, batch_size: int, advance: Callable[[], None])
     return SamplingStats.total(runs[1:])
 
 
-def _print(console: Any, timed: list[Any], predicted: dict[tuple[int, ...], float], accepted: Any) -> None:
-    """The table, and what to pass to `sample`."""
+def _print(console: Any, timed: list[Any], predicted: dict[tuple[int, ...], float], accepted: Any, draft: str) -> None:
+    """The table, and what to pass to `sample`, `draft` included."""
     from rich.table import Table
 
     by_depth = ", ".join(f"{p:.2f}" for p in accepted.by_depth)
@@ -87,8 +89,9 @@ def _print(console: Any, timed: list[Any], predicted: dict[tuple[int, ...], floa
         table.add_row(options, f"{1 / seconds:.0f}", *_numbers(one, predicted, baseline / seconds))
     console.print(table)
     fastest = max(speedups, key=speedups.__getitem__)
+    arguments = fastest if fastest == AUTOREGRESSIVE else f"{draft}, {fastest}"
     console.print(
-        f"Fastest: tppsd.sample(target, draft, {fastest}), {speedups[fastest]:.2f} times as fast as autoregressive sampling.",
+        f"Fastest: tppsd.sample(target, {arguments}), {speedups[fastest]:.2f} times as fast as autoregressive sampling.",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -97,7 +100,7 @@ def _options(sampler: Any) -> str:
     """What `sample` is to be told."""
     if sampler.candidates is not None:
         return f"candidates={sampler.candidates}"
-    return "method='autoregressive'" if sampler.draft_length is None else f"draft_length={sampler.draft_length}"
+    return AUTOREGRESSIVE if sampler.draft_length is None else f"draft_length={sampler.draft_length}"
 
 
 def _numbers(timed: Any, predicted: dict[tuple[int, ...], float], speedup: float) -> list[str]:
