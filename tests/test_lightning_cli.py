@@ -156,8 +156,10 @@ def test_a_draft_is_distilled_and_resumed(checkpoints: tuple[Path, Path], capsys
     scored = ["test", *DATA, *QUIET, "--ckpt_path", run / "checkpoints" / "best.ckpt"]
     assert tppsd(*scored, "--model.distillation.target", checkpoints[0]) == 0
     assert "test/step_acceptance" in capsys.readouterr().out
+    runs = sorted(Path("outputs/fit").iterdir())
     assert tppsd(*arguments, "nowhere.ckpt") == 2
     assert "nowhere.ckpt: there is no such checkpoint" in capsys.readouterr().err
+    assert sorted(Path("outputs/fit").iterdir()) == runs, "a run that is refused leaves nothing"
 
 
 def test_samples_of_the_target_are_training_data(checkpoints: tuple[Path, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
-from tppsd.lightning.saving import SaveRunConfig
+from tppsd.lightning.saving import SaveRunConfig, run_directory
 from tppsd.lightning.writer import SampleWriter
 from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
@@ -98,6 +99,16 @@ class TrainingCLI(VerbCLI):
         for name, value in record["config"].items():
             if name != "num_marks":  # linked from the data; compared when the weights are loaded
                 config.model.init_args[name] = value
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """A run that is refused leaves no folder, which Lightning's loggers make before anything is checked."""
+        try:
+            super()._run_subcommand(subcommand)
+        except (OSError, TypeError, ValueError):
+            if self.trainer.loggers:
+                with contextlib.suppress(OSError):  # there is none, or there is something in it
+                    run_directory(self.trainer).rmdir()
+            raise
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback

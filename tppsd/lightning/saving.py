@@ -14,7 +14,10 @@ class SaveRunConfig(SaveConfigCallback):
     """Writes config.yaml beside the checkpoints of a run, whatever the logger, and hands the configuration to the logger."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or not trainer.is_global_zero:
+        """Not yet, where the base class saves: a run that is refused leaves nothing."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
             return
         directory = run_directory(trainer)
         directory.mkdir(parents=True, exist_ok=True)
