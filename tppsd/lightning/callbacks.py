@@ -16,7 +16,6 @@ from tppsd.lightning.modules import DraftTPP
 from tppsd.lightning.requests import median_window
 from tppsd.metrics.functional import (
     SequenceResiduals,
-    events_per_round,
     ks_exponential,
     own_law_residuals,
 )
@@ -144,7 +143,7 @@ class SpeculativeSampling(Callback):
             "sampling/events_per_second": fast,
             "sampling/acceptance_rate": stats.acceptance_rate,
             "sampling/step_acceptance": stats.step_acceptance,
-            "sampling/events_per_round": events_per_round(counts),
+            "sampling/events_per_round": float(totals[3] / counts.sum()),
         }
 
 
