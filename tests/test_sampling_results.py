@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 from small_models import small_model
@@ -241,3 +242,14 @@ def test_checkpoints_and_modules_are_as_good_as_their_models(tmp_path: Path) -> 
 def test_progress_is_shown_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     shown = sample(MODEL, num_sequences=3, num_events=6, progress=True)
     assert torch.equal(shown.flat_marks, sample(MODEL, num_sequences=3, num_events=6).flat_marks)
+
+
+def test_marks_keep_the_names_that_they_have_in_the_data(tmp_path: Path) -> None:
+    model = StubTPP.random(3, seed=0)
+    object.__setattr__(model, "statistics", DataStatistics(3, mark_names=("buy", "sell", "cancel")))
+    samples = sample(model, num_sequences=4, num_events=9)
+    frame = samples.to_pandas()
+    assert frame["mark_name"].tolist() == [("buy", "sell", "cancel")[mark] for mark in frame["mark"]]
+    rows = pandas.read_parquet(samples.to_parquet(tmp_path / "samples.parquet"))
+    assert rows["mark_names"][0].tolist() == ["buy", "sell", "cancel"]
+    assert pandas.read_parquet(result("from scratch").to_parquet(tmp_path / "other.parquet"))["mark_names"].isna().all()

@@ -15,8 +15,9 @@ def to_columns(samples: SampledSequences) -> dict[str, list[Any]]:
     """One row per sequence of new events.
 
     Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on the data's own
-    clock); t_start and t_end (null where the first event is given, or where the sequence ended by its number of events);
-    history_index, path_index, truncated, target_hash, draft_hash, seed, options (JSON).
+    clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and t_end (null where the first
+    event is given, or where the sequence ended by its number of events); history_index, path_index, truncated, target_hash,
+    draft_hash, seed, options (JSON).
     """
     sequences = list(samples)
     provenance = {
@@ -32,6 +33,7 @@ def to_columns(samples: SampledSequences) -> dict[str, list[Any]]:
         "time_since_start": [s.event_times.tolist() for s in sequences],
         "time_since_last_event": [s.inter_times.tolist() for s in sequences],
         "type_event": [s.marks.tolist() for s in sequences],
+        "mark_names": [None if samples.mark_names is None else list(samples.mark_names)] * len(sequences),
         "t_start": [s.t_start for s in sequences],
         "t_end": [s.t_end for s in sequences],
         "history_index": samples.history_index.tolist(),
@@ -49,7 +51,8 @@ def write_parquet(samples: SampledSequences, path: str | Path) -> Path:
     times, marks = pa.list_(pa.float64()), pa.list_(pa.int64())
     types = {
         "dim_process": pa.int64(), "seq_idx": pa.int64(), "seq_len": pa.int64(), "time_since_start": times,
-        "time_since_last_event": times, "type_event": marks, "t_start": pa.float64(), "t_end": pa.float64(),
+        "time_since_last_event": times, "type_event": marks, "mark_names": pa.list_(pa.string()), "t_start": pa.float64(),
+        "t_end": pa.float64(),
         "history_index": pa.int64(), "path_index": pa.int64(), "truncated": pa.bool_(), "target_hash": pa.string(),
         "draft_hash": pa.string(), "seed": pa.int64(), "options": pa.string(),
     }  # fmt: skip

@@ -254,6 +254,7 @@ class _Call:
             seed=self.seed,
             stats=self.stats.copy(),
             num_marks=self.target.num_marks,
+            mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
             target_hash=content_hash(self.target),
             draft_hash=content_hash(self.draft),
         )

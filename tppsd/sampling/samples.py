@@ -163,7 +163,8 @@ class SampledSequences:
         ends: float64 (num_sequences,): end of the window, nan where the sequence ended by its number of events.
         histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first is given).
         options, seed, stats: how they were made.
-        num_marks, target_hash, draft_hash: by which models (hashes where they have one).
+        num_marks, mark_names: marks of the target, and their names in its data where they had some.
+        target_hash, draft_hash: of the models that have one.
     """
 
     flat_event_times: Tensor
@@ -181,6 +182,7 @@ class SampledSequences:
     seed: int
     stats: SamplingStats
     num_marks: int
+    mark_names: tuple[str, ...] | None = None
     target_hash: str | None = None
     draft_hash: str | None = None
 
@@ -271,7 +273,7 @@ class SampledSequences:
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with one row per event of every `[i]`: index, history_index, path_index, time, inter_time, mark,
-        and log_prob if asked for (nan for a drawn first event)."""
+        mark_name where marks have names, and log_prob if asked for (nan for a drawn first event)."""
         import pandas as pd
 
         sequences = list(self)
@@ -281,6 +283,8 @@ class SampledSequences:
         frame["time"] = torch.cat([sequence.event_times for sequence in sequences]).numpy()
         frame["inter_time"] = torch.cat([sequence.inter_times for sequence in sequences]).numpy()
         frame["mark"] = torch.cat([sequence.marks for sequence in sequences]).numpy()
+        if self.mark_names is not None:
+            frame["mark_name"] = pd.Categorical.from_codes(frame["mark"], self.mark_names)
         if self.log_probs is not None:
             missing = [torch.full((len(s) - len(p),), torch.nan) for s, p in zip(sequences, self.log_probs, strict=True)]
             columns = [part for pair in zip(missing, self.log_probs, strict=True) for part in pair]
