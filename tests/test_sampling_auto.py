@@ -275,6 +275,9 @@ def test_a_tolerance_permits_the_fixed_point() -> None:
         (2, {"num_events": 63}, ("autoregressive", None, None)),  # little work
         (8, {"num_events": 64, "num_sequences": 2}, ("speculative", "self", 8)),
         (8, {"num_events": 64, "num_sequences": 3}, ("autoregressive", None, None)),  # many rows for a shallow target
+        (8, {"num_events": 300, "num_sequences": 10}, ("speculative", "jacobi", "learnt")),  # but in long sequences
+        (8, {"num_events": 400, "num_sequences": 11}, ("autoregressive", None, None)),
+        (7, {"num_events": 300, "num_sequences": 2}, ("autoregressive", None, None)),
         (16, {"num_events": 9, "num_sequences": 16}, ("speculative", "self", 8)),  # a deep one
         (16, {"num_events": 9, "num_sequences": 17}, ("autoregressive", None, None)),  # many rows: recent laws are too poor
         (2, {"num_events": 64, "num_sequences": 5, "tolerance": 1e-6}, ("autoregressive", None, None)),
@@ -297,7 +300,8 @@ def test_a_short_job_has_no_trial(
         (9, 1, "self"),
         (200, 4, "model in 2 passes"),
         (9, 16, "self"),
-        (200, 5, "model"),
+        (200, 13, "model in 2 passes"),  # long sequences: more rows gain
+        (200, 14, "model"),
         (9, 17, "model"),
         (9, 256, "model"),
         (9, 257, "autoregressive"),

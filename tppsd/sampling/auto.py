@@ -27,7 +27,12 @@ _SHORT = 100  # events of a sequence in which no draft length can be learnt
 _SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, some, or many
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
 _LAYERS_PER_ROW = 4  # of a target: with more rows in flight, its pass over drafts and what surrounds it cost more than they save,
-_DEEP = 16  # but for targets of so many layers
+_MIDDLING, _WORK_PER_ROW, _LONG = (
+    8,
+    240,
+    300,
+)  # but for targets of 8 layers with layers * events >= 240 rows (300 events at most),
+_DEEP = 16  # and for targets of so many layers
 _PASSES = 2  # in which a draft model is tried, besides one per event
 _IN_PASSES = f"model in {_PASSES} passes"
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
@@ -69,7 +74,7 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
     row or few, else event by event and shorter."""
     num_layers = getattr(models.target, "num_layers", 1)
-    is_short, are_few = num_events < _SHORT, num_rows <= max(1, num_layers // _LAYERS_PER_ROW)
+    is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
     are_some = are_few or num_rows <= num_layers
     if num_layers * num_events < _LITTLE_WORK or not (are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)):
         wanted = ["autoregressive"]
@@ -84,6 +89,12 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     if chosen.draft_length == "auto" and is_short:
         chosen = replace(chosen, draft_length=_SHORT_DRAFTS[0 if num_rows == 1 else 1 if are_some else 2])
     return Choice(chosen, None, f"{named}: too few events for a trial")
+
+
+def _few_rows(num_layers: int, num_events: float) -> int:
+    """Up to how many rows gain by drafts: more in long sequences, where attention makes a pass over one event dear."""
+    in_long = int(num_layers * min(num_events, _LONG) / _WORK_PER_ROW) if num_layers >= _MIDDLING else 0
+    return max(1, num_layers // _LAYERS_PER_ROW, in_long)
 
 
 def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingOptions]:
