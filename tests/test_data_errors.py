@@ -405,6 +405,21 @@ def test_shards_that_are_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "extra"),
+    [
+        (("train-0-of-2", "train-1-of-2", "train-2-of-2"), "train-0-of-2"),  # as 1 and 2 of 2, which some writers count from 1
+        (("train-0-of-1", "train-5-of-1"), "train-5-of-1"),
+        (("train-0-of-2", "train-00-of-2", "train-1-of-2"), "train-0"),
+    ],
+)
+def test_shards_that_are_too_many(tmp_path: Path, names: tuple[str, ...], extra: str) -> None:
+    for name in names:
+        write(tmp_path / f"{name}.jsonl", [GOOD])
+    said = message(tmp_path)
+    assert said.startswith(f"{tmp_path}: {extra}") and "is one shard too many of the train split; keep one set of" in said
+
+
+@pytest.mark.parametrize(
     "names",
     [
         ("train-00000-of-00002.jsonl", "train-00001-of-00003.jsonl"),
@@ -428,6 +443,9 @@ def test_saved_data_set_that_is_not_whole(tmp_path: Path) -> None:
 
     part = datasets.Dataset.from_list([GOOD])
     datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path)
+    two = datasets.DatasetDict({"train": part, "dev": part, "validation": part})
+    two.save_to_disk(tmp_path / "two")
+    assert message(tmp_path / "two") == f"{tmp_path}/two: has two validation splits, of which validation is one; keep one of them"
     (tmp_path / "train" / "data-00000-of-00001.arrow").unlink()
     assert message(tmp_path).startswith(f"{tmp_path}: has a dataset_dict.json, but `datasets` cannot load the folder: ")
 
@@ -436,6 +454,8 @@ def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_bytes(b'{"sequence": 0, "time": 1.0, "mark": "a"}\n{"sequence": 0, "time": 2.0, "mark": "caf\xe9"}\n')
     assert message(file).endswith("events.jsonl, line 2: has the byte 0xe9, which is not UTF-8; save the file as UTF-8")
+    (tmp_path / "events.csv").write_bytes(b"sequence,time,mark\n0,1.0,a\n0,2.0,caf\xe9\n")
+    assert message(tmp_path / "events.csv").endswith("events.csv: the column mark is not UTF-8; save the file as UTF-8")
     file.write_bytes('{"sequence": 0, "time": 1.0, "mark": "a"}'.encode("utf-16"))
     assert message(file).endswith("events.jsonl, line 1: has the byte 0xff, which is not UTF-8; save the file as UTF-8")
 

@@ -99,7 +99,37 @@ def test_checkpoints_of_another_run_are_left_alone(capsys: pytest.CaptureFixture
     assert "best.ckpt is of another run; give another --checkpoint.dirpath" in capsys.readouterr().err
     assert Path("checkpoints/best.ckpt").read_bytes() == before
     assert tppsd(*arguments, "--checkpoint.dirpath", "elsewhere") == 0
-    assert {path.name for path in Path("elsewhere").iterdir()} == {"best.ckpt", "last.ckpt"}
+    elsewhere = Path("elsewhere")
+    assert {path.name for path in elsewhere.iterdir()} == {"best.ckpt", "last.ckpt"}
+
+    resumed = [*arguments, "--checkpoint.dirpath", elsewhere, "--ckpt_path", elsewhere / "last.ckpt", "--trainer.max_epochs"]
+    assert tppsd(*resumed, "2") == 0, "its own folder"
+    assert torch.load(elsewhere / "last.ckpt", weights_only=True)["epoch"] == 1
+    (elsewhere / "best.ckpt").unlink()
+    assert tppsd(*resumed, "3", "--checkpoint.mode", "max") == 0
+    assert (elsewhere / "best.ckpt").exists(), "the best of what is there now"
+
+
+def test_other_checkpoints_and_none(caplog: pytest.LogCaptureFixture) -> None:
+    arguments = ["fit", *DATA, *QUIET, *STEPWISE, "--trainer.max_epochs", "1"]
+    other = [
+        "--trainer.callbacks+=ModelCheckpoint",
+        "--trainer.callbacks.dirpath",
+        "other",
+        "--trainer.callbacks.filename",
+        "all",
+    ]
+    assert tppsd(*arguments, *other, "--checkpoint.dirpath", "own") == 0
+    assert {path.name for path in Path("own").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert "best checkpoint: " in caplog.text
+    assert tppsd(*arguments, "--trainer.enable_checkpointing", "false", "--trainer.logger.name", "dry") == 0
+    assert not list(Path("outputs/dry").rglob("*.ckpt"))
+
+
+def test_a_dry_run_that_is_refused_leaves_the_folder_that_it_is_in(tmp_path: Path) -> None:
+    draft = ["--config", CONFIGS / "thp_draft.yaml", "--config", CONFIGS / "distill.yaml"]
+    assert tppsd("fit", *DATA, *QUIET, *draft, "--model.distillation.target", "no.ckpt", "--trainer.fast_dev_run", "true") == 2
+    assert tmp_path.exists()
 
 
 def events_with_marks(path: Path, marks: str) -> list[str]:
@@ -211,6 +241,25 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str, capsys: p
         (["--data.batch_size", "2.5"], "--data.batch_size = 2.5 is wrong; it must be a whole number ("),
         (["--trainer.max_epochs", "many"], "--trainer.max_epochs = many is wrong; it must be a whole number or null ("),
         (["--nonsense", "3"], "unrecognized arguments: --nonsense 3"),
+        (["--model.optimizer.lr", "x"], "--model.optimizer.lr = x is wrong; it must be a number or"),
+        (["--model", "Nope"], "--model = Nope is wrong; it must be the path of a class"),
+        (["--trainer.logger", "Nope"], "--trainer.logger = Nope is wrong; it must be the path of a class or"),
+        (
+            ["--data", "tppsd.NoDataModule"],
+            "--data names a class that is not there: module 'tppsd' has no attribute 'NoDataModule'",
+        ),
+        (
+            ["--trainer.callbacks+=tppsd.Spec"],
+            "--trainer.callbacks names a class that is not there: module 'tppsd' has no attribute 'Spec'",
+        ),
+        (
+            ["--model.optimizer", "torch.optim.AdamWW"],
+            "--model.optimizer names a class that is not there: module 'torch.optim' has no attribute 'AdamWW'",
+        ),
+        (
+            ["--model.lr_scheduler", "tppsd.lightning.schedule.WarmupCosine", "--model.lr_scheduler.warmup", "x"],
+            "--model.lr_scheduler.warmup = x is wrong; it must be a number (",
+        ),
     ],
 )
 def test_wrong_options_are_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +268,14 @@ def test_wrong_options_are_one_sentence(arguments: list[str], message: str, caps
     (error,) = [line for line in capsys.readouterr().err.splitlines() if "JsonargparseDeprecation" not in line]
     assert error.startswith("tppsd fit: error: ") and message in error
     assert error.endswith("(`tppsd fit --help` lists the options)")
+
+
+def test_an_option_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tppsd("predict", *QUIET)
+    assert (
+        capsys.readouterr().err == "tppsd predict: error: --model.target is required (`tppsd predict --help` lists the options)\n"
+    )
 
 
 @pytest.mark.parametrize("content", [b"text", b"", pickle.dumps([1]), None], ids=["text", "nothing", "a list", "cut short"])

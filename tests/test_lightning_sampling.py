@@ -110,6 +110,7 @@ def test_mistakes_are_named(checkpoints: tuple[Path, Path]) -> None:
     ):
         with pytest.raises(ValueError, match=said):
             Requests(**({"continue_split": "test", "given_events": 1} | wrong))  # type: ignore[arg-type]
+    assert Requests(5.0, chunk_size=2.0, t_end=1.0) == Requests(5, chunk_size=2, t_end=1.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"precision = 'bf16-true' would round event times"):
         predicted(Sampler(checkpoints[0]), Requests(2, t_end=1.0), precision="bf16-true")
 

@@ -124,7 +124,10 @@ def test_whole_numbers_of_other_types_are_as_good() -> None:
     )  # fmt: skip
     assert torch.equal(plain.flat_event_times, other.flat_event_times) and plain.options == other.options
     assert SamplingOptions(candidates=np.int64(2)) == SamplingOptions(candidates=(2.0,)) == SamplingOptions(candidates=2)
-    assert SamplingOptions(draft_passes=2.0).draft_passes == 2
+    assert SamplingOptions(candidates=range(2, 4)) == SamplingOptions(candidates=(2, 3))  # type: ignore[arg-type]
+    assert SamplingOptions(draft_passes=2.0).draft_passes == SamplingOptions(draft_passes=torch.tensor(2.0)).draft_passes == 2
+    assert SamplingOptions(draft_length=np.float32(4)).draft_length == 4
+    assert sample(MODEL, num_events=2, max_events=math.inf).truncated.sum() == 0
 
 
 def test_a_stream_says_the_same() -> None:

@@ -45,7 +45,9 @@ class EventSequence:
                 f"{tuple(self.marks.shape)}; both must be (length,) with the same length"
             )
         if self.marks.dtype != torch.int64:
-            raise TypeError(f"sequence {self.index}: marks are {self.marks.dtype}; they must be torch.int64")
+            raise TypeError(
+                f"sequence {self.index}: marks are {self.marks.dtype}; they must be torch.int64, as EventSequence.of makes them"
+            )
         if len(self) == 0 and self.t_start is None:
             raise ValueError(f"sequence {self.index}: has no events and no t_start; an empty window needs a t_start")
         if self.inter_times is None:

@@ -106,9 +106,15 @@ def _check_parts(folder: Path, split: str, parts: list[Path]) -> None:
 
 def _check_shards(folder: Path, split: str, shards: list[re.Match[str]], suffix: str) -> None:
     one, total = shards[0], int(shards[0]["total"])
-    numbers = {int(shard["number"]) for shard in shards}
+    numbers = sorted(int(shard["number"]) for shard in shards)
     start = int(total in numbers)  # they are 0..N-1, of some writers 1..N
-    missing = next((number for number in range(start, start + total) if number not in numbers), None)
+    expected = range(start, start + total)
+    missing = next((number for number in expected if number not in numbers), None)
+    if missing is None and numbers != list(expected):
+        extra = next(s for s in shards if int(s["number"]) not in expected or numbers.count(int(s["number"])) > 1)
+        raise ValueError(
+            f"{folder}: {extra[0]}{suffix} is one shard too many of the {split} split; keep one set of {total} shards"
+        )
     if missing is not None:
         name = f"{one['stem']}-{missing:0{len(one['number'])}d}-of-{one['total']}{suffix}"
         raise ValueError(
@@ -138,7 +144,10 @@ def _open_saved(folder: Path) -> Tables:
 
 
 def _from_dataset_dict(source: str, name: str, loaded: Any) -> Tables:
-    by_split = {split: part for key, part in loaded.items() if (split := _known_split(key)) is not None}
+    by_split: dict[str, Any] = {}
+    for key, part in loaded.items():
+        if (split := _known_split(key)) is not None and by_split.setdefault(split, part) is not part:
+            raise ValueError(f"{source}: has two {split} splits, of which {key} is one; keep one of them")
     ignored = [str(key) for key in loaded if _known_split(key) is None]
     if not by_split:
         raise ValueError(f"{source}: none of its splits {', '.join(ignored)} is train, validation or test")
@@ -175,10 +184,20 @@ def _open_file(file: Path, candidates: Collection[str]) -> Any:
             return pyarrow.parquet.read_table(file) if file.is_dir() else pyarrow.parquet.ParquetFile(file).read()
         if suffix == ".csv":
             empty_is_missing = pyarrow.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-            return pyarrow.csv.read_csv(file, convert_options=empty_is_missing)
+            return _in_utf8(file, pyarrow.csv.read_csv(file, convert_options=empty_is_missing))
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{file}: not a readable {suffix[1:]} file: {_reason(error)}") from error
     return _rows_to_table(str(file), _json_rows(file), candidates)
+
+
+def _in_utf8(file: Path, table: Any) -> Any:
+    """Arrow reads a column that is not UTF-8 as bytes."""
+    import pyarrow
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pyarrow.types.is_binary(column.type):
+            raise ValueError(f"{file}: the column {name} is not UTF-8; save the file as UTF-8")
+    return table
 
 
 def _json_rows(file: Path) -> list[dict[str, Any]]:

@@ -10,15 +10,22 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 
 class OwnCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint that overwrites its own file and nobody else's."""
+    """A ModelCheckpoint that overwrites its own file and nobody else's.
+
+    Attributes:
+        resumed_from: the checkpoint that the run goes on from; files beside it are its own.
+    """
+
+    resumed_from: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         is_dry = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by one of the Trainer's helpers
-        if stage != "fit" or trainer.ckpt_path is not None or is_dry or self.dirpath is None:
+        if stage != "fit" or is_dry or self.dirpath is None:
             return
         file = Path(self.dirpath, f"{self.filename}{self.FILE_EXTENSION}")
-        if file.exists():
+        is_own = self.resumed_from is not None and self.resumed_from.resolve().parent == file.resolve().parent
+        if file.exists() and not is_own:
             raise ValueError(f"{file} is of another run; give another --checkpoint.dirpath, or delete it to train anew")
 
 
@@ -27,12 +34,16 @@ class BestCheckpoint(OwnCheckpoint):
     until something better is found."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        if not Path(state_dict["best_model_path"]).is_file():
-            self.best_model_path = ""
+        if not Path(state_dict["best_model_path"]).is_file():  # nothing to go on from
             return
+        super().load_state_dict(state_dict)
         for name in ("best_model_score", "kth_best_model_path", "kth_value", "best_k_models"):
             setattr(self, name, state_dict[name])
+
+
+def best_checkpoint(trainer: Trainer) -> BestCheckpoint | None:
+    """The run's own, whatever other checkpoints it writes."""
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)), None)
 
 
 class LastCheckpoint(OwnCheckpoint):
@@ -42,8 +53,8 @@ class LastCheckpoint(OwnCheckpoint):
         super().__init__(filename="last", enable_version_counter=False)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        best = trainer.checkpoint_callback
-        self.dirpath = best.dirpath if isinstance(best, BestCheckpoint) else self.dirpath  # set up before this one
+        best = best_checkpoint(trainer)
+        self.dirpath = self.dirpath if best is None else best.dirpath  # set up before this one
         super().setup(trainer, pl_module, stage)
 
 

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from tppsd.data.datamodule import EventDataModule
 from tppsd.lightning.baseline import RenewalBaseline
-from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, Patience
+from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, Patience, best_checkpoint
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
@@ -100,19 +102,33 @@ class TrainingCLI(VerbCLI):
             if name != "num_marks":  # linked from the data; compared when the weights are loaded
                 config.model.init_args[name] = value
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("enable_checkpointing") is False:  # a dry run keeps nothing
+            callbacks = [callback for callback in callbacks if not isinstance(callback, OwnCheckpoint)]
+            self.trainer_defaults.pop("callbacks", None)
+        return super()._instantiate_trainer(config, callbacks)
+
     def _run_subcommand(self, subcommand: str) -> None:
         """A run that is refused leaves no folder, which Lightning's loggers make before anything is checked."""
+        folder = run_directory(self.trainer)
+        existed = folder.exists()
         try:
             super()._run_subcommand(subcommand)
         except (OSError, TypeError, ValueError):
-            if self.trainer.loggers:
+            if not existed:
                 with contextlib.suppress(OSError):  # there is none, or there is something in it
-                    run_directory(self.trainer).rmdir()
+                    folder.rmdir()
             raise
 
+    def before_fit(self) -> None:
+        path = self.config[self.verb].ckpt_path
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, OwnCheckpoint):
+                callback.resumed_from = None if path is None else Path(path)
+
     def after_fit(self) -> None:
-        best = self.trainer.checkpoint_callback
-        if isinstance(best, BestCheckpoint) and best.best_model_path:
+        best = best_checkpoint(self.trainer)
+        if best is not None and best.best_model_path:
             rank_zero_info(f"best checkpoint: {best.best_model_path} ({best.monitor} = {best.best_model_score:.4f})")
 
 
@@ -146,3 +162,5 @@ def main(args: list[str]) -> None:
         cli(args[0], None if args == sys.argv[1:] else args)  # with both, Lightning warns
     except ValueError as error:
         raise original(error) from None
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from None

@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+_LOST = re.compile(r"module '[^']+' has no attribute '[^']+'|No module named '[^']+'")
+_MISSING = re.compile(r"the following arguments are required: (\w+)\.(\S+)")
+
 
 class OneSentenceParser(LightningArgumentParser):
     """Says what is wrong with an option, and where all of them are listed."""
@@ -21,6 +24,8 @@ class OneSentenceParser(LightningArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         command = " ".join(word for word in parser.prog.split() if not word.startswith("["))
+        if missing := _MISSING.fullmatch(message):  # the parser of all verbs says so
+            command = f"{command} {missing[1]}"
         sys.stderr.write(f"{command}: error: {in_one_sentence(message)} (`{command} --help` lists the options)\n")
         raise SystemExit(2)
 
@@ -28,11 +33,14 @@ class OneSentenceParser(LightningArgumentParser):
 def in_one_sentence(message: str) -> str:
     """The innermost of what jsonargparse says of a value that fits none of the types of its option."""
     option = "--" + ".".join(re.findall(r'Parser key "([^"]+)":', message))
+    if missing := _MISSING.fullmatch(message):
+        return f"--{missing[2]} is required"
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
         return f"there is no option {option}.{unknown[1]}{_nearest(option, unknown[1], message)}"
+    if lost := _LOST.search(message):
+        return f"{option} names a class that is not there: {lost[0]}"
     inner = _innermost(message)
-    kinds = dict.fromkeys(_plainly(kind) for kind in re.findall(r"Expected an? (.+?)(?:\. Got value: .*)?$", inner, re.M))
-    given = re.search(r"(?:Got|Given) value: (.*)", inner)
+    given, kinds = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: .*)?$", inner, re.M), _kinds(inner)
     if given is None or not kinds:
         return " ".join(message.split())
     return f"{option} = {given[1]} is wrong; it must be {' or '.join(kinds)}"
@@ -43,10 +51,20 @@ def _innermost(message: str) -> str:
     lines = message.splitlines()
     start = max((i for i, line in enumerate(lines) if "Parser key" in line), default=0)
     margin = len(lines[start]) - len(lines[start].lstrip())
-    return "\n".join(takewhile(lambda line: line[: margin + 1].isspace(), lines[start + 1 :]))
+    return "\n".join(takewhile(lambda line: not line.strip() or line[: margin + 1].isspace(), lines[start + 1 :]))
+
+
+def _kinds(inner: str) -> list[str]:
+    """What the value might have been, in plain words; null only beside something else."""
+    classes = [f"a {name}, by class_path and init_args" for name in re.findall(r"Not a valid subclass of (\w+)", inner)]
+    expected = re.findall(r"Expected an? (?!path but)(.+?)(?:\. Got value: .*)?$", inner, re.M)
+    kinds = list(dict.fromkeys([*classes, *map(_plainly, expected)]))
+    return [] if kinds == ["null"] else kinds
 
 
 def _plainly(kind: str) -> str:
+    if kind.startswith("dot import path"):
+        return "the path of a class"
     names = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "true or false", "NoneType": "null"}
     kind = re.sub(r"<class '([^']+)'>", lambda found: names.get(found[1], found[1].rsplit(".", 1)[-1]), kind)
     return re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", kind)

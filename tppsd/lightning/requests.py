@@ -49,7 +49,7 @@ class Requests:
     def __post_init__(self) -> None:
         for name, least in (("num_sequences", 1), ("chunk_size", 1), ("max_histories", 1), ("given_events", 0)):
             if getattr(self, name) is not None:
-                whole_number(name, getattr(self, name), least)
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         if self.given_until is not None and not self.given_until >= 0:
             raise ValueError(f"given_until = {self.given_until} must not be negative: it is a time since the window's start")
         given = [name for name in ("given_events", "given_fraction", "given_until") if getattr(self, name) is not None]

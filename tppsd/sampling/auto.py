@@ -26,13 +26,11 @@ _EVENTS_PER_ROUND = 500  # of the job, in each row, for a round of each candidat
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
 _SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, some, or many
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
-_LAYERS_PER_ROW = 4  # of a target: with more rows in flight, its pass over drafts and what surrounds it cost more than they save,
-_MIDDLING, _WORK_PER_ROW, _LONG = (
-    8,
-    240,
-    300,
-)  # but for targets of 8 layers with layers * events >= 240 rows (300 events at most),
-_DEEP = 16  # and for targets of so many layers
+_LAYERS_PER_ROW = 4  # of a target: with more rows in flight, its pass over drafts and what surrounds it cost more than they save
+_DEEP = 16  # layers from which that is not so
+_MIDDLING = 8  # layers from which it is not so in long sequences:
+_WORK_PER_ROW = 240  # where layers times events are at least so many for every row in flight
+_LONG = 300  # events of a sequence that count for that: longer ones were not measured
 _PASSES = 2  # in which a draft model is tried, besides one per event
 _IN_PASSES = f"model in {_PASSES} passes"
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's

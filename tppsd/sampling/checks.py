@@ -23,11 +23,14 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None, or_
 
 
 def _as_int(value: Any) -> int | None:
-    if isinstance(value, bool):
+    if isinstance(value, bool | str | bytes):
         return None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
     try:
         return operator.index(value)
     except TypeError:
+        pass
+    try:  # Python's, NumPy's and torch's floating-point numbers
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
         return None
+    return int(number) if number.is_integer() else None

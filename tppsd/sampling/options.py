@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,10 +110,10 @@ class SamplingOptions:
     def _check_candidates(self) -> None:
         """Store the tree's widths as a tuple, and refuse what does not go with them."""
         given = self.candidates
-        several = tuple(given) if isinstance(given, list | tuple) else (given,)
         try:
+            several = tuple(given) if isinstance(given, Iterable) else (given,)
             widths = tuple(whole_number("candidates", width, 1, MAX_CANDIDATES) for width in several)
-        except ValueError:
+        except (TypeError, ValueError):
             widths = ()
         if not widths:
             raise ValueError(f"candidates = {given!r} must be whole numbers between 1 and {MAX_CANDIDATES}, one per depth")
