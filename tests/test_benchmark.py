@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import fields
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -11,15 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from tppsd import report
 from tppsd.benchmark.config import read_yaml
 from tppsd.benchmark.memory import PeakMemory
-from tppsd.benchmark.plan import COLUMNS, read_plan
-from tppsd.benchmark.rows import PAPER_KEYS, Row
+from tppsd.benchmark.names import short_names
+from tppsd.benchmark.plan import COLUMNS, PAPER_KEYS, read_plan
+from tppsd.benchmark.rows import Row
 from tppsd.benchmark.samplers import reencode
 from tppsd.benchmark.sources import Request
 from tppsd.benchmark.summary import read_rows
-from tppsd.benchmark.table import TABLE_COLUMNS, averaged
+from tppsd.benchmark.table import TABLE_COLUMNS, averaged, print_table
 from tppsd.charts import ticks
 from tppsd.commands import benchmark
 from tppsd.data.sequences import EventSequence
@@ -67,7 +71,7 @@ def rows_of(printed: str) -> list[dict]:
 
 
 def plan_file(folder: Path, text: str) -> str:
-    (folder / "plan.yaml").write_text(text)
+    (folder / "plan.yaml").write_text(text, errors="surrogateescape")
     return str(folder / "plan.yaml")
 
 
@@ -191,6 +195,90 @@ def test_auto_is_offered_the_first_draft_that_is_a_model(capsys):
         assert row["choice"].startswith("model in 2 passes" if len(drafts) > 1 else "jacobi")
 
 
+def test_methods_have_a_place_in_the_report(tmp_path, capsys):
+    """Also those that no draft helps, and a figure beside it."""
+    page, figure = tmp_path / "page.html", tmp_path / "speedups.svg"
+    size = ["--num-events", "5", "--repeats", "1", "--draft-length", "2", "--method", "fixed_point", "auto", "--json"]
+    benchmark.main(["--untrained", "1,2", "--draft", "self", *size, "--report", str(page), "--figure", str(figure)])
+    colours = re.findall(r'dot" style="background:var\(--(\w+)\)', page.read_text())
+    assert colours == ["autoregressive", "speculative", "other1", "other2"] and figure.exists()
+
+
+def test_lines_of_the_report_are_apart_by_draft_passes(tmp_path, capsys):
+    size = ["--num-events", "5", "--repeats", "1", "--draft-length", "1", "2", "3", "--draft-passes", "2", "--json"]
+    benchmark.main(["--untrained", "1,2", "--draft", "1,1", *size, "--report", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    lines = re.findall(r'class="line" d="M([^"]*)" stroke="var\(--(\w+)\)"', page.partition("<h2>Draft length</h2>")[2])
+    for path, _ in lines:
+        xs = [float(point.split(",")[0]) for point in path.split("L")]
+        assert xs == sorted(set(xs))
+    assert {colour for _, colour in lines} == {"speculative", "other1"} and ">1x1 in 2 passes</text>" in page
+
+
+@pytest.mark.parametrize("option", ["--report", "--figure"])
+def test_an_output_that_cannot_be_written_is_refused_before_measuring(option, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "folder.svg").mkdir()
+    (tmp_path / "file").touch()
+    for name, said in (("folder.svg", "is a folder; name a file"), ("file/page.svg", "cannot be written (Not a directory)")):
+        with pytest.raises(ValueError, match=re.escape(f"{option} {tmp_path / name} {said}")):
+            benchmark.main(["--untrained", "1,1", option, str(tmp_path / name)])
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.svg", "file"}
+
+
+def test_a_report_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(report, "page", lambda *_: "page")
+    with pytest.raises(OSError):
+        report.write_report(read_plan([], {"untrained": True}), [None], tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_data_sets_of_one_file_name_are_apart(events, tmp_path, capsys):
+    shutil.copytree(events, tmp_path / "other" / "events")
+    size = ["--num-events", "2", "--repeats", "1", "--draft-length", "1", "--json"]
+    data = [str(events), str(tmp_path / "other" / "events")]
+    benchmark.main(["--untrained", "1,1", "--data", *data, *size])
+    names = list(dict.fromkeys(row["data"] for row in rows_of(capsys.readouterr().out)))
+    assert names == [f"{tmp_path.name}/events", "other/events"]
+    assert short_names(["easytpp/taxi", "a/b/c", "d/b/c", "b/c"]) == {
+        "easytpp/taxi": "taxi", "a/b/c": "a/b/c", "d/b/c": "d/b/c", "b/c": "b/c"
+    }  # fmt: skip
+
+
+def test_drafts_of_one_size_in_heads_and_layers_are_apart(tmp_path, capsys):
+    text = "drafts: [{embed_dim: 8}, {embed_dim: 16}, {num_layers: 2}]"
+    size = ["--num-events", "3", "--repeats", "1", "--draft-length", "2", "--json"]
+    benchmark.main(["--config", plan_file(tmp_path, text), "--untrained", "1,1", *size])
+    drafts = [row["draft"] for row in rows_of(capsys.readouterr().out)[1:]]
+    assert drafts == ["1x1 embed_dim 8", "1x1 embed_dim 16", "1x2"]
+
+
+@pytest.mark.parametrize("width", [60, 100, 130, 240])
+def test_the_table_keeps_to_the_width_of_the_terminal(width, capsys):
+    row = Row(
+        "speculative, draft best.ckpt, 16 in 2 passes", "speculative", "easytpp/taxi", "thp", "4x2", "a/b/best.ckpt", 16, "joint",
+        1, 0, 3, 1, 100, 0.5, 12.34, 10.25, 14.5, 4.21, 3.5, 5.1, 81.0, 10.2, 0.8, 0.9, 6.54, 0.1, 0.1, 0.2, 0.3, 0.4, 0.037,
+    )  # fmt: skip
+    print_table(read_plan([], {"untrained": True}), [row], Console(width=width))
+    *table, last = capsys.readouterr().out.splitlines()
+    assert max(map(len, table)) <= width and "…" not in "".join(table)
+    for number in ("12.34", "4.21", "6.54", "0.037"):
+        assert sum(number in line for line in table) == 1
+    assert last.startswith("not shown for want of width: ΔL, D_KS, D_WS time") == (width < 240)
+    assert ("10.25 to 14.50" in "".join(table)) == (width > 100)
+
+
+def test_sampler_names_leave_out_the_folders_of_a_checkpoint(tmp_path, capsys):
+    path = tmp_path / "run" / "best.ckpt"
+    TransformerTPP(2, embed_dim=8, num_heads=1, num_layers=1, num_components=2).save(path)
+    size = ["--num-events", "3", "--repeats", "1", "--draft-length", "2", "--baseline", "draft", "--json"]
+    benchmark.main(["--untrained", "1,2", "--draft", str(path), *size])
+    rows = rows_of(capsys.readouterr().out)[1:]
+    assert [row["sampler"] for row in rows] == ["draft best.ckpt alone", "speculative, draft best.ckpt, 2"]
+    assert {row["draft"] for row in rows} == {str(path)}
+
+
 def test_trees_are_timed_beside_chains(tmp_path, capsys):
     size = ["--num-events", "5", "--repeats", "1", "--draft-length", "2", "--candidates", "2,1", "3", "--rule", "joint", "mean"]
     benchmark.main(["--untrained", "1,2", "--draft", "self", *size, "--json", "--report", str(tmp_path / "page.html")])
@@ -282,6 +370,8 @@ def test_nothing_to_draw_is_one_sentence(tmp_path, capsys):
         (["--recorded", "rows.jsonl", "--json"], "--json is for what is measured"),
         (["--recorded", "rows.jsonl", "--report", "page.html"], "--report is for what is measured"),
         (["--untrained", "1,2", "--figure", "speedups.txt"], "must end in .svg, .png or .pdf"),
+        (["--untrained", "1,2", "--threads", "0"], "--threads: 0 must be a whole number of at least 1"),
+        (["--data", "hawkes", "--training-seconds", "5", "-1"], "--training-seconds: -1 must be a positive number of seconds"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused_before_anything_runs(args, said, capsys):
@@ -295,6 +385,17 @@ def test_a_mistake_in_recorded_rows_is_one_sentence(tmp_path):
         read_rows([tmp_path / "rows.jsonl"])
     (tmp_path / "rows.jsonl").write_text('{"sampler": "x"}')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not a row"):
+        read_rows([tmp_path / "rows.jsonl"])
+
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"rows\.jsonl: the file is empty; it must hold rows"):
+        read_rows([tmp_path / "rows.jsonl"])
+    (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"rows\.jsonl: not a text file in UTF-8"):
+        read_rows([tmp_path / "rows.jsonl"])
+    values = {f.name: 1 if f.type in ("int", "float") else "a" if f.type == "str" else None for f in fields(Row)}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(values) + "\n" + json.dumps(values | {"speedup": "fast"}))
+    with pytest.raises(ValueError, match=r"line 2: not a row of `tppsd benchmark --json` \(speedup = 'fast' must be float\)"):
         read_rows([tmp_path / "rows.jsonl"])
 
 
@@ -375,6 +476,16 @@ def test_a_file_extends_others_and_the_command_line_wins(tmp_path):
         ("repeats: 0", "repeats = 0 must be at least 1"),
         ("- a list", "must hold keys and values, it holds a list"),
         ("a: [", "not a YAML file"),
+        ("\udcff", "not a text file in UTF-8 (invalid start byte at byte 0)"),
+        ("extends: plan.yaml", "plan.yaml: extends itself"),
+        ("extends: 5", "plan.yaml: extends = 5 must be a file or a list of files"),
+        ("training: 5", "training = 5 must be a mapping with distilled, "),
+        ("seeds: [1, 1]", "seeds: 1 is there twice; name it once"),
+        ("data: [a, a/]", "data: a is there twice; name it once"),
+        ("drafts: [{embed_dim: 8}, {embed_dim: 8}]", "drafts: 1x1 is there twice; name it once"),
+        ("drafts: [a.ckpt, ./a.ckpt]", "drafts: a.ckpt is there twice; name it once"),
+        ("paper: [{metod: draft}]", "paper: there is no key 'metod'; the keys are data, encoder, method, "),
+        ("paper: [{speedup: fast}]", "paper: speedup = 'fast' must be a number"),
         ("repeats: 2", "there is nothing to train a target on"),
     ],
 )

@@ -159,6 +159,54 @@ def test_empty_figures_are_refused() -> None:
         plots.accepted_counts_plot(torch.tensor([[5, 0], [0, 0]]))
 
 
+def test_too_few_names_of_marks_are_refused() -> None:
+    times = torch.linspace(5, 15, 50, dtype=torch.float64)
+    with pytest.raises(ValueError, match="mark_names has 2 names for 3 marks; give one for each mark"):
+        plots.raster({"real": sequences(3)}, mark_names=("buy", "sell"))
+    with pytest.raises(ValueError, match="mark_names has 2 names for 3 marks"):
+        plots.intensity_plot(times, {"target": torch.ones(50, 3)}, mark_names=("buy", "sell"))
+
+
+LONG = "the events of a rather long name"
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        plots.raster({"real": sequences(6)}, mark_names=[f"{LONG} {mark}" for mark in range(6)]),
+        plots.ks_plot({f"{LONG} that goes on {i}": exponentials(50, i) for i in range(4)}),
+        plots.ks_plot({f"{3 * LONG} {i}": exponentials(50, i) for i in range(2)}),
+        plots.nll_by_time_plot([1.0], {f"{LONG} {i}": [1.0] for i in range(4)}, truth=[0.5]),
+        plots.speedup_plot([plots.Speedup("1 row", "a", f"{LONG} {i}", 2.0, 1.0, 3.0) for i in range(4)]),
+        plots.intensity_plot(torch.arange(5.0), {f"{LONG} {i}": torch.ones(5) for i in range(4)}),
+    ],
+    ids=["raster", "ks", "ks of longer names", "nll by time", "speed-ups", "intensity"],
+)
+def test_legends_of_long_names_stay_inside(figure: Figure, tmp_path: Path) -> None:
+    drawn(figure, tmp_path)
+    (legend,) = figure.legends
+    box, page = legend.get_window_extent(), figure.bbox
+    assert box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0
+    assert min(axes.get_window_extent().height for axes in figure.axes) > 0.15 * figure.bbox.height
+
+
+def test_one_position_has_one_tick() -> None:
+    counts = torch.tensor([[0, 0], [40, 60]])
+    _, right = plots.accepted_counts_plot(counts).axes
+    assert [tick for tick in right.get_xticks() if 0.5 <= tick <= 1.5] == [1]
+
+
+def test_a_deep_tree_has_no_numbers_that_overlap(tmp_path: Path) -> None:
+    figure = plots.accepted_paths_plot((1,) * 20, torch.arange(1000, 0, -50), 1000)
+    drawn(figure, tmp_path)
+    assert not figure.axes[1].texts
+
+
+def test_one_event_is_seen() -> None:
+    for axes in plots.ks_plot({"real": exponentials(1), "speculative": exponentials(2)}).axes:
+        assert [line.get_marker() for line in axes.lines[1:]] == ["o", ""]
+
+
 def test_pyplot_is_not_imported() -> None:
     code = (
         "import sys, torch\nfrom tppsd import plots\nassert 'matplotlib' not in sys.modules\n"

@@ -56,8 +56,11 @@ def write_report(plan: Plan, measurements: Sequence[Measurement], path: str | Pa
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(page(plan, measurements), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(page(plan, measurements), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -10,28 +10,38 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a file and of the files that it names in `extends` (relative to itself); its own keys win, then later files'.
+
+    Args:
+        extended_by: the files that led here, each named in `extends` of the one before.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not YAML, or not a mapping.
+        ValueError: not YAML, not a mapping, or it extends itself.
     """
     import yaml
 
     path = Path(path)
+    if path.resolve() in extended_by:
+        raise ValueError(f"{path}: extends itself; leave it out of extends here or in the files that it extends")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such configuration file")
     try:
-        own = yaml.safe_load(path.read_text())
+        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from error
     if not isinstance(own, dict):
         raise ValueError(f"{path}: must hold keys and values, it holds a {type(own).__name__}")
-    base = own.pop("extends", [])
+    bases = own.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: extends = {bases!r} must be a file or a list of files")
     merged: dict[str, Any] = {}
-    for parent in [base] if isinstance(base, str) else base:
-        merged |= read_yaml(path.parent / parent)
+    for base in bases:
+        merged |= read_yaml(path.parent / base, (*extended_by, path.resolve()))
     return merged | own
 
 

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from tppsd.benchmark.names import in_passes, short_names
 from tppsd.benchmark.rows import Measurement, Row
 from tppsd.benchmark.table import TABLE_COLUMNS, where
 from tppsd.charts import Chart
 from tppsd.metrics.functional import ks_band, ks_uniform
 
 _MAX_POINTS = 250  # of a curve; more only makes the page larger
+_LETTER_WIDTH = 6.2  # of a line's name
+_COLOURED = ("speculative", "fixed_point", "auto")  # methods without a colour of their own
 _OTHERS = ("other1", "other2", "other3", "other4", "other5", "other6")
 
 
@@ -27,15 +30,21 @@ def _cells(measurements: Sequence[Measurement]) -> list[tuple[str, list[Measurem
 
 
 def colour_of(row: Row, rows: Iterable[Row]) -> str:
-    """CSS variable of a sampler: blue for the autoregressive one, vermilion for the first draft, others for further ones."""
+    """CSS variable of a sampler: blue for the autoregressive one, vermilion for the first draft, others for further drafts and
+    methods."""
     if row.method == "autoregressive":
         return "autoregressive"
     if row.method == "reencode":
         return "band"
     if row.method == "draft":
         return "real"
-    drafts = list(dict.fromkeys((r.draft, r.rule) for r in rows if r.method == "speculative"))
-    return ("speculative", *_OTHERS)[drafts.index((row.draft, row.rule)) % (1 + len(_OTHERS))]
+    kinds = list(dict.fromkeys(_kind(r) for r in rows if r.method in _COLOURED))
+    return ("speculative", *_OTHERS)[kinds.index(_kind(row)) % (1 + len(_OTHERS))]
+
+
+def _kind(row: Row) -> tuple[object, ...]:
+    """What rows of one colour, and one line over draft lengths, have in common."""
+    return row.method, row.draft, row.rule, row.draft_passes
 
 
 def _speculative(cell: Sequence[Measurement]) -> list[Measurement]:
@@ -52,9 +61,23 @@ def _length(row: Row) -> int:
     return row.draft_length if isinstance(row.draft_length, int) else len(row.acceptance_by_position or ())
 
 
-def _draft_label(row: Row, rows: Iterable[Row]) -> str:
-    several_rules = len({r.rule for r in rows if r.rule is not None}) > 1
-    return f"{row.draft}, {row.rule}" if several_rules else str(row.draft)
+def _draft_labels(shown: Iterable[Row]) -> dict[tuple[object, ...], str]:
+    """By kind, the names of lines: the draft, its passes, and the rule where there are several."""
+    rows = list(shown)
+    several_rules = len({row.rule for row in rows}) > 1
+    drafts = short_names({str(row.draft) for row in rows})
+    return {
+        _kind(row): drafts[str(row.draft)] + in_passes(row.draft_passes) + (f", {row.rule}" if several_rules else "")
+        for row in rows
+    }
+
+
+def _line_chart(
+    title: str, x_label: str, y_label: str, ranges: tuple[tuple[float, float], tuple[float, float]], labels: Iterable[str]
+) -> Chart:
+    """A chart with room for the names of its lines."""
+    room = max(58, 16 + math.ceil(_LETTER_WIDTH * max(map(len, labels))))
+    return Chart(title, x_label, y_label, *ranges, width=252 + room, labels=room)
 
 
 # --- law -------------------------------------------------------------------------------------------------------------
@@ -124,34 +147,35 @@ def draft_length_charts(measurements: Sequence[Measurement]) -> list[str]:
             continue
         for column in ("speedup", "acceptance_rate", "ks_statistic", "wasserstein_time", "likelihood_discrepancy"):
             if all(getattr(measured.row, column) is not None for measured in spread):
-                charts.append(_against_length(name, [measured.row for measured in spread], column))
+                charts.append(_against_length(name, [m.row for m in spread], column, [m.row for m in cell]))
         charts.append('<div class="break"></div>')
     return charts
 
 
-def _against_length(name: str, rows: Sequence[Row], column: str) -> str:
+def _against_length(name: str, rows: Sequence[Row], column: str, cell: Sequence[Row]) -> str:
     lengths = sorted({_length(row) for row in rows})
     highest = max(row.speedup_high if column == "speedup" else getattr(row, column) for row in rows)
     heading = TABLE_COLUMNS[column].heading
     y_range = (0.0, 1.0) if column == "acceptance_rate" else (0.0, max(1.1 * highest, 1e-9))
-    chart = Chart(heading, "draft length", name, (0, 1.04 * lengths[-1]), y_range, labels=58, width=310, height=240)
+    labels = _draft_labels(rows)
+    chart = _line_chart(heading, "draft length", name, ((0, 1.04 * lengths[-1]), y_range), labels.values())
     if column == "speedup":
         chart.guide([0, 1.04 * lengths[-1]], [1, 1])
-    for draft, rule in dict.fromkeys((row.draft, row.rule) for row in rows):
-        own = sorted((row for row in rows if (row.draft, row.rule) == (draft, rule)), key=_length)
-        xs, colour = [float(_length(row)) for row in own], colour_of(own[0], rows)
+    for kind, line in labels.items():
+        own = sorted((row for row in rows if _kind(row) == kind), key=_length)
+        xs, colour = [float(_length(row)) for row in own], colour_of(own[0], cell)
         if column == "speedup":
             chart.band(xs, [row.speedup_low for row in own], [row.speedup_high for row in own], colour)
-        chart.line(xs, [getattr(row, column) for row in own], colour, _draft_label(own[0], rows), points=True)
+        chart.line(xs, [getattr(row, column) for row in own], colour, line, points=True)
     return chart.svg()
 
 
 def position_charts(measurements: Sequence[Measurement]) -> list[str]:
-    """P(accepted | tested) against the position in the draft, the longest draft of every drafter and rule."""
+    """P(accepted | tested) against the position in the draft, the longest draft of every drafter, number of passes and rule."""
     charts = []
     for name, cell in _cells(measurements):
         rows = [measured.row for measured in _speculative(cell)]
-        longest = {(row.draft, row.rule): row for row in sorted(rows, key=_length)}
+        longest = {_kind(row): row for row in sorted(rows, key=_length)}
         if not longest:
             continue
         length = max(_length(row) for row in longest.values())
@@ -160,10 +184,11 @@ def position_charts(measurements: Sequence[Measurement]) -> list[str]:
         ]  # up to the last tested
         lowest = min((p for own in shares for p in own), default=0.0)
         y_range = (min(0.9, math.floor(10 * lowest) / 10), 1.0)
-        chart = Chart(name, "position in the draft", "acceptance", (0.5, length + 0.5), y_range, labels=58, width=310, height=240)
-        for row, own in zip(longest.values(), shares, strict=True):
+        labels, ranges = _draft_labels(longest.values()), ((0.5, length + 0.5), y_range)
+        chart = _line_chart(name, "position in the draft", "acceptance", ranges, labels.values())
+        for (kind, row), own in zip(longest.items(), shares, strict=True):
             if own:
-                chart.line(range(1, 1 + len(own)), own, colour_of(row, rows), _draft_label(row, rows), points=length <= 24)
+                chart.line(range(1, 1 + len(own)), own, colour_of(row, rows), labels[kind], points=length <= 24)
         charts.append(chart.svg())
     return charts
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from tppsd.benchmark.config import build, read_yaml
+from tppsd.benchmark.names import repeated
 from tppsd.sampling.options import TREE_RULES, SamplingOptions
 
 Encoder = Literal["thp", "sahp", "attnhp", "rotary"]
@@ -19,6 +21,11 @@ COLUMNS = (
     "likelihood_discrepancy", "ks_statistic", "wasserstein_time", "wasserstein_mark", "seconds", "speedup",
     "speedup_over_reencode", "acceptance_rate", "step_acceptance", "events_per_round", "events_per_second",
     "milliseconds_per_event", "own_law_p_value", "peak_memory_mib",
+)  # fmt: skip
+PAPER_KEYS = ("data", "encoder", "method", "draft", "draft_length", "rule", "batch_size")  # what an entry of a paper is found by
+_DISTINCT = (
+    "encoders", "methods", "baselines", "draft_lengths", "rules", "draft_passes", "candidates", "batch_sizes", "seeds",
+    "columns", "figures",
 )  # fmt: skip
 
 
@@ -76,7 +83,8 @@ class Plan:
     Attributes:
         title: heading of the table and of the report.
         data: process presets (sequences are sampled from scratch, on the preset's window) or data sets (test sequences are
-            continued); empty: from scratch, `num_events` events, for models of unknown data.
+            continued), called by the last part of their path, with folders where that is the same; empty: from scratch,
+            `num_events` events, for models of unknown data.
         data_root: folder where `easytpp/taxi` is looked for as `taxi` before the hub is asked.
         target: checkpoint, or size of the target.
         drafts: checkpoints, sizes, "self", "jacobi" or "poisson".
@@ -132,6 +140,12 @@ class Plan:
         for name in ("repeats", "sequences_per_run", "num_events", "next_event_draws", "next_event_histories", "given_events"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
+        distinct = {name: getattr(self, name) for name in _DISTINCT}
+        for name, values in (distinct | {"data": map(Path, self.data), "drafts": map(Path, draft_names(self.drafts))}).items():
+            if (twice := repeated(values)) is not None:
+                raise ValueError(f"{name}: {twice} is there twice; name it once")
+        for entry in self.paper:
+            _check_entry(entry)
         for size in self.batch_sizes:
             if size < 1:
                 raise ValueError(f"batch size {size} must be at least 1")
@@ -155,11 +169,34 @@ class Plan:
         return chains + [SamplingOptions("speculative", rule=rule, candidates=widths) for widths, rule in trees]
 
 
+def draft_names(drafts: tuple[ModelSize | str, ...]) -> list[str]:
+    """Checkpoints and drafters as given, sizes as heads x layers and, for those that share it, the settings that differ."""
+    sizes = [draft for draft in drafts if isinstance(draft, ModelSize)]
+    return [draft if isinstance(draft, str) else _name_among(draft, sizes) for draft in drafts]
+
+
+def _name_among(size: ModelSize, sizes: list[ModelSize]) -> str:
+    alike = [other.to_dict() for other in sizes if other.name == size.name]
+    differing = [f"{key} {value}" for key, value in size.to_dict().items() if len({other[key] for other in alike}) > 1]
+    return " ".join([size.name, *differing])
+
+
+def _check_entry(entry: dict[str, Any]) -> None:
+    """A key that is misspelt would match every row, and a word is no number to write beside ours."""
+    for key, value in entry.items():
+        if key not in (*PAPER_KEYS, *COLUMNS):
+            raise ValueError(f"paper: there is no key {key!r}; the keys are {', '.join((*PAPER_KEYS, *COLUMNS))}")
+        if key in COLUMNS and type(value) not in (int, float):
+            raise ValueError(f"paper: {key} = {value!r} must be a number")
+
+
 def read_plan(paths: list[str], overrides: dict[str, Any]) -> Plan:
     """The plan of YAML files, later ones and then `overrides` winning key by key."""
     values: dict[str, Any] = {}
     for path in paths:
         values |= read_yaml(path)
-    training = values.get("training", {}) | overrides.get("training", {})  # an option changes one key of it, a file all
-    values |= overrides | ({"training": training} if training else {})
+    training = values.get("training", {})
+    if isinstance(training, dict) and "training" in overrides:  # an option changes one key of it, a file all
+        overrides = overrides | {"training": training | overrides["training"]}
+    values |= overrides
     return build(Plan, values, paths[-1] if paths else "tppsd benchmark")

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from tppsd.benchmark.fidelity import Fidelity
 from tppsd.benchmark.measuring import Timed
+from tppsd.benchmark.plan import PAPER_KEYS
 from tppsd.metrics.functional import acceptance_by_position
 from tppsd.sampling.samples import SamplingStats
-
-PAPER_KEYS = ("data", "encoder", "method", "draft", "draft_length", "rule", "batch_size")  # what an entry of a paper is found by
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tppsd.benchmark.fidelity import Judge
 from tppsd.benchmark.measuring import alternate
+from tppsd.benchmark.names import short_names
 from tppsd.benchmark.plan import ModelSize, Plan
 from tppsd.benchmark.rows import Measurement, measurement
 from tppsd.benchmark.samplers import samplers
@@ -28,7 +28,7 @@ def run(plan: Plan, say: Any, progress: Any) -> Iterator[list[Measurement]]:
         ValueError: no data set could be read, or a setting does not fit; the sentence names it.
     """
     _check_device(plan)
-    num_read = 0
+    num_read, short = 0, short_names(plan.data)
     for name in plan.data or (None,):
         try:
             data = None if name is None else open_data(plan, name)
@@ -42,14 +42,14 @@ def run(plan: Plan, say: Any, progress: Any) -> Iterator[list[Measurement]]:
             for seed in plan.seeds:
                 target, drafts = models(plan, data, encoder, seed, say)
                 for batch_size in plan.batch_sizes:
-                    yield _cell(plan, data, target, drafts, seed, batch_size, progress)
+                    yield _cell(plan, data, short.get(name or ""), target, drafts, seed, batch_size, progress)
     if not num_read:
         raise ValueError(f"none of the data sets {', '.join(plan.data)} could be read")
 
 
 def _cell(
-    plan: Plan, data: EventDataModule | None, target: TransformerTPP, drafts: dict[str, Any], seed: int, batch_size: int,
-    progress: Any,
+    plan: Plan, data: EventDataModule | None, name: str | None, target: TransformerTPP, drafts: dict[str, Any], seed: int,
+    batch_size: int, progress: Any,
 ) -> list[Measurement]:  # fmt: skip
     chosen = samplers(plan, target, drafts)
     default = DEFAULT_CONTINUATIONS if data is not None and data.preset is None else 1
@@ -57,7 +57,7 @@ def _cell(
     requests = [request(plan, data, run, num_sequences) for run in range(plan.repeats)]
     encoder, size = target.config["encoder"], ModelSize(target.config["num_layers"], target.config["num_heads"]).name
     cell = {
-        "data": None if data is None else Path(data.dataset_name).name, "encoder": encoder, "target": size,
+        "data": name, "encoder": encoder, "target": size,
         "batch_size": batch_size, "seed": seed, "num_sequences": num_sequences,
     }  # fmt: skip
     text = f"{cell['data'] or 'from scratch'}, {encoder} {size}" + (f", {batch_size} rows" if batch_size > 1 else "")

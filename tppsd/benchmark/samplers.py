@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from tppsd.benchmark.plan import ModelSize, Plan
+from tppsd.benchmark.names import in_passes, short_names
+from tppsd.benchmark.plan import Plan, draft_names
 from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -48,16 +49,16 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
     chosen = [Sampler(AUTOREGRESSIVE, "autoregressive", target, _cached(target))]
     if "reencode" in plan.baselines:
         chosen.append(Sampler(REENCODE, "reencode", target, lambda request, seed, _: reencode(target, request, seed)))
+    labels = _labels(plan)
     for name, draft in drafts.items():
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
-            chosen.append(Sampler(f"draft {name} alone", "draft", draft, _cached(draft), name))
+            chosen.append(Sampler(f"draft {labels[name].removeprefix('draft ')} alone", "draft", draft, _cached(draft), name))
         for options in plan.speculative_options(of_model=draft not in DRAFTER_NAMES):
             rule, passes = options.rule, options.draft_passes
             widths = None if options.tree is None else options.tree.candidates
             length = written_length(options) if widths is None else len(widths)
             shape = length if widths is None else "tree " + "x".join(map(str, widths))
-            in_passes = "" if passes is None else f" in {passes} pass{'es' if passes > 1 else ''}"
-            label = f"speculative, {_label(plan, name)}, {shape}{in_passes}" + (f", {rule}" if len(plan.rules) > 1 else "")
+            label = f"speculative, {labels[name]}, {shape}{in_passes(passes)}" + (f", {rule}" if len(plan.rules) > 1 else "")
             run = _cached(target, draft, options)
             chosen.append(Sampler(label, "speculative", target, run, name, length, rule, widths, passes))
     first_model = next((name for name, draft in drafts.items() if draft not in DRAFTER_NAMES), None)
@@ -65,7 +66,7 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
         offered = first_model if method == "auto" else None
         for length in plan.draft_lengths if method == "fixed_point" else (None,):
             run = _cached(target, None if offered is None else drafts[offered], SamplingOptions(method, length))
-            of = length if offered is None else _label(plan, offered)
+            of = length if offered is None else labels[offered]
             label = method.replace("_", " ") + ("" if of is None else f", {of}")
             chosen.append(Sampler(label, method, target, run, offered, length))
     return chosen
@@ -77,9 +78,11 @@ def written_length(options: SamplingOptions) -> int | str | None:
     return options.draft_length
 
 
-def _label(plan: Plan, name: str) -> str:
-    sizes = {draft.name for draft in plan.drafts if isinstance(draft, ModelSize)}
-    return name if name in DRAFTER_NAMES or name in sizes else f"draft {name}"
+def _labels(plan: Plan) -> dict[str, str]:
+    """By name of a draft: sizes and drafters are called by it, checkpoints by their file."""
+    names = draft_names(plan.drafts)
+    files = short_names(draft for draft in plan.drafts if isinstance(draft, str) and draft not in DRAFTER_NAMES)
+    return {name: f"draft {files[name]}" if name in files else name for name in names}
 
 
 def _cached(

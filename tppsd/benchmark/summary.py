@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tppsd.benchmark.rows import Row
 from tppsd.benchmark.table import averaged, encoder_name, text
 from tppsd.plots.speedups import Speedup
+
+_TYPES: dict[str, tuple[type, ...]] = {  # of the fields of a row, as JSON has them
+    "str": (str,), "int": (int,), "float": (float, int), "str | None": (str, type(None)),
+    "float | None": (float, int, type(None)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,18 +31,37 @@ def read_rows(paths: Iterable[str | Path]) -> list[Row]:
     """Rows that `tppsd benchmark --json` has written.
 
     Raises:
-        FileNotFoundError, ValueError: a file is not there, or a line of it is not a row.
+        FileNotFoundError, ValueError: a file is not there or empty, or a line of it is not a row.
     """
     rows = []
     for path in map(Path, paths):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no such file")
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                rows.append(Row(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: not a row of `tppsd benchmark --json` ({error})") from error
+        rows += _rows_of(path)
     return rows
+
+
+def _rows_of(path: Path) -> list[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+    if not lines:
+        raise ValueError(f"{path}: the file is empty; it must hold rows of `tppsd benchmark --json`")
+    return [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _row(line: str, where: str) -> Row:
+    """A row whose cell and numbers are of the right type: the table and the figure write these."""
+    try:
+        row = Row(**json.loads(line))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{where}: not a row of `tppsd benchmark --json` ({error})") from error
+    for f in fields(Row):
+        allowed, value = _TYPES.get(str(f.type)), getattr(row, f.name)
+        if allowed is not None and type(value) not in allowed:
+            raise ValueError(f"{where}: not a row of `tppsd benchmark --json` ({f.name} = {value!r} must be {f.type})")
+    return row
 
 
 def summaries(rows: Sequence[Row]) -> list[Summary]:

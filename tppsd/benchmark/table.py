@@ -41,6 +41,7 @@ TABLE_COLUMNS = {
     "peak_memory_mib": Column("MiB", _digits(1)),
 }
 SPREADS = {"milliseconds_per_event": ("low", "high"), "speedup": ("speedup_low", "speedup_high")}
+IMPORTANT = ("milliseconds_per_event", "speedup", "events_per_round", "own_law_p_value")  # what a narrow terminal shows
 LEGEND = (
     "target and drafts: heads x layers; medians over runs (smallest to largest); ΔL, D_KS, D_WS: distances of the TPP-SD paper; "
     "alpha: accepted / drafted; per step: accepted / tested; per round: events per target pass; "
@@ -62,11 +63,13 @@ def spread(row: Row, name: str) -> str:
 
 def text(row: Row, name: str) -> str:
     """The number of a column with its spread, empty where there is none."""
+    number, interval = _number(row, name), spread(row, name)
+    return f"{number} ({interval})" if number and interval else number
+
+
+def _number(row: Row, name: str) -> str:
     value = getattr(row, name)
-    if value is None:
-        return ""
-    number, interval = TABLE_COLUMNS[name].form(value), spread(row, name)
-    return f"{number} ({interval})" if interval else number
+    return "" if value is None else TABLE_COLUMNS[name].form(value)
 
 
 _ENCODERS = {"attnhp": "AttNHP", "rotary": "rotary"}  # the others are abbreviations
@@ -102,18 +105,38 @@ def _average(rows: list[Row]) -> Row:
 
 
 def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
-    """Write the table of all cells."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+    """Write the table of all cells: all columns where the console is wide enough, else the most important ones, at last the bare
+    numbers beside sampler names on several lines."""
     rows = averaged(rows)
     columns = shown_columns(plan.columns, rows)
-    reported = {name for row in rows for name in row.paper}
+    important = [name for name in columns if name in IMPORTANT]
+    layouts = ((columns, text), (important, text), (important, _number))
+    fitting = (layout for layout in layouts if _width(_table(plan, rows, *layout), console) <= console.width)
+    chosen, write = next(fitting, layouts[-1])
+    console.print(_table(plan, rows, chosen, write))
+    if left_out := [TABLE_COLUMNS[name].heading for name in columns if name not in chosen]:
+        named = ", ".join(left_out) + ("" if write is text else ", spreads, papers' numbers")
+        console.print(f"not shown for want of width: {named}; a wider terminal or --json has them", soft_wrap=True)
+
+
+def _width(table: Any, console: Any) -> int:
+    """Of a table with as much room as it likes."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(width=10_000), table).maximum
+
+
+def _table(plan: Plan, rows: Sequence[Row], columns: Sequence[str], write: Callable[[Row, str], str]) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    reported = {name for row in rows for name in row.paper} if write is text else set()
     setting = f"{plan.title} (threads: {torch.get_num_threads()}, runs: {plan.repeats})"
     table = Table(title=setting, title_justify="left", caption=LEGEND, caption_justify="left", box=SIMPLE_HEAD)
-    table.add_column("sampler", no_wrap=True)
+    table.add_column("sampler", overflow="fold")
     for name in columns:
-        table.add_column(TABLE_COLUMNS[name].heading, justify="right", no_wrap=True)
+        table.add_column(TABLE_COLUMNS[name].heading, justify="right", no_wrap=write is text)
         if name in reported:
             table.add_column("(paper)", justify="right", style="dim", no_wrap=True)
     previous = None
@@ -121,11 +144,11 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
         if where(row) != previous:
             previous = where(row)
             table.add_section()
-            table.add_row(f"[bold]{previous}[/]")
+            table.add_row(f"[bold]{escape(previous)}[/]")
         cells = []
         for name in columns:
-            cells.append(text(row, name))
+            cells.append(write(row, name))
             if name in reported:
                 cells.append(TABLE_COLUMNS[name].form(row.paper[name]) if name in row.paper else "")
-        table.add_row(row.sampler, *cells)
-    console.print(table)
+        table.add_row(escape(row.sampler), *cells)
+    return table

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tppsd.benchmark.plan import ModelSize, Plan
+from tppsd.benchmark.plan import ModelSize, Plan, draft_names
 from tppsd.data.datamodule import EventDataModule
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -38,8 +38,7 @@ def models(plan: Plan, data: EventDataModule | None, encoder: str, seed: int, sa
         path = Path(size) if isinstance(size, str) else checkpoint_path(plan, data, encoder, size, "target", seed)
         teacher = Teacher(path, target.content_hash())
     drafts: dict[str, Any] = {}
-    for draft in plan.drafts:
-        name = draft.name if isinstance(draft, ModelSize) else draft
+    for name, draft in zip(draft_names(plan.drafts), plan.drafts, strict=True):
         drafts[name] = draft if draft in DRAFTER_NAMES else _model(plan, data, encoder, draft, "draft", seed, say, teacher)
     return target, drafts
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import progress
+from tppsd.commands.console import at_least, positive_seconds, progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
 if TYPE_CHECKING:
-    from tppsd.benchmark.rows import Row
+    from tppsd.benchmark.plan import Plan
+    from tppsd.benchmark.rows import Measurement
+
+_NOTHING_TO_DRAW = "--figure has nothing to draw: no speculative sampler was timed beside the autoregressive one"
 
 DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data (--data:
 models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The tables and figures
@@ -23,9 +27,17 @@ cells (data, encoders, batch sizes) end in a table of the fastest sampler of eac
 def main(args: list[str]) -> None:
     """Measure, or read what was measured, and print."""
     options = parse(args)
+    from tppsd.benchmark.plan import read_plan
     from tppsd.benchmark.summary import markdown, read_rows, speedups, summaries
 
-    rows = measure(options) if options.recorded is None else read_rows(options.recorded)
+    for option, path in (("--report", options.report), ("--figure", options.figure)):
+        if path is not None:
+            check_writable(option, path)
+    plan = None if options.recorded is not None else read_plan(options.config, overrides(options))
+    if options.figure is not None and plan is not None and not plan.drafts:
+        raise ValueError(_NOTHING_TO_DRAW)
+    measurements = [] if plan is None else measure(plan, options)
+    rows = [measured.row for measured in measurements] if options.recorded is None else read_rows(options.recorded)
     cells = summaries(rows)
     if not options.json and (len(cells) > 1 or options.recorded is not None):
         print(markdown(cells))
@@ -33,36 +45,51 @@ def main(args: list[str]) -> None:
         from tppsd.plots import save, speedup_plot
 
         if not cells:
-            raise ValueError("--figure has nothing to draw: no speculative sampler was timed beside the autoregressive one")
+            raise ValueError(_NOTHING_TO_DRAW)
         save(speedup_plot(speedups(cells)), options.figure)
+    if options.report is not None:
+        from tppsd.report import write_report
+
+        assert plan is not None  # --report and --recorded exclude each other
+        print(f"report: {write_report(plan, measurements, options.report)}", file=sys.stderr)
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written before anything is measured, by a nameless file in the folder that is to hold it.
+
+    Raises:
+        ValueError: it names a folder, or a place where nothing can be written.
+    """
+    try:
+        if path.is_dir():
+            raise ValueError(f"{option} {path} is a folder; name a file")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option} {path} cannot be written ({error.strerror}); name a file in a folder that can") from error
+
+
+def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     """Run the plan and print its rows, as a table or one JSON object each."""
     import torch
     from rich.console import Console
 
-    from tppsd.benchmark.plan import read_plan
     from tppsd.benchmark.run import run
     from tppsd.benchmark.table import print_table
 
-    plan = read_plan(options.config, overrides(options))
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     messages = Console(stderr=True)  # what is being done; the table or JSON alone is the output
-    measurements = []
+    measurements: list[Measurement] = []
     for cell in run(plan, messages.print, lambda text, total: progress(messages, text, total)):
         measurements += cell
         if options.json:
             print("\n".join(json.dumps(measured.row.to_dict()) for measured in cell), flush=True)
-    rows = [measured.row for measured in measurements]
     if not options.json:
+        rows = [measured.row for measured in measurements]
         print_table(plan, rows, Console(width=None if sys.stdout.isatty() else 240))
-    if options.report is not None:
-        from tppsd.report import write_report
-
-        messages.print(f"report: {write_report(plan, measurements, options.report)}")
-    return rows
+    return measurements
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -91,9 +118,11 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--seed", type=int, nargs="+", help="of training and sampling; results are means over seeds (default: 0)")
     add("--baseline", nargs="+", choices=["reencode", "draft"],
         help="also time encoding the history anew for each event, or the drafts on their own")  # fmt: skip
-    add("--training-seconds", type=float, nargs=2, metavar=("TARGET", "DRAFT"), help="training times (default: 120 30)")
+    add(
+        "--training-seconds", type=positive_seconds, nargs=2, metavar=("TARGET", "DRAFT"), help="training times (default: 120 30)"
+    )
     add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
-    add("--threads", type=int, help="torch threads (default: torch's own)")
+    add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     add("--json", action="store_true", help="one JSON object per row")
     add("--report", type=Path, help="write a self-contained HTML page with figures")
     add("--figure", type=Path, help="draw the fastest sampler of every cell (.svg, .png, .pdf)")

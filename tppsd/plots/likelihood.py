@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tppsd.plots.style import FAINT, TEXT, colours_of, label, legend_of, new_figure, title_of
+from tppsd.plots.style import FAINT, TEXT, colours_of, label, legend_below, new_figure, title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +46,6 @@ def nll_by_time_plot(
     axes.margins(y=0.15)
     time = f"time since the window's start [{unit}]" if unit else "time since the window's start"
     label(axes, time, "nats per event above the truth", "Negative log-likelihood of the events of each stretch")
-    legend_of(figure, loc="outside lower center", ncols=min(len(curves), 4))
+    legend_below(figure, *axes.get_legend_handles_labels(), most=4)
     title_of(figure, title)
     return figure

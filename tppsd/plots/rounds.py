@@ -16,7 +16,7 @@ from tppsd.sampling.tree import Tree
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MAX_LABELS = 16  # bars with a number each
+_MAX_LABELS, _MAX_NARROW_LABELS = 16, 10  # bars with a number each, in a panel of half a figure and in a smaller one
 _FEWEST_TESTS = 20  # of a position in the draft: with fewer, its interval says nothing
 
 
@@ -53,9 +53,10 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     right.axhline(overall, color=FAINT, linewidth=1, linestyle=":")
     label(right, "position in the draft", "P(accepted | tested)", f"step acceptance {overall:.3f} (dotted)")
     lowest = float((by_position - half_width).nan_to_num(1.0).min())
+    right.set_xlim(0.5, shown + 0.5)
     right.set_ylim(max(0.0, math.floor(10 * lowest - 0.2) / 10), 1.0)
     for panel in (left, right):
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     title_of(figure, title)
     return figure
 
@@ -88,10 +89,11 @@ def accepted_paths_plot(candidates: Sequence[int], node_counts: Tensor, num_roun
     left.grid(False)
     reached = torch.stack([shares[tree.level(depth)].sum() for depth in range(tree.depth)])
     bars = right.bar(range(1, tree.depth + 1), (100 * reached).tolist(), color=SPECULATIVE, width=0.82, zorder=2)
-    right.bar_label(bars, [f"{share:.0%}" for share in reached], fontsize=8, color=TEXT, padding=2)
+    if tree.depth <= _MAX_NARROW_LABELS:
+        right.bar_label(bars, [f"{share:.0%}" for share in reached], fontsize=8, color=TEXT, padding=2)
     label(right, "depth", "rounds that get there [%]", f"{1 + float(reached.sum()):.2f} events per round")
     right.margins(y=0.12)
     for panel in (left, right):
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     title_of(figure, f"{title}: candidates = {tuple(candidates)}")
     return figure

@@ -13,9 +13,11 @@ from tppsd.plots.style import (
     REAL,
     TEXT,
     colours_of,
+    legend_below,
     legend_of,
     mark_legend,
     mark_palette,
+    names_of_marks,
     new_figure,
     num_marks_of,
     plain,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_PANELS = 6  # marks of an intensity plot with a panel each
+_MAX_LETTERS = 70  # of names of curves that stand in one line above the panels
 
 
 def raster(
@@ -101,6 +104,7 @@ def intensity_plot(
     figure = new_figure(9.0, 1.5 + 1.35 * num_panels if split else 3.4)
     panels = figure.subplots(num_panels, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     palette = mark_palette(max(num_marks, num_marks_of([events] if events is not None else [])))
+    names = names_of_marks(mark_names, num_panels) if split else []
     for mark, panel in enumerate(panels):
         _intensity_panel(panel, times, {name: curve[:, mark] for name, curve in values.items()})
         if events is not None:
@@ -108,13 +112,15 @@ def intensity_plot(
             colours = palette[mark] if split else [palette[k] for k in events.marks.tolist()]
             panel.vlines(ticks, 0, 0.07, colors=colours, linewidth=1.1, transform=panel.get_xaxis_transform(), zorder=4)
         if split:
-            label = mark_names[mark] if mark_names is not None else f"mark {mark}"
-            panel.set_title(label, loc="left", fontsize=9, color=palette[mark], fontweight="bold", pad=3)
+            panel.set_title(names[mark], loc="left", fontsize=9, color=palette[mark], fontweight="bold", pad=3)
     panels[0].set_ylim(bottom=0)  # after all panels, which share it, are drawn
     panels[-1].set_xlim(float(times[0]), float(times[-1]))
     panels[-1].set_xlabel(time_label("time", time_unit), fontsize=9.5, color=TEXT)
     figure.supylabel(f"events per {time_unit}" if time_unit else "events per unit of time", fontsize=9.5, color=TEXT)
-    legend_of(panels[0], loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.1, ncols=len(values))
+    if sum(map(len, values)) < _MAX_LETTERS:
+        legend_of(panels[0], loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.1, ncols=len(values))
+    else:
+        legend_below(figure, *panels[0].get_legend_handles_labels())
     if events is not None and not split:
         mark_legend(figure, list(panels), palette, mark_names)
     title_of(figure, title)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from tppsd.plots.style import FAINT, OTHERS, TEXT, label, legend_of, new_figure, title_of
+from tppsd.plots.style import FAINT, OTHERS, TEXT, label, legend_below, new_figure, title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +48,6 @@ def speedup_plot(speedups: Sequence[Speedup], title: str = "Speed-up over cached
     every[0].set_yticks(range(len(lines)), lines, color=TEXT)
     every[0].invert_yaxis()
     if len(series) > 1:
-        legend_of(figure, *every[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(series))
+        legend_below(figure, *every[0].get_legend_handles_labels())
     title_of(figure, title)
     return figure

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,9 @@ ROLES = {
     "target": OTHERS[0],
     "draft": OTHERS[1],
 }
+
+_LEGEND_SIZE = 8.5  # points
+_LETTER, _HANDLE, _LINE = 0.075, 0.5, 0.18  # inches of a legend: a mean letter, what stands beside a label, a line
 
 TEXT, FAINT, GRID, BAND = "#22262B", "#6B7280", "#E5E7EB", "#DCE3EA"
 
@@ -88,9 +93,21 @@ def mark_legend(figure: Figure, panels: list[Axes], palette: list[Any], names: S
         return
     from matplotlib.lines import Line2D
 
-    labels = [names[mark] if names is not None else f"mark {mark}" for mark in range(len(palette))]
     handles = [Line2D([], [], color=colour, linewidth=3) for colour in palette]
-    legend_of(figure, handles, labels, loc="outside lower center", ncols=min(len(palette), 6))
+    legend_below(figure, handles, names_of_marks(names, len(palette)))
+
+
+def names_of_marks(names: Sequence[str] | None, num_marks: int) -> list[str]:
+    """Their numbers where there are no names.
+
+    Raises:
+        ValueError: there are names, but too few.
+    """
+    if names is None:
+        return [f"mark {mark}" for mark in range(num_marks)]
+    if len(names) < num_marks:
+        raise ValueError(f"mark_names has {len(names)} names for {num_marks} marks; give one for each mark")
+    return list(names[:num_marks])
 
 
 def title_of(figure: Figure, title: str) -> None:
@@ -109,7 +126,26 @@ def time_label(text: str, unit: str | None) -> str:
 
 
 def legend_of(owner: Axes | Figure, *entries: Any, **options: Any) -> None:
-    owner.legend(*entries, frameon=False, fontsize=8.5, labelcolor=TEXT, handlelength=1.4, **options)
+    owner.legend(*entries, frameon=False, fontsize=_LEGEND_SIZE, labelcolor=TEXT, handlelength=1.4, **options)
+
+
+def legend_below(figure: Figure, handles: Iterable[Any], names: Iterable[str], most: int = 6) -> None:
+    """A legend under the panels, in as many columns as the longest name leaves room for; further lines make the figure higher."""
+    width = figure.get_figwidth()
+    labels = [textwrap.fill(name, int((width - _HANDLE) / _LETTER)) for name in names]
+    columns = max(1, min(most, len(labels), int(width / (_HANDLE + max(map(_inches, labels))))))
+    lines = sum(text.count("\n") for text in labels) + ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + _LINE * (lines - 1))
+    legend_of(figure, list(handles), labels, loc="outside lower center", ncols=columns)
+
+
+def _inches(text: str) -> float:
+    """The width of a label of a legend."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=_LEGEND_SIZE)
+    return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.splitlines() or [""]) / 72
 
 
 def plain(axes: Axes) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tppsd.metrics.functional import ks_band, ks_uniform
-from tppsd.plots.style import BAND, FAINT, colours_of, label, legend_of, new_figure, title_of
+from tppsd.plots.style import BAND, FAINT, colours_of, label, legend_below, new_figure, title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def ks_plot(
     uniforms = {name: _sorted_uniforms(values, law) for name, values in curves.items() if values.numel()}
     if not uniforms:
         raise ValueError("a KS plot needs at least one residual; every curve is empty")
-    figure = new_figure(8.6, 4.1 + 0.22 * (len(uniforms) // 2))
+    figure = new_figure(8.6, 4.1)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
     fewest = min(len(u) for u in uniforms.values())
     band = ks_band(fewest)
@@ -46,8 +46,10 @@ def ks_plot(
         u = uniforms[name]
         kept = torch.linspace(0, len(u) - 1, min(len(u), _MAX_POINTS)).long()
         empirical = (kept + 0.5) / len(u)
-        left.plot(u[kept], empirical, color=colour, linewidth=1.8)
-        (line,) = right.plot(u[kept], (empirical - u[kept]) * len(u) ** 0.5, color=colour, linewidth=1.3)
+        marker = "o" if len(u) == 1 else ""  # a line through one point would not be seen
+        left.plot(u[kept], empirical, marker=marker, color=colour, linewidth=1.8)
+        deviation = (empirical - u[kept]) * len(u) ** 0.5
+        (line,) = right.plot(u[kept], deviation, marker=marker, color=colour, linewidth=1.3)
         result = ks_uniform(u)
         legend[f"{name}: D = {result.statistic:.4f}, p = {result.p_value:.2g}, n = {result.num_events:,}"] = line
     legend[f"95 % band of the Kolmogorov-Smirnov test (left: n = {fewest:,})"] = shade
@@ -57,7 +59,7 @@ def ks_plot(
     left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     right.set_xlim(0, 1)
     right.margins(y=0.12)
-    legend_of(figure, legend.values(), legend.keys(), loc="outside lower center", ncols=2)
+    legend_below(figure, legend.values(), legend.keys(), most=2)
     title_of(figure, title)
     return figure
 
