@@ -137,7 +137,11 @@ def test_the_command_keeps_finished_cells_and_rejects_in_plain_words(
         certify.main(["--events", "1000", "--only", cells[0].name, "--output", str(tmp_path)])
     assert stopped.value.code == 1
     assert "REJECTED" in capsys.readouterr().out
-    assert json.loads((tmp_path / "certificate.json").read_text())["exact"] is False
+    assert json.loads((tmp_path / "certificate-partial.json").read_text())["exact"] is False
+    assert not (tmp_path / "certificate.json").exists(), "a few cells are no certificate"
+    monkeypatch.setattr(certify, "all_cells", lambda: cells)
+    certify.certify(cells, 1000, 0, 1, tmp_path)
+    assert (tmp_path / "certificate.json").exists()
 
 
 def test_another_seed_or_number_of_events_is_another_run(tmp_path: Path) -> None:
@@ -183,6 +187,10 @@ def test_a_folder_that_cannot_lend_its_certificate_is_named(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"has no tests/certificate\.json"):
         certify.main(["--same-as", str(tmp_path)])
     (tmp_path / "tests").mkdir()
+    for text in ('{"schema": 1}', "[]", "not JSON"):
+        (tmp_path / "tests" / "certificate.json").write_text(text)
+        with pytest.raises(ValueError, match=r"certificate\.json is no certificate: it does not say of which sources"):
+            certify.main(["--same-as", str(tmp_path)])
     shutil.copy(CERTIFICATE, tmp_path / "tests")
     with pytest.raises(ValueError, match="is not what its certificate is of"):
         certify.main(["--same-as", str(tmp_path)])

@@ -1,11 +1,13 @@
-"""`tppsd demo` on models and data small enough for a minute."""
+"""`tppsd demo` on models and data small enough for a minute, and numbers that the commands refuse."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
-from tppsd.commands import demo
+from tppsd.commands import certify, demo, demo_sampling, demo_training, profile, recipes, throughput, tune
 from tppsd.processes.presets import preset
 
 KS = {"statistic", "p_value", "num_events"}
@@ -56,3 +58,67 @@ def test_the_demo_writes_what_it_promises(events, tmp_path, threads, monkeypatch
     assert list((tmp_path / "out" / "samples" / "speculative").glob("*.parquet"))
     printed = capsys.readouterr().out
     assert "speed-up" in printed and "out/summary.json" in printed and "Next" in printed
+
+
+def test_test_sequences_with_nothing_to_come_are_refused_before_training(events, tmp_path, monkeypatch):
+    """Each has its given first event only."""
+    rows = [json.loads(line) for line in (events / "test.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {name: row[name][:1] for name in ("time_since_start", "time_since_last_event", "type_event")} | {"seq_len": 1}
+    (events / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr("tppsd.commands.demo_training.train_models", None)
+    with pytest.raises(ValueError, match="no test sequence has an event after its given first half"):
+        demo.main(["--data", str(events), "--output", str(tmp_path / "out")])
+
+
+def test_samples_without_an_event_have_no_speed(events, tmp_path, threads, monkeypatch):
+    """Windows that end as soon as they begin."""
+    settings = demo.parse(["--data", str(events), "--output", str(tmp_path / "out")])
+    data = demo_training.open_data(settings, Console())
+    monkeypatch.setattr(demo_sampling, "_predict", lambda *_: [])
+    monkeypatch.setattr(demo_sampling, "_judge", lambda *_: {"stats": SimpleNamespace(num_events=0)})
+    with pytest.raises(ValueError, match=r"no event was sampled .* longer test sequences"):
+        demo_sampling.sample_all_ways(settings, data, {}, Console())
+
+
+def test_events_without_marks_are_taken_when_said(tmp_path, capsys):
+    rows = [f"{sequence},{0.5 * i}" for sequence in range(20) for i in range(1, 9)]
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(["seq_id,time", *rows]))
+    options = ["--encoder", "thp", "--num-layers", "1", "--num-steps", "1", "--repeats", "1"]
+    with pytest.raises(ValueError, match=r"columns=.'mark': None.*\(this command has --unmarked for"):
+        throughput.main(["--data", str(path), *options])
+    throughput.main(["--data", str(path), "--unmarked", *options])
+    assert "events, 1 layers" in capsys.readouterr().out
+    settings = demo.parse(["--data", str(path), "--unmarked"])
+    assert demo_training.open_data(settings, Console()).num_marks == 1
+    with pytest.raises(ValueError, match="--unmarked is for events that are read; the process hawkes has the marks it has"):
+        throughput.main(["--data", "hawkes", "--unmarked"])
+
+
+@pytest.mark.parametrize(
+    ("parse", "args"),
+    [
+        (demo.parse, ["--num-sequences", "0"]),
+        (demo.parse, ["--target-seconds", "0"]),
+        (demo.parse, ["--draft-seconds", "nan"]),
+        (demo.parse, ["--draft-seconds", "soon"]),
+        (demo.parse, ["--seed", "-3"]),
+        (certify.parse, ["--processes", "0"]),
+        (recipes.parse, ["--processes", "0"]),
+        (recipes.parse, ["--seed", "-1"]),
+        (throughput.parse, ["--num-steps", "0"]),
+        (throughput.parse, ["--repeats", "1.5"]),
+        (throughput.parse, ["--threads", "0"]),
+        (profile.parse, ["--threads", "0"]),
+        (profile.parse, ["--draft-length", "0"]),
+        (tune.parse, ["--num-events", "1"]),
+        (tune.parse, ["--num-best", "0"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value.__module__.split(".")[-1],
+)
+def test_numbers_that_make_no_sense_are_refused_by_name(parse, args, capsys):
+    given = {recipes.parse: ["a.yaml"], profile.parse: ["--target", "a.ckpt"], tune.parse: ["--target", "a.ckpt"]}
+    with pytest.raises(SystemExit):
+        parse([*given.get(parse, []), *args])
+    assert f"argument {args[0]}: {args[1]} must be a " in capsys.readouterr().err

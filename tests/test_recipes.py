@@ -85,6 +85,40 @@ def test_a_second_generation_agrees_with_all_seeds_of_the_first(
     assert [(folder / "result.json").exists() for folder in folders] == [True, False, False, False]
 
 
+def test_results_of_other_data_are_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = {"seconds": 60.0, "num_parameters": 7, "metrics": {}}
+
+    def complete(run: recipes.Run) -> None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        written = {"options": run.options, "sources": dict(run.sources), "teachers": [], **result}
+        (run.folder / "result.json").write_text(json.dumps(written))
+
+    monkeypatch.setattr(recipes.Run, "complete", complete)
+    arguments = [str(recipe), "--encoder", "thp", "--seed", "0", "--output", str(tmp_path / "out")]
+    recipes.main(arguments)
+    data = tmp_path / "data" / "small.yaml"
+    data.write_text("# the same, said in another way\n" + DATA.replace("{", "{ "))
+    recipes.main(arguments)
+    for file, name in ((data, "data config"), (recipe, "recipe")):
+        before = file.read_text()
+        file.write_text(before.replace("20", "30").replace("max_epochs: 1", "max_epochs: 2"))
+        with pytest.raises(ValueError, match=rf"seed_0/result\.json was made from another {name} .*: set --output"):
+            recipes.main(arguments)
+        file.write_text(before)
+    (tmp_path / "root" / "small").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"made from another --data-root \(no folder of it, not .*root/small\): set --output"):
+        recipes.main([*arguments, "--data-root", str(tmp_path / "root")])
+    path = tmp_path / "out" / "small" / "thp" / "seed_0" / "result.json"
+    path.write_text(json.dumps({"options": [], **result}))
+    with pytest.raises(ValueError, match="does not say from which recipe it was made, as an older version wrote it"):
+        recipes.main(arguments)
+    data.unlink()
+    with pytest.raises(FileNotFoundError, match=r"needs .*data/small\.yaml, which is not there"):
+        recipes.main(arguments)
+
+
 def test_a_run_that_fails_says_where_to_look(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ValueError, match=r"`tppsd fit` failed for .*seed_0: .*fit.log says why"):

@@ -67,6 +67,25 @@ def test_the_fit_is_close_to_the_true_law(fitted: tuple[RenewalTPP, DataStatisti
     assert float(parts.mark.sum()) / len(gaps) > -0.25
 
 
+def test_few_events_are_not_learnt_by_heart() -> None:
+    """48 i.i.d. events: 300 steps on them make the model worse than its start, unless a validation split tells when to stop."""
+    train, validation, test = (
+        [s.prefix(12) for s in gamma_sequences(n, seed)] for n, seed in ((4, 5), (4, 6), (40, 7))
+    )  # fmt: skip
+    statistics = DataStatistics.of(train, num_marks=2)
+    start, alone = (fit_renewal(train, statistics, num_steps) for num_steps in (1, 300))
+    stopped = fit_renewal(train, statistics, 300, validation=validation)
+    assert per_event(alone, test) < per_event(start, test) < per_event(stopped, test)
+    assert per_event(stopped, validation) >= max(per_event(alone, validation), per_event(start, validation))
+
+
+def test_a_validation_split_changes_what_is_kept_and_not_the_steps() -> None:
+    train = gamma_sequences(60, seed=1)
+    statistics = DataStatistics.of(train, num_marks=2)
+    alone, judged = (fit_renewal(train, statistics, 20, validation=split) for split in ((), gamma_sequences(40, seed=2)))
+    assert per_event(alone, train) == per_event(judged, train)  # of many events the last step is the best
+
+
 def test_fitting_leaves_the_global_generator_alone_and_repeats_itself() -> None:
     train = gamma_sequences(5, seed=3)
     statistics = DataStatistics.of(train, num_marks=2)

@@ -24,12 +24,13 @@ from tppsd.certification.carry_over import check_same, draw_cells
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
-from tppsd.commands.console import progress
+from tppsd.commands.console import at_least, progress
 
 PACKAGE = Path(tppsd.__file__).parent
 EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell
 LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
 SCHEMA = 1
+CERTIFICATE, PARTIAL = "certificate.json", "certificate-partial.json"  # of all cells, of those of --only
 
 
 def main(args: list[str]) -> None:
@@ -50,14 +51,13 @@ def main(args: list[str]) -> None:
 def parse(args: list[str]) -> argparse.Namespace:
     """Command line -> options."""
     parser = argparse.ArgumentParser(prog="tppsd certify", description=__doc__)
-    parser.add_argument("--events", type=int, help=f"per cell (default: {EVENTS:,}; {COMPARED_EVENTS:,} with --same-as)")
-    parser.add_argument("--processes", type=int, default=2, help="cells side by side, one thread each (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all samples (default: %(default)s)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only cells with TEXT in their name")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--events", type=int, help=f"per cell (default: {EVENTS:,}; {COMPARED_EVENTS:,} with --same-as)")
+    add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
+    add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
+    add("--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}")
+    add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
+    add(
         "--same-as", type=Path, metavar="CHECKOUT", help="instead: does this code draw the same samples, to the last bit, as "
         "another checkout of the project, that of its certificate? Then the certificate is good for this code, too",
     )  # fmt: skip
@@ -70,7 +70,7 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def certify(cells: list[Cell], num_events: int, seed: int, processes: int, output: Path) -> dict[str, Any]:
-    """Results of all cells with their verdicts, also written to output/certificate.json."""
+    """Results of the cells with their verdicts, also written to `output`: as a certificate only if these are all cells."""
     run = {"version": tppsd.__version__, "sources": sources_hash(), "num_events": num_events, "seed": seed}
     results = {cell.name: kept for cell in cells if (kept := _read(output, cell, run)) is not None}
     missing = [cell for cell in cells if cell.name not in results]
@@ -87,18 +87,24 @@ def certify(cells: list[Cell], num_events: int, seed: int, processes: int, outpu
         "exact": not any(rejected.values()),
         "cells": [{**results[cell.name], "name": cell.name, "exact": not rejected[cell.name]} for cell in cells],
     }
-    _write(output / "certificate.json", certificate)
+    _write(output / _file_name(certificate), certificate)
     return certificate
+
+
+def _file_name(certificate: dict[str, Any]) -> str:
+    """A few cells must not pass for a certificate, nor replace one."""
+    is_whole = {row["name"] for row in certificate["cells"]} == {cell.name for cell in all_cells()}
+    return CERTIFICATE if is_whole else PARTIAL
 
 
 def carry_over(options: argparse.Namespace) -> None:
     """Write the certificate of `options.same_as` with a note that these sources draw the same samples, if they do."""
     from rich.console import Console
 
-    path = options.same_as / "tests" / "certificate.json"
+    path = options.same_as / "tests" / CERTIFICATE
     if not path.is_file():
         raise ValueError(f"{options.same_as} has no tests/certificate.json; --same-as wants the root of a certified checkout")
-    certificate = json.loads(path.read_text())
+    certificate = _read_certificate(path)
     if sources_hash(options.same_as / "tppsd") != certificate["run"]["sources"]:
         raise ValueError(f"{options.same_as} is not what its certificate is of: check out the commit that was certified")
     num_events, models = options.events or COMPARED_EVENTS, options.output / "models"
@@ -110,9 +116,22 @@ def carry_over(options: argparse.Namespace) -> None:
     check_same(before, after)
     total = sum(cell["num_events"] for cell in after.values())
     certificate["same_samples"] = {"sources": sources_hash(), "num_events": total, "seed": options.seed}
-    written = options.output / "certificate.json"
+    written = options.output / CERTIFICATE
     _write(written, certificate)
     print(f"The same samples to the last bit in {len(after)} cells, {total:,} events. Written: {written}")
+
+
+def _read_certificate(path: Path) -> dict[str, Any]:
+    try:
+        certificate = json.loads(path.read_text())
+        sources = certificate["run"]["sources"]
+    except (ValueError, TypeError, KeyError):  # no JSON, or other JSON
+        sources = None
+    if not isinstance(sources, str):
+        raise ValueError(
+            f"{path} is no certificate: it does not say of which sources it is; `tppsd certify` writes one that does"
+        )
+    return dict(certificate)
 
 
 def sources_hash(package: Path = PACKAGE) -> str:
@@ -208,4 +227,4 @@ def _print(certificate: dict[str, Any], output: Path) -> None:
         )
     else:
         console.print(f"No cell is rejected (Holm over {len(certificate['cells'])} cells, family-wise level {LEVEL}).")
-    console.print(f"Written: {output / 'certificate.json'}")
+    console.print(f"Written: {output / _file_name(certificate)}")

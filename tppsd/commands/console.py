@@ -1,11 +1,12 @@
-"""What the measuring commands share: the options of one target and one drafter, what those open, and a progress bar."""
+"""What commands share: the options of one target and one drafter, how data are opened, types of numbers, a progress bar."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,15 +25,64 @@ class Pair(NamedTuple):
     messages: Any
 
 
-def add_pair(parser: argparse.ArgumentParser, draft: str, num_events: int) -> None:
-    """The options that `open_pair` reads, with two defaults."""
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Type of an option: whole numbers from `minimum` on. argparse names the option in front of the refusal."""
+
+    def whole_number(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least {minimum}")
+        return number
+
+    return whole_number
+
+
+def positive_seconds(text: str) -> float:
+    """Type of an option: a time that can be spent."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a positive number of seconds")
+    return seconds
+
+
+def open_events(data: str, unmarked: bool, **arguments: Any) -> Any:
+    """The EventDataModule of --data and --unmarked, read.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be; the sentence says why, and what these options can do about it.
+    """
+    from tppsd.data.datamodule import EventDataModule
+    from tppsd.processes.presets import PRESETS
+
+    if unmarked and data in PRESETS:
+        raise ValueError(f"--unmarked is for events that are read; the process {data} has the marks it has")
+    source: dict[str, Any] = {"process": data} if data in PRESETS else {"path": data}
+    module = EventDataModule(**source, columns={"mark": None} if unmarked else None, **arguments)
+    try:
+        _ = module.dataset
+    except ValueError as error:
+        if "columns=" not in str(error):
+            raise
+        hint = "this command has --unmarked for columns={'mark': None} and reads other columns by their usual names"
+        raise ValueError(f"{error} ({hint})") from error
+    return module
+
+
+def add_pair(parser: argparse.ArgumentParser, draft: str, num_events: int, fewest_events: int = 1) -> None:
+    """The options that `open_pair` reads, with two defaults and the fewest events per sequence that will do."""
     add = parser.add_argument
     add("--target", required=True, help="checkpoint of the target")
     add("--draft", default=draft, help="checkpoint or name of a drafter without a model (default: %(default)s)")
     add("--data", help="process preset, folder or hub id whose test sequences are continued (default: from scratch)")
-    add("--num-events", type=int, default=num_events, help="events per sequence (default: %(default)s)")
-    add("--batch-size", type=int, default=1, help="rows in flight (default: %(default)s)")
-    add("--threads", type=int, help="torch threads (default: torch's own)")
+    add("--num-events", type=at_least(fewest_events), default=num_events, help="events per sequence (default: %(default)s)")
+    add("--batch-size", type=at_least(1), default=1, help="rows in flight (default: %(default)s)")
+    add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
 
 
 def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tppsd.commands.console import at_least, positive_seconds
+
 DEFAULT_PROCESS = "multivariate_hawkes"
 TARGET_SECONDS, DRAFT_SECONDS = 170.0, 60.0
 NUM_SEQUENCES = 40
@@ -18,6 +20,7 @@ class Settings:
     """What the command line asks for."""
 
     data: str
+    unmarked: bool
     output: Path
     target_seconds: float
     draft_seconds: float
@@ -31,21 +34,17 @@ def parse(args: list[str]) -> Settings:
         prog="tppsd demo",
         description="Train a target and a draft, sample speculatively and autoregressively, compare speed and law.",
     )
-    parser.add_argument("--data", help="folder or file of events, hub id, or name of a process preset (default: %(default)s)",
-                        default=DEFAULT_PROCESS)  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
-    parser.add_argument(
-        "--target-seconds", type=float, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--draft-seconds", type=float, default=DRAFT_SECONDS, help="training time of the draft (default: %(default)s)"
-    )
-    parser.add_argument("--num-sequences", type=int, default=NUM_SEQUENCES, help="sequences to sample (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, training and sampling (default: %(default)s)")
+    add = parser.add_argument
+    add("--data", default=DEFAULT_PROCESS, help="folder or file of events, hub id, or process preset (default: %(default)s)")
+    add("--unmarked", action="store_true", help="the events have no marks, or theirs are left aside")
+    add("--output", type=Path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
+    seconds: dict[str, Any] = {"type": positive_seconds, "metavar": "SECONDS"}
+    add("--target-seconds", **seconds, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)")
+    add("--draft-seconds", **seconds, default=DRAFT_SECONDS, help="training time of the draft (default: %(default)s)")
+    add("--num-sequences", type=at_least(1), default=NUM_SEQUENCES, help="sequences to sample (default: %(default)s)")
+    add("--seed", type=at_least(0), default=0, help="of data, training and sampling (default: %(default)s)")
     options = parser.parse_args(args)
-    return Settings(
-        options.data, options.output, options.target_seconds, options.draft_seconds, options.num_sequences, options.seed
-    )
+    return Settings(**vars(options))
 
 
 def main(args: list[str]) -> None:
@@ -59,6 +58,7 @@ def main(args: list[str]) -> None:
     from tppsd.commands import demo_report, demo_sampling, demo_training
 
     data = demo_training.open_data(settings, console)
+    demo_sampling.check_histories(data)
     console.print(demo_report.describe_data(data))
     results: dict[str, Any] = demo_training.train_models(settings, data, console)
     results |= demo_sampling.sample_all_ways(settings, data, results, console)

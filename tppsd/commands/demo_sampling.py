@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
+_HALVES = Requests(1, "test", given_fraction=0.5)
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
 SAMPLERS = {  # how, with which draft: none, the trained one, the target's own laws
     "autoregressive": (SamplingOptions("autoregressive"), None),
@@ -45,6 +47,11 @@ def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str
         requests = _requests(data, settings.num_sequences)
         chunks = _predict(results, name, requests.loader(data), settings.seed + i, SampleWriter(folder))
         outcome[name] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
+        if outcome[name]["stats"].num_events == 0:
+            raise ValueError(
+                f"{data.dataset_name}: no event was sampled until the ends of the test sequences, so there are no speeds to "
+                "compare; the demo needs longer test sequences, or more of them"
+            )
     return outcome
 
 
@@ -54,12 +61,26 @@ def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) ->
         mean_length = data.statistics.num_events / len(data.sequences("train"))
         affordable = max(1, round(MAX_SAMPLED_EVENTS / mean_length))
         return Requests(min(num_sequences, affordable), chunk_size=chunk_size)
-    to_come = [len(s) - len(s) // 2 for s in data.sequences("test")]
+    to_come = _to_come(data)
     # short sequences: more of them, so that a test sees 2,000 events; long ones: fewer
     wanted = num_sequences * max(1, math.ceil(2000 / max(1, sum(to_come[:num_sequences]))))
     affordable = max(1, sum(total <= MAX_SAMPLED_EVENTS for total in accumulate(to_come)))
     num_histories = min(wanted, affordable, len(to_come))
-    return Requests(1, "test", max_histories=num_histories, given_fraction=0.5, chunk_size=chunk_size)
+    return replace(_HALVES, max_histories=num_histories, chunk_size=chunk_size)
+
+
+def check_histories(data: EventDataModule) -> None:
+    """Refuse test sequences that leave nothing to sample, before anything is trained."""
+    if data.process_object is None and not any(_to_come(data)):
+        raise ValueError(
+            f"{data.dataset_name}: no test sequence has an event after its given first half, which the demo would continue; "
+            "it needs test sequences of two events or more"
+        )
+
+
+def _to_come(data: EventDataModule) -> list[int]:
+    """Events of each test sequence that are not given."""
+    return [len(s) - len(_HALVES.history(s)) for s in data.sequences("test")]
 
 
 def _predict(results: dict[str, Any], name: str, loader: Any, seed: int, writer: SampleWriter | None) -> list[SampledSequences]:

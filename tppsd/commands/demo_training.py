@@ -10,6 +10,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
+from tppsd.commands.console import open_events
 from tppsd.data.datamodule import EventDataModule
 from tppsd.data.shortening import shorten
 from tppsd.lightning.distillation import Distillation
@@ -18,7 +19,6 @@ from tppsd.lightning.messages import quieten
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.metrics.functional import model_nll, process_nll
 from tppsd.models.renewal import fit_renewal
-from tppsd.processes.presets import PRESETS
 
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
@@ -29,8 +29,7 @@ MAX_SCORED_EVENTS = 60_000  # ... events of the validation and of the test split
 
 def open_data(settings: Settings, console: Console) -> EventDataModule:
     """The data module for a preset's name or a path, cut to what fits the time, in small batches."""
-    source: dict[str, Any] = {"process": settings.data} if settings.data in PRESETS else {"path": settings.data}
-    data = EventDataModule(**source, seed=settings.seed)
+    data: EventDataModule = open_events(settings.data, settings.unmarked, seed=settings.seed)
     splits = {}
     for name, sequences in data.dataset.splits.items():
         kept, note = shorten(sequences, MAX_LENGTH, None if name == "train" else MAX_SCORED_EVENTS)
@@ -67,7 +66,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
     console.print(f"\n[bold]Distilling the draft[/] ({_size(draft)}) from the target for {settings.draft_seconds:.0f} s")
     results["draft"] = _fit(settings, data, draft, "draft", settings.draft_seconds)
     console.print("\nFitting the best renewal model (history-free), the yardstick of what history is worth ...")
-    renewal = fit_renewal(data.sequences("train"), data.statistics, seed=settings.seed)
+    renewal = fit_renewal(data.sequences("train"), data.statistics, seed=settings.seed, validation=data.sequences("validation"))
     test = data.sequences("test")
     results["convention"] = "benchmark" if data.statistics.first_is_given else "window"
     results["renewal_nll"] = model_nll(renewal, test, results["convention"])

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tppsd.commands.console import add_pair, open_pair, progress
+from tppsd.commands.console import add_pair, at_least, open_pair, progress
 from tppsd.sampling.options import RULES
 
 DESCRIPTION = """Sample autoregressively and speculatively, and account for the time: step by step, and as shares of what the
@@ -64,8 +64,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tppsd profile", description=DESCRIPTION)
     add_pair(parser, draft="jacobi", num_events=200)
     add = parser.add_argument
-    add("--draft-length", type=int, default=16, help="events drafted per round (default: %(default)s)")
-    add("--draft-passes", type=int, help="passes of a draft model over all drafted events (default: one per event)")
+    add("--draft-length", type=at_least(1), default=16, help="events drafted per round (default: %(default)s)")
+    add("--draft-passes", type=at_least(1), help="passes of a draft model over all drafted events (default: one per event)")
     add("--rule", default="joint", choices=RULES, help="acceptance rule (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="also write the account there")
     return parser.parse_args(args)

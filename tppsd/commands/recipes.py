@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from tppsd.commands.console import progress
+from tppsd.commands.console import at_least, progress
 
 DESCRIPTION = """Run `tppsd fit` and `tppsd test` for every recipe (lightning_configs/recipes/), encoder and seed, each run in a
 process of its own, and print means and standard deviations over seeds. Runs that are complete in --output are kept: the same
@@ -36,13 +37,15 @@ COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention
 @dataclass(frozen=True)
 class Run:
     """One training: recipe file, encoder, seed; `folder` is where its results go, `data` the options that name its data,
-    `options` further ones of `tppsd fit`, `teachers` the runs of the generation before, with which it is to agree."""
+    `sources` what tells them and the recipe from others, `options` further ones of `tppsd fit`, `teachers` the runs of the
+    generation before, with which it is to agree."""
 
     recipe: Path
     encoder: str
     seed: int
     folder: Path
     data: tuple[str, ...]
+    sources: tuple[tuple[str, str], ...]
     options: tuple[str, ...]
     teachers: tuple[Run, ...] = ()
 
@@ -67,7 +70,7 @@ class Run:
         """None: not complete.
 
         Raises:
-            ValueError: it was made with other options, or other teachers.
+            ValueError: it was made with other options, from other sources, or with other teachers.
         """
         path = self.folder / RESULT
         if not path.exists():
@@ -75,6 +78,12 @@ class Run:
         result: dict[str, Any] = json.loads(path.read_text())
         if result["options"] != list(self.options):
             raise ValueError(f"{path} was made with the options {result['options']}, not {list(self.options)}: set --output")
+        made_from: dict[str, str] = result.get("sources", {})
+        for name, source in self.sources:
+            if name not in made_from:
+                raise ValueError(f"{path} does not say from which {name} it was made, as an older version wrote it: set --output")
+            if made_from[name] != source:
+                raise ValueError(f"{path} was made from another {name} ({made_from[name]}, not {source}): set --output")
         if (names := result.get("teachers", [])) != self._teacher_names():
             raise ValueError(f"{path} was taught by {names}, not by {self._teacher_names()}: set --output")
         return result
@@ -99,8 +108,8 @@ class Run:
         )
         scores = _last_line(self.folder / "test" / "version_0" / "metrics.csv")
         result = {
-            "options": self.options, "teachers": self._teacher_names(), "seconds": seconds,
-            "num_parameters": _num_parameters(self.best), "metrics": scores,
+            "options": self.options, "sources": dict(self.sources), "teachers": self._teacher_names(),
+            "seconds": seconds, "num_parameters": _num_parameters(self.best), "metrics": scores,
         }  # fmt: skip
         temporary = self.folder / f"{RESULT}.{os.getpid()}"
         temporary.write_text(json.dumps(result, indent=1) + "\n")
@@ -148,18 +157,23 @@ def wanted(options: argparse.Namespace) -> Iterator[Run]:
     for recipe in options.recipe:
         if not recipe.exists():
             raise FileNotFoundError(f"there is no recipe {recipe}")
+        config = recipe.parent.parent / "data" / recipe.name
+        if not config.exists():
+            raise FileNotFoundError(f"the recipe {recipe} needs {config}, which is not there")
         if options.generations > 1 and not born_again(recipe).exists():
             raise FileNotFoundError(f"a second generation of {recipe} needs {born_again(recipe)}, which is not there")
-        data: tuple[str, ...] = ("--config", str(recipe.parent.parent / "data" / recipe.name))
+        data: tuple[str, ...] = ("--config", str(config))
+        sources = [("recipe", _digest(recipe)), ("data config", _digest(config)), ("--data-root", "no folder of it")]
         if options.data_root is not None and (folder := options.data_root / recipe.stem).is_dir():
             data += ("--data.path", str(folder))
+            sources[-1] = ("--data-root", str(folder.resolve()))
         for encoder in options.encoder:
             folder = options.output / recipe.stem / encoder
             teachers: tuple[Run, ...] = ()
             for generation in range(1, options.generations + 1):
                 suffix = f"_generation_{generation}" if generation > 1 else ""
                 teachers = tuple(
-                    Run(recipe, encoder, seed, folder / f"seed_{seed}{suffix}", data, options.fit, teachers)
+                    Run(recipe, encoder, seed, folder / f"seed_{seed}{suffix}", data, tuple(sources), options.fit, teachers)
                     for seed in options.seed
                 )
                 yield from teachers
@@ -189,15 +203,22 @@ def parse(args: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("recipe", type=Path, nargs="+", help="files of lightning_configs/recipes/; options of `tppsd fit` may follow after --")
     add("--encoder", nargs="+", default=ENCODERS, choices=ENCODERS, help="(default: all)")
-    add("--seed", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    add("--seed", type=at_least(0), nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     add("--generations", type=int, default=1, help="2: train once more, to agree with all seeds of the first and with the data")
     add("--data-root", type=Path, help="folder that holds data sets under the names of their recipes, looked at before the hub")
     add("--output", type=Path, default=Path("outputs/recipes"), help="(default: %(default)s)")
-    add("--processes", type=int, default=1, help="runs at a time (default: %(default)s)")
+    add("--processes", type=at_least(1), default=1, help="runs at a time (default: %(default)s)")
     options = parser.parse_args(args[:end], argparse.Namespace(fit=tuple(args[end + 1 :])))
     if options.generations < 1:
         parser.error(f"--generations {options.generations} must be at least 1, which is of the data alone")
     return options
+
+
+def _digest(config: Path) -> str:
+    """Of what a YAML file says, whatever its comments and layout."""
+    import yaml
+
+    return hashlib.sha256(json.dumps(yaml.safe_load(config.read_text()), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _last_line(path: Path) -> dict[str, float]:

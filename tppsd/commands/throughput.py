@@ -7,7 +7,7 @@ import logging
 import sys
 from functools import partial
 
-from tppsd.commands.console import progress
+from tppsd.commands.console import at_least, open_events, progress
 
 DESCRIPTION = """Train each encoder for some steps twice, by `tppsd fit` and in a bare PyTorch loop over ready batches, and print
 events per second of both. Nothing is kept."""
@@ -19,18 +19,15 @@ def main(args: list[str]) -> None:
     import torch
     from rich.console import Console
 
-    from tppsd.data.datamodule import EventDataModule
     from tppsd.lightning.messages import quieten
     from tppsd.lightning.modules import TargetTPP
-    from tppsd.processes.presets import PRESETS
     from tppsd.profiling.training import padding, table, throughput
 
     quieten()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # it would announce every run
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    source = {"process" if options.data in PRESETS else "path": options.data}
-    data = EventDataModule(**source, batch_size=options.batch_size)
+    data = open_events(options.data, options.unmarked, batch_size=options.batch_size)
     rows = []
     console = Console(width=None if sys.stdout.isatty() else 120)
     with progress(Console(stderr=True), "training", 2 * options.repeats * len(options.encoder)) as advance:
@@ -51,11 +48,12 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tppsd throughput", description=DESCRIPTION)
     add = parser.add_argument
     add("--data", default="multivariate_hawkes", help="process preset, folder or hub id (default: %(default)s)")
+    add("--unmarked", action="store_true", help="the events have no marks, or theirs are left aside")
     add("--encoder", nargs="+", default=["thp", "sahp", "attnhp", "rotary"], help="which to train (default: all)")
-    add("--num-layers", type=int, default=3, help="layers of the model (default: %(default)s)")
-    add("--batch-size", type=int, default=16, help="sequences per step (default: %(default)s)")
-    add("--num-steps", type=int, default=60, help="timed steps of a run (default: %(default)s)")
-    add("--repeats", type=int, default=5, help="runs of each, by turns (default: %(default)s)")
+    add("--num-layers", type=at_least(1), default=3, help="layers of the model (default: %(default)s)")
+    add("--batch-size", type=at_least(1), default=16, help="sequences per step (default: %(default)s)")
+    add("--num-steps", type=at_least(1), default=60, help="timed steps of a run (default: %(default)s)")
+    add("--repeats", type=at_least(1), default=5, help="runs of each, by turns (default: %(default)s)")
     add("--compile", action="store_true", help="with torch.compile")
-    add("--threads", type=int, help="torch threads (default: torch's own)")
+    add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     return parser.parse_args(args)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import Pair, add_pair, open_pair, progress
+from tppsd.commands.console import Pair, add_pair, at_least, open_pair, progress
 
 if TYPE_CHECKING:
     from tppsd.sampling.samples import SamplingStats
@@ -39,7 +39,7 @@ def main(args: list[str]) -> None:
 
     lengths = tuple(tree.depth for tree, _ in found if tree.is_chain)
     trees = tuple(tree.candidates for tree, _ in found if not tree.is_chain)
-    chosen = samplers(replace(pair.plan, draft_lengths=lengths, candidates=trees), pair.target, {"draft": pair.draft})
+    chosen = samplers(replace(pair.plan, draft_lengths=lengths, candidates=trees), pair.target, {options.draft: pair.draft})
     with progress(pair.messages, f"timing the best {len(found)}", len(chosen) * (1 + options.repeats)) as advance:
         timed = alternate(chosen, pair.requests, options.batch_size, 1000, advance)
     predicted = {tree.candidates: options.batch_size * speed for tree, speed in found}
@@ -49,10 +49,10 @@ def main(args: list[str]) -> None:
 def parse(args: list[str]) -> argparse.Namespace:
     """Command line -> options."""
     parser = argparse.ArgumentParser(prog="tppsd tune", description=DESCRIPTION)
-    add_pair(parser, draft="self", num_events=100)
+    add_pair(parser, draft="self", num_events=100, fewest_events=2)  # of a first event there is nothing to draft by
     add = parser.add_argument
-    add("--num-best", type=int, default=3, help="chains and trees that are timed (default: %(default)s each)")
-    add("--repeats", type=int, default=5, help="timed runs of each (default: %(default)s)")
+    add("--num-best", type=at_least(1), default=3, help="chains and trees that are timed (default: %(default)s each)")
+    add("--repeats", type=at_least(1), default=5, help="timed runs of each (default: %(default)s)")
     return parser.parse_args(args)
 
 

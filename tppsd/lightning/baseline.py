@@ -52,7 +52,8 @@ class RenewalBaseline(Callback):
     def _score(self, data: EventDataModule, split: str) -> float:
         rank_zero_info("fitting the best renewal model: what can be known without the history (nll_renewal)")
         with torch.inference_mode(False), torch.enable_grad():  # testing has switched gradients off
-            renewal = fit_renewal(data.sequences("train"), data.statistics, self.num_steps)
+            validation = data.dataset.splits.get("validation", ())  # which testing can do without
+            renewal = fit_renewal(data.sequences("train"), data.statistics, self.num_steps, validation=validation)
         return model_nll(renewal, data.sequences(split))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

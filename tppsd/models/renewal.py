@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
@@ -14,6 +16,8 @@ from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
 
 _CONTEXT_DIM = 32
+_CHECK_EVERY = 10  # steps of a fit between looks at the validation split, ...
+_MAX_JUDGES = 8  # ... at so many batches of it at most
 
 
 class RenewalTPP(LikelihoodModel):
@@ -39,7 +43,12 @@ class RenewalTPP(LikelihoodModel):
 
 
 def fit_renewal(
-    sequences: Sequence[EventSequence], statistics: DataStatistics, num_steps: int = 300, batch_events: int = 8192, seed: int = 0
+    sequences: Sequence[EventSequence],
+    statistics: DataStatistics,
+    num_steps: int = 300,
+    batch_events: int = 8192,
+    seed: int = 0,
+    validation: Sequence[EventSequence] = (),
 ) -> RenewalTPP:
     """Fit a RenewalTPP by maximum window likelihood on the training split; about ten seconds on one core.
 
@@ -48,6 +57,8 @@ def fit_renewal(
         statistics: of the same split.
         num_steps: Adam steps, on batches of about `batch_events` events.
         seed: of initialisation and batch order; the global RNG is left as it was.
+        validation: split on which the weights kept score best, so that few training events are not learnt by heart; without
+            one, the last weights are kept.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the one that was forked; torch.manual_seed would reseed every device
@@ -55,14 +66,56 @@ def fit_renewal(
         model.statistics = statistics
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-2, total_steps=num_steps)
-        mean_length = max(1.0, sum(len(s) for s in sequences) / len(sequences))
-        rows = max(1, min(len(sequences), int(batch_events / mean_length)))
-        for _ in range(num_steps):
+        best = _BestWeights(model, [EventBatch.from_sequences(part) for part in _judges(validation, batch_events)])
+        best.look()
+        rows = _rows(sequences, batch_events)
+        for step in range(1, num_steps + 1):
             chosen = torch.randperm(len(sequences))[:rows].tolist()
-            batch = EventBatch.from_sequences([sequences[i] for i in chosen])
-            loss = -model.log_likelihood(batch).sum() / batch.mask.sum().clamp_min(1)
+            loss = _loss(model, [EventBatch.from_sequences([sequences[i] for i in chosen])])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             scheduler.step()
+            if step % _CHECK_EVERY == 0 or step == num_steps:
+                best.look()
+    best.restore()
     return model.eval()
+
+
+class _BestWeights:
+    """Those of all looks at a model that score best on `batches`; of no batches, the last."""
+
+    def __init__(self, model: RenewalTPP, batches: list[EventBatch]) -> None:
+        self.model, self.batches = model, batches
+        self.loss, self.weights = math.inf, copy.deepcopy(model.state_dict())
+
+    def look(self) -> None:
+        with torch.no_grad():
+            loss = float(_loss(self.model, self.batches)) if self.batches else 0.0
+        if loss <= self.loss:  # at equal scores the later weights, which have seen more
+            self.loss, self.weights = loss, copy.deepcopy(self.model.state_dict())
+
+    def restore(self) -> None:
+        self.model.load_state_dict(self.weights)
+
+
+def _loss(model: RenewalTPP, batches: list[EventBatch]) -> Tensor:
+    """Negative log-likelihood per event."""
+    total = torch.stack([model.log_likelihood(batch).sum() for batch in batches]).sum()
+    return -total / max(1, sum(int(batch.mask.sum()) for batch in batches))
+
+
+def _rows(sequences: Sequence[EventSequence], batch_events: int) -> int:
+    """How many sequences have about `batch_events` events."""
+    mean_length = max(1.0, sum(len(s) for s in sequences) / len(sequences))
+    return max(1, min(len(sequences), int(batch_events / mean_length)))
+
+
+def _judges(validation: Sequence[EventSequence], batch_events: int) -> list[list[EventSequence]]:
+    """What weights are scored on, in batches: all of a split, but of a large one as much as does not outlast the training."""
+    if not validation:
+        return []
+    rows = _rows(validation, batch_events)
+    order = torch.randperm(len(validation), generator=torch.Generator().manual_seed(0)).tolist()  # splits may be sorted
+    kept = [validation[i] for i in order[: _MAX_JUDGES * rows]]
+    return [kept[i : i + rows] for i in range(0, len(kept), rows)]

@@ -7,6 +7,7 @@ elapsed since that instant it determines the intensity until the next event. A p
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from random import Random
 
@@ -136,7 +137,11 @@ class Process(ABC):
             seed: of the whole data set.
             first_index: index of the first sequence.
         """
-        if not t_start < t_end < float("inf"):
+        if num_sequences < 0:
+            raise ValueError(f"num_sequences = {num_sequences} must not be negative")
+        if not math.isfinite(t_start):
+            raise ValueError(f"t_start = {t_start} must be finite")
+        if not t_start < t_end < math.inf:
             raise ValueError(f"t_end = {t_end} must be finite and later than t_start = {t_start}")
         streams = [Random(f"{seed}/{first_index + i}") for i in range(num_sequences)]  # seeded by a hash of the text
         rows = torch.arange(num_sequences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,10 +30,12 @@ class Hawkes(Process):
         self.state_size = self.num_marks**2
         self.alpha = self._matrix("alpha", alpha)
         self.beta = self._matrix("beta", beta)
-        if not (self.mu >= 0).all() or not self.mu.sum() > 0:
-            raise ValueError(f"mu = {self.mu.tolist()} must have no negative entry and a positive one")
-        if not (self.alpha >= 0).all() or not (self.beta > 0).all():
-            raise ValueError(f"alpha = {self.alpha.tolist()} must be >= 0 and beta = {self.beta.tolist()} > 0 everywhere")
+        if not (self.mu >= 0).all() or not 0 < self.mu.sum() < math.inf:
+            raise ValueError(f"mu = {self.mu.tolist()} must have no negative entry and a positive one, all finite")
+        if not ((self.alpha >= 0).all() and (self.beta > 0).all() and (self.alpha + self.beta).isfinite().all()):
+            raise ValueError(
+                f"alpha = {self.alpha.tolist()} must be >= 0 and beta = {self.beta.tolist()} > 0 everywhere, and both finite"
+            )
         branching_ratio = float(torch.linalg.eigvals(self.alpha / self.beta).abs().max())
         if branching_ratio >= 1:
             raise ValueError(f"the largest eigenvalue of alpha / beta is {branching_ratio:.3g}; it must be below 1")

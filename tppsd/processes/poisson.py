@@ -26,10 +26,12 @@ class InhomogeneousPoisson(Process):
     frequency: float
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ValueError(f"scale = {self.scale} must be positive")
-        if not self.base >= 1:
-            raise ValueError(f"base = {self.base} must be at least 1: below, the rate is negative at times")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale = {self.scale} must be positive and finite")
+        if not 1 <= self.base < math.inf:
+            raise ValueError(f"base = {self.base} must be at least 1, below which the rate is negative at times, and finite")
+        if not math.isfinite(self.frequency):
+            raise ValueError(f"frequency = {self.frequency} must be finite")
 
     def start_state(self, t_start: Tensor) -> Tensor:
         """The state is the absolute time."""

@@ -28,8 +28,10 @@ class LogNormalRenewal(Process):
     log_std: float
 
     def __post_init__(self) -> None:
-        if not self.log_std > 0:
-            raise ValueError(f"log_std = {self.log_std} must be positive")
+        if not math.isfinite(self.log_mean):
+            raise ValueError(f"log_mean = {self.log_mean} must be finite")
+        if not 0 < self.log_std < math.inf:
+            raise ValueError(f"log_std = {self.log_std} must be positive and finite")
 
     def start_state(self, t_start: Tensor) -> Tensor:
         """The state is the age: the time since the last event."""

@@ -25,8 +25,8 @@ class SelfCorrecting(Process):
     alpha: float
 
     def __post_init__(self) -> None:
-        if not (self.mu > 0 and self.alpha > 0):
-            raise ValueError(f"mu = {self.mu} and alpha = {self.alpha} must be positive")
+        if not (0 < self.mu < math.inf and 0 < self.alpha < math.inf):
+            raise ValueError(f"mu = {self.mu} and alpha = {self.alpha} must be positive and finite")
 
     def start_state(self, t_start: Tensor) -> Tensor:
         """The state is the log-intensity."""
