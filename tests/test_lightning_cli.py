@@ -18,6 +18,7 @@ DATA = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "20", "
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 
 CONFIGS = Path(__file__).parent.parent / "lightning_configs" / "model"
+MESSAGES = "lightning.pytorch.utilities.rank_zero"  # the logger; a command run before may have silenced it
 STEPWISE = ["--trainer.log_every_n_steps", "1"]
 
 
@@ -72,6 +73,7 @@ def callbacks_of(checkpoint: Path) -> dict[str, dict]:
 
 def test_a_run_is_resumed_from_its_last_epoch_and_keeps_its_best(caplog: pytest.LogCaptureFixture) -> None:
     """Here the first epoch is the best: the worst NLL is looked for."""
+    caplog.set_level("INFO", MESSAGES)
     size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--checkpoint.mode", "max"]
     assert tppsd("fit", *DATA, *QUIET, *STEPWISE, *size, "--trainer.max_epochs", "3", "--early_stopping.patience", "5") == 0
     first = Path("outputs/fit/version_0")
@@ -111,6 +113,7 @@ def test_checkpoints_of_another_run_are_left_alone(capsys: pytest.CaptureFixture
 
 
 def test_other_checkpoints_and_none(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", MESSAGES)
     arguments = ["fit", *DATA, *QUIET, *STEPWISE, "--trainer.max_epochs", "1"]
     other = [
         "--trainer.callbacks+=ModelCheckpoint",
