@@ -456,6 +456,9 @@ def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
     assert message(file).endswith("events.jsonl, line 2: has the byte 0xe9, which is not UTF-8; save the file as UTF-8")
     (tmp_path / "events.csv").write_bytes(b"sequence,time,mark\n0,1.0,a\n0,2.0,caf\xe9\n")
     assert message(tmp_path / "events.csv").endswith("events.csv: the column mark is not UTF-8; save the file as UTF-8")
+    lines = [f"{i},{0.5 * j},a,M\xe1laga" for i in range(10) for j in range(1, 4)]
+    (tmp_path / "other.csv").write_bytes("\n".join(["sequence,time,mark,place", *lines]).encode("latin-1"))
+    assert len(read_dataset(tmp_path / "other.csv").sequences("train")) == 8, "a column that nobody reads"
     file.write_bytes('{"sequence": 0, "time": 1.0, "mark": "a"}'.encode("utf-16"))
     assert message(file).endswith("events.jsonl, line 1: has the byte 0xff, which is not UTF-8; save the file as UTF-8")
 

@@ -184,18 +184,18 @@ def _open_file(file: Path, candidates: Collection[str]) -> Any:
             return pyarrow.parquet.read_table(file) if file.is_dir() else pyarrow.parquet.ParquetFile(file).read()
         if suffix == ".csv":
             empty_is_missing = pyarrow.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-            return _in_utf8(file, pyarrow.csv.read_csv(file, convert_options=empty_is_missing))
+            return _in_utf8(file, pyarrow.csv.read_csv(file, convert_options=empty_is_missing), candidates)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{file}: not a readable {suffix[1:]} file: {_reason(error)}") from error
     return _rows_to_table(str(file), _json_rows(file), candidates)
 
 
-def _in_utf8(file: Path, table: Any) -> Any:
-    """Arrow reads a column that is not UTF-8 as bytes."""
+def _in_utf8(file: Path, table: Any, candidates: Collection[str]) -> Any:
+    """Arrow reads a column that is not UTF-8 as bytes; of those that are not read, nobody minds."""
     import pyarrow
 
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if pyarrow.types.is_binary(column.type):
+        if name in candidates and pyarrow.types.is_binary(column.type):
             raise ValueError(f"{file}: the column {name} is not UTF-8; save the file as UTF-8")
     return table
 
