@@ -110,16 +110,16 @@ def _check_shards(folder: Path, split: str, shards: list[re.Match[str]], suffix:
     start = int(total in numbers)  # they are 0..N-1, of some writers 1..N
     expected = range(start, start + total)
     missing = next((number for number in expected if number not in numbers), None)
-    if missing is None and numbers != list(expected):
-        extra = next(s for s in shards if int(s["number"]) not in expected or numbers.count(int(s["number"])) > 1)
-        raise ValueError(
-            f"{folder}: {extra[0]}{suffix} is one shard too many of the {split} split; keep one set of {total} shards"
-        )
     if missing is not None:
         name = f"{one['stem']}-{missing:0{len(one['number'])}d}-of-{one['total']}{suffix}"
         raise ValueError(
             f"{folder}: the {split} split has {len(numbers)} of {total} shards and {name} is missing; "
             "copy all of them here, or let the job that writes them finish"
+        )
+    if numbers != list(expected):
+        extra = next(s for s in shards if int(s["number"]) not in expected or numbers.count(int(s["number"])) > 1)
+        raise ValueError(
+            f"{folder}: {extra[0]}{suffix} is one shard too many of the {split} split; keep one set of {total} shards"
         )
 
 
