@@ -160,7 +160,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def drawn(root: Path, folder: Path) -> Drawn:
-    return draw_cells(root, 1000, 0, 2, folder, "joint-closed_form-1-untrained-s", lambda: None)
+    return draw_cells(root, 1000, 0, 2, folder, "joint-closed_form-1-untrained-s", False, lambda: None)
 
 
 def test_a_certificate_is_good_for_sources_that_draw_the_same_samples_and_no_others(tmp_path: Path, folder: Path) -> None:

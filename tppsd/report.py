@@ -86,6 +86,7 @@ def _summary(plan: Plan) -> str:
     return (
         f"Samplers run in turn in one process after a warm-up: medians of {plan.repeats} runs"
         + (f", means over {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "")
+        + (". All are compiled" if plan.compile else "")
         + ". A speed-up is against our own cached autoregressive sampler"
         + (
             "; “over re-encoding” is against the loop that encodes the history anew for each event, as papers do."

@@ -34,7 +34,7 @@ def colour_of(row: Row, rows: Iterable[Row]) -> str:
     methods."""
     if row.method == "autoregressive":
         return "autoregressive"
-    if row.method == "reencode":
+    if row.method in ("reencode", "uncompiled"):
         return "band"
     if row.method == "draft":
         return "real"

@@ -12,7 +12,7 @@ from tppsd.benchmark.names import repeated
 from tppsd.sampling.options import TREE_RULES, SamplingOptions
 
 Encoder = Literal["thp", "sahp", "attnhp", "rotary"]
-Baseline = Literal["draft", "reencode"]
+Baseline = Literal["draft", "reencode", "uncompiled"]
 Method = Literal["auto", "fixed_point"]
 DraftLength = int | Literal["auto"]
 Figure = Literal["ks", "draft_length", "position", "accepted_counts", "marks"]
@@ -95,7 +95,9 @@ class Plan:
         draft_passes: chains of draft models are also drafted in so many passes over all of their events.
         candidates: trees, each the candidates of every step; they are timed beside the chains of `draft_lengths`.
         baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
-            the history encoded anew for each event, one sequence at a time.
+            the history encoded anew for each event, one sequence at a time; "uncompiled": the target autoregressively, without
+            the compiled passes that all others have by `compile`.
+        compile: as SamplingOptions.compile, of every sampler, the autoregressive one included.
         batch_sizes: rows in flight.
         repeats: timed runs of each sampler; the run that warms up is not counted.
         sequences_per_run: sequences of one run, at least the batch size; null: 8 continuations of real data, else 1.
@@ -129,6 +131,7 @@ class Plan:
     next_event_draws: int = 100
     next_event_histories: int = 8
     device: Literal["cpu", "cuda"] = "cpu"
+    compile: bool = False
     columns: tuple[str, ...] = COLUMNS
     figures: tuple[Figure, ...] = FIGURES
     paper: tuple[dict[str, Any], ...] = ()
@@ -144,6 +147,10 @@ class Plan:
         for name, values in (distinct | {"data": map(Path, self.data), "drafts": map(Path, draft_names(self.drafts))}).items():
             if (twice := repeated(values)) is not None:
                 raise ValueError(f"{name}: {twice} is there twice; name it once")
+        if "uncompiled" in self.baselines and not self.compile:
+            raise ValueError(
+                "the baseline 'uncompiled' is for plans with compile: true (--compile); all samplers are uncompiled here"
+            )
         for entry in self.paper:
             _check_entry(entry)
         for size in self.batch_sizes:

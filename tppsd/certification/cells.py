@@ -69,6 +69,11 @@ class Cell:
         return (self.candidates, *_NARROW)[: self.draft_length]
 
     @property
+    def is_compilable(self) -> bool:
+        """Is the target a network, as it is?"""
+        return self.encoder != "closed form" and self.draft != "rare marks"
+
+    @property
     def is_possible(self) -> bool:
         """Two methods have no draft, rare marks need several, a closed form has no training data; the integrals of `rrs` over the
         marks of a network, or for drafts that are always rejected, would take hours."""

@@ -116,11 +116,12 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--num-events", type=int, help="events per sequence (default: 200, or the window of the data)")
     add("--repeats", type=int, help="timed runs of each sampler (default: 7)")
     add("--seed", type=int, nargs="+", help="of training and sampling; results are means over seeds (default: 0)")
-    add("--baseline", nargs="+", choices=["reencode", "draft"],
-        help="also time encoding the history anew for each event, or the drafts on their own")  # fmt: skip
+    add("--baseline", nargs="+", choices=["reencode", "draft", "uncompiled"],
+        help="also time encoding the history anew for each event, the drafts on their own, or what --compile saves")  # fmt: skip
     add(
         "--training-seconds", type=positive_seconds, nargs=2, metavar=("TARGET", "DRAFT"), help="training times (default: 120 30)"
     )
+    add("--compile", action="store_true", default=None, help="compiled passes, in every sampler (needs a C++ compiler)")
     add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     add("--json", action="store_true", help="one JSON object per row")
@@ -142,7 +143,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         "data": options.data, "data_root": options.data_root, "encoders": options.encoder, "target": options.target,
         "draft_lengths": options.draft_length, "rules": options.rule, "batch_sizes": options.batch_size,
         "num_events": options.num_events, "repeats": options.repeats, "seeds": options.seed, "baselines": options.baseline,
-        "device": options.device, "methods": options.method, "draft_passes": options.draft_passes,
+        "device": options.device, "compile": options.compile, "methods": options.method, "draft_passes": options.draft_passes,
     }  # fmt: skip
     values = {key: value for key, value in named.items() if value is not None}
     if options.candidates is not None:

@@ -1,6 +1,7 @@
 """`tppsd certify`: is every sampler exact? Samples and judges every cell of tppsd.certification, and says so plainly.
 
-It can be interrupted: finished cells are kept in the output folder and not repeated.
+It can be interrupted: finished cells are kept in the output folder and not repeated. Compiled passes, which have a certificate of
+their own, are certified in the cells whose targets are networks.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ PACKAGE = Path(tppsd.__file__).parent
 EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell
 LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
 SCHEMA = 1
-CERTIFICATE, PARTIAL = "certificate.json", "certificate-partial.json"  # of all cells, of those of --only
+CERTIFICATE, COMPILED = "certificate.json", "certificate-compiled.json"
+PARTIAL = "certificate-partial.json"  # of the cells of --only
 
 
 def main(args: list[str]) -> None:
@@ -39,10 +41,11 @@ def main(args: list[str]) -> None:
     if options.same_as is not None:
         carry_over(options)
         return
-    cells = [cell for cell in all_cells() if options.only in cell.name]
+    cells = [cell for cell in cells_of(options.compile) if options.only in cell.name]
     if not cells:
         raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {all_cells()[0].name}")
-    certificate = certify(cells, options.events or EVENTS, options.seed, options.processes, options.output)
+    num_events = options.events or EVENTS
+    certificate = certify(cells, num_events, options.seed, options.processes, options.output, options.compile)
     _print(certificate, options.output)
     if not certificate["exact"]:
         raise SystemExit(1)
@@ -56,6 +59,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
     add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
     add("--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}")
+    add("--compile", action="store_true", help=f"with compiled passes: {COMPILED}")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
     add(
         "--same-as", type=Path, metavar="CHECKOUT", help="instead: does this code draw the same samples, to the last bit, as "
@@ -69,12 +73,21 @@ def parse(args: list[str]) -> argparse.Namespace:
     return options
 
 
-def certify(cells: list[Cell], num_events: int, seed: int, processes: int, output: Path) -> dict[str, Any]:
+def cells_of(compiled: bool) -> list[Cell]:
+    """Of a certificate."""
+    return [cell for cell in all_cells() if cell.is_compilable or not compiled]
+
+
+def certify(
+    cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, compiled: bool = False
+) -> dict[str, Any]:
     """Results of the cells with their verdicts, also written to `output`: as a certificate only if these are all cells."""
     run = {"version": tppsd.__version__, "sources": sources_hash(), "num_events": num_events, "seed": seed}
+    if compiled:
+        run["compiled"] = True
     results = {cell.name: kept for cell in cells if (kept := _read(output, cell, run)) is not None}
     missing = [cell for cell in cells if cell.name not in results]
-    for cell, result in _run(missing, num_events, seed, processes, output / "models"):
+    for cell, result in _run(missing, num_events, seed, processes, output / "models", compiled):
         results[cell.name] = result
         _write(output / "cells" / f"{cell.name}.json", {"run": run, "result": result})
     p_values = {cell.name: results[cell.name]["p_value"] for cell in cells}
@@ -93,30 +106,35 @@ def certify(cells: list[Cell], num_events: int, seed: int, processes: int, outpu
 
 def _file_name(certificate: dict[str, Any]) -> str:
     """A few cells must not pass for a certificate, nor replace one."""
-    is_whole = {row["name"] for row in certificate["cells"]} == {cell.name for cell in all_cells()}
-    return CERTIFICATE if is_whole else PARTIAL
+    compiled = "compiled" in certificate["run"]
+    is_whole = {row["name"] for row in certificate["cells"]} == {cell.name for cell in cells_of(compiled)}
+    return _name_of(compiled) if is_whole else PARTIAL
+
+
+def _name_of(compiled: bool) -> str:
+    return COMPILED if compiled else CERTIFICATE
 
 
 def carry_over(options: argparse.Namespace) -> None:
     """Write the certificate of `options.same_as` with a note that these sources draw the same samples, if they do."""
     from rich.console import Console
 
-    path = options.same_as / "tests" / CERTIFICATE
+    path = options.same_as / "tests" / (name := _name_of(options.compile))
     if not path.is_file():
-        raise ValueError(f"{options.same_as} has no tests/certificate.json; --same-as wants the root of a certified checkout")
+        raise ValueError(f"{options.same_as} has no tests/{name}; --same-as wants the root of a certified checkout")
     certificate = _read_certificate(path)
     if sources_hash(options.same_as / "tppsd") != certificate["run"]["sources"]:
         raise ValueError(f"{options.same_as} is not what its certificate is of: check out the commit that was certified")
     num_events, models = options.events or COMPARED_EVENTS, options.output / "models"
-    with progress(Console(stderr=True), "drawing with both", 2 * len(all_cells())) as advance:
+    with progress(Console(stderr=True), "drawing with both", 2 * len(cells_of(options.compile))) as advance:
         before, after = (
-            draw_cells(root, num_events, options.seed, options.processes, models, "", advance)
+            draw_cells(root, num_events, options.seed, options.processes, models, "", options.compile, advance)
             for root in (options.same_as, PACKAGE.parent)
         )
     check_same(before, after)
     total = sum(cell["num_events"] for cell in after.values())
     certificate["same_samples"] = {"sources": sources_hash(), "num_events": total, "seed": options.seed}
-    written = options.output / CERTIFICATE
+    written = options.output / name
     _write(written, certificate)
     print(f"The same samples to the last bit in {len(after)} cells, {total:,} events. Written: {written}")
 
@@ -137,19 +155,21 @@ def _read_certificate(path: Path) -> dict[str, Any]:
 def sources_hash(package: Path = PACKAGE) -> str:
     """SHA-256 of the files whose exactness is certified: the samplers and the models."""
     digest = hashlib.sha256()
-    for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/*.py")]):
+    for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/*.py"), *package.glob("models/*.cpp")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _run(cells: list[Cell], num_events: int, seed: int, processes: int, models: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def _run(
+    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, compiled: bool
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Yield (cell, result) as they finish."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("certifying", total=len(cells))
-        for cell, result in _results(cells, num_events, seed, processes, models):
+        for cell, result in _results(cells, num_events, seed, processes, models, compiled):
             line = f"{cell.name}: p = {result['p_value']:.3g}, {result['num_events']:,} events"
             bar.console.print(line, highlight=False, soft_wrap=True)
             bar.advance(task)
@@ -157,14 +177,14 @@ def _run(cells: list[Cell], num_events: int, seed: int, processes: int, models: 
 
 
 def _results(
-    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path
+    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, compiled: bool
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     if processes == 1 or len(cells) < 2:
-        yield from ((cell, run_cell(cell, num_events, seed, models)) for cell in cells)
+        yield from ((cell, run_cell(cell, num_events, seed, models, compiled)) for cell in cells)
         return
     # new processes, not copies: a copied process would inherit the locks of torch's threads
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        running = {pool.submit(run_cell, cell, num_events, seed, models): cell for cell in cells}
+        running = {pool.submit(run_cell, cell, num_events, seed, models, compiled): cell for cell in cells}
         try:
             for finished in as_completed(running):
                 yield running[finished], finished.result()

@@ -83,6 +83,7 @@ def add_pair(parser: argparse.ArgumentParser, draft: str, num_events: int, fewes
     add("--num-events", type=at_least(fewest_events), default=num_events, help="events per sequence (default: %(default)s)")
     add("--batch-size", type=at_least(1), default=1, help="rows in flight (default: %(default)s)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
+    add("--compile", action="store_true", help="compiled passes, in every sampler (needs a C++ compiler)")
 
 
 def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
@@ -102,7 +103,9 @@ def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
         torch.set_num_threads(options.threads)
     target = resolve_model(options.target, "target")
     draft = options.draft if options.draft in DRAFTER_NAMES else resolve_model(options.draft, "draft")
-    plan = Plan(target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=num_runs)
+    plan = Plan(
+        target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=num_runs, compile=options.compile
+    )
     data = None if options.data is None else open_data(plan, options.data)
     requests = [request(plan, data, run, options.batch_size) for run in range(num_runs)]
     console = Console(width=None if sys.stdout.isatty() else 120)

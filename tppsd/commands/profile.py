@@ -27,10 +27,12 @@ def main(args: list[str]) -> None:
     pair.messages.print("measuring the machine")
     machine = Machine.measured(model_device(pair.target))
     samplers = {
-        "autoregressive": (None, SamplingOptions("autoregressive")),
+        "autoregressive": (None, SamplingOptions("autoregressive", compile=options.compile)),
         f"speculative, {_who_drafts(options)}": (
             pair.draft,
-            SamplingOptions("speculative", options.draft_length, options.rule, draft_passes=options.draft_passes),
+            SamplingOptions(
+                "speculative", options.draft_length, options.rule, draft_passes=options.draft_passes, compile=options.compile
+            ),
         ),
     }
     with progress(pair.messages, "sampling", NUM_RUNS * len(samplers)) as advance:

@@ -34,7 +34,7 @@ def main(args: list[str]) -> None:
     with progress(pair.messages, "measuring passes and acceptance", len(PILOTS) * (1 + options.repeats)) as advance:
         pilots = [_pilot(pair, tree, options.batch_size, advance) for tree in PILOTS]
         accepted = acceptance(pilots)
-        measured = costs(pair.target, pair.draft, options.batch_size, options.num_events // 2, pilots)
+        measured = costs(pair.target, pair.draft, options.batch_size, options.num_events // 2, pilots, options.compile)
     found = best(accepted, measured, options.num_best, options.num_best)
 
     lengths = tuple(tree.depth for tree, _ in found if tree.is_chain)
@@ -43,7 +43,8 @@ def main(args: list[str]) -> None:
     with progress(pair.messages, f"timing the best {len(found)}", len(chosen) * (1 + options.repeats)) as advance:
         timed = alternate(chosen, pair.requests, options.batch_size, 1000, advance)
     predicted = {tree.candidates: options.batch_size * speed for tree, speed in found}
-    _print(pair.console, timed, predicted, accepted, repr(pair.draft) if isinstance(pair.draft, str) else "draft")
+    draft = repr(pair.draft) if isinstance(pair.draft, str) else "draft"
+    _print(pair.console, timed, predicted, accepted, draft, ", compile=True" if options.compile else "")
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -62,14 +63,16 @@ def _pilot(pair: Pair, tree: Tree, batch_size: int, advance: Callable[[], None])
     from tppsd.sampling.sample import sample
     from tppsd.sampling.samples import SamplingStats
 
-    options, runs = SamplingOptions(candidates=tree.candidates), []
+    options, runs = SamplingOptions(candidates=tree.candidates, compile=pair.plan.compile), []
     for seed, one in enumerate([pair.requests[0], *pair.requests]):
         runs.append(sample(pair.target, pair.draft, options=options, seed=seed, batch_size=batch_size, **one.arguments()).stats)
         advance()
     return SamplingStats.total(runs[1:])
 
 
-def _print(console: Any, timed: list[Any], predicted: dict[tuple[int, ...], float], accepted: Any, draft: str) -> None:
+def _print(
+    console: Any, timed: list[Any], predicted: dict[tuple[int, ...], float], accepted: Any, draft: str, further: str
+) -> None:
     """The table, and what to pass to `sample`, `draft` included."""
     from rich.table import Table
 
@@ -89,7 +92,7 @@ def _print(console: Any, timed: list[Any], predicted: dict[tuple[int, ...], floa
         table.add_row(options, f"{1 / seconds:.0f}", *_numbers(one, predicted, baseline / seconds))
     console.print(table)
     fastest = max(speedups, key=speedups.__getitem__)
-    arguments = fastest if fastest == AUTOREGRESSIVE else f"{draft}, {fastest}"
+    arguments = (fastest if fastest == AUTOREGRESSIVE else f"{draft}, {fastest}") + further
     console.print(
         f"Fastest: tppsd.sample(target, {arguments}), {speedups[fastest]:.2f} times as fast as autoregressive sampling.",
         highlight=False, soft_wrap=True,

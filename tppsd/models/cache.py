@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def multiple(number: int, step: int) -> int:
+    """The smallest multiple of `step` from `number` on."""
+    return number + -number % step
+
+
 class RowCache:
     """Tensors with a dimension of rows, filled at each row's own length along a dimension of entries.
 
@@ -22,12 +27,13 @@ class RowCache:
         tensors: what is kept.
         capacity_dims: per tensor, the dimension of the entries; None = dimension 1 of all.
         row_dim: the dimension of the rows, of all tensors.
+        step: capacities stay multiples of it.
     """
 
-    def __init__(self, tensors: list[Tensor], capacity_dims: list[int] | None = None, row_dim: int = 0) -> None:
+    def __init__(self, tensors: list[Tensor], capacity_dims: list[int] | None = None, row_dim: int = 0, step: int = 1) -> None:
         self.tensors = tensors
         self.capacity_dims = capacity_dims or [1] * len(tensors)
-        self.row_dim = row_dim
+        self.row_dim, self.step = row_dim, step
         self.lengths = torch.zeros(tensors[0].shape[row_dim], dtype=torch.int64, device=tensors[0].device)
 
     @property
@@ -52,7 +58,7 @@ class RowCache:
             return
         for i, (old, dim) in enumerate(zip(self.tensors, self.capacity_dims, strict=True)):
             shape = list(old.shape)
-            shape[dim] = max(capacity, 2 * shape[dim])
+            shape[dim] = multiple(max(capacity, 2 * shape[dim]), self.step)
             self.tensors[i] = old.new_zeros(shape)
             used = self.max_length + len(self.parents)
             self.tensors[i].narrow(dim, 0, used).copy_(old.narrow(dim, 0, used))
@@ -61,11 +67,15 @@ class RowCache:
         """For `num_new` more entries per row, in however many passes they come."""
         self.grow(self.max_length + len(self.parents) + num_new)
 
-    def begin(self, num_new: int) -> None:
-        """Make room for `num_new` entries per row and fix where they go: behind the live ones and the tree's."""
+    def announce(self, num_new: int) -> None:
+        """Make room for `num_new` entries per row, behind the live ones and the tree's, of which `end` is to tell."""
         self.make_room(num_new)
         self._first_new = self.max_length + len(self.parents)
         self._num_new = num_new
+
+    def begin(self, num_new: int) -> None:
+        """Announce `num_new` entries per row and fix where `write` puts them."""
+        self.announce(num_new)
         self._where: tuple[Tensor, Tensor] | None = None
         if self.min_length != self.max_length:
             rows = torch.arange(len(self.lengths), device=self.lengths.device).unsqueeze(1)
@@ -136,10 +146,11 @@ class KVCache(RowCache):
 
     def __init__(
         self, num_layers: int, num_rows: int, capacity: int, num_heads: int, head_dim: int, like: Tensor,
-        max_context: int | None = None,
+        max_context: int | None = None, step: int = 1,
     ) -> None:  # fmt: skip
         self.num_heads, self.max_context = num_heads, max_context
-        super().__init__([like.new_zeros(num_layers, 2, num_rows, num_heads, head_dim, capacity)], [5], row_dim=2)
+        shape = (num_layers, 2, num_rows, num_heads, head_dim, multiple(capacity, step))
+        super().__init__([like.new_zeros(shape)], [5], row_dim=2, step=step)
         self.dropped = torch.zeros_like(self.lengths)
 
     @property

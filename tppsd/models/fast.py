@@ -33,6 +33,7 @@ class Kept:
         plain: for every module the attributes that `plain_attributes` adds.
         not_finite: name of the first parameter with values that are not finite, or None.
         hashes: content hashes, by what else than the weights they are of.
+        compiled: the layers as compiled code has them (tppsd.models.compiled), once they have been asked for.
         num_holders: of `held`.
     """
 
@@ -44,6 +45,7 @@ class Kept:
         named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
         self.not_finite = next((name for name, values in named if not torch.isfinite(values).all()), None)
         self.hashes: dict[str, str] = {}
+        self.compiled: Any = None
         self.num_holders = 0
 
     def fits(self, model: nn.Module) -> bool:

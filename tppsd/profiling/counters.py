@@ -1,8 +1,10 @@
-"""Operators, bytes and floating-point operations of sampling, counted as they are dispatched."""
+"""Operators, bytes and floating-point operations of sampling, counted as they are dispatched; compiled layers count as one
+operator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from tppsd.models.compiled import CompiledStack
 
 
 @dataclass
@@ -38,10 +42,27 @@ class _Counter(TorchDispatchMode):
 def counted(work: Callable[[], object]) -> Counts:
     """Run `work` and count."""
     flops = FlopCounterMode(display=False)
-    with flops, _Counter() as counter:
+    with flops, _Counter() as counter, _compiled(counter.counts):
         work()
-    counter.counts.flops = flops.get_total_flops()
+    counter.counts.flops += flops.get_total_flops()
     return counter.counts
+
+
+@contextlib.contextmanager
+def _compiled(counts: Counts) -> Iterator[None]:
+    """Compiled layers, which are not dispatched, say what they do."""
+    right = CompiledStack.run
+
+    def run(stack: CompiledStack, x: Any, extra: Any, cache: Any, parents: Any) -> Any:
+        flops, num_bytes = stack.work(cache, x.shape[1])
+        counts.operators, counts.flops, counts.bytes = counts.operators + 1, counts.flops + flops, counts.bytes + num_bytes
+        return right(stack, x, extra, cache, parents)
+
+    CompiledStack.run = run  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        CompiledStack.run = right  # type: ignore[method-assign]
 
 
 def _num_bytes(tensor: torch.Tensor) -> int:

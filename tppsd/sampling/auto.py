@@ -70,11 +70,14 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     """What was fastest on most data sets (README). No drafts where a sequence is little work, nor with several rows in flight
     unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the target's recent laws,
     which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
-    row or few, else event by event and shorter."""
+    row or few, else event by event and shorter. Compiled passes leave less to save: drafts for single long sequences only."""
     num_layers = getattr(models.target, "num_layers", 1)
+    is_compiled = any(candidate.compile for candidate in candidates.values())
     is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
     are_some = are_few or num_rows <= num_layers
-    if num_layers * num_events < _LITTLE_WORK or not (are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)):
+    if is_compiled:
+        wanted = ["autoregressive"] if is_short or num_rows > 1 else [_IN_PASSES, "jacobi", "self"]
+    elif num_layers * num_events < _LITTLE_WORK or not (are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)):
         wanted = ["autoregressive"]
     elif is_short and are_some:
         wanted = ["self", "jacobi", "model"]
@@ -104,14 +107,14 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
     }  # fmt: skip
     if options.drafter == "poisson":
         training_rate(_statistics(models))  # says so where there is none
-    found = {"autoregressive": SamplingOptions("autoregressive")}
+    found = {"autoregressive": SamplingOptions("autoregressive", compile=options.compile)}
     for name in is_there:
         if is_there[name] and options.drafter in (None, name):
-            found[name] = SamplingOptions("speculative", length, rule, name)
+            found[name] = SamplingOptions("speculative", length, rule, name, compile=options.compile)
     if "model" in found:
         found[_IN_PASSES] = replace(found["model"], draft_passes=_PASSES)
     if options.tolerance is not None:
-        found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance)
+        found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance, compile=options.compile)
     return found
 
 

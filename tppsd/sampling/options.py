@@ -48,6 +48,8 @@ class SamplingOptions:
             instead of a chain; None = a chain.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
             None = 1e-6. With method = "auto" it permits "fixed_point".
+        compile: run the layers of the target, and of a draft model where it can be, as compiled code (tppsd.models.compiled):
+            several times as fast on a CPU, by a C++ compiler that must be there; None = no.
     """
 
     method: Literal["autoregressive", "speculative", "fixed_point", "auto"] | None = None
@@ -57,8 +59,12 @@ class SamplingOptions:
     draft_passes: int | None = None
     candidates: int | tuple[int, ...] | None = None
     tolerance: float | None = None
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.compile not in (None, True, False):
+            raise ValueError(f"compile = {self.compile!r} must be true or false")
+        object.__setattr__(self, "compile", self.compile or None)  # False says no more than nothing
         for name, known in (("method", METHODS), ("drafter", DRAFTERS), ("rule", RULES + TREE_RULES)):
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; choose one of {known}")
@@ -150,26 +156,28 @@ class SamplingOptions:
         is_speculative = draft or self.drafter or self.draft_length or self.draft_passes or self.rule or self.candidates
         method = self.method or ("speculative" if is_speculative else "autoregressive")
         if method == "autoregressive":
-            return SamplingOptions("autoregressive")
+            return SamplingOptions("autoregressive", compile=self.compile)
         length = self.draft_length or DEFAULT_DRAFT_LENGTH
         if method == "fixed_point":
             tolerance = DEFAULT_TOLERANCE if self.tolerance is None else self.tolerance
-            return SamplingOptions("fixed_point", length, tolerance=tolerance)
+            return SamplingOptions("fixed_point", length, tolerance=tolerance, compile=self.compile)
         if self.drafter == "model" and draft != "model":
             raise ValueError("drafter = 'model' needs a draft: an EventModel, a LightningModule or a checkpoint path")
         if draft not in (None, "model", self.drafter or draft):
             raise ValueError(f"draft = {draft!r} and drafter = {self.drafter!r} name two drafters; give one")
         if method == "auto":
             named = self.drafter or (None if draft == "model" else draft)
-            return SamplingOptions("auto", self.draft_length or "auto", self.rule, named, tolerance=self.tolerance)
+            length = self.draft_length or "auto"
+            return SamplingOptions("auto", length, self.rule, named, tolerance=self.tolerance, compile=self.compile)
         drafter = self.drafter or draft or "self"
         if drafter != "model" and self.draft_passes is not None:
             raise ValueError(f"draft_passes = {self.draft_passes} is for a draft model; drafter = {drafter!r} has none")
         if self.candidates is None:
-            return SamplingOptions("speculative", length, self.rule or "joint", drafter, self.draft_passes)
+            return SamplingOptions("speculative", length, self.rule or "joint", drafter, self.draft_passes, compile=self.compile)
         if drafter == "jacobi":
             raise ValueError(f"draft = 'jacobi' drafts chains only; candidates = {self.candidates} need another drafter")
-        return SamplingOptions("speculative", rule=self.rule or "linear", drafter=drafter, candidates=self.candidates)
+        rule = self.rule or "linear"
+        return SamplingOptions("speculative", rule=rule, drafter=drafter, candidates=self.candidates, compile=self.compile)
 
     @property
     def longest_draft(self) -> int:

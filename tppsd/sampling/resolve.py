@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tppsd.models.checkpoint import load
+from tppsd.models.compiled import compiled_passes, why_not_compilable
 from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventModel
 
@@ -61,13 +62,14 @@ def content_hash(model: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def reading(model: Any) -> Iterator[None]:
-    """A model in evaluation mode that is only read."""
+def reading(model: Any, compiled: bool = False) -> Iterator[None]:
+    """A model in evaluation mode that is only read; `compiled`: by compiled passes, where it can be."""
     in_training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     for module in in_training:
         module.training = False
     try:
-        with plain_attributes(model):
+        is_compiled = compiled and why_not_compilable(model) is None
+        with plain_attributes(model), compiled_passes(model) if is_compiled else contextlib.nullcontext():
             yield
     finally:
         for module in in_training:  # and no other: a part may be frozen

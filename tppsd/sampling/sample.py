@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.models.compiled import why_not_compilable
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
 from tppsd.sampling.auto import choose
@@ -153,6 +154,8 @@ class _Call:
         # a model that will not be used is neither loaded nor recorded
         may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
         self.draft = resolve_model(draft, "draft") if may_draft else None
+        if self.options.compile and (reason := why_not_compilable(self.target)) is not None:
+            raise ValueError(f"target: compile = True {reason}")
         self.max_events, self.with_log_probs = max_events, with_log_probs
         self.device = model_device(self.target)
         self.stats = SamplingStats.of(self.options)
@@ -172,7 +175,8 @@ class _Call:
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Both models are only read."""
-        with reading(self.target), reading(self.draft), torch.inference_mode():
+        compiled = bool(self.options.compile)
+        with reading(self.target, compiled), reading(self.draft, compiled), torch.inference_mode():
             yield
 
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:

@@ -1,0 +1,350 @@
+"""Compiled passes are the cached passes: the same contexts, whatever was appended, and the same samplers on top of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_models import ENCODERS, random_batch, random_sequence, small_model, tokens_of
+
+import tppsd
+from tppsd.certification.cells import Cell, all_cells
+from tppsd.certification.judge import combined, judge
+from tppsd.certification.run import run_cell
+from tppsd.commands import benchmark, certify, profile, tune
+from tppsd.models import compiled, compiling
+from tppsd.models.compiled import compiled_passes
+from tppsd.models.compiling import library
+from tppsd.models.protocol import EventTokens
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.processes.event_model import ProcessModel
+from tppsd.processes.presets import PRESETS
+
+SOURCE = Path(compiling.__file__).with_name("stack.cpp")
+TOLERANCE = 2e-5  # of contexts of size 3, in float32
+try:
+    compiling._compiler()
+except RuntimeError:
+    pytest.skip("compiled passes need a C++ compiler", allow_module_level=True)
+
+SIZES: list[dict[str, Any]] = [
+    {"embed_dim": 16, "num_heads": 2},
+    {"embed_dim": 48, "num_heads": 4, "feedforward_dim": 70},  # panels and paddings of every width
+    {"embed_dim": 64, "num_heads": 1, "max_context": 5},
+    {"embed_dim": 96, "num_heads": 8, "num_layers": 4},
+]
+
+
+def model_of(encoder: str, **settings: Any) -> TransformerTPP:
+    """With weights that attend, rather than those of a start."""
+    model = small_model(encoder, dtype=torch.float32, **settings)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def steps(model: TransformerTPP) -> list[torch.Tensor]:
+    """Contexts of all that a sampler does to a cache: chains, rollbacks by row, trees in two passes, growth, fewer rows."""
+    tokens, where = tokens_of(random_batch([90, 90, 90, 90])), 0
+    cache = model.new_cache(4, 3)
+    contexts = []
+
+    def extend(num: int, parents: tuple[int, ...] | None = None) -> None:
+        nonlocal where
+        new = tokens.map(lambda field: field[: len(cache.lengths), where : where + num])
+        where += num
+        contexts.append(model.extend(new, cache, parents))
+
+    with torch.inference_mode():
+        for num in (1, 7, 2):
+            extend(num)
+        cache.roll_back(torch.tensor([0, 3, 1, 5]))
+        extend(6)
+        extend(1)
+        extend(3, (-1, -1, 0))
+        extend(4, (0, 1, 2, 2))
+        cache.keep_path(torch.tensor([[0, 2, 5]] * 4), torch.tensor([3, 2, 0, 1]))
+        extend(20)
+        cache.keep_rows(torch.tensor([1, 3]))
+        extend(33)
+    return contexts
+
+
+def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    return max(float((got - wanted).abs().max()) for got, wanted in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("settings", SIZES, ids=lambda size: f"{size['embed_dim']}x{size['num_heads']}")
+def test_compiled_passes_give_the_contexts_of_cached_ones(encoder: str, settings: dict[str, Any]) -> None:
+    model = model_of(encoder, **settings)
+    expected = steps(model)
+    with compiled_passes(model):
+        found = steps(model)
+    assert largest_difference(found, expected) < TOLERANCE
+    assert max(float(wanted.abs().max()) for wanted in expected) > 1
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_layers_give_the_same_bits_in_any_company(encoder: str) -> None:
+    """Whatever the number of rows, of new tokens and of threads."""
+    model = model_of(encoder, embed_dim=32, num_heads=2, num_layers=8)
+    x, extra = torch.randn(9, 41, 32), torch.randn(9, 41, 32)  # of which rotary takes the first 16 for cos and sin
+
+    def run(rows: slice, sizes: list[int]) -> torch.Tensor:
+        cache, parts, where = model.new_cache(len(range(9)[rows]), 41), [], 0
+        assert model.compiled_stack is not None
+        for size in sizes:
+            new, where = slice(where, where + size), where + size
+            cache.announce(size)
+            beside = None if encoder in ("thp", "sahp") else extra[rows, new, : 16 if encoder == "rotary" else 32].contiguous()
+            parts.append(model.compiled_stack.run(x[rows, new].clone(), beside, cache, None))
+            cache.end()
+        return torch.cat(parts, 1)
+
+    threads = torch.get_num_threads()
+    with torch.inference_mode(), compiled_passes(model):
+        whole = run(slice(None), [41])
+        try:
+            torch.set_num_threads(3)
+            side_by_side = run(slice(None), [41])
+        finally:
+            torch.set_num_threads(threads)
+        alone = torch.cat([run(slice(i, i + 1), [1, 3, 20, 17]) for i in range(9)])
+    assert torch.equal(side_by_side, whole) and torch.equal(alone, whole)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_large_scores_and_gates_do_not_overflow(encoder: str) -> None:
+    model = model_of(encoder)
+    for parameter in model.encoder.parameters():
+        parameter.data *= 30
+    tokens = tokens_of(random_batch([30, 30]))
+    with torch.inference_mode():
+        expected = model.extend(tokens, model.new_cache(2, 31))
+        with compiled_passes(model):
+            found = model.extend(tokens, model.new_cache(2, 31))
+    assert torch.isfinite(found).all()
+    assert ((found - expected).abs() < 1e-2 * expected.abs().max()).float().mean() > 0.99  # softmax of such scores is a switch
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "autoregressive"}, {"draft_length": 5}, {"rule": "block"}, {"draft_passes": 2}, {"drafter": "jacobi"},
+        {"candidates": (3, 2)}, {"method": "fixed_point"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)  # fmt: skip
+def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[str, Any]) -> None:
+    """The same noise and laws that are equal up to rounding: the same marks, and times to six digits."""
+    target, draft = model_of("rotary", embed_dim=32), model_of("thp")
+    drafts = None if options.get("method") or options.get("drafter") else draft
+    plain, fast = (
+        tppsd.sample(
+            target, drafts, history=[random_sequence(n, seed=n) for n in (0, 3, 12)], num_sequences=4, num_events=12,
+            compile=compile, **options,
+        )
+        for compile in (False, True)
+    )  # fmt: skip
+    assert fast.options.compile and plain.options.compile is None
+    assert torch.equal(plain.flat_marks, fast.flat_marks)
+    torch.testing.assert_close(plain.flat_inter_times, fast.flat_inter_times, rtol=1e-3, atol=1e-6)
+
+
+def test_samples_have_the_targets_own_law_and_not_another() -> None:
+    """By residuals of full passes without a cache or compiled code; a right sampler fails for one seed in 10^4."""
+    target, draft = model_of("attnhp", embed_dim=32), model_of("sahp")
+    samples = tppsd.sample(target, draft, num_sequences=300, num_events=20, draft_length=4, compile=True, batch_size=64)
+    assert 0.05 < samples.stats.step_acceptance < 0.95
+    assert combined(judge(target, samples)) > 1e-4
+    assert combined(judge(draft, samples)) < 1e-6
+
+
+def test_changed_weights_are_packed_anew() -> None:
+    model = model_of("thp")
+    arguments: dict[str, Any] = {"num_sequences": 2, "num_events": 5, "method": "autoregressive"}
+    before = tppsd.sample(model, compile=True, **arguments)
+    model.encoder.blocks[0].to_qkv.weight.data.mul_(3.0)
+    changed = tppsd.sample(model, compile=True, **arguments)
+    expected = tppsd.sample(model, **arguments)
+    assert not torch.equal(before.flat_event_times, changed.flat_event_times)
+    torch.testing.assert_close(changed.flat_event_times, expected.flat_event_times, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: small_model("thp"), "target: compile = True is for float32 weights on a CPU; these are float64 on cpu"),
+        (lambda: small_model("thp", dtype=torch.float32, embed_dim=24), "multiple of 16; this is 24"),
+        (lambda: ProcessModel(PRESETS["hawkes"].process), "of a TransformerTPP; this is a ProcessModel"),
+    ],
+    ids=["float64", "width", "process"],
+)
+def test_what_cannot_be_compiled_is_refused_in_one_sentence(model: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tppsd.sample(model(), method="autoregressive", num_events=3, compile=True)
+
+
+def test_compile_is_true_or_false() -> None:
+    with pytest.raises(ValueError, match="compile = 'yes' must be true or false"):
+        tppsd.SamplingOptions(compile="yes")  # type: ignore[arg-type]
+    assert tppsd.SamplingOptions("autoregressive", compile=False) == tppsd.SamplingOptions("autoregressive")
+
+
+@pytest.mark.parametrize(
+    ("compiler", "said"), [("no-such-compiler", "'no-such-compiler' is not there"), ("false", "exited with 1")]
+)
+def test_a_compiler_that_fails_is_named(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(RuntimeError, match=said):
+        library.__wrapped__(SOURCE)
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_without_a_compiler_the_sentence_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler .*none was found"):
+        library.__wrapped__(Path("stack.cpp"))
+
+
+def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from tppsd.models import compiling; "
+        "print(compiling.library(Path(compiling.__file__).with_name('stack.cpp')).panel_width())"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    widths = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0] and len(widths) == 1
+    assert len(list((tmp_path / "tppsd").iterdir())) == 1
+
+
+def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
+    """From now on, without the flags for this very processor."""
+    monkeypatch.setenv("CXX", " ".join(command))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
+    monkeypatch.setattr(compiled, "library", lambda _: library.__wrapped__(source))
+
+
+@pytest.mark.parametrize(("level", "needed"), [("x86-64", "DEFAULT"), ("x86-64-v3", "AVX2")])
+def test_processors_with_narrower_vectors_get_the_same_contexts(
+    level: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*compiling._compiler(), f"-march={level}"]
+    if needed == "AVX2" and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("this processor has no AVX2")
+    if subprocess.run([*command, "-E", "-x", "c++", os.devnull], capture_output=True).returncode:
+        pytest.skip(f"the compiler does not know {command[-1]}, which is for x86")
+    model = model_of("rotary", embed_dim=48, num_heads=4)
+    expected = steps(model)
+    compiled_by(command, tmp_path, monkeypatch)
+    with compiled_passes(model):
+        found = steps(model)
+    assert largest_difference(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("place + t + 1", "place + t"),  # a token does not see itself
+        ("length + pass.depth[t] - pass.max_context + 1", "length + pass.depth[t] - pass.max_context"),  # one token too many
+        ("pass.lengths[row]", "pass.lengths[0]"),  # every row is as long as the first
+        ("pass.x + first * q * dim", "pass.x"),  # a group of rows reads the first one
+        ("one_plus_sum ? std::exp2", "false ? std::exp2"),  # the 1 of AttNHP is missing
+        ("place = length + pass.num_nodes", "place = length"),  # a tree's second pass overwrites its first
+        ("if (!seen[i - length])", "if (false)"),  # branches see one another
+        ("b * cos + a * sin", "b * cos - a * sin"),  # turned the other way
+    ],
+    ids=["self", "window", "lengths", "rows", "one", "nodes", "branches", "rotation"],
+)
+def test_wrong_passes_are_told_from_right_ones(right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A difference of 100 tolerances somewhere in what all encoders' contexts are compared in above."""
+    text = SOURCE.read_text()
+    assert text.count(right) == 1
+    mutant = tmp_path / "mutant.cpp"
+    mutant.write_text(text.replace(right, wrong).replace("GROUP = 128", "GROUP = 8"))
+    compiled_by(compiling._compiler(), tmp_path, monkeypatch, mutant)
+    largest = 0.0
+    for encoder in ("attnhp", "rotary"):
+        model = model_of(encoder, **SIZES[2])
+        expected = steps(model)
+        with compiled_passes(model):
+            largest = max(largest, largest_difference(steps(model), expected))
+    assert largest > 100 * TOLERANCE
+
+
+def test_tokens_of_unequal_rows_are_not_mixed_up() -> None:
+    """A row's contexts do not change with what other rows hold."""
+    model = model_of("thp")
+    tokens = tokens_of(random_batch([20, 20]))
+    other = EventTokens(*(torch.stack([field[0], field[0]]) for field in tokens))
+    with torch.inference_mode(), compiled_passes(model):
+        both = model.extend(tokens, model.new_cache(2, 21))
+        twice = model.extend(other, model.new_cache(2, 21))
+    assert torch.equal(both[0], twice[0]) and torch.equal(twice[0], twice[1]) and not torch.equal(both[0], both[1])
+
+
+COMPILABLE = [cell for cell in all_cells() if cell.is_compilable and cell.method != "rrs"]
+
+
+@pytest.mark.parametrize("cell", COMPILABLE[::4], ids=lambda cell: cell.name)
+def test_a_compiled_cell_passes_quickly(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 events; a right sampler fails a cell for one seed in 10^4."""
+    monkeypatch.setattr("tppsd.certification.models.TRAINING_STEPS", 20)
+    result = run_cell(cell, 2000, 0, tmp_path, compiled=True)
+    assert result["num_events"] >= 1800 and result["p_value"] > 1e-4
+
+
+def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell for cell in COMPILABLE if cell.weights == "untrained"][:1]
+    plain = certify.certify(cells, 1000, 0, 1, tmp_path)
+    fast = certify.certify(cells, 1000, 0, 1, tmp_path, compiled=True)
+    assert fast["run"]["compiled"] and plain["cells"][0]["seconds"] != fast["cells"][0]["seconds"], "it was run, not read"
+    assert not (tmp_path / "certificate-compiled.json").exists(), "one cell is no certificate"
+    monkeypatch.setattr(certify, "all_cells", lambda: cells)
+    certify.certify(cells, 1000, 0, 1, tmp_path, compiled=True)
+    assert (tmp_path / "certificate-compiled.json").exists() and not (tmp_path / "certificate.json").exists()
+
+
+def test_commands_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """benchmark, profile and tune; what is not dispatched is counted."""
+    path, account = tmp_path / "target.ckpt", tmp_path / "account.json"
+    model_of("thp", num_layers=2).save(path)
+    size = ["--num-events", "8", "--draft-length", "3", "--compile"]
+    benchmark.main(["--target", str(path), "--draft", "self", *size, "--baseline", "uncompiled", "--repeats", "1", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [row["method"] for row in rows] == ["autoregressive", "uncompiled", "speculative"]
+    flops = []
+    for option in ([], ["--compile"]):
+        profile.main(["--target", str(path), *size[:-1], *option, "--json", str(account)])
+        flops.append(json.loads(account.read_text())["samplers"]["autoregressive"]["counts"]["flops"])
+    assert flops[1] == pytest.approx(flops[0], rel=0.1)
+    tune.main(["--target", str(path), "--num-events", "8", "--repeats", "1", "--num-best", "1", "--compile"])
+    assert "compile=True), " in capsys.readouterr().out
+
+
+def test_the_uncompiled_baseline_needs_something_to_compare_with() -> None:
+    with pytest.raises(ValueError, match=r"'uncompiled' is for plans with compile: true"):
+        benchmark.main(["--untrained", "1,2", "--baseline", "uncompiled"])
+
+
+@pytest.mark.parametrize(
+    ("num_events", "num_sequences", "chosen"), [(99, 1, "autoregressive"), (100, 1, "jacobi"), (300, 2, "autoregressive")]
+)
+def test_auto_drafts_for_single_long_sequences_only(num_events: int, num_sequences: int, chosen: str) -> None:
+    target = model_of("thp", num_layers=3)
+    choice = tppsd.sample(target, method="auto", num_events=num_events, num_sequences=num_sequences, compile=True).stats.choice
+    assert choice is not None and choice.startswith(chosen)
