@@ -27,7 +27,7 @@ DrafterName = Literal["model", "self", "jacobi", "poisson"]
 DraftLengths = tuple[tuple[int, int], ...]  # (draft length, number of rounds of the whole batch), in order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SamplingOptions:
     """Sampling method and its parameters; combinations are checked here and nowhere else.
 
@@ -189,6 +189,9 @@ class SamplingOptions:
         if self.draft_length == "auto":
             return MAX_AUTO_LENGTH
         return self.draft_length if isinstance(self.draft_length, int) else max(length for length, _ in self.draft_length)
+
+    def __repr__(self) -> str:
+        return f"SamplingOptions({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are set."""

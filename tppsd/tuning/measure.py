@@ -22,7 +22,7 @@ _REPEATS = 7
 _FEWEST_TESTS = 30  # of a depth, to be believed
 
 
-def pass_seconds(model: EventModel, batch_size: int, length: int, compiled: bool) -> Callable[[int], float]:
+def pass_seconds(model: EventModel, batch_size: int, length: int, compiled: bool = False) -> Callable[[int], float]:
     """Tokens per row -> median seconds of one pass and its laws, after `length` cached events; straight lines in between."""
     seconds = []
     with reading(model, compiled), torch.inference_mode():
