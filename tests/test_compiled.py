@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_helpers import SMALL, fitted, small_data, trainer
 from small_models import ENCODERS, random_batch, random_sequence, small_model, tokens_of
 
 import tppsd
@@ -18,6 +19,7 @@ from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import combined, judge
 from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile, tune
+from tppsd.lightning.requests import Requests
 from tppsd.models import compiled, compiling
 from tppsd.models.compiled import compiled_passes
 from tppsd.models.compiling import library
@@ -30,7 +32,7 @@ SOURCE = Path(compiling.__file__).with_name("stack.cpp")
 TOLERANCE = 2e-5  # of contexts of size 3, in float32
 try:
     compiling._compiler()
-except RuntimeError:
+except ValueError:
     pytest.skip("compiled passes need a C++ compiler", allow_module_level=True)
 
 SIZES: list[dict[str, Any]] = [
@@ -135,6 +137,17 @@ def test_large_scores_and_gates_do_not_overflow(encoder: str) -> None:
     assert ((found - expected).abs() < 1e-2 * expected.abs().max()).float().mean() > 0.99  # softmax of such scores is a switch
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_autocast_does_not_reach_into_compiled_layers(encoder: str) -> None:
+    model = model_of(encoder)
+    tokens = tokens_of(random_batch([9, 9]))
+    with torch.inference_mode(), compiled_passes(model):
+        expected = model.extend(tokens, model.new_cache(2, 10))
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.extend(tokens, model.new_cache(2, 10))
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.1)  # bf16 has three digits, and embeds the tokens
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -205,7 +218,7 @@ def test_compile_is_true_or_false() -> None:
 def test_a_compiler_that_fails_is_named(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises(ValueError, match=said):
         library.__wrapped__(SOURCE)
     assert not list(tmp_path.rglob("*.so"))
 
@@ -213,7 +226,7 @@ def test_a_compiler_that_fails_is_named(compiler: str, said: str, monkeypatch: p
 def test_without_a_compiler_the_sentence_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler .*none was found"):
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .*none was found"):
         library.__wrapped__(Path("stack.cpp"))
 
 
@@ -348,3 +361,44 @@ def test_auto_drafts_for_single_long_sequences_only(num_events: int, num_sequenc
     target = model_of("thp", num_layers=3)
     choice = tppsd.sample(target, method="auto", num_events=num_events, num_sequences=num_sequences, compile=True).stats.choice
     assert choice is not None and choice.startswith(chosen)
+
+
+TRAINED = SMALL | {"embed_dim": 16}
+
+
+def test_the_callback_compiles_both_samplers_and_training_does_not_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[tuple[str, bool | None]] = []
+
+    def watched(*args: Any, options: tppsd.SamplingOptions, **kwargs: Any) -> tppsd.SampledSequences:
+        ways.append((str(options.method), options.compile))
+        return tppsd.sample(*args, options=options, **kwargs)
+
+    monkeypatch.setattr("tppsd.lightning.callbacks.sample", watched)
+    hashes = []
+    for options in (None, tppsd.SamplingOptions(draft_length=3, compile=True)):
+        torch.manual_seed(0)
+        module = tppsd.TargetTPP(2, **TRAINED)
+        callbacks = [] if options is None else [tppsd.SpeculativeSampling(num_sequences=2, every_n_epochs=1, options=options)]
+        trainer(max_epochs=2, callbacks=callbacks).fit(module, datamodule=small_data())
+        hashes.append(module.model.content_hash())
+    assert hashes[0] == hashes[1]
+    assert set(ways) == {("autoregressive", True), ("speculative", True)}
+
+
+def test_predict_compiles_or_is_refused_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = fitted(tppsd.TargetTPP(2, **TRAINED), tmp_path / "target.ckpt")
+    options = tppsd.SamplingOptions("autoregressive", compile=True)
+
+    def predict(checkpoint: Path) -> Any:
+        writer = tppsd.SampleWriter(tmp_path / "samples")
+        sampler = tppsd.Sampler(checkpoint, options=options, seed=5)
+        return trainer(callbacks=[writer]).predict(sampler, Requests(5, t_end=6.0, chunk_size=3).loader())
+
+    narrow = fitted(tppsd.TargetTPP(2, **SMALL), tmp_path / "narrow.ckpt")
+    with pytest.raises(ValueError, match="target: compile = True needs an embed_dim that is a multiple of 16; this is 8"):
+        predict(narrow)
+    assert not (tmp_path / "samples").exists()
+    chunks = predict(target)
+    expected = tppsd.sample(target, num_sequences=5, t_end=6.0, seed=5, options=options)
+    torch.testing.assert_close(torch.cat([c.flat_event_times for c in chunks]), expected.flat_event_times, rtol=0, atol=1e-4)
+    assert chunks[0].options.compile

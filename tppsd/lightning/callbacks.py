@@ -21,6 +21,7 @@ from tppsd.metrics.functional import (
 )
 from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
+from tppsd.models.compiled import check_compilable
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, check_models
@@ -78,6 +79,8 @@ class SpeculativeSampling(Callback):
                 self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted).to(pl_module.device)
         if isinstance(self.other, TransformerTPP):
             check_models(*((pl_module.model, self.other) if self.target is None else (self.other, pl_module.model)))
+        if self.options.compile:
+            check_compilable(pl_module.model if self.target is None else self.other, trainer.strategy.root_device)
         if self.horizon is None and self.num_events is None:
             data = getattr(trainer, "datamodule", None)
             if data is None:
@@ -91,7 +94,7 @@ class SpeculativeSampling(Callback):
         other = self.other.to(pl_module.device) if isinstance(self.other, TransformerTPP) else self.other
         target, draft = (pl_module.model, other) if self.target is None else (other, pl_module.model)
         assert isinstance(target, TransformerTPP)
-        autoregressive = self._sample(trainer, target, None, SamplingOptions(method="autoregressive"))
+        autoregressive = self._sample(trainer, target, None, SamplingOptions("autoregressive", compile=self.options.compile))
         speculative = self._sample(trainer, target, draft, self.options)
         counts, values = self._speed(trainer, autoregressive, speculative)
         sequences = [] if speculative is None else speculative.with_history()

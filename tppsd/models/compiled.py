@@ -61,9 +61,6 @@ class CompiledStack:
 
     Args:
         blocks: of a compilable model.
-
-    Raises:
-        RuntimeError: there is no compiler, or it fails.
     """
 
     def __init__(self, blocks: nn.ModuleList) -> None:
@@ -159,10 +156,11 @@ class CompiledPass(EncoderPass):
     positions = CachedPass.positions
 
     def through(self, blocks: nn.ModuleList, x: Tensor, *extra: Any) -> Tensor:
+        x = x.float().contiguous()  # autocast may have made it something else
         if not extra:
-            return self.stack.run(x.contiguous(), None, self.cache, self.parents)
+            return self.stack.run(x, None, self.cache, self.parents)
         together = torch.cat([part for each in extra for part in (each if isinstance(each, tuple) else (each,))], -1)
-        return self.stack.run(x.contiguous(), together.expand(*x.shape[:2], -1).contiguous(), self.cache, self.parents)
+        return self.stack.run(x, together.float().expand(*x.shape[:2], -1).contiguous(), self.cache, self.parents)
 
 
 def _blocks(model: Any) -> nn.ModuleList | None:
@@ -172,24 +170,32 @@ def _blocks(model: Any) -> nn.ModuleList | None:
     return next((part for part in parts if isinstance(part, nn.ModuleList) and type(part[0]) in _KINDS), None)
 
 
-def why_not_compilable(model: Any) -> str | None:
-    """What compiled code would need instead of this model; None: it can run it."""
+def why_not_compilable(model: Any, device: torch.device | None = None) -> str | None:
+    """What compiled code would need instead of this model, on `device` (default: where it is); None: it can run it."""
     blocks: Any = _blocks(model)
     if blocks is None:
         return f"is for the layers of a TransformerTPP; this is a {type(model).__name__}"
     weight, dim = blocks[0].to_qkv.weight, blocks[0].from_heads.out_features
-    if weight.dtype != torch.float32 or weight.device.type != "cpu":
-        return f"is for float32 weights on a CPU; these are {str(weight.dtype).removeprefix('torch.')} on {weight.device}"
+    device = device or weight.device
+    if weight.dtype != torch.float32 or device.type != "cpu":
+        return f"is for float32 weights on a CPU; these are {str(weight.dtype).removeprefix('torch.')} on {device}"
     return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}" if dim % LANES else None
+
+
+def check_compilable(model: Any, device: torch.device | None = None) -> None:
+    """Refuse a target that compiled code cannot run on `device`, and compile that code where it has not been.
+
+    Raises:
+        ValueError: the target, or the compiler, will not do; the sentence says why.
+    """
+    if (reason := why_not_compilable(model, device)) is not None:
+        raise ValueError(f"target: compile = True {reason}")
+    library(_SOURCE)
 
 
 @contextmanager
 def compiled_passes(model: Any) -> Iterator[None]:
-    """The cached passes of a compilable model, of which nothing changes meanwhile, are compiled ones.
-
-    Raises:
-        RuntimeError: as CompiledStack.
-    """
+    """The cached passes of a compilable model, of which nothing changes meanwhile, are compiled ones."""
     own, before = kept(model), model.compiled_stack
     if own.compiled is None:
         blocks = _blocks(model)

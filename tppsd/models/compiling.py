@@ -24,12 +24,12 @@ def library(source: Path) -> ctypes.CDLL:
     Its name there says of which source, compiler and processor it is, so that machines may share a home.
 
     Raises:
-        RuntimeError: there is no compiler, or it fails; the sentence says what it said.
+        ValueError: there is no compiler, or it fails; the sentence says what it said.
     """
     command = [*_compiler(), *_FLAGS, _NATIVE]
     try:
         about = _macros(command)
-    except RuntimeError:
+    except ValueError:
         about = _macros(command := command[:-1])
     name = hashlib.sha256("\0".join([source.read_text(), *command, about]).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tppsd"
@@ -55,14 +55,14 @@ def _compiler() -> list[str]:
     for name in ("c++", "g++", "clang++"):
         if shutil.which(name):
             return [name]
-    raise RuntimeError("compile = True needs a C++ compiler (c++, g++ or clang++, or the one that CXX names); none was found")
+    raise ValueError("compile = True needs a C++ compiler (c++, g++ or clang++, or the one that CXX names); none was found")
 
 
 def _run(command: list[str]) -> str:
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except FileNotFoundError:
-        raise RuntimeError(f"compile = True needs a C++ compiler, but CXX = {command[0]!r} is not there") from None
+        raise ValueError(f"compile = True needs a C++ compiler, but CXX = {command[0]!r} is not there") from None
     except subprocess.CalledProcessError as error:
         said = (error.stderr.strip().splitlines() or ["nothing"])[0]
-        raise RuntimeError(f"compile = True: {command[0]} exited with {error.returncode} and said: {said}") from None
+        raise ValueError(f"compile = True: {command[0]} exited with {error.returncode} and said: {said}") from None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.models.compiled import why_not_compilable
+from tppsd.models.compiled import check_compilable
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
 from tppsd.sampling.auto import choose
@@ -154,8 +154,8 @@ class _Call:
         # a model that will not be used is neither loaded nor recorded
         may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
         self.draft = resolve_model(draft, "draft") if may_draft else None
-        if self.options.compile and (reason := why_not_compilable(self.target)) is not None:
-            raise ValueError(f"target: compile = True {reason}")
+        if self.options.compile:
+            check_compilable(self.target)
         self.max_events, self.with_log_probs = max_events, with_log_probs
         self.device = model_device(self.target)
         self.stats = SamplingStats.of(self.options)
