@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
-from small_models import ENCODERS, random_batch, random_sequence, small_model, tokens_of
+from small_models import ENCODERS, assert_same_law, random_batch, random_sequence, small_model, tokens_of
 
 import tppsd
 from tppsd.certification.cells import Cell, all_cells
@@ -28,7 +30,7 @@ from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
 
-SOURCE = Path(compiling.__file__).with_name("stack.cpp")
+SOURCE = Path(compiling.__file__).with_name("native") / "passes.cpp"
 TOLERANCE = 2e-5  # of contexts of size 3, in float32
 try:
     compiling._compiler()
@@ -55,6 +57,8 @@ def model_of(encoder: str, **settings: Any) -> TransformerTPP:
 def steps(model: TransformerTPP) -> list[torch.Tensor]:
     """Contexts of all that a sampler does to a cache: chains, rollbacks by row, trees in two passes, growth, fewer rows."""
     tokens, where = tokens_of(random_batch([90, 90, 90, 90])), 0
+    tokens.ids[1, 0] = 5  # a given start
+    tokens.inter_times[1, 0] = 0.5  # which is none of an event
     cache = model.new_cache(4, 3)
     contexts = []
 
@@ -95,21 +99,18 @@ def test_compiled_passes_give_the_contexts_of_cached_ones(encoder: str, settings
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_layers_give_the_same_bits_in_any_company(encoder: str) -> None:
+def test_contexts_and_laws_have_the_same_bits_in_any_company(encoder: str) -> None:
     """Whatever the number of rows, of new tokens and of threads."""
     model = model_of(encoder, embed_dim=32, num_heads=2, num_layers=8)
-    x, extra = torch.randn(9, 41, 32), torch.randn(9, 41, 32)  # of which rotary takes the first 16 for cos and sin
+    tokens = tokens_of(random_batch([40] * 9))
 
-    def run(rows: slice, sizes: list[int]) -> torch.Tensor:
+    def run(rows: slice, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         cache, parts, where = model.new_cache(len(range(9)[rows]), 41), [], 0
-        assert model.compiled_stack is not None
         for size in sizes:
             new, where = slice(where, where + size), where + size
-            cache.announce(size)
-            beside = None if encoder in ("thp", "sahp") else extra[rows, new, : 16 if encoder == "rotary" else 32].contiguous()
-            parts.append(model.compiled_stack.run(x[rows, new].clone(), beside, cache, None))
-            cache.end()
-        return torch.cat(parts, 1)
+            parts.append(model.extend(tokens.map(lambda field, new=new: field[rows, new]), cache))
+        laws = [model.law(part) for part in parts]
+        return torch.cat(parts, 1), torch.cat([law._fields()[0] for law in laws], 1)
 
     threads = torch.get_num_threads()
     with torch.inference_mode(), compiled_passes(model):
@@ -119,8 +120,40 @@ def test_layers_give_the_same_bits_in_any_company(encoder: str) -> None:
             side_by_side = run(slice(None), [41])
         finally:
             torch.set_num_threads(threads)
-        alone = torch.cat([run(slice(i, i + 1), [1, 3, 20, 17]) for i in range(9)])
-    assert torch.equal(side_by_side, whole) and torch.equal(alone, whole)
+        alone = [torch.cat(parts) for parts in zip(*(run(slice(i, i + 1), [1, 3, 20, 17]) for i in range(9)), strict=True)]
+    for got, beside, by_itself in zip(whole, side_by_side, alone, strict=True):
+        assert torch.equal(beside, got) and torch.equal(by_itself, got)
+
+
+@pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
+@pytest.mark.parametrize("num_marks", [1, 3, 50])
+def test_compiled_laws_are_those_of_the_decoder(decoder: str, num_marks: int) -> None:
+    model = model_of("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7)
+    model.decoder.to_mixture.weight.data[14:] *= 30  # to both ends of the range of standard deviations
+    context = torch.randn(5, 4, 16)
+    with torch.inference_mode():
+        expected = model.law(context)
+        with compiled_passes(model):
+            found, one = model.law(context), model.law(context[:, :1])
+    assert_same_law(found, expected, atol=1e-5)
+    assert found.batch_shape == (5, 4) and one.batch_shape == (5, 1)
+    assert set(expected.inter_time.log_stds.unique().tolist()) >= {-6.0, 2.0}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_starts_floors_and_late_times_are_embedded_alike(encoder: str) -> None:
+    """A plain and a given start, inter-times of zero and at the floor, and times whose phases float32 would lose."""
+    model = model_of(encoder)
+    model.set_statistics(replace(model.statistics, min_inter_time=1e-3))
+    ids = torch.tensor([[0, 1, 2, 3], [5, 1, 2, 3]])
+    tau = torch.tensor([[0.0, 1e-9, 0.0, 3.0]] * 2, dtype=torch.float64)
+    tokens = EventTokens(ids, 3e7 + tau.cumsum(1), tau)
+    with torch.inference_mode():
+        expected = model.extend(tokens, model.new_cache(2, 4))
+        with compiled_passes(model):
+            found = model.extend(tokens, model.new_cache(2, 4))
+    assert largest_difference([found], [expected]) < TOLERANCE
+    assert not torch.equal(found[0], found[1])
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -138,14 +171,14 @@ def test_large_scores_and_gates_do_not_overflow(encoder: str) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_autocast_does_not_reach_into_compiled_layers(encoder: str) -> None:
+def test_autocast_does_not_reach_into_compiled_passes(encoder: str) -> None:
     model = model_of(encoder)
     tokens = tokens_of(random_batch([9, 9]))
     with torch.inference_mode(), compiled_passes(model):
         expected = model.extend(tokens, model.new_cache(2, 10))
         with torch.autocast("cpu", torch.bfloat16):
             found = model.extend(tokens, model.new_cache(2, 10))
-    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.1)  # bf16 has three digits, and embeds the tokens
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +230,7 @@ def test_changed_weights_are_packed_anew() -> None:
     [
         (lambda: small_model("thp"), "target: compile = True is for float32 weights on a CPU; these are float64 on cpu"),
         (lambda: small_model("thp", dtype=torch.float32, embed_dim=24), "multiple of 16; this is 24"),
-        (lambda: ProcessModel(PRESETS["hawkes"].process), "of a TransformerTPP; this is a ProcessModel"),
+        (lambda: ProcessModel(PRESETS["hawkes"].process), "for a TransformerTPP; this is a ProcessModel"),
     ],
     ids=["float64", "width", "process"],
 )
@@ -227,13 +260,13 @@ def test_without_a_compiler_the_sentence_says_what_is_missing(monkeypatch: pytes
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .*none was found"):
-        library.__wrapped__(Path("stack.cpp"))
+        library.__wrapped__(Path("passes.cpp"))
 
 
 def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from tppsd.models import compiling; "
-        "print(compiling.library(Path(compiling.__file__).with_name('stack.cpp')).panel_width())"
+        "print(compiling.library(Path(compiling.__file__).with_name('native') / 'passes.cpp').panel_width())"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     running = [
@@ -274,22 +307,26 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
     [
         ("place + t + 1", "place + t"),  # a token does not see itself
         ("length + pass.depth[t] - pass.max_context + 1", "length + pass.depth[t] - pass.max_context"),  # one token too many
-        ("pass.lengths[row]", "pass.lengths[0]"),  # every row is as long as the first
-        ("pass.x + first * q * dim", "pass.x"),  # a group of rows reads the first one
+        ("length = pass.lengths[row]", "length = pass.lengths[0]"),  # every row is as long as the first
+        ("pass.contexts + first * q * dim", "pass.contexts"),  # a group of rows writes over the first one
         ("one_plus_sum ? std::exp2", "false ? std::exp2"),  # the 1 of AttNHP is missing
         ("place = length + pass.num_nodes", "place = length"),  # a tree's second pass overwrites its first
         ("if (!seen[i - length])", "if (false)"),  # branches see one another
         ("b * cos + a * sin", "b * cos - a * sin"),  # turned the other way
+        ("pass.num_before[row] + pass.depth[t]", "pass.num_before[row] + t"),  # a tree's nodes stand one after the other
+        ("pass.num_before[row] + pass.depth[t]", "pass.lengths[row] + pass.depth[t]"),  # dropped tokens were never there
+        ("id <= encoder.num_marks", "true"),  # a given start has an inter-time
     ],
-    ids=["self", "window", "lengths", "rows", "one", "nodes", "branches", "rotation"],
+    ids=["self", "window", "lengths", "rows", "one", "nodes", "branches", "rotation", "positions", "dropped", "start"],
 )
 def test_wrong_passes_are_told_from_right_ones(right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A difference of 100 tolerances somewhere in what all encoders' contexts are compared in above."""
-    text = SOURCE.read_text()
-    assert text.count(right) == 1
-    mutant = tmp_path / "mutant.cpp"
-    mutant.write_text(text.replace(right, wrong).replace("GROUP = 128", "GROUP = 8"))
-    compiled_by(compiling._compiler(), tmp_path, monkeypatch, mutant)
+    """A difference of 100 tolerances somewhere in what contexts are compared in above."""
+    folder = Path(shutil.copytree(SOURCE.parent, tmp_path / "native"))
+    texts = {path: path.read_text() for path in folder.iterdir()}
+    assert sum(text.count(right) for text in texts.values()) == 1
+    for path, text in texts.items():
+        path.write_text(text.replace(right, wrong).replace("GROUP = 128", "GROUP = 8"))
+    compiled_by(compiling._compiler(), tmp_path, monkeypatch, folder / "passes.cpp")
     largest = 0.0
     for encoder in ("attnhp", "rotary"):
         model = model_of(encoder, **SIZES[2])

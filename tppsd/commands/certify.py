@@ -155,7 +155,7 @@ def _read_certificate(path: Path) -> dict[str, Any]:
 def sources_hash(package: Path = PACKAGE) -> str:
     """SHA-256 of the files whose exactness is certified: the samplers and the models."""
     digest = hashlib.sha256()
-    for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/*.py"), *package.glob("models/*.cpp")]):
+    for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/*.py"), *package.glob("models/native/*")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

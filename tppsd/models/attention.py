@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tppsd.models.cache import KVCache
@@ -23,29 +23,17 @@ class Attention(Enum):
     ONE_PLUS_SUM = 2
 
 
-class EncoderPass(Protocol):
-    """What an encoder needs of a pass: positions of its tokens, and its blocks run over them and their past."""
+class AttentionPass(Protocol):
+    """What an encoder needs to attend: positions of its tokens, and attention over them and their past."""
 
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
         """int64 (num_tokens,) or (batch, num_tokens): how many tokens come before each."""
 
-    def through(self, blocks: nn.ModuleList, x: Tensor, *extra: Any) -> Tensor:
-        """All blocks, one after the other: (batch, q, dim) -> the same. Each is called with (x, *extra, its number, self)."""
-
-
-class AttentionPass(EncoderPass, Protocol):
-    """What a block needs of a pass: attention over its tokens and their past."""
-
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
         """Tokens' fused queries, keys and values (batch, q, 3 dim) -> (batch, q, dim)."""
 
-    def through(self, blocks: nn.ModuleList, x: Tensor, *extra: Any) -> Tensor:
-        for layer, block in enumerate(blocks):
-            x = block(x, *extra, layer, self)
-        return x
 
-
-class CausalPass(AttentionPass):
+class CausalPass:
     """Every token at once. Padding is on the right, so a causal mask is all that is needed.
 
     Args:
@@ -84,7 +72,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, kind: Attention, context: int | Non
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
 
 
-class CachedPass(AttentionPass):
+class CachedPass:
     """The newest q tokens of each row, against the row's cache. The mask is built once, not per layer.
 
     With `parents` the tokens are nodes of a tree: each attends to the committed tokens, its ancestors and itself.

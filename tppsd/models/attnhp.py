@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tppsd.models.attention import Attention, AttentionPass, EncoderPass
+from tppsd.models.attention import Attention, AttentionPass
 from tppsd.models.blocks import start_local
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
 from tppsd.models.fast import layer_norm, linear
@@ -45,8 +45,10 @@ class AttNHPEncoder(nn.Module):
         self.layers = nn.ModuleList(AttNHPLayer(embed_dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
 
-    def forward(self, inputs: EncoderInput, attention: EncoderPass) -> Tensor:
+    def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""
         h = self.embedding(inputs)
         time_encoding = sinusoids(self.phases(inputs.times), h.dtype)
-        return layer_norm(self.norm, attention.through(self.layers, h, time_encoding))
+        for layer_index, layer in enumerate(self.layers):
+            h = layer(h, time_encoding, layer_index, attention)
+        return layer_norm(self.norm, h)

@@ -1,5 +1,5 @@
-"""A cached pass in which all layers are one call of compiled code (stack.cpp): on a CPU the operators of a single token take
-ten times as long as its arithmetic."""
+"""Cached passes and laws of contexts as calls of compiled code (native/): on a CPU the operators of a single token take ten times
+as long as its arithmetic."""
 
 from __future__ import annotations
 
@@ -8,70 +8,108 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from tppsd.models.attention import CachedPass, EncoderPass
-from tppsd.models.attnhp import AttNHPLayer
-from tppsd.models.blocks import TransformerBlock
+from tppsd.models.attnhp import AttNHPEncoder, AttNHPLayer
 from tppsd.models.cache import KVCache
 from tppsd.models.compiling import library
+from tppsd.models.decoder import IndependentMarks, TimeConditionalMarks
 from tppsd.models.fast import kept
-from tppsd.models.rotary import RotaryBlock
+from tppsd.models.law import NextEventLaw
+from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
+from tppsd.models.rotary import RotaryBlock, RotaryEncoder
+from tppsd.models.sahp import SAHPEncoder
+from tppsd.models.thp import THPEncoder
 from tppsd.models.tree import depths, is_ancestor
 
-_SOURCE = Path(__file__).with_name("stack.cpp")
+if TYPE_CHECKING:
+    from tppsd.models.protocol import EventTokens
+    from tppsd.models.transformer_tpp import TransformerTPP
+
 LANES = 16  # widths and the capacities of caches are multiples of it
-_KINDS: dict[type, int] = {TransformerBlock: 0, RotaryBlock: 1, AttNHPLayer: 2}
+_SOURCE = Path(__file__).with_name("native") / "passes.cpp"
+_TINY = torch.finfo(torch.float64).tiny
+_KINDS: dict[type, int] = {THPEncoder: 0, SAHPEncoder: 0, RotaryEncoder: 1, AttNHPEncoder: 2}
+_MARKS: dict[type, int] = {type(None): 0, IndependentMarks: 1, TimeConditionalMarks: 2}
 
-_Pointer, _Int = ctypes.c_void_p, ctypes.c_int64
+_Pointer, _Int, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
-class _Norm(ctypes.Structure):
-    _fields_ = [("weight", _Pointer), ("bias", _Pointer), ("eps", ctypes.c_double)]
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+# What native/passes.cpp calls by these names, field by field.
 
 
 class _Linear(ctypes.Structure):
-    _fields_ = [("weight", _Pointer), ("bias", _Pointer), ("in_", _Int), ("out", _Int)]
+    _fields_ = [*_fields(_Pointer, "weight bias"), *_fields(_Int, "in_ out")]
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [*_fields(_Pointer, "weight bias"), ("eps", _Double)]
 
 
 class _Layer(ctypes.Structure):
     _fields_ = [
-        ("attention_norm", _Norm), ("to_qkv", _Linear), ("from_heads", _Linear),
-        ("feedforward_norm", _Norm), ("expand", _Linear), ("contract", _Linear),
+        ("attention_norm", _Norm), *_fields(_Linear, "to_qkv from_heads"),
+        ("feedforward_norm", _Norm), *_fields(_Linear, "expand contract"),
     ]  # fmt: skip
 
 
-class _Stack(ctypes.Structure):
-    _fields_ = [("kind", _Int), ("num_layers", _Int), ("dim", _Int), ("num_heads", _Int), ("layers", _Pointer)]
+class _Encoder(ctypes.Structure):
+    _fields_ = [
+        *_fields(_Int, "kind num_layers dim num_heads num_marks num_phases"), ("layers", _Pointer), ("norm", _Norm),
+        *_fields(_Pointer, "marks inter_time of_time of_order"), *_fields(_Double, "time_scale log_mean log_std min_inter_time"),
+    ]  # fmt: skip
 
 
 class _Pass(ctypes.Structure):
     _fields_ = [
-        *((name, _Pointer) for name in ("x", "extra", "lengths", "depth", "seen")),
-        *((name, _Int) for name in ("rows", "num_new", "num_nodes", "max_context")),
-        ("cache", _Pointer), ("capacity", _Int), ("num_threads", _Int),
+        *_fields(_Pointer, "contexts ids times inter_times lengths num_before depth seen"),
+        *_fields(_Int, "rows num_new num_nodes max_context"), ("cache", _Pointer), *_fields(_Int, "capacity num_threads"),
     ]  # fmt: skip
 
 
-class CompiledStack:
-    """The layers of an encoder, their weights laid out for `run_stack`.
+class _Decoder(ctypes.Structure):
+    _fields_ = [
+        *_fields(_Int, "marks num_components num_features"), *_fields(_Linear, "to_mixture from_context to_logits"),
+        *_fields(_Double, "least_log_std largest_log_std"),
+    ]  # fmt: skip
 
-    Args:
-        blocks: of a compilable model.
-    """
 
-    def __init__(self, blocks: nn.ModuleList) -> None:
-        first: Any = blocks[0]
+class CompiledModel:
+    """Encoder and decoder of a compilable model, their weights laid out for compiled code."""
+
+    def __init__(self, model: TransformerTPP) -> None:
         self._library = library(_SOURCE)
         self._panel = self._library.panel_width()
         self._kept: list[Tensor] = []  # what the pointers point to
-        self._layers = (_Layer * len(blocks))(*(self._layer(block) for block in blocks))
-        self._stack = _Stack(
-            _KINDS[type(first)], len(blocks), first.from_heads.out_features, first.num_heads, ctypes.addressof(self._layers)
-        )
+        encoder: Any = model.encoder
+        blocks = encoder.layers if isinstance(encoder, AttNHPEncoder) else encoder.blocks
+        self._layers = (_Layer * len(blocks))(*map(self._layer, blocks))
+        of_time, of_order = _phases(encoder)
+        self._encoder = _Encoder(
+            _KINDS[type(encoder)], len(blocks), model.config["embed_dim"], model.config["num_heads"], model.num_marks,
+            len(of_time), ctypes.addressof(self._layers), self._norm(encoder.norm), self._pointer(encoder.embedding.marks.weight),
+            self._pointer(encoder.embedding.inter_time.weight.t()), self._pointer(of_time), self._pointer(of_order),
+        )  # fmt: skip
+        self._decoder = self._heads(model)
+        self._width = 3 * self._decoder.num_components + self._decoder.num_features
+
+    def _heads(self, model: TransformerTPP) -> _Decoder:
+        heads, marks = model.decoder, model.decoder.marks
+        decoder = _Decoder(_MARKS[type(marks)], heads.num_components, 0, self._linear(heads.to_mixture))
+        if marks is not None:
+            decoder.from_context = self._linear(marks.from_context)
+            decoder.num_features = marks.from_context.out_features
+        if isinstance(marks, IndependentMarks):
+            decoder.to_logits, decoder.num_features = self._linear(marks.to_logits), model.num_marks
+        decoder.least_log_std, decoder.largest_log_std = LOG_STD_RANGE
+        return decoder
 
     def _layer(self, block: Any) -> _Layer:
         if isinstance(block, AttNHPLayer):
@@ -97,31 +135,68 @@ class CompiledStack:
         panels = torch.cat([panel.t().flatten() for panel in weight.split(self._panel)])
         return _Linear(self._pointer(panels), self._pointer(bias), weight.shape[1], weight.shape[0])
 
+    def read_statistics(self, model: TransformerTPP) -> None:
+        """Take over what is no weight and may have changed."""
+        own, encoder = model.statistics, self._encoder
+        encoder.time_scale, encoder.log_mean, encoder.log_std = own.time_scale, own.log_mean, own.log_std
+        encoder.min_inter_time = max(own.min_inter_time, _TINY)
+        marks = model.decoder.marks
+        nothing = torch.zeros(0, self._decoder.num_components, dtype=torch.float64)
+        mixture = LogNormalMixture(nothing, nothing, nothing, own.log_mean, own.log_std)
+        features = None if marks is None else torch.zeros(0, self._decoder.num_features, dtype=torch.float64)
+        self._law = NextEventLaw(mixture, features, None if marks is None else marks.in_double())
+
+    def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
+        """As TransformerTPP.extend."""
+        tokens = tokens.map(Tensor.contiguous)
+        rows, num_new = tokens.ids.shape
+        cache.announce(num_new)
+        depth, seen = _among_new(num_new, cache.parents, parents, cache.max_context or 0)
+        num_before = cache.num_tokens
+        contexts = torch.empty(rows, num_new, self._encoder.dim, dtype=torch.float32)
+        self._library.run_pass(
+            ctypes.byref(self._encoder),
+            ctypes.byref(
+                _Pass(
+                    contexts.data_ptr(), tokens.ids.data_ptr(), tokens.times.data_ptr(), tokens.inter_times.data_ptr(),
+                    cache.lengths.data_ptr(), num_before.data_ptr(), depth.data_ptr(), None if seen is None else seen.data_ptr(),
+                    rows, num_new, len(cache.parents), cache.max_context or 0,
+                    cache.tensors[0].data_ptr(), cache.capacity, torch.get_num_threads(),
+                )
+            ),
+        )  # fmt: skip
+        cache.end(parents)
+        return contexts
+
+    def law(self, contexts: Tensor) -> NextEventLaw:
+        """As TransformerTPP.law, packed."""
+        contexts = contexts.contiguous()
+        laws = torch.empty(*contexts.shape[:-1], self._width, dtype=torch.float64)
+        num = _Int(laws.numel() // self._width)
+        self._library.write_laws(ctypes.byref(self._decoder), _Pointer(contexts.data_ptr()), num, _Pointer(laws.data_ptr()))
+        return self._law.of(laws)
+
     def work(self, cache: KVCache, num_new: int) -> tuple[int, int]:
-        """(floating-point operations of matrix products, bytes read and written) of a pass over chains, about."""
-        tokens, layer, dim = len(cache.lengths) * num_new, self._layers[0], self._stack.dim
+        """(floating-point operations of matrix products, bytes read and written) of the layers in a pass over chains, about."""
+        tokens, layer, dim = len(cache.lengths) * num_new, self._layers[0], self._encoder.dim
         linears = (layer.to_qkv, layer.from_heads, layer.expand, layer.contract)
         weights = sum(linear.in_ * linear.out for linear in linears)
         keys = int(cache.lengths.sum())  # of every new token; those among the new ones themselves are few
         flops = 2 * tokens * weights + 4 * dim * num_new * keys
         numbers = weights + 2 * dim * keys + tokens * sum(linear.in_ + linear.out for linear in linears)
-        return self._stack.num_layers * flops, 4 * self._stack.num_layers * numbers
+        return self._encoder.num_layers * flops, 4 * self._encoder.num_layers * numbers
 
-    def run(self, x: Tensor, extra: Tensor | None, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
-        """All layers over the tokens x (rows, num_new, dim), which it replaces; keys and values go into the cache."""
-        rows, num_new, _ = x.shape
-        depth, seen = _among_new(num_new, cache.parents, parents, cache.max_context or 0)
-        self._library.run_stack(
-            ctypes.byref(self._stack),
-            ctypes.byref(
-                _Pass(
-                    x.data_ptr(), None if extra is None else extra.data_ptr(), cache.lengths.data_ptr(), depth.data_ptr(),
-                    None if seen is None else seen.data_ptr(), rows, num_new, len(cache.parents), cache.max_context or 0,
-                    cache.tensors[0].data_ptr(), cache.capacity, torch.get_num_threads(),
-                )
-            ),
-        )  # fmt: skip
-        return x
+
+def _phases(encoder: Any) -> tuple[Tensor, Tensor]:
+    """float64 (num_phases,) each: angular frequencies of time and of the number of events, whose phases are added."""
+    if isinstance(encoder, RotaryEncoder):
+        of_time, of_order = encoder.log_frequencies.detach().double().exp()
+        nothing = torch.zeros_like(of_time)
+        return torch.cat([of_time, nothing]), torch.cat([nothing, of_order])
+    frequencies = encoder.phases.frequencies
+    if isinstance(encoder, SAHPEncoder):
+        return encoder.time_weights.detach().double(), frequencies
+    return frequencies, torch.zeros_like(frequencies)
 
 
 def _padded(values: Tensor, num_dims: int = 2) -> Tensor:
@@ -146,36 +221,11 @@ def _among_new(
     return depth[-num_new:].contiguous(), seen.contiguous()
 
 
-class CompiledPass(EncoderPass):
-    """The newest tokens of each row, as `CachedPass`, but all layers in one call."""
-
-    def __init__(self, stack: CompiledStack, cache: KVCache, num_new: int, parents: tuple[int, ...] | None = None) -> None:
-        self.stack, self.cache, self.parents = stack, cache, parents
-        cache.announce(num_new)
-
-    positions = CachedPass.positions
-
-    def through(self, blocks: nn.ModuleList, x: Tensor, *extra: Any) -> Tensor:
-        x = x.float().contiguous()  # autocast may have made it something else
-        if not extra:
-            return self.stack.run(x, None, self.cache, self.parents)
-        together = torch.cat([part for each in extra for part in (each if isinstance(each, tuple) else (each,))], -1)
-        return self.stack.run(x, together.float().expand(*x.shape[:2], -1).contiguous(), self.cache, self.parents)
-
-
-def _blocks(model: Any) -> nn.ModuleList | None:
-    """The layers of a model that compiled code knows."""
-    encoder = getattr(model, "encoder", None)
-    parts = encoder.children() if isinstance(encoder, nn.Module) else ()
-    return next((part for part in parts if isinstance(part, nn.ModuleList) and type(part[0]) in _KINDS), None)
-
-
 def why_not_compilable(model: Any, device: torch.device | None = None) -> str | None:
     """What compiled code would need instead of this model, on `device` (default: where it is); None: it can run it."""
-    blocks: Any = _blocks(model)
-    if blocks is None:
-        return f"is for the layers of a TransformerTPP; this is a {type(model).__name__}"
-    weight, dim = blocks[0].to_qkv.weight, blocks[0].from_heads.out_features
+    if type(getattr(model, "encoder", None)) not in _KINDS:
+        return f"is for a TransformerTPP; this is a {type(model).__name__}"
+    weight, dim = model.decoder.to_mixture.weight, model.config["embed_dim"]
     device = device or weight.device
     if weight.dtype != torch.float32 or device.type != "cpu":
         return f"is for float32 weights on a CPU; these are {str(weight.dtype).removeprefix('torch.')} on {device}"
@@ -194,15 +244,14 @@ def check_compilable(model: Any, device: torch.device | None = None) -> None:
 
 
 @contextmanager
-def compiled_passes(model: Any) -> Iterator[None]:
-    """The cached passes of a compilable model, of which nothing changes meanwhile, are compiled ones."""
-    own, before = kept(model), model.compiled_stack
+def compiled_passes(model: TransformerTPP) -> Iterator[None]:
+    """The cached passes and laws of a compilable model, of which nothing changes meanwhile, are compiled ones."""
+    own, before = kept(model), model.compiled
     if own.compiled is None:
-        blocks = _blocks(model)
-        assert blocks is not None
-        own.compiled = CompiledStack(blocks)
-    model.compiled_stack = own.compiled
+        own.compiled = CompiledModel(model)
+    own.compiled.read_statistics(model)
+    model.compiled = own.compiled
     try:
         yield
     finally:
-        model.compiled_stack = before
+        model.compiled = before

@@ -19,9 +19,10 @@ _LINKED = ("-shared", "-fPIC", "-pthread")
 
 @cache
 def library(source: Path) -> ctypes.CDLL:
-    """The library of a C++ file, from `$XDG_CACHE_HOME/tppsd` (default `~/.cache/tppsd`) or compiled into it.
+    """The library of a C++ file and the headers beside it, from `$XDG_CACHE_HOME/tppsd` (default `~/.cache/tppsd`) or compiled
+    into it.
 
-    Its name there says of which source, compiler and processor it is, so that machines may share a home.
+    Its name there says of which sources, compiler and processor it is, so that machines may share a home.
 
     Raises:
         ValueError: there is no compiler, or it fails; the sentence says what it said.
@@ -31,7 +32,8 @@ def library(source: Path) -> ctypes.CDLL:
         about = _macros(command)
     except ValueError:
         about = _macros(command := command[:-1])
-    name = hashlib.sha256("\0".join([source.read_text(), *command, about]).encode()).hexdigest()[:16]
+    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
+    name = hashlib.sha256("\0".join([*texts, *command, about]).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tppsd"
     path = folder / f"{source.stem}-{name}.so"
     if not path.is_file():

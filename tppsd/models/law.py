@@ -61,6 +61,10 @@ class NextEventLaw:
         object.__setattr__(law, "_packed", together)
         return law
 
+    def of(self, parameters: Tensor) -> NextEventLaw:
+        """Laws of the same model with other parameters, packed (*batch, width)."""
+        return self._with([parameters], None)
+
     def __getitem__(self, index: Any) -> NextEventLaw:
         """Select along the batch dimensions; `law[..., :-1]` drops the last position. Two index tensors count from the front."""
         key = index if isinstance(index, tuple) else (index,)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tppsd.models.attention import Attention, AttentionPass, EncoderPass
+from tppsd.models.attention import Attention, AttentionPass
 from tppsd.models.blocks import start_local
 from tppsd.models.embedding import EncoderInput, TokenEmbedding
 from tppsd.models.fast import linear
@@ -72,13 +72,15 @@ class RotaryEncoder(nn.Module):
         )
         self.norm = nn.RMSNorm(embed_dim, eps=1e-6)
 
-    def forward(self, inputs: EncoderInput, attention: EncoderPass) -> Tensor:
+    def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""
         x = self.embedding(inputs)
         rotation = self._rotation(inputs, attention, x.dtype)
-        return rms_norm(self.norm, attention.through(self.blocks, x, rotation))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, layer, attention)
+        return rms_norm(self.norm, x)
 
-    def _rotation(self, inputs: EncoderInput, attention: EncoderPass, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _rotation(self, inputs: EncoderInput, attention: AttentionPass, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin (batch, length, head_dim / 2) of phases in float64: in float32 those of late times lose their digits."""
         order = attention.positions(inputs.ids.shape[1], inputs.ids.device).double().expand_as(inputs.times)
         of_time, of_order = self.log_frequencies.double().exp()

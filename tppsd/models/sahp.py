@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tppsd.models.attention import EncoderPass
+from tppsd.models.attention import AttentionPass
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, frequencies, sinusoids
 from tppsd.models.fast import layer_norm
@@ -25,10 +25,12 @@ class SAHPEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim)
 
-    def forward(self, inputs: EncoderInput, attention: EncoderPass) -> Tensor:
+    def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""
         embedded = self.embedding(inputs)
         positions = attention.positions(inputs.ids.shape[1], inputs.ids.device)
         phases = self.phases(positions.double()) + inputs.times.unsqueeze(-1) * self.time_weights.double()
         x = embedded + sinusoids(phases, embedded.dtype)
-        return layer_norm(self.norm, attention.through(self.blocks, x))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer, attention)
+        return layer_norm(self.norm, x)

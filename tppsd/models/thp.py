@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tppsd.models.attention import EncoderPass
+from tppsd.models.attention import AttentionPass
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
 from tppsd.models.fast import layer_norm
@@ -24,8 +24,10 @@ class THPEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim)
 
-    def forward(self, inputs: EncoderInput, attention: EncoderPass) -> Tensor:
+    def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""
         embedded = self.embedding(inputs)
         x = embedded + sinusoids(self.phases(inputs.times), embedded.dtype)
-        return layer_norm(self.norm, attention.through(self.blocks, x))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer, attention)
+        return layer_norm(self.norm, x)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.models.attention import CachedPass, CausalPass, EncoderPass
+from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.attnhp import AttNHPEncoder
 from tppsd.models.cache import KVCache
 from tppsd.models.checkpoint import save
-from tppsd.models.compiled import LANES, CompiledPass, CompiledStack
+from tppsd.models.compiled import LANES, CompiledModel
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.embedding import EncoderInput
 from tppsd.models.fast import kept
@@ -52,7 +52,7 @@ class TransformerTPP(LikelihoodModel):
     """
 
     is_event: Tensor
-    compiled_stack: CompiledStack | None = None  # of its cached passes (tppsd.models.compiled.compiled_passes)
+    compiled: CompiledModel | None = None  # what computes cached passes and their laws meanwhile (tppsd.models.compiled)
 
     def __init__(
         self,
@@ -118,12 +118,14 @@ class TransformerTPP(LikelihoodModel):
         log_tau = tokens.inter_times.clamp_min(max(s.min_inter_time, _TINY)).log().sub_(s.log_mean).mul_(1 / s.log_std)
         return EncoderInput(tokens.ids, tokens.times / s.time_scale, log_tau * self.is_event[tokens.ids])
 
-    def encode(self, tokens: EventTokens, attention: EncoderPass) -> Tensor:
+    def encode(self, tokens: EventTokens, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""
         return self.encoder(self._encoder_input(tokens), attention)
 
     def law(self, context: Tensor) -> NextEventLaw:
         """The law of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
+        if self.compiled is not None:
+            return self.compiled.law(context)
         law = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
         return law if context.shape[-2] == 1 else law.packed()  # of many laws some will be selected
 
@@ -141,19 +143,16 @@ class TransformerTPP(LikelihoodModel):
         like = self.decoder.to_mixture.weight
         if self.max_context is not None:
             capacity = min(capacity, 2 * self.max_context + _LARGEST_PASS)
-        step = 1 if self.compiled_stack is None else LANES
+        step = 1 if self.compiled is None else LANES
         return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context, step)
 
     @torch.no_grad()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
         """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q, embed_dim), without
         gradients."""
-        num_new = tokens.ids.shape[1]
-        attention: EncoderPass
-        if self.compiled_stack is not None:
-            attention = CompiledPass(self.compiled_stack, cache, num_new, parents)
-        else:
-            attention = CachedPass(cache, num_new, self.decoder.to_mixture.weight.dtype, parents)
+        if self.compiled is not None:
+            return self.compiled.extend(tokens, cache, parents)
+        attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype, parents)
         context = self.encode(tokens, attention)
         cache.end(parents)
         return context

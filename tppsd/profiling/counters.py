@@ -1,4 +1,4 @@
-"""Operators, bytes and floating-point operations of sampling, counted as they are dispatched; compiled layers count as one
+"""Operators, bytes and floating-point operations of sampling, counted as they are dispatched; compiled passes count as one
 operator."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from tppsd.models.compiled import CompiledStack
+from tppsd.models.compiled import CompiledModel
 
 
 @dataclass
@@ -50,19 +50,19 @@ def counted(work: Callable[[], object]) -> Counts:
 
 @contextlib.contextmanager
 def _compiled(counts: Counts) -> Iterator[None]:
-    """Compiled layers, which are not dispatched, say what they do."""
-    right = CompiledStack.run
+    """Compiled passes, which are not dispatched, say what they do."""
+    right = CompiledModel.extend
 
-    def run(stack: CompiledStack, x: Any, extra: Any, cache: Any, parents: Any) -> Any:
-        flops, num_bytes = stack.work(cache, x.shape[1])
+    def extend(model: CompiledModel, tokens: Any, cache: Any, parents: Any) -> Any:
+        flops, num_bytes = model.work(cache, tokens.ids.shape[1])
         counts.operators, counts.flops, counts.bytes = counts.operators + 1, counts.flops + flops, counts.bytes + num_bytes
-        return right(stack, x, extra, cache, parents)
+        return right(model, tokens, cache, parents)
 
-    CompiledStack.run = run  # type: ignore[method-assign, assignment]
+    CompiledModel.extend = extend  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        CompiledStack.run = right  # type: ignore[method-assign]
+        CompiledModel.extend = right  # type: ignore[method-assign]
 
 
 def _num_bytes(tensor: torch.Tensor) -> int:

@@ -1,0 +1,217 @@
+// Cached passes of the encoders, and the laws of their contexts, as one call each: what tppsd.models.compiled calls instead of
+// hundreds of operators. The arithmetic is that of embedding.py, blocks.py, rotary.py, attnhp.py, attention.py and decoder.py.
+//
+// A token's result depends on its row's past alone, to the last bit: every sum runs in an order that neither the number of rows
+// nor that of new tokens changes.
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "attention.h"
+#include "matrices.h"
+
+constexpr int64_t GROUP = 128;  // tokens that go through all layers together: what they need stays in the cache of a core
+constexpr int64_t WORTH_A_THREAD = 256;  // tokens times layers: starting one takes as long as a few dozen
+
+enum Kind : int64_t { TRANSFORMER, ROTARY, ATTNHP };
+
+struct Layer {  // of ATTNHP: no feed-forward part
+  Norm attention_norm;
+  Linear to_qkv, from_heads;
+  Norm feedforward_norm;
+  Linear expand, contract;  // of ROTARY: `expand` gives gates, then values
+};
+
+struct Encoder {
+  int64_t kind, num_layers, dim, num_heads, num_marks, num_phases;
+  const Layer *layers;
+  Norm norm;
+  const float *marks, *inter_time;       // (token ids, dim); (2, dim): of standardised log tau and of its tanh
+  const double *of_time, *of_order;      // (num_phases,): a phase is their products with time and number of tokens before
+  double time_scale, log_mean, log_std, min_inter_time;
+};
+
+struct Pass {
+  float *contexts;                       // (rows, num_new, dim), written
+  const int64_t *ids;                    // (rows, num_new)
+  const double *times, *inter_times;     // likewise
+  const int64_t *lengths, *num_before;   // (rows,): entries of the cache that are committed, and tokens, dropped ones included
+  const int64_t *depth;                  // (num_new,): tokens between the committed ones and each new one
+  const uint8_t *seen;                   // (num_new, num_nodes + num_new): which uncommitted ones each sees; nullptr = a chain
+  int64_t rows, num_new, num_nodes, max_context;  // nodes of a tree before the new tokens; max_context: 0 = all
+  float *cache;                          // (layers, 2, rows, heads, head_dim, capacity); capacity: a multiple of 16
+  int64_t capacity, num_threads;
+};
+
+// --- tokens ---------------------------------------------------------------------------------------------------------------
+
+// x (dim): the embedded token; waves (2 num_phases): [sin, cos] of its phases, of ROTARY [cos, sin]. TRANSFORMER adds them to x.
+static void embed(const Encoder &encoder, const Pass &pass, int64_t row, int64_t t, float *x, float *waves) {
+  const int64_t token = row * pass.num_new + t, id = pass.ids[token], num = encoder.num_phases;
+  const bool is_event = id >= 1 && id <= encoder.num_marks;
+  const double log_tau = std::log(std::max(pass.inter_times[token], encoder.min_inter_time));
+  const float standardised = is_event ? (float)((log_tau - encoder.log_mean) / encoder.log_std) : 0.0f;
+  const float bounded = std::tanh(standardised), *marks = encoder.marks + id * encoder.dim, *map_tau = encoder.inter_time;
+  for (int64_t i = 0; i < encoder.dim; i++) x[i] = marks[i] + (standardised * map_tau[i] + bounded * map_tau[encoder.dim + i]);
+  const double time = pass.times[token] / encoder.time_scale, order = (double)(pass.num_before[row] + pass.depth[t]);
+  const bool cos_first = encoder.kind == ROTARY;
+  for (int64_t j = 0; j < num; j++) {
+    const double phase = time * encoder.of_time[j] + order * encoder.of_order[j];
+    waves[j + num * cos_first] = (float)std::sin(phase);
+    waves[j + num * !cos_first] = (float)std::cos(phase);
+  }
+  if (encoder.kind == TRANSFORMER)
+    for (int64_t i = 0; i < encoder.dim; i++) x[i] += waves[i];
+}
+
+// --- layers ---------------------------------------------------------------------------------------------------------------
+
+// New tokens of one row: keys and values into the cache, then every query of every head.
+static void attend_row(const Encoder &encoder, const Pass &pass, int64_t layer, int64_t row, const float *qkv, float *scores, float *attended) {
+  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, capacity = pass.capacity;
+  float *keys = pass.cache + (layer * 2 * pass.rows + row) * dim * capacity, *values = keys + pass.rows * dim * capacity;
+  const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted = pass.num_nodes + pass.num_new;
+  for (int64_t c = 0; c < dim; c++)
+    for (int64_t t = 0; t < pass.num_new; t++) {
+      keys[c * capacity + place + t] = qkv[t * 3 * dim + dim + c];
+      values[c * capacity + place + t] = qkv[t * 3 * dim + 2 * dim + c];
+    }
+  for (int64_t head = 0; head < encoder.num_heads; head++) {
+    const int64_t offset = head * head_dim;
+    if (row + 1 < pass.rows)  // the next row's, which a core does not foresee
+      for (int64_t c = offset; c < offset + head_dim; c++)
+        for (int64_t i = 0; i < place; i += 16) {
+          __builtin_prefetch(keys + (dim + c) * capacity + i);
+          __builtin_prefetch(values + (dim + c) * capacity + i);
+        }
+    for (int64_t t = 0; t < pass.num_new; t++) {
+      const uint8_t *seen = pass.seen ? pass.seen + t * num_uncommitted : nullptr;
+      int64_t first = pass.max_context ? std::max<int64_t>(0, length + pass.depth[t] - pass.max_context + 1) : 0;
+      if (seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
+      attend(qkv + t * 3 * dim + offset, keys + offset * capacity, values + offset * capacity, head_dim, capacity, first,
+             seen ? length + num_uncommitted : place + t + 1, length, seen, encoder.kind == ATTNHP, scores, attended + t * dim + offset);
+    }
+  }
+}
+
+// Queries and keys: dimensions (j, j + head_dim / 2) of every head turned by phase j.
+static void turn(float *qkv, const float *rotation, int64_t tokens, int64_t dim, int64_t head_dim) {
+  const int64_t half = head_dim / 2;
+  for (int64_t t = 0; t < tokens; t++, qkv += 3 * dim, rotation += head_dim)
+    for (float *head = qkv; head < qkv + 2 * dim; head += head_dim)
+      for (int64_t j = 0; j < half; j++) {
+        const float a = head[j], b = head[j + half], cos = rotation[j], sin = rotation[j + half];
+        head[j] = a * cos - b * sin;
+        head[j + half] = b * cos + a * sin;
+      }
+}
+
+// Room for floats that begin at a cache line: a vector across two of them takes twice as long.
+static float *room(int64_t size) {
+  static thread_local std::vector<float> kept;
+  if ((int64_t)kept.size() < size + 16) kept.resize(size + 16);
+  return (float *)(((uintptr_t)kept.data() + 63) / 64 * 64);
+}
+
+// All of a pass for rows [first, stop), whose tokens are few enough to stay in the cache.
+static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, int64_t stop) {
+  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, q = pass.num_new, tokens = (stop - first) * q;
+  const bool is_attnhp = encoder.kind == ATTNHP;
+  const int64_t width = is_attnhp ? 2 * dim : dim, wide = is_attnhp ? 0 : encoder.layers[0].expand.out;
+  float *normed = room(tokens * (width + 6 * dim + wide) + pass.capacity), *qkv = normed + tokens * width;
+  float *attended = qkv + tokens * 3 * dim, *update = attended + tokens * dim, *waves = update + tokens * dim;
+  float *hidden = waves + tokens * dim, *scores = hidden + tokens * wide, *x = pass.contexts + first * q * dim;
+  for (int64_t i = 0; i < tokens; i++)  // of ATTNHP the time encoding goes into every layer, beside the normed tokens
+    embed(encoder, pass, first + i / q, i % q, x + i * dim, is_attnhp ? normed + i * width : waves + i * 2 * encoder.num_phases);
+
+  for (int64_t i = 0; i < encoder.num_layers; i++) {
+    const Layer &layer = encoder.layers[i];
+    normalise(layer.attention_norm, x, normed + width - dim, tokens, dim, width);
+    linear(layer.to_qkv, normed, qkv, tokens);
+    if (encoder.kind == ROTARY) turn(qkv, waves, tokens, dim, head_dim);
+    for (int64_t row = first; row < stop; row++) {
+      const int64_t t = (row - first) * q;
+      attend_row(encoder, pass, i, row, qkv + t * 3 * dim, scores, attended + t * dim);
+    }
+    linear(layer.from_heads, attended, update, tokens);
+    if (is_attnhp) {
+      map(x, tokens * dim, [&](int64_t j) { return load(x + j) + tanh_(load(update + j)); });
+      continue;
+    }
+    map(x, tokens * dim, [&](int64_t j) { return load(x + j) + load(update + j); });
+    normalise(layer.feedforward_norm, x, normed, tokens, dim, dim);
+    linear(layer.expand, normed, hidden, tokens);
+    if (encoder.kind == ROTARY) {
+      const int64_t half = layer.contract.in;
+      for (int64_t t = 0; t < tokens; t++) {  // in place: what is written has been read
+        const float *gates = hidden + t * 2 * half;
+        map(hidden + t * half, half, [&](int64_t j) { return silu(load(gates + j)) * load(gates + half + j); });
+      }
+    } else {
+      map(hidden, tokens * wide, [&](int64_t j) { return relu(load(hidden + j)); });
+    }
+    linear(layer.contract, hidden, update, tokens);
+    map(x, tokens * dim, [&](int64_t j) { return load(x + j) + load(update + j); });
+  }
+  normalise(encoder.norm, x, x, tokens, dim, dim);
+}
+
+// --- laws -----------------------------------------------------------------------------------------------------------------
+
+enum Marks : int64_t { UNMARKED, INDEPENDENT, TIME_CONDITIONAL };
+
+struct Decoder {
+  int64_t marks, num_components, num_features;
+  Linear to_mixture, from_context, to_logits;  // to_logits: of INDEPENDENT
+  double least_log_std, largest_log_std;
+};
+
+// law (3 components + features): log weights, means, log standard deviations, and what the mark decoder makes of the context.
+static void write_law(const Decoder &decoder, const float *parameters, const float *features, double *law) {
+  const int64_t num = decoder.num_components;
+  double largest = parameters[0], total = 0;
+  for (int64_t m = 1; m < num; m++) largest = std::max<double>(largest, parameters[m]);
+  for (int64_t m = 0; m < num; m++) total += std::exp(parameters[m] - largest);
+  const double log_total = largest + std::log(total);
+  for (int64_t m = 0; m < num; m++) {
+    law[m] = parameters[m] - log_total;
+    law[num + m] = parameters[num + m];
+    law[2 * num + m] = std::min(std::max<double>(parameters[2 * num + m], decoder.least_log_std), decoder.largest_log_std);
+  }
+  for (int64_t i = 0; i < decoder.num_features; i++) law[3 * num + i] = features[i];
+}
+
+extern "C" int64_t panel_width() { return TILE * LANES; }
+
+extern "C" void run_pass(const Encoder *encoder, const Pass *pass) {
+  const int64_t worth = pass->rows * pass->num_new * encoder->num_layers / WORTH_A_THREAD;
+  const int64_t num_threads = std::max<int64_t>(1, std::min(pass->num_threads, worth));
+  const int64_t per_thread = (pass->rows + num_threads - 1) / num_threads;
+  const int64_t group = std::max<int64_t>(1, std::min(per_thread, GROUP / pass->num_new));
+  std::atomic<int64_t> next(0);
+  const auto work = [&] {
+    for (int64_t first; (first = next.fetch_add(group)) < pass->rows;) run_rows(*encoder, *pass, first, std::min(pass->rows, first + group));
+  };
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < num_threads; i++) others.emplace_back(work);
+  work();
+  for (auto &thread : others) thread.join();
+}
+
+extern "C" void write_laws(const Decoder *decoder, const float *contexts, int64_t num_laws, double *laws) {
+  const int64_t dim = decoder->to_mixture.in, wide = decoder->to_mixture.out, width = 3 * decoder->num_components + decoder->num_features;
+  const Linear &last = decoder->marks == INDEPENDENT ? decoder->to_logits : decoder->from_context;
+  for (int64_t first = 0; first < num_laws; first += GROUP) {
+    const int64_t num = std::min(GROUP, num_laws - first);
+    float *parameters = room(num * (wide + dim + last.out)), *hidden = parameters + num * wide, *features = hidden + num * dim;
+    linear(decoder->to_mixture, contexts + first * dim, parameters, num);
+    if (decoder->marks == TIME_CONDITIONAL) linear(last, contexts + first * dim, features, num);
+    if (decoder->marks == INDEPENDENT) {
+      linear(decoder->from_context, contexts + first * dim, hidden, num);
+      map(hidden, num * dim, [&](int64_t i) { return relu(load(hidden + i)); });
+      linear(last, hidden, features, num);
+    }
+    for (int64_t i = 0; i < num; i++) write_law(*decoder, parameters + i * wide, features + i * last.out, laws + (first + i) * width);
+  }
+}
