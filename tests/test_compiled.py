@@ -17,6 +17,7 @@ from lightning_helpers import SMALL, fitted, small_data, trainer
 from small_models import ENCODERS, assert_same_law, random_batch, random_sequence, small_model, tokens_of
 
 import tppsd
+from tppsd.certification.carry_over import check_same, draw_cells
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import combined, judge
 from tppsd.certification.run import run_cell
@@ -392,10 +393,13 @@ def test_the_uncompiled_baseline_needs_something_to_compare_with() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_events", "num_sequences", "chosen"), [(99, 1, "autoregressive"), (100, 1, "jacobi"), (300, 2, "autoregressive")]
+    ("num_marks", "num_events", "num_sequences", "chosen"),
+    [(1, 99, 1, "autoregressive"), (1, 100, 1, "self"), (3, 100, 1, "autoregressive"), (1, 300, 2, "autoregressive")],
 )
-def test_auto_drafts_for_single_long_sequences_only(num_events: int, num_sequences: int, chosen: str) -> None:
-    target = model_of("thp", num_layers=3)
+def test_auto_drafts_for_single_long_unmarked_sequences_only(
+    num_marks: int, num_events: int, num_sequences: int, chosen: str
+) -> None:
+    target = model_of("thp", num_marks=num_marks, num_layers=3)
     choice = tppsd.sample(target, method="auto", num_events=num_events, num_sequences=num_sequences, compile=True).stats.choice
     assert choice is not None and choice.startswith(chosen)
 
@@ -439,3 +443,13 @@ def test_predict_compiles_or_is_refused_before_it_writes(tmp_path: Path, monkeyp
     expected = tppsd.sample(target, num_sequences=5, t_end=6.0, seed=5, options=options)
     torch.testing.assert_close(torch.cat([c.flat_event_times for c in chunks]), expected.flat_event_times, rtol=0, atol=1e-4)
     assert chunks[0].options.compile
+
+
+def test_compiled_samples_are_drawn_again_to_the_last_bit(tmp_path: Path) -> None:
+    """What `certify --compile --same-as` compares; other bits than those of uncompiled passes."""
+    root, which = Path(__file__).parent.parent, "autoregressive-thp-1-untrained"
+    first, again, plain = (draw_cells(root, 1000, 0, 1, tmp_path, which, how, lambda: None) for how in (True, True, False))
+    assert len(first) == 1
+    check_same(first, again)
+    with pytest.raises(ValueError, match="the samples differ in 1 cells"):
+        check_same(first, plain)

@@ -70,13 +70,15 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     """What was fastest on most data sets (README). No drafts where a sequence is little work, nor with several rows in flight
     unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the target's recent laws,
     which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
-    row or few, else event by event and shorter. Compiled passes leave less to save: drafts for single long sequences only."""
+    row or few, else event by event and shorter. Compiled passes leave little to save: drafts for single long sequences without
+    marks only, whose events are judged by the fewest operators."""
     num_layers = getattr(models.target, "num_layers", 1)
     is_compiled = any(candidate.compile for candidate in candidates.values())
     is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
     are_some = are_few or num_rows <= num_layers
     if is_compiled:
-        wanted = ["autoregressive"] if is_short or num_rows > 1 else [_IN_PASSES, "jacobi", "self"]
+        is_simple = models.target.num_marks == 1 and num_rows == 1 and not is_short
+        wanted = [_IN_PASSES, "self", "jacobi"] if is_simple else ["autoregressive"]
     elif num_layers * num_events < _LITTLE_WORK or not (are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)):
         wanted = ["autoregressive"]
     elif is_short and are_some:

@@ -6,9 +6,10 @@
 
 #include "vectors.h"
 
-// scores[i] = scale * query . keys[., i], of D dimensions more
+// scores[i] = query . keys[., i], of D dimensions, or of D more
 template <int D>
-static inline void score(const float *query, const float *keys, int64_t from, int64_t to, int64_t capacity, bool more, float *scores) {
+static inline void score(const float *query, const float *keys, int64_t from, int64_t to, int64_t capacity, bool more,
+                         float *scores) {
   for (int64_t i = from; i < to; i += LANES) {
     Vec total = more ? load(scores + i) : Vec{};
     for (int c = 0; c < D; c++) total += query[c] * load(keys + c * capacity + i);
@@ -16,9 +17,10 @@ static inline void score(const float *query, const float *keys, int64_t from, in
   }
 }
 
-// attended[c] = sum_i weights[i] values[c][i] / total, of D dimensions
+// attended[c] = inverse * sum_i weights[i] values[c][i], of D dimensions
 template <int D>
-static inline void weigh(const float *weights, const float *values, int64_t from, int64_t to, int64_t capacity, float inverse, float *attended) {
+static inline void weigh(const float *weights, const float *values, int64_t from, int64_t to, int64_t capacity, float inverse,
+                         float *attended) {
   Vec sums[D] = {};
   for (int64_t i = from; i < to; i += LANES)
     for (int c = 0; c < D; c++) sums[c] += load(weights + i) * load(values + c * capacity + i);

@@ -36,7 +36,8 @@ static void column(const float *x, int64_t in, const float *panel, const float *
 }
 
 template <int N = TILE>
-static void last_column(int num, const float *x, int64_t in, const float *panel, const float *bias, float *y, int64_t out, int64_t tokens) {
+static void last_column(int num, const float *x, int64_t in, const float *panel, const float *bias, float *y, int64_t out,
+                        int64_t tokens) {
   if (num == N) return column<N>(x, in, panel, bias, y, out, tokens);
   if constexpr (N > 1) last_column<N - 1>(num, x, in, panel, bias, y, out, tokens);
 }
@@ -45,7 +46,8 @@ static void last_column(int num, const float *x, int64_t in, const float *panel,
 static void linear(const Linear &layer, const float *x, float *y, int64_t tokens) {
   for (int64_t first = 0; first < layer.out; first += TILE * LANES) {
     const int num = (int)std::min<int64_t>(TILE, (layer.out - first) / LANES);
-    last_column(num, x, layer.in, layer.weight + first * layer.in, layer.bias ? layer.bias + first : nullptr, y + first, layer.out, tokens);
+    const float *bias = layer.bias ? layer.bias + first : nullptr;
+    last_column(num, x, layer.in, layer.weight + first * layer.in, bias, y + first, layer.out, tokens);
   }
 }
 

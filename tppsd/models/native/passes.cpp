@@ -68,7 +68,8 @@ static void embed(const Encoder &encoder, const Pass &pass, int64_t row, int64_t
 // --- layers ---------------------------------------------------------------------------------------------------------------
 
 // New tokens of one row: keys and values into the cache, then every query of every head.
-static void attend_row(const Encoder &encoder, const Pass &pass, int64_t layer, int64_t row, const float *qkv, float *scores, float *attended) {
+static void attend_row(const Encoder &encoder, const Pass &pass, int64_t layer, int64_t row, const float *qkv, float *scores,
+                       float *attended) {
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, capacity = pass.capacity;
   float *keys = pass.cache + (layer * 2 * pass.rows + row) * dim * capacity, *values = keys + pass.rows * dim * capacity;
   const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted = pass.num_nodes + pass.num_new;
@@ -90,7 +91,8 @@ static void attend_row(const Encoder &encoder, const Pass &pass, int64_t layer, 
       int64_t first = pass.max_context ? std::max<int64_t>(0, length + pass.depth[t] - pass.max_context + 1) : 0;
       if (seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
       attend(qkv + t * 3 * dim + offset, keys + offset * capacity, values + offset * capacity, head_dim, capacity, first,
-             seen ? length + num_uncommitted : place + t + 1, length, seen, encoder.kind == ATTNHP, scores, attended + t * dim + offset);
+             seen ? length + num_uncommitted : place + t + 1, length, seen, encoder.kind == ATTNHP, scores,
+             attended + t * dim + offset);
     }
   }
 }
@@ -191,7 +193,8 @@ extern "C" void run_pass(const Encoder *encoder, const Pass *pass) {
   const int64_t group = std::max<int64_t>(1, std::min(per_thread, GROUP / pass->num_new));
   std::atomic<int64_t> next(0);
   const auto work = [&] {
-    for (int64_t first; (first = next.fetch_add(group)) < pass->rows;) run_rows(*encoder, *pass, first, std::min(pass->rows, first + group));
+    for (int64_t first; (first = next.fetch_add(group)) < pass->rows;)
+      run_rows(*encoder, *pass, first, std::min(pass->rows, first + group));
   };
   std::vector<std::thread> others;
   for (int64_t i = 1; i < num_threads; i++) others.emplace_back(work);
@@ -200,7 +203,8 @@ extern "C" void run_pass(const Encoder *encoder, const Pass *pass) {
 }
 
 extern "C" void write_laws(const Decoder *decoder, const float *contexts, int64_t num_laws, double *laws) {
-  const int64_t dim = decoder->to_mixture.in, wide = decoder->to_mixture.out, width = 3 * decoder->num_components + decoder->num_features;
+  const int64_t dim = decoder->to_mixture.in, wide = decoder->to_mixture.out;
+  const int64_t width = 3 * decoder->num_components + decoder->num_features;
   const Linear &last = decoder->marks == INDEPENDENT ? decoder->to_logits : decoder->from_context;
   for (int64_t first = 0; first < num_laws; first += GROUP) {
     const int64_t num = std::min(GROUP, num_laws - first);
@@ -212,6 +216,7 @@ extern "C" void write_laws(const Decoder *decoder, const float *contexts, int64_
       map(hidden, num * dim, [&](int64_t i) { return relu(load(hidden + i)); });
       linear(last, hidden, features, num);
     }
-    for (int64_t i = 0; i < num; i++) write_law(*decoder, parameters + i * wide, features + i * last.out, laws + (first + i) * width);
+    for (int64_t i = 0; i < num; i++)
+      write_law(*decoder, parameters + i * wide, features + i * last.out, laws + (first + i) * width);
   }
 }
