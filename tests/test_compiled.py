@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
@@ -24,7 +27,7 @@ from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile, tune
 from tppsd.lightning.requests import Requests
 from tppsd.models import compiled, compiling
-from tppsd.models.compiled import compiled_passes
+from tppsd.models.compiled import CompiledModel, compiled_now, compiled_passes
 from tppsd.models.compiling import library
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -82,6 +85,20 @@ def steps(model: TransformerTPP) -> list[torch.Tensor]:
         cache.keep_rows(torch.tensor([1, 3]))
         extend(33)
     return contexts
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Numbers of layers of the models that compiled passes have been run of."""
+    layers: set[int] = set()
+    right = CompiledModel.extend
+
+    def extend(model: CompiledModel, *arguments: Any) -> torch.Tensor:
+        layers.add(model._encoder.num_layers)
+        return right(model, *arguments)
+
+    monkeypatch.setattr(CompiledModel, "extend", extend)
+    return layers
 
 
 def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
@@ -190,9 +207,10 @@ def test_autocast_does_not_reach_into_compiled_passes(encoder: str) -> None:
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )  # fmt: skip
-def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[str, Any]) -> None:
-    """The same noise and laws that are equal up to rounding: the same marks, and times to six digits."""
-    target, draft = model_of("rotary", embed_dim=32), model_of("thp")
+def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[str, Any], passes: set[int]) -> None:
+    """The same noise and laws that are equal up to rounding, which flips no decision with this seed (one model in twenty has
+    one that it flips)."""
+    target, draft = model_of("rotary", embed_dim=32, num_layers=3), model_of("thp")
     drafts = None if options.get("method") or options.get("drafter") else draft
     plain, fast = (
         tppsd.sample(
@@ -202,6 +220,7 @@ def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[
         for compile in (False, True)
     )  # fmt: skip
     assert fast.options.compile and plain.options.compile is None
+    assert passes == ({3} if drafts is None else {2, 3})
     assert torch.equal(plain.flat_marks, fast.flat_marks)
     torch.testing.assert_close(plain.flat_inter_times, fast.flat_inter_times, rtol=1e-3, atol=1e-6)
 
@@ -241,13 +260,20 @@ def test_what_cannot_be_compiled_is_refused_in_one_sentence(model: Any, said: st
 
 
 def test_compile_is_true_or_false() -> None:
+    assert tppsd.SamplingOptions(compile=np.True_).compile is True  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="compile = 'yes' must be true or false"):
         tppsd.SamplingOptions(compile="yes")  # type: ignore[arg-type]
     assert tppsd.SamplingOptions("autoregressive", compile=False) == tppsd.SamplingOptions("autoregressive")
 
 
 @pytest.mark.parametrize(
-    ("compiler", "said"), [("no-such-compiler", "'no-such-compiler' is not there"), ("false", "exited with 1")]
+    ("compiler", "said"),
+    [
+        ("no-such-compiler", "'no-such-compiler' cannot be run: No such file"),
+        ("false", "false exited with 1 and said: nothing"),
+        ("/tmp", "'/tmp' cannot be run: Permission denied"),
+        ("g++ '", "is no command: No closing quotation"),
+    ],
 )
 def test_a_compiler_that_fails_is_named(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", compiler)
@@ -276,6 +302,68 @@ def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> Non
     widths = {process.communicate()[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0] and len(widths) == 1
     assert len(list((tmp_path / "tppsd").iterdir())) == 1
+
+
+def test_a_library_that_was_cut_short_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    width = library.__wrapped__(SOURCE).panel_width()
+    (path,) = (tmp_path / "tppsd").iterdir()
+    size = path.stat().st_size
+    os.truncate(path, 5000)
+    assert library.__wrapped__(SOURCE).panel_width() == width and path.stat().st_size == size
+
+
+def test_without_a_folder_to_write_in_the_library_is_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert library.__wrapped__(SOURCE).panel_width() > 0
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", raising_no_home)
+    assert library.__wrapped__(SOURCE).panel_width() > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def raising_no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_threads_that_sample_one_model_do_not_share_their_passes() -> None:
+    """One compiled, one not, started in any order: each as if it were alone."""
+    model = model_of("thp")
+    arguments: dict[str, Any] = {"num_sequences": 3, "num_events": 40, "method": "autoregressive"}
+    alone = {how: tppsd.sample(model, compile=how, **arguments).flat_event_times for how in (True, False)}
+    assert not torch.equal(alone[True], alone[False])
+    with ThreadPoolExecutor(4) as pool:
+        ways = [True, False, True, False] * 4
+        found = list(pool.map(lambda how: tppsd.sample(model, compile=how, **arguments).flat_event_times, ways))
+    for times, how in zip(found, ways, strict=True):
+        torch.testing.assert_close(times, alone[how], rtol=0, atol=0 if how else 1e-4)  # that of plain ones may round otherwise
+    assert compiled_now(model) is None
+    copy.deepcopy(model)
+
+
+class Doubled(TransformerTPP):
+    def encode(self, *arguments: Any) -> torch.Tensor:
+        return 2 * super().encode(*arguments)
+
+
+def with_float64_encoder() -> TransformerTPP:
+    model = model_of("thp")
+    model.encoder.double()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: Doubled(3, "thp", 16, 2), "is for a TransformerTPP; this is a Doubled"),
+        (with_float64_encoder, "is for float32 weights on a CPU; these are float64 on cpu"),
+    ],
+    ids=["subclass", "part of it float64"],
+)
+def test_what_computes_something_else_is_not_compiled(model: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tppsd.sample(model(), method="autoregressive", num_events=3, compile=True)
 
 
 def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
@@ -352,11 +440,11 @@ COMPILABLE = [cell for cell in all_cells() if cell.is_compilable and cell.method
 
 
 @pytest.mark.parametrize("cell", COMPILABLE[::4], ids=lambda cell: cell.name)
-def test_a_compiled_cell_passes_quickly(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_cell_passes_quickly(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: set[int]) -> None:
     """2,000 events; a right sampler fails a cell for one seed in 10^4."""
     monkeypatch.setattr("tppsd.certification.models.TRAINING_STEPS", 20)
     result = run_cell(cell, 2000, 0, tmp_path, compiled=True)
-    assert result["num_events"] >= 1800 and result["p_value"] > 1e-4
+    assert result["num_events"] >= 1800 and result["p_value"] > 1e-4 and passes
 
 
 def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,27 +452,31 @@ def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monke
     plain = certify.certify(cells, 1000, 0, 1, tmp_path)
     fast = certify.certify(cells, 1000, 0, 1, tmp_path, compiled=True)
     assert fast["run"]["compiled"] and plain["cells"][0]["seconds"] != fast["cells"][0]["seconds"], "it was run, not read"
+    assert certify.certify(cells, 1000, 0, 1, tmp_path)["cells"] == plain["cells"], "and kept beside it"
     assert not (tmp_path / "certificate-compiled.json").exists(), "one cell is no certificate"
     monkeypatch.setattr(certify, "all_cells", lambda: cells)
     certify.certify(cells, 1000, 0, 1, tmp_path, compiled=True)
     assert (tmp_path / "certificate-compiled.json").exists() and not (tmp_path / "certificate.json").exists()
 
 
-def test_commands_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str], passes: set[int]) -> None:
     """benchmark, profile and tune; what is not dispatched is counted."""
     path, account = tmp_path / "target.ckpt", tmp_path / "account.json"
-    model_of("thp", num_layers=2).save(path)
+    model_of("thp", num_layers=2, num_components=64).save(path)
     size = ["--num-events", "8", "--draft-length", "3", "--compile"]
     benchmark.main(["--target", str(path), "--draft", "self", *size, "--baseline", "uncompiled", "--repeats", "1", "--json"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [row["method"] for row in rows] == ["autoregressive", "uncompiled", "speculative"]
+    assert [row["method"] for row in rows] == ["autoregressive", "uncompiled", "speculative"] and passes
     flops = []
     for option in ([], ["--compile"]):
+        passes.clear()
         profile.main(["--target", str(path), *size[:-1], *option, "--json", str(account)])
         flops.append(json.loads(account.read_text())["samplers"]["autoregressive"]["counts"]["flops"])
-    assert flops[1] == pytest.approx(flops[0], rel=0.1)
+        assert bool(passes) == bool(option)
+    assert flops[1] == pytest.approx(flops[0], rel=0.05)
+    passes.clear()
     tune.main(["--target", str(path), "--num-events", "8", "--repeats", "1", "--num-best", "1", "--compile"])
-    assert "compile=True), " in capsys.readouterr().out
+    assert "compile=True), " in capsys.readouterr().out and passes
 
 
 def test_the_uncompiled_baseline_needs_something_to_compare_with() -> None:
@@ -430,14 +522,16 @@ def test_predict_compiles_or_is_refused_before_it_writes(tmp_path: Path, monkeyp
     target = fitted(tppsd.TargetTPP(2, **TRAINED), tmp_path / "target.ckpt")
     options = tppsd.SamplingOptions("autoregressive", compile=True)
 
-    def predict(checkpoint: Path) -> Any:
+    def predict(checkpoint: Path, **arguments: Any) -> Any:
         writer = tppsd.SampleWriter(tmp_path / "samples")
         sampler = tppsd.Sampler(checkpoint, options=options, seed=5)
-        return trainer(callbacks=[writer]).predict(sampler, Requests(5, t_end=6.0, chunk_size=3).loader())
+        return trainer(callbacks=[writer], **arguments).predict(sampler, Requests(5, t_end=6.0, chunk_size=3).loader())
 
     narrow = fitted(tppsd.TargetTPP(2, **SMALL), tmp_path / "narrow.ckpt")
     with pytest.raises(ValueError, match="target: compile = True needs an embed_dim that is a multiple of 16; this is 8"):
         predict(narrow)
+    with pytest.raises(ValueError, match="precision = 64-true makes float64 weights; compile = True is for float32 ones"):
+        predict(target, precision="64-true")
     assert not (tmp_path / "samples").exists()
     chunks = predict(target)
     expected = tppsd.sample(target, num_sequences=5, t_end=6.0, seed=5, options=options)

@@ -12,6 +12,7 @@ from tppsd.benchmark.names import in_passes, short_names
 from tppsd.benchmark.plan import Plan, draft_names
 from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.models.compiled import why_not_compilable
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, model_device
@@ -55,9 +56,8 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
     labels = _labels(plan)
     for name, draft in drafts.items():
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
-            chosen.append(
-                Sampler(f"draft {labels[name].removeprefix('draft ')} alone", "draft", draft, _cached(draft, compiled), name)
-            )
+            run = _cached(draft, compiled and not why_not_compilable(draft))
+            chosen.append(Sampler(f"draft {labels[name].removeprefix('draft ')} alone", "draft", draft, run, name))
         for options in plan.speculative_options(of_model=draft not in DRAFTER_NAMES):
             rule, passes = options.rule, options.draft_passes
             widths = None if options.tree is None else options.tree.candidates

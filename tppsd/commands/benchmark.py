@@ -77,9 +77,12 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
 
     from tppsd.benchmark.run import run
     from tppsd.benchmark.table import print_table
+    from tppsd.models.compiled import check_compiler
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    if plan.compile:  # before anything is trained
+        check_compiler()
     messages = Console(stderr=True)  # what is being done; the table or JSON alone is the output
     measurements: list[Measurement] = []
     for cell in run(plan, messages.print, lambda text, total: progress(messages, text, total)):

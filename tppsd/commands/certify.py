@@ -26,6 +26,7 @@ from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
 from tppsd.commands.console import at_least, progress
+from tppsd.models.compiled import check_compiler
 
 PACKAGE = Path(tppsd.__file__).parent
 EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell
@@ -41,7 +42,11 @@ def main(args: list[str]) -> None:
     if options.same_as is not None:
         carry_over(options)
         return
+    if options.compile:
+        check_compiler()
     cells = [cell for cell in cells_of(options.compile) if options.only in cell.name]
+    if not cells and any(options.only in cell.name for cell in all_cells()):
+        raise ValueError(f"--only {options.only!r} --compile: the targets of these cells are no networks that could be compiled")
     if not cells:
         raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {all_cells()[0].name}")
     num_events = options.events or EVENTS
@@ -85,11 +90,12 @@ def certify(
     run = {"version": tppsd.__version__, "sources": sources_hash(), "num_events": num_events, "seed": seed}
     if compiled:
         run["compiled"] = True
-    results = {cell.name: kept for cell in cells if (kept := _read(output, cell, run)) is not None}
+    folder = output / ("cells-compiled" if compiled else "cells")
+    results = {cell.name: kept for cell in cells if (kept := _read(folder, cell, run)) is not None}
     missing = [cell for cell in cells if cell.name not in results]
     for cell, result in _run(missing, num_events, seed, processes, output / "models", compiled):
         results[cell.name] = result
-        _write(output / "cells" / f"{cell.name}.json", {"run": run, "result": result})
+        _write(folder / f"{cell.name}.json", {"run": run, "result": result})
     p_values = {cell.name: results[cell.name]["p_value"] for cell in cells}
     rejected = holm(p_values, LEVEL)
     certificate = {
@@ -192,9 +198,9 @@ def _results(
             pool.shutdown(cancel_futures=True)
 
 
-def _read(output: Path, cell: Cell, run: dict[str, Any]) -> dict[str, Any] | None:
+def _read(folder: Path, cell: Cell, run: dict[str, Any]) -> dict[str, Any] | None:
     """The kept result of a cell, unless another version, seed or number of events made it."""
-    path = output / "cells" / f"{cell.name}.json"
+    path = folder / f"{cell.name}.json"
     if not path.exists():
         return None
     kept = json.loads(path.read_text())

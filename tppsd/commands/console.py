@@ -97,11 +97,14 @@ def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
 
     from tppsd.benchmark.plan import Plan
     from tppsd.benchmark.sources import open_data, request
+    from tppsd.models.compiled import check_compilable
     from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     target = resolve_model(options.target, "target")
+    if options.compile:
+        check_compilable(target)
     draft = options.draft if options.draft in DRAFTER_NAMES else resolve_model(options.draft, "draft")
     plan = Plan(
         target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=num_runs, compile=options.compile

@@ -190,5 +190,5 @@ def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
     samples = tppsd.sample("{target}", "{draft}",
                            draft_length="auto", draft_passes=2, num_sequences=8, {end})
     samples.to_pandas()
-  With a C++ compiler here, compile=True samples several times as fast.
+  With a C++ compiler here, compile=True samples two to five times as fast.
 """

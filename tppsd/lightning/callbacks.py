@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from tppsd.lightning.modules import DraftTPP
+from tppsd.lightning.modules import DraftTPP, check_compiled
 from tppsd.lightning.requests import median_window
 from tppsd.metrics.functional import (
     SequenceResiduals,
@@ -21,7 +21,6 @@ from tppsd.metrics.functional import (
 )
 from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
-from tppsd.models.compiled import check_compilable
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, check_models
@@ -80,7 +79,7 @@ class SpeculativeSampling(Callback):
         if isinstance(self.other, TransformerTPP):
             check_models(*((pl_module.model, self.other) if self.target is None else (self.other, pl_module.model)))
         if self.options.compile:
-            check_compilable(pl_module.model if self.target is None else self.other, trainer.strategy.root_device)
+            check_compiled(trainer, pl_module.model if self.target is None else self.other)
         if self.horizon is None and self.num_events is None:
             data = getattr(trainer, "datamodule", None)
             if data is None:

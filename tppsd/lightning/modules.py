@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -20,6 +20,7 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
+from tppsd.models.compiled import check_compilable
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -244,6 +245,17 @@ class TPPModule(LightningModule):
                 raise ValueError(f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}")
         names = record.get("statistics", {}).get("mark_names")
         check_mark_names(None if names is None else tuple(names), self._data_marks, "the checkpoint")
+
+
+def check_compiled(trainer: Trainer, target: Any) -> None:
+    """Refuse a target of which the trainer will make one that compiled code cannot run.
+
+    Raises:
+        ValueError: the sentence says why.
+    """
+    if trainer.precision == "64-true":
+        raise ValueError("precision = 64-true makes float64 weights; compile = True is for float32 ones")
+    check_compilable(target, trainer.strategy.root_device)
 
 
 def check_precision(precision: str | None) -> None:

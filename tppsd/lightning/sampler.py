@@ -8,10 +8,9 @@ from typing import Any
 from lightning.pytorch import LightningModule
 
 from tppsd.data.marks import check_mark_names
-from tppsd.lightning.modules import check_precision
+from tppsd.lightning.modules import check_compiled, check_precision
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
-from tppsd.models.compiled import check_compilable
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, content_hash, resolve_model
 from tppsd.sampling.sample import sample
@@ -67,7 +66,7 @@ class Sampler(LightningModule):
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
         if self.options is not None and self.options.compile:  # before the writer begins
-            check_compilable(self.target, self.trainer.strategy.root_device)
+            check_compiled(self.trainer, self.target)
 
     def on_predict_start(self) -> None:
         requests = getattr(self.trainer.predict_dataloaders, "dataset", None)

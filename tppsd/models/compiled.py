@@ -4,6 +4,7 @@ as long as its arithmetic."""
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tppsd.models.attnhp import AttNHPEncoder, AttNHPLayer
+from tppsd.models.blocks import TransformerBlock
 from tppsd.models.cache import KVCache
 from tppsd.models.compiling import library
 from tppsd.models.decoder import IndependentMarks, TimeConditionalMarks
@@ -33,6 +35,7 @@ LANES = 16  # widths and the capacities of caches are multiples of it
 _SOURCE = Path(__file__).with_name("native") / "passes.cpp"
 _TINY = torch.finfo(torch.float64).tiny
 _KINDS: dict[type, int] = {THPEncoder: 0, SAHPEncoder: 0, RotaryEncoder: 1, AttNHPEncoder: 2}
+_BLOCKS = {THPEncoder: TransformerBlock, SAHPEncoder: TransformerBlock, RotaryEncoder: RotaryBlock, AttNHPEncoder: AttNHPLayer}
 _MARKS: dict[type, int] = {type(None): 0, IndependentMarks: 1, TimeConditionalMarks: 2}
 
 _Pointer, _Int, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -89,7 +92,7 @@ class CompiledModel:
         self._panel = self._library.panel_width()
         self._kept: list[Tensor] = []  # what the pointers point to
         encoder: Any = model.encoder
-        blocks = encoder.layers if isinstance(encoder, AttNHPEncoder) else encoder.blocks
+        blocks = _blocks(encoder)
         self._layers = (_Layer * len(blocks))(*map(self._layer, blocks))
         of_time, of_order = _phases(encoder)
         self._encoder = _Encoder(
@@ -177,14 +180,29 @@ class CompiledModel:
         return self._law.of(laws)
 
     def work(self, cache: KVCache, num_new: int) -> tuple[int, int]:
-        """(floating-point operations of matrix products, bytes read and written) of the layers in a pass over chains, about."""
+        """(floating-point operations of matrix products, bytes read and written) of a pass over chains, about."""
         tokens, layer, dim = len(cache.lengths) * num_new, self._layers[0], self._encoder.dim
-        linears = (layer.to_qkv, layer.from_heads, layer.expand, layer.contract)
-        weights = sum(linear.in_ * linear.out for linear in linears)
-        keys = int(cache.lengths.sum())  # of every new token; those among the new ones themselves are few
-        flops = 2 * tokens * weights + 4 * dim * num_new * keys
-        numbers = weights + 2 * dim * keys + tokens * sum(linear.in_ + linear.out for linear in linears)
-        return self._encoder.num_layers * flops, 4 * self._encoder.num_layers * numbers
+        flops, num_bytes = _work((layer.to_qkv, layer.from_heads, layer.expand, layer.contract), tokens)
+        # of every new token; those among the new ones themselves are few
+        keys = int(cache.lengths.clamp_max(cache.max_context or cache.capacity).sum())
+        num_layers = self._encoder.num_layers
+        return num_layers * (flops + 4 * dim * num_new * keys), num_layers * (num_bytes + 8 * dim * keys)
+
+    def work_of_laws(self, num_laws: int) -> tuple[int, int]:
+        """The same of as many laws."""
+        own = self._decoder
+        flops, num_bytes = _work((own.to_mixture, own.from_context, own.to_logits), num_laws)
+        return flops, num_bytes + 8 * self._width * num_laws
+
+
+def _work(linears: tuple[Any, ...], num: int) -> tuple[int, int]:
+    """(floating-point operations, bytes) of `num` vectors through each of some linear layers."""
+    weights = sum(linear.in_ * linear.out for linear in linears)
+    return 2 * num * weights, 4 * (weights + num * sum(linear.in_ + linear.out for linear in linears))
+
+
+def _blocks(encoder: Any) -> nn.ModuleList:
+    return encoder.layers if isinstance(encoder, AttNHPEncoder) else encoder.blocks
 
 
 def _phases(encoder: Any) -> tuple[Tensor, Tensor]:
@@ -223,12 +241,20 @@ def _among_new(
 
 def why_not_compilable(model: Any, device: torch.device | None = None) -> str | None:
     """What compiled code would need instead of this model, on `device` (default: where it is); None: it can run it."""
-    if type(getattr(model, "encoder", None)) not in _KINDS:
+    from tppsd.models.transformer_tpp import TransformerTPP  # which imports this module
+
+    if type(model) is not TransformerTPP:  # nor a subclass, which may compute something else
         return f"is for a TransformerTPP; this is a {type(model).__name__}"
-    weight, dim = model.decoder.to_mixture.weight, model.config["embed_dim"]
-    device = device or weight.device
-    if weight.dtype != torch.float32 or device.type != "cpu":
-        return f"is for float32 weights on a CPU; these are {str(weight.dtype).removeprefix('torch.')} on {device}"
+    encoder, marks = model.encoder, model.decoder.marks
+    if type(encoder) not in _KINDS or {type(block) for block in _blocks(encoder)} != {_BLOCKS[type(encoder)]}:
+        return f"is for the encoders of this package and their layers; this has a {type(encoder).__name__}"
+    if type(marks) not in _MARKS:
+        return f"is for the mark decoders of this package; this has a {type(marks).__name__}"
+    for weight in model.parameters():
+        on = device or weight.device
+        if weight.dtype != torch.float32 or on.type != "cpu":
+            return f"is for float32 weights on a CPU; these are {str(weight.dtype).removeprefix('torch.')} on {on}"
+    dim = model.config["embed_dim"]
     return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}" if dim % LANES else None
 
 
@@ -240,18 +266,44 @@ def check_compilable(model: Any, device: torch.device | None = None) -> None:
     """
     if (reason := why_not_compilable(model, device)) is not None:
         raise ValueError(f"target: compile = True {reason}")
+    check_compiler()
+
+
+def check_compiler() -> None:
+    """Compile what has not been.
+
+    Raises:
+        ValueError: there is no compiler, or it fails.
+    """
     library(_SOURCE)
+
+
+class _Active(threading.local):
+    """Models with compiled passes, by identity, in each thread: another one may sample the same model without."""
+
+    def __init__(self) -> None:
+        self.models: dict[int, CompiledModel] = {}
+
+
+_ACTIVE = _Active()
+
+
+def compiled_now(model: TransformerTPP) -> CompiledModel | None:
+    """What computes the model's cached passes and laws in this thread, within `compiled_passes`."""
+    return _ACTIVE.models.get(id(model))
 
 
 @contextmanager
 def compiled_passes(model: TransformerTPP) -> Iterator[None]:
     """The cached passes and laws of a compilable model, of which nothing changes meanwhile, are compiled ones."""
-    own, before = kept(model), model.compiled
+    own, active = kept(model), _ACTIVE.models
     if own.compiled is None:
         own.compiled = CompiledModel(model)
     own.compiled.read_statistics(model)
-    model.compiled = own.compiled
+    before, active[id(model)] = active.get(id(model)), own.compiled
     try:
         yield
     finally:
-        model.compiled = before
+        del active[id(model)]
+        if before is not None:
+            active[id(model)] = before

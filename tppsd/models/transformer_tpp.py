@@ -16,7 +16,7 @@ from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.attnhp import AttNHPEncoder
 from tppsd.models.cache import KVCache
 from tppsd.models.checkpoint import save
-from tppsd.models.compiled import LANES, CompiledModel
+from tppsd.models.compiled import LANES, compiled_now
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.embedding import EncoderInput
 from tppsd.models.fast import kept
@@ -52,7 +52,6 @@ class TransformerTPP(LikelihoodModel):
     """
 
     is_event: Tensor
-    compiled: CompiledModel | None = None  # what computes cached passes and their laws meanwhile (tppsd.models.compiled)
 
     def __init__(
         self,
@@ -124,8 +123,8 @@ class TransformerTPP(LikelihoodModel):
 
     def law(self, context: Tensor) -> NextEventLaw:
         """The law of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
-        if self.compiled is not None:
-            return self.compiled.law(context)
+        if (compiled := compiled_now(self)) is not None:
+            return compiled.law(context)
         law = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
         return law if context.shape[-2] == 1 else law.packed()  # of many laws some will be selected
 
@@ -143,15 +142,15 @@ class TransformerTPP(LikelihoodModel):
         like = self.decoder.to_mixture.weight
         if self.max_context is not None:
             capacity = min(capacity, 2 * self.max_context + _LARGEST_PASS)
-        step = 1 if self.compiled is None else LANES
+        step = 1 if compiled_now(self) is None else LANES
         return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context, step)
 
     @torch.no_grad()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
         """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q, embed_dim), without
         gradients."""
-        if self.compiled is not None:
-            return self.compiled.extend(tokens, cache, parents)
+        if (compiled := compiled_now(self)) is not None:
+            return compiled.extend(tokens, cache, parents)
         attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype, parents)
         context = self.encode(tokens, attention)
         cache.end(parents)

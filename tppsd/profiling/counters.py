@@ -51,18 +51,24 @@ def counted(work: Callable[[], object]) -> Counts:
 @contextlib.contextmanager
 def _compiled(counts: Counts) -> Iterator[None]:
     """Compiled passes, which are not dispatched, say what they do."""
-    right = CompiledModel.extend
+    right = CompiledModel.extend, CompiledModel.law
+
+    def count(flops: int, num_bytes: int) -> None:
+        counts.operators, counts.flops, counts.bytes = counts.operators + 1, counts.flops + flops, counts.bytes + num_bytes
 
     def extend(model: CompiledModel, tokens: Any, cache: Any, parents: Any) -> Any:
-        flops, num_bytes = model.work(cache, tokens.ids.shape[1])
-        counts.operators, counts.flops, counts.bytes = counts.operators + 1, counts.flops + flops, counts.bytes + num_bytes
-        return right(model, tokens, cache, parents)
+        count(*model.work(cache, tokens.ids.shape[1]))
+        return right[0](model, tokens, cache, parents)
 
-    CompiledModel.extend = extend  # type: ignore[method-assign, assignment]
+    def law(model: CompiledModel, contexts: Any) -> Any:
+        count(*model.work_of_laws(contexts.shape[:-1].numel()))
+        return right[1](model, contexts)
+
+    CompiledModel.extend, CompiledModel.law = extend, law  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        CompiledModel.extend = right  # type: ignore[method-assign]
+        CompiledModel.extend, CompiledModel.law = right  # type: ignore[method-assign]
 
 
 def _num_bytes(tensor: torch.Tensor) -> int:

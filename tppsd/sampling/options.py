@@ -48,8 +48,8 @@ class SamplingOptions:
             instead of a chain; None = a chain.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
             None = 1e-6. With method = "auto" it permits "fixed_point".
-        compile: run the layers of the target, and of a draft model where it can be, as compiled code (tppsd.models.compiled):
-            several times as fast on a CPU, by a C++ compiler that must be there; None = no.
+        compile: run the passes of the target, and of a draft model where it can be, as compiled code (tppsd.models.compiled):
+            two to five times as fast on a CPU, by a C++ compiler that must be there; None = no.
     """
 
     method: Literal["autoregressive", "speculative", "fixed_point", "auto"] | None = None
@@ -64,7 +64,7 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.compile not in (None, True, False):
             raise ValueError(f"compile = {self.compile!r} must be true or false")
-        object.__setattr__(self, "compile", self.compile or None)  # False says no more than nothing
+        object.__setattr__(self, "compile", bool(self.compile) or None)  # False says no more than nothing
         for name, known in (("method", METHODS), ("drafter", DRAFTERS), ("rule", RULES + TREE_RULES)):
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; choose one of {known}")

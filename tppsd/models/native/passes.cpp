@@ -1,10 +1,11 @@
 // Cached passes of the encoders, and the laws of their contexts, as one call each: what tppsd.models.compiled calls instead of
 // hundreds of operators. The arithmetic is that of embedding.py, blocks.py, rotary.py, attnhp.py, attention.py and decoder.py.
 //
-// A token's result depends on its row's past alone, to the last bit: every sum runs in an order that neither the number of rows
-// nor that of new tokens changes.
+// A token's result depends on its row's past alone, and in a chain to the last bit: every sum runs in an order that neither the
+// number of rows nor that of new tokens changes.
 
 #include <atomic>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -116,7 +117,7 @@ static float *room(int64_t size) {
   return (float *)(((uintptr_t)kept.data() + 63) / 64 * 64);
 }
 
-// All of a pass for rows [first, stop), whose tokens are few enough to stay in the cache.
+// All of a pass for rows [first, stop).
 static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, int64_t stop) {
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, q = pass.num_new, tokens = (stop - first) * q;
   const bool is_attnhp = encoder.kind == ATTNHP;
@@ -187,7 +188,8 @@ static void write_law(const Decoder &decoder, const float *parameters, const flo
 extern "C" int64_t panel_width() { return TILE * LANES; }
 
 extern "C" void run_pass(const Encoder *encoder, const Pass *pass) {
-  const int64_t worth = pass->rows * pass->num_new * encoder->num_layers / WORTH_A_THREAD;
+  if (pass->rows * pass->num_new == 0) return;
+  const int64_t worth = std::min(pass->rows, pass->rows * pass->num_new * encoder->num_layers / WORTH_A_THREAD);
   const int64_t num_threads = std::max<int64_t>(1, std::min(pass->num_threads, worth));
   const int64_t per_thread = (pass->rows + num_threads - 1) / num_threads;
   const int64_t group = std::max<int64_t>(1, std::min(per_thread, GROUP / pass->num_new));
@@ -197,7 +199,10 @@ extern "C" void run_pass(const Encoder *encoder, const Pass *pass) {
       run_rows(*encoder, *pass, first, std::min(pass->rows, first + group));
   };
   std::vector<std::thread> others;
-  for (int64_t i = 1; i < num_threads; i++) others.emplace_back(work);
+  try {
+    for (int64_t i = 1; i < num_threads; i++) others.emplace_back(work);
+  } catch (const std::system_error &) {  // as many as the system allows
+  }
   work();
   for (auto &thread : others) thread.join();
 }
