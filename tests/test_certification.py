@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -198,14 +199,25 @@ def test_a_folder_that_cannot_lend_its_certificate_is_named(tmp_path: Path) -> N
         certify.main(["--same-as", str(tmp_path), "--only", "joint"])
 
 
-def test_the_recorded_certificate_is_of_these_sources() -> None:
-    """After a change in tppsd/sampling or tppsd/models: `tppsd certify`, or with --same-as if the samples are the same."""
-    certificate = json.loads(CERTIFICATE.read_text())
+RECORDED = pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+
+
+def recorded(compiled: bool) -> dict[str, Any]:
+    return dict(json.loads(CERTIFICATE.with_name(certify.COMPILED if compiled else certify.CERTIFICATE).read_text()))
+
+
+@RECORDED
+def test_the_recorded_certificate_is_of_these_sources(compiled: bool) -> None:
+    """After a change in tppsd/sampling or tppsd/models: `tppsd certify`, or with --same-as if the samples are the same; and both
+    once more with --compile."""
+    certificate = recorded(compiled)
     good_for = [certificate["run"]["sources"], certificate.get("same_samples", {}).get("sources")]
-    assert certify.sources_hash() in good_for
+    assert certify.sources_hash() in good_for and certificate["run"].get("compiled", False) == compiled
 
 
-def test_the_recorded_certificate_covers_every_cell_with_a_million_events() -> None:
-    certificate = json.loads(CERTIFICATE.read_text())
-    assert certificate["exact"] and {row["name"] for row in certificate["cells"]} == {cell.name for cell in all_cells()}
+@RECORDED
+def test_the_recorded_certificate_covers_every_cell_with_a_million_events(compiled: bool) -> None:
+    certificate = recorded(compiled)
+    assert certificate["exact"]
+    assert {row["name"] for row in certificate["cells"]} == {cell.name for cell in certify.cells_of(compiled)}
     assert all(row["num_events"] >= 1_000_000 and row["exact"] for row in certificate["cells"])
