@@ -14,6 +14,7 @@ import torch
 from small_models import ENCODERS, random_batch, small_model
 from torch import nn
 
+from tppsd.models.decoder import TimeConditionalMarks
 from tppsd.models.fast import Kept, by_columns, held, kept, layer_norm, linear, plain_attributes
 
 
@@ -132,3 +133,14 @@ def test_what_is_kept_keeps_no_model_alive() -> None:
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_a_float64_copy_of_a_model_that_is_being_read_is_one() -> None:
+    """As another thread finds it, between the attributes that this one has put before the parameters."""
+    marks = small_model("thp", dtype=torch.float32).decoder.marks
+    assert isinstance(marks, TimeConditionalMarks)
+    arguments = torch.ones(2, 16, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
+    expected = marks._double_copy().log_probs(*arguments)
+    with plain_attributes(marks):
+        found = marks._double_copy()
+    assert torch.equal(found.log_probs(*arguments), expected)

@@ -69,7 +69,11 @@ class TimeConditionalMarks(nn.Module):
 
     def _double_copy(self) -> TimeConditionalMarks:
         with torch.inference_mode(False):  # a copy made while sampling must serve a later backward
-            double = copy.deepcopy(self).double().requires_grad_(False)
+            double = copy.deepcopy(self)
+            for module in double.modules():  # another thread may be reading the model: what it has put before the parameters
+                for name in (*module._parameters, *module._modules):
+                    module.__dict__.pop(name, None)
+            double = double.double().requires_grad_(False)
             for layer in (double.mix_time, double.to_logits):
                 layer.weight.data = by_columns(layer.weight)
         return double
