@@ -25,6 +25,15 @@ def small_model(encoder: str = "thp", num_marks: int = 3, dtype: torch.dtype = t
     return model.eval().to(dtype)
 
 
+def attentive_model(encoder: str, **settings: Any) -> TransformerTPP:
+    """In float32, with weights that attend, rather than those of a start."""
+    model = small_model(encoder, dtype=torch.float32, **settings)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
 def random_sequence(num_events: int, num_marks: int = 3, seed: int = 0, given: bool = False) -> EventSequence:
     """Log-normal inter-times on a window that starts at 2 and ends half a unit after the last event."""
     generator = torch.Generator().manual_seed(1000 * seed + num_events)

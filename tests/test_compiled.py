@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
-from small_models import ENCODERS, assert_same_law, random_batch, random_sequence, small_model, tokens_of
+from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, random_sequence, small_model, tokens_of
 
 import tppsd
 from tppsd.certification.carry_over import check_same, draw_cells
@@ -27,14 +27,15 @@ from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile, tune
 from tppsd.lightning.requests import Requests
 from tppsd.models import compiled, compiling
-from tppsd.models.compiled import CompiledModel, compiled_now, compiled_passes
+from tppsd.models.compilable import compiled_now, compiled_passes
+from tppsd.models.compiled import CompiledModel
 from tppsd.models.compiling import library
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
 
-SOURCE = Path(compiling.__file__).with_name("native") / "passes.cpp"
+SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 TOLERANCE = 2e-5  # of contexts of size 3, in float32
 try:
     compiling._compiler()
@@ -47,15 +48,6 @@ SIZES: list[dict[str, Any]] = [
     {"embed_dim": 64, "num_heads": 1, "max_context": 5},
     {"embed_dim": 96, "num_heads": 8, "num_layers": 4},
 ]
-
-
-def model_of(encoder: str, **settings: Any) -> TransformerTPP:
-    """With weights that attend, rather than those of a start."""
-    model = small_model(encoder, dtype=torch.float32, **settings)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model
 
 
 def steps(model: TransformerTPP) -> list[torch.Tensor]:
@@ -108,7 +100,7 @@ def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("settings", SIZES, ids=lambda size: f"{size['embed_dim']}x{size['num_heads']}")
 def test_compiled_passes_give_the_contexts_of_cached_ones(encoder: str, settings: dict[str, Any]) -> None:
-    model = model_of(encoder, **settings)
+    model = attentive_model(encoder, **settings)
     expected = steps(model)
     with compiled_passes(model):
         found = steps(model)
@@ -119,7 +111,7 @@ def test_compiled_passes_give_the_contexts_of_cached_ones(encoder: str, settings
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_contexts_and_laws_have_the_same_bits_in_any_company(encoder: str) -> None:
     """Whatever the number of rows, of new tokens and of threads."""
-    model = model_of(encoder, embed_dim=32, num_heads=2, num_layers=8)
+    model = attentive_model(encoder, embed_dim=32, num_heads=2, num_layers=8)
     tokens = tokens_of(random_batch([40] * 9))
 
     def run(rows: slice, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,7 +138,7 @@ def test_contexts_and_laws_have_the_same_bits_in_any_company(encoder: str) -> No
 @pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
 @pytest.mark.parametrize("num_marks", [1, 3, 50])
 def test_compiled_laws_are_those_of_the_decoder(decoder: str, num_marks: int) -> None:
-    model = model_of("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7)
+    model = attentive_model("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7)
     model.decoder.to_mixture.weight.data[14:] *= 30  # to both ends of the range of standard deviations
     context = torch.randn(5, 4, 16)
     with torch.inference_mode():
@@ -161,7 +153,7 @@ def test_compiled_laws_are_those_of_the_decoder(decoder: str, num_marks: int) ->
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_starts_floors_and_late_times_are_embedded_alike(encoder: str) -> None:
     """A plain and a given start, inter-times of zero and at the floor, and times whose phases float32 would lose."""
-    model = model_of(encoder)
+    model = attentive_model(encoder)
     model.set_statistics(replace(model.statistics, min_inter_time=1e-3))
     ids = torch.tensor([[0, 1, 2, 3], [5, 1, 2, 3]])
     tau = torch.tensor([[0.0, 1e-9, 0.0, 3.0]] * 2, dtype=torch.float64)
@@ -176,7 +168,7 @@ def test_starts_floors_and_late_times_are_embedded_alike(encoder: str) -> None:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_large_scores_and_gates_do_not_overflow(encoder: str) -> None:
-    model = model_of(encoder)
+    model = attentive_model(encoder)
     for parameter in model.encoder.parameters():
         parameter.data *= 30
     tokens = tokens_of(random_batch([30, 30]))
@@ -190,7 +182,7 @@ def test_large_scores_and_gates_do_not_overflow(encoder: str) -> None:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_autocast_does_not_reach_into_compiled_passes(encoder: str) -> None:
-    model = model_of(encoder)
+    model = attentive_model(encoder)
     tokens = tokens_of(random_batch([9, 9]))
     with torch.inference_mode(), compiled_passes(model):
         expected = model.extend(tokens, model.new_cache(2, 10))
@@ -210,7 +202,7 @@ def test_autocast_does_not_reach_into_compiled_passes(encoder: str) -> None:
 def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[str, Any], passes: set[int]) -> None:
     """The same noise and laws that are equal up to rounding, which flips no decision with this seed (one model in twenty has
     one that it flips)."""
-    target, draft = model_of("rotary", embed_dim=32, num_layers=3), model_of("thp")
+    target, draft = attentive_model("rotary", embed_dim=32, num_layers=3), attentive_model("thp")
     drafts = None if options.get("method") or options.get("drafter") else draft
     plain, fast = (
         tppsd.sample(
@@ -227,7 +219,7 @@ def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[
 
 def test_samples_have_the_targets_own_law_and_not_another() -> None:
     """By residuals of full passes without a cache or compiled code; a right sampler fails for one seed in 10^4."""
-    target, draft = model_of("attnhp", embed_dim=32), model_of("sahp")
+    target, draft = attentive_model("attnhp", embed_dim=32), attentive_model("sahp")
     samples = tppsd.sample(target, draft, num_sequences=300, num_events=20, draft_length=4, compile=True, batch_size=64)
     assert 0.05 < samples.stats.step_acceptance < 0.95
     assert combined(judge(target, samples)) > 1e-4
@@ -235,7 +227,7 @@ def test_samples_have_the_targets_own_law_and_not_another() -> None:
 
 
 def test_changed_weights_are_packed_anew() -> None:
-    model = model_of("thp")
+    model = attentive_model("thp")
     arguments: dict[str, Any] = {"num_sequences": 2, "num_events": 5, "method": "autoregressive"}
     before = tppsd.sample(model, compile=True, **arguments)
     model.encoder.blocks[0].to_qkv.weight.data.mul_(3.0)
@@ -287,13 +279,13 @@ def test_without_a_compiler_the_sentence_says_what_is_missing(monkeypatch: pytes
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .*none was found"):
-        library.__wrapped__(Path("passes.cpp"))
+        library.__wrapped__(Path("library.cpp"))
 
 
 def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from tppsd.models import compiling; "
-        "print(compiling.library(Path(compiling.__file__).with_name('native') / 'passes.cpp').panel_width())"
+        "print(compiling.library(Path(compiling.__file__).with_name('native') / 'library.cpp').panel_width())"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     running = [
@@ -329,7 +321,7 @@ def raising_no_home() -> Path:
 
 def test_threads_that_sample_one_model_do_not_share_their_passes() -> None:
     """One compiled, one not, started in any order: each as if it were alone."""
-    model = model_of("thp")
+    model = attentive_model("thp")
     arguments: dict[str, Any] = {"num_sequences": 3, "num_events": 40, "method": "autoregressive"}
     alone = {how: tppsd.sample(model, compile=how, **arguments).flat_event_times for how in (True, False)}
     assert not torch.equal(alone[True], alone[False])
@@ -348,7 +340,7 @@ class Doubled(TransformerTPP):
 
 
 def with_float64_encoder() -> TransformerTPP:
-    model = model_of("thp")
+    model = attentive_model("thp")
     model.encoder.double()
     return model
 
@@ -383,7 +375,7 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
         pytest.skip("this processor has no AVX2")
     if subprocess.run([*command, "-E", "-x", "c++", os.devnull], capture_output=True).returncode:
         pytest.skip(f"the compiler does not know {command[-1]}, which is for x86")
-    model = model_of("rotary", embed_dim=48, num_heads=4)
+    model = attentive_model("rotary", embed_dim=48, num_heads=4)
     expected = steps(model)
     compiled_by(command, tmp_path, monkeypatch)
     with compiled_passes(model):
@@ -415,10 +407,10 @@ def test_wrong_passes_are_told_from_right_ones(right: str, wrong: str, tmp_path:
     assert sum(text.count(right) for text in texts.values()) == 1
     for path, text in texts.items():
         path.write_text(text.replace(right, wrong).replace("GROUP = 128", "GROUP = 8"))
-    compiled_by(compiling._compiler(), tmp_path, monkeypatch, folder / "passes.cpp")
+    compiled_by(compiling._compiler(), tmp_path, monkeypatch, folder / "library.cpp")
     largest = 0.0
     for encoder in ("attnhp", "rotary"):
-        model = model_of(encoder, **SIZES[2])
+        model = attentive_model(encoder, **SIZES[2])
         expected = steps(model)
         with compiled_passes(model):
             largest = max(largest, largest_difference(steps(model), expected))
@@ -427,7 +419,7 @@ def test_wrong_passes_are_told_from_right_ones(right: str, wrong: str, tmp_path:
 
 def test_tokens_of_unequal_rows_are_not_mixed_up() -> None:
     """A row's contexts do not change with what other rows hold."""
-    model = model_of("thp")
+    model = attentive_model("thp")
     tokens = tokens_of(random_batch([20, 20]))
     other = EventTokens(*(torch.stack([field[0], field[0]]) for field in tokens))
     with torch.inference_mode(), compiled_passes(model):
@@ -462,7 +454,7 @@ def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monke
 def test_commands_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str], passes: set[int]) -> None:
     """benchmark, profile and tune; what is not dispatched is counted."""
     path, account = tmp_path / "target.ckpt", tmp_path / "account.json"
-    model_of("thp", num_layers=2, num_components=64).save(path)
+    attentive_model("thp", num_layers=2, num_components=64).save(path)
     size = ["--num-events", "8", "--draft-length", "3", "--compile"]
     benchmark.main(["--target", str(path), "--draft", "self", *size, "--baseline", "uncompiled", "--repeats", "1", "--json"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
@@ -491,7 +483,7 @@ def test_the_uncompiled_baseline_needs_something_to_compare_with() -> None:
 def test_auto_drafts_for_single_long_unmarked_sequences_only(
     num_marks: int, num_events: int, num_sequences: int, chosen: str
 ) -> None:
-    target = model_of("thp", num_marks=num_marks, num_layers=3)
+    target = attentive_model("thp", num_marks=num_marks, num_layers=3)
     choice = tppsd.sample(target, method="auto", num_events=num_events, num_sequences=num_sequences, compile=True).stats.choice
     assert choice is not None and choice.startswith(chosen)
 

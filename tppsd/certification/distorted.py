@@ -41,7 +41,7 @@ class DistortedTPP(nn.Module):
 
 
 def _of_times(change: Callable[[LogNormalMixture], LogNormalMixture]) -> Callable[[NextEventLaw], NextEventLaw]:
-    return lambda law: replace(law, inter_time=change(law.inter_time))
+    return lambda law: law.with_parts(inter_time=change(law.inter_time))
 
 
 def _without_heaviest(mixture: LogNormalMixture) -> LogNormalMixture:
@@ -69,7 +69,7 @@ class RareMark(NamedTuple):
 
 def rare_mark(mark: int) -> Callable[[NextEventLaw], NextEventLaw]:
     """Mark `mark` has probability 1e-7 after every history."""
-    return lambda law: law if law.mark_decoder is None else replace(law, mark_decoder=RareMark(law.mark_decoder, mark))
+    return lambda law: law if law.mark_decoder is None else law.with_parts(mark_decoder=RareMark(law.mark_decoder, mark))
 
 
 # by standard deviations of log tau, which are about 1

@@ -26,7 +26,7 @@ from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
 from tppsd.commands.console import at_least, progress
-from tppsd.models.compiled import check_compiler
+from tppsd.models.compilable import check_compiler
 
 PACKAGE = Path(tppsd.__file__).parent
 EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell

@@ -20,7 +20,7 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
-from tppsd.models.compiled import check_compilable
+from tppsd.models.compilable import check_compilable
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP

@@ -38,9 +38,14 @@ class NextEventLaw:
     def batch_shape(self) -> torch.Size:
         return self.inter_time.batch_shape
 
+    @property
+    def elapsed(self) -> Tensor | None:
+        """The silence that a truncated law is given, (*batch,)."""
+        return self.inter_time.elapsed
+
     def packed(self) -> NextEventLaw:
         """The same laws, their parameters side by side in one tensor: selecting and joining then take one operator, not four."""
-        return self if self._packed is not None else self._with([torch.cat(self._fields(), -1)], self.inter_time.elapsed)
+        return self if self._packed is not None else self._with([torch.cat(self._fields(), -1)], self.elapsed)
 
     def _fields(self) -> list[Tensor]:
         """The parameters, each (*batch, width)."""
@@ -65,12 +70,16 @@ class NextEventLaw:
         """Laws of the same model with other parameters, packed (*batch, width)."""
         return self._with([parameters], None)
 
+    def with_parts(self, **parts: Any) -> NextEventLaw:
+        """The same law but for some of its attributes."""
+        return replace(self, **parts)
+
     def __getitem__(self, index: Any) -> NextEventLaw:
         """Select along the batch dimensions; `law[..., :-1]` drops the last position. Two index tensors count from the front."""
         key = index if isinstance(index, tuple) else (index,)
         if len(key) == 2 and isinstance(key[0], Tensor) and isinstance(key[1], Tensor):
             return self._take(key[0] * self.batch_shape[1] + key[1])
-        elapsed = self.inter_time.elapsed
+        elapsed = self.elapsed
         whole = (*key, slice(None)) if any(i is Ellipsis for i in key) else key
         return self._with([values[whole] for values in self._fields()], None if elapsed is None else elapsed[key])
 
@@ -84,7 +93,7 @@ class NextEventLaw:
 
     def _take(self, places: Tensor) -> NextEventLaw:
         """The laws at int64 `places` (any shape) of the first two batch dimensions, counted as one."""
-        flat, elapsed = places.flatten(), self.inter_time.elapsed
+        flat, elapsed = places.flatten(), self.elapsed
 
         def take(values: Tensor) -> Tensor:
             # with many rows that takes a third of the time of two indices, with one row as long
@@ -94,13 +103,13 @@ class NextEventLaw:
 
     def unsqueeze(self, dim: int) -> NextEventLaw:
         """Insert a batch dimension at `dim` >= 0, for several draws from each law."""
-        elapsed = self.inter_time.elapsed
+        elapsed = self.elapsed
         fields = [values.unsqueeze(dim) for values in self._fields()]
         return self._with(fields, None if elapsed is None else elapsed.unsqueeze(dim))
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> NextEventLaw:
         """The same laws broadcast to `batch_shape`; nothing is copied."""
-        elapsed = self.inter_time.elapsed
+        elapsed = self.elapsed
         fields = [values.expand(*batch_shape, values.shape[-1]) for values in self._fields()]
         return self._with(fields, None if elapsed is None else elapsed.expand(batch_shape))
 
@@ -117,33 +126,34 @@ class NextEventLaw:
     @staticmethod
     def _join(laws: Sequence[NextEventLaw], how: Callable[[list[Tensor]], Tensor]) -> NextEventLaw:
         elapsed = None
-        if any(law.inter_time.elapsed is not None for law in laws):  # truncated and whole laws mix
+        if any(law.elapsed is not None for law in laws):  # truncated and whole laws mix
             elapsed = how([law.inter_time.elapsed_or_zero() for law in laws])
         if any(law._packed is not None for law in laws):
             laws = [law.packed() for law in laws]
         fields = zip(*(law._fields() for law in laws), strict=True)
         return laws[0]._with([how(list(values)) for values in fields], elapsed).packed()
 
-    def is_kin(self, other: object) -> bool:
-        """Is `other` a law of the same model, so that the two can be joined?"""
+    def joins(self, other: object) -> bool:
+        """Is `other` a law of the same model and shape, so that evaluating both together takes half as many operators?"""
         if not isinstance(other, NextEventLaw) or self.mark_decoder is not other.mark_decoder:
             return False
         mine, theirs = self.inter_time, other.inter_time
-        return (mine.shift, mine.scale, mine.means.shape[-1]) == (theirs.shift, theirs.scale, theirs.means.shape[-1])
+        is_kin = (mine.shift, mine.scale, mine.means.shape[-1]) == (theirs.shift, theirs.scale, theirs.means.shape[-1])
+        return is_kin and self.batch_shape == other.batch_shape
 
     def double(self) -> NextEventLaw:
         """The same law in float64 arithmetic, so that a density does not depend on the shape it is computed in."""
         if self.mark_features is None or self.mark_decoder is None:
-            return replace(self, inter_time=self.inter_time.double())
+            return self.with_parts(inter_time=self.inter_time.double())
         return NextEventLaw(self.inter_time.double(), self.mark_features.double(), self.mark_decoder.in_double())
 
     def truncated(self, elapsed: Tensor) -> NextEventLaw:
         """The law given that nothing happened for `elapsed` (float64 (*batch,)) since the last event."""
-        return replace(self, inter_time=self.inter_time.truncated(elapsed))
+        return self.with_parts(inter_time=self.inter_time.truncated(elapsed))
 
     def whole(self) -> NextEventLaw:
         """The law without truncation."""
-        return self if self.inter_time.elapsed is None else replace(self, inter_time=replace(self.inter_time, elapsed=None))
+        return self if self.elapsed is None else self.with_parts(inter_time=replace(self.inter_time, elapsed=None))
 
     def mark_log_probs(self, inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (*batch, num_marks); zeros of width 1 when unmarked."""
@@ -164,6 +174,10 @@ class NextEventLaw:
         """log P(no event for `inter_times`), (*batch,)."""
         return self.inter_time.log_survival(inter_times)
 
+    def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
+        """How far they are from the inter-times of `sample(uniforms)` (LogNormalMixture.noise_distance)."""
+        return self.inter_time.noise_distance(inter_times, uniforms)
+
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """(inter_times float64, marks int64) from float64 uniforms (..., *batch, 3)."""
         inter_times = self.inter_time.sample(uniforms[..., :2])
@@ -174,7 +188,7 @@ class NextEventLaw:
 
 def sample_with_ratio(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(inter_times, marks, Delta) of draws from the target, as `sample` and `log_density_ratio` give them."""
-    if not can_join(target, draft):
+    if not _joins(target, draft):
         inter_times, marks = target.sample(uniforms)
         return inter_times, marks, log_density_ratio(target, draft, inter_times, marks)
     inter_times = target.inter_time.sample(uniforms[..., :2])
@@ -189,17 +203,15 @@ def sample_with_ratio(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor
 
 
 def log_density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
-    """Delta = log g_T f_T - log g_D f_D, (*batch,). Where both are laws of one model, they are evaluated together: half as many
-    operators."""
-    if can_join(target, draft):
+    """Delta = log g_T f_T - log g_D f_D, (*batch,)."""
+    if _joins(target, draft):
         log_target, log_draft = NextEventLaw.stack([target, draft]).log_prob(inter_times, marks).unbind(0)
         return log_target - log_draft
     return target.log_prob(inter_times, marks) - draft.log_prob(inter_times, marks)
 
 
-def can_join(target: Any, draft: Any) -> bool:
-    """Are these laws of one model and of one shape?"""
-    return isinstance(target, NextEventLaw) and target.is_kin(draft) and target.batch_shape == draft.batch_shape
+def _joins(target: Any, draft: Any) -> bool:
+    return isinstance(target, NextEventLaw) and target.joins(draft)
 
 
 def pick_mark(mark_log_probs: Tensor, marks: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.attnhp import AttNHPEncoder
 from tppsd.models.cache import KVCache
 from tppsd.models.checkpoint import save
-from tppsd.models.compiled import LANES, compiled_now
+from tppsd.models.compilable import compiled_now
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.embedding import EncoderInput
 from tppsd.models.fast import kept
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
+from tppsd.models.packing import LANES
 from tppsd.models.protocol import EventTokens
 from tppsd.models.rotary import RotaryEncoder
 from tppsd.models.sahp import SAHPEncoder

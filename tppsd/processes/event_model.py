@@ -151,6 +151,10 @@ class ProcessLaw:
         """log P(no event for `inter_times`), (..., *batch)."""
         return self.inter_time.log_survival(inter_times)
 
+    def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
+        """How far they are from the inter-times of `sample(uniforms)` (ProcessInterTime.noise_distance)."""
+        return self.inter_time.noise_distance(inter_times, uniforms)
+
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """(inter_times float64, marks int64) from float64 uniforms (..., *batch, 3): [0] gives tau, [2] the mark at tau."""
         inter_times = self.inter_time.sample(uniforms)

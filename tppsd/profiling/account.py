@@ -33,7 +33,7 @@ _DRAFTERS = (ModelDrafter, ParallelDrafter, SelfDrafter, JacobiDrafter, PoissonD
 _PARTS: list[tuple[Any, str, str]] = [
     *((drafter, "propose", DRAFT) for drafter in _DRAFTERS),
     *((drafter, "commit", COMMIT) for drafter in _DRAFTERS),
-    (ModelRows, "extend", TARGET),
+    (ModelRows, "extend", TARGET), (ModelRows, "follow", TARGET),
     (RowCache, "write", CACHE), (KVCache, "write_layer", CACHE),
     (Speculative, "judge", ACCEPT), (TreeSpeculative, "judge", ACCEPT),
     (Speculative, "correct", CORRECT), (FixedPoint, "correct", CORRECT), (autoregressive, "draw_event", CORRECT),

@@ -1,4 +1,4 @@
-"""Operators, bytes and floating-point operations of sampling, counted as they are dispatched; compiled passes count as one
+"""Operators, bytes and floating-point operations of sampling, counted as they are dispatched; calls of compiled code count as one
 operator."""
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tppsd.models.compiled import CompiledModel
+from tppsd.models.compiled_law import LawArithmetic
+from tppsd.models.structures import Work
 
 
 @dataclass
@@ -48,27 +50,37 @@ def counted(work: Callable[[], object]) -> Counts:
     return counter.counts
 
 
+# of compiled code, what each call does: (model or arithmetic, arguments, result) -> Work
+_WORK: list[tuple[type, str, Callable[..., Work]]] = [
+    (CompiledModel, "extend", lambda model, arguments, contexts: model.work(arguments[1], contexts.shape[1])),
+    (CompiledModel, "law", lambda model, arguments, law: model.work_of_laws(law.batch_shape.numel())),
+    (CompiledModel, "follow", lambda model, arguments, drawn: model.work_of_chain(arguments[1], drawn)),
+    (LawArithmetic, "draw", lambda laws, arguments, drawn: laws.work(drawn[0].numel())),
+    (LawArithmetic, "log_prob", lambda laws, arguments, log_probs: laws.work(log_probs.numel())),
+]
+
+
 @contextlib.contextmanager
 def _compiled(counts: Counts) -> Iterator[None]:
-    """Compiled passes, which are not dispatched, say what they do."""
-    right = CompiledModel.extend, CompiledModel.law
+    """Calls of compiled code, which are not dispatched, say what they do."""
 
-    def count(flops: int, num_bytes: int) -> None:
-        counts.operators, counts.flops, counts.bytes = counts.operators + 1, counts.flops + flops, counts.bytes + num_bytes
+    def counting(right: Callable[..., Any], work: Callable[..., Work]) -> Callable[..., Any]:
+        def call(owner: Any, *arguments: Any) -> Any:
+            result = right(owner, *arguments)
+            done = work(owner, arguments, result)
+            counts.operators, counts.flops, counts.bytes = (
+                counts.operators + 1, counts.flops + done.flops, counts.bytes + done.bytes,
+            )  # fmt: skip
+            return result
 
-    def extend(model: CompiledModel, tokens: Any, cache: Any, parents: Any) -> Any:
-        count(*model.work(cache, tokens.ids.shape[1]))
-        return right[0](model, tokens, cache, parents)
+        return call
 
-    def law(model: CompiledModel, contexts: Any) -> Any:
-        count(*model.work_of_laws(contexts.shape[:-1].numel()))
-        return right[1](model, contexts)
-
-    CompiledModel.extend, CompiledModel.law = extend, law  # type: ignore[method-assign, assignment]
-    try:
+    with contextlib.ExitStack() as stack:
+        for owner, name, work in _WORK:
+            right = getattr(owner, name)
+            stack.callback(setattr, owner, name, right)
+            setattr(owner, name, counting(right, work))
         yield
-    finally:
-        CompiledModel.extend, CompiledModel.law = right  # type: ignore[method-assign]
 
 
 def _num_bytes(tensor: torch.Tensor) -> int:

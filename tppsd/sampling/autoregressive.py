@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from tppsd.models.compiled_law import CompiledLaw
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.rows import Events, ModelRows, Request, Rows
 
 ADDRESSES = [int(address(0, Purpose.TARGET, draw)) for draw in range(2)]
+# events that one call of compiled code draws: of all rows together, but of each so many that its cache stays near
+_AT_ONCE, _FEWEST = 64, 16
 
 
 def draw_event(law: Any, uniforms: Tensor, rows: Rows, with_log_probs: bool) -> Events:
@@ -20,7 +24,9 @@ def draw_event(law: Any, uniforms: Tensor, rows: Rows, with_log_probs: bool) -> 
 
 
 class Autoregressive:
-    """One event per round and row."""
+    """One event per round and row; several where passes are compiled."""
+
+    steps: int | Tensor = 1
 
     def __init__(self, target: ModelRows, noise: RowNoise, with_log_probs: bool) -> None:
         self.target, self.noise = target, noise
@@ -37,6 +43,22 @@ class Autoregressive:
         law = self.target.extend(rows.pending)
         if rows.is_truncated_start:
             law = law.truncated(rows.elapsed.unsqueeze(1))
+        if isinstance(law, CompiledLaw):
+            return self._several(rows, law)
         events = draw_event(law, self.noise.window(1), rows, self.with_log_probs)
         self.noise.advance(1, 1)
+        self.steps = 1
         return rows.commit(events, rows.counts.new_ones(len(rows)))
+
+    def _several(self, rows: Rows, law: CompiledLaw) -> Tensor:
+        """Events in one call, until one of the rows reaches its end."""
+        wanted = rows.limit - rows.counts
+        num = min(max(_FEWEST, _AT_ONCE // len(rows)), int(wanted.max()))
+        ends, limits = torch.where(rows.active, rows.end, torch.inf), torch.where(rows.active, wanted, num)
+        drawn = self.target.follow(law, rows.last_times, self.noise.window(num), self.with_log_probs, ends, limits)
+        self.noise.advance(drawn.num, num)
+        self.steps = drawn.num
+        events = Events.of(drawn.inter_times, drawn.times, drawn.marks)
+        if self.with_log_probs:
+            events = events.with_log_probs(law.of(drawn.parameters))
+        return rows.commit(events, drawn.num)

@@ -13,7 +13,13 @@ from tppsd.sampling.rows import Histories, Request, Rows
 
 
 class Method(Protocol):
-    """A way to advance every row by at least one event."""
+    """A way to advance every row by at least one event.
+
+    Attributes:
+        steps: target passes of the latest round, all rows' or int64 (rows,).
+    """
+
+    steps: int | Tensor
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None: ...
 
@@ -51,8 +57,9 @@ class Engine:
         self.refill()
         while self.num_active:
             reached_end = self.method.round(self.rows)
-            self.num_rounds += self.num_active
-            self.num_passes += 1
+            steps = self.method.steps
+            self.num_rounds += steps * self.num_active if isinstance(steps, int) else int(steps[self.rows.active].sum())
+            self.num_passes += steps if isinstance(steps, int) else int(steps.max())
             if reached_end.any():
                 done = reached_end.nonzero().squeeze(1)
                 finished = self._collect(done)

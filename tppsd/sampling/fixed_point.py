@@ -59,7 +59,7 @@ class FixedPoint(Speculative):
     def accept_drafted(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
         """The leading events that the new laws draw again."""
         uniforms = noise.draft
-        is_same = laws.inter_time.noise_distance(draft.inter_times, uniforms) <= self.tolerance
+        is_same = laws.noise_distance(draft.inter_times, uniforms) <= self.tolerance
         if self.num_marks > 1:
             is_same &= sample_mark(laws.mark_log_probs(draft.inter_times), uniforms[..., 2]) == draft.marks
         return Verdict(is_same.long().cumprod(1).sum(1), is_same[:, 0])

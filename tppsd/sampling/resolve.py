@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tppsd.models.checkpoint import load
-from tppsd.models.compiled import compiled_passes, why_not_compilable
+from tppsd.models.compilable import compiled_passes, why_not_compilable
 from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventModel
 

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.models.compilable import compiled_now
+from tppsd.models.compiled import Drawn
+from tppsd.models.compiled_law import CompiledLaw
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.recent_laws import RecentLaws
 
@@ -234,6 +237,12 @@ class ModelRows:
     def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
         """Laws (rows, q) after the tokens, a chain or nodes of a tree."""
         return self.model.law(self.model.extend(tokens, self.cache, parents))
+
+    def follow(self, law: CompiledLaw, *arguments: Any) -> Drawn:
+        """Events of the model itself, one after another, by one call (CompiledModel.follow)."""
+        compiled = compiled_now(self.model)
+        assert compiled is not None
+        return compiled.follow(law, self.cache, *arguments)
 
     def keep_rows(self, rows: Tensor) -> None:
         self.cache.keep_rows(rows)

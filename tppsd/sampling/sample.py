@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.models.compiled import check_compilable
+from tppsd.models.compilable import check_compilable
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
 from tppsd.sampling.auto import choose

@@ -65,6 +65,7 @@ class Speculative:
         with_log_probs: also record the target's log-density of every event.
     """
 
+    steps: int | Tensor = 1
     parents: tuple[int, ...] | None = None  # of the newest event and a tree's nodes; None: a chain
 
     def __init__(

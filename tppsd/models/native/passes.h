@@ -1,19 +1,11 @@
-// Cached passes of the encoders, and the laws of their contexts, as one call each: what tppsd.models.compiled calls instead of
-// hundreds of operators. The arithmetic is that of embedding.py, blocks.py, rotary.py, attnhp.py, attention.py and decoder.py.
+// Cached passes of the encoders: the arithmetic of embedding.py, blocks.py, rotary.py, attnhp.py and attention.py.
 //
 // A token's result depends on its row's past alone, and in a chain to the last bit: every sum runs in an order that neither the
 // number of rows nor that of new tokens changes.
-
-#include <atomic>
-#include <system_error>
-#include <thread>
-#include <vector>
+#pragma once
 
 #include "attention.h"
 #include "matrices.h"
-
-constexpr int64_t GROUP = 128;  // tokens that go through all layers together: what they need stays in the cache of a core
-constexpr int64_t WORTH_A_THREAD = 256;  // tokens times layers: starting one takes as long as a few dozen
 
 enum Kind : int64_t { TRANSFORMER, ROTARY, ATTNHP };
 
@@ -35,9 +27,9 @@ struct Encoder {
 
 struct Pass {
   float *contexts;                       // (rows, num_new, dim), written
-  const int64_t *ids;                    // (rows, num_new)
-  const double *times, *inter_times;     // likewise
-  const int64_t *lengths, *num_before;   // (rows,): entries of the cache that are committed, and tokens, dropped ones included
+  int64_t *ids;                          // (rows, num_new)
+  double *times, *inter_times;           // likewise
+  int64_t *lengths, *num_before;         // (rows,): entries of the cache that are committed, and tokens, dropped ones included
   const int64_t *depth;                  // (num_new,): tokens between the committed ones and each new one
   const uint8_t *seen;                   // (num_new, num_nodes + num_new): which uncommitted ones each sees; nullptr = a chain
   int64_t rows, num_new, num_nodes, max_context;  // nodes of a tree before the new tokens; max_context: 0 = all
@@ -110,19 +102,12 @@ static void turn(float *qkv, const float *rotation, int64_t tokens, int64_t dim,
       }
 }
 
-// Room for floats that begin at a cache line: a vector across two of them takes twice as long.
-static float *room(int64_t size) {
-  static thread_local std::vector<float> kept;
-  if ((int64_t)kept.size() < size + 16) kept.resize(size + 16);
-  return (float *)(((uintptr_t)kept.data() + 63) / 64 * 64);
-}
-
 // All of a pass for rows [first, stop).
 static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, int64_t stop) {
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, q = pass.num_new, tokens = (stop - first) * q;
   const bool is_attnhp = encoder.kind == ATTNHP;
   const int64_t width = is_attnhp ? 2 * dim : dim, wide = is_attnhp ? 0 : encoder.layers[0].expand.out;
-  float *normed = room(tokens * (width + 6 * dim + wide) + pass.capacity), *qkv = normed + tokens * width;
+  float *normed = room<0>(tokens * (width + 6 * dim + wide) + pass.capacity), *qkv = normed + tokens * width;
   float *attended = qkv + tokens * 3 * dim, *update = attended + tokens * dim, *waves = update + tokens * dim;
   float *hidden = waves + tokens * dim, *scores = hidden + tokens * wide, *x = pass.contexts + first * q * dim;
   for (int64_t i = 0; i < tokens; i++)  // of ATTNHP the time encoding goes into every layer, beside the normed tokens
@@ -158,70 +143,4 @@ static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, in
     map(x, tokens * dim, [&](int64_t j) { return load(x + j) + load(update + j); });
   }
   normalise(encoder.norm, x, x, tokens, dim, dim);
-}
-
-// --- laws -----------------------------------------------------------------------------------------------------------------
-
-enum Marks : int64_t { UNMARKED, INDEPENDENT, TIME_CONDITIONAL };
-
-struct Decoder {
-  int64_t marks, num_components, num_features;
-  Linear to_mixture, from_context, to_logits;  // to_logits: of INDEPENDENT
-  double least_log_std, largest_log_std;
-};
-
-// law (3 components + features): log weights, means, log standard deviations, and what the mark decoder makes of the context.
-static void write_law(const Decoder &decoder, const float *parameters, const float *features, double *law) {
-  const int64_t num = decoder.num_components;
-  double largest = parameters[0], total = 0;
-  for (int64_t m = 1; m < num; m++) largest = std::max<double>(largest, parameters[m]);
-  for (int64_t m = 0; m < num; m++) total += std::exp(parameters[m] - largest);
-  const double log_total = largest + std::log(total);
-  for (int64_t m = 0; m < num; m++) {
-    law[m] = parameters[m] - log_total;
-    law[num + m] = parameters[num + m];
-    law[2 * num + m] = std::min(std::max<double>(parameters[2 * num + m], decoder.least_log_std), decoder.largest_log_std);
-  }
-  for (int64_t i = 0; i < decoder.num_features; i++) law[3 * num + i] = features[i];
-}
-
-extern "C" int64_t panel_width() { return TILE * LANES; }
-
-extern "C" void run_pass(const Encoder *encoder, const Pass *pass) {
-  if (pass->rows * pass->num_new == 0) return;
-  const int64_t worth = std::min(pass->rows, pass->rows * pass->num_new * encoder->num_layers / WORTH_A_THREAD);
-  const int64_t num_threads = std::max<int64_t>(1, std::min(pass->num_threads, worth));
-  const int64_t per_thread = (pass->rows + num_threads - 1) / num_threads;
-  const int64_t group = std::max<int64_t>(1, std::min(per_thread, GROUP / pass->num_new));
-  std::atomic<int64_t> next(0);
-  const auto work = [&] {
-    for (int64_t first; (first = next.fetch_add(group)) < pass->rows;)
-      run_rows(*encoder, *pass, first, std::min(pass->rows, first + group));
-  };
-  std::vector<std::thread> others;
-  try {
-    for (int64_t i = 1; i < num_threads; i++) others.emplace_back(work);
-  } catch (const std::system_error &) {  // as many as the system allows
-  }
-  work();
-  for (auto &thread : others) thread.join();
-}
-
-extern "C" void write_laws(const Decoder *decoder, const float *contexts, int64_t num_laws, double *laws) {
-  const int64_t dim = decoder->to_mixture.in, wide = decoder->to_mixture.out;
-  const int64_t width = 3 * decoder->num_components + decoder->num_features;
-  const Linear &last = decoder->marks == INDEPENDENT ? decoder->to_logits : decoder->from_context;
-  for (int64_t first = 0; first < num_laws; first += GROUP) {
-    const int64_t num = std::min(GROUP, num_laws - first);
-    float *parameters = room(num * (wide + dim + last.out)), *hidden = parameters + num * wide, *features = hidden + num * dim;
-    linear(decoder->to_mixture, contexts + first * dim, parameters, num);
-    if (decoder->marks == TIME_CONDITIONAL) linear(last, contexts + first * dim, features, num);
-    if (decoder->marks == INDEPENDENT) {
-      linear(decoder->from_context, contexts + first * dim, hidden, num);
-      map(hidden, num * dim, [&](int64_t i) { return relu(load(hidden + i)); });
-      linear(last, hidden, features, num);
-    }
-    for (int64_t i = 0; i < num; i++)
-      write_law(*decoder, parameters + i * wide, features + i * last.out, laws + (first + i) * width);
-  }
 }

@@ -1,0 +1,209 @@
+"""Draws and densities by compiled code are those of the ordinary laws, and so are whole chains of events."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from scipy.special import ndtri
+from small_models import ENCODERS, attentive_model, random_batch, random_sequence, small_model, tokens_of
+
+import tppsd
+from tppsd.models import compiling
+from tppsd.models.compilable import compiled_now, compiled_passes
+from tppsd.models.compiled import Drawn
+from tppsd.models.compiled_law import CompiledLaw
+from tppsd.models.law import NextEventLaw, log_density_ratio
+from tppsd.models.protocol import EventTokens
+from tppsd.models.transformer_tpp import TransformerTPP
+
+try:
+    compiling._compiler()
+except ValueError:
+    pytest.skip("compiled passes need a C++ compiler", allow_module_level=True)
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+def laws_of(model: TransformerTPP, *batch: int) -> tuple[CompiledLaw, NextEventLaw]:
+    """The same laws with compiled and with ordinary arithmetic."""
+    context = torch.randn(*batch, 16, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode(), compiled_passes(model):
+        law = model.law(context)
+        assert isinstance(law, CompiledLaw)
+        return law, model.law(context).with_parts()
+
+
+def uniforms_of(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
+@pytest.mark.parametrize("num_marks", [1, 3, 50])
+@pytest.mark.parametrize(
+    ("of_laws", "of_draws"),
+    [((4, 9), (4, 9)), ((4, 1), (4, 9)), ((4, 1, 3), (4, 9, 1)), ((4,), (9, 4)), ((4, 1, 1), (4, 2, 9)), ((0, 3), (0, 3))],
+    ids=str,
+)
+def test_draws_and_densities_are_those_of_the_ordinary_laws(
+    decoder: str, num_marks: int, of_laws: tuple[int, ...], of_draws: tuple[int, ...]
+) -> None:
+    compiled, ordinary = laws_of(attentive_model("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7), *of_laws)
+    uniforms = uniforms_of(*of_draws, 5)[..., 1:]  # views, and more numbers than are used
+    (tau, marks), (expected_tau, expected_marks) = compiled.sample(uniforms), ordinary.sample(uniforms[..., :3])
+    torch.testing.assert_close(tau, expected_tau, rtol=1e-12, atol=0)
+    assert torch.equal(marks, expected_marks)
+    torch.testing.assert_close(compiled.log_prob(tau, marks), ordinary.log_prob(tau, marks), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
+def test_extreme_uniforms_and_inter_times(decoder: str) -> None:
+    compiled, ordinary = laws_of(attentive_model("thp", mark_decoder=decoder), 1)
+    ends = torch.tensor([2.0**-53, 1e-9, 0.5, 1 - 2.0**-53], dtype=torch.float64)
+    uniforms = torch.cartesian_prod(ends, ends, ends).view(-1, 1, 3)
+    torch.testing.assert_close(compiled.sample(uniforms), ordinary.sample(uniforms), rtol=1e-12, atol=0)
+    tau = torch.tensor([[-1.0], [0.0], [5e-324], [TINY], [1e-300], [1e300], [math.inf], [math.nan]], dtype=torch.float64)
+    marks = torch.zeros_like(tau, dtype=torch.int64)
+    torch.testing.assert_close(compiled.log_prob(tau, marks)[:-2], ordinary.log_prob(tau, marks)[:-2], rtol=1e-12, atol=0)
+    assert not (compiled.log_prob(tau, marks)[-2:] > -math.inf).any()
+
+
+def test_normal_quantiles_are_right_to_the_last_digits() -> None:
+    """Through the inter-times of a single standard component."""
+    model = attentive_model("thp", num_marks=1, num_components=1)
+    model.set_statistics(tppsd.DataStatistics(1))
+    compiled, _ = laws_of(model, 1)
+    with torch.inference_mode():
+        compiled.parameters.zero_()
+    levels = torch.cat([torch.logspace(-16, -1, 999, dtype=torch.float64), torch.linspace(0.05, 0.95, 999, dtype=torch.float64)])
+    levels = torch.cat([levels, 1 - levels[:999]])
+    uniforms = torch.stack([levels, levels, levels], -1).unsqueeze(1)
+    tau, _ = compiled.sample(uniforms)
+    expected = torch.from_numpy(-ndtri(levels.numpy()))
+    torch.testing.assert_close(tau.squeeze(1).log(), expected, rtol=1e-14, atol=1e-15)
+
+
+def test_compiled_laws_select_join_and_compare_like_ordinary_ones() -> None:
+    compiled, ordinary = laws_of(attentive_model("thp"), 3, 4)
+    rows, positions = torch.tensor([0, 2, 2]), torch.tensor([3, 0, 1])
+    tau, marks = torch.tensor([0.3, 1.0, 7.0], dtype=torch.float64), torch.tensor([0, 2, 1])
+    for select in (
+        lambda law: law[rows, positions], lambda law: law[:, 1], lambda law: law.at(positions),
+        lambda law: NextEventLaw.cat([law[:, :1], law[:, 1:]], 1)[..., 2], lambda law: law.double().whole()[:, 0],
+    ):  # fmt: skip
+        found, expected = select(compiled), select(ordinary)
+        assert isinstance(found, CompiledLaw) and not isinstance(expected, CompiledLaw)
+        torch.testing.assert_close(found.log_prob(tau, marks), expected.log_prob(tau, marks), rtol=0, atol=1e-11)
+    ratios = [log_density_ratio(law[:, 0], law[:, 1], tau, marks) for law in (compiled, ordinary)]
+    torch.testing.assert_close(*ratios, rtol=0, atol=1e-11)
+    silent = [law[:, 0].truncated(torch.ones(3, dtype=torch.float64)) for law in (compiled, ordinary)]
+    assert not isinstance(silent[0], CompiledLaw)
+    torch.testing.assert_close(*(law.sample(uniforms_of(3, 3)) for law in silent), rtol=0, atol=0)
+
+
+# --- chains of events --------------------------------------------------------------------------------------------------
+
+
+def chain(model: TransformerTPP, which: slice, num: int, at_once: bool) -> list[torch.Tensor]:
+    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn in one call or step by step."""
+    tokens = tokens_of(random_batch([20] * 9, model.num_marks), model.num_marks).map(lambda field: field[which])
+    cache = model.new_cache(len(tokens.ids), 3)
+    law = model.law(model.extend(tokens, cache))
+    cache.roll_back(torch.arange(9)[which])  # rows of different lengths
+    law, last, uniforms = law[:, -1:], tokens.times[:, -1], uniforms_of(9, num, 4)[which]
+    if at_once:
+        compiled = compiled_now(model)
+        assert compiled is not None and isinstance(law, CompiledLaw)
+        drawn = compiled.follow(law, cache, last, uniforms, True)
+        steps = [drawn.inter_times, drawn.times, drawn.marks, drawn.parameters]
+    else:
+        parts = []
+        for j in range(num):
+            tau, marks = law.sample(uniforms[:, j : j + 1, :3])
+            last = last + tau[:, 0]
+            assert isinstance(law, CompiledLaw)
+            parts.append((tau, last.unsqueeze(1), marks, law.parameters))
+            if j < num - 1:
+                law = model.law(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
+        steps = [torch.cat(field, 1) for field in zip(*parts, strict=True)]
+    return [*steps, cache.num_tokens, model.extend(tokens.map(lambda field: field[:, -1:]), cache)]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+def test_a_chain_is_its_events_drawn_one_by_one_to_the_last_bit(encoder: str, settings: dict[str, Any]) -> None:
+    """In any company, and on any number of threads."""
+    model = attentive_model(encoder, num_layers=8, **({"num_marks": 3} | settings))
+    threads = torch.get_num_threads()
+    with torch.inference_mode(), compiled_passes(model):
+        expected = chain(model, slice(None), 40, at_once=False)
+        found = chain(model, slice(None), 40, at_once=True)
+        alone = [
+            torch.cat(parts) for parts in zip(*(chain(model, slice(i, i + 1), 40, at_once=True) for i in range(9)), strict=True)
+        ]
+        try:
+            torch.set_num_threads(3)
+            beside = chain(model, slice(None), 40, at_once=True)
+        finally:
+            torch.set_num_threads(threads)
+    for got, one, side, wanted in zip(found, alone, beside, expected, strict=True):
+        assert torch.equal(got, wanted) and torch.equal(one, wanted) and torch.equal(side, wanted)
+
+
+def test_a_chain_ends_with_the_first_row_that_wants_no_more() -> None:
+    """Of the rows that are drawn together; what it has drawn is what it draws of longer chains."""
+    model = attentive_model("thp", num_layers=8)
+    rows, num, last = 40, 30, torch.zeros(40, dtype=torch.float64)
+    never, many = torch.full_like(last, math.inf), torch.full((rows,), 99)
+
+    def follow(ends: torch.Tensor, limits: torch.Tensor) -> Drawn:
+        cache = model.new_cache(rows, 3)
+        start = torch.zeros(rows, 1, dtype=torch.int64)
+        law = model.law(model.extend(EventTokens(start, start.double(), start.double()), cache))
+        compiled = compiled_now(model)
+        assert compiled is not None and isinstance(law, CompiledLaw)
+        drawn = compiled.follow(law, cache, last, uniforms_of(rows, num, 3), False, ends, limits)
+        assert torch.equal(cache.lengths, drawn.num) and drawn.parameters.shape[:2] == (rows, 1)
+        return drawn
+
+    with torch.inference_mode(), compiled_passes(model):
+        whole = follow(never, many)
+        assert (whole.num == num).all()
+        ends, limits = never.clone(), many.clone()
+        ends[2], limits[3], limits[20] = whole.times[2, 11], 20, 7
+        drawn = follow(ends, limits)
+    assert drawn.num.tolist() == [13] * 16 + [7] * 16 + [num] * 8  # sixteen go together; an event at the end is within it
+    for row, length in enumerate(drawn.num.tolist()):
+        assert torch.equal(drawn.times[row, :length], whole.times[row, :length])
+        assert torch.equal(drawn.marks[row, :length], whole.marks[row, :length])
+
+
+@pytest.mark.parametrize("until", [{"num_events": 25}, {"t_end": 30.0}, {"t_end": 30.0, "max_events": 18}], ids=str)
+@pytest.mark.parametrize("continues", [False, True])
+@pytest.mark.filterwarnings("ignore:.*reached max_events")
+def test_compiled_autoregressive_samples_do_not_depend_on_the_batch(until: dict[str, Any], continues: bool) -> None:
+    """To the last bit, but for first events after a silence, which are drawn by ordinary laws; and a step is one event."""
+    model = small_model("rotary", dtype=torch.float32, num_layers=3)
+    arguments: dict[str, Any] = {
+        "method": "autoregressive", "history": [random_sequence(n, seed=n) for n in (0, 3, 12)] if continues else None,
+        "num_sequences": 7, "return_log_probs": True, "compile": True, "seed": 4,
+    }  # fmt: skip
+    expected, *others = (tppsd.sample(model, batch_size=size, **arguments, **until) for size in (1, 3, 21))
+    plain = tppsd.sample(model, **(arguments | until | {"compile": False}))
+    columns = ("flat_event_times", "flat_marks", "flat_log_probs", "offsets", "truncated")
+    for samples, tolerance in ((others[0], 1e-9 * continues), (others[1], 1e-9 * continues), (plain, 1e-2)):
+        for name in columns:
+            torch.testing.assert_close(getattr(samples, name), getattr(expected, name), rtol=tolerance, atol=tolerance)
+        assert samples.stats.num_rounds == expected.stats.num_rounds
+
+
+def test_a_compiled_fixed_point_without_tolerance_accepts_what_it_draws_again() -> None:
+    model = small_model("thp", dtype=torch.float32)
+    plain, fast = (
+        tppsd.sample(model, method="fixed_point", tolerance=0.0, num_events=200, draft_length=8, compile=compile)
+        for compile in (False, True)
+    )
+    assert plain.stats.exact and fast.stats.exact
+    assert fast.stats.num_rounds < 1.05 * plain.stats.num_rounds < 160, "200 where nothing is accepted"

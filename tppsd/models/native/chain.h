@@ -1,0 +1,37 @@
+// Events one after another, each drawn from the law after those before it.
+#pragma once
+
+#include "laws.h"
+#include "passes.h"
+
+struct Chain {
+  double *inter_times, *times, *laws;  // (rows, num) twice, written; (rows, num or 1, width): of each row the first is given
+  int64_t *marks, *num_drawn;          // (rows, num), (rows,), written
+  const double *uniforms;              // (rows, num, num_uniforms), of which the first three are used
+  const double *last_times, *ends;     // (rows,): where each chain begins; where its row wants no more (nullptr = nowhere)
+  const int64_t *limits;               // (rows,): how many events each row wants
+  int64_t num, num_uniforms, keeps_laws;  // are the laws of all events kept, or that of the newest?
+};
+
+// Rows [first, stop), until one of them wants no more. Pass: of one token per row, whose fields are used up on the way.
+static void run_chain(const Encoder &encoder, const Decoder &decoder, const Pass &pass, const Chain &chain, int64_t first,
+                      int64_t stop) {
+  const int64_t stride = (chain.keeps_laws ? chain.num : 1) * decoder.width(), step = chain.keeps_laws * decoder.width();
+  bool is_done = false;
+  for (int64_t j = 0; !is_done; j++) {
+    for (int64_t row = first; row < stop; row++) {
+      const int64_t at = row * chain.num + j;
+      const double *law = chain.laws + row * stride + j * step;
+      const double tau = draw(decoder, law, chain.uniforms + at * chain.num_uniforms, chain.marks + at);
+      const double time = (j ? chain.times[at - 1] : chain.last_times[row]) + tau;
+      chain.inter_times[at] = tau, chain.times[at] = time;
+      if (chain.ends) is_done |= !(time <= chain.ends[row]) || j + 1 >= chain.limits[row];
+      chain.num_drawn[row] = j + 1;
+      pass.ids[row] = chain.marks[at] + 1, pass.times[row] = time, pass.inter_times[row] = tau;
+    }
+    if (is_done || j + 1 == chain.num) return;
+    run_rows(encoder, pass, first, stop);
+    for (int64_t row = first; row < stop; row++) pass.lengths[row]++, pass.num_before[row]++;
+    write_laws(decoder, pass.contexts + first * encoder.dim, stop - first, chain.laws + first * stride + (j + 1) * step, stride);
+  }
+}

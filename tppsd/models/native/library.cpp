@@ -1,0 +1,72 @@
+// What tppsd.models.compiled calls instead of hundreds of operators.
+
+#include <atomic>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "chain.h"
+#include "laws.h"
+#include "passes.h"
+#include "views.h"
+
+constexpr int64_t GROUP = 128;  // tokens that go through all layers together: what they need stays in the cache of a core
+constexpr int64_t NEAR = 16;    // rows that go through a chain together, so that their keys and values do
+constexpr int64_t WORTH_A_THREAD = 256;  // tokens times layers: starting one takes as long as a few dozen
+
+// run(first, stop) for all rows, in groups of them, by as many threads as `worth` says.
+template <class F>
+static void share(int64_t rows, int64_t largest_group, int64_t worth, int64_t most_threads, F run) {
+  const int64_t num_threads = std::max<int64_t>(1, std::min({most_threads, rows, worth / WORTH_A_THREAD}));
+  const int64_t per_thread = (rows + num_threads - 1) / num_threads;
+  const int64_t group = std::max<int64_t>(1, std::min(per_thread, largest_group));
+  std::atomic<int64_t> next(0);
+  const auto work = [&] {
+    for (int64_t first; (first = next.fetch_add(group)) < rows;) run(first, std::min(rows, first + group));
+  };
+  std::vector<std::thread> others;
+  try {
+    for (int64_t i = 1; i < num_threads; i++) others.emplace_back(work);
+  } catch (const std::system_error &) {  // as many as the system allows
+  }
+  work();
+  for (auto &thread : others) thread.join();
+}
+
+extern "C" {
+
+int64_t panel_width() { return TILE * LANES; }
+
+void pass_tokens(const Encoder *encoder, const Pass *pass) {
+  if (pass->rows * pass->num_new == 0) return;
+  const int64_t worth = pass->rows * pass->num_new * encoder->num_layers;
+  share(pass->rows, GROUP / pass->num_new, worth, pass->num_threads,
+        [&](int64_t first, int64_t stop) { run_rows(*encoder, *pass, first, stop); });
+}
+
+void laws_after(const Decoder *decoder, const float *contexts, int64_t num_laws, double *laws) {
+  for (int64_t first = 0; first < num_laws; first += GROUP)
+    write_laws(*decoder, contexts + first * decoder->to_mixture.in, std::min(GROUP, num_laws - first),
+               laws + first * decoder->width(), decoder->width());
+}
+
+void follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, const Chain *chain) {
+  share(pass->rows, NEAR, pass->rows * chain->num * encoder->num_layers, pass->num_threads,
+        [&](int64_t first, int64_t stop) { run_chain(*encoder, *decoder, *pass, *chain, first, stop); });
+}
+
+void draw_events(const Decoder *decoder, const Views *views, const double *laws, const double *uniforms, double *inter_times,
+                 int64_t *marks) {
+  for_each(*views, [&](int64_t i, int64_t law, int64_t first, int64_t) {
+    inter_times[i] = draw(*decoder, laws + law, uniforms + first, marks + i);
+  });
+}
+
+void log_densities(const Decoder *decoder, const Views *views, const double *laws, const double *inter_times,
+                   const int64_t *marks, double *log_densities) {
+  for_each(*views, [&](int64_t i, int64_t law, int64_t first, int64_t second) {
+    log_densities[i] = log_density(*decoder, laws + law, inter_times[first], marks[second]);
+  });
+}
+
+}

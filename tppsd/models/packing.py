@@ -1,0 +1,111 @@
+"""Weights as compiled code reads them: where each lies, in the structures of native/*.h."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tppsd.models.attnhp import AttNHPEncoder, AttNHPLayer
+from tppsd.models.blocks import TransformerBlock
+from tppsd.models.decoder import IndependentMarks, TimeConditionalMarks
+from tppsd.models.mixture import LOG_STD_RANGE
+from tppsd.models.rotary import RotaryBlock, RotaryEncoder
+from tppsd.models.sahp import SAHPEncoder
+from tppsd.models.structures import Decoder, Encoder, Layer, Linear, Norm
+from tppsd.models.thp import THPEncoder
+
+if TYPE_CHECKING:
+    from tppsd.models.transformer_tpp import TransformerTPP
+
+LANES = 16  # widths and the capacities of caches are multiples of it
+BLOCKS = {THPEncoder: TransformerBlock, SAHPEncoder: TransformerBlock, RotaryEncoder: RotaryBlock, AttNHPEncoder: AttNHPLayer}
+MARKS: dict[type, int] = {type(None): 0, IndependentMarks: 1, TimeConditionalMarks: 2}
+_KINDS: dict[type, int] = {THPEncoder: 0, SAHPEncoder: 0, RotaryEncoder: 1, AttNHPEncoder: 2}
+
+
+def blocks_of(encoder: Any) -> nn.ModuleList:
+    return encoder.layers if isinstance(encoder, AttNHPEncoder) else encoder.blocks
+
+
+class PackedWeights:
+    """Of encoder and decoder of a compilable model, and what its structures point to.
+
+    Args:
+        panel_width: columns of a matrix that lie together.
+    """
+
+    def __init__(self, model: TransformerTPP, panel_width: int) -> None:
+        self._panel, self._kept = panel_width, list[Tensor]()
+        encoder: Any = model.encoder
+        blocks = blocks_of(encoder)
+        self.layers = (Layer * len(blocks))(*map(self._layer, blocks))
+        of_time, of_order = _phases(encoder)
+        self.encoder = Encoder(
+            _KINDS[type(encoder)], len(blocks), model.config["embed_dim"], model.config["num_heads"], model.num_marks,
+            len(of_time), ctypes.addressof(self.layers), self._norm(encoder.norm), self._pointer(encoder.embedding.marks.weight),
+            self._pointer(encoder.embedding.inter_time.weight.t()), self._pointer(of_time), self._pointer(of_order),
+        )  # fmt: skip
+        self.decoder = self._decoder(model)
+
+    def _decoder(self, model: TransformerTPP) -> Decoder:
+        heads, marks = model.decoder, model.decoder.marks
+        decoder = Decoder(MARKS[type(marks)], heads.num_components, 0, model.num_marks, self._linear(heads.to_mixture))
+        decoder.least_log_std, decoder.largest_log_std = LOG_STD_RANGE
+        if marks is not None:
+            decoder.from_context = self._linear(marks.from_context)
+            decoder.num_features = marks.from_context.out_features
+        if isinstance(marks, IndependentMarks):
+            decoder.to_logits, decoder.num_features = self._linear(marks.to_logits), model.num_marks
+        if isinstance(marks, TimeConditionalMarks):
+            decoder.from_time, decoder.from_time_bias = map(self._in_double, (marks.from_time.weight, marks.from_time.bias))
+            decoder.mix_time, decoder.logits = (self._in_double(layer.weight.t()) for layer in (marks.mix_time, marks.to_logits))
+            decoder.logits_bias = self._in_double(marks.to_logits.bias)
+        return decoder
+
+    def _layer(self, block: Any) -> Layer:
+        if isinstance(block, AttNHPLayer):
+            return Layer(self._norm(block.norm), self._linear(block.to_qkv), self._linear(block.from_heads))
+        layer = Layer(self._norm(block.attention_norm), self._linear(block.to_qkv), self._linear(block.from_heads))
+        layer.feedforward_norm, layer.contract = self._norm(block.feedforward_norm), self._linear(block.contract)
+        layer.expand = self._linear(block.to_gate_and_value, 2) if isinstance(block, RotaryBlock) else self._linear(block.expand)
+        return layer
+
+    def _pointer(self, values: Tensor | None) -> int | None:
+        if values is None:
+            return None
+        self._kept.append(values.detach().contiguous())
+        return self._kept[-1].data_ptr()
+
+    def _in_double(self, values: Tensor) -> int | None:
+        return self._pointer(values.double())
+
+    def _norm(self, norm: nn.LayerNorm | nn.RMSNorm) -> Norm:
+        return Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)), norm.eps)
+
+    def _linear(self, layer: nn.Linear, num_parts: int = 1) -> Linear:
+        """Inputs and each of `num_parts` equal parts of the outputs padded with zeros to multiples of 16; panel by panel."""
+        weight = torch.cat([_padded(part) for part in layer.weight.detach().chunk(num_parts)])  # (out, in)
+        bias = None if layer.bias is None else torch.cat([_padded(part, 1) for part in layer.bias.detach().chunk(num_parts)])
+        panels = torch.cat([panel.t().flatten() for panel in weight.split(self._panel)])
+        return Linear(self._pointer(panels), self._pointer(bias), weight.shape[1], weight.shape[0])
+
+
+def _phases(encoder: Any) -> tuple[Tensor, Tensor]:
+    """float64 (num_phases,) each: angular frequencies of time and of the number of events, whose phases are added."""
+    if isinstance(encoder, RotaryEncoder):
+        of_time, of_order = encoder.log_frequencies.detach().double().exp()
+        nothing = torch.zeros_like(of_time)
+        return torch.cat([of_time, nothing]), torch.cat([nothing, of_order])
+    frequencies = encoder.phases.frequencies
+    if isinstance(encoder, SAHPEncoder):
+        return encoder.time_weights.detach().double(), frequencies
+    return frequencies, torch.zeros_like(frequencies)
+
+
+def _padded(values: Tensor, num_dims: int = 2) -> Tensor:
+    """With zeros behind, to multiples of 16 along the last or the last two dimensions."""
+    missing = [(-size) % LANES for size in reversed(values.shape[-num_dims:])]
+    return nn.functional.pad(values, [pad for size in missing for pad in (0, size)])

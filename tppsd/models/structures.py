@@ -1,0 +1,73 @@
+"""The structures of native/*.h, by the same names and field by field; and how much work calls with them are."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+Pointer, Int, Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Linear(ctypes.Structure):
+    _fields_ = [*_fields(Pointer, "weight bias"), *_fields(Int, "in_ out")]
+
+
+class Norm(ctypes.Structure):
+    _fields_ = [*_fields(Pointer, "weight bias"), ("eps", Double)]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [
+        ("attention_norm", Norm), *_fields(Linear, "to_qkv from_heads"),
+        ("feedforward_norm", Norm), *_fields(Linear, "expand contract"),
+    ]  # fmt: skip
+
+
+class Encoder(ctypes.Structure):
+    _fields_ = [
+        *_fields(Int, "kind num_layers dim num_heads num_marks num_phases"), ("layers", Pointer), ("norm", Norm),
+        *_fields(Pointer, "marks inter_time of_time of_order"), *_fields(Double, "time_scale log_mean log_std min_inter_time"),
+    ]  # fmt: skip
+
+
+class Pass(ctypes.Structure):
+    _fields_ = [
+        *_fields(Pointer, "contexts ids times inter_times lengths num_before depth seen"),
+        *_fields(Int, "rows num_new num_nodes max_context"), ("cache", Pointer), *_fields(Int, "capacity num_threads"),
+    ]  # fmt: skip
+
+
+class Decoder(ctypes.Structure):
+    _fields_ = [
+        *_fields(Int, "marks num_components num_features num_marks"), *_fields(Linear, "to_mixture from_context to_logits"),
+        *_fields(Double, "least_log_std largest_log_std log_mean log_std"),
+        *_fields(Pointer, "from_time from_time_bias mix_time logits logits_bias"),
+    ]  # fmt: skip
+
+
+class Chain(ctypes.Structure):
+    _fields_ = [
+        *_fields(Pointer, "inter_times times laws marks num_drawn uniforms last_times ends limits"),
+        *_fields(Int, "num num_uniforms keeps_laws"),
+    ]
+
+
+class Views(ctypes.Structure):
+    _fields_ = [("num_dims", Int), *_fields(Pointer, "sizes of_laws of_first of_second")]
+
+
+class Work(NamedTuple):
+    """Floating-point operations of matrix products; bytes read and written."""
+
+    flops: int
+    bytes: int
+
+    @classmethod
+    def of_linears(cls, linears: tuple[Linear, ...], num: int) -> Work:
+        """`num` vectors through each of some linear layers."""
+        weights = sum(linear.in_ * linear.out for linear in linears)
+        return cls(2 * num * weights, 4 * (weights + num * sum(linear.in_ + linear.out for linear in linears)))
