@@ -53,11 +53,20 @@ def test_the_demo_writes_what_it_promises(events, tmp_path, threads, monkeypatch
     assert summary["speedup"] == pytest.approx(ratio)
     assert summary["own_law_ks"].keys() == KS and summary["mark_pit_ks"].keys() == KS
     assert summary["true_process_ks"] is None
+    assert (summary["speedup_compiled"] is not None) == (demo_sampling.COMPILED in demo_sampling.samplers())
     for figure in ("ks", "raster", "intensity", "rounds"):
         assert (tmp_path / "out" / f"{figure}.png").stat().st_size > 10_000
     assert list((tmp_path / "out" / "samples" / "speculative").glob("*.parquet"))
     printed = capsys.readouterr().out
     assert "speed-up" in printed and "out/summary.json" in printed and "Next" in printed
+
+
+def test_the_demo_does_without_a_compiler(monkeypatch):
+    def refuse():
+        raise ValueError("none was found")
+
+    monkeypatch.setattr(demo_sampling, "check_compiler", refuse)
+    assert demo_sampling.samplers() == ["autoregressive", "speculative", "speculative_jacobi"]
 
 
 def test_test_sequences_with_nothing_to_come_are_refused_before_training(events, tmp_path, monkeypatch):

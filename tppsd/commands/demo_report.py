@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tppsd import plots
-from tppsd.commands.demo_sampling import SAMPLERS
+from tppsd.commands.demo_sampling import COMPILED
 from tppsd.commands.demo_training import layers
 from tppsd.data.datamodule import EventDataModule
 from tppsd.metrics.functional import history_share, lag1_correlation
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
 SCHEMA = 1
-SPECULATIVE = [name for name in SAMPLERS if name != "autoregressive"]
+_HEADERS = {
+    "autoregressive": "autoregressive",
+    "speculative": "speculative\ntrained draft",
+    "speculative_jacobi": "speculative\nits own laws",
+    COMPILED: "autoregressive\ncompiled",
+}
+_SPECULATIVE = ("speculative", "speculative_jacobi")
 
 
 def describe_data(data: EventDataModule) -> str:
@@ -53,12 +59,14 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
         }
     summary["true_nll_per_event"] = results["true_nll"]
     summary["renewal_nll_per_event"] = results["renewal_nll"]
-    counters = {name: _counters(results[name]["stats"]) for name in SAMPLERS}
+    counters = {name: _counters(results[name]["stats"]) for name in _ran(results)}
     fastest = fastest_sampler(results)
     summary["autoregressive"] = counters["autoregressive"]
     summary["speculative"] = counters[fastest]
     summary["speedup"] = _speedup(results, fastest)
-    summary["speedup_by_drafter"] = {name: _speedup(results, name) for name in SPECULATIVE}
+    summary["speedup_by_drafter"] = {name: _speedup(results, name) for name in _SPECULATIVE}
+    summary[COMPILED] = counters.get(COMPILED)
+    summary["speedup_compiled"] = _speedup(results, COMPILED) if COMPILED in results else None
     for key in ("own_law_ks", "true_process_ks", "mark_pit_ks"):
         test = results[fastest][key]
         summary[key] = None if test is None else test._asdict()
@@ -69,9 +77,14 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
+def _ran(results: dict[str, Any]) -> list[str]:
+    """Names of the samplers: compiled code needs a compiler."""
+    return [name for name in _HEADERS if name in results]
+
+
 def fastest_sampler(results: dict[str, Any]) -> str:
     """Name of the fastest speculative sampler."""
-    return max(SPECULATIVE, key=lambda name: results[name]["stats"].events_per_second)
+    return max(_SPECULATIVE, key=lambda name: results[name]["stats"].events_per_second)
 
 
 def _speedup(results: dict[str, Any], name: str) -> float:
@@ -101,25 +114,30 @@ def write(settings: Settings, data: EventDataModule, results: dict[str, Any], su
     temporary.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(temporary, path)
     console.print("\n[bold]Written[/]")
-    for written in (*(results[name]["folder"] for name in SAMPLERS), *figures, path):
+    for written in (*(results[name]["folder"] for name in _ran(results)), *figures, path):
         console.print(f"  {written}")
     console.print(_next_steps(data, results), soft_wrap=True)
 
 
 def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> Table:
-    table = Table(title=f"Sampling: {summary['speedup']:.2f} times as fast, under the same law", title_justify="left")
+    gain, compiled = f"{summary['speedup']:.2f} times as fast", summary["speedup_compiled"]
+    if compiled is not None:
+        gain = f"{gain} by drafts, {compiled:.2f} times compiled"
+    table = Table(title=f"Sampling: {gain}, under the same law", title_justify="left")
     table.add_column("")
-    for header in ("autoregressive", "speculative\ntrained draft", "speculative\nits own laws"):
-        table.add_column(header, justify="right")
-    runs = [results[name] for name in SAMPLERS]
+    names = _ran(results)
+    for name in names:
+        table.add_column(_HEADERS[name], justify="right")
+    runs = [results[name] for name in names]
     stats = [run["stats"] for run in runs]
+    drafts = [(s if s.method == "speculative" else None) for s in stats]
     table.add_row("events", *(f"{s.num_events:,}" for s in stats))
     table.add_row("seconds", *(f"{s.seconds:.1f}" for s in stats))
     table.add_row("events/s", *(f"{s.events_per_second:.0f}" for s in stats))
-    table.add_row("[bold]speed-up[/]", *(f"[bold]{_speedup(results, name):.2f}[/]" for name in SAMPLERS))
-    table.add_row("draft length, mean", "", *(f"{s.mean_draft_length:.1f}" for s in stats[1:]))
-    table.add_row("acceptance rate", "", *(f"{s.acceptance_rate:.3f}" for s in stats[1:]))
-    table.add_row("acceptance per step", "", *(f"{s.step_acceptance:.3f}" for s in stats[1:]))
+    table.add_row("[bold]speed-up[/]", *(f"[bold]{_speedup(results, name):.2f}[/]" for name in names))
+    table.add_row("draft length, mean", *(s and f"{s.mean_draft_length:.1f}" for s in drafts))
+    table.add_row("acceptance rate", *(s and f"{s.acceptance_rate:.3f}" for s in drafts))
+    table.add_row("acceptance per step", *(s and f"{s.step_acceptance:.3f}" for s in drafts))
     table.add_row("own-law KS: D / p", *(_ks(run["own_law_ks"]) for run in runs))
     if runs[0]["mark_pit_ks"] is not None:
         table.add_row("mark PIT KS: D / p", *(_ks(run["mark_pit_ks"]) for run in runs))
@@ -181,14 +199,18 @@ def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
     end = "horizon=10.0" if data.process_object is None else "t_end=100.0"
     # `make demo` installs into a virtual environment that is not the shell's
     folder = "" if shutil.which("tppsd") else f"{os.path.relpath(Path(sys.executable).parent)}{os.sep}"
+    if COMPILED in results:
+        how, else_ = 'method="autoregressive", compile=True', ""
+    else:
+        how = f'draft="{draft}", draft_length="auto", draft_passes=2'
+        else_ = "  With a C++ compiler here, compile=True samples several times as fast.\n"
     return f"""
 [bold]Next[/]
   {folder}tppsd demo --data PATH       the same on your own events: a folder of splits, a file or a hub id
   {folder}tppsd fit --data.path PATH   train with every option; lightning_configs/README.md lists recipes
   {folder}python                       sample in three lines:
     import tppsd
-    samples = tppsd.sample("{target}", "{draft}",
-                           draft_length="auto", draft_passes=2, num_sequences=8, {end})
+    samples = tppsd.sample("{target}",
+                           {how}, num_sequences=8, {end})
     samples.to_pandas()
-  With a C++ compiler here, compile=True samples two to five times as fast.
-"""
+{else_}"""

@@ -1,4 +1,4 @@
-"""The demo's samples: three samplers on the same requests, one sequence at a time, through `Trainer.predict`."""
+"""The demo's samples: several samplers on the same requests, one sequence at a time, through `Trainer.predict`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.writer import SampleWriter
 from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, own_law_residuals
+from tppsd.models.compilable import check_compiler
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.samples import SampledSequences, SamplingStats
 
@@ -27,19 +28,30 @@ if TYPE_CHECKING:
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
-SAMPLERS = {  # how, with which draft: none, the trained one, the target's own laws
+COMPILED = "autoregressive_compiled"
+_SAMPLERS = {  # how, with which draft: none, the trained one, the target's own laws
     "autoregressive": (SamplingOptions("autoregressive"), None),
     "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
     "speculative_jacobi": (SamplingOptions("speculative", "auto"), "jacobi"),
+    COMPILED: (SamplingOptions("autoregressive", compile=True), None),
 }
 
 
+def samplers() -> list[str]:
+    """By name, those that this machine can run."""
+    try:
+        check_compiler()
+    except ValueError:
+        return [name for name in _SAMPLERS if name != COMPILED]
+    return list(_SAMPLERS)
+
+
 def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
-    """Sample the same requests autoregressively and with both drafters, and test the samples; one key per sampler."""
+    """Sample the same requests in all ways, and test the samples; one key per sampler."""
     console.print("\n[bold]Sampling[/] one sequence at a time on one thread ...")
     torch.set_num_threads(1)  # a single sequence is too little work for more: they would only wait for each other
     outcome: dict[str, Any] = {}
-    for i, name in enumerate(SAMPLERS):
+    for i, name in enumerate(samplers()):
         console.print(f"  {name}")
         _predict(results, name, _requests(data, 1).loader(data), settings.seed + 100, None)  # warms up
         folder = settings.output / "samples" / name
@@ -84,7 +96,7 @@ def _to_come(data: EventDataModule) -> list[int]:
 
 
 def _predict(results: dict[str, Any], name: str, loader: Any, seed: int, writer: SampleWriter | None) -> list[SampledSequences]:
-    options, drafter = SAMPLERS[name]
+    options, drafter = _SAMPLERS[name]
     draft = results["draft"]["path"] if drafter == "model" else drafter
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1, max_events=MAX_PER_SEQUENCE)
     callbacks: list[Any] = [] if writer is None else [writer, RichProgressBar(leave=False)]
