@@ -34,6 +34,7 @@ from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
+from tppsd.sampling import auto
 
 SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 TOLERANCE = 2e-5  # of contexts of size 3, in float32
@@ -476,16 +477,20 @@ def test_the_uncompiled_baseline_needs_something_to_compare_with() -> None:
         benchmark.main(["--untrained", "1,2", "--baseline", "uncompiled"])
 
 
-@pytest.mark.parametrize(
-    ("num_marks", "num_events", "num_sequences", "chosen"),
-    [(1, 99, 1, "autoregressive"), (1, 100, 1, "self"), (3, 100, 1, "autoregressive"), (1, 300, 2, "autoregressive")],
-)
-def test_auto_drafts_for_single_long_unmarked_sequences_only(
-    num_marks: int, num_events: int, num_sequences: int, chosen: str
-) -> None:
+@pytest.mark.parametrize(("num_marks", "num_events", "num_sequences"), [(1, 300, 1), (3, 300, 1), (3, 9, 40)])
+def test_auto_drafts_nothing_without_a_trial(num_marks: int, num_events: int, num_sequences: int) -> None:
     target = attentive_model("thp", num_marks=num_marks, num_layers=3)
     choice = tppsd.sample(target, method="auto", num_events=num_events, num_sequences=num_sequences, compile=True).stats.choice
-    assert choice is not None and choice.startswith(chosen)
+    assert choice == "autoregressive: too few events for a trial"
+
+
+def test_a_trial_of_compiled_samplers_takes_a_small_part_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their calls draw many events each."""
+    target = attentive_model("thp", num_layers=3)
+    monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", (3, 30))
+    for compile, has_trial in ((False, True), (True, False)):
+        stats = tppsd.sample(target, method="auto", num_events=60, compile=compile).stats
+        assert (stats.choice is not None and "events/s in a trial" in stats.choice) == has_trial
 
 
 TRAINED = SMALL | {"embed_dim": 16}

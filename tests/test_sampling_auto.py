@@ -214,7 +214,7 @@ def test_lengths_chosen_by_the_clock_are_replayed_by_the_options(draft: str) -> 
 @pytest.fixture
 def trials_of_short_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of 500 events have one."""
-    monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", 40)
+    monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", (40, 40))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from tppsd.sampling.poisson_drafter import training_rate
 from tppsd.sampling.requests import Plan
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
-_EVENTS_PER_ROUND = 500  # of the job, in each row, for a round of each candidate: a trial takes about a tenth of it at most
+# of the job, in each row, for a round of each candidate, uncompiled and compiled: a trial takes about a tenth of it at most
+_EVENTS_PER_ROUND = (500, 5000)
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
 _SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, some, or many
 _LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
@@ -52,7 +53,7 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
     """
     candidates = _candidates(models, options)
     expected = _expected_events(models, plan)
-    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND))
+    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND[bool(options.compile)]))
     if num_rounds < _ROUNDS[0]:
         return _without_trial(models, candidates, expected / len(plan.requests), num_rows)
     rates: dict[str, float] = {}
@@ -70,16 +71,12 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     """What was fastest on most data sets (README). No drafts where a sequence is little work, nor with several rows in flight
     unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the target's recent laws,
     which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
-    row or few, else event by event and shorter. Compiled passes leave little to save: drafts for single long sequences without
-    marks only, whose events are judged by the fewest operators."""
+    row or few, else event by event and shorter. No drafts where passes are compiled: an event costs too little."""
     num_layers = getattr(models.target, "num_layers", 1)
-    is_compiled = any(candidate.compile for candidate in candidates.values())
     is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
     are_some = are_few or num_rows <= num_layers
-    if is_compiled:
-        is_simple = models.target.num_marks == 1 and num_rows == 1 and not is_short
-        wanted = [_IN_PASSES, "self", "jacobi"] if is_simple else ["autoregressive"]
-    elif num_layers * num_events < _LITTLE_WORK or not (are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)):
+    is_worth_it = are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)
+    if candidates["autoregressive"].compile or num_layers * num_events < _LITTLE_WORK or not is_worth_it:
         wanted = ["autoregressive"]
     elif is_short and are_some:
         wanted = ["self", "jacobi", "model"]
