@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
+from native_builds import SOURCE, compiled_by, compiled_wrong
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, random_sequence, small_model, tokens_of
 
 import tppsd
@@ -26,7 +26,7 @@ from tppsd.certification.judge import combined, judge
 from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile, tune
 from tppsd.lightning.requests import Requests
-from tppsd.models import compiled, compiling
+from tppsd.models import compiling
 from tppsd.models.compilable import compiled_now, compiled_passes
 from tppsd.models.compiled import CompiledModel
 from tppsd.models.compiling import library
@@ -36,7 +36,6 @@ from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
 from tppsd.sampling import auto
 
-SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 TOLERANCE = 2e-5  # of contexts of size 3, in float32
 try:
     compiling._compiler()
@@ -359,14 +358,6 @@ def test_what_computes_something_else_is_not_compiled(model: Any, said: str) -> 
         tppsd.sample(model(), method="autoregressive", num_events=3, compile=True)
 
 
-def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
-    """From now on, without the flags for this very processor."""
-    monkeypatch.setenv("CXX", " ".join(command))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
-    monkeypatch.setattr(compiled, "library", lambda _: library.__wrapped__(source))
-
-
 @pytest.mark.parametrize(("level", "needed"), [("x86-64", "DEFAULT"), ("x86-64-v3", "AVX2")])
 def test_processors_with_narrower_vectors_get_the_same_contexts(
     level: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -403,12 +394,7 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
 )
 def test_wrong_passes_are_told_from_right_ones(right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A difference of 100 tolerances somewhere in what contexts are compared in above."""
-    folder = Path(shutil.copytree(SOURCE.parent, tmp_path / "native"))
-    texts = {path: path.read_text() for path in folder.iterdir()}
-    assert sum(text.count(right) for text in texts.values()) == 1
-    for path, text in texts.items():
-        path.write_text(text.replace(right, wrong).replace("GROUP = 128", "GROUP = 8"))
-    compiled_by(compiling._compiler(), tmp_path, monkeypatch, folder / "library.cpp")
+    compiled_wrong(right, wrong, tmp_path, monkeypatch)
     largest = 0.0
     for encoder in ("attnhp", "rotary"):
         model = attentive_model(encoder, **SIZES[2])

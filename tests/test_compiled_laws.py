@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from native_builds import compiled_wrong
 from scipy.special import ndtri
 from small_models import ENCODERS, attentive_model, random_batch, random_sequence, small_model, tokens_of
 
@@ -178,6 +180,42 @@ def test_a_chain_ends_with_the_first_row_that_wants_no_more() -> None:
     for row, length in enumerate(drawn.num.tolist()):
         assert torch.equal(drawn.times[row, :length], whole.times[row, :length])
         assert torch.equal(drawn.marks[row, :length], whole.marks[row, :length])
+
+
+WRONG = {
+    "component": ("cumulative[picked] < uniform * total", "cumulative[picked + 1] < uniform * total"),
+    "survival": ("-normal_quantile(uniforms[1])", "normal_quantile(uniforms[1])"),
+    "mark noise": ("uniforms[2])", "uniforms[0])"),
+    "mark time": ("log_marks(decoder, law, inter_time), decoder", "log_marks(decoder, law, 1.0), decoder"),
+    "ReLU": ("hidden[i] = std::max(hidden[i], 0.0)", "hidden[i] += 0.0"),
+    "density": ("exponents[m] = law[m] - log_stds[m]", "exponents[m] = law[m]"),
+    "Jacobian": (" + std::log(decoder.log_std)", ""),
+    "density of marks": ("log_time + log_marks", "log_time - log_marks"),
+    "views": ("second += steps", "second += 0 * steps"),
+    "times": ("(j ? chain.times[at - 1] : chain.last_times[row])", "chain.last_times[row]"),
+    "tokens": ("chain.marks[at] + 1", "chain.marks[at]"),
+    "positions": ("pass.lengths[row]++, pass.num_before[row]++", "pass.lengths[row]++"),
+    "lengths": ("pass.lengths[row]++, pass.num_before[row]++", "pass.num_before[row]++"),
+    "noise of rows": ("chain.uniforms + at *", "chain.uniforms + j *"),
+    "groups": ("chain.laws + first * stride + (j + 1)", "chain.laws + (j + 1)"),
+}
+
+
+def observed() -> list[torch.Tensor]:
+    """Draws, densities and a chain, of the library as it is."""
+    model = attentive_model("thp")
+    law, _ = laws_of(model, 9, 4)
+    tau, marks = law.sample(uniforms_of(9, 4, 3))
+    with torch.inference_mode(), compiled_passes(model):
+        return [tau, marks, law.log_prob(tau, marks), *chain(model, slice(None), 8, at_once=True)]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_laws_and_chains_are_told_from_right_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what is compared above, within 1e-11 or to the last bit."""
+    expected = observed()
+    compiled_wrong(*WRONG[name], tmp_path, monkeypatch)
+    assert max(float((got - right).abs().max()) for got, right in zip(observed(), expected, strict=True)) > 0.01
 
 
 @pytest.mark.parametrize("until", [{"num_events": 25}, {"t_end": 30.0}, {"t_end": 30.0, "max_events": 18}], ids=str)

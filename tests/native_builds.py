@@ -1,0 +1,31 @@
+"""Other builds of the compiled code: for older processors, and wrong ones that tests must catch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tppsd.models import compiled, compiling
+from tppsd.models.compiling import library
+
+SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
+
+
+def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
+    """From now on, without the flags for this very processor."""
+    monkeypatch.setenv("CXX", " ".join(command))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
+    monkeypatch.setattr(compiled, "library", lambda _: library.__wrapped__(source))
+
+
+def compiled_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, with `wrong` in place of `right`, which is there once; groups of rows are small."""
+    copy = Path(shutil.copytree(SOURCE.parent, folder / "native"))
+    texts = {path: path.read_text() for path in copy.iterdir()}
+    assert sum(text.count(right) for text in texts.values()) == 1
+    for path, text in texts.items():
+        path.write_text(text.replace(right, wrong).replace("GROUP = 128", "GROUP = 8").replace("NEAR = 16", "NEAR = 4"))
+    compiled_by(compiling._compiler(), folder, monkeypatch, copy / "library.cpp")
