@@ -136,10 +136,10 @@ class CompiledModel:
         return Drawn(inter_times, times, marks, num_drawn, laws)
 
     def work(self, cache: KVCache, num_new: int) -> Work:
-        """Of the passes over the newest `num_new` tokens of every row, chains, about."""
+        """Of the pass over the newest `num_new` tokens of every row, a chain, about."""
         tokens, layer, dim = len(cache.lengths) * num_new, self._weights.layers[0], self._encoder.dim
         each = Work.of_linears((layer.to_qkv, layer.from_heads, layer.expand, layer.contract), tokens)
-        keys = int((cache.lengths - num_new // 2).clamp_max(cache.max_context or cache.capacity).sum())
+        keys = int(cache.lengths.clamp_max(cache.max_context or cache.capacity).sum())
         num_layers = self._encoder.num_layers
         return Work(num_layers * (each.flops + 4 * dim * num_new * keys), num_layers * (each.bytes + 8 * dim * keys))
 
@@ -152,8 +152,7 @@ class CompiledModel:
     def work_of_chain(self, cache: KVCache, drawn: Drawn) -> Work:
         """Of what `follow` has done."""
         num_passes, rows = int(drawn.num.max()) - 1, len(drawn.num)
-        draws = self._arithmetic.work(rows * (num_passes + 1))
-        parts = (self.work(cache, num_passes), self.work_of_laws(rows * num_passes), draws)
+        parts = num_passes * [self.work(cache, 1), self.work_of_laws(rows)] + (num_passes + 1) * [self._arithmetic.work(rows)]
         return Work(sum(part.flops for part in parts), sum(part.bytes for part in parts))
 
 
