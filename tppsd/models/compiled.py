@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from tppsd.models.compiled_law import CompiledLaw, LawArithmetic
 from tppsd.models.compiling import library
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.packing import PackedWeights
+from tppsd.models.packing import LANES, PackedWeights
 from tppsd.models.structures import Chain, Int, Pass, Pointer, Work
 from tppsd.models.tree import depths, is_ancestor
 
@@ -58,6 +58,10 @@ class CompiledModel:
         self._weights = PackedWeights(model, self._library.panel_width())
         self._encoder, self._decoder = self._weights.encoder, self._weights.decoder
         self._width = 3 * self._decoder.num_components + self._decoder.num_features
+
+    def new_cache(self, *arguments: Any) -> KVCache:
+        """A KVCache of these arguments."""
+        return KVCache(*arguments, **{"step": LANES})
 
     def read_statistics(self, model: TransformerTPP) -> None:
         """Take over what is no weight and may have changed."""
@@ -114,7 +118,8 @@ class CompiledModel:
             uniforms: float64 (rows, n, at least 3).
             keeps_laws: return the laws of all events.
             ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many events. Rows
-                that are drawn together stop together.
+                that are drawn together stop together. (Captured chains may stop later, so that what is beyond them is dropped
+                by whoever draws.)
         """
         rows, num = uniforms.shape[:2]
         cache.announce(num - 1)
