@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import gc
+import inspect
 import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,8 +146,8 @@ def chain(model: TransformerTPP, num: int, at_once: bool) -> list[torch.Tensor]:
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
 def test_a_chain_is_its_events_drawn_one_by_one(encoder: str, settings: dict[str, Any], _on_a_cpu: None) -> None:
-    """Also past 64 entries of the cache, which are read by another graph. In float64: in float32 such chains part after 50 events,
-    as each goes on from what it has drawn."""
+    """Also past 64 entries of the cache, which are read by another graph. In float64: float32 chains part after 50 events, since
+    each goes on from what it has drawn."""
     model = attentive_model(encoder, **({"num_marks": 3} | settings)).double()
     with torch.inference_mode():
         expected = chain(model, 60, at_once=False)
@@ -214,6 +223,31 @@ def test_a_call_finds_the_graphs_of_the_one_before_unless_what_they_contain_has_
     assert not set(map(id, graphs())) & set(map(id, first))
 
 
+def test_threads_that_sample_one_model_have_graphs_of_their_own(_on_a_cpu: None) -> None:
+    model = attentive_model("thp")
+
+    def sample(seed: int) -> torch.Tensor:
+        return tppsd.sample(
+            model, num_sequences=3, num_events=40, method="autoregressive", compile=True, seed=seed
+        ).flat_event_times
+
+    alone = [sample(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for times, expected in zip(pool.map(sample, range(8)), alone, strict=True):
+            torch.testing.assert_close(times, expected, rtol=0, atol=1e-4)  # beside others they may round otherwise
+    assert compiled_now(model) is None
+    copy.deepcopy(model)
+
+
+def test_a_model_that_was_captured_is_freed_with_the_last_reference(_on_a_cpu: None) -> None:
+    model = attentive_model("thp")
+    tppsd.sample(model, num_events=40, method="autoregressive", compile=True)
+    freed = weakref.ref(model)
+    del model
+    gc.collect()
+    assert freed() is None
+
+
 def test_there_are_no_more_graphs_and_storages_than_were_allowed(_on_a_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captured, "_MOST_GRAPHS", 5)
     model = attentive_model("thp")
@@ -243,17 +277,18 @@ class AllOnTheDevice(TorchDispatchMode):
 
 def indexed(x: torch.Tensor, key: Any) -> torch.Tensor:
     """`x[key]`."""
-    key, places = key if isinstance(key, tuple) else (key,), list[torch.Tensor | None]()
+    key, places = list(key) if isinstance(key, tuple) else [key], list[torch.Tensor | None]()
+    for i in [i for i, part in enumerate(key) if part is Ellipsis]:
+        key[i : i + 1] = [slice(None)] * (x.dim() + 1 - sum(part is not None for part in key))
     for part in key:
+        dim = len(places)
         if isinstance(part, int):
-            x = x.select(len(places), part)
+            x = x.select(dim, part)
             continue
-        if isinstance(part, slice):
-            x = torch.ops.aten.slice(x, len(places), part.start, part.stop)
-        elif part is None:
-            x = x.unsqueeze(len(places))
-        else:
-            assert isinstance(part, torch.Tensor)
+        if part is None:
+            x = x.unsqueeze(dim)
+        elif isinstance(part, slice):
+            x = torch.ops.aten.slice(x, dim, part.start, part.stop)
         places.append(part if isinstance(part, torch.Tensor) else None)
     return x if all(place is None for place in places) else torch.ops.aten.index(x, places)
 
@@ -262,6 +297,8 @@ OPERATORS: dict[str, Any] = {  # of methods that ask a CUDA library for the devi
     "__getitem__": indexed,
     "__setitem__": lambda x, key, values: torch.ops.aten.index_put_(x, list(key), values),
     "__invert__": lambda x: torch.bitwise_not(x),
+    "item": lambda x: torch.ops.aten.item(x),
+    "nonzero": lambda x: torch.ops.aten.nonzero(x),
     "copy_": lambda x, source: torch.ops.aten.copy_(x, source),
     "contiguous": lambda x, **_: torch.clone(x, memory_format=torch.contiguous_format),
 }
@@ -293,7 +330,7 @@ def captured_work(encoder: str, monkeypatch: pytest.MonkeyPatch, **settings: Any
         with torch.inference_mode(), AllOnTheDevice():
             like = model.decoder.to_mixture.weight
             heads = model.config["num_heads"]
-            cache = own.new_cache(2, 5, 64, heads, model.config["embed_dim"] // heads, like, model.max_context)
+            cache = own.new_cache(2, 5, 128, heads, model.config["embed_dim"] // heads, like, model.max_context)
             for num_tokens in (1, 4, 4):
                 ids = torch.zeros(5, num_tokens, dtype=torch.int64, device="cuda")
                 law = own.law(own.extend(EventTokens(ids, ids.double(), ids.double()), cache, None))
@@ -316,7 +353,7 @@ def test_captured_work_reads_nothing_back_and_is_all_on_the_device(
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        (lambda before: before + int(before.max()), DataDependentOutputException),
+        (lambda before: before + before.max().item(), DataDependentOutputException),
         (lambda before: before + before.nonzero().sum(), DynamicOutputShapeException),
         (lambda before: before + torch.arange(5).unsqueeze(1), AssertionError),
         (lambda before: before + torch.tensor(1), AssertionError),
@@ -328,6 +365,57 @@ def test_work_that_cannot_be_captured_is_found_out(wrong: Any, error: Any, monke
     monkeypatch.setattr(StaticPass, "positions", lambda self, num, _: wrong(self._num_before))
     with pytest.raises(error):
         captured_work("rotary", monkeypatch)
+
+
+class Recorder:
+    """What `torch.cuda` is asked for, in order; its replays do what was recorded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: list[Any] = []
+        self.current = own = SimpleNamespace(wait_stream=lambda other: self.said.append("own waits"))
+        side = SimpleNamespace(wait_stream=lambda other: self.said.append("side waits"))
+        fakes = {"Stream": lambda device: side, "current_stream": lambda device: own, "stream": self.on}
+        signature = inspect.signature(torch.cuda.graph)
+
+        def graph(*arguments: Any, **named: Any) -> Any:
+            given = signature.bind(*arguments, **named).arguments
+            self.said.append((given["pool"], given["stream"] is side, given["capture_error_mode"]))
+            return self.on(side)
+
+        numbers = count()
+        fakes |= {"graph": graph, "CUDAGraph": lambda: SimpleNamespace(pool=partial(next, numbers), replay=self.replay)}
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    @contextlib.contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def replay(self) -> None:
+        self.said.append("replay")
+
+
+def test_graphs_are_recorded_as_torch_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warmed up on another stream, which waits for this one and is waited for, recorded there, with the memory of the one before."""
+    recorder = Recorder(monkeypatch)
+    own, runs, recorded = recorder.current, list[bool](), Graph._recorded
+
+    def work(x: torch.Tensor) -> torch.Tensor:
+        runs.append(recorder.current is not own)
+        return 2 * x
+
+    first, second = (Graph(work, (torch.ones(2),)) for _ in range(2))
+    first._replay = recorded(first, torch.device("cpu"), None)
+    second._replay = recorded(second, torch.device("cpu"), first)
+    assert recorder.said == [
+        "side waits", "own waits", (None, True, "thread_local"), "side waits", "own waits", (0, True, "thread_local"),
+    ]  # fmt: skip
+    assert runs == [True] * 2 * (captured._WARM_UPS + 1)
+    outputs = [second(torch.zeros(2)), second(torch.zeros(2))]
+    assert recorder.said[-2:] == ["replay", "replay"] and len(runs) == 2 * (captured._WARM_UPS + 1), "nothing is called again"
+    assert outputs[0].data_ptr() != outputs[1].data_ptr() and torch.equal(second._inputs[0], torch.zeros(2))
 
 
 # --- on a device that is there -------------------------------------------------------------------------------------------

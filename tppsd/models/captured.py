@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 # Recording takes as long as several passes, so little is recorded: what comes a second time, for numbers of entries that are
 # powers of two (up to twice those needed are read), in caches that stay with the model (and take up memory) until its next call.
 _FEWEST_USED = 64
-_MOST_GRAPHS = 64
+_MOST_TOKENS = 4096  # of a pass: with more it is not launches that take the time
+_MOST_GRAPHS = 128
 _MOST_SPARE = 4  # caches' tensors
 _WARM_UPS = 2
 _ASK_EVERY = 16  # events of a chain: whether any row is past its end
@@ -150,11 +151,13 @@ class CapturedModel(threading.local):
 
     @torch.inference_mode()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
-        """As TransformerTPP.extend. Trees, and caches from elsewhere, take the ordinary operators."""
-        if parents is not None or cache.parents or not isinstance(cache, CapturedCache) or cache.owner is not self:
+        """As TransformerTPP.extend. Trees, thousands of tokens and caches from elsewhere take the ordinary operators."""
+        is_tree = parents is not None or cache.parents
+        if is_tree or tokens.ids.numel() > _MOST_TOKENS or not isinstance(cache, CapturedCache) or cache.owner is not self:
             return self._model.extend_by_operators(tokens, cache, parents)
-        cache.announce(tokens.ids.shape[1])
-        contexts = self._over(cache, "pass", self._contexts, 0, *tokens, _counts(cache))
+        num_new = tokens.ids.shape[1]
+        cache.announce(num_new)
+        contexts = self._over(cache, "pass", self._contexts, num_new, *tokens, _counts(cache))
         cache.end()
         return contexts
 
@@ -176,12 +179,12 @@ class CapturedModel(threading.local):
         """
         assert isinstance(cache, CapturedCache)
         cache.make_room(uniforms.shape[1] - 1)
-        counts, num = _counts(cache), 1
+        counts = _counts(cache)
         events = [self._run(("draw",), self._drawn, law.parameters.squeeze(1), last_times, uniforms[:, 0, :3])]
         for num in range(1, uniforms.shape[1]):
             if ends is not None and num % _ASK_EVERY == 0 and not (events[-1][:, 1] <= ends).all():
                 break
-            events.append(self._over(cache, "event", self._next, num - 1, events[-1], uniforms[:, num, :3], counts))
+            events.append(self._over(cache, "event", self._next, num, events[-1], uniforms[:, num, :3], counts))
             counts = counts + 1
         num = len(events)
         cache.announce(num - 1)
@@ -216,10 +219,9 @@ class CapturedModel(threading.local):
 
     # --- graphs and storage ------------------------------------------------------------------------------------------
 
-    def _over(self, cache: CapturedCache, name: str, work: Callable[..., Tensor], num_ahead: int, *inputs: Tensor) -> Tensor:
-        """`work` over the entries of a cache of which `num_ahead` are there that it does not know of yet."""
-        num_new = inputs[0].shape[1] if name == "pass" else 1
-        num_used = min(roomy(cache.max_length + num_ahead + num_new), cache.capacity)
+    def _over(self, cache: CapturedCache, name: str, work: Callable[..., Tensor], num_new: int, *inputs: Tensor) -> Tensor:
+        """`work` over the entries of a cache and `num_new` that it does not count yet."""
+        num_used = min(roomy(cache.max_length + num_new), cache.capacity)
         return self._run((name, cache.storage, num_used), partial(work, cache.tensors[0], num_used), *inputs)
 
     def _run(self, name: tuple[Any, ...], work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which models have compiled passes, and while which of them do."""
+"""Which models have compiled or captured passes, and while which of them do."""
 
 from __future__ import annotations
 

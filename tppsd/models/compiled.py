@@ -4,9 +4,9 @@ single token take ten times as long as its arithmetic."""
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,15 +53,13 @@ class Drawn(NamedTuple):
 class CompiledModel:
     """Encoder and decoder of a compilable model, their weights laid out for compiled code."""
 
+    new_cache = staticmethod(partial(KVCache, step=LANES))
+
     def __init__(self, model: TransformerTPP) -> None:
         self._library = native_library()
         self._weights = PackedWeights(model, self._library.panel_width())
         self._encoder, self._decoder = self._weights.encoder, self._weights.decoder
         self._width = 3 * self._decoder.num_components + self._decoder.num_features
-
-    def new_cache(self, *arguments: Any) -> KVCache:
-        """A KVCache of these arguments."""
-        return KVCache(*arguments, **{"step": LANES})
 
     def read_statistics(self, model: TransformerTPP) -> None:
         """Take over what is no weight and may have changed."""
