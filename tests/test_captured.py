@@ -288,6 +288,16 @@ def test_there_are_no_more_graphs_and_storages_than_were_allowed(_on_a_cpu: None
     assert all(key[0][1] in own._storages for key in own._graphs if len(key[0]) == 3)
 
 
+def test_on_cuda_any_width_will_do_and_no_compiler_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilable, "check_compiler", lambda: pytest.fail("a compiler is asked for"))
+    model, cuda = attentive_model("thp", embed_dim=24), torch.device("cuda")
+    compilable.check_compilable(model, cuda)
+    with pytest.raises(ValueError, match="is for float32 weights on a CPU or a CUDA device; these are float32 on mps"):
+        compilable.check_compilable(model, torch.device("mps"))
+    with pytest.raises(ValueError, match="is for float32 weights on a CUDA device; these are float64 on cuda"):
+        compilable.check_compilable(model.double(), cuda)
+
+
 # --- what would be captured, on a device that is not there --------------------------------------------------------------
 
 

@@ -46,7 +46,10 @@ class RowCache:
         self._lengths = lengths
         self.parents: tuple[int, ...] = ()
         low, high = torch.aminmax(lengths) if len(lengths) else (lengths.new_zeros(()), lengths.new_zeros(()))
-        self.min_length, self.max_length = int(low), int(high)  # the one host sync of a rollback
+        if lengths.is_cuda:
+            self.min_length, self.max_length = torch.stack([low, high]).tolist()  # the one host sync of a rollback
+        else:
+            self.min_length, self.max_length = int(low), int(high)
 
     @property
     def capacity(self) -> int:
