@@ -81,7 +81,7 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if plan.compile:  # before anything is trained
+    if plan.compile and plan.device == "cpu":  # before anything is trained
         check_compiler()
     messages = Console(stderr=True)  # what is being done; the table or JSON alone is the output
     measurements: list[Measurement] = []
@@ -124,7 +124,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add(
         "--training-seconds", type=positive_seconds, nargs=2, metavar=("TARGET", "DRAFT"), help="training times (default: 120 30)"
     )
-    add("--compile", action="store_true", default=None, help="compiled passes, in every sampler (needs a C++ compiler)")
+    add("--compile", action="store_true", default=None, help="compiled passes, in every sampler (a CPU needs a C++ compiler)")
     add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     add("--json", action="store_true", help="one JSON object per row")

@@ -83,7 +83,7 @@ def add_pair(parser: argparse.ArgumentParser, draft: str, num_events: int, fewes
     add("--num-events", type=at_least(fewest_events), default=num_events, help="events per sequence (default: %(default)s)")
     add("--batch-size", type=at_least(1), default=1, help="rows in flight (default: %(default)s)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
-    add("--compile", action="store_true", help="compiled passes, in every sampler (needs a C++ compiler)")
+    add("--compile", action="store_true", help="compiled passes, in every sampler (a CPU needs a C++ compiler)")
 
 
 def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:

@@ -46,7 +46,10 @@ class RowCache:
         self._lengths = lengths
         self.parents: tuple[int, ...] = ()
         low, high = torch.aminmax(lengths) if len(lengths) else (lengths.new_zeros(()), lengths.new_zeros(()))
-        self.min_length, self.max_length = int(low), int(high)  # the one host sync of a rollback
+        if lengths.is_cuda:
+            self.min_length, self.max_length = torch.stack([low, high]).tolist()  # the one host sync of a rollback
+        else:
+            self.min_length, self.max_length = int(low), int(high)
 
     @property
     def capacity(self) -> int:
@@ -59,9 +62,13 @@ class RowCache:
         for i, (old, dim) in enumerate(zip(self.tensors, self.capacity_dims, strict=True)):
             shape = list(old.shape)
             shape[dim] = multiple(max(capacity, 2 * shape[dim]), self.step)
-            self.tensors[i] = old.new_zeros(shape)
+            self.tensors[i] = self._zeros(old, shape)
             used = self.max_length + len(self.parents)
             self.tensors[i].narrow(dim, 0, used).copy_(old.narrow(dim, 0, used))
+
+    def _zeros(self, like: Tensor, shape: list[int]) -> Tensor:
+        """Every tensor of the cache starts as one of these."""
+        return like.new_zeros(shape)
 
     def make_room(self, num_new: int) -> None:
         """For `num_new` more entries per row, in however many passes they come."""
@@ -149,8 +156,8 @@ class KVCache(RowCache):
         max_context: int | None = None, step: int = 1,
     ) -> None:  # fmt: skip
         self.num_heads, self.max_context = num_heads, max_context
-        shape = (num_layers, 2, num_rows, num_heads, head_dim, multiple(capacity, step))
-        super().__init__([like.new_zeros(shape)], [5], row_dim=2, step=step)
+        shape = [num_layers, 2, num_rows, num_heads, head_dim, multiple(capacity, step)]
+        super().__init__([self._zeros(like, shape)], [5], row_dim=2, step=step)
         self.dropped = torch.zeros_like(self.lengths)
 
     @property

@@ -1,20 +1,24 @@
-"""Which models have compiled passes, and while which of them do."""
+"""Which models have compiled or captured passes, and while which of them do."""
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tppsd.models.captured import CapturedModel
 from tppsd.models.compiled import CompiledModel, native_library
 from tppsd.models.fast import kept
 from tppsd.models.packing import BLOCKS, LANES, MARKS, blocks_of
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
+
+_PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
 
 
 def why_not_compilable(model: Any, device: torch.device | None = None) -> str | None:
@@ -30,21 +34,26 @@ def why_not_compilable(model: Any, device: torch.device | None = None) -> str | 
         return f"is for the mark decoders of this package; this has a {type(marks).__name__}"
     for weight in model.parameters():
         on = device or weight.device
-        if weight.dtype != torch.float32 or on.type != "cpu":
-            return f"is for float32 weights on a CPU; these are {str(weight.dtype).removeprefix('torch.')} on {on}"
+        if weight.dtype != torch.float32 or on.type not in _PLACES:
+            place = _PLACES.get(on.type, "a CPU or a CUDA device")
+            return f"is for float32 weights on {place}; these are {str(weight.dtype).removeprefix('torch.')} on {on}"
     dim = model.config["embed_dim"]
-    return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}" if dim % LANES else None
+    if on.type == "cpu" and dim % LANES:
+        return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}"
+    return None
 
 
 def check_compilable(model: Any, device: torch.device | None = None) -> None:
-    """Refuse a target that compiled code cannot run on `device`, and compile that code where it has not been.
+    """Refuse a target that compiled code cannot run on `device` (default: where it is), and compile that code where it has not
+    been; on a CUDA device there is none.
 
     Raises:
         ValueError: the target, or the compiler, will not do; the sentence says why.
     """
     if (reason := why_not_compilable(model, device)) is not None:
         raise ValueError(f"target: compile = True {reason}")
-    check_compiler()
+    if (device or next(model.parameters()).device).type == "cpu":
+        check_compiler()
 
 
 def check_compiler() -> None:
@@ -60,23 +69,30 @@ class _Active(threading.local):
     """Models with compiled passes, by identity, in each thread: another one may sample the same model without."""
 
     def __init__(self) -> None:
-        self.models: dict[int, CompiledModel] = {}
+        self.models: dict[int, CompiledModel | CapturedModel] = {}
 
 
 _ACTIVE = _Active()
 
 
-def compiled_now(model: object) -> CompiledModel | None:
+def compiled_now(model: object) -> CompiledModel | CapturedModel | None:
     """What computes the model's cached passes and laws in this thread, within `compiled_passes`."""
     return _ACTIVE.models.get(id(model))
 
 
+def _compiled(model: TransformerTPP) -> CompiledModel | CapturedModel:
+    if next(model.parameters()).device.type == "cpu":
+        return CompiledModel(model)
+    proxy: Any = weakref.proxy(model)  # what is kept of a model must not keep the model
+    return CapturedModel(proxy)
+
+
 @contextmanager
 def compiled_passes(model: TransformerTPP) -> Iterator[None]:
-    """The cached passes and laws of a compilable model, of which nothing changes meanwhile, are compiled ones."""
+    """The cached passes and laws of a compilable model, of which nothing changes meanwhile, are compiled ones, or captured."""
     own, active = kept(model), _ACTIVE.models
     if own.compiled is None:
-        own.compiled = CompiledModel(model)
+        own.compiled = _compiled(model)
     own.compiled.read_statistics(model)
     before, active[id(model)] = active.get(id(model)), own.compiled
     try:

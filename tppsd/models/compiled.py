@@ -4,7 +4,7 @@ single token take ten times as long as its arithmetic."""
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +16,7 @@ from tppsd.models.compiled_law import CompiledLaw, LawArithmetic
 from tppsd.models.compiling import library
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.packing import PackedWeights
+from tppsd.models.packing import LANES, PackedWeights
 from tppsd.models.structures import Chain, Int, Pass, Pointer, Work
 from tppsd.models.tree import depths, is_ancestor
 
@@ -52,6 +52,8 @@ class Drawn(NamedTuple):
 
 class CompiledModel:
     """Encoder and decoder of a compilable model, their weights laid out for compiled code."""
+
+    new_cache = staticmethod(partial(KVCache, step=LANES))
 
     def __init__(self, model: TransformerTPP) -> None:
         self._library = native_library()
@@ -114,7 +116,8 @@ class CompiledModel:
             uniforms: float64 (rows, n, at least 3).
             keeps_laws: return the laws of all events.
             ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many events. Rows
-                that are drawn together stop together.
+                that are drawn together stop together. (Captured chains may stop later, so that what is beyond them is dropped
+                by whoever draws.)
         """
         rows, num = uniforms.shape[:2]
         cache.announce(num - 1)

@@ -81,11 +81,10 @@ class CompiledLaw(NextEventLaw):
         parameters: float64 (*batch, width), as NextEventLaw packs them.
     """
 
-    parameters: Tensor
     _arithmetic: LawArithmetic
 
     def __init__(self, arithmetic: LawArithmetic, parameters: Tensor) -> None:
-        self.__dict__.update(_arithmetic=arithmetic, parameters=parameters, _packed=parameters)
+        self.__dict__.update(_arithmetic=arithmetic, _packed=parameters)
 
     @cached_property
     def _ordinary(self) -> NextEventLaw:

@@ -33,7 +33,7 @@ class Kept:
         plain: for every module the attributes that `plain_attributes` adds.
         not_finite: name of the first parameter with values that are not finite, or None.
         hashes: content hashes, by what else than the weights they are of.
-        compiled: the model as compiled code has it (tppsd.models.compiled), once that has been asked for.
+        compiled: the model as compiled code has it (tppsd.models.compiled, .captured), once that has been asked for.
         num_holders: of `held`.
     """
 

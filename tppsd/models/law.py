@@ -43,6 +43,11 @@ class NextEventLaw:
         """The silence that a truncated law is given, (*batch,)."""
         return self.inter_time.elapsed
 
+    @property
+    def parameters(self) -> Tensor:
+        """All of them side by side, (*batch, width)."""
+        return self.packed()._fields()[0]
+
     def packed(self) -> NextEventLaw:
         """The same laws, their parameters side by side in one tensor: selecting and joining then take one operator, not four."""
         return self if self._packed is not None else self._with([torch.cat(self._fields(), -1)], self.elapsed)

@@ -22,7 +22,6 @@ from tppsd.models.embedding import EncoderInput
 from tppsd.models.fast import kept
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
-from tppsd.models.packing import LANES
 from tppsd.models.protocol import EventTokens
 from tppsd.models.rotary import RotaryEncoder
 from tppsd.models.sahp import SAHPEncoder
@@ -143,8 +142,9 @@ class TransformerTPP(LikelihoodModel):
         like = self.decoder.to_mixture.weight
         if self.max_context is not None:
             capacity = min(capacity, 2 * self.max_context + _LARGEST_PASS)
-        step = 1 if compiled_now(self) is None else LANES
-        return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context, step)
+        arguments = (self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context)
+        compiled = compiled_now(self)
+        return KVCache(*arguments) if compiled is None else compiled.new_cache(*arguments)
 
     @torch.no_grad()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
@@ -152,6 +152,10 @@ class TransformerTPP(LikelihoodModel):
         gradients."""
         if (compiled := compiled_now(self)) is not None:
             return compiled.extend(tokens, cache, parents)
+        return self.extend_by_operators(tokens, cache, parents)
+
+    def extend_by_operators(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
+        """As `extend`, whatever is compiled."""
         attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype, parents)
         context = self.encode(tokens, attention)
         cache.end(parents)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.models.compiled_law import CompiledLaw
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.rows import Events, ModelRows, Request, Rows
 
@@ -43,15 +42,15 @@ class Autoregressive:
         law = self.target.extend(rows.pending)
         if rows.is_truncated_start:
             law = law.truncated(rows.elapsed.unsqueeze(1))
-        if isinstance(law, CompiledLaw):
+        if self.target.can_follow(law):
             return self._several(rows, law)
         events = draw_event(law, self.noise.window(1), rows, self.with_log_probs)
         self.noise.advance(1, 1)
         self.steps = 1
         return rows.commit(events, rows.counts.new_ones(len(rows)))
 
-    def _several(self, rows: Rows, law: CompiledLaw) -> Tensor:
-        """Events in one call, until one of the rows reaches its end."""
+    def _several(self, rows: Rows, law: Any) -> Tensor:
+        """Events in one call, about until one of the rows reaches its end: what comes after it is not counted."""
         wanted = rows.limit - rows.counts
         num = min(max(_FEWEST, _AT_ONCE // len(rows)), int(wanted.max()))
         ends, limits = torch.where(rows.active, rows.end, torch.inf), torch.where(rows.active, wanted, num)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tppsd.models.compiled_law import CompiledLaw
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
 from tppsd.sampling.tree import Tree
@@ -113,7 +112,7 @@ class ModelDrafter:
         time, law = state.last_times.unsqueeze(1), self._catch_up(unseen)
         if state.is_truncated_start:
             law = law.truncated(state.elapsed.unsqueeze(1))
-        if self.tree is None and isinstance(law, CompiledLaw):
+        if self.tree is None and self.rows.can_follow(law):
             drawn = self.rows.follow(law, state.last_times, uniforms, True)
             self._num_cached = uniforms.shape[1] - 1
             draft = Draft(drawn.inter_times, drawn.times, drawn.marks, law.of(drawn.parameters))

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tppsd.models.compilable import compiled_now
 from tppsd.models.compiled import Drawn
-from tppsd.models.compiled_law import CompiledLaw
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.recent_laws import RecentLaws
 
@@ -238,7 +237,11 @@ class ModelRows:
         """Laws (rows, q) after the tokens, a chain or nodes of a tree."""
         return self.model.law(self.model.extend(tokens, self.cache, parents))
 
-    def follow(self, law: CompiledLaw, *arguments: Any) -> Drawn:
+    def can_follow(self, law: Any) -> bool:
+        """Are there chains of events from such laws?"""
+        return compiled_now(self.model) is not None and law.elapsed is None
+
+    def follow(self, law: Any, *arguments: Any) -> Drawn:
         """Events of the model itself, one after another, by one call (CompiledModel.follow)."""
         compiled = compiled_now(self.model)
         assert compiled is not None

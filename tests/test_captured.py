@@ -1,0 +1,493 @@
+"""Captured passes and chains are cached ones and their events; on a CPU, where a replay is a call, all but the capture itself."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import inspect
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, random_sequence, tokens_of
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import tppsd
+from tppsd.models import captured, compilable
+from tppsd.models.attention import StaticPass
+from tppsd.models.cache import KVCache, RowCache
+from tppsd.models.captured import CapturedModel, Graph
+from tppsd.models.compilable import compiled_now, compiled_passes
+from tppsd.models.fast import kept, plain_attributes
+from tppsd.models.protocol import EventTokens
+from tppsd.models.transformer_tpp import TransformerTPP
+
+TOLERANCE = 2e-5  # of contexts of size 3, in float32
+
+
+@pytest.fixture
+def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models on a CPU are captured, not compiled."""
+    monkeypatch.setattr(compilable, "_compiled", lambda model: CapturedModel(weakref.proxy(model)))
+    monkeypatch.setattr(compilable, "check_compiler", lambda: None)
+
+
+def graphs_of(model: TransformerTPP) -> list[Graph]:
+    return [graph for graph in kept(model).compiled._graphs.values() if graph is not None]
+
+
+def contexts_of(model: TransformerTPP) -> list[torch.Tensor]:
+    """Of all that a sampler does to a cache: chains, rollbacks by row, a tree, growth, histories copied, fewer rows."""
+    tokens, where, contexts = tokens_of(random_batch([150] * 4)), 0, []
+    tokens.ids[1, 0], tokens.inter_times[1, 0] = 5, 0.5  # a given start, and an inter-time which is none of an event
+    cache, history = model.new_cache(4, 3), model.new_cache(2, 9)
+
+    def extend(num: int, cache: KVCache, parents: tuple[int, ...] | None = None) -> None:
+        nonlocal where
+        new = tokens.map(lambda field: field[: len(cache.lengths), where : where + num])
+        where += num
+        contexts.append(model.extend(new, cache, parents))
+
+    with torch.inference_mode():
+        extend(9, history)
+        cache.copy_rows(history, torch.tensor([1, 0, 0, 1]), torch.arange(4))
+        for num in (1, 7, 1, 1):
+            extend(num, cache)
+        cache.make_room(9)
+        for num in (7, 2):
+            extend(num, cache)
+        cache.roll_back(torch.tensor([0, 3, 1, 5]))
+        extend(7, cache)
+        extend(1, cache)
+        extend(3, cache, (-1, -1, 0))
+        cache.keep_path(torch.tensor([[0, 2]] * 4), torch.tensor([2, 1, 0, 1]))
+        for num in (20, 7, 20):
+            extend(num, cache)
+        cache.keep_rows(torch.tensor([1, 3]))
+        for num in (7, 20, 7, 20):
+            extend(num, cache)
+    return contexts
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_heads": 1, "embed_dim": 24, "max_context": 1}], ids=str)
+def test_captured_passes_give_the_contexts_of_cached_ones(encoder: str, settings: dict[str, Any], _on_a_cpu: None) -> None:
+    """Also in the storage of an earlier call, whose graphs are replayed."""
+    model = attentive_model(encoder, **settings)
+    expected = contexts_of(model)
+    with compiled_passes(model):
+        runs = [contexts_of(model)]
+        num_graphs = len(graphs_of(model))
+        runs += [contexts_of(model), contexts_of(model)]
+    assert 0 < num_graphs < len(graphs_of(model)) < 20
+    for found in runs:
+        differences = [float((got - wanted).abs().max()) for got, wanted in zip(found, expected, strict=True)]
+        assert max(differences) < TOLERANCE, differences
+    assert max(float(wanted.abs().max()) for wanted in expected) > 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+def test_captured_laws_are_those_of_the_decoder_and_no_call_changes_what_another_gave(
+    settings: dict[str, Any], _on_a_cpu: None
+) -> None:
+    model = attentive_model("thp", **settings)
+    contexts = torch.randn(3, 2, 4, 16)
+    tokens = tokens_of(random_batch([6, 6], model.num_marks), model.num_marks)
+    with torch.inference_mode():
+        expected, expected_contexts = [model.law(each) for each in contexts], model.extend(tokens, model.new_cache(2, 7))
+        with compiled_passes(model):
+            found, cache = [model.law(each) for each in contexts], model.new_cache(2, 7)
+            passes = []
+            for shift in (0, 0, 1):
+                passes.append(model.extend(tokens.map(lambda field, shift=shift: field.roll(shift, 0)), cache))
+                cache.roll_back(7)
+            assert len(graphs_of(model)) == 2
+    for law, wanted in zip(found, expected, strict=True):
+        assert law.elapsed is None
+        assert_same_law(law, wanted, atol=1e-12)
+    for got, shift in zip(passes, (0, 0, 1), strict=True):
+        torch.testing.assert_close(got, expected_contexts.roll(shift, 0), rtol=0, atol=TOLERANCE)
+
+
+def chain(model: TransformerTPP, num: int, at_once: bool) -> list[torch.Tensor]:
+    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `follow` or step by step."""
+    tokens = tokens_of(random_batch([20] * 5, model.num_marks), model.num_marks)
+    cache = model.new_cache(5, 3)
+    law = model.law(model.extend(tokens, cache))[:, -1:]
+    cache.roll_back(torch.arange(5))  # rows of different lengths
+    last, events = tokens.times[:, -1], []
+    uniforms = torch.rand(5, 60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[:, :num]
+    if at_once:
+        model_now: Any = compiled_now(model)
+        drawn = model_now.follow(law, cache, last, uniforms, True, torch.full_like(last, torch.inf), torch.arange(5))
+        assert drawn.num.tolist() == [num] * 5
+        fields = [drawn.inter_times, drawn.times, drawn.marks, drawn.parameters]
+    else:
+        for j in range(num):
+            tau, marks = law.sample(uniforms[:, j : j + 1, :3])
+            last = last + tau[:, 0]
+            events.append((tau, last.unsqueeze(1), marks, law.parameters))
+            if j < num - 1:
+                law = model.law(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
+        fields = [torch.cat(field, 1) for field in zip(*events, strict=True)]
+    return [*fields, cache.num_tokens, model.extend(tokens.map(lambda field: field[:, -1:]), cache)]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+def test_a_chain_is_its_events_drawn_one_by_one(encoder: str, settings: dict[str, Any], _on_a_cpu: None) -> None:
+    """Also past 64 entries of the cache, which are read by another graph. In float64: float32 chains part after 50 events, since
+    each goes on from what it has drawn."""
+    model = attentive_model(encoder, **({"num_marks": 3} | settings)).double()
+    with torch.inference_mode():
+        expected = chain(model, 60, at_once=False)
+        with compiled_passes(model):
+            found = chain(model, 60, at_once=True)
+            again = chain(model, 60, at_once=True)
+            one = chain(model, 1, at_once=True)
+    for got, replayed, wanted in zip(found, again, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(replayed, got, rtol=0, atol=0)
+    assert torch.equal(found[2], expected[2]) and torch.equal(one[2], expected[2][:, :1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "autoregressive"}, {"draft_length": 5}, {"draft_length": "auto"}, {"rule": "block"}, {"draft_passes": 2},
+        {"drafter": "self"}, {"drafter": "jacobi"}, {"candidates": (3, 2)}, {"method": "fixed_point"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)  # fmt: skip
+def test_every_sampler_draws_the_same_events_with_captured_passes(options: dict[str, Any], _on_a_cpu: None) -> None:
+    """With noise that no rounding decides about."""
+    target, draft = attentive_model("rotary", embed_dim=32, num_layers=3), attentive_model("thp")
+    drafts = None if options.get("method") or options.get("drafter") else draft
+    plain, fast = (
+        tppsd.sample(
+            target, drafts, history=[random_sequence(n, seed=n) for n in (0, 3, 12)], num_sequences=4, num_events=12,
+            compile=compile, **options,
+        )
+        for compile in (False, True)
+    )  # fmt: skip
+    assert graphs_of(target) and (drafts is None or graphs_of(draft))
+    if options.get("draft_length") == "auto":
+        return  # its lengths are the clock's
+    assert torch.equal(plain.flat_marks, fast.flat_marks)
+    torch.testing.assert_close(plain.flat_inter_times, fast.flat_inter_times, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("until", [{"num_events": 25}, {"t_end": 30.0}, {"t_end": 30.0, "max_events": 18}], ids=str)
+@pytest.mark.parametrize("continues", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 21])
+@pytest.mark.filterwarnings("ignore:.*reached max_events")
+def test_events_drawn_past_an_end_or_a_limit_are_no_part_of_a_sample(
+    until: dict[str, Any], continues: bool, batch_size: int, _on_a_cpu: None
+) -> None:
+    model = attentive_model("thp")
+    plain, fast = (
+        tppsd.sample(
+            model, method="autoregressive", history=[random_sequence(n, seed=n) for n in (0, 3, 12)] if continues else None,
+            num_sequences=7, return_log_probs=True, compile=compile, batch_size=batch_size, seed=4, **until,
+        )
+        for compile in (False, True)
+    )  # fmt: skip
+    assert "max_events" not in until or plain.truncated.any()
+    for name in ("flat_event_times", "flat_marks", "flat_log_probs", "offsets", "truncated"):
+        torch.testing.assert_close(getattr(fast, name), getattr(plain, name), rtol=1e-3, atol=1e-3)
+
+
+def test_a_call_finds_the_graphs_of_the_one_before_unless_what_they_contain_has_changed(_on_a_cpu: None) -> None:
+    model, arguments = attentive_model("thp"), {"num_sequences": 9, "num_events": 40, "method": "autoregressive", "batch_size": 4}
+
+    def graphs() -> list[Graph]:
+        with torch.random.fork_rng():
+            tppsd.sample(model, compile=True, **arguments)
+        return graphs_of(model)
+
+    graphs()
+    first, second = graphs(), graphs()
+    assert set(map(id, first)) == set(map(id, second)) and 3 <= len(first) <= 12
+    weight = model.encoder.blocks[0].to_qkv.weight
+    weight.data = weight.data.clone()  # the same numbers elsewhere
+    assert not set(map(id, graphs())) & set(map(id, first))
+
+
+def test_threads_that_sample_one_model_have_graphs_of_their_own(_on_a_cpu: None) -> None:
+    model, arguments = attentive_model("thp"), {"num_sequences": 3, "num_events": 20, "method": "autoregressive", "compile": True}
+
+    def sample(seed: int) -> torch.Tensor:
+        return torch.cat([tppsd.sample(model, seed=seed, **arguments).flat_event_times for _ in range(4)])
+
+    alone = [sample(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for times, expected in zip(pool.map(sample, range(8)), alone, strict=True):
+            torch.testing.assert_close(times, expected, rtol=1e-3, atol=0)  # beside others they may round otherwise
+        theirs = pool.submit(lambda: graphs_of(model)).result()
+    assert theirs and not set(map(id, theirs)) & set(map(id, graphs_of(model)))
+    assert compiled_now(model) is None
+    copy.deepcopy(model)
+
+
+def test_caches_of_one_shape_share_neither_entries_nor_what_was_left_behind(_on_a_cpu: None) -> None:
+    model = attentive_model("thp")
+    tokens = tokens_of(random_batch([9, 9]))
+    swapped = tokens.map(lambda field: field.flip(0))
+
+    def by_turns() -> list[torch.Tensor]:
+        caches = [model.new_cache(2, 10), model.new_cache(2, 10)]
+        parts = [
+            model.extend(which.map(lambda field, j=j: field[:, j : j + 1]), cache)
+            for j in range(10)
+            for which, cache in zip((tokens, swapped), caches, strict=True)
+        ]
+        for cache in caches:
+            cache.tensors[0].fill_(torch.nan)
+        return parts
+
+    with torch.inference_mode():
+        expected = by_turns()
+        with compiled_passes(model):
+            runs = [by_turns(), by_turns()]
+    assert len(kept(model).compiled._storages) == 2
+    for found in runs:
+        for got, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_a_model_that_was_captured_is_freed_with_the_last_reference(_on_a_cpu: None) -> None:
+    model = attentive_model("thp")
+    tppsd.sample(model, num_events=40, method="autoregressive", compile=True)
+    freed = weakref.ref(model)
+    del model
+    gc.collect()
+    assert freed() is None
+
+
+def test_there_are_no_more_graphs_and_storages_than_were_allowed(_on_a_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured, "_MOST_GRAPHS", 5)
+    model = attentive_model("thp")
+    with torch.inference_mode(), compiled_passes(model):
+        for num_rows in range(1, 12):
+            cache = model.new_cache(num_rows, 3)
+            tokens = tokens_of(random_batch([3] * num_rows))
+            for _ in range(3):
+                model.law(model.extend(tokens, cache))
+    own = kept(model).compiled
+    assert len(own._graphs) == 5 and len(own._storages) <= captured._MOST_SPARE + 2
+    assert all(key[0][1] in own._storages for key in own._graphs if len(key[0]) == 3)
+
+
+def test_on_cuda_any_width_will_do_and_no_compiler_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilable, "check_compiler", lambda: pytest.fail("a compiler is asked for"))
+    model, cuda = attentive_model("thp", embed_dim=24), torch.device("cuda")
+    compilable.check_compilable(model, cuda)
+    with pytest.raises(ValueError, match="is for float32 weights on a CPU or a CUDA device; these are float32 on mps"):
+        compilable.check_compilable(model, torch.device("mps"))
+    with pytest.raises(ValueError, match="is for float32 weights on a CUDA device; these are float64 on cuda"):
+        compilable.check_compilable(model.double(), cuda)
+
+
+# --- what would be captured, on a device that is not there --------------------------------------------------------------
+
+
+class AllOnTheDevice(TorchDispatchMode):
+    """No operator reads or makes a tensor on the CPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        assert all(x.device.type == "cuda" for x in tensors), f"{func} on a CPU"
+        return result
+
+
+def indexed(x: torch.Tensor, key: Any) -> torch.Tensor:
+    """`x[key]`."""
+    key, places = list(key) if isinstance(key, tuple) else [key], list[torch.Tensor | None]()
+    for i in [i for i, part in enumerate(key) if part is Ellipsis]:
+        key[i : i + 1] = [slice(None)] * (x.dim() + 1 - sum(part is not None for part in key))
+    for part in key:
+        dim = len(places)
+        if isinstance(part, int):
+            x = x.select(dim, part)
+            continue
+        if part is None:
+            x = x.unsqueeze(dim)
+        elif isinstance(part, slice):
+            x = torch.ops.aten.slice(x, dim, part.start, part.stop)
+        places.append(part if isinstance(part, torch.Tensor) else None)
+    return x if all(place is None for place in places) else torch.ops.aten.index(x, places)
+
+
+OPERATORS: dict[str, Any] = {  # of methods that ask a CUDA library for the device before they call them
+    "__getitem__": indexed,
+    "__setitem__": lambda x, key, values: torch.ops.aten.index_put_(x, list(key), values),
+    "__invert__": lambda x: torch.bitwise_not(x),
+    "item": lambda x: torch.ops.aten.item(x),
+    "nonzero": lambda x: torch.ops.aten.nonzero(x),
+    "copy_": lambda x, source: torch.ops.aten.copy_(x, source),
+    "contiguous": lambda x, **_: torch.clone(x, memory_format=torch.contiguous_format),
+}
+
+
+def captured_work(encoder: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
+    """Passes, laws and chains over ragged rows on a fake CUDA device, where nothing can be read; the number of graphs."""
+    model = attentive_model(encoder, **settings)
+    monkeypatch.setattr(Graph, "_recorded", lambda self, *_: self._replay)
+
+    def set_lengths(cache: RowCache, lengths: torch.Tensor) -> None:  # without the one thing that is read
+        cache._lengths, cache.parents, cache.min_length, cache.max_length = lengths, (), 3, 40
+
+    monkeypatch.setattr(RowCache, "lengths", property(lambda cache: cache._lengths, set_lengths))
+    doubles: dict[str, nn.Module] = getattr(model.decoder.marks, "kept_while_read", dict)()
+    for name, operator in OPERATORS.items():
+        monkeypatch.setattr(torch.Tensor, name, operator)
+    with FakeTensorMode():
+        for module in [part for whole in (model, *doubles.values()) for part in whole.modules()]:
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+                        tensors[name] = nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
+        if model.decoder.marks is not None:
+            model.decoder.marks.__dict__.update(doubles)
+        own = CapturedModel(model)
+        own.read_statistics(model)
+        with torch.inference_mode(), AllOnTheDevice():
+            like = model.decoder.to_mixture.weight
+            heads = model.config["num_heads"]
+            cache = own.new_cache(2, 5, 128, heads, model.config["embed_dim"] // heads, like, model.max_context)
+            for num_tokens in (1, 4, 4):
+                ids = torch.zeros(5, num_tokens, dtype=torch.int64, device="cuda")
+                law = own.law(own.extend(EventTokens(ids, ids.double(), ids.double()), cache, None))
+            uniforms = torch.empty(5, 30, 4, dtype=torch.float64, device="cuda")
+            drawn = own.follow(law[:, -1:], cache, uniforms[:, 0, 0], uniforms, True)
+            drawn = own.follow(law[:, -1:], cache, uniforms[:, 0, 0], uniforms, False)
+    assert drawn.marks.shape == (5, 30) and {field.device.type for field in drawn} == {"cuda"}
+    return sum(graph is not None for graph in own._graphs.values())
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_captured_work_reads_nothing_back_and_is_all_on_the_device(
+    encoder: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert captured_work(encoder, monkeypatch, **settings) == 5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (lambda before: before + before.max().item(), DataDependentOutputException),
+        (lambda before: before + before.nonzero().sum(), DynamicOutputShapeException),
+        (lambda before: before + torch.arange(5).unsqueeze(1), AssertionError),
+        (lambda before: before + torch.tensor(1), AssertionError),
+    ],
+    ids=["read", "shape", "elsewhere", "a number elsewhere"],
+)
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_work_that_cannot_be_captured_is_found_out(wrong: Any, error: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StaticPass, "positions", lambda self, num, _: wrong(self._num_before))
+    with pytest.raises(error):
+        captured_work("rotary", monkeypatch)
+
+
+class Recorder:
+    """What `torch.cuda` is asked for, in order; its replays do what was recorded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: list[Any] = []
+        self.current = own = SimpleNamespace(wait_stream=lambda other: self.said.append("own waits"))
+        side = SimpleNamespace(wait_stream=lambda other: self.said.append("side waits"))
+        fakes = {"Stream": lambda device: side, "current_stream": lambda device: own, "stream": self.on}
+        signature = inspect.signature(torch.cuda.graph)
+
+        def graph(*arguments: Any, **named: Any) -> Any:
+            given = signature.bind(*arguments, **named).arguments
+            self.said.append((given["pool"], given["stream"] is side, given["capture_error_mode"]))
+            return self.on(side)
+
+        numbers = count()
+        fakes |= {"graph": graph, "CUDAGraph": lambda: SimpleNamespace(pool=partial(next, numbers), replay=self.replay)}
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    @contextlib.contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def replay(self) -> None:
+        self.said.append("replay")
+
+
+def test_graphs_are_recorded_as_torch_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warmed up on a stream that waits for this one and is waited for, recorded there, with the memory of the one before."""
+    recorder = Recorder(monkeypatch)
+    own, runs, recorded = recorder.current, list[bool](), Graph._recorded
+
+    def work(x: torch.Tensor) -> torch.Tensor:
+        runs.append(recorder.current is not own)
+        return 2 * x
+
+    first, second = (Graph(work, (torch.ones(2),)) for _ in range(2))
+    first._replay = recorded(first, torch.device("cpu"), None)
+    second._replay = recorded(second, torch.device("cpu"), first)
+    assert recorder.said == [
+        "side waits", "own waits", (None, True, "thread_local"), "side waits", "own waits", (0, True, "thread_local"),
+    ]  # fmt: skip
+    assert runs == [True] * 2 * (captured._WARM_UPS + 1)
+    outputs = [second(torch.zeros(2)), second(torch.zeros(2))]
+    assert recorder.said[-2:] == ["replay", "replay"] and len(runs) == 2 * (captured._WARM_UPS + 1), "nothing is called again"
+    assert outputs[0].data_ptr() != outputs[1].data_ptr() and torch.equal(second._inputs[0], torch.zeros(2))
+
+
+# --- on a device that is there -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    "options", [{"method": "autoregressive"}, {"draft_length": 5}, {"candidates": (3, 2)}, {"drafter": "self"}], ids=str
+)
+def test_graphs_draw_what_operators_draw(encoder: str, options: dict[str, Any]) -> None:
+    """Twice, the second time with the graphs of the first; up to a decision that rounding may flip."""
+    target, draft = (attentive_model(encoder, num_layers=layers, max_context=40).cuda() for layers in (3, 1))
+    drafts = None if options.get("method") or options.get("drafter") else draft
+    plain, *fast = (
+        tppsd.sample(
+            target, drafts, history=[random_sequence(n, seed=n) for n in (0, 3, 12)], num_sequences=4, num_events=100,
+            batch_size=8, compile=compile, **options,
+        )
+        for compile in (False, True, True)
+    )  # fmt: skip
+    for samples in fast:
+        same = (samples.flat_marks == plain.flat_marks) & ((samples.flat_inter_times / plain.flat_inter_times - 1).abs() < 1e-3)
+        assert same.double().mean() > 0.9
+    assert torch.equal(fast[0].flat_marks, fast[1].flat_marks)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_graphs_give_the_contexts_of_operators(encoder: str) -> None:
+    model = attentive_model(encoder).cuda()
+    tokens = tokens_of(random_batch([40] * 3)).map(lambda field: field.cuda())
+    with torch.inference_mode(), plain_attributes(model):
+        expected = model.extend(tokens, model.new_cache(3, 41))
+        with compiled_passes(model):
+            cache, parts = model.new_cache(3, 41), []
+            for first in range(41):
+                parts.append(model.extend(tokens.map(lambda field, first=first: field[:, first : first + 1]), cache))
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0, atol=1e-4)
