@@ -20,6 +20,7 @@ from tppsd.sampling.methods import Models, build_engine
 from tppsd.sampling.options import DrafterName, SamplingOptions
 from tppsd.sampling.poisson_drafter import training_rate
 from tppsd.sampling.requests import Plan
+from tppsd.sampling.resolve import model_device
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 # of the job, in each row, for a round of each candidate, uncompiled and compiled: a trial takes about a tenth of it at most
@@ -71,12 +72,13 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     """What was fastest on most data sets (README). No drafts where a sequence is little work, nor with several rows in flight
     unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the target's recent laws,
     which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
-    row or few, else event by event and shorter. No drafts where passes are compiled: an event costs too little."""
+    row or few, else event by event and shorter. No drafts where a CPU has compiled passes: an event costs too little."""
     num_layers = getattr(models.target, "num_layers", 1)
     is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
     are_some = are_few or num_rows <= num_layers
     is_worth_it = are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)
-    if candidates["autoregressive"].compile or num_layers * num_events < _LITTLE_WORK or not is_worth_it:
+    is_cheap = candidates["autoregressive"].compile and model_device(models.target).type == "cpu"
+    if is_cheap or num_layers * num_events < _LITTLE_WORK or not is_worth_it:
         wanted = ["autoregressive"]
     elif is_short and are_some:
         wanted = ["self", "jacobi", "model"]
