@@ -49,7 +49,7 @@ class SamplingOptions:
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
             None = 1e-6. With method = "auto" it permits "fixed_point".
         compile: run the passes of the target, and of a draft model where it can be, as compiled code (tppsd.models.compiled):
-            two to five times as fast on a CPU, by a C++ compiler that must be there; on a CUDA device, where that has yet to be
+            2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on a CUDA device, where that has yet to be
             measured, as graphs (tppsd.models.captured); None = no.
     """
 
