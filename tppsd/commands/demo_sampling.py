@@ -31,9 +31,9 @@ MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
 COMPILED = "autoregressive_compiled"
 _SAMPLERS = {  # how, with which draft: none, the trained one, the target's own laws
     "autoregressive": (SamplingOptions("autoregressive"), None),
+    COMPILED: (SamplingOptions("autoregressive", compile=True), None),
     "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
     "speculative_jacobi": (SamplingOptions("speculative", "auto"), "jacobi"),
-    COMPILED: (SamplingOptions("autoregressive", compile=True), None),
 }
 
 
