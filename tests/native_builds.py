@@ -27,5 +27,5 @@ def compiled_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.Mon
     texts = {path: path.read_text() for path in copy.iterdir()}
     assert sum(text.count(right) for text in texts.values()) == 1
     for path, text in texts.items():
-        path.write_text(text.replace(right, wrong).replace("GROUP = 128", "GROUP = 8").replace("NEAR = 16", "NEAR = 4"))
+        path.write_text(text.replace(right, wrong).replace("GROUP = 128", "GROUP = 8").replace("MOST = 16", "MOST = 4"))
     compiled_by(compiling._compiler(), folder, monkeypatch, copy / "library.cpp")

@@ -11,7 +11,8 @@
 #include "views.h"
 
 constexpr int64_t GROUP = 128;  // tokens that go through all layers together: what they need stays in the cache of a core
-constexpr int64_t NEAR = 16;    // rows that go through a chain together, so that their keys and values do
+constexpr int64_t NEAR = 6 << 20;       // bytes of keys and values that stay near a core from event to event of a chain:
+constexpr int64_t FEWEST = 4, MOST = 16;  // of so many rows
 constexpr int64_t WORTH_A_THREAD = 256;  // tokens times layers: starting one takes as long as a few dozen
 
 // run(first, stop) for all rows, in groups of them, by as many threads as `worth` says.
@@ -51,7 +52,9 @@ void laws_after(const Decoder *decoder, const float *contexts, int64_t num_laws,
 }
 
 void follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, const Chain *chain) {
-  share(pass->rows, NEAR, pass->rows * chain->num * encoder->num_layers, pass->num_threads,
+  const int64_t bytes_per_row = 2 * sizeof(float) * encoder->num_layers * encoder->dim * pass->capacity;
+  const int64_t group = std::min(MOST, std::max<int64_t>(FEWEST, NEAR / bytes_per_row));
+  share(pass->rows, group, pass->rows * chain->num * encoder->num_layers, pass->num_threads,
         [&](int64_t first, int64_t stop) { run_chain(*encoder, *decoder, *pass, *chain, first, stop); });
 }
 
