@@ -60,7 +60,7 @@ def test_chunks_of_continuations_are_one_call_of_sample(checkpoints: tuple[Path,
 def test_a_method_chosen_by_the_clock_is_tried_once_and_every_chunk_can_be_replayed(
     checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", 20)
+    monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", (20, 20))
     chunks = predicted(Sampler(*checkpoints, SamplingOptions("auto"), seed=5), Requests(4, num_events=500, chunk_size=2))
     assert [chunk.stats.choice is not None for chunk in chunks] == [True, False]
     for first, chunk in zip((0, 2), chunks, strict=True):
