@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from faster_passes import SAMPLERS, assert_same_events, both_ways, chain, name_of, target_and_draft
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, random_sequence, tokens_of
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
@@ -119,30 +120,6 @@ def test_captured_laws_are_those_of_the_decoder_and_no_call_changes_what_another
         torch.testing.assert_close(got, expected_contexts.roll(shift, 0), rtol=0, atol=TOLERANCE)
 
 
-def chain(model: TransformerTPP, num: int, at_once: bool) -> list[torch.Tensor]:
-    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `follow` or step by step."""
-    tokens = tokens_of(random_batch([20] * 5, model.num_marks), model.num_marks)
-    cache = model.new_cache(5, 3)
-    law = model.law(model.extend(tokens, cache))[:, -1:]
-    cache.roll_back(torch.arange(5))  # rows of different lengths
-    last, events = tokens.times[:, -1], []
-    uniforms = torch.rand(5, 60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[:, :num]
-    if at_once:
-        model_now: Any = compiled_now(model)
-        drawn = model_now.follow(law, cache, last, uniforms, True, torch.full_like(last, torch.inf), torch.arange(5))
-        assert drawn.num.tolist() == [num] * 5
-        fields = [drawn.inter_times, drawn.times, drawn.marks, drawn.parameters]
-    else:
-        for j in range(num):
-            tau, marks = law.sample(uniforms[:, j : j + 1, :3])
-            last = last + tau[:, 0]
-            events.append((tau, last.unsqueeze(1), marks, law.parameters))
-            if j < num - 1:
-                law = model.law(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
-        fields = [torch.cat(field, 1) for field in zip(*events, strict=True)]
-    return [*fields, cache.num_tokens, model.extend(tokens.map(lambda field: field[:, -1:]), cache)]
-
-
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
 def test_a_chain_is_its_events_drawn_one_by_one(encoder: str, settings: dict[str, Any], _on_a_cpu: None) -> None:
@@ -152,7 +129,7 @@ def test_a_chain_is_its_events_drawn_one_by_one(encoder: str, settings: dict[str
     with torch.inference_mode():
         expected = chain(model, 60, at_once=False)
         with compiled_passes(model):
-            found = chain(model, 60, at_once=True)
+            found = chain(model, 60, True, slice(None), torch.full((9,), torch.inf, dtype=torch.float64), torch.arange(9))
             again = chain(model, 60, at_once=True)
             one = chain(model, 1, at_once=True)
     for got, replayed, wanted in zip(found, again, expected, strict=True):
@@ -161,30 +138,14 @@ def test_a_chain_is_its_events_drawn_one_by_one(encoder: str, settings: dict[str
     assert torch.equal(found[2], expected[2]) and torch.equal(one[2], expected[2][:, :1])
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"method": "autoregressive"}, {"draft_length": 5}, {"draft_length": "auto"}, {"rule": "block"}, {"draft_passes": 2},
-        {"drafter": "self"}, {"drafter": "jacobi"}, {"candidates": (3, 2)}, {"method": "fixed_point"},
-    ],
-    ids=lambda options: "-".join(map(str, options.values())),
-)  # fmt: skip
+@pytest.mark.parametrize("options", [*SAMPLERS, {"draft_length": "auto"}, {"drafter": "self"}], ids=name_of)
 def test_every_sampler_draws_the_same_events_with_captured_passes(options: dict[str, Any], _on_a_cpu: None) -> None:
     """With noise that no rounding decides about."""
-    target, draft = attentive_model("rotary", embed_dim=32, num_layers=3), attentive_model("thp")
-    drafts = None if options.get("method") or options.get("drafter") else draft
-    plain, fast = (
-        tppsd.sample(
-            target, drafts, history=[random_sequence(n, seed=n) for n in (0, 3, 12)], num_sequences=4, num_events=12,
-            compile=compile, **options,
-        )
-        for compile in (False, True)
-    )  # fmt: skip
-    assert graphs_of(target) and (drafts is None or graphs_of(draft))
-    if options.get("draft_length") == "auto":
-        return  # its lengths are the clock's
-    assert torch.equal(plain.flat_marks, fast.flat_marks)
-    torch.testing.assert_close(plain.flat_inter_times, fast.flat_inter_times, rtol=1e-3, atol=1e-6)
+    target, draft = target_and_draft()
+    plain, fast, drafts = both_ways(target, draft, options)
+    assert graphs_of(target) and (not drafts or graphs_of(draft))
+    if options.get("draft_length") != "auto":  # its lengths are the clock's
+        assert_same_events(plain, fast)
 
 
 @pytest.mark.parametrize("until", [{"num_events": 25}, {"t_end": 30.0}, {"t_end": 30.0, "max_events": 18}], ids=str)

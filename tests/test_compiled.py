@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faster_passes import SAMPLERS, assert_same_events, both_ways, name_of, target_and_draft
 from lightning_helpers import SMALL, fitted, small_data, trainer
 from native_builds import SOURCE, compiled_by, compiled_wrong
-from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, random_sequence, small_model, tokens_of
+from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, small_model, tokens_of
 
 import tppsd
 from tppsd.certification.carry_over import check_same, draw_cells
@@ -191,30 +192,14 @@ def test_autocast_does_not_reach_into_compiled_passes(encoder: str) -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"method": "autoregressive"}, {"draft_length": 5}, {"rule": "block"}, {"draft_passes": 2}, {"drafter": "jacobi"},
-        {"candidates": (3, 2)}, {"method": "fixed_point"},
-    ],
-    ids=lambda options: "-".join(map(str, options.values())),
-)  # fmt: skip
+@pytest.mark.parametrize("options", SAMPLERS, ids=name_of)
 def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[str, Any], passes: set[int]) -> None:
     """The same noise and laws that are equal up to rounding, which flips no decision with this seed (one model in twenty has
     one that it flips)."""
-    target, draft = attentive_model("rotary", embed_dim=32, num_layers=3), attentive_model("thp")
-    drafts = None if options.get("method") or options.get("drafter") else draft
-    plain, fast = (
-        tppsd.sample(
-            target, drafts, history=[random_sequence(n, seed=n) for n in (0, 3, 12)], num_sequences=4, num_events=12,
-            compile=compile, **options,
-        )
-        for compile in (False, True)
-    )  # fmt: skip
+    plain, fast, drafts = both_ways(*target_and_draft(), options)
     assert fast.options.compile and plain.options.compile is None
-    assert passes == ({3} if drafts is None else {2, 3})
-    assert torch.equal(plain.flat_marks, fast.flat_marks)
-    torch.testing.assert_close(plain.flat_inter_times, fast.flat_inter_times, rtol=1e-3, atol=1e-6)
+    assert passes == ({2, 3} if drafts else {3})
+    assert_same_events(plain, fast)
 
 
 def test_samples_have_the_targets_own_law_and_not_another() -> None:

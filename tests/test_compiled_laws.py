@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from faster_passes import chain
 from native_builds import compiled_wrong
 from scipy.special import ndtri
-from small_models import ENCODERS, attentive_model, random_batch, random_sequence, small_model, tokens_of
+from small_models import ENCODERS, attentive_model, random_sequence, small_model
 
 import tppsd
 from tppsd.models import compiling
@@ -108,31 +109,6 @@ def test_compiled_laws_select_join_and_compare_like_ordinary_ones() -> None:
 # --- chains of events --------------------------------------------------------------------------------------------------
 
 
-def chain(model: TransformerTPP, which: slice, num: int, at_once: bool) -> list[torch.Tensor]:
-    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn in one call or step by step."""
-    tokens = tokens_of(random_batch([20] * 9, model.num_marks), model.num_marks).map(lambda field: field[which])
-    cache = model.new_cache(len(tokens.ids), 3)
-    law = model.law(model.extend(tokens, cache))
-    cache.roll_back(torch.arange(9)[which])  # rows of different lengths
-    law, last, uniforms = law[:, -1:], tokens.times[:, -1], uniforms_of(9, num, 4)[which]
-    if at_once:
-        compiled = compiled_now(model)
-        assert compiled is not None and isinstance(law, CompiledLaw)
-        drawn = compiled.follow(law, cache, last, uniforms, True)
-        steps = [drawn.inter_times, drawn.times, drawn.marks, drawn.parameters]
-    else:
-        parts = []
-        for j in range(num):
-            tau, marks = law.sample(uniforms[:, j : j + 1, :3])
-            last = last + tau[:, 0]
-            assert isinstance(law, CompiledLaw)
-            parts.append((tau, last.unsqueeze(1), marks, law.parameters))
-            if j < num - 1:
-                law = model.law(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
-        steps = [torch.cat(field, 1) for field in zip(*parts, strict=True)]
-    return [*steps, cache.num_tokens, model.extend(tokens.map(lambda field: field[:, -1:]), cache)]
-
-
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
 def test_a_chain_is_its_events_drawn_one_by_one_to_the_last_bit(encoder: str, settings: dict[str, Any]) -> None:
@@ -140,14 +116,12 @@ def test_a_chain_is_its_events_drawn_one_by_one_to_the_last_bit(encoder: str, se
     model = attentive_model(encoder, num_layers=8, **({"num_marks": 3} | settings))
     threads = torch.get_num_threads()
     with torch.inference_mode(), compiled_passes(model):
-        expected = chain(model, slice(None), 40, at_once=False)
-        found = chain(model, slice(None), 40, at_once=True)
-        alone = [
-            torch.cat(parts) for parts in zip(*(chain(model, slice(i, i + 1), 40, at_once=True) for i in range(9)), strict=True)
-        ]
+        expected = chain(model, 40, at_once=False)
+        found = chain(model, 40, at_once=True)
+        alone = [torch.cat(parts) for parts in zip(*(chain(model, 40, True, slice(i, i + 1)) for i in range(9)), strict=True)]
         try:
             torch.set_num_threads(3)
-            beside = chain(model, slice(None), 40, at_once=True)
+            beside = chain(model, 40, at_once=True)
         finally:
             torch.set_num_threads(threads)
     for got, one, side, wanted in zip(found, alone, beside, expected, strict=True):
@@ -207,7 +181,7 @@ def observed() -> list[torch.Tensor]:
     law, _ = laws_of(model, 9, 4)
     tau, marks = law.sample(uniforms_of(9, 4, 3))
     with torch.inference_mode(), compiled_passes(model):
-        return [tau, marks, law.log_prob(tau, marks), *chain(model, slice(None), 8, at_once=True)]
+        return [tau, marks, law.log_prob(tau, marks), *chain(model, 8, at_once=True)]
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -1,0 +1,76 @@
+"""What compiled and captured passes are held to: every sampler, and chains of events drawn in one call or one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from small_models import attentive_model, random_batch, random_sequence, tokens_of
+
+import tppsd
+from tppsd.models.compilable import compiled_now
+from tppsd.models.protocol import EventTokens
+from tppsd.models.transformer_tpp import TransformerTPP
+
+SAMPLERS: list[dict[str, Any]] = [
+    {"method": "autoregressive"}, {"draft_length": 5}, {"rule": "block"}, {"draft_passes": 2}, {"drafter": "jacobi"},
+    {"candidates": (3, 2)}, {"method": "fixed_point"},
+]  # fmt: skip
+
+
+def name_of(options: dict[str, Any]) -> str:
+    return "-".join(map(str, options.values()))
+
+
+def both_ways(
+    target: TransformerTPP, draft: TransformerTPP, options: dict[str, Any]
+) -> tuple[tppsd.SampledSequences, tppsd.SampledSequences, bool]:
+    """The same samples without and with `compile`, and whether the draft is asked."""
+    drafts = not (options.get("method") or options.get("drafter"))
+    plain, fast = (
+        tppsd.sample(
+            target, draft if drafts else None, history=[random_sequence(n, seed=n) for n in (0, 3, 12)], num_sequences=4,
+            num_events=12, compile=compile, **options,
+        )
+        for compile in (False, True)
+    )  # fmt: skip
+    return plain, fast, drafts
+
+
+def assert_same_events(plain: tppsd.SampledSequences, fast: tppsd.SampledSequences) -> None:
+    """Up to rounding that decides nothing."""
+    assert torch.equal(plain.flat_marks, fast.flat_marks)
+    torch.testing.assert_close(plain.flat_inter_times, fast.flat_inter_times, rtol=1e-3, atol=1e-6)
+
+
+def target_and_draft() -> tuple[TransformerTPP, TransformerTPP]:
+    return attentive_model("rotary", embed_dim=32, num_layers=3), attentive_model("thp")
+
+
+def chain(model: TransformerTPP, num: int, at_once: bool, rows: slice = slice(None), *until: torch.Tensor) -> list[torch.Tensor]:
+    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `follow` or step by step: of some of
+    nine rows of different lengths, with the first of at most 60 events' noise.
+
+    Args:
+        until: ends and limits, which end nothing.
+    """
+    tokens = tokens_of(random_batch([20] * 9, model.num_marks), model.num_marks).map(lambda field: field[rows])
+    cache = model.new_cache(len(tokens.ids), 3)
+    law = model.law(model.extend(tokens, cache))[:, -1:]
+    cache.roll_back(torch.arange(9)[rows])
+    last, events = tokens.times[:, -1], []
+    uniforms = torch.rand(9, 60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[rows, :num]
+    if at_once:
+        compiled: Any = compiled_now(model)
+        drawn = compiled.follow(law, cache, last, uniforms, True, *until)
+        assert drawn.num.tolist() == [num] * len(last)
+        fields = [drawn.inter_times, drawn.times, drawn.marks, drawn.parameters]
+    else:
+        for j in range(num):
+            tau, marks = law.sample(uniforms[:, j : j + 1, :3])
+            last = last + tau[:, 0]
+            events.append((tau, last.unsqueeze(1), marks, law.parameters))
+            if j < num - 1:
+                law = model.law(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
+        fields = [torch.cat(field, 1) for field in zip(*events, strict=True)]
+    return [*fields, cache.num_tokens, model.extend(tokens.map(lambda field: field[:, -1:]), cache)]
