@@ -184,6 +184,13 @@ def observed() -> list[torch.Tensor]:
         return [tau, marks, law.log_prob(tau, marks), *chain(model, 8, at_once=True)]
 
 
+def test_a_build_with_nothing_wrong_is_not_told_from_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests of wrong ones compare with: other groups of rows and no flags for this processor."""
+    expected = observed()
+    compiled_wrong("struct Chain", "struct Chain", tmp_path, monkeypatch)
+    assert max(float((got - right).abs().max()) for got, right in zip(observed(), expected, strict=True)) < 1e-3
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_laws_and_chains_are_told_from_right_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what is compared above, within 1e-11 or to the last bit."""
@@ -196,7 +203,7 @@ def test_wrong_laws_and_chains_are_told_from_right_ones(name: str, tmp_path: Pat
 @pytest.mark.parametrize("continues", [False, True])
 @pytest.mark.filterwarnings("ignore:.*reached max_events")
 def test_compiled_autoregressive_samples_do_not_depend_on_the_batch(until: dict[str, Any], continues: bool) -> None:
-    """To the last bit, but for first events after a silence, which are drawn by ordinary laws; and a step is one event."""
+    """To the last bit; but for first events after a silence, and what is drawn beside them, by ordinary laws; a step is one event."""
     model = small_model("rotary", dtype=torch.float32, num_layers=3)
     arguments: dict[str, Any] = {
         "method": "autoregressive", "history": [random_sequence(n, seed=n) for n in (0, 3, 12)] if continues else None,

@@ -51,13 +51,13 @@ def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str
     console.print("\n[bold]Sampling[/] one sequence at a time on one thread ...")
     torch.set_num_threads(1)  # a single sequence is too little work for more: they would only wait for each other
     outcome: dict[str, Any] = {}
-    for i, name in enumerate(samplers()):
+    for name in samplers():
         console.print(f"  {name}")
         _predict(results, name, _requests(data, 1).loader(data), settings.seed + 100, None)  # warms up
         folder = settings.output / "samples" / name
         shutil.rmtree(folder, ignore_errors=True)
         requests = _requests(data, settings.num_sequences)
-        chunks = _predict(results, name, requests.loader(data), settings.seed + i, SampleWriter(folder))
+        chunks = _predict(results, name, requests.loader(data), settings.seed + list(_SAMPLERS).index(name), SampleWriter(folder))
         outcome[name] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
         if outcome[name]["stats"].num_events == 0:
             raise ValueError(
