@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -175,35 +176,40 @@ WRONG = {
 }
 
 
-def observed() -> list[torch.Tensor]:
+def observed(model: TransformerTPP) -> list[torch.Tensor]:
     """Draws, densities and a chain, of the library as it is."""
-    model = attentive_model("thp")
+    model = copy.deepcopy(model)  # of which nothing is compiled yet
     law, _ = laws_of(model, 9, 4)
     tau, marks = law.sample(uniforms_of(9, 4, 3))
     with torch.inference_mode(), compiled_passes(model):
         return [tau, marks, law.log_prob(tau, marks), *chain(model, 8, at_once=True)]
 
 
+def difference_to_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The largest one, with the same model."""
+    torch.manual_seed(0)
+    model = attentive_model("rotary")  # which looks at positions
+    expected = observed(model)
+    compiled_wrong(right, wrong, folder, monkeypatch)
+    return max(float((got - known).abs().max()) for got, known in zip(observed(model), expected, strict=True))
+
+
 def test_a_build_with_nothing_wrong_is_not_told_from_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the tests of wrong ones compare with: other groups of rows and no flags for this processor."""
-    expected = observed()
-    compiled_wrong("struct Chain", "struct Chain", tmp_path, monkeypatch)
-    assert max(float((got - right).abs().max()) for got, right in zip(observed(), expected, strict=True)) < 1e-3
+    assert difference_to_wrong("struct Chain", "struct Chain", tmp_path, monkeypatch) < 1e-3
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_laws_and_chains_are_told_from_right_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what is compared above, within 1e-11 or to the last bit."""
-    expected = observed()
-    compiled_wrong(*WRONG[name], tmp_path, monkeypatch)
-    assert max(float((got - right).abs().max()) for got, right in zip(observed(), expected, strict=True)) > 0.01
+    assert difference_to_wrong(*WRONG[name], tmp_path, monkeypatch) > 0.01
 
 
 @pytest.mark.parametrize("until", [{"num_events": 25}, {"t_end": 30.0}, {"t_end": 30.0, "max_events": 18}], ids=str)
 @pytest.mark.parametrize("continues", [False, True])
 @pytest.mark.filterwarnings("ignore:.*reached max_events")
 def test_compiled_autoregressive_samples_do_not_depend_on_the_batch(until: dict[str, Any], continues: bool) -> None:
-    """To the last bit; but for first events after a silence, and what is drawn beside them, by ordinary laws; a step is one event."""
+    """To the last bit, but for what ordinary laws draw: first events after a silence, those beside them. A step is an event."""
     model = small_model("rotary", dtype=torch.float32, num_layers=3)
     arguments: dict[str, Any] = {
         "method": "autoregressive", "history": [random_sequence(n, seed=n) for n in (0, 3, 12)] if continues else None,
