@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
 # Recording takes as long as several passes, so little is recorded: what comes a second time, for numbers of entries that are
-# powers of two (up to twice those needed are read), in caches that stay with the model (and take up memory) until its next call.
+# powers of two (up to twice those needed are read), in caches that stay with the model (and take up memory), a few of them.
 _FEWEST_USED = 64
 _MOST_TOKENS = 4096  # of a pass: with more it is not launches that take the time
 _MOST_GRAPHS = 128
 _MOST_SPARE = 4  # caches' tensors
 _WARM_UPS = 2
+_RECORDING = threading.Lock()  # one graph at a time is recorded in a process
 _ASK_EVERY = 16  # events of a chain: whether any row is past its end
 
 
@@ -54,7 +55,8 @@ class Graph:
         self._inputs = [given.clone(memory_format=torch.contiguous_format) for given in inputs]
         self._replay: Callable[[], Tensor] = partial(work, *self._inputs)
         if inputs[0].is_cuda:
-            self._replay = self._recorded(inputs[0].device, beside)
+            with _RECORDING:
+                self._replay = self._recorded(inputs[0].device, beside)
 
     def _recorded(self, device: torch.device, beside: Graph | None) -> Callable[[], Tensor]:
         work, own = self._replay, torch.cuda.current_stream(device)
@@ -164,6 +166,8 @@ class CapturedModel(threading.local):
     @torch.inference_mode()
     def law(self, contexts: Tensor) -> NextEventLaw:
         """As TransformerTPP.law, packed."""
+        if contexts.shape[:-1].numel() > _MOST_TOKENS:
+            return self._law(contexts).packed()
         return self._example.of(self._run(("law",), lambda given: self._law(given).parameters, contexts))
 
     @torch.inference_mode()

@@ -88,7 +88,7 @@ class CompiledModel:
 
     def _pass(self, cache: KVCache, *tensors: Tensor | None) -> Pass:
         """From what it points to, in the order of its fields."""
-        assert tensors[0] is not None
+        assert tensors[0] is not None and cache.step == LANES  # vectors run to the end of a cache's entries
         rows, num_new = tensors[0].shape[:2]
         return Pass(
             *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
@@ -122,7 +122,7 @@ class CompiledModel:
         rows, num = uniforms.shape[:2]
         cache.announce(num - 1)
         contexts = torch.empty(rows, 1, self._encoder.dim, dtype=torch.float32)
-        ids, lengths, num_before = torch.empty_like(cache.lengths), cache.lengths.clone(), cache.num_tokens.clone()
+        ids, lengths, num_before = torch.empty_like(cache.lengths), cache.lengths.clone(), cache.num_tokens
         time, inter_time = torch.empty(2, rows, dtype=torch.float64).unbind(0)
         depth, _ = _among_new(1, (), None, 0)
         each_pass = self._pass(cache, contexts, ids, time, inter_time, lengths, num_before, depth, None)

@@ -52,7 +52,7 @@ class Autoregressive:
     def _several(self, rows: Rows, law: Any) -> Tensor:
         """Events in one call, about until one of the rows reaches its end: what comes after it is not counted."""
         wanted = rows.limit - rows.counts
-        num = min(max(_FEWEST, _AT_ONCE // len(rows)), int(wanted.max()))
+        num = min(max(_FEWEST, _AT_ONCE // len(rows)), int(wanted[rows.active].max()))
         ends, limits = torch.where(rows.active, rows.end, torch.inf), torch.where(rows.active, wanted, num)
         drawn = self.target.follow(law, rows.last_times, self.noise.window(num), self.with_log_probs, ends, limits)
         self.noise.advance(drawn.num, num)

@@ -43,7 +43,7 @@ class Engine:
     """Runs a method over requests, `len(rows)` of them at a time.
 
     Attributes:
-        num_rounds: rounds summed over rows; num_passes: rounds of the whole batch.
+        num_rounds: target passes summed over rows; num_passes: of the whole batch.
     """
 
     def __init__(self, method: Method, rows: Rows, noise: RowNoise, requests: Sequence[Request], histories: Histories) -> None:
