@@ -8,8 +8,8 @@ import torch
 from small_models import attentive_model, random_batch, random_sequence, tokens_of
 
 import tppsd
-from tppsd.models.compilable import compiled_now
 from tppsd.models.protocol import EventTokens
+from tppsd.models.stand_ins import stand_in
 from tppsd.models.transformer_tpp import TransformerTPP
 
 SAMPLERS: list[dict[str, Any]] = [
@@ -61,7 +61,7 @@ def chain(model: TransformerTPP, num: int, at_once: bool, rows: slice = slice(No
     last, events = tokens.times[:, -1], []
     uniforms = torch.rand(9, 60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[rows, :num]
     if at_once:
-        compiled: Any = compiled_now(model)
+        compiled: Any = stand_in(model)
         drawn = compiled.follow(law, cache, last, uniforms, True, *until)
         assert drawn.num.tolist() == [num] * len(last)
         fields = [drawn.inter_times, drawn.times, drawn.marks, drawn.parameters]

@@ -10,6 +10,13 @@ import pytest
 from tppsd.models import compiled, compiling
 from tppsd.models.compiling import library
 
+try:
+    compiling._compiler()
+    _HAS_COMPILER = True
+except ValueError:
+    _HAS_COMPILER = False
+needs_a_compiler = pytest.mark.skipif(not _HAS_COMPILER, reason="compiled passes need a C++ compiler")
+
 SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 
 

@@ -24,13 +24,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tppsd
-from tppsd.models import captured, compilable
+from tppsd.models import captured, compilable, stand_ins
 from tppsd.models.attention import StaticPass
 from tppsd.models.cache import KVCache, RowCache
 from tppsd.models.captured import CapturedModel, Graph
-from tppsd.models.compilable import compiled_now, compiled_passes
 from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventTokens
+from tppsd.models.stand_ins import stand_in, standing_in
 from tppsd.models.transformer_tpp import TransformerTPP
 
 TOLERANCE = 2e-5  # of contexts of size 3, in float32
@@ -39,12 +39,12 @@ TOLERANCE = 2e-5  # of contexts of size 3, in float32
 @pytest.fixture
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models on a CPU are captured, not compiled."""
-    monkeypatch.setattr(compilable, "_compiled", lambda model: CapturedModel(weakref.proxy(model)))
+    monkeypatch.setattr(stand_ins, "_made", lambda model, _, dtype: CapturedModel(weakref.proxy(model), dtype))
     monkeypatch.setattr(compilable, "check_compiler", lambda: None)
 
 
 def graphs_of(model: TransformerTPP) -> list[Graph]:
-    return [graph for graph in kept(model).compiled._graphs.values() if graph is not None]
+    return [graph for graph in kept(model).stand_ins[True, torch.float32]._graphs.values() if graph is not None]
 
 
 def contexts_of(model: TransformerTPP) -> list[torch.Tensor]:
@@ -86,7 +86,7 @@ def test_captured_passes_give_the_contexts_of_cached_ones(encoder: str, settings
     """Also in the storage of an earlier call, whose graphs are replayed."""
     model = attentive_model(encoder, **settings)
     expected = contexts_of(model)
-    with compiled_passes(model):
+    with standing_in(model):
         runs = [contexts_of(model)]
         num_graphs = len(graphs_of(model))
         runs += [contexts_of(model), contexts_of(model)]
@@ -106,7 +106,7 @@ def test_captured_laws_are_those_of_the_decoder_and_no_call_changes_what_another
     tokens = tokens_of(random_batch([6, 6], model.num_marks), model.num_marks)
     with torch.inference_mode():
         expected, expected_contexts = [model.law(each) for each in contexts], model.extend(tokens, model.new_cache(2, 7))
-        with compiled_passes(model):
+        with standing_in(model):
             found, cache = [model.law(each) for each in contexts], model.new_cache(2, 7)
             passes = []
             for shift in (0, 0, 1):
@@ -128,7 +128,7 @@ def test_a_chain_is_its_events_drawn_one_by_one(encoder: str, settings: dict[str
     model = attentive_model(encoder, **({"num_marks": 3} | settings)).double()
     with torch.inference_mode():
         expected = chain(model, 60, at_once=False)
-        with compiled_passes(model):
+        with standing_in(model, dtype=torch.float64):
             found = chain(model, 60, True, slice(None), torch.full((9,), torch.inf, dtype=torch.float64), torch.arange(9))
             again = chain(model, 60, at_once=True)
             one = chain(model, 1, at_once=True)
@@ -196,7 +196,7 @@ def test_threads_that_sample_one_model_have_graphs_of_their_own(_on_a_cpu: None)
             torch.testing.assert_close(times, expected, rtol=1e-3, atol=0)  # beside others they may round otherwise
         theirs = pool.submit(lambda: graphs_of(model)).result()
     assert theirs and not set(map(id, theirs)) & set(map(id, graphs_of(model)))
-    assert compiled_now(model) is None
+    assert stand_in(model) is None
     copy.deepcopy(model)
 
 
@@ -218,9 +218,9 @@ def test_caches_of_one_shape_share_neither_entries_nor_what_was_left_behind(_on_
 
     with torch.inference_mode():
         expected = by_turns()
-        with compiled_passes(model):
+        with standing_in(model):
             runs = [by_turns(), by_turns()]
-    assert len(kept(model).compiled._storages) == 2
+    assert len(kept(model).stand_ins[True, torch.float32]._storages) == 2
     for found in runs:
         for got, wanted in zip(found, expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=TOLERANCE)
@@ -238,13 +238,13 @@ def test_a_model_that_was_captured_is_freed_with_the_last_reference(_on_a_cpu: N
 def test_there_are_no_more_graphs_and_storages_than_were_allowed(_on_a_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captured, "_MOST_GRAPHS", 5)
     model = attentive_model("thp")
-    with torch.inference_mode(), compiled_passes(model):
+    with torch.inference_mode(), standing_in(model):
         for num_rows in range(1, 12):
             cache = model.new_cache(num_rows, 3)
             tokens = tokens_of(random_batch([3] * num_rows))
             for _ in range(3):
                 model.law(model.extend(tokens, cache))
-    own = kept(model).compiled
+    own = kept(model).stand_ins[True, torch.float32]
     assert len(own._graphs) == 5 and len(own._storages) <= captured._MOST_SPARE + 2
     assert all(key[0][1] in own._storages for key in own._graphs if len(key[0]) == 3)
 
@@ -447,7 +447,7 @@ def test_graphs_give_the_contexts_of_operators(encoder: str) -> None:
     tokens = tokens_of(random_batch([40] * 3)).map(lambda field: field.cuda())
     with torch.inference_mode(), plain_attributes(model):
         expected = model.extend(tokens, model.new_cache(3, 41))
-        with compiled_passes(model):
+        with standing_in(model):
             cache, parts = model.new_cache(3, 41), []
             for first in range(41):
                 parts.append(model.extend(tokens.map(lambda field, first=first: field[:, first : first + 1]), cache))

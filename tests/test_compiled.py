@@ -17,7 +17,7 @@ import pytest
 import torch
 from faster_passes import SAMPLERS, assert_same_events, both_ways, name_of, target_and_draft
 from lightning_helpers import SMALL, fitted, small_data, trainer
-from native_builds import SOURCE, compiled_by, compiled_wrong
+from native_builds import SOURCE, compiled_by, compiled_wrong, needs_a_compiler
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, small_model, tokens_of
 
 import tppsd
@@ -28,20 +28,17 @@ from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile, tune
 from tppsd.lightning.requests import Requests
 from tppsd.models import compiling
-from tppsd.models.compilable import compiled_now, compiled_passes
 from tppsd.models.compiled import CompiledModel
 from tppsd.models.compiling import library
 from tppsd.models.protocol import EventTokens
+from tppsd.models.stand_ins import stand_in, standing_in
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
 from tppsd.sampling import auto
 
 TOLERANCE = 2e-5  # of contexts of size 3, in float32
-try:
-    compiling._compiler()
-except ValueError:
-    pytest.skip("compiled passes need a C++ compiler", allow_module_level=True)
+pytestmark = needs_a_compiler
 
 SIZES: list[dict[str, Any]] = [
     {"embed_dim": 16, "num_heads": 2},
@@ -103,7 +100,7 @@ def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) 
 def test_compiled_passes_give_the_contexts_of_cached_ones(encoder: str, settings: dict[str, Any]) -> None:
     model = attentive_model(encoder, **settings)
     expected = steps(model)
-    with compiled_passes(model):
+    with standing_in(model):
         found = steps(model)
     assert largest_difference(found, expected) < TOLERANCE
     assert max(float(wanted.abs().max()) for wanted in expected) > 1
@@ -124,7 +121,7 @@ def test_contexts_and_laws_have_the_same_bits_in_any_company(encoder: str) -> No
         return torch.cat(parts, 1), torch.cat([law._fields()[0] for law in laws], 1)
 
     threads = torch.get_num_threads()
-    with torch.inference_mode(), compiled_passes(model):
+    with torch.inference_mode(), standing_in(model):
         whole = run(slice(None), [41])
         try:
             torch.set_num_threads(3)
@@ -144,7 +141,7 @@ def test_compiled_laws_are_those_of_the_decoder(decoder: str, num_marks: int) ->
     context = torch.randn(5, 4, 16)
     with torch.inference_mode():
         expected = model.law(context)
-        with compiled_passes(model):
+        with standing_in(model):
             found, one = model.law(context), model.law(context[:, :1])
     assert_same_law(found, expected, atol=1e-5)
     assert found.batch_shape == (5, 4) and one.batch_shape == (5, 1)
@@ -161,7 +158,7 @@ def test_starts_floors_and_late_times_are_embedded_alike(encoder: str) -> None:
     tokens = EventTokens(ids, 3e7 + tau.cumsum(1), tau)
     with torch.inference_mode():
         expected = model.extend(tokens, model.new_cache(2, 4))
-        with compiled_passes(model):
+        with standing_in(model):
             found = model.extend(tokens, model.new_cache(2, 4))
     assert largest_difference([found], [expected]) < TOLERANCE
     assert not torch.equal(found[0], found[1])
@@ -175,7 +172,7 @@ def test_large_scores_and_gates_do_not_overflow(encoder: str) -> None:
     tokens = tokens_of(random_batch([30, 30]))
     with torch.inference_mode():
         expected = model.extend(tokens, model.new_cache(2, 31))
-        with compiled_passes(model):
+        with standing_in(model):
             found = model.extend(tokens, model.new_cache(2, 31))
     assert torch.isfinite(found).all()
     assert ((found - expected).abs() < 1e-2 * expected.abs().max()).float().mean() > 0.99  # softmax of such scores is a switch
@@ -185,7 +182,7 @@ def test_large_scores_and_gates_do_not_overflow(encoder: str) -> None:
 def test_autocast_does_not_reach_into_compiled_passes(encoder: str) -> None:
     model = attentive_model(encoder)
     tokens = tokens_of(random_batch([9, 9]))
-    with torch.inference_mode(), compiled_passes(model):
+    with torch.inference_mode(), standing_in(model):
         expected = model.extend(tokens, model.new_cache(2, 10))
         with torch.autocast("cpu", torch.bfloat16):
             found = model.extend(tokens, model.new_cache(2, 10))
@@ -315,7 +312,7 @@ def test_threads_that_sample_one_model_do_not_share_their_passes() -> None:
         found = list(pool.map(lambda how: tppsd.sample(model, compile=how, **arguments).flat_event_times, ways))
     for times, how in zip(found, ways, strict=True):
         torch.testing.assert_close(times, alone[how], rtol=0, atol=0 if how else 1e-4)  # that of plain ones may round otherwise
-    assert compiled_now(model) is None
+    assert stand_in(model) is None
     copy.deepcopy(model)
 
 
@@ -355,7 +352,7 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
     model = attentive_model("rotary", embed_dim=48, num_heads=4)
     expected = steps(model)
     compiled_by(command, tmp_path, monkeypatch)
-    with compiled_passes(model):
+    with standing_in(model):
         found = steps(model)
     assert largest_difference(found, expected) < TOLERANCE
 
@@ -384,7 +381,7 @@ def test_wrong_passes_are_told_from_right_ones(right: str, wrong: str, tmp_path:
     for encoder in ("attnhp", "rotary"):
         model = attentive_model(encoder, **SIZES[2])
         expected = steps(model)
-        with compiled_passes(model):
+        with standing_in(model):
             largest = max(largest, largest_difference(steps(model), expected))
     assert largest > 100 * TOLERANCE
 
@@ -394,7 +391,7 @@ def test_tokens_of_unequal_rows_are_not_mixed_up() -> None:
     model = attentive_model("thp")
     tokens = tokens_of(random_batch([20, 20]))
     other = EventTokens(*(torch.stack([field[0], field[0]]) for field in tokens))
-    with torch.inference_mode(), compiled_passes(model):
+    with torch.inference_mode(), standing_in(model):
         both = model.extend(tokens, model.new_cache(2, 21))
         twice = model.extend(other, model.new_cache(2, 21))
     assert torch.equal(both[0], twice[0]) and torch.equal(twice[0], twice[1]) and not torch.equal(both[0], both[1])
@@ -414,12 +411,12 @@ def test_a_compiled_cell_passes_quickly(cell: Cell, tmp_path: Path, monkeypatch:
 def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [cell for cell in COMPILABLE if cell.weights == "untrained"][:1]
     plain = certify.certify(cells, 1000, 0, 1, tmp_path)
-    fast = certify.certify(cells, 1000, 0, 1, tmp_path, compiled=True)
+    fast = certify.certify(cells, 1000, 0, 1, tmp_path, passes={"compile": True})
     assert fast["run"]["compiled"] and plain["cells"][0]["seconds"] != fast["cells"][0]["seconds"], "it was run, not read"
     assert certify.certify(cells, 1000, 0, 1, tmp_path)["cells"] == plain["cells"], "and kept beside it"
     assert not (tmp_path / "certificate-compiled.json").exists(), "one cell is no certificate"
     monkeypatch.setattr(certify, "all_cells", lambda: cells)
-    certify.certify(cells, 1000, 0, 1, tmp_path, compiled=True)
+    certify.certify(cells, 1000, 0, 1, tmp_path, passes={"compile": True})
     assert (tmp_path / "certificate-compiled.json").exists() and not (tmp_path / "certificate.json").exists()
 
 
@@ -510,7 +507,9 @@ def test_predict_compiles_or_is_refused_before_it_writes(tmp_path: Path, monkeyp
 def test_compiled_samples_are_drawn_again_to_the_last_bit(tmp_path: Path) -> None:
     """What `certify --compile --same-as` compares; other bits than those of uncompiled passes."""
     root, which = Path(__file__).parent.parent, "autoregressive-thp-1-untrained"
-    first, again, plain = (draw_cells(root, 1000, 0, 1, tmp_path, which, how, lambda: None) for how in (True, True, False))
+    first, again, plain = (
+        draw_cells(root, 1000, 0, 1, tmp_path, which, how, lambda: None) for how in ("-compiled", "-compiled", "")
+    )
     assert len(first) == 1
     check_same(first, again)
     with pytest.raises(ValueError, match="the samples differ in 1 cells"):

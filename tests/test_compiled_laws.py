@@ -10,23 +10,19 @@ from typing import Any
 import pytest
 import torch
 from faster_passes import chain
-from native_builds import compiled_wrong
+from native_builds import compiled_wrong, needs_a_compiler
 from scipy.special import ndtri
 from small_models import ENCODERS, attentive_model, random_sequence, small_model
 
 import tppsd
-from tppsd.models import compiling
-from tppsd.models.compilable import compiled_now, compiled_passes
 from tppsd.models.compiled import Drawn
 from tppsd.models.compiled_law import CompiledLaw
 from tppsd.models.law import NextEventLaw, log_density_ratio
 from tppsd.models.protocol import EventTokens
+from tppsd.models.stand_ins import stand_in, standing_in
 from tppsd.models.transformer_tpp import TransformerTPP
 
-try:
-    compiling._compiler()
-except ValueError:
-    pytest.skip("compiled passes need a C++ compiler", allow_module_level=True)
+pytestmark = needs_a_compiler
 
 TINY = torch.finfo(torch.float64).tiny
 
@@ -34,7 +30,7 @@ TINY = torch.finfo(torch.float64).tiny
 def laws_of(model: TransformerTPP, *batch: int) -> tuple[CompiledLaw, NextEventLaw]:
     """The same laws with compiled and with ordinary arithmetic."""
     context = torch.randn(*batch, 16, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode(), compiled_passes(model):
+    with torch.inference_mode(), standing_in(model):
         law = model.law(context)
         assert isinstance(law, CompiledLaw)
         return law, model.law(context).with_parts()
@@ -116,7 +112,7 @@ def test_a_chain_is_its_events_drawn_one_by_one_to_the_last_bit(encoder: str, se
     """In any company, and on any number of threads."""
     model = attentive_model(encoder, num_layers=8, **({"num_marks": 3} | settings))
     threads = torch.get_num_threads()
-    with torch.inference_mode(), compiled_passes(model):
+    with torch.inference_mode(), standing_in(model):
         expected = chain(model, 40, at_once=False)
         found = chain(model, 40, at_once=True)
         alone = [torch.cat(parts) for parts in zip(*(chain(model, 40, True, slice(i, i + 1)) for i in range(9)), strict=True)]
@@ -139,13 +135,13 @@ def test_a_chain_ends_with_the_first_row_that_wants_no_more() -> None:
         cache = model.new_cache(rows, 3)
         start = torch.zeros(rows, 1, dtype=torch.int64)
         law = model.law(model.extend(EventTokens(start, start.double(), start.double()), cache))
-        compiled = compiled_now(model)
+        compiled = stand_in(model)
         assert compiled is not None and isinstance(law, CompiledLaw)
         drawn = compiled.follow(law, cache, last, uniforms_of(rows, num, 3), False, ends, limits)
         assert torch.equal(cache.lengths, drawn.num) and drawn.parameters.shape[:2] == (rows, 1)
         return drawn
 
-    with torch.inference_mode(), compiled_passes(model):
+    with torch.inference_mode(), standing_in(model):
         whole = follow(never, many)
         assert (whole.num == num).all()
         ends, limits = never.clone(), many.clone()
@@ -181,7 +177,7 @@ def observed(model: TransformerTPP) -> list[torch.Tensor]:
     model = copy.deepcopy(model)  # of which nothing is compiled yet
     law, _ = laws_of(model, 9, 4)
     tau, marks = law.sample(uniforms_of(9, 4, 3))
-    with torch.inference_mode(), compiled_passes(model):
+    with torch.inference_mode(), standing_in(model):
         return [tau, marks, law.log_prob(tau, marks), *chain(model, 8, at_once=True)]
 
 

@@ -95,9 +95,9 @@ class Plan:
         draft_passes: chains of draft models are also drafted in so many passes over all of their events.
         candidates: trees, each the candidates of every step; they are timed beside the chains of `draft_lengths`.
         baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
-            the history encoded anew for each event, one sequence at a time; "uncompiled": the target autoregressively, without
-            the compiled passes that all others have by `compile`.
-        compile: as SamplingOptions.compile, of every sampler, the autoregressive one included.
+            the history encoded anew for each event, one sequence at a time; "uncompiled": the target autoregressively, by
+            operators in float32, where all others have compiled passes.
+        compile, dtype: as in SamplingOptions, of every sampler, the autoregressive one included.
         batch_sizes: rows in flight.
         repeats: timed runs of each sampler; the run that warms up is not counted.
         sequences_per_run: sequences of one run, at least the batch size; null: 8 continuations of real data, else 1.
@@ -132,6 +132,7 @@ class Plan:
     next_event_histories: int = 8
     device: Literal["cpu", "cuda"] = "cpu"
     compile: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
     columns: tuple[str, ...] = COLUMNS
     figures: tuple[Figure, ...] = FIGURES
     paper: tuple[dict[str, Any], ...] = ()
@@ -161,6 +162,11 @@ class Plan:
             raise ValueError(f"there is no column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
         if not self.data and isinstance(self.target, ModelSize) and not self.untrained:
             raise ValueError("there is nothing to train a target on: name data (--data), a target (--target) or --untrained")
+
+    @property
+    def passes(self) -> dict[str, Any]:
+        """As of SamplingOptions."""
+        return SamplingOptions(compile=self.compile, dtype=self.dtype).passes
 
     def speculative_options(self, of_model: bool) -> list[SamplingOptions]:
         """Every draft length with every rule of chains, for a draft model with every number of passes; every tree with every rule

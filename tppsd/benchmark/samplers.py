@@ -47,30 +47,30 @@ class Sampler:
 
 def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list[Sampler]:
     """All that the plan asks for, the autoregressive one first."""
-    compiled = plan.compile
-    chosen = [Sampler(AUTOREGRESSIVE, "autoregressive", target, _cached(target, compiled))]
+    passes = plan.passes
+    chosen = [Sampler(AUTOREGRESSIVE, "autoregressive", target, _cached(target, passes))]
     if "uncompiled" in plan.baselines:
-        chosen.append(Sampler(UNCOMPILED, "uncompiled", target, _cached(target, False)))
+        chosen.append(Sampler(UNCOMPILED, "uncompiled", target, _cached(target, {})))
     if "reencode" in plan.baselines:
         chosen.append(Sampler(REENCODE, "reencode", target, lambda request, seed, _: reencode(target, request, seed)))
     labels = _labels(plan)
     for name, draft in drafts.items():
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
-            run = _cached(draft, compiled and not why_not_compilable(draft))
+            run = _cached(draft, passes | {"compile": plan.compile and not why_not_compilable(draft)})
             chosen.append(Sampler(f"draft {labels[name].removeprefix('draft ')} alone", "draft", draft, run, name))
         for options in plan.speculative_options(of_model=draft not in DRAFTER_NAMES):
-            rule, passes = options.rule, options.draft_passes
+            rule, of_draft = options.rule, options.draft_passes
             widths = None if options.tree is None else options.tree.candidates
             length = written_length(options) if widths is None else len(widths)
             shape = length if widths is None else "tree " + "x".join(map(str, widths))
-            label = f"speculative, {labels[name]}, {shape}{in_passes(passes)}" + (f", {rule}" if len(plan.rules) > 1 else "")
-            run = _cached(target, compiled, draft, options)
-            chosen.append(Sampler(label, "speculative", target, run, name, length, rule, widths, passes))
+            label = f"speculative, {labels[name]}, {shape}{in_passes(of_draft)}" + (f", {rule}" if len(plan.rules) > 1 else "")
+            run = _cached(target, passes, draft, options)
+            chosen.append(Sampler(label, "speculative", target, run, name, length, rule, widths, of_draft))
     first_model = next((name for name, draft in drafts.items() if draft not in DRAFTER_NAMES), None)
     for method in plan.methods:
         offered = first_model if method == "auto" else None
         for length in plan.draft_lengths if method == "fixed_point" else (None,):
-            run = _cached(target, compiled, None if offered is None else drafts[offered], SamplingOptions(method, length))
+            run = _cached(target, passes, None if offered is None else drafts[offered], SamplingOptions(method, length))
             of = length if offered is None else labels[offered]
             label = method.replace("_", " ") + ("" if of is None else f", {of}")
             chosen.append(Sampler(label, method, target, run, offered, length))
@@ -91,9 +91,9 @@ def _labels(plan: Plan) -> dict[str, str]:
 
 
 def _cached(
-    target: TransformerTPP, compiled: bool, draft: Any = None, options: SamplingOptions | None = None
+    target: TransformerTPP, passes: dict[str, Any], draft: Any = None, options: SamplingOptions | None = None
 ) -> Callable[[Request, int, int], SampledSequences]:
-    chosen = (options or SamplingOptions("autoregressive")).with_overrides(compile=compiled)
+    chosen = (options or SamplingOptions("autoregressive")).with_overrides(**passes)
 
     def run(request: Request, seed: int, batch_size: int) -> SampledSequences:
         arguments = request.arguments()

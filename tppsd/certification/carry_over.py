@@ -23,7 +23,7 @@ Drawn = dict[str, dict[str, Any]]  # by cell: its name, the number of events and
 
 
 def draw_cells(
-    root: Path, num_events: int, seed: int, processes: int, models: Path, only: str, compiled: bool,
+    root: Path, num_events: int, seed: int, processes: int, models: Path, only: str, passes: str,
     advance: Callable[[], None],
 ) -> Drawn:  # fmt: skip
     """Draw with the code of the checkout at `root`, cells shared out over processes.
@@ -32,7 +32,7 @@ def draw_cells(
         num_events: per cell.
         models: where trained models are kept.
         only: part of the names of the cells to draw.
-        compiled: draw those that can be with compiled passes.
+        passes: of certain passes, those that can have them: "-compiled", "-bfloat16" or "-compiled-bfloat16".
         advance: called after every cell.
 
     Raises:
@@ -41,9 +41,7 @@ def draw_cells(
     if not (root / "tppsd" / "certification" / "cells.py").is_file():
         raise ValueError(f"{root} is no checkout of this project: it has no tppsd/certification/cells.py")
     drawn: Drawn = {}
-    for line in _lines(
-        root.resolve(), [str(num_events), str(seed), str(models.resolve()), only, "compiled" * compiled], processes
-    ):
+    for line in _lines(root.resolve(), [str(num_events), str(seed), str(models.resolve()), only, passes], processes):
         drawn[line["cell"]] = line
         advance()
     return drawn

@@ -1,4 +1,5 @@
-"""Samples in, p-values out. Everything is read off the sequences by full float64 passes without a cache."""
+"""Samples in, p-values out. Everything is read off the sequences by full float64 passes without a cache, or, where samples come
+with the laws that they were drawn from, by these."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tppsd.certification.recorded import RecordedLaws, divergence
 from tppsd.metrics.functional import (
     SequenceResiduals,
     carried_forecasts,
@@ -19,6 +21,7 @@ from tppsd.metrics.functional import (
 )
 from tppsd.sampling.samples import SampledSequences
 
+FAR = 0.01  # nats per event, from recorded laws to the target's own
 IMPOSSIBLE = 1e-6  # a residual below minus this is no rounding
 _POSITIONS = 4  # after the start of a sequence, where a wrong start or a wrong round shows most
 
@@ -30,9 +33,17 @@ def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
     both, and contingency tests of their independence: of one another, of the event before, and of what the target forecasts given
     the whole history, where a sampler that looked at another history shows first. Where sequences end by their number of events,
     the first events are also tested by themselves (nothing censors them there).
+
+    Recorded laws are those of a sampler in reduced precision, for which the target's own are but near: how near is judged, too,
+    or a sampler with a wrong cache would certify itself.
     """
     sequences = [replace(sequence, index=i) for i, sequence in enumerate(samples.with_history())]
-    residuals = own_law_residuals(target, sequences, samples.num_given, samples.observed_until)
+    model = target
+    if samples.laws is not None:
+        model = RecordedLaws(samples)
+        if not divergence(target, sequences, model) < FAR:
+            return {"laws near the target's": 0.0}
+    residuals = own_law_residuals(model, sequences, samples.num_given, samples.observed_until)
     if any(bool((row.gaps < -IMPOSSIBLE).any()) for row in residuals):
         return {"no event where the law has none": 0.0}  # within the silence, say
     gaps = carry_over(residuals)

@@ -23,11 +23,14 @@ _PILOT = 32, 0.01  # at least so many sequences, and this share of those wanted
 _MARGIN = 1.1  # so that a little fewer events per sequence than in the pilot are still enough
 
 
-def run_cell(cell: Cell, num_events: int, seed: int, models: Path, compiled: bool = False) -> dict[str, Any]:
-    """Sample `num_events` events in a cell, `compiled` or not, and judge them; returns plain values, fit for JSON."""
+def run_cell(
+    cell: Cell, num_events: int, seed: int, models: Path, compiled: bool = False, dtype: str = "float32"
+) -> dict[str, Any]:
+    """Sample `num_events` events in a cell, by passes as in SamplingOptions, and judge them; returns plain values, fit for
+    JSON."""
     started = time.perf_counter()
     target, draft = build(cell, models)
-    samples = draw(cell, target, draft, num_events, seed, compiled)
+    samples = draw(cell, target, draft, num_events, seed, compiled, dtype)
     sampled = time.perf_counter()
     p_values = judge(target, samples)
     stats = samples.stats
@@ -44,7 +47,9 @@ def run_cell(cell: Cell, num_events: int, seed: int, models: Path, compiled: boo
     }
 
 
-def draw(cell: Cell, target: Any, draft: Any, num_events: int, seed: int, compiled: bool = False) -> SampledSequences:
+def draw(
+    cell: Cell, target: Any, draft: Any, num_events: int, seed: int, compiled: bool = False, dtype: str = "float32"
+) -> SampledSequences:
     """At least `num_events` events, bar a freak pilot, in sequences of about 40.
 
     How many sequences that takes is learnt from a pilot with another seed, whose samples are thrown away: a number of sequences
@@ -68,7 +73,7 @@ def draw(cell: Cell, target: Any, draft: Any, num_events: int, seed: int, compil
         options = {"method": "speculative", "rule": cell.method}
         options |= {"draft_passes": 2 if cell.draft == "in two passes" else None}
         options |= {"candidates": cell.tree} if cell.candidates else {"draft_length": cell.draft_length}
-    options["compile"] = compiled
+    options |= {"compile": compiled, "dtype": dtype, "return_laws": dtype != "float32"}
     num_pilots = max(_PILOT[0], int(_PILOT[1] * num_events / _LENGTH))
     pilot_paths = num_pilots // (len(histories) if histories else 1)
     pilot = sequences(pilot_paths, "pilot")

@@ -125,6 +125,7 @@ def parse(args: list[str]) -> argparse.Namespace:
         "--training-seconds", type=positive_seconds, nargs=2, metavar=("TARGET", "DRAFT"), help="training times (default: 120 30)"
     )
     add("--compile", action="store_true", default=None, help="compiled passes, in every sampler (a CPU needs a C++ compiler)")
+    add("--dtype", choices=["float32", "bfloat16"], help="of matrices, keys and values, in every sampler (default: float32)")
     add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     add("--json", action="store_true", help="one JSON object per row")
@@ -146,7 +147,8 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         "data": options.data, "data_root": options.data_root, "encoders": options.encoder, "target": options.target,
         "draft_lengths": options.draft_length, "rules": options.rule, "batch_sizes": options.batch_size,
         "num_events": options.num_events, "repeats": options.repeats, "seeds": options.seed, "baselines": options.baseline,
-        "device": options.device, "compile": options.compile, "methods": options.method, "draft_passes": options.draft_passes,
+        "device": options.device, "compile": options.compile, "dtype": options.dtype, "methods": options.method,
+        "draft_passes": options.draft_passes,
     }  # fmt: skip
     values = {key: value for key, value in named.items() if value is not None}
     if options.candidates is not None:

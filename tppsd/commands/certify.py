@@ -1,7 +1,8 @@
 """`tppsd certify`: is every sampler exact? Samples and judges every cell of tppsd.certification, and says so plainly.
 
-It can be interrupted: finished cells are kept in the output folder and not repeated. Compiled passes, which have a certificate of
-their own, are certified in the cells whose targets are networks.
+It can be interrupted: finished cells are kept in the output folder and not repeated. Compiled passes and bfloat16 have
+certificates of their own, of the cells whose targets are networks. Laws in bfloat16 depend on the shape of the pass: those that
+were recorded while sampling are what samples are judged by, beside their distance to the target's own.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
 from tppsd.commands.console import at_least, progress
 from tppsd.models.compilable import check_compiler
+from tppsd.sampling.options import DTYPES, SamplingOptions
 
 PACKAGE = Path(tppsd.__file__).parent
 EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell
 LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
 SCHEMA = 1
-CERTIFICATE, COMPILED = "certificate.json", "certificate-compiled.json"
+_WORDS = {"compile": "compiled", "dtype": "dtype"}  # SamplingOptions.passes, in a certificate's `run`
 PARTIAL = "certificate-partial.json"  # of the cells of --only
 
 
@@ -44,13 +46,14 @@ def main(args: list[str]) -> None:
         return
     if options.compile:
         check_compiler()
-    cells = [cell for cell in cells_of(options.compile) if options.only in cell.name]
+    passes = _passes(options)
+    cells = [cell for cell in cells_of(passes) if options.only in cell.name]
     if not cells and any(options.only in cell.name for cell in all_cells()):
-        raise ValueError(f"--only {options.only!r} --compile: the targets of these cells are no networks that could be compiled")
+        raise ValueError(f"--only {options.only!r} with --compile or --dtype: the targets of these cells are no networks")
     if not cells:
         raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {all_cells()[0].name}")
     num_events = options.events or EVENTS
-    certificate = certify(cells, num_events, options.seed, options.processes, options.output, options.compile)
+    certificate = certify(cells, num_events, options.seed, options.processes, options.output, passes)
     _print(certificate, options.output)
     if not certificate["exact"]:
         raise SystemExit(1)
@@ -64,7 +67,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
     add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
     add("--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}")
-    add("--compile", action="store_true", help=f"with compiled passes: {COMPILED}")
+    add("--compile", action="store_true", help=f"with compiled passes: {file_name({'compile': True})}")
+    add("--dtype", choices=DTYPES, default="float32", help=f"of matrices, keys and values: {file_name({'dtype': 'bfloat16'})}")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
     add(
         "--same-as", type=Path, metavar="CHECKOUT", help="instead: does this code draw the same samples, to the last bit, as "
@@ -78,22 +82,26 @@ def parse(args: list[str]) -> argparse.Namespace:
     return options
 
 
-def cells_of(compiled: bool) -> list[Cell]:
-    """Of a certificate."""
-    return [cell for cell in all_cells() if cell.is_compilable or not compiled]
+def _passes(options: argparse.Namespace) -> dict[str, Any]:
+    return SamplingOptions(compile=options.compile, dtype=options.dtype).passes
+
+
+def cells_of(passes: dict[str, Any]) -> list[Cell]:
+    """Of a certificate of such passes (SamplingOptions.passes)."""
+    return [cell for cell in all_cells() if cell.is_compilable or not passes]
 
 
 def certify(
-    cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, compiled: bool = False
+    cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, passes: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Results of the cells with their verdicts, also written to `output`: as a certificate only if these are all cells."""
     run = {"version": tppsd.__version__, "sources": sources_hash(), "num_events": num_events, "seed": seed}
-    if compiled:
-        run["compiled"] = True
-    folder = output / ("cells-compiled" if compiled else "cells")
+    passes = passes or {}
+    run |= {_WORDS[name]: value for name, value in passes.items()}
+    folder = output / _with_words("cells", passes)
     results = {cell.name: kept for cell in cells if (kept := _read(folder, cell, run)) is not None}
     missing = [cell for cell in cells if cell.name not in results]
-    for cell, result in _run(missing, num_events, seed, processes, output / "models", compiled):
+    for cell, result in _run(missing, num_events, seed, processes, output / "models", passes):
         results[cell.name] = result
         _write(folder / f"{cell.name}.json", {"run": run, "result": result})
     p_values = {cell.name: results[cell.name]["p_value"] for cell in cells}
@@ -110,31 +118,37 @@ def certify(
     return certificate
 
 
+def file_name(passes: dict[str, Any]) -> str:
+    """Of the certificate of such passes."""
+    return f"{_with_words('certificate', passes)}.json"
+
+
+def _with_words(name: str, passes: dict[str, Any]) -> str:
+    return "-".join([name, *(word for option, word in (("compile", "compiled"), ("dtype", "bfloat16")) if option in passes)])
+
+
 def _file_name(certificate: dict[str, Any]) -> str:
     """A few cells must not pass for a certificate, nor replace one."""
-    compiled = "compiled" in certificate["run"]
-    is_whole = {row["name"] for row in certificate["cells"]} == {cell.name for cell in cells_of(compiled)}
-    return _name_of(compiled) if is_whole else PARTIAL
-
-
-def _name_of(compiled: bool) -> str:
-    return COMPILED if compiled else CERTIFICATE
+    passes = {name: certificate["run"][word] for name, word in _WORDS.items() if word in certificate["run"]}
+    is_whole = {row["name"] for row in certificate["cells"]} == {cell.name for cell in cells_of(passes)}
+    return file_name(passes) if is_whole else PARTIAL
 
 
 def carry_over(options: argparse.Namespace) -> None:
     """Write the certificate of `options.same_as` with a note that these sources draw the same samples, if they do."""
     from rich.console import Console
 
-    path = options.same_as / "tests" / (name := _name_of(options.compile))
+    passes = _passes(options)
+    path = options.same_as / "tests" / (name := file_name(passes))
     if not path.is_file():
         raise ValueError(f"{options.same_as} has no tests/{name}; --same-as wants the root of a certified checkout")
     certificate = _read_certificate(path)
     if sources_hash(options.same_as / "tppsd") != certificate["run"]["sources"]:
         raise ValueError(f"{options.same_as} is not what its certificate is of: check out the commit that was certified")
     num_events, models = options.events or COMPARED_EVENTS, options.output / "models"
-    with progress(Console(stderr=True), "drawing with both", 2 * len(cells_of(options.compile))) as advance:
+    with progress(Console(stderr=True), "drawing with both", 2 * len(cells_of(passes))) as advance:
         before, after = (
-            draw_cells(root, num_events, options.seed, options.processes, models, "", options.compile, advance)
+            draw_cells(root, num_events, options.seed, options.processes, models, "", _with_words("", passes), advance)
             for root in (options.same_as, PACKAGE.parent)
         )
     check_same(before, after)
@@ -167,7 +181,7 @@ def sources_hash(package: Path = PACKAGE) -> str:
 
 
 def _run(
-    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, compiled: bool
+    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, passes: dict[str, Any]
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Yield (cell, result) as they finish."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -175,7 +189,7 @@ def _run(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("certifying", total=len(cells))
-        for cell, result in _results(cells, num_events, seed, processes, models, compiled):
+        for cell, result in _results(cells, num_events, seed, processes, models, passes):
             line = f"{cell.name}: p = {result['p_value']:.3g}, {result['num_events']:,} events"
             bar.console.print(line, highlight=False, soft_wrap=True)
             bar.advance(task)
@@ -183,14 +197,15 @@ def _run(
 
 
 def _results(
-    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, compiled: bool
+    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, passes: dict[str, Any]
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    of_cell = {_WORDS[name]: value for name, value in passes.items()}
     if processes == 1 or len(cells) < 2:
-        yield from ((cell, run_cell(cell, num_events, seed, models, compiled)) for cell in cells)
+        yield from ((cell, run_cell(cell, num_events, seed, models, **of_cell)) for cell in cells)
         return
     # new processes, not copies: a copied process would inherit the locks of torch's threads
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        running = {pool.submit(run_cell, cell, num_events, seed, models, compiled): cell for cell in cells}
+        running = {pool.submit(run_cell, cell, num_events, seed, models, **of_cell): cell for cell in cells}
         try:
             for finished in as_completed(running):
                 yield running[finished], finished.result()

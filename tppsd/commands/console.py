@@ -84,6 +84,7 @@ def add_pair(parser: argparse.ArgumentParser, draft: str, num_events: int, fewes
     add("--batch-size", type=at_least(1), default=1, help="rows in flight (default: %(default)s)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     add("--compile", action="store_true", help="compiled passes, in every sampler (a CPU needs a C++ compiler)")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of matrices, keys and values (default: %(default)s)")
 
 
 def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
@@ -97,18 +98,18 @@ def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
 
     from tppsd.benchmark.plan import Plan
     from tppsd.benchmark.sources import open_data, request
-    from tppsd.models.compilable import check_compilable
+    from tppsd.models.compilable import check_passes
     from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     target = resolve_model(options.target, "target")
-    if options.compile:
-        check_compilable(target)
+    check_passes(target, options.compile, options.dtype)
     draft = options.draft if options.draft in DRAFTER_NAMES else resolve_model(options.draft, "draft")
     plan = Plan(
-        target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=num_runs, compile=options.compile
-    )
+        target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=num_runs, compile=options.compile,
+        dtype=options.dtype,
+    )  # fmt: skip
     data = None if options.data is None else open_data(plan, options.data)
     requests = [request(plan, data, run, options.batch_size) for run in range(num_runs)]
     console = Console(width=None if sys.stdout.isatty() else 120)

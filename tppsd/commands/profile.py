@@ -27,11 +27,11 @@ def main(args: list[str]) -> None:
     pair.messages.print("measuring the machine")
     machine = Machine.measured(model_device(pair.target))
     samplers = {
-        "autoregressive": (None, SamplingOptions("autoregressive", compile=options.compile)),
+        "autoregressive": (None, SamplingOptions("autoregressive", **pair.plan.passes)),
         f"speculative, {_who_drafts(options)}": (
             pair.draft,
             SamplingOptions(
-                "speculative", options.draft_length, options.rule, draft_passes=options.draft_passes, compile=options.compile
+                "speculative", options.draft_length, options.rule, draft_passes=options.draft_passes, **pair.plan.passes
             ),
         ),
     }

@@ -34,7 +34,7 @@ def main(args: list[str]) -> None:
     with progress(pair.messages, "measuring passes and acceptance", len(PILOTS) * (1 + options.repeats)) as advance:
         pilots = [_pilot(pair, tree, options.batch_size, advance) for tree in PILOTS]
         accepted = acceptance(pilots)
-        measured = costs(pair.target, pair.draft, options.batch_size, options.num_events // 2, pilots, options.compile)
+        measured = costs(pair.target, pair.draft, options.batch_size, options.num_events // 2, pilots, **pair.plan.passes)
     found = best(accepted, measured, options.num_best, options.num_best)
 
     lengths = tuple(tree.depth for tree, _ in found if tree.is_chain)
@@ -44,7 +44,8 @@ def main(args: list[str]) -> None:
         timed = alternate(chosen, pair.requests, options.batch_size, 1000, advance)
     predicted = {tree.candidates: options.batch_size * speed for tree, speed in found}
     draft = repr(pair.draft) if isinstance(pair.draft, str) else "draft"
-    _print(pair.console, timed, predicted, accepted, draft, ", compile=True" if options.compile else "")
+    further = "".join(f", {name}={value!r}" for name, value in pair.plan.passes.items())
+    _print(pair.console, timed, predicted, accepted, draft, further)
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -63,7 +64,7 @@ def _pilot(pair: Pair, tree: Tree, batch_size: int, advance: Callable[[], None])
     from tppsd.sampling.sample import sample
     from tppsd.sampling.samples import SamplingStats
 
-    options, runs = SamplingOptions(candidates=tree.candidates, compile=pair.plan.compile), []
+    options, runs = SamplingOptions(candidates=tree.candidates, **pair.plan.passes), []
     for seed, one in enumerate([pair.requests[0], *pair.requests]):
         runs.append(sample(pair.target, pair.draft, options=options, seed=seed, batch_size=batch_size, **one.arguments()).stats)
         advance()

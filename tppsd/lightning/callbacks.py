@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from tppsd.lightning.modules import DraftTPP, check_compiled
+from tppsd.lightning.modules import DraftTPP, check_sampling
 from tppsd.lightning.requests import median_window
 from tppsd.metrics.functional import (
     SequenceResiduals,
@@ -78,8 +78,7 @@ class SpeculativeSampling(Callback):
                 self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted).to(pl_module.device)
         if isinstance(self.other, TransformerTPP):
             check_models(*((pl_module.model, self.other) if self.target is None else (self.other, pl_module.model)))
-        if self.options.compile:
-            check_compiled(trainer, pl_module.model if self.target is None else self.other)
+        check_sampling(trainer, pl_module.model if self.target is None else self.other, self.options)
         if self.horizon is None and self.num_events is None:
             data = getattr(trainer, "datamodule", None)
             if data is None:
@@ -93,7 +92,7 @@ class SpeculativeSampling(Callback):
         other = self.other.to(pl_module.device) if isinstance(self.other, TransformerTPP) else self.other
         target, draft = (pl_module.model, other) if self.target is None else (other, pl_module.model)
         assert isinstance(target, TransformerTPP)
-        autoregressive = self._sample(trainer, target, None, SamplingOptions("autoregressive", compile=self.options.compile))
+        autoregressive = self._sample(trainer, target, None, SamplingOptions("autoregressive", **self.options.passes))
         speculative = self._sample(trainer, target, draft, self.options)
         counts, values = self._speed(trainer, autoregressive, speculative)
         sequences = [] if speculative is None else speculative.with_history()

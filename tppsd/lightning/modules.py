@@ -20,10 +20,11 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
-from tppsd.models.compilable import check_compilable
+from tppsd.models.compilable import check_passes
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling.options import SamplingOptions
 
 CONVENTIONS: tuple[Convention, ...] = ("window", "benchmark")
 OVERLAPS = ("kl", "step_acceptance")  # per context, of a draft with its target
@@ -247,15 +248,16 @@ class TPPModule(LightningModule):
         check_mark_names(None if names is None else tuple(names), self._data_marks, "the checkpoint")
 
 
-def check_compiled(trainer: Trainer, target: Any) -> None:
-    """Refuse a target of which the trainer will make one that compiled code cannot run.
+def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> None:
+    """Refuse a target of which the trainer will make one that cannot have passes as the options say.
 
     Raises:
         ValueError: the sentence says why.
     """
-    if trainer.precision == "64-true":
-        raise ValueError("precision = 64-true makes float64 weights; compile = True is for float32 ones")
-    check_compilable(target, trainer.strategy.root_device)
+    if options.passes and trainer.precision == "64-true":
+        wanted = "compile = True" if options.compile else f"dtype = {options.dtype!r}"
+        raise ValueError(f"precision = 64-true makes float64 weights; {wanted} is for float32 ones")
+    check_passes(target, **options.passes, device=trainer.strategy.root_device)
 
 
 def check_precision(precision: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 
 from tppsd.data.marks import check_mark_names
-from tppsd.lightning.modules import check_compiled, check_precision
+from tppsd.lightning.modules import check_precision, check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.sampling.options import SamplingOptions
@@ -65,8 +65,8 @@ class Sampler(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
-        if self.options is not None and self.options.compile:  # before the writer begins
-            check_compiled(self.trainer, self.target)
+        if self.options is not None:  # before the writer begins
+            check_sampling(self.trainer, self.target, self.options)
 
     def on_predict_start(self) -> None:
         requests = getattr(self.trainer.predict_dataloaders, "dataset", None)

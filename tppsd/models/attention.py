@@ -147,7 +147,7 @@ class StaticPass:
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
         rows, num_new, width = qkv.shape
         by_head = qkv.view(rows, num_new, 3, num_heads, width // (3 * num_heads))
-        self._new[layer][self._where] = by_head[:, :, 1:]
+        self._new[layer][self._where] = by_head[:, :, 1:].to(self._new[layer].dtype)
         return _attend_to(self._keys[layer], self._values[layer], by_head[:, :, 0], self._mask, 1, kind)
 
 

@@ -18,6 +18,7 @@ from tppsd.models.compiled import Drawn
 from tppsd.models.decoder import autocast_disabled
 from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
+from tppsd.models.reduced import ReducedModel
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
@@ -127,10 +128,12 @@ class CapturedModel(threading.local):
 
     Args:
         model: or a weak proxy of it.
+        dtype: that of the weights, or another for passes as in tppsd.models.reduced.
     """
 
-    def __init__(self, model: TransformerTPP) -> None:
-        self._model = model
+    def __init__(self, model: TransformerTPP, dtype: torch.dtype = torch.float32) -> None:
+        self._model, self.dtype = model, dtype
+        self._passes = model if dtype == model.decoder.to_mixture.weight.dtype else ReducedModel(model, dtype)
         self._graphs: dict[Any, Graph | None] = {}  # the latest last; None: asked for once
         self._storages: list[Storage] = []
         self._captured_of: Any = None
@@ -156,7 +159,7 @@ class CapturedModel(threading.local):
         """As TransformerTPP.extend. Trees, thousands of tokens and caches from elsewhere take the ordinary operators."""
         is_tree = parents is not None or cache.parents
         if is_tree or tokens.ids.numel() > _MOST_TOKENS or not isinstance(cache, CapturedCache) or cache.owner is not self:
-            return self._model.extend_by_operators(tokens, cache, parents)
+            return self._passes.extend_by_operators(tokens, cache, parents)
         num_new = tokens.ids.shape[1]
         cache.announce(num_new)
         contexts = self._over(cache, "pass", self._contexts, num_new, *tokens, _counts(cache))
@@ -204,7 +207,7 @@ class CapturedModel(threading.local):
         self, cache_tensor: Tensor, num_used: int, ids: Tensor, times: Tensor, inter_times: Tensor, counts: Tensor
     ) -> Tensor:
         attention = StaticPass(cache_tensor, counts, ids.shape[1], num_used, self._model.max_context)
-        return self._model.encode(EventTokens(ids, times, inter_times), attention)
+        return self._passes.encode(EventTokens(ids, times, inter_times), attention)
 
     def _law(self, contexts: Tensor) -> NextEventLaw:
         own = self._model.statistics

@@ -1,46 +1,56 @@
-"""Which models have compiled or captured passes, and while which of them do."""
+"""Which models can have compiled or captured passes, or passes in bfloat16 (tppsd.models.stand_ins)."""
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from tppsd.models.captured import CapturedModel
-from tppsd.models.compiled import CompiledModel, native_library
-from tppsd.models.fast import kept
+from tppsd.models.compiled import native_library
 from tppsd.models.packing import BLOCKS, LANES, MARKS, blocks_of
-
-if TYPE_CHECKING:
-    from tppsd.models.transformer_tpp import TransformerTPP
 
 _PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
 
 
 def why_not_compilable(model: Any, device: torch.device | None = None) -> str | None:
     """What compiled code would need instead of this model, on `device` (default: where it is); None: it can run it."""
-    from tppsd.models.transformer_tpp import TransformerTPP  # which imports this module
-
-    if type(model) is not TransformerTPP:  # nor a subclass, which may compute something else
-        return f"is for a TransformerTPP; this is a {type(model).__name__}"
+    if (reason := why_not_reducible(model, device)) is not None:
+        return reason
     encoder, marks = model.encoder, model.decoder.marks
     if type(encoder) not in BLOCKS or {type(block) for block in blocks_of(encoder)} != {BLOCKS[type(encoder)]}:
         return f"is for the encoders of this package and their layers; this has a {type(encoder).__name__}"
     if type(marks) not in MARKS:
         return f"is for the mark decoders of this package; this has a {type(marks).__name__}"
+    dim = model.config["embed_dim"]
+    if (device or next(model.parameters()).device).type == "cpu" and dim % LANES:
+        return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}"
+    return None
+
+
+def why_not_reducible(model: Any, device: torch.device | None = None) -> str | None:
+    """As `why_not_compilable`, for passes in bfloat16."""
+    from tppsd.models.transformer_tpp import TransformerTPP  # whose cached passes they replace
+
+    if type(model) is not TransformerTPP:  # nor a subclass, which may compute something else
+        return f"is for a TransformerTPP; this is a {type(model).__name__}"
     for weight in model.parameters():
         on = device or weight.device
         if weight.dtype != torch.float32 or on.type not in _PLACES:
             place = _PLACES.get(on.type, "a CPU or a CUDA device")
             return f"is for float32 weights on {place}; these are {str(weight.dtype).removeprefix('torch.')} on {on}"
-    dim = model.config["embed_dim"]
-    if on.type == "cpu" and dim % LANES:
-        return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}"
     return None
+
+
+def check_passes(model: Any, compile: bool = False, dtype: str = "float32", device: torch.device | None = None) -> None:
+    """Refuse a target that cannot have passes as SamplingOptions say.
+
+    Raises:
+        ValueError: the sentence says why.
+    """
+    if dtype != "float32" and (reason := why_not_reducible(model, device)) is not None:
+        raise ValueError(f"target: dtype = {dtype!r} {reason}")
+    if compile:
+        check_compilable(model, device)
 
 
 def check_compilable(model: Any, device: torch.device | None = None) -> None:
@@ -63,41 +73,3 @@ def check_compiler() -> None:
         ValueError: there is no compiler, or it fails.
     """
     native_library()
-
-
-class _Active(threading.local):
-    """Models with compiled passes, by identity, in each thread: another one may sample the same model without."""
-
-    def __init__(self) -> None:
-        self.models: dict[int, CompiledModel | CapturedModel] = {}
-
-
-_ACTIVE = _Active()
-
-
-def compiled_now(model: object) -> CompiledModel | CapturedModel | None:
-    """What computes the model's cached passes and laws in this thread, within `compiled_passes`."""
-    return _ACTIVE.models.get(id(model))
-
-
-def _compiled(model: TransformerTPP) -> CompiledModel | CapturedModel:
-    if next(model.parameters()).device.type == "cpu":
-        return CompiledModel(model)
-    proxy: Any = weakref.proxy(model)  # what is kept of a model must not keep the model
-    return CapturedModel(proxy)
-
-
-@contextmanager
-def compiled_passes(model: TransformerTPP) -> Iterator[None]:
-    """The cached passes and laws of a compilable model, of which nothing changes meanwhile, are compiled ones, or captured."""
-    own, active = kept(model), _ACTIVE.models
-    if own.compiled is None:
-        own.compiled = _compiled(model)
-    own.compiled.read_statistics(model)
-    before, active[id(model)] = active.get(id(model)), own.compiled
-    try:
-        yield
-    finally:
-        del active[id(model)]
-        if before is not None:
-            active[id(model)] = before

@@ -51,13 +51,18 @@ class Drawn(NamedTuple):
 
 
 class CompiledModel:
-    """Encoder and decoder of a compilable model, their weights laid out for compiled code."""
+    """Encoder and decoder of a compilable model, their weights laid out for compiled code.
+
+    Args:
+        dtype: in which the matrices of layers, and keys and values, are kept: float32, or bfloat16, which is half as much to
+            read. The arithmetic is float32.
+    """
 
     new_cache = staticmethod(partial(KVCache, step=LANES))
 
-    def __init__(self, model: TransformerTPP) -> None:
-        self._library = native_library()
-        self._weights = PackedWeights(model, self._library.panel_width())
+    def __init__(self, model: TransformerTPP, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype, self._library = dtype, native_library()
+        self._weights = PackedWeights(model, self._library.panel_width(), dtype)
         self._encoder, self._decoder = self._weights.encoder, self._weights.decoder
         self._width = 3 * self._decoder.num_components + self._decoder.num_features
 
@@ -88,12 +93,14 @@ class CompiledModel:
 
     def _pass(self, cache: KVCache, *tensors: Tensor | None) -> Pass:
         """From what it points to, in the order of its fields."""
+        keys_values = cache.tensors[0]
         assert tensors[0] is not None and cache.step == LANES  # vectors run to the end of a cache's entries
+        assert keys_values.dtype == self.dtype
         rows, num_new = tensors[0].shape[:2]
         return Pass(
             *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
             rows, num_new, len(cache.parents), cache.max_context or 0,
-            cache.tensors[0].data_ptr(), cache.capacity, torch.get_num_threads(),
+            keys_values.data_ptr(), cache.capacity, self.dtype == torch.bfloat16, torch.get_num_threads(),
         )  # fmt: skip
 
     def law(self, contexts: Tensor) -> NextEventLaw:
@@ -144,7 +151,8 @@ class CompiledModel:
         each = Work.of_linears((layer.to_qkv, layer.from_heads, layer.expand, layer.contract), tokens)
         keys = int(cache.lengths.clamp_max(cache.max_context or cache.capacity).sum())
         num_layers = self._encoder.num_layers
-        return Work(num_layers * (each.flops + 4 * dim * num_new * keys), num_layers * (each.bytes + 8 * dim * keys))
+        of_keys = 2 * self.dtype.itemsize * dim * keys  # and values
+        return Work(num_layers * (each.flops + 4 * dim * num_new * keys), num_layers * (each.bytes + of_keys))
 
     def work_of_laws(self, num_laws: int) -> Work:
         """Of working them out."""

@@ -33,7 +33,7 @@ class Kept:
         plain: for every module the attributes that `plain_attributes` adds.
         not_finite: name of the first parameter with values that are not finite, or None.
         hashes: content hashes, by what else than the weights they are of.
-        compiled: the model as compiled code has it (tppsd.models.compiled, .captured), once that has been asked for.
+        stand_ins: the model as compiled code has it, or in bfloat16 (tppsd.models.stand_ins), once that has been asked for.
         num_holders: of `held`.
     """
 
@@ -45,7 +45,7 @@ class Kept:
         named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
         self.not_finite = next((name for name, values in named if not torch.isfinite(values).all()), None)
         self.hashes: dict[str, str] = {}
-        self.compiled: Any = None
+        self.stand_ins: dict[Any, Any] = {}
         self.num_holders = 0
 
     def fits(self, model: nn.Module) -> bool:
@@ -120,6 +120,15 @@ def _plain(module: nn.Module) -> dict[str, Any]:
     if callable(kept := getattr(module, "kept_while_read", None)):
         attributes |= kept()
     return attributes
+
+
+def make_plain(model: nn.Module) -> None:
+    """`plain_attributes` for good, of a copy that nobody else has."""
+    for module in model.modules():
+        for names in (module._parameters, module._buffers, module._modules):
+            for name in names:
+                module.__dict__.pop(name, None)  # of what it is a copy of
+        module.__dict__.update(_plain(module))
 
 
 def by_columns(matrix: Tensor) -> Tensor:

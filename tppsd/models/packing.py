@@ -35,10 +35,11 @@ class PackedWeights:
 
     Args:
         panel_width: columns of a matrix that lie together.
+        dtype: float32 or bfloat16, of the matrices in the encoder's layers.
     """
 
-    def __init__(self, model: TransformerTPP, panel_width: int) -> None:
-        self._panel, self._kept = panel_width, list[Tensor]()
+    def __init__(self, model: TransformerTPP, panel_width: int, dtype: torch.dtype) -> None:
+        self._panel, self._dtype, self._kept = panel_width, dtype, list[Tensor]()
         encoder: Any = model.encoder
         blocks = blocks_of(encoder)
         self.layers = (Layer * len(blocks))(*map(self._layer, blocks))
@@ -66,11 +67,13 @@ class PackedWeights:
         return decoder
 
     def _layer(self, block: Any) -> Layer:
+        to_qkv, from_heads = (self._linear(linear, self._dtype) for linear in (block.to_qkv, block.from_heads))
         if isinstance(block, AttNHPLayer):
-            return Layer(self._norm(block.norm), self._linear(block.to_qkv), self._linear(block.from_heads))
-        layer = Layer(self._norm(block.attention_norm), self._linear(block.to_qkv), self._linear(block.from_heads))
-        layer.feedforward_norm, layer.contract = self._norm(block.feedforward_norm), self._linear(block.contract)
-        layer.expand = self._linear(block.to_gate_and_value, 2) if isinstance(block, RotaryBlock) else self._linear(block.expand)
+            return Layer(self._norm(block.norm), to_qkv, from_heads)
+        layer = Layer(self._norm(block.attention_norm), to_qkv, from_heads, self._norm(block.feedforward_norm))
+        expand, num_parts = (block.to_gate_and_value, 2) if isinstance(block, RotaryBlock) else (block.expand, 1)
+        layer.expand = self._linear(expand, self._dtype, num_parts)
+        layer.contract = self._linear(block.contract, self._dtype)
         return layer
 
     def _pointer(self, values: Tensor | None) -> int | None:
@@ -85,12 +88,14 @@ class PackedWeights:
     def _norm(self, norm: nn.LayerNorm | nn.RMSNorm) -> Norm:
         return Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)), norm.eps)
 
-    def _linear(self, layer: nn.Linear, num_parts: int = 1) -> Linear:
-        """Inputs and each of `num_parts` equal parts of the outputs padded with zeros to multiples of 16; panel by panel."""
+    def _linear(self, layer: nn.Linear, dtype: torch.dtype = torch.float32, num_parts: int = 1) -> Linear:
+        """Inputs and each of `num_parts` equal parts of the outputs padded with zeros to multiples of 16; the matrix in `dtype`,
+        panel by panel."""
         weight = torch.cat([_padded(part) for part in layer.weight.detach().chunk(num_parts)])  # (out, in)
         bias = None if layer.bias is None else torch.cat([_padded(part, 1) for part in layer.bias.detach().chunk(num_parts)])
         panels = torch.cat([panel.t().flatten() for panel in weight.split(self._panel)])
-        return Linear(self._pointer(panels), self._pointer(bias), weight.shape[1], weight.shape[0])
+        is_bf16 = dtype == torch.bfloat16
+        return Linear(self._pointer(panels.to(dtype)), self._pointer(bias), weight.shape[1], weight.shape[0], is_bf16)
 
 
 def _phases(encoder: Any) -> tuple[Tensor, Tensor]:

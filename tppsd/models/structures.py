@@ -13,7 +13,7 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
 
 
 class Linear(ctypes.Structure):
-    _fields_ = [*_fields(Pointer, "weight bias"), *_fields(Int, "in_ out")]
+    _fields_ = [*_fields(Pointer, "weight bias"), *_fields(Int, "in_ out is_bf16")]
 
 
 class Norm(ctypes.Structure):
@@ -37,7 +37,7 @@ class Encoder(ctypes.Structure):
 class Pass(ctypes.Structure):
     _fields_ = [
         *_fields(Pointer, "contexts ids times inter_times lengths num_before depth seen"),
-        *_fields(Int, "rows num_new num_nodes max_context"), ("cache", Pointer), *_fields(Int, "capacity num_threads"),
+        *_fields(Int, "rows num_new num_nodes max_context"), ("cache", Pointer), *_fields(Int, "capacity is_bf16 num_threads"),
     ]  # fmt: skip
 
 
@@ -69,5 +69,6 @@ class Work(NamedTuple):
     @classmethod
     def of_linears(cls, linears: tuple[Linear, ...], num: int) -> Work:
         """`num` vectors through each of some linear layers."""
-        weights = sum(linear.in_ * linear.out for linear in linears)
-        return cls(2 * num * weights, 4 * (weights + num * sum(linear.in_ + linear.out for linear in linears)))
+        sizes = [linear.in_ * linear.out for linear in linears]
+        of_weights = sum(size * (2 if linear.is_bf16 else 4) for size, linear in zip(sizes, linears, strict=True))
+        return cls(2 * num * sum(sizes), of_weights + 4 * num * sum(linear.in_ + linear.out for linear in linears))

@@ -16,7 +16,6 @@ from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.attnhp import AttNHPEncoder
 from tppsd.models.cache import KVCache
 from tppsd.models.checkpoint import save
-from tppsd.models.compilable import compiled_now
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.embedding import EncoderInput
 from tppsd.models.fast import kept
@@ -25,6 +24,7 @@ from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
 from tppsd.models.rotary import RotaryEncoder
 from tppsd.models.sahp import SAHPEncoder
+from tppsd.models.stand_ins import stand_in
 from tppsd.models.thp import THPEncoder
 
 ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder, "rotary": RotaryEncoder}
@@ -112,19 +112,24 @@ class TransformerTPP(LikelihoodModel):
 
     # --- laws ----------------------------------------------------------------------------------------------------
 
-    def _encoder_input(self, tokens: EventTokens) -> EncoderInput:
+    def encoder_input(self, tokens: EventTokens) -> EncoderInput:
+        """Tokens in the model's own units."""
         s = self.statistics
         log_tau = tokens.inter_times.clamp_min(max(s.min_inter_time, _TINY)).log().sub_(s.log_mean).mul_(1 / s.log_std)
         return EncoderInput(tokens.ids, tokens.times / s.time_scale, log_tau * self.is_event[tokens.ids])
 
     def encode(self, tokens: EventTokens, attention: AttentionPass) -> Tensor:
         """Contexts (batch, length, embed_dim)."""
-        return self.encoder(self._encoder_input(tokens), attention)
+        return self.encoder(self.encoder_input(tokens), attention)
 
     def law(self, context: Tensor) -> NextEventLaw:
         """The law of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
-        if (compiled := compiled_now(self)) is not None:
-            return compiled.law(context)
+        if (other := stand_in(self)) is not None:
+            return other.law(context)
+        return self.law_by_operators(context)
+
+    def law_by_operators(self, context: Tensor) -> NextEventLaw:
+        """As `law`, whatever stands in for the model."""
         law = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
         return law if context.shape[-2] == 1 else law.packed()  # of many laws some will be selected
 
@@ -136,26 +141,27 @@ class TransformerTPP(LikelihoodModel):
     # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Keys and values of every layer, in the weights' dtype and device."""
+        """Keys and values of every layer, in the weights' dtype, or that of what stands in for the model, and device."""
         num_heads = self.config["num_heads"]
         head_dim = self.config["embed_dim"] // num_heads
-        like = self.decoder.to_mixture.weight
+        like, other = self.decoder.to_mixture.weight, stand_in(self)
         if self.max_context is not None:
             capacity = min(capacity, 2 * self.max_context + _LARGEST_PASS)
-        arguments = (self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context)
-        compiled = compiled_now(self)
-        return KVCache(*arguments) if compiled is None else compiled.new_cache(*arguments)
+        if other is None:
+            return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context)
+        like = like.new_empty(0, dtype=other.dtype)
+        return other.new_cache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context)
 
     @torch.no_grad()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
         """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q, embed_dim), without
         gradients."""
-        if (compiled := compiled_now(self)) is not None:
-            return compiled.extend(tokens, cache, parents)
+        if (other := stand_in(self)) is not None:
+            return other.extend(tokens, cache, parents)
         return self.extend_by_operators(tokens, cache, parents)
 
     def extend_by_operators(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
-        """As `extend`, whatever is compiled."""
+        """As `extend`, whatever stands in for the model."""
         attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype, parents)
         context = self.encode(tokens, attention)
         cache.end(parents)

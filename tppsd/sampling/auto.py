@@ -19,6 +19,7 @@ from tppsd.sampling.draft_length import AutoDraftLength
 from tppsd.sampling.methods import Models, build_engine
 from tppsd.sampling.options import DrafterName, SamplingOptions
 from tppsd.sampling.poisson_drafter import training_rate
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import Plan
 from tppsd.sampling.resolve import model_device
 
@@ -108,14 +109,14 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
     }  # fmt: skip
     if options.drafter == "poisson":
         training_rate(_statistics(models))  # says so where there is none
-    found = {"autoregressive": SamplingOptions("autoregressive", compile=options.compile)}
+    found = {"autoregressive": SamplingOptions("autoregressive", **options.passes)}
     for name in is_there:
         if is_there[name] and options.drafter in (None, name):
-            found[name] = SamplingOptions("speculative", length, rule, name, compile=options.compile)
+            found[name] = SamplingOptions("speculative", length, rule, name, **options.passes)
     if "model" in found:
         found[_IN_PASSES] = replace(found["model"], draft_passes=_PASSES)
     if options.tolerance is not None:
-        found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance, compile=options.compile)
+        found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance, **options.passes)
     return found
 
 
@@ -136,7 +137,7 @@ def _try(
     ignore where sequences end."""
     lengths = AutoDraftLength.of(options) if options.draft_length == "auto" else None
     endless = plan._replace(requests=[request._replace(end=math.inf, limit=sys.maxsize) for request in plan.requests])
-    engine = build_engine(models, options, endless, num_rows, seed ^ _TRIAL_SEED, False, lengths)
+    engine = build_engine(models, options, endless, num_rows, seed ^ _TRIAL_SEED, Recorder(), lengths)
     seconds: list[float] = []
     with torch.inference_mode():
         engine.refill()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tppsd.sampling.noise import Purpose, RowNoise, address
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.rows import Events, ModelRows, Request, Rows
 
 ADDRESSES = [int(address(0, Purpose.TARGET, draw)) for draw in range(2)]
@@ -15,11 +16,10 @@ ADDRESSES = [int(address(0, Purpose.TARGET, draw)) for draw in range(2)]
 _AT_ONCE, _FEWEST = 64, 16
 
 
-def draw_event(law: Any, uniforms: Tensor, rows: Rows, with_log_probs: bool) -> Events:
+def draw_event(law: Any, uniforms: Tensor, rows: Rows, recorder: Recorder) -> Events:
     """The next event (rows, 1) from laws (rows, 1) and uniforms (rows, 1, 4)."""
     inter_times, marks = law.sample(uniforms[..., :3])
-    events = Events.of(inter_times, rows.last_times.unsqueeze(1) + inter_times, marks)
-    return events.with_log_probs(law) if with_log_probs else events
+    return recorder.add(Events.of(inter_times, rows.last_times.unsqueeze(1) + inter_times, marks), law)
 
 
 class Autoregressive:
@@ -27,9 +27,8 @@ class Autoregressive:
 
     steps: int | Tensor = 1
 
-    def __init__(self, target: ModelRows, noise: RowNoise, with_log_probs: bool) -> None:
-        self.target, self.noise = target, noise
-        self.with_log_probs = with_log_probs
+    def __init__(self, target: ModelRows, noise: RowNoise, recorder: Recorder) -> None:
+        self.target, self.noise, self.recorder = target, noise, recorder
 
     def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
         self.target.admit(rows, requests)
@@ -44,7 +43,7 @@ class Autoregressive:
             law = law.truncated(rows.elapsed.unsqueeze(1))
         if self.target.can_follow(law):
             return self._several(rows, law)
-        events = draw_event(law, self.noise.window(1), rows, self.with_log_probs)
+        events = draw_event(law, self.noise.window(1), rows, self.recorder)
         self.noise.advance(1, 1)
         self.steps = 1
         return rows.commit(events, rows.counts.new_ones(len(rows)))
@@ -54,10 +53,10 @@ class Autoregressive:
         wanted = rows.limit - rows.counts
         num = min(max(_FEWEST, _AT_ONCE // len(rows)), int(wanted[rows.active].max()))
         ends, limits = torch.where(rows.active, rows.end, torch.inf), torch.where(rows.active, wanted, num)
-        drawn = self.target.follow(law, rows.last_times, self.noise.window(num), self.with_log_probs, ends, limits)
+        drawn = self.target.follow(law, rows.last_times, self.noise.window(num), self.recorder.wants_laws, ends, limits)
         self.noise.advance(drawn.num, num)
         self.steps = drawn.num
         events = Events.of(drawn.inter_times, drawn.times, drawn.marks)
-        if self.with_log_probs:
-            events = events.with_log_probs(law.of(drawn.parameters))
+        if self.recorder.wants_laws:
+            events = self.recorder.add(events, law.of(drawn.parameters))
         return rows.commit(events, drawn.num)

@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from tppsd.models.law import NextEventLaw
 from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.rows import Histories, Request, Rows
 
 
@@ -29,13 +31,15 @@ class Method(Protocol):
 
 
 class Finished(NamedTuple):
-    """A completed request: its number in the call, its events on the CPU, and whether it ended by their number."""
+    """A completed request: its number in the call, its events on the CPU, what was recorded of them, and whether it ended by
+    their number."""
 
     which: int
     inter_times: Tensor
     times: Tensor
     marks: Tensor
     log_probs: Tensor | None
+    laws: NextEventLaw | None
     ended_by_count: bool
 
 
@@ -46,8 +50,10 @@ class Engine:
         num_rounds: target passes summed over rows; num_passes: of the whole batch.
     """
 
-    def __init__(self, method: Method, rows: Rows, noise: RowNoise, requests: Sequence[Request], histories: Histories) -> None:
-        self.method, self.rows, self.noise = method, rows, noise
+    def __init__(
+        self, method: Method, recorder: Recorder, rows: Rows, noise: RowNoise, requests: Sequence[Request], histories: Histories
+    ) -> None:
+        self.method, self.recorder, self.rows, self.noise = method, recorder, rows, noise
         self.requests, self.histories = requests, histories
         self.next_request = self.num_active = 0
         self.num_rounds = self.num_passes = 0
@@ -96,10 +102,10 @@ class Engine:
         counts = torch.minimum(self.rows.counts, self.rows.limit)[done].cpu().tolist()
         which = self.rows.request[done].cpu().tolist()
         by_count = (self.rows.counts >= self.rows.limit)[done].cpu().tolist()
-        columns = [store[done, : max(counts)].cpu() for store in self.rows.store]
+        columns = self.rows.store[:, done, : max(counts) + 1].cpu()
         finished = []
         for i, n in enumerate(counts):
-            inter_times, times, marks, *log_probs = (column[i, :n].clone() for column in columns)
-            probs = log_probs[0] if log_probs else None
-            finished.append(Finished(which[i], inter_times, times, marks.to(torch.int64), probs, by_count[i]))
+            inter_times, times, marks = (column[i, :n].clone() for column in columns[:3])
+            recorded = self.recorder.take(columns[:, i], n, by_count[i])
+            finished.append(Finished(which[i], inter_times, times, marks.to(torch.int64), *recorded, by_count[i]))
         return finished

@@ -17,6 +17,7 @@ from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters import Draft
 from tppsd.sampling.jacobi_drafter import JacobiDrafter
 from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.rules import Verdict
 from tppsd.sampling.speculative import RoundNoise, Speculative, at_positions
@@ -35,7 +36,7 @@ class FixedPoint(Speculative):
         draft_length: chooses how many events the window of each round has, `longest` at most.
         tolerance: largest change, in standard deviations of an event's log-normal component, that counts as none.
         noise: of the rows.
-        with_log_probs: also record the target's log-density of every event.
+        recorder: of more than the events.
     """
 
     def __init__(
@@ -46,9 +47,9 @@ class FixedPoint(Speculative):
         longest: int,
         tolerance: float,
         noise: RowNoise,
-        with_log_probs: bool,
+        recorder: Recorder,
     ) -> None:
-        super().__init__(target, drafter, draft_length, longest, "joint", noise, with_log_probs)
+        super().__init__(target, drafter, draft_length, longest, "joint", noise, recorder)
         self.tolerance = tolerance
 
     def draw(self, draft_length: int) -> RoundNoise:

@@ -34,4 +34,4 @@ def _of(target: Any, draft: Any) -> _Known:
 
 
 def _way(options: SamplingOptions) -> tuple[Any, ...]:
-    return options.method, options.drafter, options.draft_passes, options.rule, options.tolerance, options.compile
+    return options.method, options.drafter, options.draft_passes, options.rule, options.tolerance, *options.passes.items()

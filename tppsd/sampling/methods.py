@@ -19,6 +19,7 @@ from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.parallel_drafter import ParallelDrafter
 from tppsd.sampling.poisson_drafter import PoissonDrafter
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import Plan
 from tppsd.sampling.resolve import model_device
 from tppsd.sampling.rows import ModelRows, Rows
@@ -38,7 +39,7 @@ class Models(NamedTuple):
 
 
 def build_engine(
-    models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, with_log_probs: bool,
+    models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, recorder: Recorder,
     draft_length: DraftLength | None = None,
 ) -> Engine:  # fmt: skip
     """An engine for `plan` with `num_rows` rows in flight.
@@ -49,29 +50,29 @@ def build_engine(
     """
     device = model_device(models.target)
     with torch.inference_mode():
-        rows = Rows(num_rows, device, with_log_probs)
+        rows = Rows(num_rows, device)
         capacity = _FIRST_CAPACITY + int(plan.histories.lengths.max())
         target = ModelRows(models.target, num_rows, capacity, plan.histories)
         tree = None if options.tree is None or options.tree.is_chain else options.tree
         noise = RowNoise(seed, addresses(options, tree), num_rows, device)
         if options.method == "autoregressive":
-            return Engine(Autoregressive(target, noise, with_log_probs), rows, noise, plan.requests, plan.histories)
+            return Engine(Autoregressive(target, noise, recorder), recorder, rows, noise, plan.requests, plan.histories)
         lengths = draft_length or choose_draft_length(models, options)
         method: Method
         if options.method == "fixed_point":
             assert options.tolerance is not None
             drafter = JacobiDrafter(target, num_rows)
             longest, tolerance = options.longest_draft, options.tolerance
-            method = FixedPoint(target, drafter, lengths, longest, tolerance, noise, with_log_probs)
+            method = FixedPoint(target, drafter, lengths, longest, tolerance, noise, recorder)
         else:
             assert options.rule is not None
             drafts = build_drafter(models, options, target, num_rows, capacity, tree)
             if tree is not None:
-                method = TreeSpeculative(target, drafts, tree, options.rule, noise, with_log_probs)
+                method = TreeSpeculative(target, drafts, tree, options.rule, noise, recorder)
             else:
                 rule = "joint" if options.candidates else options.rule  # one candidate per step is a chain
-                method = Speculative(target, drafts, lengths, options.longest_draft, rule, noise, with_log_probs)
-        return Engine(method, rows, noise, plan.requests, plan.histories)
+                method = Speculative(target, drafts, lengths, options.longest_draft, rule, noise, recorder)
+        return Engine(method, recorder, rows, noise, plan.requests, plan.histories)
 
 
 def addresses(options: SamplingOptions, tree: Tree | None) -> list[int]:
@@ -97,8 +98,10 @@ def build_drafter(
     models: Models, options: SamplingOptions, target: ModelRows, num_rows: int, capacity: int, tree: Tree | None
 ) -> Drafter:
     """What `drafter` stands for."""
-    # whether a row has reached its end must be asked of the device; and block verification looks at the whole draft
-    stops_at_end = tree is None and options.rule != "block" and model_device(models.target).type == "cpu"
+    # whether a row has reached its end must be asked of the device; block verification looks at the whole draft; and what
+    # operators round in bfloat16 depends on how many events a pass verifies, which must not be decided by these events
+    is_on_device = model_device(models.target).type != "cpu"
+    stops_at_end = not (tree or options.rule == "block" or is_on_device or (options.dtype and not options.compile))
     if options.drafter == "self":
         return SelfDrafter(target, num_rows, tree, stops_at_end)
     if options.drafter == "jacobi":

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from tppsd.models.checkpoint import load
-from tppsd.models.compilable import compiled_passes, why_not_compilable
+from tppsd.models.compilable import why_not_compilable, why_not_reducible
 from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventModel
+from tppsd.models.stand_ins import standing_in
 
 DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own
 
@@ -62,14 +63,16 @@ def content_hash(model: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def reading(model: Any, compiled: bool = False) -> Iterator[None]:
-    """A model in evaluation mode that is only read; `compiled`: by compiled passes, where it can be."""
+def reading(model: Any, compile: bool = False, dtype: str = "float32") -> Iterator[None]:
+    """A model in evaluation mode that is only read, by passes as SamplingOptions say, where it can have such."""
     in_training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     for module in in_training:
         module.training = False
     try:
-        is_compiled = compiled and why_not_compilable(model) is None
-        with plain_attributes(model), compiled_passes(model) if is_compiled else contextlib.nullcontext():
+        compile = compile and why_not_compilable(model) is None
+        kept = getattr(torch, dtype) if why_not_reducible(model) is None else torch.float32
+        own = contextlib.nullcontext() if (compile, kept) == (False, torch.float32) else standing_in(model, compile, kept)
+        with plain_attributes(model), own:
             yield
     finally:
         for module in in_training:  # and no other: a part may be frozen

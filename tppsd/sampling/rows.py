@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.models.compilable import compiled_now
 from tppsd.models.compiled import Drawn
 from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.stand_ins import stand_in
 from tppsd.sampling.recent_laws import RecentLaws
 
 
@@ -43,7 +43,7 @@ class Histories(NamedTuple):
 class Events(NamedTuple):
     """Candidate next events of each row, in order. One tensor of them is appended, or searched for the newest, by one operator.
 
-    Fields: columns float64 (3 or 4, rows, n): inter-times, times (since t_start), marks and, where wanted, log-densities.
+    Fields: columns float64 (at least 3, rows, n): inter-times, times (since t_start), marks, and what a Recorder adds.
     """
 
     columns: Tensor
@@ -66,10 +66,6 @@ class Events(NamedTuple):
         """int64 (rows, n)."""
         return self.columns[2].long()
 
-    def with_log_probs(self, laws: Any) -> Events:
-        """And their log-densities under `laws` (rows, n)."""
-        return Events(torch.cat([self.columns, laws.log_prob(self.inter_times, self.marks).unsqueeze(0)]))
-
 
 class Rows:
     """State of the rows in flight; all tensors have a leading (rows,) dimension.
@@ -80,7 +76,7 @@ class Rows:
         active: bool, the row works on a request.
     """
 
-    def __init__(self, num_rows: int, device: torch.device, with_log_probs: bool) -> None:
+    def __init__(self, num_rows: int, device: torch.device) -> None:
         def full(value: float, dtype: torch.dtype) -> Tensor:
             return torch.full((num_rows,), value, dtype=dtype, device=device)
 
@@ -95,8 +91,7 @@ class Rows:
             torch.zeros(num_rows, 1, dtype=torch.float64, device=device),
         )
         self.is_truncated_start = False  # some row draws its first event given silence
-        num_columns = 4 if with_log_probs else 3  # of Events
-        self.store = torch.zeros(num_columns, num_rows, 64, dtype=torch.float64, device=device)
+        self.store = torch.zeros(0, num_rows, 64, dtype=torch.float64, device=device)  # the columns of Events, once there are any
 
     def __len__(self) -> int:
         return len(self.request)
@@ -124,6 +119,8 @@ class Rows:
     def commit(self, events: Events, num_events: Tensor) -> Tensor:
         """Append the first `num_events` (rows,) >= 1 events of each row; returns bool (rows,): the row has reached its end."""
         n = events.columns.shape[2]
+        if len(self.store) < len(events.columns):
+            self.store = self.store.new_zeros(len(events.columns), *self.store.shape[1:])
         self._make_room(n)
         where = self.counts.unsqueeze(1) + torch.arange(n, device=self.device)
         self.store.scatter_(2, where.expand_as(events.columns), events.columns)
@@ -239,12 +236,11 @@ class ModelRows:
 
     def can_follow(self, law: Any) -> bool:
         """Are there chains of events from such laws?"""
-        return compiled_now(self.model) is not None and law.elapsed is None
+        return hasattr(stand_in(self.model), "follow") and law.elapsed is None
 
     def follow(self, law: Any, *arguments: Any) -> Drawn:
         """Events of the model itself, one after another, by one call (CompiledModel.follow)."""
-        compiled = compiled_now(self.model)
-        assert compiled is not None
+        compiled: Any = stand_in(self.model)
         return compiled.follow(law, self.cache, *arguments)
 
     def keep_rows(self, rows: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.models.compilable import check_compilable
+from tppsd.models.compilable import check_passes
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
 from tppsd.sampling.auto import choose
@@ -22,6 +22,7 @@ from tppsd.sampling.engine import Engine, Finished
 from tppsd.sampling.learnt import remember
 from tppsd.sampling.methods import Models, build_engine, choose_draft_length
 from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
 from tppsd.sampling.resolve import DRAFTER_NAMES, check_models, content_hash, model_device, reading, resolve_model
 from tppsd.sampling.samples import SampledSequences, SamplingStats
@@ -47,6 +48,7 @@ def sample(
     first_index: int = 0,
     max_events: int = 1_000_000,
     return_log_probs: bool = False,
+    return_laws: bool = False,
     progress: bool = False,
     **option_overrides: Any,
 ) -> SampledSequences:
@@ -71,6 +73,7 @@ def sample(
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
         return_log_probs: also return the target's log-density of each event.
+        return_laws: also return the law that each event has been drawn from, as it was worked out for it.
         progress: show a progress bar.
 
     Returns:
@@ -79,7 +82,7 @@ def sample(
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
-    call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
+    call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws))
     with held(call.target), held(call.draft):
         plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
         finished: list[Any] = [None] * len(plan.requests)
@@ -106,6 +109,7 @@ def sample_stream(
     first_index: int = 0,
     max_events: int = 1_000_000,
     return_log_probs: bool = False,
+    return_laws: bool = False,
     progress: bool = False,
     **option_overrides: Any,
 ) -> Iterator[SampledSequences]:
@@ -114,7 +118,7 @@ def sample_stream(
     Each chunk's `stats` are those of the whole call so far. The models' weights must not change before the last chunk.
     """
     chunk_size = whole_number("chunk_size", chunk_size, 1)
-    call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, return_log_probs)
+    call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws))
     plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     finished: dict[int, Finished] = {}
     passes, total = call.run(plan, progress), len(plan.requests)
@@ -141,7 +145,7 @@ class _Call:
         batch_size: int | None,
         seed: int,
         max_events: int,
-        with_log_probs: bool,
+        recorder: Recorder,
     ) -> None:
         if options is not None and not isinstance(options, SamplingOptions):
             raise TypeError(f"options is a {type(options).__name__}; give SamplingOptions, or single options as keywords")
@@ -154,9 +158,8 @@ class _Call:
         # a model that will not be used is neither loaded nor recorded
         may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
         self.draft = resolve_model(draft, "draft") if may_draft else None
-        if self.options.compile:
-            check_compilable(self.target)
-        self.max_events, self.with_log_probs = max_events, with_log_probs
+        check_passes(self.target, **self.options.passes)
+        self.max_events, self.recorder = max_events, recorder
         self.device = model_device(self.target)
         self.stats = SamplingStats.of(self.options)
 
@@ -175,8 +178,8 @@ class _Call:
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Both models are only read."""
-        compiled = bool(self.options.compile)
-        with reading(self.target, compiled), reading(self.draft, compiled), torch.inference_mode():
+        passes = self.options.passes
+        with reading(self.target, **passes), reading(self.draft, **passes), torch.inference_mode():
             yield
 
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
@@ -214,7 +217,7 @@ class _Call:
         if lengths is None and self.options.method != "autoregressive":
             lengths = choose_draft_length(models, self.options)
         self.chosen_lengths = lengths
-        return build_engine(models, self.options, plan, num_rows, self.seed, self.with_log_probs, lengths)
+        return build_engine(models, self.options, plan, num_rows, self.seed, self.recorder, lengths)
 
     @property
     def replayable_options(self) -> SamplingOptions:
@@ -241,6 +244,7 @@ class _Call:
             )
         ends = torch.tensor([r.end for r in requests], dtype=torch.float64)
         log_probs = [done.log_probs for done in finished if done.log_probs is not None]
+        laws = [done.laws for done in finished if done.laws is not None]
         lengths = torch.tensor([0] + [len(done.times) for done in finished])
         return SampledSequences(
             flat_event_times=torch.cat(times),
@@ -261,6 +265,7 @@ class _Call:
             mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
             target_hash=content_hash(self.target),
             draft_hash=content_hash(self.draft),
+            laws=laws or None,
         )
 
 

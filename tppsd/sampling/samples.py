@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
+from tppsd.models.law import NextEventLaw
 from tppsd.sampling.options import DraftLengths, SamplingOptions
 from tppsd.sampling.tree import Tree
 
@@ -165,6 +166,9 @@ class SampledSequences:
         options, seed, stats: how they were made.
         num_marks, mark_names: marks of the target, and their names in its data where they had some.
         target_hash, draft_hash: of the models that have one.
+        laws: None unless asked for; per sequence the target's law of each sampled event, of batch shape (num_events,), and after
+            them that of the silence until its end, (num_events + 1,), where it ended by its window. They are as they were worked
+            out for the events: in float64 from float32 parameters, by the passes of the call.
     """
 
     flat_event_times: Tensor
@@ -185,6 +189,7 @@ class SampledSequences:
     mark_names: tuple[str, ...] | None = None
     target_hash: str | None = None
     draft_hash: str | None = None
+    laws: list[NextEventLaw] | None = None
 
     def __len__(self) -> int:
         return len(self.index)

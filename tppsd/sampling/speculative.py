@@ -19,6 +19,7 @@ from tppsd.sampling.block import accept_block, adjusted_block
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters import Draft, Drafter
 from tppsd.sampling.noise import Purpose, RowNoise, address
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.rows import Events, ModelRows, Request, Rows, last_marks
 from tppsd.sampling.rules import (
     Rejected,
@@ -62,7 +63,7 @@ class Speculative:
         draft_length: chooses how many events each round drafts, `longest` at most.
         rule: "joint", "factorised" or "block".
         noise: of the rows, with ADDRESSES per event.
-        with_log_probs: also record the target's log-density of every event.
+        recorder: of more than the events.
     """
 
     steps: int | Tensor = 1
@@ -76,10 +77,10 @@ class Speculative:
         longest: int,
         rule: str,
         noise: RowNoise,
-        with_log_probs: bool,
+        recorder: Recorder,
     ) -> None:
         self.target, self.drafter = target, drafter
-        self.draft_length, self.with_log_probs = draft_length, with_log_probs
+        self.draft_length, self.recorder = draft_length, recorder
         self.accept, self.adjusted = RULES[rule]
         self.uses_whole_window = rule == "block"
         self.num_marks = target.model.num_marks
@@ -171,9 +172,7 @@ class Speculative:
         last = torch.cat([rows.last_times.unsqueeze(1), draft.times], 1).gather(1, n.unsqueeze(1))
         new = Events.of(inter_times.unsqueeze(1), last + inter_times.unsqueeze(1), marks.unsqueeze(1)).columns
         columns = torch.cat([Events.of(draft.inter_times, draft.times, draft.marks).columns, new], 2)
-        events = Events(columns.scatter_(2, n.view(1, -1, 1).expand_as(new), new))
-        if self.with_log_probs:
-            events = events.with_log_probs(laws)
+        events = self.recorder.add(Events(columns.scatter_(2, n.view(1, -1, 1).expand_as(new), new)), laws)
         self.roll_back(draft, n)
         seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
         reached_end = rows.commit(events, n + 1)

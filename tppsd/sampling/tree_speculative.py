@@ -16,6 +16,7 @@ from tppsd.sampling.candidates import LINEAR, MEAN, Siblings, Step, bounded_exp
 from tppsd.sampling.draft_length import FixedDraftLength
 from tppsd.sampling.drafters import Draft, Drafter
 from tppsd.sampling.noise import Purpose, RowNoise, address
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.recursive import RECURSIVE
 from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.rules import Attempts, Corrected, Rejected, Verdict, log_ratio
@@ -29,13 +30,13 @@ class TreeSpeculative(Speculative):
     """Draft-verify rounds with several candidates per step.
 
     Args:
-        target, drafter, noise, with_log_probs: as for a chain; the drafter drafts `tree`.
+        target, drafter, noise, recorder: as for a chain; the drafter drafts `tree`.
         tree: at least one of its levels has several candidates.
         rule: "linear", "mean" or "rrs".
     """
 
-    def __init__(self, target: ModelRows, drafter: Drafter, tree: Tree, rule: str, noise: RowNoise, with_log_probs: bool) -> None:
-        super().__init__(target, drafter, FixedDraftLength(tree.depth), tree.depth, "joint", noise, with_log_probs)
+    def __init__(self, target: ModelRows, drafter: Drafter, tree: Tree, rule: str, noise: RowNoise, recorder: Recorder) -> None:
+        super().__init__(target, drafter, FixedDraftLength(tree.depth), tree.depth, "joint", noise, recorder)
         self.tree, self.rule = tree, TREE_RULES[rule]
         self.parents = (-1, *(parent + 1 for parent in tree.parents))
         self.adjusted = self._adjusted

@@ -22,10 +22,11 @@ _REPEATS = 7
 _FEWEST_TESTS = 30  # of a depth, to be believed
 
 
-def pass_seconds(model: EventModel, batch_size: int, length: int, compiled: bool = False) -> Callable[[int], float]:
-    """Tokens per row -> median seconds of one pass and its laws, after `length` cached events; straight lines in between."""
+def pass_seconds(model: EventModel, batch_size: int, length: int, **passes: Any) -> Callable[[int], float]:
+    """Tokens per row -> median seconds of one pass (SamplingOptions.passes) and its laws, after `length` cached events; straight
+    lines in between."""
     seconds = []
-    with reading(model, compiled), torch.inference_mode():
+    with reading(model, **passes), torch.inference_mode():
         cache = model.new_cache(batch_size, length + max(_NUM_TOKENS))
         if length:
             model.extend(_tokens(model, batch_size, length), cache)
@@ -71,12 +72,10 @@ def acceptance(pilots: list[SamplingStats]) -> Acceptance:
     return Acceptance(tuple(by_depth), rejection)
 
 
-def costs(
-    target: EventModel, draft: Any, batch_size: int, length: int, pilots: list[SamplingStats], compiled: bool = False
-) -> Costs:
+def costs(target: EventModel, draft: Any, batch_size: int, length: int, pilots: list[SamplingStats], **passes: Any) -> Costs:
     """Passes are timed alone; what else a round costs is what is left of the pilots' rounds, with a line through the trees'."""
-    of_draft = pass_seconds(draft, batch_size, length, compiled) if isinstance(draft, EventModel) else lambda num_tokens: 0.0
-    found = Costs(pass_seconds(target, batch_size, length, compiled), of_draft, 0.0, 0.0, 0.0)
+    of_draft = pass_seconds(draft, batch_size, length, **passes) if isinstance(draft, EventModel) else lambda num_tokens: 0.0
+    found = Costs(pass_seconds(target, batch_size, length, **passes), of_draft, 0.0, 0.0, 0.0)
     rest = [stats.seconds / stats.num_target_passes - found.passes(tree) for stats, tree in zip(pilots, PILOTS, strict=True)]
     depths = [tree.depth for tree in PILOTS[1:]]
     centre, level = statistics.fmean(depths), statistics.fmean(rest[1:])

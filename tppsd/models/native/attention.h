@@ -1,4 +1,4 @@
-// Attention of one query over the entries of a row's cache, whose vectors along the tokens are whole.
+// Attention of one query over the entries, float or Bf16, of a row's cache, whose vectors along the tokens are whole.
 #pragma once
 
 #include <algorithm>
@@ -7,8 +7,8 @@
 #include "vectors.h"
 
 // scores[i] = query . keys[., i], of D dimensions, or of D more
-template <int D>
-static inline void score(const float *query, const float *keys, int64_t from, int64_t to, int64_t capacity, bool more,
+template <int D, class E>
+static inline void score(const float *query, const E *keys, int64_t from, int64_t to, int64_t capacity, bool more,
                          float *scores) {
   for (int64_t i = from; i < to; i += LANES) {
     Vec total = more ? load(scores + i) : Vec{};
@@ -18,8 +18,8 @@ static inline void score(const float *query, const float *keys, int64_t from, in
 }
 
 // attended[c] = inverse * sum_i weights[i] values[c][i], of D dimensions
-template <int D>
-static inline void weigh(const float *weights, const float *values, int64_t from, int64_t to, int64_t capacity, float inverse,
+template <int D, class E>
+static inline void weigh(const float *weights, const E *values, int64_t from, int64_t to, int64_t capacity, float inverse,
                          float *attended) {
   Vec sums[D] = {};
   for (int64_t i = from; i < to; i += LANES)
@@ -37,7 +37,8 @@ static inline void by_pieces(int64_t dims, F f) {
 }
 
 // One query of one head over entries [first, stop) of its row; `scores` has room for the capacity.
-static void attend(const float *query, const float *keys, const float *values, int64_t head_dim, int64_t capacity, int64_t first,
+template <class E>
+static void attend(const float *query, const E *keys, const E *values, int64_t head_dim, int64_t capacity, int64_t first,
                    int64_t stop, int64_t length, const uint8_t *seen, bool one_plus_sum, float *scores, float *attended) {
   const int64_t from = first / LANES * LANES, to = (stop + LANES - 1) / LANES * LANES;
   by_pieces(head_dim, [&](auto num, int64_t c) {

@@ -52,7 +52,8 @@ void laws_after(const Decoder *decoder, const float *contexts, int64_t num_laws,
 }
 
 void follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, const Chain *chain) {
-  const int64_t bytes_per_row = 2 * sizeof(float) * encoder->num_layers * encoder->dim * pass->capacity;
+  const int64_t entry = pass->is_bf16 ? sizeof(Bf16) : sizeof(float);
+  const int64_t bytes_per_row = 2 * entry * encoder->num_layers * encoder->dim * pass->capacity;
   const int64_t group = std::min(MOST, std::max<int64_t>(FEWEST, NEAR / bytes_per_row));
   share(pass->rows, group, pass->rows * chain->num * encoder->num_layers, pass->num_threads,
         [&](int64_t first, int64_t stop) { run_chain(*encoder, *decoder, *pass, *chain, first, stop); });

@@ -10,12 +10,13 @@
 #include "vectors.h"
 
 struct Linear {
-  const float *weight, *bias;  // bias: nullptr = none
-  int64_t in, out;
+  const void *weight;  // float or Bf16
+  const float *bias;   // nullptr = none
+  int64_t in, out, is_bf16;
 };
 
-template <int T, int N>
-static inline void tile(const float *x, int64_t in, const float *panel, const float *bias, float *y, int64_t out) {
+template <int T, int N, class W>
+static inline void tile(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out) {
   Vec sums[T][N];
   for (int t = 0; t < T; t++)
     for (int n = 0; n < N; n++) sums[t][n] = bias ? load(bias + n * LANES) : Vec{};
@@ -29,27 +30,33 @@ static inline void tile(const float *x, int64_t in, const float *panel, const fl
     for (int n = 0; n < N; n++) store(y + t * out + n * LANES, sums[t][n]);
 }
 
-template <int N, int T = TOKENS>
-static void column(const float *x, int64_t in, const float *panel, const float *bias, float *y, int64_t out, int64_t tokens) {
+template <int N, int T = TOKENS, class W>
+static void column(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out, int64_t tokens) {
   for (; tokens >= T; tokens -= T, x += T * in, y += T * out) tile<T, N>(x, in, panel, bias, y, out);
   if constexpr (T > 1)
     if (tokens > 0) column<N, T - 1>(x, in, panel, bias, y, out, tokens);
 }
 
-template <int N = TILE>
-static void last_column(int num, const float *x, int64_t in, const float *panel, const float *bias, float *y, int64_t out,
+template <int N = TILE, class W>
+static void last_column(int num, const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out,
                         int64_t tokens) {
   if (num == N) return column<N>(x, in, panel, bias, y, out, tokens);
   if constexpr (N > 1) last_column<N - 1>(num, x, in, panel, bias, y, out, tokens);
 }
 
-// y (tokens, out) = x (tokens, in) W + b
-static void linear(const Linear &layer, const float *x, float *y, int64_t tokens) {
+template <class W>
+static void multiply(const Linear &layer, const W *weight, const float *x, float *y, int64_t tokens) {
   for (int64_t first = 0; first < layer.out; first += TILE * LANES) {
     const int num = (int)std::min<int64_t>(TILE, (layer.out - first) / LANES);
     const float *bias = layer.bias ? layer.bias + first : nullptr;
-    last_column(num, x, layer.in, layer.weight + first * layer.in, bias, y + first, layer.out, tokens);
+    last_column(num, x, layer.in, weight + first * layer.in, bias, y + first, layer.out, tokens);
   }
+}
+
+// y (tokens, out) = x (tokens, in) W + b
+static void linear(const Linear &layer, const float *x, float *y, int64_t tokens) {
+  if (layer.is_bf16) return multiply(layer, (const Bf16 *)layer.weight, x, y, tokens);
+  multiply(layer, (const float *)layer.weight, x, y, tokens);
 }
 
 struct Norm {

@@ -33,8 +33,8 @@ struct Pass {
   const int64_t *depth;                  // (num_new,): tokens between the committed ones and each new one
   const uint8_t *seen;                   // (num_new, num_nodes + num_new): which uncommitted ones each sees; nullptr = a chain
   int64_t rows, num_new, num_nodes, max_context;  // nodes of a tree before the new tokens; max_context: 0 = all
-  float *cache;                          // (layers, 2, rows, heads, head_dim, capacity); capacity: a multiple of 16
-  int64_t capacity, num_threads;
+  void *cache;                           // float or Bf16 (layers, 2, rows, heads, head_dim, capacity)
+  int64_t capacity, is_bf16, num_threads;  // capacity: a multiple of 16
 };
 
 // --- tokens ---------------------------------------------------------------------------------------------------------------
@@ -61,21 +61,22 @@ static void embed(const Encoder &encoder, const Pass &pass, int64_t row, int64_t
 // --- layers ---------------------------------------------------------------------------------------------------------------
 
 // New tokens of one row: keys and values into the cache, then every query of every head.
-static void attend_row(const Encoder &encoder, const Pass &pass, int64_t layer, int64_t row, const float *qkv, float *scores,
-                       float *attended) {
+template <class E>
+static void attend_row(const Encoder &encoder, const Pass &pass, E *cache, int64_t layer, int64_t row, const float *qkv,
+                       float *scores, float *attended) {
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, capacity = pass.capacity;
-  float *keys = pass.cache + (layer * 2 * pass.rows + row) * dim * capacity, *values = keys + pass.rows * dim * capacity;
+  E *keys = cache + (layer * 2 * pass.rows + row) * dim * capacity, *values = keys + pass.rows * dim * capacity;
   const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted = pass.num_nodes + pass.num_new;
   for (int64_t c = 0; c < dim; c++)
     for (int64_t t = 0; t < pass.num_new; t++) {
-      keys[c * capacity + place + t] = qkv[t * 3 * dim + dim + c];
-      values[c * capacity + place + t] = qkv[t * 3 * dim + 2 * dim + c];
+      put(keys + c * capacity + place + t, qkv[t * 3 * dim + dim + c]);
+      put(values + c * capacity + place + t, qkv[t * 3 * dim + 2 * dim + c]);
     }
   for (int64_t head = 0; head < encoder.num_heads; head++) {
     const int64_t offset = head * head_dim;
     if (row + 1 < pass.rows)  // the next row's, which a core does not foresee
       for (int64_t c = offset; c < offset + head_dim; c++)
-        for (int64_t i = 0; i < place; i += 16) {
+        for (int64_t i = 0; i < place; i += 64 / (int64_t)sizeof(E)) {
           __builtin_prefetch(keys + (dim + c) * capacity + i);
           __builtin_prefetch(values + (dim + c) * capacity + i);
         }
@@ -120,7 +121,10 @@ static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, in
     if (encoder.kind == ROTARY) turn(qkv, waves, tokens, dim, head_dim);
     for (int64_t row = first; row < stop; row++) {
       const int64_t t = (row - first) * q;
-      attend_row(encoder, pass, i, row, qkv + t * 3 * dim, scores, attended + t * dim);
+      const auto attend_to = [&](auto *cache) {
+        attend_row(encoder, pass, cache, i, row, qkv + t * 3 * dim, scores, attended + t * dim);
+      };
+      pass.is_bf16 ? attend_to((Bf16 *)pass.cache) : attend_to((float *)pass.cache);
     }
     linear(layer.from_heads, attended, update, tokens);
     if (is_attnhp) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, TILE = 4, TOKENS = 6;  // 24 sums, 4 weights: as many as there are registers for
@@ -17,6 +18,23 @@ typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
 static inline Vec load(const float *p) { return *(const Vec *)p; }
 static inline void store(float *p, Vec v) { *(Vec *)p = v; }
+
+// The upper half of a float.
+struct Bf16 {
+  uint16_t bits;
+};
+typedef uint16_t Shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+
+static inline Vec load(const Bf16 *p) { return (Vec)(__builtin_convertvector(*(const Shorts *)p, Words) << 16); }
+
+static inline void put(float *p, float x) { *p = x; }
+static inline void put(Bf16 *p, float x) {  // to the nearest, of two as near to the even one
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  p->bits = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 static inline Vec all(float x) { return Vec{} + x; }
 
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }

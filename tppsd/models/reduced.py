@@ -1,0 +1,62 @@
+"""Cached passes in bfloat16: a GPU multiplies such matrices several times as fast, and reads half as many bytes of them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from tppsd.models.attention import AttentionPass, CachedPass
+from tppsd.models.cache import KVCache
+from tppsd.models.fast import make_plain
+from tppsd.models.law import NextEventLaw
+from tppsd.models.protocol import EventTokens
+
+if TYPE_CHECKING:
+    from tppsd.models.transformer_tpp import TransformerTPP
+
+
+class ReducedModel:
+    """A model whose matrix products, keys and values are in another dtype. Event times and their phases stay float64, the stream
+    of tokens, norms and all that comes after the contexts float32: as autocast trains.
+
+    What it rounds depends on the shapes of products, so that the law of an event depends a little on the pass that it was worked
+    out in. Samples have the laws of the passes that were made for them (`return_laws` of tppsd.sample).
+
+    Args:
+        model: or a weak proxy of it.
+        dtype: of products, keys and values.
+    """
+
+    new_cache = KVCache
+
+    def __init__(self, model: TransformerTPP, dtype: torch.dtype) -> None:
+        self._model, self.dtype = model, dtype
+        self._encoder = copy.deepcopy(model.encoder)
+        for layer in self._encoder.modules():
+            if isinstance(layer, nn.Linear):
+                layer.to(dtype)
+        make_plain(self._encoder)
+
+    def read_statistics(self, model: TransformerTPP) -> None:
+        """The model's own are read."""
+
+    def encode(self, tokens: EventTokens, attention: AttentionPass) -> Tensor:
+        """As TransformerTPP.encode."""
+        # weights are in place already: a cache of them would only be asked
+        with torch.autocast(tokens.ids.device.type, self.dtype, cache_enabled=False):
+            return self._encoder(self._model.encoder_input(tokens), attention)
+
+    def extend_by_operators(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
+        """As TransformerTPP.extend."""
+        contexts = self.encode(tokens, CachedPass(cache, tokens.ids.shape[1], self.dtype, parents))
+        cache.end(parents)
+        return contexts
+
+    extend = extend_by_operators
+
+    def law(self, contexts: Tensor) -> NextEventLaw:
+        """As TransformerTPP.law."""
+        return self._model.law_by_operators(contexts)
