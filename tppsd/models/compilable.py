@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tppsd.models.compiled import native_library
+from tppsd.models.fast import kept
 from tppsd.models.packing import BLOCKS, LANES, MARKS, blocks_of
 
 _PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
@@ -22,7 +23,7 @@ def why_not_compilable(model: Any, device: torch.device | None = None) -> str | 
     if type(marks) not in MARKS:
         return f"is for the mark decoders of this package; this has a {type(marks).__name__}"
     dim = model.config["embed_dim"]
-    if (device or next(model.parameters()).device).type == "cpu" and dim % LANES:
+    if dim % LANES and (device or _device(model)).type == "cpu":
         return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}"
     return None
 
@@ -33,12 +34,16 @@ def why_not_reducible(model: Any, device: torch.device | None = None) -> str | N
 
     if type(model) is not TransformerTPP:  # nor a subclass, which may compute something else
         return f"is for a TransformerTPP; this is a {type(model).__name__}"
-    for weight in model.parameters():
-        on = device or weight.device
-        if weight.dtype != torch.float32 or on.type not in _PLACES:
+    for dtype, where in kept(model).kinds:
+        on = device or where
+        if dtype != torch.float32 or on.type not in _PLACES:
             place = _PLACES.get(on.type, "a CPU or a CUDA device")
-            return f"is for float32 weights on {place}; these are {str(weight.dtype).removeprefix('torch.')} on {on}"
+            return f"is for float32 weights on {place}; these are {str(dtype).removeprefix('torch.')} on {on}"
     return None
+
+
+def _device(model: Any) -> torch.device:
+    return next(model.parameters()).device
 
 
 def check_passes(model: Any, compile: bool = False, dtype: str = "float32", device: torch.device | None = None) -> None:
@@ -62,7 +67,7 @@ def check_compilable(model: Any, device: torch.device | None = None) -> None:
     """
     if (reason := why_not_compilable(model, device)) is not None:
         raise ValueError(f"target: compile = True {reason}")
-    if (device or next(model.parameters()).device).type == "cpu":
+    if (device or _device(model)).type == "cpu":
         check_compiler()
 
 

@@ -30,7 +30,9 @@ class Kept:
     the numbers themselves are kept and compared, which takes a small part of what working it out takes.
 
     Attributes:
+        parts: its modules, without itself: it would never be freed.
         plain: for every module the attributes that `plain_attributes` adds.
+        kinds: dtypes of the parameters, and where they are.
         not_finite: name of the first parameter with values that are not finite, or None.
         hashes: content hashes, by what else than the weights they are of.
         stand_ins: the model as compiled code has it, or in bfloat16 (tppsd.models.stand_ins), once that has been asked for.
@@ -38,11 +40,12 @@ class Kept:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parts = list(model.modules())[1:]  # not the model itself: it would never be freed
-        self._tensors = _tensors(model, self._parts)
+        self.parts = list(model.modules())[1:]
+        self._tensors = _tensors(model, self.parts)
         self._numbers = [tensor.detach().clone() for tensor in self._tensors]
-        self.plain = [_plain(module) for module in (model, *self._parts)]
-        named = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+        self.plain = [_plain(module) for module in (model, *self.parts)]
+        named = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+        self.kinds = {(values.dtype, values.device) for _, values in named}
         self.not_finite = next((name for name, values in named if not torch.isfinite(values).all()), None)
         self.hashes: dict[str, str] = {}
         self.stand_ins: dict[Any, Any] = {}
@@ -51,7 +54,7 @@ class Kept:
     def fits(self, model: nn.Module) -> bool:
         """Are parts and numbers of the model still those?"""
         parts = list(model.modules())[1:]
-        if len(parts) != len(self._parts) or any(a is not b for a, b in zip(parts, self._parts, strict=True)):
+        if len(parts) != len(self.parts) or any(a is not b for a, b in zip(parts, self.parts, strict=True)):
             return False
         tensors = _tensors(model, parts)
         return len(tensors) == len(self._tensors) and all(
@@ -98,8 +101,10 @@ def plain_attributes(model: object) -> Iterator[None]:
 
     Nothing may be assigned to the model meanwhile. A module may keep more, by a method `kept_while_read() -> dict[str, Any]`.
     """
-    plain = list(zip(model.modules(), kept(model).plain, strict=True)) if isinstance(model, nn.Module) else []
-    added = []
+    plain, added = [], []
+    if isinstance(model, nn.Module):
+        own = kept(model)
+        plain = list(zip((model, *own.parts), own.plain, strict=True))
     try:
         for module, attributes in plain:
             new = {name: value for name, value in attributes.items() if name not in module.__dict__}

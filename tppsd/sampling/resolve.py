@@ -65,13 +65,14 @@ def content_hash(model: Any) -> str | None:
 @contextlib.contextmanager
 def reading(model: Any, compile: bool = False, dtype: str = "float32") -> Iterator[None]:
     """A model in evaluation mode that is only read, by passes as SamplingOptions say, where it can have such."""
-    in_training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    in_training = [module for module in (model, *kept(model).parts) if module.training] if isinstance(model, nn.Module) else []
     for module in in_training:
         module.training = False
     try:
         compile = compile and why_not_compilable(model) is None
-        kept = getattr(torch, dtype) if why_not_reducible(model) is None else torch.float32
-        own = contextlib.nullcontext() if (compile, kept) == (False, torch.float32) else standing_in(model, compile, kept)
+        dtype = dtype if dtype == "float32" or why_not_reducible(model) is None else "float32"
+        is_own = not compile and dtype == "float32"
+        own = contextlib.nullcontext() if is_own else standing_in(model, compile, getattr(torch, dtype))
         with plain_attributes(model), own:
             yield
     finally:

@@ -158,7 +158,6 @@ class _Call:
         # a model that will not be used is neither loaded nor recorded
         may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
         self.draft = resolve_model(draft, "draft") if may_draft else None
-        check_passes(self.target, **self.options.passes)
         self.max_events, self.recorder = max_events, recorder
         self.device = model_device(self.target)
         self.stats = SamplingStats.of(self.options)
@@ -166,6 +165,7 @@ class _Call:
     def plan(
         self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
     ) -> Plan:
+        check_passes(self.target, **self.options.passes)
         check_models(self.target, self.draft)
         plan = plan_requests(
             history, num_sequences, t_start, t_end, horizon, num_events, self.max_events, self.target.num_marks,
