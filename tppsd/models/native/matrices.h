@@ -15,12 +15,17 @@ struct Linear {
   int64_t in, out, is_bf16;
 };
 
+constexpr int64_t AHEAD = 2048;  // bytes that are fetched before they are needed: more than a core foresees
+
 template <int T, int N, class W>
 static inline void tile(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out) {
   Vec sums[T][N];
   for (int t = 0; t < T; t++)
     for (int n = 0; n < N; n++) sums[t][n] = bias ? load(bias + n * LANES) : Vec{};
   for (int64_t k = 0; k < in; k++) {
+    if constexpr (T == 1)  // weights are all that takes time
+      for (int64_t byte = 0; byte < N * LANES * (int64_t)sizeof(W); byte += 64)
+        __builtin_prefetch((const char *)(panel + k * N * LANES) + AHEAD + byte);
     Vec weights[N];
     for (int n = 0; n < N; n++) weights[n] = load(panel + (k * N + n) * LANES);
     for (int t = 0; t < T; t++)

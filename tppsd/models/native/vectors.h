@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, TILE = 4, TOKENS = 6;  // 24 sums, 4 weights: as many as there are registers for
@@ -26,7 +29,16 @@ struct Bf16 {
 typedef uint16_t Shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 
-static inline Vec load(const Bf16 *p) { return (Vec)(__builtin_convertvector(*(const Shorts *)p, Words) << 16); }
+static inline Words widened(const Bf16 *p) {
+#if defined(__AVX512F__)  // what compilers make of a conversion are six instructions
+  return (Words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__AVX2__)
+  return (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+#else
+  return __builtin_convertvector(*(const Shorts *)p, Words);
+#endif
+}
+static inline Vec load(const Bf16 *p) { return (Vec)(widened(p) << 16); }
 
 static inline void put(float *p, float x) { *p = x; }
 static inline void put(Bf16 *p, float x) {  // to the nearest, of two as near to the even one
