@@ -121,10 +121,11 @@ def test_names_in_any_letter_case(tmp_path: Path) -> None:
     assert len(dataset.sequences("Train")) == 1
 
 
-def test_split_files_in_a_subfolder_data(tmp_path: Path) -> None:
-    """The layout of a repository on the hub."""
+@pytest.mark.parametrize("digest", ["", "-0f1e2d3c4b5a6978"])
+def test_split_files_in_a_subfolder_data(digest: str, tmp_path: Path) -> None:
+    """The layout of a repository on the hub; older ones have a hash in the names."""
     for split, rows in SPLITS.items():
-        write(tmp_path / "data" / f"{split}-00000-of-00001.parquet", full(rows))
+        write(tmp_path / "data" / f"{split}-00000-of-00001{digest}.parquet", full(rows))
     (tmp_path / "dataset_infos.json").write_text("{}")
     dataset = read_dataset(tmp_path)
     assert_is_splits(dataset)

@@ -224,6 +224,10 @@ def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:
         (["test", *QUIET, *DATA], "test needs a trained model: --ckpt_path FILE"),
         (["fit", *QUIET, *DATA, "--trainer.precision", "bf16-true"], "precision = 'bf16-true' would round event times"),
         (["fit", *QUIET, *DATA, "--model.num_heads", "3"], "embed_dim = 64 must be even and a multiple of num_heads = 3"),
+        (
+            ["fit", *QUIET, *DATA, "--model.num_marks", "7"],
+            "--model.num_marks 7 is wrong: the data have num_marks = 2; leave it out",
+        ),
         (["fit", *QUIET, "--data.process", "wind"], "there is no process preset 'wind'"),
         (["predict", *QUIET, "--model.target", "nowhere.ckpt"], "nowhere.ckpt: there is no such checkpoint"),
         (["predict", *QUIET, "--model.options.draft_length", "0", "--model.target", "x"], "draft_length = 0 must be a whole"),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
 SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)")  # train-00000-of-00002
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)(-[0-9a-f]{16})?")  # train-00000-of-00002, maybe a hash
 SAVED = "dataset_dict.json"  # what DatasetDict.save_to_disk writes beside a folder for each split
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 

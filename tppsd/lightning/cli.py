@@ -102,6 +102,15 @@ class TrainingCLI(VerbCLI):
             if name != "num_marks":  # linked from the data; compared when the weights are loaded
                 config.model.init_args[name] = value
 
+    def instantiate_classes(self) -> None:
+        """What is said of the number of marks must agree with the data, from which it is taken."""
+        given = self.config[self.verb].model.init_args.get("num_marks")
+        super().instantiate_classes()
+        if given not in (None, self.datamodule.num_marks):
+            raise ValueError(
+                f"--model.num_marks {given} is wrong: the data have num_marks = {self.datamodule.num_marks}; leave it out"
+            )
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False:  # a dry run keeps nothing
             callbacks = [callback for callback in callbacks if not isinstance(callback, OwnCheckpoint)]
