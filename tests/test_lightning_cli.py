@@ -226,7 +226,7 @@ def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:
         (["fit", *QUIET, *DATA, "--model.num_heads", "3"], "embed_dim = 64 must be even and a multiple of num_heads = 3"),
         (
             ["fit", *QUIET, *DATA, "--model.num_marks", "7"],
-            "--model.num_marks 7 is wrong: the data have num_marks = 2; leave it out",
+            "--model.num_marks 7 is wrong: the data have num_marks = 2",
         ),
         (["fit", *QUIET, "--data.process", "wind"], "there is no process preset 'wind'"),
         (["predict", *QUIET, "--model.target", "nowhere.ckpt"], "nowhere.ckpt: there is no such checkpoint"),
