@@ -197,6 +197,18 @@ def test_a_drawn_first_mark_has_no_law() -> None:
     assert samples.laws is not None and [law.batch_shape[0] for law in samples.laws] == [5] * 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_laws_do_not_change_with_the_model(dtype: torch.dtype) -> None:
+    model = small_model(dtype=dtype)
+    laws = tppsd.sample(model, num_events=5, return_laws=True).laws
+    assert laws is not None
+    tau = torch.linspace(0.1, 3.0, 5, dtype=torch.float64)
+    before = laws[0].mark_log_probs(tau)
+    for weight in model.parameters():
+        weight.data.zero_()
+    assert torch.equal(laws[0].mark_log_probs(tau), before) and before.std() > 0.01
+
+
 def test_laws_are_of_networks() -> None:
     model = ProcessModel(PRESETS["hawkes"].process)
     with pytest.raises(TypeError, match="return_laws = True needs a target whose laws are NextEventLaw; these are"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tppsd.models.fast import by_columns, linear
+from tppsd.models.fast import by_columns, copied, linear
 from tppsd.models.law import MarkDecoder, NextEventLaw
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
 
@@ -69,11 +68,7 @@ class TimeConditionalMarks(nn.Module):
 
     def _double_copy(self) -> TimeConditionalMarks:
         with torch.inference_mode(False):  # a copy made while sampling must serve a later backward
-            double = copy.deepcopy(self)
-            for module in double.modules():  # another thread may be reading the model: what it has put before the parameters
-                for name in (*module._parameters, *module._modules):
-                    module.__dict__.pop(name, None)
-            double = double.double().requires_grad_(False)
+            double = copied(self).double().requires_grad_(False)
             for layer in (double.mix_time, double.to_logits):
                 layer.weight.data = by_columns(layer.weight)
         return double

@@ -3,14 +3,17 @@ as much as its arithmetic."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -127,12 +130,18 @@ def _plain(module: nn.Module) -> dict[str, Any]:
     return attributes
 
 
+def copied(model: _Module) -> _Module:
+    """A copy, also of a model that is being read: without what `plain_attributes` has put before its parameters."""
+    own = copy.deepcopy(model)
+    for module in own.modules():
+        for name in (*module._parameters, *module._buffers, *module._modules):
+            module.__dict__.pop(name, None)
+    return own
+
+
 def make_plain(model: nn.Module) -> None:
     """`plain_attributes` for good, of a copy that nobody else has."""
     for module in model.modules():
-        for names in (module._parameters, module._buffers, module._modules):
-            for name in names:
-                module.__dict__.pop(name, None)  # of what it is a copy of
         module.__dict__.update(_plain(module))
 
 

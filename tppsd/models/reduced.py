@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from tppsd.models.attention import AttentionPass, CachedPass
 from tppsd.models.cache import KVCache
-from tppsd.models.fast import make_plain
+from tppsd.models.fast import copied, make_plain
 from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
 
@@ -34,7 +33,7 @@ class ReducedModel:
 
     def __init__(self, model: TransformerTPP, dtype: torch.dtype) -> None:
         self._model, self.dtype = model, dtype
-        self._encoder = copy.deepcopy(model.encoder)
+        self._encoder = copied(model.encoder)
         for layer in self._encoder.modules():
             if isinstance(layer, nn.Linear):
                 layer.to(dtype)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tppsd.models.fast import copied
 from tppsd.models.law import NextEventLaw
 from tppsd.sampling.rows import Events
 
@@ -38,7 +39,8 @@ class Recorder:
         if self.laws:
             if not isinstance(laws, NextEventLaw):
                 raise TypeError(f"return_laws = True needs a target whose laws are NextEventLaw; these are {type(laws).__name__}")
-            self._example = laws
+            if self._example is None:
+                self._example = _apart(laws)
             columns.append(laws.parameters.movedim(-1, 0))
         return Events(torch.cat(columns))
 
@@ -49,4 +51,13 @@ class Recorder:
         if self._example is None:
             return log_probs, None
         parameters = columns[3 + self.log_probs :, : num_events + (not ended_by_count)].t().contiguous()
-        return log_probs, self._example.with_parts().of(parameters)  # ordinary ones, which outlive the call
+        return log_probs, self._example.of(parameters)
+
+
+def _apart(law: NextEventLaw) -> NextEventLaw:
+    """An ordinary law on the CPU that has nothing in common with its model, which may change or be gone."""
+    decoder = law.mark_decoder
+    if isinstance(decoder, nn.Module):
+        with torch.inference_mode(False):
+            decoder = copied(decoder).cpu().requires_grad_(False)
+    return law.with_parts(mark_decoder=decoder)
