@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import weakref
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from small_models import ENCODERS, assert_same_law, attentive_model, cut, random
 
 import tppsd
 from tppsd.certification.cells import Cell, all_cells
-from tppsd.certification.judge import judge
+from tppsd.certification.judge import combined, judge
 from tppsd.certification.recorded import RecordedLaws, divergence
 from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile
@@ -315,3 +316,20 @@ def test_predict_and_the_callback_sample_in_it(tmp_path: Path) -> None:
     fit = trainer(max_epochs=1, callbacks=[callback])
     fit.fit(tppsd.TargetTPP(2, **SMALL), datamodule=small_data())
     assert fit.logged_metrics["fidelity/own_law_p_value"] >= 0
+
+
+# --- on a device that is there -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile", [False, True], ids=["operators", "graphs"])
+@pytest.mark.parametrize("options", [{"method": "autoregressive"}, {"draft_length": 5}, {"candidates": (3, 2)}], ids=str)
+def test_samples_of_a_gpu_have_the_laws_that_were_recorded(options: dict[str, Any], compile: bool) -> None:
+    """Which are near the target's own, and on the CPU."""
+    target, draft = (attentive_model("rotary", num_layers=layers) for layers in (3, 1))
+    samples = tppsd.sample(
+        copy.deepcopy(target).cuda(), None if options.get("method") else draft.cuda(), num_sequences=300, num_events=30,
+        return_laws=True, dtype="bfloat16", compile=compile, **options,
+    )  # fmt: skip
+    assert samples.laws is not None and samples.laws[0].parameters.device.type == "cpu"
+    assert combined(judge(target, samples)) > 1e-4
