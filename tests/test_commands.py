@@ -95,14 +95,38 @@ def test_events_without_marks_are_taken_when_said(tmp_path, capsys):
     path = tmp_path / "events.csv"
     path.write_text("\n".join(["seq_id,time", *rows]))
     options = ["--encoder", "thp", "--num-layers", "1", "--num-steps", "1", "--repeats", "1"]
-    with pytest.raises(ValueError, match=r"columns=.'mark': None.*\(this command has --unmarked for"):
+    with pytest.raises(ValueError, match=r"columns=.'mark': None.*\(on the command line --columns FIELD=COLUMN, and"):
         throughput.main(["--data", str(path), *options])
     throughput.main(["--data", str(path), "--unmarked", *options])
     assert "events, 1 layers" in capsys.readouterr().out
     settings = demo.parse(["--data", str(path), "--unmarked"])
     assert demo_training.open_data(settings, Console()).num_marks == 1
-    with pytest.raises(ValueError, match="--unmarked is for events that are read; the process hawkes has the marks it has"):
+    with pytest.raises(ValueError, match="--unmarked is for events that are read; the process hawkes has the marks and times"):
         throughput.main(["--data", "hawkes", "--unmarked"])
+
+
+def test_columns_of_other_names_are_named(tmp_path, capsys):
+    rows = [f"{sequence},{0.5 * i},{i % 3}" for sequence in range(20) for i in range(1, 9)]
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(["user,hours,kind", *rows]))
+    columns = ["--columns", "sequence=user", "time=hours", "mark=kind"]
+    data = demo_training.open_data(demo.parse(["--data", str(path), *columns]), Console())
+    assert data.num_marks == 3 and len(data.sequences("train")[0]) == 8
+    throughput.main(
+        ["--data", str(path), *columns, "--encoder", "thp", "--num-layers", "1", "--num-steps", "1", "--repeats", "1"]
+    )
+    assert "events, 1 layers" in capsys.readouterr().out
+    for options, said in (
+        (["--data", str(path), *columns[:-1]], "column mark or .* is missing"),
+        (["--data", str(path), *columns, "--unmarked"], "--columns mark=kind and --unmarked do not go together"),
+        (["--data", str(path), "--columns", "tme=hours"], "columns has the unknown field 'tme'"),
+        (["--data", "hawkes", *columns], "--columns is for events that are read; the process hawkes has"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            throughput.main(options)
+    with pytest.raises(SystemExit):
+        demo.parse(["--columns", "time"])
+    assert "--columns: time must be FIELD=COLUMN, such as time=hours" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

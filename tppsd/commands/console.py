@@ -51,8 +51,22 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
-def open_events(data: str, unmarked: bool, **arguments: Any) -> Any:
-    """The EventDataModule of --data and --unmarked, read.
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """The options of events whose columns have other names than usual, or that have no marks: `columns` and `unmarked`."""
+    words: dict[str, Any] = {"type": _field_and_column, "nargs": "+", "metavar": "FIELD=COLUMN"}
+    parser.add_argument("--columns", **words, default=[], help="columns of other names than usual, such as time=hours mark=kind")
+    parser.add_argument("--unmarked", action="store_true", help="the events have no marks, or theirs are left aside")
+
+
+def _field_and_column(text: str) -> tuple[str, str]:
+    field, _, column = text.partition("=")
+    if not (field and column):
+        raise argparse.ArgumentTypeError(f"{text} must be FIELD=COLUMN, such as time=hours")
+    return field, column
+
+
+def open_events(data: str, columns: list[tuple[str, str]], unmarked: bool, **arguments: Any) -> Any:
+    """The EventDataModule of --data, --columns and --unmarked, read.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be; the sentence says why, and what these options can do about it.
@@ -60,16 +74,22 @@ def open_events(data: str, unmarked: bool, **arguments: Any) -> Any:
     from tppsd.data.datamodule import EventDataModule
     from tppsd.processes.presets import PRESETS
 
-    if unmarked and data in PRESETS:
-        raise ValueError(f"--unmarked is for events that are read; the process {data} has the marks it has")
+    if (unmarked or columns) and data in PRESETS:
+        option = "--unmarked" if unmarked else "--columns"
+        raise ValueError(f"{option} is for events that are read; the process {data} has the marks and times it has")
+    named: dict[str, str | None] = dict(columns)
+    if unmarked:
+        if "mark" in named:
+            raise ValueError(f"--columns mark={named['mark']} and --unmarked do not go together; leave one of them out")
+        named["mark"] = None
     source: dict[str, Any] = {"process": data} if data in PRESETS else {"path": data}
-    module = EventDataModule(**source, columns={"mark": None} if unmarked else None, **arguments)
+    module = EventDataModule(**source, columns=named or None, **arguments)
     try:
         _ = module.dataset
     except ValueError as error:
         if "columns=" not in str(error):
             raise
-        hint = "this command has --unmarked for columns={'mark': None} and reads other columns by their usual names"
+        hint = "on the command line --columns FIELD=COLUMN, and --unmarked for columns={'mark': None}"
         raise ValueError(f"{error} ({hint})") from error
     return module
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tppsd.commands.console import at_least, positive_seconds
+from tppsd.commands.console import add_columns, at_least, positive_seconds
 
 DEFAULT_PROCESS = "multivariate_hawkes"
 TARGET_SECONDS, DRAFT_SECONDS = 170.0, 60.0
@@ -20,6 +20,7 @@ class Settings:
     """What the command line asks for."""
 
     data: str
+    columns: list[tuple[str, str]]
     unmarked: bool
     output: Path
     target_seconds: float
@@ -36,7 +37,7 @@ def parse(args: list[str]) -> Settings:
     )
     add = parser.add_argument
     add("--data", default=DEFAULT_PROCESS, help="folder or file of events, hub id, or process preset (default: %(default)s)")
-    add("--unmarked", action="store_true", help="the events have no marks, or theirs are left aside")
+    add_columns(parser)
     add("--output", type=Path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
     seconds: dict[str, Any] = {"type": positive_seconds, "metavar": "SECONDS"}
     add("--target-seconds", **seconds, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)")

@@ -7,7 +7,7 @@ import logging
 import sys
 from functools import partial
 
-from tppsd.commands.console import at_least, open_events, progress
+from tppsd.commands.console import add_columns, at_least, open_events, progress
 
 DESCRIPTION = """Train each encoder for some steps twice, by `tppsd fit` and in a bare PyTorch loop over ready batches, and print
 events per second of both. Nothing is kept."""
@@ -27,7 +27,7 @@ def main(args: list[str]) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # it would announce every run
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    data = open_events(options.data, options.unmarked, batch_size=options.batch_size)
+    data = open_events(options.data, options.columns, options.unmarked, batch_size=options.batch_size)
     rows = []
     console = Console(width=None if sys.stdout.isatty() else 120)
     with progress(Console(stderr=True), "training", 2 * options.repeats * len(options.encoder)) as advance:
@@ -48,7 +48,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tppsd throughput", description=DESCRIPTION)
     add = parser.add_argument
     add("--data", default="multivariate_hawkes", help="process preset, folder or hub id (default: %(default)s)")
-    add("--unmarked", action="store_true", help="the events have no marks, or theirs are left aside")
+    add_columns(parser)
     add("--encoder", nargs="+", default=["thp", "sahp", "attnhp", "rotary"], help="which to train (default: all)")
     add("--num-layers", type=at_least(1), default=3, help="layers of the model (default: %(default)s)")
     add("--batch-size", type=at_least(1), default=16, help="sequences per step (default: %(default)s)")
