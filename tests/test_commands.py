@@ -117,6 +117,7 @@ def test_columns_of_other_names_are_named(tmp_path, capsys):
     )
     assert "events, 1 layers" in capsys.readouterr().out
     for options, said in (
+        (["--data", str(path), *columns, "--columns", "time=user"], "--columns names two columns for time; name one"),
         (["--data", str(path), *columns[:-1]], "column mark or .* is missing"),
         (["--data", str(path), *columns, "--unmarked"], "--columns mark=kind and --unmarked do not go together"),
         (["--data", str(path), "--columns", "tme=hours"], "columns has the unknown field 'tme'"),

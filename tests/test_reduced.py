@@ -34,6 +34,7 @@ from tppsd.models.stand_ins import stand_in, standing_in
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
+from tppsd.sampling.resolve import reading
 
 BF16 = torch.bfloat16
 WAYS = [pytest.param(True, id="compiled", marks=needs_a_compiler), pytest.param(False, id="operators")]
@@ -182,10 +183,10 @@ def test_laws_are_those_that_events_were_judged_by(options: dict[str, Any], pass
         recorded, has_end = RecordedLaws(samples), "horizon" in end
         for i, (sequence, law, log_probs) in enumerate(zip(samples, samples.laws, samples.log_probs, strict=True)):
             assert law.batch_shape == (len(sequence) + has_end,) and type(law) is NextEventLaw
-            if len(sequence) > 1:  # the density of the first event is given a silence
-                assert_close = torch.testing.assert_close
-                times, marks = samples._own(samples.flat_inter_times, i), sequence.marks
-                assert_close(law[: len(sequence)].log_prob(times, marks)[1:], log_probs[1:], rtol=0, atol=1e-9)
+            times, marks = samples._own(samples.flat_inter_times, i), sequence.marks
+            torch.testing.assert_close(law[: len(sequence)].log_prob(times, marks), log_probs, rtol=0, atol=1e-9)
+            assert law.elapsed is not None and law.elapsed[0] == pytest.approx(0.8)
+            assert not law.parameters.is_inference()
         sequences = [replace(whole, index=i) for i, whole in enumerate(samples.with_history())]
         assert abs(divergence(target, sequences, recorded)) < (0.05 if "dtype" in passes else 1e-5)
 
@@ -196,6 +197,33 @@ def test_a_drawn_first_mark_has_no_law() -> None:
     model.set_statistics(replace(model.statistics, first_mark_counts=(5, 3, 2)))
     samples = tppsd.sample(model, num_sequences=4, num_events=5, return_laws=True)
     assert samples.laws is not None and [law.batch_shape[0] for law in samples.laws] == [5] * 4
+
+
+def test_inter_times_keep_their_digits() -> None:
+    """tau = 5.0 and 5.006 are one number in bfloat16."""
+    model = attentive_model("thp")
+    tokens = tokens_of(random_batch([1]))
+    contexts = []
+    with standing_in(model, False, BF16):
+        for tau in (5.0, 5.006):
+            contexts.append(model.extend(tokens._replace(inter_times=torch.full_like(tokens.times, tau)), model.new_cache(1, 2)))
+    assert not torch.equal(*contexts)
+
+
+@pytest.mark.parametrize("passes", [{}, {"dtype": "bfloat16"}], ids=str)
+def test_dropout_is_off_while_another_thread_reads_a_model_in_training(passes: dict[str, Any]) -> None:
+    """Who comes second finds it in evaluation mode, which ends with the last."""
+    model = attentive_model("thp", dropout=0.5)
+    arguments: dict[str, Any] = {"num_events": 8, "method": "autoregressive", **passes}
+    expected = tppsd.sample(model, **arguments).flat_event_times
+    model.train()
+    with contextlib.ExitStack() as second:
+        with reading(model):
+            second.enter_context(reading(model, **passes))
+        assert not model.encoder.training
+        assert torch.equal(tppsd.sample(model, **arguments).flat_event_times, expected)
+    assert all(module.training for module in model.modules())
+    assert torch.equal(tppsd.sample(model, **arguments).flat_event_times, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

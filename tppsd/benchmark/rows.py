@@ -36,7 +36,8 @@ class Row:
             real data, |mean L| of the samples and of an independent autoregressive run under the target; nats per sequence.
         ks_statistic: D_KS of the samples time-rescaled under the true process; ks_band: its 95 % quantile for exact samples.
         wasserstein_time, wasserstein_mark: 1-Wasserstein and earth mover's distance of next events from autoregressive ones.
-        own_law_p_value, mark_p_value: of the times and marks under the very model that was sampled; uniform if sampling is exact.
+        own_law_p_value, mark_p_value: of the times and marks under the very model that was sampled; uniform if sampling is exact
+            (with dtype = bfloat16 nearly: full passes give other laws, by some 1e-4 nats per event).
             Cells share the noise of a seed, so that one sampler's p-values resemble each other over cells.
         peak_memory_mib: largest over runs, beyond what was held before.
         choice: what "auto" took in the first counted run, and why.

@@ -12,7 +12,7 @@ from tppsd.benchmark.names import in_passes, short_names
 from tppsd.benchmark.plan import Plan, draft_names
 from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.models.compilable import why_not_compilable
+from tppsd.models.compilable import possible_passes
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, model_device
@@ -56,7 +56,7 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
     labels = _labels(plan)
     for name, draft in drafts.items():
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
-            run = _cached(draft, passes | {"compile": plan.compile and not why_not_compilable(draft)})
+            run = _cached(draft, possible_passes(draft, **passes))
             chosen.append(Sampler(f"draft {labels[name].removeprefix('draft ')} alone", "draft", draft, run, name))
         for options in plan.speculative_options(of_model=draft not in DRAFTER_NAMES):
             rule, of_draft = options.rule, options.draft_passes

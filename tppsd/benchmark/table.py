@@ -45,7 +45,7 @@ IMPORTANT = ("milliseconds_per_event", "speedup", "events_per_round", "own_law_p
 LEGEND = (
     "target and drafts: heads x layers; medians over runs (smallest to largest); ΔL, D_KS, D_WS: distances of the TPP-SD paper; "
     "alpha: accepted / drafted; per step: accepted / tested; per round: events per target pass; "
-    "own-law p: uniform if sampling is exact"
+    "own-law p: uniform if sampling is exact (in float32)"
 )
 
 

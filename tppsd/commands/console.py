@@ -53,9 +53,9 @@ def positive_seconds(text: str) -> float:
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
     """The options of events whose columns have other names than usual, or that have no marks: `columns` and `unmarked`."""
-    words: dict[str, Any] = {"type": _field_and_column, "nargs": "+", "metavar": "FIELD=COLUMN"}
-    parser.add_argument("--columns", **words, default=[], help="columns of other names than usual, such as time=hours mark=kind")
-    parser.add_argument("--unmarked", action="store_true", help="the events have no marks, or theirs are left aside")
+    add, others = parser.add_argument, "columns of other names than usual, such as time=hours mark=kind"
+    add("--columns", type=_field_and_column, action="extend", nargs="+", default=[], metavar="FIELD=COLUMN", help=others)
+    add("--unmarked", action="store_true", help="the events have no marks, or theirs are left aside")
 
 
 def _field_and_column(text: str) -> tuple[str, str]:
@@ -77,6 +77,9 @@ def open_events(data: str, columns: list[tuple[str, str]], unmarked: bool, **arg
     if (unmarked or columns) and data in PRESETS:
         option = "--unmarked" if unmarked else "--columns"
         raise ValueError(f"{option} is for events that are read; the process {data} has the marks and times it has")
+    fields = [field for field, _ in columns]
+    if twice := [field for field in fields if fields.count(field) > 1]:
+        raise ValueError(f"--columns names two columns for {twice[0]}; name one")
     named: dict[str, str | None] = dict(columns)
     if unmarked:
         if "mark" in named:

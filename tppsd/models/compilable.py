@@ -46,6 +46,12 @@ def _device(model: Any) -> torch.device:
     return next(model.parameters()).device
 
 
+def possible_passes(model: Any, compile: bool = False, dtype: str = "float32") -> dict[str, Any]:
+    """What of passes as SamplingOptions say a model can have."""
+    is_reducible = dtype == "float32" or why_not_reducible(model) is None
+    return {"compile": compile and why_not_compilable(model) is None, "dtype": dtype if is_reducible else "float32"}
+
+
 def check_passes(model: Any, compile: bool = False, dtype: str = "float32", device: torch.device | None = None) -> None:
     """Refuse a target that cannot have passes as SamplingOptions say.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from tppsd.models.attention import AttentionPass, CachedPass
 from tppsd.models.cache import KVCache
+from tppsd.models.decoder import autocast_disabled
 from tppsd.models.fast import copied, make_plain
 from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
@@ -17,12 +18,25 @@ if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
 
-class ReducedModel:
-    """A model whose matrix products, keys and values are in another dtype. Event times and their phases stay float64, the stream
-    of tokens, norms and all that comes after the contexts float32: as autocast trains.
+class _OutOfReach(nn.Module):
+    """A part of a model in its own dtype, whatever autocast does around it."""
 
-    What it rounds depends on the shapes of products, so that the law of an event depends a little on the pass that it was worked
-    out in. Samples have the laws of the passes that were made for them (`return_laws` of tppsd.sample).
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *inputs: Any) -> Any:
+        with autocast_disabled(next(self.part.parameters()).device.type):
+            return self.part(*inputs)
+
+
+class ReducedModel:
+    """A model whose layers multiply matrices in another dtype, in which keys and values are kept. Event times and their phases
+    stay float64; the embedded tokens, the stream of them, norms and all that comes after the contexts stay float32.
+
+    Unlike compiled code, which rounds matrices, keys and values alone, operators also round what these are multiplied with, and
+    add up in an order that depends on the shape of a product: so that the law of an event depends a little on the pass that it
+    was worked out in. Samples have the laws of the passes that were made for them (`return_laws` of tppsd.sample).
 
     Args:
         model: or a weak proxy of it.
@@ -33,10 +47,13 @@ class ReducedModel:
 
     def __init__(self, model: TransformerTPP, dtype: torch.dtype) -> None:
         self._model, self.dtype = model, dtype
-        self._encoder = copied(model.encoder)
+        self._encoder = copied(model.encoder).eval()
+        embedding = _OutOfReach(self._encoder.embedding)
+        del self._encoder.embedding
         for layer in self._encoder.modules():
             if isinstance(layer, nn.Linear):
                 layer.to(dtype)
+        self._encoder.embedding = embedding
         make_plain(self._encoder)
 
     def read_statistics(self, model: TransformerTPP) -> None:

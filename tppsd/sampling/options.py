@@ -53,10 +53,10 @@ class SamplingOptions:
             2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on a CUDA device, where that has yet to be
             measured, as graphs (tppsd.models.captured); None = no.
         dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3 digits;
-            all that follows them, laws, tests and events, keeps its precision. Samples have exactly the laws that the target
-            has in this dtype, not those that it was scored by. Half the memory of a cache; faster on GPUs, and on a CPU together
-            with `compile` (without, operators round by the shape of a pass, so that samples depend a little on the batch).
-            None = "float32".
+            times, and all that follows the contexts, laws, tests and events, keep their precision. Samples have exactly the laws
+            that the target has in this dtype, not those that it was scored by. A cache takes half the memory; faster on a CPU
+            together with `compile`, and meant for GPUs, where that has yet to be measured. Without `compile` operators round
+            what they multiply, too, and by the shape of a pass, so that samples depend a little on the batch. None = "float32".
     """
 
     method: Literal["autoregressive", "speculative", "fixed_point", "auto"] | None = None

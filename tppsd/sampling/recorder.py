@@ -50,8 +50,9 @@ class Recorder:
         log_probs = columns[3, :num_events].clone() if self.log_probs else None
         if self._example is None:
             return log_probs, None
-        parameters = columns[3 + self.log_probs :, : num_events + (not ended_by_count)].t().contiguous()
-        return log_probs, self._example.of(parameters)
+        own = columns[3 + self.log_probs :, : num_events + (not ended_by_count)]
+        with torch.inference_mode(False):  # they may serve a later backward
+            return log_probs, self._example.of(own.t().clone(memory_format=torch.contiguous_format))
 
 
 def _apart(law: NextEventLaw) -> NextEventLaw:
@@ -61,3 +62,13 @@ def _apart(law: NextEventLaw) -> NextEventLaw:
         with torch.inference_mode(False):
             decoder = copied(decoder).cpu().requires_grad_(False)
     return law.with_parts(mark_decoder=decoder)
+
+
+def after_silence(laws: NextEventLaw | None, silence: float) -> NextEventLaw:
+    """Of the events of a sequence (n,), the first given that nothing happened for `silence` since the event before."""
+    assert laws is not None
+    if silence == 0:
+        return laws
+    elapsed = torch.zeros(laws.batch_shape, dtype=torch.float64)
+    elapsed[0] = silence
+    return laws.truncated(elapsed)

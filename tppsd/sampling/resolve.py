@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from tppsd.models.checkpoint import load
-from tppsd.models.compilable import why_not_compilable, why_not_reducible
+from tppsd.models.compilable import possible_passes
 from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventModel
 from tppsd.models.stand_ins import standing_in
@@ -65,16 +67,37 @@ def content_hash(model: Any) -> str | None:
 @contextlib.contextmanager
 def reading(model: Any, compile: bool = False, dtype: str = "float32") -> Iterator[None]:
     """A model in evaluation mode that is only read, by passes as SamplingOptions say, where it can have such."""
-    in_training = [module for module in (model, *kept(model).parts) if module.training] if isinstance(model, nn.Module) else []
-    for module in in_training:
-        module.training = False
+    possible = possible_passes(model, compile, dtype)
+    is_own = possible == {"compile": False, "dtype": "float32"}
+    own = contextlib.nullcontext() if is_own else standing_in(model, possible["compile"], getattr(torch, possible["dtype"]))
+    with _evaluating(model), plain_attributes(model), own:
+        yield
+
+
+_LOCK = threading.Lock()
+_READERS: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()  # and what was in training before them
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """A model in evaluation mode until the last thread that reads it is done."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    parts = (model, *kept(model).parts)
+    with _LOCK:
+        num, in_training = _READERS.get(model, (0, []))
+        in_training = in_training if num else [module for module in parts if module.training]
+        for module in in_training:
+            module.training = False
+        _READERS[model] = num + 1, in_training
     try:
-        compile = compile and why_not_compilable(model) is None
-        dtype = dtype if dtype == "float32" or why_not_reducible(model) is None else "float32"
-        is_own = not compile and dtype == "float32"
-        own = contextlib.nullcontext() if is_own else standing_in(model, compile, getattr(torch, dtype))
-        with plain_attributes(model), own:
-            yield
+        yield
     finally:
-        for module in in_training:  # and no other: a part may be frozen
-            module.training = True
+        with _LOCK:
+            num, in_training = _READERS.pop(model)
+            if num > 1:
+                _READERS[model] = num - 1, in_training
+            else:
+                for module in in_training:  # and no other: a part may be frozen
+                    module.training = True

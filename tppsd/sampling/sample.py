@@ -22,7 +22,7 @@ from tppsd.sampling.engine import Engine, Finished
 from tppsd.sampling.learnt import remember
 from tppsd.sampling.methods import Models, build_engine, choose_draft_length
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.recorder import Recorder
+from tppsd.sampling.recorder import Recorder, after_silence
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
 from tppsd.sampling.resolve import DRAFTER_NAMES, check_models, content_hash, model_device, reading, resolve_model
 from tppsd.sampling.samples import SampledSequences, SamplingStats
@@ -73,7 +73,8 @@ def sample(
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
         return_log_probs: also return the target's log-density of each event.
-        return_laws: also return the law that each event has been drawn from, as it was worked out for it.
+        return_laws: also return the law that each event has been drawn from, as it was worked out for it; after a silence the
+            first is given that silence.
         progress: show a progress bar.
 
     Returns:
@@ -177,9 +178,15 @@ class _Call:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Both models are only read."""
+        """Both models are only read, and what they are is looked at once."""
         passes = self.options.passes
-        with reading(self.target, **passes), reading(self.draft, **passes), torch.inference_mode():
+        with (
+            held(self.target),
+            held(self.draft),
+            reading(self.target, **passes),
+            reading(self.draft, **passes),
+            torch.inference_mode(),
+        ):
             yield
 
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
@@ -244,7 +251,10 @@ class _Call:
             )
         ends = torch.tensor([r.end for r in requests], dtype=torch.float64)
         log_probs = [done.log_probs for done in finished if done.log_probs is not None]
-        laws = [done.laws for done in finished if done.laws is not None]
+        laws = None
+        if self.recorder.laws:
+            silences = plan.histories.elapsed[[request.history for request in requests]].tolist()
+            laws = [after_silence(done.laws, silence) for done, silence in zip(finished, silences, strict=True)]
         lengths = torch.tensor([0] + [len(done.times) for done in finished])
         return SampledSequences(
             flat_event_times=torch.cat(times),
@@ -265,7 +275,7 @@ class _Call:
             mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
             target_hash=content_hash(self.target),
             draft_hash=content_hash(self.draft),
-            laws=laws or None,
+            laws=laws,
         )
 
 

@@ -166,9 +166,10 @@ class SampledSequences:
         options, seed, stats: how they were made.
         num_marks, mark_names: marks of the target, and their names in its data where they had some.
         target_hash, draft_hash: of the models that have one.
-        laws: None unless asked for; per sequence the target's law of each sampled event, of batch shape (num_events,), and after
-            them that of the silence until its end, (num_events + 1,), where it ended by its window. They are as they were worked
-            out for the events: in float64 from float32 parameters, by the passes of the call.
+        laws: None unless asked for; per sequence the target's law of each sampled event, a drawn first event aside, of batch
+            shape (num_events,), and after them that of the silence until its end, (num_events + 1,), where it ended by its
+            window. They are as they were worked out for the events, by the passes of the call: of inter-times since the event
+            before, the first given the silence until which its history was observed.
     """
 
     flat_event_times: Tensor
