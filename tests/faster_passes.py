@@ -9,7 +9,7 @@ from small_models import attentive_model, random_batch, random_sequence, tokens_
 
 import tppsd
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins import stand_in
+from tppsd.models.stand_ins.active import stand_in
 from tppsd.models.transformer_tpp import TransformerTPP
 
 SAMPLERS: list[dict[str, Any]] = [

@@ -24,13 +24,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tppsd
-from tppsd.models import captured, compilable, stand_ins
 from tppsd.models.attention import StaticPass
 from tppsd.models.cache import KVCache, RowCache
-from tppsd.models.captured import CapturedModel, Graph
 from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins import stand_in, standing_in
+from tppsd.models.stand_ins import active, captured, compilable
+from tppsd.models.stand_ins.active import stand_in, standing_in
+from tppsd.models.stand_ins.captured import CapturedModel, Graph
 from tppsd.models.transformer_tpp import TransformerTPP
 
 TOLERANCE = 2e-5  # of contexts of size 3, in float32
@@ -39,7 +39,7 @@ TOLERANCE = 2e-5  # of contexts of size 3, in float32
 @pytest.fixture
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models on a CPU are captured, not compiled."""
-    monkeypatch.setattr(stand_ins, "_made", lambda model, _, dtype: CapturedModel(weakref.proxy(model), dtype))
+    monkeypatch.setattr(active, "_made", lambda model, _, dtype: CapturedModel(weakref.proxy(model), dtype))
     monkeypatch.setattr(compilable, "check_compiler", lambda: None)
 
 

@@ -27,11 +27,11 @@ from tppsd.certification.judge import combined, judge
 from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile, tune
 from tppsd.lightning.requests import Requests
-from tppsd.models import compiling
-from tppsd.models.compiled import CompiledModel
-from tppsd.models.compiling import library
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins import stand_in, standing_in
+from tppsd.models.stand_ins import compiling
+from tppsd.models.stand_ins.active import stand_in, standing_in
+from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.compiling import library
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
@@ -266,7 +266,7 @@ def test_without_a_compiler_the_sentence_says_what_is_missing(monkeypatch: pytes
 
 def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from tppsd.models import compiling; "
+        "from pathlib import Path; from tppsd.models.stand_ins import compiling; "
         "print(compiling.library(Path(compiling.__file__).with_name('native') / 'library.cpp').panel_width())"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}

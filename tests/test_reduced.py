@@ -26,11 +26,11 @@ from tppsd.certification.recorded import RecordedLaws, divergence
 from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile
 from tppsd.lightning.requests import Requests
-from tppsd.models import stand_ins
 from tppsd.models.cache import KVCache
-from tppsd.models.captured import CapturedModel
 from tppsd.models.law import NextEventLaw
-from tppsd.models.stand_ins import stand_in, standing_in
+from tppsd.models.stand_ins import active
+from tppsd.models.stand_ins.active import stand_in, standing_in
+from tppsd.models.stand_ins.captured import CapturedModel
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
@@ -155,7 +155,7 @@ def test_captured_passes_are_those_by_operators(encoder: str, monkeypatch: pytes
     model = attentive_model(encoder, embed_dim=32)
     with standing_in(model, False, BF16):
         expected = steps(model)
-    monkeypatch.setattr(stand_ins, "_made", lambda model, _, dtype: CapturedModel(weakref.proxy(model), dtype))
+    monkeypatch.setattr(active, "_made", lambda model, _, dtype: CapturedModel(weakref.proxy(model), dtype))
     with torch.inference_mode(), standing_in(model, dtype=BF16):
         steps(model)
         found = steps(model)

@@ -77,7 +77,7 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
 
     from tppsd.benchmark.run import run
     from tppsd.benchmark.table import print_table
-    from tppsd.models.compilable import check_compiler
+    from tppsd.models.stand_ins.compilable import check_compiler
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -27,7 +27,7 @@ from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
 from tppsd.commands.console import at_least, progress
-from tppsd.models.compilable import check_compiler
+from tppsd.models.stand_ins.compilable import check_compiler
 from tppsd.sampling.options import DTYPES, SamplingOptions
 
 PACKAGE = Path(tppsd.__file__).parent
@@ -175,7 +175,7 @@ def _read_certificate(path: Path) -> dict[str, Any]:
 def sources_hash(package: Path = PACKAGE) -> str:
     """SHA-256 of the files whose exactness is certified: the samplers and the models."""
     digest = hashlib.sha256()
-    for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/*.py"), *package.glob("models/native/*")]):
+    for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/**/*.py"), *package.glob("models/**/native/*")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -121,7 +121,7 @@ def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
 
     from tppsd.benchmark.plan import Plan
     from tppsd.benchmark.sources import open_data, request
-    from tppsd.models.compilable import check_passes
+    from tppsd.models.stand_ins.compilable import check_passes
     from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
 
     if options.threads is not None:

@@ -18,7 +18,7 @@ from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.writer import SampleWriter
 from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, own_law_residuals
-from tppsd.models.compilable import check_compiler
+from tppsd.models.stand_ins.compilable import check_compiler
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.samples import SampledSequences, SamplingStats
 

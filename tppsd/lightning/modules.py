@@ -20,9 +20,9 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
-from tppsd.models.compilable import check_passes
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
+from tppsd.models.stand_ins.compilable import check_passes
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 

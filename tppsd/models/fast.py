@@ -38,7 +38,7 @@ class Kept:
         kinds: dtypes of the parameters, and where they are.
         not_finite: name of the first parameter with values that are not finite, or None.
         hashes: content hashes, by what else than the weights they are of.
-        stand_ins: the model as compiled code has it, or in bfloat16 (tppsd.models.stand_ins), once that has been asked for.
+        stand_ins: what computes its passes in its place (tppsd.models.stand_ins), once that has been asked for.
         num_holders: of `held`.
     """
 

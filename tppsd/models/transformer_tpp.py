@@ -24,7 +24,7 @@ from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
 from tppsd.models.rotary import RotaryEncoder
 from tppsd.models.sahp import SAHPEncoder
-from tppsd.models.stand_ins import stand_in
+from tppsd.models.stand_ins.active import stand_in
 from tppsd.models.thp import THPEncoder
 
 ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder, "rotary": RotaryEncoder}

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from tppsd.models.compiled import CompiledModel
-from tppsd.models.compiled_law import LawArithmetic
-from tppsd.models.structures import Work
+from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.compiled_law import LawArithmetic
+from tppsd.models.stand_ins.structures import Work
 
 
 @dataclass

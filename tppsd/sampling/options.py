@@ -49,9 +49,9 @@ class SamplingOptions:
             instead of a chain; None = a chain.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
             None = 1e-6. With method = "auto" it permits "fixed_point".
-        compile: run the passes of the target, and of a draft model where it can be, as compiled code (tppsd.models.compiled):
-            2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on a CUDA device, where that has yet to be
-            measured, as graphs (tppsd.models.captured); None = no.
+        compile: run the passes of the target, and of a draft model where it can be, as compiled code
+            (tppsd.models.stand_ins.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on a CUDA
+            device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); None = no.
         dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3 digits;
             times, and all that follows the contexts, laws, tests and events, keep their precision. Samples have exactly the laws
             that the target has in this dtype, not those that it was scored by. A cache takes half the memory; faster on a CPU

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from tppsd.models.checkpoint import load
-from tppsd.models.compilable import possible_passes
 from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventModel
-from tppsd.models.stand_ins import standing_in
+from tppsd.models.stand_ins.active import standing_in
+from tppsd.models.stand_ins.compilable import possible_passes
 
 DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own
 

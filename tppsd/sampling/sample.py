@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.models.compilable import check_passes
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
+from tppsd.models.stand_ins.compilable import check_passes
 from tppsd.sampling.auto import choose
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength

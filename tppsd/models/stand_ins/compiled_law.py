@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tppsd.models.law import MarkDecoder, NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.packing import PackedWeights
-from tppsd.models.structures import Pointer, Views, Work
+from tppsd.models.stand_ins.packing import PackedWeights
+from tppsd.models.stand_ins.structures import Pointer, Views, Work
 
 
 class LawArithmetic:

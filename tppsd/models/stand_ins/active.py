@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tppsd.models.captured import CapturedModel
-from tppsd.models.compiled import CompiledModel
 from tppsd.models.fast import kept
-from tppsd.models.reduced import ReducedModel
+from tppsd.models.stand_ins.captured import CapturedModel
+from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.reduced import ReducedModel
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
@@ -51,7 +51,7 @@ def standing_in(model: TransformerTPP, compiled: bool = True, dtype: torch.dtype
     ones), or in `dtype`, or both.
 
     Args:
-        model: one that is fit for it (tppsd.models.compilable).
+        model: one that is fit for it (tppsd.models.stand_ins.compilable).
     """
     own, active = kept(model).stand_ins, _ACTIVE.models
     if (compiled, dtype) not in own:

@@ -14,7 +14,7 @@ from tppsd.models.decoder import IndependentMarks, TimeConditionalMarks
 from tppsd.models.mixture import LOG_STD_RANGE
 from tppsd.models.rotary import RotaryBlock, RotaryEncoder
 from tppsd.models.sahp import SAHPEncoder
-from tppsd.models.structures import Decoder, Encoder, Layer, Linear, Norm
+from tppsd.models.stand_ins.structures import Decoder, Encoder, Layer, Linear, Norm
 from tppsd.models.thp import THPEncoder
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from tppsd.models.attention import StaticPass
 from tppsd.models.cache import KVCache
-from tppsd.models.compiled import Drawn
 from tppsd.models.decoder import autocast_disabled
 from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
-from tppsd.models.reduced import ReducedModel
+from tppsd.models.stand_ins.compiled import Drawn
+from tppsd.models.stand_ins.reduced import ReducedModel
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
@@ -128,7 +128,7 @@ class CapturedModel(threading.local):
 
     Args:
         model: or a weak proxy of it.
-        dtype: that of the weights, or another for passes as in tppsd.models.reduced.
+        dtype: that of the weights, or another for passes as in tppsd.models.stand_ins.reduced.
     """
 
     def __init__(self, model: TransformerTPP, dtype: torch.dtype = torch.float32) -> None:

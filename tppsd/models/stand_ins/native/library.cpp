@@ -1,4 +1,4 @@
-// What tppsd.models.compiled calls instead of hundreds of operators.
+// What tppsd.models.stand_ins.compiled calls instead of hundreds of operators.
 
 #include <atomic>
 #include <system_error>

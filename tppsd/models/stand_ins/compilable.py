@@ -1,4 +1,4 @@
-"""Which models can have compiled or captured passes, or passes in bfloat16 (tppsd.models.stand_ins)."""
+"""Which models can have compiled or captured passes, or passes in bfloat16 (tppsd.models.stand_ins.active)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from tppsd.models.compiled import native_library
 from tppsd.models.fast import kept
-from tppsd.models.packing import BLOCKS, LANES, MARKS, blocks_of
+from tppsd.models.stand_ins.compiled import native_library
+from tppsd.models.stand_ins.packing import BLOCKS, LANES, MARKS, blocks_of
 
 _PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
 

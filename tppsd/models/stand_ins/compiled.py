@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from tppsd.models.cache import KVCache
-from tppsd.models.compiled_law import CompiledLaw, LawArithmetic
-from tppsd.models.compiling import library
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.packing import LANES, PackedWeights
-from tppsd.models.structures import Chain, Int, Pass, Pointer, Work
+from tppsd.models.stand_ins.compiled_law import CompiledLaw, LawArithmetic
+from tppsd.models.stand_ins.compiling import library
+from tppsd.models.stand_ins.packing import LANES, PackedWeights
+from tppsd.models.stand_ins.structures import Chain, Int, Pass, Pointer, Work
 from tppsd.models.tree import depths, is_ancestor
 
 if TYPE_CHECKING:
