@@ -27,6 +27,7 @@ from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify, profile
 from tppsd.lightning.requests import Requests
 from tppsd.models.cache import KVCache
+from tppsd.models.fast import Kept
 from tppsd.models.law import NextEventLaw
 from tppsd.models.stand_ins import active
 from tppsd.models.stand_ins.active import stand_in, standing_in
@@ -325,6 +326,28 @@ def test_commands_sample_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [row["method"] for row in rows] == ["autoregressive", "speculative"]
     profile.main(["--target", str(path), *size, "--json", str(account)])
     assert json.loads(account.read_text())["samplers"]["autoregressive"]["counts"]["flops"] > 0
+
+
+def test_a_draft_that_cannot_have_it_is_timed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, draft = tmp_path / "target.ckpt", tmp_path / "draft.ckpt"
+    attentive_model("thp").save(target)
+    small_model("thp").save(draft)  # in float64
+    size = ["--num-events", "8", "--draft-length", "3", "--repeats", "1", "--dtype", "bfloat16", "--baseline", "draft"]
+    benchmark.main(["--target", str(target), "--draft", str(draft), *size, "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert {row["method"] for row in rows} == {"autoregressive", "draft", "speculative"}
+
+
+@pytest.mark.parametrize("passes", [{}, {"dtype": "bfloat16"}], ids=str)
+def test_a_chunk_of_a_stream_compares_weights_once(passes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, right = [], Kept.fits
+    model = attentive_model("thp")
+    chunks = tppsd.sample_stream(model, num_sequences=6, chunk_size=1, num_events=3, batch_size=1, **passes)
+    next(chunks)
+    monkeypatch.setattr(Kept, "fits", lambda own, model: compared.append(1) or right(own, model))
+    for _ in range(4):
+        next(chunks)
+    assert len(compared) <= 2 * 4, "once for the passes of a chunk, and once for the hash that it carries"
 
 
 def test_predict_and_the_callback_sample_in_it(tmp_path: Path) -> None:
