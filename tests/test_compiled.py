@@ -411,12 +411,12 @@ def test_a_compiled_cell_passes_quickly(cell: Cell, tmp_path: Path, monkeypatch:
 def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [cell for cell in COMPILABLE if cell.weights == "untrained"][:1]
     plain = certify.certify(cells, 1000, 0, 1, tmp_path)
-    fast = certify.certify(cells, 1000, 0, 1, tmp_path, passes={"compile": True})
+    fast = certify.certify(cells, 1000, 0, 1, tmp_path, how={"compiled": True})
     assert fast["run"]["compiled"] and plain["cells"][0]["seconds"] != fast["cells"][0]["seconds"], "it was run, not read"
     assert certify.certify(cells, 1000, 0, 1, tmp_path)["cells"] == plain["cells"], "and kept beside it"
     assert not (tmp_path / "certificate-compiled.json").exists(), "one cell is no certificate"
     monkeypatch.setattr(certify, "all_cells", lambda: cells)
-    certify.certify(cells, 1000, 0, 1, tmp_path, passes={"compile": True})
+    certify.certify(cells, 1000, 0, 1, tmp_path, how={"compiled": True})
     assert (tmp_path / "certificate-compiled.json").exists() and not (tmp_path / "certificate.json").exists()
 
 
@@ -507,9 +507,8 @@ def test_predict_compiles_or_is_refused_before_it_writes(tmp_path: Path, monkeyp
 def test_compiled_samples_are_drawn_again_to_the_last_bit(tmp_path: Path) -> None:
     """What `certify --compile --same-as` compares; other bits than those of uncompiled passes."""
     root, which = Path(__file__).parent.parent, "autoregressive-thp-1-untrained"
-    first, again, plain = (
-        draw_cells(root, 1000, 0, 1, tmp_path, which, how, lambda: None) for how in ("-compiled", "-compiled", "")
-    )
+    ways: list[dict[str, Any]] = [{"compiled": True}, {"compiled": True}, {}]
+    first, again, plain = (draw_cells(root, 1000, 0, 1, tmp_path, which, how, lambda: None) for how in ways)
     assert len(first) == 1
     check_same(first, again)
     with pytest.raises(ValueError, match="the samples differ in 1 cells"):

@@ -23,7 +23,7 @@ Drawn = dict[str, dict[str, Any]]  # by cell: its name, the number of events and
 
 
 def draw_cells(
-    root: Path, num_events: int, seed: int, processes: int, models: Path, only: str, passes: str,
+    root: Path, num_events: int, seed: int, processes: int, models: Path, only: str, how: dict[str, Any],
     advance: Callable[[], None],
 ) -> Drawn:  # fmt: skip
     """Draw with the code of the checkout at `root`, cells shared out over processes.
@@ -32,7 +32,7 @@ def draw_cells(
         num_events: per cell.
         models: where trained models are kept.
         only: part of the names of the cells to draw.
-        passes: of certain passes, those that can have them: "-compiled", "-bfloat16" or "-compiled-bfloat16".
+        how: arguments of `draw` beside these, for the cells that can have such passes; empty = all cells, by the default ones.
         advance: called after every cell.
 
     Raises:
@@ -41,7 +41,7 @@ def draw_cells(
     if not (root / "tppsd" / "certification" / "cells.py").is_file():
         raise ValueError(f"{root} is no checkout of this project: it has no tppsd/certification/cells.py")
     drawn: Drawn = {}
-    for line in _lines(root.resolve(), [str(num_events), str(seed), str(models.resolve()), only, passes], processes):
+    for line in _lines(root.resolve(), [str(num_events), str(seed), str(models.resolve()), only, json.dumps(how)], processes):
         drawn[line["cell"]] = line
         advance()
     return drawn

@@ -28,14 +28,15 @@ from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
 from tppsd.commands.console import at_least, progress
 from tppsd.models.stand_ins.compilable import check_compiler
-from tppsd.sampling.options import DTYPES, SamplingOptions
+from tppsd.sampling.options import DTYPES
 
 PACKAGE = Path(tppsd.__file__).parent
 EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell
 LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
 SCHEMA = 1
-_WORDS = {"compile": "compiled", "dtype": "dtype"}  # SamplingOptions.passes, in a certificate's `run`
 PARTIAL = "certificate-partial.json"  # of the cells of --only
+
+How = dict[str, Any]  # arguments of run_cell: what of the passes is not as by default
 
 
 def main(args: list[str]) -> None:
@@ -46,14 +47,14 @@ def main(args: list[str]) -> None:
         return
     if options.compile:
         check_compiler()
-    passes = _passes(options)
-    cells = [cell for cell in cells_of(passes) if options.only in cell.name]
+    how = _how(options)
+    cells = [cell for cell in cells_of(how) if options.only in cell.name]
     if not cells and any(options.only in cell.name for cell in all_cells()):
         raise ValueError(f"--only {options.only!r} with --compile or --dtype: the targets of these cells are no networks")
     if not cells:
         raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {all_cells()[0].name}")
     num_events = options.events or EVENTS
-    certificate = certify(cells, num_events, options.seed, options.processes, options.output, passes)
+    certificate = certify(cells, num_events, options.seed, options.processes, options.output, how)
     _print(certificate, options.output)
     if not certificate["exact"]:
         raise SystemExit(1)
@@ -67,7 +68,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
     add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
     add("--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}")
-    add("--compile", action="store_true", help=f"with compiled passes: {file_name({'compile': True})}")
+    add("--compile", action="store_true", help=f"with compiled passes: {file_name({'compiled': True})}")
     add("--dtype", choices=DTYPES, default="float32", help=f"of matrices, keys and values: {file_name({'dtype': 'bfloat16'})}")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
     add(
@@ -82,26 +83,27 @@ def parse(args: list[str]) -> argparse.Namespace:
     return options
 
 
-def _passes(options: argparse.Namespace) -> dict[str, Any]:
-    return SamplingOptions(compile=options.compile, dtype=options.dtype).passes
+def _how(options: argparse.Namespace) -> How:
+    how = {"compiled": options.compile, "dtype": options.dtype}
+    return {name: value for name, value in how.items() if value not in (False, DTYPES[0])}
 
 
-def cells_of(passes: dict[str, Any]) -> list[Cell]:
-    """Of a certificate of such passes (SamplingOptions.passes)."""
-    return [cell for cell in all_cells() if cell.is_compilable or not passes]
+def cells_of(how: How) -> list[Cell]:
+    """Of a certificate of such passes."""
+    return [cell for cell in all_cells() if cell.is_compilable or not how]
 
 
 def certify(
-    cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, passes: dict[str, Any] | None = None
+    cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, how: How | None = None
 ) -> dict[str, Any]:
     """Results of the cells with their verdicts, also written to `output`: as a certificate only if these are all cells."""
     run = {"version": tppsd.__version__, "sources": sources_hash(), "num_events": num_events, "seed": seed}
-    passes = passes or {}
-    run |= {_WORDS[name]: value for name, value in passes.items()}
-    folder = output / _with_words("cells", passes)
+    how = how or {}
+    run |= how
+    folder = output / _called("cells", how)
     results = {cell.name: kept for cell in cells if (kept := _read(folder, cell, run)) is not None}
     missing = [cell for cell in cells if cell.name not in results]
-    for cell, result in _run(missing, num_events, seed, processes, output / "models", passes):
+    for cell, result in _run(missing, num_events, seed, processes, output / "models", how):
         results[cell.name] = result
         _write(folder / f"{cell.name}.json", {"run": run, "result": result})
     p_values = {cell.name: results[cell.name]["p_value"] for cell in cells}
@@ -118,37 +120,38 @@ def certify(
     return certificate
 
 
-def file_name(passes: dict[str, Any]) -> str:
+def file_name(how: How) -> str:
     """Of the certificate of such passes."""
-    return f"{_with_words('certificate', passes)}.json"
+    return f"{_called('certificate', how)}.json"
 
 
-def _with_words(name: str, passes: dict[str, Any]) -> str:
-    return "-".join([name, *(word for option, word in (("compile", "compiled"), ("dtype", "bfloat16")) if option in passes)])
+def _called(name: str, how: How) -> str:
+    """What is of such passes alone."""
+    return "-".join([name, *["compiled"] * how.get("compiled", False), *([how["dtype"]] if "dtype" in how else [])])
 
 
 def _file_name(certificate: dict[str, Any]) -> str:
     """A few cells must not pass for a certificate, nor replace one."""
-    passes = {name: certificate["run"][word] for name, word in _WORDS.items() if word in certificate["run"]}
-    is_whole = {row["name"] for row in certificate["cells"]} == {cell.name for cell in cells_of(passes)}
-    return file_name(passes) if is_whole else PARTIAL
+    how = {name: certificate["run"][name] for name in ("compiled", "dtype") if name in certificate["run"]}
+    is_whole = {row["name"] for row in certificate["cells"]} == {cell.name for cell in cells_of(how)}
+    return file_name(how) if is_whole else PARTIAL
 
 
 def carry_over(options: argparse.Namespace) -> None:
     """Write the certificate of `options.same_as` with a note that these sources draw the same samples, if they do."""
     from rich.console import Console
 
-    passes = _passes(options)
-    path = options.same_as / "tests" / (name := file_name(passes))
+    how = _how(options)
+    path = options.same_as / "tests" / (name := file_name(how))
     if not path.is_file():
         raise ValueError(f"{options.same_as} has no tests/{name}; --same-as wants the root of a certified checkout")
     certificate = _read_certificate(path)
     if sources_hash(options.same_as / "tppsd") != certificate["run"]["sources"]:
         raise ValueError(f"{options.same_as} is not what its certificate is of: check out the commit that was certified")
     num_events, models = options.events or COMPARED_EVENTS, options.output / "models"
-    with progress(Console(stderr=True), "drawing with both", 2 * len(cells_of(passes))) as advance:
+    with progress(Console(stderr=True), "drawing with both", 2 * len(cells_of(how))) as advance:
         before, after = (
-            draw_cells(root, num_events, options.seed, options.processes, models, "", _with_words("", passes), advance)
+            draw_cells(root, num_events, options.seed, options.processes, models, "", how, advance)
             for root in (options.same_as, PACKAGE.parent)
         )
     check_same(before, after)
@@ -181,7 +184,7 @@ def sources_hash(package: Path = PACKAGE) -> str:
 
 
 def _run(
-    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, passes: dict[str, Any]
+    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, how: How
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Yield (cell, result) as they finish."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -189,7 +192,7 @@ def _run(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("certifying", total=len(cells))
-        for cell, result in _results(cells, num_events, seed, processes, models, passes):
+        for cell, result in _results(cells, num_events, seed, processes, models, how):
             line = f"{cell.name}: p = {result['p_value']:.3g}, {result['num_events']:,} events"
             bar.console.print(line, highlight=False, soft_wrap=True)
             bar.advance(task)
@@ -197,15 +200,14 @@ def _run(
 
 
 def _results(
-    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, passes: dict[str, Any]
+    cells: list[Cell], num_events: int, seed: int, processes: int, models: Path, how: How
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    of_cell = {_WORDS[name]: value for name, value in passes.items()}
     if processes == 1 or len(cells) < 2:
-        yield from ((cell, run_cell(cell, num_events, seed, models, **of_cell)) for cell in cells)
+        yield from ((cell, run_cell(cell, num_events, seed, models, **how)) for cell in cells)
         return
     # new processes, not copies: a copied process would inherit the locks of torch's threads
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        running = {pool.submit(run_cell, cell, num_events, seed, models, **of_cell): cell for cell in cells}
+        running = {pool.submit(run_cell, cell, num_events, seed, models, **how): cell for cell in cells}
         try:
             for finished in as_completed(running):
                 yield running[finished], finished.result()
