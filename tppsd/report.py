@@ -87,6 +87,7 @@ def _summary(plan: Plan) -> str:
         f"Samplers run in turn in one process after a warm-up: medians of {plan.repeats} runs"
         + (f", means over {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "")
         + (". All are compiled" if plan.compile else "")
+        + (f". Matrices, keys and values are in {plan.dtype}" if plan.dtype != "float32" else "")
         + ". A speed-up is against our own cached autoregressive sampler"
         + (
             "; “over re-encoding” is against the loop that encodes the history anew for each event, as papers do."
