@@ -200,6 +200,12 @@ def test_a_drawn_first_mark_has_no_law() -> None:
     assert samples.laws is not None and [law.batch_shape[0] for law in samples.laws] == [5] * 4
 
 
+def test_a_copy_of_a_model_in_training_drops_nothing() -> None:
+    model = attentive_model("thp", dropout=0.5).train()
+    with standing_in(model, False, BF16):
+        assert torch.equal(steps(model), steps(model))
+
+
 def test_inter_times_keep_their_digits() -> None:
     """tau = 5.0 and 5.006 are one number in bfloat16."""
     model = attentive_model("thp")
@@ -279,7 +285,7 @@ def test_a_wrong_sampler_is_told_by_its_own_laws_or_by_their_distance(
 
 
 def test_certificates_of_passes_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [certify.file_name(passes) for passes in ({}, {"compile": True}, {"dtype": "bfloat16"})]
+    names = [certify.file_name(how) for how in ({}, {"compiled": True}, {"dtype": "bfloat16"})]
     assert names == ["certificate.json", "certificate-compiled.json", "certificate-bfloat16.json"]
     cells = [cell for cell in CELLS if cell.weights == "untrained"][:1]
     monkeypatch.setattr(certify, "all_cells", lambda: cells)

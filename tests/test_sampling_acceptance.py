@@ -16,7 +16,7 @@ from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.hawkes import Hawkes
 from tppsd.sampling.rows import Rows
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SamplingStats
+from tppsd.sampling.stats import SamplingStats
 
 RULES = ("joint", "factorised")  # those that test one event after the other: acceptance is the overlap of two laws
 HISTORIES = [

@@ -17,7 +17,7 @@ from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SamplingStats
+from tppsd.sampling.stats import SamplingStats
 from tppsd.sampling.tree import Tree
 
 FALSE_ALARM = 1e-4

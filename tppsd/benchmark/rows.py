@@ -12,7 +12,7 @@ from tppsd.benchmark.fidelity import Fidelity
 from tppsd.benchmark.measuring import Timed
 from tppsd.benchmark.plan import PAPER_KEYS
 from tppsd.metrics.functional import acceptance_by_position
-from tppsd.sampling.samples import SamplingStats
+from tppsd.sampling.stats import SamplingStats
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tppsd.commands.demo_sampling import COMPILED
 from tppsd.commands.demo_training import layers
 from tppsd.data.datamodule import EventDataModule
 from tppsd.metrics.functional import history_share, lag1_correlation
-from tppsd.sampling.samples import SamplingStats
+from tppsd.sampling.stats import SamplingStats
 
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings

@@ -20,7 +20,8 @@ from tppsd.lightning.writer import SampleWriter
 from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, own_law_residuals
 from tppsd.models.stand_ins.compilable import check_compiler
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.samples import SampledSequences, SamplingStats
+from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.stats import SamplingStats
 
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings

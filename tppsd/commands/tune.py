@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tppsd.commands.console import Pair, add_pair, at_least, open_pair, progress
 
 if TYPE_CHECKING:
-    from tppsd.sampling.samples import SamplingStats
+    from tppsd.sampling.stats import SamplingStats
     from tppsd.sampling.tree import Tree
 
 DESCRIPTION = """Find the fastest chain or candidate tree: time passes by their number of tokens, measure what is accepted by
@@ -62,7 +62,7 @@ def _pilot(pair: Pair, tree: Tree, batch_size: int, advance: Callable[[], None])
     """Statistics of all requests under one shape; the first is sampled once more before, to warm up."""
     from tppsd.sampling.options import SamplingOptions
     from tppsd.sampling.sample import sample
-    from tppsd.sampling.samples import SamplingStats
+    from tppsd.sampling.stats import SamplingStats
 
     options, runs = SamplingOptions(candidates=tree.candidates, **pair.plan.passes), []
     for seed, one in enumerate([pair.requests[0], *pair.requests]):
@@ -109,7 +109,7 @@ def _options(sampler: Any) -> str:
 
 def _numbers(timed: Any, predicted: dict[tuple[int, ...], float], speedup: float) -> list[str]:
     """The columns that only drafts have."""
-    from tppsd.sampling.samples import SamplingStats
+    from tppsd.sampling.stats import SamplingStats
 
     sampler = timed.sampler
     if sampler.draft_length is None:

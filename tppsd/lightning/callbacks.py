@@ -25,7 +25,8 @@ from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, check_models
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SampledSequences, SamplingStats
+from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.stats import SamplingStats
 
 
 class SpeculativeSampling(Callback):

@@ -15,7 +15,7 @@ from tppsd.profiling.machine import Machine
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import model_device
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SamplingStats
+from tppsd.sampling.stats import SamplingStats
 
 _REPEATS = 3
 NUM_RUNS = _REPEATS + 3  # of a sampler: to warm up, alone, watched, counted

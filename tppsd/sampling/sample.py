@@ -25,8 +25,9 @@ from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder, after_silence
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
 from tppsd.sampling.resolve import DRAFTER_NAMES, check_models, content_hash, model_device, reading, resolve_model
-from tppsd.sampling.samples import SampledSequences, SamplingStats
+from tppsd.sampling.samples import SampledSequences
 from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.stats import SamplingStats
 from tppsd.sampling.tree_speculative import TreeSpeculative
 
 DEFAULT_ROWS = 64  # in flight

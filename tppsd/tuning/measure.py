@@ -12,7 +12,7 @@ import torch
 
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.resolve import model_device, reading
-from tppsd.sampling.samples import SamplingStats
+from tppsd.sampling.stats import SamplingStats
 from tppsd.sampling.tree import Tree
 from tppsd.tuning.shapes import Acceptance, Costs
 
