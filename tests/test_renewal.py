@@ -91,8 +91,9 @@ def test_fitting_leaves_the_global_generator_alone_and_repeats_itself() -> None:
     statistics = DataStatistics.of(train, num_marks=2)
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    first = fit_renewal(train, statistics, num_steps=3)
-    assert torch.equal(torch.get_rng_state(), before)
+    steps: list[int] = []
+    first = fit_renewal(train, statistics, num_steps=3, advance=lambda: steps.append(1))
+    assert torch.equal(torch.get_rng_state(), before) and len(steps) == 3
     torch.rand(7)
     second = fit_renewal(train, statistics, num_steps=3)
     assert per_event(first, train) == per_event(second, train)

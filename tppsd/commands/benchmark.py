@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import at_least, positive_seconds, progress
+from tppsd.commands.console import at_least, positive_seconds
+from tppsd.progress import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
 if TYPE_CHECKING:

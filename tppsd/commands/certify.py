@@ -26,8 +26,9 @@ from tppsd.certification.carry_over import check_same, draw_cells
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
-from tppsd.commands.console import at_least, progress
+from tppsd.commands.console import at_least
 from tppsd.models.stand_ins.compilable import check_compiler
+from tppsd.progress import progress
 from tppsd.sampling.options import DTYPES
 
 PACKAGE = Path(tppsd.__file__).parent

@@ -1,12 +1,11 @@
-"""What commands share: the options of one target and one drafter, how data are opened, types of numbers, a progress bar."""
+"""What commands share: the options of one target and one drafter, how data are opened, types of numbers."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -137,13 +136,3 @@ def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
     requests = [request(plan, data, run, options.batch_size) for run in range(num_runs)]
     console = Console(width=None if sys.stdout.isatty() else 120)
     return Pair(target, draft, plan, requests, console, Console(stderr=True))
-
-
-@contextlib.contextmanager
-def progress(console: Any, text: str, total: int) -> Iterator[Any]:
-    """A bar that the yielded function advances by one, and that goes when all is done."""
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True, refresh_per_second=2) as bar:  # drawing takes time from what is timed
-        task = bar.add_task(text, total=total)
-        yield lambda: bar.advance(task)

@@ -18,7 +18,8 @@ from tppsd.lightning.fitting import adamw, fit_best, small_batch_size
 from tppsd.lightning.messages import quieten
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.metrics.functional import model_nll, process_nll
-from tppsd.models.renewal import fit_renewal
+from tppsd.models.renewal import NUM_STEPS, fit_renewal
+from tppsd.progress import progress
 
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
@@ -66,7 +67,9 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
     console.print(f"\n[bold]Distilling the draft[/] ({_size(draft)}) from the target for {settings.draft_seconds:.0f} s")
     results["draft"] = _fit(settings, data, draft, "draft", settings.draft_seconds)
     console.print("\nFitting the best renewal model (history-free), the yardstick of what history is worth ...")
-    renewal = fit_renewal(data.sequences("train"), data.statistics, seed=settings.seed, validation=data.sequences("validation"))
+    train, validation = map(data.sequences, ("train", "validation"))
+    with progress(console, "fitting", NUM_STEPS) as advance:
+        renewal = fit_renewal(train, data.statistics, seed=settings.seed, validation=validation, advance=advance)
     test = data.sequences("test")
     results["convention"] = "benchmark" if data.statistics.first_is_given else "window"
     results["renewal_nll"] = model_nll(renewal, test, results["convention"])

@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from tppsd.commands.console import add_pair, at_least, open_pair, progress
+from tppsd.commands.console import add_pair, at_least, open_pair
+from tppsd.progress import progress
 from tppsd.sampling.options import RULES
 
 DESCRIPTION = """Sample autoregressively and speculatively, and account for the time: step by step, and as shares of what the

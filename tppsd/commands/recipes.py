@@ -20,7 +20,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from tppsd.commands.console import at_least, progress
+from tppsd.commands.console import at_least
+from tppsd.progress import progress
 
 DESCRIPTION = """Run `tppsd fit` and `tppsd test` for every recipe (lightning_configs/recipes/), encoder and seed, each run in a
 process of its own, and print means and standard deviations over seeds. Runs that are complete in --output are kept: the same

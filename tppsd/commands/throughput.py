@@ -7,7 +7,8 @@ import logging
 import sys
 from functools import partial
 
-from tppsd.commands.console import add_columns, at_least, open_events, progress
+from tppsd.commands.console import add_columns, at_least, open_events
+from tppsd.progress import progress
 
 DESCRIPTION = """Train each encoder for some steps twice, by `tppsd fit` and in a bare PyTorch loop over ready batches, and print
 events per second of both. Nothing is kept."""

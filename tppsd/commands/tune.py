@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import Pair, add_pair, at_least, open_pair, progress
+from tppsd.commands.console import Pair, add_pair, at_least, open_pair
+from tppsd.progress import progress
 
 if TYPE_CHECKING:
     from tppsd.sampling.stats import SamplingStats

@@ -14,7 +14,8 @@ from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventBatch
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import history_share, model_nll, process_nll
-from tppsd.models.renewal import fit_renewal
+from tppsd.models.renewal import NUM_STEPS, fit_renewal
+from tppsd.progress import progress
 from tppsd.sampling.poisson_drafter import training_rate
 
 
@@ -40,20 +41,22 @@ class RenewalBaseline(Callback):
         num_steps: of its optimiser; 0 = no such baseline.
     """
 
-    def __init__(self, num_steps: int = 300) -> None:
+    def __init__(self, num_steps: int = NUM_STEPS) -> None:
         self.num_steps = num_steps
         self._nll: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         if self._nll is None and self.num_steps > 0 and isinstance(data, EventDataModule) and data.sequences("validation"):
-            self._nll = self._score(data, "validation")
+            self._nll = self._score(trainer, data, "validation")
 
-    def _score(self, data: EventDataModule, split: str) -> float:
+    def _score(self, trainer: Trainer, data: EventDataModule, split: str) -> float:
         rank_zero_info("fitting the best renewal model: what can be known without the history (nll_renewal)")
-        with torch.inference_mode(False), torch.enable_grad():  # testing has switched gradients off
-            validation = data.dataset.splits.get("validation", ())  # which testing can do without
-            renewal = fit_renewal(data.sequences("train"), data.statistics, self.num_steps, validation=validation)
+        is_shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        train, validation = data.sequences("train"), data.dataset.splits.get("validation", ())  # which testing can do without
+        # testing has switched gradients off
+        with torch.inference_mode(False), torch.enable_grad(), progress(None, "fitting", self.num_steps, is_shown) as advance:
+            renewal = fit_renewal(train, data.statistics, self.num_steps, validation=validation, advance=advance)
         return model_nll(renewal, data.sequences(split))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,7 +68,7 @@ class RenewalBaseline(Callback):
         data = getattr(trainer, "datamodule", None)
         if self.num_steps == 0 or not isinstance(data, EventDataModule):
             return
-        scores = {"test/nll_renewal": self._score(data, "test")}
+        scores = {"test/nll_renewal": self._score(trainer, data, "test")}
         if data.process_object is not None:
             scores["test/nll_true"] = process_nll(data.process_object, data.sequences("test"))
             nll = float(pl_module.metrics["test/nll_window"].compute())

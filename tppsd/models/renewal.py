@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
 
+NUM_STEPS = 300  # of the optimiser
 _CONTEXT_DIM = 32
 _CHECK_EVERY = 10  # steps of a fit between looks at the validation split, ...
 _MAX_JUDGES = 8  # ... at so many batches of it at most
@@ -45,10 +46,11 @@ class RenewalTPP(LikelihoodModel):
 def fit_renewal(
     sequences: Sequence[EventSequence],
     statistics: DataStatistics,
-    num_steps: int = 300,
+    num_steps: int = NUM_STEPS,
     batch_events: int = 8192,
     seed: int = 0,
     validation: Sequence[EventSequence] = (),
+    advance: Callable[[], object] = lambda: None,
 ) -> RenewalTPP:
     """Fit a RenewalTPP by maximum window likelihood on the training split; about ten seconds on one core.
 
@@ -59,6 +61,7 @@ def fit_renewal(
         seed: of initialisation and batch order; the global RNG is left as it was.
         validation: split on which the weights kept score best, so that few training events are not learnt by heart; without
             one, the last weights are kept.
+        advance: called after every step.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the one that was forked; torch.manual_seed would reseed every device
@@ -78,6 +81,7 @@ def fit_renewal(
             scheduler.step()
             if step % _CHECK_EVERY == 0 or step == num_steps:
                 best.look()
+            advance()
     best.restore()
     return model.eval()
 

@@ -15,6 +15,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
 from tppsd.models.stand_ins.compilable import check_passes
+from tppsd.progress import progress as progress_bar
 from tppsd.sampling.auto import choose
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
@@ -192,7 +193,7 @@ class _Call:
 
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
         """Yield finished requests, within `reading`; counters and seconds accumulate in `stats`."""
-        with _progress_bar(len(plan.requests)) if progress else contextlib.nullcontext(lambda _: None) as advance:
+        with progress_bar(None, "sampling", len(plan.requests), progress) as advance:
             engine = self._start(plan)
             passes = engine.run()
             while True:
@@ -278,12 +279,3 @@ class _Call:
             draft_hash=content_hash(self.draft),
             laws=laws,
         )
-
-
-@contextlib.contextmanager
-def _progress_bar(total: int) -> Iterator[Any]:
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task("sampling", total=total)
-        yield lambda num_finished: bar.advance(task, num_finished)
