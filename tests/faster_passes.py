@@ -47,16 +47,21 @@ def target_and_draft() -> tuple[TransformerTPP, TransformerTPP]:
     return attentive_model("rotary", embed_dim=32, num_layers=3), attentive_model("thp")
 
 
-def chain(model: TransformerTPP, num: int, at_once: bool, rows: slice = slice(None), *until: torch.Tensor) -> list[torch.Tensor]:
+def chain(
+    model: TransformerTPP, num: int, at_once: bool, rows: slice = slice(None), *until: torch.Tensor, is_silent: bool = False
+) -> list[torch.Tensor]:
     """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `follow` or step by step: of some of
     nine rows of different lengths, with the first of at most 60 events' noise.
 
     Args:
         until: ends and limits, which end nothing.
+        is_silent: the first events come after silences.
     """
     tokens = tokens_of(random_batch([20] * 9, model.num_marks), model.num_marks).map(lambda field: field[rows])
     cache = model.new_cache(len(tokens.ids), 3)
     law = model.law(model.extend(tokens, cache))[:, -1:]
+    if is_silent:
+        law = law.truncated(torch.linspace(0, 2, 9, dtype=torch.float64)[rows].unsqueeze(1))
     cache.roll_back(torch.arange(9)[rows])
     last, events = tokens.times[:, -1], []
     uniforms = torch.rand(9, 60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[rows, :num]

@@ -32,6 +32,7 @@ from tppsd.models.stand_ins import compiling
 from tppsd.models.stand_ins.active import stand_in, standing_in
 from tppsd.models.stand_ins.compiled import CompiledModel
 from tppsd.models.stand_ins.compiling import library
+from tppsd.models.stand_ins.structures import Pass
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
@@ -81,13 +82,13 @@ def steps(model: TransformerTPP) -> list[torch.Tensor]:
 def passes(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Numbers of layers of the models that compiled passes have been run of."""
     layers: set[int] = set()
-    right = CompiledModel.extend
+    right = CompiledModel.pass_of
 
-    def extend(model: CompiledModel, *arguments: Any) -> torch.Tensor:
-        layers.add(model._encoder.num_layers)
+    def pass_of(model: CompiledModel, *arguments: Any) -> Pass:
+        layers.add(model.encoder.num_layers)
         return right(model, *arguments)
 
-    monkeypatch.setattr(CompiledModel, "extend", extend)
+    monkeypatch.setattr(CompiledModel, "pass_of", pass_of)
     return layers
 
 

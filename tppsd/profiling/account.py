@@ -11,8 +11,9 @@ import torch
 
 from tppsd.models.cache import KVCache, RowCache
 from tppsd.profiling.machine import synchronize
-from tppsd.sampling import autoregressive
+from tppsd.sampling import autoregressive, compiled_speculative
 from tppsd.sampling.autoregressive import Autoregressive
+from tppsd.sampling.compiled_speculative import CompiledSpeculative
 from tppsd.sampling.drafters import ModelDrafter
 from tppsd.sampling.engine import Engine
 from tppsd.sampling.fixed_point import FixedPoint
@@ -27,7 +28,8 @@ from tppsd.sampling.tree_speculative import TreeSpeculative
 
 DRAFT, TARGET, CACHE, ACCEPT = "draft", "target pass", "cache writes", "acceptance"
 CORRECT, COMMIT, NOISE, BETWEEN = "drawing what follows", "commit", "noise", "between"
-STEPS = (DRAFT, TARGET, CACHE, ACCEPT, CORRECT, COMMIT, NOISE, BETWEEN)
+ROUNDS = "compiled rounds"  # drafts, passes and draws in one call
+STEPS = (DRAFT, TARGET, CACHE, ACCEPT, CORRECT, ROUNDS, COMMIT, NOISE, BETWEEN)
 
 _DRAFTERS = (ModelDrafter, ParallelDrafter, SelfDrafter, JacobiDrafter, PoissonDrafter)
 _PARTS: list[tuple[Any, str, str]] = [
@@ -35,13 +37,14 @@ _PARTS: list[tuple[Any, str, str]] = [
     *((drafter, "commit", COMMIT) for drafter in _DRAFTERS),
     (ModelRows, "extend", TARGET), (ModelRows, "follow", TARGET),
     (RowCache, "write", CACHE), (KVCache, "write_layer", CACHE),
+    (compiled_speculative, "speculate", ROUNDS),
     (Speculative, "judge", ACCEPT), (TreeSpeculative, "judge", ACCEPT),
     (Speculative, "correct", CORRECT), (FixedPoint, "correct", CORRECT), (autoregressive, "draw_event", CORRECT),
     (Speculative, "commit", COMMIT), (Rows, "commit", COMMIT),
     (RowNoise, "window", NOISE), (RowNoise, "loop", NOISE),
 ]  # fmt: skip
 # the loop over rounds: what none of the parts takes
-_ROUNDS = [(Speculative, "round"), (Autoregressive, "round"), (Engine, "refill")]
+_ROUNDS = [(Speculative, "round"), (CompiledSpeculative, "round"), (Autoregressive, "round"), (Engine, "refill")]
 
 
 class Account:

@@ -13,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from tppsd.models.stand_ins import rounds
 from tppsd.models.stand_ins.compiled import CompiledModel
 from tppsd.models.stand_ins.compiled_law import LawArithmetic
 from tppsd.models.stand_ins.structures import Work
+from tppsd.sampling import compiled_speculative
 
 
 @dataclass
@@ -50,11 +52,12 @@ def counted(work: Callable[[], object]) -> Counts:
     return counter.counts
 
 
-# of compiled code, what each call does: (model or arithmetic, arguments, result) -> Work
-_WORK: list[tuple[type, str, Callable[..., Work]]] = [
+# of compiled code, what each call does: (its first argument, the others, result) -> Work
+_WORK: list[tuple[Any, str, Callable[..., Work]]] = [
     (CompiledModel, "extend", lambda model, arguments, contexts: model.work(arguments[1], contexts.shape[1])),
     (CompiledModel, "law", lambda model, arguments, law: model.work_of_laws(law.batch_shape.numel())),
     (CompiledModel, "follow", lambda model, arguments, drawn: model.work_of_chain(arguments[1], drawn)),
+    (compiled_speculative, "speculate", lambda models, arguments, made: rounds.work(models, arguments[0], made)),
     (LawArithmetic, "draw", lambda laws, arguments, drawn: laws.work(drawn[0].numel())),
     (LawArithmetic, "log_prob", lambda laws, arguments, log_probs: laws.work(log_probs.numel())),
 ]

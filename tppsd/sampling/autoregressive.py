@@ -58,5 +58,5 @@ class Autoregressive:
         self.steps = drawn.num
         events = Events.of(drawn.inter_times, drawn.times, drawn.marks)
         if self.recorder.wants_laws:
-            events = self.recorder.add(events, law.of(drawn.parameters))
+            events = self.recorder.add(events, self.target.laws_of(drawn, law))
         return rows.commit(events, drawn.num)

@@ -41,9 +41,10 @@ class DraftLength(Protocol):
 
     def choose(self, num_rows: int) -> int: ...
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
         """Of the round just ended: drafted events, fewer than chosen where all windows ended; accepted ones that their rows still
-        had use for, int64 (rows,); the rows that drafted so many, bool (rows,); wall-clock seconds."""
+        had use for, int64 (rows,); the rows that drafted so many, bool (rows,); wall-clock seconds. Of `num_rounds` rounds of a
+        single row: the same of each (rounds,), and the seconds of all."""
 
 
 class FixedDraftLength:
@@ -55,7 +56,7 @@ class FixedDraftLength:
     def choose(self, num_rows: int) -> int:
         return self.draft_length
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
         """Nothing to learn."""
 
 
@@ -69,7 +70,7 @@ class RecordedDraftLength:
     def choose(self, num_rows: int) -> int:
         return next(self._lengths, self._last)
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
+    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
         """Nothing to learn."""
 
 
@@ -130,13 +131,14 @@ class AutoDraftLength:
         place = LENGTHS.index(self._best)
         return LENGTHS[(place - 1, 0, min(place + 1, len(LENGTHS) - 1))[turn % 3]]
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float) -> None:
-        self._num_rounds += 1
+    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
+        self._num_rounds += 1  # those of one call are one
+        self.history[-1][1] += num_rounds - 1
         if num_drafted and bool(is_counted.any()):
             self._learn_acceptance(num_drafted, num_accepted[is_counted])
         if self._num_rounds > 1 or num_drafted == 0:  # the first round allocates; without drafts that is little
             timings = self._seconds.setdefault(self._rows, {}).setdefault(num_drafted, deque(maxlen=_TIMINGS))
-            timings.append(seconds)
+            timings.append(seconds / num_rounds)
             tried = self._now if num_drafted else 0
             self._untried = tuple(length for length in self._untried if length != tried)
 

@@ -115,7 +115,7 @@ class ModelDrafter:
         if self.tree is None and self.rows.can_follow(law):
             drawn = self.rows.follow(law, state.last_times, uniforms, True)
             self._num_cached = uniforms.shape[1] - 1
-            draft = Draft(drawn.inter_times, drawn.times, drawn.marks, law.of(drawn.parameters))
+            draft = Draft(drawn.inter_times, drawn.times, drawn.marks, self.rows.laws_of(drawn, law))
             return draft.needed(state) if self.stops_at_end else draft
         steps: list[tuple[Tensor, Tensor, Tensor, Any]] = []
         newest: EventTokens | None = None

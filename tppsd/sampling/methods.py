@@ -9,6 +9,7 @@ import torch
 from tppsd.models.protocol import EventModel
 from tppsd.sampling import autoregressive, speculative
 from tppsd.sampling.autoregressive import Autoregressive
+from tppsd.sampling.compiled_speculative import CompiledSpeculative, are_compiled
 from tppsd.sampling.draft_length import DraftLength, FixedDraftLength, RecordedDraftLength
 from tppsd.sampling.drafters import Drafter, ModelDrafter
 from tppsd.sampling.engine import Engine, Method
@@ -71,7 +72,9 @@ def build_engine(
                 method = TreeSpeculative(target, drafts, tree, options.rule, noise, recorder)
             else:
                 rule = "joint" if options.candidates else options.rule  # one candidate per step is a chain
-                method = Speculative(target, drafts, lengths, options.longest_draft, rule, noise, recorder)
+                is_compiled = are_compiled(*models) and rule == "joint" and type(drafts) is ModelDrafter
+                kind = CompiledSpeculative if is_compiled and not recorder.wants_laws else Speculative
+                method = kind(target, drafts, lengths, options.longest_draft, rule, noise, recorder)
         return Engine(method, recorder, rows, noise, plan.requests, plan.histories)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.models.stand_ins.active import stand_in
 from tppsd.models.stand_ins.compiled import Drawn
+from tppsd.models.stand_ins.compiled_law import CompiledLaw
 from tppsd.sampling.recent_laws import RecentLaws
 
 
@@ -235,13 +236,21 @@ class ModelRows:
         return self.model.law(self.model.extend(tokens, self.cache, parents))
 
     def can_follow(self, law: Any) -> bool:
-        """Are there chains of events from such laws?"""
-        return hasattr(stand_in(self.model), "follow") and law.elapsed is None
+        """Are there chains of events from such laws? (Captured ones begin with whole laws.)"""
+        return hasattr(stand_in(self.model), "follow") and (law.elapsed is None or isinstance(law, CompiledLaw))
 
     def follow(self, law: Any, *arguments: Any) -> Drawn:
         """Events of the model itself, one after another, by one call (CompiledModel.follow)."""
         compiled: Any = stand_in(self.model)
         return compiled.follow(law, self.cache, *arguments)
+
+    @staticmethod
+    def laws_of(drawn: Drawn, law: Any) -> Any:
+        """Those of all events that `follow` drew from `law` on, the first of each row given the same silence."""
+        laws = law.of(drawn.parameters)
+        if law.elapsed is None:
+            return laws
+        return laws.truncated(torch.nn.functional.pad(law.elapsed, (0, laws.batch_shape[1] - 1)))
 
     def keep_rows(self, rows: Tensor) -> None:
         self.cache.keep_rows(rows)

@@ -98,7 +98,11 @@ class Speculative:
     def round(self, rows: Rows) -> Tensor:
         """One round of every row; returns bool (rows,): the row has reached its end."""
         started = time.perf_counter()
-        noise = self.draw(self.draft_length.choose(len(rows)))
+        return self.one_round(rows, self.draft_length.choose(len(rows)), started)
+
+    def one_round(self, rows: Rows, draft_length: int, started: float) -> Tensor:
+        """Of so many drafted events."""
+        noise = self.draw(draft_length)
         draft = self.drafter.propose(rows, noise.draft)
         laws = self.verify(rows, draft)
         draft, laws, verdict = self.judge(rows, draft, laws, noise)

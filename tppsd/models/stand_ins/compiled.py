@@ -61,14 +61,14 @@ class CompiledModel:
     new_cache = staticmethod(partial(KVCache, step=LANES))
 
     def __init__(self, model: TransformerTPP, dtype: torch.dtype = torch.float32) -> None:
-        self.dtype, self._library = dtype, native_library()
-        self._weights = PackedWeights(model, self._library.panel_width(), dtype)
-        self._encoder, self._decoder = self._weights.encoder, self._weights.decoder
-        self._width = 3 * self._decoder.num_components + self._decoder.num_features
+        self.dtype, self.library = dtype, native_library()
+        self._weights = PackedWeights(model, self.library.panel_width(), dtype)
+        self.encoder, self.decoder = self._weights.encoder, self._weights.decoder
+        self._width = 3 * self.decoder.num_components + self.decoder.num_features
 
     def read_statistics(self, model: TransformerTPP) -> None:
         """Take over what is no weight and may have changed."""
-        own, encoder, decoder = model.statistics, self._encoder, self._decoder
+        own, encoder, decoder = model.statistics, self.encoder, self.decoder
         encoder.time_scale, encoder.log_mean, encoder.log_std = own.time_scale, own.log_mean, own.log_std
         encoder.min_inter_time = max(own.min_inter_time, _TINY)
         decoder.log_mean, decoder.log_std = own.log_mean, own.log_std
@@ -77,7 +77,7 @@ class CompiledModel:
         mixture = LogNormalMixture(nothing, nothing, nothing, own.log_mean, own.log_std)
         features = None if marks is None else torch.zeros(0, decoder.num_features, dtype=torch.float64)
         example = NextEventLaw(mixture, features, None if marks is None else marks.in_double())
-        self._arithmetic = LawArithmetic(self._library, self._weights, example)
+        self._arithmetic = LawArithmetic(self.library, self._weights, example)
 
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
         """As TransformerTPP.extend."""
@@ -85,22 +85,20 @@ class CompiledModel:
         rows, num_new = tokens.ids.shape
         cache.announce(num_new)
         depth, seen = _among_new(num_new, cache.parents, parents, cache.max_context or 0)
-        contexts, num_before = torch.empty(rows, num_new, self._encoder.dim, dtype=torch.float32), cache.num_tokens
-        one_pass = self._pass(cache, contexts, *tokens, cache.lengths, num_before, depth, seen)
-        self._library.pass_tokens(ctypes.byref(self._encoder), ctypes.byref(one_pass))
+        contexts, num_before = torch.empty(rows, num_new, self.encoder.dim, dtype=torch.float32), cache.num_tokens
+        one_pass = self.pass_of(cache, num_new, contexts, *tokens, cache.lengths, num_before, depth, seen)
+        self.library.pass_tokens(ctypes.byref(self.encoder), ctypes.byref(one_pass))
         cache.end(parents)
         return contexts
 
-    def _pass(self, cache: KVCache, *tensors: Tensor | None) -> Pass:
-        """From what it points to, in the order of its fields."""
-        keys_values = cache.tensors[0]
-        assert tensors[0] is not None and cache.step == LANES  # vectors run to the end of a cache's entries
-        assert keys_values.dtype == self.dtype
-        rows, num_new = tensors[0].shape[:2]
+    def pass_of(self, cache: KVCache, num_new: int, *tensors: Tensor | None) -> Pass:
+        """Over `num_new` tokens of each row, from what it points to, in the order of its fields."""
+        keys_values, rows = cache.tensors[0], len(cache.lengths)
+        assert cache.step == LANES and keys_values.dtype == self.dtype  # vectors run to the end of a cache's entries
         return Pass(
             *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
             rows, num_new, len(cache.parents), cache.max_context or 0,
-            keys_values.data_ptr(), cache.capacity, self.dtype == torch.bfloat16, torch.get_num_threads(),
+            keys_values.data_ptr(), cache.capacity, rows, self.dtype == torch.bfloat16, torch.get_num_threads(),
         )  # fmt: skip
 
     def law(self, contexts: Tensor) -> NextEventLaw:
@@ -108,7 +106,7 @@ class CompiledModel:
         contexts = contexts.contiguous()
         laws = torch.empty(*contexts.shape[:-1], self._width, dtype=torch.float64)
         num = Int(laws.numel() // self._width)
-        self._library.laws_after(ctypes.byref(self._decoder), Pointer(contexts.data_ptr()), num, Pointer(laws.data_ptr()))
+        self.library.laws_after(ctypes.byref(self.decoder), Pointer(contexts.data_ptr()), num, Pointer(laws.data_ptr()))
         return CompiledLaw(self._arithmetic, laws)
 
     def follow(
@@ -128,43 +126,52 @@ class CompiledModel:
         """
         rows, num = uniforms.shape[:2]
         cache.announce(num - 1)
-        contexts = torch.empty(rows, 1, self._encoder.dim, dtype=torch.float32)
+        contexts = torch.empty(rows, 1, self.encoder.dim, dtype=torch.float32)
         ids, lengths, num_before = torch.empty_like(cache.lengths), cache.lengths.clone(), cache.num_tokens
         time, inter_time = torch.empty(2, rows, dtype=torch.float64).unbind(0)
         depth, _ = _among_new(1, (), None, 0)
-        each_pass = self._pass(cache, contexts, ids, time, inter_time, lengths, num_before, depth, None)
+        each_pass = self.pass_of(cache, 1, contexts, ids, time, inter_time, lengths, num_before, depth, None)
         inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
         marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty_like(lengths)
         laws = law.parameters.new_empty(rows, num if keeps_laws else 1, self._width)
         laws[:, :1] = law.parameters
-        given = tuple(None if tensor is None else tensor.contiguous() for tensor in (uniforms, last_times, ends, limits))
+        silence = None if law.elapsed is None else law.elapsed[:, 0]
+        tensors = (uniforms, last_times, silence, ends, limits)
+        given = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
         written = (inter_times, times, laws, marks, num_drawn)
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *given))
         chain = Chain(*pointers, num, uniforms.shape[2], keeps_laws)
-        self._library.follow(*map(ctypes.byref, (self._encoder, self._decoder, each_pass, chain)))
+        self.library.follow(*map(ctypes.byref, (self.encoder, self.decoder, each_pass, chain)))
         cache.lengths = lengths
         return Drawn(inter_times, times, marks, num_drawn, laws)
 
     def work(self, cache: KVCache, num_new: int) -> Work:
         """Of the pass over the newest `num_new` tokens of every row, a chain, about."""
-        tokens, layer, dim = len(cache.lengths) * num_new, self._weights.layers[0], self._encoder.dim
-        each = Work.of_linears((layer.to_qkv, layer.from_heads, layer.expand, layer.contract), tokens)
         keys = int(cache.lengths.clamp_max(cache.max_context or cache.capacity).sum())
-        num_layers = self._encoder.num_layers
+        return self.work_of_pass(len(cache.lengths) * num_new, num_new, keys)
+
+    def work_of_pass(self, num_tokens: int, num_new: int, keys: int) -> Work:
+        """Over so many tokens of all rows, `num_new` of each, which look at so many keys of all rows."""
+        layer, dim, num_layers = self._weights.layers[0], self.encoder.dim, self.encoder.num_layers
+        each = Work.of_linears((layer.to_qkv, layer.from_heads, layer.expand, layer.contract), num_tokens)
         of_keys = 2 * self.dtype.itemsize * dim * keys  # and values
         return Work(num_layers * (each.flops + 4 * dim * num_new * keys), num_layers * (each.bytes + of_keys))
 
     def work_of_laws(self, num_laws: int) -> Work:
         """Of working them out."""
-        own = self._decoder
+        own = self.decoder
         each = Work.of_linears((own.to_mixture, own.from_context, own.to_logits), num_laws)
         return Work(each.flops, each.bytes + 8 * self._width * num_laws)
 
     def work_of_chain(self, cache: KVCache, drawn: Drawn) -> Work:
         """Of what `follow` has done."""
         num_passes, rows = int(drawn.num.max()) - 1, len(drawn.num)
-        parts = num_passes * [self.work(cache, 1), self.work_of_laws(rows)] + (num_passes + 1) * [self._arithmetic.work(rows)]
-        return Work(sum(part.flops for part in parts), sum(part.bytes for part in parts))
+        parts = num_passes * [self.work(cache, 1), self.work_of_laws(rows)] + (num_passes + 1) * [self.work_of_draws(rows)]
+        return Work.total(parts)
+
+    def work_of_draws(self, num: int) -> Work:
+        """Of that many draws or densities."""
+        return self._arithmetic.work(num)
 
 
 @lru_cache(maxsize=256)

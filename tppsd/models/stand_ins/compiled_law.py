@@ -26,24 +26,22 @@ class LawArithmetic:
     def __init__(self, library: ctypes.CDLL, weights: PackedWeights, example: NextEventLaw) -> None:
         self._library, self._weights, self.example = library, weights, example
 
-    def draw(self, laws: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """NextEventLaw.sample of packed laws (*batch, width)."""
+    def draw(self, laws: Tensor, elapsed: Tensor | None, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """NextEventLaw.sample of packed laws (*batch, width), given a silence (*batch,) or none."""
         shape = _broadcast(laws.shape[:-1], uniforms.shape[:-1])
         inter_times = torch.empty(shape, dtype=torch.float64)
         marks = torch.empty(shape, dtype=torch.int64)
         uniforms = uniforms if uniforms.stride(-1) == 1 else uniforms.contiguous()
-        laws, uniforms = laws.expand(*shape, -1), uniforms.expand(*shape, -1)
-        views, _strides = _views(shape, laws.stride()[:-1], uniforms.stride()[:-1])
-        self._call(self._library.draw_events, views, laws, uniforms, inter_times, marks)
+        uniforms = uniforms.expand(*shape, -1)
+        self._call(self._library.draw_events, shape, laws, elapsed, [(uniforms, uniforms.stride()[:-1])], inter_times, marks)
         return inter_times, marks
 
-    def log_prob(self, laws: Tensor, inter_times: Tensor, marks: Tensor) -> Tensor:
-        """NextEventLaw.log_prob of packed laws (*batch, width)."""
+    def log_prob(self, laws: Tensor, elapsed: Tensor | None, inter_times: Tensor, marks: Tensor) -> Tensor:
+        """NextEventLaw.log_prob of packed laws (*batch, width), given a silence (*batch,) or none."""
         shape = _broadcast(laws.shape[:-1], inter_times.shape)
         log_probs = torch.empty(shape, dtype=torch.float64)
-        laws, inter_times, marks = laws.expand(*shape, -1), inter_times.expand(shape), marks.expand(shape)
-        views, _strides = _views(shape, laws.stride()[:-1], inter_times.stride(), marks.stride())
-        self._call(self._library.log_densities, views, laws, inter_times, marks, log_probs)
+        operands = [(operand, operand.stride()) for operand in (inter_times.expand(shape), marks.expand(shape))]
+        self._call(self._library.log_densities, shape, laws, elapsed, operands, log_probs)
         return log_probs
 
     def work(self, num: int) -> Work:
@@ -52,8 +50,17 @@ class LawArithmetic:
         matrices = own.num_features * (own.num_features + own.num_marks) if own.mix_time else 0
         return Work(2 * num * matrices, 8 * num * (3 * own.num_components + own.num_features))
 
-    def _call(self, function: Callable[..., None], views: Views, *tensors: Tensor) -> None:
-        function(ctypes.byref(self._weights.decoder), ctypes.byref(views), *(Pointer(tensor.data_ptr()) for tensor in tensors))
+    def _call(
+        self, function: Callable[..., None], shape: tuple[int, ...], laws: Tensor, elapsed: Tensor | None,
+        operands: list[tuple[Tensor, tuple[int, ...]]], *written: Tensor,
+    ) -> None:  # fmt: skip
+        laws = laws.expand(*shape, -1)
+        silences = None if elapsed is None else elapsed.expand(shape)
+        strides = (laws.stride()[:-1], (0,) * len(shape) if silences is None else silences.stride())
+        views, _numbers = _views(shape, *strides, *(steps for _, steps in operands))
+        tensors = (laws, silences, *(operand for operand, _ in operands), *written)
+        pointers = (None if tensor is None else Pointer(tensor.data_ptr()) for tensor in tensors)
+        function(ctypes.byref(self._weights.decoder), ctypes.byref(views), *pointers)
 
 
 def _broadcast(laws: torch.Size, operands: torch.Size) -> tuple[int, ...]:
@@ -68,28 +75,30 @@ def _broadcast(laws: torch.Size, operands: torch.Size) -> tuple[int, ...]:
 def _views(shape: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[Views, Any]:
     """And what it points to."""
     num = len(shape)
-    numbers = (ctypes.c_int64 * (4 * num))(*shape, *(step for one in strides for step in one))
+    numbers = (ctypes.c_int64 * (5 * num))(*shape, *(step for one in strides for step in one))
     first = ctypes.addressof(numbers)
-    return Views(num, *(first + 8 * num * i for i in range(4))), numbers
+    return Views(num, *(first + 8 * num * i for i in range(5))), numbers
 
 
 class CompiledLaw(NextEventLaw):
-    """Whole laws, packed, of a model with compiled passes; given a silence they are ordinary ones.
+    """Laws, packed, of a model with compiled passes, whole or truncated.
 
     Args:
         arithmetic: of the model.
         parameters: float64 (*batch, width), as NextEventLaw packs them.
+        elapsed: float64 (*batch,), the silence that they are given; None = none of them is.
     """
 
     _arithmetic: LawArithmetic
+    _elapsed: Tensor | None
 
-    def __init__(self, arithmetic: LawArithmetic, parameters: Tensor) -> None:
-        self.__dict__.update(_arithmetic=arithmetic, _packed=parameters)
+    def __init__(self, arithmetic: LawArithmetic, parameters: Tensor, elapsed: Tensor | None = None) -> None:
+        self.__dict__.update(_arithmetic=arithmetic, _packed=parameters, _elapsed=elapsed)
 
     @cached_property
     def _ordinary(self) -> NextEventLaw:
         """The same laws, field by field: most are never asked for."""
-        return self._arithmetic.example.of(self.parameters)
+        return self._arithmetic.example._with([self.parameters], self._elapsed)
 
     @property
     def inter_time(self) -> LogNormalMixture:
@@ -108,14 +117,20 @@ class CompiledLaw(NextEventLaw):
         return self.parameters.shape[:-1]
 
     @property
-    def elapsed(self) -> None:
-        return None
+    def elapsed(self) -> Tensor | None:
+        return self._elapsed
 
     def _with(self, fields: list[Tensor], elapsed: Tensor | None) -> NextEventLaw:
-        return CompiledLaw(self._arithmetic, fields[0]) if elapsed is None else self._ordinary._with(fields, elapsed)
+        return CompiledLaw(self._arithmetic, fields[0], elapsed)
 
     def with_parts(self, **parts: Any) -> NextEventLaw:
         return self._ordinary.with_parts(**parts)
+
+    def truncated(self, elapsed: Tensor) -> NextEventLaw:
+        return CompiledLaw(self._arithmetic, self.parameters, elapsed.expand(self.batch_shape))
+
+    def whole(self) -> NextEventLaw:
+        return CompiledLaw(self._arithmetic, self.parameters)
 
     def double(self) -> NextEventLaw:
         return self
@@ -124,11 +139,11 @@ class CompiledLaw(NextEventLaw):
         return False  # two calls cost less than joining
 
     def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
-        return self._arithmetic.log_prob(self.parameters, inter_times, marks)
+        return self._arithmetic.log_prob(self.parameters, self._elapsed, inter_times, marks)
 
     def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
         # that of the ordinary law is 0 for what it draws itself, which differs in last bits
         return torch.where(self.sample(uniforms)[0] == inter_times, 0.0, super().noise_distance(inter_times, uniforms))
 
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        return self._arithmetic.draw(self.parameters, uniforms)
+        return self._arithmetic.draw(self.parameters, self._elapsed, uniforms)

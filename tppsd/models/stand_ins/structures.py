@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 Pointer, Int, Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -37,7 +38,8 @@ class Encoder(ctypes.Structure):
 class Pass(ctypes.Structure):
     _fields_ = [
         *_fields(Pointer, "contexts ids times inter_times lengths num_before depth seen"),
-        *_fields(Int, "rows num_new num_nodes max_context"), ("cache", Pointer), *_fields(Int, "capacity is_bf16 num_threads"),
+        *_fields(Int, "rows num_new num_nodes max_context"), ("cache", Pointer),
+        *_fields(Int, "capacity cache_rows is_bf16 num_threads"),
     ]  # fmt: skip
 
 
@@ -51,13 +53,25 @@ class Decoder(ctypes.Structure):
 
 class Chain(ctypes.Structure):
     _fields_ = [
-        *_fields(Pointer, "inter_times times laws marks num_drawn uniforms last_times ends limits"),
+        *_fields(Pointer, "inter_times times laws marks num_drawn uniforms last_times elapsed ends limits"),
         *_fields(Int, "num num_uniforms keeps_laws"),
     ]
 
 
+class Model(ctypes.Structure):
+    _fields_ = _fields(Pointer, "encoder decoder one_pass")
+
+
+class Rounds(ctypes.Structure):
+    _fields_ = [
+        *_fields(Pointer, "inter_times times marks num_drafted num_accepted num_events num_rounds num_unseen"),
+        *_fields(Pointer, "ids token_times token_inter_times keys cursors elapsed ends limits"),
+        *_fields(Int, "room width draft_length most_rounds"),
+    ]
+
+
 class Views(ctypes.Structure):
-    _fields_ = [("num_dims", Int), *_fields(Pointer, "sizes of_laws of_first of_second")]
+    _fields_ = [("num_dims", Int), *_fields(Pointer, "sizes of_laws of_first of_second of_third")]
 
 
 class Work(NamedTuple):
@@ -65,6 +79,10 @@ class Work(NamedTuple):
 
     flops: int
     bytes: int
+
+    @classmethod
+    def total(cls, parts: Iterable[Work]) -> Work:
+        return cls(*map(sum, zip(*parts, strict=True)))
 
     @classmethod
     def of_linears(cls, linears: tuple[Linear, ...], num: int) -> Work:

@@ -8,7 +8,8 @@ struct Chain {
   double *inter_times, *times, *laws;  // (rows, num) twice, written; (rows, num or 1, width): of each row the first is given
   int64_t *marks, *num_drawn;          // (rows, num), (rows,), written
   const double *uniforms;              // (rows, num, num_uniforms), of which the first three are used
-  const double *last_times, *ends;     // (rows,): where each chain begins; where its row wants no more (nullptr = nowhere)
+  const double *last_times, *elapsed;  // (rows,): where each chain begins; the silence after that (nullptr = none)
+  const double *ends;                  // (rows,): where its row wants no more (nullptr = nowhere)
   const int64_t *limits;               // (rows,): how many events each row wants
   int64_t num, num_uniforms, keeps_laws;  // are the laws of all events kept, or that of the newest?
 };
@@ -22,7 +23,8 @@ static void run_chain(const Encoder &encoder, const Decoder &decoder, const Pass
     for (int64_t row = first; row < stop; row++) {
       const int64_t at = row * chain.num + j;
       const double *law = chain.laws + row * stride + j * step;
-      const double tau = draw(decoder, law, chain.uniforms + at * chain.num_uniforms, chain.marks + at);
+      const double elapsed = chain.elapsed && j == 0 ? chain.elapsed[row] : 0;
+      const double tau = draw(decoder, law, chain.uniforms + at * chain.num_uniforms, chain.marks + at, elapsed);
       const double time = (j ? chain.times[at - 1] : chain.last_times[row]) + tau;
       chain.inter_times[at] = tau, chain.times[at] = time;
       if (chain.ends) is_done |= !(time <= chain.ends[row]) || j + 1 >= chain.limits[row];

@@ -101,18 +101,41 @@ static int64_t pick(const double *log_probs, int64_t num, double uniform) {
   return picked;
 }
 
-// An inter-time and its mark, from three uniforms.
-static double draw(const Decoder &decoder, const double *law, const double *uniforms, int64_t *mark) {
-  const int64_t num = decoder.num_components, component = pick(law, num, uniforms[0]);
-  const double x = law[num + component] + std::exp(law[2 * num + component]) * -normal_quantile(uniforms[1]);
+// Of what components keep beyond a silence: the logarithms, and normalised what they make of the weights; in what is kept until
+// the next call. Returns log S(elapsed).
+static double log_kept(const Decoder &decoder, const double *law, double elapsed, double **kept, double **log_weights) {
+  static thread_local std::vector<double> room;
+  const int64_t num = decoder.num_components;
+  const double x = (std::log(elapsed) - decoder.log_mean) / decoder.log_std;
+  room.resize(2 * num);
+  *kept = room.data(), *log_weights = *kept + num;
+  for (int64_t m = 0; m < num; m++) {
+    (*kept)[m] = log_normal_cdf((law[num + m] - x) * std::exp(-law[2 * num + m]));
+    (*log_weights)[m] = law[m] + (*kept)[m];
+  }
+  const double total = log_sum_exp(*log_weights, num);
+  for (int64_t m = 0; m < num; m++) (*log_weights)[m] -= total;
+  return std::min(total, 0.0);
+}
+
+// An inter-time beyond a silence and its mark, from three uniforms.
+static double draw(const Decoder &decoder, const double *law, const double *uniforms, int64_t *mark, double elapsed) {
+  const int64_t num = decoder.num_components;
+  double *kept, *log_weights;
+  if (elapsed > 0) log_kept(decoder, law, elapsed, &kept, &log_weights);
+  const int64_t component = pick(elapsed > 0 ? log_weights : law, num, uniforms[0]);
+  const double z = elapsed > 0 ? normal_quantile_of_log(std::log(uniforms[1]) + kept[component]) : normal_quantile(uniforms[1]);
+  const double x = law[num + component] + std::exp(law[2 * num + component]) * -z;
   const double log_tau = x * decoder.log_std + decoder.log_mean;
-  const double inter_time = std::exp(std::min(std::max(log_tau, -LARGEST_LOG_TAU), LARGEST_LOG_TAU));
+  double inter_time = std::exp(std::min(std::max(log_tau, -LARGEST_LOG_TAU), LARGEST_LOG_TAU));
+  if (elapsed > 0) inter_time = std::max(inter_time, std::nextafter(elapsed, 2 * elapsed + 1));
   *mark = decoder.marks == UNMARKED ? 0 : pick(log_marks(decoder, law, inter_time), decoder.num_marks, uniforms[2]);
   return inter_time;
 }
 
-static double log_density(const Decoder &decoder, const double *law, double inter_time, int64_t mark) {
-  if (!(inter_time > 0)) return inter_time <= 0 ? -INFINITY : inter_time;
+// Of an event, given a silence.
+static double log_density(const Decoder &decoder, const double *law, double inter_time, int64_t mark, double elapsed) {
+  if (!(inter_time > elapsed)) return inter_time <= elapsed ? -INFINITY : inter_time;
   static thread_local std::vector<double> exponents;
   const int64_t num = decoder.num_components;
   const double log_tau = log_of(inter_time), x = (log_tau - decoder.log_mean) / decoder.log_std, *log_stds = law + 2 * num;
@@ -121,6 +144,7 @@ static double log_density(const Decoder &decoder, const double *law, double inte
     const double z = (x - law[num + m]) * std::exp(-log_stds[m]);
     exponents[m] = law[m] - log_stds[m] - 0.5 * z * z;
   }
-  const double log_time = log_sum_exp(exponents.data(), num) - (log_tau + LOG_SQRT_2PI + std::log(decoder.log_std));
+  double log_time = log_sum_exp(exponents.data(), num) - (log_tau + LOG_SQRT_2PI + std::log(decoder.log_std)), *kept, *log_weights;
+  if (elapsed > 0) log_time -= log_kept(decoder, law, elapsed, &kept, &log_weights);
   return decoder.marks == UNMARKED ? log_time : log_time + log_marks(decoder, law, inter_time)[mark];
 }

@@ -8,6 +8,7 @@
 #include "chain.h"
 #include "laws.h"
 #include "passes.h"
+#include "rounds.h"
 #include "views.h"
 
 constexpr int64_t GROUP = 128;  // tokens that go through all layers together: what they need stays in the cache of a core
@@ -59,17 +60,28 @@ void follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, co
         [&](int64_t first, int64_t stop) { run_chain(*encoder, *decoder, *pass, *chain, first, stop); });
 }
 
-void draw_events(const Decoder *decoder, const Views *views, const double *laws, const double *uniforms, double *inter_times,
-                 int64_t *marks) {
-  for_each(*views, [&](int64_t i, int64_t law, int64_t first, int64_t) {
-    inter_times[i] = draw(*decoder, laws + law, uniforms + first, marks + i);
+// How many rows failed, since their laws are not densities.
+int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds) {
+  const Pass &pass = *target->pass;
+  std::atomic<int64_t> num_failed(0);
+  share(pass.rows, 1, pass.rows * rounds->room * target->encoder->num_layers, pass.num_threads, [&](int64_t row, int64_t) {
+    if (rounds->limits[row] > 0) num_failed += !Speculation(*target, *draft, *rounds, row).run();
+  });
+  return num_failed;
+}
+
+// elapsed, here and below: nullptr = no silence anywhere
+void draw_events(const Decoder *decoder, const Views *views, const double *laws, const double *elapsed, const double *uniforms,
+                 double *inter_times, int64_t *marks) {
+  for_each(*views, [&](int64_t i, int64_t law, int64_t silence, int64_t first, int64_t) {
+    inter_times[i] = draw(*decoder, laws + law, uniforms + first, marks + i, elapsed ? elapsed[silence] : 0);
   });
 }
 
-void log_densities(const Decoder *decoder, const Views *views, const double *laws, const double *inter_times,
-                   const int64_t *marks, double *log_densities) {
-  for_each(*views, [&](int64_t i, int64_t law, int64_t first, int64_t second) {
-    log_densities[i] = log_density(*decoder, laws + law, inter_times[first], marks[second]);
+void log_densities(const Decoder *decoder, const Views *views, const double *laws, const double *elapsed,
+                   const double *inter_times, const int64_t *marks, double *log_densities) {
+  for_each(*views, [&](int64_t i, int64_t law, int64_t silence, int64_t first, int64_t second) {
+    log_densities[i] = log_density(*decoder, laws + law, inter_times[first], marks[second], elapsed ? elapsed[silence] : 0);
   });
 }
 

@@ -1,4 +1,4 @@
-// The standard normal's quantiles.
+// The standard normal's quantiles, its distribution function and the inverse of that, both in logarithms.
 #pragma once
 
 #include <cmath>
@@ -33,4 +33,24 @@ static double normal_quantile(double p) {
              1.48753612908506148525e-2, 1.36929880922735805310e-1, 5.99832206555887937690e-1, 1.0},
             r - 5.0);
   return q < 0 ? -z : z;
+}
+
+// log Phi(z), to the last digits also where Phi(z) underflows.
+static double log_normal_cdf(double z) {
+  if (z > -1) return std::log1p(-0.5 * std::erfc(z * 0.70710678118654752440));
+  if (z > -25) return std::log(0.5 * std::erfc(-z * 0.70710678118654752440));
+  double series = 0;  // asymptotic: the first term left out is below 1e-17
+  for (int i = 13; i > 0; i -= 2) series = -i / (z * z) * (1 + series);
+  return -0.5 * z * z - std::log(-z) - 0.91893853320467274178 + std::log1p(series);
+}
+
+// z with log Phi(z) = y
+static double normal_quantile_of_log(double y) {
+  if (y >= -10) return normal_quantile(std::exp(y));
+  double z = -std::sqrt(-2 * y - std::log(-2 * y) - 1.83787706640934548356);
+  for (int i = 0; i < 6; i++) {  // Newton on the concave log Phi: quadratic, and the start is within 2 %
+    const double log_cdf = log_normal_cdf(z);
+    z -= (log_cdf - y) * std::exp(log_cdf + 0.5 * z * z + 0.91893853320467274178);
+  }
+  return z;
 }

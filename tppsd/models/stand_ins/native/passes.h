@@ -33,8 +33,8 @@ struct Pass {
   const int64_t *depth;                  // (num_new,): tokens between the committed ones and each new one
   const uint8_t *seen;                   // (num_new, num_nodes + num_new): which uncommitted ones each sees; nullptr = a chain
   int64_t rows, num_new, num_nodes, max_context;  // nodes of a tree before the new tokens; max_context: 0 = all
-  void *cache;                           // float or Bf16 (layers, 2, rows, heads, head_dim, capacity)
-  int64_t capacity, is_bf16, num_threads;  // capacity: a multiple of 16
+  void *cache;                           // float or Bf16 (layers, 2, cache_rows, heads, head_dim, capacity), at the first row
+  int64_t capacity, cache_rows, is_bf16, num_threads;  // capacity: a multiple of 16
 };
 
 // --- tokens ---------------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ template <class E>
 static void attend_row(const Encoder &encoder, const Pass &pass, E *cache, int64_t layer, int64_t row, const float *qkv,
                        float *scores, float *attended) {
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, capacity = pass.capacity;
-  E *keys = cache + (layer * 2 * pass.rows + row) * dim * capacity, *values = keys + pass.rows * dim * capacity;
+  E *keys = cache + (layer * 2 * pass.cache_rows + row) * dim * capacity, *values = keys + pass.cache_rows * dim * capacity;
   const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted = pass.num_nodes + pass.num_new;
   for (int64_t c = 0; c < dim; c++)
     for (int64_t t = 0; t < pass.num_new; t++) {

@@ -1,0 +1,210 @@
+"""Speculative rounds in one call of compiled code are those of speculative.py, to the last bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from native_builds import compiled_wrong, needs_a_compiler
+from small_models import ENCODERS, attentive_model, random_sequence
+
+import tppsd
+from tppsd.models.stand_ins import rounds
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling import compiled_speculative, methods
+
+pytestmark = needs_a_compiler
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tppsd.SampledSequences]:
+    """Sample with the rounds of speculative.py over the same compiled passes and laws."""
+
+    def sample(*arguments: Any, **options: Any) -> tppsd.SampledSequences:
+        with monkeypatch.context() as patch:
+            patch.setattr(methods, "are_compiled", lambda *models: False)
+            return tppsd.sample(*arguments, compile=True, **options)
+
+    return sample
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rounds of each call of compiled code."""
+    made: list[int] = []
+
+    def speculate(*arguments: Any) -> rounds.Speculated:
+        result = rounds.speculate(*arguments)
+        made.append(int(result.num_rounds.sum()))
+        return result
+
+    monkeypatch.setattr(compiled_speculative, "speculate", speculate)
+    return made
+
+
+def pair(encoder: str, **settings: Any) -> tuple[TransformerTPP, TransformerTPP]:
+    """A target and a draft of another encoder, accepted half the time."""
+    draft = attentive_model("thp" if encoder == "rotary" else "rotary", num_layers=1, **settings)
+    return attentive_model(encoder, embed_dim=32, num_layers=3, **settings), draft
+
+
+def bits(samples: tppsd.SampledSequences) -> list[torch.Tensor]:
+    stats = samples.stats
+    counts = torch.tensor([stats.num_rounds, stats.num_events])
+    return [
+        samples.flat_event_times,
+        samples.flat_inter_times,
+        samples.flat_marks,
+        samples.offsets,
+        stats.accepted_counts,
+        counts,
+    ]
+
+
+def assert_same(found: tppsd.SampledSequences, expected: tppsd.SampledSequences) -> None:
+    for got, wanted in zip(bits(found), bits(expected), strict=True):
+        assert torch.equal(got, wanted)
+
+
+ENDS: list[dict[str, Any]] = [
+    {"num_events": 90}, {"horizon": 25.0}, {"num_events": [1, 2, 70, 5, 9, 33, 40, 3, 150]}, {"horizon": 25.0, "num_events": 20},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("draft_length", [1, 2, 7])
+@pytest.mark.parametrize("until", ENDS, ids=str)
+def test_rounds_are_those_of_python(
+    encoder: str, draft_length: int, until: dict[str, Any], one_by_one: Callable[..., Any], calls: list[int]
+) -> None:
+    """After histories with and without a silence, in any company, times, marks and counters."""
+    histories = [random_sequence(n, seed=n) for n in (0, 4, 20)]
+    arguments = {"draft_length": draft_length, "history": histories, "num_sequences": 3, "seed": 1, **until}
+    models = pair(encoder)
+    expected = one_by_one(*models, batch_size=1, **arguments)
+    assert not calls and 0.1 < expected.stats.step_acceptance < 0.9
+    for batch_size in (1, 4, 9):
+        calls.clear()
+        assert_same(tppsd.sample(*models, compile=True, batch_size=batch_size, **arguments), expected)
+        assert sum(calls) == expected.stats.num_rounds
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_marks": 1}, {"mark_decoder": "independent"}, {"max_context": 6}, {"num_marks": 3, "dtype": "bfloat16"}],
+    ids=str,
+)
+def test_of_all_laws_windows_and_types(settings: dict[str, Any], one_by_one: Callable[..., Any], calls: list[int]) -> None:
+    models = pair("thp", **{name: value for name, value in settings.items() if name != "dtype"})
+    arguments = {"num_sequences": 4, "num_events": 200, "draft_length": 5, "dtype": settings.get("dtype"), "batch_size": 3}
+    assert_same(tppsd.sample(*models, compile=True, **arguments), one_by_one(*models, **arguments))
+    assert max(calls) > 10
+
+
+def test_threads_share_the_rows_and_change_nothing() -> None:
+    models, threads = pair("rotary"), torch.get_num_threads()
+    arguments: dict[str, Any] = {"num_sequences": 30, "num_events": 80, "draft_length": 6, "compile": True}
+    expected = tppsd.sample(*models, **arguments)
+    try:
+        torch.set_num_threads(3)
+        assert_same(tppsd.sample(*models, **arguments), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("num_sequences", "batch_size"), [(3, 1), (7, 4)])
+def test_lengths_chosen_by_the_clock_are_recorded_and_replayed(
+    num_sequences: int, batch_size: int, one_by_one: Callable[..., Any]
+) -> None:
+    """Also by the rounds of Python: a length is that of one round of all rows, or of several of a single one."""
+    models = pair("thp")
+    arguments: dict[str, Any] = {"num_sequences": num_sequences, "batch_size": batch_size, "num_events": 150}
+    samples = tppsd.sample(*models, draft_length="auto", compile=True, **arguments)
+    lengths = samples.options.draft_length
+    assert isinstance(lengths, tuple) and len(lengths) > 2
+    if batch_size == 1:
+        assert sum(num for _, num in lengths) == samples.stats.num_rounds
+    for again in (
+        tppsd.sample(*models, options=samples.options, **arguments), one_by_one(*models, draft_length=lengths, **arguments),
+    ):  # fmt: skip
+        for got, wanted in zip(bits(again)[:4], bits(samples)[:4], strict=True):
+            assert torch.equal(got, wanted)
+
+
+def test_what_compiled_rounds_do_not_do_is_done_by_python(calls: list[int]) -> None:
+    """Other rules and drafters, densities and laws of events."""
+    models = pair("thp")
+    for options in (
+        {"rule": "block"}, {"rule": "factorised"}, {"draft_passes": 2}, {"return_log_probs": True}, {"return_laws": True},
+        {"candidates": (2, 1)},
+    ):  # fmt: skip
+        tppsd.sample(*models, num_events=20, compile=True, **options)
+    tppsd.sample(models[0], "self", num_events=20, compile=True)
+    assert not calls
+    tppsd.sample(*models, num_events=20, compile=True)
+    assert calls
+
+
+def test_laws_that_are_no_densities_end_the_call() -> None:
+    target, draft = pair("thp")
+    with torch.no_grad():
+        draft.decoder.to_mixture.weight.fill_(3e38)  # finite, but sums of it are not
+    with pytest.raises(RuntimeError, match="no proposal was kept for 2 rows: target and draft laws are not densities"):
+        tppsd.sample(target, draft, num_sequences=2, num_events=5, compile=True)
+
+
+WRONG = {
+    "coins": ("draw(coins, TEST, 1)", "draw(coins, DRAFT, 1)"),
+    "acceptance": ("!(std::log(coins[0]) <= log_ratio", "!(std::log(coins[0]) <= 0.5 * log_ratio"),
+    "adjusted law": ("coins[0] < -std::expm1(-delta)", "coins[0] < 2"),
+    "attempts": ("PROPOSAL, 2, num_accepted, attempt", "PROPOSAL, 2, num_accepted, attempt / 2"),
+    "positions of proposals": ("PROPOSAL, 2, num_accepted, attempt", "PROPOSAL, 2, 0, attempt"),
+    "bonus": ("noise.after(num_accepted).draw(uniforms, TARGET, 2)", "noise.draw(uniforms, TARGET, 2)"),
+    "target's cache": ("target.move(n - num_drafted)", "target.move(n - num_drafted - (n > 0))"),
+    "draft's cache": ("draft.move(num_kept - num_cached)", "draft.move(num_kept - num_cached - (num_kept > 0))"),
+    "unseen events": ("if (n == num_drafted) draft.put", "if (false) draft.put"),
+    "places in the sequence": ("*pass.lengths += num, *pass.num_before += num", "*pass.lengths += num"),
+    "silence": ("noise = noise.after(n + 1), elapsed = 0", "noise = noise.after(n + 1)"),
+    "silence of the first event": ("at == 0 ? elapsed : 0", "elapsed"),
+    "noise": ("noise = noise.after(n + 1)", "noise = noise.after(n)"),
+    "used noise": ("(uint32_t)rounds.cursors[row]", "0"),
+    "keys": ("(uint32_t)rounds.keys[2 * row + 1]", "0"),
+    "rows": ("row * encoder.dim * pass.capacity * entry", "0 * entry"),
+    "ends": ("target.times[0] <= end && num_left > 0", "num_left > 0"),
+    "limits": ("target.times[0] <= end && num_left > 0", "target.times[0] <= end"),
+    "drafts beyond the end": ("target.times.data(), &elapsed, &end,", "target.times.data(), &elapsed, nullptr,"),
+    "Philox": ("(uint32_t)(first >> 32) ^ c3 ^ k1", "(uint32_t)(first >> 32) ^ c3 ^ k0"),
+}
+
+
+def differs(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]) -> bool:
+    """Are rounds of that build others than those of Python with its passes?"""
+    compiled_wrong(right, wrong, folder, monkeypatch)
+    models = copy.deepcopy(pair("rotary"))  # of which nothing is compiled yet
+    histories = [random_sequence(n, seed=n) for n in (3, 0, 12)]
+    found = False
+    for until in ({"num_events": [300, 7, 20]}, {"horizon": 20.0}):
+        arguments = {"history": histories, "draft_length": 5, "batch_size": 2, **until}
+        expected = one_by_one(*models, **arguments)
+        samples = tppsd.sample(*models, compile=True, **arguments)
+        found = found or any(
+            got.shape != wanted.shape or not torch.equal(got, wanted)
+            for got, wanted in zip(bits(samples), bits(expected), strict=True)
+        )
+    return found
+
+
+def test_the_right_build_does_not_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Any) -> None:
+    """What the tests of wrong ones compare with."""
+    assert not differs("struct Rounds", "struct Rounds", tmp_path, monkeypatch, one_by_one)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_rounds_are_told_from_right_ones(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]
+) -> None:
+    assert differs(*WRONG[name], tmp_path, monkeypatch, one_by_one)

@@ -1,0 +1,183 @@
+// Speculative rounds of one row after another: draft, verify, accept, correct, commit, as in tppsd/sampling/speculative.py with a
+// draft model and the rule `joint`, number for number.
+#pragma once
+
+#include "chain.h"
+#include "philox.h"
+
+struct Model {
+  const Encoder *encoder;
+  const Decoder *decoder;
+  const Pass *pass;  // where its cache is; `depth` is of as many tokens as a pass may have
+};
+
+struct Rounds {
+  double *inter_times, *times;             // (rows, room), written: the events of each row
+  int64_t *marks;                          // likewise
+  int64_t *num_drafted, *num_accepted;     // (rows, room), written, round by round
+  int64_t *num_events, *num_rounds;        // (rows,), written
+  int64_t *num_unseen;                     // (rows,): newest tokens that the draft has not seen, before and after
+  const int64_t *ids;                      // (rows, width): those tokens; the last of them is the target's next one
+  const double *token_times, *token_inter_times;  // likewise
+  const int64_t *keys, *cursors;           // (rows, 2), (rows,): of the noise
+  const double *elapsed, *ends;            // (rows,): the silence before the first event
+  const int64_t *limits;                   // (rows,): how many events each row wants
+  int64_t room, width, draft_length, most_rounds;
+};
+
+constexpr int64_t NUM_UNIFORMS = 4;  // of a drafted event, of which the first three are used
+constexpr int64_t MOST_UNSEEN = 2;  // tokens after a round
+constexpr int64_t MOST_PROPOSALS = 1000000000, MOST_UNKNOWN = 4096;  // unknown: not a number
+
+// One row of a model.
+struct ModelRow {
+  const Encoder &encoder;
+  const Decoder &decoder;
+  Pass pass;
+  std::vector<int64_t> ids;
+  std::vector<double> times, inter_times, laws;
+  std::vector<float> contexts;
+
+  ModelRow(const Model &model, int64_t row, int64_t most_tokens)
+      : encoder(*model.encoder), decoder(*model.decoder), pass(*model.pass), ids(most_tokens), times(most_tokens),
+        inter_times(most_tokens), laws(most_tokens * decoder.width()), contexts(most_tokens * encoder.dim + 16) {
+    const int64_t entry = pass.is_bf16 ? sizeof(Bf16) : sizeof(float);
+    pass.contexts = (float *)(((uintptr_t)contexts.data() + 63) / 64 * 64);  // see `room`
+    pass.ids = ids.data(), pass.times = times.data(), pass.inter_times = inter_times.data();
+    pass.lengths += row, pass.num_before += row, pass.rows = 1;
+    pass.cache = (char *)pass.cache + row * encoder.dim * pass.capacity * entry;
+  }
+
+  void put(int64_t at, int64_t id, double time, double inter_time) {
+    ids[at] = id, times[at] = time, inter_times[at] = inter_time;
+  }
+
+  void move(int64_t num) { *pass.lengths += num, *pass.num_before += num; }
+
+  // The first `num` tokens join the cache; the laws after those from `first` on.
+  void extend(int64_t num, int64_t first) {
+    pass.num_new = num;
+    run_rows(encoder, pass, 0, 1);
+    write_laws(decoder, pass.contexts + first * encoder.dim, num - first, laws.data(), decoder.width());
+    move(num);
+  }
+
+  const double *law(int64_t at) const { return laws.data() + at * decoder.width(); }
+};
+
+// Rounds of one row.
+struct Speculation {
+  const Rounds &rounds;
+  const int64_t row, limit;
+  const double end;
+  ModelRow target, draft;
+  double *inter_times, *times;  // of the next event
+  int64_t *marks, num_left, num_unseen, num_drafted = 0, num_accepted = 0, new_mark = 0;
+  double new_inter_time = 0, elapsed;
+  Noise noise;
+
+  Speculation(const Model &target_model, const Model &draft_model, const Rounds &rounds, int64_t row)
+      : rounds(rounds), row(row), limit(rounds.limits[row]), end(rounds.ends[row]),
+        target(target_model, row, rounds.draft_length + 1),
+        draft(draft_model, row, std::max({rounds.draft_length, rounds.width, MOST_UNSEEN})), inter_times(rounds.inter_times + row * rounds.room),
+        times(rounds.times + row * rounds.room), marks(rounds.marks + row * rounds.room), num_left(limit),
+        num_unseen(rounds.num_unseen[row]), elapsed(rounds.elapsed[row]),
+        noise{{(uint32_t)rounds.keys[2 * row], (uint32_t)rounds.keys[2 * row + 1]}, (uint32_t)rounds.cursors[row]} {
+    for (int64_t i = 0; i < num_unseen; i++) {
+      const int64_t at = row * rounds.width + i;
+      draft.put(i, rounds.ids[at], rounds.token_times[at], rounds.token_inter_times[at]);
+    }
+    target.put(0, draft.ids[num_unseen - 1], draft.times[num_unseen - 1], draft.inter_times[num_unseen - 1]);
+  }
+
+  // Events of the draft one after another, right behind those that are committed, until the row wants no more.
+  void propose() {
+    static thread_local std::vector<double> uniforms;
+    uniforms.resize(rounds.draft_length * NUM_UNIFORMS);
+    for (int64_t j = 0; j < rounds.draft_length; j++) noise.after(j).draw(uniforms.data() + j * NUM_UNIFORMS, DRAFT, 2);
+    draft.extend(num_unseen, num_unseen - 1);
+    draft.pass.num_new = 1;
+    run_chain(draft.encoder, draft.decoder, draft.pass,
+              {inter_times, times, draft.laws.data(), marks, &num_drafted, uniforms.data(), target.times.data(), &elapsed, &end,
+               &num_left, rounds.draft_length, NUM_UNIFORMS, true},
+              0, 1);
+  }
+
+  // The target's laws, one more than events were drafted.
+  void verify() {
+    for (int64_t i = 0; i < num_drafted; i++) target.put(i + 1, marks[i] + 1, times[i], inter_times[i]);
+    target.extend(num_drafted + 1, 0);
+  }
+
+  double silence_before(int64_t at) const { return at == 0 ? elapsed : 0; }
+
+  // Delta of an event at a position of the draft.
+  double log_ratio(int64_t at, double inter_time, int64_t mark) const {
+    const double silence = silence_before(at);
+    return log_density(target.decoder, target.law(at), inter_time, mark, silence) -
+           log_density(draft.decoder, draft.law(at), inter_time, mark, silence);
+  }
+
+  void draw_new(const double *uniforms) {
+    new_inter_time = draw(target.decoder, target.law(num_accepted), uniforms, &new_mark, silence_before(num_accepted));
+  }
+
+  void accept() {
+    double coins[2];
+    for (num_accepted = 0; num_accepted < num_drafted; num_accepted++) {
+      noise.after(num_accepted).draw(coins, TEST, 1);
+      if (!(std::log(coins[0]) <= log_ratio(num_accepted, inter_times[num_accepted], marks[num_accepted]))) return;
+    }
+  }
+
+  // One more event: the target's own after a fully accepted draft, else from the adjusted law. False: laws are not densities.
+  bool correct() {
+    double uniforms[4], coins[2];
+    if (num_accepted == num_drafted) {
+      noise.after(num_accepted).draw(uniforms, TARGET, 2);
+      draw_new(uniforms);
+      return true;
+    }
+    for (int64_t attempt = 0, num_unknown = 0; attempt < MOST_PROPOSALS && num_unknown < MOST_UNKNOWN; attempt++) {
+      noise.draw(uniforms, PROPOSAL, 2, num_accepted, attempt);
+      noise.draw(coins, PROPOSAL_COIN, 1, num_accepted, attempt);
+      draw_new(uniforms);
+      const double delta = log_ratio(num_accepted, new_inter_time, new_mark);
+      if (coins[0] < -std::expm1(-delta)) return true;
+      num_unknown += std::isnan(delta);
+    }
+    return false;
+  }
+
+  // The accepted prefix stays where it is, the new event follows; the caches are rolled back to them by length.
+  void commit() {
+    const int64_t n = num_accepted, num_cached = num_drafted - 1, num_kept = std::min(n, num_cached);
+    target.move(n - num_drafted), draft.move(num_kept - num_cached);
+    const double time = target.times[n] + new_inter_time;
+    inter_times[n] = new_inter_time, times[n] = time, marks[n] = new_mark;
+    num_unseen = 0;
+    if (n == num_drafted) draft.put(num_unseen++, target.ids[n], target.times[n], target.inter_times[n]);
+    draft.put(num_unseen++, new_mark + 1, time, new_inter_time);
+    target.put(0, new_mark + 1, time, new_inter_time);
+    inter_times += n + 1, times += n + 1, marks += n + 1, num_left -= n + 1;
+    noise = noise.after(n + 1), elapsed = 0;
+  }
+
+  // Until the row wants no more, or there may be no room for another round. False: laws are not densities.
+  bool run() {
+    int64_t num = 0;
+    bool wants_more = true;
+    while (wants_more && num < rounds.most_rounds && limit - num_left + rounds.draft_length < rounds.room) {
+      propose();
+      verify();
+      accept();
+      if (!correct()) return false;
+      commit();
+      const int64_t at = row * rounds.room + num++;
+      rounds.num_drafted[at] = num_drafted, rounds.num_accepted[at] = num_accepted;
+      wants_more = target.times[0] <= end && num_left > 0;
+    }
+    rounds.num_rounds[row] = num, rounds.num_events[row] = limit - num_left, rounds.num_unseen[row] = num_unseen;
+    return true;
+  }
+};
