@@ -13,12 +13,15 @@ from stubs import StubTPP, lively_transformer
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.sampling import auto
-from tppsd.sampling.draft_length import _FIRST, _FIRST_OF_MANY, LENGTHS, AutoDraftLength, RecordedDraftLength
+from tppsd.sampling.draft_length import _FIRST as FIRST_LENGTHS
+from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
 from tppsd.sampling.learnt import recall, remember
 from tppsd.sampling.methods import Models
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import plan_requests
 from tppsd.sampling.sample import sample, sample_stream
+
+_FIRST, _FIRST_OF_MANY = FIRST_LENGTHS
 
 
 def simulate(acceptance: float, seconds: dict[int, float] | Any, rounds: int, num_rows: int = 1) -> AutoDraftLength:
@@ -194,6 +197,12 @@ def test_what_is_remembered_is_a_copy_and_of_one_way_to_draft() -> None:
 def test_recorded_lengths_come_in_order_and_the_last_goes_on() -> None:
     recorded = RecordedDraftLength(((4, 2), (0, 1), (7, 1)))
     assert [recorded.choose(1) for _ in range(6)] == [4, 4, 0, 7, 7, 7]
+    several, found = RecordedDraftLength(((4, 9), (0, 1), (7, 1))), []
+    for num in (2, 6, 1, 1, 50, 50):
+        length, most = several.choose(1), several.most_rounds
+        found.append((length, min(num, most)))
+        several.record(length, torch.zeros(1), torch.ones(1, dtype=torch.bool), 1.0, min(num, most))
+    assert found == [(4, 2), (4, 6), (4, 1), (0, 1), (7, 50), (7, 50)]
 
 
 @pytest.mark.parametrize("draft", ["model", "two passes", "self", "jacobi", "poisson"])

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import tppsd
-from tppsd.certification.carry_over import check_same, draw_cells
+from tppsd.certification.carry_over import draw_cells
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.judge import holm
 from tppsd.certification.run import run_cell
@@ -43,11 +43,10 @@ How = dict[str, Any]  # arguments of run_cell: what of the passes is not as by d
 def main(args: list[str]) -> None:
     """Run what is missing, print the verdicts, write the certificate; exit status 1 if a cell is rejected."""
     options = parse(args)
-    if options.same_as is not None:
-        carry_over(options)
-        return
     if options.compile:
         check_compiler()
+    if options.same_as is not None:
+        return _conclude(carry_over(options), options.output)
     how = _how(options)
     cells = [cell for cell in cells_of(how) if options.only in cell.name]
     if not cells and any(options.only in cell.name for cell in all_cells()):
@@ -56,7 +55,11 @@ def main(args: list[str]) -> None:
         raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {all_cells()[0].name}")
     num_events = options.events or EVENTS
     certificate = certify(cells, num_events, options.seed, options.processes, options.output, how)
-    _print(certificate, options.output)
+    _conclude(certificate, options.output)
+
+
+def _conclude(certificate: dict[str, Any], output: Path) -> None:
+    _print(certificate, output)
     if not certificate["exact"]:
         raise SystemExit(1)
 
@@ -73,8 +76,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--dtype", choices=DTYPES, default="float32", help=f"of matrices, keys and values: {file_name({'dtype': 'bfloat16'})}")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
     add(
-        "--same-as", type=Path, metavar="CHECKOUT", help="instead: does this code draw the same samples, to the last bit, as "
-        "another checkout of the project, that of its certificate? Then the certificate is good for this code, too",
+        "--same-as", type=Path, metavar="CHECKOUT", help="only what has changed: cells in which this code draws the same samples, "
+        "to the last bit, as another checkout of the project, that of its certificate, keep the results that it has",
     )  # fmt: skip
     options = parser.parse_args(args)
     if options.events is not None and options.events < 1000:
@@ -98,27 +101,35 @@ def certify(
     cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, how: How | None = None
 ) -> dict[str, Any]:
     """Results of the cells with their verdicts, also written to `output`: as a certificate only if these are all cells."""
-    run = {"version": tppsd.__version__, "sources": sources_hash(), "num_events": num_events, "seed": seed}
     how = how or {}
-    run |= how
-    folder = output / _called("cells", how)
-    results = {cell.name: kept for cell in cells if (kept := _read(folder, cell, run)) is not None}
-    missing = [cell for cell in cells if cell.name not in results]
-    for cell, result in _run(missing, num_events, seed, processes, output / "models", how):
-        results[cell.name] = result
-        _write(folder / f"{cell.name}.json", {"run": run, "result": result})
-    p_values = {cell.name: results[cell.name]["p_value"] for cell in cells}
-    rejected = holm(p_values, LEVEL)
+    run = {"version": tppsd.__version__, "sources": sources_hash(), "num_events": num_events, "seed": seed} | how
+    results = _results_of(cells, run, processes, output, how)
     certificate = {
         "schema": SCHEMA,
         "run": run,
         "machine": {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()},
         "family_wise_level": LEVEL,
-        "exact": not any(rejected.values()),
-        "cells": [{**results[cell.name], "name": cell.name, "exact": not rejected[cell.name]} for cell in cells],
+        **_verdicts([{**results[cell.name], "name": cell.name} for cell in cells]),
     }
     _write(output / _file_name(certificate), certificate)
     return certificate
+
+
+def _results_of(cells: list[Cell], run: dict[str, Any], processes: int, output: Path, how: How) -> dict[str, dict[str, Any]]:
+    """By name: those that were kept, and of the other cells new ones."""
+    folder = output / _called("cells", how)
+    results = {cell.name: kept for cell in cells if (kept := _read(folder, cell, run)) is not None}
+    missing = [cell for cell in cells if cell.name not in results]
+    for cell, result in _run(missing, run["num_events"], run["seed"], processes, output / "models", how):
+        results[cell.name] = result
+        _write(folder / f"{cell.name}.json", {"run": run, "result": result})
+    return results
+
+
+def _verdicts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the results of all cells together."""
+    rejected = holm({row["name"]: row["p_value"] for row in rows}, LEVEL)
+    return {"exact": not any(rejected.values()), "cells": [{**row, "exact": not rejected[row["name"]]} for row in rows]}
 
 
 def file_name(how: How) -> str:
@@ -138,8 +149,9 @@ def _file_name(certificate: dict[str, Any]) -> str:
     return file_name(how) if is_whole else PARTIAL
 
 
-def carry_over(options: argparse.Namespace) -> None:
-    """Write the certificate of `options.same_as` with a note that these sources draw the same samples, if they do."""
+def carry_over(options: argparse.Namespace) -> dict[str, Any]:
+    """Write the certificate of `options.same_as` for these sources: cells that draw the same samples keep their results, the
+    others are certified anew."""
     from rich.console import Console
 
     how = _how(options)
@@ -147,7 +159,7 @@ def carry_over(options: argparse.Namespace) -> None:
     if not path.is_file():
         raise ValueError(f"{options.same_as} has no tests/{name}; --same-as wants the root of a certified checkout")
     certificate = _read_certificate(path)
-    if sources_hash(options.same_as / "tppsd") != certificate["run"]["sources"]:
+    if sources_hash(options.same_as / "tppsd") not in _sources_of(certificate):
         raise ValueError(f"{options.same_as} is not what its certificate is of: check out the commit that was certified")
     num_events, models = options.events or COMPARED_EVENTS, options.output / "models"
     with progress(Console(stderr=True), "drawing with both", 2 * len(cells_of(how))) as advance:
@@ -155,12 +167,30 @@ def carry_over(options: argparse.Namespace) -> None:
             draw_cells(root, num_events, options.seed, options.processes, models, "", how, advance)
             for root in (options.same_as, PACKAGE.parent)
         )
-    check_same(before, after)
-    total = sum(cell["num_events"] for cell in after.values())
-    certificate["same_samples"] = {"sources": sources_hash(), "num_events": total, "seed": options.seed}
-    written = options.output / name
-    _write(written, certificate)
-    print(f"The same samples to the last bit in {len(after)} cells, {total:,} events. Written: {written}")
+    changed = {cell.name: cell for cell in cells_of(how) if before.get(cell.name) != after[cell.name]}
+    same = [line["num_events"] for cell, line in after.items() if cell not in changed]
+    print(f"The same samples to the last bit in {len(same)} cells, {sum(same):,} events; others in {len(changed)}.", flush=True)
+    run = certificate["run"] | {"version": tppsd.__version__, "sources": sources_hash()}
+    results = _results_of(list(changed.values()), run, options.processes, options.output, how)
+    kept = {row["name"]: row for row in certificate["cells"]}
+    anew = {cell: {**result, "name": cell, "sources": sources_hash()} for cell, result in results.items()}
+    certificate |= _verdicts([{**kept, **anew}[cell.name] for cell in cells_of(how)])
+    certificate["same_samples"] = {
+        "sources": sources_hash(),
+        "num_cells": len(same),
+        "num_events": sum(same),
+        "seed": options.seed,
+    }
+    _write(options.output / name, certificate)
+    return certificate
+
+
+def _sources_of(certificate: dict[str, Any]) -> set[str]:
+    """Of which sources all of its cells are."""
+    carried_over = {certificate["same_samples"]["sources"]} if "same_samples" in certificate else set()
+    return (
+        carried_over if any("sources" in row for row in certificate["cells"]) else carried_over | {certificate["run"]["sources"]}
+    )
 
 
 def _read_certificate(path: Path) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from tppsd.data.statistics import DataStatistics
+from tppsd.models.protocol import EventModel
 from tppsd.sampling.draft_length import AutoDraftLength
 from tppsd.sampling.methods import Models, build_engine
 from tppsd.sampling.options import DrafterName, SamplingOptions
@@ -36,6 +38,8 @@ _WORK_PER_ROW = 240  # where layers times events are at least so many for every 
 _LONG = 300  # events of a sequence that count for that: longer ones were not measured
 _PASSES = 2  # in which a draft model is tried, besides one per event
 _IN_PASSES = f"model in {_PASSES} passes"
+_COMPILED_DRAFT = 4  # events that a draft model drafts where passes are compiled: within a tenth of the best on most data sets
+_LARGE, _SMALLER = 400_000, 8  # weights of a target from which compiled drafts gain; of a draft that gains, so many times fewer
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
 
@@ -73,13 +77,16 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     """What was fastest on most data sets (README). No drafts where a sequence is little work, nor with several rows in flight
     unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the target's recent laws,
     which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
-    row or few, else event by event and shorter. No drafts where a CPU has compiled passes: an event costs too little."""
+    row or few, else event by event and shorter. Where a CPU has compiled passes an event costs so little that only a draft model
+    gains, under a target of many more weights."""
     num_layers = getattr(models.target, "num_layers", 1)
     is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
     are_some = are_few or num_rows <= num_layers
     is_worth_it = are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)
-    is_cheap = candidates["autoregressive"].compile and model_device(models.target).type == "cpu"
-    if is_cheap or num_layers * num_events < _LITTLE_WORK or not is_worth_it:
+    if _is_cheap(models, candidates["autoregressive"]):
+        is_gain = _num_weights(models.target) >= max(_LARGE, _SMALLER * _num_weights(models.draft))
+        wanted = ["model", "autoregressive"] if is_gain else ["autoregressive"]
+    elif num_layers * num_events < _LITTLE_WORK or not is_worth_it:
         wanted = ["autoregressive"]
     elif is_short and are_some:
         wanted = ["self", "jacobi", "model"]
@@ -92,6 +99,15 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     if chosen.draft_length == "auto" and is_short:
         chosen = replace(chosen, draft_length=_SHORT_DRAFTS[0 if num_rows == 1 else 1 if are_some else 2])
     return Choice(chosen, None, f"{named}: too few events for a trial")
+
+
+def _is_cheap(models: Models, options: SamplingOptions) -> bool:
+    """Are passes calls of compiled code?"""
+    return bool(options.compile) and model_device(models.target).type == "cpu"
+
+
+def _num_weights(model: EventModel | None) -> int:
+    return sum(weights.numel() for weights in model.parameters()) if isinstance(model, nn.Module) else 0
 
 
 def _few_rows(num_layers: int, num_events: float) -> int:
@@ -113,8 +129,10 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
     for name in is_there:
         if is_there[name] and options.drafter in (None, name):
             found[name] = SamplingOptions("speculative", length, rule, name, **options.passes)
+    if "model" in found and length == "auto" and rule == "joint" and _is_cheap(models, found["model"]):
+        found["model"] = replace(found["model"], draft_length=_COMPILED_DRAFT)
     if "model" in found:
-        found[_IN_PASSES] = replace(found["model"], draft_passes=_PASSES)
+        found[_IN_PASSES] = replace(found["model"], draft_length=length, draft_passes=_PASSES)
     if options.tolerance is not None:
         found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance, **options.passes)
     return found

@@ -12,13 +12,12 @@ from tppsd.models.protocol import EventTokens
 from tppsd.models.stand_ins.active import stand_in
 from tppsd.models.stand_ins.compiled import CompiledModel
 from tppsd.models.stand_ins.rounds import Speculated, speculate
-from tppsd.sampling.draft_length import AutoDraftLength, FixedDraftLength
+from tppsd.sampling.draft_length import FixedDraftLength
 from tppsd.sampling.drafters import ModelDrafter
 from tppsd.sampling.rows import Events, Rows
 from tppsd.sampling.speculative import Speculative
 
 _AT_ONCE = 128  # events of a row, or as many as it has, after which a call begins no further round
-_OF_ONE_LENGTH = 4  # rounds of a single row between choices of the length
 
 
 def are_compiled(*models: object) -> bool:
@@ -46,15 +45,13 @@ class CompiledSpeculative(Speculative):
         return reached_end
 
     def several(self, rows: Rows, draft_length: int) -> Speculated:
-        """Rounds of one length: as many as may be where all are of one, few where the clock chooses for a single row, else one,
-        so that rows which enter later find the lengths that were recorded."""
+        """Rounds of one length: of each row as many as it wants where all are of that length, else of all rows as many, so that a
+        row which enters later finds the lengths that were recorded."""
         target, draft, unseen = self.target, self.drafter.rows, self.drafter.unseen
         both: Any = (stand_in(target.model), stand_in(draft.model))
         limits = torch.where(rows.active, rows.limit - rows.counts, 0)
         room = min(max(_AT_ONCE, int(rows.counts.max())), int(limits.max())) + draft_length + 1
-        most = room
-        if not isinstance(self.draft_length, FixedDraftLength):
-            most = _OF_ONE_LENGTH if len(rows) == 1 and isinstance(self.draft_length, AutoDraftLength) else 1
+        most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
         return speculate(
             both, (target.cache, draft.cache), unseen.begin(rows.pending), unseen.num, self.noise.keys, self.noise.cursors,
             rows.elapsed, rows.end, limits, draft_length, room, most,

@@ -22,8 +22,10 @@ from torch import Tensor
 from tppsd.sampling.options import MAX_AUTO_LENGTH, DraftLengths, SamplingOptions
 
 LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_AUTO_LENGTH)
-_FIRST, _FIRST_OF_MANY = (24, 16, 0), (8, 4, 0)  # tried before anything is known, with few rows in flight and with many
+_FIRST = (24, 16, 0), (8, 4, 0)  # tried before anything is known, with few rows in flight and with many
+_FIRST_COMPILED = (8, 4, 0), (8, 4, 0)  # where passes are bound by their arithmetic
 _MANY_ROWS = 8
+_ROUNDS_AT_ONCE = 4, 16  # where several rounds can be had at once: while lengths are looked for, and later
 _PROBE_EVERY = 32  # rounds: then another than the best length has a turn
 _LATER = 1.5  # factor between the rounds in which drafts have another turn where none seem best: not before
 _SOONEST, _PATIENCE = 8.0, 128  # the first of these rounds, and at most the second apart
@@ -39,16 +41,22 @@ _JACOBI_LEEWAY = 0.1  # measured to sample faster than 0 and 0.05
 class DraftLength(Protocol):
     """Chooses the length of each round of the batch."""
 
+    @property
+    def most_rounds(self) -> int:
+        """That may be of the length just chosen, where several can be had at once; `record` is told how many were."""
+
     def choose(self, num_rows: int) -> int: ...
 
     def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
         """Of the round just ended: drafted events, fewer than chosen where all windows ended; accepted ones that their rows still
-        had use for, int64 (rows,); the rows that drafted so many, bool (rows,); wall-clock seconds. Of `num_rounds` rounds of a
-        single row: the same of each (rounds,), and the seconds of all."""
+        had use for, int64 (rows,); the rows that drafted so many, bool (rows,); wall-clock seconds. Of `num_rounds` rounds: the
+        same of each row and round (rows * rounds,), and the seconds of all."""
 
 
 class FixedDraftLength:
     """The same for all rounds."""
+
+    most_rounds = 1
 
     def __init__(self, draft_length: int) -> None:
         self.draft_length = draft_length
@@ -64,14 +72,24 @@ class RecordedDraftLength:
     """As in an earlier run; its last length goes on for ever."""
 
     def __init__(self, pairs: DraftLengths) -> None:
-        self._lengths = (length for length, rounds in pairs for _ in range(rounds))
-        self._last = pairs[-1][0]
+        self._pairs, self._which, self._done = pairs, 0, 0  # rounds of the present pair
+
+    @property
+    def most_rounds(self) -> int:
+        return _PATIENCE if self._is_last else self._pairs[self._which][1] - self._done + 1
+
+    @property
+    def _is_last(self) -> bool:
+        return self._which == len(self._pairs) - 1
 
     def choose(self, num_rows: int) -> int:
-        return next(self._lengths, self._last)
+        if self._done >= self._pairs[self._which][1] and not self._is_last:
+            self._which, self._done = self._which + 1, 0
+        self._done += 1
+        return self._pairs[self._which][0]
 
     def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
-        """Nothing to learn."""
+        self._done += num_rounds - 1
 
 
 class AutoDraftLength:
@@ -80,12 +98,14 @@ class AutoDraftLength:
     Args:
         leeway: share of these events that is given up for a longer draft.
 
+        first: tried before anything is known, with few rows in flight and with many.
+
     Attributes:
         history: pairs [length, rounds] of what was chosen, in order.
     """
 
-    def __init__(self, leeway: float = 0.0) -> None:
-        self.leeway = leeway
+    def __init__(self, leeway: float = 0.0, first: tuple[tuple[int, ...], tuple[int, ...]] = _FIRST) -> None:
+        self.leeway, self._first = leeway, first
         self.history: list[list[int]] = []
         self._tested = [0.0] * MAX_AUTO_LENGTH
         self._passed = [0.0] * MAX_AUTO_LENGTH
@@ -99,13 +119,17 @@ class AutoDraftLength:
     def of(cls, options: SamplingOptions) -> AutoDraftLength:
         """For what `options` draft from. The more events `jacobi` drafts, the more often each has been drafted before, and the
         better: what is known of shorter drafts does not show it."""
-        return cls(_JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0)
+        return cls(_JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0, _FIRST_COMPILED if options.compile else _FIRST)
+
+    @property
+    def most_rounds(self) -> int:
+        return _ROUNDS_AT_ONCE[not self._untried and self._now == self._best]
 
     def choose(self, num_rows: int) -> int:
         """The best length by now; at first, and every once in a while, another to learn from."""
         rows = 1 << max(0, num_rows - 1).bit_length()
         if not self.history and rows not in self._begun:  # what other numbers of rows have taught says little of long drafts
-            self._untried, self._begun = _FIRST if num_rows <= _MANY_ROWS else _FIRST_OF_MANY, self._begun | {rows}
+            self._untried, self._begun = self._first[num_rows > _MANY_ROWS], self._begun | {rows}
         if rows != self._rows:
             self._decide_at = 0.0
         self._rows = rows
@@ -140,7 +164,8 @@ class AutoDraftLength:
             timings = self._seconds.setdefault(self._rows, {}).setdefault(num_drafted, deque(maxlen=_TIMINGS))
             timings.append(seconds / num_rounds)
             tried = self._now if num_drafted else 0
-            self._untried = tuple(length for length in self._untried if length != tried)
+            if num_rounds == 1 or len(timings) > 1:  # several rounds take little time, of which the first ones waste some
+                self._untried = tuple(length for length in self._untried if length != tried)
 
     def continued(self) -> AutoDraftLength:
         """A copy that has learnt the same, with an empty history of its own."""
@@ -184,7 +209,7 @@ class AutoDraftLength:
         known = self._seconds.get(self._rows, {})
         if len(known) < _ENOUGH:
             known = max(self._seconds.values(), key=len)
-        points = {g: (median(values), len(values)) for g, values in known.items() if values}
+        points = {g: (median(values) if len(values) > 2 else min(values), len(values)) for g, values in known.items() if values}
         drafted = {g: point for g, point in points.items() if g} or points
         weight = sum(n / t**2 for t, n in drafted.values())
         mean_g = sum(n / t**2 * g for g, (t, n) in drafted.items()) / weight

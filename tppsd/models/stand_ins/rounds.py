@@ -34,7 +34,8 @@ class Speculated(NamedTuple):
 
 def speculate(
     models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache, KVCache], unseen: EventTokens, num_unseen: Tensor,
-    keys: Tensor, cursors: Tensor, elapsed: Tensor, ends: Tensor, limits: Tensor, draft_length: int, room: int, most_rounds: int,
+    keys: Tensor, cursors: Tensor, elapsed: Tensor, ends: Tensor, limits: Tensor, draft_length: int, room: int,
+    most_rounds: int | None = None,
 ) -> Speculated:  # fmt: skip
     """Rounds of a draft model and the rule `joint`, of each row until it wants no more.
 
@@ -48,6 +49,8 @@ def speculate(
             limit of 0, which gives one event of no meaning.
         draft_length: events drafted per round, at least one.
         room: events of a row, at least draft_length + 1: rounds end before there may be more.
+        most_rounds: all rows draw as many rounds, so many at most, and none after one that was the last of some row; None =
+            each row draws as many as it wants.
 
     Raises:
         RuntimeError: no proposal was kept.
@@ -61,11 +64,11 @@ def speculate(
         passes.append(model.pass_of(cache, 1, None, None, None, None, *lengths[-2:], depth, None))
     inter_times, times = torch.zeros(2, rows, room, dtype=torch.float64).unbind(0)
     marks, drafted, accepted = torch.zeros(3, rows, room, dtype=torch.int64).unbind(0)
-    num_events, num_rounds = torch.ones_like(cursors), torch.zeros_like(cursors)
+    num_events, num_rounds = (limits <= 0).long(), torch.zeros_like(cursors)
     made = Speculated(inter_times, times, marks, drafted, accepted, num_events, num_rounds, num_unseen.clone())
     given = tuple(tensor.contiguous() for tensor in (*unseen, keys, cursors, elapsed, ends, limits))
     pointers = (tensor.data_ptr() for tensor in (*made, *given))
-    rounds = Rounds(*pointers, room, width, draft_length, most_rounds)
+    rounds = Rounds(*pointers, room, width, draft_length, most_rounds or room, most_rounds is not None)
     both = [
         Model(*map(ctypes.addressof, (model.encoder, model.decoder, one_pass)))
         for model, one_pass in zip(models, passes, strict=True)

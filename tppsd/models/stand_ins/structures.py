@@ -66,7 +66,7 @@ class Rounds(ctypes.Structure):
     _fields_ = [
         *_fields(Pointer, "inter_times times marks num_drafted num_accepted num_events num_rounds num_unseen"),
         *_fields(Pointer, "ids token_times token_inter_times keys cursors elapsed ends limits"),
-        *_fields(Int, "room width draft_length most_rounds"),
+        *_fields(Int, "room width draft_length most_rounds in_step"),
     ]
 
 

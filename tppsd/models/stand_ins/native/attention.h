@@ -10,9 +10,11 @@
 template <int D, class E>
 static inline void score(const float *query, const E *keys, int64_t from, int64_t to, int64_t capacity, bool more,
                          float *scores) {
+  Vec wanted[D];  // or compilers fetch every number anew for every vector of keys
+  for (int c = 0; c < D; c++) wanted[c] = all(query[c]);
   for (int64_t i = from; i < to; i += LANES) {
     Vec total = more ? load(scores + i) : Vec{};
-    for (int c = 0; c < D; c++) total += query[c] * load(keys + c * capacity + i);
+    for (int c = 0; c < D; c++) total += wanted[c] * load(keys + c * capacity + i);
     store(scores + i, total);
   }
 }

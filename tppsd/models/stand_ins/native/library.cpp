@@ -1,6 +1,7 @@
 // What tppsd.models.stand_ins.compiled calls instead of hundreds of operators.
 
 #include <atomic>
+#include <deque>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -62,11 +63,18 @@ void follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, co
 
 // How many rows failed, since their laws are not densities.
 int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds) {
-  const Pass &pass = *target->pass;
-  std::atomic<int64_t> num_failed(0);
-  share(pass.rows, 1, pass.rows * rounds->room * target->encoder->num_layers, pass.num_threads, [&](int64_t row, int64_t) {
-    if (rounds->limits[row] > 0) num_failed += !Speculation(*target, *draft, *rounds, row).run();
-  });
+  const int64_t num = target->pass->rows, worth = num * rounds->draft_length * target->encoder->num_layers;
+  const int64_t at_once = rounds->in_step ? 1 : rounds->most_rounds;
+  std::deque<Speculation> rows;
+  for (int64_t row = 0; row < num; row++) rows.emplace_back(*target, *draft, *rounds, row);
+  std::atomic<int64_t> num_failed(0), num_ended(0);
+  for (int64_t i = 0; i < rounds->most_rounds && num_failed + num_ended == 0; i += at_once)
+    share(num, 1, worth * at_once, target->pass->num_threads, [&](int64_t row, int64_t) {
+      if (rounds->limits[row] <= 0) return;
+      bool is_right = rows[row].round();
+      for (int64_t j = 1; j < at_once && is_right && rows[row].goes_on(); j++) is_right = rows[row].round();
+      num_failed += !is_right, num_ended += !rows[row].goes_on();
+    });
   return num_failed;
 }
 

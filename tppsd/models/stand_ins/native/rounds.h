@@ -15,14 +15,14 @@ struct Rounds {
   double *inter_times, *times;             // (rows, room), written: the events of each row
   int64_t *marks;                          // likewise
   int64_t *num_drafted, *num_accepted;     // (rows, room), written, round by round
-  int64_t *num_events, *num_rounds;        // (rows,), written
+  int64_t *num_events, *num_rounds;        // (rows,), zero, written
   int64_t *num_unseen;                     // (rows,): newest tokens that the draft has not seen, before and after
   const int64_t *ids;                      // (rows, width): those tokens; the last of them is the target's next one
   const double *token_times, *token_inter_times;  // likewise
   const int64_t *keys, *cursors;           // (rows, 2), (rows,): of the noise
   const double *elapsed, *ends;            // (rows,): the silence before the first event
   const int64_t *limits;                   // (rows,): how many events each row wants
-  int64_t room, width, draft_length, most_rounds;
+  int64_t room, width, draft_length, most_rounds, in_step;  // in_step: rows go on as long as all do
 };
 
 constexpr int64_t NUM_UNIFORMS = 4;  // of a drafted event, of which the first three are used
@@ -163,21 +163,21 @@ struct Speculation {
     noise = noise.after(n + 1), elapsed = 0;
   }
 
-  // Until the row wants no more, or there may be no room for another round. False: laws are not densities.
-  bool run() {
-    int64_t num = 0;
-    bool wants_more = true;
-    while (wants_more && num < rounds.most_rounds && limit - num_left + rounds.draft_length < rounds.room) {
-      propose();
-      verify();
-      accept();
-      if (!correct()) return false;
-      commit();
-      const int64_t at = row * rounds.room + num++;
-      rounds.num_drafted[at] = num_drafted, rounds.num_accepted[at] = num_accepted;
-      wants_more = target.times[0] <= end && num_left > 0;
-    }
-    rounds.num_rounds[row] = num, rounds.num_events[row] = limit - num_left, rounds.num_unseen[row] = num_unseen;
+  // Does the row want more, and is there room for another round?
+  bool goes_on() const {
+    return target.times[0] <= end && num_left > 0 && limit - num_left + rounds.draft_length < rounds.room;
+  }
+
+  // False: laws are not densities.
+  bool round() {
+    propose();
+    verify();
+    accept();
+    if (!correct()) return false;
+    commit();
+    const int64_t at = row * rounds.room + rounds.num_rounds[row]++;
+    rounds.num_drafted[at] = num_drafted, rounds.num_accepted[at] = num_accepted;
+    rounds.num_events[row] = limit - num_left, rounds.num_unseen[row] = num_unseen;
     return true;
   }
 };
