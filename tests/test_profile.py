@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_builds import needs_a_compiler
 from small_models import small_model
 
 from tppsd.commands import profile
 from tppsd.profiling import account as account_module
 from tppsd.profiling import machine as machine_module
-from tppsd.profiling.account import BETWEEN, DRAFT, STEPS, TARGET, Account
+from tppsd.profiling.account import BETWEEN, COMMIT, DRAFT, ROUNDS, STEPS, TARGET, Account
 from tppsd.profiling.counters import counted
 from tppsd.profiling.machine import Machine
 from tppsd.sampling.sample import sample
@@ -32,9 +33,21 @@ def test_watched_sampling_is_the_same_sampling(draft: str | None) -> None:
         watched = sample(target, chosen, **SIZE)
     assert torch.equal(alone.flat_event_times, watched.flat_event_times)
     assert Speculative.verify is right
-    expected = set(STEPS) - ({DRAFT, "acceptance"} if draft is None else set())
+    expected = set(STEPS) - {ROUNDS} - ({DRAFT, "acceptance"} if draft is None else set())
     assert {step for step, seconds in account.seconds.items() if seconds > 0} == expected
     assert sum(account.seconds.values()) < watched.stats.seconds
+
+
+@needs_a_compiler
+def test_compiled_rounds_are_a_step_and_an_operator() -> None:
+    target, draft = (small_model("thp", dtype=torch.float32) for _ in range(2))
+    account = Account(torch.device("cpu"))
+    with account.watching():
+        sample(target, draft, compile=True, **SIZE)
+    assert {step for step, seconds in account.seconds.items() if seconds > 0} == {ROUNDS, COMMIT, BETWEEN}
+    plain, compiled = (counted(lambda c=c: sample(target, draft, compile=c, **SIZE)) for c in (False, True))
+    assert compiled.operators < 0.5 * plain.operators
+    assert 0.5 < compiled.flops / plain.flops < 2, "matrix products are what they are"
 
 
 def test_the_time_of_a_step_is_without_those_within_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,8 +76,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--dtype", choices=DTYPES, default="float32", help=f"of matrices, keys and values: {file_name({'dtype': 'bfloat16'})}")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
     add(
-        "--same-as", type=Path, metavar="CHECKOUT", help="only what has changed: cells in which this code draws the same samples, "
-        "to the last bit, as another checkout of the project, that of its certificate, keep the results that it has",
+        "--same-as", type=Path, metavar="CHECKOUT", help="only what changed: cells in which this code draws the same samples, "
+        "to the last bit, as another checkout of the project, that of its certificate, keep their results",
     )  # fmt: skip
     options = parser.parse_args(args)
     if options.events is not None and options.events < 1000:
@@ -107,7 +107,7 @@ def certify(
     certificate = {
         "schema": SCHEMA,
         "run": run,
-        "machine": {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()},
+        "machine": _machine(),
         "family_wise_level": LEVEL,
         **_verdicts([{**results[cell.name], "name": cell.name} for cell in cells]),
     }
@@ -124,6 +124,10 @@ def _results_of(cells: list[Cell], run: dict[str, Any], processes: int, output: 
         results[cell.name] = result
         _write(folder / f"{cell.name}.json", {"run": run, "result": result})
     return results
+
+
+def _machine() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
 
 
 def _verdicts(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -173,7 +177,8 @@ def carry_over(options: argparse.Namespace) -> dict[str, Any]:
     run = certificate["run"] | {"version": tppsd.__version__, "sources": sources_hash()}
     results = _results_of(list(changed.values()), run, options.processes, options.output, how)
     kept = {row["name"]: row for row in certificate["cells"]}
-    anew = {cell: {**result, "name": cell, "sources": sources_hash()} for cell, result in results.items()}
+    today = {"sources": sources_hash(), "machine": _machine()}
+    anew = {cell: {**result, "name": cell, **today} for cell, result in results.items()}
     certificate |= _verdicts([{**kept, **anew}[cell.name] for cell in cells_of(how)])
     certificate["same_samples"] = {
         "sources": sources_hash(),

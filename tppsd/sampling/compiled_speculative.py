@@ -17,7 +17,7 @@ from tppsd.sampling.drafters import ModelDrafter
 from tppsd.sampling.rows import Events, Rows
 from tppsd.sampling.speculative import Speculative
 
-_AT_ONCE = 128  # events of a row, or as many as it has, after which a call begins no further round
+_AT_ONCE = 128  # events of a row after which a call begins no further round: interrupts, other rows and windows wait for it
 
 
 def are_compiled(*models: object) -> bool:
@@ -50,7 +50,7 @@ class CompiledSpeculative(Speculative):
         target, draft, unseen = self.target, self.drafter.rows, self.drafter.unseen
         both: Any = (stand_in(target.model), stand_in(draft.model))
         limits = torch.where(rows.active, rows.limit - rows.counts, 0)
-        room = min(max(_AT_ONCE, int(rows.counts.max())), int(limits.max())) + draft_length + 1
+        room = min(_AT_ONCE, int(limits.max())) + draft_length + 1
         most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
         return speculate(
             both, (target.cache, draft.cache), unseen.begin(rows.pending), unseen.num, self.noise.keys, self.noise.cursors,

@@ -22,7 +22,8 @@ class SamplingStats:
             by the clock, the recorded lengths are in the samples' options.
         choice: what method = "auto" chose and why; trial_seconds: what its trial took, beside `seconds`.
         exact: the samples have exactly the target's law, up to floating point.
-        num_rounds: target passes summed over sequences; num_target_passes: passes over the whole batch.
+        num_rounds: target passes summed over sequences; num_target_passes: passes over the whole batch. (Where a call of compiled
+            code draws several rounds of each row, as many as of the row with the most.)
         num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted,
             those after a sequence's end do not (but those of "jacobi", "poisson", a draft in a few passes, a tree, for "block").
         num_tested: drafted events up to and including the first rejection.

@@ -76,10 +76,12 @@ def costs(target: EventModel, draft: Any, batch_size: int, length: int, pilots: 
     """Passes are timed alone; what else a round costs is what is left of the pilots' rounds, with a line through the trees'."""
     of_draft = pass_seconds(draft, batch_size, length, **passes) if isinstance(draft, EventModel) else lambda num_tokens: 0.0
     found = Costs(pass_seconds(target, batch_size, length, **passes), of_draft, 0.0, 0.0, 0.0)
-    rest = [stats.seconds / stats.num_target_passes - found.passes(tree) for stats, tree in zip(pilots, PILOTS, strict=True)]
+    rounds = [stats.seconds / stats.num_target_passes for stats in pilots]
+    rest = [seconds - found.passes(tree) for seconds, tree in zip(rounds, PILOTS, strict=True)]
     depths = [tree.depth for tree in PILOTS[1:]]
     centre, level = statistics.fmean(depths), statistics.fmean(rest[1:])
     slope = sum((d - centre) * (r - level) for d, r in zip(depths, rest[1:], strict=True)) / sum(
         (d - centre) ** 2 for d in depths
     )
-    return Costs(found.target, found.draft, rest[0], level - slope * centre, slope)
+    share = min(1.0, rounds[0] / found.passes(PILOTS[0]))
+    return Costs(found.target, found.draft, rest[0], level - slope * centre, slope, share)

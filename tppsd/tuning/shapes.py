@@ -53,6 +53,7 @@ class Costs:
     Attributes:
         target, draft: tokens per row -> seconds of a pass, at the batch size in question; a drafter without a model costs 0.
         chain, tree: all else in a round; tree_step: of judging one depth of a tree, on top.
+        share: what passes take within a round of a chain, of what they take one by one; below 1 where rounds are one call.
     """
 
     target: Callable[[int], float]
@@ -60,6 +61,7 @@ class Costs:
     chain: float
     tree: float
     tree_step: float
+    share: float = 1.0
 
     def passes(self, tree: Tree) -> float:
         """Of drafting level by level and verifying at once: the draft sees all levels but the last."""
@@ -67,8 +69,9 @@ class Costs:
         return self.target(1 + tree.num_nodes) + sum(self.draft(num_tokens) for num_tokens in drafted)
 
     def round(self, tree: Tree) -> float:
-        rest = self.chain if tree.is_chain else self.tree + self.tree_step * tree.depth
-        return self.passes(tree) + max(0.0, rest)
+        if tree.is_chain:
+            return self.share * self.passes(tree) + max(0.0, self.chain)
+        return self.passes(tree) + max(0.0, self.tree + self.tree_step * tree.depth)
 
 
 def shapes() -> Iterator[Tree]:

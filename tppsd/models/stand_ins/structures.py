@@ -59,7 +59,7 @@ class Chain(ctypes.Structure):
 
 
 class Model(ctypes.Structure):
-    _fields_ = _fields(Pointer, "encoder decoder one_pass")
+    _fields_ = _fields(Pointer, "encoder decoder pass_")
 
 
 class Rounds(ctypes.Structure):

@@ -15,7 +15,7 @@ struct Rounds {
   double *inter_times, *times;             // (rows, room), written: the events of each row
   int64_t *marks;                          // likewise
   int64_t *num_drafted, *num_accepted;     // (rows, room), written, round by round
-  int64_t *num_events, *num_rounds;        // (rows,), zero, written
+  int64_t *num_events, *num_rounds;        // (rows,), written for rows that have a limit; num_rounds begins at zero
   int64_t *num_unseen;                     // (rows,): newest tokens that the draft has not seen, before and after
   const int64_t *ids;                      // (rows, width): those tokens; the last of them is the target's next one
   const double *token_times, *token_inter_times;  // likewise
