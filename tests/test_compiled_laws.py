@@ -71,13 +71,19 @@ def test_extreme_uniforms_and_inter_times(decoder: str) -> None:
     assert not (compiled.log_prob(tau, marks)[-2:] > -math.inf).any()
 
 
-def test_normal_quantiles_are_right_to_the_last_digits() -> None:
-    """Through the inter-times of a single standard component."""
+def of_a_standard_component() -> CompiledLaw:
+    """The law (1,) of the exponential of a standard normal variable."""
     model = attentive_model("thp", num_marks=1, num_components=1)
     model.set_statistics(tppsd.DataStatistics(1))
     compiled, _ = laws_of(model, 1)
     with torch.inference_mode():
         compiled.parameters.zero_()
+    return compiled
+
+
+def test_normal_quantiles_are_right_to_the_last_digits() -> None:
+    """Through the inter-times of a single standard component."""
+    compiled = of_a_standard_component()
     levels = torch.cat([torch.logspace(-16, -1, 999, dtype=torch.float64), torch.linspace(0.05, 0.95, 999, dtype=torch.float64)])
     levels = torch.cat([levels, 1 - levels[:999]])
     uniforms = torch.stack([levels, levels, levels], -1).unsqueeze(1)
@@ -125,11 +131,7 @@ def test_draws_and_densities_after_a_silence(decoder: str, scale: float) -> None
 
 def test_logarithms_of_the_normal_distribution_function() -> None:
     """Through the survival of a single standard component, where the parts of the formula meet and far beyond."""
-    model = attentive_model("thp", num_marks=1, num_components=1)
-    model.set_statistics(tppsd.DataStatistics(1))
-    compiled, _ = laws_of(model, 1)
-    with torch.inference_mode():
-        compiled.parameters.zero_()
+    compiled = of_a_standard_component()
     z = torch.tensor([-40.0, -8.3, -1.0001, -0.9999, 0.0, 0.9999, 1.0001, 5.0, 9.9, 24.999, 25.001, 37.9, 60.0, 500.0])
     silence = z.double().exp().unsqueeze(1)
     later = (silence * 1.001).clamp_min(1e-10)
