@@ -15,10 +15,12 @@ from mutants import mutant
 from tppsd.certification import models
 from tppsd.certification.carry_over import Drawn, draw_cells
 from tppsd.certification.cells import FACTORS, TREE_FACTORS, Cell, all_cells, covering_cells, possible_cells
+from tppsd.certification.certificate import cells_of, file_name, sources_hash, sources_of
+from tppsd.certification.certify import certify
 from tppsd.certification.distorted import RARE
 from tppsd.certification.judge import combined, holm
 from tppsd.certification.run import run_cell
-from tppsd.commands import certify
+from tppsd.commands.certify import main as command
 from tppsd.models.protocol import EventTokens
 
 REJECTED, FALSE_ALARM = 1e-6, 1e-4
@@ -126,35 +128,35 @@ def test_the_command_keeps_finished_cells_and_rejects_in_plain_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = [cell for cell in all_cells() if cell.encoder == "closed form"][:2]
-    first = certify.certify(cells, 1000, 0, 1, tmp_path)
+    first = certify(cells, 1000, 0, 1, tmp_path)
     assert first["exact"] and [row["name"] for row in first["cells"]] == [cell.name for cell in cells]
 
     path = tmp_path / "cells" / f"{cells[0].name}.json"
     kept = json.loads(path.read_text())
     kept["result"]["p_value"] = 1e-9
     path.write_text(json.dumps(kept))
-    monkeypatch.setattr(certify, "run_cell", None)  # nothing is left to run
+    monkeypatch.setattr("tppsd.certification.certify.run_cell", None)  # nothing is left to run
     with pytest.raises(SystemExit) as stopped:
-        certify.main(["--events", "1000", "--only", cells[0].name, "--output", str(tmp_path)])
+        command(["--events", "1000", "--only", cells[0].name, "--output", str(tmp_path)])
     assert stopped.value.code == 1
     assert "REJECTED" in capsys.readouterr().out
     assert json.loads((tmp_path / "certificate-partial.json").read_text())["exact"] is False
     assert not (tmp_path / "certificate.json").exists(), "a few cells are no certificate"
-    monkeypatch.setattr(certify, "all_cells", lambda: cells)
-    certify.certify(cells, 1000, 0, 1, tmp_path)
+    monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
+    certify(cells, 1000, 0, 1, tmp_path)
     assert (tmp_path / "certificate.json").exists()
 
 
 def test_another_seed_or_number_of_events_is_another_run(tmp_path: Path) -> None:
     cell = next(cell for cell in all_cells() if cell.encoder == "closed form")
-    certificates = [certify.certify([cell], events, seed, 1, tmp_path) for events, seed in ((1000, 0), (1200, 0), (1200, 1))]
+    certificates = [certify([cell], events, seed, 1, tmp_path) for events, seed in ((1000, 0), (1200, 0), (1200, 1))]
     assert len({certificate["cells"][0]["p_value"] for certificate in certificates}) == 3
 
 
 @pytest.mark.parametrize(("args", "said"), [(["--only", "nowhere"], "nowhere"), (["--events", "10"], "at least 1000")])
 def test_wrong_arguments_are_refused_in_one_sentence(args: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        certify.main(args)
+        command(args)
 
 
 ROOT = Path(__file__).parent.parent
@@ -173,7 +175,7 @@ def test_other_samples_are_told_from_the_same_ones(tmp_path: Path, folder: Path)
     text = noise.read_text()
     assert text.count("_tensor((even << 20)") == 1
     noise.write_text(text.replace("_tensor((even << 20)", "_tensor((even - even % 2048 // 2047 << 20)"))
-    assert certify.sources_hash(tmp_path / "tppsd") != certify.sources_hash()
+    assert sources_hash(tmp_path / "tppsd") != sources_hash()
     assert all(other != certified[name] for name, other in drawn(tmp_path, folder).items())
     noise.write_text("raise SystemError('broken')")
     with pytest.raises(ValueError, match="the samplers failed: SystemError: broken"):
@@ -192,47 +194,47 @@ def test_only_cells_that_draw_other_samples_are_certified_anew(
     )
     shutil.copytree(ROOT / "tppsd", old / "tppsd", ignore=shutil.ignore_patterns("__pycache__"))
     (old / "tppsd" / "sampling" / "unseen.py").write_text("# no more")
-    sources = certify.sources_hash(old / "tppsd")
-    monkeypatch.setattr(certify, "all_cells", lambda: cells[:2])
-    monkeypatch.setattr(certify, "sources_hash", lambda package=None: sources)
-    before = certify.certify(list(cells[:2]), 1000, 0, 1, old / "tests")
+    sources = sources_hash(old / "tppsd")
+    monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells[:2])
+    monkeypatch.setattr("tppsd.certification.certify.sources_hash", lambda package=None: sources)
+    before = certify(list(cells[:2]), 1000, 0, 1, old / "tests")
     monkeypatch.undo()
-    monkeypatch.setattr(certify, "all_cells", lambda: cells)
+    monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
     drawn_by = {
         old: {name: lines[name] for name in list(lines)[:2]},
         ROOT: {**lines, cells[1].name: {"num_events": 1000, "samples": "2"}},
     }
-    monkeypatch.setattr(certify, "draw_cells", lambda root, *_: drawn_by[root])
+    monkeypatch.setattr("tppsd.certification.carry_over.draw_cells", lambda root, *_: drawn_by[root])
     for _ in range(2):  # the second time it finds what it has done
-        certify.main(["--same-as", str(old), "--output", str(output), "--processes", "1"])
+        command(["--same-as", str(old), "--output", str(output), "--processes", "1"])
         said = capsys.readouterr().out
         assert "The same samples to the last bit in 1 cells, 1,000 events; others in 2." in said
         assert "No cell is rejected (Holm over 3 cells" in said
     after = json.loads((output / "certificate.json").read_text())
     assert [row["name"] for row in after["cells"]] == [cell.name for cell in cells]
     assert after["cells"][0] == before["cells"][0] and after["run"] == before["run"]
-    assert [row.get("sources") for row in after["cells"]] == [None, certify.sources_hash(), certify.sources_hash()]
-    assert after["same_samples"] == {"sources": certify.sources_hash(), "num_cells": 1, "num_events": 1000, "seed": 0}
+    assert [row.get("sources") for row in after["cells"]] == [None, sources_hash(), sources_hash()]
+    assert after["same_samples"] == {"sources": sources_hash(), "num_cells": 1, "num_events": 1000, "seed": 0}
     shutil.copy(output / "certificate.json", old / "tests")
     with pytest.raises(ValueError, match="is not what its certificate is of"):  # some of its cells are of other sources
-        certify.main(["--same-as", str(old), "--output", str(output)])
+        command(["--same-as", str(old), "--output", str(output)])
 
 
 def test_a_folder_that_cannot_lend_its_certificate_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no checkout of this project"):
         drawn(tmp_path, tmp_path)
     with pytest.raises(ValueError, match=r"has no tests/certificate\.json"):
-        certify.main(["--same-as", str(tmp_path)])
+        command(["--same-as", str(tmp_path)])
     (tmp_path / "tests").mkdir()
     for text in ('{"schema": 1}', "[]", "not JSON"):
         (tmp_path / "tests" / "certificate.json").write_text(text)
         with pytest.raises(ValueError, match=r"certificate\.json is no certificate: it does not say of which sources"):
-            certify.main(["--same-as", str(tmp_path)])
+            command(["--same-as", str(tmp_path)])
     shutil.copy(CERTIFICATE, tmp_path / "tests")
     with pytest.raises(ValueError, match="is not what its certificate is of"):
-        certify.main(["--same-as", str(tmp_path)])
+        command(["--same-as", str(tmp_path)])
     with pytest.raises(ValueError, match="--only joint and --same-as do not go together"):
-        certify.main(["--same-as", str(tmp_path), "--only", "joint"])
+        command(["--same-as", str(tmp_path), "--only", "joint"])
 
 
 PASSES: list[dict[str, Any]] = [{}, {"compiled": True}, {"compiled": True, "dtype": "bfloat16"}]
@@ -240,7 +242,7 @@ RECORDED = pytest.mark.parametrize("how", PASSES, ids=["plain", "compiled", "com
 
 
 def recorded(how: dict[str, Any]) -> dict[str, Any]:
-    return dict(json.loads(CERTIFICATE.with_name(certify.file_name(how)).read_text()))
+    return dict(json.loads(CERTIFICATE.with_name(file_name(how)).read_text()))
 
 
 @RECORDED
@@ -249,7 +251,7 @@ def test_the_recorded_certificate_is_of_these_sources(how: dict[str, Any]) -> No
     once more with --compile, and with --compile --dtype bfloat16."""
     certificate = recorded(how)
     run = certificate["run"]
-    assert certify.sources_hash() in certify._sources_of(certificate)
+    assert sources_hash() in sources_of(certificate)
     assert {name: run[name] for name in ("compiled", "dtype") if name in run} == how
 
 
@@ -257,5 +259,5 @@ def test_the_recorded_certificate_is_of_these_sources(how: dict[str, Any]) -> No
 def test_the_recorded_certificate_covers_every_cell_with_a_million_events(how: dict[str, Any]) -> None:
     certificate = recorded(how)
     assert certificate["exact"]
-    assert {row["name"] for row in certificate["cells"]} == {cell.name for cell in certify.cells_of(how)}
+    assert {row["name"] for row in certificate["cells"]} == {cell.name for cell in cells_of(how)}
     assert all(row["num_events"] >= 1_000_000 and row["exact"] for row in certificate["cells"])

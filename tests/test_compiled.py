@@ -23,9 +23,10 @@ from small_models import ENCODERS, assert_same_law, attentive_model, random_batc
 import tppsd
 from tppsd.certification.carry_over import draw_cells
 from tppsd.certification.cells import Cell, all_cells
+from tppsd.certification.certify import certify
 from tppsd.certification.judge import combined, judge
 from tppsd.certification.run import run_cell
-from tppsd.commands import benchmark, certify, profile, tune
+from tppsd.commands import benchmark, profile, tune
 from tppsd.lightning.requests import Requests
 from tppsd.models.protocol import EventTokens
 from tppsd.models.stand_ins import compiling
@@ -411,13 +412,13 @@ def test_a_compiled_cell_passes_quickly(cell: Cell, tmp_path: Path, monkeypatch:
 
 def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [cell for cell in COMPILABLE if cell.weights == "untrained"][:1]
-    plain = certify.certify(cells, 1000, 0, 1, tmp_path)
-    fast = certify.certify(cells, 1000, 0, 1, tmp_path, how={"compiled": True})
+    plain = certify(cells, 1000, 0, 1, tmp_path)
+    fast = certify(cells, 1000, 0, 1, tmp_path, how={"compiled": True})
     assert fast["run"]["compiled"] and plain["cells"][0]["seconds"] != fast["cells"][0]["seconds"], "it was run, not read"
-    assert certify.certify(cells, 1000, 0, 1, tmp_path)["cells"] == plain["cells"], "and kept beside it"
+    assert certify(cells, 1000, 0, 1, tmp_path)["cells"] == plain["cells"], "and kept beside it"
     assert not (tmp_path / "certificate-compiled.json").exists(), "one cell is no certificate"
-    monkeypatch.setattr(certify, "all_cells", lambda: cells)
-    certify.certify(cells, 1000, 0, 1, tmp_path, how={"compiled": True})
+    monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
+    certify(cells, 1000, 0, 1, tmp_path, how={"compiled": True})
     assert (tmp_path / "certificate-compiled.json").exists() and not (tmp_path / "certificate.json").exists()
 
 
@@ -462,6 +463,8 @@ def test_auto_drafts_with_a_model_for_large_targets() -> None:
         stats = tppsd.sample(target, draft, method="auto", num_events=20, compile=True).stats
         assert stats.choice == f"{choice}: too few events for a trial"
         assert stats.draft_length == (4 if choice == "model" else None)
+    stats = tppsd.sample(target, attentive_model("thp"), method="auto", rule="block", num_events=20, compile=True).stats
+    assert stats.choice == "autoregressive: too few events for a trial", "rounds of other rules are not compiled"
 
 
 def test_a_trial_of_compiled_samplers_takes_a_small_part_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:

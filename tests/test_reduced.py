@@ -21,6 +21,7 @@ from small_models import ENCODERS, assert_same_law, attentive_model, cut, random
 
 import tppsd
 from tppsd.certification.cells import Cell, all_cells
+from tppsd.certification.certificate import file_name
 from tppsd.certification.judge import combined, judge
 from tppsd.certification.recorded import RecordedLaws, divergence
 from tppsd.certification.run import run_cell
@@ -285,10 +286,10 @@ def test_a_wrong_sampler_is_told_by_its_own_laws_or_by_their_distance(
 
 
 def test_certificates_of_passes_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [certify.file_name(how) for how in ({}, {"compiled": True}, {"dtype": "bfloat16"})]
+    names = [file_name(how) for how in ({}, {"compiled": True}, {"dtype": "bfloat16"})]
     assert names == ["certificate.json", "certificate-compiled.json", "certificate-bfloat16.json"]
     cells = [cell for cell in CELLS if cell.weights == "untrained"][:1]
-    monkeypatch.setattr(certify, "all_cells", lambda: cells)
+    monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
     monkeypatch.chdir(tmp_path)
     certify.main(["--dtype", "bfloat16", "--events", "1000", "--processes", "1", "--output", "out"])
     written = json.loads(Path("out/certificate-bfloat16.json").read_text())

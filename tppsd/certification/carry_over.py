@@ -16,12 +16,84 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import tppsd
+from tppsd.certification.cells import Cell
+from tppsd.certification.certificate import (
+    PACKAGE,
+    Certificate,
+    How,
+    cells_of,
+    file_name,
+    machine,
+    read_certificate,
+    sources_hash,
+    sources_of,
+    verdicts,
+    write_json,
+)
+from tppsd.certification.certify import Shown, results_of, unseen
 
 _DRAWS = Path(__file__).with_name("draws.py")
 
-
 Drawn = dict[str, dict[str, Any]]  # by cell: its name, the number of events and a hash of the samples' bits
+
+
+class Comparison(NamedTuple):
+    """Of the samples of two checkouts."""
+
+    changed: list[Cell]
+    num_same: int  # cells
+    num_events: int  # drawn in these
+    seed: int
+
+
+def certificate_of(root: Path, how: How) -> Certificate:
+    """That of the checkout at `root`, which must not have changed since.
+
+    Raises:
+        ValueError: there is none, or it is of other sources.
+    """
+    path = root / "tests" / (name := file_name(how))
+    if not path.is_file():
+        raise ValueError(f"{root} has no tests/{name}; --same-as wants the root of a certified checkout")
+    certificate = read_certificate(path)
+    if sources_hash(root / "tppsd") not in sources_of(certificate):
+        raise ValueError(f"{root} is not what its certificate is of: check out the commit that was certified")
+    return certificate
+
+
+def compare(
+    root: Path, num_events: int, seed: int, processes: int, models: Path, how: How, advance: Callable[[], None]
+) -> Comparison:
+    """Samples of the checkout at `root` with those of this code, as in draw_cells."""
+    before, after = (draw_cells(code, num_events, seed, processes, models, "", how, advance) for code in (root, PACKAGE.parent))
+    changed = [cell for cell in cells_of(how) if before.get(cell.name) != after[cell.name]]
+    same = [line["num_events"] for name, line in after.items() if name not in {cell.name for cell in changed}]
+    return Comparison(changed, len(same), sum(same), seed)
+
+
+def carry_over(
+    certificate: Certificate, comparison: Comparison, processes: int, output: Path, how: How, shown: Shown = unseen
+) -> Certificate:
+    """The certificate for these sources, also written to `output`: cells that draw the same samples keep their results, the
+    others are certified anew."""
+    sources = sources_hash()
+    run = certificate["run"] | {"version": tppsd.__version__, "sources": sources}
+    anew = results_of(comparison.changed, run, processes, output, how, shown)
+    rows = {row["name"]: row for row in certificate["cells"]} | {
+        name: {**result, "name": name, "sources": sources, "machine": machine()} for name, result in anew.items()
+    }
+    certificate = certificate | verdicts([rows[cell.name] for cell in cells_of(how)])
+    certificate["same_samples"] = {
+        "sources": sources,
+        "num_cells": comparison.num_same,
+        "num_events": comparison.num_events,
+        "seed": comparison.seed,
+    }
+    write_json(output / file_name(how), certificate)
+    return certificate
 
 
 def draw_cells(

@@ -39,7 +39,9 @@ _LONG = 300  # events of a sequence that count for that: longer ones were not me
 _PASSES = 2  # in which a draft model is tried, besides one per event
 _IN_PASSES = f"model in {_PASSES} passes"
 _COMPILED_DRAFT = 4  # events that a draft model drafts where passes are compiled: within a tenth of the best on most data sets
-_LARGE, _SMALLER = 400_000, 8  # weights of a target from which compiled drafts gain; of a draft that gains, so many times fewer
+# weights of a target from which a compiled draft is taken to gain (173,000 were measured not to, 693,000 to); a draft has so many
+# times fewer
+_LARGE, _SMALLER = 400_000, 8
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
 
@@ -84,8 +86,9 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     are_some = are_few or num_rows <= num_layers
     is_worth_it = are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)
     if _is_cheap(models, candidates["autoregressive"]):
-        is_gain = _num_weights(models.target) >= max(_LARGE, _SMALLER * _num_weights(models.draft))
-        wanted = ["model", "autoregressive"] if is_gain else ["autoregressive"]
+        is_large = _num_weights(models.target) >= max(_LARGE, _SMALLER * _num_weights(models.draft))
+        is_compiled = "model" in candidates and candidates["model"].rule == "joint"  # others draw round by round in Python
+        wanted = ["model"] if is_large and is_compiled else ["autoregressive"]
     elif num_layers * num_events < _LITTLE_WORK or not is_worth_it:
         wanted = ["autoregressive"]
     elif is_short and are_some:
@@ -129,10 +132,10 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
     for name in is_there:
         if is_there[name] and options.drafter in (None, name):
             found[name] = SamplingOptions("speculative", length, rule, name, **options.passes)
-    if "model" in found and length == "auto" and rule == "joint" and _is_cheap(models, found["model"]):
-        found["model"] = replace(found["model"], draft_length=_COMPILED_DRAFT)
     if "model" in found:
-        found[_IN_PASSES] = replace(found["model"], draft_length=length, draft_passes=_PASSES)
+        found[_IN_PASSES] = replace(found["model"], draft_passes=_PASSES)
+        if length == "auto" and rule == "joint" and _is_cheap(models, found["model"]):
+            found["model"] = replace(found["model"], draft_length=_COMPILED_DRAFT)
     if options.tolerance is not None:
         found["fixed_point"] = SamplingOptions("fixed_point", length, tolerance=options.tolerance, **options.passes)
     return found

@@ -97,7 +97,6 @@ class AutoDraftLength:
 
     Args:
         leeway: share of these events that is given up for a longer draft.
-
         first: tried before anything is known, with few rows in flight and with many.
 
     Attributes:

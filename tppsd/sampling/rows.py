@@ -10,7 +10,6 @@ from torch import Tensor
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.models.stand_ins.active import stand_in
 from tppsd.models.stand_ins.compiled import Drawn
-from tppsd.models.stand_ins.compiled_law import CompiledLaw
 from tppsd.sampling.recent_laws import RecentLaws
 
 
@@ -236,8 +235,9 @@ class ModelRows:
         return self.model.law(self.model.extend(tokens, self.cache, parents))
 
     def can_follow(self, law: Any) -> bool:
-        """Are there chains of events from such laws? (Captured ones begin with whole laws.)"""
-        return hasattr(stand_in(self.model), "follow") and (law.elapsed is None or isinstance(law, CompiledLaw))
+        """Are there chains of events from such laws?"""
+        compiled: Any = stand_in(self.model)
+        return hasattr(compiled, "follow") and (law.elapsed is None or compiled.follows_silence)
 
     def follow(self, law: Any, *arguments: Any) -> Drawn:
         """Events of the model itself, one after another, by one call (CompiledModel.follow)."""

@@ -131,6 +131,8 @@ class CapturedModel(threading.local):
         dtype: that of the weights, or another for passes as in tppsd.models.stand_ins.reduced.
     """
 
+    follows_silence = False  # chains begin with whole laws
+
     def __init__(self, model: TransformerTPP, dtype: torch.dtype = torch.float32) -> None:
         self._model, self.dtype = model, dtype
         self._passes = model if dtype == model.decoder.to_mixture.weight.dtype else ReducedModel(model, dtype)

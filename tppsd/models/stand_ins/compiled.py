@@ -59,6 +59,7 @@ class CompiledModel:
     """
 
     new_cache = staticmethod(partial(KVCache, step=LANES))
+    follows_silence = True  # chains may begin with laws that are given a silence
 
     def __init__(self, model: TransformerTPP, dtype: torch.dtype = torch.float32) -> None:
         self.dtype, self.library = dtype, native_library()

@@ -144,7 +144,8 @@ static double log_density(const Decoder &decoder, const double *law, double inte
     const double z = (x - law[num + m]) * std::exp(-log_stds[m]);
     exponents[m] = law[m] - log_stds[m] - 0.5 * z * z;
   }
-  double log_time = log_sum_exp(exponents.data(), num) - (log_tau + LOG_SQRT_2PI + std::log(decoder.log_std)), *kept, *log_weights;
+  double log_time = log_sum_exp(exponents.data(), num) - (log_tau + LOG_SQRT_2PI + std::log(decoder.log_std));
+  double *kept, *log_weights;
   if (elapsed > 0) log_time -= log_kept(decoder, law, elapsed, &kept, &log_weights);
   return decoder.marks == UNMARKED ? log_time : log_time + log_marks(decoder, law, inter_time)[mark];
 }

@@ -79,9 +79,10 @@ struct Speculation {
   Speculation(const Model &target_model, const Model &draft_model, const Rounds &rounds, int64_t row)
       : rounds(rounds), row(row), limit(rounds.limits[row]), end(rounds.ends[row]),
         target(target_model, row, rounds.draft_length + 1),
-        draft(draft_model, row, std::max({rounds.draft_length, rounds.width, MOST_UNSEEN})), inter_times(rounds.inter_times + row * rounds.room),
-        times(rounds.times + row * rounds.room), marks(rounds.marks + row * rounds.room), num_left(limit),
-        num_unseen(rounds.num_unseen[row]), elapsed(rounds.elapsed[row]),
+        draft(draft_model, row, std::max({rounds.draft_length, rounds.width, MOST_UNSEEN})),
+        inter_times(rounds.inter_times + row * rounds.room), times(rounds.times + row * rounds.room),
+        marks(rounds.marks + row * rounds.room), num_left(limit), num_unseen(rounds.num_unseen[row]),
+        elapsed(rounds.elapsed[row]),
         noise{{(uint32_t)rounds.keys[2 * row], (uint32_t)rounds.keys[2 * row + 1]}, (uint32_t)rounds.cursors[row]} {
     for (int64_t i = 0; i < num_unseen; i++) {
       const int64_t at = row * rounds.width + i;

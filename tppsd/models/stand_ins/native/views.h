@@ -6,7 +6,8 @@
 
 struct Views {
   int64_t num_dims;
-  const int64_t *sizes, *of_laws, *of_first, *of_second, *of_third;  // (num_dims,): strides, 0 where an operand is the same for all
+  const int64_t *sizes;                                      // (num_dims,)
+  const int64_t *of_laws, *of_first, *of_second, *of_third;  // (num_dims,): strides, 0 where an operand is the same for all
 };
 
 // f(element, where its law and its operands are)
