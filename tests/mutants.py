@@ -21,7 +21,7 @@ from tppsd.sampling.drafters import Draft, ModelDrafter
 from tppsd.sampling.noise import Purpose, RowNoise
 from tppsd.sampling.rows import Events, ModelRows, Rows
 from tppsd.sampling.rules import Attempts, Corrected, Rejected, Verdict
-from tppsd.sampling.speculative import RoundNoise, Speculative
+from tppsd.sampling.speculative import RoundNoise, Speculative, at_positions, new_events
 
 Mutant = Callable[[], Any]  # makes a patch
 MUTANTS: dict[str, Mutant] = {}
@@ -294,10 +294,8 @@ def with_target_length(wrong: Callable[[int, Verdict], Tensor]) -> Any:
     """The target's cache is `wrong` entries longer than it should be."""
     right = Speculative.commit
 
-    def commit(
-        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor
-    ) -> Tensor:
-        reached_end = right(self, rows, draft, laws, verdict, inter_times, marks)
+    def commit(self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, events: Events) -> Tensor:
+        reached_end = right(self, rows, draft, laws, verdict, events)
         self.target.cache.lengths = self.target.cache.lengths + wrong(draft.marks.shape[1], verdict)
         return reached_end
 
@@ -337,11 +335,11 @@ def accepted_prefix_dropped() -> Any:
     """After a rejection only the corrected event is committed."""
     right = Speculative.commit
 
-    def commit(
-        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor
-    ) -> Tensor:
+    def commit(self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, events: Events) -> Tensor:
         kept = torch.where(verdict.num_accepted == draft.marks.shape[1], verdict.num_accepted, 0)
-        return right(self, rows, draft, laws, verdict._replace(num_accepted=kept), inter_times, marks)
+        inter_times, _, marks = at_positions(events.columns.movedim(0, 2), verdict.num_accepted).unbind(1)
+        alone = new_events(rows.last_times, draft, kept, inter_times, marks)
+        return right(self, rows, draft, laws, verdict._replace(num_accepted=kept), alone)
 
     return patch.object(Speculative, "commit", commit)
 

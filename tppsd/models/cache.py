@@ -22,6 +22,8 @@ class RowCache:
 
     Attributes:
         parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count as live.
+        min_length, max_length: of all rows.
+        is_read_late: rolling back waits for no device. `min_length` and `max_length` are bounds until `tell` says better.
 
     Args:
         tensors: what is kept.
@@ -33,7 +35,7 @@ class RowCache:
     def __init__(self, tensors: list[Tensor], capacity_dims: list[int] | None = None, row_dim: int = 0, step: int = 1) -> None:
         self.tensors = tensors
         self.capacity_dims = capacity_dims or [1] * len(tensors)
-        self.row_dim, self.step = row_dim, step
+        self.row_dim, self.step, self.is_read_late = row_dim, step, False
         self.lengths = torch.zeros(tensors[0].shape[row_dim], dtype=torch.int64, device=tensors[0].device)
 
     @property
@@ -112,7 +114,14 @@ class RowCache:
 
     def roll_back(self, num: Tensor | int) -> None:
         """Forget the newest `num` (rows,) entries of each row, of those written since `make_room`; and the tree."""
-        self.lengths = self.lengths - num
+        if self.is_read_late:
+            self._lengths, self.parents, self.min_length = self._lengths - num, (), 0
+        else:
+            self.lengths = self.lengths - num
+
+    def tell(self, max_length: int) -> None:
+        """No row is longer."""
+        self.max_length = max_length
 
     def keep_path(self, nodes: Tensor, num_kept: Tensor) -> None:
         """Commit the first `num_kept` (rows,) of the tree's `nodes` int64 (rows, n), a path; the rest of the tree is dropped."""

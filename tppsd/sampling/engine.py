@@ -15,7 +15,8 @@ from tppsd.sampling.rows import Histories, Request, Rows
 
 
 class Method(Protocol):
-    """A way to advance every row by at least one event.
+    """A way to advance every row by at least one event. A round says which rows have reached their ends, bool (rows,), perhaps on
+    the CPU.
 
     Attributes:
         steps: target passes of the latest round, all rows' or int64 (rows,).
@@ -67,7 +68,7 @@ class Engine:
             self.num_rounds += steps * self.num_active if isinstance(steps, int) else int(steps[self.rows.active].sum())
             self.num_passes += steps if isinstance(steps, int) else int(steps.max())
             if reached_end.any():
-                done = reached_end.nonzero().squeeze(1)
+                done = reached_end.nonzero().squeeze(1).to(self.rows.device)
                 finished = self._collect(done)
                 self.rows.release(done)
                 self.num_active -= len(done)

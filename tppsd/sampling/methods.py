@@ -10,6 +10,7 @@ from tppsd.models.protocol import EventModel
 from tppsd.sampling import autoregressive, speculative
 from tppsd.sampling.autoregressive import Autoregressive
 from tppsd.sampling.compiled_speculative import CompiledSpeculative, are_compiled
+from tppsd.sampling.device_speculative import DeviceSpeculative
 from tppsd.sampling.draft_length import DraftLength, FixedDraftLength, RecordedDraftLength
 from tppsd.sampling.drafters import Drafter, ModelDrafter
 from tppsd.sampling.engine import Engine, Method
@@ -73,7 +74,11 @@ def build_engine(
             else:
                 rule = "joint" if options.candidates else options.rule  # one candidate per step is a chain
                 is_compiled = are_compiled(*models) and rule == "joint" and type(drafts) is ModelDrafter
-                kind = CompiledSpeculative if is_compiled and not recorder.wants_laws else Speculative
+                kind: type[Speculative] = Speculative
+                if is_compiled and not recorder.wants_laws:
+                    kind = CompiledSpeculative
+                elif device.type == "cuda" and rule == "joint":
+                    kind = DeviceSpeculative
                 method = kind(target, drafts, lengths, options.longest_draft, rule, noise, recorder)
         return Engine(method, recorder, rows, noise, plan.requests, plan.histories)
 

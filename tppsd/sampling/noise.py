@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,14 @@ def _near(x: Any) -> Any:
 
 def _like(other: Any, numbers: Sequence[int]) -> Any:
     """int64, an array if the other is one."""
-    return np.array(numbers, np.int64) if isinstance(other, np.ndarray) else torch.tensor(numbers, device=other.device)
+    return np.array(numbers, np.int64) if isinstance(other, np.ndarray) else _constant(tuple(numbers), other.device)
+
+
+@cache
+def _constant(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Sent to a device once: it is waited for."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device)
 
 
 def _tensor(x: Any) -> Tensor:
@@ -115,7 +123,52 @@ def uniforms(keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | i
     return ((_tensor((even << 20) | (odd >> 12)).double() + 0.5) * 2.0**-52).movedim(0, -1)
 
 
-class RowNoise:
+class Streams:
+    """Noise of one row each, for loops that take nobody knows how much of it.
+
+    Attributes:
+        keys: int64 (rows, 2), see `row_keys`.
+        cursors: int64 (rows,), how many events of its stream each row has used up.
+    """
+
+    def __init__(self, keys: Tensor, cursors: Tensor) -> None:
+        self.keys, self.cursors = keys, cursors
+
+    def attempts(
+        self,
+        rows: Tensor,
+        positions: Tensor,
+        purpose: Purpose,
+        first: int | Tensor,
+        num: int,
+        draws: int = 1,
+        coin: Purpose | None = None,
+    ) -> Tensor:
+        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop at the rows' cursors; with `coin`, two
+        more uniforms, of that purpose. `first` may differ between rows, (len(rows),)."""
+        inner = torch.arange(num, device=rows.device).unsqueeze(0)
+        inner = inner + (first if isinstance(first, int) else first.unsqueeze(1))
+        return self.loop(rows, positions, [(purpose, draws)] + ([] if coin is None else [(coin, 1)]), inner)
+
+    def loop(
+        self, rows: Tensor, positions: Tensor, wanted: list[tuple[Purpose, int]], inner: Tensor | int, outer: Tensor | int = 0
+    ) -> Tensor:
+        """float64 (len(rows), *attempts, 2 * draws), two uniforms for each draw of the `wanted` (purpose, number of draws).
+
+        Args:
+            positions: int64 (len(rows),).
+            inner, outer: which attempts of a loop at the rows' cursors, (len(rows) or 1, *attempts), or one number.
+        """
+        which, at = _near(rows), _near(positions)
+        words = _like(at, [int(address(0, purpose, draw)) for purpose, draws in wanted for draw in range(draws)])
+        attempt = [x if isinstance(x, int) else _near(x)[..., None] for x in (outer, inner)]
+        ones = [1] * (max(getattr(x, "ndim", 0) for x in attempt) - 2)  # for the attempts of a row
+        addresses = (words | at[:, None] << _POSITION).reshape(len(which), *ones, len(words))
+        keys, cursors = _near(self.keys)[which], _near(self.cursors)[which]
+        return uniforms(keys.reshape(-1, *ones, 1, 2), cursors.reshape(-1, *ones, 1), addresses, *attempt).flatten(-2)
+
+
+class RowNoise(Streams):
     """One stream of noise per row, read in windows: what each of the row's next events needs, drawn for many events at once.
 
     A Philox call per step costs as much as a draft layer, so a block of events is drawn ahead; its size changes no result.
@@ -124,16 +177,12 @@ class RowNoise:
         seed: of the whole call.
         addresses: what one event needs, one entry per pair of uniforms.
         num_rows: rows in flight.
-
-    Attributes:
-        cursors: int64 (rows,), how many events of its stream each row has used up.
     """
 
     def __init__(self, seed: int, addresses: list[int], num_rows: int, device: torch.device) -> None:
         self.seed = seed
         self.addresses = torch.tensor(addresses, dtype=torch.int64, device=device)
-        self.keys = torch.zeros(num_rows, 2, dtype=torch.int64, device=device)
-        self.cursors = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        super().__init__(*(torch.zeros(num_rows, *more, dtype=torch.int64, device=device) for more in ((2,), ())))
         self.block_size = max(4, min(64, 100_000 // max(1, num_rows * len(addresses))))
         self._block = torch.zeros(num_rows, 0, 2 * len(addresses), dtype=torch.float64, device=device)
         self._offsets = torch.zeros_like(self.cursors)  # of the cursors in the block
@@ -155,7 +204,8 @@ class RowNoise:
     def window(self, num: int) -> Tensor:
         """float64 (rows, num, 2 * len(addresses)) for each row's next `num` events, which it does not use up."""
         if self._bound + num > self._block.shape[1]:
-            self._bound = int(self._offsets.max())
+            if not self._offsets.is_cuda:  # a device would be waited for; what is drawn anew is the same
+                self._bound = int(self._offsets.max())
             if self._bound + num > self._block.shape[1]:
                 self._block = self._draw(slice(None), max(self.block_size, 3 * num))
                 self._offsets, self._bound, self._is_common = torch.zeros_like(self.cursors), 0, True
@@ -171,37 +221,14 @@ class RowNoise:
         self._bound += num if isinstance(num, int) else at_most
         self._is_common = self._is_common and isinstance(num, int)
 
-    def attempts(
-        self,
-        rows: Tensor,
-        positions: Tensor,
-        purpose: Purpose,
-        first: int | Tensor,
-        num: int,
-        draws: int = 1,
-        coin: Purpose | None = None,
-    ) -> Tensor:
-        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop at the rows' cursors; with `coin`, two
-        more uniforms, of that purpose. `first` may differ between rows, (len(rows),)."""
-        inner = torch.as_tensor(first, device=rows.device).view(-1, 1) + torch.arange(num, device=rows.device)
-        return self.loop(rows, positions, [(purpose, draws)] + ([] if coin is None else [(coin, 1)]), inner)
+    @property
+    def offsets(self) -> Tensor:
+        """int64 (rows,): events that each row has used up of those drawn ahead."""
+        return self._offsets
 
-    def loop(
-        self, rows: Tensor, positions: Tensor, wanted: list[tuple[Purpose, int]], inner: Tensor | int, outer: Tensor | int = 0
-    ) -> Tensor:
-        """float64 (len(rows), *attempts, 2 * draws), two uniforms for each draw of the `wanted` (purpose, number of draws).
-
-        Args:
-            positions: int64 (len(rows),).
-            inner, outer: which attempts of a loop at the rows' cursors, (len(rows) or 1, *attempts), or one number.
-        """
-        which, at = _near(rows), _near(positions)
-        words = _like(at, [int(address(0, purpose, draw)) for purpose, draws in wanted for draw in range(draws)])
-        attempt = [x if isinstance(x, int) else _near(x)[..., None] for x in (outer, inner)]
-        ones = [1] * (max(getattr(x, "ndim", 0) for x in attempt) - 2)  # for the attempts of a row
-        addresses = (words | at[:, None] << _POSITION).reshape(len(which), *ones, len(words))
-        keys, cursors = _near(self.keys)[which], _near(self.cursors)[which]
-        return uniforms(keys.reshape(-1, *ones, 1, 2), cursors.reshape(-1, *ones, 1), addresses, *attempt).flatten(-2)
+    def tell(self, largest: int) -> None:
+        """No offset is larger."""
+        self._bound = largest
 
     def keep_rows(self, rows: Tensor) -> None:
         self.keys, self.cursors = self.keys[rows], self.cursors[rows]

@@ -67,6 +67,27 @@ class Events(NamedTuple):
         return self.columns[2].long()
 
 
+class Progress(NamedTuple):
+    """How far each row has come. Fields: counts (its events), limit (the most it wants) int64; end float64, since t_start; active
+    bool (rows,), it works on a request."""
+
+    counts: Tensor
+    limit: Tensor
+    end: Tensor
+    active: Tensor
+
+    def after(self, times: Tensor, num_events: Tensor) -> tuple[Tensor, Tensor]:
+        """(counts, bool (rows,): the row has reached its end) after the first `num_events` (rows,) of events at `times`."""
+        is_new = torch.arange(times.shape[1], device=times.device) < num_events.unsqueeze(1)
+        is_late = ~(times <= self.end.unsqueeze(1)) & is_new
+        counts = self.counts + num_events - is_late.sum(1)
+        return counts, self.active & (is_late.any(1) | (counts >= self.limit))
+
+    def used(self, num_accepted: Tensor, counts: Tensor) -> Tensor:
+        """Accepted events (rows,) that each row had use for, if it has `counts` events with them and the one after."""
+        return torch.minimum(num_accepted, torch.minimum(counts, self.limit) - self.counts)
+
+
 class Rows:
     """State of the rows in flight; all tensors have a leading (rows,) dimension.
 
@@ -92,6 +113,7 @@ class Rows:
         )
         self.is_truncated_start = False  # some row draws its first event given silence
         self.store = torch.zeros(0, num_rows, 64, dtype=torch.float64, device=device)  # the columns of Events, once there are any
+        self._most = 0  # no count is larger
 
     def __len__(self) -> int:
         return len(self.request)
@@ -100,6 +122,10 @@ class Rows:
     def last_times(self) -> Tensor:
         """float64 (rows,): time of the newest committed event since t_start."""
         return self.pending.times[:, 0]
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.counts, self.limit, self.end, self.active)
 
     def admit(self, rows: Tensor, which: Tensor, requests: list[Request], histories: Histories) -> None:
         """Put `requests` (numbered `which`) into `rows`."""
@@ -127,11 +153,14 @@ class Rows:
         newest = events.columns[:3].gather(2, (num_events - 1).view(1, -1, 1).expand(3, -1, -1))
         inter_times, times, marks = newest.unbind(0)
         self.pending = EventTokens(marks.long() + 1, times, inter_times)
-        is_late = ~(events.times <= self.end.unsqueeze(1)) & (torch.arange(n, device=self.device) < num_events.unsqueeze(1))
-        self.counts = self.counts + num_events - is_late.sum(1)
+        self.counts, reached_end = self.progress.after(events.times, num_events)
         if self.is_truncated_start:
             self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
-        return self.active & (is_late.any(1) | (self.counts >= self.limit))
+        return reached_end
+
+    def tell(self, most: int) -> None:
+        """No count is larger."""
+        self._most = most
 
     def want_more(self, times: Tensor, num: Tensor | int) -> Tensor:
         """bool (rows, n): does the row need an event after the `num`-th drafted ones, which are at `times` (rows, n)?"""
@@ -139,9 +168,12 @@ class Rows:
         return is_within & self.active.unsqueeze(1)
 
     def _make_room(self, num_new: int) -> None:
-        needed = int(self.counts.max()) + num_new
-        if needed > (capacity := self.store.shape[2]):
-            self.store = torch.cat([self.store, self.store.new_zeros(*self.store.shape[:2], max(needed, capacity))], 2)
+        capacity = self.store.shape[2]
+        if self._most + num_new > capacity:  # only now are the counts looked at
+            self._most = int(self.counts.max())
+            if (needed := self._most + num_new) > capacity:
+                self.store = torch.cat([self.store, self.store.new_zeros(*self.store.shape[:2], max(needed, capacity))], 2)
+        self._most += num_new
 
     def release(self, rows: Tensor) -> None:
         """Mark `rows` idle; they idle at the start of an empty window until they are refilled or dropped."""

@@ -21,6 +21,7 @@ MAX_PROPOSALS = 10**9
 _AT_ONCE = 4096  # proposals evaluated together over all rows; changes no result
 
 Attempts = Callable[..., Tensor]  # RowNoise.attempts
+Propose = Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # target, draft, uniforms -> inter_times, marks, Delta
 
 
 class Verdict(NamedTuple):
@@ -126,36 +127,57 @@ def proposals_per_row(num_rows: int, largest: int = 24) -> int:
     return max(8, min(largest, _AT_ONCE // max(1, num_rows)))
 
 
+class Turn(NamedTuple):
+    """Some proposals for each row. Fields: found bool (n,): one was kept; inter_times, marks (n,): the first kept one; delta
+    (n, proposals)."""
+
+    found: Tensor
+    inter_times: Tensor
+    marks: Tensor
+    delta: Tensor
+
+
+def one_turn(
+    rejected: Rejected, attempts: Attempts, propose: Propose, first: int, num: int, log_scale: Tensor | None = None
+) -> Turn:
+    """Proposals first..first+num-1 of every row, as `reject_until_kept` makes them."""
+    uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
+    target, draft = rejected.laws()
+    inter_times, marks, delta = propose(target.unsqueeze(1), draft.unsqueeze(1), uniforms)
+    if log_scale is not None:
+        delta = delta - log_scale.unsqueeze(1)
+    is_kept = uniforms[..., 4] < -torch.expm1(-delta)
+    which = is_kept.long().argmax(1, keepdim=True)
+    inter_times, marks = (proposed.gather(1, which).squeeze(1) for proposed in (inter_times, marks))
+    return Turn(is_kept.any(1), inter_times, marks, delta)
+
+
 def reject_until_kept(
     rejected: Rejected,
     attempts: Attempts,
-    propose: Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]],
+    propose: Propose,
     log_scale: Tensor | None = None,
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """For every row the first proposal kept, with probability 1 - e^-Delta where Delta > 0. No cap, no fall-back.
 
     Args:
-        propose: (target, draft, uniforms) -> inter_times, marks and Delta.
         log_scale: (n,), subtracted from Delta: max(0, target - scale draft) instead of max(0, target - draft).
+        first: number of proposals that have been tried.
     """
     waiting = torch.arange(len(rejected.rows), device=rejected.rows.device)
     inter_times, marks = torch.zeros_like(waiting, dtype=torch.float64), torch.zeros_like(waiting)
-    first, num = 0, proposals_per_row(len(waiting))
+    num, part, scale = proposals_per_row(len(waiting)), rejected, log_scale
     while len(waiting):
-        part = rejected if first == 0 else rejected.select(waiting)
-        uniforms = attempts(part.rows, part.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
-        target, draft = part.laws()
-        tau, k, delta = propose(target.unsqueeze(1), draft.unsqueeze(1), uniforms)
-        if log_scale is not None:
-            delta = delta - log_scale[waiting].unsqueeze(1)
-        is_kept = uniforms[..., 4] < -torch.expm1(-delta)
-        found, which = is_kept.any(1), is_kept.long().argmax(1, keepdim=True)
-        for kept, proposed in ((inter_times, tau), (marks, k)):  # of rows without one, it is replaced by a later turn's
-            kept.index_copy_(0, waiting, proposed.gather(1, which).squeeze(1))
-        waiting = waiting[~found]
+        if len(waiting) < len(rejected.rows):
+            part, scale = rejected.select(waiting), None if log_scale is None else log_scale[waiting]
+        turn = one_turn(part, attempts, propose, first, num, scale)
+        for kept, proposed in ((inter_times, turn.inter_times), (marks, turn.marks)):
+            kept.index_copy_(0, waiting, proposed)  # of rows without one, it is replaced by a later turn's
+        waiting = waiting[~turn.found]
         first += num
         num = min(4 * num, proposals_per_row(len(waiting), largest=4096))
-        if first > MAX_PROPOSALS or (len(waiting) and torch.isnan(delta).all(1).any()):
+        if first > MAX_PROPOSALS or (len(waiting) and torch.isnan(turn.delta).all(1).any()):
             raise RuntimeError(
                 f"no proposal of {first} was kept for {len(waiting)} rows: target and draft laws are not densities"
             )

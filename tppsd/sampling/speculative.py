@@ -107,13 +107,13 @@ class Speculative:
         laws = self.verify(rows, draft)
         draft, laws, verdict = self.judge(rows, draft, laws, noise)
         verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, noise)
-        before = rows.counts
-        reached_end = self.commit(rows, draft, laws, verdict, inter_times, marks)
-        longest = noise.target.shape[1]
-        self.use_up(verdict, longest)
-        num_drafted = draft.marks.shape[1]
+        before = rows.progress
+        reached_end = self.commit(
+            rows, draft, laws, verdict, new_events(rows.last_times, draft, verdict.num_accepted, inter_times, marks)
+        )
+        self.use_up(verdict, noise.target.shape[1])
+        num_used, num_drafted = before.used(verdict.num_accepted, rows.counts), draft.marks.shape[1]
         is_counted = rows.active & (draft.num_drafted == num_drafted)
-        num_used = torch.minimum(verdict.num_accepted, torch.minimum(rows.counts, rows.limit) - before)
         self.draft_length.record(num_drafted, num_used, is_counted, time.perf_counter() - started)
         return reached_end
 
@@ -170,13 +170,10 @@ class Speculative:
             return laws[:, n].sample(noise.target[:, n])
         return laws.at(draft.lengths).sample(at_positions(noise.target, draft.lengths))
 
-    def commit(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, inter_times: Tensor, marks: Tensor) -> Tensor:
+    def commit(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, events: Events) -> Tensor:
         """Append the accepted prefix and the new event; roll the caches back to them by length."""
         n = verdict.num_accepted
-        last = torch.cat([rows.last_times.unsqueeze(1), draft.times], 1).gather(1, n.unsqueeze(1))
-        new = Events.of(inter_times.unsqueeze(1), last + inter_times.unsqueeze(1), marks.unsqueeze(1)).columns
-        columns = torch.cat([Events.of(draft.inter_times, draft.times, draft.marks).columns, new], 2)
-        events = self.recorder.add(Events(columns.scatter_(2, n.view(1, -1, 1).expand_as(new), new)), laws)
+        events = self.recorder.add(events, laws)
         self.roll_back(draft, n)
         seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
         reached_end = rows.commit(events, n + 1)
@@ -188,6 +185,14 @@ class Speculative:
     def roll_back(self, draft: Draft, num_accepted: Tensor) -> None:
         """The target's cache keeps the newest event of before and the accepted ones."""
         self.target.cache.roll_back(draft.marks.shape[1] - num_accepted)
+
+
+def new_events(last_times: Tensor, draft: Draft, num_accepted: Tensor, inter_times: Tensor, marks: Tensor) -> Events:
+    """The accepted prefix and the event behind it (rows, draft_length + 1), and then anything."""
+    last = torch.cat([last_times.unsqueeze(1), draft.times], 1).gather(1, num_accepted.unsqueeze(1))
+    new = Events.of(inter_times.unsqueeze(1), last + inter_times.unsqueeze(1), marks.unsqueeze(1)).columns
+    columns = torch.cat([Events.of(draft.inter_times, draft.times, draft.marks).columns, new], 2)
+    return Events(columns.scatter_(2, num_accepted.view(1, -1, 1).expand_as(new), new))
 
 
 def at_positions(values: Tensor, positions: Tensor) -> Tensor:

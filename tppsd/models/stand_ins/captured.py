@@ -203,6 +203,15 @@ class CapturedModel(threading.local):
         whole = cache.lengths.new_full((len(marks),), num)
         return Drawn(inter_times, times, marks.long(), whole, parameters if keeps_laws else parameters[:, -1:])
 
+    @property
+    def example(self) -> NextEventLaw:
+        """A law, another object whenever what was recorded is forgotten; `of` makes others of it."""
+        return self._example
+
+    def replayed(self, name: tuple[Any, ...], work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`work` of the inputs, as a Graph wants both; `name` says what is in it beside them."""
+        return self._run(name, work, *inputs)
+
     # --- what is recorded ------------------------------------------------------------------------------------------
 
     def _contexts(

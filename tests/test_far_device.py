@@ -1,0 +1,187 @@
+"""The code for a GPU, run without one: it draws what a CPU draws, mixes no tensors of two places, and waits once in a round."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from far_device import CUDA, FarTensor, far_device, sent
+from faster_passes import SAMPLERS, name_of, target_and_draft
+from small_models import random_sequence
+
+import tppsd
+from tppsd.models.cache import RowCache
+from tppsd.models.stand_ins import active, compilable
+from tppsd.models.stand_ins.captured import CapturedModel, Graph
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling import device_speculative, judgement
+from tppsd.sampling.judgement import Given
+from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.rows import Rows
+
+Models = tuple[TransformerTPP, TransformerTPP]
+OPTIONS: list[dict[str, Any]] = [
+    *SAMPLERS, {"drafter": "self"}, {"rule": "factorised"}, {"draft_length": [[3, 2], [0, 4], [5, 1]]}, {"return_laws": True},
+    {"return_log_probs": True}, {"candidates": 3, "drafter": "self"},
+]  # fmt: skip
+ENDS: list[dict[str, Any]] = [{"num_events": 12}, {"horizon": 9.0}]
+
+
+@pytest.fixture(autouse=True)
+def _in_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs too, so that rounding decides nothing; a replay is a call of what would be recorded."""
+    monkeypatch.setattr(Graph, "_recorded", lambda self, *_: self._replay)
+    monkeypatch.setattr(active, "_made", lambda model, *_: CapturedModel(weakref.proxy(model), torch.float64))
+    monkeypatch.setattr(compilable, "why_not_compilable", lambda model, *_: None if model else "no model")
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        target, draft = target_and_draft()
+    return target.double(), draft.double()
+
+
+def near_samples(models: Models, **options: Any) -> tppsd.SampledSequences:
+    draft = None if options.get("method") or options.get("drafter") else models[1]
+    arguments = {"history": [random_sequence(n, seed=n) for n in (0, 3, 12)], "num_sequences": 2, **options}
+    return tppsd.sample(models[0], draft, **arguments)
+
+
+def far_samples(models: Models, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tppsd.SampledSequences:
+    """What `near_samples` gives, by copies of the models that are far."""
+    with far_device(monkeypatch):
+        return near_samples(far_copies(models), **options)
+
+
+def far_copies(models: Models) -> Models:
+    target, draft = copy.deepcopy(models)
+    return sent(target), sent(draft)
+
+
+def are_the_same(near: tppsd.SampledSequences, far: tppsd.SampledSequences) -> bool:
+    """Up to rounding."""
+    return torch.equal(near.flat_marks, far.flat_marks) and torch.allclose(near.flat_inter_times, far.flat_inter_times, rtol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["operators", "graphs"])
+@pytest.mark.parametrize("end", ENDS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_every_sampler_draws_there_what_it_draws_here(
+    options: dict[str, Any], end: dict[str, Any], compiled: bool, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = far_samples(models, monkeypatch, compile=compiled, **options, **end)
+    assert are_the_same(near_samples(models, **options, **end), far)
+
+
+@pytest.mark.parametrize("drafter", ["model", "self"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["operators", "graphs"])
+def test_a_round_waits_once(drafter: str, compiled: bool, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two calls, the longer one has some rounds more in which no row ends, of lengths 0 to 5."""
+    arguments = {"history": None, "num_sequences": 5, "drafter": drafter, "draft_length": [[3, 2], [0, 2], [5, 90]]}
+    with far_device(monkeypatch) as device:
+        far, waits, rounds = far_copies(models), [], []
+        for num_events in (40, 3, 40):
+            device.waits.clear()
+            stats = tppsd.sample(far[0], far[1], compile=compiled, num_events=num_events, **arguments).stats
+            waits.append(device.waits.copy())
+            rounds.append(stats.num_target_passes)
+    more = waits[2] - waits[1]
+    assert more.pop("device_speculative.tell") == rounds[2] - rounds[1] > 5
+    assert more.total() <= 5 * 10, more  # of rows that end, at times of their own
+
+
+def test_autoregressive_sampling_waits_once_per_event_and_less_often_with_graphs(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with far_device(monkeypatch) as device:
+        far, waits = far_copies(models)[0], []
+        for compiled, num_events in ((True, 3), (False, 3), (False, 43), (True, 3), (True, 43)):
+            device.waits.clear()
+            tppsd.sample(far, method="autoregressive", num_sequences=2, num_events=num_events, compile=compiled)
+            waits.append(device.waits.total())
+    assert waits[2] - waits[1] == 40 and waits[4] - waits[3] < 10
+
+
+def test_proposals_that_are_not_enough_are_followed_by_others(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are made at first decide nothing: with one of them, most rounds wait again."""
+    wanted = near_samples(models, num_events=12)
+    monkeypatch.setattr(judgement, "_MOST", 1)
+    monkeypatch.setattr(judgement, "_FEWEST", 1)
+    for compiled in (False, True):
+        assert are_the_same(wanted, far_samples(models, monkeypatch, num_events=12, compile=compiled))
+
+
+def wrong_judge(**wrong: Any) -> Any:
+    """`judge` of something else than was given."""
+    right = judgement.judge
+    return lambda laws, draft_laws, given: right(laws, draft_laws, given._replace(**{k: f(given) for k, f in wrong.items()}))
+
+
+def enough(laws: Any, draft_laws: Any, given: Given, before: Any, which: Any) -> Any:
+    return before
+
+
+MUTANTS: dict[str, tuple[Any, str, Any]] = {
+    "none": (device_speculative, "judge", judgement.judge),
+    "coins of other events": (device_speculative, "judge", wrong_judge(coins=lambda given: given.coins.flip(1))),
+    "uniforms of other events": (device_speculative, "judge", wrong_judge(uniforms=lambda given: given.uniforms.flip(1))),
+    "times of the next row": (device_speculative, "judge", wrong_judge(last_times=lambda given: given.last_times.roll(1))),
+    "noise of the next row": (device_speculative, "judge", wrong_judge(keys=lambda given: given.keys.roll(1, 0))),
+    "noise of earlier events": (device_speculative, "judge", wrong_judge(cursors=lambda given: given.cursors * 0)),
+    "an end too early": (device_speculative, "judge", wrong_judge(limit=lambda given: given.limit - 9)),
+    "too few proposals are enough": (device_speculative, "judge_on", enough),
+    "a bound of the noise that is too small": (RowNoise, "tell", lambda self, _: setattr(self, "_bound", 0)),
+    "a bound of the counts that is too small": (Rows, "tell", lambda self, _: setattr(self, "_most", -1000)),
+    "a bound of the caches that is too small": (RowCache, "tell", lambda self, _: setattr(self, "max_length", 1)),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_wrong_rounds_are_found_out(mutant: str, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"history": None, "num_sequences": 2, "num_events": 70, "draft_length": 5}
+    wanted = near_samples(models, **job)
+    monkeypatch.setattr(judgement, "_MOST", 4)
+    monkeypatch.setattr(judgement, "_FEWEST", 4)
+    owner, name, wrong = MUTANTS[mutant]
+    monkeypatch.setattr(owner, name, wrong)
+    try:
+        is_right = are_the_same(wanted, far_samples(models, monkeypatch, **job))
+    except (IndexError, RuntimeError):
+        is_right = False
+    assert is_right == (mutant == "none")
+
+
+# --- the device itself ---------------------------------------------------------------------------------------------------
+
+
+def test_the_device_counts_what_waits_for_it_and_refuses_tensors_of_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    with far_device(monkeypatch) as device:
+        far, near = torch.arange(6, device="cuda").view(2, 3), torch.arange(6).view(2, 3)
+        assert isinstance(far, FarTensor) and far.is_cuda and far.device == CUDA
+        far[0, 1:] += 10
+        view = far[:, 1]
+        view += 1
+        far[torch.tensor([1], device="cuda"), 2] = 7
+        assert (far + far.new_ones(2, 3)).shape == (2, 3)
+        assert device.waits.total() == 1, "numbers were sent there"
+        waits = [
+            lambda: int(far.sum()), lambda: bool((far > 1).any()), lambda: far.cpu(), lambda: far.tolist(), lambda: far.nonzero(),
+            lambda: far[far > 1], lambda: near.to("cuda"), lambda: torch.tensor([1.0], device="cuda"), lambda: far.copy_(near),
+            lambda: near.copy_(far), lambda: far.masked_select(far > 1), lambda: torch.equal(far, far),
+        ]  # fmt: skip
+        for number, wait in enumerate(waits[:6], 2):
+            wait()
+            assert device.waits.total() == number
+        assert far.cpu().tolist() == [[0, 12, 12], [3, 5, 7]]
+        for number, wait in enumerate(waits[6:], device.waits.total() + 1):
+            wait()
+            assert device.waits.total() == number
+        with pytest.raises(AssertionError, match="of tensors in two places"):
+            far + near
+    with pytest.raises(AssertionError, match="where no far device is"):
+        far + 1
