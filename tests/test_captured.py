@@ -18,16 +18,10 @@ import pytest
 import torch
 from faster_passes import SAMPLERS, assert_same_events, both_ways, chain, name_of, target_and_draft
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, random_sequence, tokens_of
-from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import tppsd
-from tppsd.models.attention import StaticPass
-from tppsd.models.cache import KVCache, RowCache
+from tppsd.models.cache import KVCache
 from tppsd.models.fast import kept, plain_attributes
-from tppsd.models.protocol import EventTokens
 from tppsd.models.stand_ins import active, captured, compilable
 from tppsd.models.stand_ins.active import stand_in, standing_in
 from tppsd.models.stand_ins.captured import CapturedModel, Graph
@@ -259,109 +253,7 @@ def test_on_cuda_any_width_will_do_and_no_compiler_is_asked_for(monkeypatch: pyt
         compilable.check_compilable(model.double(), cuda)
 
 
-# --- what would be captured, on a device that is not there --------------------------------------------------------------
-
-
-class AllOnTheDevice(TorchDispatchMode):
-    """No operator reads or makes a tensor on the CPU."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
-        assert all(x.device.type == "cuda" for x in tensors), f"{func} on a CPU"
-        return result
-
-
-def indexed(x: torch.Tensor, key: Any) -> torch.Tensor:
-    """`x[key]`."""
-    key, places = list(key) if isinstance(key, tuple) else [key], list[torch.Tensor | None]()
-    for i in [i for i, part in enumerate(key) if part is Ellipsis]:
-        key[i : i + 1] = [slice(None)] * (x.dim() + 1 - sum(part is not None for part in key))
-    for part in key:
-        dim = len(places)
-        if isinstance(part, int):
-            x = x.select(dim, part)
-            continue
-        if part is None:
-            x = x.unsqueeze(dim)
-        elif isinstance(part, slice):
-            x = torch.ops.aten.slice(x, dim, part.start, part.stop)
-        places.append(part if isinstance(part, torch.Tensor) else None)
-    return x if all(place is None for place in places) else torch.ops.aten.index(x, places)
-
-
-OPERATORS: dict[str, Any] = {  # of methods that ask a CUDA library for the device before they call them
-    "__getitem__": indexed,
-    "__setitem__": lambda x, key, values: torch.ops.aten.index_put_(x, list(key), values),
-    "__invert__": lambda x: torch.bitwise_not(x),
-    "item": lambda x: torch.ops.aten.item(x),
-    "nonzero": lambda x: torch.ops.aten.nonzero(x),
-    "copy_": lambda x, source: torch.ops.aten.copy_(x, source),
-    "contiguous": lambda x, **_: torch.clone(x, memory_format=torch.contiguous_format),
-}
-
-
-def captured_work(encoder: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
-    """Passes, laws and chains over ragged rows on a fake CUDA device, where nothing can be read; the number of graphs."""
-    model = attentive_model(encoder, **settings)
-    monkeypatch.setattr(Graph, "_recorded", lambda self, *_: self._replay)
-
-    def set_lengths(cache: RowCache, lengths: torch.Tensor) -> None:  # without the one thing that is read
-        cache._lengths, cache.parents, cache.min_length, cache.max_length = lengths, (), 3, 40
-
-    monkeypatch.setattr(RowCache, "lengths", property(lambda cache: cache._lengths, set_lengths))
-    doubles: dict[str, nn.Module] = getattr(model.decoder.marks, "kept_while_read", dict)()
-    for name, operator in OPERATORS.items():
-        monkeypatch.setattr(torch.Tensor, name, operator)
-    with FakeTensorMode():
-        for module in [part for whole in (model, *doubles.values()) for part in whole.modules()]:
-            for tensors in (module._parameters, module._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
-                        tensors[name] = nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
-        if model.decoder.marks is not None:
-            model.decoder.marks.__dict__.update(doubles)
-        own = CapturedModel(model)
-        own.read_statistics(model)
-        with torch.inference_mode(), AllOnTheDevice():
-            like = model.decoder.to_mixture.weight
-            heads = model.config["num_heads"]
-            cache = own.new_cache(2, 5, 128, heads, model.config["embed_dim"] // heads, like, model.max_context)
-            for num_tokens in (1, 4, 4):
-                ids = torch.zeros(5, num_tokens, dtype=torch.int64, device="cuda")
-                law = own.law(own.extend(EventTokens(ids, ids.double(), ids.double()), cache, None))
-            uniforms = torch.empty(5, 30, 4, dtype=torch.float64, device="cuda")
-            drawn = own.follow(law[:, -1:], cache, uniforms[:, 0, 0], uniforms, True)
-            drawn = own.follow(law[:, -1:], cache, uniforms[:, 0, 0], uniforms, False)
-    assert drawn.marks.shape == (5, 30) and {field.device.type for field in drawn} == {"cuda"}
-    return sum(graph is not None for graph in own._graphs.values())
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-def test_captured_work_reads_nothing_back_and_is_all_on_the_device(
-    encoder: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert captured_work(encoder, monkeypatch, **settings) == 5
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [
-        (lambda before: before + before.max().item(), DataDependentOutputException),
-        (lambda before: before + before.nonzero().sum(), DynamicOutputShapeException),
-        (lambda before: before + torch.arange(5).unsqueeze(1), AssertionError),
-        (lambda before: before + torch.tensor(1), AssertionError),
-    ],
-    ids=["read", "shape", "elsewhere", "a number elsewhere"],
-)
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-def test_work_that_cannot_be_captured_is_found_out(wrong: Any, error: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StaticPass, "positions", lambda self, num, _: wrong(self._num_before))
-    with pytest.raises(error):
-        captured_work("rotary", monkeypatch)
+# --- how it is captured --------------------------------------------------------------------------------------------------
 
 
 class Recorder:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from far_device import CUDA, FarTensor, far_device, sent
+from far_device import CUDA, FarDevice, FarTensor, far_device, sent
 from faster_passes import SAMPLERS, name_of, target_and_draft
-from small_models import random_sequence
+from small_models import ENCODERS, attentive_model, random_sequence
 
 import tppsd
+from tppsd.models.attention import StaticPass
 from tppsd.models.cache import RowCache
 from tppsd.models.stand_ins import active, compilable
 from tppsd.models.stand_ins.captured import CapturedModel, Graph
@@ -76,6 +79,68 @@ def test_every_sampler_draws_there_what_it_draws_here(
 ) -> None:
     far = far_samples(models, monkeypatch, compile=compiled, **options, **end)
     assert are_the_same(near_samples(models, **options, **end), far)
+
+
+@contextmanager
+def watched(device: FarDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How often the work of each graph, or what is to become one, waited."""
+    waits, run = [], CapturedModel._run
+
+    def watching(self: CapturedModel, name: Any, work: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        def counted(*given: torch.Tensor) -> torch.Tensor:
+            before = device.waits.total()
+            result = work(*given)
+            waits.append(device.waits.total() - before)
+            return result
+
+        return run(self, name, counted, *inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CapturedModel, "_run", watching)
+        yield waits
+
+
+def deep_models(encoder: str, settings: dict[str, Any]) -> Models:
+    return attentive_model(encoder, **settings).double(), attentive_model("thp", **settings).double()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "settings"),
+    [(encoder, {}) for encoder in ENCODERS]
+    + [("thp", settings) for settings in ({"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"})],
+    ids=str,
+)
+def test_the_work_of_graphs_waits_for_nothing(encoder: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all encoders, windows and decoders; but what is sent once, before anything is recorded."""
+    models, job = deep_models(encoder, settings), {"history": None, "num_sequences": 2, "num_events": 12}
+    with far_device(monkeypatch) as device:
+        far = far_copies(models)
+        near_samples(far, compile=True, **job)
+        with watched(device, monkeypatch) as waits:
+            samples = [near_samples(far, compile=True, **job, **options) for options in ({}, {"method": "autoregressive"})]
+    assert are_the_same(near_samples(models, **job), samples[0]) and len(waits) > 10 and not any(waits)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (lambda before: before + before.max().item(), None),
+        (lambda before: before + before.nonzero().sum(), None),
+        (lambda before: before + torch.tensor([0], device="cuda"), None),
+        (lambda before: before + torch.arange(1), "of tensors in two places"),
+    ],
+    ids=["read", "shape", "sent", "elsewhere"],
+)
+def test_work_that_cannot_be_recorded_is_found_out(wrong: Any, error: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StaticPass, "positions", lambda self, num, _: wrong(self._num_before))
+    models = deep_models("rotary", {})
+    with far_device(monkeypatch) as device, watched(device, monkeypatch) as waits:
+        try:
+            near_samples(far_copies(models), history=None, num_sequences=1, num_events=20, compile=True)
+        except AssertionError as said:
+            assert error is not None and error in str(said)
+        else:
+            assert error is None and sum(map(bool, waits)) > 5
 
 
 @pytest.mark.parametrize("drafter", ["model", "self"])
