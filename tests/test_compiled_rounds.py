@@ -116,6 +116,56 @@ def test_threads_share_the_rows_and_change_nothing() -> None:
         torch.set_num_threads(threads)
 
 
+DEEP: list[dict[str, Any]] = [
+    {"encoder": "thp"}, {"encoder": "attnhp", "max_context": 30}, {"encoder": "rotary", "dtype": "bfloat16"},
+]  # fmt: skip
+
+
+def with_threads(num: int, models: Any, **arguments: Any) -> tppsd.SampledSequences:
+    """A single sequence, whose passes over several events are shared out."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(num)
+        return tppsd.sample(*models, num_events=250, compile=True, **arguments)
+    finally:
+        torch.set_num_threads(before)
+
+
+def deep_pair(encoder: str, **settings: Any) -> tuple[TransformerTPP, TransformerTPP]:
+    return attentive_model(encoder, embed_dim=32, num_layers=14, **settings), attentive_model("thp", num_layers=1, **settings)
+
+
+@pytest.mark.parametrize("settings", DEEP, ids=str)
+@pytest.mark.parametrize("draft_length", [2, 5, 30])
+def test_threads_share_the_events_of_a_pass_and_change_nothing(settings: dict[str, Any], draft_length: int) -> None:
+    """Two, three, and more than there are events or parts."""
+    dtype = settings.get("dtype")
+    models = deep_pair(**{name: value for name, value in settings.items() if name != "dtype"})
+    expected = with_threads(1, models, draft_length=draft_length, dtype=dtype)
+    for num in (2, 3, 20):
+        assert_same(with_threads(num, models, draft_length=draft_length, dtype=dtype), expected)
+
+
+SHARE = "run_part(encoder, pass, row, row + 1, share);"
+LATE = "if (i == 0) std::this_thread::sleep_for(std::chrono::microseconds(300)); "
+SHARES = {
+    "the first is late": (SHARE, LATE + SHARE, True),
+    "the first is late and not waited for": (SHARE, LATE + SHARE.replace("share", "Whole{share.from, share.to}"), False),
+    "events": ("i * pass.num_new / num, (i + 1)", "(i * pass.num_new + num - 1) / num, (i + 1)", False),
+    "laws": ("laws.data() + from * decoder.width(), decoder.width());", "laws.data(), decoder.width());", False),
+}
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("which", SHARES)
+def test_what_threads_wait_for(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong, is_right = SHARES[which]
+    compiled_wrong(right, wrong, tmp_path, monkeypatch)
+    models = deep_pair("thp")
+    alone, together = (bits(with_threads(num, models, draft_length=6)) for num in (1, 3))
+    assert all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(alone, together, strict=True)) == is_right
+
+
 @pytest.mark.parametrize(("num_sequences", "batch_size"), [(3, 1), (7, 4)])
 def test_lengths_chosen_by_the_clock_are_recorded_and_replayed(
     num_sequences: int, batch_size: int, one_by_one: Callable[..., Any]

@@ -13,7 +13,7 @@ struct Decoder {
   int64_t marks, num_components, num_features, num_marks;
   Linear to_mixture, from_context, to_logits;  // to_logits: of INDEPENDENT
   double least_log_std, largest_log_std, log_mean, log_std;
-  // of TIME_CONDITIONAL: (num_features,) twice; (num_features, num_features) and (num_features, num_marks) by inputs; (num_marks,)
+  // of TIME_CONDITIONAL: (num_features,) twice; (num_features, num_features), (num_features, num_marks) by inputs; (num_marks,)
   const double *from_time, *from_time_bias, *mix_time, *logits, *logits_bias;
 
   int64_t width() const { return 3 * num_components + num_features; }

@@ -16,6 +16,7 @@ constexpr int64_t GROUP = 128;  // tokens that go through all layers together: w
 constexpr int64_t NEAR = 6 << 20;       // bytes of keys and values that stay near a core from event to event of a chain:
 constexpr int64_t FEWEST = 4, MOST = 16;  // of so many rows
 constexpr int64_t WORTH_A_THREAD = 256;  // tokens times layers: starting one takes as long as a few dozen
+constexpr int64_t WORTH_A_TEAM = 40;     // likewise, of a pass that is one of many
 
 // run(first, stop) for all rows, in groups of them, by as many threads as `worth` says.
 template <class F>
@@ -43,6 +44,11 @@ int64_t panel_width() { return TILE * LANES; }
 void pass_tokens(const Encoder *encoder, const Pass *pass) {
   if (pass->rows * pass->num_new == 0) return;
   const int64_t worth = pass->rows * pass->num_new * encoder->num_layers;
+  const int64_t num_threads = std::min({pass->num_threads, MOST_PARTS, worth / WORTH_A_THREAD});
+  if (pass->rows == 1 && !pass->seen && num_threads > 1) {
+    Team team(num_threads - 1);
+    return run_together(*encoder, *pass, 0, team, [](int64_t, int64_t) {});
+  }
   share(pass->rows, GROUP / pass->num_new, worth, pass->num_threads,
         [&](int64_t first, int64_t stop) { run_rows(*encoder, *pass, first, stop); });
 }
@@ -66,7 +72,9 @@ int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds)
   const int64_t num = target->pass->rows, worth = num * rounds->draft_length * target->encoder->num_layers;
   const int64_t at_once = rounds->in_step ? 1 : rounds->most_rounds;
   std::deque<Speculation> rows;
-  for (int64_t row = 0; row < num; row++) rows.emplace_back(*target, *draft, *rounds, row);
+  const bool is_long = (rounds->draft_length + 1) * target->encoder->num_layers >= WORTH_A_TEAM;
+  const int64_t helpers = is_long ? std::min(MOST_PARTS, target->pass->num_threads / num) - 1 : 0;
+  for (int64_t row = 0; row < num; row++) rows.emplace_back(*target, *draft, *rounds, row, helpers);
   std::atomic<int64_t> num_failed(0), num_ended(0);
   for (int64_t i = 0; i < rounds->most_rounds && num_failed + num_ended == 0; i += at_once)
     share(num, 1, worth * at_once, target->pass->num_threads, [&](int64_t row, int64_t) {

@@ -6,6 +6,7 @@
 
 #include "attention.h"
 #include "matrices.h"
+#include "team.h"
 
 enum Kind : int64_t { TRANSFORMER, ROTARY, ATTNHP };
 
@@ -60,18 +61,20 @@ static void embed(const Encoder &encoder, const Pass &pass, int64_t row, int64_t
 
 // --- layers ---------------------------------------------------------------------------------------------------------------
 
-// New tokens of one row: keys and values into the cache, then every query of every head.
-template <class E>
-static void attend_row(const Encoder &encoder, const Pass &pass, E *cache, int64_t layer, int64_t row, const float *qkv,
-                       float *scores, float *attended) {
+// New tokens [from, to) of one row: keys and values into the cache, then every query of every head.
+template <class E, class Part>
+static void attend_row(const Encoder &encoder, const Pass &pass, const Part &part, E *cache, int64_t layer, int64_t row,
+                       const float *qkv, float *scores, float *attended) {
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, capacity = pass.capacity;
   E *keys = cache + (layer * 2 * pass.cache_rows + row) * dim * capacity, *values = keys + pass.cache_rows * dim * capacity;
   const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted = pass.num_nodes + pass.num_new;
   for (int64_t c = 0; c < dim; c++)
-    for (int64_t t = 0; t < pass.num_new; t++) {
-      put(keys + c * capacity + place + t, qkv[t * 3 * dim + dim + c]);
-      put(values + c * capacity + place + t, qkv[t * 3 * dim + 2 * dim + c]);
+    for (int64_t t = part.from; t < part.to; t++) {
+      const float *own = qkv + (t - part.from) * 3 * dim;
+      put(keys + c * capacity + place + t, own[dim + c]);
+      put(values + c * capacity + place + t, own[2 * dim + c]);
     }
+  part.announce_and_wait(layer);
   for (int64_t head = 0; head < encoder.num_heads; head++) {
     const int64_t offset = head * head_dim;
     if (row + 1 < pass.rows)  // the next row's, which a core does not foresee
@@ -80,13 +83,13 @@ static void attend_row(const Encoder &encoder, const Pass &pass, E *cache, int64
           __builtin_prefetch(keys + (dim + c) * capacity + i);
           __builtin_prefetch(values + (dim + c) * capacity + i);
         }
-    for (int64_t t = 0; t < pass.num_new; t++) {
+    for (int64_t t = part.from; t < part.to; t++) {
       const uint8_t *seen = pass.seen ? pass.seen + t * num_uncommitted : nullptr;
       int64_t first = pass.max_context ? std::max<int64_t>(0, length + pass.depth[t] - pass.max_context + 1) : 0;
       if (seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
-      attend(qkv + t * 3 * dim + offset, keys + offset * capacity, values + offset * capacity, head_dim, capacity, first,
-             seen ? length + num_uncommitted : place + t + 1, length, seen, encoder.kind == ATTNHP, scores,
-             attended + t * dim + offset);
+      attend(qkv + (t - part.from) * 3 * dim + offset, keys + offset * capacity, values + offset * capacity, head_dim, capacity,
+             first, seen ? length + num_uncommitted : place + t + 1, length, seen, encoder.kind == ATTNHP, scores,
+             attended + (t - part.from) * dim + offset);
     }
   }
 }
@@ -103,16 +106,38 @@ static void turn(float *qkv, const float *rotation, int64_t tokens, int64_t dim,
       }
 }
 
-// All of a pass for rows [first, stop).
-static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, int64_t stop) {
-  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, q = pass.num_new, tokens = (stop - first) * q;
+// All new tokens.
+struct Whole {
+  int64_t from, to;
+  void announce_and_wait(int64_t) const {}
+};
+
+// Some of the new tokens of a chain. Other threads have those before them, of which every layer needs keys and values, and those
+// behind, whose entries are masked while they are written.
+struct Share {
+  int64_t from, to, number;
+  std::atomic<int64_t> *num_layers;  // of each share: whose keys and values are there
+
+  void announce_and_wait(int64_t layer) const {
+    num_layers[number].store(layer + 1, std::memory_order_release);
+    for (int64_t i = 0; i < number; i++)
+      wait_until([&] { return num_layers[i].load(std::memory_order_acquire) > layer; });
+  }
+};
+
+// A part of the new tokens of rows [first, stop): of several rows, the whole.
+template <class Part>
+static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, int64_t stop, const Part &part) {
+  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, q = part.to - part.from, tokens = (stop - first) * q;
   const bool is_attnhp = encoder.kind == ATTNHP;
   const int64_t width = is_attnhp ? 2 * dim : dim, wide = is_attnhp ? 0 : encoder.layers[0].expand.out;
   float *normed = room<0>(tokens * (width + 6 * dim + wide) + pass.capacity), *qkv = normed + tokens * width;
   float *attended = qkv + tokens * 3 * dim, *update = attended + tokens * dim, *waves = update + tokens * dim;
-  float *hidden = waves + tokens * dim, *scores = hidden + tokens * wide, *x = pass.contexts + first * q * dim;
+  float *hidden = waves + tokens * dim, *scores = hidden + tokens * wide;
+  float *x = pass.contexts + (first * pass.num_new + part.from) * dim;
   for (int64_t i = 0; i < tokens; i++)  // of ATTNHP the time encoding goes into every layer, beside the normed tokens
-    embed(encoder, pass, first + i / q, i % q, x + i * dim, is_attnhp ? normed + i * width : waves + i * 2 * encoder.num_phases);
+    embed(encoder, pass, first + i / q, part.from + i % q, x + i * dim,
+          is_attnhp ? normed + i * width : waves + i * 2 * encoder.num_phases);
 
   for (int64_t i = 0; i < encoder.num_layers; i++) {
     const Layer &layer = encoder.layers[i];
@@ -122,7 +147,7 @@ static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, in
     for (int64_t row = first; row < stop; row++) {
       const int64_t t = (row - first) * q;
       const auto attend_to = [&](auto *cache) {
-        attend_row(encoder, pass, cache, i, row, qkv + t * 3 * dim, scores, attended + t * dim);
+        attend_row(encoder, pass, part, cache, i, row, qkv + t * 3 * dim, scores, attended + t * dim);
       };
       pass.is_bf16 ? attend_to((Bf16 *)pass.cache) : attend_to((float *)pass.cache);
     }
@@ -147,4 +172,21 @@ static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, in
     map(x, tokens * dim, [&](int64_t j) { return load(x + j) + load(update + j); });
   }
   normalise(encoder.norm, x, x, tokens, dim, dim);
+}
+
+// All of a pass for rows [first, stop).
+static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, int64_t stop) {
+  run_part(encoder, pass, first, stop, Whole{0, pass.num_new});
+}
+
+// All of a pass over a chain of new tokens of one row by a team, and after(from, to) of every share of them.
+template <class F>
+static void run_together(const Encoder &encoder, const Pass &pass, int64_t row, Team &team, F after) {
+  const int64_t num = std::min(team.size(), pass.num_new);
+  std::atomic<int64_t> num_layers[MOST_PARTS] = {};
+  team.run(num, [&](int64_t i) {
+    const Share share{i * pass.num_new / num, (i + 1) * pass.num_new / num, i, num_layers};
+    run_part(encoder, pass, row, row + 1, share);
+    after(share.from, share.to);
+  });
 }

@@ -2,6 +2,8 @@
 // draft model and the rule `joint`, number for number.
 #pragma once
 
+#include <memory>
+
 #include "chain.h"
 #include "philox.h"
 
@@ -62,6 +64,15 @@ struct ModelRow {
     move(num);
   }
 
+  // Likewise with all of their laws, by a team.
+  void extend(int64_t num, Team &team) {
+    pass.num_new = num;
+    run_together(encoder, pass, 0, team, [&](int64_t from, int64_t to) {
+      write_laws(decoder, pass.contexts + from * encoder.dim, to - from, laws.data() + from * decoder.width(), decoder.width());
+    });
+    move(num);
+  }
+
   const double *law(int64_t at) const { return laws.data() + at * decoder.width(); }
 };
 
@@ -75,15 +86,17 @@ struct Speculation {
   int64_t *marks, num_left, num_unseen, num_drafted = 0, num_accepted = 0, new_mark = 0;
   double new_inter_time = 0, elapsed;
   Noise noise;
+  std::unique_ptr<Team> team;  // that verifies; nullptr = this thread alone
 
-  Speculation(const Model &target_model, const Model &draft_model, const Rounds &rounds, int64_t row)
+  Speculation(const Model &target_model, const Model &draft_model, const Rounds &rounds, int64_t row, int64_t num_helpers)
       : rounds(rounds), row(row), limit(rounds.limits[row]), end(rounds.ends[row]),
         target(target_model, row, rounds.draft_length + 1),
         draft(draft_model, row, std::max({rounds.draft_length, rounds.width, MOST_UNSEEN})),
         inter_times(rounds.inter_times + row * rounds.room), times(rounds.times + row * rounds.room),
         marks(rounds.marks + row * rounds.room), num_left(limit), num_unseen(rounds.num_unseen[row]),
         elapsed(rounds.elapsed[row]),
-        noise{{(uint32_t)rounds.keys[2 * row], (uint32_t)rounds.keys[2 * row + 1]}, (uint32_t)rounds.cursors[row]} {
+        noise{{(uint32_t)rounds.keys[2 * row], (uint32_t)rounds.keys[2 * row + 1]}, (uint32_t)rounds.cursors[row]},
+        team(num_helpers > 0 ? new Team(num_helpers) : nullptr) {
     for (int64_t i = 0; i < num_unseen; i++) {
       const int64_t at = row * rounds.width + i;
       draft.put(i, rounds.ids[at], rounds.token_times[at], rounds.token_inter_times[at]);
@@ -107,7 +120,7 @@ struct Speculation {
   // The target's laws, one more than events were drafted.
   void verify() {
     for (int64_t i = 0; i < num_drafted; i++) target.put(i + 1, marks[i] + 1, times[i], inter_times[i]);
-    target.extend(num_drafted + 1, 0);
+    team ? target.extend(num_drafted + 1, *team) : target.extend(num_drafted + 1, 0);
   }
 
   double silence_before(int64_t at) const { return at == 0 ? elapsed : 0; }

@@ -1,0 +1,77 @@
+// Threads that share what takes less time than it takes to start one: they look for it all the time.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+constexpr int64_t MOST_PARTS = 16;
+constexpr int64_t PATIENCE = 1000;  // looks, after which others may have the processor
+
+template <class F>
+static inline void wait_until(F is_so) {
+  for (int64_t looks = 0; !is_so(); looks++) {
+    if (looks >= PATIENCE) std::this_thread::yield();
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+}
+
+class Team {
+ public:
+  // So many helpers beside the caller, or as many as the system allows.
+  explicit Team(int64_t num_helpers) {
+    try {
+      for (int64_t i = 0; i < num_helpers; i++) helpers.emplace_back([this] { help(); });
+    } catch (const std::system_error &) {
+    }
+  }
+
+  ~Team() {
+    ticket.store(THE_END, std::memory_order_release);
+    for (auto &helper : helpers) helper.join();
+  }
+
+  int64_t size() const { return std::min<int64_t>(MOST_PARTS, 1 + helpers.size()); }
+
+  // f(0), ..., f(num - 1), begun in this order: a part may wait for something in those before it. The caller does what no helper
+  // has begun, so that helpers who sleep are not waited for.
+  template <class F>
+  void run(int64_t num, F f) {
+    job = &f, call = [](void *job, int64_t part) { (*(F *)job)(part); };
+    num_done.store(0, std::memory_order_relaxed);
+    const uint64_t number = (ticket.load(std::memory_order_relaxed) >> 16) + 1;
+    ticket.store(number << 16 | (uint64_t)num << 8, std::memory_order_release);
+    while (take()) {
+    }
+    wait_until([&] { return num_done.load(std::memory_order_acquire) == num; });
+  }
+
+ private:
+  static constexpr uint64_t THE_END = ~(uint64_t)0;
+  std::atomic<uint64_t> ticket{0};  // number of the job (48 bits), how many parts it has, how many are taken (8 bits each)
+  std::atomic<int64_t> num_done{0};
+  void *job = nullptr;                       // those of the ticket: no other job begins
+  void (*call)(void *, int64_t) = nullptr;   // before all parts that were taken are done
+  std::vector<std::thread> helpers;
+
+  // One part of the job, if one is left.
+  bool take() {
+    uint64_t now = ticket.load(std::memory_order_acquire);
+    do {
+      if ((now & 255) == (now >> 8 & 255)) return false;
+    } while (!ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel, std::memory_order_acquire));
+    call(job, now & 255);
+    num_done.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+
+  void help() {
+    while (ticket.load(std::memory_order_acquire) != THE_END)
+      wait_until([&] { return take() || ticket.load(std::memory_order_acquire) == THE_END; });
+  }
+};
