@@ -365,7 +365,10 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
         ("place + t + 1", "place + t"),  # a token does not see itself
         ("length + pass.depth[t] - pass.max_context + 1", "length + pass.depth[t] - pass.max_context"),  # one token too many
         ("length = pass.lengths[row]", "length = pass.lengths[0]"),  # every row is as long as the first
-        ("pass.contexts + (first * pass.num_new + part.from) * dim", "pass.contexts"),  # a group of rows writes over the first one
+        (
+            "pass.contexts + (first * pass.num_new + part.from) * dim",
+            "pass.contexts",
+        ),  # a group of rows writes over the first one
         ("one_plus_sum ? std::exp2", "false ? std::exp2"),  # the 1 of AttNHP is missing
         ("place = length + pass.num_nodes", "place = length"),  # a tree's second pass overwrites its first
         ("if (!seen[i - length])", "if (false)"),  # branches see one another

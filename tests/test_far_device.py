@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -158,6 +159,18 @@ def test_a_round_waits_once(drafter: str, compiled: bool, models: Models, monkey
     more = waits[2] - waits[1]
     assert more.pop("device_speculative.tell") == rounds[2] - rounds[1] > 5
     assert more.total() <= 5 * 10, more  # of rows that end, at times of their own
+
+
+def test_graphs_of_a_draft_that_is_gone_are_forgotten(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    with far_device(monkeypatch):
+        target, decoders = sent(copy.deepcopy(models[0])), []
+        for _ in range(3):
+            draft = sent(copy.deepcopy(models[1]))
+            tppsd.sample(target, draft, num_events=30, draft_length=[[3, 2], [0, 2], [3, 1]], compile=True)
+            decoders.append(weakref.ref(draft.decoder.marks))
+            del draft
+            gc.collect()
+        assert [decoder() is None for decoder in decoders] == [True, True, False]
 
 
 def test_autoregressive_sampling_waits_once_per_event_and_less_often_with_graphs(

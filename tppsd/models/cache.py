@@ -23,7 +23,8 @@ class RowCache:
     Attributes:
         parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count as live.
         min_length, max_length: of all rows.
-        is_read_late: rolling back waits for no device. `min_length` and `max_length` are bounds until `tell` says better.
+        is_read_late: rolling back waits for no device. `min_length` and `max_length` are then bounds, which `tell` improves;
+            passes by operators take all rows to be of different lengths.
 
     Args:
         tensors: what is kept.

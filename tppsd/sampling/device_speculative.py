@@ -66,7 +66,8 @@ class DeviceSpeculative(Speculative):
             return judge(own.of(parameters[0]), None if others is None else others.of(parameters[1]), given).joined()
 
         parameters = [law.parameters for law in (laws, draft_laws) if law is not None]
-        return Judgement.of(target.replayed(("judgement", others), work, *given, *parameters))
+        name = ("judgement of nothing",) if others is None else ("judgement", id(others))  # which `work` keeps alive
+        return Judgement.of(target.replayed(name, work, *given, *parameters))
 
     def drafting_model(self) -> Any:
         """Whose laws drafts are drawn from, where a model's are."""

@@ -20,7 +20,7 @@ from tppsd.sampling.noise import Purpose
 MAX_PROPOSALS = 10**9
 _AT_ONCE = 4096  # proposals evaluated together over all rows; changes no result
 
-Attempts = Callable[..., Tensor]  # RowNoise.attempts
+Attempts = Callable[..., Tensor]  # Streams.attempts
 Propose = Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # target, draft, uniforms -> inter_times, marks, Delta
 
 

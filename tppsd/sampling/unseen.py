@@ -33,7 +33,9 @@ class Unseen:
 
     def replace(self, events: EventTokens, num_kept: Tensor, newest: EventTokens) -> None:
         """From now on the first `num_kept` (rows,) of `events`, then `newest` (rows, 1)."""
-        most = events.ids.shape[1] if num_kept.is_cuda else int(num_kept.max())  # a device would be waited for
+        most = events.ids.shape[1]
+        if most > 1 or not num_kept.is_cuda:  # a device would be waited for, which one token is not worth
+            most = int(num_kept.max())
         self.tokens, self.num = behind(events.map(lambda field: field[:, :most]), num_kept, newest), num_kept + 1
 
     def add(self, newest: EventTokens) -> None:

@@ -138,6 +138,7 @@ class CapturedModel(threading.local):
         self._passes = model if dtype == model.decoder.to_mixture.weight.dtype else ReducedModel(model, dtype)
         self._graphs: dict[Any, Graph | None] = {}  # the latest last; None: asked for once
         self._storages: list[Storage] = []
+        self._replayed: dict[str, tuple[Any, ...]] = {}  # the latest name of each kind of work that is not the model's own
         self._captured_of: Any = None
 
     def read_statistics(self, model: TransformerTPP) -> None:
@@ -209,7 +210,11 @@ class CapturedModel(threading.local):
         return self._example
 
     def replayed(self, name: tuple[Any, ...], work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`work` of the inputs, as a Graph wants both; `name` says what is in it beside them."""
+        """`work` of the inputs, as a Graph wants both; `name` says what it is, and of what beside the inputs. Those of something
+        else are forgotten: it may be gone."""
+        if self._replayed.get(name[0]) != name:
+            self._graphs = {key: graph for key, graph in self._graphs.items() if key[0][0] != name[0]}
+            self._replayed[name[0]] = name
         return self._run(name, work, *inputs)
 
     # --- what is recorded ------------------------------------------------------------------------------------------

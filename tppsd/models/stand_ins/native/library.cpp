@@ -44,7 +44,7 @@ int64_t panel_width() { return TILE * LANES; }
 void pass_tokens(const Encoder *encoder, const Pass *pass) {
   if (pass->rows * pass->num_new == 0) return;
   const int64_t worth = pass->rows * pass->num_new * encoder->num_layers;
-  const int64_t num_threads = std::min({pass->num_threads, MOST_PARTS, worth / WORTH_A_THREAD});
+  const int64_t num_threads = std::min(largest_team(pass->num_threads), worth / WORTH_A_THREAD);
   if (pass->rows == 1 && !pass->seen && num_threads > 1) {
     Team team(num_threads - 1);
     return run_together(*encoder, *pass, 0, team, [](int64_t, int64_t) {});
@@ -73,8 +73,9 @@ int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds)
   const int64_t at_once = rounds->in_step ? 1 : rounds->most_rounds;
   std::deque<Speculation> rows;
   const bool is_long = (rounds->draft_length + 1) * target->encoder->num_layers >= WORTH_A_TEAM;
-  const int64_t helpers = is_long ? std::min(MOST_PARTS, target->pass->num_threads / num) - 1 : 0;
-  for (int64_t row = 0; row < num; row++) rows.emplace_back(*target, *draft, *rounds, row, helpers);
+  const int64_t helpers = is_long ? largest_team(target->pass->num_threads) / num - 1 : 0;
+  for (int64_t row = 0; row < num; row++)
+    rows.emplace_back(*target, *draft, *rounds, row, rounds->limits[row] > 0 ? helpers : 0);
   std::atomic<int64_t> num_failed(0), num_ended(0);
   for (int64_t i = 0; i < rounds->most_rounds && num_failed + num_ended == 0; i += at_once)
     share(num, 1, worth * at_once, target->pass->num_threads, [&](int64_t row, int64_t) {
@@ -82,6 +83,7 @@ int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds)
       bool is_right = rows[row].round();
       for (int64_t j = 1; j < at_once && is_right && rows[row].goes_on(); j++) is_right = rows[row].round();
       num_failed += !is_right, num_ended += !rows[row].goes_on();
+      if (!rows[row].goes_on()) rows[row].team.reset();
     });
   return num_failed;
 }

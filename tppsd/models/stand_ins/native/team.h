@@ -21,6 +21,11 @@ static inline void wait_until(F is_so) {
   }
 }
 
+// Of so many threads at most: who looks for work all the time needs a core.
+static inline int64_t largest_team(int64_t num_threads) {
+  return std::min({num_threads, MOST_PARTS, std::max<int64_t>(1, std::thread::hardware_concurrency())});
+}
+
 class Team {
  public:
   // So many helpers beside the caller, or as many as the system allows.
