@@ -33,7 +33,7 @@ from tppsd.certification.certificate import (
     verdicts,
     write_json,
 )
-from tppsd.certification.certify import Shown, results_of, unseen
+from tppsd.certification.certify import Shown, results_of, untold
 
 _DRAWS = Path(__file__).with_name("draws.py")
 
@@ -75,7 +75,7 @@ def compare(
 
 
 def carry_over(
-    certificate: Certificate, comparison: Comparison, processes: int, output: Path, how: How, shown: Shown = unseen
+    certificate: Certificate, comparison: Comparison, processes: int, output: Path, how: How, shown: Shown = untold
 ) -> Certificate:
     """The certificate for these sources, also written to `output`: cells that draw the same samples keep their results, the
     others are certified anew."""

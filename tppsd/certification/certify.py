@@ -29,13 +29,13 @@ Results = Iterator[tuple[Cell, Result]]  # as cells finish
 Shown = Callable[[Results, int], Results]  # passes results on, of so many cells, and tells of them
 
 
-def unseen(results: Results, _: int) -> Results:
+def untold(results: Results, _: int) -> Results:
     """Results of which nobody is told."""
     return results
 
 
 def certify(
-    cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, how: How | None = None, shown: Shown = unseen
+    cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, how: How | None = None, shown: Shown = untold
 ) -> Certificate:
     """Results of the cells with their verdicts, also written to `output`: as a certificate only if these are all cells.
 
