@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ from tppsd.sampling.rows import Rows
 
 Models = tuple[TransformerTPP, TransformerTPP]
 OPTIONS: list[dict[str, Any]] = [
-    *SAMPLERS, {"drafter": "self"}, {"rule": "factorised"}, {"draft_length": [[3, 2], [0, 4], [5, 1]]}, {"return_laws": True},
+    *SAMPLERS, {"drafter": "self"}, {"drafter": "poisson"}, {"rule": "factorised"}, {"draft_length": [[3, 2], [0, 4], [5, 1]]},
+    {"return_laws": True},
     {"return_log_probs": True}, {"candidates": 3, "drafter": "self"},
 ]  # fmt: skip
 ENDS: list[dict[str, Any]] = [{"num_events": 12}, {"horizon": 9.0}]
@@ -47,6 +49,7 @@ def models() -> Models:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         target, draft = target_and_draft()
+    target.set_statistics(replace(target.statistics, num_events=200, duration=250.0, mark_counts=(1, 2, 3)))  # for `poisson`
     return target.double(), draft.double()
 
 
