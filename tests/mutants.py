@@ -45,7 +45,8 @@ def with_rule(rule: str, accept: Any = None, adjusted: Any = None) -> Any:
     def corrected(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
         return Corrected(rejected.positions, *adjusted(rejected, verdict, attempts))
 
-    return patch.dict(speculative.RULES, {rule: (accept or right[0], corrected if adjusted else right[1])})
+    wrong = right._replace(accept=accept or right.accept, adjusted=corrected if adjusted else right.adjusted)
+    return patch.dict(speculative.RULES, {rule: wrong})
 
 
 # --- the tests of drafted events ---------------------------------------------------------------------------------

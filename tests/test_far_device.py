@@ -22,7 +22,8 @@ from tppsd.models.cache import RowCache
 from tppsd.models.stand_ins import active, compilable
 from tppsd.models.stand_ins.captured import CapturedModel, Graph
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling import device_speculative, judgement
+from tppsd.sampling import block, candidates, judgement
+from tppsd.sampling.device_speculative import DeviceRounds
 from tppsd.sampling.judgement import Given
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.rows import Rows
@@ -31,7 +32,8 @@ Models = tuple[TransformerTPP, TransformerTPP]
 OPTIONS: list[dict[str, Any]] = [
     *SAMPLERS, {"drafter": "self"}, {"drafter": "poisson"}, {"rule": "factorised"}, {"draft_length": [[3, 2], [0, 4], [5, 1]]},
     {"return_laws": True},
-    {"return_log_probs": True}, {"candidates": 3, "drafter": "self"},
+    {"return_log_probs": True}, {"candidates": 3, "drafter": "self"}, {"candidates": (2, 1, 3), "rule": "mean"},
+    {"candidates": (2, 2), "rule": "rrs"}, {"candidates": (1, 3), "return_laws": True},
 ]  # fmt: skip
 ENDS: list[dict[str, Any]] = [{"num_events": 12}, {"horizon": 9.0}]
 
@@ -147,16 +149,26 @@ def test_work_that_cannot_be_recorded_is_found_out(wrong: Any, error: str | None
             assert error is None and sum(map(bool, waits)) > 5
 
 
-@pytest.mark.parametrize("drafter", ["model", "self"])
+LENGTHS = {"draft_length": [[3, 2], [0, 2], [5, 90]]}
+WAIT_ONCE: list[dict[str, Any]] = [
+    LENGTHS, {**LENGTHS, "rule": "factorised"}, {**LENGTHS, "rule": "block"}, {**LENGTHS, "drafter": "self"},
+    {**LENGTHS, "drafter": "jacobi"}, {**LENGTHS, "drafter": "poisson"}, {**LENGTHS, "draft_passes": 2},
+    {**LENGTHS, "method": "fixed_point"},
+    {"candidates": (3, 2)}, {"candidates": (2, 1, 3), "rule": "mean"}, {"candidates": (1, 2, 2), "drafter": "self"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", WAIT_ONCE, ids=name_of)
 @pytest.mark.parametrize("compiled", [False, True], ids=["operators", "graphs"])
-def test_a_round_waits_once(drafter: str, compiled: bool, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_waits_once(options: dict[str, Any], compiled: bool, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two calls, the longer one has some rounds more in which no row ends, of lengths 0 to 5."""
-    arguments = {"history": None, "num_sequences": 5, "drafter": drafter, "draft_length": [[3, 2], [0, 2], [5, 90]]}
     with far_device(monkeypatch) as device:
         far, waits, rounds = far_copies(models), [], []
+        draft = far[1] if options.keys().isdisjoint({"method", "drafter"}) else None
         for num_events in (40, 3, 40):
             device.waits.clear()
-            stats = tppsd.sample(far[0], far[1], compile=compiled, num_events=num_events, **arguments).stats
+            job = {"history": None, "num_sequences": 5, "num_events": num_events}
+            stats = tppsd.sample(far[0], draft, compile=compiled, **job, **options).stats
             waits.append(device.waits.copy())
             rounds.append(stats.num_target_passes)
     more = waits[2] - waits[1]
@@ -188,48 +200,80 @@ def test_autoregressive_sampling_waits_once_per_event_and_less_often_with_graphs
     assert waits[2] - waits[1] == 40 and waits[4] - waits[3] < 10
 
 
-def test_proposals_that_are_not_enough_are_followed_by_others(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+METHODS: dict[str, dict[str, Any]] = {
+    "joint": {"draft_length": 2}, "factorised": {"draft_length": 2, "rule": "factorised"},
+    "block": {"draft_length": 2, "rule": "block"}, "linear": {"candidates": (3, 1, 2)},
+    "mean": {"candidates": (3, 1, 2), "rule": "mean"}, "fixed_point": {"draft_length": 2, "method": "fixed_point"},
+}  # fmt: skip
+
+
+def with_few_proposals(monkeypatch: pytest.MonkeyPatch, num: int) -> None:
+    for owner, names in ((judgement, ("_MOST", "_FEWEST")), (block, ("_FEWEST",)), (candidates, ("_FEWEST", "_INNER"))):
+        for name in names:
+            monkeypatch.setattr(owner, name, num)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_proposals_that_are_not_enough_are_followed_by_others(
+    method: str, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many as are made at first decide nothing: with one of them, most rounds wait again."""
-    wanted = near_samples(models, num_events=12)
-    monkeypatch.setattr(judgement, "_MOST", 1)
-    monkeypatch.setattr(judgement, "_FEWEST", 1)
+    wanted, shorts, read = near_samples(models, num_events=12, **METHODS[method]), [], judgement.read
+
+    def reading(outcome: torch.Tensor) -> Any:
+        shorts.append(bool(read(outcome).is_short.any()))
+        return read(outcome)
+
+    monkeypatch.setattr(judgement, "read", reading)
+    with_few_proposals(monkeypatch, 1)
     for compiled in (False, True):
-        assert are_the_same(wanted, far_samples(models, monkeypatch, num_events=12, compile=compiled))
+        assert are_the_same(wanted, far_samples(models, monkeypatch, num_events=12, compile=compiled, **METHODS[method]))
+    assert not any(shorts) if method == "fixed_point" else sum(shorts) > 10
 
 
-def wrong_judge(**wrong: Any) -> Any:
-    """`judge` of something else than was given."""
-    right = judgement.judge
-    return lambda laws, draft_laws, given: right(laws, draft_laws, given._replace(**{k: f(given) for k, f in wrong.items()}))
+def judging(**wrong: Any) -> Any:
+    """Something else than was given."""
+    right = DeviceRounds.judged
+
+    def judged(self: DeviceRounds, laws: Any, draft_laws: Any, given: Given) -> Any:
+        return right(self, laws, draft_laws, given._replace(**{name: change(given) for name, change in wrong.items()}))
+
+    return DeviceRounds, "judged", judged
 
 
-def enough(laws: Any, draft_laws: Any, given: Given, before: Any, which: Any) -> Any:
-    return before
+def too_few_are_enough() -> Any:
+    right = judgement.read
+    return judgement, "read", lambda outcome: right(outcome)._replace(is_short=torch.zeros(1, dtype=torch.bool))
 
 
-MUTANTS: dict[str, tuple[Any, str, Any]] = {
-    "none": (device_speculative, "judge", judgement.judge),
-    "coins of other events": (device_speculative, "judge", wrong_judge(coins=lambda given: given.coins.flip(1))),
-    "uniforms of other events": (device_speculative, "judge", wrong_judge(uniforms=lambda given: given.uniforms.flip(1))),
-    "times of the next row": (device_speculative, "judge", wrong_judge(last_times=lambda given: given.last_times.roll(1))),
-    "noise of the next row": (device_speculative, "judge", wrong_judge(keys=lambda given: given.keys.roll(1, 0))),
-    "noise of earlier events": (device_speculative, "judge", wrong_judge(cursors=lambda given: given.cursors * 0)),
-    "an end too early": (device_speculative, "judge", wrong_judge(limit=lambda given: given.limit - 9)),
-    "too few proposals are enough": (device_speculative, "judge_on", enough),
-    "a bound of the noise that is too small": (RowNoise, "tell", lambda self, _: setattr(self, "_bound", 0)),
-    "a bound of the counts that is too small": (Rows, "tell", lambda self, _: setattr(self, "_most", -1000)),
-    "a bound of the caches that is too small": (RowCache, "tell", lambda self, _: setattr(self, "max_length", 1)),
+def bound(owner: Any, name: str, value: int) -> Any:
+    return owner, "tell", lambda self, _: setattr(self, name, value)
+
+
+# what is made wrong, and in which methods
+ALL, TREES = set(METHODS), {"linear", "mean"}
+MUTANTS: dict[str, tuple[Any, set[str]]] = {
+    "none": (judging(), ALL),
+    "coins of other events": (judging(coins=lambda given: given.coins.flip(1)), ALL - {"fixed_point"}),
+    "uniforms of other events": (judging(uniforms=lambda given: given.uniforms.flip(1)), ALL - TREES),
+    "times of the next row": (judging(last_times=lambda given: given.last_times.roll(1)), ALL),
+    "noise of the next row": (judging(keys=lambda given: given.keys.roll(1, 0)), ALL - {"fixed_point"}),
+    "noise of earlier events": (judging(cursors=lambda given: given.cursors * 0), ALL - {"fixed_point"}),
+    "an end too early": (judging(limit=lambda given: given.limit - 9), {"joint", "linear"}),
+    "too few proposals are enough": (too_few_are_enough(), ALL - {"fixed_point"}),
+    "a bound of the noise that is too small": (bound(RowNoise, "_bound", 0), {"joint", "linear"}),
+    "a bound of the counts that is too small": (bound(Rows, "_most", -1000), {"joint"}),
+    "a bound of the caches that is too small": (bound(RowCache, "max_length", 1), {"joint", "linear"}),
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_wrong_rounds_are_found_out(mutant: str, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = {"history": None, "num_sequences": 2, "num_events": 70, "draft_length": 5}
+@pytest.mark.parametrize(("mutant", "method"), [(mutant, method) for mutant in MUTANTS for method in sorted(MUTANTS[mutant][1])])
+def test_wrong_rounds_are_found_out(mutant: str, method: str, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"history": None, "num_sequences": 2, "num_events": 70 if "bound" in mutant else 25, **METHODS[method]}
     wanted = near_samples(models, **job)
-    monkeypatch.setattr(judgement, "_MOST", 4)
-    monkeypatch.setattr(judgement, "_FEWEST", 4)
-    owner, name, wrong = MUTANTS[mutant]
-    monkeypatch.setattr(owner, name, wrong)
+    if mutant in ("none", "too few proposals are enough"):
+        with_few_proposals(monkeypatch, 2)
+    monkeypatch.setattr(*MUTANTS[mutant][0])
     try:
         is_right = are_the_same(wanted, far_samples(models, monkeypatch, **job))
     except (IndexError, RuntimeError):

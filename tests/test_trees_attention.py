@@ -97,5 +97,5 @@ def test_a_tree_that_does_not_branch_is_a_chain(name: str) -> None:
 
 def test_depths_and_ancestors() -> None:
     assert depths(PARENTS) == (0, 0, 1, 1, 1, 2, 2, 3, 2)
-    assert is_ancestor(PARENTS)[7].nonzero().flatten().tolist() == [0, 2, 5, 7]
-    assert is_ancestor(PARENTS)[1].nonzero().flatten().tolist() == [1]
+    assert is_ancestor(PARENTS, torch.device("cpu"))[7].nonzero().flatten().tolist() == [0, 2, 5, 7]
+    assert is_ancestor(PARENTS, torch.device("cpu"))[1].nonzero().flatten().tolist() == [1]

@@ -16,7 +16,7 @@ from tppsd.models.tree import is_ancestor
 from tppsd.sampling import candidates, tree_speculative
 from tppsd.sampling.candidates import LINEAR, Siblings
 from tppsd.sampling.drafters import Draft
-from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.noise import Streams
 from tppsd.sampling.rows import Rows
 from tppsd.sampling.rules import Rejected, adjusted_joint
 from tppsd.sampling.tree_speculative import TreeSpeculative
@@ -37,7 +37,7 @@ def children_reuse_the_parents_context() -> Patch:
 
 def sibling_attends_to_sibling() -> Patch:
     """A causal mask over the numbers of the nodes, as if the tree were a chain."""
-    return patch.object(attention, "is_ancestor", lambda parents: torch.ones_like(is_ancestor(parents)).tril())
+    return patch.object(attention, "is_ancestor", lambda *of: torch.ones_like(is_ancestor(*of)).tril())
 
 
 def cache_of_another_branch_is_kept() -> Patch:
@@ -85,7 +85,7 @@ def what_is_picked_is_accepted() -> Patch:
 def adjusted_law_of_plain_rejection() -> Patch:
     """norm(max(0, target - draft)) after all candidates were rejected."""
 
-    def adjusted(rejected: Rejected, num_candidates: int, noise: RowNoise) -> tuple[Tensor, Tensor]:
+    def adjusted(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
         return adjusted_joint(rejected, None, noise.attempts)[1:]  # type: ignore[arg-type]
 
     return with_linear(adjusted=adjusted)

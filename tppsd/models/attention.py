@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tppsd.models.cache import KVCache
-from tppsd.models.tree import depths, is_ancestor
+from tppsd.models.tree import depths_on, is_ancestor
 
 
 class Attention(Enum):
@@ -96,10 +96,10 @@ class CachedPass:
             order, newest = place, torch.arange(num_new, device=device).unsqueeze(1)
             is_seen = place <= newest
         else:
-            depth = torch.tensor(depths(tree), device=device)
+            depth = depths_on(tree, device)
             order, newest = torch.where(place < 0, place, depth[place.clamp(0, len(tree) - 1)]), depth[-num_new:].unsqueeze(1)
-            seen = F.pad(is_ancestor(tree)[-num_new:].to(device), (1, 1))  # committed tokens, nodes, dead entries
-            seen[:, 0] = True
+            seen = F.pad(is_ancestor(tree, device)[-num_new:], (1, 1))  # committed tokens, nodes, dead entries
+            seen[:, :1].fill_(True)
             is_seen = seen[:, (place[:, 0] + 1).clamp(0, len(tree) + 1)].transpose(0, 1)
         if cache.max_context is not None:
             is_seen = is_seen & (order > newest - cache.max_context)
@@ -109,8 +109,7 @@ class CachedPass:
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
         if self.parents is None:
             return self.cache.num_tokens.unsqueeze(1) + torch.arange(num_tokens, device=device)
-        new = torch.tensor(depths(self.cache.parents + self.parents)[-num_tokens:], device=device)
-        return self.cache.num_tokens.unsqueeze(1) + new
+        return self.cache.num_tokens.unsqueeze(1) + depths_on(self.cache.parents + self.parents, device)[-num_tokens:]
 
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
         rows, num_new, width = qkv.shape

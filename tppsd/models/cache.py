@@ -127,14 +127,22 @@ class RowCache:
     def keep_path(self, nodes: Tensor, num_kept: Tensor) -> None:
         """Commit the first `num_kept` (rows,) of the tree's `nodes` int64 (rows, n), a path; the rest of the tree is dropped."""
         places = torch.arange(nodes.shape[1], device=nodes.device)
-        rows, which = ((nodes != places) & (places < num_kept.unsqueeze(1))).nonzero(as_tuple=True)
-        if len(rows):
-            first = self.lengths[rows]
-            source, place = first + nodes[rows, which], first + which
+        is_moved = (nodes != places) & (places < num_kept.unsqueeze(1))
+        if self.is_read_late:  # all are copied, those that stay onto themselves
+            rows = torch.arange(len(nodes), device=nodes.device).unsqueeze(1)
+            first, nodes, which = self.lengths.unsqueeze(1), torch.where(is_moved, nodes, places), places
+        else:
+            rows, which = is_moved.nonzero(as_tuple=True)
+            first, nodes = self.lengths[rows], nodes[rows, which]
+        if rows.numel():
             for tensor in range(len(self.tensors)):
                 entries = self._entries(tensor)
-                entries[rows, place] = entries[rows, source]  # all are read before any is written
-        self.lengths = self.lengths + num_kept
+                entries[rows, first + which] = entries[rows, first + nodes]  # all are read before any is written
+        if self.is_read_late:
+            self._lengths, self.parents, self.min_length = self.lengths + num_kept, (), 0
+            self.max_length += len(places)
+        else:
+            self.lengths = self.lengths + num_kept
 
     def copy_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
         """Copy whole rows of `source` into `rows` of this cache (a history encoded once, shared by its paths)."""

@@ -24,13 +24,21 @@ def depths(parents: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=256)
-def is_ancestor(parents: tuple[int, ...]) -> Tensor:
+def depths_on(parents: tuple[int, ...], device: torch.device) -> Tensor:
+    """The same, int64 (n,): a device is waited for when they are sent there."""
+    with torch.inference_mode(False):
+        return torch.tensor(depths(parents), device=device)
+
+
+@lru_cache(maxsize=256)
+def is_ancestor(parents: tuple[int, ...], device: torch.device) -> Tensor:
     """bool (n, n): [i, j] says that token j is token i or one of its ancestors."""
-    matrix = torch.eye(len(parents), dtype=torch.bool)
-    for i, parent in enumerate(parents):
-        if parent != NO_PARENT:
-            matrix[i] |= matrix[parent]
-    return matrix
+    with torch.inference_mode(False):
+        matrix = torch.eye(len(parents), dtype=torch.bool)
+        for i, parent in enumerate(parents):
+            if parent != NO_PARENT:
+                matrix[i] |= matrix[parent]
+        return matrix.to(device)
 
 
 def levels(parents: tuple[int, ...], first: int) -> list[list[int]]:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from tppsd.models.law import log_density_ratio, sample_with_ratio
-from tppsd.sampling.noise import Purpose, RowNoise
-from tppsd.sampling.rules import MAX_PROPOSALS, Rejected, proposals_per_row, reject_until_kept
+from tppsd.sampling.noise import Purpose, Streams
+from tppsd.sampling.rules import MAX_PROPOSALS, Attempts, Propose, Rejected, one_turn, proposals_per_row, reject_until_kept
 
 LARGEST_LOG_RATIO = 345.0  # e^345 = 1e150
 _INNER = 4  # attempts of an inner loop evaluated together; changes no result
+_FEWEST = 8  # attempts of the outer loop, where none is waited for
 
 
 class Siblings(NamedTuple):
@@ -45,12 +46,11 @@ class Siblings(NamedTuple):
             torch.cat(values) for values in zip(*((p.rows, p.positions, p.target[1], p.draft[1]) for p in parts), strict=True)
         )
         first = parts[0]
-        return Siblings(rows, positions, first.ratios[:0], (first.target[0], target), (first.draft[0], draft))
+        return Siblings(rows, positions, first.ratios.new_zeros(len(rows), 0), (first.target[0], target), (first.draft[0], draft))
 
-    def laws(self, which: Tensor) -> tuple[Any, Any]:
-        """Of target and draft after the nodes `which`, batch shape (len(which),)."""
-        rows = self.rows[which]
-        return self.target[0][rows, self.target[1][which]], self.draft[0][rows, self.draft[1][which]]
+    def laws(self) -> tuple[Any, Any]:
+        """Of target and draft after the nodes, batch shape (n,)."""
+        return self.target[0][self.rows, self.target[1]], self.draft[0][self.rows, self.draft[1]]
 
 
 class Step(NamedTuple):
@@ -67,12 +67,17 @@ class CandidateRule(NamedTuple):
     adjusted: (rejected, K, noise) -> (inter_times, marks) of what follows when all are rejected, (n,).
     num_coins: K -> pairs of uniforms that `pick` and `doubt` need.
     doubt: (steps along the picked path, noise) -> (rows, positions) whose pick is rejected after all, with its siblings; None: no
-    pick is. The steps do not wait for each other's doubts, so that one loop serves them all."""
+    pick is. The steps do not wait for each other's doubts, so that one loop serves them all.
+    adjusted_at_once: (rejected, K, noise, num) -> (bool (n,), inter_times, marks): the same without asking how often it must be
+    tried, for those rows for which about `num` times are enough; of the others anything. None: it must be asked.
+    doubt_at_once: (steps, noise, num) -> (bool (n,), position int64 (n,) of the first that is rejected, or one behind all)."""
 
     pick: Callable[[Siblings, Tensor], Tensor]
-    adjusted: Callable[[Rejected, int, RowNoise], tuple[Tensor, Tensor]]
+    adjusted: Callable[[Rejected, int, Streams], tuple[Tensor, Tensor]]
     num_coins: Callable[[int], int]
-    doubt: Callable[[list[Step], RowNoise], tuple[Tensor, Tensor]] | None = None
+    doubt: Callable[[list[Step], Streams], tuple[Tensor, Tensor]] | None = None
+    adjusted_at_once: Callable[[Rejected, int, Streams, int], tuple[Tensor, Tensor, Tensor]] | None = None
+    doubt_at_once: Callable[[list[Step], Streams, int], tuple[Tensor, Tensor]] | None = None
 
 
 def bounded_exp(log_ratio: Tensor) -> Tensor:
@@ -107,9 +112,17 @@ def pick_mean(siblings: Siblings, coins: Tensor) -> Tensor:
     return (siblings.ratios.cumsum(-1) < coins[:, :1] * total).sum(-1)
 
 
-def adjusted_mean(rejected: Rejected, num_candidates: int, noise: RowNoise) -> tuple[Tensor, Tensor]:
+def adjusted_mean(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
     """x from the target, kept with probability 1 - K / max(K, r(x) + sum of r over K - 1 fresh draws from the draft)."""
-    k = num_candidates
+    return reject_until_kept(rejected, *_mean_loop(num_candidates, noise))
+
+
+def adjusted_mean_at_once(rejected: Rejected, num_candidates: int, noise: Streams, num: int) -> tuple[Tensor, Tensor, Tensor]:
+    return one_turn(rejected, *_mean_loop(num_candidates, noise), 0, num)[:3]
+
+
+def _mean_loop(k: int, noise: Streams) -> tuple[Attempts, Propose]:
+    """Whose proposals are kept until one is."""
 
     def attempts(rows: Tensor, positions: Tensor, proposal: Purpose, first: int, num: int, draws: int, coin: Purpose) -> Tensor:
         wanted = [(proposal, draws), (coin, 1), (Purpose.FRESH_DRAFT, 2 * (k - 1))]
@@ -121,7 +134,7 @@ def adjusted_mean(rejected: Rejected, num_candidates: int, noise: RowNoise) -> t
             total = total + fresh_ratios(target[:, 0], draft[:, 0], uniforms[..., 6:]).sum(-1)
         return tau, marks, (total / k).log()
 
-    return reject_until_kept(rejected, attempts, propose)
+    return attempts, propose
 
 
 # --- linear: weights that are right on average, repaired where they are negative ---------------------------------
@@ -145,55 +158,89 @@ def pick_linear(siblings: Siblings, coins: Tensor) -> Tensor:
     return (cumulative[..., :-1] < coins[:, :1] * cumulative[..., -1:]).sum(-1)
 
 
-def doubt_linear(steps: list[Step], noise: RowNoise) -> tuple[Tensor, Tensor]:
+class Doubts(NamedTuple):
+    """Picks of n rows and nodes. Fields: siblings; ratios float64 (n,), y of the picked; num_turns float64 (n,), before the first
+    coin says accept; widths int64 (n,), K; largest, of all widths that there can be."""
+
+    siblings: Siblings
+    ratios: Tensor
+    num_turns: Tensor
+    widths: Tensor
+    largest: int
+
+    @classmethod
+    def of(cls, step: Step) -> Doubts:
+        """Of all rows: the number of turns is geometric and drawn at once."""
+        siblings, coins, picked = step
+        y, width = siblings.ratios.gather(-1, picked.unsqueeze(-1)).squeeze(-1), siblings.ratios.shape[1]
+        num_turns = (coins[:, 1].log() / -torch.log1p(y)).floor()  # infinite at y = 0
+        return cls(siblings, y, num_turns, torch.full_like(picked, width), width)
+
+    def select(self, which: Tensor) -> Doubts:
+        ratios, num_turns, widths = (values[which] for values in (self.ratios, self.num_turns, self.widths))
+        return Doubts(self.siblings.select(which), ratios, num_turns, widths, self.largest)
+
+    @staticmethod
+    def cat(parts: list[Doubts]) -> Doubts:
+        ratios, num_turns, widths = (torch.cat(values) for values in list(zip(*parts, strict=True))[1:4])
+        return Doubts(Siblings.cat([part.siblings for part in parts]), ratios, num_turns, widths, max(p.largest for p in parts))
+
+    def turns(self, noise: Streams, first: int, num: int) -> tuple[Tensor, Tensor]:
+        """bool (n,): one of the turns first..first+num-1 that there are rejects all; the odds of one of them are a number."""
+        num_fresh = self.largest - 2
+        wanted = [(Purpose.TRIAL, 2), (Purpose.TRIAL_COIN, 1), (Purpose.TRIAL_DRAFT, 2 * num_fresh)]
+        target, draft = self.siblings.laws()
+        turns = first + torch.arange(num, device=self.widths.device)
+        uniforms = noise.loop(self.siblings.rows, self.siblings.positions, wanted, turns.unsqueeze(0))
+        mean = sample_with_density_ratio(target.unsqueeze(1), draft.unsqueeze(1), uniforms)[2]
+        if num_fresh:
+            others = (self.widths - 1).view(-1, 1, 1)
+            fresh = fresh_ratios(target, draft, uniforms[..., 6:])
+            fresh = torch.where(torch.arange(1, num_fresh + 1, device=fresh.device) < others, fresh, 0.0)  # K - 2 of them
+            mean = (mean + fresh.sum(-1)) / others.squeeze(2)
+        rejects = uniforms[..., 4] < 1 - (1 + self.ratios.unsqueeze(1)) / mean
+        return (rejects & (turns < self.num_turns.unsqueeze(1))).any(1), ~torch.isnan(mean).all(1)
+
+
+def doubt_linear(steps: list[Step], noise: Streams) -> tuple[Tensor, Tensor]:
     """Accept a pick with probability r_i / (K E[L_i | x_i]), by a two-coin Bernoulli factory (Goncalves, Latuszynski and Roberts,
     2017): with y = r_i, loop { with probability y / (1 + y) accept; draw x from the target and K - 2 from the draft, M = the mean
     of their r; with probability max(0, 1 - (1 + y) / M) reject all }.
 
-    The number of turns before the first coin says accept is geometric and drawn at once: half of the picks need no turn.
+    Half of the picks need no turn.
     """
-    parts = []
-    for siblings, coins, picked in steps:
-        if siblings.ratios.shape[-1] > 1:
-            y = siblings.ratios.gather(-1, picked.unsqueeze(-1)).squeeze(-1)
-            num_turns = (coins[:, 1].log() / -torch.log1p(y)).floor()  # infinite at y = 0
-            which = (num_turns > 0).nonzero().squeeze(1)
-            parts.append((siblings.select(which), y[which], num_turns[which], torch.full_like(which, siblings.ratios.shape[-1])))
+    parts = [Doubts.of(step) for step in steps if step.siblings.ratios.shape[-1] > 1]
     if not parts:  # nobody had a choice
         return noise.cursors.new_zeros(0), noise.cursors.new_zeros(0)
-    doubted = Siblings.cat([part[0] for part in parts])
-    y, num_turns, widths = (torch.cat(values) for values in list(zip(*parts, strict=True))[1:])
-    which = _some_turn_rejects(doubted, y, num_turns, widths, noise).nonzero().squeeze(1)
-    return doubted.rows[which], doubted.positions[which]
+    doubts = Doubts.cat([part.select((part.num_turns > 0).nonzero().squeeze(1)) for part in parts])
+    which = _some_turn_rejects(doubts, noise).nonzero().squeeze(1)
+    return doubts.siblings.rows[which], doubts.siblings.positions[which]
 
 
-def _some_turn_rejects(siblings: Siblings, y: Tensor, num_turns: Tensor, widths: Tensor, noise: RowNoise) -> Tensor:
-    """bool (n,): one of the first `num_turns` turns of the loop rejects all of the `widths` candidates."""
-    num_fresh = int(widths.max()) - 2 if len(widths) else 0
-    wanted = [(Purpose.TRIAL, 2), (Purpose.TRIAL_COIN, 1), (Purpose.TRIAL_DRAFT, 2 * num_fresh)]
-    rejected = torch.zeros_like(num_turns, dtype=torch.bool)
-    waiting, first, num = torch.arange(len(y), device=y.device), 0, _INNER
+def _some_turn_rejects(doubts: Doubts, noise: Streams) -> Tensor:
+    """bool (n,)."""
+    rejected = torch.zeros_like(doubts.widths, dtype=torch.bool)
+    waiting, first, num = torch.arange(len(rejected), device=rejected.device), 0, _INNER
     while len(waiting):
-        target, draft = siblings.laws(waiting)
-        turns = first + torch.arange(num, device=waiting.device)
-        uniforms = noise.loop(siblings.rows[waiting], siblings.positions[waiting], wanted, turns.unsqueeze(0))
-        mean = sample_with_density_ratio(target.unsqueeze(1), draft.unsqueeze(1), uniforms)[2]
-        if num_fresh:
-            others = (widths[waiting] - 1).view(-1, 1, 1)
-            fresh = fresh_ratios(target, draft, uniforms[..., 6:])
-            fresh = torch.where(torch.arange(1, num_fresh + 1, device=fresh.device) < others, fresh, 0.0)  # K - 2 of them
-            mean = (mean + fresh.sum(-1)) / others.squeeze(2)
-        rejects = uniforms[..., 4] < 1 - (1 + y[waiting].unsqueeze(1)) / mean
-        rejected[waiting] = (rejects & (turns < num_turns[waiting].unsqueeze(1))).any(1)
+        rejected[waiting], is_number = doubts.select(waiting).turns(noise, first, num)
         first += num
-        if first > MAX_PROPOSALS or torch.isnan(mean).all(1).any():
+        if first > MAX_PROPOSALS or not is_number.all():
             raise RuntimeError(f"no turn of {first} ended a loop: target and draft laws are not densities")
-        waiting = waiting[~rejected[waiting] & (num_turns[waiting] > first)]
+        waiting = waiting[~rejected[waiting] & (doubts.num_turns[waiting] > first)]
         num = min(4 * num, proposals_per_row(len(waiting), largest=4096))
     return rejected
 
 
-def adjusted_linear(rejected: Rejected, num_candidates: int, noise: RowNoise) -> tuple[Tensor, Tensor]:
+def doubt_linear_at_once(steps: list[Step], noise: Streams, num: int) -> tuple[Tensor, Tensor]:
+    parts = [Doubts.of(step) for step in steps if step.siblings.ratios.shape[-1] > 1]
+    doubts, num_rows = Doubts.cat(parts), len(steps[0].picked)
+    rejected = doubts.turns(noise, 0, max(_INNER, num // len(parts)))[0]
+    is_over = rejected | (doubts.num_turns <= max(_INNER, num // len(parts)))
+    positions = torch.where(rejected, doubts.siblings.positions, len(steps))
+    return is_over.view(-1, num_rows).all(0), positions.view(-1, num_rows).amin(0)
+
+
+def adjusted_linear(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
     """repeat { x_1 from the target; loop { x_2..x_K from the draft; with probability K L_1 / (1 + r_1) leave it } ; with
     probability 1 - 1 / sum L return x_1 }: density target E[L_1 (1 - 1 / sum L) | x_1] / E[L_1 | x_1], what picking lost."""
     if num_candidates == 1:
@@ -204,7 +251,7 @@ def adjusted_linear(rejected: Rejected, num_candidates: int, noise: RowNoise) ->
     while len(waiting):
         part = rejected.select(waiting)
         num = proposals_per_row(len(waiting) * num_candidates * _INNER)
-        found, open_at, tau, k = _linear_attempts(part, num_candidates, outer[waiting], inner[waiting], num, noise)
+        found, open_at, tau, k = _linear_attempts(part, num_candidates, outer[waiting], inner[waiting], num, _INNER, noise)
         inter_times[waiting[found]], marks[waiting[found]] = tau[found], k[found]
         inner[waiting] = torch.where(open_at == 0, inner[waiting], 0) + torch.where(open_at < num, _INNER, 0)
         outer[waiting] += open_at
@@ -214,16 +261,25 @@ def adjusted_linear(rejected: Rejected, num_candidates: int, noise: RowNoise) ->
     return inter_times, marks
 
 
+def adjusted_linear_at_once(rejected: Rejected, num_candidates: int, noise: Streams, num: int) -> tuple[Tensor, Tensor, Tensor]:
+    if num_candidates == 1:
+        return adjusted_mean_at_once(rejected, 1, noise, num)
+    none, sizes = torch.zeros_like(rejected.rows), (max(_FEWEST, num // 8), max(_INNER, min(16, num // 4)))
+    found, _, inter_times, marks = _linear_attempts(rejected, num_candidates, none, none, *sizes, noise)
+    return found, inter_times, marks
+
+
 def _linear_attempts(
-    rejected: Rejected, num_candidates: int, outer: Tensor, inner: Tensor, num: int, noise: RowNoise
+    rejected: Rejected, num_candidates: int, outer: Tensor, inner: Tensor, num: int, num_inner: int, noise: Streams
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(found, open_at, inter_time, mark), each (n,), of `num` outer attempts from `outer` on, the first at its inner `inner`.
+    """(found, open_at, inter_time, mark), each (n,), of `num` outer attempts from `outer` on, the first at its inner `inner`; of
+    each `num_inner` inner ones.
 
     `found`: an attempt returned its x before any was left undecided; `open_at`: the undecided one, or `num`: all are over.
     """
     target, draft = rejected.laws()
     attempts = outer.unsqueeze(1) + torch.arange(num, device=outer.device)
-    turns = torch.arange(_INNER, device=outer.device).expand(*attempts.shape, -1).clone()
+    turns = torch.arange(num_inner, device=outer.device).expand(*attempts.shape, -1).clone()
     turns[:, 0] += inner.unsqueeze(1)
     rows, positions = rejected.rows, rejected.positions
     for_x = noise.loop(rows, positions, [(Purpose.PROPOSAL, 2)], 0, attempts)
@@ -243,5 +299,7 @@ def _linear_attempts(
     return found, open_at, tau.gather(1, at).squeeze(1), marks.gather(1, at).squeeze(1)
 
 
-MEAN = CandidateRule(pick_mean, adjusted_mean, lambda num_candidates: 1)
-LINEAR = CandidateRule(pick_linear, adjusted_linear, lambda num_candidates: 1, doubt_linear)
+MEAN = CandidateRule(pick_mean, adjusted_mean, lambda num_candidates: 1, adjusted_at_once=adjusted_mean_at_once)
+LINEAR = CandidateRule(
+    pick_linear, adjusted_linear, lambda num_candidates: 1, doubt_linear, adjusted_linear_at_once, doubt_linear_at_once
+)

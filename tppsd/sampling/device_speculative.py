@@ -1,7 +1,7 @@
-"""Speculative rounds on a GPU: event by event those of speculative.py, in few launches and with one wait.
+"""Rounds on a GPU: event by event those of the same methods elsewhere, in few launches and with one wait.
 
 The host is told all that it must know of a round at once, before anything is committed. Where proposals were not enough for some
-row (judgement.py), the round waits again.
+row (judgement.py), the round is judged again as elsewhere, and waits more often.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from torch import Tensor
 from tppsd.models.law import NextEventLaw
 from tppsd.models.stand_ins.active import stand_in
 from tppsd.models.stand_ins.captured import CapturedModel
+from tppsd.sampling import judgement
 from tppsd.sampling.drafters import Draft, ModelDrafter
-from tppsd.sampling.judgement import Given, Judgement, Outcome, judge, judge_on, read
+from tppsd.sampling.fixed_point import FixedPoint
+from tppsd.sampling.judgement import Given, Judge, Judgement, Outcome
 from tppsd.sampling.rows import Events, Rows
 from tppsd.sampling.rules import Verdict
 from tppsd.sampling.speculative import RoundNoise, Speculative
+from tppsd.sampling.tree_speculative import TreeSpeculative, laws_along
 
 
-class DeviceSpeculative(Speculative):
-    """Rounds of the rule "joint" along a chain."""
+class DeviceRounds(Speculative):
+    """What the rounds of all methods have in common."""
+
+    judge_at_once: Judge
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -39,8 +44,12 @@ class DeviceSpeculative(Speculative):
         judged = self.judged(laws, draft.laws, given)
         told = self.tell(rows, judged)
         if told.is_short.any():
-            judged = judge_on(laws, draft.laws, given, judged, told.is_short.nonzero().squeeze(1).to(rows.device))
+            draft, laws, verdict = self.judge(rows, draft, laws, noise)
+            verdict, *new = self.correct(rows, draft, laws, verdict, noise)
+            judged = judgement.judged(given, draft, verdict.num_accepted, *new)
             told = self.tell(rows, judged)
+        else:
+            draft, laws = self.judged_path(draft, laws, judged)
         verdict = Verdict(judged.num_accepted, torch.ones_like(rows.active))
         self.commit(rows, draft, laws, verdict, Events(judged.columns))
         self.use_up(verdict, noise.target.shape[1])
@@ -49,13 +58,19 @@ class DeviceSpeculative(Speculative):
         return told.reached_end
 
     def given(self, rows: Rows, draft: Draft, noise: RoundNoise) -> Given:
-        drafted, n = Events.of(draft.inter_times, draft.times, draft.marks).columns, draft.marks.shape[1]
-        coins, uniforms = noise.coins[:, :n], noise.target[:, : n + 1]
+        n = draft.marks.shape[1]
+        return self.given_of(rows, draft, draft.num_drafted, noise.coins[:, :n], noise.target[:, : n + 1])
+
+    def given_of(self, rows: Rows, draft: Draft, lengths: Tensor, coins: Tensor, uniforms: Tensor) -> Given:
+        drafted = Events.of(draft.inter_times, draft.times, draft.marks).columns
         streams = self.noise.keys, self.noise.cursors
-        return Given(drafted, draft.num_drafted, coins, uniforms, *streams, rows.last_times, *rows.progress)
+        return Given(drafted, lengths, coins, uniforms, *streams, rows.last_times, *rows.progress)
 
     def judged(self, laws: Any, draft_laws: Any, given: Given) -> Judgement:
-        """`judge`, by a graph where the laws come from such."""
+        """What becomes of the draft, by a graph where the laws come from such."""
+        judge = self.judge_at_once if given.drafted.shape[2] else judgement.judge_nothing
+        if judge is judgement.judge_nothing or isinstance(judge, judgement.FixedPointJudge):
+            draft_laws = None
         target: Any = stand_in(self.target.model)
         own, others = example(self.target.model, laws), example(self.drafting_model(), draft_laws)
         if own is None or (others is None) != (draft_laws is None):
@@ -66,8 +81,13 @@ class DeviceSpeculative(Speculative):
             return judge(own.of(parameters[0]), None if others is None else others.of(parameters[1]), given).joined()
 
         parameters = [law.parameters for law in (laws, draft_laws) if law is not None]
-        name = ("judgement of nothing",) if others is None else ("judgement", id(others))  # which `work` keeps alive
-        return Judgement.of(target.replayed(name, work, *given, *parameters))
+        kind = "judgement" if given.drafted.shape[2] else "judgement of nothing"
+        joined = target.replayed((kind, judge, id(others)), work, *given, *parameters)  # `work` keeps `others` alive
+        return Judgement.of(joined, given.num_steps)
+
+    def judged_path(self, draft: Draft, laws: Any, judged: Judgement) -> tuple[Draft, Any]:
+        """The steps that the judgement is about, as `judge` gives them: the chain itself."""
+        return draft, laws
 
     def drafting_model(self) -> Any:
         """Whose laws drafts are drawn from, where a model's are."""
@@ -77,12 +97,49 @@ class DeviceSpeculative(Speculative):
         """Wait for the device, and tell bounds to all who would have to."""
         bounded = [self.noise.offsets, *(cache.lengths for cache in self.caches)]
         told = torch.cat([judged.outcome, torch.stack(bounded).double()]).cpu()
-        outcome, most = read(told[: -len(bounded)]), told[-len(bounded) :].amax(1).long().tolist()
+        outcome, most = judgement.read(told[: -len(bounded)]), told[-len(bounded) :].amax(1).long().tolist()
         rows.tell(int(outcome.counts.max()))
         self.noise.tell(most[0])
         for cache, longest in zip(self.caches, most[1:], strict=True):
             cache.tell(longest)
+        if isinstance(self.drafter, ModelDrafter):
+            self.drafter.unseen.tell(int(outcome.num_accepted.max()))
         return outcome
+
+
+class DeviceSpeculative(DeviceRounds):
+    """Of a chain."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.judge_at_once = judgement.ChainJudge(self.chain_rule)
+
+
+class DeviceTreeSpeculative(DeviceRounds, TreeSpeculative):
+    """Of a tree, by a rule that need not ask how often something must be tried."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.judge_at_once = judgement.TreeJudge(self.walk)
+
+    def given(self, rows: Rows, draft: Draft, noise: RoundNoise) -> Given:
+        depth = self.tree.depth if draft.marks.shape[1] else 0
+        lengths = draft.num_drafted.clamp_max(depth)  # of a tree of which all is drafted, nodes
+        return self.given_of(rows, draft, lengths, noise.coins, noise.target[:, : depth + 1])
+
+    def judged_path(self, draft: Draft, laws: Any, judged: Judgement) -> tuple[Draft, Any]:
+        if judged.nodes is None:
+            return draft._replace(nodes=draft.marks), laws
+        nodes = judged.nodes.long()
+        return draft.along(nodes), laws_along(laws, nodes)
+
+
+class DeviceFixedPoint(DeviceRounds, FixedPoint):
+    """Of iteration to a fixed point."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.judge_at_once = judgement.FixedPointJudge(self.tolerance)
 
 
 def example(model: Any, law: Any) -> NextEventLaw | None:

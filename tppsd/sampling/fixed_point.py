@@ -59,14 +59,18 @@ class FixedPoint(Speculative):
 
     def accept_drafted(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
         """The leading events that the new laws draw again."""
-        uniforms = noise.draft
-        is_same = laws.noise_distance(draft.inter_times, uniforms) <= self.tolerance
-        if self.num_marks > 1:
-            is_same &= sample_mark(laws.mark_log_probs(draft.inter_times), uniforms[..., 2]) == draft.marks
-        return Verdict(is_same.long().cumprod(1).sum(1), is_same[:, 0])
+        num_accepted = num_unchanged(draft, laws, noise.draft, self.tolerance)
+        return Verdict(num_accepted, num_accepted == 0)
 
     def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise) -> tuple[Verdict, Tensor, Tensor]:
         """The first changed event (rows,), from its new law with its own noise."""
         position = verdict.num_accepted
         inter_times, marks = laws.at(position).sample(at_positions(noise.target, position))
         return verdict, inter_times, marks
+
+
+def num_unchanged(draft: Draft, laws: Any, uniforms: Tensor, tolerance: float) -> Tensor:
+    """int64 (rows,): how many leading events the laws (rows, n) draw again from the uniforms (rows, n, 3)."""
+    is_same = laws.noise_distance(draft.inter_times, uniforms) <= tolerance
+    is_same &= sample_mark(laws.mark_log_probs(draft.inter_times), uniforms[..., 2]) == draft.marks
+    return is_same.long().cumprod(1).sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from tppsd.models.protocol import EventModel
 from tppsd.sampling import autoregressive, speculative
 from tppsd.sampling.autoregressive import Autoregressive
 from tppsd.sampling.compiled_speculative import CompiledSpeculative, are_compiled
-from tppsd.sampling.device_speculative import DeviceSpeculative
+from tppsd.sampling.device_speculative import DeviceFixedPoint, DeviceSpeculative, DeviceTreeSpeculative
 from tppsd.sampling.draft_length import DraftLength, FixedDraftLength, RecordedDraftLength
 from tppsd.sampling.drafters import Drafter, ModelDrafter
 from tppsd.sampling.engine import Engine, Method
@@ -28,7 +29,7 @@ from tppsd.sampling.rows import ModelRows, Rows
 from tppsd.sampling.self_drafter import SelfDrafter
 from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.tree import Tree
-from tppsd.sampling.tree_speculative import TreeSpeculative, tree_addresses
+from tppsd.sampling.tree_speculative import TREE_RULES, TreeSpeculative, tree_addresses
 
 _FIRST_CAPACITY = 64  # doubled as needed: short runs of entries with long gaps between them are read slowly
 
@@ -63,24 +64,34 @@ def build_engine(
         method: Method
         if options.method == "fixed_point":
             assert options.tolerance is not None
+            iterated = DeviceFixedPoint if device.type == "cuda" else FixedPoint
             drafter = JacobiDrafter(target, num_rows)
-            longest, tolerance = options.longest_draft, options.tolerance
-            method = FixedPoint(target, drafter, lengths, longest, tolerance, noise, recorder)
+            method = iterated(target, drafter, lengths, options.longest_draft, options.tolerance, noise, recorder)
         else:
-            assert options.rule is not None
             drafts = build_drafter(models, options, target, num_rows, capacity, tree)
             if tree is not None:
-                method = TreeSpeculative(target, drafts, tree, options.rule, noise, recorder)
+                method = of_tree(options, device)(target, drafts, tree, options.rule, noise, recorder)
             else:
                 rule = "joint" if options.candidates else options.rule  # one candidate per step is a chain
-                is_compiled = are_compiled(*models) and rule == "joint" and type(drafts) is ModelDrafter
-                kind: type[Speculative] = Speculative
-                if is_compiled and not recorder.wants_laws:
-                    kind = CompiledSpeculative
-                elif device.type == "cuda" and rule == "joint":
-                    kind = DeviceSpeculative
+                kind = of_chain(models, rule, drafts, recorder, device)
                 method = kind(target, drafts, lengths, options.longest_draft, rule, noise, recorder)
         return Engine(method, recorder, rows, noise, plan.requests, plan.histories)
+
+
+def of_tree(options: SamplingOptions, device: torch.device) -> Callable[..., TreeSpeculative]:
+    """Where rounds of a tree are judged."""
+    asks = TREE_RULES[options.rule or ""].adjusted_at_once is None
+    return TreeSpeculative if asks or device.type != "cuda" else DeviceTreeSpeculative
+
+
+def of_chain(
+    models: Models, rule: str | None, drafter: Drafter, recorder: Recorder, device: torch.device
+) -> Callable[..., Speculative]:
+    """Where rounds of a chain run."""
+    is_compiled = are_compiled(*models) and rule == "joint" and type(drafter) is ModelDrafter
+    if is_compiled and not recorder.wants_laws:
+        return CompiledSpeculative
+    return DeviceSpeculative if device.type == "cuda" else Speculative
 
 
 def addresses(options: SamplingOptions, tree: Tree | None) -> list[int]:

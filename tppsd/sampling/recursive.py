@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tppsd.models.law import sample_with_ratio
 from tppsd.sampling.candidates import CandidateRule, Siblings
-from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.noise import Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
 
 TOLERANCE = 1e-4  # of Q: twice as many knots change it by less, which leaves an error of about a third of that
@@ -33,7 +33,7 @@ def pick_recursive(siblings: Siblings, coins: Tensor) -> Tensor:
     chosen = torch.where(accepted.squeeze(1), 0, k)
     where = (chosen == k).nonzero().squeeze(1)
     if k > 1 and len(where):
-        scales, masses = recursion(*siblings.laws(where), k)
+        scales, masses = recursion(*siblings.select(where).laws(), k)
         later = (siblings.ratios[where] - scales[:, :k]).clamp_min(0.0) / masses[:, :k]
         # nothing is left of the target after this candidate: it can only be rejected by rounding
         passes = ((coins[where, :k] < later) | (masses[:, 1:] <= 0)) & (torch.arange(k, device=where.device) > 0)
@@ -41,7 +41,7 @@ def pick_recursive(siblings: Siblings, coins: Tensor) -> Tensor:
     return chosen
 
 
-def adjusted_recursive(rejected: Rejected, num_candidates: int, noise: RowNoise) -> tuple[Tensor, Tensor]:
+def adjusted_recursive(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
     """norm(max(0, target - c_{K+1} draft)): propose from the target, keep with probability 1 - c_{K+1} / r."""
     scale = torch.ones_like(rejected.rows, dtype=torch.float64)
     if num_candidates > 1:

@@ -65,6 +65,17 @@ class Corrected(NamedTuple):
     marks: Tensor
 
 
+class Rule(NamedTuple):
+    """accept: (draft, laws at the drafted positions, coins) -> Verdict.
+    adjusted: (rejected, verdict, attempts) -> Corrected.
+    adjusted_at_once: (rejected, verdict, attempts, num) -> (bool (n,), Corrected): the same without asking how often it must be
+    tried, for those rows for which about `num` proposals are enough; of the others anything."""
+
+    accept: Callable[[Draft, Any, Tensor], Verdict]
+    adjusted: Callable[[Rejected, Verdict, Attempts], Corrected]
+    adjusted_at_once: Callable[[Rejected, Verdict, Attempts, int], tuple[Tensor, Corrected]]
+
+
 def log_ratio(draft: Draft, laws: Any) -> Tensor:
     """Delta at the drafted events, (rows, draft_length)."""
     return log_density_ratio(laws, draft.laws, draft.inter_times, draft.marks)
@@ -99,19 +110,34 @@ def adjusted_joint(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> 
     return Corrected(rejected.positions, *reject_until_kept(rejected, attempts, sample_with_ratio))
 
 
+def adjusted_joint_at_once(rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int) -> tuple[Tensor, Corrected]:
+    turn = one_turn(rejected, attempts, sample_with_ratio, 0, num)
+    return turn.found, Corrected(rejected.positions, turn.inter_times, turn.marks)
+
+
 def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
     """tau rejected: tau ~ norm(max(0, g_T - g_D)) and k afresh from f_T(. | tau), of which nothing was learnt.
     Only k rejected: keep tau, k ~ norm(max(0, f_T - f_D)) at that tau."""
-
-    def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tau = target.inter_time.sample(uniforms[..., :2])
-        return tau, torch.zeros_like(tau, dtype=torch.int64), target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau)
-
-    inter_times, marks = rejected.events()
-    is_time = verdict.time_rejected[rejected.rows]
+    inter_times, is_time = rejected.events()[0], verdict.time_rejected[rejected.rows]
     if is_time.any():
         part = rejected.select(is_time.nonzero().squeeze(1))
-        inter_times[is_time] = reject_until_kept(part, attempts, propose)[0]
+        inter_times[is_time] = reject_until_kept(part, attempts, _propose_time)[0]
+    return _with_mark(rejected, is_time, inter_times, attempts)
+
+
+def adjusted_factorised_at_once(rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int) -> tuple[Tensor, Corrected]:
+    turn, is_time = one_turn(rejected, attempts, _propose_time, 0, num), verdict.time_rejected[rejected.rows]
+    inter_times = torch.where(is_time, turn.inter_times, rejected.events()[0])
+    return turn.found | ~is_time, _with_mark(rejected, is_time, inter_times, attempts)
+
+
+def _propose_time(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    tau = target.inter_time.sample(uniforms[..., :2])
+    return tau, torch.zeros_like(tau, dtype=torch.int64), target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau)
+
+
+def _with_mark(rejected: Rejected, is_time: Tensor, inter_times: Tensor, attempts: Attempts) -> Corrected:
+    """The mark that goes with each of these inter-times."""
     coins = attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
     target, draft = rejected.laws()
     log_target = target.mark_log_probs(inter_times)
@@ -119,7 +145,7 @@ def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts
     # no excess at all can only be rounding: the drafted mark then stands
     is_rounding = ~is_time & (excess.sum(-1) <= 0)
     law = torch.where(is_time.unsqueeze(-1), log_target, excess.log())
-    return Corrected(rejected.positions, inter_times, torch.where(is_rounding, marks, sample_mark(law, coins)))
+    return Corrected(rejected.positions, inter_times, torch.where(is_rounding, rejected.events()[1], sample_mark(law, coins)))
 
 
 def proposals_per_row(num_rows: int, largest: int = 24) -> int:
@@ -157,17 +183,15 @@ def reject_until_kept(
     attempts: Attempts,
     propose: Propose,
     log_scale: Tensor | None = None,
-    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """For every row the first proposal kept, with probability 1 - e^-Delta where Delta > 0. No cap, no fall-back.
 
     Args:
         log_scale: (n,), subtracted from Delta: max(0, target - scale draft) instead of max(0, target - draft).
-        first: number of proposals that have been tried.
     """
     waiting = torch.arange(len(rejected.rows), device=rejected.rows.device)
     inter_times, marks = torch.zeros_like(waiting, dtype=torch.float64), torch.zeros_like(waiting)
-    num, part, scale = proposals_per_row(len(waiting)), rejected, log_scale
+    first, num, part, scale = 0, proposals_per_row(len(waiting)), rejected, log_scale
     while len(waiting):
         if len(waiting) < len(rejected.rows):
             part, scale = rejected.select(waiting), None if log_scale is None else log_scale[waiting]
@@ -182,3 +206,7 @@ def reject_until_kept(
                 f"no proposal of {first} was kept for {len(waiting)} rows: target and draft laws are not densities"
             )
     return inter_times, marks
+
+
+JOINT = Rule(accept_joint, adjusted_joint, adjusted_joint_at_once)
+FACTORISED = Rule(accept_factorised, adjusted_factorised, adjusted_factorised_at_once)

@@ -15,26 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.sampling.block import accept_block, adjusted_block
+from tppsd.sampling.block import BLOCK
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters import Draft, Drafter
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.rows import Events, ModelRows, Request, Rows, last_marks
-from tppsd.sampling.rules import (
-    Rejected,
-    Verdict,
-    accept_factorised,
-    accept_joint,
-    adjusted_factorised,
-    adjusted_joint,
-)
+from tppsd.sampling.rules import FACTORISED, JOINT, Corrected, Rejected, Verdict
 
-RULES = {
-    "joint": (accept_joint, adjusted_joint),
-    "factorised": (accept_factorised, adjusted_factorised),
-    "block": (accept_block, adjusted_block),
-}
+RULES = {"joint": JOINT, "factorised": FACTORISED, "block": BLOCK}
 # what an event may need: three uniforms to draft it, two coins to test it, three uniforms to draw it from the target
 ADDRESSES = [
     int(address(0, purpose, draw))
@@ -81,7 +70,7 @@ class Speculative:
     ) -> None:
         self.target, self.drafter = target, drafter
         self.draft_length, self.recorder = draft_length, recorder
-        self.accept, self.adjusted = RULES[rule]
+        self.chain_rule = RULES[rule]
         self.uses_whole_window = rule == "block"
         self.num_marks = target.model.num_marks
         self.noise = noise
@@ -148,7 +137,7 @@ class Speculative:
 
     def accept_drafted(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
         """By the rule, with the laws of the drafted positions."""
-        return self.accept(draft, laws, noise.coins[:, : draft.marks.shape[1]])
+        return self.chain_rule.accept(draft, laws, noise.coins[:, : draft.marks.shape[1]])
 
     def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise) -> tuple[Verdict, Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
@@ -156,12 +145,16 @@ class Speculative:
         if len(where) == 0:
             return verdict, *self.bonus(draft, laws, noise)
         rejected = Rejected(where, verdict.num_accepted[where], draft, laws)
-        corrected = self.adjusted(rejected, verdict, self.noise.attempts)
+        corrected = self.adjusted(rejected, verdict)
         if len(where) == len(rows):  # no row needs a bonus event
             return verdict._replace(num_accepted=corrected.num_accepted), corrected.inter_times, corrected.marks
         bonus = (verdict.num_accepted, *self.bonus(draft, laws, noise))
         num_accepted, inter_times, marks = (old.index_copy(0, where, new) for old, new in zip(bonus, corrected, strict=True))
         return verdict._replace(num_accepted=num_accepted), inter_times, marks
+
+    def adjusted(self, rejected: Rejected, verdict: Verdict) -> Corrected:
+        """What the rule puts in place of what it rejects."""
+        return self.chain_rule.adjusted(rejected, verdict, self.noise.attempts)
 
     def bonus(self, draft: Draft, laws: Any, noise: RoundNoise) -> tuple[Tensor, Tensor]:
         """The target's own event (rows,) after each row's whole draft."""

@@ -17,6 +17,7 @@ class Unseen:
     def __init__(self, num_rows: int, device: torch.device) -> None:
         self.tokens: EventTokens | None = None  # before the first round
         self.num = torch.ones(num_rows, dtype=torch.int64, device=device)
+        self._most: int | None = None
 
     def begin(self, newest: EventTokens) -> EventTokens:
         """The tokens: in the first round of all, the newest of every row (rows, 1)."""
@@ -31,11 +32,17 @@ class Unseen:
             for mine, theirs in zip(self.tokens, newest, strict=True):
                 mine[rows, 0] = theirs[rows, 0]
 
+    def tell(self, most: int) -> None:
+        """The next `replace` keeps no more of several events; a device would be waited for."""
+        self._most = most
+
     def replace(self, events: EventTokens, num_kept: Tensor, newest: EventTokens) -> None:
         """From now on the first `num_kept` (rows,) of `events`, then `newest` (rows, 1)."""
         most = events.ids.shape[1]
-        if most > 1 or not num_kept.is_cuda:  # a device would be waited for, which one token is not worth
+        if self._most is None:
             most = int(num_kept.max())
+        elif most > 1:  # one token more is not worth passes of another shape
+            most = self._most
         self.tokens, self.num = behind(events.map(lambda field: field[:, :most]), num_kept, newest), num_kept + 1
 
     def add(self, newest: EventTokens) -> None:

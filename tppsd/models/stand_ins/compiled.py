@@ -18,7 +18,7 @@ from tppsd.models.stand_ins.compiled_law import CompiledLaw, LawArithmetic
 from tppsd.models.stand_ins.compiling import library
 from tppsd.models.stand_ins.packing import LANES, PackedWeights
 from tppsd.models.stand_ins.structures import Chain, Int, Pass, Pointer, Work
-from tppsd.models.tree import depths, is_ancestor
+from tppsd.models.tree import depths_on, is_ancestor
 
 if TYPE_CHECKING:
     from tppsd.models.protocol import EventTokens
@@ -184,8 +184,8 @@ def _among_new(
     if parents is None:
         return torch.arange(num_new), None
     tree = nodes + parents
-    depth = torch.tensor(depths(tree))
-    seen = is_ancestor(tree)[-num_new:]
+    near = torch.device("cpu")
+    depth, seen = depths_on(tree, near), is_ancestor(tree, near)[-num_new:]
     if max_context:
         seen = seen & (depth > depth[-num_new:].unsqueeze(1) - max_context)
     return depth[-num_new:].contiguous(), seen.contiguous()
