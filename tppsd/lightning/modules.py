@@ -254,10 +254,10 @@ def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> N
     Raises:
         ValueError: the sentence says why.
     """
-    if options.passes and trainer.precision == "64-true":
+    if options.target_passes and trainer.precision == "64-true":
         wanted = "compile = True" if options.compile else f"dtype = {options.dtype!r}"
         raise ValueError(f"precision = 64-true makes float64 weights; {wanted} is for float32 ones")
-    check_passes(target, **options.passes, device=trainer.strategy.root_device)
+    check_passes(target, **options.target_passes, device=trainer.strategy.root_device)
 
 
 def check_precision(precision: str | None) -> None:

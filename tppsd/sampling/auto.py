@@ -61,7 +61,7 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
     """
     candidates = _candidates(models, options)
     expected = _expected_events(models, plan)
-    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND[bool(options.compile)]))
+    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND[options.compile is True]))
     if num_rounds < _ROUNDS[0]:
         return _without_trial(models, candidates, expected / len(plan.requests), num_rows)
     rates: dict[str, float] = {}
@@ -105,8 +105,8 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
 
 
 def _is_cheap(models: Models, options: SamplingOptions) -> bool:
-    """Are passes calls of compiled code?"""
-    return bool(options.compile) and model_device(models.target).type == "cpu"
+    """Are the target's passes calls of compiled code?"""
+    return options.compile is True and model_device(models.target).type == "cpu"
 
 
 def _num_weights(model: EventModel | None) -> int:

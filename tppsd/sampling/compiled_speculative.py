@@ -1,17 +1,23 @@
-"""Rounds of a draft model and the rule `joint`, several in one call of compiled code: event by event those of speculative.py."""
+"""Rounds of a draft model and the rule `joint`, several in one call of compiled code: event by event those of speculative.py.
+
+The target's passes are compiled as well, or its own operators, which compiled code then calls.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.active import stand_in
+from tppsd.models.stand_ins.active import compiled_decoder, stand_in
+from tppsd.models.stand_ins.compilable import has_compilable_laws
 from tppsd.models.stand_ins.compiled import CompiledModel
-from tppsd.models.stand_ins.rounds import Speculated, speculate
+from tppsd.models.stand_ins.rounds import Speculated, Wanted, speculate, speculate_by_operators
+from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.draft_length import FixedDraftLength
 from tppsd.sampling.drafters import ModelDrafter
 from tppsd.sampling.rows import Events, Rows
@@ -20,9 +26,12 @@ from tppsd.sampling.speculative import Speculative
 _AT_ONCE = 128  # events of a row after which a call begins no further round: interrupts, other rows and windows wait for it
 
 
-def are_compiled(*models: object) -> bool:
-    """Are their passes calls of compiled code, in this thread?"""
-    return all(isinstance(stand_in(model), CompiledModel) for model in models)
+def are_compiled(target: Any, draft: Any) -> bool:
+    """Can these rounds be had: are the draft's passes calls of compiled code, in this thread, and the target's such or operators
+    behind which compiled code can go on?"""
+    if not isinstance(stand_in(draft), CompiledModel):
+        return False
+    return isinstance(stand_in(target), CompiledModel) or (stand_in(target) is None and has_compilable_laws(target))
 
 
 class CompiledSpeculative(Speculative):
@@ -48,14 +57,17 @@ class CompiledSpeculative(Speculative):
         """Rounds of one length: of each row as many as it wants where all are of that length, else of all rows as many, so that a
         row which enters later finds the lengths that were recorded."""
         target, draft, unseen = self.target, self.drafter.rows, self.drafter.unseen
-        both: Any = (stand_in(target.model), stand_in(draft.model))
+        own, drafting = stand_in(target.model), cast(CompiledModel, stand_in(draft.model))
         limits = torch.where(rows.active, rows.limit - rows.counts, 0)
         room = min(_AT_ONCE, int(limits.max())) + draft_length + 1
         most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
-        return speculate(
-            both, (target.cache, draft.cache), unseen.begin(rows.pending), unseen.num, self.noise.keys, self.noise.cursors,
-            rows.elapsed, rows.end, limits, draft_length, room, most,
-        )  # fmt: skip
+        noise, ends = (self.noise.keys, self.noise.cursors), (rows.elapsed, rows.end, limits)
+        wanted = Wanted(unseen.begin(rows.pending), unseen.num, *noise, *ends, draft_length, room, most)
+        if isinstance(own, CompiledModel):
+            return speculate((own, drafting), (target.cache, draft.cache), wanted)
+        decoder = compiled_decoder(cast(TransformerTPP, target.model))
+        extend = partial(target.model.extend, cache=target.cache)
+        return speculate_by_operators(extend, decoder, target.cache, drafting, draft.cache, wanted)
 
     def show_draft(self, made: Speculated) -> None:
         """Its cache lacks the newest event, and after a fully accepted draft the one before."""

@@ -118,7 +118,7 @@ class AutoDraftLength:
     def of(cls, options: SamplingOptions) -> AutoDraftLength:
         """For what `options` draft from. The more events `jacobi` drafts, the more often each has been drafted before, and the
         better: what is known of shorter drafts does not show it."""
-        return cls(_JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0, _FIRST_COMPILED if options.compile else _FIRST)
+        return cls(_JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0, _FIRST_COMPILED if options.compile is True else _FIRST)
 
     @property
     def most_rounds(self) -> int:

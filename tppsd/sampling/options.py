@@ -51,7 +51,8 @@ class SamplingOptions:
             None = 1e-6. With method = "auto" it permits "fixed_point".
         compile: run the passes of the target, and of a draft model where it can be, as compiled code
             (tppsd.models.stand_ins.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on a CUDA
-            device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); None = no.
+            device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); "draft": those of a draft
+            model, and what becomes of its drafts, for a target that no compiled code knows; None = no.
         dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3 digits;
             times, and all that follows the contexts, laws, tests and events, keep their precision. Samples have exactly the laws
             that the target has in this dtype, not those that it was scored by. A cache takes half the memory; faster on a CPU
@@ -66,19 +67,23 @@ class SamplingOptions:
     draft_passes: int | None = None
     candidates: int | tuple[int, ...] | None = None
     tolerance: float | None = None
-    compile: bool | None = None
+    compile: bool | Literal["draft"] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
-        if self.compile not in (None, True, False):
-            raise ValueError(f"compile = {self.compile!r} must be true or false")
-        object.__setattr__(self, "compile", bool(self.compile) or None)  # False says no more than nothing
+        if self.compile not in (None, True, False, "draft"):
+            raise ValueError(f"compile = {self.compile!r} must be true, false or 'draft'")
+        object.__setattr__(self, "compile", self.compile or None)  # False says no more than nothing
         names = (("method", METHODS), ("drafter", DRAFTERS), ("rule", RULES + TREE_RULES), ("dtype", DTYPES))
         for name, known in names:
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; choose one of {known}")
         if self.dtype == "float32":
             object.__setattr__(self, "dtype", None)
+        if self.dtype is not None and self.compile == "draft":
+            raise ValueError(
+                f"dtype = {self.dtype!r} cannot be had with compile = 'draft'; give compile = True, or leave one out"
+            )
         self._check_draft_length()
         if self.draft_passes is not None:
             object.__setattr__(self, "draft_passes", whole_number("draft_passes", self.draft_passes, 1, MAX_DRAFT_LENGTH))
@@ -121,6 +126,16 @@ class SamplingOptions:
     def passes(self) -> dict[str, Any]:
         """How passes are computed, as arguments of this class: what is not as by default."""
         return {name: value for name in ("compile", "dtype") if (value := getattr(self, name)) is not None}
+
+    @property
+    def target_passes(self) -> dict[str, Any]:
+        """Those of the target."""
+        return {} if self.compile == "draft" else self.passes
+
+    @property
+    def draft_model_passes(self) -> dict[str, Any]:
+        """Those of a draft model, where it can have such."""
+        return {"compile": True} if self.compile == "draft" else self.passes
 
     @property
     def tree(self) -> Tree | None:

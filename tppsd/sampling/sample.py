@@ -14,7 +14,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
-from tppsd.models.stand_ins.compilable import check_passes
+from tppsd.models.stand_ins.compilable import check_compiler, check_passes
 from tppsd.progress import progress as progress_bar
 from tppsd.sampling.auto import choose
 from tppsd.sampling.checks import whole_number
@@ -168,7 +168,9 @@ class _Call:
     def plan(
         self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
     ) -> Plan:
-        check_passes(self.target, **self.options.passes)
+        check_passes(self.target, **self.options.target_passes)
+        if self.options.compile == "draft" and self.device.type == "cpu":
+            check_compiler()
         check_models(self.target, self.draft)
         plan = plan_requests(
             history, num_sequences, t_start, t_end, horizon, num_events, self.max_events, self.target.num_marks,
@@ -181,12 +183,11 @@ class _Call:
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Both models are only read, and what they are is looked at once."""
-        passes = self.options.passes
         with (
             held(self.target),
             held(self.draft),
-            reading(self.target, **passes),
-            reading(self.draft, **passes),
+            reading(self.target, **self.options.target_passes),
+            reading(self.draft, **self.options.draft_model_passes),
             torch.inference_mode(),
         ):
             yield

@@ -12,7 +12,7 @@ import torch
 
 from tppsd.models.fast import kept
 from tppsd.models.stand_ins.captured import CapturedModel
-from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
 from tppsd.models.stand_ins.reduced import ReducedModel
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ def _made(model: TransformerTPP, compiled: bool, dtype: torch.dtype) -> StandIn:
     if next(model.parameters()).device.type == "cpu":
         return CompiledModel(model, dtype)
     return CapturedModel(proxy, dtype)
+
+
+def compiled_decoder(model: TransformerTPP) -> CompiledDecoder:
+    """Of a model, of which nothing changes meanwhile, that is fit for it (tppsd.models.stand_ins.compilable)."""
+    own = kept(model).stand_ins
+    if "decoder" not in own:
+        own["decoder"] = CompiledDecoder(model)
+    own["decoder"].read_statistics(model)
+    return own["decoder"]
 
 
 @contextmanager

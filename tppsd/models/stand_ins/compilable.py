@@ -46,6 +46,13 @@ def _device(model: Any) -> torch.device:
     return next(model.parameters()).device
 
 
+def has_compilable_laws(model: Any) -> bool:
+    """Can compiled code work out the laws of its contexts, whoever has worked out these?"""
+    if why_not_reducible(model) is not None or _device(model).type != "cpu":
+        return False
+    return type(model.decoder.marks) in MARKS and model.config["embed_dim"] % LANES == 0
+
+
 def possible_passes(model: Any, compile: bool = False, dtype: str = "float32") -> dict[str, Any]:
     """What of passes as SamplingOptions say a model can have."""
     is_reducible = dtype == "float32" or why_not_reducible(model) is None

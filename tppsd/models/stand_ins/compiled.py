@@ -16,7 +16,7 @@ from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.stand_ins.compiled_law import CompiledLaw, LawArithmetic
 from tppsd.models.stand_ins.compiling import library
-from tppsd.models.stand_ins.packing import LANES, PackedWeights
+from tppsd.models.stand_ins.packing import LANES, PackedDecoder, PackedWeights
 from tppsd.models.stand_ins.structures import Chain, Int, Pass, Pointer, Work
 from tppsd.models.tree import depths_on, is_ancestor
 
@@ -48,6 +48,18 @@ class Drawn(NamedTuple):
     marks: Tensor
     num: Tensor
     parameters: Tensor
+
+
+class CompiledDecoder:
+    """Decoder of a model whose contexts come from elsewhere, its weights laid out for compiled code."""
+
+    def __init__(self, model: TransformerTPP) -> None:
+        self._weights = PackedDecoder(model, native_library().panel_width())
+        self.decoder = self._weights.decoder
+
+    def read_statistics(self, model: TransformerTPP) -> None:
+        """Take over what is no weight and may have changed."""
+        self.decoder.log_mean, self.decoder.log_std = model.statistics.log_mean, model.statistics.log_std
 
 
 class CompiledModel:

@@ -30,51 +30,15 @@ def blocks_of(encoder: Any) -> nn.ModuleList:
     return encoder.layers if isinstance(encoder, AttNHPEncoder) else encoder.blocks
 
 
-class PackedWeights:
-    """Of encoder and decoder of a compilable model, and what its structures point to.
+class Packed:
+    """What structures point to.
 
     Args:
         panel_width: columns of a matrix that lie together.
-        dtype: float32 or bfloat16, of the matrices in the encoder's layers.
     """
 
-    def __init__(self, model: TransformerTPP, panel_width: int, dtype: torch.dtype) -> None:
-        self._panel, self._dtype, self._kept = panel_width, dtype, list[Tensor]()
-        encoder: Any = model.encoder
-        blocks = blocks_of(encoder)
-        self.layers = (Layer * len(blocks))(*map(self._layer, blocks))
-        of_time, of_order = _phases(encoder)
-        self.encoder = Encoder(
-            _KINDS[type(encoder)], len(blocks), model.config["embed_dim"], model.config["num_heads"], model.num_marks,
-            len(of_time), ctypes.addressof(self.layers), self._norm(encoder.norm), self._pointer(encoder.embedding.marks.weight),
-            self._pointer(encoder.embedding.inter_time.weight.t()), self._pointer(of_time), self._pointer(of_order),
-        )  # fmt: skip
-        self.decoder = self._decoder(model)
-
-    def _decoder(self, model: TransformerTPP) -> Decoder:
-        heads, marks = model.decoder, model.decoder.marks
-        decoder = Decoder(MARKS[type(marks)], heads.num_components, 0, model.num_marks, self._linear(heads.to_mixture))
-        decoder.least_log_std, decoder.largest_log_std = LOG_STD_RANGE
-        if marks is not None:
-            decoder.from_context = self._linear(marks.from_context)
-            decoder.num_features = marks.from_context.out_features
-        if isinstance(marks, IndependentMarks):
-            decoder.to_logits, decoder.num_features = self._linear(marks.to_logits), model.num_marks
-        if isinstance(marks, TimeConditionalMarks):
-            decoder.from_time, decoder.from_time_bias = map(self._in_double, (marks.from_time.weight, marks.from_time.bias))
-            decoder.mix_time, decoder.logits = (self._in_double(layer.weight.t()) for layer in (marks.mix_time, marks.to_logits))
-            decoder.logits_bias = self._in_double(marks.to_logits.bias)
-        return decoder
-
-    def _layer(self, block: Any) -> Layer:
-        to_qkv, from_heads = (self._linear(linear, self._dtype) for linear in (block.to_qkv, block.from_heads))
-        if isinstance(block, AttNHPLayer):
-            return Layer(self._norm(block.norm), to_qkv, from_heads)
-        layer = Layer(self._norm(block.attention_norm), to_qkv, from_heads, self._norm(block.feedforward_norm))
-        expand, num_parts = (block.to_gate_and_value, 2) if isinstance(block, RotaryBlock) else (block.expand, 1)
-        layer.expand = self._linear(expand, self._dtype, num_parts)
-        layer.contract = self._linear(block.contract, self._dtype)
-        return layer
+    def __init__(self, panel_width: int) -> None:
+        self._panel, self._kept = panel_width, list[Tensor]()
 
     def _pointer(self, values: Tensor | None) -> int | None:
         if values is None:
@@ -96,6 +60,60 @@ class PackedWeights:
         panels = torch.cat([panel.t().flatten() for panel in weight.split(self._panel)])
         is_bf16 = dtype == torch.bfloat16
         return Linear(self._pointer(panels.to(dtype)), self._pointer(bias), weight.shape[1], weight.shape[0], is_bf16)
+
+
+class PackedDecoder(Packed):
+    """Of the decoder of a model whose mark decoder is one of MARKS."""
+
+    def __init__(self, model: TransformerTPP, panel_width: int) -> None:
+        super().__init__(panel_width)
+        self.decoder = self._decoder(model)
+
+    def _decoder(self, model: TransformerTPP) -> Decoder:
+        heads, marks = model.decoder, model.decoder.marks
+        decoder = Decoder(MARKS[type(marks)], heads.num_components, 0, model.num_marks, self._linear(heads.to_mixture))
+        decoder.least_log_std, decoder.largest_log_std = LOG_STD_RANGE
+        if marks is not None:
+            decoder.from_context = self._linear(marks.from_context)
+            decoder.num_features = marks.from_context.out_features
+        if isinstance(marks, IndependentMarks):
+            decoder.to_logits, decoder.num_features = self._linear(marks.to_logits), model.num_marks
+        if isinstance(marks, TimeConditionalMarks):
+            decoder.from_time, decoder.from_time_bias = map(self._in_double, (marks.from_time.weight, marks.from_time.bias))
+            decoder.mix_time, decoder.logits = (self._in_double(layer.weight.t()) for layer in (marks.mix_time, marks.to_logits))
+            decoder.logits_bias = self._in_double(marks.to_logits.bias)
+        return decoder
+
+
+class PackedWeights(PackedDecoder):
+    """Of encoder and decoder of a compilable model.
+
+    Args:
+        dtype: float32 or bfloat16, of the matrices in the encoder's layers.
+    """
+
+    def __init__(self, model: TransformerTPP, panel_width: int, dtype: torch.dtype) -> None:
+        super().__init__(model, panel_width)
+        self._dtype = dtype
+        encoder: Any = model.encoder
+        blocks = blocks_of(encoder)
+        self.layers = (Layer * len(blocks))(*map(self._layer, blocks))
+        of_time, of_order = _phases(encoder)
+        self.encoder = Encoder(
+            _KINDS[type(encoder)], len(blocks), model.config["embed_dim"], model.config["num_heads"], model.num_marks,
+            len(of_time), ctypes.addressof(self.layers), self._norm(encoder.norm), self._pointer(encoder.embedding.marks.weight),
+            self._pointer(encoder.embedding.inter_time.weight.t()), self._pointer(of_time), self._pointer(of_order),
+        )  # fmt: skip
+
+    def _layer(self, block: Any) -> Layer:
+        to_qkv, from_heads = (self._linear(linear, self._dtype) for linear in (block.to_qkv, block.from_heads))
+        if isinstance(block, AttNHPLayer):
+            return Layer(self._norm(block.norm), to_qkv, from_heads)
+        layer = Layer(self._norm(block.attention_norm), to_qkv, from_heads, self._norm(block.feedforward_norm))
+        expand, num_parts = (block.to_gate_and_value, 2) if isinstance(block, RotaryBlock) else (block.expand, 1)
+        layer.expand = self._linear(expand, self._dtype, num_parts)
+        layer.contract = self._linear(block.contract, self._dtype)
+        return layer
 
 
 def _phases(encoder: Any) -> tuple[Tensor, Tensor]:

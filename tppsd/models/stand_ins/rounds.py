@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tppsd.models.cache import KVCache
+from tppsd.models.cache import KVCache, RowCache
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.compiled import CompiledModel
-from tppsd.models.stand_ins.structures import Model, Rounds, Work
+from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
+from tppsd.models.stand_ins.structures import PASS, Model, Operated, Rounds, Work
 
 
 class Speculated(NamedTuple):
@@ -32,15 +33,10 @@ class Speculated(NamedTuple):
     num_unseen: Tensor
 
 
-def speculate(
-    models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache, KVCache], unseen: EventTokens, num_unseen: Tensor,
-    keys: Tensor, cursors: Tensor, elapsed: Tensor, ends: Tensor, limits: Tensor, draft_length: int, room: int,
-    most_rounds: int | None = None,
-) -> Speculated:  # fmt: skip
-    """Rounds of a draft model and the rule `joint`, of each row until it wants no more.
+class Wanted(NamedTuple):
+    """What rounds begin with, and what is wanted of them.
 
-    Args:
-        models, caches: of target and draft.
+    Fields:
         unseen, num_unseen: tokens (rows, n), of which the draft has not seen the first (rows,); the last of these is the target's
             next one.
         keys, cursors: of the rows' noise.
@@ -51,34 +47,120 @@ def speculate(
         room: events of a row, at least draft_length + 1: rounds end before there may be more.
         most_rounds: all rows draw as many rounds, so many at most, and none after one that was the last of some row; None =
             each row draws as many as it wants.
+    """
+
+    unseen: EventTokens
+    num_unseen: Tensor
+    keys: Tensor
+    cursors: Tensor
+    elapsed: Tensor
+    ends: Tensor
+    limits: Tensor
+    draft_length: int
+    room: int
+    most_rounds: int | None = None
+
+    def begun(self) -> tuple[Speculated, Rounds, Any]:
+        """Nothing yet, the structure that writes it, and what else that points to."""
+        rows, width = self.unseen.ids.shape
+        inter_times, times = torch.zeros(2, rows, self.room, dtype=torch.float64).unbind(0)
+        marks, drafted, accepted = torch.zeros(3, rows, self.room, dtype=torch.int64).unbind(0)
+        num_events, num_rounds = (self.limits <= 0).long(), torch.zeros_like(self.cursors)
+        made = Speculated(inter_times, times, marks, drafted, accepted, num_events, num_rounds, self.num_unseen.clone())
+        fields = (*self.unseen, self.keys, self.cursors, self.elapsed, self.ends, self.limits)
+        given = [tensor.contiguous() for tensor in fields]
+        pointers = (tensor.data_ptr() for tensor in (*made, *given))
+        in_step = self.most_rounds is not None
+        return made, Rounds(*pointers, self.room, width, self.draft_length, self.most_rounds or self.room, in_step), given
+
+
+class _Begun:
+    """A model whose cache rounds fill.
+
+    Args:
+        most_new: tokens that may join the cache of a row.
+    """
+
+    def __init__(self, model: CompiledModel, cache: KVCache, wanted: Wanted, most_new: int) -> None:
+        cache.announce(most_new)
+        self._cache, self._lengths, self._num_tokens = cache, cache.lengths.clone(), cache.num_tokens.clone()
+        self._depth = torch.arange(max(wanted.draft_length + 1, wanted.unseen.ids.shape[1]))
+        self._pass = model.pass_of(cache, 1, None, None, None, None, self._lengths, self._num_tokens, self._depth, None)
+        self.structure = Model(*map(ctypes.addressof, (model.encoder, model.decoder, self._pass)))
+
+    def end(self) -> None:
+        """The cache has what rounds have left there."""
+        self._cache.lengths = self._lengths
+
+
+def speculate(models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache, KVCache], wanted: Wanted) -> Speculated:
+    """Rounds of a draft model and the rule `joint`, of each row until it wants no more.
+
+    Args:
+        models, caches: of target and draft.
 
     Raises:
         RuntimeError: no proposal was kept.
     """
-    rows, width = unseen.ids.shape
-    depth = torch.arange(max(draft_length + 1, width))
-    lengths, passes = [], []
-    for model, cache, most_new in zip(models, caches, (room + draft_length, room + draft_length + width), strict=True):
-        cache.announce(most_new)
-        lengths += [cache.lengths.clone(), cache.num_tokens.clone()]
-        passes.append(model.pass_of(cache, 1, None, None, None, None, *lengths[-2:], depth, None))
-    inter_times, times = torch.zeros(2, rows, room, dtype=torch.float64).unbind(0)
-    marks, drafted, accepted = torch.zeros(3, rows, room, dtype=torch.int64).unbind(0)
-    num_events, num_rounds = (limits <= 0).long(), torch.zeros_like(cursors)
-    made = Speculated(inter_times, times, marks, drafted, accepted, num_events, num_rounds, num_unseen.clone())
-    given = tuple(tensor.contiguous() for tensor in (*unseen, keys, cursors, elapsed, ends, limits))
-    pointers = (tensor.data_ptr() for tensor in (*made, *given))
-    rounds = Rounds(*pointers, room, width, draft_length, most_rounds or room, most_rounds is not None)
-    both = [
-        Model(*map(ctypes.addressof, (model.encoder, model.decoder, one_pass)))
-        for model, one_pass in zip(models, passes, strict=True)
-    ]
-    num_failed = models[0].library.speculate(*map(ctypes.byref, (*both, rounds)))
+    made, rounds, _given = wanted.begun()
+    most_new = wanted.room + wanted.draft_length
+    target = _Begun(models[0], caches[0], wanted, most_new)
+    draft = _Begun(models[1], caches[1], wanted, most_new + wanted.unseen.ids.shape[1])
+    num_failed = models[0].library.speculate(*map(ctypes.byref, (target.structure, draft.structure, rounds)))
+    _check(num_failed)
+    target.end()
+    draft.end()
+    return made
+
+
+def speculate_by_operators(
+    extend: Callable[[EventTokens], Tensor], decoder: CompiledDecoder, cache: RowCache, draft: CompiledModel,
+    draft_cache: KVCache, wanted: Wanted,
+) -> Speculated:  # fmt: skip
+    """Likewise of a target whose passes are no calls of compiled code, of all rows in step until one wants no more.
+
+    Args:
+        extend: appends tokens (rows, n) to the target's cache; contexts float32 (rows, n, dim).
+        decoder: of the target.
+        cache: of the target.
+
+    Raises:
+        RuntimeError: no proposal was kept.
+    """
+    made, rounds, _given = wanted.begun()
+    drafting = _Begun(draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.unseen.ids.shape[1])
+    num_rows, most = len(cache.lengths), wanted.draft_length + 1
+    ids, (num_new, num_kept) = torch.zeros(num_rows, most, dtype=torch.int64), torch.zeros(2, num_rows, dtype=torch.int64)
+    times, inter_times = torch.zeros(2, num_rows, most, dtype=torch.float64)
+    latest, errors = list[Tensor](), list[BaseException]()
+
+    def roll_back() -> None:
+        if latest:
+            cache.roll_back(latest.pop().shape[1] - num_kept)
+
+    def one_pass(num: int) -> int | None:
+        try:
+            roll_back()
+            latest.append(extend(EventTokens(ids[:, :num], times[:, :num], inter_times[:, :num])).contiguous())
+            return latest[0].data_ptr()
+        except BaseException as error:  # which compiled code knows nothing of
+            errors.append(error)
+            return None
+
+    pointers = (tensor.data_ptr() for tensor in (ids, times, inter_times, num_new, num_kept))
+    target = Operated(ctypes.addressof(decoder.decoder), *pointers, PASS(one_pass), most)
+    num_failed = draft.library.speculate_by_operators(*map(ctypes.byref, (target, drafting.structure, rounds)))
+    if errors:
+        raise errors[0]
+    _check(num_failed)
+    roll_back()
+    drafting.end()
+    return made
+
+
+def _check(num_failed: int) -> None:
     if num_failed:
         raise RuntimeError(f"no proposal was kept for {num_failed} rows: target and draft laws are not densities")
-    for cache, newest in zip(caches, lengths[::2], strict=True):
-        cache.lengths = newest
-    return made
 
 
 def work(models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache, KVCache], made: Speculated) -> Work:

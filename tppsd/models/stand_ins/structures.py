@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 Pointer, Int, Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+PASS = ctypes.CFUNCTYPE(Pointer, Int)
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -68,6 +69,10 @@ class Rounds(ctypes.Structure):
         *_fields(Pointer, "ids token_times token_inter_times keys cursors elapsed ends limits"),
         *_fields(Int, "room width draft_length most_rounds in_step"),
     ]
+
+
+class Operated(ctypes.Structure):
+    _fields_ = [*_fields(Pointer, "decoder ids times inter_times num_new num_kept"), ("pass_", PASS), ("most", Int)]
 
 
 class Views(ctypes.Structure):

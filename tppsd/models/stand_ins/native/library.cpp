@@ -71,11 +71,11 @@ void follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, co
 int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds) {
   const int64_t num = target->pass->rows, worth = num * rounds->draft_length * target->encoder->num_layers;
   const int64_t at_once = rounds->in_step ? 1 : rounds->most_rounds;
-  std::deque<Speculation> rows;
+  std::deque<Speculation<ModelRow>> rows;
   const bool is_long = (rounds->draft_length + 1) * target->encoder->num_layers >= WORTH_A_TEAM;
   const int64_t helpers = is_long ? largest_team(target->pass->num_threads) / num - 1 : 0;
   for (int64_t row = 0; row < num; row++)
-    rows.emplace_back(*target, *draft, *rounds, row, rounds->limits[row] > 0 ? helpers : 0);
+    rows.emplace_back(ModelRow(*target, row, rounds->draft_length + 1), *draft, *rounds, row, rounds->limits[row] > 0 ? helpers : 0);
   std::atomic<int64_t> num_failed(0), num_ended(0);
   for (int64_t i = 0; i < rounds->most_rounds && num_failed + num_ended == 0; i += at_once)
     share(num, 1, worth * at_once, target->pass->num_threads, [&](int64_t row, int64_t) {
@@ -85,6 +85,30 @@ int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds)
       num_failed += !is_right, num_ended += !rows[row].goes_on();
       if (!rows[row].goes_on()) rows[row].team.reset();
     });
+  return num_failed;
+}
+
+// Likewise of a target whose passes are somebody else's, until a row wants no more; -1: a pass has ended all rounds.
+int64_t speculate_by_operators(const Operated *target, const Model *draft, const Rounds *rounds) {
+  const int64_t num = draft->pass->rows, worth = num * rounds->draft_length * draft->encoder->num_layers;
+  std::deque<Speculation<OperatedRow>> rows;
+  for (int64_t row = 0; row < num; row++) rows.emplace_back(OperatedRow(*target, row), *draft, *rounds, row, 0);
+  std::atomic<int64_t> num_failed(0), num_ended(0);
+  const auto for_rows = [&](auto run) {
+    share(num, 1, worth, draft->pass->num_threads, [&](int64_t row, int64_t) {
+      if (rounds->limits[row] > 0) run(rows[row], row);
+    });
+  };
+  for (int64_t i = 0; i < rounds->most_rounds && num_failed + num_ended == 0; i++) {
+    for_rows([](auto &row, int64_t) { row.propose(), row.verify(); });
+    const int64_t longest = *std::max_element(target->num_new, target->num_new + num);
+    const float *contexts = target->pass(longest);
+    if (!contexts) return -1;
+    for_rows([&](auto &row, int64_t number) {
+      row.target.take(contexts + number * longest * target->decoder->to_mixture.in);
+      num_failed += !row.conclude(), num_ended += !row.goes_on();
+    });
+  }
   return num_failed;
 }
 

@@ -1,5 +1,5 @@
 // Speculative rounds of one row after another: draft, verify, accept, correct, commit, as in tppsd/sampling/speculative.py with a
-// draft model and the rule `joint`, number for number.
+// draft model and the rule `joint`, number for number. The target's passes are compiled, too, or somebody else's.
 #pragma once
 
 #include <memory>
@@ -25,6 +25,15 @@ struct Rounds {
   const double *elapsed, *ends;            // (rows,): the silence before the first event
   const int64_t *limits;                   // (rows,): how many events each row wants
   int64_t room, width, draft_length, most_rounds, in_step;  // in_step: rows go on as long as all do
+};
+
+struct Operated {  // a target whose passes are somebody else's
+  const Decoder *decoder;
+  int64_t *ids;                 // (rows, most), written: tokens of the newest event and the drafted ones
+  double *times, *inter_times;  // likewise
+  int64_t *num_new, *num_kept;  // (rows,), written: tokens of each row in a pass, and how many stay; 0 to begin with
+  const float *(*pass)(int64_t);  // contexts (rows, num, dim) after so many tokens of every row; nullptr ends all rounds
+  int64_t most;
 };
 
 constexpr int64_t NUM_UNIFORMS = 4;  // of a drafted event, of which the first three are used
@@ -64,10 +73,11 @@ struct ModelRow {
     move(num);
   }
 
-  // Likewise with all of their laws, by a team.
-  void extend(int64_t num, Team &team) {
+  // Likewise with all of their laws, by a team if there is one.
+  void extend(int64_t num, Team *team) {
+    if (!team) return extend(num, (int64_t)0);
     pass.num_new = num;
-    run_together(encoder, pass, 0, team, [&](int64_t from, int64_t to) {
+    run_together(encoder, pass, 0, *team, [&](int64_t from, int64_t to) {
       write_laws(decoder, pass.contexts + from * encoder.dim, to - from, laws.data() + from * decoder.width(), decoder.width());
     });
     move(num);
@@ -76,21 +86,48 @@ struct ModelRow {
   const double *law(int64_t at) const { return laws.data() + at * decoder.width(); }
 };
 
+// One row of a target whose passes are somebody else's.
+struct OperatedRow {
+  const Decoder &decoder;
+  int64_t *const ids, &num_new, &num_kept;
+  double *const times, *const inter_times;
+  std::vector<double> laws;
+
+  OperatedRow(const Operated &target, int64_t row)
+      : decoder(*target.decoder), ids(target.ids + row * target.most), num_new(target.num_new[row]),
+        num_kept(target.num_kept[row]), times(target.times + row * target.most), inter_times(target.inter_times + row * target.most),
+        laws(target.most * decoder.width()) {}
+
+  void put(int64_t at, int64_t id, double time, double inter_time) {
+    ids[at] = id, times[at] = time, inter_times[at] = inter_time;
+  }
+
+  void extend(int64_t num, Team *) { num_new = num; }
+
+  // The pass has been made.
+  void take(const float *contexts) { write_laws(decoder, contexts, num_new, laws.data(), decoder.width()); }
+
+  void move(int64_t num) { num_kept = num_new + num; }
+
+  const double *law(int64_t at) const { return laws.data() + at * decoder.width(); }
+};
+
 // Rounds of one row.
+template <class Target>
 struct Speculation {
   const Rounds &rounds;
   const int64_t row, limit;
   const double end;
-  ModelRow target, draft;
+  Target target;
+  ModelRow draft;
   double *inter_times, *times;  // of the next event
   int64_t *marks, num_left, num_unseen, num_drafted = 0, num_accepted = 0, new_mark = 0;
   double new_inter_time = 0, elapsed;
   Noise noise;
   std::unique_ptr<Team> team;  // that verifies; nullptr = this thread alone
 
-  Speculation(const Model &target_model, const Model &draft_model, const Rounds &rounds, int64_t row, int64_t num_helpers)
-      : rounds(rounds), row(row), limit(rounds.limits[row]), end(rounds.ends[row]),
-        target(target_model, row, rounds.draft_length + 1),
+  Speculation(Target &&own_target, const Model &draft_model, const Rounds &rounds, int64_t row, int64_t num_helpers)
+      : rounds(rounds), row(row), limit(rounds.limits[row]), end(rounds.ends[row]), target(std::move(own_target)),
         draft(draft_model, row, std::max({rounds.draft_length, rounds.width, MOST_UNSEEN})),
         inter_times(rounds.inter_times + row * rounds.room), times(rounds.times + row * rounds.room),
         marks(rounds.marks + row * rounds.room), num_left(limit), num_unseen(rounds.num_unseen[row]),
@@ -112,7 +149,7 @@ struct Speculation {
     draft.extend(num_unseen, num_unseen - 1);
     draft.pass.num_new = 1;
     run_chain(draft.encoder, draft.decoder, draft.pass,
-              {inter_times, times, draft.laws.data(), marks, &num_drafted, uniforms.data(), target.times.data(), &elapsed, &end,
+              {inter_times, times, draft.laws.data(), marks, &num_drafted, uniforms.data(), &target.times[0], &elapsed, &end,
                &num_left, rounds.draft_length, NUM_UNIFORMS, true},
               0, 1);
   }
@@ -120,7 +157,7 @@ struct Speculation {
   // The target's laws, one more than events were drafted.
   void verify() {
     for (int64_t i = 0; i < num_drafted; i++) target.put(i + 1, marks[i] + 1, times[i], inter_times[i]);
-    team ? target.extend(num_drafted + 1, *team) : target.extend(num_drafted + 1, 0);
+    target.extend(num_drafted + 1, team.get());
   }
 
   double silence_before(int64_t at) const { return at == 0 ? elapsed : 0; }
@@ -186,6 +223,11 @@ struct Speculation {
   bool round() {
     propose();
     verify();
+    return conclude();
+  }
+
+  // After the target's laws are there.
+  bool conclude() {
     accept();
     if (!correct()) return false;
     commit();
