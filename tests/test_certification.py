@@ -14,7 +14,7 @@ from mutants import mutant
 
 from tppsd.certification import models
 from tppsd.certification.carry_over import Drawn, draw_cells
-from tppsd.certification.cells import FACTORS, TREE_FACTORS, Cell, all_cells, covering_cells, possible_cells
+from tppsd.certification.cells import KINDS, TREE_FACTORS, Cell, all_cells, covering_cells, possible_cells
 from tppsd.certification.certificate import cells_of, file_name, sources_hash, sources_of
 from tppsd.certification.certify import certify
 from tppsd.certification.distorted import RARE
@@ -43,12 +43,12 @@ def choices(cell: Cell) -> set[tuple[str, str, str, str]]:
     return {(a, values[a], b, values[b]) for a, b in itertools.combinations(TREE_FACTORS, 2)}
 
 
-@pytest.mark.parametrize("of_trees", [False, True], ids=["chains", "trees"])
-def test_every_pair_of_choices_is_in_some_cell(of_trees: bool) -> None:
-    cells = covering_cells(of_trees)
-    possible = possible_cells(TREE_FACTORS if of_trees else FACTORS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pair_of_choices_is_in_some_cell(kind: str) -> None:
+    cells = covering_cells(kind)
+    possible = possible_cells(KINDS[kind])
     assert set().union(*map(choices, possible)) == set().union(*map(choices, cells))
-    assert len(cells) < (40 if of_trees else 80) and all(cell.is_possible for cell in cells)
+    assert len(cells) < {"chains": 80, "trees": 40, "compiled drafts": 20}[kind] and all(cell.is_possible for cell in cells)
 
 
 def test_cells_have_names_of_their_own() -> None:
@@ -237,8 +237,8 @@ def test_a_folder_that_cannot_lend_its_certificate_is_named(tmp_path: Path) -> N
         command(["--same-as", str(tmp_path), "--only", "joint"])
 
 
-PASSES: list[dict[str, Any]] = [{}, {"compiled": True}, {"compiled": True, "dtype": "bfloat16"}]
-RECORDED = pytest.mark.parametrize("how", PASSES, ids=["plain", "compiled", "compiled-bfloat16"])
+PASSES: list[dict[str, Any]] = [{}, {"compiled": True}, {"compiled": True, "dtype": "bfloat16"}, {"compiled": "draft"}]
+RECORDED = pytest.mark.parametrize("how", PASSES, ids=["plain", "compiled", "compiled-bfloat16", "compiled-draft"])
 
 
 def recorded(how: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def recorded(how: dict[str, Any]) -> dict[str, Any]:
 @RECORDED
 def test_the_recorded_certificate_is_of_these_sources(how: dict[str, Any]) -> None:
     """After a change in tppsd/sampling or tppsd/models: `tppsd certify`, or with --same-as if the samples are the same; and both
-    once more with --compile, and with --compile --dtype bfloat16."""
+    once more with --compile, with --compile --dtype bfloat16, and with --compile draft."""
     certificate = recorded(how)
     run = certificate["run"]
     assert sources_hash() in sources_of(certificate)

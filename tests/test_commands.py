@@ -66,7 +66,8 @@ def test_the_demo_does_without_a_compiler(monkeypatch):
         raise ValueError("none was found")
 
     monkeypatch.setattr(demo_sampling, "check_compiler", refuse)
-    assert demo_sampling.samplers() == ["autoregressive", "speculative", "speculative_jacobi"]
+    assert list(demo_sampling.samplers()) == ["autoregressive", "speculative", "speculative_jacobi"]
+    assert all(options.compile is None for options, _ in demo_sampling.samplers().values())
 
 
 def test_test_sequences_with_nothing_to_come_are_refused_before_training(events, tmp_path, monkeypatch):

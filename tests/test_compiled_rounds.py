@@ -33,13 +33,23 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tppsd.SampledSe
     return sample
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rounds of each call of compiled code."""
+def by_operators(models: Any, caches: Any, wanted: rounds.Wanted) -> rounds.Speculated:
+    """As `rounds.speculate`, by rounds that do not know that the target's passes are compiled as well."""
+    return rounds.speculate_by_operators(
+        lambda tokens: models[0].extend(tokens, caches[0], None), models[0], caches[0], models[1], caches[1], wanted
+    )
+
+
+WAYS = {"compiled": rounds.speculate, "by operators": by_operators}
+
+
+@pytest.fixture(params=list(WAYS))
+def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rounds of each call of compiled code, which makes the target's passes or has them made."""
     made: list[int] = []
 
     def speculate(*arguments: Any) -> rounds.Speculated:
-        result = rounds.speculate(*arguments)
+        result = WAYS[request.param](*arguments)
         made.append(int(result.num_rounds.sum()))
         return result
 
@@ -103,7 +113,7 @@ def test_of_all_laws_windows_and_types(settings: dict[str, Any], one_by_one: Cal
     models = pair("thp", **{name: value for name, value in settings.items() if name != "dtype"})
     arguments = {"num_sequences": 4, "num_events": 200, "draft_length": 5, "dtype": settings.get("dtype"), "batch_size": 3}
     assert_same(tppsd.sample(*models, compile=True, **arguments), one_by_one(*models, **arguments))
-    assert max(calls) > 10
+    assert len(calls) > 2 and max(calls) > 10
 
 
 def test_threads_share_the_rows_and_change_nothing() -> None:
@@ -229,7 +239,7 @@ WRONG = {
     "rows": ("row * encoder.dim * pass.capacity * entry", "0 * entry"),
     "ends": ("target.times[0] <= end && num_left > 0", "num_left > 0"),
     "limits": ("target.times[0] <= end && num_left > 0", "target.times[0] <= end"),
-    "drafts beyond the end": ("target.times.data(), &elapsed, &end,", "target.times.data(), &elapsed, nullptr,"),
+    "drafts beyond the end": ("&target.times[0], &elapsed, &end,", "&target.times[0], &elapsed, nullptr,"),
     "Philox": ("(uint32_t)(first >> 32) ^ c3 ^ k1", "(uint32_t)(first >> 32) ^ c3 ^ k0"),
 }
 
@@ -261,3 +271,20 @@ def test_wrong_rounds_are_told_from_right_ones(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]
 ) -> None:
     assert differs(*WRONG[name], tmp_path, monkeypatch, one_by_one)
+
+
+WRONG_BY_OPERATORS = {
+    "none": ("struct Rounds", "struct Rounds"),
+    "tokens that stay": ("num_kept = num_new + num", "num_kept = num_new"),
+    "contexts": ("contexts + number * longest", "contexts + number"),
+    "laws": ("write_laws(decoder, contexts, num_new,", "write_laws(decoder, contexts, 1,"),
+    "tokens": ("ids(target.ids + row * target.most)", "ids(target.ids)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_BY_OPERATORS)
+def test_wrong_rounds_by_operators_are_told_from_right_ones(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(compiled_speculative, "speculate", by_operators)
+    assert differs(*WRONG_BY_OPERATORS[name], tmp_path, monkeypatch, one_by_one) == (name != "none")

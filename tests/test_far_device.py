@@ -176,6 +176,11 @@ def test_a_round_waits_once(options: dict[str, Any], compiled: bool, models: Mod
     assert more.total() <= 5 * 10, more  # of rows that end, at times of their own
 
 
+def test_graphs_of_the_draft_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a target by operators."""
+    assert are_the_same(near_samples(models, num_events=12), far_samples(models, monkeypatch, num_events=12, compile="draft"))
+
+
 def test_graphs_of_a_draft_that_is_gone_are_forgotten(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     with far_device(monkeypatch):
         target, decoders = sent(copy.deepcopy(models[0])), []

@@ -29,6 +29,11 @@ TREE_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
     "draft_length": (1, 2, 4),
     "candidates": (1, 2, 4, 8),
 }
+# what rounds by compiled drafts under a target by operators are certified for
+DRAFT_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
+    "method": ("joint",), "encoder": ("thp", "sahp", "attnhp", "rotary"), "draft": ("another model",),
+    "draft_length": (1, 4, 10),
+}  # fmt: skip
 _NARROW = (2, 1, 1)  # candidates after the first step of a tree
 
 
@@ -95,18 +100,21 @@ def possible_cells(factors: dict[str, tuple[Any, ...]]) -> list[Cell]:
     return [cell for values in itertools.product(*factors.values()) if (cell := Cell(*values)).is_possible]
 
 
+KINDS = {"chains": FACTORS, "trees": TREE_FACTORS, "compiled drafts": DRAFT_FACTORS}
+
+
 def all_cells() -> tuple[Cell, ...]:
     """Chains, then trees."""
-    return covering_cells(of_trees=False) + covering_cells(of_trees=True)
+    return covering_cells("chains") + covering_cells("trees")
 
 
 @cache
-def covering_cells(of_trees: bool) -> tuple[Cell, ...]:
-    """Greedily chosen cells that hold every pair of choices that occurs in any possible cell. Deterministic.
+def covering_cells(kind: str) -> tuple[Cell, ...]:
+    """Greedily chosen cells that hold every pair of choices, those of KINDS, that occurs in any possible cell. Deterministic.
 
     Source: pairwise covering arrays, Cohen et al., IEEE Trans. Softw. Eng. 23 (1997).
     """
-    factors = TREE_FACTORS if of_trees else FACTORS
+    factors = KINDS[kind]
     possible = possible_cells(factors)
     pairs = _pairs(possible, factors)
     is_open = torch.zeros(int(pairs.max()) + 1, dtype=torch.bool)

@@ -1,6 +1,7 @@
 """What a certificate is: the results of all cells with their verdicts, and the sources that they are of.
 
-Compiled passes and bfloat16 have certificates of their own, of the cells whose targets are networks.
+Compiled passes and bfloat16 have certificates of their own, of the cells whose targets are networks, and compiled drafts under
+targets by operators one of cells of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 import tppsd
-from tppsd.certification.cells import Cell, all_cells
+from tppsd.certification.cells import Cell, all_cells, covering_cells
 from tppsd.certification.judge import holm
 
 LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
@@ -29,6 +30,8 @@ Certificate = dict[str, Any]  # fit for JSON
 
 def cells_of(how: How) -> list[Cell]:
     """Of a certificate of such passes."""
+    if how.get("compiled") == "draft":
+        return list(covering_cells("compiled drafts"))
     return [cell for cell in all_cells() if cell.is_compilable or not how]
 
 
@@ -39,7 +42,8 @@ def file_name(how: How) -> str:
 
 def called(name: str, how: How) -> str:
     """What is of such passes alone."""
-    return "-".join([name, *["compiled"] * how.get("compiled", False), *([how["dtype"]] if "dtype" in how else [])])
+    compiled = {True: ["compiled"], "draft": ["compiled-draft"]}.get(how.get("compiled", False), [])
+    return "-".join([name, *compiled, *([how["dtype"]] if "dtype" in how else [])])
 
 
 def file_name_of(certificate: Certificate) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import tppsd
-from tppsd.certification.cells import all_cells
+from tppsd.certification.certificate import cells_of
 from tppsd.certification.models import build
 from tppsd.certification.run import draw
 
@@ -23,7 +23,7 @@ def main(num_events: str, seed: str, folder: str, only: str, how: str, first: st
     if (imported := Path(tppsd.__file__).parent.parent) != Path.cwd():
         raise SystemExit(f"{imported} was imported, not {Path.cwd()}")
     passes = json.loads(how)  # none in a checkout from before there were any
-    cells = [cell for cell in all_cells() if cell.is_compilable] if passes else all_cells()
+    cells = cells_of(passes)
     for cell in [cell for cell in cells if only in cell.name][int(first) :: int(step)]:
         samples = draw(cell, *build(cell, Path(folder)), int(num_events), int(seed), **passes)
         digest = hashlib.sha256()

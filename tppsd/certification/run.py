@@ -24,7 +24,7 @@ _MARGIN = 1.1  # so that a little fewer events per sequence than in the pilot ar
 
 
 def run_cell(
-    cell: Cell, num_events: int, seed: int, models: Path, compiled: bool = False, dtype: str = "float32"
+    cell: Cell, num_events: int, seed: int, models: Path, compiled: bool | str = False, dtype: str = "float32"
 ) -> dict[str, Any]:
     """Sample `num_events` events in a cell, by passes as in SamplingOptions, and judge them; returns plain values, fit for
     JSON."""
@@ -48,7 +48,7 @@ def run_cell(
 
 
 def draw(
-    cell: Cell, target: Any, draft: Any, num_events: int, seed: int, compiled: bool = False, dtype: str = "float32"
+    cell: Cell, target: Any, draft: Any, num_events: int, seed: int, compiled: bool | str = False, dtype: str = "float32"
 ) -> SampledSequences:
     """At least `num_events` events, bar a freak pilot, in sequences of about 40.
 

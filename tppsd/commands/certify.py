@@ -15,7 +15,7 @@ from tppsd.certification.carry_over import carry_over, certificate_of, compare
 from tppsd.certification.cells import all_cells
 from tppsd.certification.certificate import LEVEL, PARTIAL, Certificate, How, cells_of, file_name, file_name_of
 from tppsd.certification.certify import Results, certify
-from tppsd.commands.console import at_least
+from tppsd.commands.console import at_least, compiled
 from tppsd.models.stand_ins.compilable import check_compiler
 from tppsd.progress import progress
 from tppsd.sampling.options import DTYPES
@@ -34,10 +34,10 @@ def main(args: list[str]) -> None:
 def _certified(options: argparse.Namespace) -> Certificate:
     how = _how(options)
     cells = [cell for cell in cells_of(how) if options.only in cell.name]
-    if not cells and any(options.only in cell.name for cell in all_cells()):
+    if not cells and how.get("compiled") != "draft" and any(options.only in cell.name for cell in all_cells()):
         raise ValueError(f"--only {options.only!r} with --compile or --dtype: the targets of these cells are no networks")
     if not cells:
-        raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {all_cells()[0].name}")
+        raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {cells_of(how)[0].name}")
     return certify(cells, options.events or EVENTS, options.seed, options.processes, options.output, how, _shown)
 
 
@@ -84,7 +84,11 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
     add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
     add("--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}")
-    add("--compile", action="store_true", help=f"with compiled passes: {file_name({'compiled': True})}")
+    files = [file_name({"compiled": which}) for which in (True, "draft")]
+    add(
+        "--compile", nargs="?", type=compiled, const=True, default=False, metavar="draft",
+        help=f"with compiled passes: {files[0]}; those of the draft alone: {files[1]}",
+    )  # fmt: skip
     add("--dtype", choices=DTYPES, default="float32", help=f"of matrices, keys and values: {file_name({'dtype': 'bfloat16'})}")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
     add(
@@ -94,6 +98,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     options = parser.parse_args(args)
     if options.events is not None and options.events < 1000:
         raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
+    if options.compile == "draft" and options.dtype != DTYPES[0]:
+        raise ValueError(f"--compile draft and --dtype {options.dtype} do not go together")
     if options.same_as is not None and options.only:
         raise ValueError(f"--only {options.only} and --same-as do not go together: a certificate is of all cells")
     return options

@@ -24,6 +24,13 @@ class Pair(NamedTuple):
     messages: Any
 
 
+def compiled(text: str) -> str:
+    """Type of `--compile`, which stands alone for all passes, or before "draft"."""
+    if text != "draft":
+        raise argparse.ArgumentTypeError(f"{text} is not draft; without it, all passes are compiled")
+    return text
+
+
 def at_least(minimum: int) -> Callable[[str], int]:
     """Type of an option: whole numbers from `minimum` on. argparse names the option in front of the refusal."""
 

@@ -30,21 +30,20 @@ MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
 COMPILED = "autoregressive_compiled"
-_SAMPLERS = {  # how, with which draft: none, the trained one, the target's own laws
-    "autoregressive": (SamplingOptions("autoregressive"), None),
-    COMPILED: (SamplingOptions("autoregressive", compile=True), None),
-    "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
-    "speculative_jacobi": (SamplingOptions("speculative", "auto"), "jacobi"),
-}
+_NAMES = ("autoregressive", COMPILED, "speculative", "speculative_jacobi")
 
 
-def samplers() -> list[str]:
-    """By name, those that this machine can run."""
+def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
+    """Those that this machine can run: how, with which draft: none, the trained one, the target's own laws."""
+    own_laws = SamplingOptions("speculative", "auto"), "jacobi"
+    found: dict[str, tuple[SamplingOptions, str | None]] = {"autoregressive": (SamplingOptions("autoregressive"), None)}
     try:
         check_compiler()
     except ValueError:
-        return [name for name in _SAMPLERS if name != COMPILED]
-    return list(_SAMPLERS)
+        return found | {"speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"), _NAMES[3]: own_laws}
+    drafts = SamplingOptions("speculative", "auto", compile="draft")
+    compiled = {COMPILED: (SamplingOptions("autoregressive", compile=True), None)}
+    return found | compiled | {"speculative": (drafts, "model"), _NAMES[3]: own_laws}
 
 
 def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str
         folder = settings.output / "samples" / name
         shutil.rmtree(folder, ignore_errors=True)
         requests = _requests(data, settings.num_sequences)
-        chunks = _predict(results, name, requests.loader(data), settings.seed + list(_SAMPLERS).index(name), SampleWriter(folder))
+        chunks = _predict(results, name, requests.loader(data), settings.seed + _NAMES.index(name), SampleWriter(folder))
         outcome[name] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
         if outcome[name]["stats"].num_events == 0:
             raise ValueError(
@@ -97,7 +96,7 @@ def _to_come(data: EventDataModule) -> list[int]:
 
 
 def _predict(results: dict[str, Any], name: str, loader: Any, seed: int, writer: SampleWriter | None) -> list[SampledSequences]:
-    options, drafter = _SAMPLERS[name]
+    options, drafter = samplers()[name]
     draft = results["draft"]["path"] if drafter == "model" else drafter
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1, max_events=MAX_PER_SEQUENCE)
     callbacks: list[Any] = [] if writer is None else [writer, RichProgressBar(leave=False)]

@@ -17,6 +17,7 @@ from torch import nn
 
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.protocol import EventModel
+from tppsd.models.stand_ins.compilable import has_compilable_laws, why_not_compilable
 from tppsd.sampling.draft_length import AutoDraftLength
 from tppsd.sampling.methods import Models, build_engine
 from tppsd.sampling.options import DrafterName, SamplingOptions
@@ -36,6 +37,7 @@ _DEEP = 16  # layers from which that is not so
 _MIDDLING = 8  # layers from which it is not so in long sequences:
 _WORK_PER_ROW = 240  # where layers times events are at least so many for every row in flight
 _LONG = 300  # events of a sequence that count for that: longer ones were not measured
+_FEW_ROWS = 8  # in flight, that gain by compiled drafts under targets of any depth
 _PASSES = 2  # in which a draft model is tried, besides one per event
 _IN_PASSES = f"model in {_PASSES} passes"
 _COMPILED_DRAFT = 4  # events that a draft model drafts where passes are compiled: within a tenth of the best on most data sets
@@ -80,7 +82,8 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the target's recent laws,
     which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
     row or few, else event by event and shorter. Where a CPU has compiled passes an event costs so little that only a draft model
-    gains, under a target of many more weights."""
+    gains, under a target of many more weights; where it has compiled drafts alone, a single event of the target's costs so much
+    more than these that all targets gain with few rows."""
     num_layers = getattr(models.target, "num_layers", 1)
     is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
     are_some = are_few or num_rows <= num_layers
@@ -89,6 +92,8 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
         is_large = _num_weights(models.target) >= max(_LARGE, _SMALLER * _num_weights(models.draft))
         is_compiled = "model" in candidates and candidates["model"].rule == "joint"  # others draw round by round in Python
         wanted = ["model"] if is_large and is_compiled else ["autoregressive"]
+    elif _are_drafts_cheap(models, candidates):
+        wanted = ["model"] if num_rows <= _FEW_ROWS or is_worth_it else ["autoregressive"]
     elif num_layers * num_events < _LITTLE_WORK or not is_worth_it:
         wanted = ["autoregressive"]
     elif is_short and are_some:
@@ -107,6 +112,14 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
 def _is_cheap(models: Models, options: SamplingOptions) -> bool:
     """Are the target's passes calls of compiled code?"""
     return options.compile is True and model_device(models.target).type == "cpu"
+
+
+def _are_drafts_cheap(models: Models, candidates: dict[str, SamplingOptions]) -> bool:
+    """Are drafts, and what becomes of them, compiled code under a target by operators?"""
+    options = candidates.get("model")
+    if options is None or options.compile != "draft" or options.rule != "joint":
+        return False
+    return has_compilable_laws(models.target) and why_not_compilable(models.draft) is None
 
 
 def _num_weights(model: EventModel | None) -> int:

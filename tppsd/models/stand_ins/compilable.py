@@ -79,7 +79,7 @@ def check_compilable(model: Any, device: torch.device | None = None) -> None:
         ValueError: the target, or the compiler, will not do; the sentence says why.
     """
     if (reason := why_not_compilable(model, device)) is not None:
-        raise ValueError(f"target: compile = True {reason}")
+        raise ValueError(f"target: compile = True {reason}; compile = 'draft' leaves the target as it is")
     if (device or _device(model)).type == "cpu":
         check_compiler()
 

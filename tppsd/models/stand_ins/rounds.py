@@ -120,7 +120,7 @@ def speculate_by_operators(
     """Likewise of a target whose passes are no calls of compiled code, of all rows in step until one wants no more.
 
     Args:
-        extend: appends tokens (rows, n) to the target's cache; contexts float32 (rows, n, dim).
+        extend: appends tokens (rows, n) to the target's cache; contexts (rows, n, dim).
         decoder: of the target.
         cache: of the target.
 
@@ -141,7 +141,8 @@ def speculate_by_operators(
     def one_pass(num: int) -> int | None:
         try:
             roll_back()
-            latest.append(extend(EventTokens(ids[:, :num], times[:, :num], inter_times[:, :num])).contiguous())
+            tokens = EventTokens(*(field[:, :num].clone() for field in (ids, times, inter_times)))  # which the target may keep
+            latest.append(extend(tokens).float().contiguous())  # under autocast they may be of another type
             return latest[0].data_ptr()
         except BaseException as error:  # which compiled code knows nothing of
             errors.append(error)

@@ -1,0 +1,206 @@
+"""`compile = "draft"`: drafts, and what becomes of them, by compiled code; the target's passes by its own operators."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from faster_passes import target_and_draft
+from native_builds import needs_a_compiler
+from small_models import ENCODERS, attentive_model, random_sequence
+from torch import Tensor, nn
+
+import tppsd
+from tppsd.certification.cells import Cell, covering_cells
+from tppsd.certification.run import run_cell
+from tppsd.models.blocks import TransformerBlock
+from tppsd.models.protocol import EventTokens
+from tppsd.models.stand_ins import compilable, rounds
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling import compiled_speculative
+from tppsd.sampling.options import SamplingOptions
+
+pytestmark = needs_a_compiler
+
+Models = tuple[TransformerTPP, TransformerTPP]
+
+
+class OwnTarget(TransformerTPP):
+    """Anything: compiled code knows nothing of it, nor of its laws."""
+
+
+class OwnBlock(TransformerBlock):
+    """A layer of one's own."""
+
+
+def with_own_blocks(model: TransformerTPP) -> TransformerTPP:
+    """A target with layers of one's own, whose laws are made as ever."""
+    own: Any = copy.deepcopy(model)
+    for block in own.encoder.blocks:
+        block.__class__ = OwnBlock
+    return own
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rounds of each call of compiled code."""
+    made: list[int] = []
+
+    def speculate(*arguments: Any) -> rounds.Speculated:
+        result = rounds.speculate_by_operators(*arguments)
+        made.append(int(result.num_rounds.sum()))
+        return result
+
+    monkeypatch.setattr(compiled_speculative, "speculate_by_operators", speculate)
+    return made
+
+
+def assert_same_events(found: tppsd.SampledSequences, expected: tppsd.SampledSequences) -> None:
+    """Up to rounding that decides nothing."""
+    assert torch.equal(found.flat_marks, expected.flat_marks) and torch.equal(found.offsets, expected.offsets)
+    torch.testing.assert_close(found.flat_inter_times, expected.flat_inter_times, rtol=1e-3, atol=1e-6)
+    assert torch.equal(found.stats.accepted_counts, expected.stats.accepted_counts)
+    assert found.stats.num_rounds == expected.stats.num_rounds
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("until", [{"num_events": 12}, {"horizon": 6.0}, {"num_events": [1, 2, 15, 5, 9, 12]}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+def test_events_are_those_of_operators(encoder: str, until: dict[str, Any], settings: dict[str, Any], calls: list[int]) -> None:
+    """After histories with and without a silence, in any company."""
+    models = attentive_model(encoder, num_layers=2, **settings), attentive_model("thp", **settings)
+    histories = [random_sequence(n, num_marks=settings.get("num_marks", 3), seed=n) for n in (0, 4, 20)]
+    arguments: dict[str, Any] = {"history": histories, "num_sequences": 2, "draft_length": 4, **until}
+    expected = tppsd.sample(*models, **arguments)
+    assert not calls
+    for batch_size in (1, 4):
+        calls.clear()
+        assert_same_events(tppsd.sample(*models, compile="draft", batch_size=batch_size, **arguments), expected)
+        assert sum(calls) == expected.stats.num_rounds
+
+
+def test_targets_that_no_compiled_code_knows(calls: list[int]) -> None:
+    """With layers of one's own rounds are compiled; of another class of model, drafts alone are."""
+    target, draft = attentive_model("thp", num_layers=2), attentive_model("thp")
+    arguments: dict[str, Any] = {"num_sequences": 3, "num_events": 15, "draft_length": 4}
+    expected = tppsd.sample(target, draft, **arguments)
+    own, other = with_own_blocks(target), copy.deepcopy(target)
+    other.__class__ = OwnTarget
+    for model, is_called in ((own, True), (other, False)):
+        with pytest.raises(ValueError, match=r"target: compile = True is for .*compile = 'draft'"):
+            tppsd.sample(model, draft, compile=True, **arguments)
+        calls.clear()
+        assert_same_events(tppsd.sample(model, draft, compile="draft", **arguments), expected)
+        assert bool(calls) == is_called
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "autoregressive"}, {"drafter": "self"}, {"rule": "block"}, {"candidates": (2, 1)}, {"draft_passes": 2},
+        {"return_log_probs": True}, {"return_laws": True}, {"draft_length": [[3, 2], [0, 2], [5, 9]]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_all_other_samplers_draw_what_they_draw(options: dict[str, Any], calls: list[int]) -> None:
+    target, draft = target_and_draft()
+    named = "method" in options or "drafter" in options
+    arguments = {"num_sequences": 3, "num_events": 12, **options}
+    expected = tppsd.sample(target, None if named else draft, **arguments)
+    found = tppsd.sample(target, None if named else draft, compile="draft", **arguments)
+    assert torch.equal(found.flat_marks, expected.flat_marks) and bool(calls) == ("draft_length" in options)
+    torch.testing.assert_close(found.flat_inter_times, expected.flat_inter_times, rtol=1e-3, atol=1e-6)
+
+
+def test_lengths_chosen_by_the_clock_are_recorded_and_replayed() -> None:
+    models, arguments = target_and_draft(), {"num_sequences": 5, "batch_size": 3, "num_events": 60}
+    samples = tppsd.sample(*models, draft_length="auto", compile="draft", **arguments)
+    assert samples.options.compile == "draft" and isinstance(samples.options.draft_length, tuple)
+    again = tppsd.sample(*models, options=samples.options, **arguments)
+    assert torch.equal(samples.flat_event_times, again.flat_event_times) and torch.equal(samples.flat_marks, again.flat_marks)
+
+
+def test_auto_tries_compiled_drafts(calls: list[int]) -> None:
+    models = target_and_draft()
+    samples = tppsd.sample(*models, method="auto", compile="draft", num_sequences=2, num_events=600)
+    assert calls and "model" in samples.stats.choice
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_a_pass_raises_ends_the_call(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code would go on with it."""
+    (target, draft), passes, right = target_and_draft(), itertools.count(), TransformerTPP.extend_by_operators
+
+    def extend(self: TransformerTPP, tokens: EventTokens, *others: Any) -> Tensor:
+        if self is target and next(passes) == 3:
+            raise error("in the third pass")
+        return right(self, tokens, *others)
+
+    with monkeypatch.context() as patch, pytest.raises(error, match="in the third pass"):
+        patch.setattr(TransformerTPP, "extend_by_operators", extend)
+        tppsd.sample(target, draft, num_events=200, compile="draft")
+    assert next(passes) == 4
+    assert len(tppsd.sample(target, draft, num_events=20, compile="draft")[0]) == 20
+
+
+def test_under_autocast_contexts_are_read_as_they_are(calls: list[int]) -> None:
+    models, arguments = target_and_draft(), {"num_events": 30, "draft_length": 4}
+    expected = tppsd.sample(*models, compile="draft", **arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        samples = tppsd.sample(*models, compile="draft", return_log_probs=False, **arguments)
+    assert len(calls) >= 2 and samples.stats.step_acceptance == pytest.approx(expected.stats.step_acceptance, abs=0.3)
+    assert bool(torch.isfinite(samples.flat_event_times).all())
+
+
+def test_laws_that_are_no_densities_end_the_call() -> None:
+    target, draft = target_and_draft()
+    with torch.no_grad():
+        draft.decoder.to_mixture.weight.fill_(3e38)  # finite, but sums of it are not
+    with pytest.raises(RuntimeError, match="no proposal was kept for 2 rows: target and draft laws are not densities"):
+        tppsd.sample(target, draft, num_sequences=2, num_events=5, compile="draft")
+
+
+def test_statistics_and_weights_of_a_target_may_change() -> None:
+    """What is kept of its decoder follows them."""
+    target, draft = attentive_model("thp"), attentive_model("sahp")
+    arguments: dict[str, Any] = {"num_events": 6, "draft_length": 4}
+    tppsd.sample(target, draft, compile="draft", **arguments)
+    with torch.no_grad():
+        target.decoder.to_mixture.bias.add_(0.5)
+        for parameter in nn.ModuleList([target.decoder.marks]).parameters():
+            parameter.mul_(1.5)
+    statistics = target.statistics
+    target.set_statistics(type(statistics).from_dict({**statistics.to_dict(), "log_mean": statistics.log_mean + 0.7}))
+    assert_same_events(tppsd.sample(target, draft, compile="draft", **arguments), tppsd.sample(target, draft, **arguments))
+
+
+@pytest.mark.parametrize("cell", covering_cells("compiled drafts"), ids=lambda cell: cell.name)
+def test_a_cell_of_the_certificate_passes_quickly(cell: Cell, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """2,000 events; a right sampler fails a cell for one seed in 10^4."""
+    folder = tmp_path_factory.getbasetemp() / "cells"
+    folder.mkdir(exist_ok=True)
+    result = run_cell(dataclasses.replace(cell, weights="untrained"), 2000, 1, folder, compiled="draft")
+    assert result["num_events"] >= 1900 and result["p_value"] > 1e-4
+
+
+def test_the_option_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"compile = 'drafts' must be true, false or 'draft'"):
+        SamplingOptions(compile="drafts")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"dtype = 'bfloat16' cannot be had with compile = 'draft'"):
+        SamplingOptions(compile="draft", dtype="bfloat16")
+    assert SamplingOptions(compile="draft").target_passes == {} and SamplingOptions(compile=True).target_passes == {
+        "compile": True
+    }
+
+
+def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler() -> None:
+        raise ValueError("compile = True needs a C++ compiler")
+
+    monkeypatch.setattr(compilable, "native_library", no_compiler)
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
+        tppsd.sample(*target_and_draft(), num_events=5, compile="draft")
