@@ -151,7 +151,7 @@ def test_under_autocast_contexts_are_read_as_they_are(calls: list[int]) -> None:
     models, arguments = target_and_draft(), {"num_events": 30, "draft_length": 4}
     expected = tppsd.sample(*models, compile="draft", **arguments)
     with torch.autocast("cpu", torch.bfloat16):
-        samples = tppsd.sample(*models, compile="draft", return_log_probs=False, **arguments)
+        samples = tppsd.sample(*models, compile="draft", **arguments)
     assert len(calls) >= 2 and samples.stats.step_acceptance == pytest.approx(expected.stats.step_acceptance, abs=0.3)
     assert bool(torch.isfinite(samples.flat_event_times).all())
 
