@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from lightning_helpers import SMALL, fitted
+from native_builds import needs_a_compiler
 
 from tppsd import DraftTPP, TargetTPP, load
 from tppsd.cli import main
@@ -215,6 +216,14 @@ def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:
     assert [path.name for path in Path("continued").glob("[!.]*")] == ["train-00000-of-00001.parquet"]
 
 
+@needs_a_compiler
+def test_predict_compiles_what_it_is_told_to(checkpoints: tuple[Path, Path]) -> None:
+    models = ["--model.target", checkpoints[0], "--model.draft", checkpoints[1], "--requests.num_events", "4"]
+    for which in ("draft", "null"):
+        assert tppsd("predict", *QUIET, *models, "--model.options.compile", which, "--writer.output_dir", which) == 0
+        assert [path.name for path in Path(which).glob("[!.]*")] == ["train-00000-of-00001.parquet"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -275,6 +284,12 @@ def test_wrong_options_are_one_sentence(arguments: list[str], message: str, caps
     (error,) = [line for line in capsys.readouterr().err.splitlines() if "JsonargparseDeprecation" not in line]
     assert error.startswith("tppsd fit: error: ") and message in error
     assert error.endswith("(`tppsd fit --help` lists the options)")
+
+
+def test_a_choice_of_a_word_or_a_switch_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tppsd("predict", *QUIET, "--model.target", "x", "--model.options.compile", "drafts")
+    assert "--model.options.compile = drafts is wrong; it must be true or false or 'draft' or null" in capsys.readouterr().err
 
 
 def test_an_option_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def _plainly(kind: str) -> str:
         return "the path of a class"
     names = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "true or false", "NoneType": "null"}
     kind = re.sub(r"<class '([^']+)'>", lambda found: names.get(found[1], found[1].rsplit(".", 1)[-1]), kind)
-    return re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", kind)
+    return re.sub(r"typing\.Literal\[(.*)\]", lambda found: f"one of {found[1]}" if "," in found[1] else found[1], kind)
 
 
 def _nearest(option: str, name: str, message: str) -> str:
