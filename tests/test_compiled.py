@@ -237,7 +237,7 @@ def test_what_cannot_be_compiled_is_refused_in_one_sentence(model: Any, said: st
 
 def test_compile_is_true_or_false() -> None:
     assert tppsd.SamplingOptions(compile=np.True_).compile is True  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="compile = 'yes' must be true or false"):
+    with pytest.raises(ValueError, match="compile = 'yes' must be true, false or 'draft'"):
         tppsd.SamplingOptions(compile="yes")  # type: ignore[arg-type]
     assert tppsd.SamplingOptions("autoregressive", compile=False) == tppsd.SamplingOptions("autoregressive")
 

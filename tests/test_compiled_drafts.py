@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import signal
 from typing import Any
 
 import pytest
 import torch
 from faster_passes import target_and_draft
 from native_builds import needs_a_compiler
-from small_models import ENCODERS, attentive_model, random_sequence
+from small_models import ENCODERS, attentive_model, random_sequence, small_model
 from torch import Tensor, nn
 
 import tppsd
 from tppsd.certification.cells import Cell, covering_cells
 from tppsd.certification.run import run_cell
 from tppsd.models.blocks import TransformerBlock
+from tppsd.models.decoder import NextEventDecoder
+from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
 from tppsd.models.stand_ins import compilable, rounds
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -91,7 +94,7 @@ def test_targets_that_no_compiled_code_knows(calls: list[int]) -> None:
     own, other = with_own_blocks(target), copy.deepcopy(target)
     other.__class__ = OwnTarget
     for model, is_called in ((own, True), (other, False)):
-        with pytest.raises(ValueError, match=r"target: compile = True is for .*compile = 'draft'"):
+        with pytest.raises(ValueError, match="target: compile = True is for "):
             tppsd.sample(model, draft, compile=True, **arguments)
         calls.clear()
         assert_same_events(tppsd.sample(model, draft, compile="draft", **arguments), expected)
@@ -130,9 +133,50 @@ def test_auto_tries_compiled_drafts(calls: list[int]) -> None:
     assert calls and "model" in samples.stats.choice
 
 
+class OwnDecoder(NextEventDecoder):
+    """Another law of the same contexts."""
+
+    def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventLaw:
+        return super().forward(1.5 * context, shift, scale, double)
+
+
+def test_laws_of_ones_own_are_not_replaced(calls: list[int]) -> None:
+    target, draft = attentive_model("thp", num_layers=2), attentive_model("thp")
+    target.decoder.__class__ = OwnDecoder
+    arguments: dict[str, Any] = {"num_events": 12, "draft_length": 3}
+    assert_same_events(tppsd.sample(target, draft, compile="draft", **arguments), tppsd.sample(target, draft, **arguments))
+    assert not calls
+    with pytest.raises(ValueError, match="is for the decoders of this package; this has a OwnDecoder"):
+        tppsd.sample(target, draft, compile=True, **arguments)
+
+
+@pytest.mark.parametrize(
+    "draft", [small_model("thp"), small_model("thp", dtype=torch.float32, embed_dim=24)], ids=["float64", "24"]
+)
+def test_a_draft_that_cannot_be_compiled_is_refused(draft: TransformerTPP) -> None:
+    with pytest.raises(ValueError, match=r"draft: compile = 'draft' (is for float32|needs an embed_dim)"):
+        tppsd.sample(attentive_model("thp"), draft, num_events=3, compile="draft")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers that send signals")
+def test_ctrl_c_ends_the_call_at_any_moment() -> None:
+    """It comes while compiled code runs, or a pass of the target."""
+    target, draft = target_and_draft()
+    tppsd.sample(target, draft, num_events=20, compile="draft")
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for milliseconds in (31, 37, 43, 51, 57, 63):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+                tppsd.sample(target, draft, num_events=1_000_000, compile="draft", draft_length=6)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(tppsd.sample(target, draft, num_events=20, compile="draft")[0]) == 20
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_what_a_pass_raises_ends_the_call(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled code would go on with it."""
     (target, draft), passes, right = target_and_draft(), itertools.count(), TransformerTPP.extend_by_operators
 
     def extend(self: TransformerTPP, tokens: EventTokens, *others: Any) -> Tensor:
@@ -179,17 +223,18 @@ def test_statistics_and_weights_of_a_target_may_change() -> None:
 
 
 @pytest.mark.parametrize("cell", covering_cells("compiled drafts"), ids=lambda cell: cell.name)
-def test_a_cell_of_the_certificate_passes_quickly(cell: Cell, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_cell_of_the_certificate_passes_quickly(cell: Cell, tmp_path_factory: pytest.TempPathFactory, calls: list[int]) -> None:
     """2,000 events; a right sampler fails a cell for one seed in 10^4."""
     folder = tmp_path_factory.getbasetemp() / "cells"
     folder.mkdir(exist_ok=True)
     result = run_cell(dataclasses.replace(cell, weights="untrained"), 2000, 1, folder, compiled="draft")
-    assert result["num_events"] >= 1900 and result["p_value"] > 1e-4
+    assert result["num_events"] >= 1900 and result["p_value"] > 1e-4 and calls
 
 
 def test_the_option_is_checked() -> None:
     with pytest.raises(ValueError, match=r"compile = 'drafts' must be true, false or 'draft'"):
         SamplingOptions(compile="drafts")  # type: ignore[arg-type]
+    assert SamplingOptions(compile=1).compile is True  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"dtype = 'bfloat16' cannot be had with compile = 'draft'"):
         SamplingOptions(compile="draft", dtype="bfloat16")
     assert SamplingOptions(compile="draft").target_passes == {} and SamplingOptions(compile=True).target_passes == {

@@ -40,8 +40,13 @@ ENDS: list[dict[str, Any]] = [{"num_events": 12}, {"horizon": 9.0}]
 
 @pytest.fixture(autouse=True)
 def _in_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs too, so that rounding decides nothing; a replay is a call of what would be recorded."""
-    monkeypatch.setattr(Graph, "_recorded", lambda self, *_: self._replay)
+    """Graphs too, so that rounding decides nothing; a replay calls what would be recorded, and does not keep it alive."""
+
+    def recorded(self: Any, *_: Any) -> Callable[[], torch.Tensor]:
+        work, inputs = weakref.ref(self._replay.func), self._replay.args
+        return lambda: work()(*inputs)  # type: ignore[misc]
+
+    monkeypatch.setattr(Graph, "_recorded", recorded)
     monkeypatch.setattr(active, "_made", lambda model, *_: CapturedModel(weakref.proxy(model), torch.float64))
     monkeypatch.setattr(compilable, "why_not_compilable", lambda model, *_: None if model else "no model")
 

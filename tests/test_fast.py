@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_models import ENCODERS, random_batch, small_model
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from tppsd.models.decoder import TimeConditionalMarks
 from tppsd.models.fast import Kept, by_columns, held, kept, layer_norm, linear, plain_attributes
@@ -94,6 +95,31 @@ def test_what_is_kept_of_a_model_is_of_its_present_parts_and_numbers(change: Cal
     assert kept(model) is not first
     plain = dict(zip(model.modules(), kept(model).plain, strict=True))[model.decoder.to_mixture]
     assert torch.equal(plain["weight"], model.decoder.to_mixture.weight) and plain["bias"] is model.decoder.to_mixture.bias
+
+
+class Nowhere(torch.Tensor):
+    """Numbers that are not in memory as they are."""
+
+    @staticmethod
+    def __new__(cls, numbers: torch.Tensor) -> Nowhere:
+        own: Any = torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype)  # type: ignore[attr-defined]
+        own.numbers = numbers
+        return own
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = tree_map(lambda x: x.numbers if isinstance(x, Nowhere) else x, (args, kwargs or {}))
+        result = func(*given[0], **given[1])
+        return Nowhere(result) if isinstance(result, torch.Tensor) else result
+
+
+def test_weights_of_other_kinds_of_tensors_are_compared_by_operators() -> None:
+    layer = torch.nn.Linear(2, 2)
+    layer.weight = torch.nn.Parameter(Nowhere(torch.ones(2, 2)), requires_grad=False)
+    own: Any = layer.weight
+    assert (before := kept(layer)).fits(layer)
+    own.numbers[0] = 2.0
+    assert not before.fits(layer)
 
 
 def test_a_model_that_is_held_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ class Plan:
         baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
             the history encoded anew for each event, one sequence at a time; "uncompiled": the target autoregressively, by
             operators in float32, where all others have compiled passes.
-        compile, dtype: as in SamplingOptions, of every sampler, the autoregressive one included.
+        compile, dtype: as in SamplingOptions, of every sampler, the autoregressive one included ("draft": those by draft models).
         batch_sizes: rows in flight.
         repeats: timed runs of each sampler; the run that warms up is not counted.
         sequences_per_run: sequences of one run, at least the batch size; null: 8 continuations of real data, else 1.

@@ -22,7 +22,7 @@ from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
-from tppsd.models.stand_ins.compilable import check_passes
+from tppsd.models.stand_ins.compilable import check_compiler, check_passes
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 
@@ -258,6 +258,8 @@ def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> N
         wanted = "compile = True" if options.compile else f"dtype = {options.dtype!r}"
         raise ValueError(f"precision = 64-true makes float64 weights; {wanted} is for float32 ones")
     check_passes(target, **options.target_passes, device=trainer.strategy.root_device)
+    if options.compile == "draft" and trainer.strategy.root_device.type == "cpu":
+        check_compiler()
 
 
 def check_precision(precision: str | None) -> None:

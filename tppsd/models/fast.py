@@ -75,7 +75,8 @@ class _Numbers:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor, self._copy = tensor, tensor.detach().clone()
-        self._is_flat = tensor.device.type == "cpu" and tensor.is_contiguous() and self._copy.is_contiguous()
+        is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"  # others may be nowhere in memory
+        self._is_flat = is_plain and tensor.is_contiguous() and self._copy.is_contiguous()
         self._place, self._num_bytes = self._copy.data_ptr(), self._copy.nbytes
 
     def fit(self) -> bool:

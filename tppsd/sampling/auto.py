@@ -27,7 +27,7 @@ from tppsd.sampling.requests import Plan
 from tppsd.sampling.resolve import model_device
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
-# of the job, in each row, for a round of each candidate, uncompiled and compiled: a trial takes about a tenth of it at most
+# of the job, in each row, for a round of each candidate, of few events or many: a trial takes about a tenth of it at most
 _EVENTS_PER_ROUND = (500, 5000)
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
 _SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, some, or many
@@ -63,7 +63,9 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
     """
     candidates = _candidates(models, options)
     expected = _expected_events(models, plan)
-    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND[options.compile is True]))
+    # rounds of compiled drafts come many at a time, where their length is not to be chosen
+    are_long = options.compile is True or (_are_drafts_cheap(models, candidates) and options.draft_length != "auto")
+    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND[are_long]))
     if num_rounds < _ROUNDS[0]:
         return _without_trial(models, candidates, expected / len(plan.requests), num_rows)
     rates: dict[str, float] = {}

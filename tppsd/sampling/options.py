@@ -52,7 +52,8 @@ class SamplingOptions:
         compile: run the passes of the target, and of a draft model where it can be, as compiled code
             (tppsd.models.stand_ins.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on a CUDA
             device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); "draft": those of a draft
-            model, and what becomes of its drafts, for a target that no compiled code knows; None = no.
+            model alone, and what becomes of its drafts, for a target that no compiled code knows (nothing where no model
+            drafts); None = no.
         dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3 digits;
             times, and all that follows the contexts, laws, tests and events, keep their precision. Samples have exactly the laws
             that the target has in this dtype, not those that it was scored by. A cache takes half the memory; faster on a CPU
@@ -73,7 +74,8 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.compile not in (None, True, False, "draft"):
             raise ValueError(f"compile = {self.compile!r} must be true, false or 'draft'")
-        object.__setattr__(self, "compile", self.compile or None)  # False says no more than nothing
+        compile_ = self.compile if self.compile == "draft" else bool(self.compile)
+        object.__setattr__(self, "compile", compile_ or None)  # False says no more than nothing
         names = (("method", METHODS), ("drafter", DRAFTERS), ("rule", RULES + TREE_RULES), ("dtype", DTYPES))
         for name, known in names:
             if (value := getattr(self, name)) is not None and value not in known:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
-from tppsd.models.stand_ins.compilable import check_compiler, check_passes
+from tppsd.models.stand_ins.compilable import check_compiled_draft, check_passes
 from tppsd.progress import progress as progress_bar
 from tppsd.sampling.auto import choose
 from tppsd.sampling.checks import whole_number
@@ -169,8 +169,8 @@ class _Call:
         self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
     ) -> Plan:
         check_passes(self.target, **self.options.target_passes)
-        if self.options.compile == "draft" and self.device.type == "cpu":
-            check_compiler()
+        if self.options.compile == "draft" and self.draft is not None:
+            check_compiled_draft(self.draft)
         check_models(self.target, self.draft)
         plan = plan_requests(
             history, num_sequences, t_start, t_end, horizon, num_events, self.max_events, self.target.num_marks,

@@ -54,6 +54,7 @@ class Graph:
 
     def __init__(self, work: Callable[..., Tensor], inputs: tuple[Tensor, ...], beside: Graph | None = None) -> None:
         self._inputs = [given.clone(memory_format=torch.contiguous_format) for given in inputs]
+        self._work = work  # a graph reads its tensors by their addresses
         self._replay: Callable[[], Tensor] = partial(work, *self._inputs)
         if inputs[0].is_cuda:
             with _RECORDING:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.fast import kept
 from tppsd.models.stand_ins.compiled import native_library
 from tppsd.models.stand_ins.packing import BLOCKS, LANES, MARKS, blocks_of
@@ -17,11 +18,12 @@ def why_not_compilable(model: Any, device: torch.device | None = None) -> str | 
     """What compiled code would need instead of this model, on `device` (default: where it is); None: it can run it."""
     if (reason := why_not_reducible(model, device)) is not None:
         return reason
-    encoder, marks = model.encoder, model.decoder.marks
+    encoder = model.encoder
     if type(encoder) not in BLOCKS or {type(block) for block in blocks_of(encoder)} != {BLOCKS[type(encoder)]}:
         return f"is for the encoders of this package and their layers; this has a {type(encoder).__name__}"
-    if type(marks) not in MARKS:
-        return f"is for the mark decoders of this package; this has a {type(marks).__name__}"
+    if not _has_known_decoder(model):
+        own = model.decoder if type(model.decoder) is not NextEventDecoder else model.decoder.marks
+        return f"is for the decoders of this package; this has a {type(own).__name__}"
     dim = model.config["embed_dim"]
     if dim % LANES and (device or _device(model)).type == "cpu":
         return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}"
@@ -50,7 +52,11 @@ def has_compilable_laws(model: Any) -> bool:
     """Can compiled code work out the laws of its contexts, whoever has worked out these?"""
     if why_not_reducible(model) is not None or _device(model).type != "cpu":
         return False
-    return type(model.decoder.marks) in MARKS and model.config["embed_dim"] % LANES == 0
+    return _has_known_decoder(model) and model.config["embed_dim"] % LANES == 0
+
+
+def _has_known_decoder(model: Any) -> bool:
+    return type(model.decoder) is NextEventDecoder and type(model.decoder.marks) in MARKS
 
 
 def possible_passes(model: Any, compile: bool = False, dtype: str = "float32") -> dict[str, Any]:
@@ -79,8 +85,20 @@ def check_compilable(model: Any, device: torch.device | None = None) -> None:
         ValueError: the target, or the compiler, will not do; the sentence says why.
     """
     if (reason := why_not_compilable(model, device)) is not None:
-        raise ValueError(f"target: compile = True {reason}; compile = 'draft' leaves the target as it is")
+        raise ValueError(f"target: compile = True {reason}")
     if (device or _device(model)).type == "cpu":
+        check_compiler()
+
+
+def check_compiled_draft(draft: Any) -> None:
+    """Refuse a draft model of which nothing would be compiled, and compile that code where it has not been.
+
+    Raises:
+        ValueError: the draft, or the compiler, will not do; the sentence says why.
+    """
+    if (reason := why_not_compilable(draft)) is not None:
+        raise ValueError(f"draft: compile = 'draft' {reason}")
+    if _device(draft).type == "cpu":
         check_compiler()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tppsd.models.cache import KVCache, RowCache
 from tppsd.models.protocol import EventTokens
 from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
-from tppsd.models.stand_ins.structures import PASS, Model, Operated, Rounds, Work
+from tppsd.models.stand_ins.structures import Model, Operated, Pointer, Rounds, Work
 
 
 class Speculated(NamedTuple):
@@ -127,34 +127,28 @@ def speculate_by_operators(
     Raises:
         RuntimeError: no proposal was kept.
     """
-    made, rounds, _given = wanted.begun()
+    (made, rounds, _given), library = wanted.begun(), draft.library
     drafting = _Begun(draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.unseen.ids.shape[1])
     num_rows, most = len(cache.lengths), wanted.draft_length + 1
     ids, (num_new, num_kept) = torch.zeros(num_rows, most, dtype=torch.int64), torch.zeros(2, num_rows, dtype=torch.int64)
     times, inter_times = torch.zeros(2, num_rows, most, dtype=torch.float64)
-    latest, errors = list[Tensor](), list[BaseException]()
-
-    def roll_back() -> None:
-        if latest:
-            cache.roll_back(latest.pop().shape[1] - num_kept)
-
-    def one_pass(num: int) -> int | None:
-        try:
-            roll_back()
-            tokens = EventTokens(*(field[:, :num].clone() for field in (ids, times, inter_times)))  # which the target may keep
-            latest.append(extend(tokens).float().contiguous())  # under autocast they may be of another type
-            return latest[0].data_ptr()
-        except BaseException as error:  # which compiled code knows nothing of
-            errors.append(error)
-            return None
-
     pointers = (tensor.data_ptr() for tensor in (ids, times, inter_times, num_new, num_kept))
-    target = Operated(ctypes.addressof(decoder.decoder), *pointers, PASS(one_pass), most)
-    num_failed = draft.library.speculate_by_operators(*map(ctypes.byref, (target, drafting.structure, rounds)))
-    if errors:
-        raise errors[0]
-    _check(num_failed)
-    roll_back()
+    target = Operated(ctypes.addressof(decoder.decoder), *pointers, most)
+    begin = library.begin_rounds
+    begin.restype = Pointer
+    handle = Pointer(begin(*map(ctypes.byref, (target, drafting.structure, rounds))))
+    try:
+        for _ in range(wanted.most_rounds or wanted.room):
+            num = library.propose(handle)
+            tokens = EventTokens(*(field[:, :num].clone() for field in (ids, times, inter_times)))  # which the target may keep
+            contexts = extend(tokens).float().contiguous()  # under autocast they may be of another type
+            num_failed = library.conclude(handle, Pointer(contexts.data_ptr()))
+            cache.roll_back(num - num_kept)
+            if num_failed >= 0:
+                _check(num_failed)
+                break
+    finally:
+        library.end_rounds(handle)
     drafting.end()
     return made
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 Pointer, Int, Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-PASS = ctypes.CFUNCTYPE(Pointer, Int)
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -72,7 +71,7 @@ class Rounds(ctypes.Structure):
 
 
 class Operated(ctypes.Structure):
-    _fields_ = [*_fields(Pointer, "decoder ids times inter_times num_new num_kept"), ("pass_", PASS), ("most", Int)]
+    _fields_ = [*_fields(Pointer, "decoder ids times inter_times num_new num_kept"), ("most", Int)]
 
 
 class Views(ctypes.Structure):

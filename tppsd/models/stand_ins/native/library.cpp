@@ -37,6 +37,43 @@ static void share(int64_t rows, int64_t largest_group, int64_t worth, int64_t mo
   for (auto &thread : others) thread.join();
 }
 
+// Rounds of all rows in step.
+struct OperatedRounds {
+  const Operated target;
+  const Model draft;
+  const Rounds rounds;
+  std::deque<Speculation<OperatedRow>> rows;
+  int64_t longest = 0;
+
+  OperatedRounds(const Operated &target, const Model &draft, const Rounds &rounds) : target(target), draft(draft), rounds(rounds) {
+    for (int64_t row = 0; row < draft.pass->rows; row++)
+      rows.emplace_back(OperatedRow(this->target, row), this->draft, this->rounds, row, 0);
+  }
+
+  // run(row, its number) for all that want something
+  template <class F>
+  void for_rows(F run) {
+    const int64_t num = rows.size(), worth = num * rounds.draft_length * draft.encoder->num_layers;
+    share(num, 1, worth, draft.pass->num_threads, [&](int64_t row, int64_t) {
+      if (rounds.limits[row] > 0) run(rows[row], row);
+    });
+  }
+
+  int64_t propose() {
+    for_rows([](auto &row, int64_t) { row.propose(), row.verify(); });
+    return longest = *std::max_element(target.num_new, target.num_new + rows.size());
+  }
+
+  int64_t conclude(const float *contexts) {
+    std::atomic<int64_t> num_failed(0), num_ended(0);
+    for_rows([&](auto &row, int64_t number) {
+      row.target.take(contexts + number * longest * target.decoder->to_mixture.in);
+      num_failed += !row.conclude(), num_ended += !row.goes_on();
+    });
+    return num_failed + num_ended ? (int64_t)num_failed : -1;
+  }
+};
+
 extern "C" {
 
 int64_t panel_width() { return TILE * LANES; }
@@ -88,29 +125,18 @@ int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds)
   return num_failed;
 }
 
-// Likewise of a target whose passes are somebody else's, until a row wants no more; -1: a pass has ended all rounds.
-int64_t speculate_by_operators(const Operated *target, const Model *draft, const Rounds *rounds) {
-  const int64_t num = draft->pass->rows, worth = num * rounds->draft_length * draft->encoder->num_layers;
-  std::deque<Speculation<OperatedRow>> rows;
-  for (int64_t row = 0; row < num; row++) rows.emplace_back(OperatedRow(*target, row), *draft, *rounds, row, 0);
-  std::atomic<int64_t> num_failed(0), num_ended(0);
-  const auto for_rows = [&](auto run) {
-    share(num, 1, worth, draft->pass->num_threads, [&](int64_t row, int64_t) {
-      if (rounds->limits[row] > 0) run(rows[row], row);
-    });
-  };
-  for (int64_t i = 0; i < rounds->most_rounds && num_failed + num_ended == 0; i++) {
-    for_rows([](auto &row, int64_t) { row.propose(), row.verify(); });
-    const int64_t longest = *std::max_element(target->num_new, target->num_new + num);
-    const float *contexts = target->pass(longest);
-    if (!contexts) return -1;
-    for_rows([&](auto &row, int64_t number) {
-      row.target.take(contexts + number * longest * target->decoder->to_mixture.in);
-      num_failed += !row.conclude(), num_ended += !row.goes_on();
-    });
-  }
-  return num_failed;
+// Rounds of a target whose passes are somebody else's, between `propose` and `conclude`.
+OperatedRounds *begin_rounds(const Operated *target, const Model *draft, const Rounds *rounds) {
+  return new OperatedRounds(*target, *draft, *rounds);
 }
+
+// Of how many tokens of every row a pass is to be made.
+int64_t propose(OperatedRounds *rounds) { return rounds->propose(); }
+
+// With contexts (rows, num, dim) of that pass. How many rows failed, since their laws are not densities; -1: all go on.
+int64_t conclude(OperatedRounds *rounds, const float *contexts) { return rounds->conclude(contexts); }
+
+void end_rounds(OperatedRounds *rounds) { delete rounds; }
 
 // elapsed, here and below: nullptr = no silence anywhere
 void draw_events(const Decoder *decoder, const Views *views, const double *laws, const double *elapsed, const double *uniforms,

@@ -32,7 +32,6 @@ struct Operated {  // a target whose passes are somebody else's
   int64_t *ids;                 // (rows, most), written: tokens of the newest event and the drafted ones
   double *times, *inter_times;  // likewise
   int64_t *num_new, *num_kept;  // (rows,), written: tokens of each row in a pass, and how many stay; 0 to begin with
-  const float *(*pass)(int64_t);  // contexts (rows, num, dim) after so many tokens of every row; nullptr ends all rounds
   int64_t most;
 };
 
