@@ -40,7 +40,7 @@ def tppsd(*arguments: str | Path) -> int:
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
-    draft = DraftTPP(2, encoder="sahp", **SMALL)
+    draft = DraftTPP(2, encoder="sahp", **SMALL | {"embed_dim": 16})  # as wide as a compiled draft must be
     return fitted(TargetTPP(2, num_layers=3, **SMALL), folder / "target.ckpt"), fitted(draft, folder / "draft.ckpt")
 
 
