@@ -24,7 +24,7 @@ from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
 from tppsd.models.stand_ins import compilable, rounds
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling import compiled_speculative
+from tppsd.sampling import auto, compiled_speculative
 from tppsd.sampling.options import SamplingOptions
 
 pytestmark = needs_a_compiler
@@ -131,6 +131,20 @@ def test_auto_tries_compiled_drafts(calls: list[int]) -> None:
     models = target_and_draft()
     samples = tppsd.sample(*models, method="auto", compile="draft", num_sequences=2, num_events=600)
     assert calls and "model" in samples.stats.choice
+
+
+@pytest.mark.parametrize(
+    ("num_events", "num_sequences", "chosen"),
+    [(5, 1, ("model", 16)), (5, 16, ("model", 8)), (120, 16, ("model", "learnt")), (5, 17, ("autoregressive", None))],
+)
+def test_auto_drafts_for_few_rows_of_a_shallow_target(
+    num_events: int, num_sequences: int, chosen: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "_try", None)  # no trial
+    many: dict[str, Any] = {"num_events": num_events, "num_sequences": num_sequences, "batch_size": num_sequences}
+    samples = tppsd.sample(*target_and_draft(), method="auto", compile="draft", **many)
+    length = samples.options.draft_length if samples.options.method == "speculative" else None
+    assert ((samples.stats.choice or "").split(":")[0], "learnt" if isinstance(length, tuple) else length) == chosen
 
 
 class OwnDecoder(NextEventDecoder):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _HEADERS = {
     "autoregressive": "auto-\nregressive",
-    COMPILED: "the same,\nall compiled",
+    COMPILED: "the same,\ncompiled",
     "speculative": "speculative\ntrained draft",
     "speculative_jacobi": "speculative\nits own laws",
 }

@@ -37,7 +37,7 @@ _DEEP = 16  # layers from which that is not so
 _MIDDLING = 8  # layers from which it is not so in long sequences:
 _WORK_PER_ROW = 240  # where layers times events are at least so many for every row in flight
 _LONG = 300  # events of a sequence that count for that: longer ones were not measured
-_FEW_ROWS = 8  # in flight, that gain by compiled drafts under targets of any depth
+_FEW_ROWS = 16  # in flight, that gain by compiled drafts under targets of any depth
 _PASSES = 2  # in which a draft model is tried, besides one per event
 _IN_PASSES = f"model in {_PASSES} passes"
 _COMPILED_DRAFT = 4  # events that a draft model drafts where passes are compiled: within a tenth of the best on most data sets
@@ -88,14 +88,15 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     more than these that all targets gain with few rows."""
     num_layers = getattr(models.target, "num_layers", 1)
     is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
-    are_some = are_few or num_rows <= num_layers
+    are_cheap = _are_drafts_cheap(models, candidates)
+    are_some = are_few or num_rows <= (max(_FEW_ROWS, num_layers) if are_cheap else num_layers)
     is_worth_it = are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)
     if _is_cheap(models, candidates["autoregressive"]):
         is_large = _num_weights(models.target) >= max(_LARGE, _SMALLER * _num_weights(models.draft))
         is_compiled = "model" in candidates and candidates["model"].rule == "joint"  # others draw round by round in Python
         wanted = ["model"] if is_large and is_compiled else ["autoregressive"]
-    elif _are_drafts_cheap(models, candidates):
-        wanted = ["model"] if num_rows <= _FEW_ROWS or is_worth_it else ["autoregressive"]
+    elif are_cheap:
+        wanted = ["model"] if are_some or is_worth_it else ["autoregressive"]
     elif num_layers * num_events < _LITTLE_WORK or not is_worth_it:
         wanted = ["autoregressive"]
     elif is_short and are_some:
