@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from lightning.pytorch import Trainer
 
+from tppsd.cli import main
 from tppsd.data.datamodule import EventDataModule
 from tppsd.lightning.modules import TPPModule
 
@@ -41,3 +44,9 @@ def fitted(module: TPPModule, path: Path, data: EventDataModule | None = None, *
     run.fit(module, datamodule=data or small_data())
     run.save_checkpoint(path)
     return path
+
+
+def tppsd(*arguments: str | Path) -> int:
+    """The exit status of `tppsd ARGUMENTS`, run in this process."""
+    with patch.object(sys, "argv", ["tppsd", *map(str, arguments)]):
+        return main()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from lightning_helpers import SMALL, fitted
+from lightning_helpers import SMALL, fitted, tppsd
 from native_builds import needs_a_compiler
 
 from tppsd import DraftTPP, TargetTPP, load
-from tppsd.cli import main
 
 DATA = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "20", "--data.t_end", "8", "--data.batch_size", "4"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -26,14 +24,6 @@ STEPWISE = ["--trainer.log_every_n_steps", "1"]
 @pytest.fixture(autouse=True)
 def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def tppsd(*arguments: str | Path) -> int:
-    """The exit status of `tppsd ARGUMENTS`."""
-    words = [str(argument) for argument in arguments]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["tppsd", *words])
-        return main()
 
 
 @pytest.fixture(scope="module")

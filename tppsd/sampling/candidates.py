@@ -247,56 +247,81 @@ def adjusted_linear(rejected: Rejected, num_candidates: int, noise: Streams) -> 
         return adjusted_mean(rejected, 1, noise)
     inter_times, marks = rejected.events()
     waiting = torch.arange(len(rejected.rows), device=rejected.rows.device)
-    outer, inner = torch.zeros_like(waiting), torch.zeros_like(waiting)  # the next attempt of either loop
+    first, num = 0, proposals_per_row(len(waiting) * num_candidates * _INNER)
     while len(waiting):
-        part = rejected.select(waiting)
-        num = proposals_per_row(len(waiting) * num_candidates * _INNER)
-        found, open_at, tau, k = _linear_attempts(part, num_candidates, outer[waiting], inner[waiting], num, _INNER, noise)
+        attempts = LinearAttempts(rejected.select(waiting), num_candidates, noise, first, num)
+        attempts.decide()
+        found, tau, k = attempts.first_returned()
         inter_times[waiting[found]], marks[waiting[found]] = tau[found], k[found]
-        inner[waiting] = torch.where(open_at == 0, inner[waiting], 0) + torch.where(open_at < num, _INNER, 0)
-        outer[waiting] += open_at
-        if int(outer.max()) > MAX_PROPOSALS:
-            raise RuntimeError(f"no proposal of {MAX_PROPOSALS} was kept: target and draft laws are not densities")
-        waiting = waiting[~found]
+        waiting, first = waiting[~found], first + num
+        num = min(4 * num, proposals_per_row(len(waiting) * num_candidates * _INNER, largest=4096))
+        if first > MAX_PROPOSALS:
+            raise RuntimeError(f"no proposal of {first} was kept: target and draft laws are not densities")
     return inter_times, marks
 
 
 def adjusted_linear_at_once(rejected: Rejected, num_candidates: int, noise: Streams, num: int) -> tuple[Tensor, Tensor, Tensor]:
     if num_candidates == 1:
         return adjusted_mean_at_once(rejected, 1, noise, num)
-    none, sizes = torch.zeros_like(rejected.rows), (max(_FEWEST, num // 8), max(_INNER, min(16, num // 4)))
-    found, _, inter_times, marks = _linear_attempts(rejected, num_candidates, none, none, *sizes, noise)
-    return found, inter_times, marks
+    attempts = LinearAttempts(rejected, num_candidates, noise, 0, max(_FEWEST, num // 8))
+    attempts.begin(max(_INNER, min(16, num // 4)))
+    return attempts.first_returned()
 
 
-def _linear_attempts(
-    rejected: Rejected, num_candidates: int, outer: Tensor, inner: Tensor, num: int, num_inner: int, noise: Streams
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(found, open_at, inter_time, mark), each (n,), of `num` outer attempts from `outer` on, the first at its inner `inner`; of
-    each `num_inner` inner ones.
+class LinearAttempts:
+    """Attempts first..first+num-1 of the outer loop of `adjusted_linear`, of n rows.
 
-    `found`: an attempt returned its x before any was left undecided; `open_at`: the undecided one, or `num`: all are over.
+    Attributes:
+        stopped: bool (n, num), the inner loop was left.
+        returned: bool (n, num), and x_1 is returned.
     """
-    target, draft = rejected.laws()
-    attempts = outer.unsqueeze(1) + torch.arange(num, device=outer.device)
-    turns = torch.arange(num_inner, device=outer.device).expand(*attempts.shape, -1).clone()
-    turns[:, 0] += inner.unsqueeze(1)
-    rows, positions = rejected.rows, rejected.positions
-    for_x = noise.loop(rows, positions, [(Purpose.PROPOSAL, 2)], 0, attempts)
-    wanted = [(Purpose.STOP_COIN, 1), (Purpose.FRESH_DRAFT, 2 * (num_candidates - 1))]
-    uniforms = noise.loop(rows, positions, wanted, turns, attempts.unsqueeze(2))
-    tau, marks, ratios = sample_with_density_ratio(target.unsqueeze(1), draft.unsqueeze(1), for_x)
-    y = ratios.unsqueeze(2).expand(turns.shape)
-    weights = linear_weights(torch.cat([y.unsqueeze(3), fresh_ratios(target, draft, uniforms[..., 2:])], 3))
-    stops = uniforms[..., 0] * (1 + y) < num_candidates * weights[..., 0]
-    which = stops.long().argmax(2, keepdim=True)
-    returns = (uniforms[..., 1] < 1 - 1 / weights.sum(-1)).gather(2, which).squeeze(2)
-    stopped = stops.any(2)
-    goes_on = stopped & ~returns
-    open_at = torch.where(goes_on.all(1), num, (~goes_on).long().argmax(1))
-    at = open_at.clamp_max(num - 1).unsqueeze(1)
-    found = (open_at < num) & stopped.gather(1, at).squeeze(1)
-    return found, open_at, tau.gather(1, at).squeeze(1), marks.gather(1, at).squeeze(1)
+
+    def __init__(self, rejected: Rejected, num_candidates: int, noise: Streams, first: int, num: int) -> None:
+        self.rejected, self.num_candidates, self.noise = rejected, num_candidates, noise
+        self.outer = first + torch.arange(num, device=rejected.rows.device).unsqueeze(0)
+        uniforms = noise.loop(rejected.rows, rejected.positions, [(Purpose.PROPOSAL, 2)], 0, self.outer)
+        target, draft = (law.unsqueeze(1) for law in rejected.laws())
+        self.inter_times, self.marks, self.ratios = sample_with_density_ratio(target, draft, uniforms)
+
+    def begin(self, num_turns: int) -> None:
+        """The first turns of every inner loop."""
+        self.stopped, self.returned = self._turns(self.rejected, self.ratios, self.outer, 0, num_turns)
+
+    def decide(self) -> None:
+        """As many turns as it takes, but for what comes after an x_1 that is returned."""
+        self.begin(_INNER)
+        first, num, outer = _INNER, _INNER, self.outer.expand_as(self.stopped)
+        while True:
+            rows, at = (~self.stopped & (self.returned.cumsum(1) == 0)).nonzero(as_tuple=True)
+            if not len(rows):
+                return
+            ratios = self.ratios[rows, at]
+            if first > MAX_PROPOSALS or torch.isnan(ratios).any():
+                raise RuntimeError(f"no turn of {first} ended a loop: target and draft laws are not densities")
+            ended = self._turns(self.rejected.select(rows), ratios.unsqueeze(1), outer[rows, at].unsqueeze(1), first, num)
+            self.stopped[rows, at], self.returned[rows, at] = (values.squeeze(1) for values in ended)
+            first += num
+            num = min(4 * num, proposals_per_row(len(rows) * self.num_candidates, largest=1024))
+
+    def first_returned(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(bool found, inter_times, marks), (n,): found where no attempt before it is undecided."""
+        goes_on = self.stopped & ~self.returned
+        at = (~goes_on).long().argmax(1, keepdim=True)
+        found, inter_times, marks = (x.gather(1, at).squeeze(1) for x in (self.returned, self.inter_times, self.marks))
+        return found, inter_times, marks
+
+    def _turns(self, rejected: Rejected, ratios: Tensor, outer: Tensor, first: int, num: int) -> tuple[Tensor, Tensor]:
+        """(stopped, returned) by turns first..first+num-1 of the inner loops of attempts `outer`, (n or 1, attempts), whose x_1
+        has `ratios` (n, attempts)."""
+        wanted = [(Purpose.STOP_COIN, 1), (Purpose.FRESH_DRAFT, 2 * (self.num_candidates - 1))]
+        turns = first + torch.arange(num, device=outer.device).expand(*outer.shape, -1)
+        uniforms = self.noise.loop(rejected.rows, rejected.positions, wanted, turns, outer.unsqueeze(2))
+        y = ratios.unsqueeze(2).expand(*ratios.shape, num)
+        weights = linear_weights(torch.cat([y.unsqueeze(3), fresh_ratios(*rejected.laws(), uniforms[..., 2:])], 3))
+        stops = uniforms[..., 0] * (1 + y) < self.num_candidates * weights[..., 0]
+        returns = uniforms[..., 1] < 1 - 1 / weights.sum(-1)
+        which, stopped = stops.long().argmax(2, keepdim=True), stops.any(2)
+        return stopped, stopped & returns.gather(2, which).squeeze(2)
 
 
 MEAN = CandidateRule(pick_mean, adjusted_mean, lambda num_candidates: 1, adjusted_at_once=adjusted_mean_at_once)
