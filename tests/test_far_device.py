@@ -170,7 +170,7 @@ def test_a_round_waits_once(options: dict[str, Any], compiled: bool, models: Mod
     with far_device(monkeypatch) as device:
         far, waits, rounds = far_copies(models), [], []
         draft = far[1] if options.keys().isdisjoint({"method", "drafter"}) else None
-        for num_events in (40, 3, 40):
+        for num_events in (26, 3, 26):
             device.waits.clear()
             job = {"history": None, "num_sequences": 5, "num_events": num_events}
             stats = tppsd.sample(far[0], draft, compile=compiled, **job, **options).stats
