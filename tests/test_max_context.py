@@ -84,7 +84,7 @@ def test_a_draft_that_forgets_drafts_the_same_in_any_batch(encoder: str, draft_l
     draft = lively_transformer(3, encoder, seed=1, num_layers=1, max_context=4)
     together, alone = (
         sample(
-            target, draft, num_sequences=3, num_events=150, seed=5, batch_size=batch_size, draft_length=draft_length,
+            target, draft, num_sequences=3, num_events=80, seed=5, batch_size=batch_size, draft_length=draft_length,
             draft_passes=draft_passes,
         )
         for batch_size in (3, 1)
