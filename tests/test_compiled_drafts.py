@@ -1,12 +1,15 @@
-"""`compile = "draft"`: drafts, and what becomes of them, by compiled code; the target's passes by its own operators."""
+"""`compile = "draft"`: everything by compiled code but the target's passes, which are its own operators."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
 import signal
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
 from tppsd.models.stand_ins import compilable, rounds
+from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import auto, compiled_speculative
 from tppsd.sampling.options import SamplingOptions
@@ -46,6 +50,18 @@ def with_own_blocks(model: TransformerTPP) -> TransformerTPP:
     for block in own.encoder.blocks:
         block.__class__ = OwnBlock
     return own
+
+
+@contextlib.contextmanager
+def count_calls(owner: Any, name: str) -> Iterator[list[int]]:
+    num, right = [0], getattr(owner, name)
+
+    def counting(*arguments: Any) -> Any:
+        num[0] += 1
+        return right(*arguments)
+
+    with patch.object(owner, name, counting):
+        yield num
 
 
 @pytest.fixture
@@ -84,6 +100,25 @@ def test_events_are_those_of_operators(encoder: str, until: dict[str, Any], sett
         calls.clear()
         assert_same_events(tppsd.sample(*models, compile="draft", batch_size=batch_size, **arguments), expected)
         assert sum(calls) == expected.stats.num_rounds
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("until", [{"num_events": 12}, {"horizon": 6.0}, {"num_events": [1, 2, 15, 5, 9, 12]}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"return_laws": True}, {"return_log_probs": True}], ids=str)
+def test_autoregressive_events_are_those_of_operators(encoder: str, until: dict[str, Any], options: dict[str, Any]) -> None:
+    """After histories with and without a silence, in any company; many events of a call."""
+    target = attentive_model(encoder, num_layers=2)
+    arguments = {"history": [random_sequence(n, num_marks=3, seed=n) for n in (0, 4, 20)], "num_sequences": 2, **until, **options}
+    expected = tppsd.sample(target, method="autoregressive", **arguments)
+    for batch_size in (1, 4):
+        with count_calls(OperatedModel, "follow") as num_calls:
+            found = tppsd.sample(target, method="autoregressive", compile="draft", batch_size=batch_size, **arguments)
+        assert torch.equal(found.flat_marks, expected.flat_marks) and torch.equal(found.offsets, expected.offsets)
+        torch.testing.assert_close(found.flat_inter_times, expected.flat_inter_times, rtol=1e-3, atol=1e-6)
+        assert 0 < num_calls[0] <= 12 and found.stats.num_rounds == expected.stats.num_rounds
+        if found.laws is not None and expected.laws is not None:
+            medians = (torch.cat([law.inter_time.median for law in samples.laws]) for samples in (found, expected))
+            torch.testing.assert_close(*medians, rtol=1e-4, atol=1e-6)
 
 
 def test_targets_that_no_compiled_code_knows(calls: list[int]) -> None:
@@ -251,9 +286,9 @@ def test_the_option_is_checked() -> None:
     assert SamplingOptions(compile=1).compile is True  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"dtype = 'bfloat16' cannot be had with compile = 'draft'"):
         SamplingOptions(compile="draft", dtype="bfloat16")
-    assert SamplingOptions(compile="draft").target_passes == {} and SamplingOptions(compile=True).target_passes == {
-        "compile": True
-    }
+    assert [SamplingOptions(compile=value).target_passes for value in ("draft", True, False)] == [
+        {"compile": "laws"}, {"compile": True}, {},
+    ]  # fmt: skip
 
 
 def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,16 @@ def test_logarithms_of_the_normal_distribution_function() -> None:
 # --- chains of events --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+def test_a_chain_by_operators_is_its_events_drawn_one_by_one_to_the_last_bit(settings: dict[str, Any]) -> None:
+    """Laws and draws are compiled code's. (In other company operators themselves round in another way.)"""
+    model = attentive_model("thp", num_layers=2, **({"num_marks": 3} | settings))
+    with torch.inference_mode(), standing_in(model, "laws"):
+        found, expected = (chain(model, 40, is_silent=True, at_once=at_once) for at_once in (True, False))
+    for got, wanted in zip(found, expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
 def test_a_chain_is_its_events_drawn_one_by_one_to_the_last_bit(encoder: str, settings: dict[str, Any]) -> None:
@@ -164,8 +174,11 @@ def test_a_chain_is_its_events_drawn_one_by_one_to_the_last_bit(encoder: str, se
         assert torch.equal(got, wanted) and torch.equal(one, wanted) and torch.equal(side, wanted)
 
 
-def test_a_chain_ends_with_the_first_row_that_wants_no_more() -> None:
-    """Of the rows that are drawn together; what it has drawn is what it draws of longer chains."""
+@pytest.mark.parametrize(
+    ("compiled", "lengths"), [(True, [13] * 16 + [7] * 16 + [30] * 8), ("laws", [7] * 40)], ids=["sixteen rows", "all rows"]
+)
+def test_a_chain_ends_with_the_first_row_that_wants_no_more(compiled: Any, lengths: list[int]) -> None:
+    """Of the rows that are drawn together; what it has drawn is what it draws of longer chains. An event at the end is within."""
     model = attentive_model("thp", num_layers=8)
     rows, num, last = 40, 30, torch.zeros(40, dtype=torch.float64)
     never, many = torch.full_like(last, math.inf), torch.full((rows,), 99)
@@ -180,13 +193,13 @@ def test_a_chain_ends_with_the_first_row_that_wants_no_more() -> None:
         assert torch.equal(cache.lengths, drawn.num) and drawn.parameters.shape[:2] == (rows, 1)
         return drawn
 
-    with torch.inference_mode(), standing_in(model):
+    with torch.inference_mode(), standing_in(model, compiled):
         whole = follow(never, many)
         assert (whole.num == num).all()
         ends, limits = never.clone(), many.clone()
         ends[2], limits[3], limits[20] = whole.times[2, 11], 20, 7
         drawn = follow(ends, limits)
-    assert drawn.num.tolist() == [13] * 16 + [7] * 16 + [num] * 8  # sixteen go together; an event at the end is within it
+    assert drawn.num.tolist() == lengths
     for row, length in enumerate(drawn.num.tolist()):
         assert torch.equal(drawn.times[row, :length], whole.times[row, :length])
         assert torch.equal(drawn.marks[row, :length], whole.marks[row, :length])
@@ -216,19 +229,23 @@ WRONG = {
     "positions": ("pass.lengths[row]++, pass.num_before[row]++", "pass.lengths[row]++"),
     "lengths": ("pass.lengths[row]++, pass.num_before[row]++", "pass.num_before[row]++"),
     "noise of rows": ("chain.uniforms + at *", "chain.uniforms + j *"),
-    "groups": ("chain.laws + first * stride + (j + 1)", "chain.laws + (j + 1)"),
+    "groups": ("chain.laws + first * chain.stride(decoder)", "chain.laws"),
+    "laws of contexts from elsewhere": ("if (j) write_next", "if (j > 1) write_next"),
 }
 
 
 def observed(model: TransformerTPP) -> list[torch.Tensor]:
-    """Draws, densities and a chain, of the library as it is."""
+    """Draws, densities and chains, of the library as it is."""
     model = copy.deepcopy(model)  # of which nothing is compiled yet
     law, _ = laws_of(model, 9, 4)
     silent = law.truncated(torch.linspace(0, 3, 36, dtype=torch.float64).view(9, 4))
     (tau, marks), (later, later_marks) = law.sample(uniforms_of(9, 4, 3)), silent.sample(uniforms_of(9, 4, 3))
     densities = [law.log_prob(tau, marks), silent.log_prob(later, later_marks)]
-    with torch.inference_mode(), standing_in(model):
-        return [tau, marks, later, *densities, *chain(model, 8, at_once=True, is_silent=True)]
+    chains: list[torch.Tensor] = []
+    for compiled in (True, "laws"):
+        with torch.inference_mode(), standing_in(model, compiled):
+            chains += chain(model, 8, at_once=True, is_silent=True)
+    return [tau, marks, later, *densities, *chains]
 
 
 def difference_to_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> float:

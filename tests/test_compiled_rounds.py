@@ -33,14 +33,8 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tppsd.SampledSe
     return sample
 
 
-def by_operators(models: Any, caches: Any, wanted: rounds.Wanted) -> rounds.Speculated:
-    """As `rounds.speculate`, by rounds that do not know that the target's passes are compiled as well."""
-    return rounds.speculate_by_operators(
-        lambda tokens: models[0].extend(tokens, caches[0], None), models[0], caches[0], models[1], caches[1], wanted
-    )
-
-
-WAYS = {"compiled": rounds.speculate, "by operators": by_operators}
+# the latter without knowing that the target's passes are compiled as well
+WAYS: dict[str, Callable[..., rounds.Speculated]] = {"compiled": rounds.speculate, "by operators": rounds.speculate_by_operators}
 
 
 @pytest.fixture(params=list(WAYS))
@@ -286,5 +280,5 @@ WRONG_BY_OPERATORS = {
 def test_wrong_rounds_by_operators_are_told_from_right_ones(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(compiled_speculative, "speculate", by_operators)
+    monkeypatch.setattr(compiled_speculative, "speculate", rounds.speculate_by_operators)
     assert differs(*WRONG_BY_OPERATORS[name], tmp_path, monkeypatch, one_by_one) == (name != "none")

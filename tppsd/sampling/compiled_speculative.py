@@ -6,18 +6,16 @@ The target's passes are compiled as well, or its own operators, which compiled c
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.active import compiled_decoder, stand_in
-from tppsd.models.stand_ins.compilable import has_compilable_laws
+from tppsd.models.stand_ins.active import stand_in
 from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.models.stand_ins.rounds import Speculated, Wanted, speculate, speculate_by_operators
-from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.draft_length import FixedDraftLength
 from tppsd.sampling.drafters import ModelDrafter
 from tppsd.sampling.rows import Events, Rows
@@ -31,7 +29,7 @@ def are_compiled(target: Any, draft: Any) -> bool:
     behind which compiled code can go on?"""
     if not isinstance(stand_in(draft), CompiledModel):
         return False
-    return isinstance(stand_in(target), CompiledModel) or (stand_in(target) is None and has_compilable_laws(target))
+    return isinstance(stand_in(target), CompiledModel | OperatedModel)
 
 
 class CompiledSpeculative(Speculative):
@@ -63,11 +61,10 @@ class CompiledSpeculative(Speculative):
         most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
         noise, ends = (self.noise.keys, self.noise.cursors), (rows.elapsed, rows.end, limits)
         wanted = Wanted(unseen.begin(rows.pending), unseen.num, *noise, *ends, draft_length, room, most)
+        caches = (target.cache, draft.cache)
         if isinstance(own, CompiledModel):
-            return speculate((own, drafting), (target.cache, draft.cache), wanted)
-        decoder = compiled_decoder(cast(TransformerTPP, target.model))
-        extend = partial(target.model.extend, cache=target.cache)
-        return speculate_by_operators(extend, decoder, target.cache, drafting, draft.cache, wanted)
+            return speculate((own, drafting), caches, wanted)
+        return speculate_by_operators((cast(OperatedModel, own), drafting), caches, wanted)
 
     def show_draft(self, made: Speculated) -> None:
         """Its cache lacks the newest event, and after a fully accepted draft the one before."""

@@ -51,9 +51,9 @@ class SamplingOptions:
             None = 1e-6. With method = "auto" it permits "fixed_point".
         compile: run the passes of the target, and of a draft model where it can be, as compiled code
             (tppsd.models.stand_ins.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on a CUDA
-            device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); "draft": those of a draft
-            model alone, and what becomes of its drafts, for a target that no compiled code knows (nothing where no model
-            drafts); None = no.
+            device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); "draft": all but the passes
+            of the target, for one whose encoder no compiled code knows: those of a draft model, laws, draws and what becomes
+            of drafts; None = no.
         dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3 digits;
             times, and all that follows the contexts, laws, tests and events, keep their precision. Samples have exactly the laws
             that the target has in this dtype, not those that it was scored by. A cache takes half the memory; faster on a CPU
@@ -132,7 +132,7 @@ class SamplingOptions:
     @property
     def target_passes(self) -> dict[str, Any]:
         """Those of the target."""
-        return {} if self.compile == "draft" else self.passes
+        return {"compile": "laws"} if self.compile == "draft" else self.passes
 
     @property
     def draft_model_passes(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import nn
 from tppsd.models.checkpoint import load
 from tppsd.models.fast import kept, plain_attributes
 from tppsd.models.protocol import EventModel
-from tppsd.models.stand_ins.active import standing_in
+from tppsd.models.stand_ins.active import Compiled, standing_in
 from tppsd.models.stand_ins.compilable import possible_passes
 
 DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own
@@ -65,7 +65,7 @@ def content_hash(model: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def reading(model: Any, compile: bool = False, dtype: str = "float32") -> Iterator[None]:
+def reading(model: Any, compile: Compiled = False, dtype: str = "float32") -> Iterator[None]:
     """A model in evaluation mode that is only read, by passes as SamplingOptions say, where it can have such."""
     possible = possible_passes(model, compile, dtype)
     is_own = possible == {"compile": False, "dtype": "float32"}

@@ -6,19 +6,21 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from tppsd.models.fast import kept
 from tppsd.models.stand_ins.captured import CapturedModel
-from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
+from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.models.stand_ins.reduced import ReducedModel
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
-StandIn = CompiledModel | CapturedModel | ReducedModel
+StandIn = CompiledModel | CapturedModel | OperatedModel | ReducedModel
+Compiled = bool | Literal["laws"]  # passes and laws, laws alone, or nothing
 
 
 class _Active(threading.local):
@@ -36,8 +38,10 @@ def stand_in(model: object) -> StandIn | None:
     return _ACTIVE.models.get(id(model))
 
 
-def _made(model: TransformerTPP, compiled: bool, dtype: torch.dtype) -> StandIn:
+def _made(model: TransformerTPP, compiled: Compiled, dtype: torch.dtype) -> StandIn:
     proxy: Any = weakref.proxy(model)  # what is kept of a model must not keep the model
+    if compiled == "laws":
+        return OperatedModel(proxy)
     if not compiled:
         return ReducedModel(proxy, dtype)
     if next(model.parameters()).device.type == "cpu":
@@ -45,19 +49,10 @@ def _made(model: TransformerTPP, compiled: bool, dtype: torch.dtype) -> StandIn:
     return CapturedModel(proxy, dtype)
 
 
-def compiled_decoder(model: TransformerTPP) -> CompiledDecoder:
-    """Of a model, of which nothing changes meanwhile, that is fit for it (tppsd.models.stand_ins.compilable)."""
-    own = kept(model).stand_ins
-    if "decoder" not in own:
-        own["decoder"] = CompiledDecoder(model)
-    own["decoder"].read_statistics(model)
-    return own["decoder"]
-
-
 @contextmanager
-def standing_in(model: TransformerTPP, compiled: bool = True, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+def standing_in(model: TransformerTPP, compiled: Compiled = True, dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """The cached passes and laws of a model, of which nothing changes meanwhile, are compiled ones (on a CUDA device captured
-    ones), or in `dtype`, or both.
+    ones), or in `dtype`, or both; or its laws alone are compiled.
 
     Args:
         model: one that is fit for it (tppsd.models.stand_ins.compilable).

@@ -8,6 +8,7 @@ import torch
 
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.fast import kept
+from tppsd.models.stand_ins.active import Compiled
 from tppsd.models.stand_ins.compiled import native_library
 from tppsd.models.stand_ins.packing import BLOCKS, LANES, MARKS, blocks_of
 
@@ -59,22 +60,26 @@ def _has_known_decoder(model: Any) -> bool:
     return type(model.decoder) is NextEventDecoder and type(model.decoder.marks) in MARKS
 
 
-def possible_passes(model: Any, compile: bool = False, dtype: str = "float32") -> dict[str, Any]:
+def possible_passes(model: Any, compile: Compiled = False, dtype: str = "float32") -> dict[str, Any]:
     """What of passes as SamplingOptions say a model can have."""
+    if compile == "laws":
+        return {"compile": has_compilable_laws(model) and "laws", "dtype": dtype}
     is_reducible = dtype == "float32" or why_not_reducible(model) is None
     return {"compile": compile and why_not_compilable(model) is None, "dtype": dtype if is_reducible else "float32"}
 
 
-def check_passes(model: Any, compile: bool = False, dtype: str = "float32", device: torch.device | None = None) -> None:
-    """Refuse a target that cannot have passes as SamplingOptions say.
+def check_passes(model: Any, compile: Compiled = False, dtype: str = "float32", device: torch.device | None = None) -> None:
+    """Refuse a target that cannot have passes as SamplingOptions say; compiled laws it need not have.
 
     Raises:
         ValueError: the sentence says why.
     """
     if dtype != "float32" and (reason := why_not_reducible(model, device)) is not None:
         raise ValueError(f"target: dtype = {dtype!r} {reason}")
-    if compile:
+    if compile is True:
         check_compilable(model, device)
+    if compile == "laws" and has_compilable_laws(model) and (device or _device(model)).type == "cpu":
+        check_compiler()
 
 
 def check_compilable(model: Any, device: torch.device | None = None) -> None:

@@ -51,18 +51,58 @@ class Drawn(NamedTuple):
 
 
 class CompiledDecoder:
-    """Decoder of a model whose contexts come from elsewhere, its weights laid out for compiled code."""
+    """Laws of contexts, wherever these come from: the decoder of a model, its weights laid out for compiled code."""
 
-    def __init__(self, model: TransformerTPP) -> None:
-        self._weights = PackedDecoder(model, native_library().panel_width())
-        self.decoder = self._weights.decoder
+    def __init__(self, weights: PackedDecoder) -> None:
+        self.library, self._weights, self.decoder = native_library(), weights, weights.decoder
+        self._width = 3 * self.decoder.num_components + self.decoder.num_features
 
     def read_statistics(self, model: TransformerTPP) -> None:
         """Take over what is no weight and may have changed."""
-        self.decoder.log_mean, self.decoder.log_std = model.statistics.log_mean, model.statistics.log_std
+        own, decoder, marks = model.statistics, self.decoder, model.decoder.marks
+        decoder.log_mean, decoder.log_std = own.log_mean, own.log_std
+        nothing = torch.zeros(0, decoder.num_components, dtype=torch.float64)
+        mixture = LogNormalMixture(nothing, nothing, nothing, own.log_mean, own.log_std)
+        features = None if marks is None else torch.zeros(0, decoder.num_features, dtype=torch.float64)
+        example = NextEventLaw(mixture, features, None if marks is None else marks.in_double())
+        self._arithmetic = LawArithmetic(self.library, self._weights, example)
+
+    def law(self, contexts: Tensor) -> NextEventLaw:
+        """As TransformerTPP.law, packed."""
+        contexts = contexts.contiguous()
+        laws = torch.empty(*contexts.shape[:-1], self._width, dtype=torch.float64)
+        num = Int(laws.numel() // self._width)
+        self.library.laws_after(ctypes.byref(self.decoder), Pointer(contexts.data_ptr()), num, Pointer(laws.data_ptr()))
+        return CompiledLaw(self._arithmetic, laws)
+
+    def _chain(
+        self, law: CompiledLaw, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, ends: Tensor | None, limits: Tensor | None
+    ) -> tuple[Chain, Drawn, tuple[Tensor | None, ...]]:
+        """As `follow` of a model begins: the structure that draws events, what they are written to, what else it points to."""
+        rows, num = uniforms.shape[:2]
+        inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
+        marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
+        laws = law.parameters.new_empty(rows, num if keeps_laws else 1, self._width)
+        laws[:, :1] = law.parameters
+        silence = None if law.elapsed is None else law.elapsed[:, 0]
+        tensors = (uniforms, last_times, silence, ends, limits)
+        given = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
+        written = (inter_times, times, laws, marks, num_drawn)
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *given))
+        return Chain(*pointers, num, uniforms.shape[2], keeps_laws), Drawn(inter_times, times, marks, num_drawn, laws), given
+
+    def work_of_laws(self, num_laws: int) -> Work:
+        """Of working them out."""
+        own = self.decoder
+        each = Work.of_linears((own.to_mixture, own.from_context, own.to_logits), num_laws)
+        return Work(each.flops, each.bytes + 8 * self._width * num_laws)
+
+    def work_of_draws(self, num: int) -> Work:
+        """Of that many draws or densities."""
+        return self._arithmetic.work(num)
 
 
-class CompiledModel:
+class CompiledModel(CompiledDecoder):
     """Encoder and decoder of a compilable model, their weights laid out for compiled code.
 
     Args:
@@ -70,27 +110,20 @@ class CompiledModel:
             read. The arithmetic is float32.
     """
 
+    _weights: PackedWeights
     new_cache = staticmethod(partial(KVCache, step=LANES))
     follows_silence = True  # chains may begin with laws that are given a silence
 
     def __init__(self, model: TransformerTPP, dtype: torch.dtype = torch.float32) -> None:
-        self.dtype, self.library = dtype, native_library()
-        self._weights = PackedWeights(model, self.library.panel_width(), dtype)
-        self.encoder, self.decoder = self._weights.encoder, self._weights.decoder
-        self._width = 3 * self.decoder.num_components + self.decoder.num_features
+        super().__init__(PackedWeights(model, native_library().panel_width(), dtype))
+        self.dtype, self.encoder = dtype, self._weights.encoder
 
     def read_statistics(self, model: TransformerTPP) -> None:
-        """Take over what is no weight and may have changed."""
-        own, encoder, decoder = model.statistics, self.encoder, self.decoder
+        """Likewise."""
+        super().read_statistics(model)
+        own, encoder = model.statistics, self.encoder
         encoder.time_scale, encoder.log_mean, encoder.log_std = own.time_scale, own.log_mean, own.log_std
         encoder.min_inter_time = max(own.min_inter_time, _TINY)
-        decoder.log_mean, decoder.log_std = own.log_mean, own.log_std
-        marks = model.decoder.marks
-        nothing = torch.zeros(0, decoder.num_components, dtype=torch.float64)
-        mixture = LogNormalMixture(nothing, nothing, nothing, own.log_mean, own.log_std)
-        features = None if marks is None else torch.zeros(0, decoder.num_features, dtype=torch.float64)
-        example = NextEventLaw(mixture, features, None if marks is None else marks.in_double())
-        self._arithmetic = LawArithmetic(self.library, self._weights, example)
 
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
         """As TransformerTPP.extend."""
@@ -114,14 +147,6 @@ class CompiledModel:
             keys_values.data_ptr(), cache.capacity, rows, self.dtype == torch.bfloat16, torch.get_num_threads(),
         )  # fmt: skip
 
-    def law(self, contexts: Tensor) -> NextEventLaw:
-        """As TransformerTPP.law, packed."""
-        contexts = contexts.contiguous()
-        laws = torch.empty(*contexts.shape[:-1], self._width, dtype=torch.float64)
-        num = Int(laws.numel() // self._width)
-        self.library.laws_after(ctypes.byref(self.decoder), Pointer(contexts.data_ptr()), num, Pointer(laws.data_ptr()))
-        return CompiledLaw(self._arithmetic, laws)
-
     def follow(
         self, law: CompiledLaw, cache: KVCache, last_times: Tensor, uniforms: Tensor, keeps_laws: bool,
         ends: Tensor | None = None, limits: Tensor | None = None,
@@ -137,6 +162,7 @@ class CompiledModel:
                 that are drawn together stop together. (Captured chains may stop later, so that what is beyond them is dropped
                 by whoever draws.)
         """
+        chain, drawn, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits)
         rows, num = uniforms.shape[:2]
         cache.announce(num - 1)
         contexts = torch.empty(rows, 1, self.encoder.dim, dtype=torch.float32)
@@ -144,19 +170,9 @@ class CompiledModel:
         time, inter_time = torch.empty(2, rows, dtype=torch.float64).unbind(0)
         depth, _ = _among_new(1, (), None, 0)
         each_pass = self.pass_of(cache, 1, contexts, ids, time, inter_time, lengths, num_before, depth, None)
-        inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
-        marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty_like(lengths)
-        laws = law.parameters.new_empty(rows, num if keeps_laws else 1, self._width)
-        laws[:, :1] = law.parameters
-        silence = None if law.elapsed is None else law.elapsed[:, 0]
-        tensors = (uniforms, last_times, silence, ends, limits)
-        given = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
-        written = (inter_times, times, laws, marks, num_drawn)
-        pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *given))
-        chain = Chain(*pointers, num, uniforms.shape[2], keeps_laws)
         self.library.follow(*map(ctypes.byref, (self.encoder, self.decoder, each_pass, chain)))
         cache.lengths = lengths
-        return Drawn(inter_times, times, marks, num_drawn, laws)
+        return drawn
 
     def work(self, cache: KVCache, num_new: int) -> Work:
         """Of the pass over the newest `num_new` tokens of every row, a chain, about."""
@@ -170,21 +186,11 @@ class CompiledModel:
         of_keys = 2 * self.dtype.itemsize * dim * keys  # and values
         return Work(num_layers * (each.flops + 4 * dim * num_new * keys), num_layers * (each.bytes + of_keys))
 
-    def work_of_laws(self, num_laws: int) -> Work:
-        """Of working them out."""
-        own = self.decoder
-        each = Work.of_linears((own.to_mixture, own.from_context, own.to_logits), num_laws)
-        return Work(each.flops, each.bytes + 8 * self._width * num_laws)
-
     def work_of_chain(self, cache: KVCache, drawn: Drawn) -> Work:
         """Of what `follow` has done."""
         num_passes, rows = int(drawn.num.max()) - 1, len(drawn.num)
         parts = num_passes * [self.work(cache, 1), self.work_of_laws(rows)] + (num_passes + 1) * [self.work_of_draws(rows)]
         return Work.total(parts)
-
-    def work_of_draws(self, num: int) -> Work:
-        """Of that many draws or densities."""
-        return self._arithmetic.work(num)
 
 
 @lru_cache(maxsize=256)

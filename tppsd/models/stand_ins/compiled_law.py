@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tppsd.models.law import MarkDecoder, NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.stand_ins.packing import PackedWeights
+from tppsd.models.stand_ins.packing import PackedDecoder
 from tppsd.models.stand_ins.structures import Pointer, Views, Work
 
 
@@ -23,7 +23,7 @@ class LawArithmetic:
         example: a law of that model, of which all but the parameters is used.
     """
 
-    def __init__(self, library: ctypes.CDLL, weights: PackedWeights, example: NextEventLaw) -> None:
+    def __init__(self, library: ctypes.CDLL, weights: PackedDecoder, example: NextEventLaw) -> None:
         self._library, self._weights, self.example = library, weights, example
 
     def draw(self, laws: Tensor, elapsed: Tensor | None, uniforms: Tensor) -> tuple[Tensor, Tensor]:

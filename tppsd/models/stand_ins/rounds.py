@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tppsd.models.cache import KVCache, RowCache
+from tppsd.models.cache import KVCache
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
+from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.models.stand_ins.structures import Model, Operated, Pointer, Rounds, Work
 
 
@@ -114,34 +114,25 @@ def speculate(models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache
 
 
 def speculate_by_operators(
-    extend: Callable[[EventTokens], Tensor], decoder: CompiledDecoder, cache: RowCache, draft: CompiledModel,
-    draft_cache: KVCache, wanted: Wanted,
-) -> Speculated:  # fmt: skip
-    """Likewise of a target whose passes are no calls of compiled code, of all rows in step until one wants no more.
-
-    Args:
-        extend: appends tokens (rows, n) to the target's cache; contexts (rows, n, dim).
-        decoder: of the target.
-        cache: of the target.
-
-    Raises:
-        RuntimeError: no proposal was kept.
-    """
+    models: tuple[OperatedModel, CompiledModel], caches: tuple[KVCache, KVCache], wanted: Wanted
+) -> Speculated:
+    """Likewise of a target whose passes are no calls of compiled code, of all rows in step until one wants no more."""
+    (target, draft), (cache, draft_cache) = models, caches
     (made, rounds, _given), library = wanted.begun(), draft.library
     drafting = _Begun(draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.unseen.ids.shape[1])
     num_rows, most = len(cache.lengths), wanted.draft_length + 1
     ids, (num_new, num_kept) = torch.zeros(num_rows, most, dtype=torch.int64), torch.zeros(2, num_rows, dtype=torch.int64)
     times, inter_times = torch.zeros(2, num_rows, most, dtype=torch.float64)
     pointers = (tensor.data_ptr() for tensor in (ids, times, inter_times, num_new, num_kept))
-    target = Operated(ctypes.addressof(decoder.decoder), *pointers, most)
+    passes = Operated(ctypes.addressof(target.decoder), *pointers, most)
     begin = library.begin_rounds
     begin.restype = Pointer
-    handle = Pointer(begin(*map(ctypes.byref, (target, drafting.structure, rounds))))
+    handle = Pointer(begin(*map(ctypes.byref, (passes, drafting.structure, rounds))))
     try:
         for _ in range(wanted.most_rounds or wanted.room):
             num = library.propose(handle)
             tokens = EventTokens(*(field[:, :num].clone() for field in (ids, times, inter_times)))  # which the target may keep
-            contexts = extend(tokens).float().contiguous()  # under autocast they may be of another type
+            contexts = target.extend(tokens, cache, None).float().contiguous()  # under autocast they may be of another type
             num_failed = library.conclude(handle, Pointer(contexts.data_ptr()))
             cache.roll_back(num - num_kept)
             if num_failed >= 0:

@@ -58,6 +58,10 @@ class Chain(ctypes.Structure):
     ]
 
 
+class Newest(ctypes.Structure):
+    _fields_ = _fields(Pointer, "ids times inter_times")
+
+
 class Model(ctypes.Structure):
     _fields_ = _fields(Pointer, "encoder decoder pass_")
 

@@ -12,28 +12,47 @@ struct Chain {
   const double *ends;                  // (rows,): where its row wants no more (nullptr = nowhere)
   const int64_t *limits;               // (rows,): how many events each row wants
   int64_t num, num_uniforms, keeps_laws;  // are the laws of all events kept, or that of the newest?
+
+  int64_t stride(const Decoder &decoder) const { return (keeps_laws ? num : 1) * decoder.width(); }  // from row to row
+  int64_t step(const Decoder &decoder) const { return keeps_laws * decoder.width(); }                // from event to event
 };
+
+// Tokens (rows,) of the newest events, written.
+struct Newest {
+  int64_t *ids;
+  double *times, *inter_times;
+};
+
+// Event j of rows [first, stop). Does one of them want no more?
+static bool draw_next(const Decoder &decoder, const Chain &chain, const Newest &newest, int64_t j, int64_t first, int64_t stop) {
+  bool is_done = false;
+  for (int64_t row = first; row < stop; row++) {
+    const int64_t at = row * chain.num + j;
+    const double *law = chain.laws + row * chain.stride(decoder) + j * chain.step(decoder);
+    const double elapsed = chain.elapsed && j == 0 ? chain.elapsed[row] : 0;
+    const double tau = draw(decoder, law, chain.uniforms + at * chain.num_uniforms, chain.marks + at, elapsed);
+    const double time = (j ? chain.times[at - 1] : chain.last_times[row]) + tau;
+    chain.inter_times[at] = tau, chain.times[at] = time;
+    if (chain.ends) is_done |= !(time <= chain.ends[row]) || j + 1 >= chain.limits[row];
+    chain.num_drawn[row] = j + 1;
+    newest.ids[row] = chain.marks[at] + 1, newest.times[row] = time, newest.inter_times[row] = tau;
+  }
+  return is_done || j + 1 == chain.num;
+}
+
+// Laws of event j of rows [first, stop), after their contexts.
+static void write_next(const Decoder &decoder, const Chain &chain, const float *contexts, int64_t j, int64_t first, int64_t stop) {
+  double *laws = chain.laws + first * chain.stride(decoder) + j * chain.step(decoder);
+  write_laws(decoder, contexts + first * decoder.to_mixture.in, stop - first, laws, chain.stride(decoder));
+}
 
 // Rows [first, stop), until one of them wants no more. Pass: of one token per row, whose fields are used up on the way.
 static void run_chain(const Encoder &encoder, const Decoder &decoder, const Pass &pass, const Chain &chain, int64_t first,
                       int64_t stop) {
-  const int64_t stride = (chain.keeps_laws ? chain.num : 1) * decoder.width(), step = chain.keeps_laws * decoder.width();
-  bool is_done = false;
-  for (int64_t j = 0; !is_done; j++) {
-    for (int64_t row = first; row < stop; row++) {
-      const int64_t at = row * chain.num + j;
-      const double *law = chain.laws + row * stride + j * step;
-      const double elapsed = chain.elapsed && j == 0 ? chain.elapsed[row] : 0;
-      const double tau = draw(decoder, law, chain.uniforms + at * chain.num_uniforms, chain.marks + at, elapsed);
-      const double time = (j ? chain.times[at - 1] : chain.last_times[row]) + tau;
-      chain.inter_times[at] = tau, chain.times[at] = time;
-      if (chain.ends) is_done |= !(time <= chain.ends[row]) || j + 1 >= chain.limits[row];
-      chain.num_drawn[row] = j + 1;
-      pass.ids[row] = chain.marks[at] + 1, pass.times[row] = time, pass.inter_times[row] = tau;
-    }
-    if (is_done || j + 1 == chain.num) return;
+  const Newest newest{pass.ids, pass.times, pass.inter_times};
+  for (int64_t j = 0; !draw_next(decoder, chain, newest, j, first, stop); j++) {
     run_rows(encoder, pass, first, stop);
     for (int64_t row = first; row < stop; row++) pass.lengths[row]++, pass.num_before[row]++;
-    write_laws(decoder, pass.contexts + first * encoder.dim, stop - first, chain.laws + first * stride + (j + 1) * step, stride);
+    write_next(decoder, chain, pass.contexts, j + 1, first, stop);
   }
 }

@@ -104,6 +104,18 @@ void follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, co
         [&](int64_t first, int64_t stop) { run_chain(*encoder, *decoder, *pass, *chain, first, stop); });
 }
 
+// Event j of chains of all rows, after contexts (rows, dim) that are somebody else's (of the first, the law is given). Does one of
+// them want no more?
+bool follow_next(const Decoder *decoder, const Chain *chain, const Newest *newest, const float *contexts, int64_t rows, int64_t j,
+                 int64_t num_threads) {
+  std::atomic<bool> is_done(false);
+  share(rows, GROUP, rows, num_threads, [&](int64_t first, int64_t stop) {
+    if (j) write_next(*decoder, *chain, contexts, j, first, stop);
+    if (draw_next(*decoder, *chain, *newest, j, first, stop)) is_done = true;
+  });
+  return is_done;
+}
+
 // How many rows failed, since their laws are not densities.
 int64_t speculate(const Model *target, const Model *draft, const Rounds *rounds) {
   const int64_t num = target->pass->rows, worth = num * rounds->draft_length * target->encoder->num_layers;
