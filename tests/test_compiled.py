@@ -446,7 +446,10 @@ def test_commands_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str], pa
 
 
 def test_the_uncompiled_baseline_needs_something_to_compare_with() -> None:
-    with pytest.raises(ValueError, match=r"'uncompiled' is for plans with compile: true"):
+    with pytest.raises(
+        ValueError,
+        match=r"'uncompiled' is for plans with --compile; here nothing is compiled",
+    ):
         benchmark.main(["--untrained", "1,2", "--baseline", "uncompiled"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,14 +40,20 @@ def test_watched_sampling_is_the_same_sampling(draft: str | None) -> None:
 
 
 @needs_a_compiler
-def test_compiled_rounds_are_a_step_and_an_operator() -> None:
+@pytest.mark.parametrize("drafts", [True, False], ids=["speculative", "autoregressive"])
+@pytest.mark.parametrize(
+    ("compile", "steps", "left"), [(True, set(), 0.5), ("draft", {TARGET, "cache writes"}, 0.8)], ids=["passes", "draft"]
+)
+def test_compiled_rounds_are_a_step_and_an_operator(compile: Any, steps: set[str], left: float, drafts: bool) -> None:
+    """Passes by operators within them are steps of their own."""
     target, draft = (small_model("thp", dtype=torch.float32) for _ in range(2))
-    account = Account(torch.device("cpu"))
+    models, account = (target, draft if drafts else None), Account(torch.device("cpu"))
     with account.watching():
-        sample(target, draft, compile=True, **SIZE)
-    assert {step for step, seconds in account.seconds.items() if seconds > 0} == {ROUNDS, COMMIT, BETWEEN}
-    plain, compiled = (counted(lambda c=c: sample(target, draft, compile=c, **SIZE)) for c in (False, True))
-    assert compiled.operators < 0.5 * plain.operators
+        sample(*models, compile=compile, **SIZE)
+    alone = {ROUNDS} if drafts else ({TARGET, "noise"} if compile is True else {ROUNDS, "noise"})
+    assert {step for step, seconds in account.seconds.items() if seconds > 0} == {*alone, *steps, COMMIT, BETWEEN}
+    plain, compiled = (counted(lambda c=c: sample(*models, compile=c, **SIZE)) for c in (False, compile))
+    assert compiled.operators < left * plain.operators
     assert 0.5 < compiled.flops / plain.flops < 2, "matrix products are what they are"
 
 

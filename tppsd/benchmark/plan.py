@@ -96,8 +96,8 @@ class Plan:
         candidates: trees, each the candidates of every step; they are timed beside the chains of `draft_lengths`.
         baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
             the history encoded anew for each event, one sequence at a time; "uncompiled": the target autoregressively, by
-            operators in float32, where all others have compiled passes.
-        compile, dtype: as in SamplingOptions, of every sampler, the autoregressive one included ("draft": those by draft models).
+            operators in float32, where the others have compiled passes, or laws.
+        compile, dtype: as in SamplingOptions, of every sampler, the autoregressive one included.
         batch_sizes: rows in flight.
         repeats: timed runs of each sampler; the run that warms up is not counted.
         sequences_per_run: sequences of one run, at least the batch size; null: 8 continuations of real data, else 1.
@@ -148,10 +148,8 @@ class Plan:
         for name, values in (distinct | {"data": map(Path, self.data), "drafts": map(Path, draft_names(self.drafts))}).items():
             if (twice := repeated(values)) is not None:
                 raise ValueError(f"{name}: {twice} is there twice; name it once")
-        if "uncompiled" in self.baselines and self.compile is not True:
-            raise ValueError(
-                "the baseline 'uncompiled' is for plans with compile: true (--compile); here nothing of the target is compiled"
-            )
+        if "uncompiled" in self.baselines and not self.compile:
+            raise ValueError("the baseline 'uncompiled' is for plans with --compile; here nothing is compiled")
         for entry in self.paper:
             _check_entry(entry)
         for size in self.batch_sizes:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import at_least, compiled, positive_seconds
+from tppsd.commands.console import add_compile, at_least, positive_seconds
 from tppsd.progress import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
@@ -125,8 +125,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add(
         "--training-seconds", type=positive_seconds, nargs=2, metavar=("TARGET", "DRAFT"), help="training times (default: 120 30)"
     )
-    add("--compile", nargs="?", type=compiled, const=True, metavar="draft",
-        help="compiled passes, in every sampler, or those of the draft alone (a CPU needs a C++ compiler)")  # fmt: skip
+    add_compile(parser)
     add("--dtype", choices=["float32", "bfloat16"], help="of matrices, keys and values, in every sampler (default: float32)")
     add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")

@@ -31,6 +31,14 @@ def compiled(text: str) -> str:
     return text
 
 
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    """`--compile`, of every sampler."""
+    parser.add_argument(
+        "--compile", nargs="?", type=compiled, const=True, metavar="draft",
+        help="compiled passes, in every sampler; draft: all but the target's passes (a CPU needs a C++ compiler)",
+    )  # fmt: skip
+
+
 def at_least(minimum: int) -> Callable[[str], int]:
     """Type of an option: whole numbers from `minimum` on. argparse names the option in front of the refusal."""
 
@@ -112,7 +120,7 @@ def add_pair(parser: argparse.ArgumentParser, draft: str, num_events: int, fewes
     add("--num-events", type=at_least(fewest_events), default=num_events, help="events per sequence (default: %(default)s)")
     add("--batch-size", type=at_least(1), default=1, help="rows in flight (default: %(default)s)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
-    add("--compile", action="store_true", help="compiled passes, in every sampler (a CPU needs a C++ compiler)")
+    add_compile(parser)
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of matrices, keys and values (default: %(default)s)")
 
 
@@ -128,16 +136,17 @@ def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
     from tppsd.benchmark.plan import Plan
     from tppsd.benchmark.sources import open_data, request
     from tppsd.models.stand_ins.compilable import check_passes
+    from tppsd.sampling.options import SamplingOptions
     from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     target = resolve_model(options.target, "target")
-    check_passes(target, options.compile, options.dtype)
+    check_passes(target, **SamplingOptions(compile=options.compile, dtype=options.dtype).target_passes)
     draft = options.draft if options.draft in DRAFTER_NAMES else resolve_model(options.draft, "draft")
     plan = Plan(
-        target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=num_runs, compile=options.compile,
-        dtype=options.dtype,
+        target=options.target, drafts=(options.draft,), num_events=options.num_events, repeats=num_runs,
+        compile=options.compile or False, dtype=options.dtype,
     )  # fmt: skip
     data = None if options.data is None else open_data(plan, options.data)
     requests = [request(plan, data, run, options.batch_size) for run in range(num_runs)]

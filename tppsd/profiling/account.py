@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tppsd.models.cache import KVCache, RowCache
+from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.profiling.machine import synchronize
 from tppsd.sampling import autoregressive, compiled_speculative
 from tppsd.sampling.autoregressive import Autoregressive
@@ -28,7 +29,7 @@ from tppsd.sampling.tree_speculative import TreeSpeculative
 
 DRAFT, TARGET, CACHE, ACCEPT = "draft", "target pass", "cache writes", "acceptance"
 CORRECT, COMMIT, NOISE, BETWEEN = "drawing what follows", "commit", "noise", "between"
-ROUNDS = "compiled rounds"  # drafts, passes and draws in one call
+ROUNDS = "compiled rounds"  # drafts, laws and draws in one call, and passes where they are compiled
 STEPS = (DRAFT, TARGET, CACHE, ACCEPT, CORRECT, ROUNDS, COMMIT, NOISE, BETWEEN)
 
 _DRAFTERS = (ModelDrafter, ParallelDrafter, SelfDrafter, JacobiDrafter, PoissonDrafter)
@@ -38,6 +39,8 @@ _PARTS: list[tuple[Any, str, str]] = [
     (ModelRows, "extend", TARGET), (ModelRows, "follow", TARGET),
     (RowCache, "write", CACHE), (KVCache, "write_layer", CACHE),
     (compiled_speculative, "speculate", ROUNDS),
+    (compiled_speculative, "speculate_by_operators", ROUNDS), (OperatedModel, "follow", ROUNDS),
+    (OperatedModel, "extend", TARGET),
     (Speculative, "judge", ACCEPT), (TreeSpeculative, "judge", ACCEPT),
     (Speculative, "correct", CORRECT), (FixedPoint, "correct", CORRECT), (autoregressive, "draw_event", CORRECT),
     (Speculative, "commit", COMMIT), (Rows, "commit", COMMIT),

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tppsd.models.stand_ins import rounds
-from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
 from tppsd.models.stand_ins.compiled_law import LawArithmetic
+from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.models.stand_ins.structures import Work
 from tppsd.sampling import compiled_speculative
 
@@ -52,12 +53,13 @@ def counted(work: Callable[[], object]) -> Counts:
     return counter.counts
 
 
+_FOLLOWING, _ROUNDS = (CompiledModel, OperatedModel), ("speculate", "speculate_by_operators")
 # of compiled code, what each call does: (its first argument, the others, result) -> Work
 _WORK: list[tuple[Any, str, Callable[..., Work]]] = [
     (CompiledModel, "extend", lambda model, arguments, contexts: model.work(arguments[1], contexts.shape[1])),
-    (CompiledModel, "law", lambda model, arguments, law: model.work_of_laws(law.batch_shape.numel())),
-    (CompiledModel, "follow", lambda model, arguments, drawn: model.work_of_chain(arguments[1], drawn)),
-    (compiled_speculative, "speculate", lambda models, arguments, made: rounds.work(models, arguments[0], made)),
+    (CompiledDecoder, "law", lambda model, arguments, law: model.work_of_laws(law.batch_shape.numel())),
+    *((kind, "follow", lambda model, arguments, drawn: model.work_of_chain(arguments[1], drawn)) for kind in _FOLLOWING),
+    *((compiled_speculative, name, lambda models, arguments, made: rounds.work(models, arguments[0], made)) for name in _ROUNDS),
     (LawArithmetic, "draw", lambda laws, arguments, drawn: laws.work(drawn[0].numel())),
     (LawArithmetic, "log_prob", lambda laws, arguments, log_probs: laws.work(log_probs.numel())),
 ]

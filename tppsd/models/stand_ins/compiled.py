@@ -91,6 +91,15 @@ class CompiledDecoder:
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *given))
         return Chain(*pointers, num, uniforms.shape[2], keeps_laws), Drawn(inter_times, times, marks, num_drawn, laws), given
 
+    def work(self, cache: KVCache, num_new: int) -> Work:
+        """Of the pass over the newest `num_new` tokens of every row, a chain, about."""
+        keys = int(cache.lengths.clamp_max(cache.max_context or cache.capacity).sum())
+        return self.work_of_pass(len(cache.lengths) * num_new, num_new, keys)
+
+    def work_of_pass(self, num_tokens: int, num_new: int, keys: int) -> Work:
+        """Of what operators do, no call knows."""
+        return Work(0, 0)
+
     def work_of_laws(self, num_laws: int) -> Work:
         """Of working them out."""
         own = self.decoder
@@ -100,6 +109,12 @@ class CompiledDecoder:
     def work_of_draws(self, num: int) -> Work:
         """Of that many draws or densities."""
         return self._arithmetic.work(num)
+
+    def work_of_chain(self, cache: KVCache, drawn: Drawn) -> Work:
+        """Of what `follow` has done."""
+        num_passes, rows = int(drawn.num.max()) - 1, len(drawn.num)
+        parts = num_passes * [self.work(cache, 1), self.work_of_laws(rows)] + (num_passes + 1) * [self.work_of_draws(rows)]
+        return Work.total(parts)
 
 
 class CompiledModel(CompiledDecoder):
@@ -174,23 +189,12 @@ class CompiledModel(CompiledDecoder):
         cache.lengths = lengths
         return drawn
 
-    def work(self, cache: KVCache, num_new: int) -> Work:
-        """Of the pass over the newest `num_new` tokens of every row, a chain, about."""
-        keys = int(cache.lengths.clamp_max(cache.max_context or cache.capacity).sum())
-        return self.work_of_pass(len(cache.lengths) * num_new, num_new, keys)
-
     def work_of_pass(self, num_tokens: int, num_new: int, keys: int) -> Work:
         """Over so many tokens of all rows, `num_new` of each, which look at so many keys of all rows."""
         layer, dim, num_layers = self._weights.layers[0], self.encoder.dim, self.encoder.num_layers
         each = Work.of_linears((layer.to_qkv, layer.from_heads, layer.expand, layer.contract), num_tokens)
         of_keys = 2 * self.dtype.itemsize * dim * keys  # and values
         return Work(num_layers * (each.flops + 4 * dim * num_new * keys), num_layers * (each.bytes + of_keys))
-
-    def work_of_chain(self, cache: KVCache, drawn: Drawn) -> Work:
-        """Of what `follow` has done."""
-        num_passes, rows = int(drawn.num.max()) - 1, len(drawn.num)
-        parts = num_passes * [self.work(cache, 1), self.work_of_laws(rows)] + (num_passes + 1) * [self.work_of_draws(rows)]
-        return Work.total(parts)
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tppsd.models.cache import KVCache
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.compiled import CompiledModel
+from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
 from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.models.stand_ins.structures import Model, Operated, Pointer, Rounds, Work
 
@@ -149,8 +149,8 @@ def _check(num_failed: int) -> None:
         raise RuntimeError(f"no proposal was kept for {num_failed} rows: target and draft laws are not densities")
 
 
-def work(models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache, KVCache], made: Speculated) -> Work:
-    """Of what `speculate` has done, about: caches count as long as they became, and of proposals there is one per event."""
+def work(models: tuple[CompiledDecoder, CompiledModel], caches: tuple[KVCache, KVCache], made: Speculated) -> Work:
+    """Of what rounds have done, about: caches count as long as they became, and of proposals there is one per event."""
     (target, draft), parts = models, []
     lengths = zip(*(cache.lengths.clamp_max(cache.max_context or cache.capacity).tolist() for cache in caches), strict=True)
     for row, (target_length, draft_length) in enumerate(lengths):
