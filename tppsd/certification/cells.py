@@ -34,6 +34,10 @@ DRAFT_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
     "method": ("joint",), "encoder": ("thp", "sahp", "attnhp", "rotary"), "draft": ("another model",),
     "draft_length": (1, 4, 10),
 }  # fmt: skip
+# what compiled laws and chains of events under a target by operators are certified for, beside those rounds
+LAW_FACTORS: dict[str, tuple[Any, ...]] = DRAFT_FACTORS | {
+    "method": ("autoregressive", "joint"), "num_marks": (1, 5), "draft": ("none", "self"), "draft_length": (0, 4),
+}  # fmt: skip
 _NARROW = (2, 1, 1)  # candidates after the first step of a tree
 
 
@@ -100,7 +104,7 @@ def possible_cells(factors: dict[str, tuple[Any, ...]]) -> list[Cell]:
     return [cell for values in itertools.product(*factors.values()) if (cell := Cell(*values)).is_possible]
 
 
-KINDS = {"chains": FACTORS, "trees": TREE_FACTORS, "compiled drafts": DRAFT_FACTORS}
+KINDS = {"chains": FACTORS, "trees": TREE_FACTORS, "compiled drafts": DRAFT_FACTORS, "compiled laws": LAW_FACTORS}
 
 
 def all_cells() -> tuple[Cell, ...]:

@@ -31,7 +31,7 @@ Certificate = dict[str, Any]  # fit for JSON
 def cells_of(how: How) -> list[Cell]:
     """Of a certificate of such passes."""
     if how.get("compiled") == "draft":
-        return list(covering_cells("compiled drafts"))
+        return [*covering_cells("compiled drafts"), *covering_cells("compiled laws")]
     return [cell for cell in all_cells() if cell.is_compilable or not how]
 
 
