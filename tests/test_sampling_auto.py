@@ -194,6 +194,18 @@ def test_what_is_remembered_is_a_copy_and_of_one_way_to_draft() -> None:
     assert recall(StubTPP.random(3, seed=0), None, options).choose(1) == _FIRST[0], "of a model that is no module"
 
 
+def test_what_was_learnt_with_other_threads_is_not_taken_over() -> None:
+    target, options = lively_transformer(3, "thp", seed=0), SamplingOptions("speculative", "auto", "joint", "self")
+    remember(target, None, options, simulate(0.999, lambda g: 1e-3 * (1 + 0.001 * g), 60))
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads + 1)
+    try:
+        assert recall(target, None, options).choose(1) == _FIRST[0]
+    finally:
+        torch.set_num_threads(num_threads)
+    assert recall(target, None, options).choose(1) > _FIRST[0]
+
+
 def test_recorded_lengths_come_in_order_and_the_last_goes_on() -> None:
     recorded = RecordedDraftLength(((4, 2), (0, 1), (7, 1)))
     assert [recorded.choose(1) for _ in range(6)] == [4, 4, 0, 7, 7, 7]
