@@ -12,7 +12,9 @@ from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.sampling import auto
+from tppsd.models import fast
+from tppsd.sampling import auto, methods
+from tppsd.sampling import sample as sample_module
 from tppsd.sampling.draft_length import _FIRST as FIRST_LENGTHS
 from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
 from tppsd.sampling.learnt import recall, remember
@@ -336,6 +338,41 @@ def test_a_draft_model_is_used_where_sequences_are_long_or_rows_many(
     arguments = {"num_events": num_events, "num_sequences": num_sequences, "batch_size": num_sequences}
     choice = sample(target, draft, method="auto", **arguments).stats.choice or ""
     assert choice.split(":")[0] == chosen
+
+
+def test_a_draft_that_a_rule_leaves_out_is_neither_read_nor_recorded() -> None:
+    target, draft = (lively_transformer(3, "thp", seed=seed, num_layers=1) for seed in (0, 1))
+    samples = sample(target, draft, method="auto", num_events=9)
+    assert samples.options.method == "autoregressive" and samples.draft_hash is None
+    assert target in fast._KEPT and draft not in fast._KEPT
+    assert sample(target, draft, method="auto", drafter="model", num_events=200).draft_hash == draft.content_hash()
+
+
+def test_a_draft_that_does_not_fit_is_refused_even_where_a_rule_leaves_it_out() -> None:
+    target, draft = (lively_transformer(marks, "thp", seed=0, num_layers=1) for marks in (3, 2))
+    with pytest.raises(ValueError, match="draft has num_marks = 2, the target 3"):
+        sample(target, draft, method="auto", num_events=9)
+
+
+@pytest.mark.usefixtures("trials_of_short_jobs")
+def test_a_draft_that_loses_the_trial_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, draft = (lively_transformer(3, "thp", seed=seed, num_layers=1) for seed in (0, 1))
+    held: list[int] = []
+
+    def try_out(models: Models, options: SamplingOptions, *_: Any) -> tuple[float, None]:
+        held.append(fast.kept(draft).num_holders)
+        return float(options.method == "autoregressive"), None
+
+    def build(models: Models, *arguments: Any) -> Any:
+        held.append(fast.kept(draft).num_holders)
+        assert models.draft is None
+        return methods.build_engine(models, *arguments)
+
+    monkeypatch.setattr(auto, "_try", try_out)
+    monkeypatch.setattr(sample_module, "build_engine", build)
+    assert sample(target, draft, method="auto", num_events=500).draft_hash is None
+    *in_trial, afterwards = held
+    assert min(in_trial) > 0 == afterwards
 
 
 @pytest.mark.usefixtures("trials_of_short_jobs")

@@ -25,7 +25,7 @@ from tppsd.sampling.methods import Models, build_engine, choose_draft_length
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder, after_silence
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
-from tppsd.sampling.resolve import DRAFTER_NAMES, check_models, content_hash, model_device, reading, resolve_model
+from tppsd.sampling.resolve import DRAFTER_NAMES, check_fit, content_hash, model_device, reading_both, resolve_model
 from tppsd.sampling.samples import SampledSequences
 from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.stats import SamplingStats
@@ -86,13 +86,14 @@ def sample(
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
     call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws))
-    with held(call.target), held(call.draft):
+    with held(call.target):
         plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
         finished: list[Any] = [None] * len(plan.requests)
-        with call.reading():
-            for done in call.run(plan, progress):
-                finished[done.which] = done
-        return call.assemble(plan, range(len(plan.requests)), finished)
+        with held(call.draft):
+            with call.reading():
+                for done in call.run(plan, progress):
+                    finished[done.which] = done
+            return call.assemble(plan, range(len(plan.requests)), finished)
 
 
 def sample_stream(
@@ -164,33 +165,44 @@ class _Call:
         self.max_events, self.recorder = max_events, recorder
         self.device = model_device(self.target)
         self.stats = SamplingStats.of(self.options)
+        self.chosen_lengths: DraftLength | None = None
 
     def plan(
         self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
     ) -> Plan:
+        """What to sample, and how: the method of "auto" is chosen."""
         check_passes(self.target, **self.options.target_passes)
-        if self.options.compile == "draft" and self.draft is not None:
-            check_compiled_draft(self.draft)
-        check_models(self.target, self.draft)
+        if self.draft is not None:
+            check_fit(self.target, self.draft)
+            if self.options.compile == "draft":
+                check_compiled_draft(self.draft)
         plan = plan_requests(
             history, num_sequences, t_start, t_end, horizon, num_events, self.max_events, self.target.num_marks,
             getattr(self.target, "statistics", None), self.seed, first_index, self.device,
         )  # fmt: skip
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
+        if self.options.method == "auto":
+            self._choose(plan)
         return plan
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Both models are only read, and what they are is looked at once."""
-        with (
-            held(self.target),
-            held(self.draft),
-            reading(self.target, **self.options.target_passes),
-            reading(self.draft, **self.options.draft_model_passes),
-            torch.inference_mode(),
-        ):
-            yield
+    def _choose(self, plan: Plan) -> None:
+        """What "auto" stands for; a draft model that is not to draft is let go before the call reads it."""
+        started = time.perf_counter()
+        models = Models(self.target, self.draft)
+        self.options, self.chosen_lengths, reason = choose(models, self.options, plan, self._num_rows(plan), self.seed)
+        if self.options.drafter != "model":
+            self.draft = None
+        self.stats = SamplingStats.of(self.options)
+        self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
+
+    def _num_rows(self, plan: Plan) -> int:
+        """In flight."""
+        return min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """In which `run` goes on."""
+        return reading_both(self.target, self.draft, self.options)
 
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
         """Yield finished requests, within `reading`; counters and seconds accumulate in `stats`."""
@@ -215,19 +227,10 @@ class _Call:
                 yield from finished
 
     def _start(self, plan: Plan) -> Engine:
-        """The engine; where a trial is to choose the method, after the trial."""
-        num_rows = min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
         models = Models(self.target, self.draft)
-        lengths: DraftLength | None = None
-        if self.options.method == "auto":
-            started = time.perf_counter()
-            self.options, lengths, reason = choose(models, self.options, plan, num_rows, self.seed)
-            self.stats = SamplingStats.of(self.options)
-            self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
-        if lengths is None and self.options.method != "autoregressive":
-            lengths = choose_draft_length(models, self.options)
-        self.chosen_lengths = lengths
-        return build_engine(models, self.options, plan, num_rows, self.seed, self.recorder, lengths)
+        if self.chosen_lengths is None and self.options.method != "autoregressive":
+            self.chosen_lengths = choose_draft_length(models, self.options)
+        return build_engine(models, self.options, plan, self._num_rows(plan), self.seed, self.recorder, self.chosen_lengths)
 
     @property
     def replayable_options(self) -> SamplingOptions:
