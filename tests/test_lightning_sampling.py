@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tppsd import DraftTPP, EventDataModule, EventSequence, Sampler, SampleWrite
 from tppsd.lightning.requests import Requests, median_window
 from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
+from tppsd.sampling.methods import Models
 from tppsd.sampling.samples import SampledSequences
 
 
@@ -66,6 +68,39 @@ def test_a_method_chosen_by_the_clock_is_tried_once_and_every_chunk_can_be_repla
     for first, chunk in zip((0, 2), chunks, strict=True):
         again = sample(*checkpoints, num_sequences=2, first_index=first, num_events=500, seed=5, options=chunk.options)
         assert torch.equal(again.flat_event_times, chunk.flat_event_times)
+
+
+@pytest.mark.parametrize(
+    ("num_chunks", "finished", "has_trial"), [(4, (), True), (3, (), False), (4, (2,), False)], ids=["long", "short", "rest"]
+)
+def test_whether_to_try_is_decided_by_what_is_left_of_the_job(
+    num_chunks: int, finished: tuple[int, ...], has_trial: bool, checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of 1,500 events, of which 6,000 are enough for a trial with one row in flight."""
+    tried: list[SamplingOptions] = []
+
+    def try_out(models: Models, options: SamplingOptions, *_: Any) -> tuple[float, None]:
+        tried.append(options)
+        return float(options.method == "autoregressive"), None
+
+    monkeypatch.setattr(auto, "_try", try_out)
+    sampler = Sampler(checkpoints[0], options=SamplingOptions("auto"), batch_size=1)
+    sampler.finished_chunks = frozenset(finished)
+    requests = Requests(15 * num_chunks, num_events=100, chunk_size=15)
+    (chunk,) = predicted(sampler, requests, limit_predict_batches=1)
+    assert bool(tried) == has_trial
+    assert ("events/s in a trial" in (chunk.stats.choice or "")) == has_trial
+
+
+def test_the_chunks_to_come_are_those_of_the_process() -> None:
+    chunks = Requests(12, t_end=1.0, chunk_size=2).loader().dataset
+    assert [list(chunks[i].to_come(2)) for i in (0, 1, 4)] == [[0, 2, 4], [1, 3, 5], [4]]
+
+
+def test_a_draft_length_that_is_fixed_stays_so_in_every_chunk(checkpoints: tuple[Path, Path]) -> None:
+    options = SamplingOptions("auto", draft_length=4, drafter="jacobi")
+    chunks = predicted(Sampler(checkpoints[0], options=options, batch_size=1), Requests(2, num_events=130, chunk_size=1))
+    assert [chunk.options.draft_length for chunk in chunks] == [4, 4]
 
 
 @pytest.mark.parametrize("drafter", ["self", "jacobi", "poisson"])

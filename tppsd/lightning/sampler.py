@@ -13,7 +13,7 @@ from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, content_hash, resolve_model
-from tppsd.sampling.sample import sample
+from tppsd.sampling.sample import sample_chunk
 from tppsd.sampling.samples import SampledSequences
 
 
@@ -76,18 +76,20 @@ class Sampler(LightningModule):
         """The samples of a chunk; None: they are in the writer's folder."""
         if batch.chunk in self.finished_chunks:
             return None
-        samples = sample(
+        is_to_choose = self._chosen is not None and self._chosen.method == "auto"
+        samples = sample_chunk(
             self.target,
             self.draft,
+            num_chunks=len(set(batch.to_come(self.trainer.world_size)) - self.finished_chunks) if is_to_choose else 1,
+            options=self._chosen,
+            batch_size=self.rows_in_flight,
+            seed=self.seed,
+            max_events=self.max_events,
             history=batch.history,
             num_sequences=batch.num_sequences,
             first_index=batch.first_index,
-            options=self._chosen,
-            seed=self.seed,
-            batch_size=self.rows_in_flight,
-            max_events=self.max_events,
             **batch.arguments,
         )
-        if self._chosen is not None and self._chosen.method == "auto":  # one trial is enough for all chunks
-            self._chosen = samples.options.with_overrides(draft_length=samples.options.draft_length and "auto")
+        if is_to_choose:  # once for all chunks; a length that is left to the clock goes on being so
+            self._chosen = samples.options.with_overrides(draft_length=samples.stats.draft_length)
         return PredictedSequences(**vars(samples))

@@ -55,8 +55,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int) -> Choice:
-    """The fastest candidate for `plan`, with `num_rows` rows in flight.
+def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, num_chunks: int = 1) -> Choice:
+    """The fastest candidate for a job of `num_chunks` chunks like `plan`, with `num_rows` rows in flight.
 
     Args:
         options: resolved, of method "auto"; what they fix is kept.
@@ -65,7 +65,7 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
     expected = _expected_events(models, plan)
     # rounds of compiled drafts come many at a time, where their length is not to be chosen
     are_long = options.compile is True or (_are_drafts_cheap(models, candidates) and options.draft_length != "auto")
-    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND[are_long]))
+    num_rounds = min(_ROUNDS[1], int(num_chunks * expected / num_rows / _EVENTS_PER_ROUND[are_long]))
     if num_rounds < _ROUNDS[0]:
         return _without_trial(models, candidates, expected / len(plan.requests), num_rows)
     rates: dict[str, float] = {}

@@ -86,14 +86,28 @@ def sample(
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
     call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws))
-    with held(call.target):
-        plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
-        finished: list[Any] = [None] * len(plan.requests)
-        with held(call.draft):
-            with call.reading():
-                for done in call.run(plan, progress):
-                    finished[done.which] = done
-            return call.assemble(plan, range(len(plan.requests)), finished)
+    with call.planned(history, num_sequences, t_start, t_end, horizon, num_events, first_index) as plan:
+        return call.assemble(plan, range(len(plan.requests)), call.finished(plan, progress))
+
+
+def sample_chunk(
+    target: Any,
+    draft: Any,
+    num_chunks: int,
+    options: SamplingOptions | None,
+    batch_size: int | None,
+    seed: int,
+    max_events: int,
+    **requested: Any,
+) -> SampledSequences:
+    """`sample`, of a job of `num_chunks` chunks like this one: for all of them method = "auto" decides whether to try.
+
+    Args:
+        requested: history, numbers, ends and first_index, as of `sample`.
+    """
+    call = _Call(target, draft, options, {}, batch_size, seed, max_events, Recorder(), num_chunks)
+    with call.planned(**requested) as plan:
+        return call.assemble(plan, range(len(plan.requests)), call.finished(plan))
 
 
 def sample_stream(
@@ -150,6 +164,7 @@ class _Call:
         seed: int,
         max_events: int,
         recorder: Recorder,
+        num_chunks: int = 1,
     ) -> None:
         if options is not None and not isinstance(options, SamplingOptions):
             raise TypeError(f"options is a {type(options).__name__}; give SamplingOptions, or single options as keywords")
@@ -162,13 +177,28 @@ class _Call:
         # a model that will not be used is neither loaded nor recorded
         may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
         self.draft = resolve_model(draft, "draft") if may_draft else None
-        self.max_events, self.recorder = max_events, recorder
+        self.max_events, self.recorder, self.num_chunks = max_events, recorder, num_chunks
         self.device = model_device(self.target)
         self.stats = SamplingStats.of(self.options)
         self.chosen_lengths: DraftLength | None = None
 
+    @contextlib.contextmanager
+    def planned(self, *requested: Any, **by_name: Any) -> Iterator[Plan]:
+        """`plan`; meanwhile both models are held, so that their weights are compared once."""
+        with held(self.target):
+            plan = self.plan(*requested, **by_name)
+            with held(self.draft):
+                yield plan
+
     def plan(
-        self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
+        self,
+        history: Any = None,
+        num_sequences: int = 1,
+        t_start: Any = None,
+        t_end: Any = None,
+        horizon: Any = None,
+        num_events: Any = None,
+        first_index: int = 0,
     ) -> Plan:
         """What to sample, and how: the method of "auto" is chosen."""
         check_passes(self.target, **self.options.target_passes)
@@ -190,7 +220,8 @@ class _Call:
         """What "auto" stands for; a draft model that is not to draft is let go before the call reads it."""
         started = time.perf_counter()
         models = Models(self.target, self.draft)
-        self.options, self.chosen_lengths, reason = choose(models, self.options, plan, self._num_rows(plan), self.seed)
+        num_rows = self._num_rows(plan)
+        self.options, self.chosen_lengths, reason = choose(models, self.options, plan, num_rows, self.seed, self.num_chunks)
         if self.options.drafter != "model":
             self.draft = None
         self.stats = SamplingStats.of(self.options)
@@ -203,6 +234,11 @@ class _Call:
     def reading(self) -> contextlib.AbstractContextManager[None]:
         """In which `run` goes on."""
         return reading_both(self.target, self.draft, self.options)
+
+    def finished(self, plan: Plan, progress: bool = False) -> list[Finished]:
+        """All of them, in index order."""
+        with self.reading():
+            return sorted(self.run(plan, progress), key=lambda done: done.which)
 
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
         """Yield finished requests, within `reading`; counters and seconds accumulate in `stats`."""
