@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,25 @@ def test_a_method_chosen_by_the_clock_is_tried_once_and_every_chunk_can_be_repla
     for first, chunk in zip((0, 2), chunks, strict=True):
         again = sample(*checkpoints, num_sequences=2, first_index=first, num_events=500, seed=5, options=chunk.options)
         assert torch.equal(again.flat_event_times, chunk.flat_event_times)
+
+
+def test_every_shard_says_what_replays_it(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+    """The last chunk has fewer sequences than the others have rows in flight."""
+    import pandas
+
+    sampler = Sampler(*checkpoints, SamplingOptions(draft_length="auto"), seed=3, batch_size=4)
+    predicted(sampler, Requests(12, num_events=60, chunk_size=9), callbacks=[SampleWriter(tmp_path)])
+    in_flight = []
+    for shard in sorted(tmp_path.glob("*.parquet")):
+        frame = pandas.read_parquet(shard)
+        recorded = frame.iloc[0]
+        in_flight.append(int(recorded["batch_size"]))
+        again = sample(
+            *checkpoints, num_sequences=len(frame), first_index=int(recorded["seq_idx"]), num_events=60, seed=3,
+            options=SamplingOptions(**json.loads(recorded["options"])), batch_size=in_flight[-1],
+        )  # fmt: skip
+        assert [times.tolist() for times in frame["time_since_start"]] == [times.tolist() for times in again.event_times]
+    assert in_flight == [4, 3]
 
 
 @pytest.mark.parametrize(

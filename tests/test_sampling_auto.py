@@ -229,6 +229,7 @@ def test_lengths_chosen_by_the_clock_are_replayed_by_the_options(draft: str) -> 
     assert isinstance(first.options.draft_length, tuple)
     assert sum(rounds for _, rounds in first.options.draft_length) == first.stats.num_target_passes
     assert any(length == 0 for length, _ in first.options.draft_length), "rounds without a draft must occur"
+    assert first.batch_size == 4
     again = sample(target, other, options=first.options, **arguments)
     assert torch.equal(again.flat_inter_times, first.flat_inter_times) and again.options == first.options
     assert SamplingOptions(**first.options.to_dict()) == first.options

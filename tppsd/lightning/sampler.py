@@ -36,7 +36,8 @@ class Sampler(LightningModule):
             autoregressive sampling, unless the options say otherwise.
         options: method, draft length, rule.
         seed: of the counter-based noise.
-        batch_size: rows in flight; changes speed and memory, never results.
+        batch_size: rows in flight; changes speed and memory, and no sequence of fixed draft lengths; with "auto" others come of
+            it, of the same law, and each chunk records its own.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
     """
 

@@ -25,7 +25,8 @@ class SampleWriter(BasePredictionWriter):
 
     The folder opens with `datasets` and `pandas` and is a data set for EventDataModule (one split, cut by its fractions). A shard
     appears whole or not at all. Chunks that the folder already holds are not sampled again if they are of this very job: the same
-    models, options, seed, requests and histories, on any number of processes. It never mixes the shards of two jobs.
+    models, options, seed, requests and histories, on any number of processes, with any number of rows in flight. It never mixes
+    the shards of two jobs.
 
     Args:
         output_dir: a new folder, or that of the same job, interrupted.

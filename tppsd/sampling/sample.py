@@ -71,7 +71,7 @@ def sample(
         batch_size: rows in flight (default 64); changes speed and memory, and no result of a fixed draft length.
         seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call, whatever the
             batch size, device count or order, up to floating-point reduction order. Where the clock chooses draft lengths
-            ("auto"), the same law; the same sequences come from the recorded options with the same batch size.
+            ("auto"), the same law; the same sequences come from the recorded `options` and `batch_size`.
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
         return_log_probs: also return the target's log-density of each event.
@@ -312,6 +312,7 @@ class _Call:
             histories=sources,
             options=self.replayable_options,
             seed=self.seed,
+            batch_size=self._num_rows(plan),
             stats=self.stats.copy(),
             num_marks=self.target.num_marks,
             mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
