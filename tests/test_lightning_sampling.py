@@ -65,7 +65,8 @@ def test_a_method_chosen_by_the_clock_is_tried_once_and_every_chunk_can_be_repla
 ) -> None:
     monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", (20, 20))
     chunks = predicted(Sampler(*checkpoints, SamplingOptions("auto"), seed=5), Requests(4, num_events=500, chunk_size=2))
-    assert [chunk.stats.choice is not None for chunk in chunks] == [True, False]
+    assert [chunk.stats.trial_seconds > 0 for chunk in chunks] == [True, False]
+    assert chunks[0].stats.choice == chunks[1].stats.choice is not None
     for first, chunk in zip((0, 2), chunks, strict=True):
         again = sample(*checkpoints, num_sequences=2, first_index=first, num_events=500, seed=5, options=chunk.options)
         assert torch.equal(again.flat_event_times, chunk.flat_event_times)
@@ -88,6 +89,25 @@ def test_every_shard_says_what_replays_it(checkpoints: tuple[Path, Path], tmp_pa
         )  # fmt: skip
         assert [times.tolist() for times in frame["time_since_start"]] == [times.tolist() for times in again.event_times]
     assert in_flight == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("method", "choice"),
+    [("auto", "autoregressive: too few events for a trial"), ("autoregressive", None)],
+    ids=["auto", "named"],
+)
+def test_what_was_chosen_and_why_is_said_and_written(
+    method: Any, choice: str | None, checkpoints: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pyarrow.parquet import read_table
+
+    sampler = Sampler(checkpoints[0], options=SamplingOptions(method))
+    with caplog.at_level("INFO"):
+        predicted(sampler, Requests(4, num_events=3, chunk_size=2), callbacks=[SampleWriter(tmp_path)])
+    said = [line for line in caplog.messages if line.startswith("sampled by")]
+    assert said == ([] if choice is None else [f"sampled by {choice}"])
+    shards = sorted(tmp_path.glob("*.parquet"))
+    assert [read_table(shard)["choice"].to_pylist() for shard in shards] == [[choice] * 2] * 2
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ class Sampler(LightningModule):
         self.target = load(target)
         self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft")
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
-        self._chosen = options  # by the trial of "auto", where there is one
+        self._chosen = options  # by "auto", once it has chosen,
+        self._choice: str | None = None  # and why
         self.finished_chunks: frozenset[int] = frozenset()  # set by a SampleWriter that has them already
 
     def job(self) -> dict[str, Any]:
@@ -93,4 +94,6 @@ class Sampler(LightningModule):
         )
         if is_to_choose:  # once for all chunks; a length that is left to the clock goes on being so
             self._chosen = samples.options.with_overrides(draft_length=samples.stats.draft_length)
+            self._choice = samples.stats.choice
+        samples.stats.choice = self._choice
         return PredictedSequences(**vars(samples))

@@ -263,6 +263,7 @@ class _Call:
                 yield from finished
 
     def _start(self, plan: Plan) -> Engine:
+        """The engine, which goes on from what the trial, or earlier calls, have learnt of draft lengths."""
         models = Models(self.target, self.draft)
         if self.chosen_lengths is None and self.options.method != "autoregressive":
             self.chosen_lengths = choose_draft_length(models, self.options)
