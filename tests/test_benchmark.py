@@ -269,6 +269,20 @@ def test_the_table_keeps_to_the_width_of_the_terminal(width, capsys):
     assert ("10.25 to 14.50" in "".join(table)) == (width > 100)
 
 
+@pytest.mark.parametrize("width", [60, 240])
+def test_the_table_says_what_auto_chose(width, capsys):
+    size = 1, 0, 3, 1, 100, 0.5, 12.34, 10.25, 14.5, 4.21, 3.5, 5.1, 81.0
+    choice = "self: events/s in a trial: self 90, autoregressive 30"
+    rows = [
+        Row("autoregressive", "autoregressive", "easytpp/taxi", "thp", "4x2", None, None, None, *size),
+        Row("auto, 1x1", "auto", "easytpp/taxi", "thp", "4x2", "1x1", "auto", None, *size, choice=choice),
+    ]
+    print_table(read_plan([], {"untrained": True}), rows, Console(width=width))
+    *table, last = capsys.readouterr().out.splitlines()
+    assert last == f"auto, 1x1 (easytpp/taxi, THP, target 4x2) sampled by {choice}"
+    assert "sampled by" not in "".join(table)
+
+
 def test_sampler_names_leave_out_the_folders_of_a_checkpoint(tmp_path, capsys):
     path = tmp_path / "run" / "best.ckpt"
     TransformerTPP(2, embed_dim=8, num_heads=1, num_layers=1, num_components=2).save(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tppsd import DraftTPP, EventDataModule, EventSequence, Sampler, SampleWrite
 from tppsd.lightning.requests import Requests, median_window
 from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
+from tppsd.sampling.methods import Models
 from tppsd.sampling.samples import SampledSequences
 
 
@@ -62,10 +65,82 @@ def test_a_method_chosen_by_the_clock_is_tried_once_and_every_chunk_can_be_repla
 ) -> None:
     monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", (20, 20))
     chunks = predicted(Sampler(*checkpoints, SamplingOptions("auto"), seed=5), Requests(4, num_events=500, chunk_size=2))
-    assert [chunk.stats.choice is not None for chunk in chunks] == [True, False]
+    assert [chunk.stats.trial_seconds > 0 for chunk in chunks] == [True, False]
+    assert chunks[0].stats.choice == chunks[1].stats.choice is not None
     for first, chunk in zip((0, 2), chunks, strict=True):
         again = sample(*checkpoints, num_sequences=2, first_index=first, num_events=500, seed=5, options=chunk.options)
         assert torch.equal(again.flat_event_times, chunk.flat_event_times)
+
+
+def test_every_shard_says_what_replays_it(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+    """The last chunk has fewer sequences than the others have rows in flight."""
+    import pandas
+
+    sampler = Sampler(*checkpoints, SamplingOptions(draft_length="auto"), seed=3, batch_size=4)
+    predicted(sampler, Requests(12, num_events=60, chunk_size=9), callbacks=[SampleWriter(tmp_path)])
+    in_flight = []
+    for shard in sorted(tmp_path.glob("*.parquet")):
+        frame = pandas.read_parquet(shard)
+        recorded = frame.iloc[0]
+        in_flight.append(int(recorded["batch_size"]))
+        again = sample(
+            *checkpoints, num_sequences=len(frame), first_index=int(recorded["seq_idx"]), num_events=60, seed=3,
+            options=SamplingOptions(**json.loads(recorded["options"])), batch_size=in_flight[-1],
+        )  # fmt: skip
+        assert [times.tolist() for times in frame["time_since_start"]] == [times.tolist() for times in again.event_times]
+    assert in_flight == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("method", "choice"),
+    [("auto", "autoregressive: too few events for a trial"), ("autoregressive", None)],
+    ids=["auto", "named"],
+)
+def test_what_was_chosen_and_why_is_said_and_written(
+    method: Any, choice: str | None, checkpoints: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pyarrow.parquet import read_table
+
+    sampler = Sampler(checkpoints[0], options=SamplingOptions(method))
+    with caplog.at_level("INFO"):
+        predicted(sampler, Requests(4, num_events=3, chunk_size=2), callbacks=[SampleWriter(tmp_path)])
+    said = [line for line in caplog.messages if line.startswith("sampled by")]
+    assert said == ([] if choice is None else [f"sampled by {choice}"])
+    shards = sorted(tmp_path.glob("*.parquet"))
+    assert [read_table(shard)["choice"].to_pylist() for shard in shards] == [[choice] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("num_chunks", "finished", "has_trial"), [(4, (), True), (3, (), False), (4, (2,), False)], ids=["long", "short", "rest"]
+)
+def test_whether_to_try_is_decided_by_what_is_left_of_the_job(
+    num_chunks: int, finished: tuple[int, ...], has_trial: bool, checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of 1,500 events, of which 6,000 are enough for a trial with one row in flight."""
+    tried: list[SamplingOptions] = []
+
+    def try_out(models: Models, options: SamplingOptions, *_: Any) -> tuple[float, None]:
+        tried.append(options)
+        return float(options.method == "autoregressive"), None
+
+    monkeypatch.setattr(auto, "_try", try_out)
+    sampler = Sampler(checkpoints[0], options=SamplingOptions("auto"), batch_size=1)
+    sampler.finished_chunks = frozenset(finished)
+    requests = Requests(15 * num_chunks, num_events=100, chunk_size=15)
+    (chunk,) = predicted(sampler, requests, limit_predict_batches=1)
+    assert bool(tried) == has_trial
+    assert ("events/s in a trial" in (chunk.stats.choice or "")) == has_trial
+
+
+def test_the_chunks_to_come_are_those_of_the_process() -> None:
+    chunks = Requests(12, t_end=1.0, chunk_size=2).loader().dataset
+    assert [list(chunks[i].to_come(2)) for i in (0, 1, 4)] == [[0, 2, 4], [1, 3, 5], [4]]
+
+
+def test_a_draft_length_that_is_fixed_stays_so_in_every_chunk(checkpoints: tuple[Path, Path]) -> None:
+    options = SamplingOptions("auto", draft_length=4, drafter="jacobi")
+    chunks = predicted(Sampler(checkpoints[0], options=options, batch_size=1), Requests(2, num_events=130, chunk_size=1))
+    assert [chunk.options.draft_length for chunk in chunks] == [4, 4]
 
 
 @pytest.mark.parametrize("drafter", ["self", "jacobi", "poisson"])

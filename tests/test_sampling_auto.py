@@ -12,7 +12,9 @@ from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.sampling import auto
+from tppsd.models import fast
+from tppsd.sampling import auto, methods
+from tppsd.sampling import sample as sample_module
 from tppsd.sampling.draft_length import _FIRST as FIRST_LENGTHS
 from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
 from tppsd.sampling.learnt import recall, remember
@@ -194,6 +196,18 @@ def test_what_is_remembered_is_a_copy_and_of_one_way_to_draft() -> None:
     assert recall(StubTPP.random(3, seed=0), None, options).choose(1) == _FIRST[0], "of a model that is no module"
 
 
+def test_what_was_learnt_with_other_threads_is_not_taken_over() -> None:
+    target, options = lively_transformer(3, "thp", seed=0), SamplingOptions("speculative", "auto", "joint", "self")
+    remember(target, None, options, simulate(0.999, lambda g: 1e-3 * (1 + 0.001 * g), 60))
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads + 1)
+    try:
+        assert recall(target, None, options).choose(1) == _FIRST[0]
+    finally:
+        torch.set_num_threads(num_threads)
+    assert recall(target, None, options).choose(1) > _FIRST[0]
+
+
 def test_recorded_lengths_come_in_order_and_the_last_goes_on() -> None:
     recorded = RecordedDraftLength(((4, 2), (0, 1), (7, 1)))
     assert [recorded.choose(1) for _ in range(6)] == [4, 4, 0, 7, 7, 7]
@@ -215,6 +229,7 @@ def test_lengths_chosen_by_the_clock_are_replayed_by_the_options(draft: str) -> 
     assert isinstance(first.options.draft_length, tuple)
     assert sum(rounds for _, rounds in first.options.draft_length) == first.stats.num_target_passes
     assert any(length == 0 for length, _ in first.options.draft_length), "rounds without a draft must occur"
+    assert first.batch_size == 4
     again = sample(target, other, options=first.options, **arguments)
     assert torch.equal(again.flat_inter_times, first.flat_inter_times) and again.options == first.options
     assert SamplingOptions(**first.options.to_dict()) == first.options
@@ -324,6 +339,41 @@ def test_a_draft_model_is_used_where_sequences_are_long_or_rows_many(
     arguments = {"num_events": num_events, "num_sequences": num_sequences, "batch_size": num_sequences}
     choice = sample(target, draft, method="auto", **arguments).stats.choice or ""
     assert choice.split(":")[0] == chosen
+
+
+def test_a_draft_that_a_rule_leaves_out_is_neither_read_nor_recorded() -> None:
+    target, draft = (lively_transformer(3, "thp", seed=seed, num_layers=1) for seed in (0, 1))
+    samples = sample(target, draft, method="auto", num_events=9)
+    assert samples.options.method == "autoregressive" and samples.draft_hash is None
+    assert target in fast._KEPT and draft not in fast._KEPT
+    assert sample(target, draft, method="auto", drafter="model", num_events=200).draft_hash == draft.content_hash()
+
+
+def test_a_draft_that_does_not_fit_is_refused_even_where_a_rule_leaves_it_out() -> None:
+    target, draft = (lively_transformer(marks, "thp", seed=0, num_layers=1) for marks in (3, 2))
+    with pytest.raises(ValueError, match="draft has num_marks = 2, the target 3"):
+        sample(target, draft, method="auto", num_events=9)
+
+
+@pytest.mark.usefixtures("trials_of_short_jobs")
+def test_a_draft_that_loses_the_trial_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, draft = (lively_transformer(3, "thp", seed=seed, num_layers=1) for seed in (0, 1))
+    held: list[int] = []
+
+    def try_out(models: Models, options: SamplingOptions, *_: Any) -> tuple[float, None]:
+        held.append(fast.kept(draft).num_holders)
+        return float(options.method == "autoregressive"), None
+
+    def build(models: Models, *arguments: Any) -> Any:
+        held.append(fast.kept(draft).num_holders)
+        assert models.draft is None
+        return methods.build_engine(models, *arguments)
+
+    monkeypatch.setattr(auto, "_try", try_out)
+    monkeypatch.setattr(sample_module, "build_engine", build)
+    assert sample(target, draft, method="auto", num_events=500).draft_hash is None
+    *in_trial, afterwards = held
+    assert min(in_trial) > 0 == afterwards
 
 
 @pytest.mark.usefixtures("trials_of_short_jobs")

@@ -116,6 +116,7 @@ def test_a_parquet_file_holds_the_sequences_and_where_they_come_from(name: str, 
         assert row["type_event"] == sequence.marks.tolist()
         assert (row["t_start"], row["t_end"]) == (sequence.t_start, sequence.t_end)
         assert row["seed"] == 1 and json.loads(row["options"]) == samples.options.to_dict()
+        assert row["batch_size"] == samples.batch_size == 4
     assert [row["history_index"] for row in rows] == samples.history_index.tolist()
     assert [row["truncated"] for row in rows] == [False] * 10
     dataset = samples.to_dataset()

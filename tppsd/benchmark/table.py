@@ -106,7 +106,7 @@ def _average(rows: list[Row]) -> Row:
 
 def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
     """Write the table of all cells: all columns where the console is wide enough, else the most important ones, at last the bare
-    numbers beside sampler names on several lines."""
+    numbers beside sampler names on several lines. Below it, what "auto" chose in each cell, and why."""
     rows = averaged(rows)
     columns = shown_columns(plan.columns, rows)
     important = [name for name in columns if name in IMPORTANT]
@@ -117,6 +117,9 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
     if left_out := [TABLE_COLUMNS[name].heading for name in columns if name not in chosen]:
         named = ", ".join(left_out) + ("" if write is text else ", spreads, papers' numbers")
         console.print(f"not shown for want of width: {named}; a wider terminal or --json has them", soft_wrap=True)
+    for row in rows:
+        if row.choice is not None:
+            console.print(f"{row.sampler} ({where(row)}) sampled by {row.choice}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _width(table: Any, console: Any) -> int:

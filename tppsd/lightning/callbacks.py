@@ -23,7 +23,7 @@ from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.resolve import DRAFTER_NAMES, check_models
+from tppsd.sampling.resolve import DRAFTER_NAMES, check_finite, check_fit
 from tppsd.sampling.sample import sample
 from tppsd.sampling.samples import SampledSequences
 from tppsd.sampling.stats import SamplingStats
@@ -78,7 +78,9 @@ class SpeculativeSampling(Callback):
             with torch.random.fork_rng(devices=[]):  # building it draws its initial weights
                 self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted).to(pl_module.device)
         if isinstance(self.other, TransformerTPP):
-            check_models(*((pl_module.model, self.other) if self.target is None else (self.other, pl_module.model)))
+            models = (pl_module.model, self.other) if self.target is None else (self.other, pl_module.model)
+            check_finite(*models)
+            check_fit(*models)
         check_sampling(trainer, pl_module.model if self.target is None else self.other, self.options)
         if self.horizon is None and self.num_events is None:
             data = getattr(trainer, "datamodule", None)

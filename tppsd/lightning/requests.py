@@ -94,6 +94,10 @@ class RequestChunk(NamedTuple):
     arguments: dict[str, Any]
     job: dict[str, Any]
 
+    def to_come(self, num_processes: int) -> range:
+        """This chunk and those after it that the same process has (ShareSampler)."""
+        return range(self.chunk, self.num_chunks, num_processes)
+
 
 class RequestDataset(Dataset[RequestChunk]):
     """Chunks in index order. Each can be sampled anywhere: its sequences depend on their index and the seed alone."""

@@ -13,7 +13,7 @@ from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, content_hash, resolve_model
-from tppsd.sampling.sample import sample
+from tppsd.sampling.sample import sample_chunk
 from tppsd.sampling.samples import SampledSequences
 
 
@@ -36,7 +36,8 @@ class Sampler(LightningModule):
             autoregressive sampling, unless the options say otherwise.
         options: method, draft length, rule.
         seed: of the counter-based noise.
-        batch_size: rows in flight; changes speed and memory, never results.
+        batch_size: rows in flight; changes speed and memory, and no sequence of fixed draft lengths; with "auto" others come of
+            it, of the same law, and each chunk records its own.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
     """
 
@@ -53,7 +54,8 @@ class Sampler(LightningModule):
         self.target = load(target)
         self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft")
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
-        self._chosen = options  # by the trial of "auto", where there is one
+        self._chosen = options  # by "auto", once it has chosen,
+        self._choice: str | None = None  # and why
         self.finished_chunks: frozenset[int] = frozenset()  # set by a SampleWriter that has them already
 
     def job(self) -> dict[str, Any]:
@@ -76,18 +78,22 @@ class Sampler(LightningModule):
         """The samples of a chunk; None: they are in the writer's folder."""
         if batch.chunk in self.finished_chunks:
             return None
-        samples = sample(
+        is_to_choose = self._chosen is not None and self._chosen.method == "auto"
+        samples = sample_chunk(
             self.target,
             self.draft,
+            num_chunks=len(set(batch.to_come(self.trainer.world_size)) - self.finished_chunks) if is_to_choose else 1,
+            options=self._chosen,
+            batch_size=self.rows_in_flight,
+            seed=self.seed,
+            max_events=self.max_events,
             history=batch.history,
             num_sequences=batch.num_sequences,
             first_index=batch.first_index,
-            options=self._chosen,
-            seed=self.seed,
-            batch_size=self.rows_in_flight,
-            max_events=self.max_events,
             **batch.arguments,
         )
-        if self._chosen is not None and self._chosen.method == "auto":  # one trial is enough for all chunks
-            self._chosen = samples.options.with_overrides(draft_length=samples.options.draft_length and "auto")
+        if is_to_choose:  # once for all chunks; a length that is left to the clock goes on being so
+            self._chosen = samples.options.with_overrides(draft_length=samples.stats.draft_length)
+            self._choice = samples.stats.choice
+        samples.stats.choice = self._choice
         return PredictedSequences(**vars(samples))

@@ -25,7 +25,8 @@ class SampleWriter(BasePredictionWriter):
 
     The folder opens with `datasets` and `pandas` and is a data set for EventDataModule (one split, cut by its fractions). A shard
     appears whole or not at all. Chunks that the folder already holds are not sampled again if they are of this very job: the same
-    models, options, seed, requests and histories, on any number of processes. It never mixes the shards of two jobs.
+    models, options, seed, requests and histories, on any number of processes, with any number of rows in flight. It never mixes
+    the shards of two jobs.
 
     Args:
         output_dir: a new folder, or that of the same job, interrupted.
@@ -35,6 +36,7 @@ class SampleWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")  # "epoch" would keep all predictions in memory
         self.output_dir = Path(output_dir)
         self.num_sequences, self.num_events, self.seconds = 0, 0, 0.0
+        self.choice: str | None = None  # of method = "auto", in words
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See what is there, on all processes before the first of them writes."""
@@ -82,11 +84,14 @@ class SampleWriter(BasePredictionWriter):
         self.num_sequences += len(prediction)
         self.num_events += prediction.stats.num_events
         self.seconds += prediction.stats.seconds
+        self.choice = prediction.stats.choice
 
     def on_predict_end(self, trainer: Trainer, *_: Any) -> None:
         share = f" (process 0 of {trainer.world_size})" if trainer.world_size > 1 else ""
         rate = f" at {self.num_events / self.seconds:.0f} events/s" if self.seconds else ""
         rank_zero_info(f"{self.num_sequences} sequences with {self.num_events} events sampled{rate}{share}, in {self.output_dir}")
+        if self.choice is not None:
+            rank_zero_info(f"sampled by {self.choice}{share}")
 
 
 _WHAT_TO_DO = "choose another --writer.output_dir, or delete it to sample again"

@@ -38,6 +38,7 @@ class Kept:
         parts: its modules, without itself: it would never be freed.
         plain: for every module the attributes that `plain_attributes` adds.
         kinds: dtypes of the parameters, and where they are.
+        num_weights: numbers in its parameters.
         not_finite: name of the first parameter with values that are not finite, or None.
         hashes: content hashes, by what else than the weights they are of.
         stand_ins: what computes its passes in its place (tppsd.models.stand_ins), once that has been asked for.
@@ -51,6 +52,7 @@ class Kept:
         self.plain = [_plain(module) for module in (model, *self.parts)]
         named = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
         self.kinds = {(values.dtype, values.device) for _, values in named}
+        self.num_weights = sum(values.numel() for _, values in named)
         self.not_finite = next((name for name, values in named if not torch.isfinite(values).all()), None)
         self.hashes: dict[str, str] = {}
         self.stand_ins: dict[Any, Any] = {}

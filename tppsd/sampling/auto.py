@@ -12,10 +12,10 @@ from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from tppsd.data.statistics import DataStatistics
+from tppsd.models.fast import kept
 from tppsd.models.protocol import EventModel
 from tppsd.models.stand_ins.compilable import has_compilable_laws, why_not_compilable
 from tppsd.sampling.draft_length import AutoDraftLength
@@ -24,7 +24,7 @@ from tppsd.sampling.options import DrafterName, SamplingOptions
 from tppsd.sampling.poisson_drafter import training_rate
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import Plan
-from tppsd.sampling.resolve import model_device
+from tppsd.sampling.resolve import model_device, reading_both
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
 # of the job, in each row, for a round of each candidate, of few events or many: a trial takes about a tenth of it at most
@@ -55,8 +55,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int) -> Choice:
-    """The fastest candidate for `plan`, with `num_rows` rows in flight.
+def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, num_chunks: int = 1) -> Choice:
+    """The fastest candidate for a job of `num_chunks` chunks like `plan`, with `num_rows` rows in flight.
 
     Args:
         options: resolved, of method "auto"; what they fix is kept.
@@ -65,14 +65,15 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
     expected = _expected_events(models, plan)
     # rounds of compiled drafts come many at a time, where their length is not to be chosen
     are_long = options.compile is True or (_are_drafts_cheap(models, candidates) and options.draft_length != "auto")
-    num_rounds = min(_ROUNDS[1], int(expected / num_rows / _EVENTS_PER_ROUND[are_long]))
+    num_rounds = min(_ROUNDS[1], int(num_chunks * expected / num_rows / _EVENTS_PER_ROUND[are_long]))
     if num_rounds < _ROUNDS[0]:
         return _without_trial(models, candidates, expected / len(plan.requests), num_rows)
     rates: dict[str, float] = {}
     learnt: dict[str, AutoDraftLength | None] = {}
-    _try(models, candidates["autoregressive"], plan, num_rows, seed, _ROUNDS[0])  # warms up
-    for name, candidate in candidates.items():
-        rates[name], learnt[name] = _try(models, candidate, plan, num_rows, seed, num_rounds)
+    with reading_both(*models, options):
+        _try(models, candidates["autoregressive"], plan, num_rows, seed, _ROUNDS[0])  # warms up
+        for name, candidate in candidates.items():
+            rates[name], learnt[name] = _try(models, candidate, plan, num_rows, seed, num_rounds)
     best = max(rates, key=rates.__getitem__)
     rows = "" if num_rows == 1 else f", {num_rows} rows in flight"
     trial = ", ".join(f"{name} {num_rows * rate:.0f}" for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]))
@@ -92,9 +93,10 @@ def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_e
     are_some = are_few or num_rows <= (max(_FEW_ROWS, num_layers) if are_cheap else num_layers)
     is_worth_it = are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)
     if _is_cheap(models, candidates["autoregressive"]):
-        is_large = _num_weights(models.target) >= max(_LARGE, _SMALLER * _num_weights(models.draft))
         is_compiled = "model" in candidates and candidates["model"].rule == "joint"  # others draw round by round in Python
-        wanted = ["model"] if is_large and is_compiled else ["autoregressive"]
+        num_weights = _num_weights(models.target) if is_compiled else 0
+        is_large = num_weights >= _LARGE and num_weights >= _SMALLER * _num_weights(models.draft)
+        wanted = ["model"] if is_large else ["autoregressive"]
     elif are_cheap:
         wanted = ["model"] if are_some or is_worth_it else ["autoregressive"]
     elif num_layers * num_events < _LITTLE_WORK or not is_worth_it:
@@ -126,7 +128,7 @@ def _are_drafts_cheap(models: Models, candidates: dict[str, SamplingOptions]) ->
 
 
 def _num_weights(model: EventModel | None) -> int:
-    return sum(weights.numel() for weights in model.parameters()) if isinstance(model, nn.Module) else 0
+    return kept(model).num_weights if isinstance(model, nn.Module) else 0
 
 
 def _few_rows(num_layers: int, num_events: float) -> int:
@@ -176,14 +178,13 @@ def _try(
     endless = plan._replace(requests=[request._replace(end=math.inf, limit=sys.maxsize) for request in plan.requests])
     engine = build_engine(models, options, endless, num_rows, seed ^ _TRIAL_SEED, Recorder(), lengths)
     seconds: list[float] = []
-    with torch.inference_mode():
-        engine.refill()
-        before = engine.rows.counts.sum()
-        started = time.perf_counter()
-        while len(seconds) < _ROUNDS[0] or (len(seconds) < num_rounds and time.perf_counter() - started < _SECONDS):
-            round_started = time.perf_counter()
-            engine.method.round(engine.rows)
-            seconds.append(time.perf_counter() - round_started)
+    engine.refill()
+    before = engine.rows.counts.sum()
+    started = time.perf_counter()
+    while len(seconds) < _ROUNDS[0] or (len(seconds) < num_rounds and time.perf_counter() - started < _SECONDS):
+        round_started = time.perf_counter()
+        engine.method.round(engine.rows)
+        seconds.append(time.perf_counter() - round_started)
     if lengths is not None:
         return lengths.best()[1], lengths.continued()
     events_per_round = float(engine.rows.counts.sum() - before) / len(seconds) / num_rows

@@ -17,7 +17,8 @@ def to_columns(samples: SampledSequences) -> dict[str, list[Any]]:
     Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on the data's own
     clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and t_end (null where the first
     event is given, or where the sequence ended by its number of events); history_index, path_index, truncated, target_hash,
-    draft_hash, seed, options (JSON).
+    draft_hash, seed, options (JSON), batch_size (rows in flight: together with the options it gives the same sequences again);
+    choice (what method = "auto" chose and why; null for others).
     """
     sequences = list(samples)
     provenance = {
@@ -25,6 +26,8 @@ def to_columns(samples: SampledSequences) -> dict[str, list[Any]]:
         "draft_hash": samples.draft_hash,
         "seed": samples.seed,
         "options": json.dumps(samples.options.to_dict(), sort_keys=True),
+        "batch_size": samples.batch_size,
+        "choice": samples.stats.choice,
     }
     return {
         "dim_process": [samples.num_marks] * len(sequences),
@@ -54,7 +57,8 @@ def write_parquet(samples: SampledSequences, path: str | Path) -> Path:
         "time_since_last_event": times, "type_event": marks, "mark_names": pa.list_(pa.string()), "t_start": pa.float64(),
         "t_end": pa.float64(),
         "history_index": pa.int64(), "path_index": pa.int64(), "truncated": pa.bool_(), "target_hash": pa.string(),
-        "draft_hash": pa.string(), "seed": pa.int64(), "options": pa.string(),
+        "draft_hash": pa.string(), "seed": pa.int64(), "options": pa.string(), "batch_size": pa.int64(),
+        "choice": pa.string(),
     }  # fmt: skip
     table = pa.table(to_columns(samples), schema=pa.schema(list(types.items())))
     path = Path(path)

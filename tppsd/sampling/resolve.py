@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from tppsd.models.checkpoint import load
-from tppsd.models.fast import kept, plain_attributes
+from tppsd.models.fast import held, kept, plain_attributes
 from tppsd.models.protocol import EventModel
 from tppsd.models.stand_ins.active import Compiled, standing_in
 from tppsd.models.stand_ins.compilable import possible_passes
+from tppsd.sampling.options import SamplingOptions
 
 DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own
 
@@ -42,8 +43,8 @@ def model_device(model: EventModel) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def check_models(target: EventModel, draft: EventModel | None) -> None:
-    """Refuse weights that are not finite, and a draft that does not fit its target.
+def check_finite(target: EventModel, draft: EventModel | None) -> None:
+    """Refuse weights that are not finite.
 
     Raises:
         ValueError: the sentence names the model and the parameter.
@@ -51,8 +52,14 @@ def check_models(target: EventModel, draft: EventModel | None) -> None:
     for role, model in (("target", target), ("draft", draft)):
         if isinstance(model, nn.Module) and (name := kept(model).not_finite) is not None:
             raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
-    if draft is None:
-        return
+
+
+def check_fit(target: EventModel, draft: EventModel) -> None:
+    """Refuse a draft that does not fit its target, whatever its weights.
+
+    Raises:
+        ValueError: the sentence says in what.
+    """
     if model_device(draft) != model_device(target):
         raise ValueError(f"the draft is on {model_device(draft)}, the target on {model_device(target)}; move them to one device")
     if draft.num_marks != target.num_marks:
@@ -62,6 +69,23 @@ def check_models(target: EventModel, draft: EventModel | None) -> None:
 def content_hash(model: Any) -> str | None:
     """Of a model that has one."""
     return model.content_hash() if hasattr(model, "content_hash") else None
+
+
+@contextlib.contextmanager
+def reading_both(target: EventModel, draft: EventModel | None, options: SamplingOptions) -> Iterator[None]:
+    """Both models are only read, by passes as `options` say, and what they are is looked at once.
+
+    Raises:
+        ValueError: weights are not finite.
+    """
+    with held(target), held(draft):
+        check_finite(target, draft)
+        with (
+            reading(target, **options.target_passes),
+            reading(draft, **options.draft_model_passes),
+            torch.inference_mode(),
+        ):
+            yield
 
 
 @contextlib.contextmanager

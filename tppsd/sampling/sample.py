@@ -25,7 +25,7 @@ from tppsd.sampling.methods import Models, build_engine, choose_draft_length
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder, after_silence
 from tppsd.sampling.requests import FROM_SCRATCH, Plan, plan_requests
-from tppsd.sampling.resolve import DRAFTER_NAMES, check_models, content_hash, model_device, reading, resolve_model
+from tppsd.sampling.resolve import DRAFTER_NAMES, check_fit, content_hash, model_device, reading_both, resolve_model
 from tppsd.sampling.samples import SampledSequences
 from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.stats import SamplingStats
@@ -71,7 +71,7 @@ def sample(
         batch_size: rows in flight (default 64); changes speed and memory, and no result of a fixed draft length.
         seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call, whatever the
             batch size, device count or order, up to floating-point reduction order. Where the clock chooses draft lengths
-            ("auto"), the same law; the same sequences come from the recorded options with the same batch size.
+            ("auto"), the same law; the same sequences come from the recorded `options` and `batch_size`.
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
         return_log_probs: also return the target's log-density of each event.
@@ -86,13 +86,28 @@ def sample(
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
     call = _Call(target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws))
-    with held(call.target), held(call.draft):
-        plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
-        finished: list[Any] = [None] * len(plan.requests)
-        with call.reading():
-            for done in call.run(plan, progress):
-                finished[done.which] = done
-        return call.assemble(plan, range(len(plan.requests)), finished)
+    with call.planned(history, num_sequences, t_start, t_end, horizon, num_events, first_index) as plan:
+        return call.assemble(plan, range(len(plan.requests)), call.finished(plan, progress))
+
+
+def sample_chunk(
+    target: Any,
+    draft: Any,
+    num_chunks: int,
+    options: SamplingOptions | None,
+    batch_size: int | None,
+    seed: int,
+    max_events: int,
+    **requested: Any,
+) -> SampledSequences:
+    """`sample`, of a job of `num_chunks` chunks like this one: for all of them method = "auto" decides whether to try.
+
+    Args:
+        requested: history, numbers, ends and first_index, as of `sample`.
+    """
+    call = _Call(target, draft, options, {}, batch_size, seed, max_events, Recorder(), num_chunks)
+    with call.planned(**requested) as plan:
+        return call.assemble(plan, range(len(plan.requests)), call.finished(plan))
 
 
 def sample_stream(
@@ -149,6 +164,7 @@ class _Call:
         seed: int,
         max_events: int,
         recorder: Recorder,
+        num_chunks: int = 1,
     ) -> None:
         if options is not None and not isinstance(options, SamplingOptions):
             raise TypeError(f"options is a {type(options).__name__}; give SamplingOptions, or single options as keywords")
@@ -161,36 +177,68 @@ class _Call:
         # a model that will not be used is neither loaded nor recorded
         may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
         self.draft = resolve_model(draft, "draft") if may_draft else None
-        self.max_events, self.recorder = max_events, recorder
+        self.max_events, self.recorder, self.num_chunks = max_events, recorder, num_chunks
         self.device = model_device(self.target)
         self.stats = SamplingStats.of(self.options)
+        self.chosen_lengths: DraftLength | None = None
+
+    @contextlib.contextmanager
+    def planned(self, *requested: Any, **by_name: Any) -> Iterator[Plan]:
+        """`plan`; meanwhile both models are held, so that their weights are compared once."""
+        with held(self.target):
+            plan = self.plan(*requested, **by_name)
+            with held(self.draft):
+                yield plan
 
     def plan(
-        self, history: Any, num_sequences: int, t_start: Any, t_end: Any, horizon: Any, num_events: Any, first_index: int
+        self,
+        history: Any = None,
+        num_sequences: int = 1,
+        t_start: Any = None,
+        t_end: Any = None,
+        horizon: Any = None,
+        num_events: Any = None,
+        first_index: int = 0,
     ) -> Plan:
+        """What to sample, and how: the method of "auto" is chosen."""
         check_passes(self.target, **self.options.target_passes)
-        if self.options.compile == "draft" and self.draft is not None:
-            check_compiled_draft(self.draft)
-        check_models(self.target, self.draft)
+        if self.draft is not None:
+            check_fit(self.target, self.draft)
+            if self.options.compile == "draft":
+                check_compiled_draft(self.draft)
         plan = plan_requests(
             history, num_sequences, t_start, t_end, horizon, num_events, self.max_events, self.target.num_marks,
             getattr(self.target, "statistics", None), self.seed, first_index, self.device,
         )  # fmt: skip
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
+        if self.options.method == "auto":
+            self._choose(plan)
         return plan
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Both models are only read, and what they are is looked at once."""
-        with (
-            held(self.target),
-            held(self.draft),
-            reading(self.target, **self.options.target_passes),
-            reading(self.draft, **self.options.draft_model_passes),
-            torch.inference_mode(),
-        ):
-            yield
+    def _choose(self, plan: Plan) -> None:
+        """What "auto" stands for; a draft model that is not to draft is let go before the call reads it."""
+        started = time.perf_counter()
+        models = Models(self.target, self.draft)
+        num_rows = self._num_rows(plan)
+        self.options, self.chosen_lengths, reason = choose(models, self.options, plan, num_rows, self.seed, self.num_chunks)
+        if self.options.drafter != "model":
+            self.draft = None
+        self.stats = SamplingStats.of(self.options)
+        self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
+
+    def _num_rows(self, plan: Plan) -> int:
+        """In flight."""
+        return min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """In which `run` goes on."""
+        return reading_both(self.target, self.draft, self.options)
+
+    def finished(self, plan: Plan, progress: bool = False) -> list[Finished]:
+        """All of them, in index order."""
+        with self.reading():
+            return sorted(self.run(plan, progress), key=lambda done: done.which)
 
     def run(self, plan: Plan, progress: bool) -> Iterator[Finished]:
         """Yield finished requests, within `reading`; counters and seconds accumulate in `stats`."""
@@ -215,19 +263,11 @@ class _Call:
                 yield from finished
 
     def _start(self, plan: Plan) -> Engine:
-        """The engine; where a trial is to choose the method, after the trial."""
-        num_rows = min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+        """The engine, which goes on from what the trial, or earlier calls, have learnt of draft lengths."""
         models = Models(self.target, self.draft)
-        lengths: DraftLength | None = None
-        if self.options.method == "auto":
-            started = time.perf_counter()
-            self.options, lengths, reason = choose(models, self.options, plan, num_rows, self.seed)
-            self.stats = SamplingStats.of(self.options)
-            self.stats.choice, self.stats.trial_seconds = reason, time.perf_counter() - started
-        if lengths is None and self.options.method != "autoregressive":
-            lengths = choose_draft_length(models, self.options)
-        self.chosen_lengths = lengths
-        return build_engine(models, self.options, plan, num_rows, self.seed, self.recorder, lengths)
+        if self.chosen_lengths is None and self.options.method != "autoregressive":
+            self.chosen_lengths = choose_draft_length(models, self.options)
+        return build_engine(models, self.options, plan, self._num_rows(plan), self.seed, self.recorder, self.chosen_lengths)
 
     @property
     def replayable_options(self) -> SamplingOptions:
@@ -273,6 +313,7 @@ class _Call:
             histories=sources,
             options=self.replayable_options,
             seed=self.seed,
+            batch_size=self._num_rows(plan),
             stats=self.stats.copy(),
             num_marks=self.target.num_marks,
             mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),

@@ -28,7 +28,8 @@ class SampledSequences:
         truncated: bool (num_sequences,): `max_events` was reached before the sequence's own end.
         ends: float64 (num_sequences,): end of the window, nan where the sequence ended by its number of events.
         histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first is given).
-        options, seed, stats: how they were made.
+        options, seed, batch_size, stats: how they were made, with `batch_size` rows in flight; recorded draft lengths give the
+            same sequences again with as many.
         num_marks, mark_names: marks of the target, and their names in its data where they had some.
         target_hash, draft_hash: of the models that have one.
         laws: None unless asked for; per sequence the target's law of each sampled event, a drawn first event aside, of batch
@@ -50,6 +51,7 @@ class SampledSequences:
     histories: Sequence[EventSequence]
     options: SamplingOptions
     seed: int
+    batch_size: int
     stats: SamplingStats
     num_marks: int
     mark_names: tuple[str, ...] | None = None
@@ -61,7 +63,8 @@ class SampledSequences:
         return len(self.index)
 
     def __repr__(self) -> str:
-        return f"SampledSequences({len(self)} sequences, {self.stats.num_events} events, {self.options}, seed={self.seed})"
+        how = f"{self.options}, seed={self.seed}, batch_size={self.batch_size}"
+        return f"SampledSequences({len(self)} sequences, {self.stats.num_events} events, {how})"
 
     def _own(self, flat: Tensor, i: int) -> Tensor:
         return flat[self.offsets[i] : self.offsets[i + 1]]
