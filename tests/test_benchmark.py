@@ -429,7 +429,7 @@ def test_seeds_are_averaged_and_p_values_are_not():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_each_file_is_a_plan_that_says_what_it_reproduces(file):
-    settings_for_other_plans = file.stem in ("size", "compiled_drafts")
+    settings_for_other_plans = file.stem in ("size", "compiled_drafts", "model_drafts")
     read_plan([str(file)], {"data": ["hawkes"]} if settings_for_other_plans else {})
     assert file.read_text().startswith("# ")
 
@@ -450,7 +450,7 @@ def test_tables_and_figures_of_the_paper_exist_in_both_sizes():
     wanted = {*(f"table{i}" for i in range(1, 7)), *(f"figure{i}" for i in (2, 3, 5, 6))}
     assert {file.stem for file in CONFIGS.glob("*.yaml")} == wanted
     assert {file.stem for file in (CONFIGS / "small").glob("*.yaml")} == wanted | {
-        "size", "deep", "recommended", "processes", "compiled_drafts",
+        "size", "deep", "deep_processes", "recommended", "processes", "compiled_drafts", "model_drafts",
     }  # fmt: skip
 
 
