@@ -177,3 +177,12 @@ def judge_paths(model: Any, history: EventSequence, inter_times: Tensor, marks: 
         if i > 0:
             p_values += [given_p(x[rows, i - 1], y[rows, i]) for x, y in ((u, u), (v, u), (v, v))]
     return min(1.0, len(p_values) * min(p_values))
+
+
+def judge_long(model: Any, history: EventSequence, samples: SampledSequences, num_bins: int = 3) -> float:
+    """One p-value as of `judge` for few but long paths: each test takes the events of all positions together."""
+    u, v = own_law_uniforms(model, history, *paths(samples))
+    pairs = ((u, u), (v, u), (v, v))
+    p_values = [grid_p(u.flatten(), v.flatten(), num_bins)]
+    p_values += [given_p(x[:, :-1].flatten(), y[:, 1:].flatten(), num_bins) for x, y in pairs]
+    return min(1.0, len(p_values) * min(p_values))

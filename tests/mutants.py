@@ -19,7 +19,7 @@ from tppsd.sampling import block, rules, speculative
 from tppsd.sampling.autoregressive import Autoregressive
 from tppsd.sampling.drafters import Draft, ModelDrafter
 from tppsd.sampling.noise import Purpose, RowNoise
-from tppsd.sampling.rows import Events, ModelRows, Rows
+from tppsd.sampling.rows import Events, ModelRows, Progress, Rows
 from tppsd.sampling.rules import Attempts, Corrected, Rejected, Verdict
 from tppsd.sampling.speculative import RoundNoise, Speculative, at_positions, new_events
 
@@ -231,6 +231,38 @@ def bonus_from_the_draft() -> Any:
         return verdict, torch.where(is_bonus, bonus_times, inter_times), torch.where(is_bonus, bonus_marks, marks)
 
     return patch.object(Speculative, "correct", correct)
+
+
+# --- draft lengths that look ahead -------------------------------------------------------------------------------
+
+
+@register
+def length_cut_by_the_verdict() -> Any:
+    """A draft ends before its first rejected event, as if no more had been wanted: a bonus event follows."""
+    right = Speculative.judge
+
+    def judge(self: Speculative, rows: Rows, draft: Draft, laws: Any, noise: RoundNoise) -> tuple[Draft, Any, Verdict]:
+        draft, laws, verdict = right(self, rows, draft, laws, noise)
+        return draft._replace(lengths=verdict.num_accepted), laws, verdict
+
+    return patch.object(Speculative, "judge", judge)
+
+
+@register
+@contextmanager
+def length_chosen_by_coins_to_come() -> Iterator[None]:
+    """What is told of a round counts events that pass behind the first rejected one: the next round tests with their coins."""
+    passing: list[Tensor] = []
+
+    def accept(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
+        passing[:] = [(coins[..., 0].log() <= rules.log_ratio(draft, laws)).sum(1)]
+        return rules.accept_joint(draft, laws, coins)
+
+    def used(self: Progress, num_accepted: Tensor, counts: Tensor) -> Tensor:
+        return passing.pop() if passing else num_accepted
+
+    with with_rule("joint", accept=accept), patch.object(Progress, "used", used):
+        yield
 
 
 # --- block verification ------------------------------------------------------------------------------------------

@@ -8,10 +8,13 @@ import pytest
 import torch
 from small_models import ENCODERS
 from stubs import lively_transformer
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.cache import KVCache
 from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling.rows import ModelRows
 from tppsd.sampling.sample import sample
 
 CONTEXT, SMALL_PASS = 6, 24
@@ -91,6 +94,64 @@ def test_a_draft_that_forgets_drafts_the_same_in_any_batch(encoder: str, draft_l
     )  # fmt: skip
     assert torch.equal(together.flat_marks, alone.flat_marks)
     torch.testing.assert_close(together.flat_event_times, alone.flat_event_times, rtol=1e-9, atol=0)
+
+
+class Largest(TorchDispatchMode):
+    """How many elements the largest tensor has that an operator gave."""
+
+    num_elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        result = function(*arguments, **(named or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, Tensor):
+                self.num_elements = max(self.num_elements, tensor.numel())
+        return result
+
+
+def largest_while_encoding(target: TransformerTPP, num_events: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Elements of the largest tensor while a history of so many events is encoded."""
+    largest, right = Largest(), ModelRows._encode
+
+    def encode(self: ModelRows, wanted: list[int]) -> None:
+        with largest:
+            right(self, wanted)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelRows, "_encode", encode)
+        sample(target, history=history(num_events, 0), num_events=3, method="autoregressive")
+    return largest.num_elements
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_with_a_bounded_context_a_longer_history_takes_no_larger_tensor(
+    encoder: str, caches: list[KVCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = lively_transformer(3, encoder, seed=0, max_context=CONTEXT)
+
+    def taken(num_events: int) -> tuple[int, list[int]]:
+        caches.clear()
+        largest = largest_while_encoding(target, num_events, monkeypatch)
+        return largest, [cache.capacity for cache in caches]
+
+    largest, capacities = taken(200)
+    assert taken(600) == (largest, capacities) and max(capacities) == 2 * CONTEXT + SMALL_PASS
+    monkeypatch.setattr(KVCache, "_drop", lambda *_: None)
+    all_kept = taken(600)
+    assert all_kept[0] > largest and max(all_kept[1]) >= 600, "a cache that keeps all must be seen"
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_without_a_bound_no_tensor_grows_with_the_square_of_the_history(
+    encoder: str, caches: list[KVCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest are the scores of one chunk against all that came before, and the cache itself."""
+    target, num_events = lively_transformer(3, encoder, seed=0), 900
+    largest = largest_while_encoding(target, num_events, monkeypatch)
+    num_scores = caches[0].num_heads * SMALL_PASS * (num_events + 1)  # AttNHP has one key more
+    assert largest <= max(num_scores, *(cache.tensors[0].numel() for cache in caches)) < num_events**2 / 10
+    monkeypatch.setattr(ModelRows, "PREFILL_CHUNK", num_events)
+    assert largest_while_encoding(target, num_events, monkeypatch) >= num_events**2, "a single pass must be seen"
 
 
 def test_too_small_a_context_is_refused() -> None:

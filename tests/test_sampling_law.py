@@ -6,11 +6,13 @@ one seed in 10^4.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from goodness import judge, judge_paths, law_after, overlap_factorised, overlap_joint, silence_after
+from draft_lengths import auto_without_a_clock, lengths_of_the_past
+from goodness import judge, judge_long, judge_paths, law_after, overlap_factorised, overlap_joint, silence_after
 from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
 from torch import Tensor
@@ -23,6 +25,7 @@ from tppsd.sampling.sample import sample
 
 FALSE_ALARM = 1e-4
 RULES = ("joint", "factorised", "block")
+EIGHT_OR_ONE = partial(lengths_of_the_past, after_all=8, after_nothing=1)
 SILENT = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0, t_end=1.6)
 GIVEN = EventSequence.of([3.0, 3.5, 5.0], [2, 0, 1])
 
@@ -105,6 +108,31 @@ def test_paths_have_the_targets_law(name: str) -> None:
     samples = sample(target, num_sequences=6000, num_events=6, batch_size=2500, seed=4, **cell)
     assert judge(target, history, samples) > FALSE_ALARM
     assert samples.stats.method == "autoregressive" or 0.1 < samples.stats.step_acceptance < 0.9
+
+
+@pytest.mark.parametrize(
+    ("rule", "lengths"),
+    [
+        ("joint", auto_without_a_clock),
+        ("joint", EIGHT_OR_ONE),
+        ("factorised", EIGHT_OR_ONE),
+        ("block", EIGHT_OR_ONE),
+    ],
+    ids=["joint-auto", "joint-past", "factorised-past", "block-past"],
+)
+def test_draft_lengths_that_hang_on_the_past_leave_the_law(rule: Any, lengths: Any) -> None:
+    """Of one row at a time, whose next length its own events decide. See the mutants of such lengths."""
+    target = StubTPP.swinging(4, seed=0)
+    draft = target.moved(3, times=0.5, marks=1.0)
+    history = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
+    with lengths():
+        samples = sample(
+            target, draft, history=history, num_sequences=20, num_events=40, draft_length="auto", rule=rule, batch_size=1, seed=4
+        )
+    num_rounds = samples.stats.accepted_counts.sum(1)
+    assert int((num_rounds > 0.2 * num_rounds.sum()).sum()) >= 2, "lengths must change"
+    assert judge_long(target, history, samples) > FALSE_ALARM
+    assert judge_long(draft, history, samples) < 1e-6
 
 
 def test_a_draft_without_some_of_the_targets_mass_is_corrected() -> None:

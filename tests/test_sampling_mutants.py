@@ -7,19 +7,23 @@ a cell for one seed in 10^4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from goodness import densities, grid_over, judge, law_after, overlap_joint, silence_after
+from draft_lengths import auto_without_a_clock, lengths_of_the_past
+from goodness import densities, grid_over, judge, judge_long, law_after, overlap_joint, silence_after
 from mutants import MUTANTS, mutant
 from stubs import StubTPP
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import carry_over, ks_exponential, own_law_residuals
 from tppsd.sampling.sample import sample
+from tppsd.sampling.samples import SampledSequences
 
 REJECTED, FALSE_ALARM = 1e-6, 1e-4
 HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
@@ -27,23 +31,33 @@ HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
 
 @dataclass(frozen=True)
 class Cell:
-    """What is sampled: paths of `history` from `target`, with `draft` and the arguments of `sample`."""
+    """What is sampled: paths of `history` from `target`, with `draft` and the arguments of `sample`, under `lengths`; and what
+    the samples are judged by."""
 
     target: StubTPP
     draft: StubTPP
     arguments: dict[str, Any]
     history: EventSequence = HISTORY
+    lengths: Callable[[], AbstractContextManager[None]] = nullcontext
+    judged_by: Callable[..., float] = judge
+
+    def samples(self) -> SampledSequences:
+        draft = None if self.arguments.get("method") == "autoregressive" else self.draft
+        with self.lengths():
+            return sample(self.target, draft, history=self.history, **self.arguments)
 
     def p_value(self) -> float:
-        draft = None if self.arguments.get("method") == "autoregressive" else self.draft
-        return judge(self.target, self.history, sample(self.target, draft, history=self.history, **self.arguments))
+        return self.judged_by(self.target, self.history, self.samples())
 
 
 CHAIN = StubTPP.random(4, seed=0)
 SWINGING = StubTPP.swinging(4, seed=3)
 TIMED_MARKS = StubTPP.constant(0.0, 1.0, [0.25] * 4, [2.0, -2.0, 1.0, -1.0])
+A_THIRD_IN_ONE_MARK = StubTPP.constant(0.0, 1.0, [0.34, 0.22, 0.22, 0.22])
+NEARLY_ALL_IN_IT = StubTPP.constant(0.2, 1.0, [0.97, 0.01, 0.01, 0.01])
 ROUNDS_OF_TWO = {"num_sequences": 5000, "num_events": 4, "draft_length": 2, "batch_size": 5000}
 ROUNDS_OF_ONE = {"num_sequences": 6000, "num_events": 7, "draft_length": 1, "batch_size": 6000}
+ROW_BY_ROW = {"num_events": 50, "draft_length": "auto", "batch_size": 1}  # lengths hang on the past of one row, not of many
 CELLS = {
     "joint": Cell(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), ROUNDS_OF_TWO | {"rule": "joint"}),
     "factorised": Cell(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), ROUNDS_OF_TWO | {"rule": "factorised"}),
@@ -63,6 +77,20 @@ CELLS = {
         CHAIN.moved(3, times=0.5, marks=1.0),
         ROUNDS_OF_TWO,
         EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0, t_end=2.2),
+    ),
+    "lengths of the past": Cell(
+        A_THIRD_IN_ONE_MARK,
+        NEARLY_ALL_IN_IT,
+        ROW_BY_ROW | {"num_sequences": 60},
+        lengths=lengths_of_the_past,
+        judged_by=judge_long,
+    ),
+    "auto": Cell(
+        A_THIRD_IN_ONE_MARK,
+        NEARLY_ALL_IN_IT,
+        ROW_BY_ROW | {"num_sequences": 12},
+        lengths=auto_without_a_clock,
+        judged_by=judge_long,
     ),
     "autoregressive": Cell(
         SWINGING, SWINGING, {"num_sequences": 5000, "num_events": 5, "batch_size": 5000, "method": "autoregressive"}
@@ -86,6 +114,8 @@ CELL_OF = {
     "block_of_the_next_prefix": "block",
     "adjusted_law_of_the_next_position": "joint",
     "bonus_from_the_draft": "joint",
+    "length_cut_by_the_verdict": "auto",
+    "length_chosen_by_coins_to_come": "lengths of the past",
     "law_of_the_event_before": "joint",
     "law_of_the_event_after": "joint",
     "wrong_rollback_after_full_acceptance": "memory",
