@@ -254,7 +254,7 @@ def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> N
     Raises:
         ValueError: the sentence says why.
     """
-    if options.target_passes and trainer.precision == "64-true":
+    if trainer.precision == "64-true" and (options.compile is True or options.dtype is not None):
         wanted = "compile = True" if options.compile else f"dtype = {options.dtype!r}"
         raise ValueError(f"precision = 64-true makes float64 weights; {wanted} is for float32 ones")
     check_passes(target, **options.target_passes, device=trainer.strategy.root_device)
