@@ -8,12 +8,14 @@ import dataclasses
 import itertools
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 from faster_passes import target_and_draft
+from lightning_helpers import trainer
 from native_builds import needs_a_compiler
 from small_models import ENCODERS, attentive_model, random_sequence, small_model
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ import tppsd
 from tppsd.certification.cells import Cell
 from tppsd.certification.certificate import cells_of
 from tppsd.certification.run import run_cell
+from tppsd.lightning.requests import Requests
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.law import NextEventLaw
@@ -292,6 +295,17 @@ def test_the_option_is_checked() -> None:
     assert [SamplingOptions(compile=value).target_passes for value in ("draft", True, False)] == [
         {"compile": "laws"}, {"compile": True}, {},
     ]  # fmt: skip
+
+
+def test_a_target_in_float64_is_sampled_by_operators(tmp_path: Path) -> None:
+    """What `Trainer.predict` in that precision makes of it has no compilable laws."""
+    attentive_model("thp").save(path := tmp_path / "target.ckpt")
+    sampler = tppsd.Sampler(path, options=SamplingOptions("autoregressive", compile="draft"), seed=5)
+    with count_calls(OperatedModel, "law") as num_calls:
+        chunks = trainer(precision="64-true").predict(sampler, Requests(3, num_events=6).loader())
+    expected = tppsd.sample(tppsd.load(path).double(), num_sequences=3, num_events=6, seed=5)
+    torch.testing.assert_close(torch.cat([c.flat_event_times for c in chunks]), expected.flat_event_times, rtol=1e-9, atol=0)
+    assert num_calls == [0]
 
 
 def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
