@@ -22,7 +22,7 @@ from tppsd.models.cache import RowCache
 from tppsd.models.stand_ins import active, compilable
 from tppsd.models.stand_ins.captured import CapturedModel, Graph
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling import block, candidates, judgement
+from tppsd.sampling import block, judgement, linear
 from tppsd.sampling.device_speculative import DeviceRounds
 from tppsd.sampling.judgement import Given
 from tppsd.sampling.noise import RowNoise
@@ -218,7 +218,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def with_few_proposals(monkeypatch: pytest.MonkeyPatch, num: int) -> None:
-    for owner, names in ((judgement, ("_MOST", "_FEWEST")), (block, ("_FEWEST",)), (candidates, ("_FEWEST", "_INNER"))):
+    for owner, names in ((judgement, ("_MOST", "_FEWEST")), (block, ("_FEWEST",)), (linear, ("_FEWEST", "_INNER"))):
         for name in names:
             monkeypatch.setattr(owner, name, num)
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from draft_lengths import auto_without_a_clock
 from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models import fast
 from tppsd.sampling import auto, methods
-from tppsd.sampling import sample as sample_module
+from tppsd.sampling import call as call_module
 from tppsd.sampling.draft_length import _FIRST as FIRST_LENGTHS
 from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
 from tppsd.sampling.learnt import recall, remember
@@ -154,7 +155,8 @@ def test_accepted_events_beyond_the_end_of_a_row_teach_nothing(monkeypatch: pyte
     target = lively_transformer(3, "thp", seed=0)
     for end in ({"num_events": 4}, {"t_end": 0.5}):
         learnt.clear()
-        samples = sample(target, "jacobi", draft_length="auto", num_sequences=40, **end)
+        with auto_without_a_clock():
+            samples = sample(target, "jacobi", draft_length="auto", num_sequences=40, **end)
         longest = max(len(sequence) for sequence in samples)
         assert 0 < max(learnt) <= longest < samples.stats.accepted_counts.sum(0).nonzero().max()
 
@@ -370,7 +372,7 @@ def test_a_draft_that_loses_the_trial_is_let_go(monkeypatch: pytest.MonkeyPatch)
         return methods.build_engine(models, *arguments)
 
     monkeypatch.setattr(auto, "_try", try_out)
-    monkeypatch.setattr(sample_module, "build_engine", build)
+    monkeypatch.setattr(call_module, "build_engine", build)
     assert sample(target, draft, method="auto", num_events=500).draft_hash is None
     *in_trial, afterwards = held
     assert min(in_trial) > 0 == afterwards

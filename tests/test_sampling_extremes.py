@@ -138,6 +138,15 @@ def test_laws_that_are_not_numbers_are_an_error_not_an_endless_loop(rule: Any) -
         sample(broken, num_sequences=3, t_end=5.0)
 
 
+@pytest.mark.parametrize("rule", ["linear", "mean"])
+def test_nor_are_they_endless_for_several_candidates(rule: Any) -> None:
+    target = StubTPP.random(2, seed=0)
+    broken = replace(target, means=target.means * torch.nan)
+    for models in ((broken, target), (target, broken)):
+        with pytest.raises(RuntimeError, match="is not a number"):
+            sample(*models, num_sequences=3, num_events=5, rule=rule, candidates=3)
+
+
 def test_a_loop_that_keeps_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A draft that claims a density of e times the target's everywhere: no proposal has an excess."""
     monkeypatch.setattr(rules, "MAX_PROPOSALS", 10_000)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling import methods
-from tppsd.sampling import sample as sample_module
+from tppsd.sampling.call import Call
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.sample import sample
 
@@ -37,7 +37,7 @@ def one_round(
     parts = []
     for first in range(0, num_rows, chunk):
         options = {"rule": rule, "draft_length": draft_length}
-        call = sample_module._Call(target, draft, None, options, chunk, 11, 10**6, Recorder())
+        call = Call(target, draft, None, options, chunk, 11, 10**6, Recorder())
         engine = call._start(call.plan(history, chunk, None, None, None, 1000, first))
         with torch.inference_mode():
             engine.refill()

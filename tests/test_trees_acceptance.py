@@ -12,7 +12,7 @@ from stubs import StubTPP
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import optimal_acceptance
-from tppsd.sampling import candidates, rules
+from tppsd.sampling import linear, rules
 from tppsd.sampling.recursive import TOLERANCE, recursion
 from tppsd.sampling.sample import sample
 
@@ -101,10 +101,10 @@ def test_a_draft_equal_to_the_target_is_always_accepted(rule: str) -> None:
 @pytest.mark.parametrize("rule", ["linear", "mean"])
 def test_how_many_attempts_are_evaluated_together_changes_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = first_steps(FAR, 3, rule, 500)
-    monkeypatch.setattr(candidates, "_INNER", 3)
+    monkeypatch.setattr(linear, "_INNER", 3)
     monkeypatch.setattr(rules, "_AT_ONCE", 100)
     monkeypatch.setattr(rules, "proposals_per_row", lambda num_rows, largest=64: 5)
-    monkeypatch.setattr(candidates, "proposals_per_row", lambda num_rows, largest=64: 5)
+    monkeypatch.setattr(linear, "proposals_per_row", lambda num_rows, largest=64: 5)
     second = first_steps(FAR, 3, rule, 500)
     assert torch.equal(first.flat_marks, second.flat_marks)
     torch.testing.assert_close(first.flat_inter_times, second.flat_inter_times, rtol=1e-12, atol=0)

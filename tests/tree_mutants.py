@@ -13,9 +13,10 @@ from torch import Tensor
 from tppsd.models import attention
 from tppsd.models.cache import RowCache
 from tppsd.models.tree import is_ancestor
-from tppsd.sampling import candidates, tree_speculative
-from tppsd.sampling.candidates import LINEAR, Siblings
+from tppsd.sampling import linear, tree_speculative
+from tppsd.sampling.candidates import Siblings
 from tppsd.sampling.drafters import Draft
+from tppsd.sampling.linear import LINEAR
 from tppsd.sampling.noise import Streams
 from tppsd.sampling.rows import Rows
 from tppsd.sampling.rules import Rejected, adjusted_joint
@@ -71,7 +72,7 @@ def negative_weights_are_not_clipped() -> Patch:
         return (ratios + 1 - (ratios.sum(-1, keepdim=True) - ratios) / (k - 1)).abs() / k
 
     def pick(siblings: Siblings, coins: Tensor) -> Tensor:
-        with patch.object(candidates, "linear_weights", unclipped):
+        with patch.object(linear, "linear_weights", unclipped):
             return LINEAR.pick(siblings, coins)
 
     return with_linear(pick=pick)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.sampling.candidates import LINEAR, MEAN
+from tppsd.sampling.candidates import MEAN
 from tppsd.sampling.draft_length import FixedDraftLength
 from tppsd.sampling.drafters import Draft, Drafter
+from tppsd.sampling.linear import LINEAR
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.recursive import RECURSIVE

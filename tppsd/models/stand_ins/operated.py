@@ -17,7 +17,6 @@ from tppsd.models.stand_ins.packing import PackedDecoder
 from tppsd.models.stand_ins.structures import Int, Newest, Pointer
 
 if TYPE_CHECKING:
-    from tppsd.models.law import NextEventLaw
     from tppsd.models.transformer_tpp import TransformerTPP
 
 
@@ -37,12 +36,8 @@ class OperatedModel(CompiledDecoder):
         self._model = model
 
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
-        """As TransformerTPP.extend."""
-        return self._model.extend_by_operators(tokens, cache, parents)
-
-    def law(self, contexts: Tensor) -> NextEventLaw:
-        """As TransformerTPP.law, packed."""
-        return super().law(contexts.float())  # under autocast they may be of another type
+        """As TransformerTPP.extend, as compiled code reads contexts: under autocast they may be of another type."""
+        return self._model.extend_by_operators(tokens, cache, parents).float().contiguous()
 
     def follow(
         self, law: CompiledLaw, cache: KVCache, last_times: Tensor, uniforms: Tensor, keeps_laws: bool,
@@ -59,5 +54,5 @@ class OperatedModel(CompiledDecoder):
             structures, numbers = map(ctypes.byref, (self.decoder, chain, newest)), map(Int, (rows, j, torch.get_num_threads()))
             if call(*structures, Pointer(contexts.data_ptr()), *numbers):
                 return drawn
-            contexts = self.extend(tokens, cache, None).float().contiguous()
+            contexts = self.extend(tokens, cache, None)
         return drawn

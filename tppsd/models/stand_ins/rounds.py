@@ -132,7 +132,7 @@ def speculate_by_operators(
         for _ in range(wanted.most_rounds or wanted.room):
             num = library.propose(handle)
             tokens = EventTokens(*(field[:, :num].clone() for field in (ids, times, inter_times)))  # which the target may keep
-            contexts = target.extend(tokens, cache, None).float().contiguous()  # under autocast they may be of another type
+            contexts = target.extend(tokens, cache, None)
             num_failed = library.conclude(handle, Pointer(contexts.data_ptr()))
             cache.roll_back(num - num_kept)
             if num_failed >= 0:
