@@ -279,7 +279,7 @@ def test_the_table_says_what_auto_chose(width, capsys):
     ]
     print_table(read_plan([], {"untrained": True}), rows, Console(width=width))
     *table, last = capsys.readouterr().out.splitlines()
-    assert last == f"auto, 1x1 (easytpp/taxi, THP, target 4x2) sampled by {choice}"
+    assert last == f"auto, 1x1 (easytpp/taxi, THP, target 4x2) chose {choice}"
     assert "sampled by" not in "".join(table)
 
 

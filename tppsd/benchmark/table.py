@@ -119,7 +119,7 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
         console.print(f"not shown for want of width: {named}; a wider terminal or --json has them", soft_wrap=True)
     for row in rows:
         if row.choice is not None:
-            console.print(f"{row.sampler} ({where(row)}) sampled by {row.choice}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"{row.sampler} ({where(row)}) chose {row.choice}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _width(table: Any, console: Any) -> int:

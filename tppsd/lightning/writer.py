@@ -91,7 +91,7 @@ class SampleWriter(BasePredictionWriter):
         rate = f" at {self.num_events / self.seconds:.0f} events/s" if self.seconds else ""
         rank_zero_info(f"{self.num_sequences} sequences with {self.num_events} events sampled{rate}{share}, in {self.output_dir}")
         if self.choice is not None:
-            rank_zero_info(f"sampled by {self.choice}{share}")
+            rank_zero_info(f"auto chose {self.choice}{share}")
 
 
 _WHAT_TO_DO = "choose another --writer.output_dir, or delete it to sample again"
