@@ -104,7 +104,7 @@ def test_what_was_chosen_and_why_is_said_and_written(
     sampler = Sampler(checkpoints[0], options=SamplingOptions(method))
     with caplog.at_level("INFO"):
         predicted(sampler, Requests(4, num_events=3, chunk_size=2), callbacks=[SampleWriter(tmp_path)])
-    said = [line for line in caplog.messages if line.startswith("sampled by")]
+    said = [line for line in caplog.messages if line.startswith("auto chose")]
     assert said == ([] if choice is None else [f"auto chose {choice}"])
     shards = sorted(tmp_path.glob("*.parquet"))
     assert [read_table(shard)["choice"].to_pylist() for shard in shards] == [[choice] * 2] * 2
