@@ -1,7 +1,7 @@
 """What tests/test_ddp.py runs on one process (imported) and on two (as a script, which Lightning starts once more).
 
-python tests/ddp_script.py FOLDER DRAFT: fit on two processes with the callback, test, compute every metric, then predict, and
-leave what came of it in FOLDER.
+python tests/ddp_script.py FOLDER DRAFT: fit on two processes with the callback, test, compute every metric, then
+predict, and leave what came of it in FOLDER.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ PRECISION = "64-true"  # so that only a wrong reduction can make a difference
 
 
 def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
-    """Leave fit.pt, distilled.pt (weights and metrics), RANK.pt (of every metric class), target.ckpt and samples/ in `folder`."""
+    """Leave fit.pt, distilled.pt (weights and metrics), RANK.pt (of every metric class), target.ckpt and samples/ in
+    `folder`."""
     distributed = {"devices": world_size, "strategy": "ddp" if world_size > 1 else "auto"}
     seed_everything(0, verbose=False)
-    callback = SpeculativeSampling(draft=draft, every_n_epochs=1, num_sequences=3, options=SamplingOptions(draft_length=3))
+    callback = SpeculativeSampling(
+        draft=draft, every_n_epochs=1, num_sequences=3, options=SamplingOptions(draft_length=3)
+    )
     module = TargetTPP(2, **SMALL)
     run = trainer(max_epochs=3, precision=PRECISION, gradient_clip_val=1.0, callbacks=[callback], **distributed)
     run.fit(module, datamodule=small_data(batch_size=GLOBAL_BATCH // world_size))
@@ -48,7 +51,9 @@ def fit_and_predict(folder: Path, world_size: int, draft: Path) -> None:
     predict(folder / "samples", folder / "target.ckpt", draft, **distributed)
     few = Requests(3, num_events=4)  # one chunk: nothing for a second process
     writer = SampleWriter(folder / "few")
-    trainer(callbacks=[writer], **distributed).predict(Sampler(folder / "target.ckpt"), few.loader(), return_predictions=False)
+    trainer(callbacks=[writer], **distributed).predict(
+        Sampler(folder / "target.ckpt"), few.loader(), return_predictions=False
+    )
 
 
 def predict(samples: Path, target: Path, draft: Path, **distributed: Any) -> int:

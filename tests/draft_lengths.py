@@ -1,4 +1,5 @@
-"""Draft lengths that hang on the past as strongly as they can and on no real clock, of calls with draft_length="auto"."""
+"""Draft lengths that hang on the past as strongly as they can and on no real clock, of calls with
+draft_length="auto"."""
 
 from __future__ import annotations
 
@@ -17,13 +18,16 @@ from tppsd.sampling.speculative import Speculative
 
 
 class LengthOfThePast(FixedDraftLength):
-    """`after_all` behind a round that accepted all of its draft, `after_nothing` behind one that accepted nothing, else two."""
+    """`after_all` behind a round that accepted all of its draft, `after_nothing` behind one that accepted nothing, else
+    two."""
 
     def __init__(self, after_all: int, after_nothing: int) -> None:
         super().__init__(2)
         self.after_all, self.after_nothing = after_all, after_nothing
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
+    def record(
+        self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
+    ) -> None:
         accepted = int(num_accepted.min())
         self.draft_length = self.after_all if accepted == num_drafted else 2 if accepted else self.after_nothing
 
@@ -35,8 +39,8 @@ def lengths_of_the_past(after_all: int = 2, after_nothing: int = 0) -> AbstractC
 
 @contextmanager
 def auto_without_a_clock() -> Iterator[None]:
-    """AutoDraftLength, deciding anew in every round by the last few of them, on a machine on which a pass takes a second and
-    verifying eight more."""
+    """AutoDraftLength, deciding anew in every round by the last few of them, on a machine on which a pass takes a
+    second and verifying eight more."""
     seconds = 0.0
 
     def taking(duration: float, right: Any) -> Any:

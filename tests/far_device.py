@@ -1,7 +1,8 @@
-"""A CUDA device without a card: its tensors lie in main memory, but say that they are on "cuda" and are as hard to get at.
+"""A CUDA device without a card: its tensors lie in main memory, but say that they are on "cuda" and are as hard to get
+at.
 
-What runs there with the same numbers is the code for a device, branch by branch: operators that mix tensors of both places are
-refused as on a device, and all that waits for one is counted.
+What runs there with the same numbers is the code for a device, branch by branch: operators that mix tensors of both
+places are refused as on a device, and all that waits for one is counted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 _Module = TypeVar("_Module", bound=nn.Module)
 CUDA = torch.device("cuda", 0)
 aten: Any = torch.ops.aten
-_READS = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select"}  # by what they return
+_READS = {
+    "aten::item",
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::equal",
+    "aten::masked_select",
+}  # by what they return
 _SHAPED_BY = {"aten::index.Tensor", "aten::index_put_", "aten::index_put"}  # by their indices, if these are bool
 
 
@@ -113,7 +120,8 @@ def _places(x: Tensor, key: Any) -> tuple[Tensor, list[Tensor | None]]:
 
 
 class FarDevice(TorchDispatchMode):
-    """Runs the operators of far tensors. Attributes: waits: how often something has waited for the device, by who asked."""
+    """Runs the operators of far tensors. Attributes: waits: how often something has waited for the device, by who
+    asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +150,9 @@ class FarDevice(TorchDispatchMode):
         if is_far and not is_move:
             strangers = [x for x in tensors if not isinstance(x, FarTensor) and x.dim()]
             assert not strangers or name.startswith("aten::index"), f"{name} of tensors in two places"
-        by_shape = name in _SHAPED_BY and any(x.dtype == torch.bool for x in tree_leaves(named["indices"]) if x is not None)
+        by_shape = name in _SHAPED_BY and any(
+            x.dtype == torch.bool for x in tree_leaves(named["indices"]) if x is not None
+        )
         moves = is_move and (is_far != goes_far or (is_far and not all(isinstance(x, FarTensor) for x in tensors)))
         if (is_far and (name in _READS or by_shape)) or moves:
             self.waits[_caller()] += 1
@@ -181,8 +191,12 @@ def far_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
 
     with monkeypatch.context() as patch, inference_mode(), FarDevice() as device:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
-        patch.setattr(torch.__future__, "get_overwrite_module_params_on_conversion", lambda: True)  # .data cannot be replaced
+        patch.setattr(
+            torch.__future__, "get_overwrite_module_params_on_conversion", lambda: True
+        )  # .data cannot be replaced
         patch.setattr(torch, "tensor", tensor)
         patch.setattr(torch, "as_tensor", lambda x, **how: x.to(**how) if isinstance(x, Tensor) else tensor(x, **how))
-        patch.setattr(torch, "inference_mode", lambda mode=True: inference_mode())  # views of far tensors stay in one mode
+        patch.setattr(
+            torch, "inference_mode", lambda mode=True: inference_mode()
+        )  # views of far tensors stay in one mode
         yield device

@@ -1,4 +1,5 @@
-"""What compiled and captured passes are held to: every sampler, and chains of events drawn in one call or one by one."""
+"""What compiled and captured passes are held to: every sampler, and chains of events drawn in one call or one by
+one."""
 
 from __future__ import annotations
 
@@ -48,10 +49,15 @@ def target_and_draft() -> tuple[TransformerTPP, TransformerTPP]:
 
 
 def chain(
-    model: TransformerTPP, num: int, at_once: bool, rows: slice = slice(None), *until: torch.Tensor, is_silent: bool = False
+    model: TransformerTPP,
+    num: int,
+    at_once: bool,
+    rows: slice = slice(None),
+    *until: torch.Tensor,
+    is_silent: bool = False,
 ) -> list[torch.Tensor]:
-    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `follow` or step by step: of some of
-    nine rows of different lengths, with the first of at most 60 events' noise.
+    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `follow` or step by step:
+    of some of nine rows of different lengths, with the first of at most 60 events' noise.
 
     Args:
         until: ends and limits, which end nothing.

@@ -15,7 +15,8 @@ _KNOTS = 40_001  # of the trapezoidal rule in log tau: errors below 1e-7 for the
 
 
 def law_after(model: Any, history: EventSequence) -> Any:
-    """The law (batch shape ()) of the next event after `history`, ignoring the silence since; from a pass without a cache."""
+    """The law (batch shape ()) of the next event after `history`, ignoring the silence since; from a pass without a
+    cache."""
     with torch.inference_mode():
         return model(EventBatch.from_sequences([history]))[0, history.num_scored]
 
@@ -26,7 +27,8 @@ def silence_after(history: EventSequence) -> float:
 
 
 def densities(law: Any, log_inter_times: Tensor, elapsed: float = 0.0) -> Tensor:
-    """Density of (log tau, k), (n, num_marks), of a law of batch shape () given tau > elapsed: plain normal formulas."""
+    """Density of (log tau, k), (n, num_marks), of a law of batch shape () given tau > elapsed: plain normal
+    formulas."""
     m = law.inter_time
     stds = m.log_stds.double().exp() * m.scale
     means = m.shift + m.scale * m.means.double()
@@ -35,7 +37,9 @@ def densities(law: Any, log_inter_times: Tensor, elapsed: float = 0.0) -> Tensor
     with torch.inference_mode():
         density = density.unsqueeze(-1) * law.mark_log_probs(log_inter_times.exp()).double().exp()
     if elapsed > 0:
-        survival = (m.log_weights.double().exp() * 0.5 * torch.erfc((math.log(elapsed) - means) / stds / math.sqrt(2))).sum(-1)
+        survival = (
+            m.log_weights.double().exp() * 0.5 * torch.erfc((math.log(elapsed) - means) / stds / math.sqrt(2))
+        ).sum(-1)
         density = torch.where((log_inter_times > math.log(elapsed)).unsqueeze(-1), density / survival, 0.0)
     return density
 
@@ -51,7 +55,9 @@ def grid_over(*laws: Any, elapsed: float = 0.0) -> Tensor:
     if elapsed == 0 or math.log(elapsed) < low:
         return torch.linspace(low, high, _KNOTS, dtype=torch.float64)
     # dense just after the silence, where a truncated tail may hold all of its mass
-    return math.log(elapsed) + torch.logspace(-12, math.log10(max(high - math.log(elapsed), 1.0)), _KNOTS, dtype=torch.float64)
+    return math.log(elapsed) + torch.logspace(
+        -12, math.log10(max(high - math.log(elapsed), 1.0)), _KNOTS, dtype=torch.float64
+    )
 
 
 def overlap_joint(target: Any, draft: Any, elapsed: float = 0.0) -> float:
@@ -70,7 +76,8 @@ def overlap_factorised(target: Any, draft: Any) -> float:
 
 
 def chi_square_p(counts: Tensor, expected: Tensor, num_constraints: int = 1) -> float:
-    """p-value of Pearson's chi-square, `num_constraints` sums being those of the data; cells that expect below 5 are pooled."""
+    """p-value of Pearson's chi-square, `num_constraints` sums being those of the data; cells that expect below 5 are
+    pooled."""
     from scipy.stats import chi2
 
     counts, expected = counts.double().flatten(), expected.double().flatten()
@@ -85,7 +92,8 @@ def chi_square_p(counts: Tensor, expected: Tensor, num_constraints: int = 1) -> 
 
 
 def one_step_p(law: Any, inter_times: Tensor, marks: Tensor, elapsed: float = 0.0, num_bins: int = 20) -> float:
-    """Chi-square of (tau bins of equal probability x marks) against the exact probabilities of a law of batch shape ()."""
+    """Chi-square of (tau bins of equal probability x marks) against the exact probabilities of a law of batch shape
+    ()."""
     x = grid_over(law, elapsed=elapsed)
     cumulative = torch.cumulative_trapezoid(densities(law, x, elapsed), x, dim=0)
     cumulative = torch.cat([torch.zeros_like(cumulative[:1]), cumulative])
@@ -99,15 +107,16 @@ def one_step_p(law: Any, inter_times: Tensor, marks: Tensor, elapsed: float = 0.
 
 
 def paths(samples: SampledSequences) -> tuple[Tensor, Tensor]:
-    """(inter_times, marks), both (num_sequences, num_events), of sequences that all ended by the same number of events."""
+    """(inter_times, marks), both (num_sequences, num_events), of sequences that all ended by the same number of
+    events."""
     n = int(samples.offsets[1])
     assert torch.equal(samples.offsets.diff(), torch.full((len(samples),), n))
     return samples.flat_inter_times.view(-1, n), samples.flat_marks.view(-1, n)
 
 
 def own_law_uniforms(model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
-    """(u, v): PITs of inter-times and randomised PITs of marks of paths (num_sequences, num_events) of one history. Under exact
-    sampling all of them are i.i.d. U(0, 1). From a full pass without a cache."""
+    """(u, v): PITs of inter-times and randomised PITs of marks of paths (num_sequences, num_events) of one history.
+    Under exact sampling all of them are i.i.d. U(0, 1). From a full pass without a cache."""
     (num_paths, n), m, given = inter_times.shape, history.num_scored, int(history.first_is_given)
 
     def joined(old: Tensor, new: Tensor) -> Tensor:
@@ -118,7 +127,9 @@ def own_law_uniforms(model: Any, history: EventSequence, inter_times: Tensor, ma
     tau, k = joined(history.inter_times, inter_times), joined(history.marks, marks)
     start_marks = torch.full((num_paths,), int(history.marks[0]) if given else NO_MARK)
     times = joined(history.event_times, last + inter_times.cumsum(1))
-    batch = EventBatch(times, tau, k, torch.ones_like(k, dtype=torch.bool), start, start, start_marks, torch.arange(num_paths))
+    batch = EventBatch(
+        times, tau, k, torch.ones_like(k, dtype=torch.bool), start, start, start_marks, torch.arange(num_paths)
+    )
     with torch.inference_mode():
         laws = model(batch)[:, m : m + n]
         log_survival = laws.log_survival(inter_times)
@@ -157,13 +168,16 @@ def judge(model: Any, history: EventSequence, samples: SampledSequences) -> floa
     return judge_paths(model, history, *paths(samples))
 
 
-def judge_paths(model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor, lengths: Tensor | None = None) -> float:
-    """One p-value (Bonferroni) for the first event against its exact law, every event's time and mark given its own prefix, and
-    their independence from the event before.
+def judge_paths(
+    model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor, lengths: Tensor | None = None
+) -> float:
+    """One p-value (Bonferroni) for the first event against its exact law, every event's time and mark given its own
+    prefix, and their independence from the event before.
 
     Args:
         inter_times, marks: (num_sequences, num_events).
-        lengths: (num_sequences,) >= 1, how many of them count; whether event i exists may depend on the events before it only.
+        lengths: (num_sequences,) >= 1, how many of them count; whether event i exists may depend on the events before
+            it only.
     """
     u, v = own_law_uniforms(model, history, inter_times, marks)
     n = u.shape[1]

@@ -163,6 +163,7 @@ def numbers(result: Any) -> list[float]:
 
 
 def results(rank: int, world_size: int) -> dict[str, list[float]]:
-    """Of every class over all processes, each of which feeds every `world_size`-th item: one only first samples, one second."""
+    """Of every class over all processes, each of which feeds every `world_size`-th item: one only first samples, one
+    second."""
     share = torch.arange(rank, NUM_ITEMS, world_size)
     return {name: numbers(fed(name, share[:100], share[100:]).compute()) for name in CASES}

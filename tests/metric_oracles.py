@@ -31,7 +31,9 @@ def crps_by_quadrature(law: LogNormalMixture, tau: float, num_nodes: int = 10_00
     return integral(below, left) + integral(2 * law.log_survival(right.exp()), right)
 
 
-def transport_by_assignment(first: EventSequence, second: EventSequence, cost: float, num_marks: int = NUM_MARKS) -> float:
+def transport_by_assignment(
+    first: EventSequence, second: EventSequence, cost: float, num_marks: int = NUM_MARKS
+) -> float:
     """The assignment problem with a dummy partner at distance `cost` for every event."""
     total = 0.0
     for mark in range(num_marks):

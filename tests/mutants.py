@@ -251,7 +251,8 @@ def length_cut_by_the_verdict() -> Any:
 @register
 @contextmanager
 def length_chosen_by_coins_to_come() -> Iterator[None]:
-    """What is told of a round counts events that pass behind the first rejected one: the next round tests with their coins."""
+    """What is told of a round counts events that pass behind the first rejected one: the next round tests with their
+    coins."""
     passing: list[Tensor] = []
 
     def accept(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
@@ -459,7 +460,9 @@ def round_that_crosses_the_end_is_dropped() -> Any:
     def commit(self: Rows, events: Events, num_events: Tensor) -> Tensor:
         before = self.counts
         reached_end = right(self, events, num_events)
-        crosses = (events.times > self.end.unsqueeze(1)) & (torch.arange(events.times.shape[1]) < num_events.unsqueeze(1))
+        crosses = (events.times > self.end.unsqueeze(1)) & (
+            torch.arange(events.times.shape[1]) < num_events.unsqueeze(1)
+        )
         self.counts = torch.where(crosses.any(1), before, self.counts)
         return reached_end
 

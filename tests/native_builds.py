@@ -29,7 +29,8 @@ def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def compiled_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on, with `wrong` in place of `right`, which is there once; groups of rows are small. Compiled in half the time."""
+    """From now on, with `wrong` in place of `right`, which is there once; groups of rows are small. Compiled in half
+    the time."""
     monkeypatch.setattr(compiling, "_FLAGS", tuple(flag.replace("-O3", "-O1") for flag in compiling._FLAGS))
     copy = Path(shutil.copytree(SOURCE.parent, folder / "native"))
     texts = {path: path.read_text() for path in copy.iterdir()}

@@ -17,7 +17,9 @@ DTYPES = (torch.float32, torch.float64)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}  # between two ways to compute the same context
 
 
-def small_model(encoder: str = "thp", num_marks: int = 3, dtype: torch.dtype = torch.float64, **settings: Any) -> TransformerTPP:
+def small_model(
+    encoder: str = "thp", num_marks: int = 3, dtype: torch.dtype = torch.float64, **settings: Any
+) -> TransformerTPP:
     """A two-layer model with statistics other than the neutral ones."""
     size = {"embed_dim": 16, "num_heads": 2, "num_layers": 2, "num_components": 5} | settings
     model = TransformerTPP(num_marks, encoder, **size)
@@ -59,8 +61,12 @@ def cut(tokens: EventTokens, start: int, stop: int) -> EventTokens:
 def assert_same_law(actual: NextEventLaw, expected: NextEventLaw, atol: float = 0.0) -> None:
     """Equal parameters of the inter-time and equal mark probabilities, at any inter-time."""
     for name in ("log_weights", "means", "log_stds"):
-        torch.testing.assert_close(getattr(actual.inter_time, name), getattr(expected.inter_time, name), rtol=0, atol=atol)
+        torch.testing.assert_close(
+            getattr(actual.inter_time, name), getattr(expected.inter_time, name), rtol=0, atol=atol
+        )
     assert (actual.inter_time.shift, actual.inter_time.scale) == (expected.inter_time.shift, expected.inter_time.scale)
     for tau in (1e-3, 1.0, 20.0):
         inter_times = torch.full(actual.batch_shape, tau, dtype=torch.float64)
-        torch.testing.assert_close(actual.mark_log_probs(inter_times), expected.mark_log_probs(inter_times), rtol=0, atol=atol)
+        torch.testing.assert_close(
+            actual.mark_log_probs(inter_times), expected.mark_log_probs(inter_times), rtol=0, atol=atol
+        )

@@ -13,9 +13,15 @@ __all__ = ["StubMarks", "StubTPP", "lively_transformer"]
 
 
 def lively_transformer(
-    num_marks: int, encoder: str, seed: int, num_layers: int = 2, num_components: int = 3, max_context: int | None = None
+    num_marks: int,
+    encoder: str,
+    seed: int,
+    num_layers: int = 2,
+    num_components: int = 3,
+    max_context: int | None = None,
 ) -> TransformerTPP:
-    """A small untrained float64 TransformerTPP whose laws differ much from history to history, and from seed to seed."""
+    """A small untrained float64 TransformerTPP whose laws differ much from history to history, and from seed to
+    seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = TransformerTPP(num_marks, encoder, 16, 2, num_layers, num_components, max_context=max_context).double()

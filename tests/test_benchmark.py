@@ -122,7 +122,13 @@ def test_a_plan_from_data_to_page(tmp_path, events, monkeypatch, capsys):
     used = set(re.findall(r"var\(--([a-z0-9]+)\)", page))
     light, dark = (set(re.findall(r"--([a-z0-9]+):", part)) for part in page.split("prefers-color-scheme")[:2])
     assert used <= light and used <= dark
-    for heading in ("Time rescaling", "Draft length", "Acceptance against position", "Accepted events per round", "Marks"):
+    for heading in (
+        "Time rescaling",
+        "Draft length",
+        "Acceptance against position",
+        "Accepted events per round",
+        "Marks",
+    ):
         assert f"<h2>{heading}</h2>" in page
 
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/benchmark/checkpoints/*.ckpt")}
@@ -220,7 +226,10 @@ def test_an_output_that_cannot_be_written_is_refused_before_measuring(option, tm
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
     (tmp_path / "folder.svg").mkdir()
     (tmp_path / "file").touch()
-    for name, said in (("folder.svg", "is a folder; name a file"), ("file/page.svg", "cannot be written (Not a directory)")):
+    for name, said in (
+        ("folder.svg", "is a folder; name a file"),
+        ("file/page.svg", "cannot be written (Not a directory)"),
+    ):
         with pytest.raises(ValueError, match=re.escape(f"{option} {tmp_path / name} {said}")):
             benchmark.main(["--untrained", "1,1", option, str(tmp_path / name)])
     assert {path.name for path in tmp_path.iterdir()} == {"folder.svg", "file"}
@@ -294,7 +303,20 @@ def test_sampler_names_leave_out_the_folders_of_a_checkpoint(tmp_path, capsys):
 
 
 def test_trees_are_timed_beside_chains(tmp_path, capsys):
-    size = ["--num-events", "5", "--repeats", "1", "--draft-length", "2", "--candidates", "2,1", "3", "--rule", "joint", "mean"]
+    size = [
+        "--num-events",
+        "5",
+        "--repeats",
+        "1",
+        "--draft-length",
+        "2",
+        "--candidates",
+        "2,1",
+        "3",
+        "--rule",
+        "joint",
+        "mean",
+    ]
     benchmark.main(["--untrained", "1,2", "--draft", "self", *size, "--json", "--report", str(tmp_path / "page.html")])
     rows = rows_of(capsys.readouterr().out)
     assert [(row["draft_length"], row["rule"], row["candidates"]) for row in rows[1:]] == [
@@ -385,7 +407,10 @@ def test_nothing_to_draw_is_one_sentence(tmp_path, capsys):
         (["--recorded", "rows.jsonl", "--report", "page.html"], "--report is for what is measured"),
         (["--untrained", "1,2", "--figure", "speedups.txt"], "must end in .svg, .png or .pdf"),
         (["--untrained", "1,2", "--threads", "0"], "--threads: 0 must be a whole number of at least 1"),
-        (["--data", "hawkes", "--training-seconds", "5", "-1"], "--training-seconds: -1 must be a positive number of seconds"),
+        (
+            ["--data", "hawkes", "--training-seconds", "5", "-1"],
+            "--training-seconds: -1 must be a positive number of seconds",
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_refused_before_anything_runs(args, said, capsys):
@@ -409,7 +434,9 @@ def test_a_mistake_in_recorded_rows_is_one_sentence(tmp_path):
         read_rows([tmp_path / "rows.jsonl"])
     values = {f.name: 1 if f.type in ("int", "float") else "a" if f.type == "str" else None for f in fields(Row)}
     (tmp_path / "rows.jsonl").write_text(json.dumps(values) + "\n" + json.dumps(values | {"speedup": "fast"}))
-    with pytest.raises(ValueError, match=r"line 2: not a row of `tppsd benchmark --json` \(speedup = 'fast' must be float\)"):
+    with pytest.raises(
+        ValueError, match=r"line 2: not a row of `tppsd benchmark --json` \(speedup = 'fast' must be float\)"
+    ):
         read_rows([tmp_path / "rows.jsonl"])
 
 
@@ -421,7 +448,9 @@ def test_seeds_are_averaged_and_p_values_are_not():
         for seed, p in ((1, 0.01), (2, 0.5), (6, 0.6))
     ]
     (mean,) = averaged(rows)
-    assert mean.speedup == 3 and (mean.low, mean.high) == (1, 6) and mean.own_law_p_value == 0.5 and mean.num_events == 3
+    assert (
+        mean.speedup == 3 and (mean.low, mean.high) == (1, 6) and mean.own_law_p_value == 0.5 and mean.num_events == 3
+    )
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -467,12 +496,16 @@ def test_a_file_extends_others_and_the_command_line_wins(tmp_path):
     (tmp_path / "a.yaml").write_text("repeats: 3\ndata: [hawkes]\n")
     (tmp_path / "b.yaml").write_text("extends: [a.yaml]\nrepeats: 5\n")
     assert read_yaml(tmp_path / "b.yaml") == {"repeats": 5, "data": ["hawkes"]}
-    options = benchmark.parse(["--config", str(tmp_path / "b.yaml"), "--repeats", "2", "--draft", "4,2", "--draft", "self"])
+    options = benchmark.parse(
+        ["--config", str(tmp_path / "b.yaml"), "--repeats", "2", "--draft", "4,2", "--draft", "self"]
+    )
     plan = read_plan(options.config, benchmark.overrides(options))
     assert plan.repeats == 2 and plan.data == ("hawkes",) and plan.drafts[1] == "self"
     assert (plan.drafts[0].num_layers, plan.drafts[0].num_heads) == (4, 2)
     (tmp_path / "b.yaml").write_text("training: {learning_rate: 0.1}\n")
-    options = benchmark.parse(["--config", str(tmp_path / "b.yaml"), "--data", "hawkes", "--training-seconds", "5", "2"])
+    options = benchmark.parse(
+        ["--config", str(tmp_path / "b.yaml"), "--data", "hawkes", "--training-seconds", "5", "2"]
+    )
     training = read_plan(options.config, benchmark.overrides(options)).training
     assert (training.learning_rate, training.target_seconds, training.draft_seconds) == (0.1, 5, 2)
 

@@ -1,4 +1,5 @@
-"""Captured passes and chains are cached ones and their events; on a CPU, where a replay is a call, all but the capture itself."""
+"""Captured passes and chains are cached ones and their events; on a CPU, where a replay is a call, all but the capture
+itself."""
 
 from __future__ import annotations
 
@@ -75,8 +76,12 @@ def contexts_of(model: TransformerTPP) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_heads": 1, "embed_dim": 24, "max_context": 1}], ids=str)
-def test_captured_passes_give_the_contexts_of_cached_ones(encoder: str, settings: dict[str, Any], _on_a_cpu: None) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_context": 5}, {"num_heads": 1, "embed_dim": 24, "max_context": 1}], ids=str
+)
+def test_captured_passes_give_the_contexts_of_cached_ones(
+    encoder: str, settings: dict[str, Any], _on_a_cpu: None
+) -> None:
     """Also in the storage of an earlier call, whose graphs are replayed."""
     model = attentive_model(encoder, **settings)
     expected = contexts_of(model)
@@ -99,7 +104,10 @@ def test_captured_laws_are_those_of_the_decoder_and_no_call_changes_what_another
     contexts = torch.randn(3, 2, 4, 16)
     tokens = tokens_of(random_batch([6, 6], model.num_marks), model.num_marks)
     with torch.inference_mode():
-        expected, expected_contexts = [model.law(each) for each in contexts], model.extend(tokens, model.new_cache(2, 7))
+        expected, expected_contexts = (
+            [model.law(each) for each in contexts],
+            model.extend(tokens, model.new_cache(2, 7)),
+        )
         with standing_in(model):
             found, cache = [model.law(each) for each in contexts], model.new_cache(2, 7)
             passes = []
@@ -115,15 +123,19 @@ def test_captured_laws_are_those_of_the_decoder_and_no_call_changes_what_another
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str
+)
 def test_a_chain_is_its_events_drawn_one_by_one(encoder: str, settings: dict[str, Any], _on_a_cpu: None) -> None:
-    """Also past 64 entries of the cache, which are read by another graph. In float64: float32 chains part after 50 events, since
-    each goes on from what it has drawn."""
+    """Also past 64 entries of the cache, which are read by another graph. In float64: float32 chains part after 50
+    events, since each goes on from what it has drawn."""
     model = attentive_model(encoder, **({"num_marks": 3} | settings)).double()
     with torch.inference_mode():
         expected = chain(model, 60, at_once=False)
         with standing_in(model, dtype=torch.float64):
-            found = chain(model, 60, True, slice(None), torch.full((9,), torch.inf, dtype=torch.float64), torch.arange(9))
+            found = chain(
+                model, 60, True, slice(None), torch.full((9,), torch.inf, dtype=torch.float64), torch.arange(9)
+            )
             again = chain(model, 60, at_once=True)
             one = chain(model, 1, at_once=True)
     for got, replayed, wanted in zip(found, again, expected, strict=True):
@@ -163,7 +175,10 @@ def test_events_drawn_past_an_end_or_a_limit_are_no_part_of_a_sample(
 
 
 def test_a_call_finds_the_graphs_of_the_one_before_unless_what_they_contain_has_changed(_on_a_cpu: None) -> None:
-    model, arguments = attentive_model("thp"), {"num_sequences": 9, "num_events": 40, "method": "autoregressive", "batch_size": 4}
+    model, arguments = (
+        attentive_model("thp"),
+        {"num_sequences": 9, "num_events": 40, "method": "autoregressive", "batch_size": 4},
+    )
 
     def graphs() -> list[Graph]:
         with torch.random.fork_rng():
@@ -179,7 +194,10 @@ def test_a_call_finds_the_graphs_of_the_one_before_unless_what_they_contain_has_
 
 
 def test_threads_that_sample_one_model_have_graphs_of_their_own(_on_a_cpu: None) -> None:
-    model, arguments = attentive_model("thp"), {"num_sequences": 3, "num_events": 20, "method": "autoregressive", "compile": True}
+    model, arguments = (
+        attentive_model("thp"),
+        {"num_sequences": 3, "num_events": 20, "method": "autoregressive", "compile": True},
+    )
 
     def sample(seed: int) -> torch.Tensor:
         return torch.cat([tppsd.sample(model, seed=seed, **arguments).flat_event_times for _ in range(4)])
@@ -229,7 +247,9 @@ def test_a_model_that_was_captured_is_freed_with_the_last_reference(_on_a_cpu: N
     assert freed() is None
 
 
-def test_there_are_no_more_graphs_and_storages_than_were_allowed(_on_a_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_no_more_graphs_and_storages_than_were_allowed(
+    _on_a_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(captured, "_MOST_GRAPHS", 5)
     model = attentive_model("thp")
     with torch.inference_mode(), standing_in(model):
@@ -253,7 +273,8 @@ def test_on_cuda_any_width_will_do_and_no_compiler_is_asked_for(monkeypatch: pyt
         compilable.check_compilable(model.double(), cuda)
 
 
-# --- how it is captured --------------------------------------------------------------------------------------------------
+# --- how it is captured
+# --------------------------------------------------------------------------------------------------
 
 
 class Recorder:
@@ -287,7 +308,8 @@ class Recorder:
 
 
 def test_graphs_are_recorded_as_torch_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Warmed up on a stream that waits for this one and is waited for, recorded there, with the memory of the one before."""
+    """Warmed up on a stream that waits for this one and is waited for, recorded there, with the memory of the one
+    before."""
     recorder = Recorder(monkeypatch)
     own, runs, recorded = recorder.current, list[bool](), Graph._recorded
 
@@ -303,11 +325,14 @@ def test_graphs_are_recorded_as_torch_asks_for(monkeypatch: pytest.MonkeyPatch) 
     ]  # fmt: skip
     assert runs == [True] * 2 * (captured._WARM_UPS + 1)
     outputs = [second(torch.zeros(2)), second(torch.zeros(2))]
-    assert recorder.said[-2:] == ["replay", "replay"] and len(runs) == 2 * (captured._WARM_UPS + 1), "nothing is called again"
+    assert recorder.said[-2:] == ["replay", "replay"] and len(runs) == 2 * (captured._WARM_UPS + 1), (
+        "nothing is called again"
+    )
     assert outputs[0].data_ptr() != outputs[1].data_ptr() and torch.equal(second._inputs[0], torch.zeros(2))
 
 
-# --- on a device that is there -------------------------------------------------------------------------------------------
+# --- on a device that is there
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu
@@ -327,7 +352,9 @@ def test_graphs_draw_what_operators_draw(encoder: str, options: dict[str, Any]) 
         for compile in (False, True, True)
     )  # fmt: skip
     for samples in fast:
-        same = (samples.flat_marks == plain.flat_marks) & ((samples.flat_inter_times / plain.flat_inter_times - 1).abs() < 1e-3)
+        same = (samples.flat_marks == plain.flat_marks) & (
+            (samples.flat_inter_times / plain.flat_inter_times - 1).abs() < 1e-3
+        )
         assert same.double().mean() > 0.9
     assert torch.equal(fast[0].flat_marks, fast[1].flat_marks)
 

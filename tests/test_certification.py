@@ -57,7 +57,8 @@ def test_cells_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in all_cells() if cell.method != "rrs"], ids=lambda cell: cell.name)
 def test_a_cell_passes_quickly(cell: Cell, folder: Path) -> None:
-    """The quick tier: 2,000 events; a right sampler fails a cell for one seed in 10^4. (The integrals of `rrs` take too long.)"""
+    """The quick tier: 2,000 events; a right sampler fails a cell for one seed in 10^4. (The integrals of `rrs` take too
+    long.)"""
     result = run_cell(cell, 2000, 0, folder)
     assert result["num_events"] >= 1800
     assert result["p_value"] > FALSE_ALARM
@@ -247,8 +248,8 @@ def recorded(how: dict[str, Any]) -> dict[str, Any]:
 
 @RECORDED
 def test_the_recorded_certificate_is_of_these_sources(how: dict[str, Any]) -> None:
-    """After a change in tppsd/sampling or tppsd/models: `tppsd certify`, or with --same-as if the samples are the same; and both
-    once more with --compile, with --compile --dtype bfloat16, and with --compile draft."""
+    """After a change in tppsd/sampling or tppsd/models: `tppsd certify`, or with --same-as if the samples are the same;
+    and both once more with --compile, with --compile --dtype bfloat16, and with --compile draft."""
     certificate = recorded(how)
     run = certificate["run"]
     assert sources_hash() in sources_of(certificate)

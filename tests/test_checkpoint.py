@@ -101,11 +101,15 @@ def test_another_projects_checkpoint_is_named(tmp_path: Path, content: object) -
 
 def test_a_newer_format_says_what_to_do(tmp_path: Path) -> None:
     write_lightning_style(trained_looking(), tmp_path / "new.ckpt", format_version=FORMAT_VERSION + 1)
-    with pytest.raises(ValueError, match=r"new\.ckpt: has checkpoint format 2, this version reads up to 1; upgrade tppsd"):
+    with pytest.raises(
+        ValueError, match=r"new\.ckpt: has checkpoint format 2, this version reads up to 1; upgrade tppsd"
+    ):
         load(tmp_path / "new.ckpt")
 
 
-@pytest.mark.parametrize("change", [{"embed_dim": 32}, {"num_layers": 3}, {"encoder": "sahp"}, {"num_marks": 2}, {"width": 3}])
+@pytest.mark.parametrize(
+    "change", [{"embed_dim": 32}, {"num_layers": 3}, {"encoder": "sahp"}, {"num_marks": 2}, {"width": 3}]
+)
 def test_weights_that_do_not_fit_the_configuration_are_named(tmp_path: Path, change: dict) -> None:
     model = trained_looking()
     write_lightning_style(model, tmp_path / "mixed.ckpt", config=model.config | change)

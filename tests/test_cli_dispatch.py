@@ -59,7 +59,9 @@ def test_arguments_are_passed_on(command, monkeypatch: pytest.MonkeyPatch) -> No
     assert fake.seen == ["fake", "--data", "x"]
 
 
-def test_mistakes_end_in_one_sentence(command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_end_in_one_sentence(
+    command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     command("raise ValueError('row 3: marks[1] is 9, must be in 0..4')")
     monkeypatch.delenv("TPPSD_DEBUG", raising=False)
     assert cli.main(["fake"]) == 2
@@ -85,7 +87,8 @@ def test_errors_inside_a_library_keep_their_traceback(command) -> None:
     "body",
     [
         "raise KeyboardInterrupt",
-        "\n    try: raise KeyboardInterrupt\n    except KeyboardInterrupt: raise SystemExit(1)",  # as Lightning's Trainer ends
+        # as Lightning's Trainer ends
+        "\n    try: raise KeyboardInterrupt\n    except KeyboardInterrupt: raise SystemExit(1)",
     ],
 )
 def test_interrupt_is_130_without_traceback(body: str, command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,16 @@ from tppsd.commands import certify, demo, demo_sampling, demo_training, profile,
 from tppsd.processes.presets import preset
 
 KS = {"statistic", "p_value", "num_events"}
-MODEL = {"nll_per_event", "nll_time", "nll_mark", "convention", "history_share", "num_parameters", "num_layers", "epochs"}
+MODEL = {
+    "nll_per_event",
+    "nll_time",
+    "nll_mark",
+    "convention",
+    "history_share",
+    "num_parameters",
+    "num_layers",
+    "epochs",
+}
 RUN = {"num_events", "seconds", "events_per_second"}
 
 
@@ -74,7 +83,9 @@ def test_test_sequences_with_nothing_to_come_are_refused_before_training(events,
     """Each has its given first event only."""
     rows = [json.loads(line) for line in (events / "test.jsonl").read_text().splitlines()]
     for row in rows:
-        row |= {name: row[name][:1] for name in ("time_since_start", "time_since_last_event", "type_event")} | {"seq_len": 1}
+        row |= {name: row[name][:1] for name in ("time_since_start", "time_since_last_event", "type_event")} | {
+            "seq_len": 1
+        }
     (events / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setattr("tppsd.commands.demo_training.train_models", None)
     with pytest.raises(ValueError, match="no test sequence has an event after its given first half"):
@@ -102,7 +113,9 @@ def test_events_without_marks_are_taken_when_said(tmp_path, capsys):
     assert "events, 1 layers" in capsys.readouterr().out
     settings = demo.parse(["--data", str(path), "--unmarked"])
     assert demo_training.open_data(settings, Console()).num_marks == 1
-    with pytest.raises(ValueError, match="--unmarked is for events that are read; the process hawkes has the marks and times"):
+    with pytest.raises(
+        ValueError, match="--unmarked is for events that are read; the process hawkes has the marks and times"
+    ):
         throughput.main(["--data", "hawkes", "--unmarked"])
 
 

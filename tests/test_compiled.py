@@ -1,4 +1,5 @@
-"""Compiled passes are the cached passes: the same contexts, whatever was appended, and the same samplers on top of them."""
+"""Compiled passes are the cached passes: the same contexts, whatever was appended, and the same samplers on top of
+them."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ SIZES: list[dict[str, Any]] = [
 
 
 def steps(model: TransformerTPP) -> list[torch.Tensor]:
-    """Contexts of all that a sampler does to a cache: chains, rollbacks by row, trees in two passes, growth, fewer rows."""
+    """Contexts of all that a sampler does to a cache: chains, rollbacks by row, trees in two passes, growth, fewer
+    rows."""
     tokens, where = tokens_of(random_batch([90, 90, 90, 90])), 0
     tokens.ids[1, 0] = 5  # a given start
     tokens.inter_times[1, 0] = 0.5  # which is none of an event
@@ -130,7 +132,9 @@ def test_contexts_and_laws_have_the_same_bits_in_any_company(encoder: str) -> No
             side_by_side = run(slice(None), [41])
         finally:
             torch.set_num_threads(threads)
-        alone = [torch.cat(parts) for parts in zip(*(run(slice(i, i + 1), [1, 3, 20, 17]) for i in range(9)), strict=True)]
+        alone = [
+            torch.cat(parts) for parts in zip(*(run(slice(i, i + 1), [1, 3, 20, 17]) for i in range(9)), strict=True)
+        ]
     for got, beside, by_itself in zip(whole, side_by_side, alone, strict=True):
         assert torch.equal(beside, got) and torch.equal(by_itself, got)
 
@@ -177,7 +181,9 @@ def test_large_scores_and_gates_do_not_overflow(encoder: str) -> None:
         with standing_in(model):
             found = model.extend(tokens, model.new_cache(2, 31))
     assert torch.isfinite(found).all()
-    assert ((found - expected).abs() < 1e-2 * expected.abs().max()).float().mean() > 0.99  # softmax of such scores is a switch
+    assert (
+        (found - expected).abs() < 1e-2 * expected.abs().max()
+    ).float().mean() > 0.99  # softmax of such scores is a switch
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -193,8 +199,8 @@ def test_autocast_does_not_reach_into_compiled_passes(encoder: str) -> None:
 
 @pytest.mark.parametrize("options", SAMPLERS, ids=name_of)
 def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[str, Any], passes: set[int]) -> None:
-    """The same noise and laws that are equal up to rounding, which flips no decision with this seed (one model in twenty has
-    one that it flips)."""
+    """The same noise and laws that are equal up to rounding, which flips no decision with this seed (one model in
+    twenty has one that it flips)."""
     plain, fast, drafts = both_ways(*target_and_draft(), options)
     assert fast.options.compile and plain.options.compile is None
     assert passes == ({2, 3} if drafts else {3})
@@ -224,7 +230,10 @@ def test_changed_weights_are_packed_anew() -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (lambda: small_model("thp"), "target: compile = True is for float32 weights on a CPU; these are float64 on cpu"),
+        (
+            lambda: small_model("thp"),
+            "target: compile = True is for float32 weights on a CPU; these are float64 on cpu",
+        ),
         (lambda: small_model("thp", dtype=torch.float32, embed_dim=24), "multiple of 16; this is 24"),
         (lambda: ProcessModel(PRESETS["hawkes"].process), "for a TransformerTPP; this is a ProcessModel"),
     ],
@@ -251,7 +260,9 @@ def test_compile_is_true_or_false() -> None:
         ("g++ '", "is no command: No closing quotation"),
     ],
 )
-def test_a_compiler_that_fails_is_named(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_that_fails_is_named(
+    compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=said):
@@ -273,7 +284,8 @@ def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> Non
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     running = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
     ]
     widths = {process.communicate()[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0] and len(widths) == 1
@@ -289,7 +301,9 @@ def test_a_library_that_was_cut_short_is_compiled_anew(tmp_path: Path, monkeypat
     assert library.__wrapped__(SOURCE).panel_width() == width and path.stat().st_size == size
 
 
-def test_without_a_folder_to_write_in_the_library_is_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_to_write_in_the_library_is_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert library.__wrapped__(SOURCE).panel_width() > 0
@@ -313,7 +327,9 @@ def test_threads_that_sample_one_model_do_not_share_their_passes() -> None:
         ways = [True, False, True, False] * 4
         found = list(pool.map(lambda how: tppsd.sample(model, compile=how, **arguments).flat_event_times, ways))
     for times, how in zip(found, ways, strict=True):
-        torch.testing.assert_close(times, alone[how], rtol=0, atol=0 if how else 1e-4)  # that of plain ones may round otherwise
+        torch.testing.assert_close(
+            times, alone[how], rtol=0, atol=0 if how else 1e-4
+        )  # that of plain ones may round otherwise
     assert stand_in(model) is None
     copy.deepcopy(model)
 
@@ -363,7 +379,10 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
     ("right", "wrong"),
     [
         ("place + t + 1", "place + t"),  # a token does not see itself
-        ("length + pass.depth[t] - pass.max_context + 1", "length + pass.depth[t] - pass.max_context"),  # one token too many
+        (
+            "length + pass.depth[t] - pass.max_context + 1",
+            "length + pass.depth[t] - pass.max_context",
+        ),  # one token too many
         ("length = pass.lengths[row]", "length = pass.lengths[0]"),  # every row is as long as the first
         (
             "pass.contexts + (first * pass.num_new + part.from) * dim",
@@ -373,13 +392,21 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
         ("place = length + pass.num_nodes", "place = length"),  # a tree's second pass overwrites its first
         ("if (!seen[i - length])", "if (false)"),  # branches see one another
         ("b * cos + a * sin", "b * cos - a * sin"),  # turned the other way
-        ("pass.num_before[row] + pass.depth[t]", "pass.num_before[row] + t"),  # a tree's nodes stand one after the other
-        ("pass.num_before[row] + pass.depth[t]", "pass.lengths[row] + pass.depth[t]"),  # dropped tokens were never there
+        (
+            "pass.num_before[row] + pass.depth[t]",
+            "pass.num_before[row] + t",
+        ),  # a tree's nodes stand one after the other
+        (
+            "pass.num_before[row] + pass.depth[t]",
+            "pass.lengths[row] + pass.depth[t]",
+        ),  # dropped tokens were never there
         ("id <= encoder.num_marks", "true"),  # a given start has an inter-time
     ],
     ids=["self", "window", "lengths", "rows", "one", "nodes", "branches", "rotation", "positions", "dropped", "start"],
 )
-def test_wrong_passes_are_told_from_right_ones(right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_passes_are_told_from_right_ones(
+    right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A difference of 100 tolerances somewhere in what contexts are compared in above."""
     compiled_wrong(right, wrong, tmp_path, monkeypatch)
     largest = 0.0
@@ -406,7 +433,9 @@ COMPILABLE = [cell for cell in all_cells() if cell.is_compilable and cell.method
 
 
 @pytest.mark.parametrize("cell", COMPILABLE[::4], ids=lambda cell: cell.name)
-def test_a_compiled_cell_passes_quickly(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: set[int]) -> None:
+def test_a_compiled_cell_passes_quickly(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: set[int]
+) -> None:
     """2,000 events; a right sampler fails a cell for one seed in 10^4."""
     monkeypatch.setattr("tppsd.certification.models.TRAINING_STEPS", 20)
     result = run_cell(cell, 2000, 0, tmp_path, compiled=True)
@@ -417,7 +446,9 @@ def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monke
     cells = [cell for cell in COMPILABLE if cell.weights == "untrained"][:1]
     plain = certify(cells, 1000, 0, 1, tmp_path)
     fast = certify(cells, 1000, 0, 1, tmp_path, how={"compiled": True})
-    assert fast["run"]["compiled"] and plain["cells"][0]["seconds"] != fast["cells"][0]["seconds"], "it was run, not read"
+    assert fast["run"]["compiled"] and plain["cells"][0]["seconds"] != fast["cells"][0]["seconds"], (
+        "it was run, not read"
+    )
     assert certify(cells, 1000, 0, 1, tmp_path)["cells"] == plain["cells"], "and kept beside it"
     assert not (tmp_path / "certificate-compiled.json").exists(), "one cell is no certificate"
     monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
@@ -430,7 +461,9 @@ def test_commands_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str], pa
     path, account = tmp_path / "target.ckpt", tmp_path / "account.json"
     attentive_model("thp", num_layers=2, num_components=64).save(path)
     size = ["--num-events", "8", "--draft-length", "3", "--compile"]
-    benchmark.main(["--target", str(path), "--draft", "self", *size, "--baseline", "uncompiled", "--repeats", "1", "--json"])
+    benchmark.main(
+        ["--target", str(path), "--draft", "self", *size, "--baseline", "uncompiled", "--repeats", "1", "--json"]
+    )
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [row["method"] for row in rows] == ["autoregressive", "uncompiled", "speculative"] and passes
     flops = []
@@ -454,18 +487,26 @@ def test_the_uncompiled_baseline_needs_something_to_compare_with() -> None:
 
 
 @pytest.mark.parametrize(("num_marks", "num_events", "num_sequences"), [(1, 300, 1), (3, 300, 1), (3, 9, 40)])
-def test_auto_drafts_nothing_for_small_targets_without_a_trial(num_marks: int, num_events: int, num_sequences: int) -> None:
+def test_auto_drafts_nothing_for_small_targets_without_a_trial(
+    num_marks: int, num_events: int, num_sequences: int
+) -> None:
     target = attentive_model("thp", num_marks=num_marks, num_layers=3)
     draft = attentive_model("thp", num_marks=num_marks, num_layers=1)
     for given in (None, draft):
-        stats = tppsd.sample(target, given, method="auto", num_events=num_events, num_sequences=num_sequences, compile=True).stats
+        stats = tppsd.sample(
+            target, given, method="auto", num_events=num_events, num_sequences=num_sequences, compile=True
+        ).stats
         assert stats.choice == "autoregressive: too few events for a trial"
 
 
 def test_auto_drafts_with_a_model_for_large_targets() -> None:
     """Only with a smaller one, and only few events."""
     target = attentive_model("thp", num_layers=4, embed_dim=96)
-    for draft, choice in ((attentive_model("thp"), "model"), (copy.deepcopy(target), "autoregressive"), (None, "autoregressive")):
+    for draft, choice in (
+        (attentive_model("thp"), "model"),
+        (copy.deepcopy(target), "autoregressive"),
+        (None, "autoregressive"),
+    ):
         stats = tppsd.sample(target, draft, method="auto", num_events=20, compile=True).stats
         assert stats.choice == f"{choice}: too few events for a trial"
         assert stats.draft_length == (4 if choice == "model" else None)
@@ -497,7 +538,9 @@ def test_the_callback_compiles_both_samplers_and_training_does_not_notice(monkey
     for options in (None, tppsd.SamplingOptions(draft_length=3, compile=True)):
         torch.manual_seed(0)
         module = tppsd.TargetTPP(2, **TRAINED)
-        callbacks = [] if options is None else [tppsd.SpeculativeSampling(num_sequences=2, every_n_epochs=1, options=options)]
+        callbacks = (
+            [] if options is None else [tppsd.SpeculativeSampling(num_sequences=2, every_n_epochs=1, options=options)]
+        )
         trainer(max_epochs=2, callbacks=callbacks).fit(module, datamodule=small_data())
         hashes.append(module.model.content_hash())
     assert hashes[0] == hashes[1]
@@ -514,14 +557,20 @@ def test_predict_compiles_or_is_refused_before_it_writes(tmp_path: Path, monkeyp
         return trainer(callbacks=[writer], **arguments).predict(sampler, Requests(5, t_end=6.0, chunk_size=3).loader())
 
     narrow = fitted(tppsd.TargetTPP(2, **SMALL), tmp_path / "narrow.ckpt")
-    with pytest.raises(ValueError, match="target: compile = True needs an embed_dim that is a multiple of 16; this is 8"):
+    with pytest.raises(
+        ValueError, match="target: compile = True needs an embed_dim that is a multiple of 16; this is 8"
+    ):
         predict(narrow)
-    with pytest.raises(ValueError, match="precision = 64-true makes float64 weights; compile = True is for float32 ones"):
+    with pytest.raises(
+        ValueError, match="precision = 64-true makes float64 weights; compile = True is for float32 ones"
+    ):
         predict(target, precision="64-true")
     assert not (tmp_path / "samples").exists()
     chunks = predict(target)
     expected = tppsd.sample(target, num_sequences=5, t_end=6.0, seed=5, options=options)
-    torch.testing.assert_close(torch.cat([c.flat_event_times for c in chunks]), expected.flat_event_times, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        torch.cat([c.flat_event_times for c in chunks]), expected.flat_event_times, rtol=0, atol=1e-4
+    )
     assert chunks[0].options.compile
 
 

@@ -92,8 +92,12 @@ def assert_same_events(found: tppsd.SampledSequences, expected: tppsd.SampledSeq
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("until", [{"num_events": 12}, {"horizon": 6.0}, {"num_events": [1, 2, 15, 5, 9, 12]}], ids=str)
-@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
-def test_events_are_those_of_operators(encoder: str, until: dict[str, Any], settings: dict[str, Any], calls: list[int]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str
+)
+def test_events_are_those_of_operators(
+    encoder: str, until: dict[str, Any], settings: dict[str, Any], calls: list[int]
+) -> None:
     """After histories with and without a silence, in any company."""
     models = attentive_model(encoder, num_layers=2, **settings), attentive_model("thp", **settings)
     histories = [random_sequence(n, num_marks=settings.get("num_marks", 3), seed=n) for n in (0, 4, 20)]
@@ -109,10 +113,17 @@ def test_events_are_those_of_operators(encoder: str, until: dict[str, Any], sett
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("until", [{"num_events": 12}, {"horizon": 6.0}, {"num_events": [1, 2, 15, 5, 9, 12]}], ids=str)
 @pytest.mark.parametrize("options", [{}, {"return_laws": True}, {"return_log_probs": True}], ids=str)
-def test_autoregressive_events_are_those_of_operators(encoder: str, until: dict[str, Any], options: dict[str, Any]) -> None:
+def test_autoregressive_events_are_those_of_operators(
+    encoder: str, until: dict[str, Any], options: dict[str, Any]
+) -> None:
     """After histories with and without a silence, in any company; many events of a call."""
     target = attentive_model(encoder, num_layers=2)
-    arguments = {"history": [random_sequence(n, num_marks=3, seed=n) for n in (0, 4, 20)], "num_sequences": 2, **until, **options}
+    arguments = {
+        "history": [random_sequence(n, num_marks=3, seed=n) for n in (0, 4, 20)],
+        "num_sequences": 2,
+        **until,
+        **options,
+    }
     expected = tppsd.sample(target, method="autoregressive", **arguments)
     for batch_size in (1, 4):
         with count_calls(OperatedModel, "follow") as num_calls:
@@ -163,7 +174,9 @@ def test_lengths_chosen_by_the_clock_are_recorded_and_replayed() -> None:
     samples = tppsd.sample(*models, draft_length="auto", compile="draft", **arguments)
     assert samples.options.compile == "draft" and isinstance(samples.options.draft_length, tuple)
     again = tppsd.sample(*models, options=samples.options, **arguments)
-    assert torch.equal(samples.flat_event_times, again.flat_event_times) and torch.equal(samples.flat_marks, again.flat_marks)
+    assert torch.equal(samples.flat_event_times, again.flat_event_times) and torch.equal(
+        samples.flat_marks, again.flat_marks
+    )
 
 
 def test_auto_tries_compiled_drafts(calls: list[int]) -> None:
@@ -197,7 +210,9 @@ def test_laws_of_ones_own_are_not_replaced(calls: list[int]) -> None:
     target, draft = attentive_model("thp", num_layers=2), attentive_model("thp")
     target.decoder.__class__ = OwnDecoder
     arguments: dict[str, Any] = {"num_events": 12, "draft_length": 3}
-    assert_same_events(tppsd.sample(target, draft, compile="draft", **arguments), tppsd.sample(target, draft, **arguments))
+    assert_same_events(
+        tppsd.sample(target, draft, compile="draft", **arguments), tppsd.sample(target, draft, **arguments)
+    )
     assert not calls
     with pytest.raises(ValueError, match="is for the decoders of this package; this has a OwnDecoder"):
         tppsd.sample(target, draft, compile=True, **arguments)
@@ -272,11 +287,15 @@ def test_statistics_and_weights_of_a_target_may_change() -> None:
             parameter.mul_(1.5)
     statistics = target.statistics
     target.set_statistics(type(statistics).from_dict({**statistics.to_dict(), "log_mean": statistics.log_mean + 0.7}))
-    assert_same_events(tppsd.sample(target, draft, compile="draft", **arguments), tppsd.sample(target, draft, **arguments))
+    assert_same_events(
+        tppsd.sample(target, draft, compile="draft", **arguments), tppsd.sample(target, draft, **arguments)
+    )
 
 
 @pytest.mark.parametrize("cell", cells_of({"compiled": "draft"}), ids=lambda cell: cell.name)
-def test_a_cell_of_the_certificate_passes_quickly(cell: Cell, tmp_path_factory: pytest.TempPathFactory, calls: list[int]) -> None:
+def test_a_cell_of_the_certificate_passes_quickly(
+    cell: Cell, tmp_path_factory: pytest.TempPathFactory, calls: list[int]
+) -> None:
     """2,000 events; a right sampler fails a cell for one seed in 10^4."""
     folder = tmp_path_factory.getbasetemp() / "cells"
     folder.mkdir(exist_ok=True)
@@ -304,7 +323,9 @@ def test_a_target_in_float64_is_sampled_by_operators(tmp_path: Path) -> None:
     with count_calls(OperatedModel, "law") as num_calls:
         chunks = trainer(precision="64-true").predict(sampler, Requests(3, num_events=6).loader())
     expected = tppsd.sample(tppsd.load(path).double(), num_sequences=3, num_events=6, seed=5)
-    torch.testing.assert_close(torch.cat([c.flat_event_times for c in chunks]), expected.flat_event_times, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        torch.cat([c.flat_event_times for c in chunks]), expected.flat_event_times, rtol=1e-9, atol=0
+    )
     assert num_calls == [0]
 
 

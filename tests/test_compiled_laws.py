@@ -45,13 +45,22 @@ def uniforms_of(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("num_marks", [1, 3, 50])
 @pytest.mark.parametrize(
     ("of_laws", "of_draws"),
-    [((4, 9), (4, 9)), ((4, 1), (4, 9)), ((4, 1, 3), (4, 9, 1)), ((4,), (9, 4)), ((4, 1, 1), (4, 2, 9)), ((0, 3), (0, 3))],
+    [
+        ((4, 9), (4, 9)),
+        ((4, 1), (4, 9)),
+        ((4, 1, 3), (4, 9, 1)),
+        ((4,), (9, 4)),
+        ((4, 1, 1), (4, 2, 9)),
+        ((0, 3), (0, 3)),
+    ],
     ids=str,
 )
 def test_draws_and_densities_are_those_of_the_ordinary_laws(
     decoder: str, num_marks: int, of_laws: tuple[int, ...], of_draws: tuple[int, ...]
 ) -> None:
-    compiled, ordinary = laws_of(attentive_model("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7), *of_laws)
+    compiled, ordinary = laws_of(
+        attentive_model("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7), *of_laws
+    )
     uniforms = uniforms_of(*of_draws, 5)[..., 1:]  # views, and more numbers than are used
     (tau, marks), (expected_tau, expected_marks) = compiled.sample(uniforms), ordinary.sample(uniforms[..., :3])
     torch.testing.assert_close(tau, expected_tau, rtol=1e-12, atol=0)
@@ -65,9 +74,13 @@ def test_extreme_uniforms_and_inter_times(decoder: str) -> None:
     ends = torch.tensor([2.0**-53, 1e-9, 0.5, 1 - 2.0**-53], dtype=torch.float64)
     uniforms = torch.cartesian_prod(ends, ends, ends).view(-1, 1, 3)
     torch.testing.assert_close(compiled.sample(uniforms), ordinary.sample(uniforms), rtol=1e-12, atol=0)
-    tau = torch.tensor([[-1.0], [0.0], [5e-324], [TINY], [1e-300], [1e300], [math.inf], [math.nan]], dtype=torch.float64)
+    tau = torch.tensor(
+        [[-1.0], [0.0], [5e-324], [TINY], [1e-300], [1e300], [math.inf], [math.nan]], dtype=torch.float64
+    )
     marks = torch.zeros_like(tau, dtype=torch.int64)
-    torch.testing.assert_close(compiled.log_prob(tau, marks)[:-2], ordinary.log_prob(tau, marks)[:-2], rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        compiled.log_prob(tau, marks)[:-2], ordinary.log_prob(tau, marks)[:-2], rtol=1e-12, atol=0
+    )
     assert not (compiled.log_prob(tau, marks)[-2:] > -math.inf).any()
 
 
@@ -84,7 +97,9 @@ def of_a_standard_component() -> CompiledLaw:
 def test_normal_quantiles_are_right_to_the_last_digits() -> None:
     """Through the inter-times of a single standard component."""
     compiled = of_a_standard_component()
-    levels = torch.cat([torch.logspace(-16, -1, 999, dtype=torch.float64), torch.linspace(0.05, 0.95, 999, dtype=torch.float64)])
+    levels = torch.cat(
+        [torch.logspace(-16, -1, 999, dtype=torch.float64), torch.linspace(0.05, 0.95, 999, dtype=torch.float64)]
+    )
     levels = torch.cat([levels, 1 - levels[:999]])
     uniforms = torch.stack([levels, levels, levels], -1).unsqueeze(1)
     tau, _ = compiled.sample(uniforms)
@@ -139,13 +154,18 @@ def test_logarithms_of_the_normal_distribution_function() -> None:
     found = density - compiled.expand(silence.shape).truncated(silence).log_prob(
         later, torch.zeros_like(later, dtype=torch.int64)
     )
-    torch.testing.assert_close(found.squeeze(1), torch.from_numpy(log_ndtr(-z.double().numpy())), rtol=1e-13, atol=1e-12)
+    torch.testing.assert_close(
+        found.squeeze(1), torch.from_numpy(log_ndtr(-z.double().numpy())), rtol=1e-13, atol=1e-12
+    )
 
 
-# --- chains of events --------------------------------------------------------------------------------------------------
+# --- chains of events
+# --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str
+)
 def test_a_chain_by_operators_is_its_events_drawn_one_by_one_to_the_last_bit(settings: dict[str, Any]) -> None:
     """Laws and draws are compiled code's. (In other company operators themselves round in another way.)"""
     model = attentive_model("thp", num_layers=2, **({"num_marks": 3} | settings))
@@ -156,7 +176,9 @@ def test_a_chain_by_operators_is_its_events_drawn_one_by_one_to_the_last_bit(set
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str
+)
 def test_a_chain_is_its_events_drawn_one_by_one_to_the_last_bit(encoder: str, settings: dict[str, Any]) -> None:
     """In any company, and on any number of threads."""
     model = attentive_model(encoder, num_layers=8, **({"num_marks": 3} | settings))
@@ -175,10 +197,13 @@ def test_a_chain_is_its_events_drawn_one_by_one_to_the_last_bit(encoder: str, se
 
 
 @pytest.mark.parametrize(
-    ("compiled", "lengths"), [(True, [13] * 16 + [7] * 16 + [30] * 8), ("laws", [7] * 40)], ids=["sixteen rows", "all rows"]
+    ("compiled", "lengths"),
+    [(True, [13] * 16 + [7] * 16 + [30] * 8), ("laws", [7] * 40)],
+    ids=["sixteen rows", "all rows"],
 )
 def test_a_chain_ends_with_the_first_row_that_wants_no_more(compiled: Any, lengths: list[int]) -> None:
-    """Of the rows that are drawn together; what it has drawn is what it draws of longer chains. An event at the end is within."""
+    """Of the rows that are drawn together; what it has drawn is what it draws of longer chains. An event at the end is
+    within."""
     model = attentive_model("thp", num_layers=8)
     rows, num, last = 40, 30, torch.zeros(40, dtype=torch.float64)
     never, many = torch.full_like(last, math.inf), torch.full((rows,), 99)
@@ -257,13 +282,17 @@ def difference_to_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytes
     return max(float((got - known).abs().max()) for got, known in zip(observed(model), expected, strict=True))
 
 
-def test_a_build_with_nothing_wrong_is_not_told_from_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_with_nothing_wrong_is_not_told_from_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the tests of wrong ones compare with: other groups of rows and no flags for this processor."""
     assert difference_to_wrong("struct Chain", "struct Chain", tmp_path, monkeypatch) < 1e-3
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_laws_and_chains_are_told_from_right_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_laws_and_chains_are_told_from_right_ones(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By what is compared above, within 1e-11 or to the last bit."""
     assert difference_to_wrong(*WRONG[name], tmp_path, monkeypatch) > 0.01
 

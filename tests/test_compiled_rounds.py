@@ -34,7 +34,10 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tppsd.SampledSe
 
 
 # the latter without knowing that the target's passes are compiled as well
-WAYS: dict[str, Callable[..., rounds.Speculated]] = {"compiled": rounds.speculate, "by operators": rounds.speculate_by_operators}
+WAYS: dict[str, Callable[..., rounds.Speculated]] = {
+    "compiled": rounds.speculate,
+    "by operators": rounds.speculate_by_operators,
+}
 
 
 @pytest.fixture(params=list(WAYS))
@@ -103,9 +106,17 @@ def test_rounds_are_those_of_python(
     [{"num_marks": 1}, {"mark_decoder": "independent"}, {"max_context": 6}, {"num_marks": 3, "dtype": "bfloat16"}],
     ids=str,
 )
-def test_of_all_laws_windows_and_types(settings: dict[str, Any], one_by_one: Callable[..., Any], calls: list[int]) -> None:
+def test_of_all_laws_windows_and_types(
+    settings: dict[str, Any], one_by_one: Callable[..., Any], calls: list[int]
+) -> None:
     models = pair("thp", **{name: value for name, value in settings.items() if name != "dtype"})
-    arguments = {"num_sequences": 4, "num_events": 200, "draft_length": 5, "dtype": settings.get("dtype"), "batch_size": 3}
+    arguments = {
+        "num_sequences": 4,
+        "num_events": 200,
+        "draft_length": 5,
+        "dtype": settings.get("dtype"),
+        "batch_size": 3,
+    }
     assert_same(tppsd.sample(*models, compile=True, **arguments), one_by_one(*models, **arguments))
     assert len(calls) > 2 and max(calls) > 10
 
@@ -137,7 +148,9 @@ def with_threads(num: int, models: Any, **arguments: Any) -> tppsd.SampledSequen
 
 
 def deep_pair(encoder: str, **settings: Any) -> tuple[TransformerTPP, TransformerTPP]:
-    return attentive_model(encoder, embed_dim=32, num_layers=14, **settings), attentive_model("thp", num_layers=1, **settings)
+    return attentive_model(encoder, embed_dim=32, num_layers=14, **settings), attentive_model(
+        "thp", num_layers=1, **settings
+    )
 
 
 @pytest.mark.parametrize("settings", DEEP, ids=str)
@@ -156,7 +169,11 @@ LATE = "if (i == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
 SHARES = {
     "more threads than cores": ("std::max<int64_t>(1, std::thread::hardware_concurrency())", "MOST_PARTS", True),
     "the first is late": (SHARE, LATE + SHARE, True),
-    "the first is late and not waited for": (SHARE, LATE + SHARE.replace("share", "Whole{share.from, share.to}"), False),
+    "the first is late and not waited for": (
+        SHARE,
+        LATE + SHARE.replace("share", "Whole{share.from, share.to}"),
+        False,
+    ),
     "events": ("i * pass.num_new / num, (i + 1)", "(i * pass.num_new + num - 1) / num, (i + 1)", False),
     "laws": ("laws.data() + from * decoder.width(), decoder.width());", "laws.data(), decoder.width());", False),
 }
@@ -238,7 +255,9 @@ WRONG = {
 }
 
 
-def differs(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]) -> bool:
+def differs(
+    right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]
+) -> bool:
     """Are rounds of that build others than those of Python with its passes?"""
     compiled_wrong(right, wrong, folder, monkeypatch)
     models = copy.deepcopy(pair("rotary"))  # of which nothing is compiled yet

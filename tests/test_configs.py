@@ -59,7 +59,13 @@ def test_each_kind_of_file_has_an_example_and_a_comment() -> None:
 
 @pytest.mark.parametrize(("model", "trainer"), list(product(["thp_target", "attnhp_draft"], ["ddp", "gpu", "wandb"])))
 def test_files_compose(model: str, trainer: str, parsers: dict[str, LightningArgumentParser]) -> None:
-    files = ("data/taxi.yaml", f"model/{model}.yaml", "trainer/cpu.yaml", f"trainer/{trainer}.yaml", "callbacks/watch_draft.yaml")
+    files = (
+        "data/taxi.yaml",
+        f"model/{model}.yaml",
+        "trainer/cpu.yaml",
+        f"trainer/{trainer}.yaml",
+        "callbacks/watch_draft.yaml",
+    )
     config = parsed(parsers, "fit", *files, options=("--model.num_heads", "2", "--trainer.callbacks.target", "a.ckpt"))
     assert config.data.init_args.path == "easytpp/taxi"
     assert config.model.class_path == ("tppsd.TargetTPP" if model == "thp_target" else "tppsd.DraftTPP")
@@ -78,7 +84,9 @@ def test_files_compose(model: str, trainer: str, parsers: dict[str, LightningArg
 
 def test_data_and_sampling_compose(parsers: dict[str, LightningArgumentParser]) -> None:
     options = ("--model.target", "target.ckpt", "--model.draft", "draft.ckpt", "--model.options.draft_length", "3")
-    config = parsed(parsers, "predict", "data/taxi.yaml", "sampling/continue_test.yaml", "trainer/gpu.yaml", options=options)
+    config = parsed(
+        parsers, "predict", "data/taxi.yaml", "sampling/continue_test.yaml", "trainer/gpu.yaml", options=options
+    )
     assert config.model.options.draft_length == 3 and config.requests.continue_split == "test"
     assert config.data.init_args.path == "easytpp/taxi" and config.trainer.accelerator == "gpu"
 
@@ -87,4 +95,7 @@ def test_a_tree_is_given_in_a_file_or_as_an_option(parsers: dict[str, LightningA
     models = ("--model.target", "target.ckpt")
     assert parsed(parsers, "predict", "sampling/candidates.yaml", options=models).model.options.candidates == (4, 2, 1)
     options = (*models, "--model.options.candidates", "[2,2]", "--model.options.rule", "mean")
-    assert tuple(parsed(parsers, "predict", "sampling/candidates.yaml", options=options).model.options.candidates) == (2, 2)
+    assert tuple(parsed(parsers, "predict", "sampling/candidates.yaml", options=options).model.options.candidates) == (
+        2,
+        2,
+    )

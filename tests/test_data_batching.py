@@ -9,7 +9,9 @@ import torch
 
 from tppsd.data.batching import LengthBucketSampler
 
-CASES = [(n, world, b) for n in (1, 2, 5, 31, 64, 97, 1400) for world in (1, 2, 3, 4) for b in (1, 2, 3, 8, 32) if n >= world]
+CASES = [
+    (n, world, b) for n in (1, 2, 5, 31, 64, 97, 1400) for world in (1, 2, 3, 4) for b in (1, 2, 3, 8, 32) if n >= world
+]
 
 
 def lengths_of(n: int) -> list[int]:
@@ -19,7 +21,8 @@ def lengths_of(n: int) -> list[int]:
 def samplers(n: int, world: int, batch_size: int, shuffle: bool = True) -> list[LengthBucketSampler]:
     lengths = lengths_of(n)
     return [
-        LengthBucketSampler(lengths, batch_size, num_replicas=world, rank=rank, shuffle=shuffle, seed=5) for rank in range(world)
+        LengthBucketSampler(lengths, batch_size, num_replicas=world, rank=rank, shuffle=shuffle, seed=5)
+        for rank in range(world)
     ]
 
 
@@ -49,7 +52,12 @@ def test_union_over_processes_is_the_batch_of_one_process(n: int, world: int, ba
 def test_processes_get_like_lengths_in_every_step() -> None:
     lengths = lengths_of(1400)
     steps = zip(*samplers(1400, 2, 16), strict=True)
-    assert max(abs(sum(lengths[i] for i in one) / len(one) - sum(lengths[i] for i in two) / len(two)) for one, two in steps) < 10
+    assert (
+        max(
+            abs(sum(lengths[i] for i in one) / len(one) - sum(lengths[i] for i in two) / len(two)) for one, two in steps
+        )
+        < 10
+    )
 
 
 def test_epochs_differ_and_repeat_by_number_and_seed() -> None:
@@ -70,7 +78,9 @@ def test_evaluation_repeats_the_same_batches_in_an_order_that_does_not_follow_th
     sampler.set_epoch(3)
     assert list(sampler) == first
     means = [sum(lengths[i] for i in batch) / len(batch) for batch in first]
-    assert min(means[:11]) < 75 and max(means[:11]) > 125  # the first quarter (limit_val_batches=0.25) has short and long ones
+    assert (
+        min(means[:11]) < 75 and max(means[:11]) > 125
+    )  # the first quarter (limit_val_batches=0.25) has short and long ones
 
 
 @pytest.mark.parametrize(("shuffle", "share"), [(True, 0.1), (False, 0.03)])

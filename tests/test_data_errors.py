@@ -43,9 +43,18 @@ def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any
             "test.json, row 1: time_since_start[2] = 1.0 comes before the event at 2.0; "
             "the times of a sequence must not decrease",
         ),
-        ({"time_since_start": [0.0, NAN, 1.0]}, "test.json, row 1: time_since_start[1] is nan; it must be a finite number"),
-        ({"time_since_start": [0.0, 1.0, INF]}, "test.json, row 1: time_since_start[2] is inf; it must be a finite number"),
-        ({"time_since_start": [0.0, None, 1.0]}, "test.json, row 1: time_since_start[1] is missing; it must be a finite number"),
+        (
+            {"time_since_start": [0.0, NAN, 1.0]},
+            "test.json, row 1: time_since_start[1] is nan; it must be a finite number",
+        ),
+        (
+            {"time_since_start": [0.0, 1.0, INF]},
+            "test.json, row 1: time_since_start[2] is inf; it must be a finite number",
+        ),
+        (
+            {"time_since_start": [0.0, None, 1.0]},
+            "test.json, row 1: time_since_start[1] is missing; it must be a finite number",
+        ),
         ({"time_since_start": None}, "test.json, row 1: time_since_start is missing; it must be a list of numbers"),
         (
             {"time_since_start": [0.0, "soon", 1.0]},
@@ -72,7 +81,10 @@ def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any
             {"time_since_last_event": [0.0, -1.0, 1.0]},
             "test.json, row 1: time_since_last_event[1] = -1.0; it must be a finite number of at least 0",
         ),
-        ({"seq_len": 4}, "test.json, row 1: time_since_start has 3 values and seq_len says 4; the lengths of a row must agree"),
+        (
+            {"seq_len": 4},
+            "test.json, row 1: time_since_start has 3 values and seq_len says 4; the lengths of a row must agree",
+        ),
         ({"seq_len": -4}, "test.json, row 1: seq_len = -4; it must be at least 0"),
         (
             {"dim_process": 5},
@@ -85,13 +97,23 @@ def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any
         ),
         ({"t_start": 0.5}, "test.json, row 1: t_start = 0.5 is later than the first event at 0.0; it must not be"),
         ({"t_end": 1.5}, "test.json, row 1: t_end = 1.5 is earlier than the last event at 2.0; it must not be"),
-        ({"t_end": INF}, "test.json, row 1: t_end is inf; it must be a finite number, or empty where the window is not known"),
+        (
+            {"t_end": INF},
+            "test.json, row 1: t_end is inf; it must be a finite number, or empty where the window is not known",
+        ),
         (
             {"t_start": "noon"},
             "test.json, row 1: t_start = 'noon' has type string; it must be a number",
         ),
         (
-            {"time_since_start": [], "type_event": [], "time_since_last_event": [], "seq_len": 0, "t_start": 2.0, "t_end": 1.0},
+            {
+                "time_since_start": [],
+                "type_event": [],
+                "time_since_last_event": [],
+                "seq_len": 0,
+                "t_start": 2.0,
+                "t_end": 1.0,
+            },
             "test.json, row 1: t_end = 1.0 is earlier than the t_start at 2.0; it must not be",
         ),
     ],
@@ -138,7 +160,10 @@ def test_values_of_an_event_table(tmp_path: Path) -> None:
 
 
 def test_windows_of_an_event_table(tmp_path: Path) -> None:
-    rows = [{"sequence": 5, "time": 1.0, "mark": 0, "t_start": 0.0}, {"sequence": 5, "time": 2.0, "mark": 0, "t_start": 0.5}]
+    rows = [
+        {"sequence": 5, "time": 1.0, "mark": 0, "t_start": 0.0},
+        {"sequence": 5, "time": 2.0, "mark": 0, "t_start": 0.5},
+    ]
     assert message(write(tmp_path / "train.csv", rows).parent) == (
         "train.csv, row 1: t_start = 0.5, but row 0 of the same sequence has 0.0; a sequence has one window"
     )
@@ -300,12 +325,19 @@ def test_mark_names_that_a_model_does_not_know() -> None:
     for known, found in [(None, None), (None, ("a",)), (("a",), None), (("a", "b"), ("a", "b"))]:
         check_mark_names(known, found, "the target")
     advice = "a model knows the marks of its training split, in their order"
-    assert difference("abc", "bcd") == f"the target was trained with the marks a, b, c, but the data have b, c, d; {advice}"
+    assert (
+        difference("abc", "bcd")
+        == f"the target was trained with the marks a, b, c, but the data have b, c, d; {advice}"
+    )
     assert "the marks a, b, but the data have b, a;" in difference("ab", "ba")
     assert "the marks a, b, c, d, e, f, ..., but the data have b, c;" in difference("abcdefg", "bc")
     # the first mark that differs is always shown
-    assert "the marks ..., c, d, e, f, g, h, ..., but the data have ..., c, d, e, f, g, x;" in difference("abcdefghi", "abcdefgx")
-    assert "the marks ..., c, d, e, f, g, but the data have ..., c, d, e, f, g, h, ...;" in difference("abcdefg", "abcdefghi")
+    assert "the marks ..., c, d, e, f, g, h, ..., but the data have ..., c, d, e, f, g, x;" in difference(
+        "abcdefghi", "abcdefgx"
+    )
+    assert "the marks ..., c, d, e, f, g, but the data have ..., c, d, e, f, g, h, ...;" in difference(
+        "abcdefg", "abcdefghi"
+    )
 
 
 def test_strings_after_integers(tmp_path: Path) -> None:
@@ -407,7 +439,10 @@ def test_shards_that_are_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "extra"),
     [
-        (("train-0-of-2", "train-1-of-2", "train-2-of-2"), "train-0-of-2"),  # as 1 and 2 of 2, which some writers count from 1
+        (
+            ("train-0-of-2", "train-1-of-2", "train-2-of-2"),
+            "train-0-of-2",
+        ),  # as 1 and 2 of 2, which some writers count from 1
         (("train-0-of-1", "train-5-of-1"), "train-5-of-1"),
         (("train-0-of-2", "train-00-of-2", "train-1-of-2"), "train-0"),
     ],
@@ -416,7 +451,9 @@ def test_shards_that_are_too_many(tmp_path: Path, names: tuple[str, ...], extra:
     for name in names:
         write(tmp_path / f"{name}.jsonl", [GOOD])
     said = message(tmp_path)
-    assert said.startswith(f"{tmp_path}: {extra}") and "is one shard too many of the train split; keep one set of" in said
+    assert (
+        said.startswith(f"{tmp_path}: {extra}") and "is one shard too many of the train split; keep one set of" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -445,7 +482,10 @@ def test_saved_data_set_that_is_not_whole(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path)
     two = datasets.DatasetDict({"train": part, "dev": part, "validation": part})
     two.save_to_disk(tmp_path / "two")
-    assert message(tmp_path / "two") == f"{tmp_path}/two: has two validation splits, of which validation is one; keep one of them"
+    assert (
+        message(tmp_path / "two")
+        == f"{tmp_path}/two: has two validation splits, of which validation is one; keep one of them"
+    )
     (tmp_path / "train" / "data-00000-of-00001.arrow").unlink()
     assert message(tmp_path).startswith(f"{tmp_path}: has a dataset_dict.json, but `datasets` cannot load the folder: ")
 
@@ -497,7 +537,10 @@ def test_window_options(tmp_path: Path) -> None:
     assert message(folder, t_start=1.5) == (
         "train.json, row 0: t_start = 1.5 is later than the first event at 1.0; it must not be"
     )
-    assert message(folder, t_end=1.5) == "train.json, row 0: t_end = 1.5 is earlier than the last event at 2.0; it must not be"
+    assert (
+        message(folder, t_end=1.5)
+        == "train.json, row 0: t_end = 1.5 is earlier than the last event at 2.0; it must not be"
+    )
     with_column = folder_with(tmp_path / "own", [row | {"t_end": 3.0} for row in rows])
     assert message(with_column, t_end=4.0) == (
         "train.json: has a column t_end and the option t_end = 4.0 is given; "

@@ -1,4 +1,5 @@
-"""`EventDataModule`: lazy properties, ties, simulated processes, loaders, and Lightning leaving the sampler in place."""
+"""`EventDataModule`: lazy properties, ties, simulated processes, loaders, and Lightning leaving the sampler in
+place."""
 
 from __future__ import annotations
 
@@ -130,7 +131,11 @@ class TestProcess:
         assert (data.num_marks, data.dataset_name) == (2, "multivariate_hawkes")
         assert data.process_object is not None and data.process_object.num_marks == 2
         assert "dataset" not in vars(data)  # nothing simulated yet
-        assert {split: len(part) for split, part in data.dataset.splits.items()} == {"train": 10, "validation": 5, "test": 5}
+        assert {split: len(part) for split, part in data.dataset.splits.items()} == {
+            "train": 10,
+            "validation": 5,
+            "test": 5,
+        }
         test = data.sequences("test")
         assert [sequence.index for sequence in test] == [0, 1, 2, 3, 4]
         assert {(sequence.t_start, sequence.t_end) for sequence in test} == {(0.0, 5.0)}
@@ -147,7 +152,9 @@ class TestProcess:
         assert times(0) != times(1)
 
     def test_too_few_sequences(self) -> None:
-        with pytest.raises(ValueError, match=r"hawkes: fractions = \(0.8, 0.1, 0.1\) of 2 sequences leave the validation split"):
+        with pytest.raises(
+            ValueError, match=r"hawkes: fractions = \(0.8, 0.1, 0.1\) of 2 sequences leave the validation split"
+        ):
             _ = EventDataModule(process="hawkes", num_sequences=2).dataset
 
 
@@ -184,7 +191,11 @@ def test_unknown_process() -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_loaders_hold_every_sequence_once(num_workers: int) -> None:
     data = EventDataModule(process="hawkes", num_sequences=50, t_end=4.0, batch_size=7, num_workers=num_workers)
-    for loader, num_sequences in [(data.train_dataloader(), 40), (data.val_dataloader(), 5), (data.test_dataloader(), 5)]:
+    for loader, num_sequences in [
+        (data.train_dataloader(), 40),
+        (data.val_dataloader(), 5),
+        (data.test_dataloader(), 5),
+    ]:
         assert sorted(indices(loader)) == list(range(num_sequences))
         assert len(loader) == -(-num_sequences // 7)
         batch = next(iter(loader))
@@ -201,7 +212,9 @@ def test_batch_is_the_sequences_with_its_index() -> None:
 
 def test_two_processes_share_what_one_process_has() -> None:
     def loader(world_size: int, rank: int, batch_size: int, split: str) -> DataLoader:
-        data = EventDataModule(process="hawkes", num_sequences=60, t_end=2.0, batch_size=batch_size, fractions=(0.5, 0.25, 0.25))
+        data = EventDataModule(
+            process="hawkes", num_sequences=60, t_end=2.0, batch_size=batch_size, fractions=(0.5, 0.25, 0.25)
+        )
         data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank, overfit_batches=0)  # type: ignore[assignment]
         return data.train_dataloader() if split == "train" else data.test_dataloader()
 
@@ -249,7 +262,12 @@ class Recorder(LightningModule):
 
 
 def trainer(tmp_path: Path, **options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     return Trainer(accelerator="cpu", default_root_dir=tmp_path, **(quiet | options))
 
 

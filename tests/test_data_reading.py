@@ -29,7 +29,10 @@ SPLITS: dict[str, Rows] = {
 
 def full(rows: Rows, num_marks: int = 3) -> Rows:
     """The rows with all EasyTPP columns."""
-    return [{"dim_process": num_marks, "seq_idx": i, "seq_len": len(row["time_since_start"])} | row for i, row in enumerate(rows)]
+    return [
+        {"dim_process": num_marks, "seq_idx": i, "seq_len": len(row["time_since_start"])} | row
+        for i, row in enumerate(rows)
+    ]
 
 
 def write(file: Path, rows: Rows) -> Path:
@@ -182,7 +185,9 @@ def test_event_table_in_one_file_is_cut_by_sequences(tmp_path: Path) -> None:
 
 
 def test_interleaved_sequences_of_an_event_table_keep_their_order(tmp_path: Path) -> None:
-    rows = [{"sequence": s, "time": t, "mark": 0} for s, t in [(7, 1.0), (3, 0.5), (7, 2.0), (3, 0.5), (9, 4.0), (7, 2.0)]]
+    rows = [
+        {"sequence": s, "time": t, "mark": 0} for s, t in [(7, 1.0), (3, 0.5), (7, 2.0), (3, 0.5), (9, 4.0), (7, 2.0)]
+    ]
     for split in SPLITS:
         write(tmp_path / f"{split}.parquet", rows)
     sequences = read_dataset(tmp_path).sequences("train")
@@ -216,7 +221,8 @@ def test_shuffled_hub_data_set_keeps_its_order_and_extra_splits_are_noted(monkey
 
 def test_column_map(tmp_path: Path) -> None:
     rows = [
-        {"user": row["sequence"], "t": row["time"], "kind": row["mark"], "mark": "unused"} for row in event_rows(SPLITS["train"])
+        {"user": row["sequence"], "t": row["time"], "kind": row["mark"], "mark": "unused"}
+        for row in event_rows(SPLITS["train"])
     ]
     write(tmp_path / "train.csv", rows)
     write(tmp_path / "test.csv", rows)
@@ -271,8 +277,12 @@ def test_string_types_in_lists_and_pandas_categories(tmp_path: Path) -> None:
 
 
 def test_digits_are_types_too_if_the_training_split_has_strings(tmp_path: Path) -> None:
-    write(tmp_path / "train.csv", [{"sequence": 0, "time": 1.0, "mark": "1"}, {"sequence": 0, "time": 2.0, "mark": "x"}])
-    write(tmp_path / "test.csv", [{"sequence": 0, "time": 1.0, "mark": "1"}])  # a CSV reader takes this column for integers
+    write(
+        tmp_path / "train.csv", [{"sequence": 0, "time": 1.0, "mark": "1"}, {"sequence": 0, "time": 2.0, "mark": "x"}]
+    )
+    write(
+        tmp_path / "test.csv", [{"sequence": 0, "time": 1.0, "mark": "1"}]
+    )  # a CSV reader takes this column for integers
     assert read_dataset(tmp_path).sequences("test")[0].marks.tolist() == [0]
 
 
@@ -293,7 +303,10 @@ def test_large_vocabularies(tmp_path: Path) -> None:
     for split in SPLITS:
         write(tmp_path / "found" / f"{split}.parquet", rows)
         write(tmp_path / "small" / f"{split}.parquet", [{"time_since_start": [0, 1], "type_event": [0, 999]}])
-        write(tmp_path / "declared" / f"{split}.parquet", [{"time_since_start": [0], "type_event": [7], "dim_process": 5000}])
+        write(
+            tmp_path / "declared" / f"{split}.parquet",
+            [{"time_since_start": [0], "type_event": [7], "dim_process": 5000}],
+        )
     assert [read_dataset(tmp_path / name).num_marks for name in ("found", "small", "declared")] == [2000, 1000, 5000]
 
 
@@ -321,9 +334,17 @@ def test_window_options(tmp_path: Path) -> None:
 
 
 def test_window_columns_and_provenance(tmp_path: Path) -> None:
-    """The layout of sampled sequences: an own window per sequence, empty sequences, ends that are not known, other columns."""
+    """The layout of sampled sequences: an own window per sequence, empty sequences, ends that are not known, other
+    columns."""
     rows = [
-        {"time_since_start": [1.5, 2.0], "type_event": [0, 1], "t_start": 1.0, "t_end": 4.0, "seed": 0, "options": "{}"},
+        {
+            "time_since_start": [1.5, 2.0],
+            "type_event": [0, 1],
+            "t_start": 1.0,
+            "t_end": 4.0,
+            "seed": 0,
+            "options": "{}",
+        },
         {"time_since_start": [], "type_event": [], "t_start": 2.0, "t_end": 3.0, "seed": 0, "options": "{}"},
         {"time_since_start": [5.0], "type_event": [1], "t_start": None, "t_end": None, "seed": 0, "options": "{}"},
     ]
@@ -343,7 +364,10 @@ def test_window_columns_and_provenance(tmp_path: Path) -> None:
 
 
 def test_window_columns_of_an_event_table(tmp_path: Path) -> None:
-    rows = [row | {"t_start": -1.0, "t_end": 5.0 if row["sequence"] == "user-0" else 6.0} for row in event_rows(SPLITS["train"])]
+    rows = [
+        row | {"t_start": -1.0, "t_end": 5.0 if row["sequence"] == "user-0" else 6.0}
+        for row in event_rows(SPLITS["train"])
+    ]
     for split in SPLITS:
         write(tmp_path / f"{split}.csv", rows)
     assert [sequence.t_end for sequence in read_dataset(tmp_path).sequences("train")] == [5.0, 6.0]
@@ -389,7 +413,11 @@ def test_round_trip_through_parquet(tmp_path: Path) -> None:
         gaps = torch.rand(int(torch.randint(0, 9, (1,), generator=generator)), generator=generator, dtype=torch.float64)
         times = 100 + gaps.cumsum(0)
         marks = torch.randint(0, 4, (len(gaps),), generator=generator)
-        lists = {"time_since_start": times.tolist(), "time_since_last_event": gaps.tolist(), "type_event": marks.tolist()}
+        lists = {
+            "time_since_start": times.tolist(),
+            "time_since_last_event": gaps.tolist(),
+            "type_event": marks.tolist(),
+        }
         rows.append(lists | {"t_start": 100.0, "t_end": 200.0})
     dataset = read_dataset(write(tmp_path / "samples.parquet", full(rows, num_marks=4)), fractions=(0.5, 0.25, 0.25))
     sequences = [sequence for part in dataset.splits.values() for sequence in part]

@@ -1,4 +1,5 @@
-"""Two processes do what one does: the same gradients, metrics and samples. One launch, since each takes about ten seconds."""
+"""Two processes do what one does: the same gradients, metrics and samples. One launch, since each takes about ten
+seconds."""
 
 from __future__ import annotations
 
@@ -82,5 +83,7 @@ def test_a_job_of_two_processes_is_continued_by_one(folders: tuple[Path, Path], 
     shutil.copytree(two / "samples", samples)
     expected = pandas.read_parquet(samples)
     sorted(samples.glob("*.parquet"))[1].unlink()
-    assert ddp_script.predict(samples, two / "target.ckpt", one / "draft.ckpt") == 2, "the chunk that was missing, and no other"
+    assert ddp_script.predict(samples, two / "target.ckpt", one / "draft.ckpt") == 2, (
+        "the chunk that was missing, and no other"
+    )
     pandas.testing.assert_frame_equal(pandas.read_parquet(samples), expected, rtol=1e-9)

@@ -1,4 +1,5 @@
-"""The cached pass equals the full pass, for every encoder, whatever was appended, rolled back, grown, copied or dropped."""
+"""The cached pass equals the full pass, for every encoder, whatever was appended, rolled back, grown, copied or
+dropped."""
 
 from __future__ import annotations
 
@@ -157,7 +158,9 @@ def test_cached_laws_are_the_laws_of_forward(model: TransformerTPP) -> None:
         cached, whole = model.law(context), model(batch).double()
     inter_times, marks = torch.ones(3, 10, dtype=torch.float64), torch.zeros(3, 10, dtype=torch.int64)
     atol = 10 * TOLERANCE[context.dtype]  # the head amplifies the contexts' rounding
-    torch.testing.assert_close(cached.log_prob(inter_times, marks), whole.log_prob(inter_times, marks), rtol=0, atol=atol)
+    torch.testing.assert_close(
+        cached.log_prob(inter_times, marks), whole.log_prob(inter_times, marks), rtol=0, atol=atol
+    )
     torch.testing.assert_close(cached.log_survival(inter_times), whole.log_survival(inter_times), rtol=0, atol=atol)
 
 

@@ -133,7 +133,10 @@ def test_dropout_is_for_training_only() -> None:
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_casting_the_weights_there_and_back_changes_no_law_of_late_events(encoder: str) -> None:
     """The sinusoids' frequencies stay float64: rounded to float32, they would turn a phase of 1e7 by half a radian."""
-    model, sequence = TransformerTPP(3, encoder, embed_dim=16).eval(), EventSequence.of([1e7, 2e7 + 0.3], [0, 1], t_start=0.0)
+    model, sequence = (
+        TransformerTPP(3, encoder, embed_dim=16).eval(),
+        EventSequence.of([1e7, 2e7 + 0.3], [0, 1], t_start=0.0),
+    )
     expected = densities(model, sequence)
     assert torch.equal(densities(model.float(), sequence), expected)
     assert torch.equal(densities(model.double().float(), sequence), expected)

@@ -1,4 +1,5 @@
-"""The code for a GPU, run without one: it draws what a CPU draws, mixes no tensors of two places, and waits once in a round."""
+"""The code for a GPU, run without one: it draws what a CPU draws, mixes no tensors of two places, and waits once in a
+round."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ ENDS: list[dict[str, Any]] = [{"num_events": 12}, {"horizon": 9.0}]
 
 @pytest.fixture(autouse=True)
 def _in_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs too, so that rounding decides nothing; a replay calls what would be recorded, and does not keep it alive."""
+    """Graphs too, so that rounding decides nothing; a replay calls what would be recorded, and does not keep it
+    alive."""
 
     def recorded(self: Any, *_: Any) -> Callable[[], torch.Tensor]:
         work, inputs = weakref.ref(self._replay.func), self._replay.args
@@ -56,7 +58,9 @@ def models() -> Models:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         target, draft = target_and_draft()
-    target.set_statistics(replace(target.statistics, num_events=200, duration=250.0, mark_counts=(1, 2, 3)))  # for `poisson`
+    target.set_statistics(
+        replace(target.statistics, num_events=200, duration=250.0, mark_counts=(1, 2, 3))
+    )  # for `poisson`
     return target.double(), draft.double()
 
 
@@ -79,7 +83,9 @@ def far_copies(models: Models) -> Models:
 
 def are_the_same(near: tppsd.SampledSequences, far: tppsd.SampledSequences) -> bool:
     """Up to rounding."""
-    return torch.equal(near.flat_marks, far.flat_marks) and torch.allclose(near.flat_inter_times, far.flat_inter_times, rtol=1e-6)
+    return torch.equal(near.flat_marks, far.flat_marks) and torch.allclose(
+        near.flat_inter_times, far.flat_inter_times, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["operators", "graphs"])
@@ -97,7 +103,9 @@ def watched(device: FarDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
     """How often the work of each graph, or what is to become one, waited."""
     waits, run = [], CapturedModel._run
 
-    def watching(self: CapturedModel, name: Any, work: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    def watching(
+        self: CapturedModel, name: Any, work: Callable[..., torch.Tensor], *inputs: torch.Tensor
+    ) -> torch.Tensor:
         def counted(*given: torch.Tensor) -> torch.Tensor:
             before = device.waits.total()
             result = work(*given)
@@ -121,14 +129,18 @@ def deep_models(encoder: str, settings: dict[str, Any]) -> Models:
     + [("thp", settings) for settings in ({"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"})],
     ids=str,
 )
-def test_the_work_of_graphs_waits_for_nothing(encoder: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_of_graphs_waits_for_nothing(
+    encoder: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of all encoders, windows and decoders; but what is sent once, before anything is recorded."""
     models, job = deep_models(encoder, settings), {"history": None, "num_sequences": 2, "num_events": 12}
     with far_device(monkeypatch) as device:
         far = far_copies(models)
         near_samples(far, compile=True, **job)
         with watched(device, monkeypatch) as waits:
-            samples = [near_samples(far, compile=True, **job, **options) for options in ({}, {"method": "autoregressive"})]
+            samples = [
+                near_samples(far, compile=True, **job, **options) for options in ({}, {"method": "autoregressive"})
+            ]
     assert are_the_same(near_samples(models, **job), samples[0]) and len(waits) > 10 and not any(waits)
 
 
@@ -142,7 +154,9 @@ def test_the_work_of_graphs_waits_for_nothing(encoder: str, settings: dict[str, 
     ],
     ids=["read", "shape", "sent", "elsewhere"],
 )
-def test_work_that_cannot_be_recorded_is_found_out(wrong: Any, error: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_cannot_be_recorded_is_found_out(
+    wrong: Any, error: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(StaticPass, "positions", lambda self, num, _: wrong(self._num_before))
     models = deep_models("rotary", {})
     with far_device(monkeypatch) as device, watched(device, monkeypatch) as waits:
@@ -165,7 +179,9 @@ WAIT_ONCE: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", WAIT_ONCE, ids=name_of)
 @pytest.mark.parametrize("compiled", [False, True], ids=["operators", "graphs"])
-def test_a_round_waits_once(options: dict[str, Any], compiled: bool, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_waits_once(
+    options: dict[str, Any], compiled: bool, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two calls, the longer one has some rounds more in which no row ends, of lengths 0 to 5."""
     with far_device(monkeypatch) as device:
         far, waits, rounds = far_copies(models), [], []
@@ -183,7 +199,9 @@ def test_a_round_waits_once(options: dict[str, Any], compiled: bool, models: Mod
 
 def test_graphs_of_the_draft_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under a target by operators."""
-    assert are_the_same(near_samples(models, num_events=12), far_samples(models, monkeypatch, num_events=12, compile="draft"))
+    assert are_the_same(
+        near_samples(models, num_events=12), far_samples(models, monkeypatch, num_events=12, compile="draft")
+    )
 
 
 def test_graphs_of_a_draft_that_is_gone_are_forgotten(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +255,9 @@ def test_proposals_that_are_not_enough_are_followed_by_others(
     monkeypatch.setattr(judgement, "read", reading)
     with_few_proposals(monkeypatch, 1)
     for compiled in (False, True):
-        assert are_the_same(wanted, far_samples(models, monkeypatch, num_events=12, compile=compiled, **METHODS[method]))
+        assert are_the_same(
+            wanted, far_samples(models, monkeypatch, num_events=12, compile=compiled, **METHODS[method])
+        )
     assert not any(shorts) if method == "fixed_point" else sum(shorts) > 10
 
 
@@ -277,7 +297,9 @@ MUTANTS: dict[str, tuple[Any, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("mutant", "method"), [(mutant, method) for mutant in MUTANTS for method in sorted(MUTANTS[mutant][1])])
+@pytest.mark.parametrize(
+    ("mutant", "method"), [(mutant, method) for mutant in MUTANTS for method in sorted(MUTANTS[mutant][1])]
+)
 def test_wrong_rounds_are_found_out(mutant: str, method: str, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     job = {"history": None, "num_sequences": 2, "num_events": 70 if "bound" in mutant else 25, **METHODS[method]}
     wanted = near_samples(models, **job)
@@ -291,7 +313,8 @@ def test_wrong_rounds_are_found_out(mutant: str, method: str, models: Models, mo
     assert is_right == (mutant == "none")
 
 
-# --- the device itself ---------------------------------------------------------------------------------------------------
+# --- the device itself
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_the_device_counts_what_waits_for_it_and_refuses_tensors_of_two_places(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,9 @@ def test_what_is_kept_of_a_model_is_of_its_present_parts_and_numbers(change: Cal
     change(model)
     assert kept(model) is not first
     plain = dict(zip(model.modules(), kept(model).plain, strict=True))[model.decoder.to_mixture]
-    assert torch.equal(plain["weight"], model.decoder.to_mixture.weight) and plain["bias"] is model.decoder.to_mixture.bias
+    assert (
+        torch.equal(plain["weight"], model.decoder.to_mixture.weight) and plain["bias"] is model.decoder.to_mixture.bias
+    )
 
 
 class Nowhere(torch.Tensor):

@@ -31,7 +31,8 @@ def test_the_sum_over_marks_is_the_rate_at_which_the_survival_falls(model: Trans
     intensity = model.intensity(sequence, times)
     assert intensity.shape == (len(times), 3)
     slopes = [
-        (log_silence(model, sequence, t - step) - log_silence(model, sequence, t + step)) / (2 * step) for t in times.tolist()
+        (log_silence(model, sequence, t - step) - log_silence(model, sequence, t + step)) / (2 * step)
+        for t in times.tolist()
     ]
     torch.testing.assert_close(intensity.sum(1), torch.tensor(slopes, dtype=torch.float64), rtol=1e-5, atol=1e-6)
 
@@ -49,7 +50,9 @@ def test_it_gives_the_log_likelihood_of_a_point_process(model: TransformerTPP) -
     """log L = sum_i log lambda_{k_i}(t_i) - integral of sum_k lambda_k over the window (Daley and Vere-Jones, 7.2)."""
     sequence = random_sequence(4)
     at_events = model.intensity(sequence, sequence.event_times).gather(1, sequence.marks.unsqueeze(1))
-    knots = torch.cat([torch.tensor([2.0]).double(), sequence.event_times, torch.tensor([sequence.window_end]).double()])
+    knots = torch.cat(
+        [torch.tensor([2.0]).double(), sequence.event_times, torch.tensor([sequence.window_end]).double()]
+    )
     compensator = 0.0
     for before, after in zip(knots[:-1].tolist(), knots[1:].tolist(), strict=True):
         tau = torch.logspace(-9, 0, 4001, dtype=torch.float64) * (after - before)

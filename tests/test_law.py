@@ -38,7 +38,9 @@ def test_density_summed_over_marks_and_integrated_until_t_completes_the_survival
     tau = x.exp().view(-1, 1, 1)
     density = torch.stack([law.log_prob(tau, torch.full((1, 1), k)).exp() for k in range(3)]).sum(0) * tau
     mass = torch.trapezoid(density, x, dim=0)
-    torch.testing.assert_close(mass + law.log_survival(tau[-1]).exp(), torch.ones(3, 5, dtype=torch.float64), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        mass + law.log_survival(tau[-1]).exp(), torch.ones(3, 5, dtype=torch.float64), rtol=0, atol=1e-7
+    )
     assert (mass < 0.999).all(), "both terms must count"
 
 
@@ -119,7 +121,9 @@ def test_an_unmarked_model_has_no_mark_head_and_no_mark_term(encoder: str) -> No
     assert not any("marks" in name for name, _ in model.decoder.named_parameters())
     inter_times = torch.rand(2, 3, 5, dtype=torch.float64)
     assert torch.equal(law.mark_log_probs(inter_times), torch.zeros(2, 3, 5, 1, dtype=torch.float64))
-    assert torch.equal(law.log_prob(inter_times, torch.zeros(2, 3, 5, dtype=torch.int64)), law.inter_time.log_prob(inter_times))
+    assert torch.equal(
+        law.log_prob(inter_times, torch.zeros(2, 3, 5, dtype=torch.int64)), law.inter_time.log_prob(inter_times)
+    )
     _, marks = law.sample(torch.rand(2, 3, 5, 3, dtype=torch.float64))
     assert (marks == 0).all()
 

@@ -1,4 +1,5 @@
-"""`law.double()`: float64 arithmetic on float32 parameters, so that a density does not depend on the shape of its batch."""
+"""`law.double()`: float64 arithmetic on float32 parameters, so that a density does not depend on the shape of its
+batch."""
 
 from __future__ import annotations
 
@@ -14,15 +15,21 @@ ONES = torch.ones(2, 5, dtype=torch.float64)
 
 
 def test_densities_do_not_depend_on_the_shape_they_are_computed_in() -> None:
-    """The same contexts, one by one and all at once: equal to float64 rounding, a thousand times finer than in float32."""
-    law = small_model(num_marks=50, dtype=torch.float32, embed_dim=64)(random_batch([40, 17, 29], num_marks=50)).double()
+    """The same contexts, one by one and all at once: equal to float64 rounding, a thousand times finer than in
+    float32."""
+    law = small_model(num_marks=50, dtype=torch.float32, embed_dim=64)(
+        random_batch([40, 17, 29], num_marks=50)
+    ).double()
     inter_times, marks = torch.rand(3, 41, dtype=torch.float64), torch.randint(50, (3, 41))
     together = law.log_prob(inter_times, marks)
     assert together.dtype == torch.float64
     for row, position in [(0, 0), (0, 40), (1, 16), (2, 5)]:
         alone = law[row, position]
         torch.testing.assert_close(
-            alone.log_prob(inter_times[row, position], marks[row, position]), together[row, position], rtol=0, atol=1e-12
+            alone.log_prob(inter_times[row, position], marks[row, position]),
+            together[row, position],
+            rtol=0,
+            atol=1e-12,
         )
         log_survival = alone.log_survival(inter_times[row, position])
         torch.testing.assert_close(log_survival, law.log_survival(inter_times)[row, position], rtol=0, atol=1e-13)
@@ -59,10 +66,14 @@ def test_it_follows_the_weights_through_training_and_loading() -> None:
     torch.optim.Adam(model.parameters(), lr=0.1).step()
     stepped = model(batch)
     assert (stepped.double().mark_log_probs(ONES) - before).abs().max() > 1e-2
-    torch.testing.assert_close(stepped.double().mark_log_probs(ONES).float(), stepped.mark_log_probs(ONES), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        stepped.double().mark_log_probs(ONES).float(), stepped.mark_log_probs(ONES), rtol=0, atol=1e-5
+    )
     model.load_state_dict(small_model(dtype=torch.float32).state_dict())
     loaded = model(batch)
-    torch.testing.assert_close(loaded.double().mark_log_probs(ONES).float(), loaded.mark_log_probs(ONES), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        loaded.double().mark_log_probs(ONES).float(), loaded.mark_log_probs(ONES), rtol=0, atol=1e-5
+    )
 
 
 def test_sampling_in_inference_mode_does_not_spoil_a_later_backward() -> None:

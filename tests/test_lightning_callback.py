@@ -37,7 +37,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"target": target, "draft": fitted(DraftTPP(2, **SMALL), folder / "draft.ckpt")}
 
 
-def run(module: type[TPPModule], callbacks: list[SpeculativeSampling], **arguments: Any) -> tuple[TPPModule, dict[str, float]]:
+def run(
+    module: type[TPPModule], callbacks: list[SpeculativeSampling], **arguments: Any
+) -> tuple[TPPModule, dict[str, float]]:
     """Two epochs with dropout, from one seed."""
     seed_everything(3, verbose=False)
     trained = module(2, dropout=0.2, **SMALL)
@@ -80,7 +82,9 @@ def test_a_tree_counts_every_candidate_as_drafted(checkpoints: dict[str, Path]) 
     callback = SpeculativeSampling(draft=checkpoints["target"], num_sequences=2, num_events=12, options=options)
     module = TargetTPP.load_from_checkpoint(checkpoints["target"], weights_only=True)
     metrics = trainer(callbacks=[callback]).validate(module, datamodule=small_data(), verbose=False)[0]
-    assert metrics["sampling/step_acceptance"] > 0.99 and metrics["sampling/acceptance_rate"] == pytest.approx(1 / 3, abs=0.01)
+    assert metrics["sampling/step_acceptance"] > 0.99 and metrics["sampling/acceptance_rate"] == pytest.approx(
+        1 / 3, abs=0.01
+    )
 
 
 @pytest.mark.parametrize("drafter", [None, "poisson"])
@@ -114,7 +118,8 @@ def test_another_model_that_does_not_fit_is_refused_before_training(tmp_path: Pa
 
 
 def offline_keys(path: Path) -> set[str]:
-    """Keys of all history records of an offline wandb run: 32 KiB blocks of records with a (crc, length, type) header."""
+    """Keys of all history records of an offline wandb run: 32 KiB blocks of records with a (crc, length, type)
+    header."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, position, keys, parts = path.read_bytes(), 7, set(), b""

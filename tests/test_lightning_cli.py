@@ -13,7 +13,16 @@ from native_builds import needs_a_compiler
 
 from tppsd import DraftTPP, TargetTPP, load
 
-DATA = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "20", "--data.t_end", "8", "--data.batch_size", "4"]
+DATA = [
+    "--data.process",
+    "multivariate_hawkes",
+    "--data.num_sequences",
+    "20",
+    "--data.t_end",
+    "8",
+    "--data.batch_size",
+    "4",
+]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 
 CONFIGS = Path(__file__).parent.parent / "lightning_configs" / "model"
@@ -66,9 +75,14 @@ def test_a_run_is_resumed_from_its_last_epoch_and_keeps_its_best(caplog: pytest.
     """Here the first epoch is the best: the worst NLL is looked for."""
     caplog.set_level("INFO", MESSAGES)
     size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--checkpoint.mode", "max"]
-    assert tppsd("fit", *DATA, *QUIET, *STEPWISE, *size, "--trainer.max_epochs", "3", "--early_stopping.patience", "5") == 0
+    assert (
+        tppsd("fit", *DATA, *QUIET, *STEPWISE, *size, "--trainer.max_epochs", "3", "--early_stopping.patience", "5")
+        == 0
+    )
     first = Path("outputs/fit/version_0")
-    epochs = [torch.load(first / "checkpoints" / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")]
+    epochs = [
+        torch.load(first / "checkpoints" / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")
+    ]
     assert epochs == [0, 2]
     best = callbacks_of(first / "checkpoints" / "last.ckpt")["BestCheckpoint"]
 
@@ -78,7 +92,9 @@ def test_a_run_is_resumed_from_its_last_epoch_and_keeps_its_best(caplog: pytest.
     assert second["BestCheckpoint"]["best_model_path"] == best["best_model_path"]
     assert second["BestCheckpoint"]["best_model_score"] == best["best_model_score"]
     assert second["Patience"]["patience"] == 7
-    assert (first / "checkpoints" / "best.ckpt").exists() and not Path("outputs/fit/version_1/checkpoints/best.ckpt").exists()
+    assert (first / "checkpoints" / "best.ckpt").exists() and not Path(
+        "outputs/fit/version_1/checkpoints/best.ckpt"
+    ).exists()
     caplog.clear()
     assert tppsd("fit", *resume) == 0  # its three epochs are over
     assert f"best checkpoint: {first / 'checkpoints' / 'best.ckpt'}" in caplog.text
@@ -95,7 +111,14 @@ def test_checkpoints_of_another_run_are_left_alone(capsys: pytest.CaptureFixture
     elsewhere = Path("elsewhere")
     assert {path.name for path in elsewhere.iterdir()} == {"best.ckpt", "last.ckpt"}
 
-    resumed = [*arguments, "--checkpoint.dirpath", elsewhere, "--ckpt_path", elsewhere / "last.ckpt", "--trainer.max_epochs"]
+    resumed = [
+        *arguments,
+        "--checkpoint.dirpath",
+        elsewhere,
+        "--ckpt_path",
+        elsewhere / "last.ckpt",
+        "--trainer.max_epochs",
+    ]
     assert tppsd(*resumed, "2") == 0, "its own folder"
     assert torch.load(elsewhere / "last.ckpt", weights_only=True)["epoch"] == 1
     (elsewhere / "best.ckpt").unlink()
@@ -122,7 +145,10 @@ def test_other_checkpoints_and_none(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_dry_run_that_is_refused_leaves_the_folder_that_it_is_in(tmp_path: Path) -> None:
     draft = ["--config", CONFIGS / "thp_draft.yaml", "--config", CONFIGS / "distill.yaml"]
-    assert tppsd("fit", *DATA, *QUIET, *draft, "--model.distillation.target", "no.ckpt", "--trainer.fast_dev_run", "true") == 2
+    assert (
+        tppsd("fit", *DATA, *QUIET, *draft, "--model.distillation.target", "no.ckpt", "--trainer.fast_dev_run", "true")
+        == 2
+    )
     assert tmp_path.exists()
 
 
@@ -140,7 +166,14 @@ def test_marks_of_other_names_are_refused(capsys: pytest.CaptureFixture[str]) ->
     best, last = (Path("outputs/fit/version_0/checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
     assert tppsd("test", *known, *QUIET, "--ckpt_path", best) == 0
     histories = ["--requests.continue_split", "test", "--requests.given_events", "2"]
-    draft = ["--config", CONFIGS / "thp_draft.yaml", "--config", CONFIGS / "distill.yaml", "--model.distillation.target", best]
+    draft = [
+        "--config",
+        CONFIGS / "thp_draft.yaml",
+        "--config",
+        CONFIGS / "distill.yaml",
+        "--model.distillation.target",
+        best,
+    ]
     for arguments in (
         ["test", *other, *QUIET, "--ckpt_path", best],
         ["fit", *other, *QUIET, *STEPWISE, "--ckpt_path", last, "--trainer.max_epochs", "2"],
@@ -153,7 +186,9 @@ def test_marks_of_other_names_are_refused(capsys: pytest.CaptureFixture[str]) ->
     assert not list(Path("outputs").glob("samples/*"))
 
 
-def test_the_architecture_comes_from_the_checkpoint(checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_architecture_comes_from_the_checkpoint(
+    checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Also its class, here a draft with another encoder, although a TargetTPP with a rotary encoder is the default."""
     assert tppsd("test", *DATA, *QUIET, "--ckpt_path", checkpoints[1]) == 0
     assert "test/nll_benchmark" in capsys.readouterr().out
@@ -190,8 +225,23 @@ def test_samples_of_the_target_are_training_data(checkpoints: tuple[Path, Path])
     """What `predict` has written goes straight back into `fit`."""
     models = ["--model.target", checkpoints[0], "--model.draft", "self"]
     assert tppsd("predict", *QUIET, *models, "--requests.num_sequences", "12", "--requests.num_events", "4") == 0
-    files = ["--data.path", "outputs/samples", "--config", CONFIGS / "thp_draft.yaml", "--config", CONFIGS / "distill.yaml"]
-    distilled = [*files, "--model.embed_dim", "8", "--model.distillation.target", checkpoints[0], "--trainer.max_steps", "1"]
+    files = [
+        "--data.path",
+        "outputs/samples",
+        "--config",
+        CONFIGS / "thp_draft.yaml",
+        "--config",
+        CONFIGS / "distill.yaml",
+    ]
+    distilled = [
+        *files,
+        "--model.embed_dim",
+        "8",
+        "--model.distillation.target",
+        checkpoints[0],
+        "--trainer.max_steps",
+        "1",
+    ]
     assert tppsd("fit", *QUIET, *STEPWISE, *distilled) == 0
     assert load("outputs/fit/version_0/checkpoints/best.ckpt").num_marks == 2
 
@@ -201,7 +251,14 @@ def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:
     models = ["--model.target", target, "--model.draft", draft, "--model.options.draft_length", "3"]
     assert tppsd("predict", *QUIET, *models, "--requests.num_sequences", "3", "--requests.num_events", "4") == 0
     assert [path.name for path in Path("outputs/samples").glob("[!.]*")] == ["train-00000-of-00001.parquet"]
-    history = ["--requests.continue_split", "test", "--requests.given_fraction", "0.5", "--writer.output_dir", "continued"]
+    history = [
+        "--requests.continue_split",
+        "test",
+        "--requests.given_fraction",
+        "0.5",
+        "--writer.output_dir",
+        "continued",
+    ]
     assert tppsd("predict", *QUIET, *DATA, *models, *history) == 0
     assert [path.name for path in Path("continued").glob("[!.]*")] == ["train-00000-of-00001.parquet"]
 
@@ -222,14 +279,20 @@ def test_predict_compiles_what_it_is_told_to(checkpoints: tuple[Path, Path]) -> 
         (["fit", *QUIET, "--data", "taxi"], "the path of the data is --data.path taxi"),
         (["test", *QUIET, *DATA], "test needs a trained model: --ckpt_path FILE"),
         (["fit", *QUIET, *DATA, "--trainer.precision", "bf16-true"], "precision = 'bf16-true' would round event times"),
-        (["fit", *QUIET, *DATA, "--model.num_heads", "3"], "embed_dim = 64 must be even and a multiple of num_heads = 3"),
+        (
+            ["fit", *QUIET, *DATA, "--model.num_heads", "3"],
+            "embed_dim = 64 must be even and a multiple of num_heads = 3",
+        ),
         (
             ["fit", *QUIET, *DATA, "--model.num_marks", "7"],
             "--model.num_marks 7 is wrong: the data have num_marks = 2",
         ),
         (["fit", *QUIET, "--data.process", "wind"], "there is no process preset 'wind'"),
         (["predict", *QUIET, "--model.target", "nowhere.ckpt"], "nowhere.ckpt: there is no such checkpoint"),
-        (["predict", *QUIET, "--model.options.draft_length", "0", "--model.target", "x"], "draft_length = 0 must be a whole"),
+        (
+            ["predict", *QUIET, "--model.options.draft_length", "0", "--model.target", "x"],
+            "draft_length = 0 must be a whole",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +305,10 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str, capsys: p
     ("arguments", "message"),
     [
         (["--model.encodr", "thp"], "there is no option --model.encodr; did you mean --model.encoder?"),
-        (["--model.encoder", "lstm"], "--model.encoder = lstm is wrong; it must be one of 'thp', 'sahp', 'attnhp', 'rotary' ("),
+        (
+            ["--model.encoder", "lstm"],
+            "--model.encoder = lstm is wrong; it must be one of 'thp', 'sahp', 'attnhp', 'rotary' (",
+        ),
         (["--data.pth", "x"], "there is no option --data.pth; did you mean --data.path?"),
         (["--data.batch_size", "2.5"], "--data.batch_size = 2.5 is wrong; it must be a whole number ("),
         (["--trainer.max_epochs", "many"], "--trainer.max_epochs = many is wrong; it must be a whole number or null ("),
@@ -279,18 +345,24 @@ def test_wrong_options_are_one_sentence(arguments: list[str], message: str, caps
 def test_a_choice_of_a_word_or_a_switch_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         tppsd("predict", *QUIET, "--model.target", "x", "--model.options.compile", "drafts")
-    assert "--model.options.compile = drafts is wrong; it must be true or false or 'draft' or null" in capsys.readouterr().err
+    assert (
+        "--model.options.compile = drafts is wrong; it must be true or false or 'draft' or null"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_option_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         tppsd("predict", *QUIET)
     assert (
-        capsys.readouterr().err == "tppsd predict: error: --model.target is required (`tppsd predict --help` lists the options)\n"
+        capsys.readouterr().err
+        == "tppsd predict: error: --model.target is required (`tppsd predict --help` lists the options)\n"
     )
 
 
-@pytest.mark.parametrize("content", [b"text", b"", pickle.dumps([1]), None], ids=["text", "nothing", "a list", "cut short"])
+@pytest.mark.parametrize(
+    "content", [b"text", b"", pickle.dumps([1]), None], ids=["text", "nothing", "a list", "cut short"]
+)
 def test_what_is_no_checkpoint_is_named(
     content: bytes | None, checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,6 +387,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is_done(
     assert "tppsd fit: error: [Errno" in capsys.readouterr().err
 
 
-def test_data_with_other_marks_than_the_checkpoint(checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert tppsd("test", *QUIET, "--data.process", "hawkes", "--data.num_sequences", "20", "--ckpt_path", checkpoints[0]) == 2
+def test_data_with_other_marks_than_the_checkpoint(
+    checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        tppsd("test", *QUIET, "--data.process", "hawkes", "--data.num_sequences", "20", "--ckpt_path", checkpoints[0])
+        == 2
+    )
     assert "trained with num_marks = 2, but this model has num_marks = 1" in capsys.readouterr().err

@@ -100,13 +100,20 @@ def test_what_is_logged_is_the_mean_over_contexts(batch_size: int, target: Path)
 
 
 def test_a_sampler_accepts_as_many_as_expected(target: Path) -> None:
-    """One drafted event after each of many histories: within four standard errors of the mean over their last contexts."""
+    """One drafted event after each of many histories: within four standard errors of the mean over their last
+    contexts."""
     draft, _ = run(Distillation(target, num_draws=64))
     histories = small_data(num_sequences=100).sequences("train")
     last = torch.tensor([len(history) + 1 for history in histories]).cumsum(0) - 1
     expected = overlap_of(draft, histories).acceptance[last].double()
     stats = tppsd.sample(
-        load(target), draft, history=[h.prefix(len(h)) for h in histories], num_sequences=20, num_events=1, draft_length=1, seed=0
+        load(target),
+        draft,
+        history=[h.prefix(len(h)) for h in histories],
+        num_sequences=20,
+        num_events=1,
+        draft_length=1,
+        seed=0,
     ).stats
     num_tested = 20 * len(histories)
     assert int(stats.accepted_counts.sum()) == num_tested and 0.5 < float(expected.mean()) < 0.99
@@ -125,7 +132,9 @@ def test_several_targets_are_an_ensemble(target: Path, tmp_path: Path) -> None:
     """Training takes them in turn, validation is the mean over them, and two copies of one target are that target."""
     torch.manual_seed(1)
     other = fitted(TargetTPP(2, **SMALL), tmp_path / "other.ckpt", max_epochs=1)
-    single, twice, both = (run(Distillation(names))[0] for names in (target, [str(target)] * 2, [str(target), str(other)]))
+    single, twice, both = (
+        run(Distillation(names))[0] for names in (target, [str(target)] * 2, [str(target), str(other)])
+    )
     assert single.model.content_hash() == twice.model.content_hash() != both.model.content_hash()
     assert both.distilled_from == f"{load(target).content_hash()},{load(other).content_hash()}"
 

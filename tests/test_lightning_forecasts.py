@@ -1,4 +1,5 @@
-"""What `tppsd test` logs about forecasts: the functions on the whole split, whatever the batches; nothing where nothing is."""
+"""What `tppsd test` logs about forecasts: the functions on the whole split, whatever the batches; nothing where nothing
+is."""
 
 from __future__ import annotations
 

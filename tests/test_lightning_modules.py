@@ -63,7 +63,9 @@ def test_training_nll_is_the_mean_since_the_last_log(accumulated: int, tmp_path:
     seen: list[tuple[float, int]] = []
 
     class Watch(Callback):
-        def on_train_batch_end(self, trainer: object, pl_module: object, outputs: Any, batch: EventBatch, batch_idx: int) -> None:
+        def on_train_batch_end(
+            self, trainer: object, pl_module: object, outputs: Any, batch: EventBatch, batch_idx: int
+        ) -> None:
             seen.append((accumulated * float(outputs["loss"]), int(batch.mask.sum())))  # Lightning divides it
 
     data = small_data(batch_size=2)
@@ -73,7 +75,9 @@ def test_training_nll_is_the_mean_since_the_last_log(accumulated: int, tmp_path:
         "accumulate_grad_batches": accumulated,
         "callbacks": [Watch()],
     }
-    trainer(max_steps=6, max_epochs=2, limit_val_batches=0, **options).fit(TargetTPP(data.num_marks, **SMALL), datamodule=data)
+    trainer(max_steps=6, max_epochs=2, limit_val_batches=0, **options).fit(
+        TargetTPP(data.num_marks, **SMALL), datamodule=data
+    )
     logged = pd.read_csv(next(tmp_path.rglob("metrics.csv")))["train/nll"].tolist()
     stretches = [seen[: 3 * accumulated], seen[3 * accumulated :]]
     expected = [sum(loss * n for loss, n in part) / sum(n for _, n in part) for part in stretches]
@@ -253,7 +257,10 @@ def test_testing_says_how_much_of_the_history_was_learnt() -> None:
     assert scores["test/nll_renewal"] == pytest.approx(renewal, rel=1e-6)
     share = (renewal - scores["test/nll_window"]) / (renewal - true)
     assert scores["test/history_share"] == pytest.approx(share, rel=1e-4)
-    assert "test/nll_renewal" not in trainer(callbacks=[RenewalBaseline(0)]).test(module, datamodule=data, verbose=False)[0]
+    assert (
+        "test/nll_renewal"
+        not in trainer(callbacks=[RenewalBaseline(0)]).test(module, datamodule=data, verbose=False)[0]
+    )
 
 
 def test_another_data_module_trains_without_the_baseline() -> None:

@@ -1,4 +1,5 @@
-"""Requests, Sampler and SampleWriter: the Trainer's samples are those of `tppsd.sample`, and the files are data again."""
+"""Requests, Sampler and SampleWriter: the Trainer's samples are those of `tppsd.sample`, and the files are data
+again."""
 
 from __future__ import annotations
 
@@ -11,7 +12,17 @@ import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
 
-from tppsd import DraftTPP, EventDataModule, EventSequence, Sampler, SampleWriter, SamplingOptions, TargetTPP, load, sample
+from tppsd import (
+    DraftTPP,
+    EventDataModule,
+    EventSequence,
+    Sampler,
+    SampleWriter,
+    SamplingOptions,
+    TargetTPP,
+    load,
+    sample,
+)
 from tppsd.lightning.requests import Requests, median_window
 from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
@@ -26,7 +37,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return fitted(TargetTPP(2, **SMALL), folder / "target.ckpt"), fitted(DraftTPP(2, **SMALL), folder / "draft.ckpt")
 
 
-def predicted(sampler: Sampler, requests: Requests, data: EventDataModule | None = None, **arguments) -> list[SampledSequences]:
+def predicted(
+    sampler: Sampler, requests: Requests, data: EventDataModule | None = None, **arguments
+) -> list[SampledSequences]:
     chunks = trainer(**arguments).predict(sampler, requests.loader(data))
     assert isinstance(chunks, list)
     return chunks  # type: ignore[return-value]
@@ -38,10 +51,14 @@ def assert_same(chunks: list[SampledSequences], whole: SampledSequences) -> None
     assert torch.equal(torch.cat([c.history_index for c in chunks]), whole.history_index)
     assert torch.equal(torch.cat([c.path_index for c in chunks]), whole.path_index)
     assert torch.equal(torch.cat([c.flat_marks for c in chunks]), whole.flat_marks)
-    torch.testing.assert_close(torch.cat([c.flat_event_times for c in chunks]), whole.flat_event_times, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        torch.cat([c.flat_event_times for c in chunks]), whole.flat_event_times, rtol=0, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("options", [SamplingOptions(draft_length=3), SamplingOptions(candidates=(3, 1))], ids=["chain", "tree"])
+@pytest.mark.parametrize(
+    "options", [SamplingOptions(draft_length=3), SamplingOptions(candidates=(3, 1))], ids=["chain", "tree"]
+)
 def test_chunks_from_scratch_are_one_call_of_sample(options: SamplingOptions, checkpoints: tuple[Path, Path]) -> None:
     target, draft = checkpoints
     chunks = predicted(Sampler(target, draft, options, seed=5), Requests(7, t_end=6.0, chunk_size=3))
@@ -64,7 +81,9 @@ def test_a_method_chosen_by_the_clock_is_tried_once_and_every_chunk_can_be_repla
     checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", (20, 20))
-    chunks = predicted(Sampler(*checkpoints, SamplingOptions("auto"), seed=5), Requests(4, num_events=500, chunk_size=2))
+    chunks = predicted(
+        Sampler(*checkpoints, SamplingOptions("auto"), seed=5), Requests(4, num_events=500, chunk_size=2)
+    )
     assert [chunk.stats.trial_seconds > 0 for chunk in chunks] == [True, False]
     assert chunks[0].stats.choice == chunks[1].stats.choice is not None
     for first, chunk in zip((0, 2), chunks, strict=True):
@@ -87,7 +106,9 @@ def test_every_shard_says_what_replays_it(checkpoints: tuple[Path, Path], tmp_pa
             *checkpoints, num_sequences=len(frame), first_index=int(recorded["seq_idx"]), num_events=60, seed=3,
             options=SamplingOptions(**json.loads(recorded["options"])), batch_size=in_flight[-1],
         )  # fmt: skip
-        assert [times.tolist() for times in frame["time_since_start"]] == [times.tolist() for times in again.event_times]
+        assert [times.tolist() for times in frame["time_since_start"]] == [
+            times.tolist() for times in again.event_times
+        ]
     assert in_flight == [4, 3]
 
 
@@ -111,10 +132,16 @@ def test_what_was_chosen_and_why_is_said_and_written(
 
 
 @pytest.mark.parametrize(
-    ("num_chunks", "finished", "has_trial"), [(4, (), True), (3, (), False), (4, (2,), False)], ids=["long", "short", "rest"]
+    ("num_chunks", "finished", "has_trial"),
+    [(4, (), True), (3, (), False), (4, (2,), False)],
+    ids=["long", "short", "rest"],
 )
 def test_whether_to_try_is_decided_by_what_is_left_of_the_job(
-    num_chunks: int, finished: tuple[int, ...], has_trial: bool, checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    num_chunks: int,
+    finished: tuple[int, ...],
+    has_trial: bool,
+    checkpoints: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Chunks of 1,500 events, of which 6,000 are enough for a trial with one row in flight."""
     tried: list[SamplingOptions] = []
@@ -139,7 +166,9 @@ def test_the_chunks_to_come_are_those_of_the_process() -> None:
 
 def test_a_draft_length_that_is_fixed_stays_so_in_every_chunk(checkpoints: tuple[Path, Path]) -> None:
     options = SamplingOptions("auto", draft_length=4, drafter="jacobi")
-    chunks = predicted(Sampler(checkpoints[0], options=options, batch_size=1), Requests(2, num_events=130, chunk_size=1))
+    chunks = predicted(
+        Sampler(checkpoints[0], options=options, batch_size=1), Requests(2, num_events=130, chunk_size=1)
+    )
     assert [chunk.options.draft_length for chunk in chunks] == [4, 4]
 
 
@@ -175,7 +204,9 @@ def test_mistakes_are_named(checkpoints: tuple[Path, Path]) -> None:
         Requests(continue_split="test", given_events=1).loader()
     with pytest.raises(ValueError, match=r"given_events describes histories; say which with continue_split"):
         Requests(given_events=1)
-    with pytest.raises(ValueError, match=r"continue_split = 'test' needs one of given_events, given_fraction, given_until"):
+    with pytest.raises(
+        ValueError, match=r"continue_split = 'test' needs one of given_events, given_fraction, given_until"
+    ):
         Requests(continue_split="test")
     for wrong, said in (
         ({"max_histories": 0}, "max_histories = 0 must be a whole number of at least 1"),
@@ -202,7 +233,9 @@ def test_written_samples_are_data_again(checkpoints: tuple[Path, Path], tmp_path
     frame = pandas.read_parquet(folder)
     assert frame["seq_idx"].tolist() == list(range(20))
     assert set(frame["target_hash"]) == {load(checkpoints[0]).content_hash()} and set(frame["seed"]) == {2}
-    assert set(frame["options"]) == {'{"draft_length": 8, "drafter": "model", "method": "speculative", "rule": "joint"}'}
+    assert set(frame["options"]) == {
+        '{"draft_length": 8, "drafter": "model", "method": "speculative", "rule": "joint"}'
+    }
 
     from datasets import load_dataset
 
@@ -276,7 +309,11 @@ def test_a_folder_of_another_job_is_refused_and_left_alone(checkpoints: tuple[Pa
         "seed is 3 there and 4 here": (Sampler(target, seed=4), requests, small_data()),
         "target is '": (Sampler(draft, seed=3), requests, small_data()),
         "draft is None there and 'self' here": (Sampler(target, "self", seed=3), requests, small_data()),
-        "options is None there": (Sampler(target, options=SamplingOptions("autoregressive"), seed=3), requests, small_data()),
+        "options is None there": (
+            Sampler(target, options=SamplingOptions("autoregressive"), seed=3),
+            requests,
+            small_data(),
+        ),
         "given_fraction is 0.5 there": (Sampler(target, seed=3), replace(requests, given_fraction=0.4), small_data()),
         "histories is '": (Sampler(target, seed=3), requests, small_data(t_end=7.0)),
     }

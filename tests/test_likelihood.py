@@ -84,10 +84,15 @@ def test_a_batch_of_empty_windows_is_scored_by_its_silence() -> None:
 def test_stretches_of_a_window_add_up_to_the_whole(source: str) -> None:
     process = preset("multivariate_hawkes").process
     sequences = process.simulate(4, t_end=12.0)
-    nll = partial(process_nll, process) if source == "process" else partial(model_nll, small_model("thp", num_marks=2).double())
+    nll = (
+        partial(process_nll, process)
+        if source == "process"
+        else partial(model_nll, small_model("thp", num_marks=2).double())
+    )
     edges = [3.0, 4.0, 12.0]
     in_stretch = [
-        sum(int(((s.event_times > a) & (s.event_times <= b)).sum()) for s in sequences) for a, b in pairwise([0, *edges])
+        sum(int(((s.event_times > a) & (s.event_times <= b)).sum()) for s in sequences)
+        for a, b in pairwise([0, *edges])
     ]
     stretches = nll_by_time(nll, sequences, edges)
     total = sum(n * value for n, value in zip(in_stretch, stretches, strict=True))
@@ -175,7 +180,10 @@ def test_probabilities_of_no_one_and_more_events_in_a_window_sum_to_one(encoder:
     with torch.no_grad():
         none = model.log_likelihood(EventBatch.from_sequences([EventSequence.of([], [], 0.0, t_end)])).exp()[0]
         one = sum(
-            (model.log_likelihood(_batch(first.unsqueeze(1), torch.full((num_nodes, 1), k), t_end)).exp() * first_weights).sum()
+            (
+                model.log_likelihood(_batch(first.unsqueeze(1), torch.full((num_nodes, 1), k), t_end)).exp()
+                * first_weights
+            ).sum()
             for k in range(2)
         )
         times = torch.stack([first.unsqueeze(1).expand_as(second), first.unsqueeze(1) + second], -1).flatten(0, 1)

@@ -81,7 +81,9 @@ def test_long_samples_after_long_histories_have_the_law_of_the_full_pass(
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("draft_length", [3, 8, 12])
 @pytest.mark.parametrize("draft_passes", [None, 2])
-def test_a_draft_that_forgets_drafts_the_same_in_any_batch(encoder: str, draft_length: int, draft_passes: int | None) -> None:
+def test_a_draft_that_forgets_drafts_the_same_in_any_batch(
+    encoder: str, draft_length: int, draft_passes: int | None
+) -> None:
     """Drafts of more events than its context holds, whose passes come one by one and are rolled back together."""
     target = lively_transformer(3, "thp", seed=0)
     draft = lively_transformer(3, encoder, seed=1, num_layers=1, max_context=4)

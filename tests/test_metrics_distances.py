@@ -1,4 +1,5 @@
-"""Distances between samples of the next event and between event sequences, against scipy's assignment and Wasserstein."""
+"""Distances between samples of the next event and between event sequences, against scipy's assignment and
+Wasserstein."""
 
 from __future__ import annotations
 
@@ -38,8 +39,13 @@ def marks(n: int, num_marks: int = 5, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 9), (7, 7), (50, 31)])
 def test_wasserstein_agrees_with_scipy(n: int, m: int) -> None:
-    for first, second in ((draws(n), 0.2 + draws(m, 1)), (draws(n).round(), draws(m, 1).round())):  # the second with ties
-        assert wasserstein_distance(first, second) == pytest.approx(stats.wasserstein_distance(first, second), rel=1e-12)
+    for first, second in (
+        (draws(n), 0.2 + draws(m, 1)),
+        (draws(n).round(), draws(m, 1).round()),
+    ):  # the second with ties
+        assert wasserstein_distance(first, second) == pytest.approx(
+            stats.wasserstein_distance(first, second), rel=1e-12
+        )
 
 
 def test_wasserstein_of_a_shift_of_itself_and_of_extremes() -> None:

@@ -32,7 +32,9 @@ from tppsd.models.mixture import LogNormalMixture
 EXTREMES = torch.tensor([1e-9, 1e9], dtype=torch.float64)
 
 
-def mixture(num_events: int, num_components: int = 4, seed: int = 0, dtype: torch.dtype = torch.float64) -> LogNormalMixture:
+def mixture(
+    num_events: int, num_components: int = 4, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> LogNormalMixture:
     g = torch.Generator().manual_seed(seed)
     log_weights, means, log_stds = torch.randn(3, num_events, num_components, dtype=torch.float64, generator=g)
     law = torch.log_softmax(log_weights, -1), means, 0.5 * log_stds - 0.5

@@ -59,7 +59,8 @@ def test_it_equals_quadrature(num_marks: int) -> None:
 
 @pytest.mark.parametrize("num_draws", [1, 4])
 def test_few_draws_are_without_bias(num_draws: int) -> None:
-    """Over 20,000 repetitions, within four standard errors; and strata pay, even with an untrained mixture's equal weights."""
+    """Over 20,000 repetitions, within four standard errors; and strata pay, even with an untrained mixture's equal
+    weights."""
     target, draft = (law[2:3].expand((20_000,)) for law in laws(3))
     with torch.no_grad():
         one, estimate = (overlap(target, draft, uniforms(20_000, n)) for n in (1, num_draws))
@@ -78,7 +79,9 @@ def test_a_draft_equal_to_its_target(num_marks: int) -> None:
 
 def test_disjoint_laws_are_never_accepted() -> None:
     """And nothing overflows in float32: the log-ratio is about -10^6."""
-    at = [LogNormalMixture(torch.zeros(1, 1), torch.full((1, 1), mean), torch.full((1, 1), -5.0)) for mean in (-5.0, 5.0)]
+    at = [
+        LogNormalMixture(torch.zeros(1, 1), torch.full((1, 1), mean), torch.full((1, 1), -5.0)) for mean in (-5.0, 5.0)
+    ]
     estimate = overlap(NextEventLaw(at[0]), NextEventLaw(at[1]), uniforms(1, 8))
     assert float(estimate.acceptance) == 0 and 1e5 < float(estimate.kl) < math.inf
 
@@ -93,13 +96,16 @@ def test_gradients_reach_the_draft_only() -> None:
 
 
 def test_stratified_inter_times_follow_the_law() -> None:
-    """One component: draw s is in the s-th of its strata. Several: components get their shares, and all are of the law."""
+    """One component: draw s is in the s-th of its strata. Several: components get their shares, and all are of the
+    law."""
     single = LogNormalMixture(torch.zeros(7, 1), torch.randn(7, 1), torch.randn(7, 1), shift=0.3, scale=1.2)
     levels = single.double().cdf(stratified_inter_times(single, uniforms(7, 10)).T)
     assert torch.equal((10 * levels).long(), torch.arange(10).unsqueeze(1).expand(10, 7))
     target, _ = laws(1)
     tau = stratified_inter_times(target.inter_time, uniforms(5, 5000))
     levels = target.unsqueeze(1).inter_time.cdf(tau).sort(-1).values
-    assert (levels - torch.arange(5000) / 5000).abs().max() < 0.01  # a KS statistic; 0.02 has p = 0.04 for independent draws
+    assert (
+        levels - torch.arange(5000) / 5000
+    ).abs().max() < 0.01  # a KS statistic; 0.02 has p = 0.04 for independent draws
     with pytest.raises(ValueError, match="without truncation"):
         stratified_inter_times(target.inter_time.truncated(torch.ones(5)), uniforms(5, 2))

@@ -31,7 +31,10 @@ def silences(num_sequences: int, seed: int = 0, longest: float = 3.0) -> list[Ev
     rows = [random_sequence(i % 4, seed=i) for i in range(num_sequences)]
     last = [float(r.event_times[-1]) if len(r) else r.window_start for r in rows]
     ends = [t + max(0.0, longest * (2 * float(torch.rand((), generator=generator)) - 1)) for t in last]
-    return [EventSequence(r.event_times, r.marks, r.t_start, end, i) for i, (r, end) in enumerate(zip(rows, ends, strict=True))]
+    return [
+        EventSequence(r.event_times, r.marks, r.t_start, end, i)
+        for i, (r, end) in enumerate(zip(rows, ends, strict=True))
+    ]
 
 
 def continued(model: Any, histories: list[EventSequence], horizon: float, lag: int = 0) -> list[EventSequence]:
@@ -56,7 +59,8 @@ def continued(model: Any, histories: list[EventSequence], horizon: float, lag: i
                 grown.append(i)
         elapsed, active = torch.zeros(len(grown), dtype=torch.float64), grown
     return [
-        EventSequence(r.event_times, r.marks, r.t_start, end, r.index, r.inter_times) for r, end in zip(rows, ends, strict=True)
+        EventSequence(r.event_times, r.marks, r.t_start, end, r.index, r.inter_times)
+        for r, end in zip(rows, ends, strict=True)
     ]
 
 
@@ -93,7 +97,11 @@ def test_every_residual_is_that_of_its_own_prefix(encoder: str, given: bool) -> 
                 torch.testing.assert_close(residual.gaps[i - given], -law.log_survival(tau), rtol=0, atol=1e-10)
                 probs = law.mark_log_probs(tau).exp()
                 upper = float(probs[: sequence.marks[i] + 1].sum())
-                assert upper - float(probs[sequence.marks[i]]) - 1e-12 <= residual.mark_uniforms[i - given] <= upper + 1e-12
+                assert (
+                    upper - float(probs[sequence.marks[i]]) - 1e-12
+                    <= residual.mark_uniforms[i - given]
+                    <= upper + 1e-12
+                )
             silence = torch.tensor(sequence.window_end - float(sequence.event_times[-1]), dtype=torch.float64)
             law = double(EventBatch.from_sequences([sequence]))[0, -1]
             assert math.isclose(residual.leftover, -float(law.log_survival(silence)), abs_tol=1e-10)
@@ -152,7 +160,10 @@ def test_unmarked_models_have_no_mark_uniforms() -> None:
     [
         ({"num_given": [1]}, "num_given has 1 entries for 2 sequences"),
         ({"num_given": [1, 4]}, "sequence 1: num_given = 4 must lie between 0 and 3"),
-        ({"num_given": [1, 2], "observed_until": [None, 0.5]}, "sequence 1: observed_until = 0.5 is before its last given event"),
+        (
+            {"num_given": [1, 2], "observed_until": [None, 0.5]},
+            "sequence 1: observed_until = 0.5 is before its last given event",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -195,7 +206,9 @@ def test_stale_context_is_rejected() -> None:
 
 
 def test_marks_of_another_law_are_rejected(exact: tuple[list[EventSequence], list[EventSequence]]) -> None:
-    rotated = [EventSequence(s.event_times, (s.marks + 1) % 3, s.t_start, s.t_end, s.index, s.inter_times) for s in exact[1]]
+    rotated = [
+        EventSequence(s.event_times, (s.marks + 1) % 3, s.t_start, s.t_end, s.index, s.inter_times) for s in exact[1]
+    ]
     assert ks_uniform(marks_of(own_law_residuals(TARGET, rotated))).p_value < 1e-6
 
 
@@ -206,8 +219,12 @@ def test_samples_of_a_transformer_pass(method: str) -> None:
     if method == "speculative":
         torch.manual_seed(1)
         draft = small_model(dtype=torch.float32, num_layers=1)
-    history = [EventSequence.of([0.5, 1.0], [0, 1], t_start=0.0, t_end=w, index=i) for i, w in enumerate((1.0, 1.4, 3.0))]
-    samples = tppsd.sample(model, draft, method=method, history=history, num_sequences=200, horizon=4.0, num_events=6, seed=4)
+    history = [
+        EventSequence.of([0.5, 1.0], [0, 1], t_start=0.0, t_end=w, index=i) for i, w in enumerate((1.0, 1.4, 3.0))
+    ]
+    samples = tppsd.sample(
+        model, draft, method=method, history=history, num_sequences=200, horizon=4.0, num_events=6, seed=4
+    )
     ended_by_count = [s.t_end is None for s in samples]
     assert any(ended_by_count) and not all(ended_by_count)
     residuals = own_law_residuals(model, samples.with_history(), samples.num_given, samples.observed_until)

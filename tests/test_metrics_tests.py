@@ -35,7 +35,9 @@ def rejections(p_values: list[float], level: float = 0.05) -> float:
     return float(stats.binomtest(sum(p < level for p in p_values), len(p_values), level).pvalue)
 
 
-def poisson(num_sequences: int, rate: float, seed: int, num_marks: int = 2, bunching: float = 0.0) -> list[EventSequence]:
+def poisson(
+    num_sequences: int, rate: float, seed: int, num_marks: int = 2, bunching: float = 0.0
+) -> list[EventSequence]:
     """Windows of length 4; with `bunching`, the rate of a window is doubled or (nearly) zero with that probability."""
     g = torch.Generator().manual_seed(seed)
     rows = []
@@ -67,8 +69,11 @@ def test_acceptance_of_a_few_rounds() -> None:
     tested = sum(min(accepted + 1, drafted) for drafted, accepted in rounds)
     assert step_acceptance(counts) == 9 / tested
     assert events_per_round(counts) == (9 + 6) / 6
-    # position 1: of the 5 rounds that drafted, 4 accepted; 2: 3 of 4; 3: 1 of 2 (the round (2, 2) did not draft it); 4: 1 of 1
-    torch.testing.assert_close(acceptance_by_position(counts), torch.tensor([4 / 5, 3 / 4, 1 / 2, 1.0], dtype=torch.float64))
+    # position 1: of the 5 rounds that drafted, 4 accepted; 2: 3 of 4; 3: 1 of 2 (the round (2, 2) did not draft it); 4:
+    # 1 of 1
+    torch.testing.assert_close(
+        acceptance_by_position(counts), torch.tensor([4 / 5, 3 / 4, 1 / 2, 1.0], dtype=torch.float64)
+    )
 
 
 def test_geometric_rounds_have_their_step_acceptance() -> None:
@@ -170,7 +175,9 @@ def test_permutation_level() -> None:
         first = features(poisson(30, 1.0, seed=2 * replication, bunching=0.5))
         second = features(poisson(20, 1.0, seed=2 * replication + 1, bunching=0.5))
         for feature, values in p.items():
-            values.append(permutation_test(first[feature], second[feature], num_permutations=99, seed=replication).p_value)
+            values.append(
+                permutation_test(first[feature], second[feature], num_permutations=99, seed=replication).p_value
+            )
     assert all(rejections(values) > 0.01 for values in p.values())
 
 
@@ -223,7 +230,9 @@ def test_features_of_no_sequences_and_of_foreign_marks() -> None:
 
 def test_nll_is_a_ratio_of_sums() -> None:
     assert float(nll_per_event(torch.tensor([-1.0, -8.0]), torch.tensor([1, 2]))) == 3.0
-    assert math.isnan(nll_per_event(torch.tensor([-1.0]), torch.tensor([0])))  # a silent window: a survival term, no event
+    assert math.isnan(
+        nll_per_event(torch.tensor([-1.0]), torch.tensor([0]))
+    )  # a silent window: a survival term, no event
 
 
 def test_nll_of_nothing_is_not_a_number() -> None:
@@ -243,13 +252,17 @@ def series(num_sequences: int, dependence: float, seed: int, length: int = 30) -
     rows = []
     for i in range(num_sequences):
         inter_times = chain(length, dependence, seed=1000 * seed + i) + 0.01
-        rows.append(EventSequence(inter_times.cumsum(0), torch.zeros(length, dtype=torch.int64), 0.0, None, i, inter_times))
+        rows.append(
+            EventSequence(inter_times.cumsum(0), torch.zeros(length, dtype=torch.int64), 0.0, None, i, inter_times)
+        )
     return rows
 
 
 def test_lag1_correlation_of_one_sequence() -> None:
     times = [0.0, 1.0, 3.0, 4.5, 4.6, 7.0]
-    result = lag1_correlation([EventSequence.of(times), EventSequence.of([3.0]), EventSequence.of([], t_start=0.0, t_end=1.0)])
+    result = lag1_correlation(
+        [EventSequence.of(times), EventSequence.of([3.0]), EventSequence.of([], t_start=0.0, t_end=1.0)]
+    )
     tau = [1.0, 2.0, 1.5, 0.1, 2.4]  # the first event is given
     assert math.isclose(result.correlation, stats.pearsonr(tau[:-1], tau[1:]).statistic, rel_tol=1e-9)
     assert result.num_pairs == 4 and math.isnan(result.standard_error)  # one sequence does not vary
@@ -267,7 +280,9 @@ def test_lag1_correlation_has_its_standard_error() -> None:
     ]
     assert all(within)
     memoryless = lag1_correlation(series(60, 0.0, seed=99))
-    assert results[0].correlation - memoryless.correlation > 5 * math.hypot(results[0].standard_error, memoryless.standard_error)
+    assert results[0].correlation - memoryless.correlation > 5 * math.hypot(
+        results[0].standard_error, memoryless.standard_error
+    )
 
 
 def test_lag1_correlation_of_nothing() -> None:

@@ -21,7 +21,8 @@ def gap(*values: float) -> Tensor:
 def windows(
     generator: torch.Generator, num_sequences: int = 150, compensator: float = 4.0, num_events: int | None = None
 ) -> list[SequenceResiduals]:
-    """Unit-rate Poisson windows of a total compensator around `compensator`, or shorter where they reach `num_events`."""
+    """Unit-rate Poisson windows of a total compensator around `compensator`, or shorter where they reach
+    `num_events`."""
     draws = torch.empty(num_sequences, 40, dtype=torch.float64).exponential_(1.0, generator=generator)
     ends = compensator * (0.5 + torch.rand(num_sequences, dtype=torch.float64, generator=generator))
     inside = (draws.cumsum(1) <= ends.unsqueeze(1)).sum(1).tolist()
@@ -69,7 +70,9 @@ def test_p_values_are_uniform(num_events: int | None) -> None:
         (carried_by_rows_that_ended_by_count, {"num_events": 3}),
     ],
 )
-def test_other_ways_reject_the_truth(mutant: Callable[[list[SequenceResiduals]], Tensor], settings: dict[str, Any]) -> None:
+def test_other_ways_reject_the_truth(
+    mutant: Callable[[list[SequenceResiduals]], Tensor], settings: dict[str, Any]
+) -> None:
     assert (p_values(mutant, 50, **settings) < 0.05).double().mean() > 0.8
 
 

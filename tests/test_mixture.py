@@ -43,7 +43,9 @@ def test_log_prob_is_scipys(law: LogNormalMixture, inter_times: torch.Tensor) ->
     np.testing.assert_allclose(law.log_prob(inter_times).numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_log_survival_is_scipys_even_where_the_survival_underflows(law: LogNormalMixture, inter_times: torch.Tensor) -> None:
+def test_log_survival_is_scipys_even_where_the_survival_underflows(
+    law: LogNormalMixture, inter_times: torch.Tensor
+) -> None:
     tau = torch.cat([inter_times, torch.tensor([[1e30], [1e100], [1e300]], dtype=torch.float64)])
     log_weights, mean, std = components(law)
     expected = special.logsumexp(log_weights + stats.norm.logsf(tau.log().numpy()[:, :, None], mean, std), -1)
@@ -112,7 +114,9 @@ def test_the_mean_is_the_integral_of_the_survival(law: LogNormalMixture) -> None
     torch.testing.assert_close(integral, law.mean, rtol=1e-8, atol=0)
 
 
-def test_the_slope_of_log_survival_is_minus_the_hazard_and_stays_finite(law: LogNormalMixture, inter_times: torch.Tensor) -> None:
+def test_the_slope_of_log_survival_is_minus_the_hazard_and_stays_finite(
+    law: LogNormalMixture, inter_times: torch.Tensor
+) -> None:
     tau = inter_times.expand(-1, 4).clone().requires_grad_()
     law.log_survival(tau).sum().backward()
     assert tau.grad is not None
@@ -122,17 +126,23 @@ def test_the_slope_of_log_survival_is_minus_the_hazard_and_stays_finite(law: Log
 
 def test_gradients_of_the_parameters_are_finite_in_the_tails(inter_times: torch.Tensor) -> None:
     parameters = [torch.randn(5, dtype=torch.float32, requires_grad=True) for _ in range(3)]
-    law = LogNormalMixture(torch.log_softmax(parameters[0], -1), parameters[1], parameters[2].clamp(*LOG_STD_RANGE), SHIFT, SCALE)
+    law = LogNormalMixture(
+        torch.log_softmax(parameters[0], -1), parameters[1], parameters[2].clamp(*LOG_STD_RANGE), SHIFT, SCALE
+    )
     (law.log_prob(inter_times[:, 0]) + law.log_survival(inter_times[:, 0])).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None)
 
 
 def test_float32_parameters_give_the_density_of_the_same_law_in_float64(law: LogNormalMixture) -> None:
-    single = LogNormalMixture(law.log_weights.float(), law.means.float(), law.log_stds.float().clamp_min(-3), SHIFT, SCALE)
+    single = LogNormalMixture(
+        law.log_weights.float(), law.means.float(), law.log_stds.float().clamp_min(-3), SHIFT, SCALE
+    )
     tau = torch.logspace(-3, 2, 50, dtype=torch.float64).unsqueeze(1)
     assert single.log_prob(tau).dtype == torch.float32
     torch.testing.assert_close(single.log_prob(tau).double(), single.double().log_prob(tau), rtol=2e-6, atol=1e-4)
-    torch.testing.assert_close(single.log_survival(tau).double(), single.double().log_survival(tau), rtol=2e-5, atol=1e-5)
+    torch.testing.assert_close(
+        single.log_survival(tau).double(), single.double().log_survival(tau), rtol=2e-5, atol=1e-5
+    )
 
 
 def test_a_change_of_unit_moves_the_density_by_its_logarithm(law: LogNormalMixture, inter_times: torch.Tensor) -> None:

@@ -10,7 +10,9 @@ from tppsd.models.mixture import LogNormalMixture
 
 def some_law(dtype: torch.dtype = torch.float64) -> LogNormalMixture:
     log_weights = torch.log_softmax(torch.randn(3, 6, dtype=dtype), -1)
-    return LogNormalMixture(log_weights, torch.randn(3, 6, dtype=dtype), 0.5 * torch.randn(3, 6, dtype=dtype), -0.5, 1.5)
+    return LogNormalMixture(
+        log_weights, torch.randn(3, 6, dtype=dtype), 0.5 * torch.randn(3, 6, dtype=dtype), -0.5, 1.5
+    )
 
 
 def test_samples_have_the_law() -> None:
@@ -20,7 +22,8 @@ def test_samples_have_the_law() -> None:
 
 
 def test_the_first_uniform_picks_the_component_with_its_weight() -> None:
-    """At level 1/2 a sample is its component's median; equally spaced picks meet each component as often as its weight says."""
+    """At level 1/2 a sample is its component's median; equally spaced picks meet each component as often as its weight
+    says."""
     law = some_law()
     picks = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     uniforms = torch.stack([picks, torch.full_like(picks, 0.5)], -1).unsqueeze(1).expand(-1, 3, -1)
@@ -48,7 +51,11 @@ def test_the_same_uniforms_give_the_same_sample_in_any_company() -> None:
 def test_the_extreme_uniforms_give_positive_finite_float64_inter_times() -> None:
     law = some_law(torch.float32)
     smallest, largest = 2.0**-54, 1 - 2.0**-53
-    corners = torch.cartesian_prod(*2 * [torch.tensor([smallest, largest], dtype=torch.float64)]).unsqueeze(1).expand(-1, 3, -1)
+    corners = (
+        torch.cartesian_prod(*2 * [torch.tensor([smallest, largest], dtype=torch.float64)])
+        .unsqueeze(1)
+        .expand(-1, 3, -1)
+    )
     for elapsed in ([0.0, 0.0, 0.0], [0.0, 1.0, 1e9], [1e12, 1e17, 1e18]):
         beyond = torch.tensor(elapsed, dtype=torch.float64)
         for inter_times in (law.sample(corners), law.truncated(beyond).sample(corners) - beyond):

@@ -16,7 +16,9 @@ DEEP = 1e9  # the survival of `narrow()` there is exp(-1e4) and less: it underfl
 def narrow() -> LogNormalMixture:
     """Three laws of four components, none wider than a factor of e^0.5 in tau."""
     log_weights = torch.log_softmax(torch.randn(3, 4, dtype=torch.float64), -1)
-    return LogNormalMixture(log_weights, torch.randn(3, 4, dtype=torch.float64), torch.full_like(log_weights, -2.0), -0.5, 1.5)
+    return LogNormalMixture(
+        log_weights, torch.randn(3, 4, dtype=torch.float64), torch.full_like(log_weights, -2.0), -0.5, 1.5
+    )
 
 
 def elapsed_rows(value: float) -> torch.Tensor:

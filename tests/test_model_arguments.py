@@ -38,7 +38,9 @@ def test_statistics_of_other_marks_are_refused() -> None:
 def test_an_event_of_a_mark_that_the_model_does_not_have_is_refused(num_marks: int) -> None:
     model = small_model(num_marks=num_marks)
     for sequence in (EventSequence.of([1.0], [3], t_start=0.0), EventSequence.of([1.0, 2.0], [3, 0])):
-        with pytest.raises(ValueError, match=rf"the batch has an event of mark 3 but the model's marks are 0\.\.{num_marks - 1}"):
+        with pytest.raises(
+            ValueError, match=rf"the batch has an event of mark 3 but the model's marks are 0\.\.{num_marks - 1}"
+        ):
             model.log_likelihood(EventBatch.from_sequences([sequence]))
 
 

@@ -44,7 +44,9 @@ def test_philox_gives_the_published_words(as_words: Callable[[Tensor], Any]) -> 
 
 
 @pytest.mark.parametrize(("word", "value"), [(0, 2.0**-53), (0xFFFFFFFF, 1 - 2.0**-53)])
-def test_uniforms_lie_strictly_inside_the_unit_interval(monkeypatch: pytest.MonkeyPatch, word: int, value: float) -> None:
+def test_uniforms_lie_strictly_inside_the_unit_interval(
+    monkeypatch: pytest.MonkeyPatch, word: int, value: float
+) -> None:
     monkeypatch.setattr(noise, "philox", lambda even, odd, key: (np.full_like(even, word),) * 2)
     drawn = uniforms(keys(1), torch.tensor(0), torch.tensor(0))
     assert drawn.dtype == torch.float64
@@ -61,8 +63,8 @@ def test_uniforms_use_53_bits() -> None:
 
 @pytest.mark.parametrize("field", ["rounds", "position", "inner", "outer", "row"])
 def test_uniforms_are_uniform_and_independent_along_every_field(field: str) -> None:
-    """Both uniforms of a pair, and neighbours along the field: chi-square on 16 x 16 cells, three tests per field; false alarms
-    3e-4 per field."""
+    """Both uniforms of a pair, and neighbours along the field: chi-square on 16 x 16 cells, three tests per field;
+    false alarms 3e-4 per field."""
     n = 40_000
     steps, zero = torch.arange(n), torch.tensor(0)
     along = {"rounds": zero, "position": zero, "inner": zero, "outer": zero} | {field: steps}
@@ -96,8 +98,8 @@ def test_streams_differ_by_seed_history_and_path() -> None:
 
 
 def windows_of(row_noise: RowNoise, steps: tuple[int, int, int]) -> Iterator[tuple[list[int], Tensor]]:
-    """Twelve windows of two events of three rows, which use up `steps` events each time; a new stream starts in row 1 at the
-    fifth, row 0 leaves at the ninth. Yields (where each row stands in its stream, its window)."""
+    """Twelve windows of two events of three rows, which use up `steps` events each time; a new stream starts in row 1
+    at the fifth, row 0 leaves at the ninth. Yields (where each row stands in its stream, its window)."""
     index, at = torch.arange(3), [0, 0, 0]
     row_noise.admit(index, torch.full_like(index, 7), index)
     for r in range(12):
@@ -119,7 +121,9 @@ def test_the_block_in_which_noise_is_drawn_changes_nothing(block_size: int, step
     row_noise = RowNoise(5, addresses, 3, torch.device("cpu"))
     row_noise.block_size = block_size
     streams = {
-        (h, p): uniforms(row_keys(5, torch.tensor(h), torch.tensor(p)), torch.arange(60).unsqueeze(1), torch.tensor(addresses))
+        (h, p): uniforms(
+            row_keys(5, torch.tensor(h), torch.tensor(p)), torch.arange(60).unsqueeze(1), torch.tensor(addresses)
+        )
         for h, p in ((7, 0), (7, 1), (7, 2), (8, 0))
     }
     for r, (at, drawn) in enumerate(windows_of(row_noise, steps)):
@@ -139,7 +143,10 @@ def test_attempts_do_not_depend_on_how_many_are_drawn_at_once() -> None:
     assert torch.equal(torch.cat(pieces, 1), whole)
     assert torch.equal(row_noise.attempts(rows[1:], positions[1:], Purpose.PROPOSAL, 3, 4, 2), whole[1:, 3:7])
     row_noise.advance(1, 1)
-    assert len(torch.cat([whole, row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)]).unique()) == 2 * whole.numel()
+    assert (
+        len(torch.cat([whole, row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)]).unique())
+        == 2 * whole.numel()
+    )
 
 
 @pytest.mark.parametrize("method", ["autoregressive", "speculative"])

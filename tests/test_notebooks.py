@@ -17,7 +17,14 @@ def test_every_notebook_is_known():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_and_is_committed_without_output(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells), f"{path.name} carries outputs; clear them before committing"
+    assert all(not cell.get("outputs") for cell in notebook.cells), (
+        f"{path.name} carries outputs; clear them before committing"
+    )
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "execute_result"]
+    shown = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "execute_result"
+    ]
     assert sum("image/png" in output.data for output in shown) == FIGURES[path.stem]

@@ -40,7 +40,9 @@ def test_core_needs_torch_and_einops_only() -> None:
 
 
 def test_help_and_version_do_not_import_torch() -> None:
-    loaded = packages_after("from tppsd.cli import main\nmain(['--help'])\nmain(['--version'])\nmain(['no-such-command'])")
+    loaded = packages_after(
+        "from tppsd.cli import main\nmain(['--help'])\nmain(['--version'])\nmain(['no-such-command'])"
+    )
     assert not loaded & (HEAVY | {"torch"})
 
 
@@ -112,7 +114,8 @@ FORBIDDEN = {
 
 
 def imported_modules(source: str, package: str) -> Iterator[tuple[int, str]]:
-    """(line, absolute module name) of every import in `source`, a module of `package`; names from `tppsd` at their home."""
+    """(line, absolute module name) of every import in `source`, a module of `package`; names from `tppsd` at their
+    home."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

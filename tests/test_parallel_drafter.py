@@ -25,7 +25,9 @@ OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "thp"}
 
 
 def pair(encoder: str = "thp") -> tuple[Any, Any]:
-    return lively_transformer(3, encoder, seed=2), lively_transformer(3, OTHER[encoder], seed=3, num_layers=1, num_components=2)
+    return lively_transformer(3, encoder, seed=2), lively_transformer(
+        3, OTHER[encoder], seed=3, num_layers=1, num_components=2
+    )
 
 
 def drawn(target: Any, draft: Any, draft_passes: int | None = 2, **arguments: Any) -> Any:
@@ -52,7 +54,8 @@ def test_a_transformer_drafts_in_parallel(encoder: str) -> None:
 
 
 def test_the_law_after_the_last_pass_is_not_the_law_drawn_from() -> None:
-    """Mutant: events are tested with the draft's laws after the drafted events themselves, which they were not drawn from."""
+    """Mutant: events are tested with the draft's laws after the drafted events themselves, which they were not drawn
+    from."""
     right = ParallelDrafter.propose
 
     def propose(self: ParallelDrafter, state: Any, uniforms: Any) -> Draft:
@@ -70,8 +73,8 @@ def test_the_law_after_the_last_pass_is_not_the_law_drawn_from() -> None:
 
 @pytest.mark.parametrize("encoder", OTHER)
 def test_with_a_pass_per_event_it_drafts_as_one_by_one(encoder: str) -> None:
-    """Each event is then drawn from the draft's law after those before it: that of a pass without a cache over what the target
-    has seen."""
+    """Each event is then drawn from the draft's law after those before it: that of a pass without a cache over what the
+    target has seen."""
     target, draft = pair(encoder)
     right, seen = Speculative.judge, []
 

@@ -130,7 +130,14 @@ def test_accepted_paths_plot_has_a_branch_per_node(tmp_path: Path) -> None:
     figure = plots.accepted_paths_plot((2, 2), torch.tensor([30, 50, 10, 5, 20, 20]), 100)
     drawn(figure, tmp_path)
     left, right = figure.axes
-    assert sorted(line.get_linewidth() for line in left.lines if line.get_color() == plots.SPECULATIVE) == [0.5, 1, 2, 2, 3, 5]
+    assert sorted(line.get_linewidth() for line in left.lines if line.get_color() == plots.SPECULATIVE) == [
+        0.5,
+        1,
+        2,
+        2,
+        3,
+        5,
+    ]
     assert [round(bar.get_height()) for bar in right.patches] == [80, 55]
     assert "2.35 events per round" in texts(figure)
 
@@ -218,7 +225,10 @@ def test_pyplot_is_not_imported() -> None:
 
 def test_speedups_have_a_panel_a_line_and_a_colour_each(tmp_path: Path) -> None:
     rows = [
-        plots.Speedup(f"{n} rows", name, size, 2.0 + n, 1.0, 20.0) for n in (1, 16) for name in "ab" for size in ("deep", "flat")
+        plots.Speedup(f"{n} rows", name, size, 2.0 + n, 1.0, 20.0)
+        for n in (1, 16)
+        for name in "ab"
+        for size in ("deep", "flat")
     ]
     figure = plots.speedup_plot(rows, "Speed-ups")
     drawn(figure, tmp_path)

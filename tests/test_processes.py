@@ -22,7 +22,8 @@ every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCE
 
 
 def carry_over_p_value(process, sequences):
-    """KS p-value of the residuals against Exp(1), the unused end of each window carried into the next one's first gap."""
+    """KS p-value of the residuals against Exp(1), the unused end of each window carried into the next one's first
+    gap."""
     residuals, carried = [], 0.0
     for sequence in sequences:
         gaps, leftover = process.residuals(sequence)
@@ -225,7 +226,9 @@ def test_presets_are_those_of_the_paper():
     assert (hawkes.mu.tolist(), hawkes.alpha.tolist(), hawkes.beta.tolist()) == ([2.5], [[1.0]], [[2.0]])
     assert (two.mu.tolist(), two.alpha.tolist()) == ([0.5, 0.5], [[1.0, 0.5], [0.1, 1.0]])
     assert two.beta.tolist() == [[2.0, 2.0], [2.0, 2.0]] and two.num_marks == 2
-    with pytest.raises(ValueError, match="no process preset 'hawks'; choose one of poisson, hawkes, multivariate_hawkes"):
+    with pytest.raises(
+        ValueError, match="no process preset 'hawks'; choose one of poisson, hawkes, multivariate_hawkes"
+    ):
         preset("hawks")
 
 
@@ -240,7 +243,10 @@ def test_presets_are_those_of_the_paper():
         (lambda: InhomogeneousPoisson(0.0, 1.0, 1.0), "scale = 0.0 must be positive"),
         (lambda: SelfCorrecting(1.0, 0.0), "alpha = 0.0 must be positive"),
         (lambda: LogNormalRenewal(0.0, -1.0), "log_std = -1.0 must be positive"),
-        (lambda: ASYMMETRIC.simulate(1, t_start=3.0, t_end=3.0), "t_end = 3.0 must be finite and later than t_start = 3.0"),
+        (
+            lambda: ASYMMETRIC.simulate(1, t_start=3.0, t_end=3.0),
+            "t_end = 3.0 must be finite and later than t_start = 3.0",
+        ),
         (lambda: Hawkes(mu=math.inf, alpha=0.5, beta=1.0), r"mu = \[inf\] must .* all finite"),
         (lambda: Hawkes(mu=1.0, alpha=math.inf, beta=1.0), r"alpha = \[\[inf\]\] must be .* finite"),
         (lambda: Hawkes(mu=1.0, alpha=0.5, beta=math.inf), r"beta = \[\[inf\]\] > 0 .* finite"),
@@ -252,8 +258,14 @@ def test_presets_are_those_of_the_paper():
         (lambda: LogNormalRenewal(0.0, math.inf), "log_std = inf must be positive and finite"),
         (lambda: ASYMMETRIC.simulate(1, t_start=-math.inf, t_end=3.0), "t_start = -inf must be finite"),
         (lambda: ASYMMETRIC.simulate(-1, t_end=3.0), "num_sequences = -1 must not be negative"),
-        (lambda: ASYMMETRIC.log_likelihood(EventSequence.of([1.0], [3], 0.0)), r"has mark 3; the process has marks 0\.\.2"),
-        (lambda: ASYMMETRIC.intensity(EventSequence.of([1.0], [0], 0.0), torch.tensor([-1.0])), "start at 0.0, got -1.0"),
+        (
+            lambda: ASYMMETRIC.log_likelihood(EventSequence.of([1.0], [3], 0.0)),
+            r"has mark 3; the process has marks 0\.\.2",
+        ),
+        (
+            lambda: ASYMMETRIC.intensity(EventSequence.of([1.0], [0], 0.0), torch.tensor([-1.0])),
+            "start at 0.0, got -1.0",
+        ),
     ],
 )
 def test_errors_say_what_would_be_right(make, message):

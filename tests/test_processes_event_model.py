@@ -60,7 +60,9 @@ def test_density_integrates_to_one_with_survival(process, elapsed):
 
     for end in (0.4, 0.8, 2.0):
         mass = quad(density, elapsed, end, epsabs=1e-11, limit=200)[0]
-        assert mass + float(law.log_survival(torch.tensor(end, dtype=torch.float64)).exp()) == pytest.approx(1.0, abs=1e-9)
+        assert mass + float(law.log_survival(torch.tensor(end, dtype=torch.float64)).exp()) == pytest.approx(
+            1.0, abs=1e-9
+        )
 
 
 @every_process
@@ -80,7 +82,9 @@ def test_tokens_one_by_one_in_chunks_or_all_at_once_give_the_same_contexts(proce
     tokens = EventTokens.from_batch(batch, process.num_marks)
     for chunk in (1, 3):
         cache = model.new_cache(3, 1)
-        pieces = [EventTokens(*(field[:, i : i + chunk] for field in tokens)) for i in range(0, tokens.ids.shape[1], chunk)]
+        pieces = [
+            EventTokens(*(field[:, i : i + chunk] for field in tokens)) for i in range(0, tokens.ids.shape[1], chunk)
+        ]
         exact(torch.cat([model.extend(piece, cache) for piece in pieces], 1), context)
         assert cache.lengths.tolist() == [tokens.ids.shape[1]] * 3
 
@@ -142,7 +146,9 @@ def test_truncation_conditions_on_no_event_so_far(process):
     truncated = law.truncated(elapsed)
     inter_times, marks = truncated.sample(uniforms(50, 2, seed=9))
     assert (inter_times > elapsed).all()
-    exact(truncated.log_prob(inter_times, marks), law.log_prob(inter_times, marks) - law.log_survival(elapsed), atol=1e-10)
+    exact(
+        truncated.log_prob(inter_times, marks), law.log_prob(inter_times, marks) - law.log_survival(elapsed), atol=1e-10
+    )
     exact(truncated.log_survival(inter_times), law.log_survival(inter_times) - law.log_survival(elapsed), atol=1e-10)
     exact(truncated.mark_log_probs(inter_times), law.mark_log_probs(inter_times))
     first = inter_times[:, :1], marks[:, :1]
@@ -163,7 +169,9 @@ def test_laws_are_selected_along_batch_dimensions():
     assert torch.equal(law[full < full.mean()].log_survival(tau), full[full < full.mean()])
     positions = torch.tensor([2, 0, 1])
     assert torch.equal(law.at(positions).log_survival(tau), full[torch.arange(3), positions])
-    assert torch.equal(law.at(positions.unsqueeze(1).expand(3, 2)).log_survival(tau)[:, 1], full[torch.arange(3), positions])
+    assert torch.equal(
+        law.at(positions.unsqueeze(1).expand(3, 2)).log_survival(tau)[:, 1], full[torch.arange(3), positions]
+    )
     assert law.unsqueeze(1).batch_shape == (3, 1, full.shape[1])
     assert torch.equal(law[:, :1].expand((3, 4)).log_survival(tau), full[:, :1].expand(3, 4))
     silent = law[:, :1].truncated(torch.full((3, 1), 0.1, dtype=torch.float64))
@@ -189,7 +197,9 @@ def test_windows_of_another_start_are_refused_where_the_process_depends_on_it():
     process = InhomogeneousPoisson(5.0, 1.0, 0.1)
     for arguments in ({"t_start": 10.0}, {"history": EventSequence.of([10.5], t_start=10.0, t_end=13.0)}):
         for target, draft in ((ProcessModel(process), None), (ProcessModel(process, 10.0), ProcessModel(process))):
-            with pytest.raises(ValueError, match=r"a window starts at 10\.0, .* give ProcessModel\(process, t_start=10\.0\)"):
+            with pytest.raises(
+                ValueError, match=r"a window starts at 10\.0, .* give ProcessModel\(process, t_start=10\.0\)"
+            ):
                 sample(target, draft, horizon=1.0, **arguments)
     model, horizon = ProcessModel(process, 10.0), 10.0
     samples = sample(model, t_start=10.0, horizon=horizon, num_sequences=400)
@@ -212,4 +222,6 @@ def test_inversion_does_not_depend_on_the_unit_of_time(unit):
 
 def test_inversion_of_an_unreachable_target_raises():
     with pytest.raises(RuntimeError, match="does not reach its target"):
-        invert_increasing(lambda x: 1 - torch.exp(-x), lambda x: torch.exp(-x), torch.tensor([2.0], dtype=torch.float64))
+        invert_increasing(
+            lambda x: 1 - torch.exp(-x), lambda x: torch.exp(-x), torch.tensor([2.0], dtype=torch.float64)
+        )

@@ -42,7 +42,9 @@ def test_watched_sampling_is_the_same_sampling(draft: str | None) -> None:
 @needs_a_compiler
 @pytest.mark.parametrize("drafts", [True, False], ids=["speculative", "autoregressive"])
 @pytest.mark.parametrize(
-    ("compile", "steps", "left"), [(True, set(), 0.5), ("draft", {TARGET, "cache writes"}, 0.8)], ids=["passes", "draft"]
+    ("compile", "steps", "left"),
+    [(True, set(), 0.5), ("draft", {TARGET, "cache writes"}, 0.8)],
+    ids=["passes", "draft"],
 )
 def test_compiled_rounds_are_a_step_and_an_operator(compile: Any, steps: set[str], left: float, drafts: bool) -> None:
     """Passes by operators within them are steps of their own."""
@@ -93,7 +95,9 @@ def test_limits_are_work_over_the_median_time(monkeypatch: pytest.MonkeyPatch) -
 def test_the_command_prints_and_writes_the_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_model("thp").save(tmp_path / "target.ckpt")
     path = tmp_path / "new" / "account.json"
-    profile.main(["--target", str(tmp_path / "target.ckpt"), "--num-events", "8", "--draft-length", "3", "--json", str(path)])
+    profile.main(
+        ["--target", str(tmp_path / "target.ckpt"), "--num-events", "8", "--draft-length", "3", "--json", str(path)]
+    )
     printed = capsys.readouterr().out
     assert "target pass" in printed and "calls of operators would take" in printed and "GFLOP/s" in printed
     account = json.loads(path.read_text())

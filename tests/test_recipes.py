@@ -50,7 +50,10 @@ def test_a_recipe_becomes_a_line_of_the_table_and_is_run_once(
     result = json.loads((folder / "result.json").read_text())
     assert (row["data"], row["encoder"], row["seeds"]) == ("small", "sahp", "1")
     assert float(row["NLL"]) == pytest.approx(result["metrics"]["test/nll_window"], abs=1e-4)
-    assert float(row["true"]) < float(row["renewal"]) and int(row["parameters"].replace(",", "")) == result["num_parameters"]
+    assert (
+        float(row["true"]) < float(row["renewal"])
+        and int(row["parameters"].replace(",", "")) == result["num_parameters"]
+    )
     assert (folder / "fit" / "version_0" / "config.yaml").exists()
     monkeypatch.setattr(subprocess, "run", None)  # nothing is left to run
     recipes.main([*arguments, "--", *options])
@@ -68,13 +71,26 @@ def in_this_process(words: list[str], stdout: TextIO, **_: object) -> subprocess
 def test_a_second_generation_agrees_with_all_seeds_of_the_first(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [str(recipe), "--encoder", "thp", "--seed", "0", "1", "--generations", "2", "--output", str(tmp_path / "out")]
+    arguments = [
+        str(recipe),
+        "--encoder",
+        "thp",
+        "--seed",
+        "0",
+        "1",
+        "--generations",
+        "2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     with pytest.raises(FileNotFoundError, match=r"a second generation of .* needs .*born_again\.yaml"):
         recipes.main(arguments)
     (tmp_path / "model").mkdir()
     shutil.copy(CONFIGS / "model" / "born_again.yaml", tmp_path / "model")
     monkeypatch.setattr(subprocess, "run", in_this_process)
-    monkeypatch.setattr(recipes, "time", SimpleNamespace(perf_counter=itertools.count(step=60.0).__next__))  # a minute per `fit`
+    monkeypatch.setattr(
+        recipes, "time", SimpleNamespace(perf_counter=itertools.count(step=60.0).__next__)
+    )  # a minute per `fit`
     recipes.main(arguments)
     lines = capsys.readouterr().out.strip().splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines] == ["thp", "thp, generation 2"]
@@ -85,12 +101,16 @@ def test_a_second_generation_agrees_with_all_seeds_of_the_first(
     best = [folder / "fit" / "version_0" / "checkpoints" / "best.ckpt" for folder in folders]
     records = [torch.load(path, weights_only=True)["tppsd"] for path in best]
     hashes = [tppsd.load(path).content_hash() for path in best]
-    assert len(set(hashes)) == 4 and [r.get("distilled_from") for r in records] == [None] * 2 + [",".join(hashes[:2])] * 2
+    assert (
+        len(set(hashes)) == 4 and [r.get("distilled_from") for r in records] == [None] * 2 + [",".join(hashes[:2])] * 2
+    )
 
     with pytest.raises(ValueError, match=r"was taught by \['seed_0', 'seed_1'\], not by \['seed_1'\]: set --output"):
         recipes.main([word for word in arguments if word != "0"])
     done: list[str] = []
-    monkeypatch.setattr(recipes.Run, "complete", lambda run: done.append(run.folder.name))  # as if interrupted before its result
+    monkeypatch.setattr(
+        recipes.Run, "complete", lambda run: done.append(run.folder.name)
+    )  # as if interrupted before its result
     (folders[1] / "result.json").unlink()
     monkeypatch.setattr(recipes, "markdown", lambda runs: "")
     recipes.main(arguments)
@@ -121,7 +141,9 @@ def test_results_of_other_data_are_refused(
             recipes.main(arguments)
         file.write_text(before)
     (tmp_path / "root" / "small").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"made from another --data-root \(no folder of it, not .*root/small\): set --output"):
+    with pytest.raises(
+        ValueError, match=r"made from another --data-root \(no folder of it, not .*root/small\): set --output"
+    ):
         recipes.main([*arguments, "--data-root", str(tmp_path / "root")])
     path = tmp_path / "out" / "small" / "thp" / "seed_0" / "result.json"
     path.write_text(json.dumps({"options": [], **result}))

@@ -1,4 +1,5 @@
-"""Passes in bfloat16, by operators, compiled and captured; and the laws that are recorded because such passes round by shape."""
+"""Passes in bfloat16, by operators, compiled and captured; and the laws that are recorded because such passes round by
+shape."""
 
 from __future__ import annotations
 
@@ -17,7 +18,16 @@ from faster_passes import SAMPLERS, name_of, target_and_draft
 from lightning_helpers import SMALL, fitted, small_data, trainer
 from mutants import mutant
 from native_builds import needs_a_compiler
-from small_models import ENCODERS, assert_same_law, attentive_model, cut, random_batch, random_sequence, small_model, tokens_of
+from small_models import (
+    ENCODERS,
+    assert_same_law,
+    attentive_model,
+    cut,
+    random_batch,
+    random_sequence,
+    small_model,
+    tokens_of,
+)
 
 import tppsd
 from tppsd.certification.cells import Cell, all_cells
@@ -44,7 +54,8 @@ both = pytest.mark.parametrize("compiled", WAYS)
 
 
 def steps(model: TransformerTPP) -> torch.Tensor:
-    """Contexts of chains, rollbacks by row and a tree, and the tensors' dtype in the cache as an attribute of the model's."""
+    """Contexts of chains, rollbacks by row and a tree, and the tensors' dtype in the cache as an attribute of the
+    model's."""
     tokens, where = tokens_of(random_batch([60, 60, 60])), 0
     cache, contexts = model.new_cache(3, 3), []
     for num, parents in ((1, None), (17, None), (2, None), (6, None), (1, None), (3, (-1, -1, 0)), (20, None)):
@@ -78,12 +89,14 @@ def rounded_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @needs_a_compiler
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("settings", [{}, {"embed_dim": 48, "feedforward_dim": 70}, {"embed_dim": 64, "max_context": 5}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"embed_dim": 48, "feedforward_dim": 70}, {"embed_dim": 64, "max_context": 5}], ids=str
+)
 def test_compiled_passes_are_those_of_rounded_matrices_keys_and_values(
     encoder: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of all that rounding changes, nine tenths are what rounding these changes: a key that float32 arithmetic moves by its last
-    digit may round to the other side."""
+    """Of all that rounding changes, nine tenths are what rounding these changes: a key that float32 arithmetic moves by
+    its last digit may round to the other side."""
     model = attentive_model(encoder, **settings)
     exact = steps(model)
     with standing_in(model, dtype=BF16):
@@ -109,7 +122,8 @@ def test_passes_by_operators_round_products_and_nothing_after_them(encoder: str)
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_late_times_keep_their_digits(encoder: str) -> None:
-    """In bfloat16 a time of 3e7 and one a second later would be the same, and so would frequencies that differ by 0.4 %."""
+    """In bfloat16 a time of 3e7 and one a second later would be the same, and so would frequencies that differ by 0.4
+    %."""
     model = attentive_model(encoder)
     tokens = tokens_of(random_batch([30, 30]))
     late = tokens._replace(times=tokens.times + 3e7)
@@ -128,18 +142,23 @@ def test_what_stands_in_is_the_calls_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not torch.equal(plain.flat_event_times, reduced.flat_event_times)
     assert torch.equal(tppsd.sample(model, **arguments).flat_event_times, plain.flat_event_times)
     with torch.autocast("cpu", BF16):
-        assert torch.equal(tppsd.sample(model, dtype="bfloat16", **arguments).flat_event_times, reduced.flat_event_times)
+        assert torch.equal(
+            tppsd.sample(model, dtype="bfloat16", **arguments).flat_event_times, reduced.flat_event_times
+        )
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
     model.encoder.blocks[0].to_qkv.weight.data.mul_(3.0)
     changed = tppsd.sample(model, dtype="bfloat16", **arguments)
     assert not torch.equal(changed.flat_event_times, reduced.flat_event_times)
-    torch.testing.assert_close(changed.flat_inter_times, tppsd.sample(model, **arguments).flat_inter_times, rtol=0.5, atol=0)
+    torch.testing.assert_close(
+        changed.flat_inter_times, tppsd.sample(model, **arguments).flat_inter_times, rtol=0.5, atol=0
+    )
 
 
 @needs_a_compiler
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_compiled_contexts_have_the_same_bits_in_any_company(encoder: str) -> None:
-    """So that the laws do not depend on the pass: samples are those of one batch size or another, and of a draft or none."""
+    """So that the laws do not depend on the pass: samples are those of one batch size or another, and of a draft or
+    none."""
     model = attentive_model(encoder, embed_dim=32, num_layers=4)
     tokens = tokens_of(random_batch([40] * 9))
     with torch.inference_mode(), standing_in(model, dtype=BF16):
@@ -170,12 +189,16 @@ def test_captured_passes_are_those_by_operators(encoder: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("options", [*SAMPLERS, {"drafter": "self"}], ids=name_of)
-@pytest.mark.parametrize("passes", [{}, {"dtype": "bfloat16"}, pytest.param({"compile": True}, marks=needs_a_compiler)], ids=str)
+@pytest.mark.parametrize(
+    "passes", [{}, {"dtype": "bfloat16"}, pytest.param({"compile": True}, marks=needs_a_compiler)], ids=str
+)
 def test_laws_are_those_that_events_were_judged_by(options: dict[str, Any], passes: dict[str, Any]) -> None:
     """Their densities are the recorded ones; without rounding they are the target's, after a silence too."""
     target, draft = target_and_draft()
     drafts = not (options.get("method") or options.get("drafter"))
-    histories = [replace(random_sequence(n, seed=n), t_end=random_sequence(n, seed=n).window_end + 0.3) for n in (0, 3, 12)]
+    histories = [
+        replace(random_sequence(n, seed=n), t_end=random_sequence(n, seed=n).window_end + 0.3) for n in (0, 3, 12)
+    ]
     for end in ({"num_events": 9}, {"horizon": 6.0}):
         samples = tppsd.sample(
             target, draft if drafts else None, history=histories, num_sequences=3, return_log_probs=True, return_laws=True,
@@ -214,7 +237,9 @@ def test_inter_times_keep_their_digits() -> None:
     contexts = []
     with standing_in(model, False, BF16):
         for tau in (5.0, 5.006):
-            contexts.append(model.extend(tokens._replace(inter_times=torch.full_like(tokens.times, tau)), model.new_cache(1, 2)))
+            contexts.append(
+                model.extend(tokens._replace(inter_times=torch.full_like(tokens.times, tau)), model.new_cache(1, 2))
+            )
     assert not torch.equal(*contexts)
 
 
@@ -273,14 +298,22 @@ def test_a_cell_passes_quickly(cell: Cell, compiled: bool, tmp_path: Path, monke
 def test_a_wrong_sampler_is_told_by_its_own_laws_or_by_their_distance(
     name: str, is_far: bool, compiled: bool, tmp_path: Path
 ) -> None:
-    """A wrong rule shows in residuals under the recorded laws; a wrong cache has made these laws, and shows in what they are."""
+    """A wrong rule shows in residuals under the recorded laws; a wrong cache has made these laws, and shows in what
+    they are."""
     with mutant(name):
         assert run_cell(WITH_MEMORY, 20_000, 0, tmp_path, compiled, "bfloat16")["p_value"] == pytest.approx(0, abs=1e-6)
     with mutant(name):
         target = tppsd.load(next(tmp_path.glob("thp-5-*-2.ckpt")))
         draft = attentive_model("sahp", num_marks=5)
         samples = tppsd.sample(
-            target, draft, num_sequences=60, num_events=20, draft_length=4, return_laws=True, compile=compiled, dtype="bfloat16"
+            target,
+            draft,
+            num_sequences=60,
+            num_events=20,
+            draft_length=4,
+            return_laws=True,
+            compile=compiled,
+            dtype="bfloat16",
         )
     assert (list(judge(target, samples)) == ["laws near the target's"]) == is_far
 
@@ -297,7 +330,8 @@ def test_certificates_of_passes_have_names_of_their_own(tmp_path: Path, monkeypa
     assert [path.name for path in Path("out").iterdir()].count("cells-bfloat16") == 1
 
 
-# --- options, commands, Lightning -----------------------------------------------------------------------------------------
+# --- options, commands, Lightning
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -365,7 +399,9 @@ def test_predict_and_the_callback_sample_in_it(tmp_path: Path) -> None:
         sampler = tppsd.Sampler(target, options=options, seed=5)
         return trainer(**arguments).predict(sampler, Requests(5, t_end=6.0, chunk_size=5).loader())
 
-    with pytest.raises(ValueError, match="precision = 64-true makes float64 weights; dtype = 'bfloat16' is for float32 ones"):
+    with pytest.raises(
+        ValueError, match="precision = 64-true makes float64 weights; dtype = 'bfloat16' is for float32 ones"
+    ):
         predict(precision="64-true")
     (chunk,) = predict()
     expected = tppsd.sample(target, num_sequences=5, t_end=6.0, seed=5, options=options)
@@ -376,12 +412,15 @@ def test_predict_and_the_callback_sample_in_it(tmp_path: Path) -> None:
     assert fit.logged_metrics["fidelity/own_law_p_value"] >= 0
 
 
-# --- on a device that is there -------------------------------------------------------------------------------------------
+# --- on a device that is there
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("compile", [False, True], ids=["operators", "graphs"])
-@pytest.mark.parametrize("options", [{"method": "autoregressive"}, {"draft_length": 5}, {"candidates": (3, 2)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"method": "autoregressive"}, {"draft_length": 5}, {"candidates": (3, 2)}], ids=str
+)
 def test_samples_of_a_gpu_have_the_laws_that_were_recorded(options: dict[str, Any], compile: bool) -> None:
     """Which are near the target's own, and on the CPU."""
     target, draft = (attentive_model("rotary", num_layers=layers) for layers in (3, 1))

@@ -68,7 +68,8 @@ def test_the_fit_is_close_to_the_true_law(fitted: tuple[RenewalTPP, DataStatisti
 
 
 def test_few_events_are_not_learnt_by_heart() -> None:
-    """48 i.i.d. events: 300 steps on them make the model worse than its start, unless a validation split tells when to stop."""
+    """48 i.i.d. events: 300 steps on them make the model worse than its start, unless a validation split tells when to
+    stop."""
     train, validation, test = (
         [s.prefix(12) for s in gamma_sequences(n, seed)] for n, seed in ((4, 5), (4, 6), (40, 7))
     )  # fmt: skip
@@ -82,7 +83,9 @@ def test_few_events_are_not_learnt_by_heart() -> None:
 def test_a_validation_split_changes_what_is_kept_and_not_the_steps() -> None:
     train = gamma_sequences(60, seed=1)
     statistics = DataStatistics.of(train, num_marks=2)
-    alone, judged = (fit_renewal(train, statistics, 20, validation=split) for split in ((), gamma_sequences(40, seed=2)))
+    alone, judged = (
+        fit_renewal(train, statistics, 20, validation=split) for split in ((), gamma_sequences(40, seed=2))
+    )
     assert per_event(alone, train) == per_event(judged, train)  # of many events the last step is the best
 
 

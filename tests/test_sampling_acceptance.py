@@ -32,7 +32,8 @@ def unmarked(history: EventSequence) -> EventSequence:
 
 
 def standard_errors(stats: SamplingStats, expected: float) -> float:
-    """(accepted - p tested) / sqrt(p (1 - p) tested): every test of a drafted event is a trial with probability p, whatever came
+    """(accepted - p tested) / sqrt(p (1 - p) tested): every test of a drafted event is a trial with probability p,
+    whatever came
     before, so this is a martingale over its standard deviation: beyond 4 with probability 6e-5."""
     assert 0 < expected < 1 and stats.num_tested > 1000
     return (stats.num_accepted - expected * stats.num_tested) / math.sqrt(expected * (1 - expected) * stats.num_tested)
@@ -42,7 +43,8 @@ def standard_errors(stats: SamplingStats, expected: float) -> float:
 @pytest.mark.parametrize("num_marks", [1, 5])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_draft_equal_to_the_target_is_always_accepted(encoder: str, num_marks: int, rule: Any) -> None:
-    """In float64, whatever the rows' lengths: a cache that is not what it should be, in either model, would show here."""
+    """In float64, whatever the rows' lengths: a cache that is not what it should be, in either model, would show
+    here."""
     model = lively_transformer(num_marks, encoder, seed=1)
     histories = HISTORIES if num_marks > 1 else [unmarked(h) for h in HISTORIES]
     for draft_length, batch_size in ((1, 3), (4, 5), (4, 64)):
@@ -91,7 +93,8 @@ def test_step_acceptance_is_the_overlap_of_the_laws(target: StubTPP, draft: Stub
 
 @pytest.mark.parametrize("rule", RULES)
 def test_step_acceptance_of_exponential_laws_is_the_closed_form(rule: Any) -> None:
-    """Exp(a) and Exp(b), a < b, cross at t = log(b / a) / (b - a): TV = exp(-a t) - exp(-b t). False alarms 6e-5 each."""
+    """Exp(a) and Exp(b), a < b, cross at t = log(b / a) / (b - a): TV = exp(-a t) - exp(-b t). False alarms 6e-5
+    each."""
     a, b = 1.0, 3.0
     t = math.log(b / a) / (b - a)
     expected = 1 - (math.exp(-a * t) - math.exp(-b * t))
@@ -103,8 +106,9 @@ def test_step_acceptance_of_exponential_laws_is_the_closed_form(rule: Any) -> No
 
 @pytest.mark.parametrize(("rule", "expected"), [("joint", 10 / 9), ("block", 11 / 9)])
 def test_block_verification_accepts_more_than_event_by_event(rule: Any, expected: float) -> None:
-    """The motivating example of Sun et al. (arXiv 2403.10444), two drafts of two marks: 11/9 events are accepted on average and
-    not 10/9. The standard deviation is at most 1, so four standard errors are 4 / sqrt(rounds): false alarms 6e-5 each."""
+    """The motivating example of Sun et al. (arXiv 2403.10444), two drafts of two marks: 11/9 events are accepted on
+    average and not 10/9. The standard deviation is at most 1, so four standard errors are 4 / sqrt(rounds): false
+    alarms 6e-5 each."""
     target, draft = StubTPP.constant(0.0, 1.0, [1 / 3, 2 / 3]), StubTPP.constant(0.0, 1.0, [2 / 3, 1 / 3])
     stats = sample(target, draft, num_sequences=2000, num_events=20, draft_length=2, rule=rule, batch_size=2000).stats
     assert stats.num_rounds > 17_000
@@ -113,14 +117,19 @@ def test_block_verification_accepts_more_than_event_by_event(rule: Any, expected
 
 @pytest.mark.parametrize("draft_length", [2, 5, 10])
 def test_block_verification_never_accepts_less(draft_length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the same histories and with the same drafts: means of 8,000 first rounds, at most four standard errors below."""
-    monkeypatch.setattr(Rows, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool))  # whole drafts
+    """From the same histories and with the same drafts: means of 8,000 first rounds, at most four standard errors
+    below."""
+    monkeypatch.setattr(
+        Rows, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool)
+    )  # whole drafts
     target = StubTPP.random(3, seed=0)
     draft, empty = target.moved(1, times=0.7, marks=0.7), EventSequence.of([], t_start=0.0)
     means = []
     for rule in ("joint", "block"):
         arguments = {"num_sequences": 8000, "num_events": 1, "draft_length": draft_length, "batch_size": 8000}
-        counts = sample(target, draft, history=empty, rule=rule, **arguments).stats.accepted_counts[draft_length].double()
+        counts = (
+            sample(target, draft, history=empty, rule=rule, **arguments).stats.accepted_counts[draft_length].double()
+        )
         accepted = torch.arange(draft_length + 1).double()
         mean = float(counts @ accepted / counts.sum())
         means.append((mean, float(counts @ (accepted - mean) ** 2) / float(counts.sum()) ** 2))
@@ -159,7 +168,13 @@ def test_counters_agree_with_one_another(rule: Any) -> None:
     assert stats.acceptance_rate == stats.num_accepted / stats.num_drafted
     assert stats.step_acceptance == stats["step_acceptance"] == stats.num_accepted / stats.num_tested
     assert stats.to_dict()["accepted_counts"] == counts.tolist()
-    assert (stats.method, stats.rule, stats.draft_length, stats.drafter, stats.exact) == ("speculative", rule, 5, "model", True)
+    assert (stats.method, stats.rule, stats.draft_length, stats.drafter, stats.exact) == (
+        "speculative",
+        rule,
+        5,
+        "model",
+        True,
+    )
     assert stats.seconds > 0 and stats.events_per_round > 1
 
 

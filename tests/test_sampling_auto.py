@@ -28,7 +28,8 @@ _FIRST, _FIRST_OF_MANY = FIRST_LENGTHS
 
 
 def simulate(acceptance: float, seconds: dict[int, float] | Any, rounds: int, num_rows: int = 1) -> AutoDraftLength:
-    """A machine on which a round that drafts g events takes seconds(g), and each is accepted with the same probability."""
+    """A machine on which a round that drafts g events takes seconds(g), and each is accepted with the same
+    probability."""
     generator = torch.Generator().manual_seed(0)
     lengths = AutoDraftLength()
     for _ in range(rounds):
@@ -89,14 +90,19 @@ def test_it_adapts_when_acceptance_falls() -> None:
     assert lengths.best()[0] <= 2
 
 
-def play(lengths: AutoDraftLength, rounds: int, accepted: Any, drafts_at_once: bool = True, num_rows: int = 1) -> list[int]:
-    """What is chosen where round i with g drafted events accepts accepted(i, g) and takes 1 + 0.1 g ms, 0.5 without drafts."""
+def play(
+    lengths: AutoDraftLength, rounds: int, accepted: Any, drafts_at_once: bool = True, num_rows: int = 1
+) -> list[int]:
+    """What is chosen where round i with g drafted events accepts accepted(i, g) and takes 1 + 0.1 g ms, 0.5 without
+    drafts."""
     chosen = []
     for i in range(rounds):
         chosen.append(lengths.choose(num_rows))
         g = chosen[-1] if drafts_at_once or i else 0
         seconds = 1e-3 * (1 + 0.1 * g if g else 0.5)
-        lengths.record(g, torch.full((num_rows,), min(g, accepted(i, g))), torch.ones(num_rows, dtype=torch.bool), seconds)
+        lengths.record(
+            g, torch.full((num_rows,), min(g, accepted(i, g))), torch.ones(num_rows, dtype=torch.bool), seconds
+        )
     return chosen
 
 
@@ -172,14 +178,18 @@ def test_a_later_call_goes_on_from_what_was_learnt(monkeypatch: pytest.MonkeyPat
     target, other = (lively_transformer(3, "thp", seed=seed) for seed in (0, 1))
     arguments: dict[str, Any] = {"draft": "self", "draft_length": "auto", "num_events": 60}
     chosen = [sample(model, **arguments).options.draft_length for model in (target, target, other)]
-    first, later, of_another = (list(itertools.chain.from_iterable([g] * n for g, n in lengths))[:4] for lengths in chosen)
+    first, later, of_another = (
+        list(itertools.chain.from_iterable([g] * n for g, n in lengths))[:4] for lengths in chosen
+    )
     assert first == of_another == [_FIRST[0], *_FIRST[:2], 2] and later == [2, 2, 2, 2]
 
 
 def test_a_stream_that_was_read_to_its_end_is_remembered() -> None:
     model = lively_transformer(2, "thp", seed=0)
     options = SamplingOptions(draft_length="auto").resolved("self")
-    stream = sample_stream(model, "self", draft_length="auto", num_sequences=4, num_events=20, chunk_size=2, batch_size=2)
+    stream = sample_stream(
+        model, "self", draft_length="auto", num_sequences=4, num_events=20, chunk_size=2, batch_size=2
+    )
     next(stream)
     assert recall(model, None, options)._num_rounds == 0
     next(stream)  # the last: nobody need ask for more
@@ -264,7 +274,9 @@ def test_a_trial_takes_a_small_part_of_the_job(
 
 
 @pytest.mark.usefixtures("trials_of_short_jobs")
-@pytest.mark.parametrize("target", [StubTPP.random(3, seed=0), lively_transformer(3, "thp", seed=0)], ids=["stub", "thp"])
+@pytest.mark.parametrize(
+    "target", [StubTPP.random(3, seed=0), lively_transformer(3, "thp", seed=0)], ids=["stub", "thp"]
+)
 def test_auto_says_what_it_chose_and_is_replayed(target: Any) -> None:
     arguments: dict[str, Any] = {"num_sequences": 2, "num_events": 500, "batch_size": 2, "seed": 5}
     first = sample(target, method="auto", **arguments)
@@ -305,7 +317,11 @@ def test_a_tolerance_permits_the_fixed_point() -> None:
         (8, {"num_events": 400, "num_sequences": 11}, ("autoregressive", None, None)),
         (7, {"num_events": 300, "num_sequences": 2}, ("autoregressive", None, None)),
         (16, {"num_events": 9, "num_sequences": 16}, ("speculative", "self", 8)),  # a deep one
-        (16, {"num_events": 9, "num_sequences": 17}, ("autoregressive", None, None)),  # many rows: recent laws are too poor
+        (
+            16,
+            {"num_events": 9, "num_sequences": 17},
+            ("autoregressive", None, None),
+        ),  # many rows: recent laws are too poor
         (2, {"num_events": 64, "num_sequences": 5, "tolerance": 1e-6}, ("autoregressive", None, None)),
     ],
 )
@@ -394,7 +410,9 @@ def test_a_trial_leaves_no_trace_in_the_samples(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_stream_and_its_options_hold_what_was_chosen() -> None:
     target = StubTPP.random(3, seed=0)
-    chunks = list(sample_stream(target, "self", draft_length="auto", num_sequences=6, num_events=30, chunk_size=3, batch_size=2))
+    chunks = list(
+        sample_stream(target, "self", draft_length="auto", num_sequences=6, num_events=30, chunk_size=3, batch_size=2)
+    )
     assert [len(chunk) for chunk in chunks] == [3, 3]
     assert chunks[-1].options.longest_draft > 0
 

@@ -1,7 +1,7 @@
 """Drafters that need no model change the speed and not the law.
 
-Each p-value of a right sampler is Bonferroni-corrected and is below 1e-4 for one seed in 10,000: with the 15 cells here, a right
-sampler fails this file for one seed in 600. Mutants must fall below 1e-6.
+Each p-value of a right sampler is Bonferroni-corrected and is below 1e-4 for one seed in 10,000: with the 15 cells
+here, a right sampler fails this file for one seed in 600. Mutants must fall below 1e-6.
 """
 
 import math
@@ -35,7 +35,9 @@ def with_statistics(model):
     """A StubTPP that carries the frequencies of a training split, none of them its own."""
     model = replace(model)
     counts = tuple(range(1, model.num_marks + 1))
-    object.__setattr__(model, "statistics", DataStatistics(model.num_marks, num_events=200, duration=250.0, mark_counts=counts))
+    object.__setattr__(
+        model, "statistics", DataStatistics(model.num_marks, num_events=200, duration=250.0, mark_counts=counts)
+    )
     return model
 
 
@@ -74,8 +76,8 @@ def test_laws_of_the_round_before_are_nearer_than_laws_held_fixed():
 
 
 def test_the_law_of_the_round_before_is_used_only_after_the_same_mark():
-    """Row 0: one event of three was accepted, and the new event is of mark 1. Laws 2 and 3 followed drafted events of marks 1 and
-    0; then come the laws of the table, which followed committed events."""
+    """Row 0: one event of three was accepted, and the new event is of mark 1. Laws 2 and 3 followed drafted events of
+    marks 1 and 0; then come the laws of the table, which followed committed events."""
     drafter = JacobiDrafter(nothing_encoded(num_marks=2), 1)
     drafted = Draft(*[torch.zeros(1, 3)] * 3, None)
     laws = marked_laws([[10.0, 11.0, 12.0, 13.0]])
@@ -119,7 +121,9 @@ def test_recent_laws_of_a_history_are_those_after_its_latest_event_of_each_mark(
     histories = [EventSequence.of(times, marks, t_start=0.0) for times, marks in events]
     batch = EventBatch.from_sequences(histories)
     tokens = EventTokens.from_batch(batch, 3)
-    rows = ModelRows(model, 2, 8, Histories(tokens, batch.lengths + 1, batch.t_start, torch.zeros(2, dtype=torch.float64)))
+    rows = ModelRows(
+        model, 2, 8, Histories(tokens, batch.lengths + 1, batch.t_start, torch.zeros(2, dtype=torch.float64))
+    )
     with torch.inference_mode(), patch.object(ModelRows, "PREFILL_CHUNK", 2):  # the laws come in two passes
         rows.admit(torch.tensor([0, 1]), [Request(i, i, i, 0, math.inf, 9, False) for i in range(2)])
         recent = rows.recent_laws()
@@ -149,7 +153,8 @@ def marked_laws(values):
 def test_the_table_keeps_the_newest_law_after_each_mark():
     drafter = SelfDrafter(nothing_encoded(num_marks=3), 2)
     nothing = Draft(*[torch.zeros(2, 0)] * 3, None)
-    # tokens of marks 0, 1, 0, 2; the first row accepted two drafted events (its third is dead), the second row all three
+    # tokens of marks 0, 1, 0, 2; the first row accepted two drafted events (its third is dead), the second row all
+    # three
     laws, marks = marked_laws([[1.0, 2.0, 3.0, 4.0]] * 2), torch.tensor([[0, 1, 0, 2]] * 2)
     drafter.commit(nothing, torch.tensor([2, 3]), None, laws, marks)
     assert drafter.recent.is_known.tolist() == [[True, True, False, True], [True, True, True, True]]
@@ -177,17 +182,22 @@ def test_same_sequences_for_any_batch_size(draft):
 
 
 def test_a_row_must_not_draft_from_the_laws_of_the_row_before_it():
-    """Mutant: a new request drafts from what its row knew. Every law is a valid draft, but batches would change sequences."""
+    """Mutant: a new request drafts from what its row knew. Every law is a valid draft, but batches would change
+    sequences."""
     with patch.object(SelfDrafter, "admit", lambda *_: None):
         first, *others = runs_of_many_batch_sizes()
     assert any(run.flat_marks.tolist() != first.flat_marks.tolist() for run in others)
 
 
 def test_poisson_law_is_a_density():
-    law = PoissonLaw(torch.tensor([0.0, 1.5], dtype=torch.float64), 0.3, torch.tensor([0.25, 0.75], dtype=torch.float64).log())
+    law = PoissonLaw(
+        torch.tensor([0.0, 1.5], dtype=torch.float64), 0.3, torch.tensor([0.25, 0.75], dtype=torch.float64).log()
+    )
     tau = torch.linspace(0, 60, 600_001, dtype=torch.float64).unsqueeze(1)
     density = sum(law.log_prob(tau, torch.full_like(tau, k, dtype=torch.int64)).exp() for k in (0, 1))
-    torch.testing.assert_close(torch.trapezoid(density, tau, dim=0), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        torch.trapezoid(density, tau, dim=0), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-4
+    )
     uniforms = torch.rand(100_000, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     inter_times, marks = law.sample(uniforms)
     assert bool((inter_times > law.elapsed).all())
@@ -204,8 +214,8 @@ def test_poisson_needs_the_statistics_of_a_training_split():
 
 @pytest.mark.parametrize("draft", ["self", "model"])
 def test_nothing_is_drafted_beyond_the_end_of_a_window_and_nothing_is_lost_by_it(draft):
-    """Laws in float64 do not depend on the shape of a pass, so that the samples are the same to the last bit; and what a row is
-    counted to have drafted does not depend on the rows beside it."""
+    """Laws in float64 do not depend on the shape of a pass, so that the samples are the same to the last bit; and what
+    a row is counted to have drafted does not depend on the rows beside it."""
     target = StubTPP.random(3, seed=0)
     job = {"history": HISTORY, "num_sequences": 12, "t_end": 6.0, "draft_length": 24, "seed": 2}
     other = target.moved(seed=1, times=0.1, marks=0.1) if draft == "model" else draft

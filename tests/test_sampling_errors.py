@@ -39,18 +39,34 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"num_events": 1, "batch_size": 0}, ValueError, "batch_size = 0 must be a whole number of at least 1"),
     ({"num_events": 1, "first_index": -1}, ValueError, "first_index = -1 must be a whole number between 0 and"),
     ({"num_events": 1, "seed": 1.5}, ValueError, "seed = 1.5 must be a whole number between"),
-    ({"num_events": 1, "seed": 2**63}, ValueError, f"seed = {2**63} must be a whole number between {-(2**63)} and {2**63 - 1}"),
+    (
+        {"num_events": 1, "seed": 2**63},
+        ValueError,
+        f"seed = {2**63} must be a whole number between {-(2**63)} and {2**63 - 1}",
+    ),
     ({"num_events": 1, "seed": None}, ValueError, "seed = None must be a whole number between"),
     ({"num_events": 1, "num_sequences": 2.5}, ValueError, "num_sequences = 2.5 must be a whole number of at least 1"),
     ({"num_events": 1, "num_sequences": "3"}, ValueError, "num_sequences = '3' must be a whole number of at least 1"),
-    ({"num_events": 1, "first_index": 2**64}, ValueError, f"first_index = {2**64} must be a whole number between 0 and"),
+    (
+        {"num_events": 1, "first_index": 2**64},
+        ValueError,
+        f"first_index = {2**64} must be a whole number between 0 and",
+    ),
     ({"t_end": 1.0, "max_events": 1.5}, ValueError, "max_events = 1.5 must be a whole number of at least 1"),
     ({"t_end": "5"}, ValueError, "t_end = '5' must be a number, or one number per sequence"),
     ({"num_events": {}}, ValueError, "num_events = {} must be a number, or one number per sequence"),
-    ({"options": {"method": "auto"}, "num_events": 1}, TypeError, "options is a dict; give SamplingOptions, or single options"),
+    (
+        {"options": {"method": "auto"}, "num_events": 1},
+        TypeError,
+        "options is a dict; give SamplingOptions, or single options",
+    ),
     ({"draft_length": [4, 4], "num_events": 1}, ValueError, "draft_length = [4, 4] must hold pairs"),
     ({"draft_length": [[4.7, 2]], "num_events": 1}, ValueError, "draft_length = [[4.7, 2]] must hold pairs"),
-    ({"candidates": (2.5, 1), "num_events": 1}, ValueError, "candidates = (2.5, 1) must be whole numbers between 1 and 64"),
+    (
+        {"candidates": (2.5, 1), "num_events": 1},
+        ValueError,
+        "candidates = (2.5, 1) must be whole numbers between 1 and 64",
+    ),
     (
         {"draft": "self", "drafter": "jacobi", "num_events": 1},
         ValueError,
@@ -60,14 +76,30 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"t_end": [1.0, 2.0]}, ValueError, "t_end has 2 values for 1 sequences; give one value or one per sequence"),
     ({"horizon": [1.0, 2.0], "num_sequences": 3}, ValueError, "horizon has 2 values for 3 sequences"),
     ({"horizon": -1.0}, ValueError, "horizon = -1.0 must not be negative"),
-    ({"t_start": 5.0, "t_end": 4.0}, ValueError, "sequence 0: t_end = 4.0 lies before 5.0, up to which the sequence is already"),
+    (
+        {"t_start": 5.0, "t_end": 4.0},
+        ValueError,
+        "sequence 0: t_end = 4.0 lies before 5.0, up to which the sequence is already",
+    ),
     ({"t_end": [1, -1], "num_sequences": 2}, ValueError, "sequence 1: t_end = -1.0 lies before 0.0"),
-    ({"history": HISTORY, "t_end": 2.4}, ValueError, "sequence 0: t_end = 2.4 lies before 2.5, up to which the sequence is"),
+    (
+        {"history": HISTORY, "t_end": 2.4},
+        ValueError,
+        "sequence 0: t_end = 2.4 lies before 2.5, up to which the sequence is",
+    ),
     ({"t_start": math.inf, "num_events": 1}, ValueError, "t_start = inf must be finite"),
-    ({"history": HISTORY, "t_start": 0.0, "num_events": 1}, ValueError, "t_start = 0.0 was given together with a history"),
+    (
+        {"history": HISTORY, "t_start": 0.0, "num_events": 1},
+        ValueError,
+        "t_start = 0.0 was given together with a history",
+    ),
     ({"history": 5, "num_events": 1}, TypeError, "history is a int; it must be an EventSequence"),
     ({"history": [], "num_events": 1}, ValueError, "history is an empty list; give at least one sequence"),
-    ({"history": [HISTORY, [1.0, 2.0]], "num_events": 1}, TypeError, "history 1 is a list; it must be an EventSequence"),
+    (
+        {"history": [HISTORY, [1.0, 2.0]], "num_events": 1},
+        TypeError,
+        "history 1 is a list; it must be an EventSequence",
+    ),
     (
         {"history": [HISTORY, EventSequence.of([1.0], [3], t_start=0.0)], "num_events": 1},
         ValueError,
@@ -76,8 +108,16 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"method": "ancestral", "num_events": 1}, ValueError, "method = 'ancestral' is unknown; choose one of"),
     ({"rule": "both", "num_events": 1}, ValueError, "rule = 'both' is unknown; choose one of"),
     ({"draft_length": 0, "num_events": 1}, ValueError, "draft_length = 0 must be a whole number between 1 and 1024"),
-    ({"draft_length": 2.5, "num_events": 1}, ValueError, "draft_length = 2.5 must be a whole number between 1 and 1024"),
-    ({"draft_length": 1025, "num_events": 1}, ValueError, "draft_length = 1025 must be a whole number between 1 and 1024"),
+    (
+        {"draft_length": 2.5, "num_events": 1},
+        ValueError,
+        "draft_length = 2.5 must be a whole number between 1 and 1024",
+    ),
+    (
+        {"draft_length": 1025, "num_events": 1},
+        ValueError,
+        "draft_length = 1025 must be a whole number between 1 and 1024",
+    ),
     ({"gamma": 4, "num_events": 1}, TypeError, "'gamma' is not an option of sample(); its options are"),
     (
         {"method": "autoregressive", "draft_length": 4, "num_events": 1},
@@ -89,7 +129,11 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "rule = 'joint' has no meaning for method = 'autoregressive'; leave it out",
     ),
-    ({"draft": StubTPP.random(2, seed=0), "num_events": 1}, ValueError, "draft has num_marks = 2, the target 3; they must agree"),
+    (
+        {"draft": StubTPP.random(2, seed=0), "num_events": 1},
+        ValueError,
+        "draft has num_marks = 2, the target 3; they must agree",
+    ),
     ({"draft": 7, "num_events": 1}, TypeError, "draft is a int; give an EventModel"),
     ({"target": StubTPP, "num_events": 1}, TypeError, "target is the class ClosedFormTPP; give an instance of it"),
     ({"target": None, "num_events": 1}, TypeError, "target is a NoneType; give an EventModel"),
@@ -98,14 +142,22 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"draft": "", "num_events": 1}, FileNotFoundError, "draft = '' is neither a checkpoint file nor"),
     ({"draft": "slef", "num_events": 1}, FileNotFoundError, "draft = 'slef' is neither a checkpoint file nor"),
     ({"draft": "poisson", "num_events": 1}, ValueError, "draft = 'poisson' needs a target that carries the statistics"),
-    ({"draft": "poisson", "method": "auto", "num_events": 1}, ValueError, "draft = 'poisson' needs a target that carries"),
+    (
+        {"draft": "poisson", "method": "auto", "num_events": 1},
+        ValueError,
+        "draft = 'poisson' needs a target that carries",
+    ),
     ({"drafter": "model", "method": "auto", "num_events": 1}, ValueError, "drafter = 'model' needs a draft"),
     (
         {"target": damaged(), "num_events": 1},
         ValueError,
         "target: parameter encoder.blocks.1.expand.weight has values that are not finite",
     ),
-    ({"draft": damaged(), "num_events": 1}, ValueError, "draft: parameter encoder.blocks.1.expand.weight has values that are"),
+    (
+        {"draft": damaged(), "num_events": 1},
+        ValueError,
+        "draft: parameter encoder.blocks.1.expand.weight has values that are",
+    ),
 ]
 
 
@@ -123,9 +175,15 @@ def test_whole_numbers_of_other_types_are_as_good() -> None:
         draft_length=np.int32(4), max_events=1e6,
     )  # fmt: skip
     assert torch.equal(plain.flat_event_times, other.flat_event_times) and plain.options == other.options
-    assert SamplingOptions(candidates=np.int64(2)) == SamplingOptions(candidates=(2.0,)) == SamplingOptions(candidates=2)
+    assert (
+        SamplingOptions(candidates=np.int64(2)) == SamplingOptions(candidates=(2.0,)) == SamplingOptions(candidates=2)
+    )
     assert SamplingOptions(candidates=range(2, 4)) == SamplingOptions(candidates=(2, 3))  # type: ignore[arg-type]
-    assert SamplingOptions(draft_passes=2.0).draft_passes == SamplingOptions(draft_passes=torch.tensor(2.0)).draft_passes == 2
+    assert (
+        SamplingOptions(draft_passes=2.0).draft_passes
+        == SamplingOptions(draft_passes=torch.tensor(2.0)).draft_passes
+        == 2
+    )
     assert SamplingOptions(draft_length=np.float32(4)).draft_length == 4
     assert sample(MODEL, num_events=2, max_events=math.inf).truncated.sum() == 0
 

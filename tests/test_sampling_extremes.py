@@ -29,8 +29,8 @@ WIDE = torch.tensor([1e-9, 1.0, 1e-9, 1e9, 1e-9, 1e-3, 1e6, 1e-6], dtype=torch.f
 @pytest.mark.parametrize("method", ["autoregressive", *RULES])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_inter_times_of_18_orders_of_magnitude_in_one_history(encoder: str, method: str) -> None:
-    """The history's inter-times are those given, not differences of its times, in which 1e-9 is lost after 1e9; so are the new
-    ones. Log-densities equal those of an uncached pass over the returned sequence."""
+    """The history's inter-times are those given, not differences of its times, in which 1e-9 is lost after 1e9; so are
+    the new ones. Log-densities equal those of an uncached pass over the returned sequence."""
     history = replace(EventSequence.of(WIDE.cumsum(0), [0, 1, 2, 0, 1, 2, 0, 1], t_start=0.0), inter_times=WIDE)
     model = lively_transformer(3, encoder, seed=0)
     model.set_statistics(DataStatistics(3, log_mean=0.0, log_std=8.0, time_scale=1e8))
@@ -58,7 +58,9 @@ def test_tiny_inter_times_at_a_late_time_keep_their_law() -> None:
     target = StubTPP.constant(math.log(1e-9), 1.0, [0.5, 0.5])
     draft = StubTPP.constant(math.log(2e-9), 1.0, [0.7, 0.3])
     history = EventSequence.of([], t_start=1e9)
-    samples = sample(target, draft, history=history, num_sequences=4000, num_events=3, draft_length=2, batch_size=4000, seed=1)
+    samples = sample(
+        target, draft, history=history, num_sequences=4000, num_events=3, draft_length=2, batch_size=4000, seed=1
+    )
     assert judge(target, history, samples) > 1e-4
     assert (samples.flat_event_times >= 1e9).all()
     assert (torch.diff(samples.flat_event_times.view(-1, 3), dim=1) >= 0).all()
@@ -77,7 +79,9 @@ def test_standard_deviations_at_their_clamps(bias: float, rule: Any) -> None:
     with torch.inference_mode():
         stds = target(EventBatch.from_sequences([history])).inter_time.log_stds
     assert (stds == (LOG_STD_RANGE[0] if bias < 0 else LOG_STD_RANGE[1])).all()
-    samples = sample(target, draft, history=history, num_sequences=2000, num_events=3, rule=rule, draft_length=2, batch_size=2000)
+    samples = sample(
+        target, draft, history=history, num_sequences=2000, num_events=3, rule=rule, draft_length=2, batch_size=2000
+    )
     assert judge(target, history, samples) > 1e-4
 
 
@@ -87,7 +91,9 @@ def test_one_hot_marks(same: bool, rule: Any) -> None:
     """Target and draft each allow one mark after each history: the same, or another, of which none is ever accepted."""
     target = StubTPP.constant(0.0, 1.0, [0.2, 0.5, 0.3])
     target = replace(target, levels=torch.tensor([-torch.inf, 0.0, -torch.inf], dtype=torch.float64))
-    draft = replace(StubTPP.constant(0.3, 1.0, [0.2, 0.5, 0.3]), levels=target.levels if same else target.levels.roll(1))
+    draft = replace(
+        StubTPP.constant(0.3, 1.0, [0.2, 0.5, 0.3]), levels=target.levels if same else target.levels.roll(1)
+    )
     samples = sample(target, draft, num_sequences=200, num_events=4, rule=rule, draft_length=3, batch_size=200)
     assert (samples.flat_marks == 1).all()
     assert (samples.stats.num_accepted > 0) == same
@@ -108,7 +114,8 @@ def test_a_mark_that_only_the_draft_allows_or_only_the_target() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_laws_that_differ_by_rounding_only(rule: Any) -> None:
-    """In float32 a draft equal to the target is rejected about once in 10^7 events, and its loop must end all the same."""
+    """In float32 a draft equal to the target is rejected about once in 10^7 events, and its loop must end all the
+    same."""
     target = StubTPP.random(3, seed=0)
     draft = replace(target, means=target.means + 1e-6)
     stats = sample(target, draft, num_sequences=500, num_events=40, rule=rule, draft_length=8, batch_size=500).stats
@@ -161,15 +168,17 @@ HAWKES = Hawkes([0.4, 0.2], [[0.5, 0.3], [0.1, 0.6]], 1.5)
 
 @pytest.mark.parametrize("method", ["autoregressive", "joint", "factorised", "self"])
 def test_a_process_is_sampled_exactly_by_every_method(method: str) -> None:
-    """A multivariate Hawkes process as target, another as draft, after a silence: its own residuals are Exp(1), and the number of
-    events agrees with exact simulation. False alarms 2e-4 per method."""
+    """A multivariate Hawkes process as target, another as draft, after a silence: its own residuals are Exp(1), and the
+    number of events agrees with exact simulation. False alarms 2e-4 per method."""
     draft = ProcessModel(Hawkes([0.3, 0.5], [[0.4, 0.1], [0.4, 0.4]], 1.0))
     options = {
         "autoregressive": {"method": "autoregressive"},
         "self": {"method": "speculative", "draft_length": 3},
     }.get(method, {"draft": draft, "rule": method, "draft_length": 3})
     history = EventSequence.of([0.5, 0.6, 1.5], [0, 1, 1], t_start=0.0, t_end=3.0)
-    samples = sample(ProcessModel(HAWKES), history=history, num_sequences=300, t_end=15.0, batch_size=100, seed=2, **options)
+    samples = sample(
+        ProcessModel(HAWKES), history=history, num_sequences=300, t_end=15.0, batch_size=100, seed=2, **options
+    )
     residuals = []
     for i, whole in enumerate(samples.with_history()):
         gaps, leftover = HAWKES.residuals(whole)
@@ -189,8 +198,8 @@ def test_a_process_is_sampled_exactly_by_every_method(method: str) -> None:
 
 
 def test_autocast_leaves_the_densities_alone() -> None:
-    """Under bfloat16 autocast the contexts lose digits, the heads and the rules do not: the draft equal to the target is accepted
-    but for the contexts' own rounding, and every log-density is finite."""
+    """Under bfloat16 autocast the contexts lose digits, the heads and the rules do not: the draft equal to the target
+    is accepted but for the contexts' own rounding, and every log-density is finite."""
     torch.manual_seed(0)
     model = TransformerTPP(3, embed_dim=16, num_heads=2, num_components=4).eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):

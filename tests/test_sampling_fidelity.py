@@ -1,8 +1,9 @@
-"""Whole windows: autoregressive and speculative samples have the target's law, judged from the returned sequences alone.
+"""Whole windows: autoregressive and speculative samples have the target's law, judged from the returned sequences
+alone.
 
-Residuals come from full float64 passes without a cache, and what the end of a window censors is carried over; two samples are
-compared by whole sequences. Seeds are fixed; a right sampler fails a test of residuals here for one seed in 10^4, and one of the
-permutation tests for one in 2,000.
+Residuals come from full float64 passes without a cache, and what the end of a window censors is carried over; two
+samples are compared by whole sequences. Seeds are fixed; a right sampler fails a test of residuals here for one seed in
+10^4, and one of the permutation tests for one in 2,000.
 """
 
 from __future__ import annotations
@@ -37,8 +38,14 @@ DRAFT = lively_transformer(NUM_MARKS, "sahp", seed=5, num_layers=1).float()
 @cache
 def windows(method: str) -> SampledSequences:
     """In float32, as models are used; seeds differ from method to method."""
-    options = {"method": "autoregressive"} if method == "autoregressive" else {"rule": method, "draft_length": 4, "draft": DRAFT}
-    return sample(TARGET, num_sequences=NUM_SEQUENCES, t_end=T_END, batch_size=250, seed=METHODS.index(method), **options)
+    options = (
+        {"method": "autoregressive"}
+        if method == "autoregressive"
+        else {"rule": method, "draft_length": 4, "draft": DRAFT}
+    )
+    return sample(
+        TARGET, num_sequences=NUM_SEQUENCES, t_end=T_END, batch_size=250, seed=METHODS.index(method), **options
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

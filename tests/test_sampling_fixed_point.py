@@ -64,7 +64,9 @@ def test_a_large_tolerance_is_another_law() -> None:
 
 def test_noise_distance_is_in_standard_deviations_of_the_component() -> None:
     weights, means, log_stds = torch.tensor([[0.5, 0.5], [-3.0, 3.0], [0.0, 1.0]], dtype=torch.float64)
-    law = LogNormalMixture(*torch.stack([weights.log(), means, log_stds]).unsqueeze(1).expand(-1, 2, -1), shift=0.2, scale=2.0)
+    law = LogNormalMixture(
+        *torch.stack([weights.log(), means, log_stds]).unsqueeze(1).expand(-1, 2, -1), shift=0.2, scale=2.0
+    )
     uniforms = torch.tensor([[0.2, 0.3], [0.9, 0.6]], dtype=torch.float64)
     drawn = law.sample(uniforms)
     assert law.noise_distance(drawn, uniforms).tolist() == [0.0, 0.0]

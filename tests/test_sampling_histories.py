@@ -33,7 +33,8 @@ def draw(model: Any, method: str, **arguments: Any) -> SampledSequences:
 
 
 def uncached_log_probs(model: Any, samples: SampledSequences, i: int) -> Tensor:
-    """Log-density of each new event of sequence i given all before it and the silence, from a full pass without a cache."""
+    """Log-density of each new event of sequence i given all before it and the silence, from a full pass without a
+    cache."""
     whole, history = samples.with_history()[i], samples.histories[i]
     m = history.num_scored
     batch = EventBatch.from_sequences([whole])
@@ -48,8 +49,8 @@ def uncached_log_probs(model: Any, samples: SampledSequences, i: int) -> Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_new_event_is_later_than_what_was_observed_and_has_the_truncated_law(method: str) -> None:
-    """300 histories with their own silences, some longer than any inter-time seen: -log S(tau) / S(w) is Exp(1). False alarms
-    1e-4 each."""
+    """300 histories with their own silences, some longer than any inter-time seen: -log S(tau) / S(w) is Exp(1). False
+    alarms 1e-4 each."""
     model = lively_transformer(3, "thp", seed=1)
     silences = torch.logspace(-3, 1.5, 300, dtype=torch.float64)
     histories = []
@@ -60,7 +61,9 @@ def test_the_first_new_event_is_later_than_what_was_observed_and_has_the_truncat
     samples = draw(model, method, history=histories, num_events=1, batch_size=100)
     first = torch.tensor([times[0] for times in samples.event_times])
     assert (first > torch.tensor([h.window_end for h in histories])).all()
-    assert samples.observed_until == [h.window_end for h in histories] and samples.num_given == [len(h) for h in histories]
+    assert samples.observed_until == [h.window_end for h in histories] and samples.num_given == [
+        len(h) for h in histories
+    ]
     residuals = own_law_residuals(model, samples.with_history(), samples.num_given, samples.observed_until)
     assert ks_exponential(torch.cat([r.gaps for r in residuals])).p_value > 1e-4
 
@@ -68,10 +71,13 @@ def test_the_first_new_event_is_later_than_what_was_observed_and_has_the_truncat
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("encoder", ["stub", *ENCODERS])
 def test_log_probs_are_those_of_a_pass_without_a_cache(encoder: str, method: str) -> None:
-    """After histories of any length, over several rounds with rejections: the caches hold exactly what was committed."""
+    """After histories of any length, over several rounds with rejections: the caches hold exactly what was
+    committed."""
     model: Any = StubTPP.swinging(3, seed=0) if encoder == "stub" else lively_transformer(3, encoder, seed=1)
     histories = [random_sequence(n, seed=n, given=n in (1, 40)) for n in (0, 1, 3, 40, 9)]
-    samples = draw(model, method, history=histories, num_sequences=2, num_events=15, batch_size=4, return_log_probs=True)
+    samples = draw(
+        model, method, history=histories, num_sequences=2, num_events=15, batch_size=4, return_log_probs=True
+    )
     assert samples.log_probs is not None
     for i in range(len(samples)):
         torch.testing.assert_close(samples.log_probs[i], uncached_log_probs(model, samples, i), rtol=1e-8, atol=1e-8)
@@ -100,9 +106,14 @@ def test_the_size_of_a_prefill_chunk_changes_nothing(encoder: str, monkeypatch: 
 
 
 def test_histories_are_encoded_ahead_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten histories, two rows in flight: one pass over all that fit into it, another over the rest, and the same samples."""
+    """Ten histories, two rows in flight: one pass over all that fit into it, another over the rest, and the same
+    samples."""
     model = lively_transformer(3, "thp", seed=1)
-    arguments: dict[str, Any] = {"history": [random_sequence(n, seed=n) for n in range(4, 14)], "num_events": 3, "batch_size": 2}
+    arguments: dict[str, Any] = {
+        "history": [random_sequence(n, seed=n) for n in range(4, 14)],
+        "num_events": 3,
+        "batch_size": 2,
+    }
     encoded, right = [], ModelRows._encode
 
     def encode(self: ModelRows, wanted: list[int]) -> None:

@@ -23,22 +23,29 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # different lengths, silences and starts: rows of one batch have little in common
 HISTORIES = [
-    EventSequence.of([0.5 * i for i in range(1, n + 1)], [i % 3 for i in range(n)], t_start=0.0, t_end=0.5 * n + silence)
+    EventSequence.of(
+        [0.5 * i for i in range(1, n + 1)], [i % 3 for i in range(n)], t_start=0.0, t_end=0.5 * n + silence
+    )
     for n, silence in ((0, 0.0), (1, 0.7), (2, 0.0), (30, 0.0), (0, 2.0), (11, 5.0))
 ] + [EventSequence.of([4.0, 4.5], [2, 1]), EventSequence.of([7.0], [0], t_end=8.0)]
 
 
-def draw(target: Any, draft: Any, method: str, batch_size: int, num_sequences: int = 2, **arguments: Any) -> SampledSequences:
+def draw(
+    target: Any, draft: Any, method: str, batch_size: int, num_sequences: int = 2, **arguments: Any
+) -> SampledSequences:
     """Paths of all histories until their number of events or the end of their window, which differ among the rows."""
     if method not in RULES:
         draft = None
     ends = {"num_events": [5 + i % 20 for i in range(len(HISTORIES) * num_sequences)], "horizon": 12.0}
-    settings = {"history": HISTORIES, "num_sequences": num_sequences, "batch_size": batch_size, "seed": 3} | ends | arguments
+    settings = (
+        {"history": HISTORIES, "num_sequences": num_sequences, "batch_size": batch_size, "seed": 3} | ends | arguments
+    )
     return sample(target, draft, **METHODS[method], **settings)
 
 
 def assert_same(first: SampledSequences, second: SampledSequences, first_from: int = 0) -> None:
-    """Sequences first_from, first_from + 1, ... of `first` are those of `second`: equal marks, and times to rounding."""
+    """Sequences first_from, first_from + 1, ... of `first` are those of `second`: equal marks, and times to
+    rounding."""
     for i, b in enumerate(second):
         a = first[first_from + i]
         assert torch.equal(a.marks, b.marks)
@@ -95,7 +102,9 @@ def test_equal_calls_are_equal_and_other_seeds_are_not() -> None:
     target = lively_transformer(3, "thp", seed=0)
     draft = target.float()
     first, again, other = (sample(target, draft, num_sequences=4, num_events=9, seed=seed) for seed in (8, 8, 9))
-    assert torch.equal(first.flat_inter_times, again.flat_inter_times) and torch.equal(first.flat_marks, again.flat_marks)
+    assert torch.equal(first.flat_inter_times, again.flat_inter_times) and torch.equal(
+        first.flat_marks, again.flat_marks
+    )
     assert len(torch.cat([first.flat_inter_times, other.flat_inter_times]).unique()) == 2 * len(first.flat_inter_times)
 
 
@@ -103,15 +112,21 @@ def test_the_options_of_a_result_replay_it() -> None:
     target = StubTPP.random(3, seed=0)
     draft = target.moved(1, times=0.5)
     first = sample(target, draft, num_sequences=4, num_events=9, rule="factorised")
-    assert first.options.to_dict() == {"method": "speculative", "draft_length": 8, "rule": "factorised", "drafter": "model"}
+    assert first.options.to_dict() == {
+        "method": "speculative",
+        "draft_length": 8,
+        "rule": "factorised",
+        "drafter": "model",
+    }
     replayed = sample(target, draft, num_sequences=4, num_events=9, options=first.options)
     assert torch.equal(replayed.flat_inter_times, first.flat_inter_times)
 
 
 @pytest.mark.parametrize("method", ["autoregressive", "joint"])
 def test_float32_sequences_hardly_ever_depend_on_the_batch(method: str) -> None:
-    """A matrix product of another shape rounds differently. The error in the inter-times grows along a sequence (from 1e-7 to
-    about 1e-4 here), and near a boundary between two marks or components it gives another draw: at most one in 200 sequences."""
+    """A matrix product of another shape rounds differently. The error in the inter-times grows along a sequence (from
+    1e-7 to about 1e-4 here), and near a boundary between two marks or components it gives another draw: at most one in
+    200 sequences."""
     target = lively_transformer(3, "thp", seed=0).float()
     draft = lively_transformer(3, "sahp", seed=1, num_layers=1).float()
     one, many = (draw(target, draft, method, batch_size, num_sequences=25) for batch_size in (16, 200))

@@ -1,7 +1,8 @@
-"""Sampled events have exactly the target's law, whatever the draft: chi-square tests against quadrature and against own-law PITs.
+"""Sampled events have exactly the target's law, whatever the draft: chi-square tests against quadrature and against
+own-law PITs.
 
-Every `judge` is a p-value that holds all of its tests together; seeds are fixed, and a correct sampler would fail a test here for
-one seed in 10^4.
+Every `judge` is a p-value that holds all of its tests together; seeds are fixed, and a correct sampler would fail a
+test here for one seed in 10^4.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ GIVEN = EventSequence.of([3.0, 3.5, 5.0], [2, 0, 1])
 def one_round(
     target: Any, draft: Any, history: EventSequence, rule: str, draft_length: int, num_rows: int, chunk: int = 20_000
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(inter_times, marks (num_rows, draft_length + 1), number of events (num_rows,)) of the first round after `history`."""
+    """(inter_times, marks (num_rows, draft_length + 1), number of events (num_rows,)) of the first round after
+    `history`."""
     parts = []
     for first in range(0, num_rows, chunk):
         options = {"rule": rule, "draft_length": draft_length}
@@ -50,8 +52,8 @@ def one_round(
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """200,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An event exists
-    if those before it were accepted, which says nothing about itself."""
+    """200,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An
+    event exists if those before it were accepted, which says nothing about itself."""
     monkeypatch.setattr(methods, "_FIRST_CAPACITY", 4)
     target = StubTPP.random(4, seed=0)
     draft = target.moved(3, times=0.5, marks=1.0)
@@ -68,14 +70,17 @@ def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: p
 @pytest.mark.parametrize("num_marks", [1, 5])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_paths_of_a_transformer_have_its_law(encoder: str, num_marks: int, rule: Any) -> None:
-    """Five events in two or three rounds, with rows that finish and are refilled; the draft is another kind of model."""
+    """Five events in two or three rounds, with rows that finish and are refilled; the draft is another kind of
+    model."""
     target = lively_transformer(num_marks, encoder, seed=2)
     other = {"thp": "sahp", "sahp": "attnhp", "attnhp": "rotary", "rotary": "thp"}[encoder]
     draft = lively_transformer(num_marks, other, seed=3, num_layers=1, num_components=2)
     history = EventSequence.of([0.2, 1.0, 1.1], [num_marks - 1, 0, num_marks // 2], t_start=0.0, t_end=1.3)
     laws = law_after(target, history), law_after(draft, history)
     assert overlap_joint(*laws, elapsed=silence_after(history)) < 0.9
-    samples = sample(target, draft, history=history, num_sequences=4000, num_events=5, draft_length=2, rule=rule, batch_size=1500)
+    samples = sample(
+        target, draft, history=history, num_sequences=4000, num_events=5, draft_length=2, rule=rule, batch_size=1500
+    )
     assert judge(target, history, samples) > FALSE_ALARM
     assert judge(draft, history, samples) < 1e-6
 
@@ -98,7 +103,9 @@ CELLS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CELLS)
 def test_paths_have_the_targets_law(name: str) -> None:
     """Six events per path of a model whose laws depend on all of its past; rows leave and are refilled."""
-    cell = {"num_marks": 4, "history": EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0), "draft_length": 3} | CELLS[name]
+    cell = {"num_marks": 4, "history": EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0), "draft_length": 3} | CELLS[
+        name
+    ]
     target = StubTPP.swinging(cell.pop("num_marks"), seed=0)
     if cell.get("method") == "autoregressive":
         cell["draft"] = cell.pop("draft_length") and None
@@ -127,7 +134,15 @@ def test_draft_lengths_that_hang_on_the_past_leave_the_law(rule: Any, lengths: A
     history = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
     with lengths():
         samples = sample(
-            target, draft, history=history, num_sequences=20, num_events=40, draft_length="auto", rule=rule, batch_size=1, seed=4
+            target,
+            draft,
+            history=history,
+            num_sequences=20,
+            num_events=40,
+            draft_length="auto",
+            rule=rule,
+            batch_size=1,
+            seed=4,
         )
     num_rounds = samples.stats.accepted_counts.sum(1)
     assert int((num_rounds > 0.2 * num_rounds.sum()).sum()) >= 2, "lengths must change"
@@ -142,6 +157,13 @@ def test_a_draft_without_some_of_the_targets_mass_is_corrected() -> None:
     history = EventSequence.of([], t_start=0.0)
     for rule in RULES:
         samples = sample(
-            target, draft, history=history, num_sequences=10_000, num_events=2, draft_length=2, rule=rule, batch_size=10_000
+            target,
+            draft,
+            history=history,
+            num_sequences=10_000,
+            num_events=2,
+            draft_length=2,
+            rule=rule,
+            batch_size=10_000,
         )
         assert judge(target, history, samples) > FALSE_ALARM

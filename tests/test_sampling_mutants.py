@@ -1,8 +1,9 @@
-"""The tests of the law are tests: each wrong sampler of `mutants` is rejected by them at p < 1e-6, and the right one is not.
+"""The tests of the law are tests: each wrong sampler of `mutants` is rejected by them at p < 1e-6, and the right one is
+not.
 
-One cell per mutant, chosen for its power: the laws of target and draft lie at least 0.1 apart in total variation, those of the
-marks too, and the mutant differs in law there. The p-values hold all tests of a cell together (Bonferroni); a right sampler fails
-a cell for one seed in 10^4.
+One cell per mutant, chosen for its power: the laws of target and draft lie at least 0.1 apart in total variation, those
+of the marks too, and the mutant differs in law there. The p-values hold all tests of a cell together (Bonferroni); a
+right sampler fails a cell for one seed in 10^4.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
 
 @dataclass(frozen=True)
 class Cell:
-    """What is sampled: paths of `history` from `target`, with `draft` and the arguments of `sample`, under `lengths`; and what
-    the samples are judged by."""
+    """What is sampled: paths of `history` from `target`, with `draft` and the arguments of `sample`, under `lengths`;
+    and what the samples are judged by."""
 
     target: StubTPP
     draft: StubTPP
@@ -57,7 +58,11 @@ A_THIRD_IN_ONE_MARK = StubTPP.constant(0.0, 1.0, [0.34, 0.22, 0.22, 0.22])
 NEARLY_ALL_IN_IT = StubTPP.constant(0.2, 1.0, [0.97, 0.01, 0.01, 0.01])
 ROUNDS_OF_TWO = {"num_sequences": 5000, "num_events": 4, "draft_length": 2, "batch_size": 5000}
 ROUNDS_OF_ONE = {"num_sequences": 6000, "num_events": 7, "draft_length": 1, "batch_size": 6000}
-ROW_BY_ROW = {"num_events": 50, "draft_length": "auto", "batch_size": 1}  # lengths hang on the past of one row, not of many
+ROW_BY_ROW = {
+    "num_events": 50,
+    "draft_length": "auto",
+    "batch_size": 1,
+}  # lengths hang on the past of one row, not of many
 CELLS = {
     "joint": Cell(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), ROUNDS_OF_TWO | {"rule": "joint"}),
     "factorised": Cell(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), ROUNDS_OF_TWO | {"rule": "factorised"}),

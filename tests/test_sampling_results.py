@@ -48,7 +48,9 @@ RESULTS: dict[str, dict[str, Any]] = {
 
 
 def result(name: str, **arguments: Any) -> SampledSequences:
-    arguments = {"target": MODEL, "draft": DRAFT, "draft_length": 3, "seed": 1, "batch_size": 4} | RESULTS[name] | arguments
+    arguments = (
+        {"target": MODEL, "draft": DRAFT, "draft_length": 3, "seed": 1, "batch_size": 4} | RESULTS[name] | arguments
+    )
     return sample(arguments.pop("target"), arguments.pop("draft"), **arguments)
 
 
@@ -83,7 +85,10 @@ def test_inter_times_are_the_differences_on_the_window(name: str) -> None:
         differenced = EventSequence(sequence.event_times, sequence.marks, sequence.t_start, sequence.t_end)
         torch.testing.assert_close(sequence.inter_times, differenced.inter_times, rtol=0, atol=1e-9)
         assert (sequence.inter_times[int(sequence.first_is_given) :] > 0).all()
-        assert sequence.event_times.dtype == sequence.inter_times.dtype == torch.float64 and sequence.marks.dtype == torch.int64
+        assert (
+            sequence.event_times.dtype == sequence.inter_times.dtype == torch.float64
+            and sequence.marks.dtype == torch.int64
+        )
 
 
 @every_result
@@ -147,7 +152,10 @@ def test_a_pandas_frame_has_one_row_per_new_event(name: str) -> None:
     assert samples.log_probs is not None
     for i in range(10):
         rows = frame[frame["index"] == i]
-        assert rows["time"].tolist() == samples.event_times[i].tolist() and rows["mark"].tolist() == samples.marks[i].tolist()
+        assert (
+            rows["time"].tolist() == samples.event_times[i].tolist()
+            and rows["mark"].tolist() == samples.marks[i].tolist()
+        )
         assert rows["log_prob"].tolist()[drawn:] == samples.log_probs[i].tolist()
         assert rows["log_prob"][:drawn].isna().all()
 
@@ -159,7 +167,15 @@ def test_a_stream_yields_the_same_sequences_in_the_order_of_index(name: str, chu
     arguments = {"target": MODEL, "draft": DRAFT, "draft_length": 3, "seed": 1, "batch_size": 4} | RESULTS[name]
     chunks = list(sample_stream(**arguments, return_log_probs=True, chunk_size=chunk_size))  # type: ignore[arg-type]
     assert [len(chunk) for chunk in chunks[:-1]] == [chunk_size] * (len(chunks) - 1)
-    for field in ("flat_event_times", "flat_inter_times", "flat_marks", "flat_log_probs", "index", "history_index", "path_index"):
+    for field in (
+        "flat_event_times",
+        "flat_inter_times",
+        "flat_marks",
+        "flat_log_probs",
+        "index",
+        "history_index",
+        "path_index",
+    ):
         assert torch.equal(torch.cat([getattr(chunk, field) for chunk in chunks]), getattr(whole, field))
     sequences = [sequence for chunk in chunks for sequence in chunk]
     assert [(s.t_start, s.t_end) for s in sequences] == [(s.t_start, s.t_end) for s in whole]

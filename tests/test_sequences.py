@@ -68,7 +68,9 @@ def test_a_prefix_is_the_history_observed_until_its_end() -> None:
 
 
 def test_the_repr_says_how_many_events_on_which_window() -> None:
-    assert repr(EventSequence.of([1.0, 2.0], index=3)) == "EventSequence(2 events on [first event, last event], index=3)"
+    assert (
+        repr(EventSequence.of([1.0, 2.0], index=3)) == "EventSequence(2 events on [first event, last event], index=3)"
+    )
     assert repr(EventSequence.of([1.0], t_start=0, t_end=2)) == "EventSequence(1 events on [0.0, 2.0], index=0)"
 
 
@@ -82,10 +84,19 @@ def test_the_repr_says_how_many_events_on_which_window() -> None:
             {"times": [1.0, 2.0], "marks": [0]},
             r"sequence 5: event_times has shape \(2,\) and marks \(1,\); both must be \(length,\)",
         ),
-        ({"times": [[1.0, 2.0]]}, r"sequence 5: event_times has shape \(1, 2\) and marks \(1, 2\); both must be \(length,\)"),
-        ({"times": [1.0, 2.0], "marks": [0, -1]}, r"sequence 5: marks\[1\] = -1 is negative; marks are 0\.\.num_marks-1"),
+        (
+            {"times": [[1.0, 2.0]]},
+            r"sequence 5: event_times has shape \(1, 2\) and marks \(1, 2\); both must be \(length,\)",
+        ),
+        (
+            {"times": [1.0, 2.0], "marks": [0, -1]},
+            r"sequence 5: marks\[1\] = -1 is negative; marks are 0\.\.num_marks-1",
+        ),
         ({"times": []}, r"sequence 5: has no events and no t_start; an empty window needs a t_start"),
-        ({"times": [1.0], "t_start": 1.5}, r"sequence 5: t_start = 1\.5 must be finite and not after the first event at 1\.0"),
+        (
+            {"times": [1.0], "t_start": 1.5},
+            r"sequence 5: t_start = 1\.5 must be finite and not after the first event at 1\.0",
+        ),
         ({"times": [1.0], "t_start": math.nan}, r"sequence 5: t_start = nan must be finite"),
         ({"times": [1.0, 2.0], "t_end": 1.5}, r"sequence 5: t_end = 1\.5 must be finite and not before 2\.0"),
         ({"times": [], "t_start": 2.0, "t_end": 1.5}, r"sequence 5: t_end = 1\.5 must be finite and not before 2\.0"),
@@ -100,7 +111,10 @@ def test_what_cannot_be_a_sequence_is_refused_with_its_index_and_value(arguments
 @pytest.mark.parametrize(
     ("inter_times", "message"),
     [
-        ([1.0, 1.0, 77.0], r"sequence 5: inter_times has shape \(3,\); it must have one entry for each of the 2 events"),
+        (
+            [1.0, 1.0, 77.0],
+            r"sequence 5: inter_times has shape \(3,\); it must have one entry for each of the 2 events",
+        ),
         ([1.0, math.nan], r"sequence 5: inter_times\[1\] = nan; it must be a finite number of at least 0"),
         ([-1.0, 1.0], r"sequence 5: inter_times\[0\] = -1\.0; it must be a finite number of at least 0"),
     ],
@@ -114,5 +128,7 @@ def test_carried_inter_times_must_fit(inter_times: list[float], message: str) ->
 def test_marks_that_are_not_integers_are_refused() -> None:
     with pytest.raises(TypeError, match=r"sequence 5: marks are torch\.float64; they must be torch\.int64"):
         EventSequence(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), index=5)
-    with pytest.raises(TypeError, match=r"sequence 0: marks are torch\.float32; they must be integers 0\.\.num_marks-1"):
+    with pytest.raises(
+        TypeError, match=r"sequence 0: marks are torch\.float32; they must be integers 0\.\.num_marks-1"
+    ):
         EventSequence.of([1.0], [0.5])

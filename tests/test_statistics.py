@@ -75,12 +75,16 @@ def test_plain_values_make_the_round_trip() -> None:
 
 def test_a_split_without_scored_events_is_refused() -> None:
     for rows in ([EventSequence.of([], t_start=0.0, t_end=1.0)], [EventSequence.of([3.0])]):
-        with pytest.raises(ValueError, match="the training split has no event with a likelihood term; at least one is needed"):
+        with pytest.raises(
+            ValueError, match="the training split has no event with a likelihood term; at least one is needed"
+        ):
             DataStatistics.of(rows, num_marks=1)
 
 
 def test_a_split_of_nothing_but_ties_needs_a_floor() -> None:
     ties = [EventSequence.of([1.0, 1.0], t_start=1.0)]
-    with pytest.raises(ValueError, match="every inter-time of the training split is 0; declare a floor with min_inter_time"):
+    with pytest.raises(
+        ValueError, match="every inter-time of the training split is 0; declare a floor with min_inter_time"
+    ):
         DataStatistics.of(ties, num_marks=1)
     assert DataStatistics.of(ties, num_marks=1, min_inter_time=0.1).num_ties == 2

@@ -26,7 +26,9 @@ def test_both_ways_take_the_same_steps() -> None:
 
 def test_overhead_is_of_the_fastest_run_of_every_step() -> None:
     """A pause in one run of a step changes speeds, not the overhead."""
-    result = training.Throughput("thp", 60, fit=[[2.0, 9.0], [7.0, 3.0]], bare=[[1.0, 3.0], [8.0, 3.0]], memory=[None] * 2)
+    result = training.Throughput(
+        "thp", 60, fit=[[2.0, 9.0], [7.0, 3.0]], bare=[[1.0, 3.0], [8.0, 3.0]], memory=[None] * 2
+    )
     assert result.overhead == pytest.approx(1 - (1 + 3) / (2 + 3))
     assert result.speeds(result.bare) == pytest.approx([15, 60 / 11])
 

@@ -47,7 +47,9 @@ def test_the_formula_of_the_optimum_is_that_of_the_linear_programme(num_candidat
     columns = torch.zeros(len(tuples) + 4, len(pairs))
     for j, (t, x) in enumerate(pairs):
         columns[t, j] = columns[len(tuples) + x, j] = 1.0
-    found = linprog([-float(x in tuples[t]) for t, x in pairs], A_eq=columns.numpy(), b_eq=torch.cat([supply, target]).numpy())
+    found = linprog(
+        [-float(x in tuples[t]) for t, x in pairs], A_eq=columns.numpy(), b_eq=torch.cat([supply, target]).numpy()
+    )
     assert -found.fun == pytest.approx(optimal_acceptance(target, draft, num_candidates), abs=1e-6)
 
 
@@ -116,7 +118,10 @@ def test_how_many_attempts_are_evaluated_together_changes_nothing(rule: str, mon
 def test_a_draft_without_the_targets_mass_is_corrected(draft: str, rule: str) -> None:
     """Next to nothing of the draft is accepted, or the target's tails and a mark are never proposed: r overflows."""
     target = StubTPP.constant(0.0, 1.0, [0.4, 0.4, 0.2], [1.0, -1.0, 0.0])
-    models = {"disjoint": StubTPP.constant(40.0, 0.5, [0.3, 0.3, 0.4]), "narrow": StubTPP.constant(-0.5, 0.25, [0.5, 0.5, 1e-7])}
+    models = {
+        "disjoint": StubTPP.constant(40.0, 0.5, [0.3, 0.3, 0.4]),
+        "narrow": StubTPP.constant(-0.5, 0.25, [0.5, 0.5, 1e-7]),
+    }
     num_rows = 400 if rule == "rrs" else 4000
     size = {"num_sequences": num_rows, "num_events": 1, "batch_size": num_rows}
     samples = sample(target, models[draft], history=EMPTY, candidates=(3,), rule=rule, **size)

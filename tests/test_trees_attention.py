@@ -77,7 +77,10 @@ def test_a_kept_path_is_as_if_it_had_been_encoded(name: str, lengths: list[int])
     model.extend(tree, cache, PARENTS)
     nodes, num_kept = torch.tensor([[1, 4, 8], [0, 2, 6], [0, 3, 3]]), torch.tensor([3, 2, 0])
     cache.keep_path(nodes, num_kept)
-    assert cache.lengths.tolist() == [n + k for n, k in zip(lengths, num_kept.tolist(), strict=True)] and cache.parents == ()
+    assert (
+        cache.lengths.tolist() == [n + k for n, k in zip(lengths, num_kept.tolist(), strict=True)]
+        and cache.parents == ()
+    )
     following = random_tokens(3, 2, 2)
     contexts = model.extend(following, cache)
     for row, kept in enumerate(num_kept.tolist()):

@@ -17,7 +17,11 @@ REJECTED, FALSE_ALARM = 1e-6, 1e-4
 HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
 SWINGING, CHAIN = StubTPP.swinging(4, seed=3), StubTPP.random(4, seed=0)
 CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "memory": (SWINGING, SWINGING.moved(3, times=0.8, marks=1.5), {"candidates": (2, 2), "num_events": 6, "num_sequences": 2500}),
+    "memory": (
+        SWINGING,
+        SWINGING.moved(3, times=0.8, marks=1.5),
+        {"candidates": (2, 2), "num_events": 6, "num_sequences": 2500},
+    ),
     "attention": (
         make_attentive(lively_transformer(4, "attnhp", seed=2)),
         lively_transformer(4, "sahp", seed=3, num_layers=1),
@@ -28,7 +32,11 @@ CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         StubTPP.constant(0.0, 1.0, [0.7, 0.1, 0.1, 0.1]),
         {"candidates": (2,), "num_events": 1, "num_sequences": 10_000},
     ),
-    "rule": (CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), {"candidates": (4, 4), "num_events": 3, "num_sequences": 8000}),
+    "rule": (
+        CHAIN,
+        CHAIN.moved(3, times=0.5, marks=1.0),
+        {"candidates": (4, 4), "num_events": 3, "num_sequences": 8000},
+    ),
 }
 CELL_OF = {
     "children_reuse_the_parents_context": "memory",

@@ -1,4 +1,5 @@
-"""Trees of candidates in the sampler: the chain is a special case, every model and drafter branches, batches change nothing."""
+"""Trees of candidates in the sampler: the chain is a special case, every model and drafter branches, batches change
+nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from tppsd.sampling.tree import Tree
 FALSE_ALARM = 1e-4
 SILENT = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0, t_end=1.6)
 HISTORIES = [
-    EventSequence.of([0.5 * i for i in range(1, n + 1)], [i % 3 for i in range(n)], t_start=0.0, t_end=0.5 * n + silence)
+    EventSequence.of(
+        [0.5 * i for i in range(1, n + 1)], [i % 3 for i in range(n)], t_start=0.0, t_end=0.5 * n + silence
+    )
     for n, silence in ((0, 0.0), (1, 0.7), (30, 0.0), (11, 5.0))
 ] + [EventSequence.of([4.0, 4.5], [2, 1])]
 OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "rotary", "rotary": "thp"}
@@ -97,7 +100,8 @@ def test_paths_have_the_targets_law_under_every_rule(rule: str) -> None:
 
 
 def test_ground_truth_processes_branch() -> None:
-    """A Hawkes process as target, with itself as the draft: everything is accepted, whatever path the states are taken along."""
+    """A Hawkes process as target, with itself as the draft: everything is accepted, whatever path the states are taken
+    along."""
     model = ProcessModel(PRESETS["multivariate_hawkes"].process)
     stats = sample(model, model, num_sequences=20, num_events=12, candidates=(2, 2), batch_size=7).stats
     assert stats.step_acceptance == 1.0
@@ -112,7 +116,9 @@ def test_batch_size_changes_nothing(encoder: str, drafter: str) -> None:
     target, draft = lively_pair(encoder)
     arguments = {"history": HISTORIES, "num_sequences": 2, "candidates": (3, 2), "seed": 3, "horizon": 12.0}
     arguments["num_events"] = [5 + i % 7 for i in range(2 * len(HISTORIES))]
-    whole, *parts = (sample(target, draft if drafter == "model" else drafter, batch_size=n, **arguments) for n in (64, 1, 3))
+    whole, *parts = (
+        sample(target, draft if drafter == "model" else drafter, batch_size=n, **arguments) for n in (64, 1, 3)
+    )
     for part in parts:
         assert torch.equal(whole.flat_marks, part.flat_marks)
         torch.testing.assert_close(whole.flat_event_times, part.flat_event_times, rtol=1e-9, atol=0)
@@ -140,7 +146,9 @@ def test_log_probs_are_those_of_a_full_pass() -> None:
 
 def test_statistics_by_depth_and_rank_add_up() -> None:
     target = StubTPP.random(4, seed=0)
-    stats = sample(target, target.moved(3, times=0.5, marks=1.0), num_sequences=300, num_events=10, candidates=(3, 1, 2)).stats
+    stats = sample(
+        target, target.moved(3, times=0.5, marks=1.0), num_sequences=300, num_events=10, candidates=(3, 1, 2)
+    ).stats
     accepted = torch.arange(4)
     tested = torch.tensor([int(stats.accepted_counts[:, depth:].sum()) for depth in range(3)])
     assert stats.tree == Tree((3, 1, 2)) and stats.rank_counts.shape == (3, 4)
@@ -182,7 +190,10 @@ def test_options_normalise_and_resolve_candidates() -> None:
         ({"candidates": (2,), "rule": "joint"}, "rule = 'joint' is not one for candidates"),
         ({"rule": "linear"}, "rule = 'linear' is one for several candidates per step: give candidates"),
         ({"rule": "nearest"}, "rule = 'nearest' is unknown"),
-        ({"candidates": (2,), "method": "autoregressive"}, r"candidates = \(2,\) has no meaning for method = 'autoregressive'"),
+        (
+            {"candidates": (2,), "method": "autoregressive"},
+            r"candidates = \(2,\) has no meaning for method = 'autoregressive'",
+        ),
     ],
 )
 def test_wrong_combinations_are_refused_in_one_sentence(options: dict[str, Any], said: str) -> None:

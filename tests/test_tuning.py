@@ -53,11 +53,14 @@ def test_acceptance_of_a_tree_is_foretold_by_other_shapes() -> None:
 
     foretold = acceptance([stats(tree) for tree in PILOTS])
     measured = stats(Tree((4, 2, 1)), 1000)
-    assert foretold.events_per_round(Tree((4, 2, 1))) == pytest.approx(1 + measured.num_accepted / measured.num_rounds, rel=0.06)
+    assert foretold.events_per_round(Tree((4, 2, 1))) == pytest.approx(
+        1 + measured.num_accepted / measured.num_rounds, rel=0.06
+    )
 
 
 def test_passes_of_any_length_are_on_lines_between_those_that_were_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that a pass over n tokens advances by n^2, and by more the first time: the median, and no warm-up, counts."""
+    """A clock that a pass over n tokens advances by n^2, and by more the first time: the median, and no warm-up,
+    counts."""
     clock, model, right, seen = [0.0], small_model("thp"), TransformerTPP.extend, set()
 
     def extend(self: TransformerTPP, tokens: EventTokens, *rest: Any) -> Any:

@@ -44,7 +44,9 @@ class Chart:
     def _path(self, xs: Sequence[float], ys: Sequence[float]) -> str:
         return "M" + "L".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], colour: str, label: str = "", points: bool = False) -> None:
+    def line(
+        self, xs: Sequence[float], ys: Sequence[float], colour: str, label: str = "", points: bool = False
+    ) -> None:
         """A line; its `label` goes to its right end."""
         self._marks.append(f'<path class="line" d="{self._path(xs, ys)}" stroke="var(--{colour})"/>')
         if points:
@@ -65,8 +67,11 @@ class Chart:
         """A thin line to compare with."""
         self._marks.append(f'<path class="guide" d="{self._path(xs, ys)}"/>')
 
-    def bars(self, xs: Sequence[float], heights: Sequence[float], colour: str, bar_width: float, names: Sequence[str]) -> None:
-        """Bars that start at `xs` and are `bar_width` wide, in units of x; `names` show when the pointer rests on one."""
+    def bars(
+        self, xs: Sequence[float], heights: Sequence[float], colour: str, bar_width: float, names: Sequence[str]
+    ) -> None:
+        """Bars that start at `xs` and are `bar_width` wide, in units of x; `names` show when the pointer rests on
+        one."""
         for x, height, name in zip(xs, heights, names, strict=True):
             top, base = self.y(height), self.y(self.y_range[0])
             self._marks.append(
@@ -77,7 +82,9 @@ class Chart:
     def note(self, line: int, text: str, colour: str) -> None:
         """A coloured line of text in the upper left corner."""
         y = _TOP + 12 + _LINE_HEIGHT * line
-        self._marks.append(f'<text class="note" x="{_LEFT + 8}" y="{y}" style="fill:var(--{colour})">{escape(text)}</text>')
+        self._marks.append(
+            f'<text class="note" x="{_LEFT + 8}" y="{y}" style="fill:var(--{colour})">{escape(text)}</text>'
+        )
 
     def svg(self) -> str:
         """The drawing, with its title as text for those who cannot see it."""
@@ -95,9 +102,13 @@ class Chart:
             parts.append(f'<path class="grid" d="M{_LEFT},{y:.1f}H{right}"/>')
             parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
         for tick in ticks(*self.x_range) if self.x_ticks is None else self.x_ticks:
-            parts.append(f'<text class="tick" x="{self.x(tick):.1f}" y="{bottom + 14}" text-anchor="middle">{tick:g}</text>')
+            parts.append(
+                f'<text class="tick" x="{self.x(tick):.1f}" y="{bottom + 14}" text-anchor="middle">{tick:g}</text>'
+            )
         middle = (_LEFT + right) / 2
-        parts.append(f'<text class="axis" x="{middle:.1f}" y="{bottom + 30}" text-anchor="middle">{escape(self.x_label)}</text>')
+        parts.append(
+            f'<text class="axis" x="{middle:.1f}" y="{bottom + 30}" text-anchor="middle">{escape(self.x_label)}</text>'
+        )
         parts.append(f'<text class="axis" x="{_LEFT - 38}" y="{_TOP - 11}">{escape(self.y_label)}</text>')
         return "".join(parts)
 
@@ -109,7 +120,9 @@ class Chart:
             y = max(min(y, self.height - _BOTTOM + excess), lowest + _LINE_HEIGHT)
             lowest = y
             x = self.width - _RIGHT - self.labels + 8
-            parts.append(f'<text class="note" x="{x}" y="{y + 3.5:.1f}" style="fill:var(--{colour})">{escape(label)}</text>')
+            parts.append(
+                f'<text class="note" x="{x}" y="{y + 3.5:.1f}" style="fill:var(--{colour})">{escape(label)}</text>'
+            )
         return "".join(parts)
 
 

@@ -26,13 +26,22 @@ GROUPS = {
     },
     "Measure": {
         "benchmark": Command(
-            "tppsd.commands.benchmark", "time samplers side by side and test their samples; the tables of the TPP-SD paper"
+            "tppsd.commands.benchmark",
+            "time samplers side by side and test their samples; the tables of the TPP-SD paper",
         ),
         "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
-        "profile": Command("tppsd.commands.profile", "account for a round's time, by step and against the machine's limits"),
-        "recipes": Command("tppsd.commands.recipes", "train and test recipes, several encoders and seeds: the table of results"),
-        "throughput": Command("tppsd.commands.throughput", "training: events per second of fit beside a bare PyTorch loop"),
-        "tune": Command("tppsd.commands.tune", "find the fastest draft length or candidate tree for a target and a draft"),
+        "profile": Command(
+            "tppsd.commands.profile", "account for a round's time, by step and against the machine's limits"
+        ),
+        "recipes": Command(
+            "tppsd.commands.recipes", "train and test recipes, several encoders and seeds: the table of results"
+        ),
+        "throughput": Command(
+            "tppsd.commands.throughput", "training: events per second of fit beside a bare PyTorch loop"
+        ),
+        "tune": Command(
+            "tppsd.commands.tune", "find the fastest draft length or candidate tree for a target and a draft"
+        ),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {
         "fit": Command(TRAINER_CLI, "train a target or a draft model"),
@@ -76,7 +85,8 @@ def main(args: list[str] | None = None) -> int:
 def run(name: str, args: list[str]) -> int:
     """Run one command, with mistakes and Ctrl-C as exit statuses instead of tracebacks."""
     module = COMMANDS[name].module
-    # OpenMP threads that spin while they wait starve each other on shared cores: two threads trained 14 times slower than one
+    # OpenMP threads that spin while they wait starve each other on shared cores: two threads trained 14 times slower
+    # than one
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import_module(module).main([name, *args] if module == TRAINER_CLI else args)
@@ -94,8 +104,8 @@ def run(name: str, args: list[str]) -> int:
 
 
 def meant_for_the_user(error: Exception) -> bool:
-    """True for a file that cannot be read or written and for what this package raised itself; an error from inside a library
-    needs its traceback."""
+    """True for a file that cannot be read or written and for what this package raised itself; an error from inside a
+    library needs its traceback."""
     if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
         return True
     traceback = error.__traceback__

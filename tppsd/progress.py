@@ -19,6 +19,8 @@ def progress(console: Any, text: str, total: int, is_shown: bool = True) -> Iter
         return
     from rich.progress import Progress
 
-    with Progress(console=console, transient=True, refresh_per_second=2) as bar:  # drawing takes time from what is timed
+    with Progress(
+        console=console, transient=True, refresh_per_second=2
+    ) as bar:  # drawing takes time from what is timed
         task = bar.add_task(text, total=total)
         yield lambda num=1: bar.advance(task, num)

@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 
 def read_yaml(path: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a file and of the files that it names in `extends` (relative to itself); its own keys win, then later files'.
+    """The keys of a file and of the files that it names in `extends` (relative to itself); its own keys win, then later
+    files'.
 
     Args:
         extended_by: the files that led here, each named in `extends` of the one before.

@@ -48,9 +48,12 @@ class Fidelity:
 
 
 class Judge:
-    """Judges the samplers of one cell against their own laws, the true process or, on real data, the autoregressive sampler."""
+    """Judges the samplers of one cell against their own laws, the true process or, on real data, the autoregressive
+    sampler."""
 
-    def __init__(self, plan: Plan, data: EventDataModule | None, autoregressive: Sampler, requests: list[Request], seed: int):
+    def __init__(
+        self, plan: Plan, data: EventDataModule | None, autoregressive: Sampler, requests: list[Request], seed: int
+    ):
         self.plan, self.data, self.autoregressive, self.seed = plan, data, autoregressive, seed
         self.process: Process | None = None if data is None else data.process_object
         self.is_real = data is not None and data.preset is None
@@ -62,7 +65,9 @@ class Judge:
 
     def __call__(self, timed: Timed) -> Fidelity:
         samples, model = timed.samples, timed.sampler.model
-        residuals = own_law_residuals(model, samples.sequences, samples.num_given, samples.observed_until, seed=self.seed)
+        residuals = own_law_residuals(
+            model, samples.sequences, samples.num_given, samples.observed_until, seed=self.seed
+        )
         gaps, marks = carry_over(residuals), torch.cat([r.mark_uniforms for r in residuals])
         numbers: dict[str, float | None] = {
             "own_law_p_value": ks_exponential(gaps).p_value,
@@ -73,7 +78,9 @@ class Judge:
             true_gaps = carry_over(SequenceResiduals(s.index, *self.process.residuals(s)) for s in samples.sequences)
             numbers |= {"ks_statistic": ks_exponential(true_gaps).statistic, "ks_band": ks_band(len(true_gaps))}
             truth = torch.tensor([self.process.log_likelihood(s) for s in samples.sequences], dtype=torch.float64)
-            numbers["likelihood_discrepancy"] = likelihood_discrepancy(truth, _log_likelihoods(model, samples.sequences))
+            numbers["likelihood_discrepancy"] = likelihood_discrepancy(
+                truth, _log_likelihoods(model, samples.sequences)
+            )
         if self.reference is not None:
             target = self.autoregressive.model
             both = [_log_likelihoods(target, sampled.sequences) for sampled in (samples, self.reference)]
@@ -96,11 +103,14 @@ class Judge:
         asked = Request(len(histories), histories, None, 1)
         drawn = Samples()
         drawn.add(sampler.run(asked, seed + 1000 * self.seed, _ROWS), asked)
-        inter_times, marks = (torch.stack([getattr(s, name)[-1] for s in drawn.sequences]) for name in ("inter_times", "marks"))
+        inter_times, marks = (
+            torch.stack([getattr(s, name)[-1] for s in drawn.sequences]) for name in ("inter_times", "marks")
+        )
         return inter_times.view(len(sources), -1), marks.view(len(sources), -1)
 
     def _next_event_distances(self, sampler: Sampler) -> dict[str, float | None]:
-        """Between draws of this sampler and of the autoregressive one, means over histories; no sampler without a cache."""
+        """Between draws of this sampler and of the autoregressive one, means over histories; no sampler without a
+        cache."""
         if self.next_events is None or sampler.method == "reencode":
             return {}
         inter_times, marks = self._draw_next_events(sampler, _DRAW_SEED)

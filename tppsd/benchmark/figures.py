@@ -30,8 +30,8 @@ def _cells(measurements: Sequence[Measurement]) -> list[tuple[str, list[Measurem
 
 
 def colour_of(row: Row, rows: Iterable[Row]) -> str:
-    """CSS variable of a sampler: blue for the autoregressive one, vermilion for the first draft, others for further drafts and
-    methods."""
+    """CSS variable of a sampler: blue for the autoregressive one, vermilion for the first draft, others for further
+    drafts and methods."""
     if row.method == "autoregressive":
         return "autoregressive"
     if row.method in ("reencode", "uncompiled"):
@@ -73,7 +73,11 @@ def _draft_labels(shown: Iterable[Row]) -> dict[tuple[object, ...], str]:
 
 
 def _line_chart(
-    title: str, x_label: str, y_label: str, ranges: tuple[tuple[float, float], tuple[float, float]], labels: Iterable[str]
+    title: str,
+    x_label: str,
+    y_label: str,
+    ranges: tuple[tuple[float, float], tuple[float, float]],
+    labels: Iterable[str],
 ) -> Chart:
     """A chart with room for the names of its lines."""
     room = max(58, 16 + math.ceil(_LETTER_WIDTH * max(map(len, labels))))
@@ -128,7 +132,9 @@ def mark_charts(measurements: Sequence[Measurement]) -> list[str]:
         for i, (measured, share) in enumerate(zip(shown, shares, strict=True)):
             colour = colour_of(measured.row, [m.row for m in cell])
             starts = [mark - 0.4 + i * width for mark in range(num_marks)]
-            names = [f"{measured.row.sampler}: mark {mark}, {100 * float(share[mark]):.1f} %" for mark in range(num_marks)]
+            names = [
+                f"{measured.row.sampler}: mark {mark}, {100 * float(share[mark]):.1f} %" for mark in range(num_marks)
+            ]
             chart.bars(starts, share.tolist(), colour, width, names)
             chart.note(i, measured.row.sampler, colour)
         charts.append(chart.svg())
@@ -139,7 +145,8 @@ def mark_charts(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def draft_length_charts(measurements: Sequence[Measurement]) -> list[str]:
-    """The paper's Figure 3: speed-up, acceptance and distances against the draft length, where there are three or more."""
+    """The paper's Figure 3: speed-up, acceptance and distances against the draft length, where there are three or
+    more."""
     charts = []
     for name, cell in _cells(measurements):
         spread = [m for m in _speculative(cell) if m.row.candidates is None and isinstance(m.row.draft_length, int)]
@@ -171,7 +178,8 @@ def _against_length(name: str, rows: Sequence[Row], column: str, cell: Sequence[
 
 
 def position_charts(measurements: Sequence[Measurement]) -> list[str]:
-    """P(accepted | tested) against the position in the draft, the longest draft of every drafter, number of passes and rule."""
+    """P(accepted | tested) against the position in the draft, the longest draft of every drafter, number of passes and
+    rule."""
     charts = []
     for name, cell in _cells(measurements):
         rows = [measured.row for measured in _speculative(cell)]

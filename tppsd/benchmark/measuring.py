@@ -34,7 +34,9 @@ class Samples:
         else:
             sequences = sampled
             given = [0] * len(sampled) if request.histories is None else [len(history) for history in request.histories]
-            until = [s.window_start if n == 0 else float(s.event_times[n - 1]) for s, n in zip(sampled, given, strict=True)]
+            until = [
+                s.window_start if n == 0 else float(s.event_times[n - 1]) for s, n in zip(sampled, given, strict=True)
+            ]
         first = len(self.sequences)
         self.sequences += [replace(sequence, index=first + i) for i, sequence in enumerate(sequences)]
         self.num_given += given
@@ -65,8 +67,11 @@ class Timed:
         return [s / max(1, n) for s, n in zip(self.seconds, self.num_events, strict=True)]
 
 
-def alternate(samplers: list[Sampler], requests: list[Request], batch_size: int, seed: int, advance: Any) -> list[Timed]:
-    """Time every sampler on every request in turn: run r has seed `seed` + r for all of them. A first run each warms up.
+def alternate(
+    samplers: list[Sampler], requests: list[Request], batch_size: int, seed: int, advance: Any
+) -> list[Timed]:
+    """Time every sampler on every request in turn: run r has seed `seed` + r for all of them. A first run each warms
+    up.
 
     Args:
         requests: one per repeat.

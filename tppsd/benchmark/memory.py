@@ -15,8 +15,8 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class PeakMemory:
     """`with PeakMemory(device) as peak: ...`, then `peak.bytes`; None where the system does not say.
 
-    On CUDA the tensors of this process. On Linux the resident memory: memory that the allocator keeps though it is free is
-    returned first, so that work is charged for what it takes and not for what earlier work left behind.
+    On CUDA the tensors of this process. On Linux the resident memory: memory that the allocator keeps though it is free
+    is returned first, so that work is charged for what it takes and not for what earlier work left behind.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:

@@ -22,7 +22,15 @@ COLUMNS = (
     "speedup_over_reencode", "acceptance_rate", "step_acceptance", "events_per_round", "events_per_second",
     "milliseconds_per_event", "own_law_p_value", "peak_memory_mib",
 )  # fmt: skip
-PAPER_KEYS = ("data", "encoder", "method", "draft", "draft_length", "rule", "batch_size")  # what an entry of a paper is found by
+PAPER_KEYS = (
+    "data",
+    "encoder",
+    "method",
+    "draft",
+    "draft_length",
+    "rule",
+    "batch_size",
+)  # what an entry of a paper is found by
 _DISTINCT = (
     "encoders", "methods", "baselines", "draft_lengths", "rules", "draft_passes", "candidates", "batch_sizes", "seeds",
     "columns", "figures",
@@ -54,9 +62,10 @@ class Training:
     """How models are trained where no checkpoint is given.
 
     Attributes:
-        distilled: drafts are trained to agree with their target (tppsd.lightning.distillation) instead of with the data.
-        target_seconds, draft_seconds: wall-clock budgets, for which the learning rate is planned; null: until `max_epochs`, or
-            until val/nll has not fallen for `patience` epochs, at a constant learning rate.
+        distilled: drafts are trained to agree with their target (tppsd.lightning.distillation) instead of with the
+            data.
+        target_seconds, draft_seconds: wall-clock budgets, for which the learning rate is planned; null: until
+            `max_epochs`, or until val/nll has not fallen for `patience` epochs, at a constant learning rate.
         batch_size: sequences per step; null: so many that a step has about 1,100 events.
         learning_rate: the largest.
         draft_learning_rate: of drafts; null: the same.
@@ -82,30 +91,31 @@ class Plan:
 
     Attributes:
         title: heading of the table and of the report.
-        data: process presets (sequences are sampled from scratch, on the preset's window) or data sets (test sequences are
-            continued), called by the last part of their path, with folders where that is the same; empty: from scratch,
-            `num_events` events, for models of unknown data.
+        data: process presets (sequences are sampled from scratch, on the preset's window) or data sets (test sequences
+            are continued), called by the last part of their path, with folders where that is the same; empty: from
+            scratch, `num_events` events, for models of unknown data.
         data_root: folder where `easytpp/taxi` is looked for as `taxi` before the hub is asked.
         target: checkpoint, or size of the target.
         drafts: checkpoints, sizes, "self", "jacobi" or "poisson".
-        methods: further ways to sample: "fixed_point", with every draft length as its window, and "auto", which is offered the
-            first draft that is a model and whose trial is not counted.
+        methods: further ways to sample: "fixed_point", with every draft length as its window, and "auto", which is
+            offered the first draft that is a model and whose trial is not counted.
         untrained: models of these sizes with random weights.
         rules: of chains, and of trees where one of those is named; else trees have the rule "linear".
         draft_passes: chains of draft models are also drafted in so many passes over all of their events.
         candidates: trees, each the candidates of every step; they are timed beside the chains of `draft_lengths`.
-        baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a cache,
-            the history encoded anew for each event, one sequence at a time; "uncompiled": the target autoregressively, by
-            operators in float32, where the others have compiled passes, or laws.
+        baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a
+            cache, the history encoded anew for each event, one sequence at a time; "uncompiled": the target
+            autoregressively, by operators in float32, where the others have compiled passes, or laws.
         compile, dtype: as in SamplingOptions, of every sampler, the autoregressive one included.
         batch_sizes: rows in flight.
         repeats: timed runs of each sampler; the run that warms up is not counted.
         sequences_per_run: sequences of one run, at least the batch size; null: 8 continuations of real data, else 1.
         num_events: new events per sequence; null: until the end of the window.
         given_events: events of a test sequence that are continued; half of the sequence, where it is not twice as long.
-        next_event_draws, next_event_histories: draws of the next event after each of so many histories, for the distances of
-            next-event laws (N = 100 after M = 100 events in the paper).
-        paper: what a paper reports. An entry belongs to the rows whose fields equal its own; its other keys are numbers.
+        next_event_draws, next_event_histories: draws of the next event after each of so many histories, for the
+            distances of next-event laws (N = 100 after M = 100 events in the paper).
+        paper: what a paper reports. An entry belongs to the rows whose fields equal its own; its other keys are
+            numbers.
     """
 
     title: str = "Samplers side by side"
@@ -141,11 +151,20 @@ class Plan:
         for name in ("encoders", "draft_lengths", "rules", "batch_sizes", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; it needs at least one value")
-        for name in ("repeats", "sequences_per_run", "num_events", "next_event_draws", "next_event_histories", "given_events"):
+        for name in (
+            "repeats",
+            "sequences_per_run",
+            "num_events",
+            "next_event_draws",
+            "next_event_histories",
+            "given_events",
+        ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
         distinct = {name: getattr(self, name) for name in _DISTINCT}
-        for name, values in (distinct | {"data": map(Path, self.data), "drafts": map(Path, draft_names(self.drafts))}).items():
+        for name, values in (
+            distinct | {"data": map(Path, self.data), "drafts": map(Path, draft_names(self.drafts))}
+        ).items():
             if (twice := repeated(values)) is not None:
                 raise ValueError(f"{name}: {twice} is there twice; name it once")
         if "uncompiled" in self.baselines and not self.compile:
@@ -159,7 +178,9 @@ class Plan:
         if unknown := [column for column in self.columns if column not in COLUMNS]:
             raise ValueError(f"there is no column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
         if not self.data and isinstance(self.target, ModelSize) and not self.untrained:
-            raise ValueError("there is nothing to train a target on: name data (--data), a target (--target) or --untrained")
+            raise ValueError(
+                "there is nothing to train a target on: name data (--data), a target (--target) or --untrained"
+            )
 
     @property
     def passes(self) -> dict[str, Any]:
@@ -167,8 +188,8 @@ class Plan:
         return SamplingOptions(compile=self.compile, dtype=self.dtype).passes
 
     def speculative_options(self, of_model: bool) -> list[SamplingOptions]:
-        """Every draft length with every rule of chains, for a draft model with every number of passes; every tree with every rule
-        of trees."""
+        """Every draft length with every rule of chains, for a draft model with every number of passes; every tree with
+        every rule of trees."""
         of_trees: list[Any] = [rule for rule in self.rules if rule in TREE_RULES]
         of_chains: list[Any] = [rule for rule in self.rules if rule not in TREE_RULES] or ["joint"]
         passes = (None, *self.draft_passes) if of_model else (None,)
@@ -181,7 +202,8 @@ class Plan:
 
 
 def draft_names(drafts: tuple[ModelSize | str, ...]) -> list[str]:
-    """Checkpoints and drafters as given, sizes as heads x layers and, for those that share it, the settings that differ."""
+    """Checkpoints and drafters as given, sizes as heads x layers and, for those that share it, the settings that
+    differ."""
     sizes = [draft for draft in drafts if isinstance(draft, ModelSize)]
     return [draft if isinstance(draft, str) else _name_among(draft, sizes) for draft in drafts]
 

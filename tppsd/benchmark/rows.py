@@ -20,24 +20,28 @@ class Row:
     """Medians over the counted runs. None: does not apply, or cannot be measured.
 
     Attributes:
-        sampler: name, unique within data, encoder, batch size and seed; method: "autoregressive", "speculative", "draft" (a draft
-            on its own), "reencode" (the target without a cache, one sequence at a time), "uncompiled" (autoregressive, where the
-            others are compiled), "fixed_point" or "auto".
+        sampler: name, unique within data, encoder, batch size and seed; method: "autoregressive", "speculative",
+            "draft" (a draft on its own), "reencode" (the target without a cache, one sequence at a time), "uncompiled"
+            (autoregressive, where the others are compiled), "fixed_point" or "auto".
         draft_length: events drafted per round, "auto", or the depth of the tree of `candidates`.
         target: heads x layers; draft: heads x layers, a checkpoint, "self" or "poisson".
         num_events: new events of all counted runs; num_sequences: sequences of one run.
         seconds: wall-clock time of a run per sequence.
         milliseconds_per_event: median over runs; low and high are the smallest and the largest of them.
         speedup: median over runs of (autoregressive seconds per event / this sampler's), paired by run; speedup_low and
-            speedup_high are the smallest and the largest of them. speedup_over_reencode: the same against the sampler without a
-            cache, which is what papers report.
-        acceptance_rate: alpha, accepted / drafted; step_acceptance: accepted / tested; events_per_round: per target pass.
-        likelihood_discrepancy: |mean L_truth - mean L_model| of the samples under the true process and the sampled model, or, on
-            real data, |mean L| of the samples and of an independent autoregressive run under the target; nats per sequence.
-        ks_statistic: D_KS of the samples time-rescaled under the true process; ks_band: its 95 % quantile for exact samples.
-        wasserstein_time, wasserstein_mark: 1-Wasserstein and earth mover's distance of next events from autoregressive ones.
-        own_law_p_value, mark_p_value: of the times and marks under the very model that was sampled; uniform if sampling is exact
-            (with dtype = bfloat16 nearly: full passes give other laws, by some 1e-4 nats per event).
+            speedup_high are the smallest and the largest of them. speedup_over_reencode: the same against the sampler
+            without a cache, which is what papers report.
+        acceptance_rate: alpha, accepted / drafted; step_acceptance: accepted / tested; events_per_round: per target
+            pass.
+        likelihood_discrepancy: |mean L_truth - mean L_model| of the samples under the true process and the sampled
+            model, or, on real data, |mean L| of the samples and of an independent autoregressive run under the target;
+            nats per sequence.
+        ks_statistic: D_KS of the samples time-rescaled under the true process; ks_band: its 95 % quantile for exact
+            samples.
+        wasserstein_time, wasserstein_mark: 1-Wasserstein and earth mover's distance of next events from autoregressive
+            ones.
+        own_law_p_value, mark_p_value: of the times and marks under the very model that was sampled; uniform if sampling
+            is exact (with dtype = bfloat16 nearly: full passes give other laws, by some 1e-4 nats per event).
             Cells share the noise of a seed, so that one sampler's p-values resemble each other over cells.
         peak_memory_mib: largest over runs, beyond what was held before.
         choice: what "auto" took in the first counted run, and why.
@@ -90,7 +94,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A row, and what the figures show of it: residuals, mark counts, and rounds by (drafted, accepted) where there are any."""
+    """A row, and what the figures show of it: residuals, mark counts, and rounds by (drafted, accepted) where there are
+    any."""
 
     row: Row
     fidelity: Fidelity
@@ -102,7 +107,9 @@ def measurement(
 ) -> Measurement:
     """The row of `timed`; `others` are all samplers of its cell and `cell` the fields that they share."""
     sampler, own = timed.sampler, timed.seconds_per_event
-    baselines = {other.sampler.method: other for other in others if other.sampler.method in ("autoregressive", "reencode")}
+    baselines = {
+        other.sampler.method: other for other in others if other.sampler.method in ("autoregressive", "reencode")
+    }
     speedups = _speedups(timed, baselines["autoregressive"])
     peaks = [peak for peak in timed.peak_bytes if peak is not None]
     values: dict[str, Any] = cell | {

@@ -63,7 +63,9 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
             widths = None if options.tree is None else options.tree.candidates
             length = written_length(options) if widths is None else len(widths)
             shape = length if widths is None else "tree " + "x".join(map(str, widths))
-            label = f"speculative, {labels[name]}, {shape}{in_passes(of_draft)}" + (f", {rule}" if len(plan.rules) > 1 else "")
+            label = f"speculative, {labels[name]}, {shape}{in_passes(of_draft)}" + (
+                f", {rule}" if len(plan.rules) > 1 else ""
+            )
             run = _cached(target, passes, draft, options)
             chosen.append(Sampler(label, "speculative", target, run, name, length, rule, widths, of_draft))
     first_model = next((name for name, draft in drafts.items() if draft not in DRAFTER_NAMES), None)
@@ -97,7 +99,9 @@ def _cached(
 
     def run(request: Request, seed: int, batch_size: int) -> SampledSequences:
         arguments = request.arguments()
-        return sample(target, draft, options=chosen, seed=seed, batch_size=batch_size, max_events=MAX_EVENTS, **arguments)
+        return sample(
+            target, draft, options=chosen, seed=seed, batch_size=batch_size, max_events=MAX_EVENTS, **arguments
+        )
 
     return run
 
@@ -115,7 +119,11 @@ def reencode(target: TransformerTPP, request: Request, seed: int) -> list[EventS
 
 
 def _continue(
-    target: TransformerTPP, history: EventSequence, t_end: float | None, num_events: int | None, generator: torch.Generator
+    target: TransformerTPP,
+    history: EventSequence,
+    t_end: float | None,
+    num_events: int | None,
+    generator: torch.Generator,
 ) -> EventSequence:
     device = model_device(target)
     batch = sequences_on(device, [history])

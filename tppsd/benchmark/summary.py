@@ -1,4 +1,5 @@
-"""What a long benchmark comes to: for every cell the fastest speculative sampler, beside the autoregressive one and `auto`."""
+"""What a long benchmark comes to: for every cell the fastest speculative sampler, beside the autoregressive one and
+`auto`."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ _TYPES: dict[str, tuple[type, ...]] = {  # of the fields of a row, as JSON has t
 
 @dataclass(frozen=True)
 class Summary:
-    """A cell. Attributes: autoregressive, fastest, auto: its rows, the last where it was asked for; `fastest` has the largest
-    median speed-up of the samplers whose method and draft are given."""
+    """A cell. Attributes: autoregressive, fastest, auto: its rows, the last where it was asked for; `fastest` has the
+    largest median speed-up of the samplers whose method and draft are given."""
 
     autoregressive: Row
     fastest: Row
@@ -88,14 +89,21 @@ def markdown(cells: Sequence[Summary]) -> str:
         base, best = cell.autoregressive, cell.fastest
         name = best.sampler.removeprefix("speculative, ")
         auto = "" if cell.auto is None else text(cell.auto, "speedup")
-        numbers = [text(base, "milliseconds_per_event"), name, text(best, "milliseconds_per_event"), text(best, "speedup"), auto]
+        numbers = [
+            text(base, "milliseconds_per_event"),
+            name,
+            text(best, "milliseconds_per_event"),
+            text(best, "speedup"),
+            auto,
+        ]
         where = [base.data or "from scratch", encoder_name(base), base.target, str(base.batch_size)]
         lines.append("| " + " | ".join(where + numbers) + " |")
     return "\n".join(lines)
 
 
 def speedups(cells: Sequence[Summary]) -> list[Speedup]:
-    """Of the fastest samplers, for `tppsd.plots.speedup_plot`: a panel per batch size, a colour per size of the target."""
+    """Of the fastest samplers, for `tppsd.plots.speedup_plot`: a panel per batch size, a colour per size of the
+    target."""
     return [
         Speedup(
             f"{cell.fastest.batch_size} row{'s' if cell.fastest.batch_size > 1 else ''} in flight",

@@ -105,8 +105,8 @@ def _average(rows: list[Row]) -> Row:
 
 
 def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
-    """Write the table of all cells: all columns where the console is wide enough, else the most important ones, at last the bare
-    numbers beside sampler names on several lines. Below it, what "auto" chose in each cell, and why."""
+    """Write the table of all cells: all columns where the console is wide enough, else the most important ones, at last
+    the bare numbers beside sampler names on several lines. Below it, what "auto" chose in each cell, and why."""
     rows = averaged(rows)
     columns = shown_columns(plan.columns, rows)
     important = [name for name in columns if name in IMPORTANT]
@@ -119,7 +119,9 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
         console.print(f"not shown for want of width: {named}; a wider terminal or --json has them", soft_wrap=True)
     for row in rows:
         if row.choice is not None:
-            console.print(f"{row.sampler} ({where(row)}) chose {row.choice}", soft_wrap=True, markup=False, highlight=False)
+            console.print(
+                f"{row.sampler} ({where(row)}) chose {row.choice}", soft_wrap=True, markup=False, highlight=False
+            )
 
 
 def _width(table: Any, console: Any) -> int:

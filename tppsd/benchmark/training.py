@@ -29,7 +29,9 @@ class Teacher(NamedTuple):
     content_hash: str
 
 
-def models(plan: Plan, data: EventDataModule | None, encoder: str, seed: int, say: Any) -> tuple[TransformerTPP, dict[str, Any]]:
+def models(
+    plan: Plan, data: EventDataModule | None, encoder: str, seed: int, say: Any
+) -> tuple[TransformerTPP, dict[str, Any]]:
     """The target, and by name every draft: a model, or the name of a drafter that needs none."""
     target = _model(plan, data, encoder, plan.target, "target", seed, say)
     teacher = None
@@ -39,7 +41,9 @@ def models(plan: Plan, data: EventDataModule | None, encoder: str, seed: int, sa
         teacher = Teacher(path, target.content_hash())
     drafts: dict[str, Any] = {}
     for name, draft in zip(draft_names(plan.drafts), plan.drafts, strict=True):
-        drafts[name] = draft if draft in DRAFTER_NAMES else _model(plan, data, encoder, draft, "draft", seed, say, teacher)
+        drafts[name] = (
+            draft if draft in DRAFTER_NAMES else _model(plan, data, encoder, draft, "draft", seed, say, teacher)
+        )
     return target, drafts
 
 
@@ -66,7 +70,13 @@ def _model(
 
 
 def checkpoint_path(
-    plan: Plan, data: EventDataModule, encoder: str, size: ModelSize, role: str, seed: int, teacher: Teacher | None = None
+    plan: Plan,
+    data: EventDataModule,
+    encoder: str,
+    size: ModelSize,
+    role: str,
+    seed: int,
+    teacher: Teacher | None = None,
 ) -> Path:
     """Where a trained model is kept: the name ends in a hash of all that decides its weights."""
     settings = plan.training
@@ -94,7 +104,8 @@ def _train(
     plan: Plan, data: EventDataModule, encoder: str, size: ModelSize, role: str, seed: int, path: Path, say: Any,
     teacher: Teacher | None,
 ) -> None:  # fmt: skip
-    """Train at a path of its own and move the checkpoint when it is complete: an interrupted run leaves nothing to be reused."""
+    """Train at a path of its own and move the checkpoint when it is complete: an interrupted run leaves nothing to be
+    reused."""
     from lightning.pytorch import seed_everything
 
     from tppsd.lightning.distillation import Distillation

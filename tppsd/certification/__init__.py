@@ -1,1 +1,2 @@
-"""Is the sampler exact? Cells that cover its methods, models, drafts and starts, and the tests that judge their samples."""
+"""Is the sampler exact? Cells that cover its methods, models, drafts and starts, and the tests that judge their
+samples."""

@@ -1,9 +1,9 @@
-"""What is a certificate of one checkout worth for another? The results of all cells in which both draw the same samples, to the
-last bit.
+"""What is a certificate of one checkout worth for another? The results of all cells in which both draw the same
+samples, to the last bit.
 
-A change that only makes the samplers faster or their code clearer then needs no new certificate, which takes hours, and one that
-changes some cells new results of these. Both checkouts run on this machine: bits recorded on another one would differ by its
-rounding.
+A change that only makes the samplers faster or their code clearer then needs no new certificate, which takes hours, and
+one that changes some cells new results of these. Both checkouts run on this machine: bits recorded on another one would
+differ by its rounding.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def compare(
     root: Path, num_events: int, seed: int, processes: int, models: Path, how: How, advance: Callable[[], None]
 ) -> Comparison:
     """Samples of the checkout at `root` with those of this code, as in draw_cells."""
-    before, after = (draw_cells(code, num_events, seed, processes, models, "", how, advance) for code in (root, PACKAGE.parent))
+    before, after = (
+        draw_cells(code, num_events, seed, processes, models, "", how, advance) for code in (root, PACKAGE.parent)
+    )
     changed = [cell for cell in cells_of(how) if before.get(cell.name) != after[cell.name]]
     same = [line["num_events"] for name, line in after.items() if name not in {cell.name for cell in changed}]
     return Comparison(changed, len(same), sum(same), seed)
@@ -77,8 +79,8 @@ def compare(
 def carry_over(
     certificate: Certificate, comparison: Comparison, processes: int, output: Path, how: How, shown: Shown = untold
 ) -> Certificate:
-    """The certificate for these sources, also written to `output`: cells that draw the same samples keep their results, the
-    others are certified anew."""
+    """The certificate for these sources, also written to `output`: cells that draw the same samples keep their results,
+    the others are certified anew."""
     sources = sources_hash()
     run = certificate["run"] | {"version": tppsd.__version__, "sources": sources}
     anew = results_of(comparison.changed, run, processes, output, how, shown)
@@ -106,7 +108,8 @@ def draw_cells(
         num_events: per cell.
         models: where trained models are kept.
         only: part of the names of the cells to draw.
-        how: arguments of `draw` beside these, for the cells that can have such passes; empty = all cells, by the default ones.
+        how: arguments of `draw` beside these, for the cells that can have such passes; empty = all cells, by the
+            default ones.
         advance: called after every cell.
 
     Raises:
@@ -115,7 +118,9 @@ def draw_cells(
     if not (root / "tppsd" / "certification" / "cells.py").is_file():
         raise ValueError(f"{root} is no checkout of this project: it has no tppsd/certification/cells.py")
     drawn: Drawn = {}
-    for line in _lines(root.resolve(), [str(num_events), str(seed), str(models.resolve()), only, json.dumps(how)], processes):
+    for line in _lines(
+        root.resolve(), [str(num_events), str(seed), str(models.resolve()), only, json.dumps(how)], processes
+    ):
         drawn[line["cell"]] = line
         advance()
     return drawn
@@ -128,7 +133,12 @@ def _lines(root: Path, words: list[str], processes: int) -> Iterator[dict[str, A
     with tempfile.TemporaryFile("w+") as errors, ExitStack() as stack:
         running = [
             subprocess.Popen(
-                [*call, str(i), str(processes)], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+                [*call, str(i), str(processes)],
+                cwd=root,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
             )
             for i in range(processes)
         ]

@@ -46,10 +46,11 @@ class Cell:
     """One combination.
 
     Attributes:
-        method: "autoregressive", the acceptance rule of a speculative chain or tree, or "fixed point" with the default tolerance.
+        method: "autoregressive", the acceptance rule of a speculative chain or tree, or "fixed point" with the default
+            tolerance.
         encoder: of the target; "closed form" has no weights to train and no cache to speak of.
-        draft: how the draft relates to the target; "in two passes": another model that drafts so; "self", "jacobi", "poisson":
-            drafters without a model.
+        draft: how the draft relates to the target; "in two passes": another model that drafts so; "self", "jacobi",
+            "poisson": drafters without a model.
         draft_length: events drafted per round, or iterated at once.
         start: "from scratch", after a "history", or after a history and a "silence" (a left-truncated first law).
         end: of every sequence, "window" or "number of events".
@@ -84,8 +85,8 @@ class Cell:
 
     @property
     def is_possible(self) -> bool:
-        """Two methods have no draft, rare marks need several, a closed form has no training data; the integrals of `rrs` over the
-        marks of a network, or for drafts that are always rejected, would take hours."""
+        """Two methods have no draft, rare marks need several, a closed form has no training data; the integrals of
+        `rrs` over the marks of a network, or for drafts that are always rejected, would take hours."""
         drafts = self.method not in ("autoregressive", "fixed point")
         return (
             drafts == (self.draft != "none")
@@ -114,7 +115,8 @@ def all_cells() -> tuple[Cell, ...]:
 
 @cache
 def covering_cells(kind: str) -> tuple[Cell, ...]:
-    """Greedily chosen cells that hold every pair of choices, those of KINDS, that occurs in any possible cell. Deterministic.
+    """Greedily chosen cells that hold every pair of choices, those of KINDS, that occurs in any possible cell.
+    Deterministic.
 
     Source: pairwise covering arrays, Cohen et al., IEEE Trans. Softw. Eng. 23 (1997).
     """

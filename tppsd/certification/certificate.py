@@ -1,7 +1,7 @@
 """What a certificate is: the results of all cells with their verdicts, and the sources that they are of.
 
-Compiled passes and bfloat16 have certificates of their own, of the cells whose targets are networks, and compiled drafts under
-targets by operators one of cells of their own.
+Compiled passes and bfloat16 have certificates of their own, of the cells whose targets are networks, and compiled
+drafts under targets by operators one of cells of their own.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def machine() -> dict[str, str]:
 def sources_hash(package: Path = PACKAGE) -> str:
     """SHA-256 of the files whose exactness is certified: the samplers and the models."""
     digest = hashlib.sha256()
-    for path in sorted([*package.glob("sampling/*.py"), *package.glob("models/**/*.py"), *package.glob("models/**/native/*")]):
+    for path in sorted(
+        [*package.glob("sampling/*.py"), *package.glob("models/**/*.py"), *package.glob("models/**/native/*")]
+    ):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -35,7 +35,13 @@ def untold(results: Results, _: int) -> Results:
 
 
 def certify(
-    cells: list[Cell], num_events: int, seed: int, processes: int, output: Path, how: How | None = None, shown: Shown = untold
+    cells: list[Cell],
+    num_events: int,
+    seed: int,
+    processes: int,
+    output: Path,
+    how: How | None = None,
+    shown: Shown = untold,
 ) -> Certificate:
     """Results of the cells with their verdicts, also written to `output`: as a certificate only if these are all cells.
 
@@ -51,7 +57,9 @@ def certify(
     return certificate
 
 
-def results_of(cells: list[Cell], run: dict[str, Any], processes: int, output: Path, how: How, shown: Shown) -> dict[str, Result]:
+def results_of(
+    cells: list[Cell], run: dict[str, Any], processes: int, output: Path, how: How, shown: Shown
+) -> dict[str, Result]:
     """By name: those that were kept, and of the other cells new ones."""
     folder = output / called("cells", how)
     results = {cell.name: kept for cell in cells if (kept := _read(folder, cell, run)) is not None}

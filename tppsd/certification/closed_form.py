@@ -1,4 +1,5 @@
-"""An event model of known law: closed forms of the whole history, in float64, so that a sampler can be judged exactly."""
+"""An event model of known law: closed forms of the whole history, in float64, so that a sampler can be judged
+exactly."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ class ClosedFormMarks(NamedTuple):
 class ClosedFormTPP:
     """A mixture of log-normals and marks whose parameters are linear in s_i = memory * s_{i-1} + token features.
 
-    The cache holds s after every token, and the next s is computed from the newest live entry, so that a wrong length, a wrong
-    row or a stale entry changes every later law. `__call__` computes the same laws from the whole sequence, without a cache.
+    The cache holds s after every token, and the next s is computed from the newest live entry, so that a wrong length,
+    a wrong row or a stale entry changes every later law. `__call__` computes the same laws from the whole sequence,
+    without a cache.
 
     Attributes:
         log_weights (components,), means (components,), log_stds (components,): of the mixture at s = 0.
@@ -71,14 +73,16 @@ class ClosedFormTPP:
 
     @classmethod
     def swinging(cls, num_marks: int, seed: int) -> ClosedFormTPP:
-        """Low marks lengthen the intervals to come, high marks shorten them, for a long time: the state of another row, or of
-        another length, gives quite another law."""
+        """Low marks lengthen the intervals to come, high marks shorten them, for a long time: the state of another row,
+        or of another length, gives quite another law."""
         model = cls.random(num_marks, seed, strength=0.3, memory=0.8)
         model.from_state[: len(model.means), :num_marks] = torch.linspace(1.0, -1.0, num_marks, dtype=torch.float64)
         return model
 
     @classmethod
-    def constant(cls, mean: float, std: float, mark_probs: list[float], slopes: list[float] | None = None) -> ClosedFormTPP:
+    def constant(
+        cls, mean: float, std: float, mark_probs: list[float], slopes: list[float] | None = None
+    ) -> ClosedFormTPP:
         """One log-normal and one mark law, whatever the history."""
         num_marks = len(mark_probs)
         one = torch.zeros(1, dtype=torch.float64)
@@ -98,7 +102,9 @@ class ClosedFormTPP:
         def noise(values: Tensor) -> Tensor:
             return torch.randn(values.shape, generator=generator, dtype=torch.float64)
 
-        return replace(self, means=self.means + times * noise(self.means), levels=self.levels + marks * noise(self.levels))
+        return replace(
+            self, means=self.means + times * noise(self.means), levels=self.levels + marks * noise(self.levels)
+        )
 
     @property
     def num_marks(self) -> int:
@@ -127,7 +133,9 @@ class ClosedFormTPP:
     def law(self, context: Tensor) -> NextEventLaw:
         moves = torch.tanh(context @ self.from_state.T)
         means = self.means + moves[..., : len(self.means)]
-        features = torch.cat([self.levels + moves[..., len(self.means) :], self.slopes.expand(*moves.shape[:-1], -1)], -1)
+        features = torch.cat(
+            [self.levels + moves[..., len(self.means) :], self.slopes.expand(*moves.shape[:-1], -1)], -1
+        )
         mixture = LogNormalMixture(self.log_weights.expand_as(means), means, self.log_stds.expand_as(means))
         return NextEventLaw(mixture) if self.num_marks == 1 else NextEventLaw(mixture, features, ClosedFormMarks())
 

@@ -45,7 +45,8 @@ def _of_times(change: Callable[[LogNormalMixture], LogNormalMixture]) -> Callabl
 
 
 def _without_heaviest(mixture: LogNormalMixture) -> LogNormalMixture:
-    """Its heaviest component keeps a thousandth of its weight, so that the density ratio has no bound worth the name."""
+    """Its heaviest component keeps a thousandth of its weight, so that the density ratio has no bound worth the
+    name."""
     heaviest = torch.nn.functional.one_hot(mixture.log_weights.argmax(-1), mixture.log_weights.shape[-1])
     log_weights = mixture.log_weights + math.log(1e-3) * heaviest
     return replace(mixture, log_weights=log_weights - log_weights.logsumexp(-1, keepdim=True))
@@ -69,7 +70,9 @@ class RareMark(NamedTuple):
 
 def rare_mark(mark: int) -> Callable[[NextEventLaw], NextEventLaw]:
     """Mark `mark` has probability 1e-7 after every history."""
-    return lambda law: law if law.mark_decoder is None else law.with_parts(mark_decoder=RareMark(law.mark_decoder, mark))
+    return lambda law: (
+        law if law.mark_decoder is None else law.with_parts(mark_decoder=RareMark(law.mark_decoder, mark))
+    )
 
 
 # by standard deviations of log tau, which are about 1

@@ -1,8 +1,8 @@
 """Which samples does a checkout draw? Run by carry_over.py with any checkout on the path, whose own `tppsd` it imports.
 
-Arguments: NUM_EVENTS SEED FOLDER_OF_MODELS ONLY HOW FIRST STEP. Prints JSON lines: of every STEP-th cell from FIRST on with ONLY
-in its name, the name, the number of events, and a hash of their bits; with HOW such as {"compiled": true}, of those that can have
-such passes, by them. The working directory must be the root of the checkout.
+Arguments: NUM_EVENTS SEED FOLDER_OF_MODELS ONLY HOW FIRST STEP. Prints JSON lines: of every STEP-th cell from FIRST on
+with ONLY in its name, the name, the number of events, and a hash of their bits; with HOW such as {"compiled": true}, of
+those that can have such passes, by them. The working directory must be the root of the checkout.
 """
 
 import hashlib

@@ -1,5 +1,5 @@
-"""Samples in, p-values out. Everything is read off the sequences by full float64 passes without a cache, or, where samples come
-with the laws that they were drawn from, by these."""
+"""Samples in, p-values out. Everything is read off the sequences by full float64 passes without a cache, or, where
+samples come with the laws that they were drawn from, by these."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ _POSITIONS = 4  # after the start of a sequence, where a wrong start or a wrong 
 def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
     """p-values of "these sequences were drawn from the target's law", by name of the test.
 
-    Time-rescaling residuals with carry-over are i.i.d. Exp(1), randomised mark PITs i.i.d. U(0, 1): Kolmogorov-Smirnov tests of
-    both, and contingency tests of their independence: of one another, of the event before, and of what the target forecasts given
-    the whole history, where a sampler that looked at another history shows first. Where sequences end by their number of events,
-    the first events are also tested by themselves (nothing censors them there).
+    Time-rescaling residuals with carry-over are i.i.d. Exp(1), randomised mark PITs i.i.d. U(0, 1): Kolmogorov-Smirnov
+    tests of
+    both, and contingency tests of their independence: of one another, of the event before, and of what the target
+    forecasts given the whole history, where a sampler that looked at another history shows first. Where sequences end
+    by their number of events, the first events are also tested by themselves (nothing censors them there).
 
-    Recorded laws are those of a sampler in reduced precision, for which the target's own are but near: how near is judged, too,
-    or a sampler with a wrong cache would certify itself.
+    Recorded laws are those of a sampler in reduced precision, for which the target's own are but near: how near is
+    judged, too, or a sampler with a wrong cache would certify itself.
     """
     sequences = [replace(sequence, index=i) for i, sequence in enumerate(samples.with_history())]
     model = target

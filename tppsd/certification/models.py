@@ -67,7 +67,8 @@ def make_attentive(model: TransformerTPP) -> TransformerTPP:
 
 
 def build(cell: Cell, folder: Path) -> tuple[Any, Any]:
-    """(target, draft) of a cell; the draft may be None or the name of a drafter. Trained models are kept in `folder`."""
+    """(target, draft) of a cell; the draft may be None or the name of a drafter. Trained models are kept in
+    `folder`."""
     target = _base(cell.encoder, cell, folder, num_layers=2)
     if cell.draft == "rare marks":
         target = DistortedTPP(target, rare_mark(0)).eval()
@@ -105,7 +106,8 @@ def _untrained(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
 
 
 def _train(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
-    """A few seconds of Adam on simulated events: no good model, but one whose weights are far from their initial ones."""
+    """A few seconds of Adam on simulated events: no good model, but one whose weights are far from their initial
+    ones."""
     model = _untrained(encoder, num_marks, num_layers).train()
     data = training_data(num_marks)
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,5 @@
-"""Judging samples by the laws that were recorded while they were drawn, where passes of other shapes would give other ones."""
+"""Judging samples by the laws that were recorded while they were drawn, where passes of other shapes would give other
+ones."""
 
 from __future__ import annotations
 
@@ -16,13 +17,16 @@ _AT_ONCE = 64  # sequences of a pass
 
 
 class RecordedLaws:
-    """In place of a model for metrics of own laws: EventBatch -> laws of batch shape (batch, length + 1), for the samples as
-    whole sequences whose `index` is their place. Before the first sampled event stands the law of that one."""
+    """In place of a model for metrics of own laws: EventBatch -> laws of batch shape (batch, length + 1), for the
+    samples as whole sequences whose `index` is their place. Before the first sampled event stands the law of that
+    one."""
 
     def __init__(self, samples: SampledSequences) -> None:
         assert samples.laws is not None
         self._laws = samples.laws
-        self.num_given = [n - h.first_is_given for n, h in zip(samples.num_given, samples.histories, strict=True)]  # and scored
+        self.num_given = [
+            n - h.first_is_given for n, h in zip(samples.num_given, samples.histories, strict=True)
+        ]  # and scored
 
     def __call__(self, batch: EventBatch) -> NextEventLaw:
         positions = torch.arange(batch.event_times.shape[1] + 1)
@@ -35,8 +39,8 @@ class RecordedLaws:
 
 @torch.inference_mode()
 def divergence(target: TransformerTPP, sequences: list[EventSequence], recorded: RecordedLaws) -> float:
-    """How far the recorded laws are from those of the target in float64, by full passes without a cache: mean log-density ratio
-    of the sampled events, an estimate of their Kullback-Leibler divergence per event, in nats."""
+    """How far the recorded laws are from those of the target in float64, by full passes without a cache: mean
+    log-density ratio of the sampled events, an estimate of their Kullback-Leibler divergence per event, in nats."""
     double, ratios = copy.deepcopy(target).double().eval(), list[Tensor]()
     for start in range(0, len(sequences), _AT_ONCE):
         part = sequences[start : start + _AT_ONCE]

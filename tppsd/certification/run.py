@@ -26,8 +26,8 @@ _MARGIN = 1.1  # so that a little fewer events per sequence than in the pilot ar
 def run_cell(
     cell: Cell, num_events: int, seed: int, models: Path, compiled: bool | str = False, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Sample `num_events` events in a cell, by passes as in SamplingOptions, and judge them; returns plain values, fit for
-    JSON."""
+    """Sample `num_events` events in a cell, by passes as in SamplingOptions, and judge them; returns plain values, fit
+    for JSON."""
     started = time.perf_counter()
     target, draft = build(cell, models)
     samples = draw(cell, target, draft, num_events, seed, compiled, dtype)
@@ -48,12 +48,18 @@ def run_cell(
 
 
 def draw(
-    cell: Cell, target: Any, draft: Any, num_events: int, seed: int, compiled: bool | str = False, dtype: str = "float32"
+    cell: Cell,
+    target: Any,
+    draft: Any,
+    num_events: int,
+    seed: int,
+    compiled: bool | str = False,
+    dtype: str = "float32",
 ) -> SampledSequences:
     """At least `num_events` events, bar a freak pilot, in sequences of about 40.
 
-    How many sequences that takes is learnt from a pilot with another seed, whose samples are thrown away: a number of sequences
-    that depended on the samples themselves would bias them.
+    How many sequences that takes is learnt from a pilot with another seed, whose samples are thrown away: a number of
+    sequences that depended on the samples themselves would bias them.
     """
 
     def sequences(num_paths: int, purpose: str) -> SampledSequences:

@@ -1,4 +1,5 @@
-"""`tppsd benchmark`: samplers side by side in one process, warmed up, alternating, medians over repeats with their spread."""
+"""`tppsd benchmark`: samplers side by side in one process, warmed up, alternating, medians over repeats with their
+spread."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def main(args: list[str]) -> None:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written before anything is measured, by a nameless file in the folder that is to hold it.
+    """Refuse a file that cannot be written before anything is measured, by a nameless file in the folder that is to
+    hold it.
 
     Raises:
         ValueError: it names a folder, or a place where nothing can be written.
@@ -68,7 +70,9 @@ def check_writable(option: str, path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"{option} {path} cannot be written ({error.strerror}); name a file in a folder that can") from error
+        raise ValueError(
+            f"{option} {path} cannot be written ({error.strerror}); name a file in a folder that can"
+        ) from error
 
 
 def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
@@ -106,9 +110,13 @@ def parse(args: list[str]) -> argparse.Namespace:
     which.add_argument("--untrained", help="layers,heads of an untrained target instead, such as 20,8")
     which.add_argument("--target-size", help="layers,heads of a target to train on the data (default: 4,2)")
     add(
-        "--draft", action="append", help="checkpoint, self, jacobi, poisson, or layers,heads of a draft to train; may be repeated"
+        "--draft",
+        action="append",
+        help="checkpoint, self, jacobi, poisson, or layers,heads of a draft to train; may be repeated",
     )
-    add("--method", nargs="+", choices=["auto", "fixed_point"], help="also these; auto is offered the first draft model")
+    add(
+        "--method", nargs="+", choices=["auto", "fixed_point"], help="also these; auto is offered the first draft model"
+    )
     add("--data", nargs="+", help="process presets, folders or hub ids")
     add("--data-root", help="folder that holds data sets under their short names, looked at before the hub")
     add("--encoder", nargs="+", help="thp, sahp, attnhp, rotary (default: thp)")
@@ -120,19 +128,37 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--num-events", type=int, help="events per sequence (default: 200, or the window of the data)")
     add("--repeats", type=int, help="timed runs of each sampler (default: 7)")
     add("--seed", type=int, nargs="+", help="of training and sampling; results are means over seeds (default: 0)")
-    add("--baseline", nargs="+", choices=["reencode", "draft", "uncompiled"],
-        help="also time encoding the history anew for each event, the drafts on their own, or what --compile saves")  # fmt: skip
     add(
-        "--training-seconds", type=positive_seconds, nargs=2, metavar=("TARGET", "DRAFT"), help="training times (default: 120 30)"
+        "--baseline",
+        nargs="+",
+        choices=["reencode", "draft", "uncompiled"],
+        help="also time encoding the history anew for each event, the drafts on their own, or what --compile saves",
+    )
+    add(
+        "--training-seconds",
+        type=positive_seconds,
+        nargs=2,
+        metavar=("TARGET", "DRAFT"),
+        help="training times (default: 120 30)",
     )
     add_compile(parser)
-    add("--dtype", choices=["float32", "bfloat16"], help="of matrices, keys and values, in every sampler (default: float32)")
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        help="of matrices, keys and values, in every sampler (default: float32)",
+    )
     add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     add("--json", action="store_true", help="one JSON object per row")
     add("--report", type=Path, help="write a self-contained HTML page with figures")
     add("--figure", type=Path, help="draw the fastest sampler of every cell (.svg, .png, .pdf)")
-    add("--recorded", type=Path, nargs="+", metavar="FILE", help="measure nothing: sum up the rows of earlier runs with --json")
+    add(
+        "--recorded",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing: sum up the rows of earlier runs with --json",
+    )
     options = parser.parse_args(args)
     for option, given in (("--report", options.report), ("--json", options.json)):
         if options.recorded is not None and given:

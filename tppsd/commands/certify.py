@@ -1,8 +1,8 @@
 """`tppsd certify`: is every sampler exact? Samples and judges every cell of tppsd.certification, and says so plainly.
 
 It can be interrupted: finished cells are kept in the output folder and not repeated. Compiled passes and bfloat16 have
-certificates of their own, of the cells whose targets are networks. Laws in bfloat16 depend on the shape of the pass: those that
-were recorded while sampling are what samples are judged by, beside their distance to the target's own.
+certificates of their own, of the cells whose targets are networks. Laws in bfloat16 depend on the shape of the pass:
+those that were recorded while sampling are what samples are judged by, beside their distance to the target's own.
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ def _certified(options: argparse.Namespace) -> Certificate:
     how = _how(options)
     cells = [cell for cell in cells_of(how) if options.only in cell.name]
     if not cells and how.get("compiled") != "draft" and any(options.only in cell.name for cell in all_cells()):
-        raise ValueError(f"--only {options.only!r} with --compile or --dtype: the targets of these cells are no networks")
+        raise ValueError(
+            f"--only {options.only!r} with --compile or --dtype: the targets of these cells are no networks"
+        )
     if not cells:
-        raise ValueError(f"--only {options.only!r} is in the name of no cell; they are called like {cells_of(how)[0].name}")
+        raise ValueError(
+            f"--only {options.only!r} is in the name of no cell; they are called like {cells_of(how)[0].name}"
+        )
     return certify(cells, options.events or EVENTS, options.seed, options.processes, options.output, how, _shown)
 
 
@@ -83,13 +87,20 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--events", type=int, help=f"per cell (default: {EVENTS:,}; {COMPARED_EVENTS:,} with --same-as)")
     add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
     add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
-    add("--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}")
+    add(
+        "--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}"
+    )
     files = [file_name({"compiled": which}) for which in (True, "draft")]
     add(
         "--compile", nargs="?", type=compiled, const=True, default=False, metavar="draft",
         help=f"with compiled passes: {files[0]}; those of the draft alone: {files[1]}",
     )  # fmt: skip
-    add("--dtype", choices=DTYPES, default="float32", help=f"of matrices, keys and values: {file_name({'dtype': 'bfloat16'})}")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help=f"of matrices, keys and values: {file_name({'dtype': 'bfloat16'})}",
+    )
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
     add(
         "--same-as", type=Path, metavar="CHECKOUT", help="only what changed: cells in which this code draws the same samples, "
@@ -131,14 +142,19 @@ def _print(certificate: Certificate, output: Path) -> None:
         "verdict",
     ):
         table.add_column(
-            column, justify="right" if column in ("marks", "length", "candidates", "events", "accepted", "p") else "left"
+            column,
+            justify="right" if column in ("marks", "length", "candidates", "events", "accepted", "p") else "left",
         )
     for row in certificate["cells"]:
         cell, accepted = row["cell"], row["step_acceptance"]
         shown = ["" if name == "candidates" and not value else str(value) for name, value in cell.items()]
         verdict = "exact" if row["exact"] else "[red]REJECTED[/]"
         table.add_row(
-            *shown, f"{row['num_events']:,}", "" if accepted is None else f"{accepted:.3f}", f"{row['p_value']:.2g}", verdict
+            *shown,
+            f"{row['num_events']:,}",
+            "" if accepted is None else f"{accepted:.3f}",
+            f"{row['p_value']:.2g}",
+            verdict,
         )
     console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(table)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Pair(NamedTuple):
-    """A target, who drafts for it, and what is sampled: one request per run. `console` prints results, `messages` all else."""
+    """A target, who drafts for it, and what is sampled: one request per run. `console` prints results, `messages` all
+    else."""
 
     target: Any
     draft: Any
@@ -66,9 +67,12 @@ def positive_seconds(text: str) -> float:
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """The options of events whose columns have other names than usual, or that have no marks: `columns` and `unmarked`."""
+    """The options of events whose columns have other names than usual, or that have no marks: `columns` and
+    `unmarked`."""
     add, others = parser.add_argument, "columns of other names than usual, such as time=hours mark=kind"
-    add("--columns", type=_field_and_column, action="extend", nargs="+", default=[], metavar="FIELD=COLUMN", help=others)
+    add(
+        "--columns", type=_field_and_column, action="extend", nargs="+", default=[], metavar="FIELD=COLUMN", help=others
+    )
     add("--unmarked", action="store_true", help="the events have no marks, or theirs are left aside")
 
 
@@ -117,11 +121,21 @@ def add_pair(parser: argparse.ArgumentParser, draft: str, num_events: int, fewes
     add("--target", required=True, help="checkpoint of the target")
     add("--draft", default=draft, help="checkpoint or name of a drafter without a model (default: %(default)s)")
     add("--data", help="process preset, folder or hub id whose test sequences are continued (default: from scratch)")
-    add("--num-events", type=at_least(fewest_events), default=num_events, help="events per sequence (default: %(default)s)")
+    add(
+        "--num-events",
+        type=at_least(fewest_events),
+        default=num_events,
+        help="events per sequence (default: %(default)s)",
+    )
     add("--batch-size", type=at_least(1), default=1, help="rows in flight (default: %(default)s)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     add_compile(parser)
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of matrices, keys and values (default: %(default)s)")
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of matrices, keys and values (default: %(default)s)",
+    )
 
 
 def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:

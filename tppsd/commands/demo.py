@@ -36,11 +36,17 @@ def parse(args: list[str]) -> Settings:
         description="Train a target and a draft, sample speculatively and autoregressively, compare speed and law.",
     )
     add = parser.add_argument
-    add("--data", default=DEFAULT_PROCESS, help="folder or file of events, hub id, or process preset (default: %(default)s)")
+    add(
+        "--data",
+        default=DEFAULT_PROCESS,
+        help="folder or file of events, hub id, or process preset (default: %(default)s)",
+    )
     add_columns(parser)
     add("--output", type=Path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
     seconds: dict[str, Any] = {"type": positive_seconds, "metavar": "SECONDS"}
-    add("--target-seconds", **seconds, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)")
+    add(
+        "--target-seconds", **seconds, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)"
+    )
     add("--draft-seconds", **seconds, default=DRAFT_SECONDS, help="training time of the draft (default: %(default)s)")
     add("--num-sequences", type=at_least(1), default=NUM_SEQUENCES, help="sequences to sample (default: %(default)s)")
     add("--seed", type=at_least(0), default=0, help="of data, training and sampling (default: %(default)s)")

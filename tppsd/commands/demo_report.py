@@ -38,7 +38,9 @@ def describe_data(data: EventDataModule) -> str:
     """One line on the data set."""
     sizes = ", ".join(f"{len(data.sequences(split)):,} {split}" for split in ("train", "validation", "test"))
     s = data.statistics
-    return f"Data: [bold]{data.dataset_name}[/]: {sizes} sequences; {s.num_events:,} training events, {s.num_marks} marks"
+    return (
+        f"Data: [bold]{data.dataset_name}[/]: {sizes} sequences; {s.num_events:,} training events, {s.num_marks} marks"
+    )
 
 
 def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +106,9 @@ def _history_share(results: dict[str, Any], nll: float) -> float | None:
     return None if math.isnan(share) else share
 
 
-def write(settings: Settings, data: EventDataModule, results: dict[str, Any], summary: dict[str, Any], console: Console) -> None:
+def write(
+    settings: Settings, data: EventDataModule, results: dict[str, Any], summary: dict[str, Any], console: Console
+) -> None:
     """Print the tables, write figures and summary, say what to try next."""
     console.print(_speed_table(results, summary))
     console.print(_likelihood_table(summary))
@@ -139,7 +143,11 @@ def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> Table:
     table.add_row("draft length, mean", *(s and f"{s.mean_draft_length:.1f}" for s in drafts))
     table.add_row("acceptance rate", *(s and f"{s.acceptance_rate:.3f}" for s in drafts))
     table.add_row("acceptance per step", *(s and f"{s.step_acceptance:.3f}" for s in drafts))
-    for label, key in (("own-law KS", "own_law_ks"), ("mark PIT KS", "mark_pit_ks"), ("true-law KS *", "true_process_ks")):
+    for label, key in (
+        ("own-law KS", "own_law_ks"),
+        ("mark PIT KS", "mark_pit_ks"),
+        ("true-law KS *", "true_process_ks"),
+    ):
         if runs[0][key] is not None:  # D and p in rows of their own: the table fits in 80 columns
             table.add_row(f"{label}: D", *(f"{run[key].statistic:.4f}" for run in runs))
             table.add_row(f"{' ' * len(label)}  p", *(f"{run[key].p_value:.2g}" for run in runs))

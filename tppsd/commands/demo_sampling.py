@@ -40,13 +40,18 @@ def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
     try:
         check_compiler()
     except ValueError:
-        return found | {"speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"), _NAMES[3]: own_laws}
+        return found | {
+            "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
+            _NAMES[3]: own_laws,
+        }
     drafts = SamplingOptions("speculative", "auto", compile="draft")
     compiled = {COMPILED: (SamplingOptions("autoregressive", compile=True), None)}
     return found | compiled | {"speculative": (drafts, "model"), _NAMES[3]: own_laws}
 
 
-def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console) -> dict[str, Any]:
+def sample_all_ways(
+    settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console
+) -> dict[str, Any]:
     """Sample the same requests in all ways, and test the samples; one key per sampler."""
     console.print("\n[bold]Sampling[/] one sequence at a time on one thread ...")
     torch.set_num_threads(1)  # a single sequence is too little work for more: they would only wait for each other
@@ -57,7 +62,9 @@ def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str
         folder = settings.output / "samples" / name
         shutil.rmtree(folder, ignore_errors=True)
         requests = _requests(data, settings.num_sequences)
-        chunks = _predict(results, name, requests.loader(data), settings.seed + _NAMES.index(name), SampleWriter(folder))
+        chunks = _predict(
+            results, name, requests.loader(data), settings.seed + _NAMES.index(name), SampleWriter(folder)
+        )
         outcome[name] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
         if outcome[name]["stats"].num_events == 0:
             raise ValueError(
@@ -68,7 +75,8 @@ def sample_all_ways(settings: Settings, data: EventDataModule, results: dict[str
 
 
 def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) -> Requests:
-    """From scratch for a simulated process, else continuations of the first halves of test sequences, until those end."""
+    """From scratch for a simulated process, else continuations of the first halves of test sequences, until those
+    end."""
     if data.process_object is not None:
         mean_length = data.statistics.num_events / len(data.sequences("train"))
         affordable = max(1, round(MAX_SAMPLED_EVENTS / mean_length))
@@ -95,7 +103,9 @@ def _to_come(data: EventDataModule) -> list[int]:
     return [len(s) - len(_HALVES.history(s)) for s in data.sequences("test")]
 
 
-def _predict(results: dict[str, Any], name: str, loader: Any, seed: int, writer: SampleWriter | None) -> list[SampledSequences]:
+def _predict(
+    results: dict[str, Any], name: str, loader: Any, seed: int, writer: SampleWriter | None
+) -> list[SampledSequences]:
     options, drafter = samplers()[name]
     draft = results["draft"]["path"] if drafter == "model" else drafter
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1, max_events=MAX_PER_SEQUENCE)

@@ -1,4 +1,5 @@
-"""The demo's models: a target as deep as can learn in the time, a one-layer draft distilled from it, and their yardsticks."""
+"""The demo's models: a target as deep as can learn in the time, a one-layer draft distilled from it, and their
+yardsticks."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def target_size(data: EventDataModule) -> dict[str, Any]:
 def train_models(settings: Settings, data: EventDataModule, console: Console) -> dict[str, Any]:
     """Train the target, distil the draft from it, fit the renewal baseline, score all on the test split."""
     quieten()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # the demo gives its own account
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(
+        logging.WARNING
+    )  # the demo gives its own account
     seed_everything(settings.seed, verbose=False)
     target = TargetTPP(data.num_marks, **target_size(data), optimizer=adamw(3e-3))
     console.print(f"\n[bold]Training the target[/] ({_size(target)}) for {settings.target_seconds:.0f} s")
@@ -64,7 +67,9 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
         optimizer=adamw(3e-3),
         distillation=Distillation(results["target"]["path"]),
     )
-    console.print(f"\n[bold]Distilling the draft[/] ({_size(draft)}) from the target for {settings.draft_seconds:.0f} s")
+    console.print(
+        f"\n[bold]Distilling the draft[/] ({_size(draft)}) from the target for {settings.draft_seconds:.0f} s"
+    )
     results["draft"] = _fit(settings, data, draft, "draft", settings.draft_seconds)
     console.print("\nFitting the best renewal model (history-free), the yardstick of what history is worth ...")
     train, validation = map(data.sequences, ("train", "validation"))
@@ -89,7 +94,13 @@ def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str
     )
     scores = fitted.trainer.test(module, datamodule=data, ckpt_path=fitted.path, verbose=False)[0]
     metrics = {k: float(v) for k, v in scores.items()}
-    return {"path": str(fitted.path), "metrics": metrics, "epochs": fitted.epochs, "seconds": fitted.seconds, "module": module}
+    return {
+        "path": str(fitted.path),
+        "metrics": metrics,
+        "epochs": fitted.epochs,
+        "seconds": fitted.seconds,
+        "module": module,
+    }
 
 
 def layers(number: int) -> str:

@@ -68,7 +68,11 @@ def parse(args: list[str]) -> argparse.Namespace:
     add_pair(parser, draft="jacobi", num_events=200)
     add = parser.add_argument
     add("--draft-length", type=at_least(1), default=16, help="events drafted per round (default: %(default)s)")
-    add("--draft-passes", type=at_least(1), help="passes of a draft model over all drafted events (default: one per event)")
+    add(
+        "--draft-passes",
+        type=at_least(1),
+        help="passes of a draft model over all drafted events (default: one per event)",
+    )
     add("--rule", default="joint", choices=RULES, help="acceptance rule (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="also write the account there")
     return parser.parse_args(args)

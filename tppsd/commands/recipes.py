@@ -37,9 +37,9 @@ COLUMNS = {  # heading: (metric, digits); likelihoods of the `window` convention
 
 @dataclass(frozen=True)
 class Run:
-    """One training: recipe file, encoder, seed; `folder` is where its results go, `data` the options that name its data,
-    `sources` what tells them and the recipe from others, `options` further ones of `tppsd fit`, `teachers` the runs of the
-    generation before, with which it is to agree."""
+    """One training: recipe file, encoder, seed; `folder` is where its results go, `data` the options that name its
+    data, `sources` what tells them and the recipe from others, `options` further ones of `tppsd fit`, `teachers` the
+    runs of the generation before, with which it is to agree."""
 
     recipe: Path
     encoder: str
@@ -78,11 +78,15 @@ class Run:
             return None
         result: dict[str, Any] = json.loads(path.read_text())
         if result["options"] != list(self.options):
-            raise ValueError(f"{path} was made with the options {result['options']}, not {list(self.options)}: set --output")
+            raise ValueError(
+                f"{path} was made with the options {result['options']}, not {list(self.options)}: set --output"
+            )
         made_from: dict[str, str] = result.get("sources", {})
         for name, source in self.sources:
             if name not in made_from:
-                raise ValueError(f"{path} does not say from which {name} it was made, as an older version wrote it: set --output")
+                raise ValueError(
+                    f"{path} does not say from which {name} it was made, as an older version wrote it: set --output"
+                )
             if made_from[name] != source:
                 raise ValueError(f"{path} was made from another {name} ({made_from[name]}, not {source}): set --output")
         if (names := result.get("teachers", [])) != self._teacher_names():
@@ -97,7 +101,14 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         started = time.perf_counter()
-        logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", self.folder, "--trainer.logger.version", "0"]
+        logger = [
+            "--trainer.logger",
+            "CSVLogger",
+            "--trainer.logger.save_dir",
+            self.folder,
+            "--trainer.logger.version",
+            "0",
+        ]
         seed = self.seed + 1000 * (self.generation - 1)  # other initial weights than the teachers
         self._tppsd(
             "fit", *self.data, "--config", self.recipe, *self._taught(), "--model.encoder", self.encoder,
@@ -105,7 +116,14 @@ class Run:
         )  # fmt: skip
         seconds = time.perf_counter() - started
         self._tppsd(
-            "test", *self.data, "--ckpt_path", self.best, *logger, "--trainer.logger.name", "test", *for_test(self.options)
+            "test",
+            *self.data,
+            "--ckpt_path",
+            self.best,
+            *logger,
+            "--trainer.logger.name",
+            "test",
+            *for_test(self.options),
         )
         scores = _last_line(self.folder / "test" / "version_0" / "metrics.csv")
         result = {
@@ -137,11 +155,16 @@ def main(args: list[str]) -> None:
 
     runs = sorted(wanted(options), key=lambda run: run.generation)
     missing = [run for run in runs if not run.is_complete()]
-    for run in missing:  # what other teachers than the coming ones have taught must not pass for complete after an interruption
+    for run in (
+        missing
+    ):  # what other teachers than the coming ones have taught must not pass for complete after an interruption
         (run.folder / RESULT).unlink(missing_ok=True)
     if missing:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
-    with ThreadPoolExecutor(options.processes) as pool, progress(Console(stderr=True), "training", len(missing)) as advance:
+    with (
+        ThreadPoolExecutor(options.processes) as pool,
+        progress(Console(stderr=True), "training", len(missing)) as advance,
+    ):
         try:
             for _, generation in itertools.groupby(missing, lambda run: run.generation):  # teachers before their pupils
                 for future in as_completed([pool.submit(run.complete) for run in generation]):
@@ -174,7 +197,16 @@ def wanted(options: argparse.Namespace) -> Iterator[Run]:
             for generation in range(1, options.generations + 1):
                 suffix = f"_generation_{generation}" if generation > 1 else ""
                 teachers = tuple(
-                    Run(recipe, encoder, seed, folder / f"seed_{seed}{suffix}", data, tuple(sources), options.fit, teachers)
+                    Run(
+                        recipe,
+                        encoder,
+                        seed,
+                        folder / f"seed_{seed}{suffix}",
+                        data,
+                        tuple(sources),
+                        options.fit,
+                        teachers,
+                    )
                     for seed in options.seed
                 )
                 yield from teachers
@@ -202,11 +234,25 @@ def parse(args: list[str]) -> argparse.Namespace:
     end = args.index("--") if "--" in args else len(args)
     parser = argparse.ArgumentParser(prog="tppsd recipes", description=DESCRIPTION)
     add = parser.add_argument
-    add("recipe", type=Path, nargs="+", help="files of lightning_configs/recipes/; options of `tppsd fit` may follow after --")
+    add(
+        "recipe",
+        type=Path,
+        nargs="+",
+        help="files of lightning_configs/recipes/; options of `tppsd fit` may follow after --",
+    )
     add("--encoder", nargs="+", default=ENCODERS, choices=ENCODERS, help="(default: all)")
     add("--seed", type=at_least(0), nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    add("--generations", type=int, default=1, help="2: train once more, to agree with all seeds of the first and with the data")
-    add("--data-root", type=Path, help="folder that holds data sets under the names of their recipes, looked at before the hub")
+    add(
+        "--generations",
+        type=int,
+        default=1,
+        help="2: train once more, to agree with all seeds of the first and with the data",
+    )
+    add(
+        "--data-root",
+        type=Path,
+        help="folder that holds data sets under the names of their recipes, looked at before the hub",
+    )
     add("--output", type=Path, default=Path("outputs/recipes"), help="(default: %(default)s)")
     add("--processes", type=at_least(1), default=1, help="runs at a time (default: %(default)s)")
     options = parser.parse_args(args[:end], argparse.Namespace(fit=tuple(args[end + 1 :])))
@@ -219,7 +265,9 @@ def _digest(config: Path) -> str:
     """Of what a YAML file says, whatever its comments and layout."""
     import yaml
 
-    return hashlib.sha256(json.dumps(yaml.safe_load(config.read_text()), sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(yaml.safe_load(config.read_text()), sort_keys=True, default=str).encode()
+    ).hexdigest()[:16]
 
 
 def _last_line(path: Path) -> dict[str, float]:

@@ -35,12 +35,16 @@ def main(args: list[str]) -> None:
     with progress(pair.messages, "measuring passes and acceptance", len(PILOTS) * (1 + options.repeats)) as advance:
         pilots = [_pilot(pair, tree, options.batch_size, advance) for tree in PILOTS]
         accepted = acceptance(pilots)
-        measured = costs(pair.target, pair.draft, options.batch_size, options.num_events // 2, pilots, **pair.plan.passes)
+        measured = costs(
+            pair.target, pair.draft, options.batch_size, options.num_events // 2, pilots, **pair.plan.passes
+        )
     found = best(accepted, measured, options.num_best, options.num_best)
 
     lengths = tuple(tree.depth for tree, _ in found if tree.is_chain)
     trees = tuple(tree.candidates for tree, _ in found if not tree.is_chain)
-    chosen = samplers(replace(pair.plan, draft_lengths=lengths, candidates=trees), pair.target, {options.draft: pair.draft})
+    chosen = samplers(
+        replace(pair.plan, draft_lengths=lengths, candidates=trees), pair.target, {options.draft: pair.draft}
+    )
     with progress(pair.messages, f"timing the best {len(found)}", len(chosen) * (1 + options.repeats)) as advance:
         timed = alternate(chosen, pair.requests, options.batch_size, 1000, advance)
     predicted = {tree.candidates: options.batch_size * speed for tree, speed in found}
@@ -67,7 +71,9 @@ def _pilot(pair: Pair, tree: Tree, batch_size: int, advance: Callable[[], None])
 
     options, runs = SamplingOptions(candidates=tree.candidates, **pair.plan.passes), []
     for seed, one in enumerate([pair.requests[0], *pair.requests]):
-        runs.append(sample(pair.target, pair.draft, options=options, seed=seed, batch_size=batch_size, **one.arguments()).stats)
+        runs.append(
+            sample(pair.target, pair.draft, options=options, seed=seed, batch_size=batch_size, **one.arguments()).stats
+        )
         advance()
     return SamplingStats.total(runs[1:])
 
@@ -80,8 +86,12 @@ def _print(
 
     by_depth = ", ".join(f"{p:.2f}" for p in accepted.by_depth)
     shares = ", ".join(f"{accepted.at(0, k):.2f} of {k}" for k in sorted(accepted.rejection))
-    console.print(f"One candidate is accepted with probability {by_depth} at depths 1, 2, ...", highlight=False, soft_wrap=True)
-    console.print(f"At the first step at least one is accepted with probability {shares}.", highlight=False, soft_wrap=True)
+    console.print(
+        f"One candidate is accepted with probability {by_depth} at depths 1, 2, ...", highlight=False, soft_wrap=True
+    )
+    console.print(
+        f"At the first step at least one is accepted with probability {shares}.", highlight=False, soft_wrap=True
+    )
     table = Table(title="Fastest shapes", title_justify="left")
     for column in ("options", "events/s", "predicted", "speed-up", "events per round", "accepted per step"):
         table.add_column(column, justify="left" if column == "options" else "right")

@@ -16,7 +16,9 @@ DATE_OR_CLOCK = re.compile(r"\d[-/.]\d+[-/.]\d|\d:\d\d")
 def is_list(kind: Any) -> bool:
     from pyarrow import types
 
-    return any(test(kind) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view))
+    return any(
+        test(kind) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view)
+    )
 
 
 def list_lengths(column: Any, source: str, name: str, kind: str) -> np.ndarray:
@@ -47,7 +49,9 @@ def to_floats(values: Any, place: Place, missing: float | None = None) -> np.nda
         raise ValueError(f"{place(first_null(values))} is missing; it must be a finite number")
     if types.is_integer(kind):
         _check_exact(values, place)
-    return np.array(values.cast("float64").fill_null(np.nan if missing is None else missing).to_numpy(zero_copy_only=False))
+    return np.array(
+        values.cast("float64").fill_null(np.nan if missing is None else missing).to_numpy(zero_copy_only=False)
+    )
 
 
 def _not_a_number(values: Any, place: Place) -> ValueError:
@@ -85,12 +89,18 @@ def to_marks(values: Any, place: Place) -> Any:
     if types.is_string(kind) or types.is_large_string(kind):
         return values.cast("string")
     if not (types.is_integer(kind) or types.is_null(kind)):
-        fractional = (i for i, value in enumerate(values.to_pylist()) if isinstance(value, float) and not value.is_integer())
+        fractional = (
+            i for i, value in enumerate(values.to_pylist()) if isinstance(value, float) and not value.is_integer()
+        )
         i = next(fractional, 0)
-        raise ValueError(f"{place(i)} = {values[i].as_py()!r} has type {kind}; marks must be integers 0..num_marks-1, or strings")
+        raise ValueError(
+            f"{place(i)} = {values[i].as_py()!r} has type {kind}; marks must be integers 0..num_marks-1, or strings"
+        )
     if types.is_uint64(kind) and (large := values.to_numpy(zero_copy_only=False) >= 2**63).any():
         i = int(large.nonzero()[0][0])
-        raise ValueError(f"{place(i)} = {values[i].as_py()} is out of range; marks must be integers 0..num_marks-1, or strings")
+        raise ValueError(
+            f"{place(i)} = {values[i].as_py()} is out of range; marks must be integers 0..num_marks-1, or strings"
+        )
     return values.cast("int64")
 
 

@@ -12,7 +12,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from tppsd.data.sequences import EventSequence
 
-POOL = 16  # global batches whose sequences are sorted by length together: little padding, and batches still differ each epoch
+# global batches whose sequences are sorted by length together: little padding, and batches still differ each epoch
+POOL = 16
 
 
 class SequenceDataset(Dataset[list[EventSequence]]):
@@ -31,14 +32,15 @@ class SequenceDataset(Dataset[list[EventSequence]]):
 class LengthBucketSampler(DistributedSampler[list[int]]):
     """Yields this process's batches of an epoch: lists of positions of sequences of similar length.
 
-    An epoch is cut into global batches of nearly equal size, at most `num_replicas * batch_size`, each shared out over the
-    processes. Every process has the same number of batches (a DDP forward pass is a collective, in evaluation too, so one
-    batch more would wait for ever) and every sequence occurs exactly once: there is no padding and nothing is dropped. The
-    global batches depend on `num_replicas * batch_size` only, so two processes see in step s what one process with twice the
-    batch size sees. (The exception: at `batch_size=1`, processes may get 2 sequences when there is one too many to share.)
+    An epoch is cut into global batches of nearly equal size, at most `num_replicas * batch_size`, each shared out over
+    the processes. Every process has the same number of batches (a DDP forward pass is a collective, in evaluation too,
+    so one batch more would wait for ever) and every sequence occurs exactly once: there is no padding and nothing is
+    dropped. The global batches depend on `num_replicas * batch_size` only, so two processes see in step s what one
+    process with twice the batch size sees. (The exception: at `batch_size=1`, processes may get 2 sequences when there
+    is one too many to share.)
 
-    It is a DistributedSampler so that Lightning, which replaces other samplers in distributed runs, leaves it in place and
-    calls its `set_epoch`. Give it as `DataLoader(sampler=..., batch_size=None)`: it yields batches.
+    It is a DistributedSampler so that Lightning, which replaces other samplers in distributed runs, leaves it in place
+    and calls its `set_epoch`. Give it as `DataLoader(sampler=..., batch_size=None)`: it yields batches.
 
     Args:
         lengths: number of events of each sequence.
@@ -67,7 +69,9 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
             )
         self.lengths = torch.as_tensor(lengths, dtype=torch.int64)
         wanted = math.ceil(len(lengths) / (num_replicas * batch_size))
-        self.num_batches = min(wanted, len(lengths) // num_replicas)  # so that every process has a sequence in every batch
+        self.num_batches = min(
+            wanted, len(lengths) // num_replicas
+        )  # so that every process has a sequence in every batch
 
     def __len__(self) -> int:
         return self.num_batches

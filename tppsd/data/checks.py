@@ -56,4 +56,6 @@ def _check_windows(table: SequenceTable) -> None:
         )
     if (i := _first(t_end < last)) is not None:
         what = "last event" if lengths[i] else "t_start"
-        raise ValueError(f"{table.sequence_place(i)}: t_end = {t_end[i]} is earlier than the {what} at {last[i]}; it must not be")
+        raise ValueError(
+            f"{table.sequence_place(i)}: t_end = {t_end[i]} is earlier than the {what} at {last[i]}; it must not be"
+        )

@@ -53,7 +53,9 @@ def resolve_columns(
         if field in columns:
             name = columns[field]
             if name is not None and name not in present:
-                raise ValueError(f"{source}: columns names {name!r} for {field!r}, but the columns are {', '.join(present)}")
+                raise ValueError(
+                    f"{source}: columns names {name!r} for {field!r}, but the columns are {', '.join(present)}"
+                )
             found = [] if name is None else [name]
         else:
             found = [name for name in default_names if name in present]

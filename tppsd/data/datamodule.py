@@ -23,19 +23,20 @@ from tppsd.processes.presets import Preset, preset
 class EventDataModule(LightningDataModule):
     """Event sequences in splits, read from `path` or simulated from the preset `process`, in length-bucketed batches.
 
-    `num_marks`, `statistics`, `sequences(split)` and `process_object` need no `setup()`: the data are read or simulated on
-    first use, once.
+    `num_marks`, `statistics`, `sequences(split)` and `process_object` need no `setup()`: the data are read or simulated
+    on first use, once.
 
     Args:
         path: folder of split files, one file (Parquet, JSON, JSON lines, CSV), or a hub id such as easytpp/taxi.
         process: name of a process preset to simulate instead.
         batch_size: sequences per batch and process (batches are balanced: they may have fewer).
-        columns: field -> column name, for the fields time, mark, sequence, inter_time, length, num_marks, t_start, t_end.
+        columns: field -> column name, for the fields time, mark, sequence, inter_time, length, num_marks, t_start,
+            t_end.
         fractions: shares of train, validation and test, where the data come in one piece.
         t_start: start of every sequence's window; without one (and no such column) the first event is given.
         t_end: end of every sequence's window; without one (and no such column) the window ends at the last event.
-        min_inter_time: floor of the inter-times in training and scoring; without one, half the smallest positive inter-time of
-            the training split if there are ties, else none.
+        min_inter_time: floor of the inter-times in training and scoring; without one, half the smallest positive
+            inter-time of the training split if there are ties, else none.
         num_sequences: how many sequences to simulate in all splits together.
         seed: of the simulation and of the order of the batches.
         num_workers: processes that prepare batches.
@@ -85,7 +86,9 @@ class EventDataModule(LightningDataModule):
             assert self.process is not None
             return self._simulate(self.process, self.preset)
         assert self.path is not None
-        dataset = read_dataset(self.path, columns=self.columns, fractions=self.fractions, t_start=self.t_start, t_end=self.t_end)
+        dataset = read_dataset(
+            self.path, columns=self.columns, fractions=self.fractions, t_start=self.t_start, t_end=self.t_end
+        )
         for note in dataset.notes:
             rank_zero_info(note)
         return dataset
@@ -156,7 +159,9 @@ class EventDataModule(LightningDataModule):
             "persistent_workers": self.num_workers > 0,
             "generator": torch.Generator(),  # a loader would otherwise draw its workers' seed from the global generator
         }
-        if getattr(self.trainer, "overfit_batches", 0):  # Lightning then replaces every sampler but the plain sequential one
+        if getattr(
+            self.trainer, "overfit_batches", 0
+        ):  # Lightning then replaces every sampler but the plain sequential one
             return DataLoader(dataset=cast(Dataset, sequences), batch_size=self.batch_size, **options)
         sampler = LengthBucketSampler(
             [sequence.num_scored for sequence in sequences],
@@ -166,4 +171,6 @@ class EventDataModule(LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
         )
-        return DataLoader(dataset=SequenceDataset(sequences), sampler=sampler, batch_size=None, **options)  # it yields batches
+        return DataLoader(
+            dataset=SequenceDataset(sequences), sampler=sampler, batch_size=None, **options
+        )  # it yields batches

@@ -15,7 +15,9 @@ def is_event_table(table: Any, column_map: ColumnMap) -> bool:
     """True unless a column holds lists, or the only time column is that of the one-row-per-sequence layout."""
     if any(is_list(field.type) for field in table.schema):
         return False
-    return "time_since_start" not in table.column_names or any(name in table.column_names for name in _sequence_names(column_map))
+    return "time_since_start" not in table.column_names or any(
+        name in table.column_names for name in _sequence_names(column_map)
+    )
 
 
 def _sequence_names(column_map: ColumnMap) -> tuple[str | None, ...]:
@@ -39,7 +41,9 @@ def from_event_rows(source: str, table: Any, column_map: ColumnMap) -> SequenceT
     lengths = np.bincount(codes, minlength=len(ids))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     t_start, t_end = (
-        _constant_in_sequence(source, columns.get(field), window_column(source, table, columns, field), codes, rows[offsets[:-1]])
+        _constant_in_sequence(
+            source, columns.get(field), window_column(source, table, columns, field), codes, rows[offsets[:-1]]
+        )
         for field in ("t_start", "t_end")
     )
     return SequenceTable(
@@ -60,7 +64,9 @@ def from_event_rows(source: str, table: Any, column_map: ColumnMap) -> SequenceT
 def _sequence_codes(source: str, column: Any, name: str) -> tuple[np.ndarray, list[Any]]:
     """int64 (num_rows,) codes 0, 1, ... in the order of first appearance, and the id of each code."""
     if column.null_count:
-        raise ValueError(f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence")
+        raise ValueError(
+            f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence"
+        )
     encoded = plain(column).dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 

@@ -27,7 +27,8 @@ class MarkVocabulary:
 
     @classmethod
     def of(cls, train: SequenceTable) -> MarkVocabulary:
-        """The sorted string types of the training split; for integers the declared number of marks, or its largest mark + 1."""
+        """The sorted string types of the training split; for integers the declared number of marks, or its largest mark
+        + 1."""
         if train.marks is None:
             return cls(1, declared=True)
         if str(train.marks.type) == "string":
@@ -83,7 +84,8 @@ class MarkVocabulary:
 
 
 def check_mark_names(known: tuple[str, ...] | None, found: tuple[str, ...] | None, whose: str) -> None:
-    """Refuse data whose mark names are not those that a model (`whose`) knows; without names there is nothing to compare."""
+    """Refuse data whose mark names are not those that a model (`whose`) knows; without names there is nothing to
+    compare."""
     if known is None or found is None or known == found:
         return
     first_difference = next(i for i, names in enumerate(zip_longest(known, found)) if names[0] != names[1])

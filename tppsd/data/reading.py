@@ -21,7 +21,9 @@ from tppsd.data.sequences import EventSequence
 from tppsd.data.tables import SPLITS, open_tables, split_name
 
 FRACTIONS = (0.8, 0.1, 0.1)
-ROUNDING = 4 * torch.finfo(torch.float64).eps  # relative to the time: how far a given inter-time may lie from the difference
+ROUNDING = (
+    4 * torch.finfo(torch.float64).eps
+)  # relative to the time: how far a given inter-time may lie from the difference
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ def read_dataset(
     """Read the data set at `path`.
 
     Args:
-        path: folder of split files or of `DatasetDict.save_to_disk`, one file (Parquet, JSON, JSON lines, CSV), or a hub id.
-        columns: field -> column name where names are not the default ones (`tppsd.data.columns`); None = do not read it.
+        path: folder of split files or of `DatasetDict.save_to_disk`, one file (Parquet, JSON, JSON lines, CSV), or a
+            hub id.
+        columns: field -> column name where names are not the default ones (`tppsd.data.columns`); None = do not read
+            it.
         fractions: shares of train, validation and test, cut in file order, where there is only one table.
         t_start, t_end: window of every sequence where the data have no columns for it.
     """
@@ -84,7 +88,11 @@ def read_dataset(
 
 def cut(num_sequences: int, fractions: Sequence[float], source: str) -> dict[str, tuple[int, int]]:
     """split -> (start, stop) of `num_sequences` sequences cut in order; none may be empty."""
-    if len(fractions) != 3 or not all(0 < share < 1 for share in fractions) or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+    if (
+        len(fractions) != 3
+        or not all(0 < share < 1 for share in fractions)
+        or not math.isclose(sum(fractions), 1, abs_tol=1e-6)
+    ):
         raise ValueError(
             f"fractions = {tuple(fractions)} must be three positive shares of train, validation and test that sum to 1"
         )
@@ -128,15 +136,20 @@ def _sequences(table: SequenceTable, marks: np.ndarray) -> list[EventSequence]:
     rows = zip(*(values.split(lengths) for values in flat), table.t_start.tolist(), table.t_end.tolist(), strict=True)
     return [
         EventSequence(
-            event_times.clone(), row_marks.clone(), _finite_or_none(start), _finite_or_none(end), index, row_inter_times.clone()
+            event_times.clone(),
+            row_marks.clone(),
+            _finite_or_none(start),
+            _finite_or_none(end),
+            index,
+            row_inter_times.clone(),
         )
         for index, (event_times, row_marks, row_inter_times, start, end) in enumerate(rows)
     ]
 
 
 def _inter_times(table: SequenceTable) -> np.ndarray:
-    """float64 (num_events,): differences of the times or, where it agrees with them up to rounding, the finer value of the "
-    "data."""
+    """float64 (num_events,): differences of the times or, where it agrees with them up to rounding, the finer value of
+    the " "data."""
     times, first = table.event_times, table.offsets[:-1][table.lengths > 0]
     inter_times = np.diff(times, prepend=0.0)
     window_start = table.t_start[table.lengths > 0]

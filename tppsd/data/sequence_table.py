@@ -59,7 +59,9 @@ class SequenceTable:
         sequence = int(np.searchsorted(self.offsets, event, side="right")) - 1
         if self.sequence_ids is None:
             return f"{self.sequence_place(sequence)}: {self.columns[field]}[{event - self.offsets[sequence]}]"
-        return f"{self.source}, row {self.rows[event]} (sequence {self.sequence_ids[sequence]!r}): {self.columns[field]}"
+        return (
+            f"{self.source}, row {self.rows[event]} (sequence {self.sequence_ids[sequence]!r}): {self.columns[field]}"
+        )
 
     def part(self, start: int, stop: int) -> SequenceTable:
         """The sequences start:stop."""

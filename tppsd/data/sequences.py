@@ -27,8 +27,9 @@ class EventSequence:
         t_start: start of the window, or None.
         t_end: end of the window ("observed until" for a history), or None.
         index: position in its data set.
-        inter_times: float64 (length,), tau_i = t_i - t_{i-1}, tau_1 = t_1 - t_start (0 without a t_start). Samplers carry
-            them because differencing large times loses small ones; left out, they are differenced from `event_times`.
+        inter_times: float64 (length,), tau_i = t_i - t_{i-1}, tau_1 = t_1 - t_start (0 without a t_start). Samplers
+            carry them because differencing large times loses small ones; left out, they are differenced from
+            `event_times`.
     """
 
     event_times: Tensor
@@ -59,7 +60,9 @@ class EventSequence:
         self._check_times()
         if (self.marks < 0).any():
             i = int((self.marks < 0).nonzero()[0])
-            raise ValueError(f"sequence {self.index}: marks[{i}] = {int(self.marks[i])} is negative; marks are 0..num_marks-1")
+            raise ValueError(
+                f"sequence {self.index}: marks[{i}] = {int(self.marks[i])} is negative; marks are 0..num_marks-1"
+            )
 
     def _check_inter_times(self) -> None:
         if self.inter_times.shape != self.event_times.shape:
@@ -78,11 +81,15 @@ class EventSequence:
     def _check_times(self) -> None:
         if not torch.isfinite(self.event_times).all():
             i = int((~torch.isfinite(self.event_times)).nonzero()[0])
-            raise ValueError(f"sequence {self.index}: event_times[{i}] is {self.event_times[i].item()}, not a finite number")
+            raise ValueError(
+                f"sequence {self.index}: event_times[{i}] is {self.event_times[i].item()}, not a finite number"
+            )
         if (torch.diff(self.event_times) < 0).any():
             i = int((torch.diff(self.event_times) < 0).nonzero()[0]) + 1
             before, after = self.event_times[i - 1].item(), self.event_times[i].item()
-            raise ValueError(f"sequence {self.index}: event_times[{i}] = {after} comes before event_times[{i - 1}] = {before}")
+            raise ValueError(
+                f"sequence {self.index}: event_times[{i}] = {after} comes before event_times[{i - 1}] = {before}"
+            )
         first, last = (self.event_times[0].item(), self.event_times[-1].item()) if len(self) else (math.inf, -math.inf)
         if self.t_start is not None and (not math.isfinite(self.t_start) or first < self.t_start):
             raise ValueError(
@@ -108,7 +115,9 @@ class EventSequence:
         else:
             mark_values = torch.as_tensor(marks)
             if mark_values.is_floating_point() and mark_values.numel():
-                raise TypeError(f"sequence {index}: marks are {mark_values.dtype}; they must be integers 0..num_marks-1")
+                raise TypeError(
+                    f"sequence {index}: marks are {mark_values.dtype}; they must be integers 0..num_marks-1"
+                )
             mark_values = mark_values.to(torch.int64)
         return cls(
             event_times,
@@ -149,7 +158,12 @@ class EventSequence:
     def prefix(self, num_events: int, t_end: float | None = None) -> EventSequence:
         """The first `num_events` events, observed until `t_end` (default: until the last of them)."""
         return EventSequence(
-            self.event_times[:num_events], self.marks[:num_events], self.t_start, t_end, self.index, self.inter_times[:num_events]
+            self.event_times[:num_events],
+            self.marks[:num_events],
+            self.t_start,
+            t_end,
+            self.index,
+            self.inter_times[:num_events],
         )
 
 
@@ -158,7 +172,8 @@ class EventBatch(NamedTuple):
 
     Fields: event_times, inter_times float64 (batch, length); marks int64 (batch, length); mask bool (batch, length),
     True = event; t_start, t_end float64 (batch,), where a missing `t_end` has become the last event's time (so that
-    log S(0) = 0 adds nothing); start_marks int64 (batch,), the given first event's mark or NO_MARK; index int64 (batch,).
+    log S(0) = 0 adds nothing); start_marks int64 (batch,), the given first event's mark or NO_MARK; index int64
+    (batch,).
     """
 
     event_times: Tensor
@@ -221,4 +236,6 @@ class EventBatch(NamedTuple):
             inter_times = torch.cat([inter_times.new_zeros(1), inter_times])
             marks = torch.cat([self.start_marks[row : row + 1], marks])
         t_start = None if given else float(self.t_start[row])
-        return EventSequence(times.cpu(), marks.cpu(), t_start, float(self.t_end[row]), int(self.index[row]), inter_times.cpu())
+        return EventSequence(
+            times.cpu(), marks.cpu(), t_start, float(self.t_end[row]), int(self.index[row]), inter_times.cpu()
+        )

@@ -11,7 +11,8 @@ from tppsd.data.sequences import EventSequence
 def shorten(
     sequences: Sequence[EventSequence], max_length: int | None = None, max_events: int | None = None
 ) -> tuple[list[EventSequence], str]:
-    """The first `max_length` events of each of the first sequences, up to `max_events` events in all; and what was cut, in words.
+    """The first `max_length` events of each of the first sequences, up to `max_events` events in all; and what was cut,
+    in words.
 
     At least one sequence is kept; None is no limit.
     """

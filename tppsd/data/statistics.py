@@ -18,7 +18,8 @@ class DataStatistics:
 
     Attributes:
         num_marks: size of the mark vocabulary (1 = unmarked).
-        log_mean, log_std: mean and standard deviation of log tau over events with a likelihood term (ties at the floor).
+        log_mean, log_std: mean and standard deviation of log tau over events with a likelihood term (ties at the
+            floor).
         time_scale: mean inter-time; the encoders see times divided by it.
         min_inter_time: declared floor of tau in training and scoring (0 = none); samples are never floored.
         num_events, duration: events with a likelihood term and total length of the windows.

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
 SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)(-[0-9a-f]{16})?")  # train-00000-of-00002, maybe a hash
+SHARD = re.compile(
+    r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)(-[0-9a-f]{16})?"
+)  # train-00000-of-00002, maybe a hash
 SAVED = "dataset_dict.json"  # what DatasetDict.save_to_disk writes beside a folder for each split
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -98,7 +100,9 @@ def _check_parts(folder: Path, split: str, parts: list[Path]) -> None:
     copies = {SHARD.sub(r"\g<stem>-of-\g<total>", part.name): part.name for part in parts}
     if len(copies) > 1:
         first, second, *_ = copies.values()
-        raise ValueError(f"{folder}: {first} and {second} are both the {split} split; keep one file or one set of shards")
+        raise ValueError(
+            f"{folder}: {first} and {second} are both the {split} split; keep one file or one set of shards"
+        )
     shards = [shard for part in parts if (shard := SHARD.fullmatch(part.stem))]
     if shards:
         _check_shards(folder, split, shards, parts[0].suffix)
@@ -129,7 +133,9 @@ def _open_hub(hub_id: str) -> Tables:
     try:
         loaded = datasets.load_dataset(hub_id)
     except Exception as error:  # the hub's client raises many kinds: offline, unknown, gated, broken files
-        raise FileNotFoundError(f"{hub_id}: no such folder here, and the hub does not give it: {_reason(error)}") from error
+        raise FileNotFoundError(
+            f"{hub_id}: no such folder here, and the hub does not give it: {_reason(error)}"
+        ) from error
     return _from_dataset_dict(hub_id, hub_id.split("/")[-1], loaded)
 
 
@@ -152,7 +158,9 @@ def _from_dataset_dict(source: str, name: str, loaded: Any) -> Tables:
     if not by_split:
         raise ValueError(f"{source}: none of its splits {', '.join(ignored)} is train, validation or test")
     tables: dict[str | None, tuple[str, Any]] = {
-        split: (f"{source}, {split} split", by_split[split].with_format("arrow")[:]) for split in SPLITS if split in by_split
+        split: (f"{source}, {split} split", by_split[split].with_format("arrow")[:])
+        for split in SPLITS
+        if split in by_split
     }
     notes = (f"{source}: ignored the splits {', '.join(ignored)}",) if ignored else ()
     return Tables(name, _only_train_is_unsplit(tables), notes)
@@ -167,7 +175,9 @@ def _only_train_is_unsplit(tables: dict[str | None, tuple[str, Any]]) -> dict[st
     """A data set that consists of a train table alone is cut by fractions like a single file."""
     if "train" not in tables:
         source = next(iter(tables.values()))[0]
-        raise FileNotFoundError(f"{source}: its data set has no train split; vocabulary, moments and scales come from that split")
+        raise FileNotFoundError(
+            f"{source}: its data set has no train split; vocabulary, moments and scales come from that split"
+        )
     return {None: tables["train"]} if list(tables) == ["train"] else tables
 
 
@@ -177,7 +187,9 @@ def _open_file(file: Path, candidates: Collection[str]) -> Any:
 
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{file}: cannot read a {file.suffix or 'file without a suffix'}; the formats are {', '.join(SUFFIXES)}")
+        raise ValueError(
+            f"{file}: cannot read a {file.suffix or 'file without a suffix'}; the formats are {', '.join(SUFFIXES)}"
+        )
     try:
         if suffix == ".parquet":
             # read_table takes a folder of parts too, but no file where a column name occurs twice
@@ -272,4 +284,6 @@ def _concatenate(parts: list[Path], candidates: Collection[str]) -> tuple[str, A
     try:
         return source, pyarrow.concat_tables(tables, promote_options="permissive")
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise ValueError(f"{source}: the shards of a split must have the same column types: {_reason(error)}") from error
+        raise ValueError(
+            f"{source}: the shards of a split must have the same column types: {_reason(error)}"
+        ) from error

@@ -20,14 +20,17 @@ def scored_inter_times(sequences: Sequence[EventSequence]) -> Tensor:
 
 def check_floor(min_inter_time: float | None) -> None:
     if min_inter_time is not None and not (math.isfinite(min_inter_time) and min_inter_time >= 0):
-        raise ValueError(f"min_inter_time = {min_inter_time} must be a finite number of at least 0, in the unit of the data")
+        raise ValueError(
+            f"min_inter_time = {min_inter_time} must be a finite number of at least 0, in the unit of the data"
+        )
 
 
 def default_floor(splits: Splits) -> float:
     """Half the smallest positive inter-time of the training split if any split has ties, else 0 (no floor).
 
     Times of resolution r are multiples of r, so the smallest positive inter-time is r and a tie hides a true inter-time
-    between 0 and r. Half of r lies in that range and below every positive inter-time of the training split: only ties move.
+    between 0 and r. Half of r lies in that range and below every positive inter-time of the training split: only ties
+    move.
     """
     if not any((scored_inter_times(sequences) == 0).any() for sequences in splits.values()):
         return 0.0

@@ -22,8 +22,8 @@ from tppsd.sampling.poisson_drafter import training_rate
 def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Tensor:
     """N log rate - rate (t_end - t_start) + sum_i log f(k_i), per sequence (batch,), in nats, `window` convention.
 
-    rate = num_events / duration of the training split; f(k) = (count_k + 1) / (num_events + num_marks), so that a mark that
-    the training split lacks costs much, but not everything.
+    rate = num_events / duration of the training split; f(k) = (count_k + 1) / (num_events + num_marks), so that a mark
+    that the training split lacks costs much, but not everything.
     """
     rate = training_rate(statistics)
     counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=batch.marks.device) + 1
@@ -32,10 +32,12 @@ def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Ten
 
 
 class RenewalBaseline(Callback):
-    """Logs `val/nll_renewal`, the NLL per event (`window` convention) of the best renewal model, beside every `val/nll`: a model
-    that does not get below it has learnt nothing of the history. It is fitted once, in about ten seconds, when `fit` starts.
+    """Logs `val/nll_renewal`, the NLL per event (`window` convention) of the best renewal model, beside every
+    `val/nll`: a model that does not get below it has learnt nothing of the history. It is fitted once, in about ten
+    seconds, when `fit` starts.
 
-    `test` logs `test/nll_renewal` and, of simulated data, `test/nll_true` of the process itself and `test/history_share`.
+    `test` logs `test/nll_renewal` and, of simulated data, `test/nll_true` of the process itself and
+    `test/history_share`.
 
     Args:
         num_steps: of its optimiser; 0 = no such baseline.
@@ -47,15 +49,27 @@ class RenewalBaseline(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        if self._nll is None and self.num_steps > 0 and isinstance(data, EventDataModule) and data.sequences("validation"):
+        if (
+            self._nll is None
+            and self.num_steps > 0
+            and isinstance(data, EventDataModule)
+            and data.sequences("validation")
+        ):
             self._nll = self._score(trainer, data, "validation")
 
     def _score(self, trainer: Trainer, data: EventDataModule, split: str) -> float:
         rank_zero_info("fitting the best renewal model: what can be known without the history (nll_renewal)")
         is_shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        train, validation = data.sequences("train"), data.dataset.splits.get("validation", ())  # which testing can do without
+        train, validation = (
+            data.sequences("train"),
+            data.dataset.splits.get("validation", ()),
+        )  # which testing can do without
         # testing has switched gradients off
-        with torch.inference_mode(False), torch.enable_grad(), progress(None, "fitting", self.num_steps, is_shown) as advance:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            progress(None, "fitting", self.num_steps, is_shown) as advance,
+        ):
             renewal = fit_renewal(train, data.statistics, self.num_steps, validation=validation, advance=advance)
         return model_nll(renewal, data.sequences(split))
 

@@ -13,7 +13,8 @@ _FIRST_MEASURED, _REPLAN_EVERY = 10, 25  # steps
 
 
 class TimeBudget(Callback):
-    """Ends `fit` after `seconds` and keeps a WarmupCosine planned to end there, where `Trainer(max_time=...)` cuts it midway.
+    """Ends `fit` after `seconds` and keeps a WarmupCosine planned to end there, where `Trainer(max_time=...)` cuts it
+    midway.
 
     Runs bounded by the clock are not reproducible: use epochs or steps where that matters.
 

@@ -32,14 +32,16 @@ from tppsd.sampling.stats import SamplingStats
 class SpeculativeSampling(Callback):
     """Samples from scratch at the end of validation, autoregressively and speculatively, and logs what came of it.
 
-    Logs sampling/{speedup, acceptance_rate, step_acceptance, events_per_second, events_per_round}, fidelity/{own_law_ks,
-    own_law_p_value} and, where the process is known, fidelity/true_process_ks; to wandb also the KS plot and a table of accepted
-    counts. Every rank samples its share of the indices. Training is not disturbed: nothing here reads or advances the global
-    random state, and the model that is not in training lives outside the module.
+    Logs sampling/{speedup, acceptance_rate, step_acceptance, events_per_second, events_per_round},
+    fidelity/{own_law_ks, own_law_p_value} and, where the process is known, fidelity/true_process_ks; to wandb also the
+    KS plot and a table of accepted counts. Every rank samples its share of the indices. Training is not disturbed:
+    nothing here reads or advances the global random state, and the model that is not in training lives outside the
+    module.
 
     Args:
         target: checkpoint of the target, when a draft is trained.
-        draft: checkpoint of the draft, when a target is trained, or the name of a drafter that needs none ("self", "poisson").
+        draft: checkpoint of the draft, when a target is trained, or the name of a drafter that needs none ("self",
+            "poisson").
         every_n_epochs: validate speed and fidelity in every n-th epoch.
         num_sequences: how many over all ranks; a p-value wants at least 1,000 events in all.
         horizon: length of the windows; None = the median of the training split's, unless num_events is given.
@@ -62,7 +64,9 @@ class SpeculativeSampling(Callback):
         if target is not None and draft is not None:
             raise ValueError("give one of target and draft: the checkpoint of the model that is not in training")
         if every_n_epochs < 1 or num_sequences < 1:
-            raise ValueError(f"every_n_epochs = {every_n_epochs} and num_sequences = {num_sequences} must be at least 1")
+            raise ValueError(
+                f"every_n_epochs = {every_n_epochs} and num_sequences = {num_sequences} must be at least 1"
+            )
         self.target, self.draft = target, draft
         self.every_n_epochs, self.num_sequences, self.seed = every_n_epochs, num_sequences, seed
         self.horizon, self.num_events = horizon, num_events
@@ -73,7 +77,9 @@ class SpeculativeSampling(Callback):
         """Load the other model, outside the module in training."""
         wanted = self.draft or "self" if self.target is None else self.target
         if isinstance(pl_module, DraftTPP) != (self.target is not None):
-            raise ValueError(f"SpeculativeSampling has target = {self.target}; a draft in training needs a target, a target none")
+            raise ValueError(
+                f"SpeculativeSampling has target = {self.target}; a draft in training needs a target, a target none"
+            )
         if self.other is None:
             with torch.random.fork_rng(devices=[]):  # building it draws its initial weights
                 self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted).to(pl_module.device)
@@ -110,7 +116,9 @@ class SpeculativeSampling(Callback):
         if trainer.is_global_zero:
             _log_to_wandb(trainer, gaps, counts)
 
-    def _sample(self, trainer: Trainer, target: TransformerTPP, draft: Any, options: SamplingOptions) -> SampledSequences | None:
+    def _sample(
+        self, trainer: Trainer, target: TransformerTPP, draft: Any, options: SamplingOptions
+    ) -> SampledSequences | None:
         """This rank's share of the indices; None for a rank without any."""
         first, stop = (self.num_sequences * (trainer.global_rank + i) // trainer.world_size for i in (0, 1))
         if first == stop:
@@ -130,7 +138,8 @@ class SpeculativeSampling(Callback):
     def _speed(
         self, trainer: Trainer, autoregressive: SampledSequences | None, speculative: SampledSequences | None
     ) -> tuple[Tensor, dict[str, float]]:
-        """accepted_counts over all ranks, and the rates. Seconds are summed over ranks too: events/s are those of one process."""
+        """accepted_counts over all ranks, and the rates. Seconds are summed over ranks too: events/s are those of one
+        process."""
         size = 1 + self.options.resolved("self").longest_draft
         totals = torch.zeros(4 + size * size, dtype=torch.float64, device=trainer.strategy.root_device)
         for slot, samples in ((0, autoregressive), (2, speculative)):

@@ -30,8 +30,8 @@ class OwnCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(OwnCheckpoint):
-    """The weights with the best monitored value. A resumed run goes on from the best of the run before, which stays where it is
-    until something better is found."""
+    """The weights with the best monitored value. A resumed run goes on from the best of the run before, which stays
+    where it is until something better is found."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not Path(state_dict["best_model_path"]).is_file():  # nothing to go on from

@@ -28,7 +28,12 @@ from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
 CLASS_OF_ROLE = {module.role: f"{module.__module__}.{module.__qualname__}" for module in (TargetTPP, DraftTPP)}
 CSV_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outputs", "name": "fit"}}
 DATA_CLASS = "tppsd.data.datamodule.EventDataModule"
-FIT_DEFAULTS: dict[str, Any] = {"max_epochs": 100, "gradient_clip_val": 1.0, "log_every_n_steps": 10, "logger": CSV_LOGGER}
+FIT_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 100,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 10,
+    "logger": CSV_LOGGER,
+}
 STOPPING = {"monitor": "val/nll", "patience": 10}
 CHECKPOINTS = {
     "monitor": "val/nll",
@@ -83,14 +88,17 @@ class TrainingCLI(VerbCLI):
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let a checkpoint's hyper-parameters replace the optimiser too; see `before_instantiate_classes`."""
+        """Lightning would let a checkpoint's hyper-parameters replace the optimiser too; see
+        `before_instantiate_classes`."""
 
     def before_instantiate_classes(self) -> None:
         """The architecture comes from `--ckpt_path`, everything else from the configuration."""
         config = self.config[self.verb]
         if config.ckpt_path is None or not Path(config.ckpt_path).is_file():
             if self.verb != "fit":
-                raise ValueError(f"{self.verb} needs a trained model: --ckpt_path FILE (there is no file {config.ckpt_path})")
+                raise ValueError(
+                    f"{self.verb} needs a trained model: --ckpt_path FILE (there is no file {config.ckpt_path})"
+                )
             return
         record = read_checkpoint(config.ckpt_path)[CHECKPOINT_KEY]
         if "role" not in record:
@@ -142,7 +150,8 @@ class TrainingCLI(VerbCLI):
 
 
 class SamplingCLI(VerbCLI):
-    """predict: a Sampler, what to sample (`--requests`), the data to continue (`--data`) and where to write (`--writer`)."""
+    """predict: a Sampler, what to sample (`--requests`), the data to continue (`--data`) and where to write
+    (`--writer`)."""
 
     def __init__(self, verb: str, args: list[str] | None) -> None:
         super().__init__(verb, save_config_callback=None, trainer_defaults={"logger": False}, args=args)

@@ -1,4 +1,5 @@
-"""Training a draft to agree with its target, and the acceptance that this buys; or a target to agree with earlier ones."""
+"""Training a draft to agree with its target, and the acceptance that this buys; or a target to agree with earlier
+ones."""
 
 from __future__ import annotations
 
@@ -23,17 +24,19 @@ class Distillation:
 
         nll_weight NLL / num_events + kl_weight mean KL(target || draft) + tv_weight mean TV(target, draft)
 
-    in nats. Its means are over contexts: every position that has a law, from the start token to the last event (the data end
-    there, or say that nothing happened until the window's end, but a sampler goes on). The NLL alone has a survival term. Laws
-    are compared at inter-times drawn from the target, in training afresh in every step, in validation always the same; they are
-    a function of (seed, step, sequence), so that neither the global random state nor the number of processes matters.
+    in nats. Its means are over contexts: every position that has a law, from the start token to the last event (the
+    data end there, or say that nothing happened until the window's end, but a sampler goes on). The NLL alone has a
+    survival term. Laws are compared at inter-times drawn from the target, in training afresh in every step, in
+    validation always the same; they are a function of (seed, step, sequence), so that neither the global random state
+    nor the number of processes matters.
 
-    The defaults were accepted most often in our measurements (lightning_configs/benchmark/README.md). With nll_weight = 1 and
-    kl_weight = tv_weight = 0 training is by likelihood alone and the target only measures acceptance; otherwise a training step
-    costs one more pass, the target's, without gradients.
+    The defaults were accepted most often in our measurements (lightning_configs/benchmark/README.md). With nll_weight =
+    1 and kl_weight = tv_weight = 0 training is by likelihood alone and the target only measures acceptance; otherwise a
+    training step costs one more pass, the target's, without gradients.
 
-    Several targets are an ensemble: training steps take them in turn, and since the cross-entropy is linear in the target, the
-    KL of their mixture has the same minimum as the mean of theirs. What is logged in validation is the mean over them.
+    Several targets are an ensemble: training steps take them in turn, and since the cross-entropy is linear in the
+    target, the KL of their mixture has the same minimum as the mean of theirs. What is logged in validation is the mean
+    over them.
 
     The target is no part of the module: checkpoints hold nothing of it but its content hash.
 
@@ -44,8 +47,8 @@ class Distillation:
         tv_weight: of the total variation per context: the probability that the `joint` rule rejects a drafted event.
         num_draws: inter-times per context, an even number.
         seed: of the draws.
-    Source: distillation for speculative decoding: Zhou et al., ICLR 2024 (DistillSpec, arXiv 2310.08461); of an ensemble: Hinton
-    et al. 2015 (arXiv 1503.02531).
+    Source: distillation for speculative decoding: Zhou et al., ICLR 2024 (DistillSpec, arXiv 2310.08461); of an
+    ensemble: Hinton et al. 2015 (arXiv 1503.02531).
     """
 
     target: list[str] | str | Path
@@ -71,21 +74,23 @@ class Distillation:
         return self.kl_weight > 0 or self.tv_weight > 0
 
     def load(self, num_marks: int, mark_names: tuple[str, ...] | None = None) -> str:
-        """Load what is to be agreed with, for data with `num_marks` marks, and return its content hash (hashes, with commas
-        between them). The global random state is left as it was."""
+        """Load what is to be agreed with, for data with `num_marks` marks, and return its content hash (hashes, with
+        commas between them). The global random state is left as it was."""
         paths = self.target if isinstance(self.target, list) else [self.target]
         if not self.models:
             with torch.random.fork_rng(devices=[]):  # building it draws its initial weights
                 self.models = [load(path).requires_grad_(False) for path in paths]
         for path, model in zip(paths, self.models, strict=True):
             if model.num_marks != num_marks:
-                raise ValueError(f"{path}: this target has num_marks = {model.num_marks}, its draft {num_marks}; they must agree")
+                raise ValueError(
+                    f"{path}: this target has num_marks = {model.num_marks}, its draft {num_marks}; they must agree"
+                )
             check_mark_names(model.statistics.mark_names, mark_names, f"{path}: this target")
         return ",".join(model.content_hash() for model in self.models)
 
     def overlap(self, draft: NextEventLaw, batch: EventBatch, step: int) -> Overlap:
-        """KL and acceptance in every context of a batch, each (num_contexts,); of several targets, that of the step in training
-        and the mean in validation.
+        """KL and acceptance in every context of a batch, each (num_contexts,); of several targets, that of the step in
+        training and the mean in validation.
 
         Args:
             draft: laws of batch shape (batch, length + 1).
@@ -106,5 +111,7 @@ class Distillation:
         # path indices of samples are not negative: no draw is shared with a sampler of the same seed
         keys = row_keys(self.seed, batch.index, torch.full_like(batch.index, -1 - step))
         pairs = torch.arange(self.num_draws // 2, device=device)
-        draws = uniforms(keys[:, None, None], positions.unsqueeze(1), pairs).flatten(2)  # (batch, length + 1, num_draws)
+        draws = uniforms(keys[:, None, None], positions.unsqueeze(1), pairs).flatten(
+            2
+        )  # (batch, length + 1, num_draws)
         return overlap(target[contexts], draft[contexts], draws[contexts])

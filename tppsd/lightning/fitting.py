@@ -22,7 +22,8 @@ _EVENTS_PER_SECOND = 8_000  # a guess of the training speed that only decides ho
 
 
 class Fitted(NamedTuple):
-    """What `fit_best` did: the trainer, the checkpoint with the best monitored value, passes over the training split, seconds."""
+    """What `fit_best` did: the trainer, the checkpoint with the best monitored value, passes over the training split,
+    seconds."""
 
     trainer: Trainer
     path: Path
@@ -50,7 +51,9 @@ def fit_best(
         monitor: "val/nll", the lowest, or "val/step_acceptance", the highest, of a module with a distillation target.
     """
     mode = "max" if monitor == "val/step_acceptance" else "min"
-    best = ModelCheckpoint(dirpath=path.parent, filename=path.stem, monitor=monitor, mode=mode, enable_version_counter=False)
+    best = ModelCheckpoint(
+        dirpath=path.parent, filename=path.stem, monitor=monitor, mode=mode, enable_version_counter=False
+    )
     callbacks: list[Any] = [best]
     timing: dict[str, Any] = {}
     if seconds is None:

@@ -22,7 +22,8 @@ class ForecastMetrics(nn.Module):
     - rmse_mean, rmse_median: of the inter-time, with the law's mean and with its median as the forecast, and
     - crps: of the whole law of the inter-time, all three in the data's unit of time;
     - pit_ks: D = sup |F_n(u) - u| of the PITs of inter-times, carried over the ends of windows;
-    - nll_untied: NLL of times and marks without ties (inter-times below the declared floor): at a tie a law can pile up density
+    - nll_untied: NLL of times and marks without ties (inter-times below the declared floor): at a tie a law can pile up
+    density
       without limit, which says how times were rounded and nothing about when events happen;
     - mark_accuracy, mark_ece: of the most probable mark at the true inter-time, and
     - mark_accuracy_marginal: of the most probable mark whenever it comes; no marks, no mark scores.
@@ -35,11 +36,16 @@ class ForecastMetrics(nn.Module):
         self.rmse_mean, self.rmse_median = InterTimeRMSE(), InterTimeRMSE()
         self.crps, self.calibration = InterTimeCRPS(), InterTimeCalibration()
         self.untied = NegativeLogLikelihood()
-        self.mark_accuracy, self.mark_accuracy_marginal, self.mark_ece = MarkAccuracy(), MarkAccuracy(), MarkCalibrationError()
+        self.mark_accuracy, self.mark_accuracy_marginal, self.mark_ece = (
+            MarkAccuracy(),
+            MarkAccuracy(),
+            MarkCalibrationError(),
+        )
         self.has_marks = num_marks > 1
 
     def update(self, law: NextEventLaw, batch: EventBatch, min_inter_time: float) -> None:
-        """Add a batch and its laws (batch, length + 1); inter-times below the declared floor are scored at the floor."""
+        """Add a batch and its laws (batch, length + 1); inter-times below the declared floor are scored at the
+        floor."""
         self.calibration.update(law_residuals(law, batch))
         scored = scored_events(batch, "benchmark")
         law = law[..., :-1][scored]  # (num_events,)
@@ -59,7 +65,11 @@ class ForecastMetrics(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """Each float64 (), over all ranks."""
-        values = {"rmse_mean": self.rmse_mean.compute(), "rmse_median": self.rmse_median.compute(), "crps": self.crps.compute()}
+        values = {
+            "rmse_mean": self.rmse_mean.compute(),
+            "rmse_median": self.rmse_median.compute(),
+            "crps": self.crps.compute(),
+        }
         values["nll_untied"] = self.untied.compute()
         values["pit_ks"] = values["crps"].new_tensor(self.calibration.compute().ks_statistic)
         if self.has_marks:

@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 
 class FindLearningRate(LearningRateFinder):
-    """Trains some steps at ever larger learning rates, forgets them, and goes on with the rate at which the loss fell fastest
-    (Smith, WACV 2017), in the optimiser and as the base of its schedule. A run that is resumed keeps its rate.
+    """Trains some steps at ever larger learning rates, forgets them, and goes on with the rate at which the loss fell
+    fastest (Smith, WACV 2017), in the optimiser and as the base of its schedule. A run that is resumed keeps its rate.
 
     Args:
         min_lr, max_lr: the range.

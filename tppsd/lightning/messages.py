@@ -32,7 +32,9 @@ def refuse_data_as_path(args: list[str]) -> None:
     """`--data taxi` would mean a class or a configuration file called taxi, and end in a page on types."""
     for option, value in pairwise([part for word in args for part in word.split("=", 1)]):
         if option == "--data" and not value.endswith((".yaml", ".yml", ".json")) and "DataModule" not in value:
-            raise ValueError(f"--data {value} names a class or a configuration file; the path of the data is --data.path {value}")
+            raise ValueError(
+                f"--data {value} names a class or a configuration file; the path of the data is --data.path {value}"
+            )
 
 
 def original(error: Exception) -> BaseException:

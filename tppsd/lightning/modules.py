@@ -33,8 +33,8 @@ OVERLAPS = ("kl", "step_acceptance")  # per context, of a draft with its target
 class TPPModule(LightningModule):
     """A TransformerTPP (`model`), its loss, its metrics and its optimiser.
 
-    Every logged NLL is in nats per event; `nll_time` contains the survival term, so nll = nll_time + nll_mark. `val/nll` is of
-    the `window` convention, as is `val/nll_poisson`, the NLL of a history-free Poisson process.
+    Every logged NLL is in nats per event; `nll_time` contains the survival term, so nll = nll_time + nll_mark.
+    `val/nll` is of the `window` convention, as is `val/nll_poisson`, the NLL of a history-free Poisson process.
     Testing also logs `ForecastMetrics`.
 
     Args:
@@ -52,7 +52,8 @@ class TPPModule(LightningModule):
         lr_scheduler: builds the scheduler from the optimiser; None = constant learning rates.
         lr_interval: the scheduler advances once per "step" or once per "epoch".
         distillation: a frozen target to agree with, or to measure acceptance against; None = likelihood alone.
-        compile: train with torch.compile, for GPUs. The first step takes a minute; on a CPU it was measured to gain nothing.
+        compile: train with torch.compile, for GPUs. The first step takes a minute; on a CPU it was measured to gain
+            nothing.
     """
 
     role: str
@@ -77,7 +78,9 @@ class TPPModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "distillation", "compile"])  # what is left is plain values
+        self.save_hyperparameters(
+            ignore=["optimizer", "lr_scheduler", "distillation", "compile"]
+        )  # what is left is plain values
         self.model = TransformerTPP(
             num_marks,
             encoder,
@@ -98,7 +101,11 @@ class TPPModule(LightningModule):
         self.distilled_from: str | None = None  # content hash of the target
         self._data_marks: tuple[str, ...] | None = None  # their names, of the data of the run
         if distillation is not None:
-            means = {f"{stage}/{name}": MeanMetric().set_dtype(torch.float64) for stage in ("val", "test") for name in OVERLAPS}
+            means = {
+                f"{stage}/{name}": MeanMetric().set_dtype(torch.float64)
+                for stage in ("val", "test")
+                for name in OVERLAPS
+            }
             self.metrics.update(means)
         self.forecasts = ForecastMetrics(num_marks)
 
@@ -112,7 +119,9 @@ class TPPModule(LightningModule):
         check_precision(self.trainer.precision)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and data.num_marks != self.model.num_marks:
-            raise ValueError(f"the data have num_marks = {data.num_marks}, but the model has num_marks = {self.model.num_marks}")
+            raise ValueError(
+                f"the data have num_marks = {data.num_marks}, but the model has num_marks = {self.model.num_marks}"
+            )
         self._data_marks = None if data is None else data.statistics.mark_names
         check_mark_names(self.model.statistics.mark_names, self._data_marks, "the model")
         if stage == "fit" and data is not None and self.model.statistics.num_events == 0:
@@ -160,11 +169,14 @@ class TPPModule(LightningModule):
         num_contexts = batch.mask.sum() + len(batch.mask)  # of each sequence, one more than it has events
         mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
         mean_acceptance = self._mean_over_processes("train/step_acceptance", acceptance.sum(), num_contexts)
-        return distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
+        return (
+            distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
+        )
 
     def _mean_over_processes(self, name: str, total: Tensor, count: Tensor) -> Tensor:
-        """Log the StepMeans of sum of `total` over processes / sum of `count`, and return this process's total * number of
-        processes / sum of `count`: its mean over processes is that quotient, so that DDP's mean of gradients is its gradient."""
+        """Log the StepMeans of sum of `total` over processes / sum of `count`, and return this process's total * number
+        of processes / sum of `count`: its mean over processes is that quotient, so that DDP's mean of gradients is its
+        gradient."""
         totals = torch.stack([total.detach().double(), count.double()])
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         if (mean := self._step_means.add(name, totals, self.global_step)) is not None:
@@ -195,7 +207,9 @@ class TPPModule(LightningModule):
         self._update(f"{stage}/nll_time{suffix}", time + survival, num_events)
         self._update(f"{stage}/nll_mark{suffix}", mark, num_events)
         if convention == "window":
-            self._update(f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True)
+            self._update(
+                f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True
+            )
 
     def _score_overlap(self, law: NextEventLaw, batch: EventBatch, stage: str) -> None:
         if self.distillation is not None:
@@ -231,7 +245,8 @@ class TPPModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `tppsd.load` needs, without Lightning."""
         checkpoint[CHECKPOINT_KEY] = describe(self.model) | {"role": self.role}
-        # averaged weights come from a copy of this module that is older than its statistics (Lightning's WeightAveraging)
+        # averaged weights come from a copy of this module that is older than its statistics (Lightning's
+        # WeightAveraging)
         checkpoint["state_dict"]["model._extra_state"] = self.model.get_extra_state()
         if self.distilled_from is not None:
             checkpoint[CHECKPOINT_KEY]["distilled_from"] = self.distilled_from
@@ -243,7 +258,9 @@ class TPPModule(LightningModule):
         for name, stored in record.get("config", {}).items():
             here = self.model.config[name]
             if name != "dropout" and stored != here:
-                raise ValueError(f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}")
+                raise ValueError(
+                    f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}"
+                )
         names = record.get("statistics", {}).get("mark_names")
         check_mark_names(None if names is None else tuple(names), self._data_marks, "the checkpoint")
 
@@ -265,7 +282,9 @@ def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> N
 def check_precision(precision: str | None) -> None:
     """Refuse what casts inputs: at t = 1000 a bfloat16 time is 4 units coarse."""
     if precision in ("bf16-true", "16-true"):
-        raise ValueError(f"precision = {precision!r} would round event times; use 'bf16-mixed', '16-mixed' or '32-true'")
+        raise ValueError(
+            f"precision = {precision!r} would round event times; use 'bf16-mixed', '16-mixed' or '32-true'"
+        )
 
 
 class TargetTPP(TPPModule):

@@ -28,7 +28,11 @@ class BudgetProgressBar(ProgressBar):
         self._bar = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        columns = (BarColumn(28), TextColumn("{task.completed:.0f}/{task.total:.0f} s"), TimeRemainingColumn(compact=True))
+        columns = (
+            BarColumn(28),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} s"),
+            TimeRemainingColumn(compact=True),
+        )
         self._bar = Progress(*columns, TextColumn("{task.description}"), refresh_per_second=2)
         self._bar.start()
         self._task = self._bar.add_task("", total=self.seconds)
@@ -56,7 +60,9 @@ class BudgetProgressBar(ProgressBar):
         elif "val/nll_poisson" in metrics:
             shown.append(f"(Poisson {float(metrics['val/nll_poisson']):.4f})")
         completed = min(self.seconds, time.perf_counter() - self._started)
-        self._bar.update(self._task, completed=completed, description=f"step {trainer.global_step}  " + "  ".join(shown))
+        self._bar.update(
+            self._task, completed=completed, description=f"step {trainer.global_step}  " + "  ".join(shown)
+        )
 
     def _stop(self) -> None:
         if self._bar is not None:

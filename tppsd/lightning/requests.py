@@ -1,4 +1,5 @@
-"""What a `predict` run samples: chunks of requests (index, history, end), from scratch or continuing a split of the data."""
+"""What a `predict` run samples: chunks of requests (index, history, end), from scratch or continuing a split of the
+data."""
 
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ class Requests:
         given_fraction: a history is this share of the events, rounded down.
         given_until: a history is what happened in this time since the window's start, and was observed until then.
         t_start: start of from-scratch windows.
-        t_end, horizon, num_events: where sequences end, whichever comes first: a time, a time after the start (or after the
-            history), a number of new events. All None: a history's sequence ends where its window in the data does, a
-            sequence from scratch after the median length of the training split's windows.
+        t_end, horizon, num_events: where sequences end, whichever comes first: a time, a time after the start (or after
+            the history), a number of new events. All None: a history's sequence ends where its window in the data does,
+            a sequence from scratch after the median length of the training split's windows.
         chunk_size: requests per predict batch and written file; the continuations of one history stay together.
     """
 
@@ -51,12 +52,16 @@ class Requests:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         if self.given_until is not None and not self.given_until >= 0:
-            raise ValueError(f"given_until = {self.given_until} must not be negative: it is a time since the window's start")
+            raise ValueError(
+                f"given_until = {self.given_until} must not be negative: it is a time since the window's start"
+            )
         given = [name for name in ("given_events", "given_fraction", "given_until") if getattr(self, name) is not None]
         if self.continue_split is None and (given or self.max_histories is not None):
             raise ValueError(f"{(given or ['max_histories'])[0]} describes histories; say which with continue_split")
         if self.continue_split is not None and len(given) != 1:
-            raise ValueError(f"continue_split = {self.continue_split!r} needs one of given_events, given_fraction, given_until")
+            raise ValueError(
+                f"continue_split = {self.continue_split!r} needs one of given_events, given_fraction, given_until"
+            )
         if self.given_fraction is not None and not 0 <= self.given_fraction <= 1:
             raise ValueError(f"given_fraction = {self.given_fraction} must lie between 0 and 1")
 
@@ -73,18 +78,21 @@ class Requests:
         return sequence.prefix(max(fewest, num_given), until)
 
     def loader(self, data: Any = None) -> DataLoader:
-        """Chunks in index order for `Trainer.predict(sampler, loader)`; a distributed run shares them out, each exactly once.
+        """Chunks in index order for `Trainer.predict(sampler, loader)`; a distributed run shares them out, each exactly
+        once.
 
         Args:
             data: an EventDataModule; needed to continue a split and for the default end.
         """
         chunks = RequestDataset(self, data)
-        return DataLoader(chunks, batch_size=1, sampler=ShareSampler(chunks), collate_fn=_only, generator=torch.Generator())
+        return DataLoader(
+            chunks, batch_size=1, sampler=ShareSampler(chunks), collate_fn=_only, generator=torch.Generator()
+        )
 
 
 class RequestChunk(NamedTuple):
-    """One predict batch: `arguments` are keywords of `tppsd.sample`, the chunk is number `chunk` of `num_chunks`, and `job` says
-    what all of them are."""
+    """One predict batch: `arguments` are keywords of `tppsd.sample`, the chunk is number `chunk` of `num_chunks`, and
+    `job` says what all of them are."""
 
     chunk: int
     num_chunks: int
@@ -108,19 +116,25 @@ class RequestDataset(Dataset[RequestChunk]):
         self.mark_names: tuple[str, ...] | None = None  # of the histories
         if requests.continue_split is not None:
             if data is None:
-                raise ValueError(f"continue_split = {requests.continue_split!r} needs the data to continue (--data.path)")
+                raise ValueError(
+                    f"continue_split = {requests.continue_split!r} needs the data to continue (--data.path)"
+                )
             self.sequences = data.sequences(requests.continue_split)[: requests.max_histories]
             self.mark_names = data.dataset.mark_names
         ends = {"t_end": requests.t_end, "horizon": requests.horizon, "num_events": requests.num_events}
         self.ends: dict[str, Any] = {name: end for name, end in ends.items() if end is not None}
         if not self.ends and requests.continue_split is None:
             if data is None:
-                raise ValueError("sampling needs an end: give t_end, horizon or num_events, or data whose windows to imitate")
+                raise ValueError(
+                    "sampling needs an end: give t_end, horizon or num_events, or data whose windows to imitate"
+                )
             self.ends["horizon"] = median_window(data.sequences("train"))
         self.paths = 1 if requests.continue_split is None else requests.num_sequences
         self.num_items = requests.num_sequences if requests.continue_split is None else len(self.sequences)
         self.items_per_chunk = max(1, requests.chunk_size // self.paths)
-        self.job = asdict(requests) | self.ends | {"histories": _content_hash(self.sequences) if self.sequences else None}
+        self.job = (
+            asdict(requests) | self.ends | {"histories": _content_hash(self.sequences) if self.sequences else None}
+        )
 
     def __len__(self) -> int:
         return math.ceil(self.num_items / self.items_per_chunk)
@@ -139,7 +153,8 @@ class RequestDataset(Dataset[RequestChunk]):
 
 
 class ShareSampler(DistributedSampler[RequestChunk]):
-    """Every n-th chunk for each of n processes. Unlike Lightning's, it gives nothing to some where there are fewer chunks."""
+    """Every n-th chunk for each of n processes. Unlike Lightning's, it gives nothing to some where there are fewer
+    chunks."""
 
     def __init__(self, chunks: RequestDataset) -> None:
         super().__init__(chunks, num_replicas=1, rank=0)

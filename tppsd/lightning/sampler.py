@@ -25,19 +25,20 @@ class PredictedSequences(SampledSequences):
 
 
 class Sampler(LightningModule):
-    """Samples chunks of requests from a target, with a draft for speed: `trainer.predict(sampler, Requests(...).loader(data))`.
+    """Samples chunks of requests from a target, with a draft for speed: `trainer.predict(sampler,
+    Requests(...).loader(data))`.
 
-    A sequence depends on its index and the seed, not on the number of processes or the chunk it is in; with options that leave
-    a choice to the clock ("auto") also on what each process chose, which is recorded with every chunk.
+    A sequence depends on its index and the seed, not on the number of processes or the chunk it is in; with options
+    that leave a choice to the clock ("auto") also on what each process chose, which is recorded with every chunk.
 
     Args:
         target: checkpoint of the model to sample from.
-        draft: checkpoint of the model that proposes events, or the name of a drafter that needs none ("self", "poisson"); None =
-            autoregressive sampling, unless the options say otherwise.
+        draft: checkpoint of the model that proposes events, or the name of a drafter that needs none ("self",
+            "poisson"); None = autoregressive sampling, unless the options say otherwise.
         options: method, draft length, rule.
         seed: of the counter-based noise.
-        batch_size: rows in flight; changes speed and memory, and no sequence of fixed draft lengths; with "auto" others come of
-            it, of the same law, and each chunk records its own.
+        batch_size: rows in flight; changes speed and memory, and no sequence of fixed draft lengths; with "auto" others
+            come of it, of the same law, and each chunk records its own.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
     """
 

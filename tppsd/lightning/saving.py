@@ -11,7 +11,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes config.yaml beside the checkpoints of a run, whatever the logger, and hands the configuration to the logger."""
+    """Writes config.yaml beside the checkpoints of a run, whatever the logger, and hands the configuration to the
+    logger."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Not yet, where the base class saves: a run that is refused leaves nothing."""

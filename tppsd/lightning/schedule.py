@@ -10,10 +10,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupCosine(LRScheduler):
-    """lr(s) = base lr * min(1, (s + 1) / S_w) * (f + (1 - f) (1 + cos(pi s / S)) / 2) after s steps, constant from S on.
+    """lr(s) = base lr * min(1, (s + 1) / S_w) * (f + (1 - f) (1 + cos(pi s / S)) / 2) after s steps, constant from S
+    on.
 
-    The number of steps S is a plan for one call of `fit`, not a state: it is not stored in checkpoints, so a run that is resumed
-    for more epochs follows the new plan.
+    The number of steps S is a plan for one call of `fit`, not a state: it is not stored in checkpoints, so a run that
+    is resumed for more epochs follows the new plan.
 
     Args:
         optimizer: whose learning rates to set.
@@ -22,7 +23,9 @@ class WarmupCosine(LRScheduler):
         total_steps: S; None = what the Trainer plans (TPPModule fills it in), without a plan no decay.
     """
 
-    def __init__(self, optimizer: Optimizer, warmup: float = 0.05, final: float = 0.01, total_steps: int | None = None) -> None:
+    def __init__(
+        self, optimizer: Optimizer, warmup: float = 0.05, final: float = 0.01, total_steps: int | None = None
+    ) -> None:
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup = {warmup} must lie in [0, 1): it is a share of all steps")
         self.warmup, self.final, self.total_steps = warmup, final, total_steps

@@ -1,4 +1,5 @@
-"""`SampleWriter`: predictions as Parquet shards, written while sampling goes on; an interrupted job goes on where it stopped."""
+"""`SampleWriter`: predictions as Parquet shards, written while sampling goes on; an interrupted job goes on where it
+stopped."""
 
 from __future__ import annotations
 
@@ -23,10 +24,10 @@ JOB = ".job.json"  # hidden from those who read the folder as data
 class SampleWriter(BasePredictionWriter):
     """Writes each chunk of a Sampler to `output_dir`/train-CHUNK-of-CHUNKS.parquet, in index order by name.
 
-    The folder opens with `datasets` and `pandas` and is a data set for EventDataModule (one split, cut by its fractions). A shard
-    appears whole or not at all. Chunks that the folder already holds are not sampled again if they are of this very job: the same
-    models, options, seed, requests and histories, on any number of processes, with any number of rows in flight. It never mixes
-    the shards of two jobs.
+    The folder opens with `datasets` and `pandas` and is a data set for EventDataModule (one split, cut by its
+    fractions). A shard appears whole or not at all. Chunks that the folder already holds are not sampled again if they
+    are of this very job: the same models, options, seed, requests and histories, on any number of processes, with any
+    number of rows in flight. It never mixes the shards of two jobs.
 
     Args:
         output_dir: a new folder, or that of the same job, interrupted.
@@ -47,7 +48,9 @@ class SampleWriter(BasePredictionWriter):
         shards = sorted(path.name for path in self.output_dir.glob("*.parquet"))
         finished = [re.fullmatch(r"train-(\d+)-of-\d+\.parquet", name) for name in shards]
         if shards and (None in finished or not (self.output_dir / JOB).exists()):
-            raise ValueError(f"{self.output_dir} already holds {len(shards)} Parquet files ({shards[0]}, ...); {_WHAT_TO_DO}")
+            raise ValueError(
+                f"{self.output_dir} already holds {len(shards)} Parquet files ({shards[0]}, ...); {_WHAT_TO_DO}"
+            )
         pl_module.finished_chunks = frozenset(int(match[1]) for match in finished if match)
         trainer.strategy.barrier()
 
@@ -62,7 +65,9 @@ class SampleWriter(BasePredictionWriter):
         path = self.output_dir / JOB
         if pl_module.finished_chunks:
             _check_same(_read_job(path), job, self.output_dir)
-            rank_zero_info(f"{self.output_dir} holds {len(pl_module.finished_chunks)} of {batch.num_chunks} chunks of this job")
+            rank_zero_info(
+                f"{self.output_dir} holds {len(pl_module.finished_chunks)} of {batch.num_chunks} chunks of this job"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{JOB}.{os.getpid()}")
         temporary.write_text(json.dumps(job, indent=1, sort_keys=True) + "\n")
@@ -89,7 +94,9 @@ class SampleWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: Trainer, *_: Any) -> None:
         share = f" (process 0 of {trainer.world_size})" if trainer.world_size > 1 else ""
         rate = f" at {self.num_events / self.seconds:.0f} events/s" if self.seconds else ""
-        rank_zero_info(f"{self.num_sequences} sequences with {self.num_events} events sampled{rate}{share}, in {self.output_dir}")
+        rank_zero_info(
+            f"{self.num_sequences} sequences with {self.num_events} events sampled{rate}{share}, in {self.output_dir}"
+        )
         if self.choice is not None:
             rank_zero_info(f"auto chose {self.choice}{share}")
 
@@ -101,7 +108,9 @@ def _check_writable(folder: Path) -> None:
     """Refuse what cannot become a folder or be written to, before anything is sampled."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise ValueError(f"{folder} cannot be a folder of samples: {there} is a file; choose another --writer.output_dir")
+        raise ValueError(
+            f"{folder} cannot be a folder of samples: {there} is a file; choose another --writer.output_dir"
+        )
     if not os.access(there, os.W_OK):
         raise ValueError(f"{folder} cannot be written: {there} is read-only; choose another --writer.output_dir")
 

@@ -1,4 +1,5 @@
-"""Fidelity, forecasts, likelihood and acceptance: torchmetrics classes here, their formulas in `tppsd.metrics.functional`."""
+"""Fidelity, forecasts, likelihood and acceptance: torchmetrics classes here, their formulas in
+`tppsd.metrics.functional`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from tppsd.metrics.functional.acceptance import acceptance_rate, events_per_roun
 
 
 class AcceptanceStatistics(Metric):
-    """acceptance_rate = accepted / drafted, step_acceptance = accepted / tested, events_per_round = (accepted + rounds) / rounds.
+    """acceptance_rate = accepted / drafted, step_acceptance = accepted / tested, events_per_round = (accepted + rounds)
+    / rounds.
 
     The only state is the sum of `accepted_counts`, (drafted, accepted); see `tppsd.metrics.functional.acceptance`.
     """

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from tppsd.metrics.functional.calibration import PITCalibration, confidence_bins, expected_calibration_error, pit_calibration
+from tppsd.metrics.functional.calibration import (
+    PITCalibration,
+    confidence_bins,
+    expected_calibration_error,
+    pit_calibration,
+)
 from tppsd.metrics.residuals import TimeRescalingKS
 
 

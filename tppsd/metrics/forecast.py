@@ -32,7 +32,8 @@ class _MeanOverEvents(Metric):
 
 
 class InterTimeRMSE(_MeanOverEvents):
-    """sqrt(sum_i (forecast_i - tau_i)^2 / num_events), in the data's unit of time; `functional.rmse` says when it is absurd."""
+    """sqrt(sum_i (forecast_i - tau_i)^2 / num_events), in the data's unit of time; `functional.rmse` says when it is
+    absurd."""
 
     higher_is_better = False
 

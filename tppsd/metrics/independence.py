@@ -9,7 +9,8 @@ from tppsd.metrics.residuals import MarkPIT, TimeRescalingKS
 class GapIndependence(TimeRescalingKS):
     """X2 = sum_ab (n_ab - n_a. n_.b / n)^2 / (n_a. n_.b / n) of successive 1 - exp(-z_i), z_i the carried-over gaps.
 
-    Pairs follow the order of index, whatever batch, rank or order sequences arrive in; see `functional.lag1_independence`.
+    Pairs follow the order of index, whatever batch, rank or order sequences arrive in; see
+    `functional.lag1_independence`.
     Source: Anderson and Goodman, Ann. Math. Stat. 28 (1957).
     """
 

@@ -12,7 +12,8 @@ from tppsd.metrics.functional.likelihood import nll_per_event
 class NegativeLogLikelihood(Metric):
     """nll_per_event = - sum_s L_s / sum_s N_s, nats per event, over every sequence of every batch and rank.
 
-    Also for one part of the log-likelihood (time, mark, survival), with the same counts. See `functional.nll_per_event`.
+    Also for one part of the log-likelihood (time, mark, survival), with the same counts. See
+    `functional.nll_per_event`.
     """
 
     full_state_update = False

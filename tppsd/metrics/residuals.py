@@ -24,8 +24,8 @@ class _ResidualMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # Every state is float64 (integers are exact up to 2^53): a rank without data sends empty tensors of `self.dtype`,
-        # and all ranks must gather one type.
+        # Every state is float64 (integers are exact up to 2^53): a rank without data sends empty tensors of
+        # `self.dtype`, and all ranks must gather one type.
         self.set_dtype(torch.float64)
         for name in ("index", "lengths", "leftovers", "values"):
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -53,7 +53,9 @@ class _ResidualMetric(Metric):
         """Each index once, in the order of index; `gaps` holds the values of `_values`."""
         if not len(self.index):
             return []
-        index, lengths, leftovers = (dim_zero_cat(state).tolist() for state in (self.index, self.lengths, self.leftovers))
+        index, lengths, leftovers = (
+            dim_zero_cat(state).tolist() for state in (self.index, self.lengths, self.leftovers)
+        )
         values = dim_zero_cat(self.values).cpu().split([int(length) for length in lengths])
         rows = {int(i): SequenceResiduals(int(i), v, left) for i, v, left in zip(index, values, leftovers, strict=True)}
         return [rows[i] for i in sorted(rows)]

@@ -15,7 +15,8 @@ from tppsd.metrics.functional.transport import HYPRO_COSTS, transport_distance
 class OptimalTransportDistance(Metric):
     """Mean over pairs of sequences and costs c of sum_marks min_alignments [c * #{not aligned} + sum |t - t'|].
 
-    In the data's unit of time, like the costs; see `functional.transport_distance`. Source: Mei, Qin and Eisner (ICML 2019).
+    In the data's unit of time, like the costs; see `functional.transport_distance`. Source: Mei, Qin and Eisner (ICML
+    2019).
 
     Args:
         costs: c, of a deletion or insertion.

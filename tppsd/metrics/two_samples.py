@@ -1,4 +1,5 @@
-"""Comparisons of two samples, the draws of two samplers, over all batches and ranks. A batch may hold draws of either."""
+"""Comparisons of two samples, the draws of two samplers, over all batches and ranks. A batch may hold draws of
+either."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def _number(sampler: Sampler) -> int:
 
 
 class LikelihoodDiscrepancy(Metric):
-    """|mean_s L_s of the first sample - mean_s L_s of the second|, nats per sequence; see `functional.likelihood_discrepancy`.
+    """|mean_s L_s of the first sample - mean_s L_s of the second|, nats per sequence; see
+    `functional.likelihood_discrepancy`.
 
     Source: TPP-SD (arXiv 2507.09252), section 5.1.
     """
@@ -92,9 +94,11 @@ class _Draws(Metric):
 
 
 class NextEventDistance(_Draws):
-    """Mean over histories of D^t = W_1 and D^k = earth mover's distance between two samplers' draws of the event that follows.
+    """Mean over histories of D^t = W_1 and D^k = earth mover's distance between two samplers' draws of the event that
+    follows.
 
-    See `functional.wasserstein_distance` and `functional.earth_movers_distance`; neither is 0 for two samples of one law.
+    See `functional.wasserstein_distance` and `functional.earth_movers_distance`; neither is 0 for two samples of one
+    law.
     Source: TPP-SD (arXiv 2507.09252), section 5.1, which takes one history and N draws.
 
     Args:
@@ -108,7 +112,8 @@ class NextEventDistance(_Draws):
         self.ground: Ground = ground
 
     def update(self, index: Tensor, times: Tensor, marks: Tensor, sampler: Sampler) -> None:
-        """Add draws of one sampler, each once: index of the history, (inter-)time and mark of the event, all (num_draws,)."""
+        """Add draws of one sampler, each once: index of the history, (inter-)time and mark of the event, all
+        (num_draws,)."""
         self._add(index, torch.stack([times.double(), marks.double()], 1), sampler)
 
     def compute(self) -> NextEventDistances:
@@ -118,7 +123,9 @@ class NextEventDistance(_Draws):
         for history in index.unique():
             first, second = (values[(index == history) & (sampler == number)] for number in (0, 1))
             if not len(first) or not len(second):
-                raise ValueError(f"history {int(history)} has draws of one sampler only; a distance needs draws of both")
+                raise ValueError(
+                    f"history {int(history)} has draws of one sampler only; a distance needs draws of both"
+                )
             mark = earth_movers_distance(first[:, 1].long(), second[:, 1].long(), self.ground)
             distances.append([wasserstein_distance(first[:, 0], second[:, 0]), mark])
         time, mark = torch.tensor(distances, dtype=torch.float64).view(-1, 2).mean(0).tolist()
@@ -126,10 +133,11 @@ class NextEventDistance(_Draws):
 
 
 class SequencePermutationTest(_Draws):
-    """p = (1 + #{permuted statistic >= observed}) / (1 + num_permutations), Cramer-von Mises statistics of whole sequences.
+    """p = (1 + #{permuted statistic >= observed}) / (1 + num_permutations), Cramer-von Mises statistics of whole
+    sequences.
 
-    Rows, such as those of `functional.event_counts`, are put in the order of index before they are permuted, so that neither
-    batches nor ranks change the p-value; a row that comes twice counts once. See `functional.permutation_test`.
+    Rows, such as those of `functional.event_counts`, are put in the order of index before they are permuted, so that
+    neither batches nor ranks change the p-value; a row that comes twice counts once. See `functional.permutation_test`.
 
     Args:
         num_columns: of the rows.
@@ -141,7 +149,8 @@ class SequencePermutationTest(_Draws):
         self.num_permutations, self.seed = num_permutations, seed
 
     def update(self, index: Tensor, rows: Tensor, sampler: Sampler) -> None:
-        """Add sequences of one sampler: index in its sample (batch,), and one row of statistics each (batch, num_columns)."""
+        """Add sequences of one sampler: index in its sample (batch,), and one row of statistics each (batch,
+        num_columns)."""
         self._add(index, rows, sampler)
 
     def compute(self) -> PermutationResult:

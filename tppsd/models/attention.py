@@ -16,8 +16,8 @@ from tppsd.models.tree import depths_on, is_ancestor
 
 class Attention(Enum):
     """SOFTMAX: softmax(Q K^T / sqrt(d)) V (Vaswani et al., 2017). ONE_PLUS_SUM: sum_j f_j v_j / (1 + sum_j f_j) with
-    f_j = exp(q . k_j / sqrt(d)) (AttNHP, Mei et al. 2022, eq. 5). The 1 is exp(0): softmax with one more key whose score and
-    value are zero."""
+    f_j = exp(q . k_j / sqrt(d)) (AttNHP, Mei et al. 2022, eq. 5). The 1 is exp(0): softmax with one more key whose
+    score and value are zero."""
 
     SOFTMAX = 1
     ONE_PLUS_SUM = 2
@@ -47,13 +47,19 @@ class CausalPass:
         return torch.arange(num_tokens, device=device)
 
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
-        q, k, v = rearrange(qkv, "batch length (three heads dim) -> three batch heads length dim", three=3, heads=num_heads)
+        q, k, v = rearrange(
+            qkv, "batch length (three heads dim) -> three batch heads length dim", three=3, heads=num_heads
+        )
         length, context = q.shape[2], self.max_context
         if context is None or length <= context:
             attended = _attend(q, k, v, kind, None)
         else:  # blocks of queries, each against the keys that it can see: the work grows with length * context
-            blocks = [(slice(i, i + context), slice(max(0, i - context + 1), i + context)) for i in range(0, length, context)]
-            attended = torch.cat([_attend(q[:, :, new], k[:, :, old], v[:, :, old], kind, context) for new, old in blocks], 2)
+            blocks = [
+                (slice(i, i + context), slice(max(0, i - context + 1), i + context)) for i in range(0, length, context)
+            ]
+            attended = torch.cat(
+                [_attend(q[:, :, new], k[:, :, old], v[:, :, old], kind, context) for new, old in blocks], 2
+            )
         return rearrange(attended, "batch heads length dim -> batch length (heads dim)")
 
 
@@ -78,7 +84,9 @@ class CachedPass:
     With `parents` the tokens are nodes of a tree: each attends to the committed tokens, its ancestors and itself.
     """
 
-    def __init__(self, cache: KVCache, num_new: int, dtype: torch.dtype, parents: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, cache: KVCache, num_new: int, dtype: torch.dtype, parents: tuple[int, ...] | None = None
+    ) -> None:
         self.cache, self.parents = cache, parents
         cache.begin(num_new)
         self.mask, self.beta = cache.tensors[0].new_zeros(()), 0
@@ -97,7 +105,10 @@ class CachedPass:
             is_seen = place <= newest
         else:
             depth = depths_on(tree, device)
-            order, newest = torch.where(place < 0, place, depth[place.clamp(0, len(tree) - 1)]), depth[-num_new:].unsqueeze(1)
+            order, newest = (
+                torch.where(place < 0, place, depth[place.clamp(0, len(tree) - 1)]),
+                depth[-num_new:].unsqueeze(1),
+            )
             seen = F.pad(is_ancestor(tree, device)[-num_new:], (1, 1))  # committed tokens, nodes, dead entries
             seen[:, :1].fill_(True)
             is_seen = seen[:, (place[:, 0] + 1).clamp(0, len(tree) + 1)].transpose(0, 1)
@@ -127,7 +138,9 @@ class StaticPass:
         num_used: entries that are read, the new ones of the longest row among them.
     """
 
-    def __init__(self, keys_values: Tensor, counts: Tensor, num_new: int, num_used: int, max_context: int | None) -> None:
+    def __init__(
+        self, keys_values: Tensor, counts: Tensor, num_new: int, num_used: int, max_context: int | None
+    ) -> None:
         lengths, self._num_before = counts.unsqueeze(2).unbind(0)
         device, num_heads = counts.device, keys_values.shape[3]
         place = lengths + torch.arange(num_new, device=device)  # of the new entries, (rows, q)
@@ -151,8 +164,8 @@ class StaticPass:
 
 
 def _attend_to(keys: Tensor, values: Tensor, queries: Tensor, mask: Tensor, beta: int, kind: Attention) -> Tensor:
-    """Queries (rows, q, heads, head_dim) of a cache's keys (rows * heads, head_dim, used) and values (rows * heads, used,
-    head_dim), with beta times a mask added to their scores: (rows, q, dim)."""
+    """Queries (rows, q, heads, head_dim) of a cache's keys (rows * heads, head_dim, used) and values (rows * heads,
+    used, head_dim), with beta times a mask added to their scores: (rows, q, dim)."""
     rows, num_new, num_heads, head_dim = queries.shape
     q = queries.transpose(1, 2).flatten(0, 1)
     scores = torch.baddbmm(mask, q, keys, beta=beta, alpha=head_dim**-0.5)  # (rows * heads, q, used)

@@ -1,4 +1,5 @@
-"""Attentive Neural Hawkes Process encoder (Mei et al., ICLR 2022), causal, one key and value per event, layer and head."""
+"""Attentive Neural Hawkes Process encoder (Mei et al., ICLR 2022), causal, one key and value per event, layer and
+head."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tppsd.models.fast import layer_norm, linear
 class AttNHPLayer(nn.Module):
     """h + tanh(sum_j f(q, k_j) v_j / (1 + sum_j f(q, k_j))), with q, k, v linear in [1; z(t); LN(h)] (eq. 4 to 6).
 
-    The sum runs over the events up to and including the query's own. The norm keeps deep stacks trainable; the paper has none.
+    The sum runs over the events up to and including the query's own. The norm keeps deep stacks trainable; the paper
+    has none.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:

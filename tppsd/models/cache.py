@@ -1,6 +1,7 @@
 """Per-row caches with rollback by length: nothing is copied when a drafted event is rejected.
 
-A tree of tokens is written behind the committed entries, one entry per node; `keep_path` then gathers one path of it into place.
+A tree of tokens is written behind the committed entries, one entry per node; `keep_path` then gathers one path of it
+into place.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ def multiple(number: int, step: int) -> int:
 class RowCache:
     """Tensors with a dimension of rows, filled at each row's own length along a dimension of entries.
 
-    Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back is a matter of
-    `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
+    Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back is a
+    matter of `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
 
     Attributes:
-        parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count as live.
+        parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count
+            as live.
         min_length, max_length: of all rows.
-        is_read_late: rolling back waits for no device. `min_length` and `max_length` are then bounds, which `tell` improves;
-            passes by operators take all rows to be of different lengths.
+        is_read_late: rolling back waits for no device. `min_length` and `max_length` are then bounds, which `tell`
+            improves; passes by operators take all rows to be of different lengths.
 
     Args:
         tensors: what is kept.
@@ -33,7 +35,9 @@ class RowCache:
         step: capacities stay multiples of it.
     """
 
-    def __init__(self, tensors: list[Tensor], capacity_dims: list[int] | None = None, row_dim: int = 0, step: int = 1) -> None:
+    def __init__(
+        self, tensors: list[Tensor], capacity_dims: list[int] | None = None, row_dim: int = 0, step: int = 1
+    ) -> None:
         self.tensors = tensors
         self.capacity_dims = capacity_dims or [1] * len(tensors)
         self.row_dim, self.step, self.is_read_late = row_dim, step, False
@@ -125,7 +129,8 @@ class RowCache:
         self.max_length = max_length
 
     def keep_path(self, nodes: Tensor, num_kept: Tensor) -> None:
-        """Commit the first `num_kept` (rows,) of the tree's `nodes` int64 (rows, n), a path; the rest of the tree is dropped."""
+        """Commit the first `num_kept` (rows,) of the tree's `nodes` int64 (rows, n), a path; the rest of the tree is
+        dropped."""
         places = torch.arange(nodes.shape[1], device=nodes.device)
         is_moved = (nodes != places) & (places < num_kept.unsqueeze(1))
         if self.is_read_late:  # all are copied, those that stay onto themselves
@@ -158,14 +163,15 @@ class RowCache:
 
 
 class KVCache(RowCache):
-    """Keys and values of all layers in one tensor (layers, 2, rows, heads, head_dim, capacity): one copy per layer writes both,
-    and both are read along the tokens. Against tokens before heads, 8 heads over 2,000 keys take half the time on a CPU.
+    """Keys and values of all layers in one tensor (layers, 2, rows, heads, head_dim, capacity): one copy per layer
+    writes both, and both are read along the tokens. Against tokens before heads, 8 heads over 2,000 keys take half the
+    time on a CPU.
 
     `begin` cuts the views of every layer at once: a view per layer and pass costs as much as a small matrix product.
 
     Attributes:
-        max_context: how many tokens a token looks at, itself included; None = all. Older ones are dropped when room is needed,
-            so that a row takes up about twice as much, however long its sequence.
+        max_context: how many tokens a token looks at, itself included; None = all. Older ones are dropped when room is
+            needed, so that a row takes up about twice as much, however long its sequence.
         dropped: int64 (rows,), how many tokens of each row have been.
     """
 

@@ -1,4 +1,5 @@
-"""Self-contained checkpoints: weights, configuration and statistics of the training split, readable without Lightning."""
+"""Self-contained checkpoints: weights, configuration and statistics of the training split, readable without
+Lightning."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file: `state_dict`, what `describe` said under CHECKPOINT_KEY, and what the Trainer added.
+    """The content of a checkpoint file: `state_dict`, what `describe` said under CHECKPOINT_KEY, and what the Trainer
+    added.
 
     Raises:
         FileNotFoundError, ValueError: as `load`.

@@ -83,7 +83,8 @@ MARK_DECODERS: dict[str, type[IndependentMarks] | type[TimeConditionalMarks]] = 
 class NextEventDecoder(nn.Module):
     """h -> (w, mu, sigma) of a LogNormalMixture and the mark decoder's features (TPP-SD, eq. 4.2).
 
-    The paper's e = E h followed by a linear map for each of w, mu and log sigma is one linear map from h, kept as one matrix.
+    The paper's e = E h followed by a linear map for each of w, mu and log sigma is one linear map from h, kept as one
+    matrix.
     """
 
     def __init__(self, embed_dim: int, num_components: int, num_marks: int, mark_decoder: str) -> None:
@@ -103,8 +104,8 @@ class NextEventDecoder(nn.Module):
     def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventLaw:
         """Laws of batch shape (*batch,) from contexts (*batch, embed_dim).
 
-        With `double`, densities use float64 arithmetic on the float32 parameters of the law, so that they do not depend on the
-        shape they are computed in.
+        With `double`, densities use float64 arithmetic on the float32 parameters of the law, so that they do not depend
+        on the shape they are computed in.
         """
         with autocast_disabled(context.device.type):
             context = context.to(self.to_mixture.weight.dtype)
@@ -115,10 +116,13 @@ class NextEventDecoder(nn.Module):
                 parameters, features = parameters.double(), None if features is None else features.double()
                 marks = None if self.marks is None else self.marks.in_double()
             logits, means, log_stds = parameters.split(self.num_components, -1)
-            mixture = LogNormalMixture(torch.log_softmax(logits, -1), means, log_stds.clamp(*LOG_STD_RANGE), shift, scale)
+            mixture = LogNormalMixture(
+                torch.log_softmax(logits, -1), means, log_stds.clamp(*LOG_STD_RANGE), shift, scale
+            )
             return NextEventLaw(mixture, features, marks)
 
 
 def autocast_disabled(device_type: str) -> AbstractContextManager[Any]:
-    """A context without autocast; entering one costs as much as a small layer, so only where there is something to disable."""
+    """A context without autocast; entering one costs as much as a small layer, so only where there is something to
+    disable."""
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()

@@ -48,8 +48,8 @@ def frequencies(num: int, longest: float = 1e4) -> Tensor:
 
 
 class FixedPhases(nn.Module):
-    """Phases omega_j x of float64 values x. The frequencies stay float64 when the model's weights are cast: in float32 they
-    would move the phases of late times."""
+    """Phases omega_j x of float64 values x. The frequencies stay float64 when the model's weights are cast: in float32
+    they would move the phases of late times."""
 
     frequencies: Tensor
 

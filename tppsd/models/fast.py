@@ -1,5 +1,5 @@
-"""Small costs of nn.Module that add up when one event at a time is sampled: a leaf layer's call and attribute look-ups cost
-as much as its arithmetic."""
+"""Small costs of nn.Module that add up when one event at a time is sampled: a leaf layer's call and attribute look-ups
+cost as much as its arithmetic."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
 class Kept:
     """What has been worked out of a model's weights, of use as long as they are the same numbers.
 
-    Neither identity nor version counters tell whether they are (averages of weights are put into place by `.data.copy_`), so that
-    the numbers themselves are kept and compared, which takes a small part of what working it out takes.
+    Neither identity nor version counters tell whether they are (averages of weights are put into place by
+    `.data.copy_`), so that the numbers themselves are kept and compared, which takes a small part of what working it
+    out takes.
 
     Attributes:
         parts: its modules, without itself: it would never be freed.
@@ -77,7 +78,9 @@ class _Numbers:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor, self._copy = tensor, tensor.detach().clone()
-        is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"  # others may be nowhere in memory
+        is_plain = (
+            type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
+        )  # others may be nowhere in memory
         self._is_flat = is_plain and tensor.is_contiguous() and self._copy.is_contiguous()
         self._place, self._num_bytes = self._copy.data_ptr(), self._copy.nbytes
 
@@ -92,8 +95,8 @@ class _Numbers:
 
 
 def _memcmp() -> Any:
-    """That of the C library, which on a few thousand numbers takes less time than torch.equal; None where it is not found (on
-    Windows, say). It tells 0 from -0, and takes a NaN for the same NaN."""
+    """That of the C library, which on a few thousand numbers takes less time than torch.equal; None where it is not
+    found (on Windows, say). It tells 0 from -0, and takes a NaN for the same NaN."""
     try:
         function = ctypes.CDLL(None).memcmp
     except (OSError, TypeError, AttributeError):
@@ -133,7 +136,8 @@ def plain_attributes(model: object) -> Iterator[None]:
     """A model that is only read: parameters, buffers and submodules become ordinary attributes, found without
     nn.Module.__getattr__, and the matrices of linear layers lie the way in which small products are fastest.
 
-    Nothing may be assigned to the model meanwhile. A module may keep more, by a method `kept_while_read() -> dict[str, Any]`.
+    Nothing may be assigned to the model meanwhile. A module may keep more, by a method `kept_while_read() -> dict[str,
+    Any]`.
     """
     plain, added = [], []
     if isinstance(model, nn.Module):
@@ -179,5 +183,6 @@ def make_plain(model: nn.Module) -> None:
 
 
 def by_columns(matrix: Tensor) -> Tensor:
-    """The same matrix with its columns one after the other in memory: 25 events times a (64, 256) matrix take half the time."""
+    """The same matrix with its columns one after the other in memory: 25 events times a (64, 256) matrix take half the
+    time."""
     return matrix.detach().t().contiguous().t()

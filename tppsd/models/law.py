@@ -1,4 +1,5 @@
-"""The law of the next event: an inter-time from a mixture of log-normals, then a mark given (or not) that inter-time."""
+"""The law of the next event: an inter-time from a mixture of log-normals, then a mark given (or not) that
+inter-time."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class NextEventLaw:
         return self.packed()._fields()[0]
 
     def packed(self) -> NextEventLaw:
-        """The same laws, their parameters side by side in one tensor: selecting and joining then take one operator, not four."""
+        """The same laws, their parameters side by side in one tensor: selecting and joining then take one operator, not
+        four."""
         return self if self._packed is not None else self._with([torch.cat(self._fields(), -1)], self.elapsed)
 
     def _fields(self) -> list[Tensor]:
@@ -64,7 +66,9 @@ class NextEventLaw:
         together = fields[0] if len(fields) == 1 else None
         if together is not None:
             num = self.inter_time.means.shape[-1]
-            fields = list(together.split([num] * 3 + ([] if self.mark_features is None else [together.shape[-1] - 3 * num]), -1))
+            fields = list(
+                together.split([num] * 3 + ([] if self.mark_features is None else [together.shape[-1] - 3 * num]), -1)
+            )
         log_weights, means, log_stds, *features = fields
         mixture = LogNormalMixture(log_weights, means, log_stds, self.inter_time.shift, self.inter_time.scale, elapsed)
         law = NextEventLaw(mixture, features[0] if features else None, self.mark_decoder)
@@ -80,7 +84,8 @@ class NextEventLaw:
         return replace(self, **parts)
 
     def __getitem__(self, index: Any) -> NextEventLaw:
-        """Select along the batch dimensions; `law[..., :-1]` drops the last position. Two index tensors count from the front."""
+        """Select along the batch dimensions; `law[..., :-1]` drops the last position. Two index tensors count from the
+        front."""
         key = index if isinstance(index, tuple) else (index,)
         if len(key) == 2 and isinstance(key[0], Tensor) and isinstance(key[1], Tensor):
             return self._take(key[0] * self.batch_shape[1] + key[1])
@@ -89,7 +94,8 @@ class NextEventLaw:
         return self._with([values[whole] for values in self._fields()], None if elapsed is None else elapsed[key])
 
     def at(self, positions: Tensor) -> NextEventLaw:
-        """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) -> (batch, n)."""
+        """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) ->
+        (batch, n)."""
         num_rows, length = self.batch_shape
         if num_rows == 1:
             return self._take(positions)
@@ -139,7 +145,8 @@ class NextEventLaw:
         return laws[0]._with([how(list(values)) for values in fields], elapsed).packed()
 
     def joins(self, other: object) -> bool:
-        """Is `other` a law of the same model and shape, so that evaluating both together takes half as many operators?"""
+        """Is `other` a law of the same model and shape, so that evaluating both together takes half as many
+        operators?"""
         if not isinstance(other, NextEventLaw) or self.mark_decoder is not other.mark_decoder:
             return False
         mine, theirs = self.inter_time, other.inter_time

@@ -32,8 +32,8 @@ class LikelihoodModel(nn.Module):
 
         Args:
             batch: B sequences.
-            convention: "window" scores every event that has an inter-time and the survival term; "benchmark" scores events
-                2..N without survival term (EasyTPP, Xue et al. 2024).
+            convention: "window" scores every event that has an inter-time and the survival term; "benchmark" scores
+                events 2..N without survival term (EasyTPP, Xue et al. 2024).
 
         Inter-times below the declared floor `statistics.min_inter_time` are scored at the floor.
         """

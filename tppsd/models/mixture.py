@@ -64,7 +64,9 @@ class LogNormalMixture:
         index = index if isinstance(index, tuple) else (index,)
         whole = (*index, slice(None)) if any(i is Ellipsis for i in index) else index
         elapsed = None if self.elapsed is None else self.elapsed[index]
-        return LogNormalMixture(self.log_weights[whole], self.means[whole], self.log_stds[whole], self.shift, self.scale, elapsed)
+        return LogNormalMixture(
+            self.log_weights[whole], self.means[whole], self.log_stds[whole], self.shift, self.scale, elapsed
+        )
 
     def elapsed_or_zero(self) -> Tensor:
         """float64 (*batch,)."""
@@ -74,7 +76,9 @@ class LogNormalMixture:
         """The same law with float64 arithmetic on the same parameters."""
         if self.means.dtype == torch.float64:
             return self
-        return replace(self, log_weights=self.log_weights.double(), means=self.means.double(), log_stds=self.log_stds.double())
+        return replace(
+            self, log_weights=self.log_weights.double(), means=self.means.double(), log_stds=self.log_stds.double()
+        )
 
     def truncated(self, elapsed: Tensor) -> LogNormalMixture:
         """The law given tau > elapsed (float64 (*batch,), >= 0)."""
@@ -198,8 +202,8 @@ class LogNormalMixture:
         return log_tau.squeeze(-1), log_stds.squeeze(-1).exp() * self.scale
 
     def knots(self, levels: Tensor) -> Tensor:
-        """Inter-times where every component's own survival, given tau > elapsed, is one of `levels` float64 (n,): they lie dense
-        wherever the law is narrow, (n * num_components, *batch)."""
+        """Inter-times where every component's own survival, given tau > elapsed, is one of `levels` float64 (n,): they
+        lie dense wherever the law is narrow, (n * num_components, *batch)."""
         law = self.double()
         level = levels.to(law.means.device).view(-1, *[1] * law.means.dim())
         log_tau = law._log_at_level(level, law.means, law.log_stds, law._log_kept())

@@ -67,8 +67,8 @@ class EventModel(Protocol):
     def extend(self, tokens: EventTokens, cache: Any, parents: tuple[int, ...] | None = None) -> Any:
         """Append q tokens per row at each row's own length; contexts of batch shape (batch, q).
 
-        With `parents` (tppsd.models.tree) they are q nodes of a tree, the same one in every row: each follows its parent, and
-        the row's length stays until the cache's `keep_path` commits a path of them.
+        With `parents` (tppsd.models.tree) they are q nodes of a tree, the same one in every row: each follows its
+        parent, and the row's length stays until the cache's `keep_path` commits a path of them.
         """
 
     def law(self, context: Any) -> Any:

@@ -59,12 +59,14 @@ def fit_renewal(
         statistics: of the same split.
         num_steps: Adam steps, on batches of about `batch_events` events.
         seed: of initialisation and batch order; the global RNG is left as it was.
-        validation: split on which the weights kept score best, so that few training events are not learnt by heart; without
-            one, the last weights are kept.
+        validation: split on which the weights kept score best, so that few training events are not learnt by heart;
+            without one, the last weights are kept.
         advance: called after every step.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the one that was forked; torch.manual_seed would reseed every device
+        torch.default_generator.manual_seed(
+            seed
+        )  # the one that was forked; torch.manual_seed would reseed every device
         model = RenewalTPP(statistics.num_marks)
         model.statistics = statistics
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
@@ -116,7 +118,8 @@ def _rows(sequences: Sequence[EventSequence], batch_events: int) -> int:
 
 
 def _judges(validation: Sequence[EventSequence], batch_events: int) -> list[list[EventSequence]]:
-    """What weights are scored on, in batches: all of a split, but of a large one as much as does not outlast the training."""
+    """What weights are scored on, in batches: all of a split, but of a large one as much as does not outlast the
+    training."""
     if not validation:
         return []
     rows = _rows(validation, batch_events)

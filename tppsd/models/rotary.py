@@ -1,6 +1,7 @@
 """A modern encoder: pre-norm, rotary embedding in continuous time, gated feed-forward layers.
 
-Sources: rotary embedding, Su et al., arXiv 2104.09864; SwiGLU, Shazeer, arXiv 2002.05202; RMSNorm, Zhang and Sennrich, 2019.
+Sources: rotary embedding, Su et al., arXiv 2104.09864; SwiGLU, Shazeer, arXiv 2002.05202; RMSNorm, Zhang and Sennrich,
+    2019.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class RotaryBlock(nn.Module):
 
 
 class RotaryEncoder(nn.Module):
-    """Attention sees differences of time and of order alone, so that a window may be of any length: within each head one half of
-    the pairs of dimensions turns with time, the other with the number of events, at learnt frequencies."""
+    """Attention sees differences of time and of order alone, so that a window may be of any length: within each head
+    one half of the pairs of dimensions turns with time, the other with the number of events, at learnt frequencies."""
 
     def __init__(
         self, num_tokens: int, embed_dim: int, num_heads: int, num_layers: int, feedforward_dim: int, dropout: float
@@ -81,7 +82,8 @@ class RotaryEncoder(nn.Module):
         return rms_norm(self.norm, x)
 
     def _rotation(self, inputs: EncoderInput, attention: AttentionPass, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin (batch, length, head_dim / 2) of phases in float64: in float32 those of late times lose their digits."""
+        """cos and sin (batch, length, head_dim / 2) of phases in float64: in float32 those of late times lose their
+        digits."""
         order = attention.positions(inputs.ids.shape[1], inputs.ids.device).double().expand_as(inputs.times)
         of_time, of_order = self.log_frequencies.double().exp()
         phases = torch.cat([inputs.times.unsqueeze(-1) * of_time, order.unsqueeze(-1) * of_order], -1)

@@ -11,7 +11,8 @@ from tppsd.models.fast import layer_norm
 
 
 class SAHPEncoder(nn.Module):
-    """Time-shifted positional encoding, sin and cos of omega_j i + w_j t_i with learnt w (eq. 8), added to the embedding."""
+    """Time-shifted positional encoding, sin and cos of omega_j i + w_j t_i with learnt w (eq. 8), added to the
+    embedding."""
 
     def __init__(
         self, num_tokens: int, embed_dim: int, num_heads: int, num_layers: int, feedforward_dim: int, dropout: float

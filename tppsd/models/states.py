@@ -23,7 +23,8 @@ def extend_states(
 
     Args:
         start: (batch, size), the state of an empty row.
-        advance: (chains of tokens (n, length), states (n, size) before them) -> states (n, length, size) after each token.
+        advance: (chains of tokens (n, length), states (n, size) before them) -> states (n, length, size) after each
+            token.
     """
     rows = torch.arange(len(cache.lengths), device=start.device)
     newest = cache.tensors[0][rows, (cache.lengths - 1).clamp_min(0)] if cache.capacity else start

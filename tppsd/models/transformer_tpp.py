@@ -44,11 +44,12 @@ class TransformerTPP(LikelihoodModel):
         num_heads: attention heads per layer; divides embed_dim.
         num_layers: number of layers.
         num_components: log-normal components M of the mixture.
-        mark_decoder: "time_conditional" (k given the history and tau) or "independent" (k given the history, as in the paper).
+        mark_decoder: "time_conditional" (k given the history and tau) or "independent" (k given the history, as in the
+            paper).
         dropout: dropout rate in the encoder while training.
         feedforward_dim: width of the feed-forward layers (AttNHP has none); None = 4 * embed_dim.
-        max_context: how many tokens each token attends to in every layer, itself included; None = all. It bounds the memory of
-            sampling and the cost of an event, however long a sequence becomes.
+        max_context: how many tokens each token attends to in every layer, itself included; None = all. It bounds the
+            memory of sampling and the cost of an event, however long a sequence becomes.
     """
 
     is_event: Tensor
@@ -101,7 +102,9 @@ class TransformerTPP(LikelihoodModel):
     def set_statistics(self, statistics: DataStatistics) -> None:
         """Take over moments, scales and frequencies of a training split."""
         if statistics.num_marks != self.num_marks:
-            raise ValueError(f"the data have num_marks = {statistics.num_marks} but the model was built for {self.num_marks}")
+            raise ValueError(
+                f"the data have num_marks = {statistics.num_marks} but the model was built for {self.num_marks}"
+            )
         self.statistics = statistics
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -141,7 +144,8 @@ class TransformerTPP(LikelihoodModel):
     # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Keys and values of every layer, in the weights' dtype, or that of what stands in for the model, and device."""
+        """Keys and values of every layer, in the weights' dtype, or that of what stands in for the model, and
+        device."""
         num_heads = self.config["num_heads"]
         head_dim = self.config["embed_dim"] // num_heads
         like, other = self.decoder.to_mixture.weight, stand_in(self)
@@ -154,8 +158,8 @@ class TransformerTPP(LikelihoodModel):
 
     @torch.no_grad()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q, embed_dim), without
-        gradients."""
+        """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q,
+        embed_dim), without gradients."""
         if (other := stand_in(self)) is not None:
             return other.extend(tokens, cache, parents)
         return self.extend_by_operators(tokens, cache, parents)
@@ -171,7 +175,8 @@ class TransformerTPP(LikelihoodModel):
 
     @torch.inference_mode()
     def intensity(self, sequence: EventSequence, times: Tensor) -> Tensor:
-        """lambda*_k(t) = g(tau) f(k | tau) / S(tau) after the last event before t: (len(times), num_marks), per unit of time.
+        """lambda*_k(t) = g(tau) f(k | tau) / S(tau) after the last event before t: (len(times), num_marks), per unit of
+        time.
 
         Args:
             sequence: events on their window.
@@ -199,7 +204,9 @@ class TransformerTPP(LikelihoodModel):
             digest = hashlib.sha256(described.encode())
             for name, tensor in sorted(self.state_dict().items()):
                 if isinstance(tensor, Tensor):
-                    digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                    digest.update(
+                        name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                    )
             own.hashes[described] = digest.hexdigest()
         return own.hashes[described]
 

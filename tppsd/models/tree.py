@@ -1,7 +1,8 @@
 """Trees of tokens: the parent of each, and what follows from it.
 
-`parents[i]` is the position, among the tokens written since the committed ones, of the token that token i follows; -1: the newest
-committed token. A parent comes before its children. Tuples, so that what follows from them is computed once and kept.
+`parents[i]` is the position, among the tokens written since the committed ones, of the token that token i follows; -1:
+the newest committed token. A parent comes before its children. Tuples, so that what follows from them is computed once
+and kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Figures of samples and their tests. Each function returns a matplotlib Figure; `save` writes it.
 
 Figures are made without pyplot: no global state, no display, nothing to close. A name keeps its colour in every figure
-(real dark grey, autoregressive blue, speculative vermilion), and marks have a palette of their own. Both are colour-blind
-safe (Okabe and Ito 2008; Tol 2021).
+(real dark grey, autoregressive blue, speculative vermilion), and marks have a palette of their own. Both are
+colour-blind safe (Okabe and Ito 2008; Tol 2021).
 """
 
 from tppsd.plots.likelihood import nll_by_time_plot

@@ -35,7 +35,9 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     left, right = figure.subplots(1, 2)
     bars = left.bar(range(longest + 1), (100 * shares).tolist(), color=SPECULATIVE, width=0.82, zorder=2)
     if longest < _MAX_LABELS:
-        left.bar_label(bars, [f"{share:.0%}" if share >= 0.005 else "" for share in shares], fontsize=8, color=TEXT, padding=2)
+        left.bar_label(
+            bars, [f"{share:.0%}" if share >= 0.005 else "" for share in shares], fontsize=8, color=TEXT, padding=2
+        )
     events = events_per_round(counts)
     label(left, "drafted events accepted in a round", "rounds [%]", f"{events:.2f} events per round")
     left.set_xlim(-0.7, float(counts.sum(0).nonzero().max()) + 0.7)
@@ -47,7 +49,9 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     by_position, tested = acceptance_by_position(counts)[:shown], tested[:shown]
     positions = torch.arange(1, shown + 1)
     half_width = 1.96 * (by_position * (1 - by_position) / tested).sqrt()
-    right.fill_between(positions, by_position - half_width, by_position + half_width, color=SPECULATIVE, alpha=0.18, linewidth=0)
+    right.fill_between(
+        positions, by_position - half_width, by_position + half_width, color=SPECULATIVE, alpha=0.18, linewidth=0
+    )
     right.plot(positions, by_position, "o-", color=SPECULATIVE, linewidth=1.5, markersize=4.5)
     overall = step_acceptance(counts)
     right.axhline(overall, color=FAINT, linewidth=1, linestyle=":")
@@ -61,8 +65,11 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     return figure
 
 
-def accepted_paths_plot(candidates: Sequence[int], node_counts: Tensor, num_rounds: int, title: str = "Accepted paths") -> Figure:
-    """The candidate tree, each branch as wide as the share of rounds that accepted it, and how often a round gets how deep.
+def accepted_paths_plot(
+    candidates: Sequence[int], node_counts: Tensor, num_rounds: int, title: str = "Accepted paths"
+) -> Figure:
+    """The candidate tree, each branch as wide as the share of rounds that accepted it, and how often a round gets how
+    deep.
 
     Args:
         candidates: children of every node, depth by depth.
@@ -71,7 +78,9 @@ def accepted_paths_plot(candidates: Sequence[int], node_counts: Tensor, num_roun
     """
     tree = Tree(tuple(candidates))
     if num_rounds < 1 or len(node_counts) != tree.num_nodes:
-        raise ValueError(f"{len(node_counts)} nodes in {num_rounds} rounds cannot be drawn as a tree of {tree.num_nodes} nodes")
+        raise ValueError(
+            f"{len(node_counts)} nodes in {num_rounds} rounds cannot be drawn as a tree of {tree.num_nodes} nodes"
+        )
     shares = node_counts.double().cpu() / num_rounds
     heights = {-1: 0.5}
     figure = new_figure(8.6, 2.4 + 0.05 * min(60, tree.num_nodes))
@@ -83,7 +92,9 @@ def accepted_paths_plot(candidates: Sequence[int], node_counts: Tensor, num_roun
             parent, share = tree.parents[node], float(shares[node])
             ends = [heights[parent], heights[node]]
             left.plot([depth, depth + 1], ends, color=GRID, linewidth=0.6, zorder=1)
-            left.plot([depth, depth + 1], ends, color=SPECULATIVE, linewidth=10 * share, solid_capstyle="round", zorder=2)
+            left.plot(
+                [depth, depth + 1], ends, color=SPECULATIVE, linewidth=10 * share, solid_capstyle="round", zorder=2
+            )
     label(left, "depth", "", "branches by share of rounds")
     left.set_yticks([])
     left.grid(False)

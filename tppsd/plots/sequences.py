@@ -40,7 +40,8 @@ def raster(
     time_unit: str | None = None,
     title: str = "Event sequences",
 ) -> Figure:
-    """One panel per group and one row per sequence, a tick per event in the colour of its mark, on a line as long as the window.
+    """One panel per group and one row per sequence, a tick per event in the colour of its mark, on a line as long as
+    the window.
 
     Args:
         groups: per name (real, autoregressive, speculative), sequences; the first `num_rows` are drawn.
@@ -86,7 +87,8 @@ def intensity_plot(
     time_unit: str | None = None,
     title: str = "Conditional intensity",
 ) -> Figure:
-    """Intensities over time with the events that drive them: a panel per mark, or one panel of the sum if there are many.
+    """Intensities over time with the events that drive them: a panel per mark, or one panel of the sum if there are
+    many.
 
     Args:
         times: (n,).

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Speedup(NamedTuple):
-    """A dot with its range. Fields: panel, line, series: where it is drawn and in which colour; median, low, high: how many times
-    as fast as the baseline."""
+    """A dot with its range. Fields: panel, line, series: where it is drawn and in which colour; median, low, high: how
+    many times as fast as the baseline."""
 
     panel: str
     line: str
@@ -40,7 +40,9 @@ def speedup_plot(speedups: Sequence[Speedup], title: str = "Speed-up over cached
             ys = [lines.index(s.line) + 0.24 * (i - (len(series) - 1) / 2) for s in own]
             medians = [s.median for s in own]
             whiskers = [[s.median - s.low for s in own], [s.high - s.median for s in own]]
-            axes.errorbar(medians, ys, xerr=whiskers, fmt="o", color=OTHERS[i], markersize=4.5, elinewidth=1.2, label=name)
+            axes.errorbar(
+                medians, ys, xerr=whiskers, fmt="o", color=OTHERS[i], markersize=4.5, elinewidth=1.2, label=name
+            )
         axes.axvline(1.0, color=FAINT, linewidth=1.0, linestyle=":")
         axes.set_xlim(left=0.0)
         label(axes, "times as fast", "", panel)

@@ -130,7 +130,8 @@ def legend_of(owner: Axes | Figure, *entries: Any, **options: Any) -> None:
 
 
 def legend_below(figure: Figure, handles: Iterable[Any], names: Iterable[str], most: int = 6) -> None:
-    """A legend under the panels, in as many columns as the longest name leaves room for; further lines make the figure higher."""
+    """A legend under the panels, in as many columns as the longest name leaves room for; further lines make the figure
+    higher."""
     width = figure.get_figwidth()
     labels = [textwrap.fill(name, int((width - _HANDLE) / _LETTER)) for name in names]
     columns = max(1, min(most, len(labels), int(width / (_HANDLE + max(map(_inches, labels))))))
@@ -145,7 +146,9 @@ def _inches(text: str) -> float:
     from matplotlib.textpath import text_to_path
 
     font = FontProperties(size=_LEGEND_SIZE)
-    return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.splitlines() or [""]) / 72
+    return (
+        max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.splitlines() or [""]) / 72
+    )
 
 
 def plain(axes: Axes) -> None:

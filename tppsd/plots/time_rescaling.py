@@ -22,8 +22,8 @@ def ks_plot(
 ) -> Figure:
     """Empirical against theoretical distribution of residuals, with the 95 % band of the Kolmogorov-Smirnov test.
 
-    Left: sorted u_i = F(z_i) against (i - 1/2) / n. Right: the deviation times sqrt(n), where one band serves every n: a
-    curve that leaves it is rejected at 5 %.
+    Left: sorted u_i = F(z_i) against (i - 1/2) / n. Right: the deviation times sqrt(n), where one band serves every n:
+    a curve that leaves it is rejected at 5 %.
 
     Args:
         curves: per name, residuals (num_events,): gaps of `carry_over`, or mark PITs. At least one must not be empty.

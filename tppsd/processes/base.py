@@ -53,7 +53,8 @@ class Process(ABC):
 
     @abstractmethod
     def log_intensity_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
-        """log lambda*_k while nothing has happened for `elapsed` (...) since `state` (..., state_size): (..., num_marks)."""
+        """log lambda*_k while nothing has happened for `elapsed` (...) since `state` (..., state_size): (...,
+        num_marks)."""
 
     @abstractmethod
     def compensator_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
@@ -78,8 +79,8 @@ class Process(ABC):
     def compensator(self, sequence: EventSequence, times: Tensor | None = None) -> Tensor:
         """Total compensator Lambda*(t) from the start of the window, float64.
 
-        With `times` (n,): at each of them, (n,). Without: at each event with a likelihood term and, last, at the window's
-        end, (num_scored + 1,).
+        With `times` (n,): at each of them, (n,). Without: at each event with a likelihood term and, last, at the
+        window's end, (num_scored + 1,).
         """
         states = self._states(sequence)
         gaps, leftover = self._residuals(sequence, states)
@@ -90,10 +91,11 @@ class Process(ABC):
         return at_knots[knot] + self.compensator_after(states[knot], elapsed)
 
     def residuals(self, sequence: EventSequence) -> tuple[Tensor, float]:
-        """Time-rescaling residuals z_i = Lambda*(t_i) - Lambda*(t_{i-1}), (num_scored,), and what is left until the window's end.
+        """Time-rescaling residuals z_i = Lambda*(t_i) - Lambda*(t_{i-1}), (num_scored,), and what is left until the
+        window's end.
 
-        Under this process they are i.i.d. Exp(1) once the part left over in each window is carried into the first residual
-        of the next one.
+        Under this process they are i.i.d. Exp(1) once the part left over in each window is carried into the first
+        residual of the next one.
         """
         gaps, leftover = self._residuals(sequence, self._states(sequence))
         return gaps, float(leftover)
@@ -109,7 +111,9 @@ class Process(ABC):
         """States at the window's start and after each scored event: (num_scored + 1, state_size)."""
         outside = sequence.marks[(sequence.marks < 0) | (sequence.marks >= self.num_marks)]
         if len(outside):
-            raise ValueError(f"sequence {sequence.index}: has mark {outside[0]}; the process has marks 0..{self.num_marks - 1}")
+            raise ValueError(
+                f"sequence {sequence.index}: has mark {outside[0]}; the process has marks 0..{self.num_marks - 1}"
+            )
         inter_times, marks = sequence.inter_times, sequence.marks
         if not sequence.first_is_given:  # a window without a given first event starts with no event
             inter_times = torch.cat([inter_times.new_zeros(1), inter_times])
@@ -183,7 +187,11 @@ def _uniforms(streams: list[Random]) -> Tensor:
 
 
 def _sequences(
-    events: list[tuple[Tensor, Tensor, Tensor, Tensor]], num_sequences: int, t_start: float, t_end: float, first_index: int
+    events: list[tuple[Tensor, Tensor, Tensor, Tensor]],
+    num_sequences: int,
+    t_start: float,
+    t_end: float,
+    first_index: int,
 ) -> list[EventSequence]:
     """Sort (rows, times, inter_times, marks), one tuple per event number, into one EventSequence per row."""
     if num_sequences == 0:

@@ -57,7 +57,9 @@ class ProcessInterTime:
     def truncated(self, elapsed: Tensor) -> ProcessInterTime:
         """The law given tau > elapsed (float64 (*batch,)) as well."""
         further = (elapsed - self.elapsed).clamp_min(0.0).unsqueeze(-1)
-        states = self.process.advance(self.states, further, torch.full_like(further, NO_MARK, dtype=torch.int64)).squeeze(-2)
+        states = self.process.advance(
+            self.states, further, torch.full_like(further, NO_MARK, dtype=torch.int64)
+        ).squeeze(-2)
         return ProcessInterTime(self.process, states, torch.maximum(elapsed, self.elapsed))
 
     def log_intensity(self, inter_times: Tensor) -> Tensor:
@@ -74,7 +76,8 @@ class ProcessInterTime:
         return torch.where(inter_times >= self.elapsed, log_density, -torch.inf)
 
     def sample(self, uniforms: Tensor) -> Tensor:
-        """tau > elapsed with S(tau) = uniforms[..., 0], float64 (..., *batch), from uniforms (..., *batch, 1 or more)."""
+        """tau > elapsed with S(tau) = uniforms[..., 0], float64 (..., *batch), from uniforms (..., *batch, 1 or
+        more)."""
         inter_times = self.elapsed + self.process.elapsed_at(self.states, -uniforms[..., 0].log())
         return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
 
@@ -106,7 +109,8 @@ class ProcessLaw:
         return ProcessLaw(self.inter_time[index])
 
     def at(self, positions: Tensor) -> ProcessLaw:
-        """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) -> (batch, n)."""
+        """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) ->
+        (batch, n)."""
         rows = torch.arange(self.batch_shape[0]).view(-1, *[1] * (positions.dim() - 1))
         return self[rows, positions]
 
@@ -156,7 +160,8 @@ class ProcessLaw:
         return self.inter_time.noise_distance(inter_times, uniforms)
 
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """(inter_times float64, marks int64) from float64 uniforms (..., *batch, 3): [0] gives tau, [2] the mark at tau."""
+        """(inter_times float64, marks int64) from float64 uniforms (..., *batch, 3): [0] gives tau, [2] the mark at
+        tau."""
         inter_times = self.inter_time.sample(uniforms)
         return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
 
@@ -166,8 +171,8 @@ class ProcessModel:
 
     Args:
         process: the process.
-        t_start: start of the window, for a process whose intensity depends on absolute time (tokens count from it). Windows with
-            another start are refused.
+        t_start: start of the window, for a process whose intensity depends on absolute time (tokens count from it).
+            Windows with another start are refused.
     """
 
     def __init__(self, process: Process, t_start: float = 0.0) -> None:

@@ -55,7 +55,8 @@ class Hawkes(Process):
         return torch.zeros(*t_start.shape, self.state_size, dtype=torch.float64)
 
     def advance(self, state: Tensor, inter_times: Tensor, marks: Tensor) -> Tensor:
-        """s_i = exp(-beta tau_i) s_{i-1} + [k_i = n], for all i at once: after a pass, s_i holds the newest 2 * `width` terms."""
+        """s_i = exp(-beta tau_i) s_{i-1} + [k_i = n], for all i at once: after a pass, s_i holds the newest 2 * `width`
+        terms."""
         arrivals = (marks.unsqueeze(-1) == torch.arange(self.num_marks)).double()  # (*batch, length, n)
         arrivals = arrivals.unsqueeze(-2).expand(*marks.shape, self.num_marks, self.num_marks)  # (*batch, length, m, n)
         counts = torch.cat([self._matrices(state).unsqueeze(-3), arrivals], -3)  # (*batch, 1 + length, m, n)

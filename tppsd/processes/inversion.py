@@ -38,4 +38,6 @@ def invert_increasing(value: Callable[[Tensor], Tensor], slope: Callable[[Tensor
         proposal = torch.where(usable, newton, torch.where(upper.isinf(), 2 * x, 0.5 * (lower + upper)))
         before, step = step, (proposal - x).abs()
         x = torch.where(done, x, proposal)
-    raise RuntimeError(f"no inverse found in {_MAX_STEPS} steps: the function does not reach its target, or is not increasing")
+    raise RuntimeError(
+        f"no inverse found in {_MAX_STEPS} steps: the function does not reach its target, or is not increasing"
+    )

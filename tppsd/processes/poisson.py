@@ -29,7 +29,9 @@ class InhomogeneousPoisson(Process):
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale = {self.scale} must be positive and finite")
         if not 1 <= self.base < math.inf:
-            raise ValueError(f"base = {self.base} must be at least 1, below which the rate is negative at times, and finite")
+            raise ValueError(
+                f"base = {self.base} must be at least 1, below which the rate is negative at times, and finite"
+            )
         if not math.isfinite(self.frequency):
             raise ValueError(f"frequency = {self.frequency} must be finite")
 
@@ -45,7 +47,8 @@ class InhomogeneousPoisson(Process):
         return (self.scale * (self.base + torch.sin(self.frequency * math.pi * times))).log()
 
     def compensator_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
-        """A (b elapsed + 2 sin(middle) sin(half) / (omega pi)): the difference of two cosines, without its cancellation."""
+        """A (b elapsed + 2 sin(middle) sin(half) / (omega pi)): the difference of two cosines, without its
+        cancellation."""
         half = 0.5 * self.frequency * math.pi * elapsed
         middle = self.frequency * math.pi * state.squeeze(-1) + half
         return self.scale * elapsed * (self.base + torch.sin(middle) * torch.sinc(half / math.pi))

@@ -14,7 +14,8 @@ from tppsd.processes.base import Process
 
 @dataclass(frozen=True)
 class SelfCorrecting(Process):
-    """lambda*(t) = exp(mu (t - t_start) - alpha N(t)), unmarked, N(t) = events before t on the window (Isham, Westcott 1979).
+    """lambda*(t) = exp(mu (t - t_start) - alpha N(t)), unmarked, N(t) = events before t on the window (Isham, Westcott
+    1979).
 
     Attributes:
         mu: growth rate > 0; the long-run rate is mu / alpha.

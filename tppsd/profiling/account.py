@@ -1,4 +1,5 @@
-"""Seconds of a sampling run by step of the round: what is timed is the sampler itself, its steps wrapped for the while."""
+"""Seconds of a sampling run by step of the round: what is timed is the sampler itself, its steps wrapped for the
+while."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Operators, bytes and floating-point operations of sampling, counted as they are dispatched; calls of compiled code count as one
-operator."""
+"""Operators, bytes and floating-point operations of sampling, counted as they are dispatched; calls of compiled code
+count as one operator."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tppsd.sampling import compiled_speculative
 
 @dataclass
 class Counts:
-    """Attributes: operators that are not mere views; bytes that they read and write, as if nothing stayed in a cache; flops of
-    matrix products."""
+    """Attributes: operators that are not mere views; bytes that they read and write, as if nothing stayed in a cache;
+    flops of matrix products."""
 
     operators: int = 0
     bytes: int = 0
@@ -40,7 +40,9 @@ class _Counter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
             self.counts.operators += 1
-            self.counts.bytes += sum(_num_bytes(x) for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor))
+            self.counts.bytes += sum(
+                _num_bytes(x) for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)
+            )
         return result
 
 
@@ -58,8 +60,14 @@ _FOLLOWING, _ROUNDS = (CompiledModel, OperatedModel), ("speculate", "speculate_b
 _WORK: list[tuple[Any, str, Callable[..., Work]]] = [
     (CompiledModel, "extend", lambda model, arguments, contexts: model.work(arguments[1], contexts.shape[1])),
     (CompiledDecoder, "law", lambda model, arguments, law: model.work_of_laws(law.batch_shape.numel())),
-    *((kind, "follow", lambda model, arguments, drawn: model.work_of_chain(arguments[1], drawn)) for kind in _FOLLOWING),
-    *((compiled_speculative, name, lambda models, arguments, made: rounds.work(models, arguments[0], made)) for name in _ROUNDS),
+    *(
+        (kind, "follow", lambda model, arguments, drawn: model.work_of_chain(arguments[1], drawn))
+        for kind in _FOLLOWING
+    ),
+    *(
+        (compiled_speculative, name, lambda models, arguments, made: rounds.work(models, arguments[0], made))
+        for name in _ROUNDS
+    ),
     (LawArithmetic, "draw", lambda laws, arguments, drawn: laws.work(drawn[0].numel())),
     (LawArithmetic, "log_prob", lambda laws, arguments, log_probs: laws.work(log_probs.numel())),
 ]

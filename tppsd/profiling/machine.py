@@ -17,8 +17,8 @@ _REPEATS = 7
 
 @dataclass(frozen=True)
 class Machine:
-    """Attributes: flops per second of float32 matrix products; bytes per second read and written by a large copy; seconds of one
-    operator on one number, which is what calling it costs."""
+    """Attributes: flops per second of float32 matrix products; bytes per second read and written by a large copy;
+    seconds of one operator on one number, which is what calling it costs."""
 
     flops: float
     bytes: float

@@ -23,15 +23,16 @@ NUM_RUNS = _REPEATS + 3  # of a sampler: to warm up, alone, watched, counted
 
 @dataclass(frozen=True)
 class Profile:
-    """One sampler: statistics of an undisturbed run (the fastest of a few), seconds by step of a watched run of the same draws,
-    and counts of a third."""
+    """One sampler: statistics of an undisturbed run (the fastest of a few), seconds by step of a watched run of the
+    same draws, and counts of a third."""
 
     stats: SamplingStats
     seconds: dict[str, float]
     counts: Counts
 
     def per_round(self, step: str) -> float:
-        """Seconds of a step, of a round of all rows. Watching costs time: the steps are shares of the undisturbed run."""
+        """Seconds of a step, of a round of all rows. Watching costs time: the steps are shares of the undisturbed
+        run."""
         share = self.seconds[step] / sum(self.seconds.values())
         return share * self.stats.seconds / self.stats.num_target_passes
 
@@ -78,7 +79,9 @@ def table(profiles: dict[str, Profile], machine: Machine) -> Table:
     for step in STEPS:
         whole = [sum(profile.per_round(s) for s in STEPS) for profile in every]
         parts = [profile.per_round(step) for profile in every]
-        cells = [f"{1e3 * part:.2f} ({part / all_:4.0%})" if part else "" for part, all_ in zip(parts, whole, strict=True)]
+        cells = [
+            f"{1e3 * part:.2f} ({part / all_:4.0%})" if part else "" for part, all_ in zip(parts, whole, strict=True)
+        ]
         if any(cells):
             add(step, cells)
     shown.add_section()

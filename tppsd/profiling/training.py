@@ -28,9 +28,9 @@ _WARM_UP = 5  # steps, not timed
 
 @dataclass(frozen=True)
 class Throughput:
-    """Seconds of every step of one model, by run: of `fit`, and of the bare loop that ran just before or after it on the same
-    batches, which hold `num_events` events. `memory` is what each run of `fit` took at its peak, in bytes, beyond what the
-    process held before; None where the system does not say."""
+    """Seconds of every step of one model, by run: of `fit`, and of the bare loop that ran just before or after it on
+    the same batches, which hold `num_events` events. `memory` is what each run of `fit` took at its peak, in bytes,
+    beyond what the process held before; None where the system does not say."""
 
     name: str
     num_events: int
@@ -40,8 +40,9 @@ class Throughput:
 
     @property
     def overhead(self) -> float:
-        """Share of the time in `fit` that the bare loop does without. Of every step the fastest run counts: whatever else the
-        machine does makes steps slower, never faster, and scatters by more than the overhead from run to run."""
+        """Share of the time in `fit` that the bare loop does without. Of every step the fastest run counts: whatever
+        else the machine does makes steps slower, never faster, and scatters by more than the overhead from run to
+        run."""
         return 1 - _fastest(self.bare) / _fastest(self.fit)
 
     def speeds(self, runs: list[list[float]]) -> list[float]:
@@ -55,7 +56,12 @@ def _fastest(runs: list[list[float]]) -> float:
 
 
 def throughput(
-    name: str, build: Callable[[], TargetTPP], data: EventDataModule, num_steps: int, repeats: int, advance: Callable[[], None]
+    name: str,
+    build: Callable[[], TargetTPP],
+    data: EventDataModule,
+    num_steps: int,
+    repeats: int,
+    advance: Callable[[], None],
 ) -> Throughput:
     """Time `num_steps` training steps on the same batches in both ways, `repeats` times by turns.
 
@@ -76,7 +82,8 @@ def throughput(
 
 
 def fit_seconds(module: TargetTPP, data: EventDataModule, num_steps: int) -> list[float]:
-    """Of each step of `Trainer.fit` as `tppsd fit` sets it up, loading, padding, logging and progress bar included, without
+    """Of each step of `Trainer.fit` as `tppsd fit` sets it up, loading, padding, logging and progress bar included,
+    without
     validation and checkpoints: those are another kind of work."""
     watch = _Stopwatch()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # no bar within the bar

@@ -27,12 +27,17 @@ from tppsd.sampling.requests import Plan
 from tppsd.sampling.resolve import model_device, reading_both
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
-# of the job, in each row, for a round of each candidate, of few events or many: a trial takes about a tenth of it at most
+# of the job, in each row, for a round of each candidate, of few events or many: a trial takes about a tenth of it at
+# most
 _EVENTS_PER_ROUND = (500, 5000)
 _SHORT = 100  # events of a sequence in which no draft length can be learnt
 _SHORT_DRAFTS = (16, 8, 4)  # the lengths that they get, with one row in flight, some, or many
-_LITTLE_WORK = 128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
-_LAYERS_PER_ROW = 4  # of a target: with more rows in flight, its pass over drafts and what surrounds it cost more than they save
+_LITTLE_WORK = (
+    128  # events of a sequence, times layers: below, what surrounds the passes may cost more than drafts save
+)
+_LAYERS_PER_ROW = (
+    4  # of a target: with more rows in flight, its pass over drafts and what surrounds it cost more than they save
+)
 _DEEP = 16  # layers from which that is not so
 _MIDDLING = 8  # layers from which it is not so in long sequences:
 _WORK_PER_ROW = 240  # where layers times events are at least so many for every row in flight
@@ -40,9 +45,11 @@ _LONG = 300  # events of a sequence that count for that: longer ones were not me
 _FEW_ROWS = 16  # in flight, that gain by compiled drafts under targets of any depth
 _PASSES = 2  # in which a draft model is tried, besides one per event
 _IN_PASSES = f"model in {_PASSES} passes"
-_COMPILED_DRAFT = 4  # events that a draft model drafts where passes are compiled: within a tenth of the best on most data sets
-# weights of a target from which a compiled draft is taken to gain (173,000 were measured not to, 693,000 to); a draft has so many
-# times fewer
+_COMPILED_DRAFT = (
+    4  # events that a draft model drafts where passes are compiled: within a tenth of the best on most data sets
+)
+# weights of a target from which a compiled draft is taken to gain (173,000 were measured not to, 693,000 to); a draft
+# has so many times fewer
 _LARGE, _SMALLER = 400_000, 8
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
@@ -55,7 +62,9 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, num_chunks: int = 1) -> Choice:
+def choose(
+    models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, num_chunks: int = 1
+) -> Choice:
     """The fastest candidate for a job of `num_chunks` chunks like `plan`, with `num_rows` rows in flight.
 
     Args:
@@ -76,24 +85,28 @@ def choose(models: Models, options: SamplingOptions, plan: Plan, num_rows: int, 
             rates[name], learnt[name] = _try(models, candidate, plan, num_rows, seed, num_rounds)
     best = max(rates, key=rates.__getitem__)
     rows = "" if num_rows == 1 else f", {num_rows} rows in flight"
-    trial = ", ".join(f"{name} {num_rows * rate:.0f}" for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]))
+    trial = ", ".join(
+        f"{name} {num_rows * rate:.0f}" for name, rate in sorted(rates.items(), key=lambda pair: -pair[1])
+    )
     return Choice(candidates[best], learnt[best], f"{best}: events/s in a trial{rows}: {trial}")
 
 
 def _without_trial(models: Models, candidates: dict[str, SamplingOptions], num_events: float, num_rows: int) -> Choice:
-    """What was fastest on most data sets (README). No drafts where a sequence is little work, nor with several rows in flight
-    unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the target's recent laws,
-    which no second model has to read the histories for; for long ones, and with many rows, a draft model: in few passes with one
-    row or few, else event by event and shorter. Where a CPU has compiled passes an event costs so little that only a draft model
-    gains, under a target of many more weights; where it has compiled drafts alone, a single event of the target's costs so much
-    more than these that all targets gain with few rows."""
+    """What was fastest on most data sets (README). No drafts where a sequence is little work, nor with several rows in
+    flight unless the target is deep. For sequences of `num_events` that are too few to learn a length from, the
+    target's recent laws, which no second model has to read the histories for; for long ones, and with many rows, a
+    draft model: in few passes with one row or few, else event by event and shorter. Where a CPU has compiled passes an
+    event costs so little that only a draft model gains, under a target of many more weights; where it has compiled
+    drafts alone, a single event of the target's costs so much more than these that all targets gain with few rows."""
     num_layers = getattr(models.target, "num_layers", 1)
     is_short, are_few = num_events < _SHORT, num_rows <= _few_rows(num_layers, num_events)
     are_cheap = _are_drafts_cheap(models, candidates)
     are_some = are_few or num_rows <= (max(_FEW_ROWS, num_layers) if are_cheap else num_layers)
     is_worth_it = are_few or (num_layers >= _DEEP and num_rows <= num_layers**2)
     if _is_cheap(models, candidates["autoregressive"]):
-        is_compiled = "model" in candidates and candidates["model"].rule == "joint"  # others draw round by round in Python
+        is_compiled = (
+            "model" in candidates and candidates["model"].rule == "joint"
+        )  # others draw round by round in Python
         num_weights = _num_weights(models.target) if is_compiled else 0
         is_large = num_weights >= _LARGE and num_weights >= _SMALLER * _num_weights(models.draft)
         wanted = ["model"] if is_large else ["autoregressive"]
@@ -172,8 +185,8 @@ def _statistics(models: Models) -> DataStatistics | None:
 def _try(
     models: Models, options: SamplingOptions, plan: Plan, num_rows: int, seed: int, num_rounds: int
 ) -> tuple[float, AutoDraftLength | None]:
-    """(events per second and row, what was learnt of the draft length) of `num_rounds` rounds, fewer where they take long, that
-    ignore where sequences end."""
+    """(events per second and row, what was learnt of the draft length) of `num_rounds` rounds, fewer where they take
+    long, that ignore where sequences end."""
     lengths = AutoDraftLength.of(options) if options.draft_length == "auto" else None
     endless = plan._replace(requests=[request._replace(end=math.inf, limit=sys.maxsize) for request in plan.requests])
     engine = build_engine(models, options, endless, num_rows, seed ^ _TRIAL_SEED, Recorder(), lengths)

@@ -1,13 +1,16 @@
-"""Block Verification (Sun et al., arXiv 2403.10444): the accepted length is decided for the whole draft, not event by event.
+"""Block Verification (Sun et al., arXiv 2403.10444): the accepted length is decided for the whole draft, not event by
+event.
 
-P_0 = 1, P_i = min(1, P_{i-1} r_i) with r_i = g_T f_T / (g_D f_D) at the i-th drafted event. The accepted length is the largest i
+P_0 = 1, P_i = min(1, P_{i-1} r_i) with r_i = g_T f_T / (g_D f_D) at the i-th drafted event. The accepted length is the
+largest i
 whose own trial succeeds: i = draft_length with probability P_i (a bonus event follows), any smaller i with probability
 
     A_i / (A_i + 1 - P_i),   A_i = P_i E_{X ~ target}[(1 - 1 / (P_i r(X)))_+]   at the law that follows prefix i.
 
-A_i is an integral. A race has the same odds without it: repeat { with probability 1 - P_i fail; draw X from the target's law
-after prefix i; with probability (1 - 1 / (P_i r(X)))_+ succeed }, and the X of the success is the event that follows the prefix.
-At i = 0 nothing can fail. Never fewer events per round on average than the rule `joint`, from the same state and draft.
+A_i is an integral. A race has the same odds without it: repeat { with probability 1 - P_i fail; draw X from the
+target's law after prefix i; with probability (1 - 1 / (P_i r(X)))_+ succeed }, and the X of the success is the event
+that follows the prefix. At i = 0 nothing can fail. Never fewer events per round on average than the rule `joint`, from
+the same state and draft.
 """
 
 from __future__ import annotations
@@ -20,7 +23,16 @@ from torch import Tensor
 from tppsd.models.law import sample_with_ratio
 from tppsd.sampling.drafters import Draft
 from tppsd.sampling.noise import Purpose
-from tppsd.sampling.rules import MAX_PROPOSALS, Attempts, Corrected, Rejected, Rule, Verdict, log_ratio, proposals_per_row
+from tppsd.sampling.rules import (
+    MAX_PROPOSALS,
+    Attempts,
+    Corrected,
+    Rejected,
+    Rule,
+    Verdict,
+    log_ratio,
+    proposals_per_row,
+)
 
 _OPEN, _FAILED, _SUCCEEDED = 0, 1, 2
 _FEWEST = 8  # attempts of every race, where all are begun at once
@@ -52,8 +64,8 @@ def log_block_probs(draft: Draft, laws: Any) -> Tensor:
 def adjusted_block(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
     """The largest i < draft_length whose race succeeds, and the event that won it.
 
-    The races of all positions start together: with few rows that costs little more than one of them. Those still open after their
-    first attempts go on one position at a time, from the right.
+    The races of all positions start together: with few rows that costs little more than one of them. Those still open
+    after their first attempts go on one position at a time, from the right.
     """
     longest = int(rejected.positions.max()) + 1
     log_block = _before_events(rejected, verdict)
@@ -68,7 +80,9 @@ def adjusted_block(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> 
         race = Rejected(rejected.rows[where], at, rejected.draft, rejected.target)
         outcome, tau, k, is_number = _race(race, log_block[where, at], tried[where, at], num, attempts)
         if not is_number.all():
-            raise RuntimeError("target and draft laws are not densities: no attempt of a race has a number for its odds")
+            raise RuntimeError(
+                "target and draft laws are not densities: no attempt of a race has a number for its odds"
+            )
         outcomes[where, at], inter_times[where, at], marks[where, at] = outcome, tau, k
         tried[where, at] += num
         num_accepted = torch.where(outcomes != _FAILED, positions, -1).amax(1)
@@ -80,7 +94,9 @@ def adjusted_block(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> 
     return _of_positions(num_accepted, inter_times, marks)
 
 
-def adjusted_block_at_once(rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int) -> tuple[Tensor, Corrected]:
+def adjusted_block_at_once(
+    rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int
+) -> tuple[Tensor, Corrected]:
     log_block = _before_events(rejected, verdict)[:, :-1]
     longest = log_block.shape[1]
     positions = torch.arange(longest, device=log_block.device)
@@ -110,8 +126,8 @@ def _of_positions(num_accepted: Tensor, inter_times: Tensor, marks: Tensor) -> C
 def _race(
     race: Rejected, log_block: Tensor, first: Tensor | int, num: int, attempts: Attempts
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of attempts first..first+num-1 at every position: outcome, inter_time, mark, and is the odds of any of them a number, each
-    (n,)."""
+    """Of attempts first..first+num-1 at every position: outcome, inter_time, mark, and is the odds of any of them a
+    number, each (n,)."""
     uniforms = attempts(race.rows, race.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
     target, draft = (law.unsqueeze(1) for law in race.laws())
     tau, marks, ratio = sample_with_ratio(target, draft, uniforms)

@@ -48,7 +48,9 @@ class Call:
         num_chunks: int = 1,
     ) -> None:
         if options is not None and not isinstance(options, SamplingOptions):
-            raise TypeError(f"options is a {type(options).__name__}; give SamplingOptions, or single options as keywords")
+            raise TypeError(
+                f"options is a {type(options).__name__}; give SamplingOptions, or single options as keywords"
+            )
         self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
         self.seed = whole_number("seed", seed, -(2**63), 2**63 - 1)
         self.target = resolve_model(target, "target")
@@ -102,7 +104,9 @@ class Call:
         started = time.perf_counter()
         models = Models(self.target, self.draft)
         num_rows = self._num_rows(plan)
-        self.options, self.chosen_lengths, reason = choose(models, self.options, plan, num_rows, self.seed, self.num_chunks)
+        self.options, self.chosen_lengths, reason = choose(
+            models, self.options, plan, num_rows, self.seed, self.num_chunks
+        )
         if self.options.drafter != "model":
             self.draft = None
         self.stats = SamplingStats.of(self.options)
@@ -148,7 +152,9 @@ class Call:
         models = Models(self.target, self.draft)
         if self.chosen_lengths is None and self.options.method != "autoregressive":
             self.chosen_lengths = choose_draft_length(models, self.options)
-        return build_engine(models, self.options, plan, self._num_rows(plan), self.seed, self.recorder, self.chosen_lengths)
+        return build_engine(
+            models, self.options, plan, self._num_rows(plan), self.seed, self.recorder, self.chosen_lengths
+        )
 
     @property
     def replayable_options(self) -> SamplingOptions:

@@ -1,8 +1,9 @@
 """Several candidates per step: what their rules share, and the rule `mean`.
 
-K candidates x_1..x_K are i.i.d. from the draft's law and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or less, where the
-draft does not cover the target). Each rule keeps the target's law exactly. An r beyond 1e150 counts as infinite, which every
-formula below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv 2401.06706), whose own rule is in recursive.py.
+K candidates x_1..x_K are i.i.d. from the draft's law and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or less,
+where the draft does not cover the target). Each rule keeps the target's law exactly. An r beyond 1e150 counts as
+infinite, which every formula below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv 2401.06706),
+    whose own rule is in recursive.py.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ LARGEST_LOG_RATIO = 345.0  # e^345 = 1e150
 class Siblings(NamedTuple):
     """The candidates that follow one node of each of n rows.
 
-    Fields: rows, positions int64 (n,): rows in flight and depth; ratios float64 (n, K); target, draft: laws of all rows and where
-    among them, int64 (n,), those after the node are.
+    Fields: rows, positions int64 (n,): rows in flight and depth; ratios float64 (n, K); target, draft: laws of all rows
+    and where among them, int64 (n,), those after the node are.
     """
 
     rows: Tensor
@@ -41,10 +42,13 @@ class Siblings(NamedTuple):
     def cat(parts: list[Siblings]) -> Siblings:
         """After nodes of several depths; ratios of different numbers of siblings are left out."""
         rows, positions, target, draft = (
-            torch.cat(values) for values in zip(*((p.rows, p.positions, p.target[1], p.draft[1]) for p in parts), strict=True)
+            torch.cat(values)
+            for values in zip(*((p.rows, p.positions, p.target[1], p.draft[1]) for p in parts), strict=True)
         )
         first = parts[0]
-        return Siblings(rows, positions, first.ratios.new_zeros(len(rows), 0), (first.target[0], target), (first.draft[0], draft))
+        return Siblings(
+            rows, positions, first.ratios.new_zeros(len(rows), 0), (first.target[0], target), (first.draft[0], draft)
+        )
 
     def laws(self) -> tuple[Any, Any]:
         """Of target and draft after the nodes, batch shape (n,)."""
@@ -52,8 +56,8 @@ class Siblings(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What was decided after one node of each of n rows: the siblings, the coins float64 (n, 2 num_coins(K)), and the number of
-    the candidate that was picked, int64 (n,), or K: none."""
+    """What was decided after one node of each of n rows: the siblings, the coins float64 (n, 2 num_coins(K)), and the
+    number of the candidate that was picked, int64 (n,), or K: none."""
 
     siblings: Siblings
     coins: Tensor
@@ -64,11 +68,13 @@ class CandidateRule(NamedTuple):
     """pick: (siblings, coins) -> Step.picked.
     adjusted: (rejected, K, noise) -> (inter_times, marks) of what follows when all are rejected, (n,).
     num_coins: K -> pairs of uniforms that `pick` and `doubt` need.
-    doubt: (steps along the picked path, noise) -> (rows, positions) whose pick is rejected after all, with its siblings; None: no
-    pick is. The steps do not wait for each other's doubts, so that one loop serves them all.
-    adjusted_at_once: (rejected, K, noise, num) -> (bool (n,), inter_times, marks): the same without asking how often it must be
-    tried, for those rows for which about `num` times are enough; of the others anything. None: it must be asked.
-    doubt_at_once: (steps, noise, num) -> (bool (n,), position int64 (n,) of the first that is rejected, or one behind all)."""
+    doubt: (steps along the picked path, noise) -> (rows, positions) whose pick is rejected after all, with its
+    siblings; None: no pick is. The steps do not wait for each other's doubts, so that one loop serves them all.
+    adjusted_at_once: (rejected, K, noise, num) -> (bool (n,), inter_times, marks): the same without asking how often it
+    must be tried, for those rows for which about `num` times are enough; of the others anything. None: it must be
+    asked.
+    doubt_at_once: (steps, noise, num) -> (bool (n,), position int64 (n,) of the first that is rejected, or one behind
+        all)."""
 
     pick: Callable[[Siblings, Tensor], Tensor]
     adjusted: Callable[[Rejected, int, Streams], tuple[Tensor, Tensor]]
@@ -111,18 +117,23 @@ def pick_mean(siblings: Siblings, coins: Tensor) -> Tensor:
 
 
 def adjusted_mean(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
-    """x from the target, kept with probability 1 - K / max(K, r(x) + sum of r over K - 1 fresh draws from the draft)."""
+    """x from the target, kept with probability 1 - K / max(K, r(x) + sum of r over K - 1 fresh draws from the
+    draft)."""
     return reject_until_kept(rejected, *_mean_loop(num_candidates, noise))
 
 
-def adjusted_mean_at_once(rejected: Rejected, num_candidates: int, noise: Streams, num: int) -> tuple[Tensor, Tensor, Tensor]:
+def adjusted_mean_at_once(
+    rejected: Rejected, num_candidates: int, noise: Streams, num: int
+) -> tuple[Tensor, Tensor, Tensor]:
     return one_turn(rejected, *_mean_loop(num_candidates, noise), 0, num)[:3]
 
 
 def _mean_loop(k: int, noise: Streams) -> tuple[Attempts, Propose]:
     """Whose proposals are kept until one is."""
 
-    def attempts(rows: Tensor, positions: Tensor, proposal: Purpose, first: int, num: int, draws: int, coin: Purpose) -> Tensor:
+    def attempts(
+        rows: Tensor, positions: Tensor, proposal: Purpose, first: int, num: int, draws: int, coin: Purpose
+    ) -> Tensor:
         wanted = [(proposal, draws), (coin, 1), (Purpose.FRESH_DRAFT, 2 * (k - 1))]
         return noise.loop(rows, positions, wanted, first + torch.arange(num, device=rows.device).unsqueeze(0))
 

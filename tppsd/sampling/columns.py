@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 def to_columns(samples: SampledSequences) -> dict[str, list[Any]]:
     """One row per sequence of new events.
 
-    Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on the data's own
-    clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and t_end (null where the first
-    event is given, or where the sequence ended by its number of events); history_index, path_index, truncated, target_hash,
-    draft_hash, seed, options (JSON), batch_size (rows in flight: together with the options it gives the same sequences again);
-    choice (what method = "auto" chose and why; null for others).
+    Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on the
+    data's own clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and t_end
+    (null where the first event is given, or where the sequence ended by its number of events); history_index,
+    path_index, truncated, target_hash, draft_hash, seed, options (JSON), batch_size (rows in flight: together with the
+    options it gives the same sequences again); choice (what method = "auto" chose and why; null for others).
     """
     sequences = list(samples)
     provenance = {

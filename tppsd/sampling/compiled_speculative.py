@@ -1,4 +1,5 @@
-"""Rounds of a draft model and the rule `joint`, several in one call of compiled code: event by event those of speculative.py.
+"""Rounds of a draft model and the rule `joint`, several in one call of compiled code: event by event those of
+speculative.py.
 
 The target's passes are compiled as well, or its own operators, which compiled code then calls.
 """
@@ -21,12 +22,14 @@ from tppsd.sampling.drafters import ModelDrafter
 from tppsd.sampling.rows import Events, Rows
 from tppsd.sampling.speculative import Speculative
 
-_AT_ONCE = 128  # events of a row after which a call begins no further round: interrupts, other rows and windows wait for it
+_AT_ONCE = (
+    128  # events of a row after which a call begins no further round: interrupts, other rows and windows wait for it
+)
 
 
 def are_compiled(target: Any, draft: Any) -> bool:
-    """Can these rounds be had: are the draft's passes calls of compiled code, in this thread, and the target's such or operators
-    behind which compiled code can go on?"""
+    """Can these rounds be had: are the draft's passes calls of compiled code, in this thread, and the target's such or
+    operators behind which compiled code can go on?"""
     if not isinstance(stand_in(draft), CompiledModel):
         return False
     return isinstance(stand_in(target), CompiledModel | OperatedModel)
@@ -46,14 +49,16 @@ class CompiledSpeculative(Speculative):
         made, before = self.several(rows, draft_length), rows.counts
         self.steps, n = made.num_rounds, int(made.num_events.max())
         self.noise.advance(made.num_events, n)
-        reached_end = rows.commit(Events.of(made.inter_times[:, :n], made.times[:, :n], made.marks[:, :n]), made.num_events)
+        reached_end = rows.commit(
+            Events.of(made.inter_times[:, :n], made.times[:, :n], made.marks[:, :n]), made.num_events
+        )
         self.show_draft(made)
         self.count(made, torch.minimum(rows.counts, rows.limit) - before, time.perf_counter() - started)
         return reached_end
 
     def several(self, rows: Rows, draft_length: int) -> Speculated:
-        """Rounds of one length: of each row as many as it wants where all are of that length, else of all rows as many, so that a
-        row which enters later finds the lengths that were recorded."""
+        """Rounds of one length: of each row as many as it wants where all are of that length, else of all rows as many,
+        so that a row which enters later finds the lengths that were recorded."""
         target, draft, unseen = self.target, self.drafter.rows, self.drafter.unseen
         own, drafting = stand_in(target.model), cast(CompiledModel, stand_in(draft.model))
         limits = torch.where(rows.active, rows.limit - rows.counts, 0)

@@ -1,7 +1,7 @@
 """Rounds on a GPU: event by event those of the same methods elsewhere, in few launches and with one wait.
 
-The host is told all that it must know of a round at once, before anything is committed. Where proposals were not enough for some
-row (judgement.py), the round is judged again as elsewhere, and waits more often.
+The host is told all that it must know of a round at once, before anything is committed. Where proposals were not enough
+for some row (judgement.py), the round is judged again as elsewhere, and waits more often.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""How many events to draft per round: a fixed number, a recorded schedule, or what measured costs and acceptance make best.
+"""How many events to draft per round: a fixed number, a recorded schedule, or what measured costs and acceptance make
+best.
 
     gamma = argmax_g (1 + sum_{j <= g} a_j) / T(g)
 
-a_j: probability that at least j drafted events are accepted and come before the row's end; T(g): seconds of a round that drafts
-g. The length of a round depends on earlier rounds and the clock alone, never on what the target makes of the round itself, so
-that samples keep their law.
+a_j: probability that at least j drafted events are accepted and come before the row's end; T(g): seconds of a round
+that drafts g. The length of a round depends on earlier rounds and the clock alone, never on what the target makes of
+the round itself, so that samples keep their law.
 """
 
 from __future__ import annotations
@@ -29,12 +30,17 @@ _ROUNDS_AT_ONCE = 4, 16  # where several rounds can be had at once: while length
 _PROBE_EVERY = 32  # rounds: then another than the best length has a turn
 _LATER = 1.5  # factor between the rounds in which drafts have another turn where none seem best: not before
 _SOONEST, _PATIENCE = 8.0, 128  # the first of these rounds, and at most the second apart
-_DECIDE = 1.25  # factor between the rounds in which the best length is worked out anew, at most _PROBE_EVERY / 4 rounds apart
+_DECIDE = (
+    1.25  # factor between the rounds in which the best length is worked out anew, at most _PROBE_EVERY / 4 rounds apart
+)
 _MEMORY = 2000.0  # tested events that an estimate of the acceptance looks back
 _ENOUGH = 3  # lengths measured for a line of their own
 _TIMINGS = 9  # of a length, of which the median counts
 _PRIOR = 8.0  # events by which the acceptance at a position leans on that of the one before
-_HOPE = (4.0, 5.0)  # events accepted, of so many, before any was tested: bad luck in the first rounds is not yet a bad draft
+_HOPE = (
+    4.0,
+    5.0,
+)  # events accepted, of so many, before any was tested: bad luck in the first rounds is not yet a bad draft
 _JACOBI_LEEWAY = 0.1  # measured to sample faster than 0 and 0.05
 
 
@@ -47,10 +53,12 @@ class DraftLength(Protocol):
 
     def choose(self, num_rows: int) -> int: ...
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
-        """Of the round just ended: drafted events, fewer than chosen where all windows ended; accepted ones that their rows still
-        had use for, int64 (rows,); the rows that drafted so many, bool (rows,); wall-clock seconds. Of `num_rounds` rounds: the
-        same of each row and round (rows * rounds,), and the seconds of all."""
+    def record(
+        self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
+    ) -> None:
+        """Of the round just ended: drafted events, fewer than chosen where all windows ended; accepted ones that their
+        rows still had use for, int64 (rows,); the rows that drafted so many, bool (rows,); wall-clock seconds. Of
+        `num_rounds` rounds: the same of each row and round (rows * rounds,), and the seconds of all."""
 
 
 class FixedDraftLength:
@@ -64,7 +72,9 @@ class FixedDraftLength:
     def choose(self, num_rows: int) -> int:
         return self.draft_length
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
+    def record(
+        self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
+    ) -> None:
         """Nothing to learn."""
 
 
@@ -88,7 +98,9 @@ class RecordedDraftLength:
         self._done += 1
         return self._pairs[self._which][0]
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
+    def record(
+        self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
+    ) -> None:
         self._done += num_rounds - 1
 
 
@@ -108,7 +120,9 @@ class AutoDraftLength:
         self.history: list[list[int]] = []
         self._tested = [0.0] * MAX_AUTO_LENGTH
         self._passed = [0.0] * MAX_AUTO_LENGTH
-        self._seconds: dict[int, dict[int, deque[float]]] = {}  # by number of rows (rounded up to a power of 2) and by length
+        self._seconds: dict[
+            int, dict[int, deque[float]]
+        ] = {}  # by number of rows (rounded up to a power of 2) and by length
         self._num_rounds, self._best, self._now, self._rows = 0, 0, 0, 1
         self._untried: tuple[int, ...] = ()
         self._begun: frozenset[int] = frozenset()  # numbers of rows with which calls began
@@ -116,9 +130,13 @@ class AutoDraftLength:
 
     @classmethod
     def of(cls, options: SamplingOptions) -> AutoDraftLength:
-        """For what `options` draft from. The more events `jacobi` drafts, the more often each has been drafted before, and the
+        """For what `options` draft from. The more events `jacobi` drafts, the more often each has been drafted before,
+        and the
         better: what is known of shorter drafts does not show it."""
-        return cls(_JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0, _FIRST_COMPILED if options.compile is True else _FIRST)
+        return cls(
+            _JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0,
+            _FIRST_COMPILED if options.compile is True else _FIRST,
+        )
 
     @property
     def most_rounds(self) -> int:
@@ -127,7 +145,9 @@ class AutoDraftLength:
     def choose(self, num_rows: int) -> int:
         """The best length by now; at first, and every once in a while, another to learn from."""
         rows = 1 << max(0, num_rows - 1).bit_length()
-        if not self.history and rows not in self._begun:  # what other numbers of rows have taught says little of long drafts
+        if (
+            not self.history and rows not in self._begun
+        ):  # what other numbers of rows have taught says little of long drafts
             self._untried, self._begun = self._first[num_rows > _MANY_ROWS], self._begun | {rows}
         if rows != self._rows:
             self._decide_at = 0.0
@@ -143,8 +163,8 @@ class AutoDraftLength:
         return self._now
 
     def _probe(self) -> int:
-        """The best length, but once in a while none, the next and the one before by turns; where none is best, the best that is
-        not 0, more and more rarely."""
+        """The best length, but once in a while none, the next and the one before by turns; where none is best, the best
+        that is not 0, more and more rarely."""
         turn, wait = divmod(self._num_rounds, _PROBE_EVERY)
         if self._best == 0 and self._num_rounds >= self._draft_at:
             self._draft_at = self._num_rounds + min((_LATER - 1) * self._num_rounds, _PATIENCE)
@@ -154,7 +174,9 @@ class AutoDraftLength:
         place = LENGTHS.index(self._best)
         return LENGTHS[(place - 1, 0, min(place + 1, len(LENGTHS) - 1))[turn % 3]]
 
-    def record(self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1) -> None:
+    def record(
+        self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
+    ) -> None:
         self._num_rounds += 1  # those of one call are one
         self.history[-1][1] += num_rounds - 1
         if num_drafted and bool(is_counted.any()):
@@ -163,7 +185,9 @@ class AutoDraftLength:
             timings = self._seconds.setdefault(self._rows, {}).setdefault(num_drafted, deque(maxlen=_TIMINGS))
             timings.append(seconds / num_rounds)
             tried = self._now if num_drafted else 0
-            if num_rounds == 1 or len(timings) > 1:  # several rounds take little time, of which the first ones waste some
+            if (
+                num_rounds == 1 or len(timings) > 1
+            ):  # several rounds take little time, of which the first ones waste some
                 self._untried = tuple(length for length in self._untried if length != tried)
 
     def continued(self) -> AutoDraftLength:
@@ -190,7 +214,8 @@ class AutoDraftLength:
         return rates
 
     def best(self, drafted: bool = False) -> tuple[int, float]:
-        """(length, expected events per second and row) for the present number of rows; the best that is not 0 if `drafted`."""
+        """(length, expected events per second and row) for the present number of rows; the best that is not 0 if
+        `drafted`."""
         expected = [1.0, *(1.0 + total for total in accumulate(accumulate(self.acceptance(), lambda a, b: a * b)))]
         seconds = self._cost()
         rates = {g: expected[g] / seconds(g) for g in LENGTHS[drafted:]}
@@ -202,13 +227,19 @@ class AutoDraftLength:
     def _cost(self) -> Callable[[int], float]:
         """Seconds of a round by its length: measured, or on the line through what was measured.
 
-        A round without drafts is another kind of work than the shortest draft, so that the line is laid through the others. A
-        number of rows with few lengths measured borrows the seconds of the one with the most: what matters is how they grow.
+        A round without drafts is another kind of work than the shortest draft, so that the line is laid through the
+        others. A
+        number of rows with few lengths measured borrows the seconds of the one with the most: what matters is how they
+            grow.
         """
         known = self._seconds.get(self._rows, {})
         if len(known) < _ENOUGH:
             known = max(self._seconds.values(), key=len)
-        points = {g: (median(values) if len(values) > 2 else min(values), len(values)) for g, values in known.items() if values}
+        points = {
+            g: (median(values) if len(values) > 2 else min(values), len(values))
+            for g, values in known.items()
+            if values
+        }
         drafted = {g: point for g, point in points.items() if g} or points
         weight = sum(n / t**2 for t, n in drafted.values())
         mean_g = sum(n / t**2 * g for g, (t, n) in drafted.items()) / weight

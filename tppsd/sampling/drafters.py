@@ -1,4 +1,5 @@
-"""Drafters: who proposes the events that the target verifies. They differ in speed only; the rules keep the target's law."""
+"""Drafters: who proposes the events that the target verifies. They differ in speed only; the rules keep the target's
+law."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ _MOST_UNSEEN = 64  # tokens that a draft model may lag behind in rounds without 
 
 
 class Draft(NamedTuple):
-    """Drafted events of each row and the laws they were drawn from: a chain, the nodes of a tree, or a path through a tree.
+    """Drafted events of each row and the laws they were drawn from: a chain, the nodes of a tree, or a path through a
+    tree.
 
     Fields: inter_times, times (since t_start) float64 (rows, draft_length); marks int64 (rows, draft_length);
-    laws of batch shape (rows, draft_length), in float64 arithmetic; lengths int64 (rows,): how many steps each row drafted,
-    None = all; nodes int64 (rows, draft_length): of a path through a tree, else None.
+    laws of batch shape (rows, draft_length), in float64 arithmetic; lengths int64 (rows,): how many steps each row
+    drafted, None = all; nodes int64 (rows, draft_length): of a path through a tree, else None.
     """
 
     inter_times: Tensor
@@ -47,8 +49,8 @@ class Draft(NamedTuple):
         return Draft(inter_times, times, marks, self.laws[rows, nodes], self.lengths, nodes)
 
     def needed(self, state: Rows) -> Draft:
-        """A chain without what comes after the events that end each row: it is of no use, and the longest row decides what a pass
-        costs."""
+        """A chain without what comes after the events that end each row: it is of no use, and the longest row decides
+        what a pass costs."""
         is_wanted = state.want_more(self.times[:, :-1], torch.arange(1, self.marks.shape[1], device=self.marks.device))
         if is_wanted.all():
             return self
@@ -73,8 +75,10 @@ class Drafter(Protocol):
 
         Args:
             draft: the chain, or the path through the tree.
-            laws: the target's, batch shape (rows, draft_length + 1), after the token before the draft and each drafted one.
-            seen_marks: int64 (rows, draft_length + 1), the marks of those tokens; -1 at the start of a window without an event.
+            laws: the target's, batch shape (rows, draft_length + 1), after the token before the draft and each drafted
+                one.
+            seen_marks: int64 (rows, draft_length + 1), the marks of those tokens; -1 at the start of a window without
+                an event.
         """
 
     def keep_rows(self, rows: Tensor) -> None:
@@ -129,7 +133,11 @@ class ModelDrafter:
             time = time + tau
             newest = EventTokens(mark + 1, time, tau)
             steps.append((tau, time, mark, law))
-            if self.stops_at_end and depth % _ASK_EVERY == _ASK_EVERY - 1 and not state.want_more(time, depth + 1).any():
+            if (
+                self.stops_at_end
+                and depth % _ASK_EVERY == _ASK_EVERY - 1
+                and not state.want_more(time, depth + 1).any()
+            ):
                 break
         self._num_cached = len(steps) - 1
         inter_times, times, marks, laws = zip(*steps, strict=True)
@@ -139,14 +147,17 @@ class ModelDrafter:
     def _catch_up(self, unseen: EventTokens) -> Any:
         """Put the unseen tokens into the cache; the law (rows, 1) after the newest."""
         law = self.rows.extend(unseen).at((self.unseen.num - 1).unsqueeze(1))
-        self.rows.cache.roll_back(unseen.ids.shape[1] - self.unseen.num)  # rows with fewer unseen tokens wrote dead entries
+        self.rows.cache.roll_back(
+            unseen.ids.shape[1] - self.unseen.num
+        )  # rows with fewer unseen tokens wrote dead entries
         return law
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: Rows, laws: Any, seen_marks: Tensor) -> None:
         if draft.marks.shape[1] == 0:
             self._add_unseen(state.pending)
             return
-        # the cache holds all drafted events but the last: after a fully accepted round it lacks that one and the bonus event
+        # the cache holds all drafted events but the last: after a fully accepted round it lacks that one and the bonus
+        # event
         cache = self.rows.cache
         num_kept = num_accepted.clamp_max(self._num_cached)
         if draft.nodes is None:

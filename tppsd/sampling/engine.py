@@ -15,8 +15,8 @@ from tppsd.sampling.rows import Histories, Request, Rows
 
 
 class Method(Protocol):
-    """A way to advance every row by at least one event. A round says which rows have reached their ends, bool (rows,), perhaps on
-    the CPU.
+    """A way to advance every row by at least one event. A round says which rows have reached their ends, bool (rows,),
+    perhaps on the CPU.
 
     Attributes:
         steps: target passes of the latest round, all rows' or int64 (rows,).
@@ -32,8 +32,8 @@ class Method(Protocol):
 
 
 class Finished(NamedTuple):
-    """A completed request: its number in the call, its events on the CPU, what was recorded of them, and whether it ended by
-    their number."""
+    """A completed request: its number in the call, its events on the CPU, what was recorded of them, and whether it
+    ended by their number."""
 
     which: int
     inter_times: Tensor
@@ -52,7 +52,13 @@ class Engine:
     """
 
     def __init__(
-        self, method: Method, recorder: Recorder, rows: Rows, noise: RowNoise, requests: Sequence[Request], histories: Histories
+        self,
+        method: Method,
+        recorder: Recorder,
+        rows: Rows,
+        noise: RowNoise,
+        requests: Sequence[Request],
+        histories: Histories,
     ) -> None:
         self.method, self.recorder, self.rows, self.noise = method, recorder, rows, noise
         self.requests, self.histories = requests, histories
@@ -99,7 +105,9 @@ class Engine:
 
     def _collect(self, done: Tensor) -> list[Finished]:
         if torch.isnan(self.rows.last_times[done]).any():
-            raise RuntimeError("the target's law of a next event is not a number: the weights or the event times overflow")
+            raise RuntimeError(
+                "the target's law of a next event is not a number: the weights or the event times overflow"
+            )
         counts = torch.minimum(self.rows.counts, self.rows.limit)[done].cpu().tolist()
         which = self.rows.request[done].cpu().tolist()
         by_count = (self.rows.counts >= self.rows.limit)[done].cpu().tolist()

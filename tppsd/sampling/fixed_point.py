@@ -1,9 +1,10 @@
-"""Parallel fixed-point sampling: the noise of every event is given, and the events are iterated until they no longer change.
+"""Parallel fixed-point sampling: the noise of every event is given, and the events are iterated until they no longer
+change.
 
-With its noise fixed, a sequence is a deterministic function of it, and autoregressive sampling is the forward substitution of
-x_i = F(x_1, ..., x_{i-1}; noise_i). Jacobi iteration solves for a window of events at once: one target pass over the window,
-then every event anew from its new law with the same noise (Song et al., ICML 2021; DESIGN: the round of speculative sampling
-with "the previous iterate" as draft and "unchanged" as acceptance test).
+With its noise fixed, a sequence is a deterministic function of it, and autoregressive sampling is the forward
+substitution of x_i = F(x_1, ..., x_{i-1}; noise_i). Jacobi iteration solves for a window of events at once: one target
+pass over the window, then every event anew from its new law with the same noise (Song et al., ICML 2021; DESIGN: the
+round of speculative sampling with "the previous iterate" as draft and "unchanged" as acceptance test).
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from tppsd.sampling.speculative import RoundNoise, Speculative, at_positions
 
 
 class FixedPoint(Speculative):
-    """Rounds that keep the leading unchanged events, as the pass has seen them, and the first changed one with its new value.
+    """Rounds that keep the leading unchanged events, as the pass has seen them, and the first changed one with its new
+    value.
 
-    Every event kept is the draw, given its own past, of a noise within `tolerance` of the given one; with tolerance 0 it is the
-    exact draw. Until the first mark or component whose noise lies that near a boundary, the sequence is the one that
-    autoregressive sampling draws with the same seed.
+    Every event kept is the draw, given its own past, of a noise within `tolerance` of the given one; with tolerance 0
+    it is the exact draw. Until the first mark or component whose noise lies that near a boundary, the sequence is the
+    one that autoregressive sampling draws with the same seed.
 
     Args:
         target: model rows of the target.
@@ -62,7 +64,9 @@ class FixedPoint(Speculative):
         num_accepted = num_unchanged(draft, laws, noise.draft, self.tolerance)
         return Verdict(num_accepted, num_accepted == 0)
 
-    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise) -> tuple[Verdict, Tensor, Tensor]:
+    def correct(
+        self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise
+    ) -> tuple[Verdict, Tensor, Tensor]:
         """The first changed event (rows,), from its new law with its own noise."""
         position = verdict.num_accepted
         inter_times, marks = laws.at(position).sample(at_positions(noise.target, position))

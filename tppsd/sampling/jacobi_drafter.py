@@ -1,4 +1,5 @@
-"""Drafting from the laws of the round before: exact speculative Jacobi decoding (after Teng et al., arXiv 2410.01699)."""
+"""Drafting from the laws of the round before: exact speculative Jacobi decoding (after Teng et al., arXiv
+2410.01699)."""
 
 from __future__ import annotations
 
@@ -15,19 +16,20 @@ from tppsd.sampling.self_drafter import SelfDrafter, follow_marks
 class JacobiDrafter(SelfDrafter):
     """Drafts each event from the law that the target gave it in the round before, with the noise that it had then.
 
-    The pass that verifies a draft also gives the laws of the events after the first rejection, in the light of all drafted events
-    before them. The next round drafts those events again from these laws. As their noise stays with them, they hardly change
-    from round to round, and neither do their laws: where fixed-point iteration (Song et al., ICML 2021) waits until an event no
-    longer changes, this needs only laws that overlap, and it is exact.
+    The pass that verifies a draft also gives the laws of the events after the first rejection, in the light of all
+    drafted events before them. The next round drafts those events again from these laws. As their noise stays with
+    them, they hardly change
+    from round to round, and neither do their laws: where fixed-point iteration (Song et al., ICML 2021) waits until an
+    event no longer changes, this needs only laws that overlap, and it is exact.
 
-    Why it is exact: given everything up to and including the noise of the event before, the law that an event is drafted from is
-    fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under block verification they
-    have; there this drafter has the law of the round before, and other noise.)
+    Why it is exact: given everything up to and including the noise of the event before, the law that an event is
+    drafted from is fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under
+    block verification they have; there this drafter has the law of the round before, and other noise.)
 
     It drafts on beyond the end of a window: after a rejection before it, the laws of those events are of use.
 
-    A law that followed an event of another mark than the one now drafted, and events that no round has seen yet, are drafted as
-    in `SelfDrafter`.
+    A law that followed an event of another mark than the one now drafted, and events that no round has seen yet, are
+    drafted as in `SelfDrafter`.
     """
 
     def __init__(self, target: ModelRows, num_rows: int) -> None:

@@ -1,7 +1,10 @@
-"""What becomes of a draft, as one function of tensors that neither asks nor tells the host anything: graphs can record it.
+"""What becomes of a draft, as one function of tensors that neither asks nor tells the host anything: graphs can record
+it.
 
-It is what speculative.py, tree_speculative.py and fixed_point.py do at the end of a round, for all rows alike. How many proposals
-an event takes that follows a rejection is not known: some are made for every row, those included whose drafts were accepted.
+It is what speculative.py, tree_speculative.py and fixed_point.py do at the end of a round, for all rows alike. How many
+proposals
+an event takes that follows a rejection is not known: some are made for every row, those included whose drafts were
+    accepted.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ _AT_ONCE, _FEWEST, _MOST = 32_768, 16, 256  # proposals: of all rows together, a
 
 
 class Given(NamedTuple):
-    """What is judged, beside laws. Fields: drafted (3, rows, n), columns of Events: of a chain, or all nodes of a tree; lengths
-    int64 (rows,): how many steps each row has drafted; coins, uniforms (rows, steps + 1, 3): as in RoundNoise; keys, cursors: as
-    in Streams; last_times float64 (rows,); then those of Progress."""
+    """What is judged, beside laws. Fields: drafted (3, rows, n), columns of Events: of a chain, or all nodes of a tree;
+    lengths
+    int64 (rows,): how many steps each row has drafted; coins, uniforms (rows, steps + 1, 3): as in RoundNoise; keys,
+    cursors: as in Streams; last_times float64 (rows,); then those of Progress."""
 
     drafted: Tensor
     lengths: Tensor
@@ -61,7 +65,8 @@ class Given(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a round comes to, of each row. Fields: num_accepted, num_used (see Progress.used), counts (after it) int64 (rows,);
+    """What a round comes to, of each row. Fields: num_accepted, num_used (see Progress.used), counts (after it) int64
+    (rows,);
     is_counted: it has drafted as many as others, is_short: its proposals were not enough, reached_end bool (rows,)."""
 
     num_accepted: Tensor
@@ -73,7 +78,8 @@ class Outcome(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """Fields: outcome float64 (6, rows): those of Outcome; columns float64 (3, rows, steps + 1): of `new_events`; nodes float64
+    """Fields: outcome float64 (6, rows): those of Outcome; columns float64 (3, rows, steps + 1): of `new_events`; nodes
+    float64
     (rows, steps): of the path through a tree, else None."""
 
     outcome: Tensor
@@ -98,8 +104,8 @@ class Judgement(NamedTuple):
 
 
 class Judge(Protocol):
-    """By the target's laws (rows, 1 + drafted events) and those that these were drafted from (rows, drafted events). Two of the
-    same kind are equal."""
+    """By the target's laws (rows, 1 + drafted events) and those that these were drafted from (rows, drafted events).
+    Two of the same kind are equal."""
 
     def __call__(self, laws: Any, draft_laws: Any, given: Given) -> Judgement: ...
 
@@ -130,7 +136,9 @@ class ChainJudge:
         rejected = Rejected(_everyone(given), num_accepted.clamp_max(num - 1), draft, laws)
         found, corrected = self.rule.adjusted_at_once(rejected, verdict, given.streams.attempts, _num_proposals(given))
         bonus = num_accepted, *_bonus(laws, given)
-        num_accepted, inter_times, marks = (torch.where(is_rejected, *pair) for pair in zip(corrected, bonus, strict=True))
+        num_accepted, inter_times, marks = (
+            torch.where(is_rejected, *pair) for pair in zip(corrected, bonus, strict=True)
+        )
         return judged(given, draft, num_accepted, inter_times, marks, is_rejected & ~found)
 
 
@@ -156,7 +164,10 @@ class TreeJudge:
         for width in set(tree.candidates):
             is_own = is_rejected & (self.walk.widths[rejected.positions] == width)
             found, new_inter_times, new_marks = rule.adjusted_at_once(rejected, width, given.streams, num)
-            inter_times, marks = torch.where(is_own, new_inter_times, inter_times), torch.where(is_own, new_marks, marks)
+            inter_times, marks = (
+                torch.where(is_own, new_inter_times, inter_times),
+                torch.where(is_own, new_marks, marks),
+            )
             is_short = is_short | (is_own & ~found)
         return judged(given, path, num_accepted, inter_times, marks, is_short)
 
@@ -178,10 +189,14 @@ class FixedPointJudge:
 def judged(
     given: Given, draft: Draft, num_accepted: Tensor, inter_times: Tensor, marks: Tensor, is_short: Tensor | None = None
 ) -> Judgement:
-    """What it comes to that so many events of a chain or path are accepted, and one more event follows them, (rows,)."""
+    """What it comes to that so many events of a chain or path are accepted, and one more event follows them,
+    (rows,)."""
     events = new_events(given.last_times, draft, num_accepted, inter_times, marks)
     counts, reached_end = given.progress.after(events.times, num_accepted + 1)
-    num_used, is_counted = given.progress.used(num_accepted, counts), given.active & (given.lengths == draft.marks.shape[1])
+    num_used, is_counted = (
+        given.progress.used(num_accepted, counts),
+        given.active & (given.lengths == draft.marks.shape[1]),
+    )
     is_short = torch.zeros_like(given.active) if is_short is None else is_short
     outcome = Outcome(num_accepted, num_used, counts, is_counted, is_short, reached_end)
     nodes = None if draft.nodes is None else draft.nodes.double()

@@ -1,4 +1,5 @@
-"""What calls have learnt of draft lengths, for later calls with the same models: a short job need not find it out again."""
+"""What calls have learnt of draft lengths, for later calls with the same models: a short job need not find it out
+again."""
 
 from __future__ import annotations
 
@@ -36,6 +37,15 @@ def _of(target: Any, draft: Any) -> _Known:
 
 
 def _way(target: Any, options: SamplingOptions) -> tuple[Any, ...]:
-    """What the costs of drafts depend on besides the models and the rows in flight: how drafts are made, and on what."""
+    """What the costs of drafts depend on besides the models and the rows in flight: how drafts are made, and on
+    what."""
     where = str(model_device(target)), torch.get_num_threads()
-    return *where, options.method, options.drafter, options.draft_passes, options.rule, options.tolerance, *options.passes.items()
+    return (
+        *where,
+        options.method,
+        options.drafter,
+        options.draft_passes,
+        options.rule,
+        options.tolerance,
+        *options.passes.items(),
+    )

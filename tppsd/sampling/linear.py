@@ -43,8 +43,8 @@ def pick_linear(siblings: Siblings, coins: Tensor) -> Tensor:
 
 
 class Doubts(NamedTuple):
-    """Picks of n rows and nodes. Fields: siblings; ratios float64 (n,), y of the picked; num_turns float64 (n,), before the first
-    coin says accept; widths int64 (n,), K; largest, of all widths that there can be."""
+    """Picks of n rows and nodes. Fields: siblings; ratios float64 (n,), y of the picked; num_turns float64 (n,), before
+    the first coin says accept; widths int64 (n,), K; largest, of all widths that there can be."""
 
     siblings: Siblings
     ratios: Tensor
@@ -67,10 +67,13 @@ class Doubts(NamedTuple):
     @staticmethod
     def cat(parts: list[Doubts]) -> Doubts:
         ratios, num_turns, widths = (torch.cat(values) for values in list(zip(*parts, strict=True))[1:4])
-        return Doubts(Siblings.cat([part.siblings for part in parts]), ratios, num_turns, widths, max(p.largest for p in parts))
+        return Doubts(
+            Siblings.cat([part.siblings for part in parts]), ratios, num_turns, widths, max(p.largest for p in parts)
+        )
 
     def turns(self, noise: Streams, first: int, num: int) -> tuple[Tensor, Tensor]:
-        """bool (n,): one of the turns first..first+num-1 that there are rejects all; the odds of one of them are a number."""
+        """bool (n,): one of the turns first..first+num-1 that there are rejects all; the odds of one of them are a
+        number."""
         num_fresh = self.largest - 2
         wanted = [(Purpose.TRIAL, 2), (Purpose.TRIAL_COIN, 1), (Purpose.TRIAL_DRAFT, 2 * num_fresh)]
         target, draft = self.siblings.laws()
@@ -80,16 +83,18 @@ class Doubts(NamedTuple):
         if num_fresh:
             others = (self.widths - 1).view(-1, 1, 1)
             fresh = fresh_ratios(target, draft, uniforms[..., 6:])
-            fresh = torch.where(torch.arange(1, num_fresh + 1, device=fresh.device) < others, fresh, 0.0)  # K - 2 of them
+            fresh = torch.where(
+                torch.arange(1, num_fresh + 1, device=fresh.device) < others, fresh, 0.0
+            )  # K - 2 of them
             mean = (mean + fresh.sum(-1)) / others.squeeze(2)
         rejects = uniforms[..., 4] < 1 - (1 + self.ratios.unsqueeze(1)) / mean
         return (rejects & (turns < self.num_turns.unsqueeze(1))).any(1), ~torch.isnan(mean).all(1)
 
 
 def doubt_linear(steps: list[Step], noise: Streams) -> tuple[Tensor, Tensor]:
-    """Accept a pick with probability r_i / (K E[L_i | x_i]), by a two-coin Bernoulli factory (Goncalves, Latuszynski and Roberts,
-    2017): with y = r_i, loop { with probability y / (1 + y) accept; draw x from the target and K - 2 from the draft, M = the mean
-    of their r; with probability max(0, 1 - (1 + y) / M) reject all }.
+    """Accept a pick with probability r_i / (K E[L_i | x_i]), by a two-coin Bernoulli factory (Goncalves, Latuszynski
+    and Roberts, 2017): with y = r_i, loop { with probability y / (1 + y) accept; draw x from the target and K - 2 from
+    the draft, M = the mean of their r; with probability max(0, 1 - (1 + y) / M) reject all }.
 
     Half of the picks need no turn.
     """
@@ -125,8 +130,9 @@ def doubt_linear_at_once(steps: list[Step], noise: Streams, num: int) -> tuple[T
 
 
 def adjusted_linear(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
-    """repeat { x_1 from the target; loop { x_2..x_K from the draft; with probability K L_1 / (1 + r_1) leave it } ; with
-    probability 1 - 1 / sum L return x_1 }: density target E[L_1 (1 - 1 / sum L) | x_1] / E[L_1 | x_1], what picking lost."""
+    """repeat { x_1 from the target; loop { x_2..x_K from the draft; with probability K L_1 / (1 + r_1) leave it } ;
+    with probability 1 - 1 / sum L return x_1 }: density target E[L_1 (1 - 1 / sum L) | x_1] / E[L_1 | x_1], what
+    picking lost."""
     if num_candidates == 1:
         return adjusted_mean(rejected, 1, noise)
     inter_times, marks = rejected.events()
@@ -144,7 +150,9 @@ def adjusted_linear(rejected: Rejected, num_candidates: int, noise: Streams) -> 
     return inter_times, marks
 
 
-def adjusted_linear_at_once(rejected: Rejected, num_candidates: int, noise: Streams, num: int) -> tuple[Tensor, Tensor, Tensor]:
+def adjusted_linear_at_once(
+    rejected: Rejected, num_candidates: int, noise: Streams, num: int
+) -> tuple[Tensor, Tensor, Tensor]:
     if num_candidates == 1:
         return adjusted_mean_at_once(rejected, 1, noise, num)
     attempts = LinearAttempts(rejected, num_candidates, noise, 0, max(_FEWEST, num // 8))
@@ -182,7 +190,9 @@ class LinearAttempts:
             ratios = self.ratios[rows, at]
             if first > MAX_PROPOSALS or torch.isnan(ratios).any():
                 raise RuntimeError(f"no turn of {first} ended a loop: target and draft laws are not densities")
-            ended = self._turns(self.rejected.select(rows), ratios.unsqueeze(1), outer[rows, at].unsqueeze(1), first, num)
+            ended = self._turns(
+                self.rejected.select(rows), ratios.unsqueeze(1), outer[rows, at].unsqueeze(1), first, num
+            )
             self.stopped[rows, at], self.returned[rows, at] = (values.squeeze(1) for values in ended)
             first += num
             num = min(4 * num, proposals_per_row(len(rows) * self.num_candidates, largest=1024))
@@ -195,8 +205,8 @@ class LinearAttempts:
         return found, inter_times, marks
 
     def _turns(self, rejected: Rejected, ratios: Tensor, outer: Tensor, first: int, num: int) -> tuple[Tensor, Tensor]:
-        """(stopped, returned) by turns first..first+num-1 of the inner loops of attempts `outer`, (n or 1, attempts), whose x_1
-        has `ratios` (n, attempts)."""
+        """(stopped, returned) by turns first..first+num-1 of the inner loops of attempts `outer`, (n or 1, attempts),
+        whose x_1 has `ratios` (n, attempts)."""
         wanted = [(Purpose.STOP_COIN, 1), (Purpose.FRESH_DRAFT, 2 * (self.num_candidates - 1))]
         turns = first + torch.arange(num, device=outer.device).expand(*outer.shape, -1)
         uniforms = self.noise.loop(rejected.rows, rejected.positions, wanted, turns, outer.unsqueeze(2))

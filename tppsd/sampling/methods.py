@@ -117,8 +117,9 @@ def build_drafter(
     models: Models, options: SamplingOptions, target: ModelRows, num_rows: int, capacity: int, tree: Tree | None
 ) -> Drafter:
     """What `drafter` stands for."""
-    # whether a row has reached its end must be asked of the device; block verification looks at the whole draft; and what
-    # operators round in bfloat16 depends on how many events a pass verifies, which must not be decided by these events
+    # whether a row has reached its end must be asked of the device; block verification looks at the whole draft; and
+    # what operators round in bfloat16 depends on how many events a pass verifies, which must not be decided by these
+    # events
     is_on_device = model_device(models.target).type != "cpu"
     stops_at_end = not (tree or options.rule == "block" or is_on_device or (options.dtype and not options.compile))
     if options.drafter == "self":

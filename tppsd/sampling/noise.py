@@ -1,7 +1,7 @@
 """Counter-based noise: every draw is a function of what it is for, never of when it is drawn.
 
-Philox 4x32-10 (Salmon et al., SC 2011) in int64 arithmetic, so that it runs on any device. A sequence therefore does not
-depend on batch size, batch composition, rank or number of ranks, and the global RNG is never read or advanced.
+Philox 4x32-10 (Salmon et al., SC 2011) in int64 arithmetic, so that it runs on any device. A sequence therefore does
+not depend on batch size, batch composition, rank or number of ranks, and the global RNG is never read or advanced.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def philox(even: Any, odd: Any, key: Any) -> tuple[Any, Any]:
     """Four 32-bit words per element, two and two as they came: int64 tensors, or arrays.
 
     Args:
-        even, odd: (2, ...), words 0 and 2 of the counter, words 1 and 3. Only `even` must have empty upper halves: those of the
-            others are masked away.
+        even, odd: (2, ...), words 0 and 2 of the counter, words 1 and 3. Only `even` must have empty upper halves:
+            those of the others are masked away.
         key: (2, ...), its two words.
     """
     multipliers, weyl = (_like(even, pair).reshape(2, *[1] * (even.ndim - 1)) for pair in (_MULTIPLIERS, _WEYL))
@@ -78,7 +78,8 @@ def _tensor(x: Any) -> Tensor:
 
 
 def _random_words(counter: Sequence[Any], keys: Any) -> tuple[Any, Any]:
-    """`philox` of four counter words and keys (..., 2), broadcast: words 0 and 2, words 1 and 3, each (2, *broadcast)."""
+    """`philox` of four counter words and keys (..., 2), broadcast: words 0 and 2, words 1 and 3, each (2,
+    *broadcast)."""
     keys = _near(keys)  # where they are decides in which arithmetic
     c0, c1, c2, c3, k0, k1 = (*map(_near, counter), keys[..., 0], keys[..., 1])
     shape = np.broadcast_shapes(*(getattr(word, "shape", ()) for word in (c0, c1, c2, c3, k0)))
@@ -93,8 +94,8 @@ def _random_words(counter: Sequence[Any], keys: Any) -> tuple[Any, Any]:
 def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
     """int64 (rows, 2): the key of each row's stream.
 
-    Distinct (history, path) pairs of one seed give distinct 128-bit blocks, of which 64 bits become the key: among 10^6 rows the
-    chance that any two share a stream is below 3e-8.
+    Distinct (history, path) pairs of one seed give distinct 128-bit blocks, of which 64 bits become the key: among 10^6
+    rows the chance that any two share a stream is below 3e-8.
     """
 
     def halves(x: Any) -> tuple[Any, Any]:
@@ -110,13 +111,15 @@ def address(position: int | Tensor, purpose: Purpose, draw: int = 0) -> int | Te
     return (position << _POSITION) | (int(purpose) << 8) | draw
 
 
-def uniforms(keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | int = 0, inner: Tensor | int = 0) -> Tensor:
+def uniforms(
+    keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | int = 0, inner: Tensor | int = 0
+) -> Tensor:
     """float64 (*broadcast, 2) in (0, 1): two independent uniforms of 53 bits per element.
 
     Args:
         keys: (*broadcast, 2) from `row_keys`.
-        cursors, addresses, outer, inner: int64, broadcastable: place in the row's stream, `address(...)`, outer and inner
-            attempt.
+        cursors, addresses, outer, inner: int64, broadcastable: place in the row's stream, `address(...)`, outer and
+            inner attempt.
     """
     even, odd = _random_words((cursors, addresses, outer, inner), keys)
     # (2 n + 1) / 2^53 with n of 52 bits: never 0, never 1
@@ -144,16 +147,22 @@ class Streams:
         draws: int = 1,
         coin: Purpose | None = None,
     ) -> Tensor:
-        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop at the rows' cursors; with `coin`, two
-        more uniforms, of that purpose. `first` may differ between rows, (len(rows),)."""
+        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop at the rows' cursors; with
+        `coin`, two more uniforms, of that purpose. `first` may differ between rows, (len(rows),)."""
         inner = torch.arange(num, device=rows.device).unsqueeze(0)
         inner = inner + (first if isinstance(first, int) else first.unsqueeze(1))
         return self.loop(rows, positions, [(purpose, draws)] + ([] if coin is None else [(coin, 1)]), inner)
 
     def loop(
-        self, rows: Tensor, positions: Tensor, wanted: list[tuple[Purpose, int]], inner: Tensor | int, outer: Tensor | int = 0
+        self,
+        rows: Tensor,
+        positions: Tensor,
+        wanted: list[tuple[Purpose, int]],
+        inner: Tensor | int,
+        outer: Tensor | int = 0,
     ) -> Tensor:
-        """float64 (len(rows), *attempts, 2 * draws), two uniforms for each draw of the `wanted` (purpose, number of draws).
+        """float64 (len(rows), *attempts, 2 * draws), two uniforms for each draw of the `wanted` (purpose, number of
+        draws).
 
         Args:
             positions: int64 (len(rows),).
@@ -169,9 +178,11 @@ class Streams:
 
 
 class RowNoise(Streams):
-    """One stream of noise per row, read in windows: what each of the row's next events needs, drawn for many events at once.
+    """One stream of noise per row, read in windows: what each of the row's next events needs, drawn for many events at
+    once.
 
-    A Philox call per step costs as much as a draft layer, so a block of events is drawn ahead; its size changes no result.
+    A Philox call per step costs as much as a draft layer, so a block of events is drawn ahead; its size changes no
+    result.
 
     Args:
         seed: of the whole call.

@@ -33,32 +33,36 @@ class SamplingOptions:
     """Sampling method and its parameters; combinations are checked here and nowhere else.
 
     Attributes:
-        method: "autoregressive" (one target pass per event); "speculative" (a draft proposes, the target verifies); "fixed_point"
-            (a window of events iterated with fixed noise; exact up to `tolerance`); "auto" (a short trial decides); None:
-            speculative if there is a draft or an option that only it has, else autoregressive.
-        draft_length: events drafted per round (gamma in the papers), fewer at the end of a sequence, or iterated at once by
-            "fixed_point"; "auto": chosen by measured costs and acceptance, those of earlier calls with the same models included;
+        method: "autoregressive" (one target pass per event); "speculative" (a draft proposes, the target verifies);
+            "fixed_point" (a window of events iterated with fixed noise; exact up to `tolerance`); "auto" (a short trial
+            decides); None: speculative if there is a draft or an option that only it has, else autoregressive.
+        draft_length: events drafted per round (gamma in the papers), fewer at the end of a sequence, or iterated at
+            once by "fixed_point"; "auto": chosen by measured costs and acceptance, those of earlier calls with the same
+            models included;
             pairs (length, rounds): as recorded by a run with "auto"; None = 8 ("auto" for method = "auto").
-        rule: acceptance rule of a chain, "joint", "factorised" or "block", None = "joint"; or of a tree, "linear", "mean" or
-            "rrs", None = "linear".
-        drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the round before)
-            or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument decides, for
-            method = "auto" the trial.
-        draft_passes: how many passes of the draft model, each over all events of a chain, make a draft; None = a pass per event.
-        candidates: several candidates per step: children of every node, depth by depth, of the tree that is drafted in a round
-            instead of a chain; None = a chain.
-        tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0 = exact;
-            None = 1e-6. With method = "auto" it permits "fixed_point".
+        rule: acceptance rule of a chain, "joint", "factorised" or "block", None = "joint"; or of a tree, "linear",
+            "mean" or "rrs", None = "linear".
+        drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the
+            round before) or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument
+            decides, for method = "auto" the trial.
+        draft_passes: how many passes of the draft model, each over all events of a chain, make a draft; None = a pass
+            per event.
+        candidates: several candidates per step: children of every node, depth by depth, of the tree that is drafted in
+            a round instead of a chain; None = a chain.
+        tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0
+            = exact; None = 1e-6. With method = "auto" it permits "fixed_point".
         compile: run the passes of the target, and of a draft model where it can be, as compiled code
-            (tppsd.models.stand_ins.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on a CUDA
-            device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); "draft": all but the passes
-            of the target, for one whose encoder no compiled code knows: those of a draft model, laws, draws and what becomes
-            of drafts; None = no.
-        dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3 digits;
-            times, and all that follows the contexts, laws, tests and events, keep their precision. Samples have exactly the laws
-            that the target has in this dtype, not those that it was scored by. A cache takes half the memory; faster on a CPU
-            together with `compile`, and meant for GPUs, where that has yet to be measured. Without `compile` operators round
-            what they multiply, too, and by the shape of a pass, so that samples depend a little on the batch. None = "float32".
+            (tppsd.models.stand_ins.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on
+            a CUDA device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); "draft": all
+            but the passes
+            of the target, for one whose encoder no compiled code knows: those of a draft model, laws, draws and what
+            becomes of drafts; None = no.
+        dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3
+            digits; times, and all that follows the contexts, laws, tests and events, keep their precision. Samples have
+            exactly the laws that the target has in this dtype, not those that it was scored by. A cache takes half the
+            memory; faster on a CPU together with `compile`, and meant for GPUs, where that has yet to be measured.
+            Without `compile` operators round what they multiply, too, and by the shape of a pass, so that samples
+            depend a little on the batch. None = "float32".
     """
 
     method: Literal["autoregressive", "speculative", "fixed_point", "auto"] | None = None
@@ -88,7 +92,9 @@ class SamplingOptions:
             )
         self._check_draft_length()
         if self.draft_passes is not None:
-            object.__setattr__(self, "draft_passes", whole_number("draft_passes", self.draft_passes, 1, MAX_DRAFT_LENGTH))
+            object.__setattr__(
+                self, "draft_passes", whole_number("draft_passes", self.draft_passes, 1, MAX_DRAFT_LENGTH)
+            )
         if self.tolerance is not None and not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance = {self.tolerance} must lie in [0, 1): it is a share of a standard deviation")
         unused = {
@@ -99,23 +105,31 @@ class SamplingOptions:
         }
         for name in unused.get(self.method or "", ()):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name} = {getattr(self, name)!r} has no meaning for method = {self.method!r}; leave it out")
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} has no meaning for method = {self.method!r}; leave it out"
+                )
         if self.method is None and self.tolerance is not None:
             raise ValueError(f"tolerance = {self.tolerance} needs method = 'fixed_point' or 'auto'")
         if self.candidates is not None:
             self._check_candidates()
         elif self.rule in TREE_RULES:
-            raise ValueError(f"rule = {self.rule!r} is one for several candidates per step: give candidates, such as (4, 2, 1)")
+            raise ValueError(
+                f"rule = {self.rule!r} is one for several candidates per step: give candidates, such as (4, 2, 1)"
+            )
 
     def _check_draft_length(self) -> None:
         length = self.draft_length
         if isinstance(length, list | tuple):  # from YAML, JSON or a recorded run
             try:
-                pairs = tuple((whole_number("length", g, 0, MAX_DRAFT_LENGTH), whole_number("rounds", n, 1)) for g, n in length)
+                pairs = tuple(
+                    (whole_number("length", g, 0, MAX_DRAFT_LENGTH), whole_number("rounds", n, 1)) for g, n in length
+                )
             except (TypeError, ValueError):
                 pairs = ()
             if not pairs:
-                raise ValueError(f"draft_length = {length} must hold pairs (length of 0 to {MAX_DRAFT_LENGTH}, rounds >= 1)")
+                raise ValueError(
+                    f"draft_length = {length} must hold pairs (length of 0 to {MAX_DRAFT_LENGTH}, rounds >= 1)"
+                )
             object.__setattr__(self, "draft_length", pairs)
         elif isinstance(length, str):
             if length != "auto":
@@ -155,7 +169,9 @@ class SamplingOptions:
         except (TypeError, ValueError):
             widths = ()
         if not widths:
-            raise ValueError(f"candidates = {given!r} must be whole numbers between 1 and {MAX_CANDIDATES}, one per depth")
+            raise ValueError(
+                f"candidates = {given!r} must be whole numbers between 1 and {MAX_CANDIDATES}, one per depth"
+            )
         object.__setattr__(self, "candidates", widths)
         if self.draft_passes is not None:
             raise ValueError(
@@ -206,9 +222,13 @@ class SamplingOptions:
         if drafter != "model" and self.draft_passes is not None:
             raise ValueError(f"draft_passes = {self.draft_passes} is for a draft model; drafter = {drafter!r} has none")
         if self.candidates is None:
-            return SamplingOptions("speculative", length, self.rule or "joint", drafter, self.draft_passes, **self.passes)
+            return SamplingOptions(
+                "speculative", length, self.rule or "joint", drafter, self.draft_passes, **self.passes
+            )
         if drafter == "jacobi":
-            raise ValueError(f"draft = 'jacobi' drafts chains only; candidates = {self.candidates} need another drafter")
+            raise ValueError(
+                f"draft = 'jacobi' drafts chains only; candidates = {self.candidates} need another drafter"
+            )
         rule = self.rule or "linear"
         return SamplingOptions("speculative", rule=rule, drafter=drafter, candidates=self.candidates, **self.passes)
 
@@ -221,7 +241,9 @@ class SamplingOptions:
             return 0
         if self.draft_length == "auto":
             return MAX_AUTO_LENGTH
-        return self.draft_length if isinstance(self.draft_length, int) else max(length for length, _ in self.draft_length)
+        return (
+            self.draft_length if isinstance(self.draft_length, int) else max(length for length, _ in self.draft_length)
+        )
 
     def __repr__(self) -> str:
         return f"SamplingOptions({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"

@@ -14,14 +14,16 @@ from tppsd.sampling.rows import ModelRows, Request, Rows
 
 
 class ParallelDrafter(ModelDrafter):
-    """Guesses all events as `JacobiDrafter` drafts them, then lets the draft model correct them `num_passes` times: a pass gives
-    its laws after the events as they were before it, and from these every event is drawn again, with the same noise.
+    """Guesses all events as `JacobiDrafter` drafts them, then lets the draft model correct them `num_passes` times: a
+    pass gives its laws after the events as they were before it, and from these every event is drawn again, with the
+    same noise.
 
-    With as many passes as events this is drafting one by one (Jacobi iteration of a triangular system, Song et al., ICML 2021).
-    Most events settle in one or two, so that a long draft costs little more than a short one.
+    With as many passes as events this is drafting one by one (Jacobi iteration of a triangular system, Song et al.,
+    ICML 2021). Most events settle in one or two, so that a long draft costs little more than a short one.
 
-    Why it is exact: the events that a pass sees before event j are functions of their own noise and of earlier rounds. So the law
-    that event j is drawn from is fixed before its own noise is looked at, and it is the law that the rules test. The number of
+    Why it is exact: the events that a pass sees before event j are functions of their own noise and of earlier rounds.
+    So the law that event j is drawn from is fixed before its own noise is looked at, and it is the law that the rules
+    test. The number of
     passes is fixed: one that depended on what still changes would depend on the noise of later events.
     """
 
@@ -49,8 +51,8 @@ class ParallelDrafter(ModelDrafter):
         return draft
 
     def _catch_up_and_follow(self, drafted: EventTokens) -> Any:
-        """Put the unseen tokens into the cache; in the same pass, laws (rows, n) after the newest of them and after each of n
-        drafted events but the last."""
+        """Put the unseen tokens into the cache; in the same pass, laws (rows, n) after the newest of them and after
+        each of n drafted events but the last."""
         tokens = self.unseen.followed_by(but_last(drafted))
         laws = self.rows.extend(tokens)
         self.rows.cache.roll_back(tokens.ids.shape[1] - self.unseen.num)

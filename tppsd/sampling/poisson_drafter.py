@@ -18,7 +18,8 @@ from tppsd.sampling.tree import Tree
 
 @dataclass(frozen=True)
 class PoissonLaw:
-    """tau - elapsed ~ Exp(rate) and k ~ Categorical(probs), whatever the history; what a draft's law needs of NextEventLaw.
+    """tau - elapsed ~ Exp(rate) and k ~ Categorical(probs), whatever the history; what a draft's law needs of
+    NextEventLaw.
 
     Attributes:
         elapsed: float64 (*batch,), 0 where nothing is known.
@@ -74,7 +75,9 @@ def training_rate(statistics: DataStatistics | None) -> float:
         ValueError: it carries no statistics of one.
     """
     if statistics is None or statistics.rate is None:
-        raise ValueError("draft = 'poisson' needs a target that carries the statistics of its training split; this one has none")
+        raise ValueError(
+            "draft = 'poisson' needs a target that carries the statistics of its training split; this one has none"
+        )
     return statistics.rate
 
 

@@ -26,9 +26,12 @@ class RecentLaws:
         self.slots = torch.arange(num_marks + 1, device=device)
 
     def update(self, laws: Any, marks: Tensor, num: Tensor) -> None:
-        """Take in the first `num` (rows,) of the laws (rows, n), which follow events of `marks` int64 (rows, n); -1 is none."""
+        """Take in the first `num` (rows,) of the laws (rows, n), which follow events of `marks` int64 (rows, n); -1 is
+        none."""
         positions = torch.arange(marks.shape[1], device=marks.device)
-        follows = (marks.unsqueeze(2) == self.slots[:-1]) & (positions < num.unsqueeze(1)).unsqueeze(2)  # (rows, n, marks)
+        follows = (marks.unsqueeze(2) == self.slots[:-1]) & (positions < num.unsqueeze(1)).unsqueeze(
+            2
+        )  # (rows, n, marks)
         newest = torch.where(follows, positions.unsqueeze(1), -1).amax(1)
         source = torch.cat([newest, num.unsqueeze(1) - 1], 1)
         laws = laws.whole()
@@ -45,13 +48,18 @@ class RecentLaws:
         if other.table is None:
             return
         if self.table is None:
-            self.table = other.table[torch.zeros_like(self.is_known[:, 0], dtype=torch.int64).index_copy(0, rows, source)]
+            self.table = other.table[
+                torch.zeros_like(self.is_known[:, 0], dtype=torch.int64).index_copy(0, rows, source)
+            ]
         else:
-            where = torch.arange(len(self.is_known), device=rows.device).index_copy(0, rows, len(self.is_known) + source)
+            where = torch.arange(len(self.is_known), device=rows.device).index_copy(
+                0, rows, len(self.is_known) + source
+            )
             self.table = type(self.table).cat([self.table, other.table], 0)[where]
 
     def after_marks(self) -> Any:
-        """Laws (rows, num_marks) to draft from after an event of each mark: the latest law where none has followed it yet."""
+        """Laws (rows, num_marks) to draft from after an event of each mark: the latest law where none has followed it
+        yet."""
         return self.table.at(torch.where(self.is_known[:, :-1], self.slots[:-1], len(self.slots) - 1))
 
     def keep_rows(self, rows: Tensor) -> None:

@@ -1,4 +1,5 @@
-"""What is kept of the events of a call beside the events themselves: densities, and the laws that they were drawn from."""
+"""What is kept of the events of a call beside the events themselves: densities, and the laws that they were drawn
+from."""
 
 from __future__ import annotations
 
@@ -38,15 +39,17 @@ class Recorder:
             columns.append(laws.log_prob(events.inter_times, events.marks).unsqueeze(0))
         if self.laws:
             if not isinstance(laws, NextEventLaw):
-                raise TypeError(f"return_laws = True needs a target whose laws are NextEventLaw; these are {type(laws).__name__}")
+                raise TypeError(
+                    f"return_laws = True needs a target whose laws are NextEventLaw; these are {type(laws).__name__}"
+                )
             if self._example is None:
                 self._example = _apart(laws)
             columns.append(laws.parameters.movedim(-1, 0))
         return Events(torch.cat(columns))
 
     def take(self, columns: Tensor, num_events: int, ended_by_count: bool) -> tuple[Tensor | None, NextEventLaw | None]:
-        """(log-densities, laws) of a finished row with columns (num_columns, at least num_events + 1): the law of the event that
-        came too late is one of them."""
+        """(log-densities, laws) of a finished row with columns (num_columns, at least num_events + 1): the law of the
+        event that came too late is one of them."""
         log_probs = columns[3, :num_events].clone() if self.log_probs else None
         if self._example is None:
             return log_probs, None

@@ -1,10 +1,13 @@
-"""Recursive rejection sampling, the rule of MCSD (Yang et al., arXiv 2401.06706, section 4.2), with its integrals by quadrature.
+"""Recursive rejection sampling, the rule of MCSD (Yang et al., arXiv 2401.06706, section 4.2), with its integrals by
+quadrature.
 
-t_1 = target; candidate x_j is accepted with probability min(1, t_j / draft); t_{j+1} = norm(max(0, t_j - draft)). Unrolled,
+t_1 = target; candidate x_j is accepted with probability min(1, t_j / draft); t_{j+1} = norm(max(0, t_j - draft)).
+Unrolled,
 
     t_j = max(0, target - c_j draft) / P_j,   c_1 = 0, P_1 = 1, c_{j+1} = c_j + P_j, P_{j+1} = Q(c_{j+1}),
 
-with Q(c) the integral of max(0, target - c draft): one number per candidate is all that the recursion needs. The rule is the
+with Q(c) the integral of max(0, target - c draft): one number per candidate is all that the recursion needs. The rule
+is the
 reference of the paper, not the default: `linear` needs no integral and accepts more.
 """
 
@@ -52,8 +55,9 @@ def adjusted_recursive(rejected: Rejected, num_candidates: int, noise: Streams) 
 def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Tensor]:
     """(c, P) of candidates 1..K + 1, each float64 (n, K + 1), of laws of batch shape (n,).
 
-    Trapezoidal rule in log tau, summed over marks. The knots are doubled until neither the target's own integral, which is 1, nor
-    any P is off or changes by more than `TOLERANCE`; halving the steps of this rule divides its error by four.
+    Trapezoidal rule in log tau, summed over marks. The knots are doubled until neither the target's own integral, which
+    is 1, nor any P is off or changes by more than `TOLERANCE`; halving the steps of this rule divides its error by
+    four.
 
     Raises:
         RuntimeError: that takes more than the largest number of knots.
@@ -83,7 +87,8 @@ def _recursion(target: Any, draft: Any, num_candidates: int, num_levels: int) ->
     weights[1:] += 0.5 * x.diff(dim=0)
     tau = x.exp()
     of_target, of_draft = (
-        (law.inter_time.log_prob(tau).unsqueeze(-1) + x.unsqueeze(-1) + law.mark_log_probs(tau)).exp() for law in (target, draft)
+        (law.inter_time.log_prob(tau).unsqueeze(-1) + x.unsqueeze(-1) + law.mark_log_probs(tau)).exp()
+        for law in (target, draft)
     )  # densities of (log tau, k), (knots, n, num_marks)
     off = ((weights * of_target.sum(-1)).sum(0) - 1).abs()
     scales, masses = [torch.zeros_like(x[0])], [torch.ones_like(x[0])]

@@ -57,7 +57,9 @@ def plan_requests(
         identity = [(FROM_SCRATCH, first_index + i) for i in range(num_sequences)]
     else:
         if t_start is not None:
-            raise ValueError(f"t_start = {t_start} was given together with a history, whose window it already has; leave it out")
+            raise ValueError(
+                f"t_start = {t_start} was given together with a history, whose window it already has; leave it out"
+            )
         sources = _as_sequences(history)
         identity = [(first_index + h, p) for h in range(len(sources)) for p in range(num_sequences)]
         which = [h for h in range(len(sources)) for _ in range(num_sequences)]
@@ -84,21 +86,25 @@ def _as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch)
     if isinstance(history, EventBatch):
         return [history.sequence(i) for i in range(len(history.t_start))]
     if not isinstance(history, Iterable):
-        raise TypeError(f"history is a {type(history).__name__}; it must be an EventSequence (see EventSequence.of) or several")
+        raise TypeError(
+            f"history is a {type(history).__name__}; it must be an EventSequence (see EventSequence.of) or several"
+        )
     sources = list(history)
     if not sources:
         raise ValueError("history is an empty list; give at least one sequence, or None to sample from scratch")
     for i, source in enumerate(sources):
         if not isinstance(source, EventSequence):
-            raise TypeError(f"history {i} is a {type(source).__name__}; it must be an EventSequence (see EventSequence.of)")
+            raise TypeError(
+                f"history {i} is a {type(source).__name__}; it must be an EventSequence (see EventSequence.of)"
+            )
     return sources
 
 
 def _from_scratch(
     num_sequences: int, t_start: Any, statistics: DataStatistics | None, seed: int, first_index: int
 ) -> tuple[list[EventSequence], list[int]]:
-    """Distinct starts, and which of them each sequence has: empty windows or, where the first event of the data is given, ones
-    that start at a drawn first mark."""
+    """Distinct starts, and which of them each sequence has: empty windows or, where the first event of the data is
+    given, ones that start at a drawn first mark."""
     starts = _per_sequence("t_start", 0.0 if t_start is None else t_start, num_sequences)
     if statistics is None or not statistics.first_is_given:
         distinct = {start: i for i, start in enumerate(dict.fromkeys(starts))}
@@ -136,7 +142,9 @@ def _ends(starts: list[float], t_end: Any, horizon: Any) -> list[float]:
         ends = [min(end, start + h) for end, start, h in zip(ends, starts, horizons, strict=True)]
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         if end < start:
-            raise ValueError(f"sequence {i}: t_end = {end} lies before {start}, up to which the sequence is already observed")
+            raise ValueError(
+                f"sequence {i}: t_end = {end} lies before {start}, up to which the sequence is already observed"
+            )
     return ends
 
 

@@ -26,7 +26,9 @@ def resolve_model(model: Any, role: str) -> EventModel:
     """An EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path."""
     if isinstance(model, str | Path):
         if role == "draft" and isinstance(model, str) and not Path(model).is_file():
-            raise FileNotFoundError(f"draft = {model!r} is neither a checkpoint file nor one of the drafters {DRAFTER_NAMES}")
+            raise FileNotFoundError(
+                f"draft = {model!r} is neither a checkpoint file nor one of the drafters {DRAFTER_NAMES}"
+            )
         return load(model)
     if isinstance(model, type):
         raise TypeError(f"{role} is the class {model.__name__}; give an instance of it")
@@ -34,7 +36,9 @@ def resolve_model(model: Any, role: str) -> EventModel:
         return model
     if isinstance(getattr(model, "model", None), EventModel):
         return model.model
-    raise TypeError(f"{role} is a {type(model).__name__}; give an EventModel, a LightningModule with one, or a checkpoint path")
+    raise TypeError(
+        f"{role} is a {type(model).__name__}; give an EventModel, a LightningModule with one, or a checkpoint path"
+    )
 
 
 def model_device(model: EventModel) -> torch.device:
@@ -61,7 +65,9 @@ def check_fit(target: EventModel, draft: EventModel) -> None:
         ValueError: the sentence says in what.
     """
     if model_device(draft) != model_device(target):
-        raise ValueError(f"the draft is on {model_device(draft)}, the target on {model_device(target)}; move them to one device")
+        raise ValueError(
+            f"the draft is on {model_device(draft)}, the target on {model_device(target)}; move them to one device"
+        )
     if draft.num_marks != target.num_marks:
         raise ValueError(f"draft has num_marks = {draft.num_marks}, the target {target.num_marks}; they must agree")
 
@@ -93,13 +99,19 @@ def reading(model: Any, compile: Compiled = False, dtype: str = "float32") -> It
     """A model in evaluation mode that is only read, by passes as SamplingOptions say, where it can have such."""
     possible = possible_passes(model, compile, dtype)
     is_own = possible == {"compile": False, "dtype": "float32"}
-    own = contextlib.nullcontext() if is_own else standing_in(model, possible["compile"], getattr(torch, possible["dtype"]))
+    own = (
+        contextlib.nullcontext()
+        if is_own
+        else standing_in(model, possible["compile"], getattr(torch, possible["dtype"]))
+    )
     with _evaluating(model), plain_attributes(model), own:
         yield
 
 
 _LOCK = threading.Lock()
-_READERS: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()  # and what was in training before them
+_READERS: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = (
+    WeakKeyDictionary()
+)  # and what was in training before them
 
 
 @contextlib.contextmanager

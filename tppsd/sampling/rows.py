@@ -14,9 +14,11 @@ from tppsd.sampling.recent_laws import RecentLaws
 
 
 class Request(NamedTuple):
-    """One sequence to sample, the `number`-th of all. Times are absolute; `history` indexes the call's list of histories.
+    """One sequence to sample, the `number`-th of all. Times are absolute; `history` indexes the call's list of
+    histories.
 
-    `end` may be inf; `limit` is the largest number of events, and `is_bounded` says that `max_events` set it, not the caller.
+    `end` may be inf; `limit` is the largest number of events, and `is_bounded` says that `max_events` set it, not the
+    caller.
     """
 
     number: int
@@ -41,7 +43,8 @@ class Histories(NamedTuple):
 
 
 class Events(NamedTuple):
-    """Candidate next events of each row, in order. One tensor of them is appended, or searched for the newest, by one operator.
+    """Candidate next events of each row, in order. One tensor of them is appended, or searched for the newest, by one
+    operator.
 
     Fields: columns float64 (at least 3, rows, n): inter-times, times (since t_start), marks, and what a Recorder adds.
     """
@@ -68,8 +71,8 @@ class Events(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far each row has come. Fields: counts (its events), limit (the most it wants) int64; end float64, since t_start; active
-    bool (rows,), it works on a request."""
+    """How far each row has come. Fields: counts (its events), limit (the most it wants) int64; end float64, since
+    t_start; active bool (rows,), it works on a request."""
 
     counts: Tensor
     limit: Tensor
@@ -77,7 +80,8 @@ class Progress(NamedTuple):
     active: Tensor
 
     def after(self, times: Tensor, num_events: Tensor) -> tuple[Tensor, Tensor]:
-        """(counts, bool (rows,): the row has reached its end) after the first `num_events` (rows,) of events at `times`."""
+        """(counts, bool (rows,): the row has reached its end) after the first `num_events` (rows,) of events at
+        `times`."""
         is_new = torch.arange(times.shape[1], device=times.device) < num_events.unsqueeze(1)
         is_late = ~(times <= self.end.unsqueeze(1)) & is_new
         counts = self.counts + num_events - is_late.sum(1)
@@ -112,7 +116,9 @@ class Rows:
             torch.zeros(num_rows, 1, dtype=torch.float64, device=device),
         )
         self.is_truncated_start = False  # some row draws its first event given silence
-        self.store = torch.zeros(0, num_rows, 64, dtype=torch.float64, device=device)  # the columns of Events, once there are any
+        self.store = torch.zeros(
+            0, num_rows, 64, dtype=torch.float64, device=device
+        )  # the columns of Events, once there are any
         self._most = 0  # no count is larger
 
     def __len__(self) -> int:
@@ -137,13 +143,16 @@ class Rows:
         self.active[rows] = True
         self.t_start[rows] = histories.t_start[history]
         self.elapsed[rows] = histories.elapsed[history]
-        self.end[rows] = torch.tensor([r.end for r in requests], dtype=torch.float64, device=self.device) - self.t_start[rows]
+        self.end[rows] = (
+            torch.tensor([r.end for r in requests], dtype=torch.float64, device=self.device) - self.t_start[rows]
+        )
         self.limit[rows] = torch.tensor([r.limit for r in requests], device=self.device)
         self.counts[rows] = 0
         self.is_truncated_start = bool((self.elapsed > 0).any())
 
     def commit(self, events: Events, num_events: Tensor) -> Tensor:
-        """Append the first `num_events` (rows,) >= 1 events of each row; returns bool (rows,): the row has reached its end."""
+        """Append the first `num_events` (rows,) >= 1 events of each row; returns bool (rows,): the row has reached its
+        end."""
         n = events.columns.shape[2]
         if len(self.store) < len(events.columns):
             self.store = self.store.new_zeros(len(events.columns), *self.store.shape[1:])
@@ -163,7 +172,8 @@ class Rows:
         self._most = most
 
     def want_more(self, times: Tensor, num: Tensor | int) -> Tensor:
-        """bool (rows, n): does the row need an event after the `num`-th drafted ones, which are at `times` (rows, n)?"""
+        """bool (rows, n): does the row need an event after the `num`-th drafted ones, which are at `times` (rows,
+        n)?"""
         is_within = (times <= self.end.unsqueeze(1)) & (num < (self.limit - self.counts).unsqueeze(1))
         return is_within & self.active.unsqueeze(1)
 
@@ -172,7 +182,9 @@ class Rows:
         if self._most + num_new > capacity:  # only now are the counts looked at
             self._most = int(self.counts.max())
             if (needed := self._most + num_new) > capacity:
-                self.store = torch.cat([self.store, self.store.new_zeros(*self.store.shape[:2], max(needed, capacity))], 2)
+                self.store = torch.cat(
+                    [self.store, self.store.new_zeros(*self.store.shape[:2], max(needed, capacity))], 2
+                )
         self._most += num_new
 
     def release(self, rows: Tensor) -> None:
@@ -201,8 +213,9 @@ def token_marks(ids: Tensor, num_marks: int) -> Tensor:
 
 
 class ModelRows:
-    """A model and its cache, row by row in step with `Rows`. A history is encoded once and copied to all of its paths; with few
-    rows in flight those of the next requests are encoded along with it, as one pass over many costs little more."""
+    """A model and its cache, row by row in step with `Rows`. A history is encoded once and copied to all of its paths;
+    with few rows in flight those of the next requests are encoded along with it, as one pass over many costs little
+    more."""
 
     PREFILL_CHUNK = 512  # tokens per pass over a history: bounds the attention mask of a long one
     AHEAD = 512  # tokens of a pass up to which histories are encoded ahead
@@ -250,7 +263,9 @@ class ModelRows:
             context = self.model.extend(tokens, self._prefilled)
             marks, num = token_marks(tokens.ids, self.model.num_marks), (lengths - start).clamp(0, stop - start)
             self._contexts.append((context, marks, num))
-            self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter histories
+            self._prefilled.roll_back(
+                (stop - lengths.clamp_min(start)).clamp_min(0)
+            )  # past the end of shorter histories
         self._encoded = {history: row for row, history in enumerate(wanted)}
 
     def recent_laws(self) -> RecentLaws:

@@ -1,8 +1,10 @@
 """Acceptance rules that test one event after the other, and the adjusted laws that follow a rejection. Each is exact.
 
-Everything is in log space and float64. The adjusted law norm(max(0, target - draft)) is drawn by rejection from the target,
+Everything is in log space and float64. The adjusted law norm(max(0, target - draft)) is drawn by rejection from the
+target,
 without a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position on average.
-Sources: Leviathan et al. 2023; Chen et al. 2023; TPP-SD (arXiv 2507.09252), whose Algorithm 1 as printed is biased for marks.
+Sources: Leviathan et al. 2023; Chen et al. 2023; TPP-SD (arXiv 2507.09252), whose Algorithm 1 as printed is biased for
+    marks.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ MAX_PROPOSALS = 10**9
 _AT_ONCE = 4096  # proposals evaluated together over all rows; changes no result
 
 Attempts = Callable[..., Tensor]  # Streams.attempts
-Propose = Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # target, draft, uniforms -> inter_times, marks, Delta
+Propose = Callable[
+    [Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]
+]  # target, draft, uniforms -> inter_times, marks, Delta
 
 
 class Verdict(NamedTuple):
-    """Fields: num_accepted int64 (rows,): length of the accepted prefix; time_rejected bool (rows,): at the first rejection it
-    was the inter-time that failed (always True under `joint`); log_block float64 (rows, draft_length): under `block`, log P_i,
-    and num_accepted then only says whether all or not all were accepted."""
+    """Fields: num_accepted int64 (rows,): length of the accepted prefix; time_rejected bool (rows,): at the first
+    rejection it was the inter-time that failed (always True under `joint`); log_block float64 (rows, draft_length):
+    under `block`, log P_i, and num_accepted then only says whether all or not all were accepted."""
 
     num_accepted: Tensor
     time_rejected: Tensor
@@ -58,7 +62,8 @@ class Rejected(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """What follows a rejection: the accepted prefix and one new event. Fields: num_accepted, inter_times, marks (n,)."""
+    """What follows a rejection: the accepted prefix and one new event. Fields: num_accepted, inter_times, marks
+    (n,)."""
 
     num_accepted: Tensor
     inter_times: Tensor
@@ -68,8 +73,8 @@ class Corrected(NamedTuple):
 class Rule(NamedTuple):
     """accept: (draft, laws at the drafted positions, coins) -> Verdict.
     adjusted: (rejected, verdict, attempts) -> Corrected.
-    adjusted_at_once: (rejected, verdict, attempts, num) -> (bool (n,), Corrected): the same without asking how often it must be
-    tried, for those rows for which about `num` proposals are enough; of the others anything."""
+    adjusted_at_once: (rejected, verdict, attempts, num) -> (bool (n,), Corrected): the same without asking how often it
+    must be tried, for those rows for which about `num` proposals are enough; of the others anything."""
 
     accept: Callable[[Draft, Any, Tensor], Verdict]
     adjusted: Callable[[Rejected, Verdict, Attempts], Corrected]
@@ -110,7 +115,9 @@ def adjusted_joint(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> 
     return Corrected(rejected.positions, *reject_until_kept(rejected, attempts, sample_with_ratio))
 
 
-def adjusted_joint_at_once(rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int) -> tuple[Tensor, Corrected]:
+def adjusted_joint_at_once(
+    rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int
+) -> tuple[Tensor, Corrected]:
     turn = one_turn(rejected, attempts, sample_with_ratio, 0, num)
     return turn.found, Corrected(rejected.positions, turn.inter_times, turn.marks)
 
@@ -125,7 +132,9 @@ def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts
     return _with_mark(rejected, is_time, inter_times, attempts)
 
 
-def adjusted_factorised_at_once(rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int) -> tuple[Tensor, Corrected]:
+def adjusted_factorised_at_once(
+    rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int
+) -> tuple[Tensor, Corrected]:
     turn, is_time = one_turn(rejected, attempts, _propose_time, 0, num), verdict.time_rejected[rejected.rows]
     inter_times = torch.where(is_time, turn.inter_times, rejected.events()[0])
     return turn.found | ~is_time, _with_mark(rejected, is_time, inter_times, attempts)
@@ -133,7 +142,11 @@ def adjusted_factorised_at_once(rejected: Rejected, verdict: Verdict, attempts: 
 
 def _propose_time(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     tau = target.inter_time.sample(uniforms[..., :2])
-    return tau, torch.zeros_like(tau, dtype=torch.int64), target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau)
+    return (
+        tau,
+        torch.zeros_like(tau, dtype=torch.int64),
+        target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau),
+    )
 
 
 def _with_mark(rejected: Rejected, is_time: Tensor, inter_times: Tensor, attempts: Attempts) -> Corrected:
@@ -145,7 +158,9 @@ def _with_mark(rejected: Rejected, is_time: Tensor, inter_times: Tensor, attempt
     # no excess at all can only be rounding: the drafted mark then stands
     is_rounding = ~is_time & (excess.sum(-1) <= 0)
     law = torch.where(is_time.unsqueeze(-1), log_target, excess.log())
-    return Corrected(rejected.positions, inter_times, torch.where(is_rounding, rejected.events()[1], sample_mark(law, coins)))
+    return Corrected(
+        rejected.positions, inter_times, torch.where(is_rounding, rejected.events()[1], sample_mark(law, coins))
+    )
 
 
 def proposals_per_row(num_rows: int, largest: int = 24) -> int:
@@ -154,8 +169,8 @@ def proposals_per_row(num_rows: int, largest: int = 24) -> int:
 
 
 class Turn(NamedTuple):
-    """Some proposals for each row. Fields: found bool (n,): one was kept; inter_times, marks (n,): the first kept one; delta
-    (n, proposals)."""
+    """Some proposals for each row. Fields: found bool (n,): one was kept; inter_times, marks (n,): the first kept one;
+    delta (n, proposals)."""
 
     found: Tensor
     inter_times: Tensor

@@ -40,25 +40,26 @@ def sample(
 
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
-        draft: likewise, or the name of a drafter that needs no model: "self" (the target's own recent laws; what None means for
-            method = "speculative"), "jacobi" (its laws of the round before) or "poisson" (rate and mark frequencies of the
-            training split). It changes the speed, never the law.
-        history: sequence(s) to continue; a history's `t_end` is the time until which it was observed: the first new event is
-            later than it.
+        draft: likewise, or the name of a drafter that needs no model: "self" (the target's own recent laws; what None
+            means for method = "speculative"), "jacobi" (its laws of the round before) or "poisson" (rate and mark
+            frequencies of the training split). It changes the speed, never the law.
+        history: sequence(s) to continue; a history's `t_end` is the time until which it was observed: the first new
+            event is later than it.
         num_sequences: paths per history, or sequences from scratch.
         t_start: start of from-scratch windows (default 0).
-        t_end, horizon, num_events: where sequences end, whichever comes first: an absolute time, a time after the start (or after
-            "observed until"), a number of new events; one value or one per sequence.
+        t_end, horizon, num_events: where sequences end, whichever comes first: an absolute time, a time after the start
+            (or after "observed until"), a number of new events; one value or one per sequence.
         options: SamplingOptions; single options may be given as keywords instead (`method="autoregressive"`).
         batch_size: rows in flight (default 64); changes speed and memory, and no result of a fixed draft length.
-        seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call, whatever the
-            batch size, device count or order, up to floating-point reduction order. Where the clock chooses draft lengths
-            ("auto"), the same law; the same sequences come from the recorded `options` and `batch_size`.
+        seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call,
+            whatever the batch size, device count or order, up to floating-point reduction order. Where the clock
+            chooses draft lengths ("auto"), the same law; the same sequences come from the recorded `options` and
+            `batch_size`.
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
         return_log_probs: also return the target's log-density of each event.
-        return_laws: also return the law that each event has been drawn from, as it was worked out for it; after a silence the
-            first is given that silence.
+        return_laws: also return the law that each event has been drawn from, as it was worked out for it; after a
+            silence the first is given that silence.
         progress: show a progress bar.
 
     Returns:
@@ -67,7 +68,9 @@ def sample(
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
-    call = Call(target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws))
+    call = Call(
+        target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws)
+    )
     with call.planned(history, num_sequences, t_start, t_end, horizon, num_events, first_index) as plan:
         return call.assemble(plan, range(len(plan.requests)), call.finished(plan, progress))
 
@@ -118,7 +121,9 @@ def sample_stream(
     Each chunk's `stats` are those of the whole call so far. The models' weights must not change before the last chunk.
     """
     chunk_size = whole_number("chunk_size", chunk_size, 1)
-    call = Call(target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws))
+    call = Call(
+        target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws)
+    )
     plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     finished: dict[int, Finished] = {}
     passes, total = call.run(plan, progress), len(plan.requests)

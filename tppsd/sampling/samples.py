@@ -21,21 +21,22 @@ class SampledSequences:
     """Sequences sampled in one call, in index order.
 
     Attributes:
-        flat_event_times, flat_inter_times float64, flat_marks int64, flat_log_probs float64 or None: all sampled events, one
-            sequence after the other.
+        flat_event_times, flat_inter_times float64, flat_marks int64, flat_log_probs float64 or None: all sampled
+            events, one sequence after the other.
         offsets: int64 (num_sequences + 1,): sequence i owns flat[offsets[i] : offsets[i + 1]].
         index, history_index, path_index: int64 (num_sequences,); history_index is -1 from scratch.
         truncated: bool (num_sequences,): `max_events` was reached before the sequence's own end.
         ends: float64 (num_sequences,): end of the window, nan where the sequence ended by its number of events.
-        histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first is given).
-        options, seed, batch_size, stats: how they were made, with `batch_size` rows in flight; recorded draft lengths give the
-            same sequences again with as many.
+        histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first
+            is given).
+        options, seed, batch_size, stats: how they were made, with `batch_size` rows in flight; recorded draft lengths
+            give the same sequences again with as many.
         num_marks, mark_names: marks of the target, and their names in its data where they had some.
         target_hash, draft_hash: of the models that have one.
-        laws: None unless asked for; per sequence the target's law of each sampled event, a drawn first event aside, of batch
-            shape (num_events,), and after them that of the silence until its end, (num_events + 1,), where it ended by its
-            window. They are as they were worked out for the events, by the passes of the call: of inter-times since the event
-            before, the first given the silence until which its history was observed.
+        laws: None unless asked for; per sequence the target's law of each sampled event, a drawn first event aside, of
+            batch shape (num_events,), and after them that of the silence until its end, (num_events + 1,), where it
+            ended by its window. They are as they were worked out for the events, by the passes of the call: of
+            inter-times since the event before, the first given the silence until which its history was observed.
     """
 
     flat_event_times: Tensor
@@ -78,7 +79,8 @@ class SampledSequences:
     def __getitem__(self, i: int | slice) -> EventSequence | list[EventSequence]:
         """The new events of sequence i (of several, for a slice), on the window from "observed until" to its end.
 
-        Where the model's data have no `t_start`, a from-scratch sequence begins with its drawn first event, which is given.
+        Where the model's data have no `t_start`, a from-scratch sequence begins with its drawn first event, which is
+        given.
         """
         if isinstance(i, slice):
             return [self[j] for j in range(len(self))[i]]
@@ -110,7 +112,8 @@ class SampledSequences:
 
     @property
     def log_probs(self) -> list[Tensor] | None:
-        """Per sequence, the target's log-density of each new event, a drawn first event aside; None unless asked for."""
+        """Per sequence, the target's log-density of each new event, a drawn first event aside; None unless asked
+        for."""
         if self.flat_log_probs is None:
             return None
         return [self._own(self.flat_log_probs, i) for i in range(len(self))]
@@ -146,8 +149,8 @@ class SampledSequences:
         return Dataset.from_dict(to_columns(self))
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with one row per event of every `[i]`: index, history_index, path_index, time, inter_time, mark,
-        mark_name where marks have names, and log_prob if asked for (nan for a drawn first event)."""
+        """A `pandas.DataFrame` with one row per event of every `[i]`: index, history_index, path_index, time,
+        inter_time, mark, mark_name where marks have names, and log_prob if asked for (nan for a drawn first event)."""
         import pandas as pd
 
         sequences = list(self)
@@ -160,7 +163,9 @@ class SampledSequences:
         if self.mark_names is not None:
             frame["mark_name"] = pd.Categorical.from_codes(frame["mark"], self.mark_names)
         if self.log_probs is not None:
-            missing = [torch.full((len(s) - len(p),), torch.nan) for s, p in zip(sequences, self.log_probs, strict=True)]
+            missing = [
+                torch.full((len(s) - len(p),), torch.nan) for s, p in zip(sequences, self.log_probs, strict=True)
+            ]
             columns = [part for pair in zip(missing, self.log_probs, strict=True) for part in pair]
             frame["log_prob"] = torch.cat(columns).numpy()
         return pd.DataFrame(frame)

@@ -1,4 +1,5 @@
-"""Drafting without a draft model: the target's own recent laws, held fixed for a round (after Bilos et al., arXiv 2510.20031)."""
+"""Drafting without a draft model: the target's own recent laws, held fixed for a round (after Bilos et al., arXiv
+2510.20031)."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ from tppsd.sampling.tree import Tree
 
 
 class SelfDrafter:
-    """Each event is drafted from the target's law that followed the latest event of the same mark as the event before it.
+    """Each event is drafted from the target's law that followed the latest event of the same mark as the event before
+    it.
 
-    Where marks alternate, the law after the previous event is a poor guess and the one after the last event of the same mark a
-    good one. No law for that mark yet: the latest law. No law at all, or a first event given silence: nothing is drafted.
-    Drafting costs one vectorised draw and no model pass.
+    Where marks alternate, the law after the previous event is a poor guess and the one after the last event of the same
+    mark a good one. No law for that mark yet: the latest law. No law at all, or a first event given silence: nothing is
+    drafted. Drafting costs one vectorised draw and no model pass.
 
     Args:
         target: model rows of the target, which know the laws after the events of a history.
@@ -40,10 +42,13 @@ class SelfDrafter:
         if self.recent.table is None or uniforms.shape[1] == 0:
             return nothing_drafted(uniforms)
         laws, tree = self.recent.after_marks(), self.tree or Tree.chain(uniforms.shape[1])
-        # what every law would draft at every position; following the marks through it is cheaper than drawing step by step
+        # what every law would draft at every position; following the marks through it is cheaper than drawing step by
+        # step
         every_tau, every_mark = laws.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
         newest = last_marks(state, self.num_marks).clamp_min(0)
-        before, marks = follow_marks(every_mark, newest) if self.tree is None else follow_branches(every_mark, newest, tree)
+        before, marks = (
+            follow_marks(every_mark, newest) if self.tree is None else follow_branches(every_mark, newest, tree)
+        )
         inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
         times = state.last_times.unsqueeze(1) + tree.path_sums(inter_times)
         draft = Draft(inter_times, times, marks, laws.at(before), self.lengths(tree.depth, state))
@@ -62,7 +67,8 @@ class SelfDrafter:
 
 
 def follow_marks(every_mark: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """(mark before, mark of) each drafted event, int64 (rows, n), where event j has mark every_mark[:, j, mark before it].
+    """(mark before, mark of) each drafted event, int64 (rows, n), where event j has mark every_mark[:, j, mark before
+    it].
 
     The maps are composed in log2(n) steps (Hillis and Steele, CACM 29, 1986).
 

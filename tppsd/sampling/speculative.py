@@ -1,10 +1,11 @@
-"""Speculative sampling of a chain (Leviathan et al. 2023; TPP-SD, arXiv 2507.09252): draft, verify, accept, correct, commit.
+"""Speculative sampling of a chain (Leviathan et al. 2023; TPP-SD, arXiv 2507.09252): draft, verify, accept, correct,
+commit.
 
 A round yields 1 to draft_length + 1 events per row and keeps the target's law exactly, whatever the draft.
 
-Noise belongs to the event it is for: what was drawn for events after the first rejection has decided nothing yet, and drafts
-those events again in the next round, from other laws. Block verification looks at the whole draft at once, so that its rounds
-start with fresh noise.
+Noise belongs to the event it is for: what was drawn for events after the first rejection has decided nothing yet, and
+drafts those events again in the next round, from other laws. Block verification looks at the whole draft at once, so
+that its rounds start with fresh noise.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ FOR_DRAFT, COINS, FOR_TARGET = slice(0, 3), slice(4, 6), slice(6, 9)
 
 
 class RoundNoise(NamedTuple):
-    """Uniforms of one round, n events drafted. Fields: draft (rows, n, 3); coins (rows, n, 2); target (rows, n + 1, 3), of which
-    the one at the position of the bonus event is used."""
+    """Uniforms of one round, n events drafted. Fields: draft (rows, n, 3); coins (rows, n, 2); target (rows, n + 1, 3),
+    of which the one at the position of the bonus event is used."""
 
     draft: Tensor
     coins: Tensor
@@ -116,7 +117,8 @@ class Speculative:
         self.noise.advance(longest if self.uses_whole_window else verdict.num_accepted + 1, longest)
 
     def verify(self, rows: Rows, draft: Draft) -> Any:
-        """The target's laws, one more than events were drafted, from one pass over the newest committed event and those."""
+        """The target's laws, one more than events were drafted, from one pass over the newest committed event and
+        those."""
         tokens = rows.pending.cat(draft.tokens)
         laws = self.target.extend(tokens, self.parents and self.parents[: tokens.ids.shape[1]])
         if rows.is_truncated_start:
@@ -139,7 +141,9 @@ class Speculative:
         """By the rule, with the laws of the drafted positions."""
         return self.chain_rule.accept(draft, laws, noise.coins[:, : draft.marks.shape[1]])
 
-    def correct(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise) -> tuple[Verdict, Tensor, Tensor]:
+    def correct(
+        self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise
+    ) -> tuple[Verdict, Tensor, Tensor]:
         """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
         where = (rows.active & (verdict.num_accepted < draft.num_drafted)).nonzero().squeeze(1)
         if len(where) == 0:
@@ -149,7 +153,9 @@ class Speculative:
         if len(where) == len(rows):  # no row needs a bonus event
             return verdict._replace(num_accepted=corrected.num_accepted), corrected.inter_times, corrected.marks
         bonus = (verdict.num_accepted, *self.bonus(draft, laws, noise))
-        num_accepted, inter_times, marks = (old.index_copy(0, where, new) for old, new in zip(bonus, corrected, strict=True))
+        num_accepted, inter_times, marks = (
+            old.index_copy(0, where, new) for old, new in zip(bonus, corrected, strict=True)
+        )
         return verdict._replace(num_accepted=num_accepted), inter_times, marks
 
     def adjusted(self, rejected: Rejected, verdict: Verdict) -> Corrected:

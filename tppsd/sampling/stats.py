@@ -18,16 +18,18 @@ class SamplingStats:
     """Counters of a sampling call; every rate is derived from `accepted_counts`.
 
     Attributes:
-        method, rule, draft_length, drafter, tree: what was done (None where it does not apply); where the draft length was chosen
-            by the clock, the recorded lengths are in the samples' options.
+        method, rule, draft_length, drafter, tree: what was done (None where it does not apply); where the draft length
+            was chosen by the clock, the recorded lengths are in the samples' options.
         choice: what method = "auto" chose and why; trial_seconds: what its trial took, beside `seconds`.
         exact: the samples have exactly the target's law, up to floating point.
-        num_rounds: target passes summed over sequences; num_target_passes: passes over the whole batch. (Where a call of compiled
-            code draws several rounds of each row, as many as of the row with the most.)
-        num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as drafted,
-            those after a sequence's end do not (but those of "jacobi", "poisson", a draft in a few passes, a tree, for "block").
+        num_rounds: target passes summed over sequences; num_target_passes: passes over the whole batch. (Where a call
+            of compiled code draws several rounds of each row, as many as of the row with the most.)
+        num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as
+            drafted, those after a sequence's end do not (but those of "jacobi", "poisson", a draft in a few passes, a
+            tree, for "block").
         num_tested: drafted events up to and including the first rejection.
-        accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted); of a tree, by its depth.
+        accepted_counts: int64 (draft_length + 1, draft_length + 1), rounds by (drafted, accepted); of a tree, by its
+            depth.
         node_counts: int64 (num_nodes,), of a tree that branches: rounds in which each node was accepted.
         num_events: events returned (sampled ones only).
         seconds: wall-clock time of sampling, without loading models and preparing requests.
@@ -90,7 +92,8 @@ class SamplingStats:
 
     @property
     def rank_counts(self) -> Tensor:
-        """Steps by depth and by the accepted candidate's number among its siblings, 0 for none: int64 (depth, 1 + candidates)."""
+        """Steps by depth and by the accepted candidate's number among its siblings, 0 for none: int64 (depth, 1 +
+        candidates)."""
         tree = self.tree or Tree.chain(len(self.accepted_counts) - 1)
         counts = torch.zeros(tree.depth, 1 + max(tree.candidates, default=0), dtype=torch.int64)
         for depth, width in enumerate(tree.candidates):
@@ -107,7 +110,8 @@ class SamplingStats:
 
     @property
     def acceptance_by_rank(self) -> Tensor:
-        """Shares of the steps at each depth in which the 1st, 2nd, ... candidate is accepted, float64 (depth, candidates)."""
+        """Shares of the steps at each depth in which the 1st, 2nd, ... candidate is accepted, float64 (depth,
+        candidates)."""
         return self.rank_counts[:, 1:] / self.rank_counts.sum(1, keepdim=True).double()
 
     @property

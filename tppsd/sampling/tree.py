@@ -16,8 +16,8 @@ class Tree:
     """Every node at depth d has `candidates[d]` children; a chain has one each.
 
     Nodes are numbered level by level, siblings next to each other: node n at depth d has the children
-    `first_child(d + 1, n), ...`. The root, a row's newest committed event, has no number. Siblings are i.i.d.; drawing without
-    replacement would be the same, because continuous times never repeat.
+    `first_child(d + 1, n), ...`. The root, a row's newest committed event, has no number. Siblings are i.i.d.; drawing
+    without replacement would be the same, because continuous times never repeat.
     """
 
     candidates: tuple[int, ...]

@@ -1,8 +1,8 @@
 """Speculative sampling of a tree (Multi-Candidate Speculative Decoding, MCSD, Yang et al., arXiv 2401.06706).
 
-The round is that of a chain: draft, verify, judge, correct, commit. Several candidates are drafted at every step and verified in
-one target pass with tree attention; the judgement walks down from the root and leaves the path it took, of which the rest of the
-round knows no more than of a chain.
+The round is that of a chain: draft, verify, judge, correct, commit. Several candidates are drafted at every step and
+verified in one target pass with tree attention; the judgement walks down from the root and leaves the path it took, of
+which the rest of the round knows no more than of a chain.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class TreeSpeculative(Speculative):
         rule: "linear", "mean" or "rrs".
     """
 
-    def __init__(self, target: ModelRows, drafter: Drafter, tree: Tree, rule: str, noise: RowNoise, recorder: Recorder) -> None:
+    def __init__(
+        self, target: ModelRows, drafter: Drafter, tree: Tree, rule: str, noise: RowNoise, recorder: Recorder
+    ) -> None:
         super().__init__(target, drafter, FixedDraftLength(tree.depth), tree.depth, "joint", noise, recorder)
         self.walk = TreeWalk(tree, TREE_RULES[rule], noise.keys.device)
         self.tree, self.rule = tree, self.walk.rule
@@ -98,6 +100,8 @@ def tree_addresses(tree: Tree, rule: str) -> list[int]:
     drafts = [int(address(node, Purpose.DRAFT, draw)) for node in range(tree.num_nodes) for draw in range(2)]
     num_coins = TREE_RULES[rule].num_coins
     coins = [
-        int(address(depth, Purpose.TEST, draw)) for depth, width in enumerate(tree.candidates) for draw in range(num_coins(width))
+        int(address(depth, Purpose.TEST, draw))
+        for depth, width in enumerate(tree.candidates)
+        for draw in range(num_coins(width))
     ]
     return drafts + coins + [int(address(tree.depth, Purpose.TARGET, draw)) for draw in range(2)]

@@ -16,8 +16,9 @@ from tppsd.sampling.tree import Tree
 
 
 class Walk(NamedTuple):
-    """Fields: nodes int64 (rows, depth), one per level, any from where a row's walk ended; num_picked int64 (rows,), how many of
-    them it led to; steps, of all rows alike: where a row's walk has ended, its candidates have infinite odds."""
+    """Fields: nodes int64 (rows, depth), one per level, any from where a row's walk ended; num_picked int64 (rows,),
+    how many of them it led to; steps, of all rows alike: where a row's walk has ended, its candidates have infinite
+    odds."""
 
     nodes: Tensor
     num_picked: Tensor
@@ -29,7 +30,8 @@ class TreeWalk:
     """By a rule for several candidates per step.
 
     Attributes:
-        parents: int64 (num_nodes,), where among the target's laws that of each node is; widths: int64 (depth,), candidates.
+        parents: int64 (num_nodes,), where among the target's laws that of each node is; widths: int64 (depth,),
+            candidates.
     """
 
     tree: Tree
@@ -65,7 +67,9 @@ class TreeWalk:
             first = self.tree.first_child(depth, reached)
             own = ratios.gather(1, first.unsqueeze(1) + torch.arange(num_children, device=first.device))
             own = torch.where(is_walking.unsqueeze(1), own, torch.inf)
-            siblings = Siblings(everyone, torch.full_like(everyone, depth), own, (laws, reached + 1), (draft.laws, first))
+            siblings = Siblings(
+                everyone, torch.full_like(everyone, depth), own, (laws, reached + 1), (draft.laws, first)
+            )
             own_coins = coins[:, self._coins(depth)].flatten(1)
             steps.append(Step(siblings, own_coins, self.rule.pick(siblings, own_coins)))
             is_walking = is_walking & (steps[-1].picked < num_children)

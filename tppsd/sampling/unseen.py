@@ -73,4 +73,6 @@ class Unseen:
 
 def behind(tokens: EventTokens, num: Tensor, newest: EventTokens) -> EventTokens:
     """Tokens (rows, n + 1) with `newest` (rows, 1) after the first `num` (rows,) of each row."""
-    return tokens.map(lambda old, new: torch.cat([old, torch.zeros_like(new)], 1).scatter(1, num.unsqueeze(1), new), newest)
+    return tokens.map(
+        lambda old, new: torch.cat([old, torch.zeros_like(new)], 1).scatter(1, num.unsqueeze(1), new), newest
+    )

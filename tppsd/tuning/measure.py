@@ -23,8 +23,8 @@ _FEWEST_TESTS = 30  # of a depth, to be believed
 
 
 def pass_seconds(model: EventModel, batch_size: int, length: int, **passes: Any) -> Callable[[int], float]:
-    """Tokens per row -> median seconds of one pass (SamplingOptions.passes) and its laws, after `length` cached events; straight
-    lines in between."""
+    """Tokens per row -> median seconds of one pass (SamplingOptions.passes) and its laws, after `length` cached events;
+    straight lines in between."""
     seconds = []
     with reading(model, **passes), torch.inference_mode():
         cache = model.new_cache(batch_size, length + max(_NUM_TOKENS))
@@ -60,7 +60,9 @@ def acceptance(pilots: list[SamplingStats]) -> Acceptance:
     """From samples of PILOTS, in their order."""
     chain, *trees = pilots
     tested = chain.rank_counts.sum(1)
-    by_depth = [p for p, n in zip(chain.acceptance_by_depth.tolist(), tested.tolist(), strict=True) if n >= _FEWEST_TESTS]
+    by_depth = [
+        p for p, n in zip(chain.acceptance_by_depth.tolist(), tested.tolist(), strict=True) if n >= _FEWEST_TESTS
+    ]
     by_depth = by_depth or [chain.step_acceptance]
     rejection = {1: 1.0}
     for stats in trees:
@@ -72,9 +74,14 @@ def acceptance(pilots: list[SamplingStats]) -> Acceptance:
     return Acceptance(tuple(by_depth), rejection)
 
 
-def costs(target: EventModel, draft: Any, batch_size: int, length: int, pilots: list[SamplingStats], **passes: Any) -> Costs:
-    """Passes are timed alone; what else a round costs is what is left of the pilots' rounds, with a line through the trees'."""
-    of_draft = pass_seconds(draft, batch_size, length, **passes) if isinstance(draft, EventModel) else lambda num_tokens: 0.0
+def costs(
+    target: EventModel, draft: Any, batch_size: int, length: int, pilots: list[SamplingStats], **passes: Any
+) -> Costs:
+    """Passes are timed alone; what else a round costs is what is left of the pilots' rounds, with a line through the
+    trees'."""
+    of_draft = (
+        pass_seconds(draft, batch_size, length, **passes) if isinstance(draft, EventModel) else lambda num_tokens: 0.0
+    )
     found = Costs(pass_seconds(target, batch_size, length, **passes), of_draft, 0.0, 0.0, 0.0)
     rounds = [stats.seconds / stats.num_target_passes for stats in pilots]
     rest = [seconds - found.passes(tree) for seconds, tree in zip(rounds, PILOTS, strict=True)]

@@ -18,14 +18,16 @@ class Acceptance:
 
     Attributes:
         by_depth: of one candidate, at depths 0, 1, ...; the last one stands for all deeper ones.
-        rejection: K -> P(all K candidates are rejected) / P(one candidate is rejected), averaged over depths; 1 at K = 1.
+        rejection: K -> P(all K candidates are rejected) / P(one candidate is rejected), averaged over depths; 1 at K =
+            1.
     """
 
     by_depth: tuple[float, ...]
     rejection: dict[int, float]
 
     def at(self, depth: int, num_candidates: int) -> float:
-        """Between measured K, log K and the logarithm of the ratio are interpolated linearly; beyond, the last ratio stands."""
+        """Between measured K, log K and the logarithm of the ratio are interpolated linearly; beyond, the last ratio
+        stands."""
         known = sorted(self.rejection)
         below = max(k for k in known if k <= num_candidates)
         above = min((k for k in known if k >= num_candidates), default=below)
@@ -51,9 +53,11 @@ class Costs:
     """Seconds of the parts of a round.
 
     Attributes:
-        target, draft: tokens per row -> seconds of a pass, at the batch size in question; a drafter without a model costs 0.
+        target, draft: tokens per row -> seconds of a pass, at the batch size in question; a drafter without a model
+            costs 0.
         chain, tree: all else in a round; tree_step: of judging one depth of a tree, on top.
-        share: what passes take within a round of a chain, of what they take one by one; below 1 where rounds are one call.
+        share: what passes take within a round of a chain, of what they take one by one; below 1 where rounds are one
+            call.
     """
 
     target: Callable[[int], float]

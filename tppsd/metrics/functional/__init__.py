@@ -1,4 +1,5 @@
-"""The formulas, as plain functions of tensors. No torchmetrics, no Lightning; scipy only where a p-value is asked for."""
+"""The formulas, as plain functions of tensors. No torchmetrics, no Lightning; scipy only where a p-value is asked
+for."""
 
 from tppsd.metrics.functional.acceptance import (
     acceptance_by_position,
@@ -7,7 +8,12 @@ from tppsd.metrics.functional.acceptance import (
     optimal_acceptance,
     step_acceptance,
 )
-from tppsd.metrics.functional.calibration import PITCalibration, confidence_bins, expected_calibration_error, pit_calibration
+from tppsd.metrics.functional.calibration import (
+    PITCalibration,
+    confidence_bins,
+    expected_calibration_error,
+    pit_calibration,
+)
 from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlation
 from tppsd.metrics.functional.forecast import marginal_mark_probs, mark_accuracy, quantiles, rmse
 from tppsd.metrics.functional.independence import IndependenceResult, lag1_independence, pair_independence
@@ -21,7 +27,13 @@ from tppsd.metrics.functional.likelihood import (
 )
 from tppsd.metrics.functional.overlap import Overlap, overlap, stratified_inter_times
 from tppsd.metrics.functional.own_law import law_residuals, own_law_residuals
-from tppsd.metrics.functional.permutation import PermutationResult, event_counts, mark_totals, permutation_test, time_counts
+from tppsd.metrics.functional.permutation import (
+    PermutationResult,
+    event_counts,
+    mark_totals,
+    permutation_test,
+    time_counts,
+)
 from tppsd.metrics.functional.scoring import crps
 from tppsd.metrics.functional.time_rescaling import (
     KSResult,

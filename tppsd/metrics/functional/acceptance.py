@@ -1,7 +1,8 @@
 """Acceptance statistics, all derived from `accepted_counts`.
 
 `accepted_counts[d, a]` is the number of rounds that drafted a chain of d events and accepted the first a of them, int64
-(max_draft_length + 1, max_draft_length + 1). A round ends with one more event, from the adjusted law or the target's. (Of a tree
+(max_draft_length + 1, max_draft_length + 1). A round ends with one more event, from the adjusted law or the target's.
+(Of a tree
 d and a are depths, so that rates per step are right and those per drafted event are not: see SamplingStats.)
 """
 
@@ -34,13 +35,15 @@ def acceptance_rate(accepted_counts: Tensor) -> float:
 
 
 def step_acceptance(accepted_counts: Tensor) -> float:
-    """num_accepted / num_tested, num_tested = sum min(accepted + 1, drafted): what compares with 1 - TV; NaN without drafts."""
+    """num_accepted / num_tested, num_tested = sum min(accepted + 1, drafted): what compares with 1 - TV; NaN without
+    drafts."""
     counts, drafted, accepted = _drafted_accepted(accepted_counts)
     return float((counts * accepted).sum() / (counts * torch.minimum(accepted + 1, drafted)).sum())
 
 
 def events_per_round(accepted_counts: Tensor) -> float:
-    """sum (accepted + 1) / num_rounds, before events beyond `t_end` are cut off: events per target pass; NaN without rounds."""
+    """sum (accepted + 1) / num_rounds, before events beyond `t_end` are cut off: events per target pass; NaN without
+    rounds."""
     counts, _, accepted = _drafted_accepted(accepted_counts)
     return float((counts * (accepted + 1)).sum() / counts.sum())
 
@@ -61,15 +64,18 @@ def acceptance_by_position(accepted_counts: Tensor) -> Tensor:
 def optimal_acceptance(target_masses: Tensor, draft_masses: Tensor, num_candidates: int) -> float:
     """The largest probability with which any exact rule can accept one of K i.i.d. candidates.
 
-    min over sets H of 1 + target(H) - draft(H)^K: by max-flow min-cut (Strassen) the best coupling of X ~ target with K draws
-    from the draft has P(X among them) = 1 - max over G of [target(G) - P(some draw is in G)], and H is the complement of G. The
-    minimum is attained where target / draft lies below a level (Neyman-Pearson). K = 1 gives 1 - TV.
+    min over sets H of 1 + target(H) - draft(H)^K: by max-flow min-cut (Strassen) the best coupling of X ~ target with K
+    draws from the draft has P(X among them) = 1 - max over G of [target(G) - P(some draw is in G)], and H is the
+    complement of G. The minimum is attained where target / draft lies below a level (Neyman-Pearson). K = 1 gives 1 -
+    TV.
 
     Args:
-        target_masses, draft_masses: probabilities of the same cells, (cells,); for densities, of cells so small that the ratio
-            hardly varies within one.
+        target_masses, draft_masses: probabilities of the same cells, (cells,); for densities, of cells so small that
+            the ratio hardly varies within one.
         num_candidates: K.
     """
     order = (target_masses.double() / draft_masses.double().clamp_min(1e-300)).argsort()
-    target, draft = (torch.cat([m.new_zeros(1), m[order].cumsum(0)]) for m in (target_masses.double(), draft_masses.double()))
+    target, draft = (
+        torch.cat([m.new_zeros(1), m[order].cumsum(0)]) for m in (target_masses.double(), draft_masses.double())
+    )
     return float((1 + target - draft**num_candidates).min())

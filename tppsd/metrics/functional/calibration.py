@@ -27,8 +27,9 @@ def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
     A hump in the middle says that the law is too wide, a valley too narrow, a slope too early or too late.
 
     Args:
-        uniforms: (num_events,) in [0, 1]: G(tau_i | h_{i-1}). On windows that end before the next event long inter-times are
-            missing, so take 1 - exp(-gap) of the gaps of `carry_over` instead, which the right law makes uniform.
+        uniforms: (num_events,) in [0, 1]: G(tau_i | h_{i-1}). On windows that end before the next event long
+            inter-times are missing, so take 1 - exp(-gap) of the gaps of `carry_over` instead, which the right law
+            makes uniform.
         num_bins: B.
     Source: Gneiting, Balabdaoui and Raftery, J. R. Stat. Soc. B 69 (2007).
     """
@@ -42,7 +43,8 @@ def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
 def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Tensor:
     """Events by the probability p_i of their most probable mark, in B bins of equal width, float64 (3, num_bins).
 
-        rows: n_b = #{i in b}, sum_{i in b} p_i, sum_{i in b} 1{k_i is the most probable mark};  i in b: (b-1)/B <= p_i < b/B
+        rows: n_b = #{i in b}, sum_{i in b} p_i, sum_{i in b} 1{k_i is the most probable mark};  i in b: (b-1)/B <= p_i
+            < b/B
 
     Args:
         mark_probs: (num_events, num_marks); marks: int64 (num_events,); num_bins: B.
@@ -56,7 +58,8 @@ def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Te
 def expected_calibration_error(bins: Tensor) -> Tensor:
     """ECE = sum_b n_b / n |accuracy_b - mean confidence_b|, float64 () in [0, 1]; NaN without events.
 
-    0 for calibrated probabilities of infinitely many events; for n events it is positive by chance, of order sqrt(B / n).
+    0 for calibrated probabilities of infinitely many events; for n events it is positive by chance, of order sqrt(B /
+    n).
 
     Args:
         bins: sums of `confidence_bins`, (3, num_bins).

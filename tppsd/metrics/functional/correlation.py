@@ -29,8 +29,8 @@ def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1C
 
     The standard error resamples whole sequences with replacement (events within one depend on each other). The zero
     inter-time of a given first event is left out. Windows censor long intervals, so compare only samples from windows
-    of the same length. Both are NaN where no sequence has two scored events or inter-times do not vary, the standard error also
-    where only one has.
+    of the same length. Both are NaN where no sequence has two scored events or inter-times do not vary, the standard
+    error also where only one has.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8 (clusters).
     """

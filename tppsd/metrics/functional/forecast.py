@@ -16,9 +16,9 @@ _CHUNK = 2**17  # components x nodes of a block of events
 def rmse(forecasts: Tensor, inter_times: Tensor) -> Tensor:
     """sqrt(mean_i (forecast_i - tau_i)^2), float64 (), in the data's unit of time; NaN without events.
 
-    The mean of the law minimises the expected square, so it is the forecast to score (`law.inter_time.mean`). But the mean of a
-    log-normal is exp(a + s^2 / 2): one wide component of tiny weight, which costs no likelihood, makes it absurd or infinite,
-    and this figure with it. The median (`quantiles` at 0.5) is immune; report both.
+    The mean of the law minimises the expected square, so it is the forecast to score (`law.inter_time.mean`). But the
+    mean of a log-normal is exp(a + s^2 / 2): one wide component of tiny weight, which costs no likelihood, makes it
+    absurd or infinite, and this figure with it. The median (`quantiles` at 0.5) is immune; report both.
 
     Args:
         forecasts, inter_times: (num_events,).
@@ -30,9 +30,9 @@ def rmse(forecasts: Tensor, inter_times: Tensor) -> Tensor:
 def quantiles(law: LogNormalMixture, levels: Tensor, num_bisections: int = 40) -> Tensor:
     """tau with G(tau) = level, float64 (num_levels, *batch), by bisection on G in log tau.
 
-    For central levels (0.01 to 0.99), and ten times cheaper there than `LogNormalMixture.icdf`, which is accurate in both tails
-    at any depth. Each bisection halves the error of log tau, which starts below the distance between the components' own
-    quantiles; 40 leave 1e-12 of it, or the rounding of the dtype of the law's parameters.
+    For central levels (0.01 to 0.99), and ten times cheaper there than `LogNormalMixture.icdf`, which is accurate in
+    both tails at any depth. Each bisection halves the error of log tau, which starts below the distance between the
+    components' own quantiles; 40 leave 1e-12 of it, or the rounding of the dtype of the law's parameters.
 
     Args:
         law: not truncated.
@@ -53,11 +53,12 @@ def quantiles(law: LogNormalMixture, levels: Tensor, num_bisections: int = 40) -
 def marginal_mark_probs(law: NextEventLaw, num_nodes: int = 16) -> Tensor:
     """Probability of each mark of the next event, whenever it comes, (num_events, num_marks).
 
-        P(k | h) = integral g(tau | h) f(k | h, tau) dtau  ~  1/n sum_i f(k | h, tau_i),  G(tau_i) = (i - 1/2) / n,  i = 1..n
+        P(k | h) = integral g(tau | h) f(k | h, tau) dtau  ~  1/n sum_i f(k | h, tau_i),  G(tau_i) = (i - 1/2) / n,  i =
+        1..n
 
-    The error is at most V_k / (2 n), with V_k the total variation of f(k | h, tau) over tau (at most 1 where it is monotone),
-    and of order 1/n^2 where f is smooth in G (2e-3 at most over 1,000 random mixtures of 32 components with marks whose logits
-    move by 4 over tau); none at all if marks do not depend on tau.
+    The error is at most V_k / (2 n), with V_k the total variation of f(k | h, tau) over tau (at most 1 where it is
+    monotone), and of order 1/n^2 where f is smooth in G (2e-3 at most over 1,000 random mixtures of 32 components with
+    marks whose logits move by 4 over tau); none at all if marks do not depend on tau.
 
     Args:
         law: of batch shape (num_events,), not truncated.
@@ -78,8 +79,8 @@ def mark_accuracy(mark_probs: Tensor, marks: Tensor) -> Tensor:
         accuracy = mean_i 1{k_i = argmax_k P_i(k)}
 
     Args:
-        mark_probs: (num_events, num_marks), probabilities or their logarithms: f(k | h, tau) at the true tau, if the time is
-            known when the mark is forecast, or `marginal_mark_probs`, if it is not. Say which.
+        mark_probs: (num_events, num_marks), probabilities or their logarithms: f(k | h, tau) at the true tau, if the
+            time is known when the mark is forecast, or `marginal_mark_probs`, if it is not. Say which.
         marks: int64 (num_events,).
     Source: EasyTPP (Xue et al., ICLR 2024).
     """
@@ -89,5 +90,7 @@ def mark_accuracy(mark_probs: Tensor, marks: Tensor) -> Tensor:
 def untruncated(law: LogNormalMixture) -> LogNormalMixture:
     """The law itself, after a check."""
     if law.elapsed is not None:
-        raise ValueError("the law is truncated (the time since the last event is known); forecasts are scored on whole laws")
+        raise ValueError(
+            "the law is truncated (the time since the last event is known); forecasts are scored on whole laws"
+        )
     return law

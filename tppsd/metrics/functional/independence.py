@@ -23,13 +23,14 @@ def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult
 
         X2 = sum_ab (n_ab - n_a. n_.b / n)^2 / (n_a. n_.b / n)  ~  chi-square with (m - 1)^2 degrees of freedom
 
-    Successive pairs overlap. With the expected counts taken from the margins, X2 has the limit of a table of independent
-    pairs all the same: it tests order 0 against order 1 of a Markov chain. Source: Anderson and Goodman, Ann. Math. Stat.
-    28 (1957).
+    Successive pairs overlap. With the expected counts taken from the margins, X2 has the limit of a table of
+    independent
+    pairs all the same: it tests order 0 against order 1 of a Markov chain. Source: Anderson and Goodman, Ann. Math.
+    Stat. 28 (1957).
 
     Args:
-        uniforms: (num_events,) in [0, 1], i.i.d. under the null hypothesis: 1 - exp(-gap) of the gaps of `carry_over`, or
-            mark PITs in the order of index.
+        uniforms: (num_events,) in [0, 1], i.i.d. under the null hypothesis: 1 - exp(-gap) of the gaps of `carry_over`,
+            or mark PITs in the order of index.
         num_bins: m.
     Raises:
         ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide; a value that is not in [0, 1].
@@ -44,7 +45,9 @@ def pair_independence(first: Tensor, second: Tensor, num_bins: int = 8) -> Indep
     """
     num_pairs = first.numel()
     if num_pairs < 5 * num_bins**2:
-        raise ValueError(f"{num_pairs} pairs are too few for a {num_bins} x {num_bins} grid; it needs at least {5 * num_bins**2}")
+        raise ValueError(
+            f"{num_pairs} pairs are too few for a {num_bins} x {num_bins} grid; it needs at least {5 * num_bins**2}"
+        )
     pairs = torch.stack([first, second]).detach().double().cpu()
     if not ((pairs >= 0) & (pairs <= 1)).all():
         wrong = pairs[~((pairs >= 0) & (pairs <= 1))][0].item()

@@ -50,8 +50,8 @@ def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
 def nll_by_time(
     nll: Callable[[Sequence[EventSequence]], float], sequences: Sequence[EventSequence], edges: Sequence[float]
 ) -> list[float]:
-    """NLL per event of each stretch of the window, given all before it: from the window's start to edges[0], from there to
-    edges[1] and so on (`window` convention).
+    """NLL per event of each stretch of the window, given all before it: from the window's start to edges[0], from there
+    to edges[1] and so on (`window` convention).
 
     log L of a stretch is that of the window until its end minus that of the window until its start.
 
@@ -80,8 +80,8 @@ def nll_by_time(
 
 
 def history_share(nll: float, renewal_nll: float, true_nll: float) -> float:
-    """(renewal - model) / (renewal - truth): 0 for the best model without a history, 1 for the true process, NaN where the
-    history is worth less than 0.01 nats per event."""
+    """(renewal - model) / (renewal - truth): 0 for the best model without a history, 1 for the true process, NaN where
+    the history is worth less than 0.01 nats per event."""
     worth = renewal_nll - true_nll
     return math.nan if worth < _MIN_HISTORY_WORTH else (renewal_nll - nll) / worth
 
@@ -90,7 +90,8 @@ def likelihood_discrepancy(first: Tensor, second: Tensor) -> float:
     """|mean_s L_s over `first` - mean_s L_s over `second`|, nats per sequence.
 
     Args:
-        first, second: (num_sequences,), log-likelihoods of two samples under one model (or of one sample under two models).
+        first, second: (num_sequences,), log-likelihoods of two samples under one model (or of one sample under two
+            models).
     Source: TPP-SD (arXiv 2507.09252), section 5.1.
     """
     return float((first.double().mean() - second.double().mean()).abs())

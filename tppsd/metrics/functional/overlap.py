@@ -1,4 +1,5 @@
-"""How much two laws of the next event have in common: Kullback-Leibler divergence and total variation, with gradients."""
+"""How much two laws of the next event have in common: Kullback-Leibler divergence and total variation, with
+gradients."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from tppsd.models.mixture import LogNormalMixture
 class Overlap(NamedTuple):
     """Estimates per context, each (*batch,).
 
-    Fields: kl: KL(target || draft) in nats; acceptance: 1 - TV(target, draft), the probability that the `joint` rule accepts an
-    event drafted in this context.
+    Fields: kl: KL(target || draft) in nats; acceptance: 1 - TV(target, draft), the probability that the `joint` rule
+    accepts an event drafted in this context.
     """
 
     kl: Tensor
@@ -52,9 +53,9 @@ def overlap(target: NextEventLaw, draft: NextEventLaw, uniforms: Tensor) -> Over
 def stratified_inter_times(law: LogNormalMixture, uniforms: Tensor) -> Tensor:
     """Inter-times of a law without truncation, float64 (*batch, num_draws), each marginally of the law.
 
-    Level (s + u_s) / S of draw s picks the component by inversion of the cumulative weights, components in the order of their
-    means, and what the level leaves within the component's share is the probability of its quantile: strata of near components
-    are near in log tau, and each component's share is spread over it.
+    Level (s + u_s) / S of draw s picks the component by inversion of the cumulative weights, components in the order of
+    their means, and what the level leaves within the component's share is the probability of its quantile: strata of
+    near components are near in log tau, and each component's share is spread over it.
 
     Args:
         law: batch shape (*batch,).

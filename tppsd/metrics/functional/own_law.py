@@ -34,23 +34,24 @@ def own_law_residuals(
     observed_until: Sequence[float | None] | None = None,
     seed: int = 0,
 ) -> list[SequenceResiduals]:
-    """Time-rescaling residuals and randomised mark PITs of `sequences` under `model`, by full float64 passes without a cache.
+    """Time-rescaling residuals and randomised mark PITs of `sequences` under `model`, by full float64 passes without a
+    cache.
 
         z_i = -log S(tau_i | h_{i-1}),  leftover = -log S(t_end - t_N | h_N)
         u_i = F(k_i - 1 | h_{i-1}, tau_i) + v_i f(k_i | h_{i-1}, tau_i),  v_i ~ U(0, 1)
 
-    With `observed_until` = w > t_n of the last given event n, the next interval is known to exceed w - t_n: its residual
-    (or the leftover, if no event follows) gains log S(w - t_n | h_n). Everything is read off the sequences themselves,
-    so a sampler with a wrong cache cannot certify itself. A sequence without `t_end` ended by its number of events and
-    has no leftover.
+    With `observed_until` = w > t_n of the last given event n, the next interval is known to exceed w - t_n: its
+    residual (or the leftover, if no event follows) gains log S(w - t_n | h_n). Everything is read off the sequences
+    themselves, so a sampler with a wrong cache cannot certify itself. A sequence without `t_end` ended by its number of
+    events and has no leftover.
 
     Args:
         model: a module (copied to float64) or a callable; EventBatch -> law of batch shape (batch, length + 1).
         sequences: whole sequences, history first, with distinct `index`.
         num_given: per sequence, number of leading events that are not scored, the given first event included;
             default: the given first event, where there is one.
-        observed_until: per sequence, the time up to which the given part was observed; None or a None entry: its last event
-            (the window's start where nothing is given).
+        observed_until: per sequence, the time up to which the given part was observed; None or a None entry: its last
+            event (the window's start where nothing is given).
         seed: of the v_i, which depend on (seed, index) only.
 
     Returns:
@@ -68,15 +69,17 @@ def own_law_residuals(
 
 
 def law_residuals(law: NextEventLaw, batch: EventBatch) -> list[SequenceResiduals]:
-    """Time-rescaling residuals of a batch of whole sequences, without marks, under laws that are at hand: z_i and leftover of
-    `own_law_residuals`, computed in float64 from the parameters of `law`, of batch shape (batch, length + 1)."""
+    """Time-rescaling residuals of a batch of whole sequences, without marks, under laws that are at hand: z_i and
+    leftover of `own_law_residuals`, computed in float64 from the parameters of `law`, of batch shape (batch, length +
+    1)."""
     _, compensators = _compensators(law.inter_time.double(), batch)
     rows = zip(batch.index.tolist(), compensators.cpu(), batch.lengths.tolist(), strict=True)
     return [SequenceResiduals(index, row[:length], float(row[length])) for index, row, length in rows]
 
 
 def _compensators(law: LogNormalMixture, batch: EventBatch) -> tuple[Tensor, Tensor]:
-    """tau_i and -log S(tau_i | h_{i-1}), both (batch, length + 1); entry N of a row is for its interval from t_N to t_end."""
+    """tau_i and -log S(tau_i | h_{i-1}), both (batch, length + 1); entry N of a row is for its interval from t_N to
+    t_end."""
     silence = (batch.t_end - batch.last_times).unsqueeze(1)
     intervals = torch.cat([batch.inter_times, torch.ones_like(silence)], 1)
     intervals = intervals.scatter(1, batch.lengths.unsqueeze(1), silence)
@@ -91,13 +94,17 @@ def _rows(
         if values is not None and len(values) != len(sequences):
             raise ValueError(f"{name} has {len(values)} entries for {len(sequences)} sequences; it needs one for each")
     if len({sequence.index for sequence in sequences}) != len(sequences):
-        raise ValueError("two sequences have the same index; own-law residuals need distinct ones to order and randomise by")
+        raise ValueError(
+            "two sequences have the same index; own-law residuals need distinct ones to order and randomise by"
+        )
     rows = []
     for i, sequence in enumerate(sequences):
         fewest = int(sequence.first_is_given)
         given = int(num_given[i]) if num_given is not None else fewest
         if not fewest <= given <= len(sequence):
-            raise ValueError(f"sequence {sequence.index}: num_given = {given} must lie between {fewest} and {len(sequence)}")
+            raise ValueError(
+                f"sequence {sequence.index}: num_given = {given} must lie between {fewest} and {len(sequence)}"
+            )
         last_given = float(sequence.event_times[given - 1]) if given else sequence.window_start
         until = observed_until[i] if observed_until is not None else None
         elapsed = 0.0 if until is None else float(until) - last_given

@@ -30,13 +30,16 @@ def mark_totals(sequences: Sequence[EventSequence], num_marks: int) -> Tensor:
     """Number of scored events of each sequence and mark, float64 (num_sequences, num_marks)."""
     for sequence in sequences:
         if len(sequence) and int(sequence.marks.max()) >= num_marks:
-            raise ValueError(f"sequence {sequence.index}: has mark {int(sequence.marks.max())}; marks are 0..{num_marks - 1}")
+            raise ValueError(
+                f"sequence {sequence.index}: has mark {int(sequence.marks.max())}; marks are 0..{num_marks - 1}"
+            )
     totals = [torch.bincount(s.marks[int(s.first_is_given) :], minlength=num_marks) for s in sequences]
     return torch.stack(totals).double() if totals else torch.zeros(0, num_marks, dtype=torch.float64)
 
 
 def time_counts(sequences: Sequence[EventSequence], edges: Tensor) -> Tensor:
-    """Number of scored events of each sequence in each bin (edges[b], edges[b + 1]], float64 (num_sequences, len(edges) - 1)."""
+    """Number of scored events of each sequence in each bin (edges[b], edges[b + 1]], float64 (num_sequences, len(edges)
+    - 1)."""
     edges = edges.double()
     ends = [torch.searchsorted(s.event_times[int(s.first_is_given) :], edges, right=True) for s in sequences]
     return torch.stack(ends).double().diff(dim=1) if ends else edges.new_zeros(0, len(edges) - 1)
@@ -45,14 +48,16 @@ def time_counts(sequences: Sequence[EventSequence], edges: Tensor) -> Tensor:
 def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999, seed: int = 0) -> PermutationResult:
     """Do the rows of `first` and of `second` come from one law?
 
-        statistic = sum over columns of (1/n) sum_i (F_first(x_i) - F_second(x_i))^2   (Cramer-von Mises, x = pooled values)
-        p = (1 + #{permuted statistic >= observed}) / (1 + num_permutations)
+        statistic = sum over columns of (1/n) sum_i (F_first(x_i) - F_second(x_i))^2   (Cramer-von Mises, x = pooled
+        values) p = (1 + #{permuted statistic >= observed}) / (1 + num_permutations)
 
     It sees differences in spread and shape, not only in mean, and each column counts alike whatever its scale.
-    The p-value is valid at any sample size, if rows are independent and the two samples were drawn with different seeds.
+    The p-value is valid at any sample size, if rows are independent and the two samples were drawn with different
+    seeds.
 
     Args:
-        first, second: (num_sequences,) or (num_sequences, num_columns): one statistic per sequence, such as `event_counts`.
+        first, second: (num_sequences,) or (num_sequences, num_columns): one statistic per sequence, such as
+            `event_counts`.
     Source: Anderson, Ann. Math. Stat. 33 (1962); Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) for the +1.
     """
     samples = [(x if x.dim() == 2 else x.unsqueeze(1)).detach().double().cpu() for x in (first, second)]

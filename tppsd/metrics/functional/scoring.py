@@ -21,9 +21,11 @@ def crps(law: LogNormalMixture, inter_times: Tensor) -> Tensor:
         E min(X, X') = 2 sum_ml w_m w_l exp(a_m + s_m^2 / 2) Phi((a_l - a_m - s_m^2) / sqrt(s_m^2 + s_l^2))
         E (tau - X)_+ = sum_m w_m [tau Phi(z_m) - exp(a_m + s_m^2 / 2) Phi(z_m - s_m)],  z_m = (log tau - a_m) / s_m
 
-    with a_m, s_m mean and standard deviation of log X in component m. Unlike the usual E|X - tau| - E|X - X'| / 2 it needs no
-    mean, which a heavy tail makes huge: errors stay near 1e-14 of max(tau, E min). A component so wide that E min(X, X') is
-    huge does make the score huge. Lower is better. Time grows with num_components^2; blocks of events bound the memory.
+    with a_m, s_m mean and standard deviation of log X in component m. Unlike the usual E|X - tau| - E|X - X'| / 2 it
+    needs no
+    mean, which a heavy tail makes huge: errors stay near 1e-14 of max(tau, E min). A component so wide that E min(X,
+    X') is huge does make the score huge. Lower is better. Time grows with num_components^2; blocks of events bound the
+    memory.
 
     Args:
         law: of batch shape (num_events,), not truncated.
@@ -48,10 +50,14 @@ def _components(law: LogNormalMixture) -> tuple[Tensor, Tensor, Tensor]:
 def _expected_minimum(log_weights: Tensor, a: Tensor, s: Tensor) -> Tensor:
     """E min(X, X'), (num_events,)."""
     variances = s * s
-    per_spread = torch.rsqrt(variances.unsqueeze(-1) + variances.unsqueeze(-2))  # (num_events, num_components, num_components)
+    per_spread = torch.rsqrt(
+        variances.unsqueeze(-1) + variances.unsqueeze(-2)
+    )  # (num_events, num_components, num_components)
     z = (a.unsqueeze(-2) - (a + variances).unsqueeze(-1)) * per_spread
     log_means = log_weights + a + 0.5 * variances
-    if not log_means.numel() or log_means.max() < _LARGE:  # the fast way: where erfc underflows, the product does not matter
+    if (
+        not log_means.numel() or log_means.max() < _LARGE
+    ):  # the fast way: where erfc underflows, the product does not matter
         smaller = 0.5 * torch.erfc(z * -math.sqrt(0.5))
         return 2 * (log_means.exp() * (smaller @ log_weights.exp().unsqueeze(-1)).squeeze(-1)).sum(-1)
     log_terms = log_means.unsqueeze(-1) + log_weights.unsqueeze(-2) + torch.special.log_ndtr(z)

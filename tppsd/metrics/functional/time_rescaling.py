@@ -23,8 +23,8 @@ class SequenceResiduals:
     Attributes:
         index: place of the sequence in its data set or request; it fixes the order of concatenation.
         gaps: float64 (num_events,), Lambda(t_i) - Lambda(t_{i-1}) of every scored event, without unit.
-        leftover: Lambda(t_end) - Lambda(t_N), the whole compensator if there is no event, 0 if the sequence ended by its
-            number of events.
+        leftover: Lambda(t_end) - Lambda(t_N), the whole compensator if there is no event, 0 if the sequence ended by
+            its number of events.
         mark_uniforms: float64 (num_events,), randomised PITs of the marks; empty where the marks are not tested.
         expected_times: float64 (num_events + 1,), E[log tau] of every scored interval, that of the leftover included.
         expected_marks: float64 (num_events,), the mean of the mark's number given its history and inter-time.
@@ -76,9 +76,9 @@ def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
 def carried_forecasts(residuals: Iterable[SequenceResiduals]) -> Tensor:
     """The law's E[log tau] when each gap of `carry_over` began, float64 (num_events,).
 
-    Under the right law a gap is Exp(1) whatever was known at its beginning, so it does not depend on this forecast; a sampler
-    that looked at another history shows here first. A gap that was carried over began in an earlier sequence: its forecast is
-    that one's (the later one would tell that the gap was cut, and long gaps are cut more often).
+    Under the right law a gap is Exp(1) whatever was known at its beginning, so it does not depend on this forecast; a
+    sampler that looked at another history shows here first. A gap that was carried over began in an earlier sequence:
+    its forecast is that one's (the later one would tell that the gap was cut, and long gaps are cut more often).
     """
     forecasts, pending = [], None
     for row in sorted(residuals, key=lambda row: row.index):

@@ -14,18 +14,22 @@ HYPRO_COSTS = (0.05, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
 def transport_distance(first: EventSequence, second: EventSequence, costs: Sequence[float] = HYPRO_COSTS) -> Tensor:
-    """Cheapest way to turn the events of `first` into those of `second`, for each cost of a deletion, float64 (num_costs,).
+    """Cheapest way to turn the events of `first` into those of `second`, for each cost of a deletion, float64
+    (num_costs,).
 
         OTD_c = sum over marks of min over alignments of [c * #{events not aligned} + sum over aligned pairs |t - t'|]
 
-    Deleting and inserting cost c each, so that no pair further apart than 2 c is aligned. Events of different marks are never
-    aligned. Within a mark an optimal alignment keeps the order of time, so the minimum is exact (dynamic programme, O(n m)).
+    Deleting and inserting cost c each, so that no pair further apart than 2 c is aligned. Events of different marks are
+    never aligned. Within a mark an optimal alignment keeps the order of time, so the minimum is exact (dynamic
+    programme, O(n m)).
 
     Args:
-        first, second: the sequences, without a history that they share; a given first event belongs to it and is left out.
-        costs: c, in the data's unit of time, as the distance is. The default are HYPRO's, meant for its data: with another unit
-            of time choose others.
-    Source: Mei, Qin and Eisner, "Imputing missing events in continuous-time event streams" (ICML 2019); averaged over several
+        first, second: the sequences, without a history that they share; a given first event belongs to it and is left
+            out.
+        costs: c, in the data's unit of time, as the distance is. The default are HYPRO's, meant for its data: with
+            another unit of time choose others.
+    Source: Mei, Qin and Eisner, "Imputing missing events in continuous-time event streams" (ICML 2019); averaged over
+        several
     costs: HYPRO (Xue et al., NeurIPS 2022).
     """
     prices = torch.tensor(costs, dtype=torch.float64)
@@ -41,8 +45,8 @@ def transport_distance(first: EventSequence, second: EventSequence, costs: Seque
 def _alignment_costs(sources: list[Tensor], targets: list[Tensor], prices: Tensor) -> Tensor:
     """Cheapest alignments (num_problems, num_costs) of sorted times with sorted times.
 
-    cost[i, j] of the first i and the first j events = min(cost[i-1, j] + c, cost[i, j-1] + c, cost[i-1, j-1] + |t_i - t'_j|),
-    by anti-diagonals i + j = 1, 2, ...: all of one are computed at once, for all problems and costs.
+    cost[i, j] of the first i and the first j events = min(cost[i-1, j] + c, cost[i, j-1] + c, cost[i-1, j-1] + |t_i -
+    t'_j|), by anti-diagonals i + j = 1, 2, ...: all of one are computed at once, for all problems and costs.
     """
     if not sources:
         return prices.new_zeros(0, len(prices))
@@ -56,7 +60,9 @@ def _alignment_costs(sources: list[Tensor], targets: list[Tensor], prices: Tenso
     for diagonal in range(1, int(lengths.sum(1).max()) + 1):
         following = current + prices  # insert
         following[:, 1:] = torch.minimum(following[:, 1:], current[:, :-1] + prices)  # delete
-        if other.shape[1]:  # move; where j is not in 1..m, `before` is unreachable or the entry is not part of a solution
+        if other.shape[
+            1
+        ]:  # move; where j is not in 1..m, `before` is unreachable or the entry is not part of a solution
             j = (diagonal - i).clamp(1, other.shape[1])
             moved = before[:, :-1] + (t - other[:, j - 1]).abs().unsqueeze(-1)
             following[:, 1:] = torch.minimum(following[:, 1:], moved)

@@ -15,8 +15,8 @@ def wasserstein_distance(first: Tensor, second: Tensor) -> float:
 
         W_1 = integral |F_first(x) - F_second(x)| dx
 
-    Times and inter-times that follow one history give the same distance. Two samples of n draws from the same law are of the
-    order of its spread / sqrt(n) apart, not 0: compare with the distance of two samples of one sampler.
+    Times and inter-times that follow one history give the same distance. Two samples of n draws from the same law are
+    of the order of its spread / sqrt(n) apart, not 0: compare with the distance of two samples of one sampler.
 
     Args:
         first, second: (num_draws,), of any two lengths >= 1.
@@ -34,8 +34,9 @@ def earth_movers_distance(first: Tensor, second: Tensor, ground: Ground = "index
         ground = "index":     c = |k - l|    EMD = sum_k |F_first(k) - F_second(k)|
         ground = "discrete":  c = 1{k != l}  EMD = 1/2 sum_k |f_first(k) - f_second(k)|, the total variation
 
-    The paper's cost is "index", which takes the marks' numbers for places on a line; marks are names as a rule, and then
-    "discrete" is the distance that does not depend on their order. As for times, two samples of one law are not at 0.
+    The paper's cost is "index", which takes the marks' numbers for places on a line; marks are names as a rule, and
+    then "discrete" is the distance that does not depend on their order. As for times, two samples of one law are not at
+    0.
 
     Args:
         first, second: integers >= 0, (num_draws,), of any two lengths >= 1.
@@ -49,11 +50,14 @@ def earth_movers_distance(first: Tensor, second: Tensor, ground: Ground = "index
     counts = [torch.bincount(marks, minlength=size) for marks in (first, second)]
     if ground == "index":
         return float(_distance_of_cdfs(*counts).sum())
-    return float((counts[0] * len(second) - counts[1] * len(first)).abs().sum().double() / (2 * len(first) * len(second)))
+    return float(
+        (counts[0] * len(second) - counts[1] * len(first)).abs().sum().double() / (2 * len(first) * len(second))
+    )
 
 
 def _distance_of_cdfs(first: Tensor, second: Tensor) -> Tensor:
-    """|F_first - F_second| at every point, from the numbers of draws at each; whole numbers up to the division, so exact."""
+    """|F_first - F_second| at every point, from the numbers of draws at each; whole numbers up to the division, so
+    exact."""
     below_first, below_second = first.long().cumsum(0), second.long().cumsum(0)
     num_first, num_second = below_first[-1], below_second[-1]
     return (below_first * num_second - below_second * num_first).abs().double() / (num_first * num_second)

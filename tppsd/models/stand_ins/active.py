@@ -51,8 +51,8 @@ def _made(model: TransformerTPP, compiled: Compiled, dtype: torch.dtype) -> Stan
 
 @contextmanager
 def standing_in(model: TransformerTPP, compiled: Compiled = True, dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """The cached passes and laws of a model, of which nothing changes meanwhile, are compiled ones (on a CUDA device captured
-    ones), or in `dtype`, or both; or its laws alone are compiled.
+    """The cached passes and laws of a model, of which nothing changes meanwhile, are compiled ones (on a CUDA device
+    captured ones), or in `dtype`, or both; or its laws alone are compiled.
 
     Args:
         model: one that is fit for it (tppsd.models.stand_ins.compilable).

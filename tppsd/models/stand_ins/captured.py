@@ -1,5 +1,5 @@
-"""Cached passes, laws of contexts and chains of events replayed as CUDA graphs: a GPU that samples few sequences waits for the
-launches of single operators."""
+"""Cached passes, laws of contexts and chains of events replayed as CUDA graphs: a GPU that samples few sequences waits
+for the launches of single operators."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from tppsd.models.stand_ins.reduced import ReducedModel
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
-# Recording takes as long as several passes, so little is recorded: what comes a second time, for numbers of entries that are
-# powers of two (up to twice those needed are read), in caches that stay with the model (and take up memory), a few of them.
+# Recording takes as long as several passes, so little is recorded: what comes a second time, for numbers of entries
+# that are powers of two (up to twice those needed are read), in caches that stay with the model (and take up memory), a
+# few of them.
 _FEWEST_USED = 64
 _MOST_TOKENS = 4096  # of a pass: with more it is not launches that take the time
 _MOST_GRAPHS = 128
@@ -40,8 +41,8 @@ def roomy(num_entries: int) -> int:
 
 
 class Graph:
-    """A function of tensors, recorded with inputs at fixed addresses; a call copies others there and replays it. On a CPU, which
-    records nothing, the function is called with those at the fixed addresses.
+    """A function of tensors, recorded with inputs at fixed addresses; a call copies others there and replays it. On a
+    CPU, which records nothing, the function is called with those at the fixed addresses.
 
     Args:
         work: gives one tensor, reads nothing back from the device, and may be run more than once with the same inputs.
@@ -125,7 +126,8 @@ class CapturedCache(KVCache):
 
 
 class CapturedModel(threading.local):
-    """Encoder and decoder of a model on a CUDA device; in each thread another one, as a graph has one place for its inputs.
+    """Encoder and decoder of a model on a CUDA device; in each thread another one, as a graph has one place for its
+    inputs.
 
     Args:
         model: or a weak proxy of it.
@@ -139,7 +141,9 @@ class CapturedModel(threading.local):
         self._passes = model if dtype == model.decoder.to_mixture.weight.dtype else ReducedModel(model, dtype)
         self._graphs: dict[Any, Graph | None] = {}  # the latest last; None: asked for once
         self._storages: list[Storage] = []
-        self._replayed: dict[str, tuple[Any, ...]] = {}  # the latest name of each kind of work that is not the model's own
+        self._replayed: dict[
+            str, tuple[Any, ...]
+        ] = {}  # the latest name of each kind of work that is not the model's own
         self._captured_of: Any = None
 
     def read_statistics(self, model: TransformerTPP) -> None:
@@ -160,9 +164,15 @@ class CapturedModel(threading.local):
 
     @torch.inference_mode()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
-        """As TransformerTPP.extend. Trees, thousands of tokens and caches from elsewhere take the ordinary operators."""
+        """As TransformerTPP.extend. Trees, thousands of tokens and caches from elsewhere take the ordinary
+        operators."""
         is_tree = parents is not None or cache.parents
-        if is_tree or tokens.ids.numel() > _MOST_TOKENS or not isinstance(cache, CapturedCache) or cache.owner is not self:
+        if (
+            is_tree
+            or tokens.ids.numel() > _MOST_TOKENS
+            or not isinstance(cache, CapturedCache)
+            or cache.owner is not self
+        ):
             return self._passes.extend_by_operators(tokens, cache, parents)
         num_new = tokens.ids.shape[1]
         cache.announce(num_new)
@@ -182,11 +192,11 @@ class CapturedModel(threading.local):
         self, law: NextEventLaw, cache: KVCache, last_times: Tensor, uniforms: Tensor, keeps_laws: bool,
         ends: Tensor | None = None, limits: Tensor | None = None,
     ) -> Drawn:  # fmt: skip
-        """As CompiledModel.follow, but that all rows draw as many events, and some more than they want: now and then it is asked
-        whether one is past its end, of limits never.
+        """As CompiledModel.follow, but that all rows draw as many events, and some more than they want: now and then it
+        is asked whether one is past its end, of limits never.
 
-        A graph of one event is replayed for each: one of a whole chain would take as many times as long to record, for every
-        length that chains have, and the next launch waits for none before it.
+        A graph of one event is replayed for each: one of a whole chain would take as many times as long to record, for
+        every length that chains have, and the next launch waits for none before it.
         """
         assert isinstance(cache, CapturedCache)
         cache.make_room(uniforms.shape[1] - 1)
@@ -211,7 +221,8 @@ class CapturedModel(threading.local):
         return self._example
 
     def replayed(self, name: tuple[Any, ...], work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`work` of the inputs, as a Graph wants both; `name` says what it is, and of what beside the inputs. Those of something
+        """`work` of the inputs, as a Graph wants both; `name` says what it is, and of what beside the inputs. Those of
+        something
         else are forgotten: it may be gone."""
         if self._replayed.get(name[0]) != name:
             self._graphs = {key: graph for key, graph in self._graphs.items() if key[0][0] != name[0]}
@@ -231,7 +242,8 @@ class CapturedModel(threading.local):
         return self._model.decoder(contexts, own.log_mean, own.log_std, double=True)
 
     def _drawn(self, parameters: Tensor, last_times: Tensor, uniforms: Tensor) -> Tensor:
-        """An event of each row, float64 (rows, 3 + width): inter-time, time, mark and the law that they are drawn from."""
+        """An event of each row, float64 (rows, 3 + width): inter-time, time, mark and the law that they are drawn
+        from."""
         inter_times, marks = self._example.of(parameters).sample(uniforms)
         return torch.cat([torch.stack([inter_times, last_times + inter_times, marks.double()], 1), parameters], 1)
 
@@ -243,7 +255,9 @@ class CapturedModel(threading.local):
 
     # --- graphs and storage ------------------------------------------------------------------------------------------
 
-    def _over(self, cache: CapturedCache, name: str, work: Callable[..., Tensor], num_new: int, *inputs: Tensor) -> Tensor:
+    def _over(
+        self, cache: CapturedCache, name: str, work: Callable[..., Tensor], num_new: int, *inputs: Tensor
+    ) -> Tensor:
         """`work` over the entries of a cache and `num_new` that it does not count yet."""
         num_used = min(roomy(cache.max_length + num_new), cache.capacity)
         return self._run((name, cache.storage, num_used), partial(work, cache.tensors[0], num_used), *inputs)

@@ -68,7 +68,9 @@ def possible_passes(model: Any, compile: Compiled = False, dtype: str = "float32
     return {"compile": compile and why_not_compilable(model) is None, "dtype": dtype if is_reducible else "float32"}
 
 
-def check_passes(model: Any, compile: Compiled = False, dtype: str = "float32", device: torch.device | None = None) -> None:
+def check_passes(
+    model: Any, compile: Compiled = False, dtype: str = "float32", device: torch.device | None = None
+) -> None:
     """Refuse a target that cannot have passes as SamplingOptions say; compiled laws it need not have.
 
     Raises:
@@ -83,8 +85,8 @@ def check_passes(model: Any, compile: Compiled = False, dtype: str = "float32", 
 
 
 def check_compilable(model: Any, device: torch.device | None = None) -> None:
-    """Refuse a target that compiled code cannot run on `device` (default: where it is), and compile that code where it has not
-    been; on a CUDA device there is none.
+    """Refuse a target that compiled code cannot run on `device` (default: where it is), and compile that code where it
+    has not been; on a CUDA device there is none.
 
     Raises:
         ValueError: the target, or the compiler, will not do; the sentence says why.

@@ -1,5 +1,5 @@
-"""Cached passes, laws of contexts and whole chains of events as calls of compiled code (native/): on a CPU the operators of a
-single token take ten times as long as its arithmetic."""
+"""Cached passes, laws of contexts and whole chains of events as calls of compiled code (native/): on a CPU the
+operators of a single token take ten times as long as its arithmetic."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def native_library() -> ctypes.CDLL:
 class Drawn(NamedTuple):
     """Events drawn one after another.
 
-    Fields: inter_times, times float64 and marks int64 (rows, n); num int64 (rows,): how many of them there are; parameters
+    Fields: inter_times, times float64 and marks int64 (rows, n); num int64 (rows,): how many of them there are;
+        parameters
     float64 (rows, n, width): the laws that they were drawn from, or of the newest alone (rows, 1, width).
     """
 
@@ -76,9 +77,16 @@ class CompiledDecoder:
         return CompiledLaw(self._arithmetic, laws)
 
     def _chain(
-        self, law: CompiledLaw, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, ends: Tensor | None, limits: Tensor | None
+        self,
+        law: CompiledLaw,
+        last_times: Tensor,
+        uniforms: Tensor,
+        keeps_laws: bool,
+        ends: Tensor | None,
+        limits: Tensor | None,
     ) -> tuple[Chain, Drawn, tuple[Tensor | None, ...]]:
-        """As `follow` of a model begins: the structure that draws events, what they are written to, what else it points to."""
+        """As `follow` of a model begins: the structure that draws events, what they are written to, what else it points
+        to."""
         rows, num = uniforms.shape[:2]
         inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
         marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
@@ -89,7 +97,11 @@ class CompiledDecoder:
         given = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
         written = (inter_times, times, laws, marks, num_drawn)
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *given))
-        return Chain(*pointers, num, uniforms.shape[2], keeps_laws), Drawn(inter_times, times, marks, num_drawn, laws), given
+        return (
+            Chain(*pointers, num, uniforms.shape[2], keeps_laws),
+            Drawn(inter_times, times, marks, num_drawn, laws),
+            given,
+        )
 
     def work(self, cache: KVCache, num_new: int) -> Work:
         """Of the pass over the newest `num_new` tokens of every row, a chain, about."""
@@ -113,7 +125,9 @@ class CompiledDecoder:
     def work_of_chain(self, cache: KVCache, drawn: Drawn) -> Work:
         """Of what `follow` has done."""
         num_passes, rows = int(drawn.num.max()) - 1, len(drawn.num)
-        parts = num_passes * [self.work(cache, 1), self.work_of_laws(rows)] + (num_passes + 1) * [self.work_of_draws(rows)]
+        parts = num_passes * [self.work(cache, 1), self.work_of_laws(rows)] + (num_passes + 1) * [
+            self.work_of_draws(rows)
+        ]
         return Work.total(parts)
 
 
@@ -121,8 +135,8 @@ class CompiledModel(CompiledDecoder):
     """Encoder and decoder of a compilable model, their weights laid out for compiled code.
 
     Args:
-        dtype: in which the matrices of layers, and keys and values, are kept: float32, or bfloat16, which is half as much to
-            read. The arithmetic is float32.
+        dtype: in which the matrices of layers, and keys and values, are kept: float32, or bfloat16, which is half as
+            much to read. The arithmetic is float32.
     """
 
     _weights: PackedWeights
@@ -166,16 +180,17 @@ class CompiledModel(CompiledDecoder):
         self, law: CompiledLaw, cache: KVCache, last_times: Tensor, uniforms: Tensor, keeps_laws: bool,
         ends: Tensor | None = None, limits: Tensor | None = None,
     ) -> Drawn:  # fmt: skip
-        """Events one after another, each from the law after those before it; all but the newest of each row join the cache.
+        """Events one after another, each from the law after those before it; all but the newest of each row join the
+        cache.
 
         Args:
             law: of the first events, (rows, 1).
             last_times: float64 (rows,), after which they come.
             uniforms: float64 (rows, n, at least 3).
             keeps_laws: return the laws of all events.
-            ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many events. Rows
-                that are drawn together stop together. (Captured chains may stop later, so that what is beyond them is dropped
-                by whoever draws.)
+            ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many
+                events. Rows that are drawn together stop together. (Captured chains may stop later, so that what is
+                beyond them is dropped by whoever draws.)
         """
         chain, drawn, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits)
         rows, num = uniforms.shape[:2]
@@ -201,8 +216,8 @@ class CompiledModel(CompiledDecoder):
 def _among_new(
     num_new: int, nodes: tuple[int, ...], parents: tuple[int, ...] | None, max_context: int
 ) -> tuple[Tensor, Tensor | None]:
-    """(depth int64 (num_new,), bool (num_new, len(nodes) + num_new) or None) of new tokens: how far below the committed ones
-    each lies, and which of those not yet committed it sees; None for a chain."""
+    """(depth int64 (num_new,), bool (num_new, len(nodes) + num_new) or None) of new tokens: how far below the committed
+    ones each lies, and which of those not yet committed it sees; None for a chain."""
     if parents is None:
         return torch.arange(num_new), None
     tree = nodes + parents

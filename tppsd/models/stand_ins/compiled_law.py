@@ -33,7 +33,9 @@ class LawArithmetic:
         marks = torch.empty(shape, dtype=torch.int64)
         uniforms = uniforms if uniforms.stride(-1) == 1 else uniforms.contiguous()
         uniforms = uniforms.expand(*shape, -1)
-        self._call(self._library.draw_events, shape, laws, elapsed, [(uniforms, uniforms.stride()[:-1])], inter_times, marks)
+        self._call(
+            self._library.draw_events, shape, laws, elapsed, [(uniforms, uniforms.stride()[:-1])], inter_times, marks
+        )
         return inter_times, marks
 
     def log_prob(self, laws: Tensor, elapsed: Tensor | None, inter_times: Tensor, marks: Tensor) -> Tensor:

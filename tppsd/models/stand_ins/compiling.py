@@ -21,8 +21,8 @@ _LINKED = ("-shared", "-fPIC", "-pthread")
 
 @cache
 def library(source: Path) -> ctypes.CDLL:
-    """The library of a C++ file and the headers beside it, from `$XDG_CACHE_HOME/tppsd` (default `~/.cache/tppsd`) or compiled
-    into it; where nothing can be written there, for this process alone.
+    """The library of a C++ file and the headers beside it, from `$XDG_CACHE_HOME/tppsd` (default `~/.cache/tppsd`) or
+    compiled into it; where nothing can be written there, for this process alone.
 
     Its name there says of which sources, compiler and processor it is, so that machines may share a home.
 
@@ -88,14 +88,18 @@ def _compiler() -> list[str]:
     for name in ("c++", "g++", "clang++"):
         if shutil.which(name):
             return [name]
-    raise ValueError("compile = True needs a C++ compiler (c++, g++ or clang++, or the one that CXX names); none was found")
+    raise ValueError(
+        "compile = True needs a C++ compiler (c++, g++ or clang++, or the one that CXX names); none was found"
+    )
 
 
 def _run(command: list[str]) -> str:
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except OSError as error:
-        raise ValueError(f"compile = True needs a C++ compiler, but {command[0]!r} cannot be run: {error.strerror}") from None
+        raise ValueError(
+            f"compile = True needs a C++ compiler, but {command[0]!r} cannot be run: {error.strerror}"
+        ) from None
     except subprocess.CalledProcessError as error:
         said = (error.stderr.strip().splitlines() or ["nothing"])[0]
         raise ValueError(f"compile = True: {command[0]} exited with {error.returncode} and said: {said}") from None

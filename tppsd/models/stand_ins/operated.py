@@ -1,5 +1,5 @@
-"""Cached passes by a model's own operators, with laws and whole chains of events as calls of compiled code: for encoders that no
-compiled code knows."""
+"""Cached passes by a model's own operators, with laws and whole chains of events as calls of compiled code: for
+encoders that no compiled code knows."""
 
 from __future__ import annotations
 
@@ -49,9 +49,14 @@ class OperatedModel(CompiledDecoder):
         call, contexts = self.library.follow_next, law.parameters  # of the first event none are asked for
         call.restype = ctypes.c_bool
         for j in range(num):
-            tokens = EventTokens(*(torch.empty(rows, 1, dtype=dtype) for dtype in (torch.int64, torch.float64, torch.float64)))
+            tokens = EventTokens(
+                *(torch.empty(rows, 1, dtype=dtype) for dtype in (torch.int64, torch.float64, torch.float64))
+            )
             newest = Newest(*(field.data_ptr() for field in tokens))
-            structures, numbers = map(ctypes.byref, (self.decoder, chain, newest)), map(Int, (rows, j, torch.get_num_threads()))
+            structures, numbers = (
+                map(ctypes.byref, (self.decoder, chain, newest)),
+                map(Int, (rows, j, torch.get_num_threads())),
+            )
             if call(*structures, Pointer(contexts.data_ptr()), *numbers):
                 return drawn
             contexts = self.extend(tokens, cache, None)

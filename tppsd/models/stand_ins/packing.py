@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
 LANES = 16  # widths and the capacities of caches are multiples of it
-BLOCKS = {THPEncoder: TransformerBlock, SAHPEncoder: TransformerBlock, RotaryEncoder: RotaryBlock, AttNHPEncoder: AttNHPLayer}
+BLOCKS = {
+    THPEncoder: TransformerBlock,
+    SAHPEncoder: TransformerBlock,
+    RotaryEncoder: RotaryBlock,
+    AttNHPEncoder: AttNHPLayer,
+}
 MARKS: dict[type, int] = {type(None): 0, IndependentMarks: 1, TimeConditionalMarks: 2}
 _KINDS: dict[type, int] = {THPEncoder: 0, SAHPEncoder: 0, RotaryEncoder: 1, AttNHPEncoder: 2}
 
@@ -53,10 +58,14 @@ class Packed:
         return Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)), norm.eps)
 
     def _linear(self, layer: nn.Linear, dtype: torch.dtype = torch.float32, num_parts: int = 1) -> Linear:
-        """Inputs and each of `num_parts` equal parts of the outputs padded with zeros to multiples of 16; the matrix in `dtype`,
-        panel by panel."""
+        """Inputs and each of `num_parts` equal parts of the outputs padded with zeros to multiples of 16; the matrix in
+        `dtype`, panel by panel."""
         weight = torch.cat([_padded(part) for part in layer.weight.detach().chunk(num_parts)])  # (out, in)
-        bias = None if layer.bias is None else torch.cat([_padded(part, 1) for part in layer.bias.detach().chunk(num_parts)])
+        bias = (
+            None
+            if layer.bias is None
+            else torch.cat([_padded(part, 1) for part in layer.bias.detach().chunk(num_parts)])
+        )
         panels = torch.cat([panel.t().flatten() for panel in weight.split(self._panel)])
         is_bf16 = dtype == torch.bfloat16
         return Linear(self._pointer(panels.to(dtype)), self._pointer(bias), weight.shape[1], weight.shape[0], is_bf16)
@@ -79,8 +88,12 @@ class PackedDecoder(Packed):
         if isinstance(marks, IndependentMarks):
             decoder.to_logits, decoder.num_features = self._linear(marks.to_logits), model.num_marks
         if isinstance(marks, TimeConditionalMarks):
-            decoder.from_time, decoder.from_time_bias = map(self._in_double, (marks.from_time.weight, marks.from_time.bias))
-            decoder.mix_time, decoder.logits = (self._in_double(layer.weight.t()) for layer in (marks.mix_time, marks.to_logits))
+            decoder.from_time, decoder.from_time_bias = map(
+                self._in_double, (marks.from_time.weight, marks.from_time.bias)
+            )
+            decoder.mix_time, decoder.logits = (
+                self._in_double(layer.weight.t()) for layer in (marks.mix_time, marks.to_logits)
+            )
             decoder.logits_bias = self._in_double(marks.to_logits.bias)
         return decoder
 

@@ -1,4 +1,5 @@
-"""Cached passes in bfloat16: a GPU multiplies such matrices several times as fast, and reads half as many bytes of them."""
+"""Cached passes in bfloat16: a GPU multiplies such matrices several times as fast, and reads half as many bytes of
+them."""
 
 from __future__ import annotations
 
@@ -31,12 +32,15 @@ class _OutOfReach(nn.Module):
 
 
 class ReducedModel:
-    """A model whose layers multiply matrices in another dtype, in which keys and values are kept. Event times and their phases
-    stay float64; the embedded tokens, the stream of them, norms and all that comes after the contexts stay float32.
+    """A model whose layers multiply matrices in another dtype, in which keys and values are kept. Event times and their
+    phases stay float64; the embedded tokens, the stream of them, norms and all that comes after the contexts stay
+    float32.
 
-    Unlike compiled code, which rounds matrices, keys and values alone, operators also round what these are multiplied with, and
-    add up in an order that depends on the shape of a product: so that the law of an event depends a little on the pass that it
-    was worked out in. Samples have the laws of the passes that were made for them (`return_laws` of tppsd.sample).
+    Unlike compiled code, which rounds matrices, keys and values alone, operators also round what these are multiplied
+    with, and
+    add up in an order that depends on the shape of a product: so that the law of an event depends a little on the pass
+    that it was worked out in. Samples have the laws of the passes that were made for them (`return_laws` of
+    tppsd.sample).
 
     Args:
         model: or a weak proxy of it.

@@ -19,8 +19,8 @@ class Speculated(NamedTuple):
     """What rounds have made of every row.
 
     Fields: inter_times, times float64 and marks int64 (rows, room), of which the first num_events int64 (rows,) count;
-    num_drafted, num_accepted int64 (rows, room), of each of the num_rounds int64 (rows,) rounds; num_unseen int64 (rows,): how
-    many of the newest events the draft has not seen.
+    num_drafted, num_accepted int64 (rows, room), of each of the num_rounds int64 (rows,) rounds; num_unseen int64
+    (rows,): how many of the newest events the draft has not seen.
     """
 
     inter_times: Tensor
@@ -37,16 +37,16 @@ class Wanted(NamedTuple):
     """What rounds begin with, and what is wanted of them.
 
     Fields:
-        unseen, num_unseen: tokens (rows, n), of which the draft has not seen the first (rows,); the last of these is the target's
-            next one.
+        unseen, num_unseen: tokens (rows, n), of which the draft has not seen the first (rows,); the last of these is
+            the target's next one.
         keys, cursors: of the rows' noise.
         elapsed: float64 (rows,), the silence before the next event.
-        ends, limits: float64 and int64 (rows,): a row wants no more once it is past its end or has so many events; none of a
-            limit of 0, which gives one event of no meaning.
+        ends, limits: float64 and int64 (rows,): a row wants no more once it is past its end or has so many events; none
+            of a limit of 0, which gives one event of no meaning.
         draft_length: events drafted per round, at least one.
         room: events of a row, at least draft_length + 1: rounds end before there may be more.
-        most_rounds: all rows draw as many rounds, so many at most, and none after one that was the last of some row; None =
-            each row draws as many as it wants.
+        most_rounds: all rows draw as many rounds, so many at most, and none after one that was the last of some row;
+            None = each row draws as many as it wants.
     """
 
     unseen: EventTokens
@@ -71,7 +71,11 @@ class Wanted(NamedTuple):
         given = [tensor.contiguous() for tensor in fields]
         pointers = (tensor.data_ptr() for tensor in (*made, *given))
         in_step = self.most_rounds is not None
-        return made, Rounds(*pointers, self.room, width, self.draft_length, self.most_rounds or self.room, in_step), given
+        return (
+            made,
+            Rounds(*pointers, self.room, width, self.draft_length, self.most_rounds or self.room, in_step),
+            given,
+        )
 
 
 class _Begun:
@@ -93,7 +97,9 @@ class _Begun:
         self._cache.lengths = self._lengths
 
 
-def speculate(models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache, KVCache], wanted: Wanted) -> Speculated:
+def speculate(
+    models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache, KVCache], wanted: Wanted
+) -> Speculated:
     """Rounds of a draft model and the rule `joint`, of each row until it wants no more.
 
     Args:
@@ -121,7 +127,10 @@ def speculate_by_operators(
     (made, rounds, _given), library = wanted.begun(), draft.library
     drafting = _Begun(draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.unseen.ids.shape[1])
     num_rows, most = len(cache.lengths), wanted.draft_length + 1
-    ids, (num_new, num_kept) = torch.zeros(num_rows, most, dtype=torch.int64), torch.zeros(2, num_rows, dtype=torch.int64)
+    ids, (num_new, num_kept) = (
+        torch.zeros(num_rows, most, dtype=torch.int64),
+        torch.zeros(2, num_rows, dtype=torch.int64),
+    )
     times, inter_times = torch.zeros(2, num_rows, most, dtype=torch.float64)
     pointers = (tensor.data_ptr() for tensor in (ids, times, inter_times, num_new, num_kept))
     passes = Operated(ctypes.addressof(target.decoder), *pointers, most)
@@ -131,7 +140,9 @@ def speculate_by_operators(
     try:
         for _ in range(wanted.most_rounds or wanted.room):
             num = library.propose(handle)
-            tokens = EventTokens(*(field[:, :num].clone() for field in (ids, times, inter_times)))  # which the target may keep
+            tokens = EventTokens(
+                *(field[:, :num].clone() for field in (ids, times, inter_times))
+            )  # which the target may keep
             contexts = target.extend(tokens, cache, None)
             num_failed = library.conclude(handle, Pointer(contexts.data_ptr()))
             cache.roll_back(num - num_kept)
@@ -152,11 +163,17 @@ def _check(num_failed: int) -> None:
 def work(models: tuple[CompiledDecoder, CompiledModel], caches: tuple[KVCache, KVCache], made: Speculated) -> Work:
     """Of what rounds have done, about: caches count as long as they became, and of proposals there is one per event."""
     (target, draft), parts = models, []
-    lengths = zip(*(cache.lengths.clamp_max(cache.max_context or cache.capacity).tolist() for cache in caches), strict=True)
+    lengths = zip(
+        *(cache.lengths.clamp_max(cache.max_context or cache.capacity).tolist() for cache in caches), strict=True
+    )
     for row, (target_length, draft_length) in enumerate(lengths):
         for num_drafted in made.num_drafted[row, : int(made.num_rounds[row])].tolist():
             num = num_drafted + 1
             parts += num_drafted * [draft.work_of_pass(1, 1, draft_length)]
-            parts += [target.work_of_pass(num, num, target_length), target.work_of_laws(num), target.work_of_draws(2 * num)]
+            parts += [
+                target.work_of_pass(num, num, target_length),
+                target.work_of_laws(num),
+                target.work_of_draws(2 * num),
+            ]
             parts += [draft.work_of_laws(num_drafted), draft.work_of_draws(3 * num_drafted)]
     return Work.total(parts) if parts else Work(0, 0)
