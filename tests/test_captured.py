@@ -21,11 +21,11 @@ from faster_passes import SAMPLERS, assert_same_events, both_ways, chain, name_o
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, random_sequence, tokens_of
 
 import tppsd
+from tppsd.backends.cpp import active, captured, compilable
+from tppsd.backends.cpp.active import stand_in, standing_in
+from tppsd.backends.cpp.captured import CapturedModel, Graph
 from tppsd.models.cache import KVCache
 from tppsd.models.fast import kept, plain_attributes
-from tppsd.models.stand_ins import active, captured, compilable
-from tppsd.models.stand_ins.active import stand_in, standing_in
-from tppsd.models.stand_ins.captured import CapturedModel, Graph
 from tppsd.models.transformer_tpp import TransformerTPP
 
 TOLERANCE = 2e-5  # of contexts of size 3, in float32

@@ -22,6 +22,11 @@ from native_builds import SOURCE, compiled_by, compiled_wrong, needs_a_compiler
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, small_model, tokens_of
 
 import tppsd
+from tppsd.backends.cpp import compiling
+from tppsd.backends.cpp.active import stand_in, standing_in
+from tppsd.backends.cpp.compiled import CompiledModel
+from tppsd.backends.cpp.compiling import library
+from tppsd.backends.cpp.structures import Pass
 from tppsd.certification.carry_over import draw_cells
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.certify import certify
@@ -30,11 +35,6 @@ from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, profile, tune
 from tppsd.lightning.requests import Requests
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins import compiling
-from tppsd.models.stand_ins.active import stand_in, standing_in
-from tppsd.models.stand_ins.compiled import CompiledModel
-from tppsd.models.stand_ins.compiling import library
-from tppsd.models.stand_ins.structures import Pass
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
@@ -279,7 +279,7 @@ def test_without_a_compiler_the_sentence_says_what_is_missing(monkeypatch: pytes
 
 def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from tppsd.models.stand_ins import compiling; "
+        "from pathlib import Path; from tppsd.backends.cpp import compiling; "
         "print(compiling.library(Path(compiling.__file__).with_name('native') / 'library.cpp').panel_width())"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}

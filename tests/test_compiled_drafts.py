@@ -21,6 +21,8 @@ from small_models import ENCODERS, attentive_model, random_sequence, small_model
 from torch import Tensor, nn
 
 import tppsd
+from tppsd.backends.cpp import compilable, rounds
+from tppsd.backends.cpp.operated import OperatedModel
 from tppsd.certification.cells import Cell
 from tppsd.certification.certificate import cells_of
 from tppsd.certification.run import run_cell
@@ -29,8 +31,6 @@ from tppsd.models.blocks import TransformerBlock
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins import compilable, rounds
-from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import auto, compiled_speculative
 from tppsd.sampling.options import SamplingOptions

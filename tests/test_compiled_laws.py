@@ -16,11 +16,11 @@ from scipy.special import log_ndtr, ndtri
 from small_models import ENCODERS, attentive_model, random_sequence, small_model
 
 import tppsd
+from tppsd.backends.cpp.active import stand_in, standing_in
+from tppsd.backends.cpp.compiled import Drawn
+from tppsd.backends.cpp.compiled_law import CompiledLaw
 from tppsd.models.law import NextEventLaw, log_density_ratio
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.active import stand_in, standing_in
-from tppsd.models.stand_ins.compiled import Drawn
-from tppsd.models.stand_ins.compiled_law import CompiledLaw
 from tppsd.models.transformer_tpp import TransformerTPP
 
 pytestmark = needs_a_compiler

@@ -14,7 +14,7 @@ from native_builds import compiled_wrong, needs_a_compiler
 from small_models import ENCODERS, attentive_model, random_sequence
 
 import tppsd
-from tppsd.models.stand_ins import rounds
+from tppsd.backends.cpp import rounds
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import compiled_speculative, methods
 

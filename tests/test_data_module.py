@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tppsd import EventBatch, EventDataModule
-from tppsd.data import datamodule, reading
+from tppsd.data import reading
+from tppsd.lightning import datamodule
 
 
 def folder(tmp_path: Path, splits: dict[str, Rows] = SPLITS) -> str:

@@ -28,7 +28,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     torch.manual_seed(0)
     draft = fitted(DraftTPP(2, **SMALL), one / "draft.ckpt")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "ddp_script.py"), str(two), str(draft)]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "ddp_script.py"), str(two), str(draft)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     ddp_script.fit_and_predict(one, 1, draft)

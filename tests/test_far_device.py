@@ -18,10 +18,10 @@ from faster_passes import SAMPLERS, name_of, target_and_draft
 from small_models import ENCODERS, attentive_model, random_sequence
 
 import tppsd
+from tppsd.backends.cpp import active, compilable
+from tppsd.backends.cpp.captured import CapturedModel, Graph
 from tppsd.models.attention import StaticPass
 from tppsd.models.cache import RowCache
-from tppsd.models.stand_ins import active, compilable
-from tppsd.models.stand_ins.captured import CapturedModel, Graph
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import block, judgement, linear
 from tppsd.sampling.device_speculative import DeviceRounds

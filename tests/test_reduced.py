@@ -30,6 +30,9 @@ from small_models import (
 )
 
 import tppsd
+from tppsd.backends.cpp import active
+from tppsd.backends.cpp.active import stand_in, standing_in
+from tppsd.backends.cpp.captured import CapturedModel
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.certificate import file_name
 from tppsd.certification.judge import combined, judge
@@ -40,9 +43,6 @@ from tppsd.lightning.requests import Requests
 from tppsd.models.cache import KVCache
 from tppsd.models.fast import Kept
 from tppsd.models.law import NextEventLaw
-from tppsd.models.stand_ins import active
-from tppsd.models.stand_ins.active import stand_in, standing_in
-from tppsd.models.stand_ins.captured import CapturedModel
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS

@@ -10,10 +10,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does the same at run time
     from tppsd import metrics, plots, processes
-    from tppsd.data.datamodule import EventDataModule
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
     from tppsd.lightning.callbacks import SpeculativeSampling
+    from tppsd.lightning.datamodule import EventDataModule
     from tppsd.lightning.distillation import Distillation
     from tppsd.lightning.modules import DraftTPP, TargetTPP
     from tppsd.lightning.sampler import Sampler
@@ -61,7 +61,7 @@ _MODULE_OF = {
     "Distillation": "tppsd.lightning.distillation",
     "DraftTPP": "tppsd.lightning.modules",
     "EventBatch": "tppsd.data.sequences",
-    "EventDataModule": "tppsd.data.datamodule",
+    "EventDataModule": "tppsd.lightning.datamodule",
     "EventModel": "tppsd.models.protocol",
     "EventSequence": "tppsd.data.sequences",
     "LogNormalMixture": "tppsd.models.mixture",

@@ -11,8 +11,8 @@ from tppsd.benchmark.measuring import Samples, Timed
 from tppsd.benchmark.plan import Plan
 from tppsd.benchmark.samplers import Sampler
 from tppsd.benchmark.sources import Request, history, sequences_on
-from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventSequence
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.metrics.functional import (
     SequenceResiduals,
     carry_over,

@@ -13,7 +13,7 @@ from tppsd.benchmark.rows import Measurement, measurement
 from tppsd.benchmark.samplers import samplers
 from tppsd.benchmark.sources import DEFAULT_CONTINUATIONS, open_data, request
 from tppsd.benchmark.training import models
-from tppsd.data.datamodule import EventDataModule
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.models.transformer_tpp import TransformerTPP
 
 

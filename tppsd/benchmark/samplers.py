@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from tppsd.backends.cpp.compilable import possible_passes
 from tppsd.benchmark.names import in_passes, short_names
 from tppsd.benchmark.plan import Plan, draft_names
 from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.models.stand_ins.compilable import possible_passes
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.resolve import DRAFTER_NAMES, model_device

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from tppsd.benchmark.plan import Plan
-from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.shortening import shorten
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.processes.presets import PRESETS
 
 DEFAULT_NUM_EVENTS = 200  # of a sequence of models of unknown data

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tppsd.benchmark.plan import ModelSize, Plan, draft_names
-from tppsd.data.datamodule import EventDataModule
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.resolve import DRAFTER_NAMES

@@ -80,9 +80,9 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     import torch
     from rich.console import Console
 
+    from tppsd.backends.cpp.compilable import check_compiler
     from tppsd.benchmark.run import run
     from tppsd.benchmark.table import print_table
-    from tppsd.models.stand_ins.compilable import check_compiler
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

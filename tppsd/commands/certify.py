@@ -11,12 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from tppsd.backends.cpp.compilable import check_compiler
 from tppsd.certification.carry_over import carry_over, certificate_of, compare
 from tppsd.certification.cells import all_cells
 from tppsd.certification.certificate import LEVEL, PARTIAL, Certificate, How, cells_of, file_name, file_name_of
 from tppsd.certification.certify import Results, certify
 from tppsd.commands.console import at_least, compiled
-from tppsd.models.stand_ins.compilable import check_compiler
 from tppsd.progress import progress
 from tppsd.sampling.options import DTYPES
 

@@ -89,7 +89,7 @@ def open_events(data: str, columns: list[tuple[str, str]], unmarked: bool, **arg
     Raises:
         FileNotFoundError, ValueError: it cannot be; the sentence says why, and what these options can do about it.
     """
-    from tppsd.data.datamodule import EventDataModule
+    from tppsd.lightning.datamodule import EventDataModule
     from tppsd.processes.presets import PRESETS
 
     if (unmarked or columns) and data in PRESETS:
@@ -147,9 +147,9 @@ def open_pair(options: argparse.Namespace, num_runs: int) -> Pair:
     import torch
     from rich.console import Console
 
+    from tppsd.backends.cpp.compilable import check_passes
     from tppsd.benchmark.plan import Plan
     from tppsd.benchmark.sources import open_data, request
-    from tppsd.models.stand_ins.compilable import check_passes
     from tppsd.sampling.options import SamplingOptions
     from tppsd.sampling.resolve import DRAFTER_NAMES, resolve_model
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from tppsd import plots
 from tppsd.commands.demo_sampling import COMPILED
 from tppsd.commands.demo_training import layers
-from tppsd.data.datamodule import EventDataModule
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.metrics.functional import history_share, lag1_correlation
 from tppsd.sampling.stats import SamplingStats
 

@@ -13,12 +13,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
-from tppsd.data.datamodule import EventDataModule
+from tppsd.backends.cpp.compilable import check_compiler
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.writer import SampleWriter
 from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, own_law_residuals
-from tppsd.models.stand_ins.compilable import check_compiler
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.samples import SampledSequences
 from tppsd.sampling.stats import SamplingStats

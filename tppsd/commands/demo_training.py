@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from tppsd.commands.console import open_events
-from tppsd.data.datamodule import EventDataModule
 from tppsd.data.shortening import shorten
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.fitting import adamw, fit_best, small_batch_size
 from tppsd.lightning.messages import quieten

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from tppsd.data.datamodule import EventDataModule
 from tppsd.lightning.baseline import RenewalBaseline
 from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, Patience, best_checkpoint
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
@@ -27,7 +27,7 @@ from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
 CLASS_OF_ROLE = {module.role: f"{module.__module__}.{module.__qualname__}" for module in (TargetTPP, DraftTPP)}
 CSV_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outputs", "name": "fit"}}
-DATA_CLASS = "tppsd.data.datamodule.EventDataModule"
+DATA_CLASS = "tppsd.lightning.datamodule.EventDataModule"
 FIT_DEFAULTS: dict[str, Any] = {
     "max_epochs": 100,
     "gradient_clip_val": 1.0,

@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
-from tppsd.data.datamodule import EventDataModule
 from tppsd.lightning.budget import TimeBudget
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.modules import TPPModule
 from tppsd.lightning.progress import BudgetProgressBar
 

@@ -42,7 +42,7 @@ class Kept:
         num_weights: numbers in its parameters.
         not_finite: name of the first parameter with values that are not finite, or None.
         hashes: content hashes, by what else than the weights they are of.
-        stand_ins: what computes its passes in its place (tppsd.models.stand_ins), once that has been asked for.
+        stand_ins: what computes its passes in its place (tppsd.backends.cpp), once that has been asked for.
         num_holders: of `held`.
     """
 

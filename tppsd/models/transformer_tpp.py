@@ -10,22 +10,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.active import stand_in
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
-from tppsd.models.attnhp import AttNHPEncoder
 from tppsd.models.cache import KVCache
 from tppsd.models.checkpoint import save
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.embedding import EncoderInput
+from tppsd.models.encoders.attnhp import AttNHPEncoder
+from tppsd.models.encoders.rotary import RotaryEncoder
+from tppsd.models.encoders.sahp import SAHPEncoder
+from tppsd.models.encoders.thp import THPEncoder
 from tppsd.models.fast import kept
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
-from tppsd.models.rotary import RotaryEncoder
-from tppsd.models.sahp import SAHPEncoder
-from tppsd.models.stand_ins.active import stand_in
-from tppsd.models.thp import THPEncoder
 
 ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder, "rotary": RotaryEncoder}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from tppsd.backends.cpp.operated import OperatedModel
 from tppsd.models.cache import KVCache, RowCache
-from tppsd.models.stand_ins.operated import OperatedModel
 from tppsd.profiling.machine import synchronize
 from tppsd.sampling import autoregressive, compiled_speculative
 from tppsd.sampling.autoregressive import Autoregressive

@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from tppsd.models.stand_ins import rounds
-from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
-from tppsd.models.stand_ins.compiled_law import LawArithmetic
-from tppsd.models.stand_ins.operated import OperatedModel
-from tppsd.models.stand_ins.structures import Work
+from tppsd.backends.cpp import rounds
+from tppsd.backends.cpp.compiled import CompiledDecoder, CompiledModel
+from tppsd.backends.cpp.compiled_law import LawArithmetic
+from tppsd.backends.cpp.operated import OperatedModel
+from tppsd.backends.cpp.structures import Work
 from tppsd.sampling import compiled_speculative
 
 

@@ -18,9 +18,9 @@ from lightning.pytorch.loggers import CSVLogger
 from rich.table import Table
 
 from tppsd.benchmark.memory import PeakMemory
-from tppsd.data.datamodule import EventDataModule
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.cli import FIT_DEFAULTS
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.modules import TargetTPP
 
 _WARM_UP = 5  # steps, not timed

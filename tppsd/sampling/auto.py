@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from torch import nn
 
+from tppsd.backends.cpp.compilable import has_compilable_laws, why_not_compilable
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.fast import kept
 from tppsd.models.protocol import EventModel
-from tppsd.models.stand_ins.compilable import has_compilable_laws, why_not_compilable
 from tppsd.sampling.draft_length import AutoDraftLength
 from tppsd.sampling.methods import Models, build_engine
 from tppsd.sampling.options import DrafterName, SamplingOptions

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from tppsd.backends.cpp.compilable import check_compiled_draft, check_passes
 from tppsd.models.fast import held
 from tppsd.models.protocol import check_starts
-from tppsd.models.stand_ins.compilable import check_compiled_draft, check_passes
 from tppsd.progress import progress as progress_bar
 from tppsd.sampling.auto import choose
 from tppsd.sampling.checks import whole_number

@@ -12,11 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.active import stand_in
+from tppsd.backends.cpp.compiled import CompiledModel
+from tppsd.backends.cpp.operated import OperatedModel
+from tppsd.backends.cpp.rounds import Speculated, Wanted, speculate, speculate_by_operators
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.active import stand_in
-from tppsd.models.stand_ins.compiled import CompiledModel
-from tppsd.models.stand_ins.operated import OperatedModel
-from tppsd.models.stand_ins.rounds import Speculated, Wanted, speculate, speculate_by_operators
 from tppsd.sampling.draft_length import FixedDraftLength
 from tppsd.sampling.drafters import ModelDrafter
 from tppsd.sampling.rows import Events, Rows

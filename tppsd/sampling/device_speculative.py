@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.active import stand_in
+from tppsd.backends.cpp.captured import CapturedModel
 from tppsd.models.law import NextEventLaw
-from tppsd.models.stand_ins.active import stand_in
-from tppsd.models.stand_ins.captured import CapturedModel
 from tppsd.sampling import judgement
 from tppsd.sampling.drafters import Draft, ModelDrafter
 from tppsd.sampling.fixed_point import FixedPoint

@@ -52,8 +52,8 @@ class SamplingOptions:
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0
             = exact; None = 1e-6. With method = "auto" it permits "fixed_point".
         compile: run the passes of the target, and of a draft model where it can be, as compiled code
-            (tppsd.models.stand_ins.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on
-            a CUDA device, where that has yet to be measured, as graphs (tppsd.models.stand_ins.captured); "draft": all
+            (tppsd.backends.cpp.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on
+            a CUDA device, where that has yet to be measured, as graphs (tppsd.backends.cpp.captured); "draft": all
             but the passes
             of the target, for one whose encoder no compiled code knows: those of a draft model, laws, draws and what
             becomes of drafts; None = no.

@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from tppsd.backends.cpp.active import Compiled, standing_in
+from tppsd.backends.cpp.compilable import possible_passes
 from tppsd.models.checkpoint import load
 from tppsd.models.fast import held, kept, plain_attributes
 from tppsd.models.protocol import EventModel
-from tppsd.models.stand_ins.active import Compiled, standing_in
-from tppsd.models.stand_ins.compilable import possible_passes
 from tppsd.sampling.options import SamplingOptions
 
 DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.active import stand_in
+from tppsd.backends.cpp.compiled import Drawn
 from tppsd.models.protocol import EventModel, EventTokens
-from tppsd.models.stand_ins.active import stand_in
-from tppsd.models.stand_ins.compiled import Drawn
 from tppsd.sampling.recent_laws import RecentLaws
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tppsd.models.stand_ins import compiled, compiling
-from tppsd.models.stand_ins.compiling import library
+from tppsd.backends.cpp import compiled, compiling
+from tppsd.backends.cpp.compiling import library
 
 try:
     compiling._compiler()

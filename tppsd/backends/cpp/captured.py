@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.compiled import Drawn
+from tppsd.backends.cpp.reduced import ReducedModel
 from tppsd.models.attention import StaticPass
 from tppsd.models.cache import KVCache
 from tppsd.models.decoder import autocast_disabled
 from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.compiled import Drawn
-from tppsd.models.stand_ins.reduced import ReducedModel
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
@@ -131,7 +131,7 @@ class CapturedModel(threading.local):
 
     Args:
         model: or a weak proxy of it.
-        dtype: that of the weights, or another for passes as in tppsd.models.stand_ins.reduced.
+        dtype: that of the weights, or another for passes as in tppsd.backends.cpp.reduced.
     """
 
     follows_silence = False  # chains begin with whole laws

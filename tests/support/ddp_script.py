@@ -1,6 +1,6 @@
 """What tests/test_ddp.py runs on one process (imported) and on two (as a script, which Lightning starts once more).
 
-python tests/ddp_script.py FOLDER DRAFT: fit on two processes with the callback, test, compute every metric, then
+python tests/support/ddp_script.py FOLDER DRAFT: fit on two processes with the callback, test, compute every metric, then
 predict, and leave what came of it in FOLDER.
 """
 

@@ -1,4 +1,4 @@
-"""Which models can have compiled or captured passes, or passes in bfloat16 (tppsd.models.stand_ins.active)."""
+"""Which models can have compiled or captured passes, or passes in bfloat16 (tppsd.backends.cpp.active)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from tppsd.backends.cpp.active import Compiled
+from tppsd.backends.cpp.compiled import native_library
+from tppsd.backends.cpp.packing import BLOCKS, LANES, MARKS, blocks_of
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.fast import kept
-from tppsd.models.stand_ins.active import Compiled
-from tppsd.models.stand_ins.compiled import native_library
-from tppsd.models.stand_ins.packing import BLOCKS, LANES, MARKS, blocks_of
 
 _PLACES = {"cpu": "a CPU", "cuda": "a CUDA device"}
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.packing import PackedDecoder
+from tppsd.backends.cpp.structures import Pointer, Views, Work
 from tppsd.models.law import MarkDecoder, NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.stand_ins.packing import PackedDecoder
-from tppsd.models.stand_ins.structures import Pointer, Views, Work
 
 
 class LawArithmetic:

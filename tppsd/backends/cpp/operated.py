@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.compiled import CompiledDecoder, Drawn, native_library
+from tppsd.backends.cpp.compiled_law import CompiledLaw
+from tppsd.backends.cpp.packing import PackedDecoder
+from tppsd.backends.cpp.structures import Int, Newest, Pointer
 from tppsd.models.cache import KVCache
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.compiled import CompiledDecoder, Drawn, native_library
-from tppsd.models.stand_ins.compiled_law import CompiledLaw
-from tppsd.models.stand_ins.packing import PackedDecoder
-from tppsd.models.stand_ins.structures import Int, Newest, Pointer
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP

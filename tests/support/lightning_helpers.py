@@ -10,7 +10,7 @@ from unittest.mock import patch
 from lightning.pytorch import Trainer
 
 from tppsd.cli import main
-from tppsd.data.datamodule import EventDataModule
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.modules import TPPModule
 
 SMALL: dict[str, Any] = {"embed_dim": 8, "num_heads": 2, "num_components": 4}

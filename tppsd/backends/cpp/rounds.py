@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.compiled import CompiledDecoder, CompiledModel
+from tppsd.backends.cpp.operated import OperatedModel
+from tppsd.backends.cpp.structures import Model, Operated, Pointer, Rounds, Work
 from tppsd.models.cache import KVCache
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.compiled import CompiledDecoder, CompiledModel
-from tppsd.models.stand_ins.operated import OperatedModel
-from tppsd.models.stand_ins.structures import Model, Operated, Pointer, Rounds, Work
 
 
 class Speculated(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 from small_models import attentive_model, random_batch, random_sequence, tokens_of
 
 import tppsd
+from tppsd.backends.cpp.active import stand_in
 from tppsd.models.protocol import EventTokens
-from tppsd.models.stand_ins.active import stand_in
 from tppsd.models.transformer_tpp import TransformerTPP
 
 SAMPLERS: list[dict[str, Any]] = [

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from tppsd.backends.cpp.captured import CapturedModel
+from tppsd.backends.cpp.compiled import CompiledModel
+from tppsd.backends.cpp.operated import OperatedModel
+from tppsd.backends.cpp.reduced import ReducedModel
 from tppsd.models.fast import kept
-from tppsd.models.stand_ins.captured import CapturedModel
-from tppsd.models.stand_ins.compiled import CompiledModel
-from tppsd.models.stand_ins.operated import OperatedModel
-from tppsd.models.stand_ins.reduced import ReducedModel
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
@@ -55,7 +55,7 @@ def standing_in(model: TransformerTPP, compiled: Compiled = True, dtype: torch.d
     captured ones), or in `dtype`, or both; or its laws alone are compiled.
 
     Args:
-        model: one that is fit for it (tppsd.models.stand_ins.compilable).
+        model: one that is fit for it (tppsd.backends.cpp.compilable).
     """
     own, active = kept(model).stand_ins, _ACTIVE.models
     if (compiled, dtype) not in own:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tppsd.models.attnhp import AttNHPEncoder, AttNHPLayer
+from tppsd.backends.cpp.structures import Decoder, Encoder, Layer, Linear, Norm
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.decoder import IndependentMarks, TimeConditionalMarks
+from tppsd.models.encoders.attnhp import AttNHPEncoder, AttNHPLayer
+from tppsd.models.encoders.rotary import RotaryBlock, RotaryEncoder
+from tppsd.models.encoders.sahp import SAHPEncoder
+from tppsd.models.encoders.thp import THPEncoder
 from tppsd.models.mixture import LOG_STD_RANGE
-from tppsd.models.rotary import RotaryBlock, RotaryEncoder
-from tppsd.models.sahp import SAHPEncoder
-from tppsd.models.stand_ins.structures import Decoder, Encoder, Layer, Linear, Norm
-from tppsd.models.thp import THPEncoder
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP

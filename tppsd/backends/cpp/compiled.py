@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.backends.cpp.compiled_law import CompiledLaw, LawArithmetic
+from tppsd.backends.cpp.compiling import library
+from tppsd.backends.cpp.packing import LANES, PackedDecoder, PackedWeights
+from tppsd.backends.cpp.structures import Chain, Int, Pass, Pointer, Work
 from tppsd.models.cache import KVCache
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.stand_ins.compiled_law import CompiledLaw, LawArithmetic
-from tppsd.models.stand_ins.compiling import library
-from tppsd.models.stand_ins.packing import LANES, PackedDecoder, PackedWeights
-from tppsd.models.stand_ins.structures import Chain, Int, Pass, Pointer, Work
 from tppsd.models.tree import depths_on, is_ancestor
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Compiled tiers: models whose passes, draws and densities are native code."""
