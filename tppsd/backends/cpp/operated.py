@@ -47,7 +47,6 @@ class OperatedModel(CompiledDecoder):
         chain, drawn, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits)
         rows, num = uniforms.shape[:2]
         call, contexts = self.library.follow_next, law.parameters  # of the first event none are asked for
-        call.restype = ctypes.c_bool
         for j in range(num):
             tokens = EventTokens(
                 *(torch.empty(rows, 1, dtype=dtype) for dtype in (torch.int64, torch.float64, torch.float64))

@@ -134,9 +134,7 @@ def speculate_by_operators(
     times, inter_times = torch.zeros(2, num_rows, most, dtype=torch.float64)
     pointers = (tensor.data_ptr() for tensor in (ids, times, inter_times, num_new, num_kept))
     passes = Operated(ctypes.addressof(target.decoder), *pointers, most)
-    begin = library.begin_rounds
-    begin.restype = Pointer
-    handle = Pointer(begin(*map(ctypes.byref, (passes, drafting.structure, rounds))))
+    handle = Pointer(library.begin_rounds(*map(ctypes.byref, (passes, drafting.structure, rounds))))
     try:
         for _ in range(wanted.most_rounds or wanted.room):
             num = library.propose(handle)
