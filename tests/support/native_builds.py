@@ -12,10 +12,10 @@ from tppsd.backends.cpp.compiling import library
 
 try:
     compiling._compiler()
-    _HAS_COMPILER = True
+    HAS_COMPILER = True
 except ValueError:
-    _HAS_COMPILER = False
-needs_a_compiler = pytest.mark.skipif(not _HAS_COMPILER, reason="compiled passes need a C++ compiler")
+    HAS_COMPILER = False
+needs_a_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="compiled passes need a C++ compiler")
 
 SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 
