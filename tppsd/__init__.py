@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.models.transformer_tpp import TransformerTPP
     from tppsd.sampling.options import SamplingOptions
     from tppsd.sampling.sample import sample, sample_stream
-    from tppsd.sampling.samples import SampledSequences
+    from tppsd.sampling.results import SampledSequences
 
 __all__ = [
     "DataStatistics",
@@ -68,7 +68,7 @@ _MODULE_OF = {
     "NextEventLaw": "tppsd.models.law",
     "RenewalTPP": "tppsd.models.renewal",
     "SampleWriter": "tppsd.lightning.writer",
-    "SampledSequences": "tppsd.sampling.samples",
+    "SampledSequences": "tppsd.sampling.results",
     "Sampler": "tppsd.lightning.sampler",
     "SamplingOptions": "tppsd.sampling.options",
     "SpeculativeSampling": "tppsd.lightning.callbacks",
