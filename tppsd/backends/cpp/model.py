@@ -34,9 +34,7 @@ def native_library() -> ctypes.CDLL:
     Raises:
         ValueError: there is no compiler, or it fails.
     """
-    loaded = library(Path(__file__).with_name("native") / "library.cpp")
-    loaded.follow_next.restype, loaded.begin_rounds.restype = ctypes.c_bool, Pointer
-    return loaded
+    return library(Path(__file__).with_name("native") / "library.cpp")
 
 
 class DecodedEvents(NamedTuple):
