@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tppsd.commands import certify, demo, demo_sampling, demo_training, profile, recipes, throughput, tune
+from tppsd.commands import certify, demo, demo_sampling, demo_training, profile, recipes, throughput
 from tppsd.processes.presets import preset
 
 KS = {"statistic", "p_value", "num_events"}
@@ -160,13 +160,11 @@ def test_columns_of_other_names_are_named(tmp_path, capsys):
         (throughput.parse, ["--threads", "0"]),
         (profile.parse, ["--threads", "0"]),
         (profile.parse, ["--draft-length", "0"]),
-        (tune.parse, ["--num-events", "1"]),
-        (tune.parse, ["--num-best", "0"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value.__module__.split(".")[-1],
 )
 def test_numbers_that_make_no_sense_are_refused_by_name(parse, args, capsys):
-    given = {recipes.parse: ["a.yaml"], profile.parse: ["--target", "a.ckpt"], tune.parse: ["--target", "a.ckpt"]}
+    given = {recipes.parse: ["a.yaml"], profile.parse: ["--target", "a.ckpt"]}
     with pytest.raises(SystemExit):
         parse([*given.get(parse, []), *args])
     assert f"argument {args[0]}: {args[1]} must be a " in capsys.readouterr().err

@@ -39,9 +39,6 @@ GROUPS = {
         "throughput": Command(
             "tppsd.commands.throughput", "training: events per second of fit beside a bare PyTorch loop"
         ),
-        "tune": Command(
-            "tppsd.commands.tune", "find the fastest draft length or candidate tree for a target and a draft"
-        ),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {
         "fit": Command(TRAINER_CLI, "train a target or a draft model"),
