@@ -32,7 +32,7 @@ from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.certify import certify
 from tppsd.certification.judge import combined, judge
 from tppsd.certification.run import run_cell
-from tppsd.commands import benchmark, profile
+from tppsd.commands import benchmark
 from tppsd.lightning.requests import Requests
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -456,9 +456,8 @@ def test_a_certificate_of_compiled_passes_has_its_own_name(tmp_path: Path, monke
     assert (tmp_path / "certificate-compiled.json").exists() and not (tmp_path / "certificate.json").exists()
 
 
-def test_commands_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str], passes: set[int]) -> None:
-    """benchmark and profile; what is not dispatched is counted."""
-    path, account = tmp_path / "target.ckpt", tmp_path / "account.json"
+def test_the_benchmark_compiles(tmp_path: Path, capsys: pytest.CaptureFixture[str], passes: set[int]) -> None:
+    path = tmp_path / "target.ckpt"
     attentive_model("thp", num_layers=2, num_components=64).save(path)
     size = ["--num-events", "8", "--draft-length", "3", "--compile"]
     benchmark.main(
@@ -466,13 +465,6 @@ def test_commands_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str], pa
     )
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [row["method"] for row in rows] == ["autoregressive", "uncompiled", "speculative"] and passes
-    flops = []
-    for option in ([], ["--compile"]):
-        passes.clear()
-        profile.main(["--target", str(path), *size[:-1], *option, "--json", str(account)])
-        flops.append(json.loads(account.read_text())["samplers"]["autoregressive"]["counts"]["flops"])
-        assert bool(passes) == bool(option)
-    assert flops[1] == pytest.approx(flops[0], rel=0.05)
 
 
 def test_the_uncompiled_baseline_needs_something_to_compare_with() -> None:
