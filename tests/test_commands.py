@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tppsd.commands import benchmark, certify, demo, demo_sampling, demo_training, recipes
+from tppsd.commands import benchmark, certify, demo, demo_sampling, demo_training
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.processes.presets import preset
 
@@ -151,15 +151,12 @@ def test_columns_of_other_names_are_named(tmp_path, capsys):
         (demo.parse, ["--draft-seconds", "soon"]),
         (demo.parse, ["--seed", "-3"]),
         (certify.parse, ["--processes", "0"]),
-        (recipes.parse, ["--processes", "0"]),
-        (recipes.parse, ["--seed", "-1"]),
         (benchmark.parse, ["--threads", "0"]),
         (benchmark.parse, ["--threads", "1.5"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value.__module__.split(".")[-1],
 )
 def test_numbers_that_make_no_sense_are_refused_by_name(parse, args, capsys):
-    given = {recipes.parse: ["a.yaml"]}
     with pytest.raises(SystemExit):
-        parse([*given.get(parse, []), *args])
+        parse(args)
     assert f"argument {args[0]}: {args[1]} must be a " in capsys.readouterr().err

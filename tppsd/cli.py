@@ -30,9 +30,6 @@ GROUPS = {
             "time samplers side by side and test their samples; the tables of the TPP-SD paper",
         ),
         "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
-        "recipes": Command(
-            "tppsd.commands.recipes", "train and test recipes, several encoders and seeds: the table of results"
-        ),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {
         "fit": Command(TRAINER_CLI, "train a target or a draft model"),
