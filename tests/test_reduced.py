@@ -34,11 +34,10 @@ from tppsd.backends.cpp import active
 from tppsd.backends.cpp.active import stand_in, standing_in
 from tppsd.backends.cpp.captured import CapturedModel
 from tppsd.certification.cells import Cell, all_cells
-from tppsd.certification.certificate import file_name
 from tppsd.certification.judge import combined, judge
 from tppsd.certification.recorded import RecordedLaws, divergence
 from tppsd.certification.run import run_cell
-from tppsd.commands import benchmark, certify
+from tppsd.commands import benchmark
 from tppsd.lightning.requests import Requests
 from tppsd.models.cache import KVCache
 from tppsd.models.fast import Kept
@@ -316,18 +315,6 @@ def test_a_wrong_sampler_is_told_by_its_own_laws_or_by_their_distance(
             dtype="bfloat16",
         )
     assert (list(judge(target, samples)) == ["laws near the target's"]) == is_far
-
-
-def test_certificates_of_passes_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [file_name(how) for how in ({}, {"compiled": True}, {"dtype": "bfloat16"})]
-    assert names == ["certificate.json", "certificate-compiled.json", "certificate-bfloat16.json"]
-    cells = [cell for cell in CELLS if cell.weights == "untrained"][:1]
-    monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
-    monkeypatch.chdir(tmp_path)
-    certify.main(["--dtype", "bfloat16", "--events", "1000", "--processes", "1", "--output", "out"])
-    written = json.loads(Path("out/certificate-bfloat16.json").read_text())
-    assert written["run"]["dtype"] == "bfloat16" and "compiled" not in written["run"]
-    assert [path.name for path in Path("out").iterdir()].count("cells-bfloat16") == 1
 
 
 # --- options, commands, Lightning
