@@ -122,14 +122,19 @@ def why_not_head(model: Any, device: torch.device | None = None) -> str | None:
     return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}" if dim % LANES else None
 
 
-def check_compilable(model: Any, device: torch.device | None = None) -> None:
+def check_compilable(model: Any, wanted: str, device: torch.device | None = None) -> None:
     """Refuse a target that native code cannot run on `device`, and compile that code where it has not been.
+
+    Args:
+        model: the target.
+        wanted: the option that asks for it, for the message.
+        device: where the target will be; None: where it is.
 
     Raises:
         ValueError: the target, or the compiler, will not do; the sentence says why.
     """
     if (reason := why_not_compilable(model, device)) is not None:
-        raise ValueError(f"target: compile = True {reason}")
+        raise ValueError(f"target: {wanted} {reason}")
     check_compiler()
 
 

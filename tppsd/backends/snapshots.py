@@ -31,7 +31,8 @@ class Snapshot:
         self._statistics = getattr(model, "statistics", None)
         parameters = model.named_parameters()
         self.not_finite = next((name for name, p in parameters if not torch.isfinite(p.detach()).all()), None)
-        self.content_hash: str | None = model.content_hash() if callable(getattr(model, "content_hash", None)) else None
+        own_hash: Any = getattr(model, "content_hash", None)
+        self.content_hash: str | None = own_hash() if callable(own_hash) else None
         self.compiled: dict[torch.dtype, Any] = {}
 
     def fits(self, model: nn.Module) -> bool:

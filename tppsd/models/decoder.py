@@ -60,13 +60,9 @@ class TimeConditionalMarks(nn.Module):
         """The same map in float64 arithmetic on the weights as they are now."""
         if self.to_logits.weight.dtype == torch.float64:
             return self
-        layers = (self.from_time, self.mix_time, self.to_logits)
-        return _DoubleMarks(*(layer.weight.detach().double() for layer in layers), *_double_biases(layers))
-
-
-def _double_biases(layers: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor]:
-    from_time, _, to_logits = layers
-    return from_time.bias.detach().double(), to_logits.bias.detach().double()
+        matrices = (layer.weight for layer in (self.from_time, self.mix_time, self.to_logits))
+        biases = (self.from_time.bias, self.to_logits.bias)
+        return _DoubleMarks._make(values.detach().double() for values in (*matrices, *biases))
 
 
 class _DoubleMarks(NamedTuple):

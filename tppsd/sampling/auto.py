@@ -76,7 +76,7 @@ def _without_trial(batch: Batch, candidates: dict[str, SamplingOptions]) -> Tria
 def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingOptions]:
     """What may be chosen, by name: compiled, only a draft model and recent distributions come near."""
     length, rule = options.draft_length, options.rule or "joint"
-    passes = {"compile": options.compile, "dtype": options.dtype}
+    passes = options.passes
     is_there: dict[DrafterName, bool] = {
         "model": models.draft is not None,
         "jacobi": rule != "block" or options.drafter == "jacobi",

@@ -103,4 +103,5 @@ def _race(race: Rejected, log_block: Tensor, first: Tensor, num: int, noise: Str
     succeeds = ~fails & (uniforms[..., 4] < -torch.expm1(-(log_block.unsqueeze(1) + ratio)))
     which = (fails | succeeds).long().argmax(1, keepdim=True)
     outcome = torch.where(succeeds, _SUCCEEDED, torch.where(fails, _FAILED, _OPEN)).gather(1, which)
-    return outcome.squeeze(1), *(values.gather(1, which).squeeze(1) for values in (tau, marks))
+    inter_times, marks = (values.gather(1, which).squeeze(1) for values in (tau, marks))
+    return outcome.squeeze(1), inter_times, marks

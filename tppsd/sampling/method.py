@@ -81,7 +81,7 @@ def build_engine(
         counters = Counters(options.longest_draft, rule.num_nodes, device)
         is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_laws
         kind = CompiledSpeculative if is_native else Speculative
-        speculative = kind(target, proposes, rule, noise, lengths)  # type: ignore[arg-type]
+        speculative = kind(target, proposes, rule, noise, lengths)
         return Engine(speculative, state, noise, plan.requests, plan.histories, counters, recorder, lengths)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,13 +141,45 @@ class SampledSequences:
         t_end = None if end != end else end
         return EventSequence(times, marks, history.t_start, t_end, int(self.index[i]), inter_times)
 
+    def to_columns(self) -> dict[str, list[Any]]:
+        """One row per sequence of new events.
+
+        Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on the
+        data's own clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and t_end
+        (null where the first event is given, or where the sequence ended by its number of events); history_index,
+        path_index, truncated, target_hash, draft_hash, seed, options (JSON), batch_size (running sequences: together with the
+        options it gives the same sequences again); choice (what method = "auto" chose and why; null for others).
+        """
+        sequences = list(self)
+        provenance = {
+            "target_hash": self.target_hash,
+            "draft_hash": self.draft_hash,
+            "seed": self.seed,
+            "options": json.dumps(self.options.to_dict(), sort_keys=True),
+            "batch_size": self.batch_size,
+            "choice": self.stats.choice,
+        }
+        return {
+            "dim_process": [self.num_marks] * len(sequences),
+            "seq_idx": self.index.tolist(),
+            "seq_len": [len(s) for s in sequences],
+            "time_since_start": [s.event_times.tolist() for s in sequences],
+            "time_since_last_event": [s.inter_times.tolist() for s in sequences],
+            "type_event": [s.marks.tolist() for s in sequences],
+            "mark_names": [None if self.mark_names is None else list(self.mark_names)] * len(sequences),
+            "t_start": [s.t_start for s in sequences],
+            "t_end": [s.t_end for s in sequences],
+            "history_index": self.history_index.tolist(),
+            "path_index": self.path_index.tolist(),
+            "truncated": self.truncated.tolist(),
+            **{name: [value] * len(sequences) for name, value in provenance.items()},
+        }
+
     def to_dataset(self) -> Any:
-        """A `datasets.Dataset` in the EasyTPP columns plus window and provenance (tppsd.sampling.columns)."""
+        """A `datasets.Dataset` in the EasyTPP columns plus window and provenance (`to_columns`)."""
         from datasets import Dataset
 
-        from tppsd.sampling.columns import to_columns
-
-        return Dataset.from_dict(to_columns(self))
+        return Dataset.from_dict(self.to_columns())
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with one row per event of every `[i]`: index, history_index, path_index, time,
@@ -174,4 +207,4 @@ class SampledSequences:
         """Write one row per sequence in the EasyTPP columns; an interrupted write leaves nothing behind."""
         from tppsd.sampling.columns import write_parquet
 
-        return write_parquet(self, path)
+        return write_parquet(self.to_columns(), path)

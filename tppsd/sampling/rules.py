@@ -240,7 +240,7 @@ def more_proposals(num: int, num_rows: int, largest: int = 4096) -> int:
     return min(4 * num, proposals_per_row(num_rows, largest))
 
 
-def proposal_uniforms(rejected: Rejected, noise: Streams, first: int, num: int) -> Tensor:
+def proposal_uniforms(rejected: Rejected, noise: Streams, first: int | Tensor, num: int) -> Tensor:
     """float64 (n, num, 6) of proposals first..first+num-1: four to draw each, two to keep it."""
     rows, positions = rejected.rows, rejected.positions
     return noise.attempts(rows, positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)

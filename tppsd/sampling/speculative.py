@@ -143,9 +143,9 @@ class Speculative:
         done = speculative_round(state, self.target, self.drafter, self.rule, self.noise, draft_length)
         num_used = torch.minimum(done.num_accepted, torch.minimum(state.counts, state.limit) - before)
         rounds = (done.draft.num_drafted, done.num_accepted, num_used)
-        return Advance(
-            1, done.events, done.laws, *(values[active] for values in rounds), 1, accepted_nodes(done, active)
-        )
+        num_drafted, num_accepted, num_used = (values[active] for values in rounds)
+        nodes = accepted_nodes(done, active)
+        return Advance(1, done.events, done.laws, num_drafted, num_accepted, num_used, nodes=nodes)
 
     def _step(self, state: BatchState) -> Advance:
         """Advance every row by one event; the drafter learns of it."""
