@@ -14,9 +14,8 @@ from native_builds import compiled_wrong, needs_a_compiler
 from small_models import attentive_model, random_batch, tokens_of
 
 from tppsd.backends.cpp import structures
-from tppsd.backends.cpp.active import standing_in
-from tppsd.backends.cpp.compiled import CompiledModel, native_library
 from tppsd.backends.cpp.library import LayoutError, declare
+from tppsd.backends.cpp.model import CompiledTPP, native_library
 from tppsd.backends.cpp.structures import Chain, Double, Int, Pass, Pointer
 
 pytestmark = needs_a_compiler
@@ -24,7 +23,7 @@ pytestmark = needs_a_compiler
 
 def test_a_structure_in_place_of_another_and_a_missing_argument_are_refused() -> None:
     """Undeclared functions would read whatever lies at the address."""
-    model = CompiledModel(attentive_model("thp"))
+    model = CompiledTPP(attentive_model("thp"))
     with pytest.raises(ctypes.ArgumentError, match="argument 2"):
         model.library.pass_tokens(ctypes.byref(model.encoder), ctypes.byref(model.decoder))
     with pytest.raises(ctypes.ArgumentError, match="argument 3"):
@@ -109,7 +108,7 @@ PASSES = {"this thread": (1, 1), "threads that share rows": (4, 3), "threads tha
 
 def pass_that_does_not_fit(rows: int, num_threads: int) -> None:
     """A pass over more tokens than there is memory for, which it finds out before it reads any."""
-    model = CompiledModel(attentive_model("thp"))
+    model = CompiledTPP(attentive_model("thp"))
     one_pass = Pass(rows=rows, num_new=TOO_MANY, num_threads=num_threads)
     model.library.pass_tokens(ctypes.byref(model.encoder), ctypes.byref(one_pass))
 
@@ -119,7 +118,7 @@ def test_a_failed_allocation_is_a_memory_error(which: str) -> None:
     """And the library goes on."""
     with pytest.raises(MemoryError, match="compiled code: pass_tokens failed: an allocation"):
         pass_that_does_not_fit(*PASSES[which])
-    model = CompiledModel(attentive_model("thp"))
+    model = CompiledTPP(attentive_model("thp"))
     model.library.pass_tokens(ctypes.byref(model.encoder), ctypes.byref(Pass()))
 
 
@@ -168,10 +167,10 @@ def test_what_one_of_several_threads_throws_reaches_the_caller(
     condition, rows, num_threads = FAILING[which]
     place = "const bool is_attnhp = encoder.kind == ATTNHP;"
     compiled_wrong(place, f'{place} if ({condition}) throw std::runtime_error("as planned");', tmp_path, monkeypatch)
-    model, threads = attentive_model("thp", num_layers=16), torch.get_num_threads()
+    model, threads = CompiledTPP(attentive_model("thp", num_layers=16)), torch.get_num_threads()
     try:
         torch.set_num_threads(num_threads)
-        with torch.inference_mode(), standing_in(model):
+        with torch.inference_mode():
             tokens, cache = tokens_of(random_batch([39] * rows)), model.new_cache(rows, 40)
             for _ in range(20):  # whichever thread runs it
                 with pytest.raises(RuntimeError, match="compiled code: pass_tokens failed: as planned"):
@@ -182,7 +181,7 @@ def test_what_one_of_several_threads_throws_reaches_the_caller(
 
 def test_no_rows_are_no_work() -> None:
     """A division by their number would end the process."""
-    model = CompiledModel(attentive_model("thp"))
+    model = CompiledTPP(attentive_model("thp"))
     nothing, rounds = Pass(), structures.Rounds(draft_length=30, most_rounds=3)
     own = structures.Model(*map(ctypes.addressof, (model.encoder, model.decoder, nothing)))
     model.library.follow(model.encoder, model.decoder, nothing, Chain())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tppsd.backends.cpp import compiled, compiling
+from tppsd.backends.cpp import compiling, model
 from tppsd.backends.cpp.compiling import library
 
 try:
@@ -25,7 +25,7 @@ def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CXX", " ".join(command))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
-    monkeypatch.setattr(compiled, "library", lambda _: library.__wrapped__(source))
+    monkeypatch.setattr(model, "library", lambda _: library.__wrapped__(source))
 
 
 def compiled_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
