@@ -7,12 +7,13 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --constraint .constraints.txt
 
-.PHONY: help demo test
+.PHONY: help demo test sanitize
 
 help:
 	@echo "make demo              install on first use, then train, sample and compare on a simulated Hawkes process"
 	@echo "make demo DATA=PATH    the same on your data: a folder of Parquet/JSON splits, or a hub id such as easytpp/taxi"
 	@echo "make test              install on first use, then run ruff, mypy and the tests"
+	@echo "make sanitize          run the tests of the compiled code in a build that finds wrong reads, writes and arithmetic"
 	@echo
 	@echo "Both install into $(VENV). To use another Python (3.11 or newer) than \`python3\`: make demo PYTHON=python3.12"
 
@@ -23,6 +24,15 @@ test: $(VENV)/.installed-test
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
 	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
+# With GCC. Python itself is not instrumented, so that the run-time libraries must be loaded before it; what it leaks is not
+# of interest. The first error ends the process that makes it, and so its test. -g1 names the lines.
+SANITIZED := c++ -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1
+
+sanitize: $(VENV)/.installed-test
+	CXX="$(SANITIZED)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal tests/test_compiled*.py tests/test_native_boundary.py
 
 # The stamps: an installation is repeated only when what it was made from has changed.
 $(VENV)/.installed: pyproject.toml .constraints.txt | $(VENV_PYTHON)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from native_builds import compiled_wrong, needs_a_compiler
+from native_builds import compiled_wrong, needs_a_compiler, needs_a_plain_build
 from small_models import attentive_model, random_batch, tokens_of
 
 from tppsd.backends.cpp import structures
@@ -113,6 +113,7 @@ def pass_that_does_not_fit(rows: int, num_threads: int) -> None:
     model.library.pass_tokens(ctypes.byref(model.encoder), ctypes.byref(one_pass))
 
 
+@needs_a_plain_build
 @pytest.mark.parametrize("which", PASSES)
 def test_a_failed_allocation_is_a_memory_error(which: str) -> None:
     """And the library goes on."""
@@ -139,6 +140,7 @@ UNGUARDED = {  # the pass, what is replaced by what, and how the process then en
 }  # fmt: skip
 
 
+@needs_a_plain_build
 @pytest.mark.parametrize("which", UNGUARDED)
 def test_a_build_without_one_of_the_guards_is_told_from_the_right_one(which: str, tmp_path: Path) -> None:
     """It ends the process, loses the failure or mistakes its kind."""

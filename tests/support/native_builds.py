@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -17,11 +18,16 @@ except ValueError:
     HAS_COMPILER = False
 needs_a_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="compiled passes need a C++ compiler")
 
+IS_SANITIZED = "-fsanitize" in os.environ.get("CXX", "")  # by `make sanitize`
+needs_a_plain_build = pytest.mark.skipif(IS_SANITIZED, reason="sanitizers end a process that allocates too much")
+
 SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 
 
 def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
     """From now on, without the flags for this very processor."""
+    if IS_SANITIZED:
+        pytest.skip("with sanitizers, which make compiling slow, only the build that is shipped is run")
     monkeypatch.setenv("CXX", " ".join(command))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
