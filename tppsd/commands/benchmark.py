@@ -50,7 +50,7 @@ def main(args: list[str]) -> None:
             raise ValueError(_NOTHING_TO_DRAW)
         save(speedup_plot(speedups(cells)), options.figure)
     if options.report is not None:
-        from tppsd.report import write_report
+        from tppsd.benchmark.report import write_report
 
         assert plan is not None  # --report and --recorded exclude each other
         print(f"report: {write_report(plan, measurements, options.report)}", file=sys.stderr)
