@@ -6,7 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
 from tppsd.backends.cpp.compilable import check_compiler
+from tppsd.commands.demo_settings import Settings
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
@@ -22,9 +23,6 @@ from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponenti
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.samples import SampledSequences
 from tppsd.sampling.stats import SamplingStats
-
-if TYPE_CHECKING:
-    from tppsd.commands.demo import Settings
 
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)
@@ -68,8 +66,8 @@ def sample_all_ways(
         outcome[name] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
         if outcome[name]["stats"].num_events == 0:
             raise ValueError(
-                f"{data.dataset_name}: no event was sampled until the ends of the test sequences, so there are no speeds to "
-                "compare; the demo needs longer test sequences, or more of them"
+                f"{data.dataset_name}: no event was sampled until the ends of the test sequences, so there are no "
+                "speeds to compare; the demo needs longer test sequences, or more of them"
             )
     return outcome
 
@@ -93,8 +91,8 @@ def check_histories(data: EventDataModule) -> None:
     """Refuse test sequences that leave nothing to sample, before anything is trained."""
     if data.process_object is None and not any(_to_come(data)):
         raise ValueError(
-            f"{data.dataset_name}: no test sequence has an event after its given first half, which the demo would continue; "
-            "it needs test sequences of two events or more"
+            f"{data.dataset_name}: no test sequence has an event after its given first half, which the demo would "
+            "continue; it needs test sequences of two events or more"
         )
 
 
@@ -118,7 +116,7 @@ def _predict(
         enable_progress_bar=writer is not None,
         enable_model_summary=False,
     )
-    chunks: Any = trainer.predict(sampler, loader)
+    chunks: list[SampledSequences] = trainer.predict(sampler, loader)  # type: ignore[assignment]
     return chunks
 
 
