@@ -57,7 +57,8 @@ def events(tmp_path):
     (tmp_path / "events").mkdir()
     for split in ("train", "validation", "test"):
         rows = [
-            {"dim_process": 2, "seq_idx": i, "seq_len": 8, "time_since_start": [0.5 * j * (1 + i / 10) for j in range(8)],
+            {"dim_process": 2, "seq_idx": i, "seq_len": 8,
+             "time_since_start": [0.5 * j * (1 + i / 10) for j in range(8)],
              "time_since_last_event": [0.5 * (j > 0) * (1 + i / 10) for j in range(8)], "type_event": [0, 1] * 4}
             for i in range(6)
         ]  # fmt: skip
@@ -241,8 +242,10 @@ def test_drafts_of_one_size_in_heads_and_layers_are_apart(tmp_path, capsys):
 @pytest.mark.parametrize("width", [60, 100, 130, 240])
 def test_the_table_keeps_to_the_width_of_the_terminal(width, capsys):
     row = Row(
-        "speculative, draft best.ckpt, 16 in 2 passes", "speculative", "easytpp/taxi", "thp", "4x2", "a/b/best.ckpt", 16, "joint",
-        1, 0, 3, 1, 100, 0.5, 12.34, 10.25, 14.5, 4.21, 3.5, 5.1, 81.0, 10.2, 0.8, 0.9, 6.54, 0.1, 0.1, 0.2, 0.3, 0.4, 0.037,
+        "speculative, draft best.ckpt, 16 in 2 passes", "speculative", "easytpp/taxi", "thp", "4x2",
+        "a/b/best.ckpt", 16, "joint",
+        1, 0, 3, 1, 100, 0.5, 12.34, 10.25, 14.5, 4.21, 3.5, 5.1, 81.0, 10.2, 0.8, 0.9, 6.54,
+        0.1, 0.1, 0.2, 0.3, 0.4, 0.037,
     )  # fmt: skip
     print_table(read_plan([], {"untrained": True}), [row], Console(width=width))
     *table, last = capsys.readouterr().out.splitlines()

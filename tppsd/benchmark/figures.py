@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tppsd.benchmark.names import in_passes, short_names
 from tppsd.benchmark.rows import Measurement, Row
@@ -24,6 +24,7 @@ from tppsd.plots.style import (
 from tppsd.plots.time_rescaling import ks_plot
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _AGAINST_LENGTH = ("speedup", "acceptance_rate", "ks_statistic", "wasserstein_time", "likelihood_discrepancy")
@@ -87,7 +88,7 @@ def mark_figures(measurements: Sequence[Measurement]) -> Iterator[Figure]:
             axes.bar(middles, shares, width, color=colour, label=measured.row.sampler)
         label(axes, "mark", "events [%]", "share of each mark among the sampled events")
         axes.grid(axis="x", visible=False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _whole_numbers(axes)
         legend_below(figure, *axes.get_legend_handles_labels())
         title_of(figure, name)
         yield figure
@@ -114,7 +115,7 @@ def draft_length_figures(measurements: Sequence[Measurement]) -> Iterator[Figure
         yield figure
 
 
-def _against_length(axes: Any, column: str, rows: Sequence[Row], names: dict[Kind, str]) -> None:
+def _against_length(axes: Axes, column: str, rows: Sequence[Row], names: dict[Kind, str]) -> None:
     """Draw a line per draft, passes and rule; for speed-ups with the range over paired runs, and a line at 1."""
     for i, (kind, name) in enumerate(names.items()):
         own = sorted((row for row in rows if _kind(row) == kind), key=_length)
@@ -128,7 +129,7 @@ def _against_length(axes: Any, column: str, rows: Sequence[Row], names: dict[Kin
     label(axes, "draft length", "", TABLE_COLUMNS[column].heading)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.03 if column == "acceptance_rate" else None)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    _whole_numbers(axes)
 
 
 def position_figures(measurements: Sequence[Measurement]) -> Iterator[Figure]:
@@ -147,10 +148,17 @@ def position_figures(measurements: Sequence[Measurement]) -> Iterator[Figure]:
         label(axes, "position in the draft", "P(accepted | tested)", "")
         lowest = min(p for own in shares.values() for p in own)
         axes.set_ylim(min(0.9, math.floor(10 * lowest) / 10), 1.005)
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        _whole_numbers(axes)
         legend_below(figure, *axes.get_legend_handles_labels())
         title_of(figure, name)
         yield figure
+
+
+def _whole_numbers(axes: Axes) -> None:
+    """Let the ticks of the horizontal axis be whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _kind(row: Row) -> Kind:

@@ -111,6 +111,7 @@ def measurement(
         other.sampler.method: other for other in others if other.sampler.method in ("autoregressive", "reencode")
     }
     speedups = _speedups(timed, baselines["autoregressive"])
+    over_reencode = _speedups(timed, baselines["reencode"]) if "reencode" in baselines else None
     peaks = [peak for peak in timed.peak_bytes if peak is not None]
     values: dict[str, Any] = cell | {
         "sampler": sampler.name, "method": sampler.method, "draft": sampler.draft, "draft_length": sampler.draft_length,
@@ -119,7 +120,7 @@ def measurement(
         "seconds": statistics.median(timed.seconds) / cell["num_sequences"],
         "milliseconds_per_event": 1e3 * statistics.median(own), "low": 1e3 * min(own), "high": 1e3 * max(own),
         "speedup": statistics.median(speedups), "speedup_low": min(speedups), "speedup_high": max(speedups),
-        "speedup_over_reencode": statistics.median(_speedups(timed, baselines["reencode"])) if "reencode" in baselines else None,
+        "speedup_over_reencode": None if over_reencode is None else statistics.median(over_reencode),
         "events_per_second": 1 / statistics.median(own), "peak_memory_mib": max(peaks) / 2**20 if peaks else None,
         "choice": timed.samples.stats[0].choice if timed.samples.stats else None,
         **fidelity.numbers,

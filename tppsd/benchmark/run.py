@@ -48,8 +48,8 @@ def run(plan: Plan, say: Any, progress: Any) -> Iterator[list[Measurement]]:
 
 
 def _cell(
-    plan: Plan, data: EventDataModule | None, name: str | None, target: TransformerTPP, drafts: dict[str, Any], seed: int,
-    batch_size: int, progress: Any,
+    plan: Plan, data: EventDataModule | None, name: str | None, target: TransformerTPP, drafts: dict[str, Any],
+    seed: int, batch_size: int, progress: Any,
 ) -> list[Measurement]:  # fmt: skip
     chosen = samplers(plan, target, drafts)
     default = DEFAULT_CONTINUATIONS if data is not None and data.preset is None else 1
@@ -72,5 +72,6 @@ def _check_device(plan: Plan) -> None:
 
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            "device = cuda, but there is no CUDA device; give --device cpu, or a file of lightning_configs/benchmark/small"
+            "device = cuda, but there is no CUDA device; give --device cpu, or a file of "
+            "lightning_configs/benchmark/small"
         )

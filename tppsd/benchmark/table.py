@@ -43,8 +43,9 @@ TABLE_COLUMNS = {
 SPREADS = {"milliseconds_per_event": ("low", "high"), "speedup": ("speedup_low", "speedup_high")}
 IMPORTANT = ("milliseconds_per_event", "speedup", "events_per_round", "own_law_p_value")  # what a narrow terminal shows
 LEGEND = (
-    "target and drafts: heads x layers; medians over runs (smallest to largest); ΔL, D_KS, D_WS: distances of the TPP-SD paper; "
-    "alpha: accepted / drafted; per step: accepted / tested; per round: events per target pass; "
+    "target and drafts: heads x layers; medians over runs (smallest to largest); "
+    "ΔL, D_KS, D_WS: distances of the TPP-SD paper; alpha: accepted / drafted; "
+    "per step: accepted / tested; per round: events per target pass; "
     "own-law p: uniform if sampling is exact (in float32)"
 )
 

@@ -83,7 +83,8 @@ def checkpoint_path(
     decisive = {
         "statistics": data.statistics.to_dict(), "encoder": encoder, "size": size.to_dict(), "seed": seed,
         "seconds": _seconds(plan, role), "max_epochs": settings.max_epochs, "patience": settings.patience,
-        "batch_size": settings.batch_size, "learning_rate": _learning_rate(plan, role), "scored": settings.max_scored_events,
+        "batch_size": settings.batch_size, "learning_rate": _learning_rate(plan, role),
+        "scored": settings.max_scored_events,
     }  # fmt: skip
     if teacher is not None:
         decisive["distilled_from"] = teacher.content_hash

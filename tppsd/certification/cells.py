@@ -15,8 +15,8 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "num_marks": (1, 5, 50),
     "weights": ("untrained", "trained"),
     "draft": (
-        "none", "identical", "another model", "shifted", "nearly disjoint", "missing modes", "light tails", "rare marks",
-        "in two passes", "self", "jacobi", "poisson",
+        "none", "identical", "another model", "shifted", "nearly disjoint", "missing modes", "light tails",
+        "rare marks", "in two passes", "self", "jacobi", "poisson",
     ),
     "draft_length": (0, 1, 4, 10),
     "start": ("from scratch", "history", "silence"),

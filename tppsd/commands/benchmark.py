@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _NOTHING_TO_DRAW = "--figure has nothing to draw: no speculative sampler was timed beside the autoregressive one"
 
-DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data (--data:
-models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The tables and figures
-of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win over files. Several
-cells (data, encoders, batch sizes) end in a table of the fastest sampler of each."""
+DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data
+(--data: models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The
+tables and figures of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win
+over files. Several cells (data, encoders, batch sizes) end in a table of the fastest sampler of each."""
 
 
 def main(args: list[str]) -> None:
@@ -173,7 +173,8 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
     named = {
         "data": options.data, "data_root": options.data_root, "encoders": options.encoder, "target": options.target,
         "draft_lengths": options.draft_length, "rules": options.rule, "batch_sizes": options.batch_size,
-        "num_events": options.num_events, "repeats": options.repeats, "seeds": options.seed, "baselines": options.baseline,
+        "num_events": options.num_events, "repeats": options.repeats, "seeds": options.seed,
+        "baselines": options.baseline,
         "device": options.device, "compile": options.compile, "dtype": options.dtype, "methods": options.method,
         "draft_passes": options.draft_passes,
     }  # fmt: skip
