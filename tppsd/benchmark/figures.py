@@ -1,4 +1,4 @@
-"""Draws the figures of a benchmark report, one per cell (data, encoder, batch size), from its measurements."""
+"""The figures of a benchmark report, one per cell (data, encoder, batch size), from its measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a benchmark as one HTML page: its table, its figures, and where it was run."""
+"""The page of a benchmark: its table, its figures, and where it was run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""`tppsd benchmark`: samplers side by side in one process, warmed up, alternating, medians over repeats with their
-spread."""
+"""The command `tppsd benchmark` times samplers side by side in one process, after a warm-up and in turn.
+
+It reports medians over repeats with their spread.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,9 @@ def main(args: list[str]) -> None:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written before anything is measured, by a nameless file in the folder that is to
-    hold it.
+    """Refuse a file that cannot be written, before anything is measured.
+
+    Tried by a nameless file in the folder that is to hold it.
 
     Raises:
         ValueError: it names a folder, or a place where nothing can be written.
@@ -101,7 +104,7 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
 
 
 def parse(args: list[str]) -> argparse.Namespace:
-    """Command line -> options; those that were not given are None."""
+    """Read the options of the command line; those that were not given are None."""
     parser = argparse.ArgumentParser(prog="tppsd benchmark", description=DESCRIPTION)
     add = parser.add_argument
     add("--config", action="append", default=[], help="YAML file of a plan; may be repeated, later ones win")
@@ -169,7 +172,7 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """The keys of a plan that the command line sets."""
+    """Return the keys of a plan that the command line sets."""
     named = {
         "data": options.data, "data_root": options.data_root, "encoders": options.encoder, "target": options.target,
         "draft_lengths": options.draft_length, "rules": options.rule, "batch_sizes": options.batch_size,
@@ -194,7 +197,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def widths(tree: str) -> list[int]:
-    """ "4,2,1" -> [4, 2, 1]."""
+    """Read a tree: "4,2,1" becomes [4, 2, 1]."""
     try:
         return [int(width) for width in tree.split(",")]
     except ValueError:
@@ -202,15 +205,17 @@ def widths(tree: str) -> list[int]:
 
 
 def _draft(draft: str) -> str | dict[str, int]:
-    """A size where it looks like one, else a checkpoint or a name."""
+    """Return a size where the text looks like one, else the text, which names a checkpoint or a drafter."""
     return _size(draft, "--draft") if draft.replace(",", "").isdigit() and not Path(draft).exists() else draft
 
 
 def _length(text: str) -> int | str:
+    """Read a draft length: "auto" or a whole number."""
     return text if text == "auto" else int(text)
 
 
 def _size(size: str, option: str) -> dict[str, int]:
+    """Read the size of a model: "20,8" are 20 layers and 8 heads."""
     try:
         num_layers, num_heads = (int(part) for part in size.split(","))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Holds what commands share: how data are opened, the option `--compile`, and types of numbers."""
+"""Functions that commands share: how data are opened, the option `--compile`, and types of numbers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def compiled(text: str) -> str:
-    """Type of `--compile`, which stands alone for all passes, or before "draft"."""
+    """Check the value of `--compile`, which stands alone for all passes, or before "draft"."""
     if text != "draft":
         raise argparse.ArgumentTypeError(f"{text} is not draft; without it, all passes are compiled")
     return text
 
 
 def add_compile(parser: argparse.ArgumentParser) -> None:
-    """`--compile`, of every sampler."""
+    """Add the option `--compile`, which is of every sampler."""
     parser.add_argument(
         "--compile", nargs="?", type=compiled, const=True, metavar="draft",
         help="compiled passes, in every sampler; draft: all but the target's passes (a CPU needs a C++ compiler)",
@@ -24,9 +24,13 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """Type of an option: whole numbers from `minimum` on. argparse names the option in front of the refusal."""
+    """Return the type of an option that takes whole numbers from `minimum` on.
+
+    argparse names the option in front of the refusal.
+    """
 
     def whole_number(text: str) -> int:
+        """Read the number, or refuse the text."""
         try:
             number = int(text)
         except ValueError:
@@ -39,7 +43,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 def positive_seconds(text: str) -> float:
-    """Type of an option: a time that can be spent."""
+    """Read a time that can be spent; the type of an option."""
     try:
         seconds = float(text)
     except ValueError:
@@ -50,8 +54,10 @@ def positive_seconds(text: str) -> float:
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """The options of events whose columns have other names than usual, or that have no marks: `columns` and
-    `unmarked`."""
+    """Add the options `--columns` and `--unmarked`.
+
+    They are for events whose columns have other names than usual, or that have no marks.
+    """
     add, others = parser.add_argument, "columns of other names than usual, such as time=hours mark=kind"
     add(
         "--columns", type=_field_and_column, action="extend", nargs="+", default=[], metavar="FIELD=COLUMN", help=others
@@ -60,6 +66,7 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def _field_and_column(text: str) -> tuple[str, str]:
+    """Read FIELD=COLUMN; the type of an option."""
     field, _, column = text.partition("=")
     if not (field and column):
         raise argparse.ArgumentTypeError(f"{text} must be FIELD=COLUMN, such as time=hours")
@@ -67,7 +74,7 @@ def _field_and_column(text: str) -> tuple[str, str]:
 
 
 def open_events(data: str, columns: list[tuple[str, str]], unmarked: bool, **arguments: Any) -> Any:
-    """The EventDataModule of --data, --columns and --unmarked, read.
+    """Read the events of --data, --columns and --unmarked, and return their EventDataModule.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be; the sentence says why, and what these options can do about it.

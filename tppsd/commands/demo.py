@@ -1,4 +1,7 @@
-"""`tppsd demo`: the whole job in a few minutes. Train a target and a draft, sample both ways, compare speed and law."""
+"""The command `tppsd demo` does the whole job in a few minutes.
+
+It trains a target and a draft, samples in several ways, and compares speed and distribution.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints and writes the demo's results: tables, a page with figures, summary.json, and where to go from there."""
+"""The results of the demo: tables, a page with figures, summary.json, and where to go from there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SPECULATIVE = ("speculative", "speculative_jacobi")
 
 
 def describe_data(data: EventDataModule) -> str:
-    """One line on the data set."""
+    """Return one line on the data set."""
     sizes = ", ".join(f"{len(data.sequences(split)):,} {split}" for split in ("train", "validation", "test"))
     s = data.statistics
     return (
@@ -46,7 +46,7 @@ def describe_data(data: EventDataModule) -> str:
 
 
 def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
-    """The content of summary.json."""
+    """Return the content of summary.json."""
     convention = results["convention"]
     summary: dict[str, Any] = {"schema": SCHEMA, "dataset": data.dataset_name}
     for name in ("target", "draft"):
@@ -82,20 +82,22 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ran(results: dict[str, Any]) -> list[str]:
-    """Names of the samplers: compiled code needs a compiler."""
+    """Return the names of the samplers that ran; compiled code needs a compiler."""
     return [name for name in _HEADERS if name in results]
 
 
 def fastest_sampler(results: dict[str, Any]) -> str:
-    """Name of the fastest speculative sampler."""
+    """Return the name of the fastest speculative sampler."""
     return max(_SPECULATIVE, key=lambda name: results[name]["stats"].events_per_second)
 
 
 def _speedup(results: dict[str, Any], name: str) -> float:
+    """Return how many times as many events per second as the autoregressive sampler one has drawn."""
     return float(results[name]["stats"].events_per_second / results["autoregressive"]["stats"].events_per_second)
 
 
 def _counters(stats: SamplingStats) -> dict[str, Any]:
+    """Return the counters of a sampler that go into summary.json."""
     names = ["num_events", "seconds", "events_per_second"]
     if stats.method == "speculative":
         names += ["acceptance_rate", "step_acceptance", "mean_draft_length", "rule", "drafter"]
@@ -104,6 +106,7 @@ def _counters(stats: SamplingStats) -> dict[str, Any]:
 
 
 def _history_share(results: dict[str, Any], nll: float) -> float | None:
+    """Return the history share of a model, None where the true process is not known."""
     share = math.nan if results["true_nll"] is None else history_share(nll, results["renewal_nll"], results["true_nll"])
     return None if math.isnan(share) else share
 
@@ -111,7 +114,7 @@ def _history_share(results: dict[str, Any], nll: float) -> float | None:
 def write(
     settings: Settings, data: EventDataModule, results: dict[str, Any], summary: dict[str, Any], console: Console
 ) -> None:
-    """Print the tables, write the page of tables and figures and the summary, say what to try next."""
+    """Print the tables, write the page and the summary, and say what to try next."""
     tables = [_speed_table(results, summary), _likelihood_table(summary)]
     page = Page(f"tppsd demo: {data.dataset_name}")
     for table in tables:
@@ -227,6 +230,7 @@ def _figures(data: EventDataModule, results: dict[str, Any]) -> list[Figure]:
 
 
 def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
+    """Return what to try next, as text for the terminal."""
     target, draft = (os.path.relpath(results[name]["path"]) for name in ("target", "draft"))
     end = "horizon=10.0" if data.process_object is None else "t_end=100.0"
     # `make demo` installs into a virtual environment that is not the shell's

@@ -1,4 +1,7 @@
-"""The demo's samples: several samplers on the same requests, one sequence at a time, through `Trainer.predict`."""
+"""The samples of the demo: several samplers on the same requests, one sequence at a time.
+
+They run through `Trainer.predict`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ _NAMES = ("autoregressive", COMPILED, "speculative", "speculative_jacobi")
 
 
 def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
-    """Those that this machine can run: how, with which draft: none, the trained one, the target's own laws."""
+    """Return how each sampler that this machine can run samples, and its draft.
+
+    The draft is None, "model" for the trained one, or "jacobi" for the target's own distributions.
+    """
     own_laws = SamplingOptions("speculative", "auto"), "jacobi"
     found: dict[str, tuple[SamplingOptions, str | None]] = {"autoregressive": (SamplingOptions("autoregressive"), None)}
     try:
@@ -73,8 +79,10 @@ def sample_all_ways(
 
 
 def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) -> Requests:
-    """From scratch for a simulated process, else continuations of the first halves of test sequences, until those
-    end."""
+    """Return what is sampled: sequences from scratch for a simulated process, else continuations.
+
+    Continued are the first halves of test sequences, until those end.
+    """
     if data.process_object is not None:
         mean_length = data.statistics.num_events / len(data.sequences("train"))
         affordable = max(1, round(MAX_SAMPLED_EVENTS / mean_length))
@@ -97,13 +105,14 @@ def check_histories(data: EventDataModule) -> None:
 
 
 def _to_come(data: EventDataModule) -> list[int]:
-    """Events of each test sequence that are not given."""
+    """Return the number of events of each test sequence that are not given."""
     return [len(s) - len(_HALVES.history(s)) for s in data.sequences("test")]
 
 
 def _predict(
     results: dict[str, Any], name: str, loader: Any, seed: int, writer: SampleWriter | None
 ) -> list[SampledSequences]:
+    """Sample one way through a Trainer, and return the samples in chunks."""
     options, drafter = samplers()[name]
     draft = results["draft"]["path"] if drafter == "model" else drafter
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1, max_events=MAX_PER_SEQUENCE)
@@ -121,7 +130,7 @@ def _predict(
 
 
 def _judge(results: dict[str, Any], data: EventDataModule, chunks: list[SampledSequences], seed: int) -> dict[str, Any]:
-    """Counters, and tests of the samples under the target's own law and under the true process."""
+    """Return counters, and tests of the samples under the target itself and under the true process."""
     sequences = [s for chunk in chunks for s in chunk.with_history()]
     num_given = [n for chunk in chunks for n in chunk.num_given]
     observed = [w for chunk in chunks for w in chunk.observed_until]

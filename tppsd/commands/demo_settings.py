@@ -1,4 +1,4 @@
-"""Holds what the command line of `tppsd demo` asks for."""
+"""The options of `tppsd demo`, in a module of their own that all of its parts can import."""
 
 from __future__ import annotations
 

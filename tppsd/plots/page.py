@@ -1,4 +1,4 @@
-"""Puts matplotlib figures and tables into one HTML page that loads nothing and reads well in light and in dark."""
+"""A page of matplotlib figures and tables: one HTML file that loads nothing, and reads well in light and in dark."""
 
 from __future__ import annotations
 
