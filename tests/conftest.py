@@ -1,23 +1,115 @@
-"""Settings that every test runs under: one thread, no network, no display, the global generator seeded."""
+"""Marks as slow the tests that take most of the time of the whole suite; `make check` leaves them out.
 
-import os
+Of tests with many cases some stay in the quick tier, spread evenly, so that it covers every subject.
+"""
 
-# Before torch, huggingface_hub and matplotlib are imported; the processes that tests start inherit them.
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and two-process tests share the cores
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("WANDB_MODE", "offline")
-os.environ.setdefault("MPLBACKEND", "Agg")
+from __future__ import annotations
+
+import math
+from collections import defaultdict
 
 import pytest
-import torch
+
+SLOW = {  # file -> test -> cases that stay in the quick tier
+    "test_certification.py": {"test_a_cell_passes_quickly": 12, "test_a_wrong_sampler_is_not_certified": 4},
+    "test_commands.py": {"test_the_demo_writes_what_it_promises": 0},
+    "test_compiled.py": {
+        "test_a_library_that_was_cut_short_is_compiled_anew": 0,
+        "test_processes_that_compile_at_once_leave_one_library": 0,
+        "test_processors_with_narrower_vectors_get_the_same_contexts": 0,
+        "test_without_a_folder_to_write_in_the_library_is_of_this_process": 0,
+        "test_wrong_passes_are_told_from_right_ones": 1,
+    },
+    "test_compiled_laws.py": {"test_wrong_laws_and_chains_are_told_from_right_ones": 1},
+    "test_compiled_rounds.py": {
+        "test_rounds_are_those_of_python": 12,
+        "test_the_right_build_does_not_differ": 0,
+        "test_what_threads_wait_for": 0,
+        "test_wrong_rounds_are_told_from_right_ones": 1,
+        "test_wrong_rounds_by_operators_are_told_from_right_ones": 0,
+    },
+    "test_far_device.py": {
+        "test_a_round_waits_once": 1,
+        "test_every_sampler_draws_there_what_it_draws_here": 4,
+        "test_graphs_of_a_draft_that_is_gone_are_forgotten": 0,
+        "test_graphs_of_the_draft_alone": 0,
+        "test_proposals_that_are_not_enough_are_followed_by_others": 0,
+        "test_the_work_of_graphs_waits_for_nothing": 0,
+        "test_work_that_cannot_be_recorded_is_found_out": 1,
+        "test_wrong_rounds_are_found_out": 2,
+    },
+    "test_lightning_modules.py": {"test_a_compiled_model_learns_the_same": 0},
+    "test_max_context.py": {
+        "test_a_draft_that_forgets_drafts_the_same_in_any_batch": 4,
+        "test_long_samples_after_long_histories_have_the_law_of_the_full_pass": 6,
+    },
+    "test_notebooks.py": {"test_notebook_runs_and_is_committed_without_output": 0},
+    "test_parallel_drafter.py": {
+        "test_a_transformer_drafts_in_parallel": 1,
+        "test_every_pass_brings_the_draft_nearer_to_one_by_one": 0,
+        "test_samples_follow_the_target": 2,
+        "test_the_law_after_the_last_pass_is_not_the_law_drawn_from": 0,
+    },
+    "test_reduced.py": {
+        "test_a_cell_passes_quickly": 3,
+        "test_a_wrong_sampler_is_told_by_its_own_laws_or_by_their_distance": 1,
+        "test_laws_are_those_that_events_were_judged_by": 4,
+    },
+    "test_sampling_acceptance.py": {
+        "test_a_draft_equal_to_the_target_is_always_accepted": 6,
+        "test_block_verification_never_accepts_less": 1,
+    },
+    "test_sampling_auto.py": {"test_lengths_chosen_by_the_clock_are_replayed_by_the_options": 1},
+    "test_sampling_drafters.py": {"test_a_transformer_drafts_for_itself": 0, "test_samples_follow_the_target": 2},
+    "test_sampling_extremes.py": {
+        "test_a_process_is_sampled_exactly_by_every_method": 1,
+        "test_standard_deviations_at_their_clamps": 2,
+    },
+    "test_sampling_fidelity.py": {
+        "test_own_law_residuals_are_independent_exponentials": 1,
+        "test_speculative_and_autoregressive_samples_are_exchangeable": 1,
+    },
+    "test_sampling_invariance.py": {
+        "test_a_subset_of_the_histories_in_any_order_gives_the_same_paths": 1,
+        "test_batch_size_changes_nothing": 5,
+        "test_float32_sequences_hardly_ever_depend_on_the_batch": 0,
+    },
+    "test_sampling_law.py": {
+        "test_a_draft_without_some_of_the_targets_mass_is_corrected": 0,
+        "test_draft_lengths_that_hang_on_the_past_leave_the_law": 1,
+        "test_every_position_of_a_round_has_the_targets_law": 0,
+        "test_paths_have_the_targets_law": 3,
+        "test_paths_of_a_transformer_have_its_law": 2,
+    },
+    "test_sampling_mutants.py": {"test_the_mutant_is_rejected": 6, "test_the_right_sampler_passes": 3},
+    "test_sampling_stopping.py": {
+        "test_every_sequence_may_have_its_own_ends": 1,
+        "test_t_end_keeps_the_events_until_then_and_no_other": 1,
+    },
+    "test_trees_acceptance.py": {
+        "test_a_draft_without_the_targets_mass_is_corrected": 1,
+        "test_linear_lies_close_under_the_optimum": 0,
+        "test_the_event_has_the_targets_law": 2,
+    },
+    "test_trees_mutants.py": {"test_the_mutant_is_rejected": 2, "test_the_right_sampler_passes": 1},
+    "test_trees_sampling.py": {
+        "test_batch_size_changes_nothing": 2,
+        "test_paths_have_the_targets_law_under_every_rule": 1,
+        "test_paths_of_a_transformer_have_its_law": 3,
+    },
+}
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """Weights and anything else drawn from the global generator do not depend on the order of the tests."""
-    torch.manual_seed(0)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases of SLOW that do not stay in the quick tier."""
+    cases: dict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        name = getattr(item, "originalname", None) or item.name
+        if name in SLOW.get(item.path.name, {}):
+            cases[item.path.name, name].append(item)
+    for (file, name), own in cases.items():
+        staying = SLOW[file][name]
+        step = math.ceil(len(own) / staying) if staying else len(own) + 1
+        for number, item in enumerate(own, start=0 if staying else 1):
+            if number % step:
+                item.add_marker(pytest.mark.slow)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from conftest import SLOW
 
 import tppsd
 
@@ -257,3 +258,15 @@ def test_circles_are_found_in_functions_and_through_packages() -> None:
         "tppsd.other": "import tppsd.typed",
     }
     assert circles(import_graph(sources)) == [{"tppsd.a", "tppsd.b", "tppsd.c", "tppsd.p.__init__", "tppsd.p.inner"}]
+
+
+# --- tiers of tests --------------------------------------------------------------------------------------------------
+
+
+def test_the_tests_that_are_marked_as_slow_exist() -> None:
+    """A test that is renamed would slip into the quick tier."""
+    folder = ROOT / "tests"
+    for file, tests in SLOW.items():
+        if (folder / file).exists():
+            missing = [name for name in tests if f"def {name}(" not in (folder / file).read_text()]
+            assert not missing, f"tests/conftest.py: {file} has no {', '.join(missing)}"
