@@ -45,16 +45,6 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     "test_configs.py": {
         "test_each_file_is_parsed": 14,
     },
-    "test_far_device.py": {
-        "test_a_round_waits_once": 0,
-        "test_every_sampler_draws_there_what_it_draws_here": 4,
-        "test_graphs_of_a_draft_that_is_gone_are_forgotten": 0,
-        "test_graphs_of_the_draft_alone": 0,
-        "test_proposals_that_are_not_enough_are_followed_by_others": 0,
-        "test_the_work_of_graphs_waits_for_nothing": 0,
-        "test_work_that_cannot_be_recorded_is_found_out": 0,
-        "test_wrong_rounds_are_found_out": 2,
-    },
     "test_lightning_cli.py": {
         "test_a_draft_is_distilled_and_resumed": 0,
         "test_checkpoints_of_another_run_are_left_alone": 0,
@@ -83,11 +73,6 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_every_pass_brings_the_draft_nearer_to_one_by_one": 0,
         "test_samples_follow_the_target": 2,
         "test_the_law_after_the_last_pass_is_not_the_law_drawn_from": 0,
-    },
-    "test_reduced.py": {
-        "test_a_cell_passes_quickly": 3,
-        "test_a_wrong_sampler_is_told_by_its_own_laws_or_by_their_distance": 1,
-        "test_laws_are_those_that_events_were_judged_by": 4,
     },
     "test_renewal.py": {
         "test_few_events_are_not_learnt_by_heart": 0,

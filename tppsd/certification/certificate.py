@@ -21,6 +21,7 @@ import torch
 import tppsd
 from tppsd.certification.cells import Cell, all_cells, covering_cells
 from tppsd.certification.judge import holm
+from tppsd.certification.models import OWN_ENCODER
 
 LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a certificate
 WHOLE, PARTIAL = "certificate.json", "certificate-partial.json"  # of all cells of some passes, of a few cells
@@ -105,14 +106,14 @@ class Certificate:
 
 def cells_of(how: How) -> list[Cell]:
     """Return the cells that a run with such passes certifies: with a closed form, nothing can be compiled."""
-    if how.get("compiled") == "draft":
-        return [*covering_cells("compiled drafts"), *covering_cells("compiled laws")]
+    if how.get("compiled") == OWN_ENCODER:
+        return [*covering_cells("drafts of an own encoder"), *covering_cells("heads of an own encoder")]
     return [cell for cell in all_cells() if cell.is_compilable or not how]
 
 
 def passes_of(how: How) -> str:
     """Return a name for such passes, fit for a file name: "eager", "compiled", "compiled-bfloat16" and so on."""
-    compiled = {True: ["compiled"], "draft": ["compiled-draft"]}.get(how.get("compiled", False), [])
+    compiled = {True: ["compiled"], OWN_ENCODER: ["compiled-own-encoder"]}.get(how.get("compiled", False), [])
     return "-".join([*compiled, *([how["dtype"]] if "dtype" in how else [])]) or "eager"
 
 

@@ -10,11 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tppsd.backends.cpp.compilable import check_compiler
+from tppsd.backends.compile import check_compiler
 from tppsd.certification.cells import all_cells
 from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, cells_of
 from tppsd.certification.certify import Results, certify
-from tppsd.commands.console import at_least, compiled
+from tppsd.certification.models import OWN_ENCODER
+from tppsd.commands.console import at_least
 from tppsd.sampling.options import DTYPES
 
 EVENTS = 1_000_000  # per cell
@@ -27,7 +28,7 @@ def main(args: list[str]) -> None:
         check_compiler()
     how = _how(options)
     cells = [cell for cell in cells_of(how) if options.only in cell.name]
-    if not cells and how.get("compiled") != "draft" and any(options.only in cell.name for cell in all_cells()):
+    if not cells and how.get("compiled") != OWN_ENCODER and any(options.only in cell.name for cell in all_cells()):
         raise ValueError(
             f"--only {options.only!r} with --compile or --dtype: the targets of these cells are no networks"
         )
@@ -52,16 +53,16 @@ def parse(args: list[str]) -> argparse.Namespace:
         "--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}"
     )
     add(
-        "--compile", nargs="?", type=compiled, const=True, default=False, metavar="draft",
-        help="with compiled passes; draft: all but the target's passes are compiled",
+        "--compile", nargs="?", choices=[OWN_ENCODER], const=True, default=False,
+        help=f"compiled targets; {OWN_ENCODER}: targets whose encoder native code does not know",
     )  # fmt: skip
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="of matrices, keys and values (default: %(default)s)")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
     options = parser.parse_args(args)
     if options.events < 1000:
         raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
-    if options.compile == "draft" and options.dtype != DTYPES[0]:
-        raise ValueError(f"--compile draft and --dtype {options.dtype} do not go together")
+    if options.compile == OWN_ENCODER and options.dtype != DTYPES[0]:
+        raise ValueError(f"--compile {OWN_ENCODER} and --dtype {options.dtype} do not go together")
     return options
 
 

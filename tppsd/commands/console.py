@@ -8,18 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 
-def compiled(text: str) -> str:
-    """Check the value of `--compile`, which stands alone for all passes, or before "draft"."""
-    if text != "draft":
-        raise argparse.ArgumentTypeError(f"{text} is not draft; without it, all passes are compiled")
-    return text
+def compile_mode(text: str) -> bool | str:
+    """Return the value of `--compile`: "auto", True or False."""
+    modes: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
+    if text not in modes:
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(modes)}")
+    return modes[text]
 
 
 def add_compile(parser: argparse.ArgumentParser) -> None:
     """Add the option `--compile`, which is of every sampler."""
     parser.add_argument(
-        "--compile", nargs="?", type=compiled, const=True, metavar="draft",
-        help="compiled passes, in every sampler; draft: all but the target's passes (a CPU needs a C++ compiler)",
+        "--compile", nargs="?", type=compile_mode, const=True, metavar="auto|true|false",
+        help="compiled sampling: auto (default) compiles what can be, true insists, false samples in eager PyTorch",
     )  # fmt: skip
 
 
