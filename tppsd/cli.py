@@ -92,8 +92,10 @@ def run(name: str, args: list[str]) -> int:
 
 
 def meant_for_the_user(error: Exception) -> bool:
-    """True for a file that cannot be read or written and for what this package raised itself; an error from inside a
-    library needs its traceback."""
+    """Say whether an error is a mistake in the input: a file that cannot be used, or what this package raised itself.
+
+    An error from inside a library needs its traceback.
+    """
     if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
         return True
     traceback = error.__traceback__
@@ -103,16 +105,19 @@ def meant_for_the_user(error: Exception) -> bool:
 
 
 def interrupted(name: str) -> int:
+    """Say that a command was interrupted, and return the exit status for it."""
     print(f"\ntppsd {name}: interrupted", file=sys.stderr)
     return 130  # 128 + SIGINT, as shells have it
 
 
 def fail(where: str, message: str) -> int:
+    """Write an error to stderr, and return the exit status of a mistake in the input."""
     print(f"{where}: error: {message}", file=sys.stderr)
     return 2
 
 
 def unknown_command(name: str) -> str:
+    """Return the sentence about a command that does not exist, with the nearest one that does."""
     if name.startswith("-"):
         return f"{name} must follow a command, as in `tppsd demo {name}`; `tppsd --help` lists the commands"
     nearest = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -121,6 +126,7 @@ def unknown_command(name: str) -> str:
 
 
 def help_page() -> str:
+    """Return the page of `tppsd --help`."""
     lines = ["usage: tppsd COMMAND [OPTIONS]", "", "Speculative sampling of Transformer temporal point processes.", ""]
     for title, commands in GROUPS.items():
         lines.append(f"{title}:")
