@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tppsd.backends.cpp import compiled, compiling
+from tppsd.backends.cpp import compiling, model
 from tppsd.backends.cpp.compiling import library
 
 try:
     compiling._compiler()
-    _HAS_COMPILER = True
+    HAS_COMPILER = True
 except ValueError:
-    _HAS_COMPILER = False
-needs_a_compiler = pytest.mark.skipif(not _HAS_COMPILER, reason="compiled passes need a C++ compiler")
+    HAS_COMPILER = False
+needs_a_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="compiled passes need a C++ compiler")
+
+IS_SANITIZED = "-fsanitize" in os.environ.get("CXX", "")  # by `make sanitize`
+needs_a_plain_build = pytest.mark.skipif(IS_SANITIZED, reason="sanitizers end a process that allocates too much")
 
 SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 
 
 def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
     """From now on, without the flags for this very processor."""
+    if IS_SANITIZED:
+        pytest.skip("with sanitizers, which make compiling slow, only the build that is shipped is run")
     monkeypatch.setenv("CXX", " ".join(command))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
-    monkeypatch.setattr(compiled, "library", lambda _: library.__wrapped__(source))
+    monkeypatch.setattr(model, "library", lambda _: library.__wrapped__(source))
 
 
 def compiled_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
