@@ -78,7 +78,7 @@ class DataStatistics:
             raise ValueError("every inter-time of the training split is 0; declare a floor with min_inter_time")
         log_tau = positive.log()
         marks = torch.cat([row.marks[row.num_given :] for row in rows])
-        first_marks = torch.cat([row.marks[:1] for row in rows if not _first_is_seen_before(row)])
+        first_marks = torch.cat([row.marks[: int(_starts_unseen(row))] for row in rows])
         log_std = float(log_tau.std(correction=0))
         return cls(
             num_marks=num_marks,
@@ -97,8 +97,8 @@ class DataStatistics:
         )
 
 
-def _first_is_seen_before(row: EventSequence) -> bool:
-    """Whether the first event is given by a `score_start` or a cut, and so has its share elsewhere, if anywhere."""
-    return len(row) > 0 and (
-        row.censored_start or (row.score_start is not None and float(row.event_times[0]) < row.score_start)
-    )
+def _starts_unseen(row: EventSequence) -> bool:
+    """Whether no `score_start` and no cut gives the first event, which then counts among first marks."""
+    if row.score_start is None or len(row) == 0:
+        return not row.censored_start
+    return not row.censored_start and float(row.event_times[0]) >= row.score_start
