@@ -233,6 +233,15 @@ def test_confidence_bins_and_error_by_hand() -> None:
     assert expected_calibration_error(torch.zeros(3, 5)).isnan()
 
 
+def test_too_sure_in_one_bin_and_too_modest_in_another_are_two_errors() -> None:
+    """10 events of confidence 0.9, 6 right; 10 of 0.6, 9 right: on the average right, and wrong by 0.3 everywhere."""
+    confidence = torch.tensor([0.9] * 10 + [0.6] * 10, dtype=torch.float64)
+    marks = torch.tensor([0] * 6 + [1] * 4 + [0] * 9 + [1])
+    bins = confidence_bins(torch.stack([confidence, 1 - confidence], 1), marks)
+    assert float(expected_calibration_error(bins)) == pytest.approx(0.3)
+    assert float((bins[2] - bins[1]).sum()) == pytest.approx(0.0)
+
+
 def test_calibrated_marks_have_a_small_error_and_overconfident_ones_their_excess() -> None:
     g = torch.Generator().manual_seed(0)
     probs = torch.softmax(1.5 * torch.randn(40_000, 4, dtype=torch.float64, generator=g), -1)
