@@ -14,6 +14,7 @@ from tppsd.metrics.functional.calibration import (
     expected_calibration_error,
     pit_calibration,
 )
+from tppsd.metrics.functional.capped import capped_mean, mean_share_beyond
 from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlation
 from tppsd.metrics.functional.forecast import marginal_mark_probs, mark_accuracy, quantiles, rmse
 from tppsd.metrics.functional.independence import IndependenceResult, lag1_independence, pair_independence
@@ -57,6 +58,7 @@ __all__ = [
     "SequenceResiduals",
     "acceptance_by_position",
     "acceptance_rate",
+    "capped_mean",
     "carried_forecasts",
     "carry_over",
     "confidence_bins",
@@ -76,6 +78,7 @@ __all__ = [
     "marginal_mark_probs",
     "mark_accuracy",
     "mark_totals",
+    "mean_share_beyond",
     "model_nll",
     "nll_by_time",
     "nll_per_event",
