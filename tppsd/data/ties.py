@@ -15,7 +15,7 @@ Splits = Mapping[str, Sequence[EventSequence]]
 
 def scored_inter_times(sequences: Sequence[EventSequence]) -> Tensor:
     """float64 (num_scored,): the inter-times with a likelihood term."""
-    return torch.cat([sequence.inter_times[int(sequence.first_is_given) :] for sequence in sequences])
+    return torch.cat([sequence.inter_times[sequence.num_given :] for sequence in sequences])
 
 
 def check_floor(min_inter_time: float | None) -> None:

@@ -164,7 +164,7 @@ class EventDataModule(LightningDataModule):
         ):  # Lightning then replaces every sampler but the plain sequential one
             return DataLoader(dataset=cast(Dataset, sequences), batch_size=self.batch_size, **options)
         sampler = LengthBucketSampler(
-            [sequence.num_scored for sequence in sequences],
+            [len(sequence) - sequence.first_is_given for sequence in sequences],
             self.batch_size,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
             rank=0 if self.trainer is None else self.trainer.global_rank,

@@ -28,7 +28,8 @@ class ForecastMetrics(nn.Module):
     - mark_accuracy, mark_ece: of the most probable mark at the true inter-time, and
     - mark_accuracy_marginal: of the most probable mark whenever it comes; no marks, no mark scores.
 
-    `pit_ks` is of all events with an inter-time; the rest are of events 2..N (the `benchmark` convention, EasyTPP's).
+    `pit_ks` is of all scored events, the first after a `score_start` given the time until then; the rest are of the
+    events of the `benchmark` convention (EasyTPP's: 2..N, without given ones), each under its whole law.
     """
 
     def __init__(self, num_marks: int) -> None:

@@ -162,11 +162,11 @@ class TPPModule(LightningModule):
         """The NLL per event, or what a Distillation makes of it."""
         law, distillation = self.model(batch), self.distillation
         time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time)
-        nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.mask.sum())
+        nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.num_scored.sum())
         if distillation is None or not distillation.is_trained_for:
             return nll
         kl, acceptance = distillation.overlap(law, batch, step=self.global_step + 1)
-        num_contexts = batch.mask.sum() + len(batch.mask)  # of each sequence, one more than it has events
+        num_contexts = batch.num_scored.sum() + len(batch.mask)  # of each sequence, one more than events are scored
         mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
         mean_acceptance = self._mean_over_processes("train/step_acceptance", acceptance.sum(), num_contexts)
         return (
