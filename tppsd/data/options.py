@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tppsd.data.columns import ColumnMap, check_column_map
@@ -79,6 +79,12 @@ class ReadOptions:
             raise DataError(f"min_mark_count = {self.min_mark_count} must be at least 1")
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise DataError(f"delimiter = {self.delimiter!r} must be one character")
+
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return {
+            option.name: value for option in fields(self) if (value := getattr(self, option.name)) != option.default
+        }
 
     @property
     def column_map(self) -> dict[str, str | None]:
