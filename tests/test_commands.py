@@ -103,9 +103,9 @@ def test_samples_without_an_event_have_no_speed(events, tmp_path, threads, monke
 
 
 def test_events_without_marks_are_taken_when_said(tmp_path, capsys):
-    rows = [f"{sequence},{0.5 * i}" for sequence in range(20) for i in range(1, 9)]
+    rows = [f"{sequence},{0.5 * i},{i}" for sequence in range(20) for i in range(1, 9)]
     path = tmp_path / "events.csv"
-    path.write_text("\n".join(["seq_id,time", *rows]))
+    path.write_text("\n".join(["seq_id,time,amount", *rows]))
     options = ["--encoder", "thp", "--num-layers", "1", "--num-steps", "1", "--repeats", "1"]
     with pytest.raises(ValueError, match=r"columns=.'mark': None.*\(on the command line --columns FIELD=COLUMN, and"):
         throughput.main(["--data", str(path), *options])

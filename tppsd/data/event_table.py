@@ -14,7 +14,7 @@ from tppsd.data.obstacles import DataError
 from tppsd.data.options import Context
 from tppsd.data.order import Order
 from tppsd.data.sequence_table import SequenceTable, missing, no_ticks
-from tppsd.data.timestamps import read_ticks
+from tppsd.data.timestamps import read_time_column
 
 
 def is_event_table(table: Any, column_map: ColumnMap) -> bool:
@@ -57,7 +57,7 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
     if "time" in columns:
         noter = context.noter(f"{source}, {columns['time']}")
         with obstacles.noted():
-            times = read_ticks(table[columns["time"]], lambda row: place("time", row), options.formats, noter)
+            times = read_time_column(table[columns["time"]], lambda row: place("time", row), context, noter)
     if "mark" in columns:
         with obstacles.noted():
             marks = read_marks(table[columns["mark"]], lambda row: place("mark", row), options.missing_mark)

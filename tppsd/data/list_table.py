@@ -11,7 +11,7 @@ from tppsd.data.columns import SEQUENCE_COLUMNS, resolve_columns
 from tppsd.data.marks import read_marks
 from tppsd.data.options import Context
 from tppsd.data.sequence_table import SequenceTable, no_ticks
-from tppsd.data.timestamps import read_ticks
+from tppsd.data.timestamps import read_ticks, read_time_column
 
 
 def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTable | None:
@@ -36,10 +36,10 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
     options, obstacles = context.options, context.obstacles
     times, marks, inter_times = None, None, None
     with obstacles.noted():
-        times = read_ticks(
+        times = read_time_column(
             list_values(table[columns["time"]]),
             lambda event: event_place("time", event),
-            options.formats,
+            context,
             context.noter(f"{source}, {columns['time']}"),
         )
     if "mark" in columns:

@@ -88,8 +88,8 @@ class ReadOptions:
 
     @property
     def column_map(self) -> dict[str, str | None]:
-        """`columns` as a dict."""
-        return dict(self.columns or {})
+        """`columns` as a dict; the command line spells None as a word."""
+        return {name: None if column in ("null", "None") else column for name, column in (self.columns or {}).items()}
 
     @property
     def formats(self) -> tuple[str, ...]:

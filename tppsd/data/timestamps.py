@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from tppsd.data.arrow import Place, first_null, plain, to_floats
-from tppsd.data.formats import EPOCH, ISO, NAIVE, NUMBER, parse
+from tppsd.data.formats import EPOCH, ISO, NAIVE, NUMBER, formats_of, parse
 from tppsd.data.lookalikes import check_numbers, check_strings, describe_epoch
 from tppsd.data.obstacles import DataError
+from tppsd.data.options import Context
 from tppsd.data.units import NANOSECONDS
 
 RANGE = "timestamps are held in nanoseconds, from 1677-09-21 to 2262-04-11"
@@ -51,6 +52,18 @@ def read_ticks(values: Any, place: Place, formats: Formats, note: Note, missing:
     return to_floats(values, place, np.nan if missing else None)
 
 
+def read_time_column(values: Any, place: Place, context: Context, note: Note) -> np.ndarray:
+    """`read_ticks` with the option `time_format`; where an obstacle names the format that reads the column, it is noted,
+    and reading goes on with that format."""
+    try:
+        return read_ticks(values, place, context.options.formats, note)
+    except DataError as error:
+        if "time_format" not in error.options:
+            raise
+        context.obstacles.add(error)
+        return read_ticks(values, place, formats_of(error.options["time_format"]), note)
+
+
 def _check_present(values: Any, place: Place, missing: bool) -> None:
     if values.null_count and not missing:
         raise DataError(f"{place(first_null(values))} is missing; it must be a time")
@@ -68,9 +81,9 @@ def _from_timestamps(values: Any, place: Place, note: Note, missing: bool) -> np
     try:
         exact = values.cast(pyarrow.timestamp("ns", zone))
     except pyarrow.ArrowInvalid as error:
-        years = values.cast(pyarrow.timestamp("s", zone)).cast("int64").to_numpy(zero_copy_only=False)
-        i = int((np.abs(np.nan_to_num(years)) > 2**63 / 1e9).argmax())
-        raise DataError(f"{place(i)} = {str(values[i])!r} is too far away; {RANGE}") from error
+        seconds = np.array(values.cast(pyarrow.timestamp("s", zone)).cast("int64").fill_null(0))
+        i = int((np.abs(seconds) > 2**63 // 10**9).argmax())
+        raise DataError(f"{place(i)} = {np.datetime64(int(seconds[i]), 's')} is too far away; {RANGE}") from error
     return np.array(exact.cast("int64").fill_null(np.iinfo(np.int64).min)).view("datetime64[ns]")
 
 
