@@ -1,4 +1,4 @@
-"""The clock of a source: its unit and origin, from its timestamps and the options."""
+"""The clock of a source: its unit and origin, from its timestamps and the options; and its inter-times."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tppsd.data.obstacles import DataError
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable, missing
 from tppsd.data.units import NANOSECONDS, Clock, fitting_unit, known_unit, parse_timestamp
+
+ROUNDING = 4 * np.finfo(np.float64).eps  # relative to the time: how far a given inter-time may lie from the difference
 
 
 def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
@@ -55,3 +57,17 @@ def _gaps(table: SequenceTable) -> np.ndarray:
     is_first = np.zeros(len(table.event_times) + 1, dtype=bool)
     is_first[table.offsets[:-1]] = True
     return gaps[~is_first[1:-1]]
+
+
+def inter_times(table: SequenceTable, clock: Clock) -> np.ndarray:
+    """float64 (num_events,): differences of the times or, where it agrees with them up to rounding, the finer value of
+    the data. Of timestamps they are exact."""
+    times, has_events = table.event_times, table.lengths > 0
+    first = table.offsets[:-1][has_events]
+    differences = np.diff(times, prepend=times[:1])
+    differences[first] = times[first] - table.t_start[has_events]
+    exact = np.nan_to_num(clock.durations(differences))  # NaN: a first event without a t_start
+    if table.inter_times is None:
+        return exact
+    agrees = np.abs(table.inter_times - exact) <= ROUNDING * np.abs(times)
+    return np.where(agrees, table.inter_times, exact)

@@ -71,7 +71,7 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
     order = Order.of(source, table, columns, times, codes, ids, context)
     rows, lengths = order.rows, np.bincount(codes[order.rows], minlength=len(ids))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    windows = {}
+    windows: dict[str, Any] = {}
     for field in ("t_start", "t_end"):
         windows[field] = no_ticks(times, len(ids))
         with obstacles.noted():

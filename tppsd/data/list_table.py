@@ -56,7 +56,8 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         with obstacles.noted():
             values = list_values(table[columns["inter_time"]])
             inter_times = to_floats(values, lambda event: event_place("inter_time", event))
-    windows, num_marks = {}, None
+    num_marks = None
+    windows: dict[str, Any] = {}
     for field in ("t_start", "t_end"):
         windows[field] = no_ticks(times, table.num_rows)
         with obstacles.noted():

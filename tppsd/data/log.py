@@ -160,7 +160,8 @@ class Cuts:
     @classmethod
     def of(cls, options: ReadOptions, clock: Clock, obstacles: Obstacles) -> Cuts:
         """Read the options by the clock of the data; what cannot be read is noted."""
-        times, lengths = None, {}
+        times = None
+        lengths: dict[str, Any] = {}
         if options.split_times is not None:
             with obstacles.noted():
                 times = [clock.tick(value, "split_times") for value in options.split_times]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ def columns_of_windows(options: ReadOptions, names: list[str]) -> ReadOptions:
     for field in EDGES:
         value = getattr(options, field)
         if isinstance(value, str) and value != LAST and value in names:
-            options = replace(options, columns={**options.column_map, field: value}, **{field: None})
+            named: dict[str, Any] = {field: None, "columns": {**options.column_map, field: value}}
+            options = replace(options, **named)
     return options
 
 
@@ -33,7 +35,7 @@ def with_window(table: SequenceTable, options: ReadOptions, clock: Clock, last: 
         clock: of the times.
         last: the last time of the log, a tick: what `t_end: last` means.
     """
-    edges = {}
+    edges: dict[str, Any] = {}
     for field in EDGES:
         value = getattr(options, field)
         if value is None:

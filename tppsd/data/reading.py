@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tppsd.data.clocks import inter_times
 from tppsd.data.log import EventLog, read_log
 from tppsd.data.options import FRACTIONS, options_of
 from tppsd.data.sequence_table import SequenceTable
@@ -18,10 +19,6 @@ from tppsd.data.tables import split_name
 from tppsd.data.units import Clock, to_text
 
 __all__ = ["FRACTIONS", "EventDataset", "cut", "read_dataset"]
-
-ROUNDING = (
-    4 * torch.finfo(torch.float64).eps
-)  # relative to the time: how far a given inter-time may lie from the difference
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def _sequences(table: SequenceTable, marks: np.ndarray, clock: Clock) -> list[Ev
     """One EventSequence per sequence, on memory of its own (a view would be pickled with its whole table)."""
     lengths = table.lengths.tolist()
     times = clock.times(table.event_times)
-    flat = [torch.from_numpy(values).split(lengths) for values in (times, marks, _inter_times(table, clock))]
+    flat = [torch.from_numpy(values).split(lengths) for values in (times, marks, inter_times(table, clock))]
     stamps: Any = [None] * len(table)
     if clock.has_dates:
         stamps = torch.from_numpy(table.event_times.astype(np.int64)).split(lengths)
@@ -127,20 +124,6 @@ def _sequences(table: SequenceTable, marks: np.ndarray, clock: Clock) -> list[Ev
             row_stamps,
         ) in enumerate(rows)
     ]
-
-
-def _inter_times(table: SequenceTable, clock: Clock) -> np.ndarray:
-    """float64 (num_events,): differences of the times or, where it agrees with them up to rounding, the finer value of
-    the data. Of timestamps they are exact."""
-    times, has_events = table.event_times, table.lengths > 0
-    first = table.offsets[:-1][has_events]
-    differences = np.diff(times, prepend=times[:1])
-    differences[first] = times[first] - table.t_start[has_events]
-    inter_times = np.nan_to_num(clock.durations(differences))  # NaN: a first event without a t_start
-    if table.inter_times is None:
-        return inter_times
-    agrees = np.abs(table.inter_times - inter_times) <= ROUNDING * np.abs(times)
-    return np.where(agrees, table.inter_times, inter_times)
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -76,11 +76,12 @@ class SequenceTable:
 
     def scored_from(self) -> np.ndarray:
         """int64 (num_sequences,): position in `event_times` of each sequence's first event with a likelihood term."""
-        first = self.offsets[:-1] + (missing(self.t_start) & (self.lengths > 0))
+        first_is_given = missing(self.t_start) if self.is_cut is None else missing(self.t_start) | self.is_cut
+        first = self.offsets[:-1] + (first_is_given & (self.lengths > 0))
         if self.score_start is None:
             return first
         given = self.event_times < np.repeat(self.score_start, self.lengths)  # False where there is no score_start
-        counts = np.add.reduceat(np.append(given, False), self.offsets[:-1]) * (self.lengths > 0)
+        counts = np.add.reduceat(np.append(given, False).astype(np.int64), self.offsets[:-1]) * (self.lengths > 0)
         return np.maximum(first, self.offsets[:-1] + counts)
 
     def part(self, start: int, stop: int) -> SequenceTable:

@@ -125,6 +125,7 @@ class Clock:
         if number is not None:
             if not math.isfinite(number):
                 raise DataError(f"{option} = {number} must be a finite number of units, or a timestamp")
+            assert self.origin is not None
             return self.origin + self._nanoseconds(number)
         return parse_timestamp(str(value), option)
 
