@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tppsd.data.reading import EventDataset, read_dataset
-from tppsd.data.remarks import describe_ends, describe_unscored
+from tppsd.data.remarks import remarks
 from tppsd.data.sequences import EventSequence
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -34,6 +34,11 @@ def obstacles(name: str, **options: Any) -> str:
     with pytest.raises(ValueError) as error:
         read_dataset(path, **options)
     return str(error.value).replace(f"{path.parent}/", "")
+
+
+def remark(dataset: EventDataset, words: str) -> str | None:
+    """The remark on a data set that has these words."""
+    return next((said for said in remarks(dataset) if words in said), None)
 
 
 def every(dataset: EventDataset) -> list[EventSequence]:
@@ -63,10 +68,10 @@ class TestHelpDesk:
         assert {sequence.id for sequence in every(dataset)} == {f"TCK-{i:05d}" for i in range(600)}
 
     def test_it_says_that_cases_end_at_very_different_times(self) -> None:
-        said = describe_ends(read_dataset(case("helpdesk.csv"), **DESK))
+        said = remark(read_dataset(case("helpdesk.csv"), **DESK), "no end of observation is given")
         assert said is not None and "end at very different times" in said and "t_end: last" in said
         closed = read_dataset(case("helpdesk.csv"), **DESK, t_end="last")
-        assert describe_ends(closed) is None
+        assert remark(closed, "no end of observation") is None
         assert len({sequence.t_end for sequence in every(closed)}) == 1
 
 
@@ -151,7 +156,7 @@ def test_duplicates_beside_ties() -> None:
     kept = read_dataset(case("duplicates.csv"), drop_duplicates=True)
     assert sum(map(len, every(kept))) == 442
     assert sum(int((s.inter_times[1:] == 0).sum()) for s in every(kept)) > 0, "the other ties are real"
-    said = describe_unscored(dataset)
+    said = remark(dataset, "no event that is scored")
     assert said is not None and "11 of 80 sequences have no event that is scored" in said
 
 
@@ -206,10 +211,10 @@ def test_order_within_ties() -> None:
 
 def test_customers_that_are_still_there_need_an_end() -> None:
     columns = {"sequence": "user", "time": "day"}
-    said = describe_ends(read_dataset(case("churn.csv"), columns=columns))
+    said = remark(read_dataset(case("churn.csv"), columns=columns), "no end of observation is given")
     assert said is not None and "t_end" in said
     dataset = read_dataset(case("churn.csv"), columns=columns, t_end=60)
-    assert describe_ends(dataset) is None and len(every(dataset)) == 300
+    assert remark(dataset, "no end of observation") is None and len(every(dataset)) == 300
     ends = [sequence for sequence in every(dataset) if int(sequence.marks[-1]) == 0]
     assert len(ends) == 170 and dataset.num_marks == 6
 

@@ -13,7 +13,7 @@ import numpy as np
 from tppsd.data.clocks import inter_times
 from tppsd.data.log import EventLog
 from tppsd.data.observation import observed_from, observed_until
-from tppsd.data.sequence_table import SequenceTable, missing
+from tppsd.data.sequence_table import SequenceTable
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class SplitFacts:
         table = log.parts[split]
         is_scored = np.arange(len(table.event_times)) >= np.repeat(table.scored_from(), table.lengths)
         duration = log.clock.durations(observed_until(table) - _scored_from(table))
-        return cls(table, log.marks[split], inter_times(table, log.clock), is_scored, float(np.maximum(duration, 0).sum()))
+        return cls(
+            table, log.marks[split], inter_times(table, log.clock), is_scored, float(np.maximum(duration, 0).sum())
+        )
 
     @property
     def num_sequences(self) -> int:
@@ -134,7 +136,8 @@ class LogFacts:
         """(split, split) -> how many sequences of the second occur in the first with the same inter-times and marks."""
         prints = {split: Counter(_fingerprints(facts)) for split, facts in self.splits.items()}
         return {
-            (a, b): sum(count for key, count in prints[b].items() if key in prints[a]) for a, b in combinations(prints, 2)
+            (a, b): sum(count for key, count in prints[b].items() if key in prints[a])
+            for a, b in combinations(prints, 2)
         }
 
     def mark_drift(self, split: str) -> float:

@@ -49,13 +49,14 @@ class Obstacles:
             raise self.found[0]
         if not self.found:
             return
-        lines = [f"  {number}. {error}" for number, error in enumerate(self.found, 1)]
-        options = self.options()
+        texts = [str(error).removeprefix(source).lstrip(":, ") for error in self.found]
+        lines = [f"  {number}. {text}" for number, text in enumerate(texts, 1)]
+        options, has_all = self.options(), all(map(_has_options, self.found))
         if options:
-            lines.append(
-                f"  Options that mend {'them' if all(map(_has_options, self.found)) else 'some of them'}: {_in_yaml(options)}"
-            )
-        raise DataError("\n".join([f"{source}: {len(self.found)} things are to mend:", *lines]), **options)
+            lines.append(f"  Options that mend {'them' if has_all else 'some of them'}: {in_yaml(options)}")
+        raise DataError(
+            "\n".join([f"{source}: {len(self.found)} things are to mend:", *lines]), **(options if has_all else {})
+        )
 
     def options(self) -> dict[str, Any]:
         """The options that mend what was found, as far as they are known."""
@@ -75,8 +76,8 @@ def _kind(obstacle: ValueError) -> str:
     return re.sub(r"[0-9]+", "0", str(obstacle).split(": ", 1)[-1])
 
 
-def _in_yaml(options: dict[str, Any]) -> str:
-    """Options on one line, as they stand in a configuration file."""
+def in_yaml(options: dict[str, Any]) -> str:
+    """Options on one line, as they stand in a configuration file, without the braces around them."""
     import yaml
 
     return yaml.safe_dump(options, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()[

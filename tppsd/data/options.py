@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tppsd.data.columns import ColumnMap, check_column_map
@@ -85,6 +85,11 @@ class ReadOptions:
         return {
             option.name: value for option in fields(self) if (value := getattr(self, option.name)) != option.default
         }
+
+    def with_options(self, others: dict[str, Any]) -> ReadOptions:
+        """These options and others beside them; the fields of `columns` are put together."""
+        columns = {**(self.columns or {}), **others.get("columns", {})}
+        return replace(self, **{**others, "columns": columns or None})
 
     @property
     def column_map(self) -> dict[str, str | None]:
