@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 from tppsd.commands.data_options import SourceParser, parse_source
-from tppsd.data.obstacles import DataError, in_yaml
+from tppsd.data.obstacles import DataError
 from tppsd.data.options import ReadOptions
 
 
@@ -59,10 +60,6 @@ def command_line(source: str, options: ReadOptions) -> str:
     """The command that trains on a source with the same options."""
     words = ["tppsd", "fit", "--data.path", source]
     for name, value in options.given().items():
-        text = (
-            str(value)
-            if isinstance(value, str | float | int) and not isinstance(value, bool)
-            else in_yaml({"_": value})[3:]
-        )
+        text = value if isinstance(value, str) else json.dumps(value)
         words += [f"--data.{name}", text]
     return shlex.join(words)
