@@ -111,9 +111,9 @@ def opened(*args: str) -> EventDataModule:
 
 
 def test_events_without_marks_are_taken_when_said(tmp_path):
-    rows = [f"{sequence},{0.5 * i}" for sequence in range(20) for i in range(1, 9)]
+    rows = [f"{sequence},{0.5 * i},{i}" for sequence in range(20) for i in range(1, 9)]
     path = tmp_path / "events.csv"
-    path.write_text("\n".join(["seq_id,time", *rows]))
+    path.write_text("\n".join(["seq_id,time,amount", *rows]))
     with pytest.raises(ValueError, match=r"columns=.'mark': None.*\(on the command line --columns FIELD=COLUMN, and"):
         opened("--data", str(path))
     assert opened("--data", str(path), "--unmarked").num_marks == 1

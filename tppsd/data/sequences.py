@@ -37,6 +37,9 @@ class EventSequence:
         censored_start: True where `t_start` cuts into something that was going on, as the beginning of a lookback does.
             The event before the first one is not known, so tau_1 is no inter-time: the first event is given, wherever
             it lies, and a window without an event has nothing to score.
+        id: what its owner calls the sequence (a case, a user), or None.
+        timestamps: int64 (length,), the original timestamps in nanoseconds since 1970 (UTC), or None where the data have
+            numbers; `event_times` are these rounded to float64 units since an origin.
     """
 
     event_times: Tensor
@@ -47,6 +50,8 @@ class EventSequence:
     inter_times: Tensor = None  # type: ignore[assignment]
     score_start: float | None = None
     censored_start: bool = False
+    id: Any = None
+    timestamps: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -151,6 +156,8 @@ class EventSequence:
             self.inter_times[:num_events],
             self.score_start,
             self.censored_start,
+            self.id,
+            None if self.timestamps is None else self.timestamps[:num_events],
         )
 
 

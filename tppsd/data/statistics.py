@@ -29,6 +29,9 @@ class DataStatistics:
             `score_start`.
         mark_names: original labels of the marks, or None.
         time_unit: name of the unit of time, or None.
+        time_origin: the timestamp (ISO 8601, UTC) that is time 0, or None where times are numbers.
+        window, lookback: length of the windows that a stream was cut into, and of the history before each, in units of
+            time, or None.
     """
 
     num_marks: int
@@ -44,6 +47,9 @@ class DataStatistics:
     first_mark_counts: tuple[int, ...] = ()
     mark_names: tuple[str, ...] | None = None
     time_unit: str | None = None
+    time_origin: str | None = None
+    window: float | None = None
+    lookback: float | None = None
 
     @property
     def rate(self) -> float | None:
