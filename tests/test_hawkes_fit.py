@@ -174,10 +174,12 @@ def test_a_wrong_fit_is_caught(mutant: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_optimised_decays_are_found_from_afar() -> None:
-    """One decay from a start 10 times too slow, within 10 %: over 20 seeds the standard deviation was 3 %."""
-    fit = fit_hawkes(simulated(1), decays=[0.2], optimise_decays=True)
-    assert fit.process.beta.unique().tolist() == pytest.approx([2.0], rel=0.1)
-    fixed = fit_hawkes(simulated(1), decays=[2.0])
+    """One decay from a start 10 times too slow, within 20 %: of a quarter of these data, the standard deviation over 20
+    seeds was 9 %."""
+    sequences = simulated(1, num_sequences=160)
+    fit = fit_hawkes(sequences, decays=[0.2], optimise_decays=True)
+    assert fit.process.beta.unique().tolist() == pytest.approx([2.0], rel=0.2)
+    fixed = fit_hawkes(sequences, decays=[2.0])
     assert fixed.log_likelihood - 1e-3 < fit.log_likelihood < fixed.log_likelihood + 8
 
 
