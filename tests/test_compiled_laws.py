@@ -18,7 +18,7 @@ from small_models import ENCODERS, attentive_model, random_sequence, small_model
 import tppsd
 from tppsd.backends.cpp.active import stand_in, standing_in
 from tppsd.backends.cpp.compiled import Drawn
-from tppsd.backends.cpp.compiled_law import CompiledLaw
+from tppsd.backends.cpp.distribution import CompiledLaw
 from tppsd.models.law import NextEventLaw, log_density_ratio
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP

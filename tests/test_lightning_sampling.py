@@ -27,7 +27,7 @@ from tppsd.lightning.requests import Requests, median_window
 from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
 from tppsd.sampling.methods import Models
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from stubs import StubTPP, lively_transformer
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.sampling import parallel_drafter
 from tppsd.sampling.drafters import Draft
-from tppsd.sampling.parallel_drafter import ParallelDrafter
+from tppsd.sampling.drafters.parallel import ParallelDrafter
 from tppsd.sampling.sample import sample
 from tppsd.sampling.speculative import Speculative
 

@@ -26,7 +26,7 @@ from tppsd.metrics.functional import (
     time_counts,
 )
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 FALSE_ALARM = 1e-4
 NUM_MARKS, T_END, NUM_SEQUENCES = 4, 30.0, 1200

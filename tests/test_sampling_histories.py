@@ -16,7 +16,7 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import ks_exponential, own_law_residuals
 from tppsd.sampling.rows import ModelRows
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 METHODS = ("autoregressive", "joint", "factorised", "block")
 

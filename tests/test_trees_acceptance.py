@@ -13,7 +13,7 @@ from stubs import StubTPP
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import optimal_acceptance
 from tppsd.sampling import linear, rules
-from tppsd.sampling.recursive import TOLERANCE, recursion
+from tppsd.sampling.tree.recursive import TOLERANCE, recursion
 from tppsd.sampling.sample import sample
 
 EMPTY = EventSequence.of([], t_start=0.0)

@@ -30,18 +30,6 @@ GROUPS = {
             "time samplers side by side and test their samples; the tables of the TPP-SD paper",
         ),
         "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
-        "profile": Command(
-            "tppsd.commands.profile", "account for a round's time, by step and against the machine's limits"
-        ),
-        "recipes": Command(
-            "tppsd.commands.recipes", "train and test recipes, several encoders and seeds: the table of results"
-        ),
-        "throughput": Command(
-            "tppsd.commands.throughput", "training: events per second of fit beside a bare PyTorch loop"
-        ),
-        "tune": Command(
-            "tppsd.commands.tune", "find the fastest draft length or candidate tree for a target and a draft"
-        ),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {
         "fit": Command(TRAINER_CLI, "train a target or a draft model"),

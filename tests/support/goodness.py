@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import NO_MARK, EventBatch, EventSequence
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 _KNOTS = 40_001  # of the trapezoidal rule in log tau: errors below 1e-7 for the laws used here
 

@@ -14,9 +14,9 @@ from tppsd.models import attention
 from tppsd.models.cache import RowCache
 from tppsd.models.tree import is_ancestor
 from tppsd.sampling import linear, tree_speculative
-from tppsd.sampling.candidates import Siblings
+from tppsd.sampling.tree.candidates import Siblings
 from tppsd.sampling.drafters import Draft
-from tppsd.sampling.linear import LINEAR
+from tppsd.sampling.tree.linear import LINEAR
 from tppsd.sampling.noise import Streams
 from tppsd.sampling.rows import Rows
 from tppsd.sampling.rules import Rejected, adjusted_joint

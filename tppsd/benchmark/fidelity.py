@@ -24,9 +24,9 @@ from tppsd.metrics.functional import (
     own_law_residuals,
     wasserstein_distance,
 )
+from tppsd.models.resolve import model_device
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.base import Process
-from tppsd.sampling.resolve import model_device
 
 _REFERENCE_SEED, _DRAW_SEED = 1_000_000, 2_000_000  # apart from those of the timed runs
 _ROWS = 64  # in flight where time does not count

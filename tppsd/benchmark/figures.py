@@ -34,7 +34,7 @@ def colour_of(row: Row, rows: Iterable[Row]) -> str:
     drafts and methods."""
     if row.method == "autoregressive":
         return "autoregressive"
-    if row.method in ("reencode", "uncompiled"):
+    if row.method in ("reencode", "eager"):
         return "band"
     if row.method == "draft":
         return "real"

@@ -10,8 +10,8 @@ from tppsd.benchmark.memory import PeakMemory
 from tppsd.benchmark.samplers import Sampler
 from tppsd.benchmark.sources import Request
 from tppsd.data.sequences import EventSequence
-from tppsd.sampling.resolve import model_device
-from tppsd.sampling.samples import SampledSequences
+from tppsd.models.resolve import model_device
+from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.stats import SamplingStats
 
 _WARM_UP_SEED = 10_000  # of a run that is thrown away

@@ -12,7 +12,7 @@ from tppsd.benchmark.names import repeated
 from tppsd.sampling.options import TREE_RULES, SamplingOptions
 
 Encoder = Literal["thp", "sahp", "attnhp", "rotary"]
-Baseline = Literal["draft", "reencode", "uncompiled"]
+Baseline = Literal["draft", "reencode", "eager"]
 Method = Literal["auto", "fixed_point"]
 DraftLength = int | Literal["auto"]
 Figure = Literal["ks", "draft_length", "position", "accepted_counts", "marks"]
@@ -104,8 +104,8 @@ class Plan:
         draft_passes: chains of draft models are also drafted in so many passes over all of their events.
         candidates: trees, each the candidates of every step; they are timed beside the chains of `draft_lengths`.
         baselines: "draft": each trained draft sampled on its own, autoregressively; "reencode": the target without a
-            cache, the history encoded anew for each event, one sequence at a time; "uncompiled": the target
-            autoregressively, by operators in float32, where the others have compiled passes, or laws.
+            cache, the history encoded anew for each event, one sequence at a time; "eager": the target
+            autoregressively, in eager float32, where the others are compiled.
         compile, dtype: as in SamplingOptions, of every sampler, the autoregressive one included.
         batch_sizes: rows in flight.
         repeats: timed runs of each sampler; the run that warms up is not counted.
@@ -141,7 +141,7 @@ class Plan:
     next_event_draws: int = 100
     next_event_histories: int = 8
     device: Literal["cpu", "cuda"] = "cpu"
-    compile: bool | Literal["draft"] = False
+    compile: bool | Literal["auto"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     columns: tuple[str, ...] = COLUMNS
     figures: tuple[Figure, ...] = FIGURES
@@ -167,8 +167,8 @@ class Plan:
         ).items():
             if (twice := repeated(values)) is not None:
                 raise ValueError(f"{name}: {twice} is there twice; name it once")
-        if "uncompiled" in self.baselines and not self.compile:
-            raise ValueError("the baseline 'uncompiled' is for plans with --compile; here nothing is compiled")
+        if "eager" in self.baselines and self.compile is False:
+            raise ValueError("the baseline 'eager' is for plans that compile; with compile = false all of it is eager")
         for entry in self.paper:
             _check_entry(entry)
         for size in self.batch_sizes:

@@ -21,7 +21,7 @@ class Row:
 
     Attributes:
         sampler: name, unique within data, encoder, batch size and seed; method: "autoregressive", "speculative",
-            "draft" (a draft on its own), "reencode" (the target without a cache, one sequence at a time), "uncompiled"
+            "draft" (a draft on its own), "reencode" (the target without a cache, one sequence at a time), "eager"
             (autoregressive, where the others are compiled), "fixed_point" or "auto".
         draft_length: events drafted per round, "auto", or the depth of the tree of `candidates`.
         target: heads x layers; draft: heads x layers, a checkpoint, "self" or "poisson".

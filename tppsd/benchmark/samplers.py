@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from tppsd.backends.cpp.compilable import possible_passes
 from tppsd.benchmark.names import in_passes, short_names
 from tppsd.benchmark.plan import Plan, draft_names
 from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.models.resolve import model_device
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.resolve import DRAFTER_NAMES, model_device
+from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.roles import DRAFTER_NAMES
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SampledSequences
 
-AUTOREGRESSIVE, REENCODE, UNCOMPILED = "autoregressive", "reencode (uncached)", "autoregressive, uncompiled"
+AUTOREGRESSIVE, REENCODE, EAGER = "autoregressive", "reencode (uncached)", "autoregressive, eager"
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Sampler:
 
     Attributes:
         name: unique within a cell.
-        method: "autoregressive", "uncompiled", "speculative", "draft" (a draft on its own) or "reencode".
+        method: "autoregressive", "eager", "speculative", "draft" (a draft on its own) or "reencode".
         model: whose law it samples.
-        run: (request, seed, rows in flight) -> samples.
+        run: (request, seed, running sequences) -> samples.
         draft, draft_length, rule, candidates, draft_passes: where they apply; a tree's draft length is its depth.
     """
 
@@ -49,14 +49,14 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
     """All that the plan asks for, the autoregressive one first."""
     passes = plan.passes
     chosen = [Sampler(AUTOREGRESSIVE, "autoregressive", target, _cached(target, passes))]
-    if "uncompiled" in plan.baselines:
-        chosen.append(Sampler(UNCOMPILED, "uncompiled", target, _cached(target, {})))
+    if "eager" in plan.baselines:
+        chosen.append(Sampler(EAGER, "eager", target, _cached(target, {"compile": False})))
     if "reencode" in plan.baselines:
         chosen.append(Sampler(REENCODE, "reencode", target, lambda request, seed, _: reencode(target, request, seed)))
     labels = _labels(plan)
     for name, draft in drafts.items():
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
-            run = _cached(draft, possible_passes(draft, **passes))
+            run = _cached(draft, passes)
             chosen.append(Sampler(f"draft {labels[name].removeprefix('draft ')} alone", "draft", draft, run, name))
         for options in plan.speculative_options(of_model=draft not in DRAFTER_NAMES):
             rule, of_draft = options.rule, options.draft_passes

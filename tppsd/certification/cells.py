@@ -29,12 +29,12 @@ TREE_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
     "draft_length": (1, 2, 4),
     "candidates": (1, 2, 4, 8),
 }
-# what rounds by compiled drafts under a target by operators are certified for
+# what rounds by compiled drafts are certified for under a target with an encoder that native code does not know
 DRAFT_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
     "method": ("joint",), "encoder": ("thp", "sahp", "attnhp", "rotary"), "draft": ("another model",),
     "draft_length": (1, 4, 10),
 }  # fmt: skip
-# what compiled laws and chains of events under a target by operators are certified for, beside those rounds
+# what compiled heads of such a target are certified for, beside those rounds
 LAW_FACTORS: dict[str, tuple[Any, ...]] = DRAFT_FACTORS | {
     "method": ("autoregressive", "joint"), "num_marks": (1, 5), "draft": ("none", "self"), "draft_length": (0, 4),
 }  # fmt: skip
@@ -105,7 +105,12 @@ def possible_cells(factors: dict[str, tuple[Any, ...]]) -> list[Cell]:
     return [cell for values in itertools.product(*factors.values()) if (cell := Cell(*values)).is_possible]
 
 
-KINDS = {"chains": FACTORS, "trees": TREE_FACTORS, "compiled drafts": DRAFT_FACTORS, "compiled laws": LAW_FACTORS}
+KINDS = {
+    "chains": FACTORS,
+    "trees": TREE_FACTORS,
+    "drafts of an own encoder": DRAFT_FACTORS,
+    "heads of an own encoder": LAW_FACTORS,
+}
 
 
 def all_cells() -> tuple[Cell, ...]:

@@ -19,7 +19,7 @@ from tppsd.metrics.functional import (
     own_law_residuals,
     pair_independence,
 )
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 FAR = 0.01  # nats per event, from recorded laws to the target's own
 IMPOSSIBLE = 1e-6  # a residual below minus this is no rounding

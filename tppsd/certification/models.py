@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ _LENGTH = 40  # events
 _SIZE = {"embed_dim": 16, "num_heads": 2, "num_components": 3}
 _OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "rotary", "rotary": "thp"}
 TRAINING_STEPS = 600
+OWN_ENCODER = "own-encoder"  # kind of targets whose encoder native code does not know
 
 
 @cache
@@ -64,6 +66,13 @@ def make_attentive(model: TransformerTPP) -> TransformerTPP:
             if name.endswith("from_heads.weight"):
                 parameter.mul_(4.0)
     return model
+
+
+def with_own_encoder(target: TransformerTPP) -> TransformerTPP:
+    """The same target with an encoder of another class, which native code does not know."""
+    own = copy.deepcopy(target)
+    own.encoder.__class__ = type(f"Own{type(own.encoder).__name__}", (type(own.encoder),), {})
+    return own
 
 
 def build(cell: Cell, folder: Path) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.law import NextEventLaw
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 _AT_ONCE = 64  # sequences of a pass
 

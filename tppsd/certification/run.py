@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tppsd.backends.snapshots import content_hash
 from tppsd.certification.cells import Cell
 from tppsd.certification.judge import combined, judge
-from tppsd.certification.models import MEAN_INTER_TIME, build, event_data
+from tppsd.certification.models import MEAN_INTER_TIME, OWN_ENCODER, build, event_data, with_own_encoder
 from tppsd.data.sequences import EventSequence
-from tppsd.sampling.resolve import content_hash
+from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SampledSequences
 
 _ROWS = 512  # in flight
 _LENGTH = 40  # events per sequence, about
@@ -30,6 +30,8 @@ def run_cell(
     for JSON."""
     started = time.perf_counter()
     target, draft = build(cell, models)
+    if compiled == OWN_ENCODER:
+        target = with_own_encoder(target)
     samples = draw(cell, target, draft, num_events, seed, compiled, dtype)
     sampled = time.perf_counter()
     p_values = judge(target, samples)
@@ -79,7 +81,11 @@ def draw(
         options = {"method": "speculative", "rule": cell.method}
         options |= {"draft_passes": 2 if cell.draft == "in two passes" else None}
         options |= {"candidates": cell.tree} if cell.candidates else {"draft_length": cell.draft_length}
-    options |= {"compile": compiled, "dtype": dtype, "return_laws": dtype != "float32"}
+    options |= {
+        "compile": "auto" if compiled == OWN_ENCODER else compiled,
+        "dtype": dtype,
+        "return_laws": dtype != "float32",
+    }
     num_pilots = max(_PILOT[0], int(_PILOT[1] * num_events / _LENGTH))
     pilot_paths = num_pilots // (len(histories) if histories else 1)
     pilot = sequences(pilot_paths, "pilot")

@@ -80,13 +80,13 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     import torch
     from rich.console import Console
 
-    from tppsd.backends.cpp.compilable import check_compiler
+    from tppsd.backends.compile import check_compiler
     from tppsd.benchmark.run import run
     from tppsd.benchmark.table import print_table
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if plan.compile and plan.device == "cpu":  # before anything is trained
+    if plan.compile is True and plan.device == "cpu":  # before anything is trained
         check_compiler()
     messages = Console(stderr=True)  # what is being done; the table or JSON alone is the output
     measurements: list[Measurement] = []
@@ -131,8 +131,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     add(
         "--baseline",
         nargs="+",
-        choices=["reencode", "draft", "uncompiled"],
-        help="also time encoding the history anew for each event, the drafts on their own, or what --compile saves",
+        choices=["reencode", "draft", "eager"],
+        help="also time encoding the history anew for each event, the drafts on their own, or eager sampling",
     )
     add(
         "--training-seconds",

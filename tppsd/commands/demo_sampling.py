@@ -13,14 +13,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
-from tppsd.backends.cpp.compilable import check_compiler
+from tppsd.backends.compile import check_compiler
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.writer import SampleWriter
 from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, own_law_residuals
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.stats import SamplingStats
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ _NAMES = ("autoregressive", COMPILED, "speculative", "speculative_jacobi")
 def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
     """Those that this machine can run: how, with which draft: none, the trained one, the target's own laws."""
     own_laws = SamplingOptions("speculative", "auto"), "jacobi"
-    found: dict[str, tuple[SamplingOptions, str | None]] = {"autoregressive": (SamplingOptions("autoregressive"), None)}
+    found: dict[str, tuple[SamplingOptions, str | None]] = {
+        "autoregressive": (SamplingOptions("autoregressive", compile=False), None)
+    }
     try:
         check_compiler()
     except ValueError:
@@ -44,7 +46,7 @@ def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
             "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
             _NAMES[3]: own_laws,
         }
-    drafts = SamplingOptions("speculative", "auto", compile="draft")
+    drafts = SamplingOptions("speculative", "auto", compile="auto")
     compiled = {COMPILED: (SamplingOptions("autoregressive", compile=True), None)}
     return found | compiled | {"speculative": (drafts, "model"), _NAMES[3]: own_laws}
 

@@ -17,7 +17,7 @@ from tppsd.lightning.hawkes_baseline import compare, score_hawkes
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
-from tppsd.sampling.poisson_drafter import training_rate
+from tppsd.sampling.drafters.poisson import training_rate
 
 
 def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
-from tppsd.backends.cpp.compilable import check_compiler, check_passes
+from tppsd.backends.compile import check_compilable
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
@@ -271,12 +271,12 @@ def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> N
     Raises:
         ValueError: the sentence says why.
     """
-    if trainer.precision == "64-true" and (options.compile is True or options.dtype is not None):
-        wanted = "compile = True" if options.compile else f"dtype = {options.dtype!r}"
+    if options.compile is not True and options.dtype is None:
+        return
+    wanted = "compile = True" if options.compile is True else f"dtype = {options.dtype!r}"
+    if trainer.precision == "64-true":
         raise ValueError(f"precision = 64-true makes float64 weights; {wanted} is for float32 ones")
-    check_passes(target, **options.target_passes, device=trainer.strategy.root_device)
-    if options.compile == "draft" and trainer.strategy.root_device.type == "cpu":
-        check_compiler()
+    check_compilable(target, wanted, trainer.strategy.root_device)
 
 
 def check_precision(precision: str | None) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tppsd.lightning.requests import RequestChunk
 from tppsd.lightning.sampler import Sampler
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 JOB = ".job.json"  # hidden from those who read the folder as data
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tppsd.metrics.functional import acceptance_by_position, events_per_round, step_acceptance
 from tppsd.plots.style import FAINT, GRID, SPECULATIVE, TEXT, label, new_figure, title_of
-from tppsd.sampling.tree import Tree
+from tppsd.sampling.tree.shape import Tree
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from tppsd.models.attention import AttentionPass
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, frequencies, sinusoids
-from tppsd.models.fast import layer_norm
 
 
 class SAHPEncoder(nn.Module):
@@ -34,4 +33,4 @@ class SAHPEncoder(nn.Module):
         x = embedded + sinusoids(phases, embedded.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, attention)
-        return layer_norm(self.norm, x)
+        return self.norm(x)
