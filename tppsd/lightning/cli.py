@@ -60,6 +60,16 @@ class VerbCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a static method there
         return {self.verb: LightningCLI.subcommands()[self.verb]}
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's hyper-parameters replace the optimiser too; see
+        `before_instantiate_classes`."""
+
+    def before_instantiate_classes(self) -> None:
+        """Checkpoints are read as plain values, whatever the configuration says: nothing in them is run."""
+        if self.config[self.verb].weights_only is False:
+            raise ValueError("--weights_only false would run what is in a checkpoint; leave it out")
+        self.config[self.verb].weights_only = True
+
 
 class TrainingCLI(VerbCLI):
     """fit, validate and test: `--data.path` and a TargetTPP unless told otherwise."""
@@ -87,18 +97,13 @@ class TrainingCLI(VerbCLI):
             parser.set_defaults({f"early_stopping.{name}": value for name, value in STOPPING.items()})
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 
-    def _parse_ckpt_path(self) -> None:
-        """Lightning would let a checkpoint's hyper-parameters replace the optimiser too; see
-        `before_instantiate_classes`."""
-
     def before_instantiate_classes(self) -> None:
         """The architecture comes from `--ckpt_path`, everything else from the configuration."""
+        super().before_instantiate_classes()
         config = self.config[self.verb]
-        if config.ckpt_path is None or not Path(config.ckpt_path).is_file():
+        if config.ckpt_path is None:
             if self.verb != "fit":
-                raise ValueError(
-                    f"{self.verb} needs a trained model: --ckpt_path FILE (there is no file {config.ckpt_path})"
-                )
+                raise ValueError(f"{self.verb} needs a trained model: --ckpt_path FILE")
             return
         record = read_checkpoint(config.ckpt_path)[CHECKPOINT_KEY]
         if "role" not in record:
@@ -163,6 +168,13 @@ class SamplingCLI(VerbCLI):
         parser.add_lightning_class_args(SampleWriter, "writer")
         parser.add_class_arguments(Requests, "requests")
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        if (path := self.config[self.verb].ckpt_path) is not None:
+            raise ValueError(
+                f"predict takes the checkpoint to sample from as --model.target {path}, not as --ckpt_path"
+            )
 
     def predict(self, model: Sampler, datamodule: EventDataModule | None = None, **arguments: Any) -> None:
         """What `tppsd predict` runs instead of `Trainer.predict(model, datamodule=datamodule)`."""

@@ -15,12 +15,13 @@ from tppsd.backends.cpp.compilable import check_compiler, check_passes
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
+from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
-from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
+from tppsd.models.checkpoint import CHECKPOINT_KEY, describe, local_file
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -117,6 +118,7 @@ class TPPModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Take the statistics of the training split over, unless the model has learnt with others already."""
         check_precision(self.trainer.precision)
+        use_local_checkpoints(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and data.num_marks != self.model.num_marks:
             raise ValueError(
@@ -241,6 +243,11 @@ class TPPModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """As Lightning's, of a local file and with `weights_only=True` always: no code of a checkpoint is run."""
+        return super().load_from_checkpoint(local_file(checkpoint_path), *args, **options | {"weights_only": True})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `tppsd.load` needs, without Lightning."""

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 
 from tppsd.data.marks import check_mark_names
+from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.modules import check_precision, check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
@@ -68,6 +69,7 @@ class Sampler(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
+        use_local_checkpoints(self.trainer)
         if self.options is not None:  # before the writer begins
             check_sampling(self.trainer, self.target, self.options)
 
