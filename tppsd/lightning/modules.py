@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -17,11 +18,12 @@ from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
 from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.distillation import Distillation
+from tppsd.lightning.divergence import StopAtDivergence
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
-from tppsd.models.checkpoint import CHECKPOINT_KEY, describe, local_file
+from tppsd.models.checkpoint import CHECKPOINT_KEY, describe, read_plain
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -135,6 +137,11 @@ class TPPModule(LightningModule):
             if stage == "fit" and self.distillation.is_trained_for:
                 self.distilled_from = target_hash
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Training that diverges is no success, whoever trains."""
+        has_one = any(isinstance(callback, StopAtDivergence) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if has_one else [StopAtDivergence()]
+
     def compile_model(self) -> None:
         """Compile the full pass, if that is wanted; the cached passes of sampling stay as they are."""
         if self.is_compiled:
@@ -247,7 +254,8 @@ class TPPModule(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
         """As Lightning's, of a local file and with `weights_only=True` always: no code of a checkpoint is run."""
-        return super().load_from_checkpoint(local_file(checkpoint_path), *args, **options | {"weights_only": True})
+        read_plain(checkpoint_path)  # says in one sentence what is wrong with it
+        return super().load_from_checkpoint(Path(checkpoint_path), *args, **options | {"weights_only": True})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `tppsd.load` needs, without Lightning."""
