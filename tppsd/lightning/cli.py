@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.utils.data import DataLoader
 
 from tppsd.lightning.baseline import RenewalBaseline
@@ -19,9 +19,11 @@ from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
+from tppsd.lightning.processes import StartTogether
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.saving import SaveRunConfig, run_directory
+from tppsd.lightning.stopping import Stopped
 from tppsd.lightning.writer import SampleWriter
 from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
@@ -60,6 +62,15 @@ class VerbCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a static method there
         return {self.verb: LightningCLI.subcommands()[self.verb]}
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_default_arguments_to_parser(parser)
+        parser.add_argument(
+            "--start_timeout",
+            type=float,
+            default=60.0,
+            help="Seconds that the processes of a distributed run wait for each other at the start.",
+        )
+
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint's hyper-parameters replace the optimiser too; see
         `before_instantiate_classes`."""
@@ -69,6 +80,29 @@ class VerbCLI(LightningCLI):
         if self.config[self.verb].weights_only is False:
             raise ValueError("--weights_only false would run what is in a checkpoint; leave it out")
         self.config[self.verb].weights_only = True
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        self.start = StartTogether(self._get(self.config, "start_timeout"))
+        trainer = super()._instantiate_trainer(config, [*callbacks, self.start])
+        self.start.arrange(trainer)
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """A run that SIGTERM has ended is not done, and says so; nor is one that has lost a process."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Stopped:
+            raise
+        except SIGTERMException:  # Lightning's, whose exit status is 0
+            raise Stopped(self.how_to_go_on()) from None
+        except RuntimeError as error:
+            if (explained := self.start.explain(self.trainer, error)) is not None:
+                raise explained from error
+            raise
+
+    def how_to_go_on(self) -> str:
+        """What to do after SIGTERM."""
+        return "stopped by SIGTERM; give the same command again"
 
 
 class TrainingCLI(VerbCLI):
@@ -141,6 +175,12 @@ class TrainingCLI(VerbCLI):
                 with contextlib.suppress(OSError):  # there is none, or there is something in it
                     folder.rmdir()
             raise
+
+    def how_to_go_on(self) -> str:
+        last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
+        if last is None or not last.best_model_path:
+            return super().how_to_go_on()
+        return f"stopped by SIGTERM at step {self.trainer.global_step}; go on with --ckpt_path {last.best_model_path}"
 
     def before_fit(self) -> None:
         path = self.config[self.verb].ckpt_path

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -20,6 +21,7 @@ from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.divergence import StopAtDivergence
 from tppsd.lightning.forecasts import ForecastMetrics
+from tppsd.lightning.random_state import random_states, restore_random_state
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
@@ -30,6 +32,7 @@ from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 
 CONVENTIONS: tuple[Convention, ...] = ("window", "benchmark")
+_RANDOM_STATES = "random_states"  # of a checkpoint: by rank
 OVERLAPS = ("kl", "step_acceptance")  # per context, of a draft with its target
 
 
@@ -103,6 +106,7 @@ class TPPModule(LightningModule):
         self.is_compiled, self.distillation = compile, distillation
         self.distilled_from: str | None = None  # content hash of the target
         self._data_marks: tuple[str, ...] | None = None  # their names, of the data of the run
+        self._random_states: list[dict[str, Any]] | None = None  # of the checkpoint that a run goes on from
         if distillation is not None:
             means = {
                 f"{stage}/{name}": MeanMetric().set_dtype(torch.float64)
@@ -151,6 +155,14 @@ class TPPModule(LightningModule):
         self._need_statistics()
 
     def on_train_start(self) -> None:
+        if self._random_states is not None:  # now that everything is set up
+            restore_random_state(
+                self._random_states,
+                self.trainer.global_rank,
+                self.trainer.world_size,
+                self.trainer.strategy.root_device,
+            )
+            self._random_states = None
         self._step_means = StepMeans(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_validation_start(self) -> None:
@@ -260,6 +272,7 @@ class TPPModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `tppsd.load` needs, without Lightning."""
         checkpoint[CHECKPOINT_KEY] = describe(self.model) | {"role": self.role}
+        checkpoint[_RANDOM_STATES] = random_states(self.trainer.strategy.root_device)
         # averaged weights come from a copy of this module that is older than its statistics (Lightning's
         # WeightAveraging)
         checkpoint["state_dict"]["model._extra_state"] = self.model.get_extra_state()
@@ -269,6 +282,8 @@ class TPPModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in one sentence what would otherwise be a list of missing and misshapen tensors."""
         record = checkpoint.get(CHECKPOINT_KEY, {})
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:  # a run goes on
+            self._random_states = checkpoint.get(_RANDOM_STATES)
         self.distilled_from = record.get("distilled_from", self.distilled_from)
         for name, stored in record.get("config", {}).items():
             here = self.model.config[name]

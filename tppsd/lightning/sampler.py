@@ -73,6 +73,11 @@ class Sampler(LightningModule):
         if self.options is not None:  # before the writer begins
             check_sampling(self.trainer, self.target, self.options)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing is restored: the models come from their own files, and a job goes on by what its folder holds.
+        Lightning would load whatever a requeued SLURM job has left in the working directory."""
+        checkpoint["state_dict"] = self.state_dict()
+
     def on_predict_start(self) -> None:
         requests = getattr(self.trainer.predict_dataloaders, "dataset", None)
         check_mark_names(self.target.statistics.mark_names, getattr(requests, "mark_names", None), "the target")
