@@ -10,11 +10,11 @@ from small_models import ENCODERS
 from stubs import lively_transformer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from tppsd.sampling.rows import ModelRows
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.cache import KVCache
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.rows import ModelRows
 from tppsd.sampling.sample import sample
 
 CONTEXT, SMALL_PASS = 6, 24

@@ -10,11 +10,11 @@ import torch
 from goodness import law_after, overlap_factorised, overlap_joint
 from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
+from tppsd.sampling.rows import Rows
 
 from tppsd.data.sequences import EventSequence
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.hawkes import Hawkes
-from tppsd.sampling.rows import Rows
 from tppsd.sampling.sample import sample
 from tppsd.sampling.stats import SamplingStats
 

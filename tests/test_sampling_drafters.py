@@ -13,6 +13,7 @@ import pytest
 import torch
 from goodness import judge
 from stubs import StubTPP, lively_transformer
+from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
@@ -21,11 +22,10 @@ from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
 from tppsd.sampling.drafters import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
+from tppsd.sampling.drafters.own import SelfDrafter
 from tppsd.sampling.drafters.poisson import PoissonDrafter, PoissonLaw
 from tppsd.sampling.drafters.recent import RecentLaws
-from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
 from tppsd.sampling.sample import sample
-from tppsd.sampling.drafters.own import SelfDrafter
 
 HISTORY = EventSequence.of([0.7, 1.1, 2.6], [0, 1, 0], t_start=0.0, t_end=3.1)
 PATHS, EVENTS = 20_000, 7

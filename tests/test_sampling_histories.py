@@ -10,13 +10,13 @@ from goodness import chi_square_p
 from small_models import ENCODERS, random_sequence
 from stubs import StubTPP, lively_transformer
 from torch import Tensor
+from tppsd.sampling.rows import ModelRows
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import ks_exponential, own_law_residuals
-from tppsd.sampling.rows import ModelRows
-from tppsd.sampling.sample import sample
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample
 
 METHODS = ("autoregressive", "joint", "factorised", "block")
 

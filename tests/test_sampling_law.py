@@ -17,10 +17,10 @@ from goodness import judge, judge_long, judge_paths, law_after, overlap_factoris
 from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
 from torch import Tensor
+from tppsd.sampling.call import Call
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling import methods
-from tppsd.sampling.call import Call
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.sample import sample
 

@@ -23,8 +23,8 @@ from stubs import StubTPP
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import carry_over, ks_exponential, own_law_residuals
-from tppsd.sampling.sample import sample
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample
 
 REJECTED, FALSE_ALARM = 1e-6, 1e-4
 HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)

@@ -38,6 +38,7 @@ GROUPS = {
         "validate": Command(TRAINER_CLI, "score a checkpoint on the validation split"),
         "test": Command(TRAINER_CLI, "score a checkpoint on the test split"),
         "predict": Command(TRAINER_CLI, "sample sequences from checkpoints and write them to Parquet"),
+        "verify": Command("tppsd.commands.verify", "check the files that predict has written, against their manifest"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
@@ -58,7 +59,8 @@ A mistake in the input ends in one sentence; TPPSD_DEBUG=1 shows the traceback a
 def main(args: list[str] | None = None) -> int:
     """Run `tppsd ARGS` (default: the process's own arguments) and return its exit status.
 
-    0: done; 2: a mistake in the input, said in one sentence; 130: interrupted by Ctrl-C.
+    0: done; 1: what was tested or verified is not as it must be; 2: a mistake in the input, or work that could not be
+    done, said in one sentence; 130: interrupted by Ctrl-C; 143: stopped by SIGTERM.
     """
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
@@ -85,6 +87,9 @@ def run(name: str, args: list[str]) -> int:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's Trainer shuts down, then exits with 1
             return interrupted(name)
+        if (message := getattr(error, "message", None)) is not None:  # ended by SIGTERM, and says how to go on
+            print(f"tppsd {name}: {message}", file=sys.stderr)
+            return int(error.code or 1)
         raise
     except (OSError, TypeError, ValueError) as error:
         if os.environ.get("TPPSD_DEBUG") == "1" or not meant_for_the_user(error):

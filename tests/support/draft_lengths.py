@@ -10,10 +10,10 @@ from typing import Any
 from unittest.mock import patch
 
 from torch import Tensor
+from tppsd.sampling.rows import ModelRows
 
 from tppsd.sampling import draft_length, speculative
 from tppsd.sampling.draft_length import AutoDraftLength, FixedDraftLength
-from tppsd.sampling.rows import ModelRows
 from tppsd.sampling.speculative import Speculative
 
 

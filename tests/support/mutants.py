@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from tppsd.sampling.rows import Events, ModelRows, Progress, Rows
 
 from tppsd.models.law import sample_mark
 from tppsd.models.protocol import EventTokens
@@ -19,7 +20,6 @@ from tppsd.sampling import block, rules, speculative
 from tppsd.sampling.autoregressive import Autoregressive
 from tppsd.sampling.drafters import Draft, ModelDrafter
 from tppsd.sampling.noise import Purpose, RowNoise
-from tppsd.sampling.rows import Events, ModelRows, Progress, Rows
 from tppsd.sampling.rules import Attempts, Corrected, Rejected, Verdict
 from tppsd.sampling.speculative import RoundNoise, Speculative, at_positions, new_events
 
