@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from small_models import attentive_model, random_batch, random_sequence, tokens_of
+from tppsd.backends.cpp.active import stand_in
 
 import tppsd
-from tppsd.backends.cpp.active import stand_in
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 

@@ -9,18 +9,18 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from tppsd.sampling.rows import Rows
+from tppsd.sampling.tree_speculative import TreeSpeculative
 
 from tppsd.models import attention
 from tppsd.models.cache import RowCache
 from tppsd.models.tree import is_ancestor
 from tppsd.sampling import linear, tree_speculative
-from tppsd.sampling.tree.candidates import Siblings
 from tppsd.sampling.drafters import Draft
-from tppsd.sampling.tree.linear import LINEAR
 from tppsd.sampling.noise import Streams
-from tppsd.sampling.rows import Rows
 from tppsd.sampling.rules import Rejected, adjusted_joint
-from tppsd.sampling.tree_speculative import TreeSpeculative
+from tppsd.sampling.tree.candidates import Siblings
+from tppsd.sampling.tree.linear import LINEAR
 
 Patch = Any  # a context manager
 
