@@ -14,10 +14,10 @@ from faster_passes import chain
 from native_builds import compiled_wrong, needs_a_compiler
 from scipy.special import log_ndtr, ndtri
 from small_models import ENCODERS, attentive_model, random_sequence, small_model
-
-import tppsd
 from tppsd.backends.cpp.active import stand_in, standing_in
 from tppsd.backends.cpp.compiled import Drawn
+
+import tppsd
 from tppsd.backends.cpp.distribution import CompiledLaw
 from tppsd.models.law import NextEventLaw, log_density_ratio
 from tppsd.models.protocol import EventTokens
