@@ -21,11 +21,11 @@ from faster_passes import SAMPLERS, assert_same_events, both_ways, name_of, targ
 from lightning_helpers import SMALL, fitted, small_data, trainer
 from native_builds import SOURCE, compiled_by, compiled_wrong, needs_a_compiler
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, small_model, tokens_of
+from tppsd.backends.cpp.active import stand_in, standing_in
+from tppsd.backends.cpp.compiled import CompiledModel
 
 import tppsd
 from tppsd.backends.cpp import compiling
-from tppsd.backends.cpp.active import stand_in, standing_in
-from tppsd.backends.cpp.compiled import CompiledModel
 from tppsd.backends.cpp.compiling import library
 from tppsd.backends.cpp.structures import Pass
 from tppsd.certification.cells import Cell, all_cells
