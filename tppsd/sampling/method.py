@@ -44,11 +44,6 @@ class Batch(NamedTuple):
     seed: int
     recorder: Recorder
 
-    @property
-    def capacity(self) -> int:
-        """Entries that caches begin with."""
-        return _FIRST_CAPACITY + int(self.plan.histories.lengths.max())
-
 
 def build_engine(
     batch: Batch,
@@ -69,7 +64,7 @@ def build_engine(
     device = model_device(models.target)
     with torch.inference_mode():
         state = BatchState(num_rows, device)
-        target = ModelRunner(models.target, num_rows, batch.capacity, plan.histories)
+        target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
             method = Autoregressive(target, noise, recorder.wants_laws)
@@ -123,7 +118,7 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
         if options.drafter == "poisson":
             return TreePoissonDrafter(statistics, device, tree)
         assert models.draft is not None
-        return TreeModelDrafter(models.draft, num_rows, batch.capacity, plan.histories, tree)
+        return TreeModelDrafter(models.draft, num_rows, _FIRST_CAPACITY, plan.histories, tree)
     # block verification looks at the whole draft; to ask a device for the rows' ends takes longer than to draft on
     stops_at_end = options.rule != "block" and device.type == "cpu"
     if options.drafter == "self":
@@ -132,5 +127,5 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
         return PoissonDrafter(statistics, device)
     assert models.draft is not None
     if options.draft_passes is not None:
-        return ParallelDrafter(models.draft, target, num_rows, batch.capacity, options.draft_passes)
-    return ModelDrafter(models.draft, num_rows, batch.capacity, plan.histories, stops_at_end)
+        return ParallelDrafter(models.draft, target, num_rows, _FIRST_CAPACITY, options.draft_passes)
+    return ModelDrafter(models.draft, num_rows, _FIRST_CAPACITY, plan.histories, stops_at_end)

@@ -16,7 +16,7 @@ from tppsd.sampling.state import token_marks
 class ModelRunner:
     """Runs one model over the rows of a batch.
 
-    A history is encoded once and copied to all of its paths; with few running sequences those of the next requests are
+    A history is encoded once and shared by all of its paths; with few running sequences those of the next requests are
     encoded along with it, as one pass over many costs little more.
 
     Attributes:
@@ -41,7 +41,7 @@ class ModelRunner:
         wanted = list(dict.fromkeys(r.history for r in requests))
         if not self._encoded.keys() >= set(wanted):
             self._encode(self._with_next(wanted))
-        self.cache.copy_rows(self._prefilled, self.encoded(requests), rows)
+        self.cache.continue_rows(self._prefilled, self.encoded(requests), rows)
 
     def encoded(self, requests: list[Request]) -> Tensor:
         """int64 (requests,): rows of the histories of the latest prefill."""

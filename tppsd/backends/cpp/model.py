@@ -164,7 +164,12 @@ class CompiledTPP(CompiledDecoder):
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
         numbers = (rows, num_new, len(cache.parents), cache.max_context or 0)
         is_bf16, num_threads = self.dtype == torch.bfloat16, torch.get_num_threads()
-        return Pass(*pointers, *numbers, keys_values.data_ptr(), cache.capacity, rows, is_bf16, num_threads)
+        own = (keys_values.data_ptr(), cache.capacity, rows, is_bf16, num_threads)
+        if (shared := cache.shared) is None:
+            return Pass(*pointers, *numbers, *own)
+        histories = shared.keys_values
+        given = (histories, shared.slots, shared.lengths)
+        return Pass(*pointers, *numbers, *own, *(x.data_ptr() for x in given), histories.shape[5], histories.shape[2])
 
     def decode(
         self,

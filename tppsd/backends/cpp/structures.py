@@ -38,7 +38,8 @@ class Pass(ctypes.Structure):
     _fields_ = [
         *_fields(Pointer, "contexts ids times inter_times lengths num_before depth seen"),
         *_fields(Int, "rows num_new num_nodes max_context"), ("cache", Pointer),
-        *_fields(Int, "capacity cache_rows is_bf16 num_threads"),
+        *_fields(Int, "capacity cache_rows is_bf16 num_threads"), *_fields(Pointer, "shared shared_slots shared_lengths"),
+        *_fields(Int, "shared_capacity shared_rows"),
     ]  # fmt: skip
 
 
