@@ -96,7 +96,7 @@ class SharedAttention:
 
     def scores(self, layer: int, queries: Tensor) -> Tensor:
         """Scaled and masked scores (rows * heads, q, longest) of queries (rows, q, heads, head_dim)."""
-        rows, num_new, heads, head_dim = queries.shape
+        rows, num_new, _, head_dim = queries.shape
         keys = self._entries[layer, 0].flatten(0, 1)  # (slots * heads, head_dim, longest)
         found = self._ungrouped(torch.bmm(self._grouped(queries.transpose(1, 2)), keys), rows, num_new)
         return (found * head_dim**-0.5 + self._mask.unsqueeze(1)).flatten(0, 1)

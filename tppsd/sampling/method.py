@@ -32,7 +32,7 @@ from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.state import BatchState
 
 CHAIN_RULES: dict[str, Callable[[], Rule]] = {"joint": JointRule, "factorised": FactorisedRule, "block": BlockRule}
-_FIRST_CAPACITY = 64  # doubled as needed: short runs of entries with long gaps between them are read slowly
+_FIRST_CAPACITY = 16
 
 
 class Batch(NamedTuple):
