@@ -18,7 +18,7 @@ import pytest
 import torch
 from faster_passes import SAMPLERS, assert_same_events, both_ways, name_of, target_and_draft
 from lightning_helpers import SMALL, fitted, small_data, trainer
-from native_builds import SOURCE, compiled_by, compiled_wrong, needs_a_compiler
+from native_builds import SOURCE, compiled_by, compiled_wrong, needs_a_compiler, optimize_less
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, small_model, tokens_of
 
 import tppsd
@@ -198,7 +198,7 @@ def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[
     plain, fast, drafts = both_ways(*target_and_draft(), options)
     assert (plain.options.compile, fast.options.compile) == (False, True)
     assert passes == ({2, 3} if drafts else {3})
-    assert_same_events(fast, plain)
+    assert_same_events(fast, plain, compares_counters="tolerance" not in fast.options.to_dict())
 
 
 def test_samples_have_the_targets_own_law_and_not_another() -> None:
@@ -255,7 +255,7 @@ def test_without_a_compiler_the_sentence_says_what_is_missing(monkeypatch: pytes
 
 def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from tppsd.backends.cpp import compiling; "
+        "from pathlib import Path; from tppsd.backends.cpp import compiling; compiling._FLAGS = ('-std=c++17',); "
         "print(compiling.library(Path(compiling.__file__).with_name('native') / 'library.cpp').panel_width())"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
@@ -269,18 +269,23 @@ def test_processes_that_compile_at_once_leave_one_library(tmp_path: Path) -> Non
 
 
 def test_a_library_that_was_cut_short_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimize_less(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     width = library.__wrapped__(SOURCE).panel_width()
     (path,) = (tmp_path / "tppsd").iterdir()
-    size = path.stat().st_size
-    os.truncate(path, 5000)
-    assert library.__wrapped__(SOURCE).panel_width() == width and path.stat().st_size == size
+    whole = path.read_bytes()
+    path.unlink()  # this process has loaded it: its own must stay whole
+    path.write_bytes(whole[:5000])
+    assert library.__wrapped__(SOURCE).panel_width() == width
+    (anew,) = (tmp_path / "tppsd").iterdir()
+    assert anew.stat().st_size == len(whole)
 
 
 def test_without_a_folder_to_write_in_the_library_is_of_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
+    optimize_less(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert library.__wrapped__(SOURCE).panel_width() > 0
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -346,6 +351,7 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
         pytest.skip(f"the compiler does not know {command[-1]}, which is for x86")
     model = attentive_model("rotary", embed_dim=48, num_heads=4)
     expected = steps(model)
+    optimize_less(monkeypatch, "-O1")
     compiled_by(command, tmp_path, monkeypatch)
     found = steps(tppsd.compile(model))
     assert largest_difference(found, expected) < TOLERANCE

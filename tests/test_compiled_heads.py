@@ -179,8 +179,9 @@ def test_lengths_chosen_by_the_clock_are_recorded_and_replayed() -> None:
     )
 
 
-def test_auto_tries_compiled_drafts(calls: list[int]) -> None:
-    samples = tppsd.sample(*own_and_draft(), method="auto", num_sequences=8, batch_size=1, num_events=8000)
+def test_auto_tries_compiled_drafts(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", (20, 20))
+    samples = tppsd.sample(*own_and_draft(), method="auto", num_events=300)
     assert "events/s in a trial" in (samples.stats.choice or "")
     assert calls and "model" in samples.stats.choice
 

@@ -21,6 +21,11 @@ needs_a_compiler = pytest.mark.skipif(not _HAS_COMPILER, reason="compiled passes
 SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 
 
+def optimize_less(monkeypatch: pytest.MonkeyPatch, level: str = "-O0") -> None:
+    """Compile quickly from now on."""
+    monkeypatch.setattr(compiling, "_FLAGS", tuple(flag.replace("-O3", level) for flag in compiling._FLAGS))
+
+
 def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
     """Build and use the native code, from now on, without the flags for this very processor.
 
@@ -42,7 +47,7 @@ def compiled_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.Mon
 
     Groups of rows are small. It is compiled without optimization, in a third of the time.
     """
-    monkeypatch.setattr(compiling, "_FLAGS", tuple(flag.replace("-O3", "-O0") for flag in compiling._FLAGS))
+    optimize_less(monkeypatch)
     copy = Path(shutil.copytree(SOURCE.parent, folder / "native"))
     texts = {path: path.read_text() for path in copy.iterdir()}
     assert sum(text.count(right) for text in texts.values()) == 1
