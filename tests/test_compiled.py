@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -286,12 +287,16 @@ def test_without_a_folder_to_write_in_the_library_is_of_this_process(
 ) -> None:
     (tmp_path / "file").touch()
     optimize_less(monkeypatch)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir(mode=0o700)
+    (temporary / f"tppsd-{os.geteuid()}").touch()  # nor in that of the user among the folders for temporary files
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert library.__wrapped__(SOURCE).panel_width() > 0
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", raising_no_home)
     assert library.__wrapped__(SOURCE).panel_width() > 0
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"file", "temporary", f"tppsd-{os.geteuid()}"}
 
 
 def raising_no_home() -> Path:
