@@ -1,14 +1,36 @@
-"""Marks as slow the tests that take most of the time of the whole suite; `make check` leaves them out.
+"""Settings that every test runs under: one thread, no network, no display, the global generator seeded.
 
-Of tests with many cases some stay in the quick tier, spread evenly, so that it covers every subject.
+Marks as slow the tests that take most of the time of the whole suite; `make check` leaves them out. Of tests with many
+cases some stay in the quick tier, spread evenly, so that it covers every subject.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 
+# Before torch, huggingface_hub and matplotlib are imported; the processes that tests start inherit them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and two-process tests share the cores
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Weights and anything else drawn from the global generator do not depend on the order of the tests."""
+    torch.manual_seed(0)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 
 SLOW = {  # file -> test -> cases that stay in the quick tier
     "test_certification.py": {

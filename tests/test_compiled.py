@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from faster_passes import SAMPLERS, assert_same_events, both_ways, name_of, target_and_draft

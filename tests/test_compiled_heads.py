@@ -36,7 +36,6 @@ from tppsd.models.law import NextEventLaw
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import auto
-from tppsd.sampling.options import SamplingOptions
 
 pytestmark = needs_a_compiler
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -13,10 +14,13 @@ from tppsd.backends.cpp.compiling import library
 
 try:
     compiling._compiler()
-    _HAS_COMPILER = True
+    HAS_COMPILER = True
 except ValueError:
-    _HAS_COMPILER = False
-needs_a_compiler = pytest.mark.skipif(not _HAS_COMPILER, reason="compiled passes need a C++ compiler")
+    HAS_COMPILER = False
+needs_a_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="compiled passes need a C++ compiler")
+
+IS_SANITIZED = "-fsanitize" in os.environ.get("CXX", "")  # by `make sanitize`
+needs_a_plain_build = pytest.mark.skipif(IS_SANITIZED, reason="sanitizers end a process that allocates too much")
 
 SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 
@@ -35,6 +39,8 @@ def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
         command: the compiler and its first options.
         folder: of this test alone; builds are kept beside it.
     """
+    if IS_SANITIZED:
+        pytest.skip("with sanitizers, which make compiling slow, only the build that is shipped is run")
     monkeypatch.setenv("CXX", " ".join(command))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "builds"))
     monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
