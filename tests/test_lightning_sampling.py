@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
-from tppsd.sampling.methods import Models
 
 from tppsd import (
     DraftTPP,
@@ -27,6 +26,7 @@ from tppsd import (
 from tppsd.lightning.requests import Requests, median_window
 from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
+from tppsd.sampling.method import Batch
 from tppsd.sampling.results import SampledSequences
 
 
@@ -143,10 +143,10 @@ def test_whether_to_try_is_decided_by_what_is_left_of_the_job(
     checkpoints: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Chunks of 1,500 events, of which 6,000 are enough for a trial with one row in flight."""
+    """Chunks of 1,500 events, of which 6,000 are enough for a trial with one running sequence that is not compiled."""
     tried: list[SamplingOptions] = []
 
-    def try_out(models: Models, options: SamplingOptions, *_: Any) -> tuple[float, None]:
+    def try_out(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float, None]:
         tried.append(options)
         return float(options.method == "autoregressive"), None
 

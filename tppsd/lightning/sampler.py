@@ -105,5 +105,5 @@ class Sampler(LightningModule):
         if is_to_choose:  # once for all chunks; a length that is left to the clock goes on being so
             self._chosen = samples.options.with_overrides(draft_length=samples.stats.draft_length)
             self._choice = samples.stats.choice
-        samples.stats.choice = self._choice
+        samples.stats.choice = self._choice or samples.stats.choice
         return PredictedSequences(**vars(samples))
