@@ -6,11 +6,11 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from tppsd.backends.compile import is_compiled, runnable
+from tppsd.backends.compile import Compile, is_compiled, runnable
 from tppsd.backends.snapshots import content_hash
 from tppsd.models.protocol import check_starts
 from tppsd.models.resolve import model_device, resolve_model
@@ -118,7 +118,8 @@ class SamplingJob:
     def _runnable(self, model: Any, role: str) -> Any:
         if model is None:
             return None
-        return runnable(model, role, self.options.compile, self.options.dtype or "float32")
+        compile = cast(Compile, self.options.compile)
+        return runnable(model, role, compile, self.options.dtype or "float32")
 
     def _choose(self, plan: RequestPlan) -> None:
         """Choose what the options leave open; a draft model that is not to draft is let go."""

@@ -68,7 +68,7 @@ class SamplingOptions:
     draft_passes: int | None = None
     candidates: int | tuple[int, ...] | None = None
     tolerance: float | None = None
-    compile: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto", "draft"] = "auto"  # "draft": in files of runs of earlier versions, read as "auto"
     dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
