@@ -5,17 +5,26 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from mutants import mutant
 
 from tppsd.certification import models
-from tppsd.certification.carry_over import Drawn, draw_cells
 from tppsd.certification.cells import KINDS, TREE_FACTORS, Cell, all_cells, covering_cells, possible_cells
-from tppsd.certification.certificate import cells_of, file_name, sources_hash, sources_of
+from tppsd.certification.certificate import (
+    PACKAGE,
+    Certificate,
+    Line,
+    commit,
+    new_certificate,
+    passes_of,
+    sources,
+    with_lines_of,
+)
 from tppsd.certification.certify import certify
 from tppsd.certification.distorted import RARE
 from tppsd.certification.judge import combined, holm
@@ -24,7 +33,6 @@ from tppsd.commands.certify import main as command
 from tppsd.models.protocol import EventTokens
 
 REJECTED, FALSE_ALARM = 1e-6, 1e-4
-CERTIFICATE = Path(__file__).with_name("certificate.json")
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +138,9 @@ def test_the_command_keeps_finished_cells_and_rejects_in_plain_words(
 ) -> None:
     cells = [cell for cell in all_cells() if cell.encoder == "closed form"][:2]
     first = certify(cells, 1000, 0, 1, tmp_path)
-    assert first["exact"] and [row["name"] for row in first["cells"]] == [cell.name for cell in cells]
+    assert not first.rejected and [line.cell for line in first.cells] == [cell.name for cell in cells]
 
-    path = tmp_path / "cells" / f"{cells[0].name}.json"
+    path = tmp_path / "cells" / "eager" / f"{cells[0].name}.json"
     kept = json.loads(path.read_text())
     kept["result"]["p_value"] = 1e-9
     path.write_text(json.dumps(kept))
@@ -140,125 +148,89 @@ def test_the_command_keeps_finished_cells_and_rejects_in_plain_words(
     with pytest.raises(SystemExit) as stopped:
         command(["--events", "1000", "--only", cells[0].name, "--output", str(tmp_path)])
     assert stopped.value.code == 1
-    assert "REJECTED" in capsys.readouterr().out
-    assert json.loads((tmp_path / "certificate-partial.json").read_text())["exact"] is False
+    printed = capsys.readouterr().out
+    assert "REJECTED" in printed and "certificate-partial.json" in printed
+    assert [line.cell for line in Certificate.read(tmp_path / "certificate-partial.json").rejected] == [cells[0].name]
     assert not (tmp_path / "certificate.json").exists(), "a few cells are no certificate"
     monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
-    certify(cells, 1000, 0, 1, tmp_path)
-    assert (tmp_path / "certificate.json").exists()
+    assert certify(cells, 1000, 0, 1, tmp_path) == Certificate.read(tmp_path / "certificate.json")
+
+
+def line(cell: str, p_value: float = 0.5, passes: str = "eager") -> Line:
+    return Line(passes, cell, 0, 1_000_000, None, p_value)
+
+
+def test_a_certificate_has_one_short_line_per_cell(tmp_path: Path) -> None:
+    certificate = new_certificate([line("a", 1e-9), line("b", 0.011), line("a", 0.2, "compiled")])
+    certificate.write(tmp_path / "certificate.json")
+    assert Certificate.read(tmp_path / "certificate.json") == certificate
+    assert [row.rejected for row in certificate.cells] == [True, False, False]
+    written = (tmp_path / "certificate.json").read_text().splitlines()
+    assert len(written) == 7 + len(certificate.cells) + 2 and max(map(len, written)) <= 180
+    assert list(tmp_path.iterdir()) == [tmp_path / "certificate.json"]
+    for text in ("not JSON", "[]", '{"cells": []}', '{"cells": [{"cell": "a"}]}'):
+        (tmp_path / "other.json").write_text(text)
+        with pytest.raises(ValueError, match=r"other\.json is no certificate; `tppsd certify` writes one"):
+            Certificate.read(tmp_path / "other.json")
+
+
+def test_lines_of_other_passes_are_kept_if_the_sources_are_the_same(tmp_path: Path) -> None:
+    path, new = tmp_path / "certificate.json", [line("a", passes="compiled"), line("b", passes="compiled")]
+    assert with_lines_of(path, new) == new
+    before = new_certificate([line("a", 0.003), line("a", 0.4, "compiled")])
+    assert before.rejected, "0.003 < 0.01 / 2"
+    before.write(path)
+    assert with_lines_of(path, new) == [before.cells[0], *new], "the compiled line is replaced"
+    assert not new_certificate([*with_lines_of(path, new), line("c")]).rejected, "verdicts are of all lines together"
+    replace(before, sources="0" * 12).write(path)
+    assert with_lines_of(path, new) == new, "of other sources"
+
+
+def test_passes_have_names_of_their_own() -> None:
+    ways = (
+        {},
+        {"compiled": True},
+        {"dtype": "bfloat16"},
+        {"compiled": True, "dtype": "bfloat16"},
+        {"compiled": "draft"},
+    )
+    names = ["eager", "compiled", "bfloat16", "compiled-bfloat16", "compiled-draft"]
+    assert [passes_of(how) for how in ways] == names
+
+
+def test_a_certificate_is_of_a_commit_and_of_sources(tmp_path: Path) -> None:
+    """Changed files are said, and only what samples are drawn by changes the sources."""
+    package = tmp_path / "tppsd"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert sources(package) == sources() and commit(package) is None, "not a repository yet"
+
+    def git(*words: str) -> str:
+        me = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *me, *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    git("init", "--quiet")
+    assert commit(package) is None, "in a repository that does not track it"
+    git("add", ".")
+    git("commit", "--quiet", "--message", "All")
+    head = git("rev-parse", "HEAD").strip()
+    assert commit(package) == head
+    (package / "cli.py").write_text("# another")
+    assert commit(package) == f"{head} with changes" and sources(package) == sources()
+    for changed in ("sampling/rules.py", "backends/cpp/native/laws.h"):
+        before = sources(package)
+        (package / changed).write_text("// another")
+        assert sources(package) != before
 
 
 def test_another_seed_or_number_of_events_is_another_run(tmp_path: Path) -> None:
     cell = next(cell for cell in all_cells() if cell.encoder == "closed form")
     certificates = [certify([cell], events, seed, 1, tmp_path) for events, seed in ((1000, 0), (1200, 0), (1200, 1))]
-    assert len({certificate["cells"][0]["p_value"] for certificate in certificates}) == 3
+    assert len({certificate.cells[0].p_value for certificate in certificates}) == 3
 
 
 @pytest.mark.parametrize(("args", "said"), [(["--only", "nowhere"], "nowhere"), (["--events", "10"], "at least 1000")])
 def test_wrong_arguments_are_refused_in_one_sentence(args: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         command(args)
-
-
-ROOT = Path(__file__).parent.parent
-
-
-def drawn(root: Path, folder: Path) -> Drawn:
-    return draw_cells(root, 1000, 0, 2, folder, "joint-closed_form-1-untrained-s", {}, lambda: None)
-
-
-def test_other_samples_are_told_from_the_same_ones(tmp_path: Path, folder: Path) -> None:
-    """What is wrong in the copy is wrong for one event in 2,000."""
-    certified = drawn(ROOT, folder)
-    assert len(certified) > 1 and drawn(ROOT, folder) == certified
-    shutil.copytree(ROOT / "tppsd", tmp_path / "tppsd", ignore=shutil.ignore_patterns("__pycache__"))
-    noise = tmp_path / "tppsd" / "sampling" / "noise.py"
-    text = noise.read_text()
-    assert text.count("_tensor((even << 20)") == 1
-    noise.write_text(text.replace("_tensor((even << 20)", "_tensor((even - even % 2048 // 2047 << 20)"))
-    assert sources_hash(tmp_path / "tppsd") != sources_hash()
-    assert all(other != certified[name] for name, other in drawn(tmp_path, folder).items())
-    noise.write_text("raise SystemError('broken')")
-    with pytest.raises(ValueError, match="the samplers failed: SystemError: broken"):
-        drawn(tmp_path, folder)
-
-
-def test_only_cells_that_draw_other_samples_are_certified_anew(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The first cell draws the same, the second does not, the third is new."""
-    cells = tuple(cell for cell in all_cells() if cell.encoder == "closed form" and cell.num_marks == 1)[:3]
-    old, output, lines = (
-        tmp_path / "old",
-        tmp_path / "outputs",
-        {cell.name: {"num_events": 1000, "samples": "1"} for cell in cells},
-    )
-    shutil.copytree(ROOT / "tppsd", old / "tppsd", ignore=shutil.ignore_patterns("__pycache__"))
-    (old / "tppsd" / "sampling" / "unseen.py").write_text("# no more")
-    sources = sources_hash(old / "tppsd")
-    monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells[:2])
-    monkeypatch.setattr("tppsd.certification.certify.sources_hash", lambda package=None: sources)
-    before = certify(list(cells[:2]), 1000, 0, 1, old / "tests")
-    monkeypatch.undo()
-    monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
-    drawn_by = {
-        old: {name: lines[name] for name in list(lines)[:2]},
-        ROOT: {**lines, cells[1].name: {"num_events": 1000, "samples": "2"}},
-    }
-    monkeypatch.setattr("tppsd.certification.carry_over.draw_cells", lambda root, *_: drawn_by[root])
-    for _ in range(2):  # the second time it finds what it has done
-        command(["--same-as", str(old), "--output", str(output), "--processes", "1"])
-        said = capsys.readouterr().out
-        assert "The same samples to the last bit in 1 cells, 1,000 events; others in 2." in said
-        assert "No cell is rejected (Holm over 3 cells" in said
-    after = json.loads((output / "certificate.json").read_text())
-    assert [row["name"] for row in after["cells"]] == [cell.name for cell in cells]
-    assert after["cells"][0] == before["cells"][0] and after["run"] == before["run"]
-    assert [row.get("sources") for row in after["cells"]] == [None, sources_hash(), sources_hash()]
-    assert after["same_samples"] == {"sources": sources_hash(), "num_cells": 1, "num_events": 1000, "seed": 0}
-    shutil.copy(output / "certificate.json", old / "tests")
-    with pytest.raises(ValueError, match="is not what its certificate is of"):  # some of its cells are of other sources
-        command(["--same-as", str(old), "--output", str(output)])
-
-
-def test_a_folder_that_cannot_lend_its_certificate_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no checkout of this project"):
-        drawn(tmp_path, tmp_path)
-    with pytest.raises(ValueError, match=r"has no tests/certificate\.json"):
-        command(["--same-as", str(tmp_path)])
-    (tmp_path / "tests").mkdir()
-    for text in ('{"schema": 1}', "[]", "not JSON"):
-        (tmp_path / "tests" / "certificate.json").write_text(text)
-        with pytest.raises(ValueError, match=r"certificate\.json is no certificate: it does not say of which sources"):
-            command(["--same-as", str(tmp_path)])
-    shutil.copy(CERTIFICATE, tmp_path / "tests")
-    with pytest.raises(ValueError, match="is not what its certificate is of"):
-        command(["--same-as", str(tmp_path)])
-    with pytest.raises(ValueError, match="--only joint and --same-as do not go together"):
-        command(["--same-as", str(tmp_path), "--only", "joint"])
-
-
-PASSES: list[dict[str, Any]] = [{}, {"compiled": True}, {"compiled": True, "dtype": "bfloat16"}, {"compiled": "draft"}]
-RECORDED = pytest.mark.parametrize("how", PASSES, ids=["plain", "compiled", "compiled-bfloat16", "compiled-draft"])
-
-
-def recorded(how: dict[str, Any]) -> dict[str, Any]:
-    return dict(json.loads(CERTIFICATE.with_name(file_name(how)).read_text()))
-
-
-@RECORDED
-def test_the_recorded_certificate_is_of_these_sources(how: dict[str, Any]) -> None:
-    """After a change in tppsd/sampling or tppsd/models: `tppsd certify`, or with --same-as if the samples are the same;
-    and both once more with --compile, with --compile --dtype bfloat16, and with --compile draft."""
-    certificate = recorded(how)
-    run = certificate["run"]
-    assert sources_hash() in sources_of(certificate)
-    assert {name: run[name] for name in ("compiled", "dtype") if name in run} == how
-
-
-@RECORDED
-def test_the_recorded_certificate_covers_every_cell_with_a_million_events(how: dict[str, Any]) -> None:
-    certificate = recorded(how)
-    assert certificate["exact"]
-    assert {row["name"] for row in certificate["cells"]} == {cell.name for cell in cells_of(how)}
-    assert all(row["num_events"] >= 1_000_000 and row["exact"] for row in certificate["cells"])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from tppsd.commands import certify, demo, demo_sampling, demo_training, profile, recipes, throughput, tune
+from tppsd.commands import benchmark, certify, demo, demo_sampling, demo_training
+from tppsd.lightning.datamodule import EventDataModule
 from tppsd.processes.presets import preset
 
 KS = {"statistic", "p_value", "num_events"}
@@ -63,11 +64,13 @@ def test_the_demo_writes_what_it_promises(events, tmp_path, threads, monkeypatch
     assert summary["own_law_ks"].keys() == KS and summary["mark_pit_ks"].keys() == KS
     assert summary["true_process_ks"] is None
     assert (summary["speedup_compiled"] is not None) == (demo_sampling.COMPILED in demo_sampling.samplers())
-    for figure in ("ks", "raster", "intensity", "rounds"):
-        assert (tmp_path / "out" / f"{figure}.png").stat().st_size > 10_000
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<svg ") == 4 and page.count("<table>") == 2 and "<td>speed-up</td><td>1.00</td>" in page
     assert list((tmp_path / "out" / "samples" / "speculative").glob("*.parquet"))
     printed = capsys.readouterr().out
-    assert "speed-up" in printed and "out/summary.json" in printed and "Next" in printed
+    assert (
+        "speed-up" in printed and "out/report.html" in printed and "out/summary.json" in printed and "Next" in printed
+    )
 
 
 def test_the_demo_does_without_a_compiler(monkeypatch):
@@ -102,21 +105,22 @@ def test_samples_without_an_event_have_no_speed(events, tmp_path, threads, monke
         demo_sampling.sample_all_ways(settings, data, {}, Console())
 
 
-def test_events_without_marks_are_taken_when_said(tmp_path, capsys):
-    rows = [f"{sequence},{0.5 * i}" for sequence in range(20) for i in range(1, 9)]
+def opened(*args: str) -> EventDataModule:
+    """The data of `tppsd demo ARGS`."""
+    return demo_training.open_data(demo.parse([*args]), Console())
+
+
+def test_events_without_marks_are_taken_when_said(tmp_path):
+    rows = [f"{sequence},{0.5 * i},{i}" for sequence in range(20) for i in range(1, 9)]
     path = tmp_path / "events.csv"
-    path.write_text("\n".join(["seq_id,time", *rows]))
-    options = ["--encoder", "thp", "--num-layers", "1", "--num-steps", "1", "--repeats", "1"]
+    path.write_text("\n".join(["seq_id,time,amount", *rows]))
     with pytest.raises(ValueError, match=r"columns=.'mark': None.*\(on the command line --columns FIELD=COLUMN, and"):
-        throughput.main(["--data", str(path), *options])
-    throughput.main(["--data", str(path), "--unmarked", *options])
-    assert "events, 1 layers" in capsys.readouterr().out
-    settings = demo.parse(["--data", str(path), "--unmarked"])
-    assert demo_training.open_data(settings, Console()).num_marks == 1
+        opened("--data", str(path))
+    assert opened("--data", str(path), "--unmarked").num_marks == 1
     with pytest.raises(
         ValueError, match="--unmarked is for events that are read; the process hawkes has the marks and times"
     ):
-        throughput.main(["--data", "hawkes", "--unmarked"])
+        opened("--data", "hawkes", "--unmarked")
 
 
 def test_columns_of_other_names_are_named(tmp_path, capsys):
@@ -124,12 +128,8 @@ def test_columns_of_other_names_are_named(tmp_path, capsys):
     path = tmp_path / "events.csv"
     path.write_text("\n".join(["user,hours,kind", *rows]))
     columns = ["--columns", "sequence=user", "time=hours", "mark=kind"]
-    data = demo_training.open_data(demo.parse(["--data", str(path), *columns]), Console())
+    data = opened("--data", str(path), *columns)
     assert data.num_marks == 3 and len(data.sequences("train")[0]) == 8
-    throughput.main(
-        ["--data", str(path), *columns, "--encoder", "thp", "--num-layers", "1", "--num-steps", "1", "--repeats", "1"]
-    )
-    assert "events, 1 layers" in capsys.readouterr().out
     for options, said in (
         (["--data", str(path), *columns, "--columns", "time=user"], "--columns names two columns for time; name one"),
         (["--data", str(path), *columns[:-1]], "column mark or .* is missing"),
@@ -138,7 +138,7 @@ def test_columns_of_other_names_are_named(tmp_path, capsys):
         (["--data", "hawkes", *columns], "--columns is for events that are read; the process hawkes has"),
     ):
         with pytest.raises(ValueError, match=said):
-            throughput.main(options)
+            opened(*options)
     with pytest.raises(SystemExit):
         demo.parse(["--columns", "time"])
     assert "--columns: time must be FIELD=COLUMN, such as time=hours" in capsys.readouterr().err
@@ -153,20 +153,12 @@ def test_columns_of_other_names_are_named(tmp_path, capsys):
         (demo.parse, ["--draft-seconds", "soon"]),
         (demo.parse, ["--seed", "-3"]),
         (certify.parse, ["--processes", "0"]),
-        (recipes.parse, ["--processes", "0"]),
-        (recipes.parse, ["--seed", "-1"]),
-        (throughput.parse, ["--num-steps", "0"]),
-        (throughput.parse, ["--repeats", "1.5"]),
-        (throughput.parse, ["--threads", "0"]),
-        (profile.parse, ["--threads", "0"]),
-        (profile.parse, ["--draft-length", "0"]),
-        (tune.parse, ["--num-events", "1"]),
-        (tune.parse, ["--num-best", "0"]),
+        (benchmark.parse, ["--threads", "0"]),
+        (benchmark.parse, ["--threads", "1.5"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value.__module__.split(".")[-1],
 )
 def test_numbers_that_make_no_sense_are_refused_by_name(parse, args, capsys):
-    given = {recipes.parse: ["a.yaml"], profile.parse: ["--target", "a.ckpt"], tune.parse: ["--target", "a.ckpt"]}
     with pytest.raises(SystemExit):
-        parse([*given.get(parse, []), *args])
+        parse(args)
     assert f"argument {args[0]}: {args[1]} must be a " in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
+from tppsd.sampling.methods import Models
 
 from tppsd import (
     DraftTPP,
@@ -26,8 +27,7 @@ from tppsd import (
 from tppsd.lightning.requests import Requests, median_window
 from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
-from tppsd.sampling.methods import Models
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.resolve import reading
+from tppsd.sampling.roles import reading
 from tppsd.sampling.sample import sample, sample_stream
 
 MODEL = StubTPP.random(3, seed=0)

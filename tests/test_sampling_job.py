@@ -19,7 +19,7 @@ from tppsd.lightning import writer as writer_module
 from tppsd.lightning.job_folder import JOB, LOCK, MANIFEST, Lock, claim
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.shards import Shard, fault, fingerprint, shard_name
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 REQUESTS = Requests(8, num_events=4, chunk_size=2)
 

@@ -19,7 +19,7 @@ from tppsd.processes.presets import PRESETS
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.sample import sample
 from tppsd.sampling.stats import SamplingStats
-from tppsd.sampling.tree import Tree
+from tppsd.sampling.tree.shape import Tree
 
 FALSE_ALARM = 1e-4
 SILENT = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0, t_end=1.6)

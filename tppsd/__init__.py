@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does the same at run time
     from tppsd import metrics, plots, processes
+    from tppsd.backends.compile import compile
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
     from tppsd.lightning.callbacks import SpeculativeSampling
@@ -25,8 +26,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.models.renewal import RenewalTPP
     from tppsd.models.transformer_tpp import TransformerTPP
     from tppsd.sampling.options import SamplingOptions
+    from tppsd.sampling.results import SampledSequences
     from tppsd.sampling.sample import sample, sample_stream
-    from tppsd.sampling.samples import SampledSequences
 
 __all__ = [
     "DataStatistics",
@@ -47,6 +48,7 @@ __all__ = [
     "TargetTPP",
     "TransformerTPP",
     "__version__",
+    "compile",
     "load",
     "metrics",
     "plots",
@@ -66,9 +68,10 @@ _MODULE_OF = {
     "EventSequence": "tppsd.data.sequences",
     "LogNormalMixture": "tppsd.models.mixture",
     "NextEventLaw": "tppsd.models.law",
+    "compile": "tppsd.backends.compile",
     "RenewalTPP": "tppsd.models.renewal",
     "SampleWriter": "tppsd.lightning.writer",
-    "SampledSequences": "tppsd.sampling.samples",
+    "SampledSequences": "tppsd.sampling.results",
     "Sampler": "tppsd.lightning.sampler",
     "SamplingOptions": "tppsd.sampling.options",
     "SpeculativeSampling": "tppsd.lightning.callbacks",

@@ -23,6 +23,8 @@ TRAINER_CLI = "tppsd.lightning.cli"  # one LightningCLI for all its verbs: it wa
 GROUPS = {
     "Start here": {
         "demo": Command("tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and law"),
+        "inspect": Command("tppsd.commands.inspect", "say what was understood of a log of events, and what is in it"),
+        "convert": Command("tppsd.commands.convert", "write a log of events to the Parquet file that everything reads"),
     },
     "Measure": {
         "benchmark": Command(
@@ -30,18 +32,6 @@ GROUPS = {
             "time samplers side by side and test their samples; the tables of the TPP-SD paper",
         ),
         "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
-        "profile": Command(
-            "tppsd.commands.profile", "account for a round's time, by step and against the machine's limits"
-        ),
-        "recipes": Command(
-            "tppsd.commands.recipes", "train and test recipes, several encoders and seeds: the table of results"
-        ),
-        "throughput": Command(
-            "tppsd.commands.throughput", "training: events per second of fit beside a bare PyTorch loop"
-        ),
-        "tune": Command(
-            "tppsd.commands.tune", "find the fastest draft length or candidate tree for a target and a draft"
-        ),
     },
     "Train and sample, configured by YAML files (lightning_configs/) and options": {
         "fit": Command(TRAINER_CLI, "train a target or a draft model"),
@@ -109,8 +99,10 @@ def run(name: str, args: list[str]) -> int:
 
 
 def meant_for_the_user(error: Exception) -> bool:
-    """True for a file that cannot be read or written and for what this package raised itself; an error from inside a
-    library needs its traceback."""
+    """Say whether an error is a mistake in the input: a file that cannot be used, or what this package raised itself.
+
+    An error from inside a library needs its traceback.
+    """
     if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
         return True
     traceback = error.__traceback__
@@ -120,16 +112,19 @@ def meant_for_the_user(error: Exception) -> bool:
 
 
 def interrupted(name: str) -> int:
+    """Say that a command was interrupted, and return the exit status for it."""
     print(f"\ntppsd {name}: interrupted", file=sys.stderr)
     return 130  # 128 + SIGINT, as shells have it
 
 
 def fail(where: str, message: str) -> int:
+    """Write an error to stderr, and return the exit status of a mistake in the input."""
     print(f"{where}: error: {message}", file=sys.stderr)
     return 2
 
 
 def unknown_command(name: str) -> str:
+    """Return the sentence about a command that does not exist, with the nearest one that does."""
     if name.startswith("-"):
         return f"{name} must follow a command, as in `tppsd demo {name}`; `tppsd --help` lists the commands"
     nearest = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -138,6 +133,7 @@ def unknown_command(name: str) -> str:
 
 
 def help_page() -> str:
+    """Return the page of `tppsd --help`."""
     lines = ["usage: tppsd COMMAND [OPTIONS]", "", "Speculative sampling of Transformer temporal point processes.", ""]
     for title, commands in GROUPS.items():
         lines.append(f"{title}:")

@@ -1,7 +1,7 @@
-"""What a certificate is: the results of all cells with their verdicts, and the sources that they are of.
+"""The certificate: the version and the commit that were certified, and one line with the verdict on each cell.
 
-Compiled passes and bfloat16 have certificates of their own, of the cells whose targets are networks, and compiled
-drafts under targets by operators one of cells of their own.
+A run certifies one kind of passes (eager, compiled, in bfloat16). Runs of the same sources with other passes add their
+lines to the same file, and the verdicts are of all lines together.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,95 +21,155 @@ import torch
 import tppsd
 from tppsd.certification.cells import Cell, all_cells, covering_cells
 from tppsd.certification.judge import holm
+from tppsd.certification.models import OWN_ENCODER
 
-LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a run
-PARTIAL = "certificate-partial.json"  # of some cells alone
+LEVEL = 0.01  # chance that a right sampler is rejected in any cell of a certificate
+WHOLE, PARTIAL = "certificate.json", "certificate-partial.json"  # of all cells of some passes, of a few cells
 PACKAGE = Path(tppsd.__file__).parent
-_SCHEMA = 1
+_CERTIFIED = ("sampling", "models", "backends")  # packages that decide which events are drawn
+_NATIVE = (".py", ".h", ".cpp")
 
 How = dict[str, Any]  # arguments of run_cell: what of the passes is not as by default
-Certificate = dict[str, Any]  # fit for JSON
+
+
+@dataclass(frozen=True)
+class Line:
+    """Holds what was found in one cell.
+
+    Attributes:
+        passes: how contexts and distributions were computed, see `passes_of`.
+        cell: name of the cell.
+        seed: of its samples.
+        num_events: events that were sampled and tested.
+        step_acceptance: share of the tested events that were accepted; None where nothing is drafted.
+        p_value: smallest p-value of the tests of the cell times their number (Bonferroni).
+        rejected: verdict over all lines of the certificate (Holm, family-wise level 0.01).
+    """
+
+    passes: str
+    cell: str
+    seed: int
+    num_events: int
+    step_acceptance: float | None
+    p_value: float
+    rejected: bool = False
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Holds the lines of all cells that were certified, and of what code, with which libraries.
+
+    Attributes:
+        version: of the package.
+        commit: hash of the commit that was checked out, followed by "with changes" where the package had been changed
+            since; None outside a repository.
+        sources: first digits of the SHA-256 of the samplers, models and backends.
+        torch, processor: on what the samples were drawn.
+        cells: one line per cell and kind of passes.
+    """
+
+    version: str
+    commit: str | None
+    sources: str
+    torch: str
+    processor: str
+    cells: tuple[Line, ...]
+
+    @property
+    def rejected(self) -> list[Line]:
+        """The lines of the cells that are rejected."""
+        return [line for line in self.cells if line.rejected]
+
+    def to_json(self) -> str:
+        """Write the certificate as JSON, one line per cell."""
+        head = {name: value for name, value in asdict(self).items() if name != "cells"}
+        lines = ",\n".join("  " + json.dumps(asdict(line)) for line in self.cells)
+        return json.dumps(head, indent=1).removesuffix("\n}") + f',\n "cells": [\n{lines}\n ]\n}}\n'
+
+    @classmethod
+    def read(cls, path: Path) -> Certificate:
+        """Read a certificate that `write` has written.
+
+        Raises:
+            ValueError: the file is no certificate.
+        """
+        try:
+            values = json.loads(path.read_text())
+            return cls(**values | {"cells": tuple(Line(**line) for line in values["cells"])})
+        except (ValueError, TypeError, KeyError) as error:  # no JSON, or other JSON
+            raise ValueError(f"{path} is no certificate; `tppsd certify` writes one ({error})") from None
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_text(path, self.to_json())
 
 
 def cells_of(how: How) -> list[Cell]:
-    """Of a certificate of such passes."""
-    if how.get("compiled") == "draft":
-        return [*covering_cells("compiled drafts"), *covering_cells("compiled laws")]
+    """Return the cells that a run with such passes certifies: with a closed form, nothing can be compiled."""
+    if how.get("compiled") == OWN_ENCODER:
+        return [*covering_cells("drafts of an own encoder"), *covering_cells("heads of an own encoder")]
     return [cell for cell in all_cells() if cell.is_compilable or not how]
 
 
-def file_name(how: How) -> str:
-    """Of the certificate of such passes."""
-    return f"{called('certificate', how)}.json"
+def passes_of(how: How) -> str:
+    """Return a name for such passes, fit for a file name: "eager", "compiled", "compiled-bfloat16" and so on."""
+    compiled = {True: ["compiled"], OWN_ENCODER: ["compiled-own-encoder"]}.get(how.get("compiled", False), [])
+    return "-".join([*compiled, *([how["dtype"]] if "dtype" in how else [])]) or "eager"
 
 
-def called(name: str, how: How) -> str:
-    """What is of such passes alone."""
-    compiled = {True: ["compiled"], "draft": ["compiled-draft"]}.get(how.get("compiled", False), [])
-    return "-".join([name, *compiled, *([how["dtype"]] if "dtype" in how else [])])
+def new_certificate(lines: Iterable[Line]) -> Certificate:
+    """Return the certificate of this code on this machine, with the verdicts over all of the lines together."""
+    all_lines = list(lines)
+    rejected = holm({f"{line.passes}/{line.cell}": line.p_value for line in all_lines}, LEVEL)
+    judged = tuple(replace(line, rejected=rejected[f"{line.passes}/{line.cell}"]) for line in all_lines)
+    return Certificate(tppsd.__version__, commit(), sources(), torch.__version__, platform.machine(), judged)
 
 
-def file_name_of(certificate: Certificate) -> str:
-    """A few cells must not pass for a certificate, nor replace one."""
-    how = {name: certificate["run"][name] for name in ("compiled", "dtype") if name in certificate["run"]}
-    is_whole = {row["name"] for row in certificate["cells"]} == {cell.name for cell in cells_of(how)}
-    return file_name(how) if is_whole else PARTIAL
+def with_lines_of(path: Path, lines: list[Line]) -> list[Line]:
+    """Return the lines of the certificate at `path` that are of the same sources and of other passes, then `lines`.
 
-
-def new_certificate(run: dict[str, Any], rows: list[dict[str, Any]]) -> Certificate:
-    """Of the results of cells, one row each, and of the run that made them."""
-    return {"schema": _SCHEMA, "run": run, "machine": machine(), "family_wise_level": LEVEL, **verdicts(rows)}
-
-
-def verdicts(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the results of all cells together."""
-    rejected = holm({row["name"]: row["p_value"] for row in rows}, LEVEL)
-    return {"exact": not any(rejected.values()), "cells": [{**row, "exact": not rejected[row["name"]]} for row in rows]}
-
-
-def machine() -> dict[str, str]:
-    """On which results are made."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
-
-
-def sources_hash(package: Path = PACKAGE) -> str:
-    """SHA-256 of the files whose exactness is certified: the samplers and the models."""
-    digest = hashlib.sha256()
-    for path in sorted(
-        [*package.glob("sampling/*.py"), *package.glob("models/**/*.py"), *package.glob("models/**/native/*")]
-    ):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def sources_of(certificate: Certificate) -> set[str]:
-    """Of which sources all of its cells are."""
-    carried_over = {certificate["same_samples"]["sources"]} if "same_samples" in certificate else set()
-    is_mixed = any("sources" in row for row in certificate["cells"])
-    return carried_over if is_mixed else carried_over | {certificate["run"]["sources"]}
-
-
-def read_certificate(path: Path) -> Certificate:
-    """From JSON.
-
-    Raises:
-        ValueError: it does not say of which sources it is.
+    Without a file there, or where it is of other sources, these are just `lines`.
     """
+    if not path.exists() or (before := Certificate.read(path)).sources != sources():
+        return lines
+    own = {line.passes for line in lines}
+    return [line for line in before.cells if line.passes not in own] + lines
+
+
+def sources(package: Path = PACKAGE) -> str:
+    """Return the first twelve hexadecimal digits of the SHA-256 of the files whose exactness is certified."""
+    digest = hashlib.sha256()
+    for path in sorted(path for name in _CERTIFIED for path in package.joinpath(name).rglob("*")):
+        if path.suffix in _NATIVE:
+            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def commit(package: Path = PACKAGE) -> str | None:
+    """Return the hash of the commit that is checked out, marked where the package has changed since.
+
+    None where the package is not tracked by a repository (it may be installed within another one), or without git.
+    """
+
+    def git(*words: str) -> str | None:
+        """Return what a git command prints, None where it fails."""
+        done = subprocess.run(["git", "-C", str(package), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
     try:
-        certificate = json.loads(path.read_text())
-        sources = certificate["run"]["sources"]
-    except (ValueError, TypeError, KeyError):  # no JSON, or other JSON
-        sources = None
-    if not isinstance(sources, str):
-        raise ValueError(
-            f"{path} is no certificate: it does not say of which sources it is; `tppsd certify` writes one that does"
-        )
-    return dict(certificate)
+        if git("ls-files", "--error-unmatch", "__init__.py") is None or (head := git("rev-parse", "HEAD")) is None:
+            return None
+        return f"{head} with changes" if git("status", "--porcelain", "--", ".") else head
+    except OSError:  # no git
+        return None
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, and the folder that is to hold it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tppsd.backends.snapshots import content_hash
 from tppsd.certification.cells import Cell
 from tppsd.certification.judge import combined, judge
-from tppsd.certification.models import MEAN_INTER_TIME, build, event_data
+from tppsd.certification.models import MEAN_INTER_TIME, OWN_ENCODER, build, event_data, with_own_encoder
 from tppsd.data.sequences import EventSequence
-from tppsd.sampling.resolve import content_hash
+from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SampledSequences
 
 _ROWS = 512  # in flight
 _LENGTH = 40  # events per sequence, about
@@ -26,10 +26,14 @@ _MARGIN = 1.1  # so that a little fewer events per sequence than in the pilot ar
 def run_cell(
     cell: Cell, num_events: int, seed: int, models: Path, compiled: bool | str = False, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Sample `num_events` events in a cell, by passes as in SamplingOptions, and judge them; returns plain values, fit
-    for JSON."""
+    """Sample `num_events` events in a cell, judge them, and return plain values, fit for JSON.
+
+    Passes are as in SamplingOptions.
+    """
     started = time.perf_counter()
     target, draft = build(cell, models)
+    if compiled == OWN_ENCODER:
+        target = with_own_encoder(target)
     samples = draw(cell, target, draft, num_events, seed, compiled, dtype)
     sampled = time.perf_counter()
     p_values = judge(target, samples)
@@ -56,13 +60,14 @@ def draw(
     compiled: bool | str = False,
     dtype: str = "float32",
 ) -> SampledSequences:
-    """At least `num_events` events, bar a freak pilot, in sequences of about 40.
+    """Sample at least `num_events` events, bar a freak pilot, in sequences of about 40.
 
     How many sequences that takes is learnt from a pilot with another seed, whose samples are thrown away: a number of
     sequences that depended on the samples themselves would bias them.
     """
 
     def sequences(num_paths: int, purpose: str) -> SampledSequences:
+        """Sample so many sequences, with a seed of this cell and purpose."""
         # a seed of its own for every cell: two cells of one target must not share their noise
         own_seed = int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{cell.name}".encode()).digest()[:4], "big")
         return sample(
@@ -79,7 +84,11 @@ def draw(
         options = {"method": "speculative", "rule": cell.method}
         options |= {"draft_passes": 2 if cell.draft == "in two passes" else None}
         options |= {"candidates": cell.tree} if cell.candidates else {"draft_length": cell.draft_length}
-    options |= {"compile": compiled, "dtype": dtype, "return_laws": dtype != "float32"}
+    options |= {
+        "compile": "auto" if compiled == OWN_ENCODER else compiled,
+        "dtype": dtype,
+        "return_laws": dtype != "float32",
+    }
     num_pilots = max(_PILOT[0], int(_PILOT[1] * num_events / _LENGTH))
     pilot_paths = num_pilots // (len(histories) if histories else 1)
     pilot = sequences(pilot_paths, "pilot")
@@ -87,7 +96,7 @@ def draw(
 
 
 def _histories(cell: Cell, unit: float) -> list[EventSequence]:
-    """Eight beginnings of 0 to 14 events; with a silence, of up to five mean inter-times, in every one."""
+    """Return eight beginnings of 0 to 14 events; with a silence, of up to five mean inter-times, in every one."""
     histories = []
     for i, whole in enumerate(event_data(cell.num_marks, 8, seed=1)):
         times = whole.event_times[: 2 * i] * (unit / MEAN_INTER_TIME)

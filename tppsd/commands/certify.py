@@ -1,8 +1,7 @@
-"""`tppsd certify`: is every sampler exact? Samples and judges every cell of tppsd.certification, and says so plainly.
+"""The command `tppsd certify` tests whether every sampler is exact, cell by cell, and says so plainly.
 
-It can be interrupted: finished cells are kept in the output folder and not repeated. Compiled passes and bfloat16 have
-certificates of their own, of the cells whose targets are networks. Laws in bfloat16 depend on the shape of the pass:
-those that were recorded while sampling are what samples are judged by, beside their distance to the target's own.
+It can be interrupted: finished cells are kept in the output folder and not repeated. Runs with --compile or --dtype
+certify the cells whose targets are networks, and add their lines to the certificate of the same code.
 """
 
 from __future__ import annotations
@@ -11,30 +10,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from tppsd.backends.cpp.compilable import check_compiler
-from tppsd.certification.carry_over import carry_over, certificate_of, compare
+from tppsd.backends.compile import check_compiler
 from tppsd.certification.cells import all_cells
-from tppsd.certification.certificate import LEVEL, PARTIAL, Certificate, How, cells_of, file_name, file_name_of
+from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, cells_of
 from tppsd.certification.certify import Results, certify
-from tppsd.commands.console import at_least, compiled
-from tppsd.progress import progress
+from tppsd.certification.models import OWN_ENCODER
+from tppsd.commands.console import at_least
 from tppsd.sampling.options import DTYPES
 
-EVENTS, COMPARED_EVENTS = 1_000_000, 20_000  # per cell
+EVENTS = 1_000_000  # per cell
 
 
 def main(args: list[str]) -> None:
-    """Run what is missing, print the verdicts, write the certificate; exit status 1 if a cell is rejected."""
+    """Run what is missing, print the verdicts, write the certificate; exit with status 1 if a cell is rejected."""
     options = parse(args)
     if options.compile:
         check_compiler()
-    _conclude(_carried_over(options) if options.same_as is not None else _certified(options), options.output)
-
-
-def _certified(options: argparse.Namespace) -> Certificate:
     how = _how(options)
     cells = [cell for cell in cells_of(how) if options.only in cell.name]
-    if not cells and how.get("compiled") != "draft" and any(options.only in cell.name for cell in all_cells()):
+    if not cells and how.get("compiled") != OWN_ENCODER and any(options.only in cell.name for cell in all_cells()):
         raise ValueError(
             f"--only {options.only!r} with --compile or --dtype: the targets of these cells are no networks"
         )
@@ -42,26 +36,44 @@ def _certified(options: argparse.Namespace) -> Certificate:
         raise ValueError(
             f"--only {options.only!r} is in the name of no cell; they are called like {cells_of(how)[0].name}"
         )
-    return certify(cells, options.events or EVENTS, options.seed, options.processes, options.output, how, _shown)
+    certificate = certify(cells, options.events, options.seed, options.processes, options.output, how, _shown)
+    _print(certificate, options.output / (WHOLE if len(cells) == len(cells_of(how)) else PARTIAL))
+    if certificate.rejected:
+        raise SystemExit(1)
 
 
-def _carried_over(options: argparse.Namespace) -> Certificate:
-    from rich.console import Console
-
-    how, num_events, models = _how(options), options.events or COMPARED_EVENTS, options.output / "models"
-    certificate = certificate_of(options.same_as, how)
-    with progress(Console(stderr=True), "drawing with both", 2 * len(cells_of(how))) as advance:
-        found = compare(options.same_as, num_events, options.seed, options.processes, models, how, advance)
-    print(
-        f"The same samples to the last bit in {found.num_same} cells, {found.num_events:,} events; "
-        f"others in {len(found.changed)}.",
-        flush=True,
+def parse(args: list[str]) -> argparse.Namespace:
+    """Read the options of the command line."""
+    parser = argparse.ArgumentParser(prog="tppsd certify", description=__doc__)
+    add = parser.add_argument
+    add("--events", type=int, default=EVENTS, help=f"per cell (default: {EVENTS:,})")
+    add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
+    add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
+    add(
+        "--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}"
     )
-    return carry_over(certificate, found, options.processes, options.output, how, _shown)
+    add(
+        "--compile", nargs="?", choices=[OWN_ENCODER], const=True, default=False,
+        help=f"compiled targets; {OWN_ENCODER}: targets whose encoder native code does not know",
+    )  # fmt: skip
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of matrices, keys and values (default: %(default)s)")
+    add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
+    options = parser.parse_args(args)
+    if options.events < 1000:
+        raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
+    if options.compile == OWN_ENCODER and options.dtype != DTYPES[0]:
+        raise ValueError(f"--compile {OWN_ENCODER} and --dtype {options.dtype} do not go together")
+    return options
+
+
+def _how(options: argparse.Namespace) -> How:
+    """Return what of the passes is not as by default."""
+    how = {"compiled": options.compile, "dtype": options.dtype}
+    return {name: value for name, value in how.items() if value not in (False, DTYPES[0])}
 
 
 def _shown(results: Results, num_cells: int) -> Results:
-    """A line for every result, above a bar."""
+    """Print a line for every result, above a bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -74,95 +86,23 @@ def _shown(results: Results, num_cells: int) -> Results:
             yield cell, result
 
 
-def _conclude(certificate: Certificate, output: Path) -> None:
-    _print(certificate, output)
-    if not certificate["exact"]:
-        raise SystemExit(1)
-
-
-def parse(args: list[str]) -> argparse.Namespace:
-    """Command line -> options."""
-    parser = argparse.ArgumentParser(prog="tppsd certify", description=__doc__)
-    add = parser.add_argument
-    add("--events", type=int, help=f"per cell (default: {EVENTS:,}; {COMPARED_EVENTS:,} with --same-as)")
-    add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
-    add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
-    add(
-        "--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}"
-    )
-    files = [file_name({"compiled": which}) for which in (True, "draft")]
-    add(
-        "--compile", nargs="?", type=compiled, const=True, default=False, metavar="draft",
-        help=f"with compiled passes: {files[0]}; those of the draft alone: {files[1]}",
-    )  # fmt: skip
-    add(
-        "--dtype",
-        choices=DTYPES,
-        default="float32",
-        help=f"of matrices, keys and values: {file_name({'dtype': 'bfloat16'})}",
-    )
-    add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
-    add(
-        "--same-as", type=Path, metavar="CHECKOUT", help="only what changed: cells in which this code draws the same samples, "
-        "to the last bit, as another checkout of the project, that of its certificate, keep their results",
-    )  # fmt: skip
-    options = parser.parse_args(args)
-    if options.events is not None and options.events < 1000:
-        raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
-    if options.compile == "draft" and options.dtype != DTYPES[0]:
-        raise ValueError(f"--compile draft and --dtype {options.dtype} do not go together")
-    if options.same_as is not None and options.only:
-        raise ValueError(f"--only {options.only} and --same-as do not go together: a certificate is of all cells")
-    return options
-
-
-def _how(options: argparse.Namespace) -> How:
-    how = {"compiled": options.compile, "dtype": options.dtype}
-    return {name: value for name, value in how.items() if value not in (False, DTYPES[0])}
-
-
-def _print(certificate: Certificate, output: Path) -> None:
+def _print(certificate: Certificate, path: Path) -> None:
+    """Print a table of all lines of the certificate, and what they come to."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Own-law tests, {certificate['run']['num_events']:,} events per cell", title_justify="left")
-    for column in (
-        "method",
-        "encoder",
-        "marks",
-        "weights",
-        "draft",
-        "length",
-        "start",
-        "end",
-        "candidates",
-        "events",
-        "accepted",
-        "p",
-        "verdict",
-    ):
-        table.add_column(
-            column,
-            justify="right" if column in ("marks", "length", "candidates", "events", "accepted", "p") else "left",
-        )
-    for row in certificate["cells"]:
-        cell, accepted = row["cell"], row["step_acceptance"]
-        shown = ["" if name == "candidates" and not value else str(value) for name, value in cell.items()]
-        verdict = "exact" if row["exact"] else "[red]REJECTED[/]"
-        table.add_row(
-            *shown,
-            f"{row['num_events']:,}",
-            "" if accepted is None else f"{accepted:.3f}",
-            f"{row['p_value']:.2g}",
-            verdict,
-        )
+    table = Table(title="Tests of samples under the model that was sampled", title_justify="left")
+    for column in ("passes", "cell", "events", "accepted", "p", "verdict"):
+        table.add_column(column, justify="right" if column in ("events", "accepted", "p") else "left", no_wrap=True)
+    for line in certificate.cells:
+        accepted = "" if line.step_acceptance is None else f"{line.step_acceptance:.3f}"
+        verdict = "[red]REJECTED[/]" if line.rejected else "not rejected"
+        table.add_row(line.passes, line.cell, f"{line.num_events:,}", accepted, f"{line.p_value:.2g}", verdict)
     console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(table)
-    num_rejected = sum(not row["exact"] for row in certificate["cells"])
+    num_cells, num_rejected = len(certificate.cells), len(certificate.rejected)
     if num_rejected:
-        console.print(
-            f"[red]{num_rejected} of {len(certificate['cells'])} cells are rejected[/] (Holm, family-wise level {LEVEL})."
-        )
+        console.print(f"[red]{num_rejected} of {num_cells} cells are rejected[/] (Holm, family-wise level {LEVEL}).")
     else:
-        console.print(f"No cell is rejected (Holm over {len(certificate['cells'])} cells, family-wise level {LEVEL}).")
-    console.print(f"Written: {output / file_name_of(certificate)}")
+        console.print(f"No cell is rejected (Holm over {num_cells} cells, family-wise level {LEVEL}).")
+    console.print(f"Written: {path}")

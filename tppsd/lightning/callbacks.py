@@ -23,9 +23,9 @@ from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.resolve import DRAFTER_NAMES, check_finite, check_fit
+from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.roles import DRAFTER_NAMES, check_finite, check_fit
 from tppsd.sampling.sample import sample
-from tppsd.sampling.samples import SampledSequences
 from tppsd.sampling.stats import SamplingStats
 
 

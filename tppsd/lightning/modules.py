@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
-from tppsd.backends.cpp.compilable import check_compiler, check_passes
+from tppsd.backends.compile import check_compilable
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
@@ -183,11 +184,11 @@ class TPPModule(LightningModule):
         """The NLL per event, or what a Distillation makes of it."""
         law, distillation = self.model(batch), self.distillation
         time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time)
-        nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.mask.sum())
+        nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.num_scored.sum())
         if distillation is None or not distillation.is_trained_for:
             return nll
         kl, acceptance = distillation.overlap(law, batch, step=self.global_step + 1)
-        num_contexts = batch.mask.sum() + len(batch.mask)  # of each sequence, one more than it has events
+        num_contexts = batch.num_scored.sum() + len(batch.mask)  # of each sequence, one more than events are scored
         mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
         mean_acceptance = self._mean_over_processes("train/step_acceptance", acceptance.sum(), num_contexts)
         return (
@@ -214,11 +215,20 @@ class TPPModule(LightningModule):
         for convention in CONVENTIONS:
             self._score(law, batch, convention, "test", f"_{convention}")
         self._score_overlap(law, batch, "test")
-        self.forecasts.update(law, batch, self.model.statistics.min_inter_time)
+        statistics = self.model.statistics
+        self.forecasts.update(law, batch, statistics.min_inter_time, statistics.horizon)
 
     def on_test_epoch_end(self) -> None:
         # equal on all ranks already; without sync_dist, Lightning warns
-        self.log_dict({f"test/{name}": value for name, value in self.forecasts.compute().items()}, sync_dist=True)
+        horizon = torch.tensor(self.model.statistics.horizon, dtype=torch.float64)
+        scores = self.forecasts.compute() | {"horizon": horizon}
+        self.log_dict({f"test/{name}": value for name, value in scores.items()}, sync_dist=True)
+        if (share := float(scores["mean_unusable"])) > 0:
+            rank_zero_warn(
+                f"the mean of the next inter-time is not usable for {share:.1%} of the events: more than half of it lies "
+                f"beyond {float(horizon):.4g}, where the data end; take the median or quantiles. rmse_mean and "
+                "crps are capped there"
+            )
         self.forecasts.reset()
 
     def _score(self, law: NextEventLaw, batch: EventBatch, convention: Convention, stage: str, suffix: str) -> None:
@@ -301,12 +311,12 @@ def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> N
     Raises:
         ValueError: the sentence says why.
     """
-    if trainer.precision == "64-true" and (options.compile is True or options.dtype is not None):
-        wanted = "compile = True" if options.compile else f"dtype = {options.dtype!r}"
+    if options.compile is not True and options.dtype is None:
+        return
+    wanted = "compile = True" if options.compile is True else f"dtype = {options.dtype!r}"
+    if trainer.precision == "64-true":
         raise ValueError(f"precision = 64-true makes float64 weights; {wanted} is for float32 ones")
-    check_passes(target, **options.target_passes, device=trainer.strategy.root_device)
-    if options.compile == "draft" and trainer.strategy.root_device.type == "cpu":
-        check_compiler()
+    check_compilable(target, wanted, trainer.strategy.root_device)
 
 
 def check_precision(precision: str | None) -> None:

@@ -7,15 +7,17 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from tppsd.backends.snapshots import content_hash
 from tppsd.data.marks import check_mark_names
 from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.modules import check_precision, check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
+from tppsd.models.resolve import resolve_model
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.resolve import DRAFTER_NAMES, content_hash, resolve_model
+from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.roles import DRAFTER_NAMES
 from tppsd.sampling.sample import sample_chunk
-from tppsd.sampling.samples import SampledSequences
 
 
 class PredictedSequences(SampledSequences):
@@ -38,7 +40,7 @@ class Sampler(LightningModule):
             "poisson"); None = autoregressive sampling, unless the options say otherwise.
         options: method, draft length, rule.
         seed: of the counter-based noise.
-        batch_size: rows in flight; changes speed and memory, and no sequence of fixed draft lengths; with "auto" others
+        batch_size: running sequences; changes speed and memory, and no sequence of fixed draft lengths; with "auto" others
             come of it, of the same law, and each chunk records its own.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
     """
@@ -54,7 +56,7 @@ class Sampler(LightningModule):
     ) -> None:
         super().__init__()
         self.target = load(target)
-        self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft")
+        self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
         self._chosen = options  # by "auto", once it has chosen,
         self._choice: str | None = None  # and why

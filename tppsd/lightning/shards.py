@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from tppsd.sampling.samples import SampledSequences
+    from tppsd.sampling.results import SampledSequences
 
 _NAME = re.compile(r"train-(\d{5,})-of-(\d{5,})\.parquet")
 _LEFT_OVER = re.compile(r"\.{1,2}(train-\d+-of-\d+\.parquet|job\.json|manifest\.json)\.\d+(\.\d+)?")

@@ -27,7 +27,7 @@ from tppsd.lightning.requests import RequestChunk, RequestDataset
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.shards import Shard, fault, remove_left_overs, shard_name, write_shard
 from tppsd.lightning.stopping import Stopped, TermListener
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 _PATIENCE = 10.0  # seconds for which a process that was told to stop waits for the shards in the others' hands
 _log = logging.getLogger(__name__)

@@ -129,40 +129,6 @@ class CachedPass:
         return _attend_to(keys, values, by_head[:, :, 0], self.mask, self.beta, kind)
 
 
-class StaticPass:
-    """A CachedPass of chains whose operators have the same shapes at all lengths of a cache, and are never waited for.
-
-    Args:
-        keys_values: of a KVCache, (layers, 2, rows, heads, head_dim, capacity).
-        counts: int64 (2, rows): each row's live entries, and its tokens, those dropped included.
-        num_used: entries that are read, the new ones of the longest row among them.
-    """
-
-    def __init__(
-        self, keys_values: Tensor, counts: Tensor, num_new: int, num_used: int, max_context: int | None
-    ) -> None:
-        lengths, self._num_before = counts.unsqueeze(2).unbind(0)
-        device, num_heads = counts.device, keys_values.shape[3]
-        place = lengths + torch.arange(num_new, device=device)  # of the new entries, (rows, q)
-        self._where = (torch.arange(len(lengths), device=device).unsqueeze(1), place)
-        self._new = keys_values.movedim((2, 5), (1, 2)).unbind(0)  # by layer, (rows, capacity, 2, heads, head_dim)
-        in_use = keys_values.narrow(5, 0, num_used).flatten(2, 3)
-        self._keys, self._values = in_use[:, 0].unbind(0), in_use[:, 1].transpose(2, 3).unbind(0)
-        used, newest = torch.arange(num_used, device=device), place.unsqueeze(2)
-        is_seen = used <= newest if max_context is None else (used <= newest) & (used > newest - max_context)
-        mask = torch.zeros(is_seen.shape, dtype=keys_values.dtype, device=device).masked_fill_(~is_seen, -torch.inf)
-        self._mask = mask.unsqueeze(1).expand(-1, num_heads, -1, -1).flatten(0, 1)  # (rows * heads, q, used)
-
-    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
-        return self._num_before + torch.arange(num_tokens, device=device)
-
-    def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
-        rows, num_new, width = qkv.shape
-        by_head = qkv.view(rows, num_new, 3, num_heads, width // (3 * num_heads))
-        self._new[layer][self._where] = by_head[:, :, 1:].to(self._new[layer].dtype)
-        return _attend_to(self._keys[layer], self._values[layer], by_head[:, :, 0], self._mask, 1, kind)
-
-
 def _attend_to(keys: Tensor, values: Tensor, queries: Tensor, mask: Tensor, beta: int, kind: Attention) -> Tensor:
     """Queries (rows, q, heads, head_dim) of a cache's keys (rows * heads, head_dim, used) and values (rows * heads,
     used, head_dim), with beta times a mask added to their scores: (rows, q, dim)."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tppsd.models.attention import Attention, AttentionPass
-from tppsd.models.fast import layer_norm, linear
+from tppsd.models.layers import layer_norm, linear
 
 QUERY_KEY_GAIN = 1.4
 

@@ -9,10 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_LARGEST_PASS = 512  # tokens for which a cache of bounded context has room beside them
+
 
 def multiple(number: int, step: int) -> int:
     """The smallest multiple of `step` from `number` on."""
     return number + -number % step
+
+
+def bounded_capacity(capacity: int, max_context: int | None) -> int:
+    """The entries that a cache of a model with `max_context` begins with, where `capacity` would do without."""
+    return capacity if max_context is None else min(capacity, 2 * max_context + _LARGEST_PASS)
 
 
 class RowCache:
@@ -25,8 +32,6 @@ class RowCache:
         parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count
             as live.
         min_length, max_length: of all rows.
-        is_read_late: rolling back waits for no device. `min_length` and `max_length` are then bounds, which `tell`
-            improves; passes by operators take all rows to be of different lengths.
 
     Args:
         tensors: what is kept.
@@ -40,7 +45,7 @@ class RowCache:
     ) -> None:
         self.tensors = tensors
         self.capacity_dims = capacity_dims or [1] * len(tensors)
-        self.row_dim, self.step, self.is_read_late = row_dim, step, False
+        self.row_dim, self.step = row_dim, step
         self.lengths = torch.zeros(tensors[0].shape[row_dim], dtype=torch.int64, device=tensors[0].device)
 
     @property
@@ -53,10 +58,7 @@ class RowCache:
         self._lengths = lengths
         self.parents: tuple[int, ...] = ()
         low, high = torch.aminmax(lengths) if len(lengths) else (lengths.new_zeros(()), lengths.new_zeros(()))
-        if lengths.is_cuda:
-            self.min_length, self.max_length = torch.stack([low, high]).tolist()  # the one host sync of a rollback
-        else:
-            self.min_length, self.max_length = int(low), int(high)
+        self.min_length, self.max_length = torch.stack([low, high]).tolist()  # on a device, one wait
 
     @property
     def capacity(self) -> int:
@@ -69,13 +71,9 @@ class RowCache:
         for i, (old, dim) in enumerate(zip(self.tensors, self.capacity_dims, strict=True)):
             shape = list(old.shape)
             shape[dim] = multiple(max(capacity, 2 * shape[dim]), self.step)
-            self.tensors[i] = self._zeros(old, shape)
+            self.tensors[i] = old.new_zeros(shape)
             used = self.max_length + len(self.parents)
             self.tensors[i].narrow(dim, 0, used).copy_(old.narrow(dim, 0, used))
-
-    def _zeros(self, like: Tensor, shape: list[int]) -> Tensor:
-        """Every tensor of the cache starts as one of these."""
-        return like.new_zeros(shape)
 
     def make_room(self, num_new: int) -> None:
         """For `num_new` more entries per row, in however many passes they come."""
@@ -119,35 +117,19 @@ class RowCache:
 
     def roll_back(self, num: Tensor | int) -> None:
         """Forget the newest `num` (rows,) entries of each row, of those written since `make_room`; and the tree."""
-        if self.is_read_late:
-            self._lengths, self.parents, self.min_length = self._lengths - num, (), 0
-        else:
-            self.lengths = self.lengths - num
-
-    def tell(self, max_length: int) -> None:
-        """No row is longer."""
-        self.max_length = max_length
+        self.lengths = self.lengths - num
 
     def keep_path(self, nodes: Tensor, num_kept: Tensor) -> None:
         """Commit the first `num_kept` (rows,) of the tree's `nodes` int64 (rows, n), a path; the rest of the tree is
         dropped."""
         places = torch.arange(nodes.shape[1], device=nodes.device)
-        is_moved = (nodes != places) & (places < num_kept.unsqueeze(1))
-        if self.is_read_late:  # all are copied, those that stay onto themselves
-            rows = torch.arange(len(nodes), device=nodes.device).unsqueeze(1)
-            first, nodes, which = self.lengths.unsqueeze(1), torch.where(is_moved, nodes, places), places
-        else:
-            rows, which = is_moved.nonzero(as_tuple=True)
-            first, nodes = self.lengths[rows], nodes[rows, which]
+        rows, which = ((nodes != places) & (places < num_kept.unsqueeze(1))).nonzero(as_tuple=True)
         if rows.numel():
+            first, from_nodes = self.lengths[rows], nodes[rows, which]
             for tensor in range(len(self.tensors)):
                 entries = self._entries(tensor)
-                entries[rows, first + which] = entries[rows, first + nodes]  # all are read before any is written
-        if self.is_read_late:
-            self._lengths, self.parents, self.min_length = self.lengths + num_kept, (), 0
-            self.max_length += len(places)
-        else:
-            self.lengths = self.lengths + num_kept
+                entries[rows, first + which] = entries[rows, first + from_nodes]  # all are read before any is written
+        self.lengths = self.lengths + num_kept
 
     def copy_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
         """Copy whole rows of `source` into `rows` of this cache (a history encoded once, shared by its paths)."""
@@ -181,7 +163,7 @@ class KVCache(RowCache):
     ) -> None:  # fmt: skip
         self.num_heads, self.max_context = num_heads, max_context
         shape = [num_layers, 2, num_rows, num_heads, head_dim, multiple(capacity, step)]
-        super().__init__([self._zeros(like, shape)], [5], row_dim=2, step=step)
+        super().__init__([like.new_zeros(shape)], [5], row_dim=2, step=step)
         self.dropped = torch.zeros_like(self.lengths)
 
     @property

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tppsd.models.fast import by_columns, copied, linear
 from tppsd.models.law import MarkDecoder, NextEventLaw
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
 
@@ -48,30 +48,42 @@ class TimeConditionalMarks(nn.Module):
 
     def features(self, context: Tensor) -> Tensor:
         """What depends on the context alone: (..., embed_dim) -> (..., embed_dim)."""
-        return linear(self.from_context, context)
+        return self.from_context(context)
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
         with autocast_disabled(features.device.type):  # a law is evaluated wherever its user is, under autocast too
-            hidden = torch.relu(features + linear(self.mix_time, torch.relu(linear(self.from_time, log_inter_times))))
-            return torch.log_softmax(linear(self.to_logits, hidden), -1)
+            hidden = torch.relu(features + self.mix_time(torch.relu(self.from_time(log_inter_times))))
+            return torch.log_softmax(self.to_logits(hidden), -1)
 
-    def in_double(self) -> TimeConditionalMarks:
-        """A float64 copy; while the model is only read, the one that is kept."""
+    def in_double(self) -> MarkDecoder:
+        """The same map in float64 arithmetic on the weights as they are now."""
         if self.to_logits.weight.dtype == torch.float64:
             return self
-        return self.__dict__.get("kept_double") or self._double_copy()
+        matrices = (layer.weight for layer in (self.from_time, self.mix_time, self.to_logits))
+        biases = (self.from_time.bias, self.to_logits.bias)
+        return _DoubleMarks._make(values.detach().double() for values in (*matrices, *biases))
 
-    def kept_while_read(self) -> dict[str, Any]:
-        """See tppsd.models.fast."""
-        return {} if self.to_logits.weight.dtype == torch.float64 else {"kept_double": self._double_copy()}
 
-    def _double_copy(self) -> TimeConditionalMarks:
-        with torch.inference_mode(False):  # a copy made while sampling must serve a later backward
-            double = copied(self).double().requires_grad_(False)
-            for layer in (double.mix_time, double.to_logits):
-                layer.weight.data = by_columns(layer.weight)
-        return double
+class _DoubleMarks(NamedTuple):
+    """A TimeConditionalMarks in float64 arithmetic: matrices (out, in), then biases."""
+
+    from_time: Tensor
+    mix_time: Tensor
+    to_logits: Tensor
+    from_time_bias: Tensor
+    to_logits_bias: Tensor
+
+    def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
+        """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
+        with autocast_disabled(features.device.type):
+            of_time = torch.relu(F.linear(log_inter_times, self.from_time, self.from_time_bias))
+            hidden = torch.relu(features + F.linear(of_time, self.mix_time))
+            return torch.log_softmax(F.linear(hidden, self.to_logits, self.to_logits_bias), -1)
+
+    def in_double(self) -> MarkDecoder:
+        """Itself."""
+        return self
 
 
 MARK_DECODERS: dict[str, type[IndependentMarks] | type[TimeConditionalMarks]] = {
@@ -109,7 +121,7 @@ class NextEventDecoder(nn.Module):
         """
         with autocast_disabled(context.device.type):
             context = context.to(self.to_mixture.weight.dtype)
-            parameters = linear(self.to_mixture, context)
+            parameters = self.to_mixture(context)
             features = None if self.marks is None else self.marks.features(context)
             marks: MarkDecoder | None = self.marks
             if double:

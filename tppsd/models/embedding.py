@@ -8,9 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-from tppsd.models.fast import linear
 
 
 class EncoderInput(NamedTuple):
@@ -39,7 +36,7 @@ class TokenEmbedding(nn.Module):
         """(batch, length, embed_dim)."""
         log_tau = inputs.log_inter_times.to(self.marks.weight.dtype)
         features = torch.stack([log_tau, torch.tanh(log_tau)], -1)
-        return F.embedding(inputs.ids, self.marks.weight) + linear(self.inter_time, features)
+        return self.marks(inputs.ids) + self.inter_time(features)
 
 
 def frequencies(num: int, longest: float = 1e4) -> Tensor:

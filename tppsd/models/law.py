@@ -130,11 +130,6 @@ class NextEventLaw:
         return NextEventLaw._join(laws, lambda fields: torch.cat(fields, dim))
 
     @staticmethod
-    def stack(laws: Sequence[NextEventLaw]) -> NextEventLaw:
-        """Laws of one model and batch shape along a new first dimension."""
-        return NextEventLaw._join(laws, torch.stack)
-
-    @staticmethod
     def _join(laws: Sequence[NextEventLaw], how: Callable[[list[Tensor]], Tensor]) -> NextEventLaw:
         elapsed = None
         if any(law.elapsed is not None for law in laws):  # truncated and whole laws mix
@@ -143,15 +138,6 @@ class NextEventLaw:
             laws = [law.packed() for law in laws]
         fields = zip(*(law._fields() for law in laws), strict=True)
         return laws[0]._with([how(list(values)) for values in fields], elapsed).packed()
-
-    def joins(self, other: object) -> bool:
-        """Is `other` a law of the same model and shape, so that evaluating both together takes half as many
-        operators?"""
-        if not isinstance(other, NextEventLaw) or self.mark_decoder is not other.mark_decoder:
-            return False
-        mine, theirs = self.inter_time, other.inter_time
-        is_kin = (mine.shift, mine.scale, mine.means.shape[-1]) == (theirs.shift, theirs.scale, theirs.means.shape[-1])
-        return is_kin and self.batch_shape == other.batch_shape
 
     def double(self) -> NextEventLaw:
         """The same law in float64 arithmetic, so that a density does not depend on the shape it is computed in."""
@@ -200,30 +186,13 @@ class NextEventLaw:
 
 def sample_with_ratio(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(inter_times, marks, Delta) of draws from the target, as `sample` and `log_density_ratio` give them."""
-    if not _joins(target, draft):
-        inter_times, marks = target.sample(uniforms)
-        return inter_times, marks, log_density_ratio(target, draft, inter_times, marks)
-    inter_times = target.inter_time.sample(uniforms[..., :2])
-    both = NextEventLaw.stack([target, draft])
-    log_probs = both.inter_time.log_prob(inter_times)
-    marks = torch.zeros_like(inter_times, dtype=torch.int64)
-    if both.mark_features is not None:
-        log_marks = both.mark_log_probs(inter_times)  # what a mark is drawn from is half of what the ratio asks for
-        marks = sample_mark(log_marks[0], uniforms[..., 2])
-        log_probs = log_probs + pick_mark(log_marks, marks)
-    return inter_times, marks, log_probs[0] - log_probs[1]
+    inter_times, marks = target.sample(uniforms)
+    return inter_times, marks, log_density_ratio(target, draft, inter_times, marks)
 
 
 def log_density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
     """Delta = log g_T f_T - log g_D f_D, (*batch,)."""
-    if _joins(target, draft):
-        log_target, log_draft = NextEventLaw.stack([target, draft]).log_prob(inter_times, marks).unbind(0)
-        return log_target - log_draft
     return target.log_prob(inter_times, marks) - draft.log_prob(inter_times, marks)
-
-
-def _joins(target: Any, draft: Any) -> bool:
-    return isinstance(target, NextEventLaw) and target.joins(draft)
 
 
 def pick_mark(mark_log_probs: Tensor, marks: Tensor) -> Tensor:

@@ -73,3 +73,21 @@ class EventModel(Protocol):
 
     def law(self, context: Any) -> Any:
         """The law of the next event after each context, in float64 arithmetic (see tppsd.models.law.NextEventLaw)."""
+
+
+@runtime_checkable
+class DecodingModel(Protocol):
+    """An EventModel that draws many events per call, as compiled models do."""
+
+    def decode(
+        self,
+        law: Any,
+        cache: Any,
+        last_times: Tensor,
+        uniforms: Tensor,
+        keeps_laws: bool,
+        ends: Tensor | None = None,
+        limits: Tensor | None = None,
+    ) -> Any:
+        """Events one after another, each from the distribution after those before it
+        (tppsd.backends.cpp.model.CompiledTPP.decode)."""

@@ -10,11 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tppsd.backends.cpp.active import stand_in
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
-from tppsd.models.cache import KVCache
+from tppsd.models.cache import KVCache, bounded_capacity
 from tppsd.models.checkpoint import save
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.embedding import EncoderInput
@@ -22,7 +21,6 @@ from tppsd.models.encoders.attnhp import AttNHPEncoder
 from tppsd.models.encoders.rotary import RotaryEncoder
 from tppsd.models.encoders.sahp import SAHPEncoder
 from tppsd.models.encoders.thp import THPEncoder
-from tppsd.models.fast import kept
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
@@ -31,7 +29,6 @@ ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": At
 
 
 _TINY = torch.finfo(torch.float64).tiny
-_LARGEST_PASS = 512  # tokens for which a cache of bounded context has room beside them
 
 
 class TransformerTPP(LikelihoodModel):
@@ -127,12 +124,6 @@ class TransformerTPP(LikelihoodModel):
 
     def law(self, context: Tensor) -> NextEventLaw:
         """The law of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
-        if (other := stand_in(self)) is not None:
-            return other.law(context)
-        return self.law_by_operators(context)
-
-    def law_by_operators(self, context: Tensor) -> NextEventLaw:
-        """As `law`, whatever stands in for the model."""
         law = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
         return law if context.shape[-2] == 1 else law.packed()  # of many laws some will be selected
 
@@ -144,28 +135,16 @@ class TransformerTPP(LikelihoodModel):
     # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Keys and values of every layer, in the weights' dtype, or that of what stands in for the model, and
-        device."""
+        """Keys and values of every layer, in the weights' dtype and on their device."""
         num_heads = self.config["num_heads"]
         head_dim = self.config["embed_dim"] // num_heads
-        like, other = self.decoder.to_mixture.weight, stand_in(self)
-        if self.max_context is not None:
-            capacity = min(capacity, 2 * self.max_context + _LARGEST_PASS)
-        if other is None:
-            return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context)
-        like = like.new_empty(0, dtype=other.dtype)
-        return other.new_cache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context)
+        like, capacity = self.decoder.to_mixture.weight, bounded_capacity(capacity, self.max_context)
+        return KVCache(self.num_layers, batch_size, capacity, num_heads, head_dim, like, self.max_context)
 
     @torch.no_grad()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
         """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q,
         embed_dim), without gradients."""
-        if (other := stand_in(self)) is not None:
-            return other.extend(tokens, cache, parents)
-        return self.extend_by_operators(tokens, cache, parents)
-
-    def extend_by_operators(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None) -> Tensor:
-        """As `extend`, whatever stands in for the model."""
         attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype, parents)
         context = self.encode(tokens, attention)
         cache.end(parents)
@@ -199,16 +178,11 @@ class TransformerTPP(LikelihoodModel):
         """SHA-256 (hex) of configuration, statistics and weights: two models with equal hashes have equal laws."""
         # an unbounded context goes without saying: models from before `max_context` keep their hash
         config = {name: value for name, value in self.config.items() if (name, value) != ("max_context", None)}
-        described, own = json.dumps([config, self.statistics.to_dict()], sort_keys=True), kept(self)
-        if described not in own.hashes:
-            digest = hashlib.sha256(described.encode())
-            for name, tensor in sorted(self.state_dict().items()):
-                if isinstance(tensor, Tensor):
-                    digest.update(
-                        name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-                    )
-            own.hashes[described] = digest.hexdigest()
-        return own.hashes[described]
+        digest = hashlib.sha256(json.dumps([config, self.statistics.to_dict()], sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write a self-contained checkpoint; read it with `tppsd.load(path)`."""

@@ -7,56 +7,76 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import Purpose, RowNoise, address
-from tppsd.sampling.recorder import Recorder
-from tppsd.sampling.rows import Events, ModelRows, Request, Rows
+from tppsd.sampling.requests import Request
+from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.state import BatchState, Events
 
 ADDRESSES = [int(address(0, Purpose.TARGET, draw)) for draw in range(2)]
-# events that one call of compiled code draws: of all rows together, but of each so many that its cache stays near
+# events that one native call draws: of all rows together, but of each so many that its cache stays near
 _AT_ONCE, _FEWEST = 64, 16
 
 
-def draw_event(law: Any, uniforms: Tensor, rows: Rows, recorder: Recorder) -> Events:
-    """The next event (rows, 1) from laws (rows, 1) and uniforms (rows, 1, 4)."""
+def autoregressive_step(state: BatchState, target: ModelRunner, uniforms: Tensor) -> tuple[Events, Any]:
+    """Draw and commit the next event of every row.
+
+    Args:
+        state: the running sequences.
+        target: runs the target, whose pass is over their last token.
+        uniforms: float64 (rows, 1, at least 3).
+
+    Returns:
+        The events (rows, 1), and the distributions (rows, 1) that they were drawn from.
+    """
+    law = given_elapsed(target.extend(state.last_token), state)
     inter_times, marks = law.sample(uniforms[..., :3])
-    return recorder.add(Events.of(inter_times, rows.last_times.unsqueeze(1) + inter_times, marks), law)
+    events = Events.of(inter_times, state.last_times.unsqueeze(1) + inter_times, marks)
+    state.commit(events, torch.ones_like(state.counts))
+    return events, law
+
+
+def given_elapsed(laws: Any, state: BatchState) -> Any:
+    """Distributions (rows, n) after the last token and later ones, of which the first of each row is given that nothing
+    happened for its elapsed time."""
+    if not state.is_truncated_start:
+        return laws
+    num_later = laws.batch_shape[1] - 1
+    return laws.truncated(torch.nn.functional.pad(state.elapsed.unsqueeze(1), (0, num_later)))
 
 
 class Autoregressive:
-    """One event per round and row; several where passes are compiled."""
+    """Samples one event per pass; where the model can decode, many events per call."""
 
-    steps: int | Tensor = 1
+    def __init__(self, target: ModelRunner, noise: RowNoise, keeps_laws: bool = False) -> None:
+        self.target, self.noise, self.keeps_laws = target, noise, keeps_laws
 
-    def __init__(self, target: ModelRows, noise: RowNoise, recorder: Recorder) -> None:
-        self.target, self.noise, self.recorder = target, noise, recorder
+    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+        """Encode the histories of new requests."""
+        self.target.prefill(rows, requests)
 
-    def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
-        self.target.admit(rows, requests)
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        self.target.compact(rows)
 
-    def keep_rows(self, rows: Tensor) -> None:
-        self.target.keep_rows(rows)
-
-    def round(self, rows: Rows) -> Tensor:
-        """Extend the target by the newest event, draw the next, commit it; returns bool (rows,): reached its end."""
-        law = self.target.extend(rows.pending)
-        if rows.is_truncated_start:
-            law = law.truncated(rows.elapsed.unsqueeze(1))
-        if self.target.can_follow(law):
-            return self._several(rows, law)
-        events = draw_event(law, self.noise.window(1), rows, self.recorder)
+    def advance(self, state: BatchState) -> Advance:
+        """Advance every row by an event or, by one call, by several."""
+        if self.target.can_decode:
+            return self._several(state)
+        events, law = autoregressive_step(state, self.target, self.noise.window(1))
         self.noise.advance(1, 1)
-        self.steps = 1
-        return rows.commit(events, rows.counts.new_ones(len(rows)))
+        return Advance(1, events, law)
 
-    def _several(self, rows: Rows, law: Any) -> Tensor:
-        """Events in one call, about until one of the rows reaches its end: what comes after it is not counted."""
-        wanted = rows.limit - rows.counts
-        num = min(max(_FEWEST, _AT_ONCE // len(rows)), int(wanted[rows.active].max()))
-        ends, limits = torch.where(rows.active, rows.end, torch.inf), torch.where(rows.active, wanted, num)
-        drawn = self.target.follow(law, rows.last_times, self.noise.window(num), self.recorder.wants_laws, ends, limits)
-        self.noise.advance(drawn.num, num)
-        self.steps = drawn.num
-        events = Events.of(drawn.inter_times, drawn.times, drawn.marks)
-        if self.recorder.wants_laws:
-            events = self.recorder.add(events, self.target.laws_of(drawn, law))
-        return rows.commit(events, drawn.num)
+    def _several(self, state: BatchState) -> Advance:
+        """Draw about as many events as it takes until one of the rows reaches its end; the later ones do not count."""
+        law = given_elapsed(self.target.extend(state.last_token), state)
+        wanted = state.limit - state.counts
+        num = min(max(_FEWEST, _AT_ONCE // len(state)), int(wanted[state.active].max()))
+        ends = torch.where(state.active, state.end, torch.inf)
+        limits = torch.where(state.active, wanted, num)
+        window = self.noise.window(num)
+        decoded, laws = self.target.decode(law, state.last_times, window, self.keeps_laws, ends, limits)
+        self.noise.advance(decoded.num, num)
+        events = Events.of(decoded.inter_times, decoded.times, decoded.marks)
+        state.commit(events, decoded.num)
+        return Advance(decoded.num, events, laws)

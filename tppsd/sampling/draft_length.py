@@ -129,13 +129,13 @@ class AutoDraftLength:
         self._decide_at, self._draft_at = 0.0, _SOONEST  # rounds
 
     @classmethod
-    def of(cls, options: SamplingOptions) -> AutoDraftLength:
+    def of(cls, options: SamplingOptions, is_compiled: bool) -> AutoDraftLength:
         """For what `options` draft from. The more events `jacobi` drafts, the more often each has been drafted before,
         and the
         better: what is known of shorter drafts does not show it."""
         return cls(
             _JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0,
-            _FIRST_COMPILED if options.compile is True else _FIRST,
+            _FIRST_COMPILED if is_compiled else _FIRST,
         )
 
     @property

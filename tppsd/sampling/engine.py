@@ -1,39 +1,60 @@
-"""Continuous batching: finished rows leave, waiting requests take their place, and the batch stays full."""
+"""Continuous batching: finished rows leave, waiting requests take their place, and the batch stays full.
+
+The engine owns the clock, the counters, the statistics of draft lengths and the records; a method advances the rows.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tppsd.models.law import NextEventLaw
+from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.recorder import Recorder
-from tppsd.sampling.rows import Histories, Request, Rows
+from tppsd.sampling.requests import Histories, Request
+from tppsd.sampling.state import BatchState, Events
+
+
+class Advance(NamedTuple):
+    """What one call of a method has done.
+
+    Fields: num_passes: target passes of every row, or int64 (rows,); events (rows, n) that were committed, then
+    anything; laws: the target's distributions of them, or None; num_drafted, num_accepted, num_used int64 (m,): of every
+    round of every active row, the events drafted, accepted, and of these the ones that their row had use for (None:
+    nothing is ever drafted); num_rounds: rounds of the batch; nodes int64: of a tree, those that were accepted.
+    """
+
+    num_passes: int | Tensor
+    events: Events
+    laws: Any
+    num_drafted: Tensor | None = None
+    num_accepted: Tensor | None = None
+    num_used: Tensor | None = None
+    num_rounds: int = 1
+    nodes: Tensor | None = None
 
 
 class Method(Protocol):
-    """A way to advance every row by at least one event. A round says which rows have reached their ends, bool (rows,),
-    perhaps on the CPU.
+    """A way to advance every row by at least one event."""
 
-    Attributes:
-        steps: target passes of the latest round, all rows' or int64 (rows,).
-    """
+    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+        """Begin new requests in `rows`."""
 
-    steps: int | Tensor
+    def advance(self, state: BatchState) -> Advance:
+        """Advance every row, and commit its events."""
 
-    def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None: ...
-
-    def round(self, rows: Rows) -> Tensor: ...
-
-    def keep_rows(self, rows: Tensor) -> None: ...
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
 
 
 class Finished(NamedTuple):
-    """A completed request: its number in the call, its events on the CPU, what was recorded of them, and whether it
-    ended by their number."""
+    """A completed request: its number in the job, its events on the CPU, what was recorded of them, and whether it ended
+    by their number."""
 
     which: int
     inter_times: Tensor
@@ -44,77 +65,127 @@ class Finished(NamedTuple):
     ended_by_count: bool
 
 
-class Engine:
-    """Runs a method over requests, `len(rows)` of them at a time.
+class Counters:
+    """What the rounds of a job add up to.
 
     Attributes:
         num_rounds: target passes summed over rows; num_passes: of the whole batch.
+        accepted_counts: int64 (longest + 1, longest + 1), rounds by (drafted, accepted).
+        node_counts: int64 (num_nodes,), rounds in which each node of a tree was accepted.
+    """
+
+    def __init__(self, longest_draft: int, num_nodes: int, device: torch.device) -> None:
+        self.num_rounds = self.num_passes = 0
+        self.accepted_counts = torch.zeros(longest_draft + 1, longest_draft + 1, dtype=torch.int64, device=device)
+        self.node_counts = torch.zeros(num_nodes, dtype=torch.int64, device=device)
+
+    def add(self, done: Advance, active: Tensor) -> None:
+        """Count one call of a method, on the rows that were active."""
+        if isinstance(done.num_passes, int):
+            self.num_rounds += done.num_passes * int(active.sum())
+            self.num_passes += done.num_passes
+        else:
+            self.num_rounds += int(done.num_passes[active].sum())
+            self.num_passes += int(done.num_passes.max())
+        if done.num_drafted is not None and done.num_accepted is not None:
+            cells = done.num_drafted * len(self.accepted_counts) + done.num_accepted
+            self.accepted_counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
+        if done.nodes is not None:
+            self.node_counts.index_add_(0, done.nodes, torch.ones_like(done.nodes))
+
+
+class Engine:
+    """Runs a method over requests, `len(state)` of them at a time.
+
+    Args:
+        method: advances the rows.
+        state: of the rows.
+        noise: of the rows.
+        requests: in index order.
+        histories: that they continue.
+        counters: of the job.
+        recorder: of more than the events.
+        draft_length: what is told how long rounds take and what they accept; None: nothing is drafted.
     """
 
     def __init__(
         self,
         method: Method,
-        recorder: Recorder,
-        rows: Rows,
+        state: BatchState,
         noise: RowNoise,
         requests: Sequence[Request],
         histories: Histories,
+        counters: Counters,
+        recorder: Recorder,
+        draft_length: DraftLength | None = None,
     ) -> None:
-        self.method, self.recorder, self.rows, self.noise = method, recorder, rows, noise
+        self.method, self.state, self.noise = method, state, noise
         self.requests, self.histories = requests, histories
+        self.counters, self.recorder, self.draft_length = counters, recorder, draft_length
         self.next_request = self.num_active = 0
-        self.num_rounds = self.num_passes = 0
+        recorder.start()
 
     def run(self) -> Iterator[list[Finished]]:
-        """Yield every request once, in the order of completion, those of one pass together."""
-        self.refill()
+        """Yield every request once, in the order of completion, those of one call together."""
+        self.schedule()
         while self.num_active:
-            reached_end = self.method.round(self.rows)
-            steps = self.method.steps
-            self.num_rounds += steps * self.num_active if isinstance(steps, int) else int(steps[self.rows.active].sum())
-            self.num_passes += steps if isinstance(steps, int) else int(steps.max())
-            if reached_end.any():
-                done = reached_end.nonzero().squeeze(1).to(self.rows.device)
+            self.step()
+            if self.state.reached_end.any():
+                done = self.state.reached_end.nonzero().squeeze(1)
                 finished = self._collect(done)
-                self.rows.release(done)
+                self.state.free(done)
                 self.num_active -= len(done)
-                self.refill()
+                self.schedule()
                 yield finished
 
-    def refill(self) -> None:
-        """Admit waiting requests once an eighth of the rows is free; drop free rows when nobody waits."""
-        rows, num_waiting = self.rows, len(self.requests) - self.next_request
-        free = (~rows.active).nonzero().squeeze(1)
-        if num_waiting > 0 and len(free) >= max(1, len(rows) // 8):
-            free = free[:num_waiting]
-            which = torch.arange(self.next_request, self.next_request + len(free), device=free.device)
-            self._admit(free, which, list(self.requests[self.next_request : self.next_request + len(free)]))
-        elif num_waiting == 0 and 0 < len(rows) - len(free) <= 0.75 * len(rows):
-            kept = rows.active.nonzero().squeeze(1)
-            for part in (rows, self.noise, self.method):
-                part.keep_rows(kept)
+    def step(self) -> None:
+        """Advance every row once, and take note of what that took and gave."""
+        started = time.perf_counter()
+        active, before = self.state.active, self.state.counts
+        done = self.method.advance(self.state)
+        self.recorder.record(before, done.events, done.laws)
+        self.counters.add(done, active)
+        if self.draft_length is not None and done.num_drafted is not None and done.num_used is not None:
+            longest = int(done.num_drafted.max())
+            is_longest = done.num_drafted == longest
+            seconds = time.perf_counter() - started
+            self.draft_length.record(longest, done.num_used, is_longest, seconds, done.num_rounds)
 
-    def _admit(self, rows: Tensor, which: Tensor, requests: list[Request]) -> None:
+    def schedule(self) -> None:
+        """Fill free rows with waiting requests once an eighth is free; drop free rows when nobody waits."""
+        state, num_waiting = self.state, len(self.requests) - self.next_request
+        free = (~state.active).nonzero().squeeze(1)
+        if num_waiting > 0 and len(free) >= max(1, len(state) // 8):
+            free = free[:num_waiting]
+            self._prefill(free, list(self.requests[self.next_request : self.next_request + len(free)]))
+        elif num_waiting == 0 and 0 < len(state) - len(free) <= 0.75 * len(state):
+            kept = state.active.nonzero().squeeze(1)
+            for part in (state, self.noise, self.method, self.recorder):
+                part.compact(kept)
+
+    def _prefill(self, rows: Tensor, requests: list[Request]) -> None:
+        which = torch.arange(self.next_request, self.next_request + len(rows), device=rows.device)
         self.next_request += len(requests)
         self.num_active += len(requests)
-        self.rows.admit(rows, which, requests, self.histories)
-        self.method.admit(rows, requests, self.rows)
+        self.state.prefill(rows, which, requests, self.histories)
+        self.method.prefill(rows, requests, self.state)
         history_index = torch.tensor([r.history_index for r in requests], device=rows.device)
         path_index = torch.tensor([r.path_index for r in requests], device=rows.device)
-        self.noise.admit(rows, history_index, path_index)
+        self.noise.start(rows, history_index, path_index)
 
     def _collect(self, done: Tensor) -> list[Finished]:
-        if torch.isnan(self.rows.last_times[done]).any():
+        state = self.state
+        if torch.isnan(state.last_times[done]).any():
             raise RuntimeError(
-                "the target's law of a next event is not a number: the weights or the event times overflow"
+                "the target's distribution of a next event is not a number: the weights or the event times overflow"
             )
-        counts = torch.minimum(self.rows.counts, self.rows.limit)[done].cpu().tolist()
-        which = self.rows.request[done].cpu().tolist()
-        by_count = (self.rows.counts >= self.rows.limit)[done].cpu().tolist()
-        columns = self.rows.store[:, done, : max(counts) + 1].cpu()
+        counts = torch.minimum(state.counts, state.limit)[done].cpu().tolist()
+        which, rows = state.request[done].cpu().tolist(), done.cpu().tolist()
+        by_count = (state.counts >= state.limit)[done].cpu().tolist()
+        columns = state.events.values[:, done, : max(counts) + 1].cpu()
         finished = []
         for i, n in enumerate(counts):
-            inter_times, times, marks = (column[i, :n].clone() for column in columns[:3])
-            recorded = self.recorder.take(columns[:, i], n, by_count[i])
+            inter_times, times, marks = (column[i, :n].clone() for column in columns)
+            recorded = self.recorder.take(rows[i], n, by_count[i])
             finished.append(Finished(which[i], inter_times, times, marks.to(torch.int64), *recorded, by_count[i]))
         return finished

@@ -187,7 +187,7 @@ class RowNoise(Streams):
     Args:
         seed: of the whole call.
         addresses: what one event needs, one entry per pair of uniforms.
-        num_rows: rows in flight.
+        num_rows: running sequences.
     """
 
     def __init__(self, seed: int, addresses: list[int], num_rows: int, device: torch.device) -> None:
@@ -203,7 +203,7 @@ class RowNoise(Streams):
         ahead = self.cursors[rows].unsqueeze(1) + torch.arange(num, device=self.cursors.device)
         return uniforms(self.keys[rows][:, None, None], ahead.unsqueeze(2), self.addresses).flatten(2)
 
-    def admit(self, rows: Tensor, history_index: Tensor, path_index: Tensor) -> None:
+    def start(self, rows: Tensor, history_index: Tensor, path_index: Tensor) -> None:
         """Start new streams in `rows`."""
         self.keys[rows] = row_keys(self.seed, history_index, path_index)
         self.cursors[rows] = 0
@@ -215,8 +215,7 @@ class RowNoise(Streams):
     def window(self, num: int) -> Tensor:
         """float64 (rows, num, 2 * len(addresses)) for each row's next `num` events, which it does not use up."""
         if self._bound + num > self._block.shape[1]:
-            if not self._offsets.is_cuda:  # a device would be waited for; what is drawn anew is the same
-                self._bound = int(self._offsets.max())
+            self._bound = int(self._offsets.max())
             if self._bound + num > self._block.shape[1]:
                 self._block = self._draw(slice(None), max(self.block_size, 3 * num))
                 self._offsets, self._bound, self._is_common = torch.zeros_like(self.cursors), 0, True
@@ -232,15 +231,6 @@ class RowNoise(Streams):
         self._bound += num if isinstance(num, int) else at_most
         self._is_common = self._is_common and isinstance(num, int)
 
-    @property
-    def offsets(self) -> Tensor:
-        """int64 (rows,): events that each row has used up of those drawn ahead."""
-        return self._offsets
-
-    def tell(self, largest: int) -> None:
-        """No offset is larger."""
-        self._bound = largest
-
-    def keep_rows(self, rows: Tensor) -> None:
+    def compact(self, rows: Tensor) -> None:
         self.keys, self.cursors = self.keys[rows], self.cursors[rows]
         self._block, self._offsets = self._block[rows], self._offsets[rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tppsd.sampling.checks import whole_number
 
 if TYPE_CHECKING:
-    from tppsd.sampling.tree import Tree
+    from tppsd.sampling.tree.shape import Tree
 
 METHODS = ("autoregressive", "speculative", "fixed_point", "auto")
 DRAFTERS = ("model", "self", "jacobi", "poisson")
@@ -51,18 +52,13 @@ class SamplingOptions:
             a round instead of a chain; None = a chain.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0
             = exact; None = 1e-6. With method = "auto" it permits "fixed_point".
-        compile: run the passes of the target, and of a draft model where it can be, as compiled code
-            (tppsd.backends.cpp.compiled): 2 to 20 times as fast on a CPU, by a C++ compiler that must be there; on
-            a CUDA device, where that has yet to be measured, as graphs (tppsd.backends.cpp.captured); "draft": all
-            but the passes
-            of the target, for one whose encoder no compiled code knows: those of a draft model, laws, draws and what
-            becomes of drafts; None = no.
+        compile: "auto" (None): compile everything that can be, the target's passes, drafts, draws and densities, and say
+            once at INFO what cannot and why; True: refuse a target that cannot be compiled; False: eager PyTorch. It is
+            for CPUs, and takes a C++ compiler.
         dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3
-            digits; times, and all that follows the contexts, laws, tests and events, keep their precision. Samples have
-            exactly the laws that the target has in this dtype, not those that it was scored by. A cache takes half the
-            memory; faster on a CPU together with `compile`, and meant for GPUs, where that has yet to be measured.
-            Without `compile` operators round what they multiply, too, and by the shape of a pass, so that samples
-            depend a little on the batch. None = "float32".
+            digits; times, and all that follows the contexts, keep their precision. Samples have exactly the distribution
+            that the target has in this dtype, not the one that it was scored by. A cache takes half the memory. It needs
+            compiled passes. None = "float32".
     """
 
     method: Literal["autoregressive", "speculative", "fixed_point", "auto"] | None = None
@@ -72,24 +68,19 @@ class SamplingOptions:
     draft_passes: int | None = None
     candidates: int | tuple[int, ...] | None = None
     tolerance: float | None = None
-    compile: bool | Literal["draft"] | None = None
+    compile: bool | Literal["auto"] = "auto"
     dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
-        if self.compile not in (None, True, False, "draft"):
-            raise ValueError(f"compile = {self.compile!r} must be true, false or 'draft'")
-        compile_ = self.compile if self.compile == "draft" else bool(self.compile)
-        object.__setattr__(self, "compile", compile_ or None)  # False says no more than nothing
+        self._check_compile()
         names = (("method", METHODS), ("drafter", DRAFTERS), ("rule", RULES + TREE_RULES), ("dtype", DTYPES))
         for name, known in names:
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; choose one of {known}")
         if self.dtype == "float32":
             object.__setattr__(self, "dtype", None)
-        if self.dtype is not None and self.compile == "draft":
-            raise ValueError(
-                f"dtype = {self.dtype!r} cannot be had with compile = 'draft'; give compile = True, or leave one out"
-            )
+        if self.dtype is not None and self.compile is False:
+            raise ValueError(f"dtype = {self.dtype!r} needs compiled passes; give compile = True or 'auto'")
         self._check_draft_length()
         if self.draft_passes is not None:
             object.__setattr__(
@@ -117,6 +108,17 @@ class SamplingOptions:
                 f"rule = {self.rule!r} is one for several candidates per step: give candidates, such as (4, 2, 1)"
             )
 
+    def _check_compile(self) -> None:
+        given: Any = self.compile
+        if given == "draft":  # recorded by an earlier version, of targets with passes of their own
+            warnings.warn("compile = 'draft' is now part of compile = 'auto', which is used", stacklevel=4)
+        if given in (None, "draft"):
+            object.__setattr__(self, "compile", "auto")
+        elif given not in (True, False, "auto"):
+            raise ValueError(f"compile = {given!r} must be true, false or 'auto'")
+        elif given != "auto":
+            object.__setattr__(self, "compile", bool(given))
+
     def _check_draft_length(self) -> None:
         length = self.draft_length
         if isinstance(length, list | tuple):  # from YAML, JSON or a recorded run
@@ -141,22 +143,22 @@ class SamplingOptions:
     @property
     def passes(self) -> dict[str, Any]:
         """How passes are computed, as arguments of this class: what is not as by default."""
-        return {name: value for name in ("compile", "dtype") if (value := getattr(self, name)) is not None}
+        default = {"compile": "auto", "dtype": None}
+        return {name: value for name in default if (value := getattr(self, name)) != default[name]}
 
     @property
-    def target_passes(self) -> dict[str, Any]:
-        """Those of the target."""
-        return {"compile": "laws"} if self.compile == "draft" else self.passes
+    def leaves_method(self) -> bool:
+        """Do the options leave open whether events are drafted?"""
+        return self.method is None and not self._asks_for_drafts
 
     @property
-    def draft_model_passes(self) -> dict[str, Any]:
-        """Those of a draft model, where it can have such."""
-        return {"compile": True} if self.compile == "draft" else self.passes
+    def _asks_for_drafts(self) -> bool:
+        return bool(self.drafter or self.draft_length or self.draft_passes or self.rule or self.candidates)
 
     @property
     def tree(self) -> Tree | None:
         """What is drafted in a round instead of a chain of `draft_length` events."""
-        from tppsd.sampling.tree import Tree  # imports torch, which a command line without a tree can do without
+        from tppsd.sampling.tree.shape import Tree  # imports torch, which a command line without a tree can do without
 
         return Tree(self.candidates) if isinstance(self.candidates, tuple) else None
 
@@ -202,8 +204,7 @@ class SamplingOptions:
         Args:
             draft: the drafter that the caller's `draft` stands for; None where there is none.
         """
-        is_speculative = draft or self.drafter or self.draft_length or self.draft_passes or self.rule or self.candidates
-        method = self.method or ("speculative" if is_speculative else "autoregressive")
+        method = self.method or ("speculative" if draft or self._asks_for_drafts else "autoregressive")
         if method == "autoregressive":
             return SamplingOptions("autoregressive", **self.passes)
         length = self.draft_length or DEFAULT_DRAFT_LENGTH
@@ -250,4 +251,5 @@ class SamplingOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are set."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in values.items() if (name, value) != ("compile", "auto")}

@@ -15,12 +15,39 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.models.protocol import EventTokens
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.noise import Purpose, address, row_keys, uniforms
-from tppsd.sampling.rows import Histories, Request
 
 FROM_SCRATCH = -1  # history_index of a sequence that continues nothing
 
 
-class Plan(NamedTuple):
+class Request(NamedTuple):
+    """One sequence to sample, the `number`-th of all. Times are absolute; `history` indexes the job's list of histories.
+
+    `end` may be inf; `limit` is the largest number of events, and `is_bounded` says that `max_events` set it, not the
+    caller.
+    """
+
+    number: int
+    history: int
+    history_index: int
+    path_index: int
+    end: float
+    limit: int
+    is_bounded: bool
+
+
+class Histories(NamedTuple):
+    """What the requests continue: (histories, length + 1) tokens with their true lengths, and where each window stands.
+
+    Fields: tokens; lengths int64 (histories,), at least 1 (the start token); t_start, elapsed float64 (histories,).
+    """
+
+    tokens: EventTokens
+    lengths: Tensor
+    t_start: Tensor
+    elapsed: Tensor
+
+
+class RequestPlan(NamedTuple):
     """What a call will sample: `sources[r.history]` is what request r continues."""
 
     requests: list[Request]
@@ -41,7 +68,7 @@ def plan_requests(
     seed: int,
     first_index: int,
     device: torch.device,
-) -> Plan:
+) -> RequestPlan:
     """Requests in index order: `num_sequences` from scratch, or that many paths of each history.
 
     Raises:
@@ -77,7 +104,7 @@ def plan_requests(
         Request(base + i, source, h, p, end, min(limit, most), limit > most)
         for i, (source, (h, p), end, limit) in enumerate(zip(which, identity, ends, limits, strict=True))
     ]
-    return Plan(requests, sources, _encode(sources, num_marks, device))
+    return RequestPlan(requests, sources, _encode(sources, num_marks, device))
 
 
 def _as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
@@ -113,6 +140,11 @@ def _from_scratch(
     keys = row_keys(seed, torch.full_like(index, FROM_SCRATCH), index)
     pick = uniforms(keys, torch.zeros_like(index), torch.tensor(address(0, Purpose.FIRST_MARK)))[:, 0]
     cumulative = torch.tensor(statistics.first_mark_counts, dtype=torch.float64).cumsum(0)
+    if not cumulative[-1] > 0:
+        raise ValueError(
+            "the training split has no first event of its own (each is given by a score_start), so that there is no first "
+            "mark to draw: continue a history"
+        )
     marks = torch.searchsorted(cumulative, pick * cumulative[-1]).tolist()
     first_events = list(zip(starts, marks, strict=True))
     numbered = {event: i for i, event in enumerate(dict.fromkeys(first_events))}

@@ -1,47 +1,72 @@
-"""Acceptance rules that test one event after the other, and the adjusted laws that follow a rejection. Each is exact.
+"""Acceptance rules that test one event after the other, and how the event after a rejection is drawn. Each is exact.
 
-Everything is in log space and float64. The adjusted law norm(max(0, target - draft)) is drawn by rejection from the
-target,
-without a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position on average.
-Sources: Leviathan et al. 2023; Chen et al. 2023; TPP-SD (arXiv 2507.09252), whose Algorithm 1 as printed is biased for
-    marks.
+Everything is in log space and float64. The adjusted distribution norm(max(0, target - draft)) is drawn by rejection from
+the target, without a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position on
+average. Sources: Leviathan et al. 2023; Chen et al. 2023; TPP-SD (arXiv 2507.09252), whose Algorithm 1 as printed is
+biased for marks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tppsd.models.law import log_density_ratio, pick_mark, sample_mark, sample_with_ratio
-from tppsd.sampling.drafters import Draft
-from tppsd.sampling.noise import Purpose
+from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.noise import Purpose, RowNoise, Streams, address
 
 MAX_PROPOSALS = 10**9
 _AT_ONCE = 4096  # proposals evaluated together over all rows; changes no result
 
-Attempts = Callable[..., Tensor]  # Streams.attempts
-Propose = Callable[
-    [Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]
-]  # target, draft, uniforms -> inter_times, marks, Delta
+# What an event of a chain may need: three uniforms to draft it, two to accept it, three to draw it from the target.
+ADDRESSES = [
+    int(address(0, purpose, draw))
+    for purpose, draw in (
+        (Purpose.DRAFT, 0),
+        (Purpose.DRAFT, 1),
+        (Purpose.TEST, 0),
+        (Purpose.TARGET, 0),
+        (Purpose.TARGET, 1),
+    )
+]
+_FOR_DRAFT, _FOR_ACCEPT, _FOR_TARGET = slice(0, 3), slice(4, 6), slice(6, 9)
+
+Propose = Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # target, draft, uniforms -> taus, marks, Delta
 
 
-class Verdict(NamedTuple):
-    """Fields: num_accepted int64 (rows,): length of the accepted prefix; time_rejected bool (rows,): at the first
-    rejection it was the inter-time that failed (always True under `joint`); log_block float64 (rows, draft_length):
-    under `block`, log P_i, and num_accepted then only says whether all or not all were accepted."""
+class RoundUniforms(NamedTuple):
+    """Uniforms of one round, n events drafted.
 
+    Fields: draft (rows, n or nodes, 3); accept (rows, n or levels, 2); target (rows, n + 1, 3), of which those at the
+    position of the bonus event are used.
+    """
+
+    draft: Tensor
+    accept: Tensor
+    target: Tensor
+
+
+class Acceptance(NamedTuple):
+    """What a rule has accepted.
+
+    Fields: draft: the chain, or the path that was taken through a tree; target: the distributions after the token
+    before it and after each of its events, (rows, n + 1); num_accepted int64 (rows,): length of the accepted prefix;
+    detail: what the rule itself wants to know when it resamples.
+    """
+
+    draft: Draft
+    target: Any
     num_accepted: Tensor
-    time_rejected: Tensor
-    log_block: Tensor | None = None
+    detail: Any = None
 
 
 class Rejected(NamedTuple):
     """The rows whose draft was rejected, each at its own position.
 
-    Fields: rows, positions int64 (n,); draft: of the whole round; target: its laws, (rows in flight, draft_length + 1).
+    Fields: rows, positions int64 (n,); draft: of the whole round; target: its distributions, (rows, draft_length + 1).
     """
 
     rows: Tensor
@@ -50,7 +75,7 @@ class Rejected(NamedTuple):
     target: Any
 
     def laws(self) -> tuple[Any, Any]:
-        """Of target and draft at the rejected events, batch shape (n,)."""
+        """Distributions of target and draft at the rejected events, batch shape (n,)."""
         return self.target[self.rows, self.positions], self.draft.laws[self.rows, self.positions]
 
     def events(self) -> tuple[Tensor, Tensor]:
@@ -58,170 +83,205 @@ class Rejected(NamedTuple):
         return self.draft.inter_times[self.rows, self.positions], self.draft.marks[self.rows, self.positions]
 
     def select(self, which: Tensor) -> Rejected:
+        """Some of the rows."""
         return self._replace(rows=self.rows[which], positions=self.positions[which])
 
 
-class Corrected(NamedTuple):
-    """What follows a rejection: the accepted prefix and one new event. Fields: num_accepted, inter_times, marks
-    (n,)."""
+class Recovered(NamedTuple):
+    """What follows a rejection: the accepted prefix and one new event. Fields: num_accepted, inter_times, marks (n,)."""
 
     num_accepted: Tensor
     inter_times: Tensor
     marks: Tensor
 
 
-class Rule(NamedTuple):
-    """accept: (draft, laws at the drafted positions, coins) -> Verdict.
-    adjusted: (rejected, verdict, attempts) -> Corrected.
-    adjusted_at_once: (rejected, verdict, attempts, num) -> (bool (n,), Corrected): the same without asking how often it
-    must be tried, for those rows for which about `num` proposals are enough; of the others anything."""
+class Rule(Protocol):
+    """Decides what of a draft is accepted, and draws the event that follows a rejection.
 
-    accept: Callable[[Draft, Any, Tensor], Verdict]
-    adjusted: Callable[[Rejected, Verdict, Attempts], Corrected]
-    adjusted_at_once: Callable[[Rejected, Verdict, Attempts, int], tuple[Tensor, Corrected]]
+    Attributes:
+        addresses: what an event of a chain, or a round over a tree, needs of the noise.
+        num_nodes: nodes of the tree that is drafted; 0 for a chain.
+    """
+
+    addresses: list[int]
+    num_nodes: int
+
+    def uniforms(self, noise: RowNoise, draft_length: int) -> RoundUniforms:
+        """The uniforms of each row's next events, or of its next tree."""
+
+    def consume(self, noise: RowNoise, num_events: Tensor, draft_length: int) -> None:
+        """Use up the uniforms of a round that gave `num_events` (rows,)."""
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        """Accept a prefix of the draft, or of a path through a tree.
+
+        Args:
+            draft: at least one event of some row.
+            target: the distributions after the token before the draft and after each drafted event.
+            uniforms: of the round.
+            running: bool (rows,), the row works on a request.
+            noise: for loops that take nobody knows how much of it.
+        """
+
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        """Draw the event that takes the place of the first rejected one."""
+
+
+class ChainRule:
+    """What the rules for chains have in common: noise belongs to the event it is for.
+
+    What was drawn for events after the first rejection has decided nothing yet, and drafts those events again in the
+    next round, from other distributions.
+    """
+
+    addresses = ADDRESSES
+    num_nodes = 0
+
+    def uniforms(self, noise: RowNoise, draft_length: int) -> RoundUniforms:
+        """See Rule."""
+        window = noise.window(draft_length + 1)
+        return RoundUniforms(window[:, :-1, _FOR_DRAFT], window[:, :-1, _FOR_ACCEPT], window[..., _FOR_TARGET])
+
+    def consume(self, noise: RowNoise, num_events: Tensor, draft_length: int) -> None:
+        """See Rule."""
+        noise.advance(num_events, draft_length + 1)
+
+
+class JointRule(ChainRule):
+    """Accept (tau, k) iff log U <= Delta: acceptance 1 - TV, the optimum for one candidate.
+
+    After a rejection (tau, k) ~ norm(max(0, g_T f_T - g_D f_D)): propose from the target, keep with probability
+    1 - e^-Delta.
+    """
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        """See Rule."""
+        passes = first_uniform(draft, uniforms).log() <= log_ratio(draft, target[:, :-1])
+        return Acceptance(draft, target, prefix_length(passes, draft))
+
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        """See Rule."""
+        return Recovered(rejected.positions, *reject_until_kept(rejected, noise, sample_with_ratio))
+
+
+class FactorisedRule(ChainRule):
+    """Test tau with g_T / g_D, then k with f_T / f_D (the paper's rule): two uniforms per event.
+
+    tau rejected: tau ~ norm(max(0, g_T - g_D)) and k afresh from f_T(. | tau), of which nothing was learnt.
+    Only k rejected: keep tau, k ~ norm(max(0, f_T - f_D)) at that tau.
+    """
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        """See Rule; the detail, bool (rows,), says whether it was the inter-time that failed."""
+        tau, ahead = draft.inter_times, target[:, :-1]
+        time_delta = ahead.inter_time.log_prob(tau) - draft.laws.inter_time.log_prob(tau)
+        log_marks = (pick_mark(law.mark_log_probs(tau), draft.marks) for law in (ahead, draft.laws))
+        log_uniforms = uniforms.accept[:, : draft.draft_length].log()
+        time_passes = log_uniforms[..., 0] <= time_delta
+        mark_passes = log_uniforms[..., 1] <= torch.sub(*log_marks)
+        num_accepted = prefix_length(time_passes & mark_passes, draft)
+        first_rejected = num_accepted.clamp_max(draft.draft_length - 1).unsqueeze(1)
+        return Acceptance(draft, target, num_accepted, ~time_passes.gather(1, first_rejected).squeeze(1))
+
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        """See Rule."""
+        inter_times, is_time = rejected.events()[0], accepted.detail[rejected.rows]
+        if is_time.any():
+            part = rejected.select(is_time.nonzero().squeeze(1))
+            inter_times[is_time] = reject_until_kept(part, noise, _propose_time)[0]
+        marks = self.fresh_marks(rejected, is_time, inter_times, noise)
+        return Recovered(rejected.positions, inter_times, marks)
+
+    def fresh_marks(self, rejected: Rejected, is_time: Tensor, inter_times: Tensor, noise: Streams) -> Tensor:
+        """The mark that goes with each of these inter-times, int64 (n,)."""
+        uniforms = noise.attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
+        target, draft = rejected.laws()
+        log_target = target.mark_log_probs(inter_times)
+        excess = (log_target.exp() - draft.mark_log_probs(inter_times).exp()).clamp_min(0.0)
+        # no excess at all can only be rounding: the drafted mark then stands
+        is_rounding = ~is_time & (excess.sum(-1) <= 0)
+        log_marks = torch.where(is_time.unsqueeze(-1), log_target, excess.log())
+        return torch.where(is_rounding, rejected.events()[1], sample_mark(log_marks, uniforms))
 
 
 def log_ratio(draft: Draft, laws: Any) -> Tensor:
-    """Delta at the drafted events, (rows, draft_length)."""
+    """Delta at the drafted events, (rows, draft_length), from the target's distributions of them."""
     return log_density_ratio(laws, draft.laws, draft.inter_times, draft.marks)
 
 
-def accept_joint(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
-    """Accept (tau, k) iff log U <= Delta; acceptance 1 - TV, the optimum for one candidate.
-
-    Args:
-        laws: the target's at the drafted positions, batch shape (rows, draft_length).
-        coins: float64 uniforms (rows, draft_length, 2), of which the first decides.
-    """
-    num_accepted = (coins[..., 0].log() <= log_ratio(draft, laws)).long().cumprod(1).sum(1)
-    return Verdict(num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
+def first_uniform(draft: Draft, uniforms: RoundUniforms) -> Tensor:
+    """The first accept uniform of every drafted event, (rows, draft_length)."""
+    return uniforms.accept[:, : draft.draft_length, 0]
 
 
-def accept_factorised(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
-    """Test tau with g_T / g_D, then k with f_T / f_D (the paper's rule): two coins per event."""
-    tau, marks = draft.inter_times, draft.marks
-    time_delta = laws.inter_time.log_prob(tau) - draft.laws.inter_time.log_prob(tau)
-    mark_delta = pick_mark(laws.mark_log_probs(tau), marks) - pick_mark(draft.laws.mark_log_probs(tau), marks)
-    log_coins = coins.log()
-    time_passes = log_coins[..., 0] <= time_delta
-    num_accepted = (time_passes & (log_coins[..., 1] <= mark_delta)).long().cumprod(1).sum(1)
-    first_rejected = num_accepted.clamp_max(tau.shape[1] - 1).unsqueeze(1)
-    return Verdict(num_accepted, ~time_passes.gather(1, first_rejected).squeeze(1))
-
-
-def adjusted_joint(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
-    """(tau, k) ~ norm(max(0, g_T f_T - g_D f_D)): propose from the target, keep with probability 1 - e^-Delta."""
-
-    return Corrected(rejected.positions, *reject_until_kept(rejected, attempts, sample_with_ratio))
-
-
-def adjusted_joint_at_once(
-    rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int
-) -> tuple[Tensor, Corrected]:
-    turn = one_turn(rejected, attempts, sample_with_ratio, 0, num)
-    return turn.found, Corrected(rejected.positions, turn.inter_times, turn.marks)
-
-
-def adjusted_factorised(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
-    """tau rejected: tau ~ norm(max(0, g_T - g_D)) and k afresh from f_T(. | tau), of which nothing was learnt.
-    Only k rejected: keep tau, k ~ norm(max(0, f_T - f_D)) at that tau."""
-    inter_times, is_time = rejected.events()[0], verdict.time_rejected[rejected.rows]
-    if is_time.any():
-        part = rejected.select(is_time.nonzero().squeeze(1))
-        inter_times[is_time] = reject_until_kept(part, attempts, _propose_time)[0]
-    return _with_mark(rejected, is_time, inter_times, attempts)
-
-
-def adjusted_factorised_at_once(
-    rejected: Rejected, verdict: Verdict, attempts: Attempts, num: int
-) -> tuple[Tensor, Corrected]:
-    turn, is_time = one_turn(rejected, attempts, _propose_time, 0, num), verdict.time_rejected[rejected.rows]
-    inter_times = torch.where(is_time, turn.inter_times, rejected.events()[0])
-    return turn.found | ~is_time, _with_mark(rejected, is_time, inter_times, attempts)
+def prefix_length(passes: Tensor, draft: Draft) -> Tensor:
+    """int64 (rows,): how many leading events pass, of those that each row has drafted."""
+    num = passes.long().cumprod(1).sum(1)
+    return num if draft.lengths is None else torch.minimum(num, draft.lengths)
 
 
 def _propose_time(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     tau = target.inter_time.sample(uniforms[..., :2])
-    return (
-        tau,
-        torch.zeros_like(tau, dtype=torch.int64),
-        target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau),
-    )
+    delta = target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau)
+    return tau, torch.zeros_like(tau, dtype=torch.int64), delta
 
 
-def _with_mark(rejected: Rejected, is_time: Tensor, inter_times: Tensor, attempts: Attempts) -> Corrected:
-    """The mark that goes with each of these inter-times."""
-    coins = attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
-    target, draft = rejected.laws()
-    log_target = target.mark_log_probs(inter_times)
-    excess = (log_target.exp() - draft.mark_log_probs(inter_times).exp()).clamp_min(0.0)
-    # no excess at all can only be rounding: the drafted mark then stands
-    is_rounding = ~is_time & (excess.sum(-1) <= 0)
-    law = torch.where(is_time.unsqueeze(-1), log_target, excess.log())
-    return Corrected(
-        rejected.positions, inter_times, torch.where(is_rounding, rejected.events()[1], sample_mark(law, coins))
-    )
+# --- the rejection loop ----------------------------------------------------------------------------------------------
 
 
 def proposals_per_row(num_rows: int, largest: int = 24) -> int:
-    """With few rows 24 cost little more than one, and nine times out of ten one of them is kept."""
+    """How many proposals to make together: with few rows 24 cost little more than one, and nine times out of ten one of
+    them is kept."""
     return max(8, min(largest, _AT_ONCE // max(1, num_rows)))
 
 
-class Turn(NamedTuple):
-    """Some proposals for each row. Fields: found bool (n,): one was kept; inter_times, marks (n,): the first kept one;
-    delta (n, proposals)."""
-
-    found: Tensor
-    inter_times: Tensor
-    marks: Tensor
-    delta: Tensor
+def more_proposals(num: int, num_rows: int, largest: int = 4096) -> int:
+    """How many to make next, after `num` that were in vain for `num_rows` rows."""
+    return min(4 * num, proposals_per_row(num_rows, largest))
 
 
-def one_turn(
-    rejected: Rejected, attempts: Attempts, propose: Propose, first: int, num: int, log_scale: Tensor | None = None
-) -> Turn:
-    """Proposals first..first+num-1 of every row, as `reject_until_kept` makes them."""
-    uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
-    target, draft = rejected.laws()
-    inter_times, marks, delta = propose(target.unsqueeze(1), draft.unsqueeze(1), uniforms)
-    if log_scale is not None:
-        delta = delta - log_scale.unsqueeze(1)
-    is_kept = uniforms[..., 4] < -torch.expm1(-delta)
-    which = is_kept.long().argmax(1, keepdim=True)
-    inter_times, marks = (proposed.gather(1, which).squeeze(1) for proposed in (inter_times, marks))
-    return Turn(is_kept.any(1), inter_times, marks, delta)
+def proposal_uniforms(rejected: Rejected, noise: Streams, first: int | Tensor, num: int) -> Tensor:
+    """float64 (n, num, 6) of proposals first..first+num-1: four to draw each, two to keep it."""
+    rows, positions = rejected.rows, rejected.positions
+    return noise.attempts(rows, positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
 
 
 def reject_until_kept(
     rejected: Rejected,
-    attempts: Attempts,
+    noise: Streams,
     propose: Propose,
     log_scale: Tensor | None = None,
+    uniforms_of: Callable[[Rejected, Streams, int, int], Tensor] = proposal_uniforms,
 ) -> tuple[Tensor, Tensor]:
-    """For every row the first proposal kept, with probability 1 - e^-Delta where Delta > 0. No cap, no fall-back.
+    """The first proposal of every row that is kept, with probability 1 - e^-Delta where Delta > 0. No cap, no fall-back.
 
     Args:
+        rejected: n rows and where they are.
+        noise: of the running sequences.
+        propose: draws proposals and their Delta.
         log_scale: (n,), subtracted from Delta: max(0, target - scale draft) instead of max(0, target - draft).
+        uniforms_of: the uniforms (n, num, >= 6) of a block of proposals.
+
+    Raises:
+        RuntimeError: target and draft are no densities.
     """
     waiting = torch.arange(len(rejected.rows), device=rejected.rows.device)
     inter_times, marks = torch.zeros_like(waiting, dtype=torch.float64), torch.zeros_like(waiting)
-    first, num, part, scale = 0, proposals_per_row(len(waiting)), rejected, log_scale
+    first, num = 0, proposals_per_row(len(waiting))
     while len(waiting):
-        if len(waiting) < len(rejected.rows):
-            part, scale = rejected.select(waiting), None if log_scale is None else log_scale[waiting]
-        turn = one_turn(part, attempts, propose, first, num, scale)
-        for kept, proposed in ((inter_times, turn.inter_times), (marks, turn.marks)):
-            kept.index_copy_(0, waiting, proposed)  # of rows without one, it is replaced by a later turn's
-        waiting = waiting[~turn.found]
-        first += num
-        num = min(4 * num, proposals_per_row(len(waiting), largest=4096))
-        if first > MAX_PROPOSALS or (len(waiting) and torch.isnan(turn.delta).all(1).any()):
+        part = rejected.select(waiting)
+        uniforms = uniforms_of(part, noise, first, num)
+        target, draft = (law.unsqueeze(1) for law in part.laws())
+        tau, mark, delta = propose(target, draft, uniforms)
+        if log_scale is not None:
+            delta = delta - log_scale[waiting].unsqueeze(1)
+        is_kept = uniforms[..., 4] < -torch.expm1(-delta)
+        which, found = is_kept.long().argmax(1, keepdim=True), is_kept.any(1)
+        inter_times[waiting], marks[waiting] = (x.gather(1, which).squeeze(1) for x in (tau, mark))
+        waiting, first = waiting[~found], first + num  # a row without one is overwritten by a later block
+        num = more_proposals(num, len(waiting))
+        if first > MAX_PROPOSALS or (len(waiting) and torch.isnan(delta[~found]).all(1).any()):
             raise RuntimeError(
-                f"no proposal of {first} was kept for {len(waiting)} rows: target and draft laws are not densities"
+                f"no proposal of {first} was kept for {len(waiting)} rows: target and draft are not densities"
             )
     return inter_times, marks
-
-
-JOINT = Rule(accept_joint, adjusted_joint, adjusted_joint_at_once)
-FACTORISED = Rule(accept_factorised, adjusted_factorised, adjusted_factorised_at_once)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.sampling.call import Call
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.engine import Finished
+from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder
-from tppsd.sampling.samples import SampledSequences
+from tppsd.sampling.results import SampledSequences
 
 
 def sample(
@@ -42,7 +43,8 @@ def sample(
         target: an EventModel, a LightningModule or a checkpoint path.
         draft: likewise, or the name of a drafter that needs no model: "self" (the target's own recent laws; what None
             means for method = "speculative"), "jacobi" (its laws of the round before) or "poisson" (rate and mark
-            frequencies of the training split). It changes the speed, never the law.
+            frequencies of the training split). It changes the speed, never the law. Where no option
+            says how to sample, fixed rules decide whether a draft model pays (`stats.choice`).
         history: sequence(s) to continue; a history's `t_end` is the time until which it was observed: the first new
             event is later than it.
         num_sequences: paths per history, or sequences from scratch.
@@ -50,7 +52,7 @@ def sample(
         t_end, horizon, num_events: where sequences end, whichever comes first: an absolute time, a time after the start
             (or after "observed until"), a number of new events; one value or one per sequence.
         options: SamplingOptions; single options may be given as keywords instead (`method="autoregressive"`).
-        batch_size: rows in flight (default 64); changes speed and memory, and no result of a fixed draft length.
+        batch_size: running sequences (default 64); changes speed and memory, and no result of a fixed draft length.
         seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call,
             whatever the batch size, device count or order, up to floating-point reduction order. Where the clock
             chooses draft lengths ("auto"), the same law; the same sequences come from the recorded `options` and
@@ -68,11 +70,10 @@ def sample(
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
-    call = Call(
-        target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws)
-    )
-    with call.planned(history, num_sequences, t_start, t_end, horizon, num_events, first_index) as plan:
-        return call.assemble(plan, range(len(plan.requests)), call.finished(plan, progress))
+    recorder = Recorder(return_log_probs, return_laws)
+    job = SamplingJob(target, draft, options, option_overrides, batch_size, seed, max_events, recorder)
+    plan = job.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
+    return job.assemble(plan, range(len(plan.requests)), job.finished(plan, progress))
 
 
 def sample_chunk(
@@ -90,9 +91,9 @@ def sample_chunk(
     Args:
         requested: history, numbers, ends and first_index, as of `sample`.
     """
-    call = Call(target, draft, options, {}, batch_size, seed, max_events, Recorder(), num_chunks)
-    with call.planned(**requested) as plan:
-        return call.assemble(plan, range(len(plan.requests)), call.finished(plan))
+    job = SamplingJob(target, draft, options, {}, batch_size, seed, max_events, Recorder(), num_chunks)
+    plan = job.plan(**requested)
+    return job.assemble(plan, range(len(plan.requests)), job.finished(plan))
 
 
 def sample_stream(
@@ -121,18 +122,17 @@ def sample_stream(
     Each chunk's `stats` are those of the whole call so far. The models' weights must not change before the last chunk.
     """
     chunk_size = whole_number("chunk_size", chunk_size, 1)
-    call = Call(
-        target, draft, options, option_overrides, batch_size, seed, max_events, Recorder(return_log_probs, return_laws)
-    )
-    plan = call.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
+    recorder = Recorder(return_log_probs, return_laws)
+    job = SamplingJob(target, draft, options, option_overrides, batch_size, seed, max_events, recorder)
+    plan = job.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     finished: dict[int, Finished] = {}
-    passes, total = call.run(plan, progress), len(plan.requests)
+    passes, total = job.run(plan, progress), len(plan.requests)
     for start in range(0, total, chunk_size):
         chunk = range(start, min(total, start + chunk_size))
-        with call.reading():  # between chunks they are ordinary modules again
+        with torch.inference_mode():
             while not all(i in finished for i in chunk):
                 done = next(passes)
                 finished[done.which] = done
             if chunk.stop == total:
                 next(passes, None)  # runs to its end, where it keeps what was learnt
-        yield call.assemble(plan, chunk, [finished.pop(i) for i in chunk])
+        yield job.assemble(plan, chunk, [finished.pop(i) for i in chunk])

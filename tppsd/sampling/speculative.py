@@ -1,195 +1,111 @@
-"""Speculative sampling of a chain (Leviathan et al. 2023; TPP-SD, arXiv 2507.09252): draft, verify, accept, correct,
-commit.
+"""Speculative sampling (Leviathan et al. 2023; TPP-SD, arXiv 2507.09252): draft, verify, accept, recover, commit.
 
-A round yields 1 to draft_length + 1 events per row and keeps the target's law exactly, whatever the draft.
-
-Noise belongs to the event it is for: what was drawn for events after the first rejection has decided nothing yet, and
-drafts those events again in the next round, from other laws. Block verification looks at the whole draft at once, so
-that its rounds start with fresh noise.
+A round yields 1 to draft_length + 1 events per row and keeps the target's distribution exactly, whatever the draft.
+Candidate trees (tppsd.sampling.tree) and fixed-point sampling (tppsd.sampling.fixed_point) are rules over this round.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tppsd.sampling.block import BLOCK
+from tppsd.sampling.autoregressive import autoregressive_step, given_elapsed
 from tppsd.sampling.draft_length import DraftLength
-from tppsd.sampling.drafters import Draft, Drafter
-from tppsd.sampling.noise import Purpose, RowNoise, address
-from tppsd.sampling.recorder import Recorder
-from tppsd.sampling.rows import Events, ModelRows, Request, Rows, last_marks
-from tppsd.sampling.rules import FACTORISED, JOINT, Corrected, Rejected, Verdict
-
-RULES = {"joint": JOINT, "factorised": FACTORISED, "block": BLOCK}
-# what an event may need: three uniforms to draft it, two coins to test it, three uniforms to draw it from the target
-ADDRESSES = [
-    int(address(0, purpose, draw))
-    for purpose, draw in (
-        (Purpose.DRAFT, 0), (Purpose.DRAFT, 1), (Purpose.TEST, 0), (Purpose.TARGET, 0), (Purpose.TARGET, 1)
-    )
-]  # fmt: skip
-FOR_DRAFT, COINS, FOR_TARGET = slice(0, 3), slice(4, 6), slice(6, 9)
+from tppsd.sampling.drafters.base import Draft, Drafter
+from tppsd.sampling.engine import Advance
+from tppsd.sampling.noise import RowNoise, Streams
+from tppsd.sampling.requests import Request
+from tppsd.sampling.rules import Acceptance, Rejected, RoundUniforms, Rule
+from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.state import BatchState, Events
 
 
-class RoundNoise(NamedTuple):
-    """Uniforms of one round, n events drafted. Fields: draft (rows, n, 3); coins (rows, n, 2); target (rows, n + 1, 3),
-    of which the one at the position of the bonus event is used."""
+class Round(NamedTuple):
+    """What a round has done.
 
-    draft: Tensor
-    coins: Tensor
-    target: Tensor
-
-
-class Speculative:
-    """Draft-verify rounds with one candidate per step; tree_speculative.py changes the judgement to one of several.
-
-    Args:
-        target: model rows of the target.
-        drafter: proposes events.
-        draft_length: chooses how many events each round drafts, `longest` at most.
-        rule: "joint", "factorised" or "block".
-        noise: of the rows, with ADDRESSES per event.
-        recorder: of more than the events.
+    Fields: draft: the chain, or the path that was taken through a tree; num_accepted int64 (rows,); events (rows,
+    n + 1), of which the first num_accepted + 1 of each row were committed; laws (rows, n + 1): the target's
+    distributions of them.
     """
 
-    steps: int | Tensor = 1
-    parents: tuple[int, ...] | None = None  # of the newest event and a tree's nodes; None: a chain
-
-    def __init__(
-        self,
-        target: ModelRows,
-        drafter: Drafter,
-        draft_length: DraftLength,
-        longest: int,
-        rule: str,
-        noise: RowNoise,
-        recorder: Recorder,
-    ) -> None:
-        self.target, self.drafter = target, drafter
-        self.draft_length, self.recorder = draft_length, recorder
-        self.chain_rule = RULES[rule]
-        self.uses_whole_window = rule == "block"
-        self.num_marks = target.model.num_marks
-        self.noise = noise
-        self.accepted_counts = noise.keys.new_zeros(longest + 1, longest + 1)
-
-    def admit(self, rows: Tensor, requests: list[Request], state: Rows) -> None:
-        self.target.admit(rows, requests)
-        self.drafter.admit(rows, requests, state)
-
-    def keep_rows(self, rows: Tensor) -> None:
-        self.target.keep_rows(rows)
-        self.drafter.keep_rows(rows)
-
-    def round(self, rows: Rows) -> Tensor:
-        """One round of every row; returns bool (rows,): the row has reached its end."""
-        started = time.perf_counter()
-        return self.one_round(rows, self.draft_length.choose(len(rows)), started)
-
-    def one_round(self, rows: Rows, draft_length: int, started: float) -> Tensor:
-        """Of so many drafted events."""
-        noise = self.draw(draft_length)
-        draft = self.drafter.propose(rows, noise.draft)
-        laws = self.verify(rows, draft)
-        draft, laws, verdict = self.judge(rows, draft, laws, noise)
-        verdict, inter_times, marks = self.correct(rows, draft, laws, verdict, noise)
-        before = rows.progress
-        reached_end = self.commit(
-            rows, draft, laws, verdict, new_events(rows.last_times, draft, verdict.num_accepted, inter_times, marks)
-        )
-        self.use_up(verdict, noise.target.shape[1])
-        num_used, num_drafted = before.used(verdict.num_accepted, rows.counts), draft.marks.shape[1]
-        is_counted = rows.active & (draft.num_drafted == num_drafted)
-        self.draft_length.record(num_drafted, num_used, is_counted, time.perf_counter() - started)
-        return reached_end
-
-    def draw(self, draft_length: int) -> RoundNoise:
-        """The noise of each row's next events."""
-        window = self.noise.window(draft_length + 1)
-        return RoundNoise(window[:, :-1, FOR_DRAFT], window[:, :-1, COINS], window[..., FOR_TARGET])
-
-    def use_up(self, verdict: Verdict, longest: int) -> None:
-        """Of the noise of `longest` events, what may not be used again."""
-        self.noise.advance(longest if self.uses_whole_window else verdict.num_accepted + 1, longest)
-
-    def verify(self, rows: Rows, draft: Draft) -> Any:
-        """The target's laws, one more than events were drafted, from one pass over the newest committed event and
-        those."""
-        tokens = rows.pending.cat(draft.tokens)
-        laws = self.target.extend(tokens, self.parents and self.parents[: tokens.ids.shape[1]])
-        if rows.is_truncated_start:
-            elapsed = torch.zeros_like(tokens.times)
-            elapsed[:, 0] = rows.elapsed
-            laws = laws.truncated(elapsed)
-        return laws
-
-    def judge(self, rows: Rows, draft: Draft, laws: Any, noise: RoundNoise) -> tuple[Draft, Any, Verdict]:
-        """The rule's verdict on what each row has drafted, and the steps that it is about: the chain itself."""
-        if draft.marks.shape[1] == 0:
-            nothing = torch.zeros_like(rows.counts)
-            return draft, laws, Verdict(nothing, nothing.bool())
-        verdict = self.accept_drafted(draft, laws[:, :-1], noise)
-        if draft.lengths is not None:
-            verdict = verdict._replace(num_accepted=torch.minimum(verdict.num_accepted, draft.lengths))
-        return draft, laws, verdict
-
-    def accept_drafted(self, draft: Draft, laws: Any, noise: RoundNoise) -> Verdict:
-        """By the rule, with the laws of the drafted positions."""
-        return self.chain_rule.accept(draft, laws, noise.coins[:, : draft.marks.shape[1]])
-
-    def correct(
-        self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise
-    ) -> tuple[Verdict, Tensor, Tensor]:
-        """One more event (rows,): the target's own after a fully accepted draft (bonus), else from the adjusted law."""
-        where = (rows.active & (verdict.num_accepted < draft.num_drafted)).nonzero().squeeze(1)
-        if len(where) == 0:
-            return verdict, *self.bonus(draft, laws, noise)
-        rejected = Rejected(where, verdict.num_accepted[where], draft, laws)
-        corrected = self.adjusted(rejected, verdict)
-        if len(where) == len(rows):  # no row needs a bonus event
-            return verdict._replace(num_accepted=corrected.num_accepted), corrected.inter_times, corrected.marks
-        bonus = (verdict.num_accepted, *self.bonus(draft, laws, noise))
-        num_accepted, inter_times, marks = (
-            old.index_copy(0, where, new) for old, new in zip(bonus, corrected, strict=True)
-        )
-        return verdict._replace(num_accepted=num_accepted), inter_times, marks
-
-    def adjusted(self, rejected: Rejected, verdict: Verdict) -> Corrected:
-        """What the rule puts in place of what it rejects."""
-        return self.chain_rule.adjusted(rejected, verdict, self.noise.attempts)
-
-    def bonus(self, draft: Draft, laws: Any, noise: RoundNoise) -> tuple[Tensor, Tensor]:
-        """The target's own event (rows,) after each row's whole draft."""
-        if draft.lengths is None:
-            n = draft.marks.shape[1]
-            return laws[:, n].sample(noise.target[:, n])
-        return laws.at(draft.lengths).sample(at_positions(noise.target, draft.lengths))
-
-    def commit(self, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, events: Events) -> Tensor:
-        """Append the accepted prefix and the new event; roll the caches back to them by length."""
-        n = verdict.num_accepted
-        events = self.recorder.add(events, laws)
-        self.roll_back(draft, n)
-        seen_marks = torch.cat([last_marks(rows, self.num_marks).unsqueeze(1), draft.marks], 1)
-        reached_end = rows.commit(events, n + 1)
-        self.drafter.commit(draft, n, rows, laws, seen_marks)
-        cell = draft.num_drafted * len(self.accepted_counts) + n
-        self.accepted_counts.view(-1).index_add_(0, cell, rows.active.long())
-        return reached_end
-
-    def roll_back(self, draft: Draft, num_accepted: Tensor) -> None:
-        """The target's cache keeps the newest event of before and the accepted ones."""
-        self.target.cache.roll_back(draft.marks.shape[1] - num_accepted)
+    draft: Draft
+    num_accepted: Tensor
+    events: Events
+    laws: Any
 
 
-def new_events(last_times: Tensor, draft: Draft, num_accepted: Tensor, inter_times: Tensor, marks: Tensor) -> Events:
-    """The accepted prefix and the event behind it (rows, draft_length + 1), and then anything."""
-    last = torch.cat([last_times.unsqueeze(1), draft.times], 1).gather(1, num_accepted.unsqueeze(1))
-    new = Events.of(inter_times.unsqueeze(1), last + inter_times.unsqueeze(1), marks.unsqueeze(1)).columns
+def speculative_round(
+    state: BatchState, target: ModelRunner, drafter: Drafter, rule: Rule, noise: RowNoise, draft_length: int
+) -> Round:
+    """Advance every row by 1 to draft_length + 1 events, by one target pass.
+
+    Args:
+        state: the running sequences, B rows.
+        target: runs the target, whose cache lacks the last token of every row.
+        drafter: proposes events.
+        rule: accepts a prefix of them, and replaces the first rejected one.
+        noise: of the rows.
+        draft_length: n >= 1, events drafted per row (levels of a tree); a drafter may draft fewer.
+    """
+    u = rule.uniforms(noise, draft_length)  # of each row's next events: draft (B, n, 3), accept (B, n, 2), target
+
+    # 1 draft: events (B, n) and the distributions they were drawn from
+    draft = drafter.propose(state, u.draft)
+
+    # 2 verify: the target's distributions after the last token and each drafted event, (B, n + 1), in one pass
+    ahead = given_elapsed(target.extend(state.last_token.cat(draft.tokens), draft.parents), state)
+
+    # 3 accept a prefix (of a tree, of one path through it)
+    accepted = _accept(rule, draft, ahead, u, state.active, noise)
+    last_mark, last_time = state.last_marks(target.model.num_marks), state.last_times
+
+    # 4 recover: the event behind the prefix, (B,): the target's own after all of the draft, else an adjusted one
+    num_accepted, inter_time, mark = recover(rule, accepted, u, state.active, noise)
+
+    # 5 commit: both caches roll back by length
+    events = events_of(accepted.draft, last_time, num_accepted, inter_time, mark)
+    accepted.draft.keep_in(target.cache, num_accepted, draft.draft_length, 1)
+    state.commit(events, num_accepted + 1)
+    seen_marks = torch.cat([last_mark.unsqueeze(1), accepted.draft.marks], 1)
+    drafter.commit(accepted.draft, num_accepted, state, accepted.target, seen_marks)
+    rule.consume(noise, num_accepted + 1, draft_length)
+    return Round(accepted.draft, num_accepted, events, accepted.target)
+
+
+def _accept(
+    rule: Rule, draft: Draft, ahead: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams
+) -> Acceptance:
+    if draft.draft_length == 0:
+        return Acceptance(draft, ahead, draft.num_drafted)
+    return rule.accept(draft, ahead, uniforms, running, noise)
+
+
+def recover(
+    rule: Rule, accepted: Acceptance, uniforms: RoundUniforms, running: Tensor, noise: Streams
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(num_accepted, inter_times, marks), each (rows,): the bonus event after a fully accepted draft, else what the rule
+    puts in place of the first rejected event."""
+    draft, num_accepted = accepted.draft, accepted.num_accepted
+    at_end = draft.num_drafted
+    bonus = accepted.target.at(at_end).sample(at_positions(uniforms.target, at_end))
+    is_rejected = running & (num_accepted < at_end)
+    if not is_rejected.any():
+        return num_accepted, *bonus
+    rows = is_rejected.nonzero().squeeze(1)
+    rejected = Rejected(rows, num_accepted[rows], draft, accepted.target)
+    recovered = rule.resample(rejected, accepted, uniforms, noise)
+    both = zip((num_accepted, *bonus), recovered, strict=True)
+    new_num, inter_times, marks = (old.index_copy(0, rows, new) for old, new in both)
+    return new_num, inter_times, marks
+
+
+def events_of(draft: Draft, last_times: Tensor, num_accepted: Tensor, inter_times: Tensor, marks: Tensor) -> Events:
+    """The accepted prefix and the event behind it, (rows, draft_length + 1), and then anything."""
+    before = torch.cat([last_times.unsqueeze(1), draft.times], 1).gather(1, num_accepted.unsqueeze(1))
+    inter_times, marks = inter_times.unsqueeze(1), marks.unsqueeze(1)
+    new = Events.of(inter_times, before + inter_times, marks).columns
     columns = torch.cat([Events.of(draft.inter_times, draft.times, draft.marks).columns, new], 2)
     return Events(columns.scatter_(2, num_accepted.view(1, -1, 1).expand_as(new), new))
 
@@ -197,3 +113,56 @@ def new_events(last_times: Tensor, draft: Draft, num_accepted: Tensor, inter_tim
 def at_positions(values: Tensor, positions: Tensor) -> Tensor:
     """(rows, n, ...) at int64 (rows,) -> (rows, ...)."""
     return values[torch.arange(len(values), device=values.device), positions]
+
+
+class Speculative:
+    """Samples by rounds of drafts whose length is chosen round by round; a length of 0 is the autoregressive step."""
+
+    def __init__(
+        self, target: ModelRunner, drafter: Drafter, rule: Rule, noise: RowNoise, draft_length: DraftLength
+    ) -> None:
+        self.target, self.drafter, self.rule, self.noise = target, drafter, rule, noise
+        self.draft_length = draft_length
+
+    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+        """Encode the histories of new requests, for target and drafter."""
+        self.target.prefill(rows, requests)
+        self.drafter.prefill(rows, requests, state)
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        self.target.compact(rows)
+        self.drafter.compact(rows)
+
+    def advance(self, state: BatchState) -> Advance:
+        """Advance every row by one round."""
+        draft_length = self.draft_length.choose(len(state))
+        if draft_length == 0:
+            return self._step(state)
+        active, before = state.active, state.counts
+        done = speculative_round(state, self.target, self.drafter, self.rule, self.noise, draft_length)
+        num_used = torch.minimum(done.num_accepted, torch.minimum(state.counts, state.limit) - before)
+        rounds = (done.draft.num_drafted, done.num_accepted, num_used)
+        num_drafted, num_accepted, num_used = (values[active] for values in rounds)
+        nodes = accepted_nodes(done, active)
+        return Advance(1, done.events, done.laws, num_drafted, num_accepted, num_used, nodes=nodes)
+
+    def _step(self, state: BatchState) -> Advance:
+        """Advance every row by one event; the drafter learns of it."""
+        u = self.rule.uniforms(self.noise, 0)
+        nothing, last_mark = Draft.nothing(u.draft), state.last_marks(self.target.model.num_marks)
+        active = state.active
+        events, law = autoregressive_step(state, self.target, u.target)
+        self.drafter.commit(nothing, nothing.num_drafted, state, law, last_mark.unsqueeze(1))
+        self.rule.consume(self.noise, torch.ones_like(state.counts), 0)
+        none = nothing.num_drafted[active]
+        return Advance(1, events, law, none, none, none)
+
+
+def accepted_nodes(done: Round, active: Tensor) -> Tensor | None:
+    """The numbers of the nodes that were accepted, int64; None for a chain."""
+    nodes = done.draft.nodes
+    if nodes is None:
+        return None
+    is_accepted = torch.arange(nodes.shape[1], device=nodes.device) < done.num_accepted.unsqueeze(1)
+    return nodes[is_accepted & active.unsqueeze(1)]

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tppsd.sampling.engine import Counters
 from tppsd.sampling.options import DraftLengths, SamplingOptions
-from tppsd.sampling.tree import Tree
+from tppsd.sampling.tree.shape import Tree
 
 
 @dataclass
@@ -55,6 +56,11 @@ class SamplingStats:
         """Empty counters of what resolved options will do."""
         exact = options.method != "fixed_point" or options.tolerance == 0
         return cls(options.method or "", options.rule, options.draft_length, options.drafter, exact, tree=options.tree)
+
+    def take(self, counters: Counters) -> None:
+        """Take over what an engine has counted by now."""
+        self.num_rounds, self.num_target_passes = counters.num_rounds, counters.num_passes
+        self.accepted_counts, self.node_counts = counters.accepted_counts.cpu(), counters.node_counts.cpu()
 
     def copy(self) -> SamplingStats:
         """As they are now; a sampler goes on counting in the same tensors."""

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.backends.cpp.compiled import CompiledDecoder, CompiledModel
-from tppsd.backends.cpp.operated import OperatedModel
-from tppsd.backends.cpp.structures import Model, Operated, Pointer, Rounds, Work
+from tppsd.backends.cpp.model import CompiledHeadTPP, CompiledTPP
+from tppsd.backends.cpp.structures import Model, Operated, Pointer, Rounds
 from tppsd.models.cache import KVCache
 from tppsd.models.protocol import EventTokens
 
@@ -78,14 +77,17 @@ class Wanted(NamedTuple):
         )
 
 
-class _Begun:
-    """A model whose cache rounds fill.
+class _CacheInRounds:
+    """A compiled model whose cache native rounds fill.
 
     Args:
+        model: compiled.
+        cache: of the model.
+        wanted: what rounds begin with.
         most_new: tokens that may join the cache of a row.
     """
 
-    def __init__(self, model: CompiledModel, cache: KVCache, wanted: Wanted, most_new: int) -> None:
+    def __init__(self, model: CompiledTPP, cache: KVCache, wanted: Wanted, most_new: int) -> None:
         cache.announce(most_new)
         self._cache, self._lengths, self._num_tokens = cache, cache.lengths.clone(), cache.num_tokens.clone()
         self._depth = torch.arange(max(wanted.draft_length + 1, wanted.unseen.ids.shape[1]))
@@ -93,57 +95,58 @@ class _Begun:
         self.structure = Model(*map(ctypes.addressof, (model.encoder, model.decoder, self._pass)))
 
     def end(self) -> None:
-        """The cache has what rounds have left there."""
+        """Give the cache the lengths that rounds have left."""
         self._cache.lengths = self._lengths
 
 
 def speculate(
-    models: tuple[CompiledModel, CompiledModel], caches: tuple[KVCache, KVCache], wanted: Wanted
+    target: CompiledTPP | CompiledHeadTPP, draft: CompiledTPP, caches: tuple[KVCache, KVCache], wanted: Wanted
 ) -> Speculated:
-    """Rounds of a draft model and the rule `joint`, of each row until it wants no more.
+    """Many rounds of a draft model and the rule `joint` in one call: of each row until it wants no more; where the
+    target's passes are its own, of all rows in step until one wants no more.
 
     Args:
-        models, caches: of target and draft.
+        target, draft: compiled.
+        caches: of target and draft.
+        wanted: what rounds begin with.
 
     Raises:
         RuntimeError: no proposal was kept.
     """
-    made, rounds, _given = wanted.begun()
+    if isinstance(target, CompiledHeadTPP):
+        return _speculate_in_step(target, draft, caches, wanted)
+    speculated, rounds, _given = wanted.begun()
     most_new = wanted.room + wanted.draft_length
-    target = _Begun(models[0], caches[0], wanted, most_new)
-    draft = _Begun(models[1], caches[1], wanted, most_new + wanted.unseen.ids.shape[1])
-    num_failed = models[0].library.speculate(*map(ctypes.byref, (target.structure, draft.structure, rounds)))
+    of_target = _CacheInRounds(target, caches[0], wanted, most_new)
+    of_draft = _CacheInRounds(draft, caches[1], wanted, most_new + wanted.unseen.ids.shape[1])
+    num_failed = target.library.speculate(*map(ctypes.byref, (of_target.structure, of_draft.structure, rounds)))
     _check(num_failed)
-    target.end()
-    draft.end()
-    return made
+    of_target.end()
+    of_draft.end()
+    return speculated
 
 
-def speculate_by_operators(
-    models: tuple[OperatedModel, CompiledModel], caches: tuple[KVCache, KVCache], wanted: Wanted
+def _speculate_in_step(
+    target: CompiledHeadTPP, draft: CompiledTPP, caches: tuple[KVCache, KVCache], wanted: Wanted
 ) -> Speculated:
-    """Likewise of a target whose passes are no calls of compiled code, of all rows in step until one wants no more."""
-    (target, draft), (cache, draft_cache) = models, caches
-    (made, rounds, _given), library = wanted.begun(), draft.library
-    drafting = _Begun(draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.unseen.ids.shape[1])
-    num_rows, most = len(cache.lengths), wanted.draft_length + 1
-    ids, (num_new, num_kept) = (
-        torch.zeros(num_rows, most, dtype=torch.int64),
-        torch.zeros(2, num_rows, dtype=torch.int64),
+    cache, draft_cache = caches
+    (speculated, rounds, _given), library = wanted.begun(), draft.library
+    of_draft = _CacheInRounds(
+        draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.unseen.ids.shape[1]
     )
+    num_rows, most = len(cache.lengths), wanted.draft_length + 1
+    ids = torch.zeros(num_rows, most, dtype=torch.int64)
+    num_new, num_kept = torch.zeros(2, num_rows, dtype=torch.int64)
     times, inter_times = torch.zeros(2, num_rows, most, dtype=torch.float64)
     pointers = (tensor.data_ptr() for tensor in (ids, times, inter_times, num_new, num_kept))
     passes = Operated(ctypes.addressof(target.decoder), *pointers, most)
-    begin = library.begin_rounds
-    begin.restype = Pointer
-    handle = Pointer(begin(*map(ctypes.byref, (passes, drafting.structure, rounds))))
+    handle = Pointer(library.begin_rounds(*map(ctypes.byref, (passes, of_draft.structure, rounds))))
     try:
         for _ in range(wanted.most_rounds or wanted.room):
             num = library.propose(handle)
-            tokens = EventTokens(
-                *(field[:, :num].clone() for field in (ids, times, inter_times))
-            )  # which the target may keep
-            contexts = target.extend(tokens, cache, None)
+            # copies: the target may keep its tokens
+            tokens = EventTokens(*(field[:, :num].clone() for field in (ids, times, inter_times)))
+            contexts = target.extend(tokens, cache)
             num_failed = library.conclude(handle, Pointer(contexts.data_ptr()))
             cache.roll_back(num - num_kept)
             if num_failed >= 0:
@@ -151,29 +154,10 @@ def speculate_by_operators(
                 break
     finally:
         library.end_rounds(handle)
-    drafting.end()
-    return made
+    of_draft.end()
+    return speculated
 
 
 def _check(num_failed: int) -> None:
     if num_failed:
         raise RuntimeError(f"no proposal was kept for {num_failed} rows: target and draft laws are not densities")
-
-
-def work(models: tuple[CompiledDecoder, CompiledModel], caches: tuple[KVCache, KVCache], made: Speculated) -> Work:
-    """Of what rounds have done, about: caches count as long as they became, and of proposals there is one per event."""
-    (target, draft), parts = models, []
-    lengths = zip(
-        *(cache.lengths.clamp_max(cache.max_context or cache.capacity).tolist() for cache in caches), strict=True
-    )
-    for row, (target_length, draft_length) in enumerate(lengths):
-        for num_drafted in made.num_drafted[row, : int(made.num_rounds[row])].tolist():
-            num = num_drafted + 1
-            parts += num_drafted * [draft.work_of_pass(1, 1, draft_length)]
-            parts += [
-                target.work_of_pass(num, num, target_length),
-                target.work_of_laws(num),
-                target.work_of_draws(2 * num),
-            ]
-            parts += [draft.work_of_laws(num_drafted), draft.work_of_draws(3 * num_drafted)]
-    return Work.total(parts) if parts else Work(0, 0)

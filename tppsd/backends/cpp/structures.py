@@ -1,10 +1,9 @@
-"""The structures of native/*.h, by the same names and field by field; and how much work calls with them are."""
+"""The structures of native/*.h, by the same names and field by field."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 Pointer, Int, Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
@@ -80,21 +79,3 @@ class Operated(ctypes.Structure):
 
 class Views(ctypes.Structure):
     _fields_ = [("num_dims", Int), *_fields(Pointer, "sizes of_laws of_first of_second of_third")]
-
-
-class Work(NamedTuple):
-    """Floating-point operations of matrix products; bytes read and written."""
-
-    flops: int
-    bytes: int
-
-    @classmethod
-    def total(cls, parts: Iterable[Work]) -> Work:
-        return cls(*map(sum, zip(*parts, strict=True)))
-
-    @classmethod
-    def of_linears(cls, linears: tuple[Linear, ...], num: int) -> Work:
-        """`num` vectors through each of some linear layers."""
-        sizes = [linear.in_ * linear.out for linear in linears]
-        of_weights = sum(size * (2 if linear.is_bf16 else 4) for size, linear in zip(sizes, linears, strict=True))
-        return cls(2 * num * sum(sizes), of_weights + 4 * num * sum(linear.in_ + linear.out for linear in linears))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tppsd.models.attention import Attention, AttentionPass
 from tppsd.models.blocks import start_local
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
-from tppsd.models.fast import layer_norm, linear
+from tppsd.models.layers import layer_norm, linear
 
 
 class AttNHPLayer(nn.Module):

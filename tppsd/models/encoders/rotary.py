@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tppsd.models.attention import Attention, AttentionPass
 from tppsd.models.blocks import start_local
 from tppsd.models.embedding import EncoderInput, TokenEmbedding
-from tppsd.models.fast import linear
+from tppsd.models.layers import linear, rms_norm
 
 _FASTEST, _SLOWEST = 4.0, 4000.0  # periods, in mean inter-times and in events
 
@@ -98,8 +98,3 @@ def turned(qkv: Tensor, rotation: tuple[Tensor, Tensor], num_heads: int) -> Tens
     first, second = parts[:, :, :2].chunk(2, -1)
     rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
     return torch.cat([rotated, parts[:, :, 2:]], 2).view(batch, length, width)
-
-
-def rms_norm(layer: nn.RMSNorm, x: Tensor) -> Tensor:
-    """`layer(x)` without the module call."""
-    return F.rms_norm(x, layer.normalized_shape, layer.weight, layer.eps)

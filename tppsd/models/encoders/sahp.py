@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tppsd.models.attention import AttentionPass
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, frequencies, sinusoids
-from tppsd.models.fast import layer_norm
+from tppsd.models.layers import layer_norm
 
 
 class SAHPEncoder(nn.Module):

@@ -6,26 +6,41 @@
 
 #include "vectors.h"
 
+// Calls f(i, load) for every vector of entries that holds some of [first, stop), in this order; `load` reads none but those:
+// other threads may be writing the entries behind them, and weights of zero would not hide values that are not finite.
+template <class F>
+static inline void for_entries(int64_t first, int64_t stop, F f) {
+  const auto read_whole = [](const auto *p) { return load(p); };
+  int64_t i = first / LANES * LANES;
+  const auto read_some = [&](const auto *p) {
+    return load_lanes(p, (int)std::max<int64_t>(0, first - i), (int)std::min<int64_t>(LANES, stop - i));
+  };
+  if (i < first) f(i, read_some), i += LANES;
+  for (; i + LANES <= stop; i += LANES) f(i, read_whole);
+  if (i < stop) f(i, read_some);
+}
+
 // scores[i] = query . keys[., i], of D dimensions, or of D more
 template <int D, class E>
-static inline void score(const float *query, const E *keys, int64_t from, int64_t to, int64_t capacity, bool more,
+static inline void score(const float *query, const E *keys, int64_t first, int64_t stop, int64_t capacity, bool more,
                          float *scores) {
   Vec wanted[D];  // or compilers fetch every number anew for every vector of keys
   for (int c = 0; c < D; c++) wanted[c] = all(query[c]);
-  for (int64_t i = from; i < to; i += LANES) {
+  for_entries(first, stop, [&](int64_t i, auto read) {
     Vec total = more ? load(scores + i) : Vec{};
-    for (int c = 0; c < D; c++) total += wanted[c] * load(keys + c * capacity + i);
+    for (int c = 0; c < D; c++) total += wanted[c] * read(keys + c * capacity + i);
     store(scores + i, total);
-  }
+  });
 }
 
 // attended[c] = inverse * sum_i weights[i] values[c][i], of D dimensions
 template <int D, class E>
-static inline void weigh(const float *weights, const E *values, int64_t from, int64_t to, int64_t capacity, float inverse,
+static inline void weigh(const float *weights, const E *values, int64_t first, int64_t stop, int64_t capacity, float inverse,
                          float *attended) {
   Vec sums[D] = {};
-  for (int64_t i = from; i < to; i += LANES)
-    for (int c = 0; c < D; c++) sums[c] += load(weights + i) * load(values + c * capacity + i);
+  for_entries(first, stop, [&](int64_t i, auto read) {
+    for (int c = 0; c < D; c++) sums[c] += load(weights + i) * read(values + c * capacity + i);
+  });
   for (int c = 0; c < D; c++) attended[c] = sum(sums[c]) * inverse;
 }
 
@@ -44,7 +59,7 @@ static void attend(const float *query, const E *keys, const E *values, int64_t h
                    int64_t stop, int64_t length, const uint8_t *seen, bool one_plus_sum, float *scores, float *attended) {
   const int64_t from = first / LANES * LANES, to = (stop + LANES - 1) / LANES * LANES;
   by_pieces(head_dim, [&](auto num, int64_t c) {
-    score<num>(query + c, keys + c * capacity, from, to, capacity, c > 0, scores);
+    score<num>(query + c, keys + c * capacity, first, stop, capacity, c > 0, scores);
   });
   for (int64_t i = from; i < first; i++) scores[i] = -INFINITY;
   for (int64_t i = stop; i < to; i++) scores[i] = -INFINITY;
@@ -62,6 +77,6 @@ static void attend(const float *query, const E *keys, const E *values, int64_t h
   }
   const float inverse = 1.0f / (sum(total) + (one_plus_sum ? std::exp2(-largest * scale) : 0.0f));
   by_pieces(head_dim, [&](auto num, int64_t c) {
-    weigh<num>(scores, values + c * capacity, from, to, capacity, inverse, attended + c);
+    weigh<num>(scores, values + c * capacity, first, stop, capacity, inverse, attended + c);
   });
 }

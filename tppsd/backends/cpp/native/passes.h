@@ -4,6 +4,8 @@
 // number of rows nor that of new tokens changes.
 #pragma once
 
+#include <limits>
+
 #include "attention.h"
 #include "matrices.h"
 #include "team.h"
@@ -112,17 +114,20 @@ struct Whole {
   void announce_and_wait(int64_t) const {}
 };
 
-// Some of the new tokens of a chain. Other threads have those before them, of which every layer needs keys and values, and those
-// behind, whose entries are masked while they are written.
+// Some of the new tokens of a chain. Other threads run the tokens before them, whose keys and values every layer needs, and the
+// tokens behind them, whose entries of the cache are never read here: they may be written at the same time.
 struct Share {
   int64_t from, to, number;
-  std::atomic<int64_t> *num_layers;  // of each share: whose keys and values are there
+  std::atomic<int64_t> *num_layers;  // of each share: the number of layers whose keys and values it has written
 
   void announce_and_wait(int64_t layer) const {
     num_layers[number].store(layer + 1, std::memory_order_release);
     for (int64_t i = 0; i < number; i++)
       wait_until([&] { return num_layers[i].load(std::memory_order_acquire) > layer; });
   }
+
+  // After a failure: nobody may wait for this share, and what the others compute is thrown away.
+  void give_up() const { num_layers[number].store(std::numeric_limits<int64_t>::max(), std::memory_order_release); }
 };
 
 // A part of the new tokens of rows [first, stop): of several rows, the whole.
@@ -179,14 +184,19 @@ static void run_rows(const Encoder &encoder, const Pass &pass, int64_t first, in
   run_part(encoder, pass, first, stop, Whole{0, pass.num_new});
 }
 
-// All of a pass over a chain of new tokens of one row by a team, and after(from, to) of every share of them.
+// Runs a pass over a chain of new tokens of one row by a team, and after(from, to) for every share of the tokens.
 template <class F>
 static void run_together(const Encoder &encoder, const Pass &pass, int64_t row, Team &team, F after) {
   const int64_t num = std::min(team.size(), pass.num_new);
   std::atomic<int64_t> num_layers[MOST_PARTS] = {};
   team.run(num, [&](int64_t i) {
     const Share share{i * pass.num_new / num, (i + 1) * pass.num_new / num, i, num_layers};
-    run_part(encoder, pass, row, row + 1, share);
+    try {
+      run_part(encoder, pass, row, row + 1, share);
+    } catch (...) {
+      share.give_up();
+      throw;
+    }
     after(share.from, share.to);
   });
 }

@@ -5,7 +5,7 @@
 
 enum Purpose : uint32_t { DRAFT = 2, TEST = 3, PROPOSAL = 4, PROPOSAL_COIN = 5, TARGET = 7 };
 
-// The stream of a row, of which so many events have been used up.
+// The random numbers of a row, from those of event number `cursor` on.
 struct Noise {
   uint32_t key[2], cursor;
 

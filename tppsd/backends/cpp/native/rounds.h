@@ -1,5 +1,5 @@
 // Speculative rounds of one row after another: draft, verify, accept, correct, commit, as in tppsd/sampling/speculative.py with a
-// draft model and the rule `joint`, number for number. The target's passes are compiled, too, or somebody else's.
+// draft model and the rule `joint`, number for number. The target's passes are compiled, too, or made by Python.
 #pragma once
 
 #include <memory>
@@ -27,7 +27,7 @@ struct Rounds {
   int64_t room, width, draft_length, most_rounds, in_step;  // in_step: rows go on as long as all do
 };
 
-struct Operated {  // a target whose passes are somebody else's
+struct Operated {  // a target whose passes Python makes
   const Decoder *decoder;
   int64_t *ids;                 // (rows, most), written: tokens of the newest event and the drafted ones
   double *times, *inter_times;  // likewise
@@ -85,7 +85,7 @@ struct ModelRow {
   const double *law(int64_t at) const { return laws.data() + at * decoder.width(); }
 };
 
-// One row of a target whose passes are somebody else's.
+// One row of a target whose passes Python makes.
 struct OperatedRow {
   const Decoder &decoder;
   int64_t *const ids, &num_new, &num_kept;

@@ -1,15 +1,16 @@
-// Threads that share what takes less time than it takes to start one: they look for it all the time.
+// Threads that share jobs which take less time than starting a thread does: between jobs they keep looking for the next one.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <system_error>
 #include <thread>
 #include <vector>
 
+#include "failures.h"
+
 constexpr int64_t MOST_PARTS = 16;
-constexpr int64_t PATIENCE = 1000;  // looks, after which others may have the processor
+constexpr int64_t PATIENCE = 1000;  // looks, after which a waiting thread lets other threads have the processor
 
 template <class F>
 static inline void wait_until(F is_so) {
@@ -21,18 +22,19 @@ static inline void wait_until(F is_so) {
   }
 }
 
-// Of so many threads at most: who looks for work all the time needs a core.
+// The number of threads of a team, at most num_threads: a thread that keeps looking for work needs a core.
 static inline int64_t largest_team(int64_t num_threads) {
   return std::min({num_threads, MOST_PARTS, std::max<int64_t>(1, std::thread::hardware_concurrency())});
 }
 
 class Team {
  public:
-  // So many helpers beside the caller, or as many as the system allows.
+  // Starts num_helpers threads beside the caller, or as many as the system allows.
   explicit Team(int64_t num_helpers) {
+    helpers.reserve(num_helpers);  // may throw, but before any thread runs
     try {
       for (int64_t i = 0; i < num_helpers; i++) helpers.emplace_back([this] { help(); });
-    } catch (const std::system_error &) {
+    } catch (const std::exception &) {  // no more threads, or no memory for one
     }
   }
 
@@ -43,8 +45,9 @@ class Team {
 
   int64_t size() const { return std::min<int64_t>(MOST_PARTS, 1 + helpers.size()); }
 
-  // f(0), ..., f(num - 1), begun in this order: a part may wait for something in those before it. The caller does what no helper
-  // has begun, so that helpers who sleep are not waited for.
+  // Runs f(0), ..., f(num - 1), begun in this order: a part may wait for something in those before it. The caller runs the parts
+  // that no helper has begun, so that it does not wait for helpers that the system has put to sleep. An exception of a part is
+  // thrown here once all parts have ended.
   template <class F>
   void run(int64_t num, F f) {
     job = &f, call = [](void *job, int64_t part) { (*(F *)job)(part); };
@@ -54,23 +57,25 @@ class Team {
     while (take()) {
     }
     wait_until([&] { return num_done.load(std::memory_order_acquire) == num; });
+    failure.rethrow();
   }
 
  private:
   static constexpr uint64_t THE_END = ~(uint64_t)0;
   std::atomic<uint64_t> ticket{0};  // number of the job (48 bits), how many parts it has, how many are taken (8 bits each)
   std::atomic<int64_t> num_done{0};
-  void *job = nullptr;                       // those of the ticket: no other job begins
-  void (*call)(void *, int64_t) = nullptr;   // before all parts that were taken are done
+  void *job = nullptr;                      // of the ticket, like `call`: the next job begins
+  void (*call)(void *, int64_t) = nullptr;  // when all parts that were taken are done
+  FirstException failure;                   // of the parts
   std::vector<std::thread> helpers;
 
-  // One part of the job, if one is left.
+  // Runs one part of the job, if one is left.
   bool take() {
     uint64_t now = ticket.load(std::memory_order_acquire);
     do {
       if ((now & 255) == (now >> 8 & 255)) return false;
     } while (!ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel, std::memory_order_acquire));
-    call(job, now & 255);
+    failure.catch_from([&] { call(job, now & 255); });
     num_done.fetch_add(1, std::memory_order_release);
     return true;
   }

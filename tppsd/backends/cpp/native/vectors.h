@@ -40,6 +40,30 @@ static inline Words widened(const Bf16 *p) {
 }
 static inline Vec load(const Bf16 *p) { return (Vec)(widened(p) << 16); }
 
+// Lanes [low, high) of the vector at p, and zeros in place of the other lanes, which are not read.
+static inline Vec load_lanes(const float *p, int low, int high) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << high) - (1u << low)), p);
+#elif defined(__AVX2__)
+  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7};
+  return (Vec)_mm256_maskload_ps(p, (__m256i)(lane >= low & lane < high));
+#else
+  Vec lanes = {};
+  for (int i = low; i < high; i++) lanes[i] = p[i];
+  return lanes;
+#endif
+}
+static inline Vec load_lanes(const Bf16 *p, int low, int high) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  const __m256i lanes = _mm256_maskz_loadu_epi16((__mmask16)((1u << high) - (1u << low)), p);
+  return (Vec)((Words)_mm512_cvtepu16_epi32(lanes) << 16);
+#else
+  Words lanes = {};
+  for (int i = low; i < high; i++) lanes[i] = p[i].bits;
+  return (Vec)(lanes << 16);
+#endif
+}
+
 static inline void put(float *p, float x) { *p = x; }
 static inline void put(Bf16 *p, float x) {  // to the nearest, of two as near to the even one
   uint32_t bits;

@@ -1,0 +1,197 @@
+"""`tppsd.compile`, and which backend a sampler runs a model on."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tppsd.backends.snapshots import Snapshot, snapshot
+from tppsd.models.decoder import NextEventDecoder
+from tppsd.models.protocol import EventModel
+from tppsd.models.resolve import in_evaluation, resolve_model
+
+_LOG = logging.getLogger("tppsd")
+Compile = bool | Literal["auto"]
+
+
+def compile(model: Any, dtype: torch.dtype | str | None = None) -> EventModel:
+    """Compile a model for sampling: an explicit snapshot that owns its packed weights and is an EventModel.
+
+    It is for models on a CPU and needs a C++ compiler, once per machine. A model with an encoder of one's own keeps its
+    own passes; all that follows them is compiled.
+
+    Args:
+        model: a TransformerTPP, a LightningModule with one, or a checkpoint path.
+        dtype: float32 (None) or bfloat16, in which the matrices of layers, keys and values are kept.
+
+    Returns:
+        A CompiledTPP, or a CompiledHeadTPP for an encoder of one's own.
+
+    Raises:
+        ValueError: the model or the compiler will not do; the sentence says why.
+    """
+    resolved = resolve_model(model, "model")
+    wanted = _dtype(dtype)
+    if (reason := why_not_compilable(resolved)) is None:
+        return _compiled(resolved, wanted)
+    if wanted == torch.float32 and why_not_head(resolved) is None:
+        return _compiled(resolved, wanted)
+    raise ValueError(f"model: tppsd.compile {reason}")
+
+
+def runnable(model: EventModel, role: str, compile: Compile = "auto", dtype: str = "float32") -> EventModel:
+    """What a sampler runs in place of a model: a compiled snapshot of it, or the model itself in evaluation mode.
+
+    Args:
+        model: target or draft.
+        role: "target" or "draft", for messages.
+        compile: True insists on the target's compiled passes, "auto" compiles what can be and says once at INFO what
+            cannot, False compiles nothing.
+        dtype: "float32", or "bfloat16", which needs compiled passes.
+
+    Raises:
+        ValueError: what is insisted on cannot be had, or weights are not finite; the sentence says why.
+    """
+    own = snapshot(model) if isinstance(model, nn.Module) else None
+    if own is not None and own.not_finite is not None:
+        raise ValueError(
+            f"{role}: parameter {own.not_finite} has values that are not finite; the checkpoint is damaged"
+        )
+    wanted = _dtype(dtype)
+    if is_compiled(model):
+        given: Any = model
+        if role == "target" and given.dtype != wanted and dtype != "float32":
+            raise ValueError(f"target: it was compiled in {given.dtype}, not in {dtype}; compile it in that dtype")
+        return model
+    insists = role == "target" and (compile is True or dtype != "float32")
+    if compile is False and not insists:
+        return in_evaluation(model)
+    reason = why_not_compilable(model)
+    if insists:
+        if reason is not None:
+            raise ValueError(f"{role}: {'compile = True' if compile is True else f'dtype = {dtype!r}'} {reason}")
+        return _kept(own, model, wanted)
+    if reason is not None:
+        _say_once(f"the {role} is not compiled: native code {reason}")
+    if reason is not None and why_not_head(model) is not None:
+        return in_evaluation(model)
+    try:
+        check_compiler()
+    except ValueError as error:
+        _say_once(f"nothing is compiled, and sampling takes several times as long: {error}")
+        return in_evaluation(model)
+    return _kept(own, model, wanted if reason is None else torch.float32)
+
+
+def is_compiled(model: object) -> bool:
+    """Is the model a compiled snapshot?"""
+    from tppsd.backends.cpp.model import CompiledDecoder
+
+    return isinstance(model, CompiledDecoder)
+
+
+def why_not_compilable(model: Any, device: torch.device | None = None) -> str | None:
+    """What native code would need instead of this model, on `device` (default: where it is); None: it can run it."""
+    from tppsd.backends.cpp.prepack import BLOCKS, LANES, blocks_of
+
+    if (reason := _why_not_at_all(model, device)) is not None:
+        return reason
+    encoder = model.encoder
+    if type(encoder) not in BLOCKS or {type(block) for block in blocks_of(encoder)} != {BLOCKS[type(encoder)]}:
+        return f"is for the encoders of this package and their layers; this has a {type(encoder).__name__}"
+    if not _has_known_decoder(model):
+        own = model.decoder if type(model.decoder) is not NextEventDecoder else model.decoder.marks
+        return f"is for the decoders of this package; this has a {type(own).__name__}"
+    dim = model.config["embed_dim"]
+    return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}" if dim % LANES else None
+
+
+def why_not_head(model: Any, device: torch.device | None = None) -> str | None:
+    """What native code would need to follow this model's own passes, as `why_not_compilable`."""
+    from tppsd.backends.cpp.prepack import LANES
+
+    if (reason := _why_not_at_all(model, device)) is not None:
+        return reason
+    if not _has_known_decoder(model):
+        return "is for the decoders of this package"
+    dim = model.config["embed_dim"]
+    return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}" if dim % LANES else None
+
+
+def check_compilable(model: Any, wanted: str, device: torch.device | None = None) -> None:
+    """Refuse a target that native code cannot run on `device`, and compile that code where it has not been.
+
+    Args:
+        model: the target.
+        wanted: the option that asks for it, for the message.
+        device: where the target will be; None: where it is.
+
+    Raises:
+        ValueError: the target, or the compiler, will not do; the sentence says why.
+    """
+    if (reason := why_not_compilable(model, device)) is not None:
+        raise ValueError(f"target: {wanted} {reason}")
+    check_compiler()
+
+
+def check_compiler() -> None:
+    """Compile the native code where it has not been.
+
+    Raises:
+        ValueError: there is no compiler, or it fails.
+    """
+    from tppsd.backends.cpp.model import native_library
+
+    native_library()
+
+
+def _why_not_at_all(model: Any, device: torch.device | None) -> str | None:
+    from tppsd.models.transformer_tpp import TransformerTPP
+
+    if type(model) is not TransformerTPP:  # nor a subclass, which may compute something else
+        return f"is for a TransformerTPP; this is a {type(model).__name__}"
+    kinds = {(parameter.dtype, device or parameter.device) for parameter in model.parameters()}
+    for kind, place in kinds:
+        if kind != torch.float32 or place.type != "cpu":
+            return f"is for float32 weights on a CPU; these are {str(kind).removeprefix('torch.')} on {place}"
+    return None
+
+
+def _has_known_decoder(model: Any) -> bool:
+    from tppsd.backends.cpp.prepack import MARKS
+
+    return type(model.decoder) is NextEventDecoder and type(model.decoder.marks) in MARKS
+
+
+def _kept(own: Snapshot | None, model: Any, dtype: torch.dtype) -> EventModel:
+    """The compiled model of the snapshot, compiled where it has not been."""
+    assert own is not None
+    if dtype not in own.compiled:
+        own.compiled[dtype] = _compiled(model, dtype)
+    found: EventModel = own.compiled[dtype]
+    return found
+
+
+def _compiled(model: Any, dtype: torch.dtype) -> EventModel:
+    from tppsd.backends.cpp.model import CompiledHeadTPP, CompiledTPP
+
+    if why_not_compilable(model) is None:
+        return CompiledTPP(model, dtype)
+    return CompiledHeadTPP(model)
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    known = {None: torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    wanted = dtype if isinstance(dtype, torch.dtype) else known.get(dtype)
+    if wanted not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype = {dtype!r} is unknown; choose 'float32' or 'bfloat16'")
+    return wanted
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    _LOG.info(sentence)

@@ -1,0 +1,86 @@
+"""Rounds of a draft model and the rule `joint`, many in one native call: event by event those of speculative.py."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from tppsd.backends.compile import is_compiled
+from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.sampling.draft_length import FixedDraftLength
+from tppsd.sampling.drafters.base import Drafter
+from tppsd.sampling.drafters.model import ModelDrafter
+from tppsd.sampling.engine import Advance
+from tppsd.sampling.rules import JointRule, Rule
+from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.state import BatchState, Events
+
+_AT_ONCE = 128  # events of a row after which a call begins no further round: interrupts and other rows wait for it
+
+
+def can_speculate(target: EventModel, drafter: Drafter, rule: Rule) -> bool:
+    """Does native code know these rounds?"""
+    if not is_compiled(target) or type(drafter) is not ModelDrafter or type(rule) is not JointRule:
+        return False
+    from tppsd.backends.cpp.model import CompiledTPP
+
+    return isinstance(drafter.runner.model, CompiledTPP)
+
+
+class CompiledSpeculative(Speculative):
+    """Samples by many rounds per call; those that draft nothing are Speculative's own."""
+
+    drafter: ModelDrafter
+
+    def advance(self, state: BatchState) -> Advance:
+        """Advance every row by one round or several."""
+        draft_length = self.draft_length.choose(len(state))
+        if draft_length == 0:
+            return self._step(state)
+        before = state.counts
+        speculated = self._speculate(state, draft_length)
+        n = int(speculated.num_events.max())
+        self.noise.advance(speculated.num_events, n)
+        columns = (speculated.inter_times[:, :n], speculated.times[:, :n], speculated.marks[:, :n])
+        events = Events.of(*columns)
+        state.commit(events, speculated.num_events)
+        self._update_backlog(speculated)
+        num_wanted = torch.minimum(state.counts, state.limit) - before
+        num_rounds = int(speculated.num_rounds.max())
+        return Advance(speculated.num_rounds, events, None, *rounds_of(speculated, num_wanted), num_rounds)
+
+    def _speculate(self, state: BatchState, draft_length: int) -> Any:
+        """Rounds of one length: of each row as many as it wants where all are of that length, else of all rows as many,
+        so that a row which enters later finds the lengths that were recorded."""
+        from tppsd.backends.cpp.model import CompiledTPP
+        from tppsd.backends.cpp.rounds import Wanted, speculate
+
+        target, draft, backlog = self.target, self.drafter.runner, self.drafter.backlog
+        limits = torch.where(state.active, state.limit - state.counts, 0)
+        room = min(_AT_ONCE, int(limits.max())) + draft_length + 1
+        most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
+        noise, ends = (self.noise.keys, self.noise.cursors), (state.elapsed, state.end, limits)
+        wanted = Wanted(backlog.begin(state.last_token), backlog.num, *noise, *ends, draft_length, room, most)
+        models = cast(Any, target.model), cast(CompiledTPP, draft.model)
+        return speculate(*models, (target.cache, draft.cache), wanted)
+
+    def _update_backlog(self, speculated: Any) -> None:
+        """The draft's cache lacks the newest event, and after a fully accepted draft the one before."""
+        num = torch.where(speculated.num_rounds > 0, speculated.num_unseen, 1)
+        where = (speculated.num_events - num).unsqueeze(1) + torch.arange(2)
+        where = where.clamp_max(speculated.times.shape[1] - 1)
+        fields = (speculated.inter_times, speculated.times, speculated.marks)
+        inter_times, times, marks = (field.gather(1, where) for field in fields)
+        self.drafter.backlog.tokens, self.drafter.backlog.num = EventTokens(marks + 1, times, inter_times), num
+
+
+def rounds_of(speculated: Any, num_wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(drafted, accepted, used) events of every round of every row, int64 (rounds,); each row had use for its first
+    `num_wanted` (rows,) events."""
+    is_round = torch.arange(speculated.num_drafted.shape[1]) < speculated.num_rounds.unsqueeze(1)
+    num_events = speculated.num_accepted + 1
+    num_before = num_events.cumsum(1) - num_events
+    num_used = torch.minimum(speculated.num_accepted, num_wanted.unsqueeze(1) - num_before)
+    return speculated.num_drafted[is_round], speculated.num_accepted[is_round], num_used[is_round]

@@ -1,0 +1,88 @@
+"""Drafting without a draft model: the target's own recent laws, held fixed for a round (after Bilos et al., arXiv
+2510.20031)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.drafters.recent import RecentLaws
+from tppsd.sampling.requests import Request
+from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.state import BatchState
+
+
+class SelfDrafter:
+    """Each event is drafted from the target's law that followed the latest event of the same mark as the event before
+    it.
+
+    Where marks alternate, the law after the previous event is a poor guess and the one after the last event of the same
+    mark a good one. No law for that mark yet: the latest law. No law at all, or a first event given silence: nothing is
+    drafted. Drafting costs one vectorised draw and no model pass.
+
+    Args:
+        target: runner of the target, which know the laws after the events of a history.
+        num_rows: running sequences.
+        stops_at_end: drafts nothing beyond the end of each row.
+    """
+
+    def __init__(self, target: ModelRunner, num_rows: int, stops_at_end: bool = False) -> None:
+        self.target, self.stops_at_end = target, stops_at_end
+        self.num_marks = target.model.num_marks
+        self.recent = RecentLaws(num_rows, self.num_marks, target.histories.lengths.device)
+
+    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+        """Begin with the distributions after the events of the histories."""
+        self.recent.take_over(self.target.recent_laws(), self.target.encoded(requests), rows)
+
+    def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+        """Draft a chain: what every distribution would draw at every position, then follow the marks through it."""
+        if self.recent.table is None or uniforms.shape[1] == 0:
+            return Draft.nothing(uniforms)
+        laws, newest, every_tau, every_mark = self.draw(state, uniforms)
+        before, marks = follow_marks(every_mark, newest)
+        inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
+        times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
+        draft = Draft(inter_times, times, marks, laws.at(before), self.lengths(uniforms.shape[1], state))
+        return draft.needed(state) if self.stops_at_end else draft
+
+    def draw(self, state: BatchState, uniforms: Tensor) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """(distributions (rows, num_marks) by the mark before, mark of the newest event (rows,), inter-times and marks
+        (rows, n, num_marks) that each of them draws from uniforms (rows, n, >= 3))."""
+        laws = self.recent.after_marks()
+        every_tau, every_mark = laws.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
+        return laws, state.last_marks(self.num_marks).clamp_min(0), every_tau, every_mark
+
+    def lengths(self, depth: int, state: BatchState) -> Tensor:
+        """int64 (rows,): steps that each row drafts."""
+        drafts = self.recent.is_known[:, -1]
+        return depth * (drafts & (state.elapsed == 0) if state.is_truncated_start else drafts).long()
+
+    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
+        """Take in the target's distributions after the committed events."""
+        self.recent.update(laws, seen_marks, num_accepted + 1)
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        self.recent.compact(rows)
+
+
+def follow_marks(every_mark: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """(mark before, mark of) each drafted event, int64 (rows, n), where event j has mark every_mark[:, j, mark before
+    it].
+
+    The maps are composed in log2(n) steps (Hillis and Steele, CACM 29, 1986).
+
+    Args:
+        every_mark: int64 (rows, n, num_marks).
+        first: int64 (rows,), the mark before the first.
+    """
+    composed, step = every_mark, 1
+    while step < every_mark.shape[1]:
+        composed = torch.cat([composed[:, :step], composed[:, step:].gather(2, composed[:, :-step])], 1)
+        step *= 2
+    marks = composed.gather(2, first.view(-1, 1, 1).expand(-1, composed.shape[1], 1)).squeeze(2)
+    return torch.cat([first.unsqueeze(1), marks[:, :-1]], 1), marks

@@ -1,0 +1,114 @@
+"""The simplest draft: a Poisson process with the rate and the mark frequencies of the training split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.data.statistics import DataStatistics
+from tppsd.models.law import pick_mark, sample_mark
+from tppsd.sampling.drafters.base import Draft, MemorylessDrafter
+from tppsd.sampling.state import BatchState
+
+
+@dataclass(frozen=True)
+class PoissonLaw:
+    """tau - elapsed ~ Exp(rate) and k ~ Categorical(probs), whatever the history; what a draft's law needs of
+    NextEventLaw.
+
+    Attributes:
+        elapsed: float64 (*batch,), 0 where nothing is known.
+        log_rate: of events per unit of time.
+        log_frequencies: float64 (num_marks,), log-probabilities of the marks.
+    """
+
+    elapsed: Tensor
+    log_rate: float
+    log_frequencies: Tensor
+
+    @property
+    def inter_time(self) -> PoissonInterTime:
+        return PoissonInterTime(self.elapsed, self.log_rate)
+
+    def __getitem__(self, index: Any) -> PoissonLaw:
+        return replace(self, elapsed=self.elapsed[index])
+
+    def unsqueeze(self, dim: int) -> PoissonLaw:
+        return replace(self, elapsed=self.elapsed.unsqueeze(dim))
+
+    def mark_log_probs(self, inter_times: Tensor) -> Tensor:
+        return self.log_frequencies.expand(*inter_times.shape, -1)
+
+    def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
+        return self.inter_time.log_prob(inter_times) + pick_mark(self.mark_log_probs(inter_times), marks)
+
+    def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        inter_times = self.inter_time.sample(uniforms)
+        return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
+
+
+@dataclass(frozen=True)
+class PoissonInterTime:
+    """The law of tau in a PoissonLaw."""
+
+    elapsed: Tensor
+    log_rate: float
+
+    def log_prob(self, inter_times: Tensor) -> Tensor:
+        log_density = self.log_rate - math.exp(self.log_rate) * (inter_times - self.elapsed)
+        return torch.where(inter_times > self.elapsed, log_density, -torch.inf)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        inter_times = self.elapsed - uniforms[..., 1].log() * math.exp(-self.log_rate)
+        return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
+
+
+def training_rate(statistics: DataStatistics | None) -> float:
+    """Events per unit of time in a target's training split.
+
+    Raises:
+        ValueError: it carries no statistics of one.
+    """
+    if statistics is None or statistics.rate is None:
+        raise ValueError(
+            "draft = 'poisson' needs a target that carries the statistics of its training split; this one has none"
+        )
+    return statistics.rate
+
+
+class PoissonDrafter(MemorylessDrafter):
+    """Drafts a chain from a Poisson process; add-one smoothing gives every mark a chance.
+
+    Args:
+        statistics: of the training split.
+        device: where the sequences are.
+
+    Raises:
+        ValueError: the model carries no statistics.
+    """
+
+    def __init__(self, statistics: DataStatistics | None, device: torch.device) -> None:
+        self.log_rate = math.log(training_rate(statistics))
+        assert statistics is not None
+        counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=device) + 1
+        self.log_frequencies = (counts / counts.sum()).log()
+
+    def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+        """Draft every event from the same process, the first given the elapsed time."""
+        if uniforms.shape[1] == 0:
+            return Draft.nothing(uniforms)
+        inter_times, marks, laws = self.draw(state, uniforms, first=1)
+        times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
+        return Draft(inter_times, times, marks, laws)
+
+    def draw(self, state: BatchState, uniforms: Tensor, first: int) -> tuple[Tensor, Tensor, PoissonLaw]:
+        """(inter_times, marks, distributions) of events from uniforms (rows, n, >= 3), of which the `first` ones follow
+        the elapsed time."""
+        elapsed = torch.zeros_like(uniforms[..., 0])
+        elapsed[:, :first] = state.elapsed.unsqueeze(1)
+        laws = PoissonLaw(elapsed, self.log_rate, self.log_frequencies)
+        return *laws.sample(uniforms), laws

@@ -1,0 +1,239 @@
+"""One sampling job: from what it is given to what comes out."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from tppsd.backends.compile import is_compiled, runnable
+from tppsd.backends.snapshots import content_hash
+from tppsd.models.protocol import check_starts
+from tppsd.models.resolve import model_device, resolve_model
+from tppsd.progress import progress as progress_bar
+from tppsd.sampling.checks import whole_number
+from tppsd.sampling.choose import choose_default
+from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
+from tppsd.sampling.draft_length_cache import DRAFT_LENGTHS
+from tppsd.sampling.drafters.base import Drafter
+from tppsd.sampling.engine import Engine, Finished
+from tppsd.sampling.method import Batch, build_engine, choose_draft_length
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.recorder import Recorder, after_elapsed
+from tppsd.sampling.requests import FROM_SCRATCH, RequestPlan, plan_requests
+from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.roles import DRAFTER_NAMES, Models, check_fit
+from tppsd.sampling.rules import Rule
+from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.stats import SamplingStats
+
+DEFAULT_ROWS = 64  # running sequences
+_LOG = logging.getLogger("tppsd")
+
+
+class SamplingJob:
+    """Resolved models and options, and the engine that runs them.
+
+    Args:
+        target, draft, options, batch_size, seed, max_events: as of `tppsd.sample`.
+        overrides: single options.
+        recorder: of more than the events.
+        num_chunks: how many jobs like this one there will be, for the trial of method = "auto".
+        rule, drafter: instead of those that the options name.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        draft: Any,
+        options: SamplingOptions | None,
+        overrides: dict[str, Any],
+        batch_size: int | None,
+        seed: int,
+        max_events: int,
+        recorder: Recorder,
+        num_chunks: int = 1,
+        rule: Rule | None = None,
+        drafter: Callable[[ModelRunner], Drafter] | None = None,
+    ) -> None:
+        if options is not None and not isinstance(options, SamplingOptions):
+            raise TypeError(
+                f"options is a {type(options).__name__}; give SamplingOptions, or single options as keywords"
+            )
+        self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
+        self.seed = whole_number("seed", seed, -(2**63), 2**63 - 1)
+        self.target = resolve_model(target, "target")
+        options = (options or SamplingOptions()).with_overrides(**overrides)
+        is_name = isinstance(draft, str) and draft in DRAFTER_NAMES
+        named: Any = draft if is_name else None if draft is None else "model"
+        self.options = options.resolved(named)
+        self.leaves_choice = named == "model" and options.leaves_method
+        # a model that will not be used is neither loaded nor recorded
+        may_draft = named == "model" and (self.options.drafter == "model" or self.options.method == "auto")
+        self.draft = resolve_model(draft, "draft", DRAFTER_NAMES) if may_draft else None
+        self.max_events, self.recorder, self.num_chunks = max_events, recorder, num_chunks
+        self.rule, self.drafter = rule, drafter
+        self.stats = SamplingStats.of(self.options)
+        self.chosen_lengths: DraftLength | None = None
+
+    def plan(
+        self,
+        history: Any = None,
+        num_sequences: int = 1,
+        t_start: Any = None,
+        t_end: Any = None,
+        horizon: Any = None,
+        num_events: Any = None,
+        first_index: int = 0,
+    ) -> RequestPlan:
+        """What to sample, and how: models are compiled, and what the options leave open is chosen."""
+        if self.draft is not None:
+            check_fit(self.target, self.draft)
+        plan = plan_requests(
+            history,
+            num_sequences,
+            t_start,
+            t_end,
+            horizon,
+            num_events,
+            self.max_events,
+            self.target.num_marks,
+            getattr(self.target, "statistics", None),
+            self.seed,
+            first_index,
+            model_device(self.target),
+        )
+        for model in (self.target, self.draft):
+            check_starts(model, (source.window_start for source in plan.sources))
+        self.models = Models(self._runnable(self.target, "target"), self._runnable(self.draft, "draft"))
+        self.hashes = [_content_hash(*pair) for pair in zip(self.models, (self.target, self.draft), strict=True)]
+        with torch.inference_mode():
+            self._choose(plan)
+        return plan
+
+    def _runnable(self, model: Any, role: str) -> Any:
+        if model is None:
+            return None
+        return runnable(model, role, self.options.compile, self.options.dtype or "float32")
+
+    def _choose(self, plan: RequestPlan) -> None:
+        """Choose what the options leave open; a draft model that is not to draft is let go."""
+        if self.options.method == "auto":
+            from tppsd.sampling.auto import choose
+
+            started = time.perf_counter()
+            chosen = choose(self._batch(plan), self.options, self.num_chunks)
+            (self.options, self.chosen_lengths, reason), seconds = chosen, time.perf_counter() - started
+        elif self.leaves_choice:
+            (self.options, reason), seconds = choose_default(self.models, self.options, self._num_rows(plan)), 0.0
+            if self.options.drafter != "model":
+                _LOG.info(reason)
+        else:
+            return
+        if self.options.drafter != "model":
+            self.draft, self.models, self.hashes[1] = None, Models(self.models.target, None), None
+        self.stats = SamplingStats.of(self.options)
+        self.stats.choice, self.stats.trial_seconds = reason, seconds
+
+    def _batch(self, plan: RequestPlan) -> Batch:
+        return Batch(self.models, plan, self._num_rows(plan), self.seed, self.recorder)
+
+    def _num_rows(self, plan: RequestPlan) -> int:
+        """Running sequences."""
+        return min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+
+    def finished(self, plan: RequestPlan, progress: bool = False) -> list[Finished]:
+        """All of them, in index order."""
+        with torch.inference_mode():
+            return sorted(self.run(plan, progress), key=lambda done: done.which)
+
+    def run(self, plan: RequestPlan, progress: bool) -> Iterator[Finished]:
+        """Yield finished requests, under inference mode; counters and seconds accumulate in `stats`."""
+        with progress_bar(None, "sampling", len(plan.requests), progress) as advance:
+            engine = self._start(plan)
+            steps = engine.run()
+            while True:
+                started = time.perf_counter()
+                finished = next(steps, [])
+                self.stats.seconds += time.perf_counter() - started
+                self.stats.take(engine.counters)
+                if not finished:
+                    if isinstance(self.chosen_lengths, AutoDraftLength):
+                        DRAFT_LENGTHS.remember(self.target, self.draft, self.options, self.chosen_lengths)
+                    return
+                self.stats.num_events += sum(len(done.times) for done in finished)
+                advance(len(finished))
+                yield from finished
+
+    def _start(self, plan: RequestPlan) -> Engine:
+        """The engine, which goes on from what the trial, or earlier jobs, have learnt of draft lengths."""
+        if self.chosen_lengths is None and self.options.method != "autoregressive":
+            if self.options.draft_length == "auto":
+                compiled = is_compiled(self.models.target)
+                self.chosen_lengths = DRAFT_LENGTHS.recall(self.target, self.draft, self.options, compiled)
+            else:
+                self.chosen_lengths = choose_draft_length(self.options)
+        return build_engine(self._batch(plan), self.options, self.chosen_lengths, self.rule, self.drafter)
+
+    @property
+    def replayable_options(self) -> SamplingOptions:
+        """The options, with the draft lengths that were chosen by the clock."""
+        if not isinstance(self.chosen_lengths, AutoDraftLength) or not self.chosen_lengths.history:
+            return self.options
+        return self.options.with_overrides(draft_length=self.chosen_lengths.history)
+
+    def assemble(self, plan: RequestPlan, which: range, finished: list[Finished]) -> SampledSequences:
+        """Ragged storage of the finished requests `which`, on the data's own clock."""
+        requests = [plan.requests[i] for i in which]
+        sources = [plan.sources[r.history] for r in requests]
+        times = [
+            (source.window_start + done.times).clamp(min=source.window_end, max=request.end)
+            for source, done, request in zip(sources, finished, requests, strict=True)
+        ]
+        by_count = torch.tensor([done.ended_by_count for done in finished])
+        at_bound = torch.tensor([request.is_bounded for request in requests]) & by_count
+        if at_bound.any():
+            warnings.warn(
+                f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "
+                "their end; they are marked in `truncated`",
+                stacklevel=3,
+            )
+        ends = torch.tensor([r.end for r in requests], dtype=torch.float64)
+        log_probs = [done.log_probs for done in finished if done.log_probs is not None]
+        laws = None
+        if self.recorder.laws:
+            elapsed = plan.histories.elapsed[[request.history for request in requests]].tolist()
+            laws = [after_elapsed(done.laws, gap) for done, gap in zip(finished, elapsed, strict=True)]
+        lengths = torch.tensor([0] + [len(done.times) for done in finished])
+        return SampledSequences(
+            flat_event_times=torch.cat(times),
+            flat_inter_times=torch.cat([done.inter_times for done in finished]),
+            flat_marks=torch.cat([done.marks for done in finished]),
+            flat_log_probs=torch.cat(log_probs) if log_probs else None,
+            offsets=lengths.cumsum(0),
+            index=torch.tensor([r.number for r in requests]),
+            history_index=torch.tensor([r.history_index for r in requests]),
+            path_index=torch.tensor([0 if r.history_index == FROM_SCRATCH else r.path_index for r in requests]),
+            truncated=at_bound,
+            ends=torch.where(by_count | torch.isinf(ends), torch.nan, ends),
+            histories=sources,
+            options=self.replayable_options,
+            seed=self.seed,
+            batch_size=self._num_rows(plan),
+            stats=self.stats.copy(),
+            num_marks=self.target.num_marks,
+            mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
+            target_hash=self.hashes[0],
+            draft_hash=self.hashes[1],
+            laws=laws,
+        )
+
+
+def _content_hash(model: Any, source: Any) -> str | None:
+    """The content hash of a model as it is run: a compiled one knows that of its source."""
+    found: str | None = model.content_hash() if is_compiled(model) else content_hash(source)
+    return found

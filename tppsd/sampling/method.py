@@ -1,0 +1,136 @@
+"""From resolved options to the engine that does what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from tppsd.models.resolve import model_device
+from tppsd.sampling import autoregressive
+from tppsd.sampling.autoregressive import Autoregressive
+from tppsd.sampling.block import BlockRule
+from tppsd.sampling.compiled import CompiledSpeculative, can_speculate
+from tppsd.sampling.draft_length import AutoDraftLength, DraftLength, FixedDraftLength, RecordedDraftLength
+from tppsd.sampling.drafters.base import Drafter
+from tppsd.sampling.drafters.jacobi import JacobiDrafter
+from tppsd.sampling.drafters.model import ModelDrafter
+from tppsd.sampling.drafters.own import SelfDrafter
+from tppsd.sampling.drafters.parallel import ParallelDrafter
+from tppsd.sampling.drafters.poisson import PoissonDrafter
+from tppsd.sampling.engine import Counters, Engine
+from tppsd.sampling.fixed_point import UnchangedRule
+from tppsd.sampling.noise import RowNoise
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.recorder import Recorder
+from tppsd.sampling.requests import RequestPlan
+from tppsd.sampling.roles import Models
+from tppsd.sampling.rules import FactorisedRule, JointRule, Rule
+from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.state import BatchState
+
+CHAIN_RULES: dict[str, Callable[[], Rule]] = {"joint": JointRule, "factorised": FactorisedRule, "block": BlockRule}
+_FIRST_CAPACITY = 64  # doubled as needed: short runs of entries with long gaps between them are read slowly
+
+
+class Batch(NamedTuple):
+    """What a method is built for: the models, the plan, the number of running sequences, the seed and the recorder."""
+
+    models: Models
+    plan: RequestPlan
+    num_rows: int
+    seed: int
+    recorder: Recorder
+
+    @property
+    def capacity(self) -> int:
+        """Entries that caches begin with."""
+        return _FIRST_CAPACITY + int(self.plan.histories.lengths.max())
+
+
+def build_engine(
+    batch: Batch,
+    options: SamplingOptions,
+    draft_length: DraftLength | None = None,
+    rule: Rule | None = None,
+    drafter: Callable[[ModelRunner], Drafter] | None = None,
+) -> Engine:
+    """An engine for a batch.
+
+    Args:
+        batch: what is sampled.
+        options: resolved, of any method but "auto".
+        draft_length: instead of the one that the options name; it may have learnt already.
+        rule, drafter: instead of those that the options name.
+    """
+    models, plan, num_rows, seed, recorder = batch
+    device = model_device(models.target)
+    with torch.inference_mode():
+        state = BatchState(num_rows, device)
+        target = ModelRunner(models.target, num_rows, batch.capacity, plan.histories)
+        if options.method == "autoregressive":
+            noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
+            method = Autoregressive(target, noise, recorder.wants_laws)
+            return Engine(method, state, noise, plan.requests, plan.histories, counters, recorder)
+        rule = rule or build_rule(options, device)
+        lengths = draft_length or choose_draft_length(options)
+        proposes = build_drafter(batch, options, target) if drafter is None else drafter(target)
+        noise = RowNoise(seed, rule.addresses, num_rows, device)
+        counters = Counters(options.longest_draft, rule.num_nodes, device)
+        is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_laws
+        kind = CompiledSpeculative if is_native else Speculative
+        speculative = kind(target, proposes, rule, noise, lengths)
+        return Engine(speculative, state, noise, plan.requests, plan.histories, counters, recorder, lengths)
+
+
+def build_rule(options: SamplingOptions, device: torch.device) -> Rule:
+    """The rule that the options name."""
+    if options.method == "fixed_point":
+        assert options.tolerance is not None
+        return UnchangedRule(options.tolerance)
+    if (tree := options.tree) is not None and not tree.is_chain:
+        from tppsd.sampling.tree.rule import CANDIDATE_RULES, TreeRule
+
+        return TreeRule(tree, CANDIDATE_RULES[options.rule or "linear"], device)
+    return CHAIN_RULES["joint" if options.candidates else options.rule or "joint"]()  # one candidate per step
+
+
+def choose_draft_length(options: SamplingOptions, is_compiled: bool = False) -> DraftLength:
+    """What `draft_length`, or the depth of a tree, stands for."""
+    if options.tree is not None:
+        return FixedDraftLength(options.tree.depth)
+    if options.draft_length == "auto":
+        return AutoDraftLength.of(options, is_compiled)
+    if isinstance(options.draft_length, int):
+        return FixedDraftLength(options.draft_length)
+    assert isinstance(options.draft_length, tuple)
+    return RecordedDraftLength(options.draft_length)
+
+
+def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -> Drafter:
+    """The drafter that the options name."""
+    models, plan, num_rows = batch[:3]
+    device, statistics = model_device(models.target), getattr(models.target, "statistics", None)
+    if options.method == "fixed_point" or options.drafter == "jacobi":
+        return JacobiDrafter(target, num_rows)
+    if (tree := options.tree) is not None and not tree.is_chain:
+        from tppsd.sampling.tree.drafters import TreeModelDrafter, TreePoissonDrafter, TreeSelfDrafter
+
+        if options.drafter == "self":
+            return TreeSelfDrafter(target, num_rows, tree)
+        if options.drafter == "poisson":
+            return TreePoissonDrafter(statistics, device, tree)
+        assert models.draft is not None
+        return TreeModelDrafter(models.draft, num_rows, batch.capacity, plan.histories, tree)
+    # block verification looks at the whole draft; to ask a device for the rows' ends takes longer than to draft on
+    stops_at_end = options.rule != "block" and device.type == "cpu"
+    if options.drafter == "self":
+        return SelfDrafter(target, num_rows, stops_at_end)
+    if options.drafter == "poisson":
+        return PoissonDrafter(statistics, device)
+    assert models.draft is not None
+    if options.draft_passes is not None:
+        return ParallelDrafter(models.draft, target, num_rows, batch.capacity, options.draft_passes)
+    return ModelDrafter(models.draft, num_rows, batch.capacity, plan.histories, stops_at_end)

@@ -1,0 +1,210 @@
+"""What sampling returns: many sequences in ragged storage, with what is needed to reproduce and to judge them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import EventSequence
+from tppsd.models.law import NextEventLaw
+from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.stats import SamplingStats
+
+
+@dataclass(frozen=True, eq=False)
+class SampledSequences:
+    """Sequences sampled in one call, in index order.
+
+    Attributes:
+        flat_event_times, flat_inter_times float64, flat_marks int64, flat_log_probs float64 or None: all sampled
+            events, one sequence after the other.
+        offsets: int64 (num_sequences + 1,): sequence i owns flat[offsets[i] : offsets[i + 1]].
+        index, history_index, path_index: int64 (num_sequences,); history_index is -1 from scratch.
+        truncated: bool (num_sequences,): `max_events` was reached before the sequence's own end.
+        ends: float64 (num_sequences,): end of the window, nan where the sequence ended by its number of events.
+        histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first
+            is given).
+        options, seed, batch_size, stats: how they were made, with `batch_size` running sequences; recorded draft lengths
+            give the same sequences again with as many.
+        num_marks, mark_names: marks of the target, and their names in its data where they had some.
+        target_hash, draft_hash: of the models that have one.
+        laws: None unless asked for; per sequence the target's law of each sampled event, a drawn first event aside, of
+            batch shape (num_events,), and after them that of the silence until its end, (num_events + 1,), where it
+            ended by its window. They are as they were worked out for the events, by the passes of the call: of
+            inter-times since the event before, the first given the silence until which its history was observed.
+    """
+
+    flat_event_times: Tensor
+    flat_inter_times: Tensor
+    flat_marks: Tensor
+    flat_log_probs: Tensor | None
+    offsets: Tensor
+    index: Tensor
+    history_index: Tensor
+    path_index: Tensor
+    truncated: Tensor
+    ends: Tensor
+    histories: Sequence[EventSequence]
+    options: SamplingOptions
+    seed: int
+    batch_size: int
+    stats: SamplingStats
+    num_marks: int
+    mark_names: tuple[str, ...] | None = None
+    target_hash: str | None = None
+    draft_hash: str | None = None
+    laws: list[NextEventLaw] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        how = f"{self.options}, seed={self.seed}, batch_size={self.batch_size}"
+        return f"SampledSequences({len(self)} sequences, {self.stats.num_events} events, {how})"
+
+    def _own(self, flat: Tensor, i: int) -> Tensor:
+        return flat[self.offsets[i] : self.offsets[i + 1]]
+
+    @overload
+    def __getitem__(self, i: int) -> EventSequence: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[EventSequence]: ...
+
+    def __getitem__(self, i: int | slice) -> EventSequence | list[EventSequence]:
+        """The new events of sequence i (of several, for a slice), on the window from "observed until" to its end.
+
+        Where the model's data have no `t_start`, a from-scratch sequence begins with its drawn first event, which is
+        given.
+        """
+        if isinstance(i, slice):
+            return [self[j] for j in range(len(self))[i]]
+        i = range(len(self))[i]
+        history, end = self.histories[i], float(self.ends[i])
+        t_end = None if end != end else end
+        event_times, marks, inter_times = (
+            self._own(f, i) for f in (self.flat_event_times, self.flat_marks, self.flat_inter_times)
+        )
+        if self.history_index[i] < 0 and history.first_is_given:
+            return self._joined(i)
+        if len(inter_times):  # the window of the new events starts later than the inter-time of the first
+            silence = history.window_end - (float(history.event_times[-1]) if len(history) else history.window_start)
+            inter_times = torch.cat([inter_times[:1] - silence, inter_times[1:]])
+        return EventSequence(event_times, marks, history.window_end, t_end, int(self.index[i]), inter_times)
+
+    def __iter__(self) -> Iterator[EventSequence]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def event_times(self) -> list[Tensor]:
+        """Per sequence, float64 times of its new events: those of `[i]`."""
+        return [sequence.event_times for sequence in self]
+
+    @property
+    def marks(self) -> list[Tensor]:
+        """Per sequence, int64 marks of its new events: those of `[i]`."""
+        return [sequence.marks for sequence in self]
+
+    @property
+    def log_probs(self) -> list[Tensor] | None:
+        """Per sequence, the target's log-density of each new event, a drawn first event aside; None unless asked
+        for."""
+        if self.flat_log_probs is None:
+            return None
+        return [self._own(self.flat_log_probs, i) for i in range(len(self))]
+
+    @property
+    def num_given(self) -> list[int]:
+        """Per sequence of `with_history()`, how many leading events were given."""
+        return [len(history) for history in self.histories]
+
+    @property
+    def observed_until(self) -> list[float]:
+        """Per sequence, the time up to which its history was observed."""
+        return [history.window_end for history in self.histories]
+
+    def with_history(self) -> list[EventSequence]:
+        """Each sequence with the events it continues, on the whole window."""
+        return [self._joined(i) for i in range(len(self))]
+
+    def _joined(self, i: int) -> EventSequence:
+        history, end = self.histories[i], float(self.ends[i])
+        new = [self._own(f, i) for f in (self.flat_event_times, self.flat_marks, self.flat_inter_times)]
+        old = [history.event_times, history.marks, history.inter_times]
+        times, marks, inter_times = (torch.cat(pair) for pair in zip(old, new, strict=True))
+        t_end = None if end != end else end
+        return EventSequence(times, marks, history.t_start, t_end, int(self.index[i]), inter_times)
+
+    def to_columns(self) -> dict[str, list[Any]]:
+        """One row per sequence of new events.
+
+        Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on the
+        data's own clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and t_end
+        (null where the first event is given, or where the sequence ended by its number of events); history_index,
+        path_index, truncated, target_hash, draft_hash, seed, options (JSON), batch_size (running sequences: together with the
+        options it gives the same sequences again); choice (what method = "auto" chose and why; null for others).
+        """
+        sequences = list(self)
+        provenance = {
+            "target_hash": self.target_hash,
+            "draft_hash": self.draft_hash,
+            "seed": self.seed,
+            "options": json.dumps(self.options.to_dict(), sort_keys=True),
+            "batch_size": self.batch_size,
+            "choice": self.stats.choice,
+        }
+        return {
+            "dim_process": [self.num_marks] * len(sequences),
+            "seq_idx": self.index.tolist(),
+            "seq_len": [len(s) for s in sequences],
+            "time_since_start": [s.event_times.tolist() for s in sequences],
+            "time_since_last_event": [s.inter_times.tolist() for s in sequences],
+            "type_event": [s.marks.tolist() for s in sequences],
+            "mark_names": [None if self.mark_names is None else list(self.mark_names)] * len(sequences),
+            "t_start": [s.t_start for s in sequences],
+            "t_end": [s.t_end for s in sequences],
+            "history_index": self.history_index.tolist(),
+            "path_index": self.path_index.tolist(),
+            "truncated": self.truncated.tolist(),
+            **{name: [value] * len(sequences) for name, value in provenance.items()},
+        }
+
+    def to_dataset(self) -> Any:
+        """A `datasets.Dataset` in the EasyTPP columns plus window and provenance (`to_columns`)."""
+        from datasets import Dataset
+
+        return Dataset.from_dict(self.to_columns())
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with one row per event of every `[i]`: index, history_index, path_index, time,
+        inter_time, mark, mark_name where marks have names, and log_prob if asked for (nan for a drawn first event)."""
+        import pandas as pd
+
+        sequences = list(self)
+        repeats = torch.tensor([len(sequence) for sequence in sequences])
+        names = ("index", "history_index", "path_index")
+        frame = {name: getattr(self, name).repeat_interleave(repeats).numpy() for name in names}
+        frame["time"] = torch.cat([sequence.event_times for sequence in sequences]).numpy()
+        frame["inter_time"] = torch.cat([sequence.inter_times for sequence in sequences]).numpy()
+        frame["mark"] = torch.cat([sequence.marks for sequence in sequences]).numpy()
+        if self.mark_names is not None:
+            frame["mark_name"] = pd.Categorical.from_codes(frame["mark"], self.mark_names)
+        if self.log_probs is not None:
+            missing = [
+                torch.full((len(s) - len(p),), torch.nan) for s, p in zip(sequences, self.log_probs, strict=True)
+            ]
+            columns = [part for pair in zip(missing, self.log_probs, strict=True) for part in pair]
+            frame["log_prob"] = torch.cat(columns).numpy()
+        return pd.DataFrame(frame)
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write one row per sequence in the EasyTPP columns; an interrupted write leaves nothing behind."""
+        from tppsd.sampling.columns import write_parquet
+
+        return write_parquet(self.to_columns(), path)

@@ -1,0 +1,45 @@
+"""What makes a pair of target and draft fit for a job."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+from tppsd.backends.snapshots import snapshot
+from tppsd.models.protocol import EventModel
+from tppsd.models.resolve import model_device
+
+DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own
+
+
+class Models(NamedTuple):
+    """Who is sampled and, where there is one, the model that drafts."""
+
+    target: EventModel
+    draft: EventModel | None
+
+
+def check_finite(target: EventModel, draft: EventModel | None) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        ValueError: the sentence names the model and the parameter.
+    """
+    for role, model in (("target", target), ("draft", draft)):
+        if isinstance(model, nn.Module) and (name := snapshot(model).not_finite) is not None:
+            raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
+
+
+def check_fit(target: EventModel, draft: EventModel) -> None:
+    """Refuse a draft that does not fit its target, whatever its weights.
+
+    Raises:
+        ValueError: the sentence says in what.
+    """
+    if model_device(draft) != model_device(target):
+        raise ValueError(
+            f"the draft is on {model_device(draft)}, the target on {model_device(target)}; move them to one device"
+        )
+    if draft.num_marks != target.num_marks:
+        raise ValueError(f"draft has num_marks = {draft.num_marks}, the target {target.num_marks}; they must agree")

@@ -1,0 +1,104 @@
+"""A model and its cache, row by row in step with the running sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.models.protocol import DecodingModel, EventModel, EventTokens
+from tppsd.sampling.drafters.recent import RecentLaws
+from tppsd.sampling.requests import Histories, Request
+from tppsd.sampling.state import token_marks
+
+
+class ModelRunner:
+    """Runs one model over the rows of a batch.
+
+    A history is encoded once and copied to all of its paths; with few running sequences those of the next requests are
+    encoded along with it, as one pass over many costs little more.
+
+    Attributes:
+        cache: of the model, one row per running sequence.
+        can_decode: the model draws many events per call.
+    """
+
+    PREFILL_CHUNK = 512  # tokens per pass over a history: bounds the attention mask of a long one
+    AHEAD = 512  # tokens of a pass up to which histories are encoded ahead
+
+    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
+        self.model, self.can_decode = model, isinstance(model, DecodingModel)
+        self.cache: Any = model.new_cache(num_rows, capacity)
+        self.histories = histories
+        self._encoded: dict[int, int] = {}  # histories of the latest prefill and their rows in _prefilled
+        self._prefilled: Any = None
+        self._contexts: list[tuple[Any, Tensor, Tensor]] = []  # by chunk, with marks and how many are no padding
+        self._recent: RecentLaws | None = None
+
+    def prefill(self, rows: Tensor, requests: list[Request]) -> None:
+        """Encode the requests' histories, all but the newest token, into `rows`."""
+        wanted = list(dict.fromkeys(r.history for r in requests))
+        if not self._encoded.keys() >= set(wanted):
+            self._encode(self._with_next(wanted))
+        self.cache.copy_rows(self._prefilled, self.encoded(requests), rows)
+
+    def encoded(self, requests: list[Request]) -> Tensor:
+        """int64 (requests,): rows of the histories of the latest prefill."""
+        return torch.tensor([self._encoded[r.history] for r in requests], device=self.histories.lengths.device)
+
+    def _with_next(self, wanted: list[int]) -> list[int]:
+        """The wanted histories and those after them, which the next requests continue."""
+        lengths, longest = self.histories.lengths, int(self.histories.lengths[wanted].max())
+        if longest == 1:  # nothing to encode: the newest token is not
+            return wanted
+        first = max(wanted) + 1
+        next_lengths = lengths[first : first + self.AHEAD].clamp_min(longest).cummax(0).values
+        sizes = next_lengths * torch.arange(len(wanted) + 1, len(wanted) + 1 + len(next_lengths), device=lengths.device)
+        return wanted + list(range(first, first + int((sizes <= self.AHEAD).sum())))
+
+    def _encode(self, wanted: list[int]) -> None:
+        which = torch.tensor(wanted, device=self.histories.lengths.device)
+        lengths = self.histories.lengths[which] - 1
+        longest = int(lengths.max())
+        self._prefilled = self.model.new_cache(len(wanted), max(1, longest))
+        self._contexts, self._recent = [], None
+        for start in range(0, longest, self.PREFILL_CHUNK):
+            stop = min(longest, start + self.PREFILL_CHUNK)
+            part = slice(start, stop)
+            tokens = self.histories.tokens.map(lambda field, part=part: field[which, part])
+            context = self.model.extend(tokens, self._prefilled)
+            marks, num = token_marks(tokens.ids, self.model.num_marks), (lengths - start).clamp(0, stop - start)
+            self._contexts.append((context, marks, num))
+            self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter ones
+        self._encoded = {history: row for row, history in enumerate(wanted)}
+
+    def recent_laws(self) -> RecentLaws:
+        """Distributions after the events of the encoded histories, by their rows."""
+        if self._recent is None:
+            self._recent = RecentLaws(len(self._encoded), self.model.num_marks, self.histories.lengths.device)
+            for context, marks, num in self._contexts:
+                self._recent.update(self.model.law(context), marks, num)
+            self._contexts = []
+        return self._recent
+
+    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
+        """Distributions (rows, q) of the next events after the tokens, a chain or nodes of a tree."""
+        return self.model.law(self.model.extend(tokens, self.cache, parents))
+
+    def decode(
+        self, law: Any, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, *ends: Tensor | None
+    ) -> tuple[Any, Any]:
+        """(DecodedEvents, their distributions or None) of the model itself, by one call (`DecodingModel.decode`)."""
+        model: Any = self.model
+        decoded = model.decode(law, self.cache, last_times, uniforms, keeps_laws, *ends)
+        if not keeps_laws:
+            return decoded, None
+        laws = law.of(decoded.parameters)
+        if law.elapsed is not None:  # the first of each row is given the same elapsed time
+            laws = laws.truncated(torch.nn.functional.pad(law.elapsed, (0, laws.batch_shape[1] - 1)))
+        return decoded, laws
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        self.cache.keep_rows(rows)

@@ -1,0 +1,103 @@
+"""Candidate trees as rules over the speculative round (Multi-Candidate Speculative Decoding, MCSD, Yang et al., arXiv
+2401.06706).
+
+Several candidates are drafted at every step and verified in one target pass with tree attention. To accept is to walk
+down from the root; what comes of it is the path that was taken, of which the rest of the round knows no more than of a
+chain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.models.cache import RowCache
+from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.noise import Purpose, RowNoise, Streams, address
+from tppsd.sampling.rules import Acceptance, Recovered, Rejected, RoundUniforms
+from tppsd.sampling.tree.candidates import MEAN, CandidateRule
+from tppsd.sampling.tree.linear import LINEAR
+from tppsd.sampling.tree.recursive import RECURSIVE
+from tppsd.sampling.tree.shape import Tree
+from tppsd.sampling.tree.walk import TreeWalk
+
+CANDIDATE_RULES: dict[str, CandidateRule] = {"linear": LINEAR, "mean": MEAN, "rrs": RECURSIVE}
+
+
+@dataclass(frozen=True, eq=False)
+class PathDraft(Draft):
+    """A path through a tree of drafted events, one node per level."""
+
+    @classmethod
+    def of(cls, draft: Draft, nodes: Tensor) -> PathDraft:
+        """The path through `nodes` int64 (rows, depth) of a drafted tree."""
+        rows = torch.arange(len(nodes), device=nodes.device).unsqueeze(1)
+        inter_times, times, marks = (field.gather(1, nodes) for field in (draft.inter_times, draft.times, draft.marks))
+        return cls(inter_times, times, marks, draft.laws[rows, nodes], draft.lengths, None, nodes)
+
+    def keep_in(self, cache: RowCache, num_kept: Tensor, num_cached: int, num_before: int) -> None:
+        """Gather the accepted part of the path into place (`Draft.keep_in`)."""
+        assert self.nodes is not None
+        depth = self.draft_length if num_before else self.draft_length - 1  # a draft has not seen its last level
+        nodes = torch.nn.functional.pad(self.nodes[:, :depth] + num_before, (num_before, 0))
+        cache.keep_path(nodes, num_kept + num_before)
+
+
+class TreeRule:
+    """One of the rules for several candidates per step, as the rule of a round.
+
+    Args:
+        tree: what every round drafts; at least one of its levels has several candidates.
+        candidates: how one of several candidates is picked, and what follows when all are rejected.
+        device: where the sequences are.
+    """
+
+    def __init__(self, tree: Tree, candidates: CandidateRule, device: torch.device) -> None:
+        self.tree, self.candidates = tree, candidates
+        self.walk = TreeWalk(tree, candidates, device)
+        self.addresses, self.num_nodes = tree_addresses(tree, candidates), tree.num_nodes
+
+    def uniforms(self, noise: RowNoise, draft_length: int) -> RoundUniforms:
+        """The uniforms of the nodes, of the levels and of the bonus event."""
+        window, n = noise.window(1)[:, 0], 4 * self.tree.num_nodes
+        target = window[:, -4:-1].unsqueeze(1).expand(-1, draft_length + 1, -1)
+        return RoundUniforms(window[:, :n].unflatten(1, (-1, 4)), window[:, n:-4].unflatten(1, (-1, 2)), target)
+
+    def consume(self, noise: RowNoise, num_events: Tensor, draft_length: int) -> None:
+        """Use up all of it: what one round looks at is not used again."""
+        noise.advance(1, 1)
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        """Walk down the tree, but for picks that are rejected by their Bernoulli factories."""
+        nodes, num_accepted, steps = self.walk(target, draft, running & (draft.num_drafted > 0), uniforms.accept)
+        if self.candidates.reject_picks is not None and steps:
+            rows, positions = self.candidates.reject_picks(steps, noise)
+            num_accepted.scatter_reduce_(0, rows, positions, "amin")
+        # of the distributions after the root and all nodes, those along the path
+        along = target.at(torch.nn.functional.pad(nodes + 1, (1, 0)))
+        return Acceptance(PathDraft.of(draft, nodes), along, num_accepted)
+
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        """Draw from the rule's adjusted distribution, for all positions with the same number of candidates together."""
+        inter_times, marks = (values.clone() for values in rejected.events())
+        widths = self.walk.widths[rejected.positions]
+        for width in set(self.tree.candidates):
+            which = (widths == width).nonzero().squeeze(1)
+            if len(which):
+                drawn = self.candidates.resample(rejected.select(which), width, noise)
+                inter_times[which], marks[which] = drawn
+        return Recovered(rejected.positions, inter_times, marks)
+
+
+def tree_addresses(tree: Tree, candidates: CandidateRule) -> list[int]:
+    """What one round needs of the noise: three uniforms per node, those of each level, three for the bonus event."""
+    drafts = [int(address(node, Purpose.DRAFT, draw)) for node in range(tree.num_nodes) for draw in range(2)]
+    levels = [
+        int(address(depth, Purpose.TEST, draw))
+        for depth, width in enumerate(tree.candidates)
+        for draw in range(candidates.num_uniforms(width))
+    ]
+    return drafts + levels + [int(address(tree.depth, Purpose.TARGET, draw)) for draw in range(2)]
