@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
-from tppsd.sampling.methods import Models
 
 from tppsd import (
     DraftTPP,
@@ -28,6 +27,7 @@ from tppsd.lightning.requests import Requests, median_window
 from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.roles import Models
 
 
 @pytest.fixture(scope="module")
