@@ -163,3 +163,20 @@ def test_sigterm_ends_fit_with_a_status_that_says_so(tmp_path: Path) -> None:
     assert process.returncode == 143, said[-3000:]
     (line,) = [line for line in said.splitlines() if line.startswith("tppsd fit: ")]
     assert "stopped by SIGTERM at step" in line and "--ckpt_path outputs/fit/version_0/checkpoints/last.ckpt" in line
+
+
+@pytest.mark.distributed
+def test_two_processes_resume_to_the_bit_and_end_together_when_one_diverges(tmp_path: Path) -> None:
+    """Each has random states of its own; the loss of the second alone is not a number, from step 2 on."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "support" / "ddp_faults.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        for _ in range(100):  # the second process may end a little later
+            if (tmp_path / f"{rank}.pt").exists():
+                break
+            time.sleep(0.1)
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["same"], f"process {rank} draws other masks"
+        assert found["said"].startswith("training diverged at step 2 (epoch 0, batch 2")
