@@ -29,7 +29,7 @@ from tppsd.lightning.shards import Shard, fault, remove_left_overs, shard_name, 
 from tppsd.lightning.stopping import Stopped, TermListener
 from tppsd.sampling.results import SampledSequences
 
-_PATIENCE = 30.0  # seconds for which a process that was told to stop waits for the shards in the others' hands
+_PATIENCE = 10.0  # seconds for which a process that was told to stop waits for the shards in the others' hands
 _log = logging.getLogger(__name__)
 
 
