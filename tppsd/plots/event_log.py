@@ -127,6 +127,12 @@ def rate_over_time(facts: LogFacts) -> Figure:
             linewidth=1.4,
             label=split,
         )
+    if clock.has_dates and len(every):
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        locator = AutoDateLocator()
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     label(axes, "date (UTC)" if clock.has_dates else _with_unit(facts, "time"), _per_unit(facts), "scored events")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
     return figure
