@@ -20,9 +20,10 @@ from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import RenewalBaseline, poisson_log_likelihood
 from tppsd.lightning.modules import TPPModule
 from tppsd.lightning.schedule import WarmupCosine
-from tppsd.metrics.functional.likelihood import model_nll
+from tppsd.metrics.functional.likelihood import model_nll, process_nll
 from tppsd.models.checkpoint import FORMAT_VERSION
 from tppsd.models.renewal import fit_renewal
+from tppsd.processes import fit_hawkes
 
 
 @pytest.mark.parametrize("encoder", ["thp", "sahp", "attnhp"])
@@ -243,18 +244,24 @@ def test_the_renewal_baseline_is_logged_from_the_first_epoch_and_leaves_training
     assert torch.equal(*weights)
 
 
-def test_testing_says_how_much_of_the_history_was_learnt() -> None:
-    """Beside the best renewal model and, of simulated data, the true process."""
+def test_testing_says_how_much_of_the_history_was_learnt(caplog: pytest.LogCaptureFixture) -> None:
+    """Beside a Poisson process, the best renewal model, a fitted Hawkes process and, of simulated data, the truth."""
     data = small_data()
     torch.manual_seed(3)
     module = TargetTPP(data.num_marks, **SMALL)
     trainer(max_epochs=1).fit(module, datamodule=data)
+    caplog.set_level("INFO")
     scores = trainer(callbacks=[RenewalBaseline(num_steps=20)]).test(module, datamodule=data, verbose=False)[0]
     test, process = data.sequences("test"), data.process_object
     true = -sum(process.log_likelihood(s) for s in test) / sum(len(s) for s in test)
     renewal = model_nll(fit_renewal(data.sequences("train"), data.statistics, num_steps=20), test)
     assert scores["test/nll_true"] == pytest.approx(true, rel=1e-6)
     assert scores["test/nll_renewal"] == pytest.approx(renewal, rel=1e-6)
+    hawkes = fit_hawkes(data.sequences("train"), data.num_marks, pseudo_events=1.0).process
+    assert scores["test/nll_hawkes"] == pytest.approx(process_nll(hawkes, test), rel=1e-6)
+    assert scores["test/nll_hawkes"] < renewal
+    nll, poisson = scores["test/nll_window"], scores["test/nll_poisson"]
+    assert (f"{nll:.4f} nats per event beats a Poisson process ({poisson:.4f})" in caplog.text) == (nll < poisson)
     share = (renewal - scores["test/nll_window"]) / (renewal - true)
     assert scores["test/history_share"] == pytest.approx(share, rel=1e-4)
     assert (

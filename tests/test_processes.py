@@ -17,7 +17,11 @@ from tppsd.processes import PRESETS, Hawkes, InhomogeneousPoisson, LogNormalRene
 FALSE_ALARM_RATE = 1e-3  # of one test of a correct simulator; its seed is fixed
 ASYMMETRIC = Hawkes(mu=(0.3, 0.2, 0.4), alpha=((0.5, 0.9, 0.0), (0.1, 0.3, 0.2), (0.4, 0.0, 0.6)),
                     beta=((2.0, 3.0, 1.0), (1.5, 0.8, 2.5), (4.0, 1.0, 3.0)))  # fmt: skip
-PROCESSES = {name: preset.process for name, preset in PRESETS.items()} | {"asymmetric_hawkes": ASYMMETRIC}
+TWO_DECAYS = Hawkes(mu=(0.4, 0.2), alpha=(((0.5, 0.9), (0.1, 0.3)), ((0.2, 0.0), (0.1, 0.05))), beta=(3.0, 0.5))
+PROCESSES = {name: preset.process for name, preset in PRESETS.items()} | {
+    "asymmetric_hawkes": ASYMMETRIC,
+    "two_decays": TWO_DECAYS,
+}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 
 
@@ -130,6 +134,19 @@ def brute_force_hawkes(process, events, t_start, t_end, num_given):
             total += math.log(mu[m] + sum(alpha[m][n] * math.exp(-beta[m][n] * (t - s)) for s, n in events[:i]))
         total -= sum(alpha[r][m] / beta[r][m] * (1 - math.exp(-beta[r][m] * (t_end - t))) for r in range(len(mu)))
     return total
+
+
+def test_two_decays_are_two_kernels_added_up():
+    """Of which one is that of another process: its intensity less the background."""
+    sequence = TWO_DECAYS.simulate(1, t_end=10.0, seed=1)[0]
+    kernels = [Hawkes(TWO_DECAYS.mu, TWO_DECAYS.alpha[d], TWO_DECAYS.beta[d]) for d in range(2)]
+    times = torch.linspace(0, 10, 50, dtype=torch.float64)
+    parts = [kernel.intensity(sequence, times) - TWO_DECAYS.mu for kernel in kernels]
+    torch.testing.assert_close(TWO_DECAYS.intensity(sequence, times), TWO_DECAYS.mu + parts[0] + parts[1])
+    spelt_out = Hawkes(TWO_DECAYS.mu, TWO_DECAYS.alpha, TWO_DECAYS.beta)
+    assert TWO_DECAYS.beta.shape == (2, 2, 2) and spelt_out.log_likelihood(sequence) == TWO_DECAYS.log_likelihood(
+        sequence
+    )
 
 
 @pytest.mark.parametrize("name", ["hawkes", "multivariate_hawkes", "asymmetric_hawkes"])

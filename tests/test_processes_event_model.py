@@ -13,7 +13,11 @@ from tppsd.processes.inversion import invert_increasing
 from tppsd.sampling.sample import sample
 
 ASYMMETRIC = Hawkes(mu=(0.3, 0.2), alpha=((0.5, 0.9), (0.1, 0.3)), beta=((2.0, 3.0), (1.5, 0.8)))
-PROCESSES = {name: preset.process for name, preset in PRESETS.items()} | {"asymmetric_hawkes": ASYMMETRIC}
+TWO_DECAYS = Hawkes(mu=(0.4, 0.2), alpha=(((0.5, 0.9), (0.1, 0.3)), ((0.2, 0.0), (0.1, 0.05))), beta=(3.0, 0.5))
+PROCESSES = {name: preset.process for name, preset in PRESETS.items()} | {
+    "asymmetric_hawkes": ASYMMETRIC,
+    "two_decays": TWO_DECAYS,
+}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from tppsd.data.sequence_checks import check_fields, check_values
 
 NO_MARK = -1  # EventBatch.start_marks of a row whose window starts without an event
 
@@ -53,70 +54,12 @@ class EventSequence:
     timestamps: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.event_times.shape != self.marks.shape or self.event_times.dim() != 1:
-            raise ValueError(
-                f"sequence {self.index}: event_times has shape {tuple(self.event_times.shape)} and marks "
-                f"{tuple(self.marks.shape)}; both must be (length,) with the same length"
-            )
-        if self.marks.dtype != torch.int64:
-            raise TypeError(
-                f"sequence {self.index}: marks are {self.marks.dtype}; they must be torch.int64, as EventSequence.of makes them"
-            )
-        if len(self) == 0 and self.t_start is None:
-            raise ValueError(f"sequence {self.index}: has no events and no t_start; an empty window needs a t_start")
+        check_fields(self)
         if self.inter_times is None:
             start = self.t_start if self.t_start is not None else float(self.event_times[0])
             inter_times = torch.diff(self.event_times, prepend=self.event_times.new_tensor([start]))
             object.__setattr__(self, "inter_times", inter_times)
-        else:
-            self._check_inter_times()
-        self._check_times()
-        if (self.marks < 0).any():
-            i = int((self.marks < 0).nonzero()[0])
-            raise ValueError(
-                f"sequence {self.index}: marks[{i}] = {int(self.marks[i])} is negative; marks are 0..num_marks-1"
-            )
-
-    def _check_inter_times(self) -> None:
-        if self.inter_times.shape != self.event_times.shape:
-            raise ValueError(
-                f"sequence {self.index}: inter_times has shape {tuple(self.inter_times.shape)}; it must have one entry for each "
-                f"of the {len(self)} events"
-            )
-        is_wrong = ~(torch.isfinite(self.inter_times) & (self.inter_times >= 0))
-        if is_wrong.any():
-            i = int(is_wrong.nonzero()[0])
-            raise ValueError(
-                f"sequence {self.index}: inter_times[{i}] = {self.inter_times[i].item()}; "
-                "it must be a finite number of at least 0"
-            )
-
-    def _check_times(self) -> None:
-        if not torch.isfinite(self.event_times).all():
-            i = int((~torch.isfinite(self.event_times)).nonzero()[0])
-            raise ValueError(
-                f"sequence {self.index}: event_times[{i}] is {self.event_times[i].item()}, not a finite number"
-            )
-        if (torch.diff(self.event_times) < 0).any():
-            i = int((torch.diff(self.event_times) < 0).nonzero()[0]) + 1
-            before, after = self.event_times[i - 1].item(), self.event_times[i].item()
-            raise ValueError(
-                f"sequence {self.index}: event_times[{i}] = {after} comes before event_times[{i - 1}] = {before}"
-            )
-        first, last = (self.event_times[0].item(), self.event_times[-1].item()) if len(self) else (math.inf, -math.inf)
-        if self.t_start is not None and (not math.isfinite(self.t_start) or first < self.t_start):
-            raise ValueError(
-                f"sequence {self.index}: t_start = {self.t_start} must be finite and not after the first event at {first}"
-            )
-        lowest = max(last, self.t_start if self.t_start is not None else last)
-        if self.t_end is not None and (not math.isfinite(self.t_end) or self.t_end < lowest):
-            raise ValueError(f"sequence {self.index}: t_end = {self.t_end} must be finite and not before {lowest}")
-        if self.score_start is not None and not math.isfinite(self.score_start):
-            raise ValueError(f"sequence {self.index}: score_start = {self.score_start} must be a finite number")
-        if self.censored_start and self.t_start is None:
-            raise ValueError(
-                f"sequence {self.index}: censored_start says that the window was cut at its t_start, but t_start is None"
-            )
+        check_values(self)
 
     @classmethod
     def of(

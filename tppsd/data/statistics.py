@@ -56,6 +56,12 @@ class DataStatistics:
         """Events per unit of time, that of the Poisson process; None without events or without time."""
         return self.num_events / self.duration if self.num_events and self.duration > 0 else None
 
+    @property
+    def horizon(self) -> float:
+        """exp(log_mean + 4 log_std), in the unit of time: beyond it lies hardly an inter-time of the training split, so
+        that the data say nothing about what a law does there. Means and the CRPS are capped at it."""
+        return math.exp(self.log_mean + 4 * self.log_std)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, so that a checkpoint loads with `weights_only=True`."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

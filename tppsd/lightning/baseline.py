@@ -13,6 +13,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.hawkes_baseline import compare, score_hawkes
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
@@ -38,11 +39,11 @@ class RenewalBaseline(Callback):
     `val/nll`: a model that does not get below it has learnt nothing of the history. It is fitted once, in about ten
     seconds, when `fit` starts.
 
-    `test` logs `test/nll_renewal` and, of simulated data, `test/nll_true` of the process itself and
-    `test/history_share`.
+    `test` logs `test/nll_renewal`, `test/nll_hawkes` of a Hawkes process fitted to the training split and, of simulated
+    data, `test/nll_true` of the process itself and `test/history_share`, and says which of them the model beats.
 
     Args:
-        num_steps: of its optimiser; 0 = no such baseline.
+        num_steps: of its optimiser; 0 = no such baselines.
     """
 
     def __init__(self, num_steps: int = NUM_STEPS) -> None:
@@ -85,8 +86,18 @@ class RenewalBaseline(Callback):
         if self.num_steps == 0 or not isinstance(data, EventDataModule):
             return
         scores = {"test/nll_renewal": self._score(trainer, data, "test")}
+        nll, poisson = (float(pl_module.metrics[f"test/{name}"].compute()) for name in ("nll_window", "nll_poisson"))
+        rank_zero_info("fitting a Hawkes process (nll_hawkes)")
+        with torch.inference_mode(False):
+            hawkes = score_hawkes(data.sequences("train"), data.sequences("test"), data.statistics)
+        scores["test/nll_hawkes"] = hawkes.nll
+        named = {
+            "a Poisson process": poisson,
+            "the best renewal model": scores["test/nll_renewal"],
+            f"a fitted Hawkes process of branching ratio {hawkes.branching_ratio:.2f}": hawkes.nll,
+        }
+        rank_zero_info(compare(nll, named))
         if data.process_object is not None:
             scores["test/nll_true"] = process_nll(data.process_object, data.sequences("test"))
-            nll = float(pl_module.metrics["test/nll_window"].compute())
             scores["test/history_share"] = history_share(nll, scores["test/nll_renewal"], scores["test/nll_true"])
         pl_module.log_dict(scores, rank_zero_only=True)  # every rank has computed the same

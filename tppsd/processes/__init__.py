@@ -3,6 +3,7 @@
 from tppsd.processes.base import Process
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.hawkes import Hawkes
+from tppsd.processes.hawkes_fit import HawkesFit, default_decays, fit_hawkes
 from tppsd.processes.poisson import InhomogeneousPoisson
 from tppsd.processes.presets import PRESETS, Preset, preset
 from tppsd.processes.renewal import LogNormalRenewal
@@ -11,11 +12,14 @@ from tppsd.processes.self_correcting import SelfCorrecting
 __all__ = [
     "PRESETS",
     "Hawkes",
+    "HawkesFit",
     "InhomogeneousPoisson",
     "LogNormalRenewal",
     "Preset",
     "Process",
     "ProcessModel",
     "SelfCorrecting",
+    "default_decays",
+    "fit_hawkes",
     "preset",
 ]

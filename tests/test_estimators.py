@@ -1,0 +1,130 @@
+"""Control variates, plain means and Wilson intervals: unbiased, with honest standard errors, never worse than plain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from tppsd.forecasting.estimators import Estimate, control_variate_estimate, mean_estimate, wilson_interval
+
+
+def skewed(num_paths: int, num_replications: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Y (paths, replications) of mean 2 and a martingale M, skewed and not linear in each other."""
+    generator = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(num_paths, num_replications, generator=generator, dtype=torch.float64)
+    exponential = -uniforms.log()
+    return exponential.square(), (exponential - 1).unsqueeze(-1)
+
+
+def in_sample(outcomes: Tensor, martingales: Tensor) -> Estimate:
+    """The mutant: the coefficient is fitted to the paths that it corrects."""
+    centred = martingales - martingales.mean(0)
+    beta = (centred * outcomes.unsqueeze(-1)).sum(0) / centred.square().sum(0)
+    return mean_estimate(outcomes - (beta * martingales).sum(-1))
+
+
+def other_sign(outcomes: Tensor, martingales: Tensor) -> Estimate:
+    """The mutant that adds what should be taken away: unbiased, and worse than plain."""
+    estimate = control_variate_estimate(outcomes, martingales)
+    return Estimate(2 * outcomes.mean(0) - estimate.value, estimate.standard_error)
+
+
+@pytest.mark.parametrize(("estimator", "is_right"), [(control_variate_estimate, True), (in_sample, False)])
+def test_it_is_unbiased_at_20_paths(estimator: Callable[[Tensor, Tensor], Estimate], is_right: bool) -> None:
+    """The mean of 40,000 replications within 4 standard errors of the truth: a false alarm in 16,000 runs."""
+    value = estimator(*skewed(20, 40_000, 0)).value
+    score = abs(float((value.mean() - 2.0) / (value.std() / math.sqrt(len(value)))))
+    assert score < 4 if is_right else score > 10
+
+
+def test_standard_errors_are_those_of_replications_and_the_variance_falls() -> None:
+    outcomes, martingales = skewed(400, 4000, 1)
+    plain, controlled = mean_estimate(outcomes), control_variate_estimate(outcomes, martingales)
+    for estimate in (plain, controlled):
+        assert float(estimate.standard_error.square().mean().sqrt()) == pytest.approx(
+            float(estimate.value.std()), rel=0.1
+        )
+    # corr(E^2, E)^2 = 16 / 20: a fifth of the variance is left
+    assert float(controlled.value.var() / plain.value.var()) == pytest.approx(0.2, rel=0.2)
+    assert float(other_sign(outcomes, martingales).value.var()) > 2 * float(plain.value.var())
+
+
+def test_it_is_never_worse_than_plain_beyond_the_error_of_its_coefficients() -> None:
+    """Three martingales that have nothing to do with the outcome cost a factor of 1.042 of the variance at 100 paths,
+    with a standard deviation of 0.007 over 20 seeds of this test."""
+    outcomes, _ = skewed(100, 4000, 2)
+    noise = torch.randn(100, 4000, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    ratio = control_variate_estimate(outcomes, noise).value.var() / outcomes.mean(0).var()
+    assert 1.0 < float(ratio) < 1.08
+
+
+def test_useless_martingales_change_nothing() -> None:
+    outcomes, martingales = skewed(50, 3, 4)
+    silent = torch.zeros(50, 3, 2, dtype=torch.float64)
+    for estimate, plain in zip(control_variate_estimate(outcomes, silent), mean_estimate(outcomes), strict=True):
+        torch.testing.assert_close(estimate, plain)
+    twice = torch.cat([martingales, 3 * martingales, silent], -1)  # combinations of others
+    for one, other in zip(
+        control_variate_estimate(outcomes, twice), control_variate_estimate(outcomes, martingales), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_units_do_not_matter_and_a_perfect_martingale_leaves_no_error() -> None:
+    outcomes, martingales = skewed(60, 2, 5)
+    units = torch.tensor([1e-9, 1e9], dtype=torch.float64)
+    both = torch.cat([martingales, martingales.square() - 1], -1)
+    for one, other in zip(
+        control_variate_estimate(outcomes, both * units), control_variate_estimate(outcomes, both), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    perfect = control_variate_estimate(outcomes, (outcomes - 2.0).unsqueeze(-1))
+    torch.testing.assert_close(perfect.value, torch.full((2,), 2.0, dtype=torch.float64))
+    assert (perfect.standard_error < 1e-12).all()
+
+
+def test_one_question_without_a_batch() -> None:
+    outcomes, martingales = skewed(30, 1, 6)
+    alone = control_variate_estimate(outcomes[:, 0], martingales[:, 0])
+    assert alone.value.shape == ()
+    torch.testing.assert_close(alone.value, control_variate_estimate(outcomes, martingales).value[0])
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_wilson_intervals_are_those_of_scipy(level: float) -> None:
+    successes = torch.tensor([0, 1, 7, 40])
+    lower, upper = wilson_interval(successes, 40, level)
+    for i, k in enumerate(successes.tolist()):
+        expected = stats.binomtest(k, 40).proportion_ci(level, "wilson")
+        assert (float(lower[i]), float(upper[i])) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert lower[0] == 0.0 and upper[0] > 0.0 and lower[3] < 1.0 and upper[3] == pytest.approx(1.0)
+
+
+def test_wilson_intervals_cover_rare_events_where_the_normal_ones_do_not() -> None:
+    """P = 2 %, 100 paths, exactly: the sum of the binomial law over counts whose interval holds P."""
+    counts = torch.arange(101)
+    law = torch.from_numpy(stats.binom(100, 0.02).pmf(counts.numpy()))
+    lower, upper = wilson_interval(counts, 100)
+    assert 0.93 < float(law[(lower <= 0.02) & (upper >= 0.02)].sum()) < 0.99
+    p = counts / 100
+    half = 1.96 * (p * (1 - p) / 100).sqrt()
+    assert float(law[(p - half <= 0.02) & (p + half >= 0.02)].sum()) < 0.90
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mean_estimate(torch.ones(1)), "at least 2 paths; got 1"),
+        (lambda: control_variate_estimate(torch.ones(5), torch.ones(5)), r"shape \(5,\); with outcomes \(5,\) it must be"),
+        (lambda: control_variate_estimate(torch.ones(5), torch.ones(5, 1), 6), "num_folds = 6 must be 2 to the number of"),
+        (lambda: wilson_interval(torch.ones(1), 0), "num_trials = 0 must be at least 1"),
+    ],
+)  # fmt: skip
+def test_errors_say_what_would_be_right(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

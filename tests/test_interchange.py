@@ -1,0 +1,130 @@
+"""Files for other programs, read back: CSEP catalogues and EasyTPP's JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tppsd.data.interchange import read_csep, write_csep, write_easytpp
+from tppsd.data.reading import read_dataset
+from tppsd.data.sequences import EventSequence
+from tppsd.processes import PRESETS
+
+MAGNITUDES = (1.0, 1.5, 2.0, 2.5)
+CATALOGS = [
+    EventSequence.of([], [], 10.0, 11.0),
+    EventSequence.of([10.25, 10.5], [0, 3], 10.0, 11.0),
+    EventSequence.of([], [], 10.0, 11.0),
+    EventSequence.of([10.125], [1], 10.0, 11.0),
+    EventSequence.of([], [], 10.0, 11.0),
+]
+CLOCK = {"origin": "2016-01-01", "unit": "d"}
+
+
+def written(tmp_path: Path, **options) -> Path:
+    path = tmp_path / "forecast.csv"
+    write_csep(path, CATALOGS, magnitudes=MAGNITUDES, **CLOCK, **options)
+    return path
+
+
+def read(path: Path, **options) -> list[EventSequence]:
+    return read_csep(path, magnitude_edges=MAGNITUDES, t_start=10.0, t_end=11.0, **(CLOCK | options))
+
+
+def test_the_file_is_what_pycsep_documents(tmp_path: Path) -> None:
+    assert written(tmp_path, longitude=-116.5, latitude=33.5).read_text().splitlines() == [
+        "lon,lat,mag,time_string,depth,catalog_id,event_id",
+        "-116.5,33.5,1.0,2016-01-11T06:00:00.000000,,1,0",
+        "-116.5,33.5,2.5,2016-01-11T12:00:00.000000,,1,1",
+        "-116.5,33.5,1.5,2016-01-11T03:00:00.000000,,3,0",
+        ",,,,,4,",
+    ]
+
+
+def test_gaps_in_catalog_id_are_empty_catalogues(tmp_path: Path) -> None:
+    """A mutant that reads only the rows that are there has two catalogues instead of five, and 1.5 events in each."""
+    back = read(written(tmp_path))
+    assert [len(s) for s in back] == [0, 2, 0, 1, 0] and [s.index for s in back] == [0, 1, 2, 3, 4]
+    for one, other in zip(back, CATALOGS, strict=True):
+        torch.testing.assert_close(one.event_times, other.event_times, rtol=0, atol=1e-10)
+        assert torch.equal(one.marks, other.marks) and (one.t_start, one.t_end) == (10.0, 11.0)
+    rows = csv.DictReader(written(tmp_path).read_text().splitlines())
+    rows_only = {row["catalog_id"] for row in rows if row["mag"]}
+    assert len(rows_only) == 2
+    assert len(read(written(tmp_path), num_catalogs=9)) == 9
+    with pytest.raises(ValueError, match="has catalog_id 4, but num_catalogs = 3"):
+        read(written(tmp_path), num_catalogs=3)
+
+
+def test_years_of_microseconds_survive(tmp_path: Path) -> None:
+    times = torch.tensor([0.0, 1.0, 3652.5, 3652.500001], dtype=torch.float64)  # days: 0.1 s apart at the end
+    path = tmp_path / "long.csv"
+    write_csep(path, [EventSequence.of(times, None, 0.0, 4000.0)], origin="2008-01-01", unit="d", magnitudes=[1.0])
+    back = read_csep(path, origin="2008-01-01", unit="d", magnitude_edges=[1.0], t_start=0.0)[0]
+    torch.testing.assert_close(back.event_times, times, rtol=0, atol=2e-11)  # a microsecond
+    seconds = read_csep(path, origin="2008-01-01T00:00:00Z", unit="s", magnitude_edges=[1.0], t_start=0.0)[0]
+    torch.testing.assert_close(seconds.event_times, times * 86400, rtol=0, atol=2e-6)
+
+
+def test_magnitudes_fall_into_half_open_bins_and_files_of_others_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text(
+        "-125.4, 40.1, 1.49, 2016-01-11T00:40:03.1, 8, 0, 0\n-125.4,40.1,1.5,2016-01-11T01:00:00,8,0,\n,,,,,2,\n"
+    )
+    back = read(path)
+    assert [len(s) for s in back] == [2, 0, 0] and back[0].marks.tolist() == [0, 1]
+    assert back[0].event_times[0] == pytest.approx(10 + (40 * 60 + 3.1) / 86400, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,0,1.2,2016-01-11,8,1,\n0,0,1.2,2016-01-11,8,0,\n", "line 2: catalog_id = 0 after 1"),
+        ("0,0,0.9,2016-01-11,8,0,\n", r"line 1: mag = 0\.9 lies below the lowest of magnitude_edges, 1"),
+        ("0,0,x,2016-01-11,8,0,\n", "line 1: mag = 'x' must be a number"),
+        ("0,0,1.2,11/01/2016,8,0,\n", "line 1: time_string = '11/01/2016' must be a date such as"),
+        ("0,0,1.2,2016-01-11,8,-1,\n", "line 1: catalog_id = '-1' must be an integer"),
+        ("0,0,1.2\n", "line 1: has 3 fields; expected lon,lat"),
+    ],
+)
+def test_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "wrong.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(path)
+
+
+def test_nothing_half_written_is_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "forecast.csv"
+    path.write_text("old")
+    with pytest.raises(ValueError, match=r"catalogue 1: has mark 3, but magnitudes are given for marks 0\.\.2"):
+        write_csep(path, CATALOGS, magnitudes=MAGNITUDES[:3], **CLOCK)
+    with pytest.raises(ValueError, match="unit = 'week' is unknown; choose one of ns, us"):
+        write_csep(path, CATALOGS, magnitudes=MAGNITUDES, origin="2016-01-01", unit="week")
+    with pytest.raises(OverflowError):
+        write_csep(path, CATALOGS, magnitudes=[1.0, 1.5, 2.0, 10**400], **CLOCK)  # on the way
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["forecast.csv"]
+
+
+@pytest.mark.parametrize("is_window_known", [True, False])
+def test_easytpp_files_have_its_fields_and_are_read_back(tmp_path: Path, is_window_known: bool) -> None:
+    sequences = PRESETS["multivariate_hawkes"].process.simulate(20, t_start=5.0, t_end=25.0, seed=0)
+    if not is_window_known:
+        sequences = [EventSequence.of(s.event_times, s.marks, index=s.index) for s in sequences]
+    path = tmp_path / "train.json"
+    write_easytpp(path, sequences, 2)
+    record = json.loads(path.read_text().splitlines()[0])
+    fields = {"dim_process", "seq_idx", "seq_len", "time_since_start", "time_since_last_event", "type_event"}
+    assert set(record) == fields | ({"t_start", "t_end"} if is_window_known else set())
+    first = float(sequences[0].event_times[0]) - 5.0 if is_window_known else 0.0
+    assert [record["time_since_start"][0], record["time_since_last_event"][0]] == pytest.approx([first, first])
+    back = [s for split in read_dataset(path).splits.values() for s in split]
+    assert len(back) == 20
+    for one, other in zip(back, sequences, strict=True):
+        assert torch.equal(one.marks, other.marks) and torch.equal(one.inter_times[1:], other.inter_times[1:])
+        torch.testing.assert_close(one.event_times, other.event_times - other.window_start, rtol=0, atol=1e-12)
+        assert (one.t_start, one.t_end) == ((0.0, 20.0) if is_window_known else (None, None))

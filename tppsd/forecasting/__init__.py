@@ -1,0 +1,1 @@
+"""Forecasts: from a history to numbers about the future, with their errors."""

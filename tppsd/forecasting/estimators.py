@@ -1,0 +1,103 @@
+"""Estimates from simulated paths and their standard errors: means, control variates, frequencies."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Estimate(NamedTuple):
+    """An estimate and its standard error, each (*batch,), float64."""
+
+    value: Tensor
+    standard_error: Tensor
+
+
+def mean_estimate(outcomes: Tensor) -> Estimate:
+    """Estimate E Y by the mean over S paths.
+
+        value = 1/S sum_s Y_s,   standard error = sqrt(sum_s (Y_s - value)^2 / (S (S - 1)))
+
+    Args:
+        outcomes: Y, (num_paths, *batch), i.i.d. along the first dimension, at least two.
+    """
+    outcomes = _checked(outcomes)
+    return Estimate(outcomes.mean(0), outcomes.std(0) / math.sqrt(len(outcomes)))
+
+
+def control_variate_estimate(outcomes: Tensor, martingales: Tensor, num_folds: int = 5) -> Estimate:
+    """Estimate E Y with control variates M of known mean 0, their coefficients fitted on other paths.
+
+        value = 1/S sum_s R_s,   R_s = Y_s - beta_(-k(s)) . M_s,   standard error = sqrt(var(R) / S)
+        beta_(-k) = argmin over beta of sum over s not in fold k of (Y_s - mean Y - beta . (M_s - mean M))^2
+
+    k(s) = s mod num_folds. A coefficient never sees the path that it corrects, so E R_s = E Y exactly, for any number
+    of paths (coefficients fitted to all paths are biased by terms of order 1 / S). beta = 0 is the plain mean. Up to
+    the error of beta, of relative order num_martingales / S, the variance is the least that a linear correction has,
+    and so never larger than the plain one. Martingales that do not vary, or that are combinations of others, get the
+    smallest coefficients.
+
+    Args:
+        outcomes: Y, (num_paths, *batch), i.i.d. along the first dimension.
+        martingales: M, (num_paths, *batch, num_martingales), of mean 0.
+        num_folds: K, 2 to num_paths.
+    Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), section 4.1; Avramidis and Wilson, Ann. Oper.
+        Res. 45 (1993), for splitting.
+    """
+    outcomes, martingales = _checked(outcomes), martingales.double()
+    if martingales.shape[:-1] != outcomes.shape:
+        raise ValueError(
+            f"martingales have shape {tuple(martingales.shape)}; with outcomes {tuple(outcomes.shape)} it must be "
+            f"{(*outcomes.shape, 'num_martingales')}"
+        )
+    if not 2 <= num_folds <= len(outcomes):
+        raise ValueError(f"num_folds = {num_folds} must be 2 to the number of paths, {len(outcomes)}")
+    fold = torch.arange(len(outcomes), device=outcomes.device) % num_folds
+    corrected = torch.empty_like(outcomes)
+    for k in range(num_folds):
+        coefficients = _coefficients(outcomes[fold != k], martingales[fold != k])
+        corrected[fold == k] = outcomes[fold == k] - (martingales[fold == k] * coefficients).sum(-1)
+    return mean_estimate(corrected)
+
+
+def wilson_interval(successes: Tensor, num_trials: int, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Wilson's score interval of a probability from a frequency, lower and upper end, each float64 (*batch,).
+
+        (p + z^2 / (2 n) -+ z sqrt(p (1 - p) / n + z^2 / (4 n^2))) / (1 + z^2 / n),   p = successes / n
+
+    z is the (1 + level) / 2 quantile of the standard normal law. Unlike p -+ z sqrt(p (1 - p) / n) it has a width where
+    no path or every path has the event.
+
+    Args:
+        successes: number of paths with the event, (*batch,).
+        num_trials: n, number of paths, at least 1.
+        level: of the interval.
+    Source: Wilson, JASA 22 (1927); Brown, Cai and DasGupta, Stat. Sci. 16 (2001).
+    """
+    if num_trials < 1:
+        raise ValueError(f"num_trials = {num_trials} must be at least 1")
+    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
+    frequency, scale = successes.double() / num_trials, z * z / num_trials
+    centre = (frequency + scale / 2) / (1 + scale)
+    half = (frequency * (1 - frequency) * scale + scale * scale / 4).sqrt() / (1 + scale)
+    return (centre - half).clamp_min(0.0), (centre + half).clamp_max(1.0)
+
+
+def _coefficients(outcomes: Tensor, martingales: Tensor) -> Tensor:
+    """Least squares of Y on M with an intercept, (*batch, num_martingales); the shortest where they are not unique."""
+    outcomes, martingales = outcomes - outcomes.mean(0), martingales - martingales.mean(0)
+    scales = martingales.square().mean(0).sqrt()
+    martingales = martingales / torch.where(scales > 0, scales, 1.0)
+    gram = torch.einsum("s...i,s...j->...ij", martingales, martingales) / len(outcomes)
+    products = torch.einsum("s...i,s...->...i", martingales, outcomes) / len(outcomes)
+    solution = (torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ products.unsqueeze(-1)).squeeze(-1)
+    return solution / torch.where(scales > 0, scales, 1.0)
+
+
+def _checked(outcomes: Tensor) -> Tensor:
+    if len(outcomes) < 2:
+        raise ValueError(f"a standard error needs at least 2 paths; got {len(outcomes)}")
+    return outcomes.double()

@@ -1,0 +1,153 @@
+"""What excites a Hawkes process at each event of many sequences, and its integral, in time linear in their length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import NO_MARK, EventSequence
+from tppsd.processes.decayed_sums import decayed_sums
+
+_BLOCK = 2**14  # tokens whose states are in memory at a time
+
+
+class EventStream(NamedTuple):
+    """Sequences one after another as tokens: the start of each window, its events, and its end.
+
+    Attributes:
+        inter_times: float64 (num_tokens,), since the token before; infinite at a start, which forgets the past.
+        marks: int64 (num_tokens,), NO_MARK where there is no event.
+        is_scored: bool (num_tokens,): the interval that ends here belongs to the likelihood, and so does its event.
+        num_marks: number of marks.
+    """
+
+    inter_times: Tensor
+    marks: Tensor
+    is_scored: Tensor
+    num_marks: int
+
+    @property
+    def is_event(self) -> Tensor:
+        """bool (num_tokens,): an event with a likelihood term."""
+        return self.is_scored & (self.marks != NO_MARK)
+
+    @property
+    def event_marks(self) -> Tensor:
+        """int64 (num_events,), marks of the events with a likelihood term."""
+        return self.marks[self.is_event]
+
+    @property
+    def num_events(self) -> int:
+        return int(self.is_event.sum())
+
+    @property
+    def duration(self) -> float:
+        """Total length of what is scored."""
+        return float(self.inter_times[self.is_scored].sum())
+
+    @classmethod
+    def of(cls, sequences: Sequence[EventSequence], num_marks: int | None = None) -> EventStream:
+        """Tokens of `sequences`; `num_marks` = None takes 1 + the largest mark.
+
+        Raises:
+            ValueError: no sequences, no event or no time is scored, or a mark is num_marks or more.
+        """
+        parts = [_tokens(sequence) for sequence in sequences]
+        if not parts:
+            raise ValueError("a fit needs at least one sequence; got none")
+        inter_times, marks, is_scored = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        largest = int(marks.max())
+        if num_marks is not None and largest >= num_marks:
+            row = next(s for s in sequences if len(s) and int(s.marks.max()) == largest)
+            raise ValueError(
+                f"sequence {row.index}: has mark {largest}; with num_marks = {num_marks} they are 0..{num_marks - 1}"
+            )
+        stream = cls(inter_times, marks, is_scored, 1 + largest if num_marks is None else num_marks)
+        if not stream.num_events or not stream.duration:
+            raise ValueError(
+                f"the sequences have {stream.num_events} events with a likelihood term in a total time of "
+                f"{stream.duration:g}; a fit needs both"
+            )
+        return stream
+
+
+def _tokens(sequence: EventSequence) -> tuple[Tensor, Tensor, Tensor]:
+    """inter_times, marks and is_scored of a sequence's tokens."""
+    inter_times, marks = sequence.inter_times, sequence.marks
+    given = int(sequence.first_is_given)
+    last_time = float(sequence.event_times[-1]) if len(sequence) else sequence.window_start
+    ends = inter_times.new_tensor([torch.inf, sequence.window_end - last_time])
+    no_mark = marks.new_tensor([NO_MARK])
+    inter_times = torch.cat([ends[:1], inter_times[given:], ends[1:]])
+    marks = torch.cat([marks[:1] if given else no_mark, marks[given:], no_mark])
+    is_scored = torch.ones_like(marks, dtype=torch.bool)
+    is_scored[0] = False
+    return inter_times, marks, is_scored
+
+
+def excitation(stream: EventStream, decays: Tensor) -> tuple[Tensor, Tensor]:
+    """A_nd just before each scored event, and its integral over all that is scored.
+
+        A_nd(t) = sum_{t_j < t, k_j = n} exp(-beta_d (t - t_j))
+
+    Args:
+        stream: the sequences.
+        decays: beta_d, float64 (num_decays,).
+
+    Returns:
+        float64 (num_events, num_marks, num_decays) and (num_marks, num_decays).
+    """
+    at_events = torch.empty(stream.num_events, stream.num_marks, len(decays), dtype=torch.float64)
+    integral, filled = at_events.new_zeros(at_events.shape[1:]), 0
+    for block, before, _ in _blocks(stream, decays):
+        is_event, is_scored, spans = stream.is_event[block], stream.is_scored[block], stream.inter_times[block, None]
+        own = before[:, is_event] * torch.exp(-decays * spans[is_event])
+        at_events[filled : filled + own.shape[1]] = own.transpose(0, 1)
+        filled += own.shape[1]
+        integral += (before[:, is_scored] * (-torch.expm1(-decays * spans[is_scored]) / decays)).sum(1)
+    return at_events, integral
+
+
+def decay_gradient(stream: EventStream, decays: Tensor, alpha: Tensor, intensities: Tensor) -> Tensor:
+    """Derivative of the log-likelihood by every decay rate, other parameters fixed, float64 (num_decays,).
+
+        d log L / d beta_d = sum_i sum_n alpha_knd A'_nd(t_i) / lambda*_k(t_i) - sum_mn alpha_mnd C'_nd,   k = k_i
+        A'_i = exp(-beta tau_i) (A'_{i-1} - tau_i A_{i-1})      (A_{i-1} right after event i - 1)
+
+    Args:
+        stream: the sequences.
+        decays: beta_d, (num_decays,).
+        alpha: (target mark, source mark, num_decays).
+        intensities: lambda*_{k_i}(t_i) at every scored event, (num_events,).
+    """
+    gradient, state, filled = torch.zeros_like(decays), alpha.new_zeros(stream.num_marks, 1, len(decays)), 0
+    for block, before, spans in _blocks(stream, decays):
+        is_event, is_scored, tau = stream.is_event[block], stream.is_scored[block], stream.inter_times[block, None]
+        decay = torch.exp(-decays * tau)
+        lost = torch.where(decay > 0, tau, 0.0) * decay
+        slopes = decayed_sums(torch.cat([state, -lost * before], 1), spans, decays)
+        weights = 1 / intensities[filled : filled + int(is_event.sum())]
+        own = (alpha[stream.marks[block][is_event]] * slopes[:, 1:][:, is_event].transpose(0, 1)).sum(1)
+        gradient += weights @ own
+        spent = -torch.expm1(-decays * tau) / decays
+        change = slopes[:, :-1] * spent + before * (lost - spent) / decays
+        gradient -= (alpha.sum(0).unsqueeze(1) * change[:, is_scored]).sum((0, 1))
+        state, filled = slopes[:, -1:], filled + len(weights)
+    return gradient
+
+
+def _blocks(stream: EventStream, decays: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Of a block of tokens at a time, A right after the token before each, (num_marks, tokens, num_decays), and the
+    spans of `decayed_sums`, (1 + tokens,)."""
+    marks = torch.arange(stream.num_marks).view(-1, 1)
+    state = torch.zeros(stream.num_marks, 1, len(decays), dtype=torch.float64)
+    for start in range(0, len(stream.marks), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        arrivals = (stream.marks[block] == marks).double().unsqueeze(-1).expand(-1, -1, len(decays))
+        spans = torch.cat([decays.new_zeros(1), stream.inter_times[block]])
+        states = decayed_sums(torch.cat([state, arrivals], 1), spans, decays)
+        yield block, states[:, :-1], spans
+        state = states[:, -1:]
