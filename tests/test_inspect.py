@@ -193,3 +193,17 @@ def test_numbers_convert_too_and_other_readers_find_the_usual_columns(tmp_path: 
 def test_a_source_with_obstacles_is_not_converted(desk: Path, capsys: Any) -> None:
     status, _, err = run(capsys, "convert", desk, desk.parent / "out.parquet")
     assert status == 2 and "5 things are to mend" in err and not (desk.parent / "out.parquet").exists()
+
+
+def test_the_demo_takes_the_same_options(desk: Path) -> None:
+    from tppsd.commands import demo
+
+    options = ["--split-times", "2025-04-15", "20", "--window", "7d", "--lookback", "5", "--t_end", "last", "--sort",
+               "--drop_duplicates", "false", "--time-format", "%d/%m/%Y", "ISO8601", "--observed", "0..12", "20..30"]  # fmt: skip
+    assert demo.parse(["--data", str(desk), *options]).reading == {
+        "split_times": ["2025-04-15", 20.0], "window": "7d", "lookback": 5.0, "t_end": "last", "sort": True,
+        "drop_duplicates": False, "time_format": ["%d/%m/%Y", "ISO8601"], "observed": [(0.0, 12.0), (20.0, 30.0)],
+    }  # fmt: skip
+    assert demo.parse([]).reading == {}
+    known = demo.parse(["--origin", "2025-01-01", "--fractions", "0.6", "0.2", "0.2", "--min-mark-count", "3"]).reading
+    assert ReadOptions(**known).fractions == [0.6, 0.2, 0.2]
