@@ -1,4 +1,4 @@
-# Two commands on a machine with nothing but Python 3.11 or newer: `make demo` and `make test`.
+# Three commands on a machine with nothing but Python 3.11 or newer: `make demo`, `make check` and `make test`.
 
 PYTHON ?= python3
 DATA ?=
@@ -7,22 +7,45 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --constraint .constraints.txt
 
-.PHONY: help demo test
+# threads of the tests' own would compete with the processes
+PYTEST := OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
+.PHONY: help demo lint check test sanitize
 
 help:
 	@echo "make demo              install on first use, then train, sample and compare on a simulated Hawkes process"
 	@echo "make demo DATA=PATH    the same on your data: a folder of Parquet/JSON splits, or a hub id such as easytpp/taxi"
-	@echo "make test              install on first use, then run ruff, mypy and the tests"
+	@echo "make check             install on first use, then run ruff, mypy and the quick tests: while you work"
+	@echo "make test              the same with all tests: before you push, and in continuous integration"
+	@echo "make sanitize          run the tests of the compiled code in a build that finds wrong reads, writes and arithmetic"
 	@echo
-	@echo "Both install into $(VENV). To use another Python (3.11 or newer) than \`python3\`: make demo PYTHON=python3.12"
+	@echo "All install into $(VENV). To use another Python (3.11 or newer) than \`python3\`: make demo PYTHON=python3.12"
 
 demo: $(VENV)/.installed
 	@$(VENV_PYTHON) -m tppsd demo $(if $(DATA),--data "$(DATA)")
 
-test: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test
 	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
-	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
+check: lint
+	$(PYTEST) -m "not slow"
+
+test: lint
+	$(PYTEST)
+
+# With GCC. Python itself is not instrumented, so that the run-time libraries must be loaded before it; what it leaks is not
+# of interest. The first error ends the process that makes it, and so its test. -g1 names the lines.
+SANITIZED := c++ -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1
+# Left out: what compiles the library again, which takes a minute, and what runs commands, training and large samples around it.
+NOT_SANITIZED := not (at_once or cut_short or folder or fails or cell or certificate or command or callback or predict or auto or trial)
+
+sanitize: $(VENV)/.installed-test
+	CXX="$(SANITIZED)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal -k "$(NOT_SANITIZED)" \
+	    tests/test_compiled*.py tests/test_native_boundary.py tests/test_native_passes.py
 
 # The stamps: an installation is repeated only when what it was made from has changed.
 $(VENV)/.installed: pyproject.toml .constraints.txt | $(VENV_PYTHON)

@@ -64,11 +64,13 @@ def test_the_demo_writes_what_it_promises(events, tmp_path, threads, monkeypatch
     assert summary["own_law_ks"].keys() == KS and summary["mark_pit_ks"].keys() == KS
     assert summary["true_process_ks"] is None
     assert (summary["speedup_compiled"] is not None) == (demo_sampling.COMPILED in demo_sampling.samplers())
-    for figure in ("ks", "raster", "intensity", "rounds"):
-        assert (tmp_path / "out" / f"{figure}.png").stat().st_size > 10_000
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<svg ") == 4 and page.count("<table>") == 2 and "<td>speed-up</td><td>1.00</td>" in page
     assert list((tmp_path / "out" / "samples" / "speculative").glob("*.parquet"))
     printed = capsys.readouterr().out
-    assert "speed-up" in printed and "out/summary.json" in printed and "Next" in printed
+    assert (
+        "speed-up" in printed and "out/report.html" in printed and "out/summary.json" in printed and "Next" in printed
+    )
 
 
 def test_the_demo_does_without_a_compiler(monkeypatch):
@@ -109,9 +111,9 @@ def opened(*args: str) -> EventDataModule:
 
 
 def test_events_without_marks_are_taken_when_said(tmp_path):
-    rows = [f"{sequence},{0.5 * i}" for sequence in range(20) for i in range(1, 9)]
+    rows = [f"{sequence},{0.5 * i},{i}" for sequence in range(20) for i in range(1, 9)]
     path = tmp_path / "events.csv"
-    path.write_text("\n".join(["seq_id,time", *rows]))
+    path.write_text("\n".join(["seq_id,time,amount", *rows]))
     with pytest.raises(ValueError, match=r"columns=.'mark': None.*\(on the command line --columns FIELD=COLUMN, and"):
         opened("--data", str(path))
     assert opened("--data", str(path), "--unmarked").num_marks == 1

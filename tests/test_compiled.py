@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,11 @@ from faster_passes import SAMPLERS, assert_same_events, both_ways, name_of, targ
 from lightning_helpers import SMALL, fitted, small_data, trainer
 from native_builds import SOURCE, compiled_by, compiled_wrong, needs_a_compiler
 from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, small_model, tokens_of
+from tppsd.backends.cpp.active import stand_in, standing_in
+from tppsd.backends.cpp.compiled import CompiledModel
 
 import tppsd
 from tppsd.backends.cpp import compiling
-from tppsd.backends.cpp.active import stand_in, standing_in
-from tppsd.backends.cpp.compiled import CompiledModel
 from tppsd.backends.cpp.compiling import library
 from tppsd.backends.cpp.structures import Pass
 from tppsd.certification.cells import Cell, all_cells
@@ -295,21 +296,28 @@ def test_a_library_that_was_cut_short_is_compiled_anew(tmp_path: Path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     width = library.__wrapped__(SOURCE).panel_width()
     (path,) = (tmp_path / "tppsd").iterdir()
-    size = path.stat().st_size
-    os.truncate(path, 5000)
-    assert library.__wrapped__(SOURCE).panel_width() == width and path.stat().st_size == size
+    content = path.read_bytes()
+    cut = tmp_path / "cut"  # another file: this process has loaded the first one
+    cut.write_bytes(content[:5000])
+    cut.chmod(0o700)
+    cut.replace(path)
+    assert library.__wrapped__(SOURCE).panel_width() == width and path.read_bytes() == content
 
 
 def test_without_a_folder_to_write_in_the_library_is_of_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir(mode=0o700)
+    (temporary / f"tppsd-{os.geteuid()}").touch()  # nor in that of the user among the folders for temporary files
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert library.__wrapped__(SOURCE).panel_width() > 0
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", raising_no_home)
     assert library.__wrapped__(SOURCE).panel_width() > 0
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"file", "temporary", f"tppsd-{os.geteuid()}"}
 
 
 def raising_no_home() -> Path:

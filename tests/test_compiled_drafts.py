@@ -19,10 +19,10 @@ from lightning_helpers import trainer
 from native_builds import needs_a_compiler
 from small_models import ENCODERS, attentive_model, random_sequence, small_model
 from torch import Tensor, nn
+from tppsd.backends.cpp.operated import OperatedModel
 
 import tppsd
 from tppsd.backends.cpp import compilable, rounds
-from tppsd.backends.cpp.operated import OperatedModel
 from tppsd.certification.cells import Cell
 from tppsd.certification.certificate import cells_of
 from tppsd.certification.run import run_cell

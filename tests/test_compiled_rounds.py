@@ -1,8 +1,7 @@
-"""Speculative rounds in one call of compiled code are those of speculative.py, to the last bit."""
+"""Speculative rounds in one native call are those of speculative.py, to the last bit."""
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,47 +9,46 @@ from typing import Any
 
 import pytest
 import torch
+from faster_passes import head_of_compiled
 from native_builds import compiled_wrong, needs_a_compiler
 from small_models import ENCODERS, attentive_model, random_sequence
 
 import tppsd
 from tppsd.backends.cpp import rounds
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling import compiled_speculative, methods
+from tppsd.sampling import method
 
 pytestmark = needs_a_compiler
 
 
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tppsd.SampledSequences]:
-    """Sample with the rounds of speculative.py over the same compiled passes and laws."""
+    """Sample with the rounds of speculative.py over the same compiled passes and distributions."""
 
     def sample(*arguments: Any, **options: Any) -> tppsd.SampledSequences:
         with monkeypatch.context() as patch:
-            patch.setattr(methods, "are_compiled", lambda *models: False)
+            patch.setattr(method, "can_speculate", lambda *of_round: False)
             return tppsd.sample(*arguments, compile=True, **options)
 
     return sample
 
 
-# the latter without knowing that the target's passes are compiled as well
-WAYS: dict[str, Callable[..., rounds.Speculated]] = {
-    "compiled": rounds.speculate,
-    "by operators": rounds.speculate_by_operators,
-}
+# who makes the target's passes: the native rounds, or a call of them that the rounds are interrupted for
+WAYS: dict[str, Callable[..., Any]] = {"native": tppsd.compile, "own passes": head_of_compiled}
 
 
-@pytest.fixture(params=list(WAYS))
-def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rounds of each call of compiled code, which makes the target's passes or has them made."""
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rounds of each call of native code."""
     made: list[int] = []
+    right = rounds.speculate
 
     def speculate(*arguments: Any) -> rounds.Speculated:
-        result = WAYS[request.param](*arguments)
+        result = right(*arguments)
         made.append(int(result.num_rounds.sum()))
         return result
 
-    monkeypatch.setattr(compiled_speculative, "speculate", speculate)
+    monkeypatch.setattr(rounds, "speculate", speculate)
     return made
 
 
@@ -92,13 +90,15 @@ def test_rounds_are_those_of_python(
     """After histories with and without a silence, in any company, times, marks and counters."""
     histories = [random_sequence(n, seed=n) for n in (0, 4, 20)]
     arguments = {"draft_length": draft_length, "history": histories, "num_sequences": 3, "seed": 1, **until}
-    models = pair(encoder)
-    expected = one_by_one(*models, batch_size=1, **arguments)
+    target, draft = pair(encoder)
+    expected = one_by_one(target, draft, **arguments)
     assert not calls and 0.1 < expected.stats.step_acceptance < 0.9
-    for batch_size in (1, 4, 9):
-        calls.clear()
-        assert_same(tppsd.sample(*models, compile=True, batch_size=batch_size, **arguments), expected)
-        assert sum(calls) == expected.stats.num_rounds
+    for way in WAYS.values():
+        compiled = way(target)
+        for batch_size in (1, 4, 9):
+            calls.clear()
+            assert_same(tppsd.sample(compiled, draft, batch_size=batch_size, **arguments), expected)
+            assert sum(calls) == expected.stats.num_rounds
 
 
 @pytest.mark.parametrize(
@@ -109,16 +109,14 @@ def test_rounds_are_those_of_python(
 def test_of_all_laws_windows_and_types(
     settings: dict[str, Any], one_by_one: Callable[..., Any], calls: list[int]
 ) -> None:
-    models = pair("thp", **{name: value for name, value in settings.items() if name != "dtype"})
-    arguments = {
-        "num_sequences": 4,
-        "num_events": 200,
-        "draft_length": 5,
-        "dtype": settings.get("dtype"),
-        "batch_size": 3,
-    }
-    assert_same(tppsd.sample(*models, compile=True, **arguments), one_by_one(*models, **arguments))
-    assert len(calls) > 2 and max(calls) > 10
+    dtype = settings.get("dtype", "float32")
+    target, draft = pair("thp", **{name: value for name, value in settings.items() if name != "dtype"})
+    arguments = {"num_sequences": 4, "num_events": 200, "draft_length": 5, "dtype": dtype, "batch_size": 3}
+    expected = one_by_one(target, draft, **arguments)
+    for way in WAYS.values():
+        calls.clear()
+        assert_same(tppsd.sample(way(target, dtype), draft, **arguments), expected)
+        assert len(calls) > 2 and max(calls) > 10
 
 
 def test_threads_share_the_rows_and_change_nothing() -> None:
@@ -209,26 +207,29 @@ def test_lengths_chosen_by_the_clock_are_recorded_and_replayed(
             assert torch.equal(got, wanted)
 
 
-def test_what_compiled_rounds_do_not_do_is_done_by_python(calls: list[int]) -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+def test_what_compiled_rounds_do_not_do_is_done_by_python(way: Callable[..., Any], calls: list[int]) -> None:
     """Other rules and drafters, densities and laws of events."""
-    models = pair("thp")
+    target, draft = pair("thp")
+    models = way(target), draft
     for options in (
         {"rule": "block"}, {"rule": "factorised"}, {"draft_passes": 2}, {"return_log_probs": True}, {"return_laws": True},
         {"candidates": (2, 1)},
     ):  # fmt: skip
-        tppsd.sample(*models, num_events=20, compile=True, **options)
-    tppsd.sample(models[0], "self", num_events=20, compile=True)
+        tppsd.sample(*models, num_events=20, method="speculative", **options)
+    tppsd.sample(models[0], "self", num_events=20)
     assert not calls
-    tppsd.sample(*models, num_events=20, compile=True)
+    tppsd.sample(*models, num_events=20, method="speculative")
     assert calls
 
 
-def test_laws_that_are_no_densities_end_the_call() -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+def test_laws_that_are_no_densities_end_the_call(way: Callable[..., Any]) -> None:
     target, draft = pair("thp")
     with torch.no_grad():
         draft.decoder.to_mixture.weight.fill_(3e38)  # finite, but sums of it are not
     with pytest.raises(RuntimeError, match="no proposal was kept for 2 rows: target and draft laws are not densities"):
-        tppsd.sample(target, draft, num_sequences=2, num_events=5, compile=True)
+        tppsd.sample(way(target), draft, method="speculative", num_sequences=2, num_events=5)
 
 
 WRONG = {
@@ -256,38 +257,45 @@ WRONG = {
 
 
 def differs(
-    right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]
+    way: Callable[..., Any],
+    right: str,
+    wrong: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_by_one: Callable[..., Any],
 ) -> bool:
     """Are rounds of that build others than those of Python with its passes?"""
     compiled_wrong(right, wrong, folder, monkeypatch)
-    models = copy.deepcopy(pair("rotary"))  # of which nothing is compiled yet
+    target, draft = pair("rotary")
+    compiled = way(target)
     histories = [random_sequence(n, seed=n) for n in (3, 0, 12)]
-    found = False
-    for until in ({"num_events": [300, 7, 20]}, {"horizon": 20.0}):
+    for until in ({"num_events": [150, 7, 20]}, {"horizon": 20.0}):
         arguments = {"history": histories, "draft_length": 5, "batch_size": 2, **until}
-        expected = one_by_one(*models, **arguments)
-        samples = tppsd.sample(*models, compile=True, **arguments)
-        found = found or any(
+        expected, found = one_by_one(compiled, draft, **arguments), tppsd.sample(compiled, draft, **arguments)
+        if any(
             got.shape != wanted.shape or not torch.equal(got, wanted)
-            for got, wanted in zip(bits(samples), bits(expected), strict=True)
-        )
-    return found
+            for got, wanted in zip(bits(found), bits(expected), strict=True)
+        ):
+            return True
+    return False
 
 
-def test_the_right_build_does_not_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Any) -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+def test_the_right_build_does_not_differ(
+    way: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Any
+) -> None:
     """What the tests of wrong ones compare with."""
-    assert not differs("struct Rounds", "struct Rounds", tmp_path, monkeypatch, one_by_one)
+    assert not differs(way, "struct Rounds", "struct Rounds", tmp_path, monkeypatch, one_by_one)
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_rounds_are_told_from_right_ones(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]
 ) -> None:
-    assert differs(*WRONG[name], tmp_path, monkeypatch, one_by_one)
+    assert differs(tppsd.compile, *WRONG[name], tmp_path, monkeypatch, one_by_one)
 
 
-WRONG_BY_OPERATORS = {
-    "none": ("struct Rounds", "struct Rounds"),
+WRONG_IN_STEP = {
     "tokens that stay": ("num_kept = num_new + num", "num_kept = num_new"),
     "contexts": ("contexts + number * longest", "contexts + number"),
     "laws": ("write_laws(decoder, contexts, num_new,", "write_laws(decoder, contexts, 1,"),
@@ -295,9 +303,8 @@ WRONG_BY_OPERATORS = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_BY_OPERATORS)
-def test_wrong_rounds_by_operators_are_told_from_right_ones(
+@pytest.mark.parametrize("name", WRONG_IN_STEP)
+def test_wrong_rounds_of_own_passes_are_told_from_right_ones(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(compiled_speculative, "speculate", rounds.speculate_by_operators)
-    assert differs(*WRONG_BY_OPERATORS[name], tmp_path, monkeypatch, one_by_one) == (name != "none")
+    assert differs(head_of_compiled, *WRONG_IN_STEP[name], tmp_path, monkeypatch, one_by_one)

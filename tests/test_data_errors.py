@@ -16,7 +16,7 @@ from tppsd.data.reading import read_dataset
 
 GOOD: dict[str, Any] = {"time_since_start": [0.0, 1.0, 2.0], "type_event": [0, 1, 0]}
 NAN, INF = float("nan"), float("inf")
-NO_DATE = "it must be a number, such as the seconds since an origin that all sequences share"
+NO_TIME = "it must be a number, or a timestamp in ISO 8601 (another format is named by time_format, such as '%d %B %Y')"
 
 
 def folder_with(tmp_path: Path, rows: Rows, split: str = "train") -> Path:
@@ -41,7 +41,7 @@ def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any
         (
             {"time_since_start": [0.0, 2.0, 1.0]},
             "test.json, row 1: time_since_start[2] = 1.0 comes before the event at 2.0; "
-            "the times of a sequence must not decrease",
+            "the times of a sequence must not decrease: sort: true sorts them",
         ),
         (
             {"time_since_start": [0.0, NAN, 1.0]},
@@ -67,7 +67,11 @@ def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any
             {"type_event": [0, 1.5, 0]},
             "test.json, row 1: type_event[1] = 1.5 has type double; marks must be integers 0..num_marks-1, or strings",
         ),
-        ({"type_event": [0, None, 0]}, "test.json, row 1: type_event[1] is missing; every event needs a mark"),
+        (
+            {"type_event": [0, None, 0]},
+            "test.json, row 1: type_event[1] is missing; every event needs a mark: "
+            "missing_mark: NAME makes it a mark of its own",
+        ),
         ({"type_event": None}, "test.json, row 1: type_event is missing; it must be a list of integers or strings"),
         (
             {"type_event": [0, 1]},
@@ -133,7 +137,8 @@ def test_values_of_an_event_table(tmp_path: Path) -> None:
         return message(folder, **options)
 
     assert event_message({"sequence": "a", "time": 0.75, "mark": 0}) == (
-        "train.csv, row 2 (sequence 'a'): time = 0.75 comes before the event at 1.0; the times of a sequence must not decrease"
+        "train.csv, row 2 (sequence 'a'): time = 0.75 comes before the event at 1.0; the times of a sequence must not decrease: "
+        "sort: true sorts them"
     )
     assert event_message({"sequence": "a", "time": None, "mark": 0}) == (
         "train.csv, row 2: time is missing; it must be a finite number"
@@ -152,7 +157,7 @@ def test_values_of_an_event_table(tmp_path: Path) -> None:
         "train.csv, row 2: sequence is missing; every event needs the id of its sequence"
     )
     assert event_message({"sequence": "a", "time": 2.0, "mark": None}) == (
-        "train.csv, row 2: mark is missing; every event needs a mark"
+        "train.csv, row 2: mark is missing; every event needs a mark: missing_mark: NAME makes it a mark of its own"
     )
     assert event_message({"sequence": "a", "time": NAN, "mark": 0}) == (
         "train.csv, row 2 (sequence 'a'): time is nan; it must be a finite number"
@@ -207,17 +212,19 @@ def test_column_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("time", "expected"),
     [
-        ("2024-01-05", "'2024-01-05' has type date32[day]"),
-        ("2024-01-05 10:30:00", "'2024-01-05 10:30:00' has type timestamp[s]"),
-        ("2024-01-05T10:30:00.000000001Z", "'2024-01-05 10:30:00.000000001Z' has type timestamp[ns, tz=UTC]"),
-        ("10:30:00", "'10:30:00' has type time32[s]"),
-        ("05/01/2024", "'05/01/2024' has type string"),
-        ("5 Jan 2024 10:30", "'5 Jan 2024 10:30' has type string"),
+        ("10:30:00", f"time = '10:30:00' has type time32[s]; {NO_TIME}"),
+        ("5 January 2024 10:30", f"time = '5 January 2024 10:30' has type string; {NO_TIME}"),
     ],
 )
-def test_time_columns_that_are_dates(tmp_path: Path, time: str, expected: str) -> None:
-    (tmp_path / "events.csv").write_text(f"sequence,time,mark\na,,x\na,{time},x\n")
-    assert message(tmp_path / "events.csv").endswith(f"events.csv, row 1: time = {expected}; {NO_DATE}")
+def test_time_columns_that_are_no_timestamps(tmp_path: Path, time: str, expected: str) -> None:
+    (tmp_path / "events.csv").write_text(f"sequence,time,mark\na,{time},x\na,{time},x\n")
+    assert message(tmp_path / "events.csv").endswith(f"events.csv, row 0: {expected}")
+
+
+@pytest.mark.parametrize("time", ["2024-01-05", "2024-01-05 10:30:00", "2024-01-05T10:30:00Z"])
+def test_a_timestamp_that_is_missing(tmp_path: Path, time: str) -> None:
+    (tmp_path / "events.csv").write_text(f"sequence,time,mark\na,{time},x\na,,x\n")
+    assert message(tmp_path / "events.csv").endswith("events.csv, row 1: time is missing; it must be a time")
 
 
 def test_inter_times_that_are_durations(tmp_path: Path) -> None:
@@ -225,7 +232,7 @@ def test_inter_times_that_are_durations(tmp_path: Path) -> None:
     table = pa.table({"time_since_start": [[0.0, 1.0]], "type_event": [[0, 1]], "time_since_last_event": durations})
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
     assert message(tmp_path) == (
-        f"train.parquet, row 0: time_since_last_event[1] = '1000000001' has type duration[ns]; {NO_DATE}"
+        f"train.parquet, row 0: time_since_last_event[1] = '1000000001' has type duration[ns]; {NO_TIME}"
     )
 
 
@@ -236,7 +243,7 @@ def test_integer_times_beyond_float64(tmp_path: Path, time: int) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
     assert message(tmp_path) == (
         f"train.parquet, row 0: time_since_start[1] = {time} is beyond 2^53, where float64 loses digits; "
-        "subtract an origin, or use a coarser unit"
+        "subtract an origin, use a coarser unit, or say with time_format in which unit it counts from 1970"
     )
 
 
@@ -281,12 +288,13 @@ def test_missing_columns_list_what_is_there(tmp_path: Path) -> None:
     write(tmp_path / "train.json", [{"time_since_start": [0.0, 1.0], "kinds": [0, 1], "x": 1}])
     assert message(tmp_path) == (
         "train.json: the column type_event is missing; the columns are time_since_start, kinds, x: say which one it is with "
-        "columns={'mark': ...}, or declare unmarked events with columns={'mark': None}"
+        "columns={'mark': 'kinds'}, or declare unmarked events with columns={'mark': None}"
     )
     write(tmp_path / "events.csv", [{"user": 1, "time": 0.5, "mark": 0}])
     assert message(tmp_path / "events.csv").endswith(
         "events.csv: the column sequence or sequence_id or seq_id or seq_idx is missing; the columns are user, time, mark: "
-        "say which one it is with columns={'sequence': ...}"
+        "say which one it is with columns={'sequence': 'user'}, or cut one stream of events into windows with window=..., "
+        "such as window='7d'"
     )
     assert message(tmp_path / "events.csv", columns={"sequence": "id"}).endswith(
         "events.csv: columns names 'id' for 'sequence', but the columns are user, time, mark"
@@ -308,11 +316,12 @@ def test_unknown_type_of_another_split_is_named(tmp_path: Path) -> None:
     write(tmp_path / "dev.csv", [{"sequence": 0, "time": 1.0, "mark": name} for name in ("bus", "tram")])
     assert message(tmp_path) == (
         "dev.csv, row 1 (sequence 0): mark = 'tram' does not occur in the training split; "
-        "it must be one of bus, taxi, or the training split must have it"
+        "it must be one of bus, taxi, or the training split must have it; min_mark_count: 1 reads it as 'other'"
     )
     write(tmp_path / "train.csv", [{"sequence": 0, "time": 1.0, "mark": f"line {i}"} for i in range(9)])
     assert message(tmp_path).endswith(
-        "it must be one of line 0, line 1, line 2, line 3, line 4, line 5, ..., or the training split must have it"
+        "it must be one of line 0, line 1, line 2, line 3, line 4, line 5, ..., or the training split must have it; "
+        "min_mark_count: 1 reads it as 'other'"
     )
 
 
@@ -384,8 +393,8 @@ def test_paths(tmp_path: Path) -> None:
     for name in ("nowhere", "nowhere.parquet", "easytpp/taxi.parquet"):
         assert message(name, FileNotFoundError) == f"{name}: {advice}"
     assert message(tmp_path, FileNotFoundError) == (
-        f"{tmp_path}: no split files; expected train, validation and test as .parquet, .json, .jsonl, .csv, found no data file "
-        "(to cut one file into splits, give its own path)"
+        f"{tmp_path}: no split files; expected train, validation and test as .parquet, .json, .jsonl, .csv, .tsv, .feather, "
+        "found no data file (to cut one file into splits, give its own path)"
     )
     write(tmp_path / "samples.parquet", [GOOD])
     assert ", found samples.parquet (to cut" in message(tmp_path, FileNotFoundError)
@@ -419,7 +428,9 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
         f"a.json, line 3: not valid JSON (Expecting property name enclosed in double quotes); {advice}"
     )
     assert file_message("b.json", "[[1, 2], [3]]") == "b.json, row 0: is [1, 2], not an object with columns"
-    assert file_message("a.pkl", "") == "a.pkl: cannot read a .pkl; the formats are .parquet, .json, .jsonl, .csv"
+    assert file_message("a.pkl", "") == (
+        "a.pkl: cannot read a .pkl; the formats are .parquet, .json, .jsonl, .csv, .tsv, .feather"
+    )
 
 
 def test_shards_that_are_missing(tmp_path: Path) -> None:
@@ -531,7 +542,7 @@ def test_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_window_options(tmp_path: Path) -> None:
-    rows = [{"time_since_start": [1.0, 2.0], "type_event": [0, 0]}]
+    rows = [{"time_since_start": [1.0, 2.0], "type_event": [0, 1]}]
     folder = folder_with(tmp_path, rows)
     assert message(folder, t_start=INF) == "t_start = inf must be a finite number"
     assert message(folder, t_start=1.5) == (

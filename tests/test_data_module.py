@@ -78,7 +78,8 @@ class TestTies:
         data = EventDataModule(path=folder(tmp_path, self.tied))
         assert self.told(data, caplog) == [
             f"{tmp_path.name}: 2 of 7 inter-times are ties (train 1, validation 0, test 1), "
-            "floored at 0.125 in training and scoring: half the smallest positive inter-time of the training split"
+            "floored at 0.125 in training and scoring: half the smallest positive inter-time of the training split; "
+            "events of a tie keep the order of the data, on which the score of their marks depends"
         ]
         assert (data.statistics.min_inter_time, data.statistics.num_ties) == (0.125, 1)
         assert data.sequences("train")[0].inter_times.tolist() == [0.0, 1.0, 0.0, 0.5]  # the data keep their ties
@@ -87,7 +88,8 @@ class TestTies:
         data = EventDataModule(path=folder(tmp_path, self.tied), min_inter_time=0.3)
         assert self.told(data, caplog) == [
             f"{tmp_path.name}: 3 of 7 inter-times are ties (train 2, validation 0, test 1), "
-            "floored at 0.3 in training and scoring: as declared"
+            "floored at 0.3 in training and scoring: as declared; "
+            "events of a tie keep the order of the data, on which the score of their marks depends"
         ]
         assert (data.statistics.min_inter_time, data.statistics.num_ties) == (0.3, 2)
 

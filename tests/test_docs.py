@@ -10,8 +10,8 @@ import pytest
 from tppsd.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [path for folder in ("", "data", "lightning_configs", "lightning_configs/benchmark", "lightning_configs/recipes", "tests")
-         for path in sorted((ROOT / folder).glob("*.md"))]  # fmt: skip
+FOLDERS = ("", "data", "lightning_configs", "lightning_configs/benchmark", "lightning_configs/recipes", "tests")
+PAGES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 

@@ -78,3 +78,34 @@ def test_an_empty_list_is_refused() -> None:
 
 def test_moving_to_a_device_keeps_every_field(batch: EventBatch) -> None:
     assert all(torch.equal(a, b) for a, b in zip(batch.to("cpu"), batch, strict=True))
+
+
+PARTLY_GIVEN = [
+    EventSequence.of([1.0, 2.5, 3.0], [0, 2, 1], t_start=0.0, t_end=4.0, index=4, score_start=2.5),
+    EventSequence.of([5.0, 6.0, 6.5], [2, 1, 0], index=2, score_start=6.25),
+    EventSequence.of([], [], t_start=1.0, t_end=2.0, index=9, score_start=1.5),
+    EventSequence.of([1.0, 2.0], [0, 1], t_start=0.0, index=1, score_start=7.0),
+    EventSequence.of([3.0, 3.0], [0, 1], t_start=0.0, t_end=4.0, index=3, score_start=2.0, censored_start=True),
+    EventSequence.of([], t_start=0.0, t_end=4.0, index=5, score_start=2.0, censored_start=True),
+    *SEQUENCES,
+]
+
+
+def test_given_and_scored_events_are_those_of_the_sequences() -> None:
+    batch = EventBatch.from_sequences(PARTLY_GIVEN)
+    assert batch.lengths.tolist() == [3, 2, 0, 2, 2, 0, 3, 1, 0, 0]
+    assert batch.num_scored.tolist() == [2, 1, 0, 0, 1, 0, 3, 1, 0, 0] == [s.num_scored for s in PARTLY_GIVEN]
+    assert batch.num_given.tolist() == [s.num_given - s.first_is_given for s in PARTLY_GIVEN]
+    assert torch.equal(batch.scored.sum(1), batch.num_scored) and not (batch.scored & ~batch.mask).any()
+    assert batch.event_times[batch.scored].tolist() == [2.5, 3.0, 6.5, 3.0, 1.0, 2.5, 3.0, 6.0]
+    assert batch.marks[batch.scored].tolist() == [2, 1, 0, 1, 0, 2, 1, 1]
+    assert batch.scored_from.tolist() == [s.scored_from for s in PARTLY_GIVEN]
+    assert batch.last_given_times.tolist() == [s.last_given_time for s in PARTLY_GIVEN]
+
+
+def test_rows_with_given_events_can_be_taken_out_again() -> None:
+    batch = EventBatch.from_sequences(PARTLY_GIVEN)
+    for row, original in enumerate(PARTLY_GIVEN):
+        back = batch.sequence(row)
+        assert (back.score_start, back.censored_start) == (original.score_start, original.censored_start)
+        assert (back.num_given, back.scored_from) == (original.num_given, original.scored_from)

@@ -15,6 +15,7 @@ from tppsd import TargetTPP
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.metrics.functional import (
+    capped_mean,
     carry_over,
     confidence_bins,
     crps,
@@ -22,15 +23,16 @@ from tppsd.metrics.functional import (
     ks_exponential,
     marginal_mark_probs,
     mark_accuracy,
+    mean_share_beyond,
     own_law_residuals,
     rmse,
 )
 
-OF_TIMES = {"rmse_mean", "rmse_median", "crps", "pit_ks", "nll_untied"}
+OF_TIMES = {"rmse_mean", "rmse_median", "crps", "pit_ks", "nll_untied", "mean_unusable"}
 OF_MARKS = {"mark_accuracy", "mark_accuracy_marginal", "mark_ece"}
 
 
-def by_functions(model: torch.nn.Module, sequences: list[EventSequence]) -> dict[str, float]:
+def by_functions(model: torch.nn.Module, sequences: list[EventSequence], horizon: float = math.inf) -> dict[str, float]:
     """From one batch of all sequences, events 2..N."""
     batch = EventBatch.from_sequences(sequences)
     scored = batch.mask.clone()
@@ -40,9 +42,10 @@ def by_functions(model: torch.nn.Module, sequences: list[EventSequence]) -> dict
     tau, marks = batch.inter_times[scored], batch.marks[scored]
     probs = law.mark_log_probs(tau).exp()
     scores = {
-        "rmse_mean": rmse(law.inter_time.mean, tau),
+        "rmse_mean": rmse(capped_mean(law.inter_time, horizon), tau.clamp_max(horizon)),
+        "mean_unusable": (mean_share_beyond(law.inter_time, horizon) > 0.5).double().mean(),
         "rmse_median": rmse(law.inter_time.median, tau),
-        "crps": crps(law.inter_time, tau).mean(),
+        "crps": crps(law.inter_time, tau, horizon).mean(),
         "nll_untied": -law.log_prob(tau, marks).detach().mean(),
         "mark_accuracy": mark_accuracy(probs, marks),
         "mark_accuracy_marginal": mark_accuracy(marginal_mark_probs(law), marks),
@@ -57,7 +60,9 @@ def test_logged_at_test_only_and_equal_to_the_functions(batch_size: int, tmp_pat
     data = small_data(batch_size=batch_size)
     module = TargetTPP.load_from_checkpoint(fitted(TargetTPP(2, **SMALL), tmp_path / "a.ckpt"), weights_only=True)
     tested = trainer().test(module, datamodule=data, verbose=False)[0]
-    for name, value in by_functions(module.model, data.sequences("test")).items():
+    horizon = module.model.statistics.horizon
+    assert tested["test/horizon"] == pytest.approx(horizon)
+    for name, value in by_functions(module.model, data.sequences("test"), horizon).items():
         assert tested[f"test/{name}"] == pytest.approx(value, rel=1e-5), name
     assert int(module.forecasts.crps.num_events) == 0  # nothing is left over for another test
     validated = trainer().validate(module, datamodule=data, verbose=False)[0]
@@ -109,6 +114,33 @@ def test_extreme_inter_times_in_one_sequence() -> None:
     assert all(math.isfinite(value) for value in values.values())
     assert values["rmse_median"] == pytest.approx(1e9 / 2, rel=0.01)  # one of four misses by 1e9
     assert values["crps"] == pytest.approx(1e9 / 4, rel=0.01)
+
+
+def heavy_tailed(module: TargetTPP) -> TargetTPP:
+    """One component of weight e^-8 or so becomes as wide as a component can be."""
+    num = module.model.decoder.num_components
+    with torch.no_grad():
+        module.model.decoder.to_mixture.weight.zero_()
+        module.model.decoder.to_mixture.bias[num - 1] = -8.0
+        module.model.decoder.to_mixture.bias[3 * num - 1] = 2.0
+    return module
+
+
+def test_a_mean_that_is_not_usable_is_said_and_spoils_no_score() -> None:
+    """A component of tiny weight and huge width costs no likelihood; without a horizon it decides CRPS and RMSE."""
+    data = small_data()
+    data.setup("test")
+    module = TargetTPP(2, **SMALL)
+    module.model.set_statistics(data.statistics)
+    usual = trainer().test(module, datamodule=data, verbose=False)[0]
+    with pytest.warns(UserWarning, match=r"not usable for 100.0% of the events: more than half of it lies beyond"):
+        heavy = trainer().test(heavy_tailed(module), datamodule=data, verbose=False)[0]
+    assert (usual["test/mean_unusable"], heavy["test/mean_unusable"]) == (0.0, 1.0)
+    assert heavy["test/crps"] < 2 * usual["test/crps"] and heavy["test/rmse_mean"] < 2 * usual["test/rmse_mean"]
+    batch, uncapped = EventBatch.from_sequences(data.sequences("test")), ForecastMetrics(2)
+    with torch.no_grad():
+        uncapped.update(module.model(batch), batch, 0.0)
+    assert float(uncapped.compute()["rmse_mean"]) > 1e9 * data.statistics.horizon
 
 
 def test_a_spike_at_ties_does_not_count_as_untied() -> None:

@@ -203,7 +203,7 @@ def _batch(event_times: torch.Tensor, marks: torch.Tensor, t_end: float) -> Even
     start = torch.zeros(rows, dtype=torch.float64)
     return EventBatch(
         event_times, inter_times, marks, torch.ones(rows, length, dtype=torch.bool), start, start + t_end,
-        torch.full((rows,), -1), torch.arange(rows),
+        torch.full((rows,), -1), torch.arange(rows), start, torch.zeros(rows, dtype=torch.bool),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.cache import KVCache
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.rows import ModelRows
+from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
 
 CONTEXT, SMALL_PASS = 6, 24
@@ -24,7 +24,7 @@ CONTEXT, SMALL_PASS = 6, 24
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[KVCache]:
     """Of all calls, made so small that they must drop."""
     monkeypatch.setattr("tppsd.models.transformer_tpp._LARGEST_PASS", SMALL_PASS)
-    monkeypatch.setattr("tppsd.sampling.rows.ModelRows.PREFILL_CHUNK", SMALL_PASS)
+    monkeypatch.setattr("tppsd.sampling.runner.ModelRunner.PREFILL_CHUNK", SMALL_PASS)
     made: list[KVCache] = []
     right = TransformerTPP.new_cache
 
@@ -113,14 +113,14 @@ class Largest(TorchDispatchMode):
 
 def largest_while_encoding(target: TransformerTPP, num_events: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Elements of the largest tensor while a history of so many events is encoded."""
-    largest, right = Largest(), ModelRows._encode
+    largest, right = Largest(), ModelRunner._encode
 
-    def encode(self: ModelRows, wanted: list[int]) -> None:
+    def encode(self: ModelRunner, wanted: list[int]) -> None:
         with largest:
             right(self, wanted)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ModelRows, "_encode", encode)
+        patched.setattr(ModelRunner, "_encode", encode)
         sample(target, history=history(num_events, 0), num_events=3, method="autoregressive")
     return largest.num_elements
 
@@ -152,7 +152,7 @@ def test_without_a_bound_no_tensor_grows_with_the_square_of_the_history(
     largest = largest_while_encoding(target, num_events, monkeypatch)
     num_scores = caches[0].num_heads * SMALL_PASS * (num_events + 1)  # AttNHP has one key more
     assert largest <= max(num_scores, *(cache.tensors[0].numel() for cache in caches)) < num_events**2 / 10
-    monkeypatch.setattr(ModelRows, "PREFILL_CHUNK", num_events)
+    monkeypatch.setattr(ModelRunner, "PREFILL_CHUNK", num_events)
     assert largest_while_encoding(target, num_events, monkeypatch) >= num_events**2, "a single pass must be seen"
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from tppsd.metrics.functional import KSResult, SequenceResiduals, carry_over, ks_band, ks_exponential, ks_uniform
+from tppsd.metrics.functional.time_rescaling import carried_forecasts
 
 
 def gap(*values: float) -> Tensor:
@@ -85,6 +86,26 @@ def test_carried_over_by_hand() -> None:
         SequenceResiduals(3, gap(0.3, 0.4), 0.7),
     ]
     torch.testing.assert_close(carry_over(rows), gap(0.1, 0.2, 0.3 + 0.5 + 3.0, 0.4, 1.0 + 0.7, 2.0))
+
+
+def test_a_carried_gap_has_the_forecast_of_the_window_in_which_it_began() -> None:
+    """However many empty windows follow: a later forecast would tell that the gap was cut."""
+
+    def row(index: int, num_events: int, leftover: float, *expected_times: float) -> SequenceResiduals:
+        return SequenceResiduals(index, torch.ones(num_events), leftover, expected_times=gap(*expected_times))
+
+    rows = [
+        row(0, 0, 0.5, 10.0),  # empty from the start: the first gap begins here
+        row(1, 0, 0.5, 11.0),
+        row(2, 1, 0.5, 12.0, 13.0),
+        row(3, 0, 0.5, 14.0),
+        row(4, 0, 0.0, 15.0),  # a window in which nothing was scored
+        row(5, 0, 0.5, 16.0),
+        row(6, 2, 0.0, 17.0, 18.0, 19.0),  # ended by its number of events: its last gap is whole
+        row(7, 1, 0.5, 20.0, 21.0),
+    ]
+    assert carried_forecasts(reversed(rows)).tolist() == [10.0, 13.0, 18.0, 20.0]
+    assert carried_forecasts([]).tolist() == carried_forecasts(rows[:2]).tolist() == []
 
 
 def test_total_compensator_is_kept() -> None:

@@ -101,13 +101,13 @@ def windows_of(row_noise: RowNoise, steps: tuple[int, int, int]) -> Iterator[tup
     """Twelve windows of two events of three rows, which use up `steps` events each time; a new stream starts in row 1
     at the fifth, row 0 leaves at the ninth. Yields (where each row stands in its stream, its window)."""
     index, at = torch.arange(3), [0, 0, 0]
-    row_noise.admit(index, torch.full_like(index, 7), index)
+    row_noise.start(index, torch.full_like(index, 7), index)
     for r in range(12):
         if r == 5:
-            row_noise.admit(torch.tensor([1]), torch.tensor([8]), torch.tensor([0]))
+            row_noise.start(torch.tensor([1]), torch.tensor([8]), torch.tensor([0]))
             at[1] = 0
         if r == 9:
-            row_noise.keep_rows(torch.tensor([1, 2]))
+            row_noise.compact(torch.tensor([1, 2]))
             at, steps = at[1:], steps[1:]  # type: ignore[assignment]
         yield at, row_noise.window(2)
         row_noise.advance(steps[0] if len(set(steps)) == 1 else torch.tensor(steps), 4)
@@ -135,7 +135,7 @@ def test_the_block_in_which_noise_is_drawn_changes_nothing(block_size: int, step
 def test_attempts_do_not_depend_on_how_many_are_drawn_at_once() -> None:
     row_noise = RowNoise(5, [int(address(0, Purpose.DRAFT))], 4, torch.device("cpu"))
     index = torch.arange(4)
-    row_noise.admit(index, index, index)
+    row_noise.start(index, index, index)
     rows, positions = torch.tensor([0, 3]), torch.tensor([2, 0])
     whole = row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)
     assert whole.shape == (2, 20, 4)

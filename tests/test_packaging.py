@@ -6,10 +6,11 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from conftest import SLOW
 
 import tppsd
 
@@ -101,7 +102,7 @@ def test_top_level_entries() -> None:
 
 # layer -> what it must not import, wherever in a file the import stands
 LIGHTNING = {"lightning", "pytorch_lightning", "tppsd.lightning"}
-TOP = {"tppsd.commands", "tppsd.benchmark", "tppsd.report"}
+TOP = {"tppsd.commands", "tppsd.benchmark"}
 FORBIDDEN = {
     "tppsd.data": {"tppsd.sampling", "tppsd.metrics", "tppsd.lightning", *TOP},
     "tppsd.processes": {"tppsd.sampling", "tppsd.metrics", *TOP, *LIGHTNING},
@@ -109,14 +110,20 @@ FORBIDDEN = {
     "tppsd.sampling": {*TOP, *LIGHTNING},
     "tppsd.metrics": {"tppsd.sampling", *TOP, *LIGHTNING},
     "tppsd.lightning": TOP,
-    "tppsd.benchmark": {"tppsd.commands", "tppsd.report"},
+    "tppsd.benchmark": {"tppsd.commands"},
+    "tppsd.plots": {"tppsd.lightning", "tppsd.certification", *TOP},
 }
 
 
 def imported_modules(source: str, package: str) -> Iterator[tuple[int, str]]:
     """(line, absolute module name) of every import in `source`, a module of `package`; names from `tppsd` at their
     home."""
-    for node in ast.walk(ast.parse(source)):
+    yield from imports_in(ast.walk(ast.parse(source)), package)
+
+
+def imports_in(nodes: Iterable[ast.AST], package: str) -> Iterator[tuple[int, str]]:
+    """Those among `nodes`, as in imported_modules."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -153,3 +160,113 @@ def function():
     found = [module for _, module in imported_modules(source, "tppsd.models")]
     expected = ["lightning.pytorch", "tppsd.sampling.options", "tppsd.models.law.NextEventLaw", "tppsd.sampling.sample"]
     assert sorted(found) == sorted(expected)
+
+
+# --- import circles --------------------------------------------------------------------------------------------------
+
+KNOWN_CIRCLES: list[set[str]] = [  # each the modules, or the packages, of one circle
+    {"tppsd.models.checkpoint", "tppsd.models.transformer_tpp"},
+    {"tppsd.backends", "tppsd.models"},
+]
+
+
+def at_run_time(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a module, functions included, without the branches that only type checkers read."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        children: Iterable[ast.AST] = node.orelse
+    else:
+        yield node
+        children = ast.iter_child_nodes(node)
+    for child in children:
+        yield from at_run_time(child)
+
+
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Per module, the modules that it imports wherever in it the import stands.
+
+    Args:
+        sources: by module name; packages as `package.__init__`.
+    """
+    graph: dict[str, set[str]] = {}
+    for name, source in sources.items():
+        graph[name] = set()
+        for _, imported in imports_in(at_run_time(ast.parse(source)), name.rpartition(".")[0]):
+            parts = imported.split(".")
+            prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+            homes = (home for prefix in prefixes for home in (prefix, f"{prefix}.__init__") if home in sources)
+            if (home := next(homes, name)) != name:
+                graph[name].add(home)
+    return graph
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that import each other, directly or by way of others."""
+
+    def reached(start: str) -> set[str]:
+        found, waiting = set[str](), list(graph[start])
+        while waiting:
+            if (module := waiting.pop()) not in found:
+                found.add(module)
+                waiting += graph[module]
+        return found
+
+    reach = {module: reached(module) for module in graph}
+    groups = {
+        frozenset(other for other in graph if other in reach[module] and module in reach[other])
+        for module in graph
+        if module in reach[module]
+    }
+    return sorted(map(set, groups), key=sorted)
+
+
+def own_sources() -> dict[str, str]:
+    """The source of every module of the package, by name."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()
+        for path in ROOT.joinpath("tppsd").rglob("*.py")
+    }
+
+
+def by_package(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The imports between the packages of `tppsd`, such as data and models, and the modules beside them."""
+
+    def package(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    packages: dict[str, set[str]] = {package(module): set() for module in graph}
+    for module, imported in graph.items():
+        packages[package(module)] |= {package(other) for other in imported} - {package(module)}
+    return packages
+
+
+@pytest.mark.parametrize("level", ["modules", "packages"])
+def test_there_is_no_import_circle(level: str) -> None:
+    graph = import_graph(own_sources())
+    found = circles(graph if level == "modules" else by_package(graph))
+    unknown = [circle for circle in found if not any(circle <= known for known in KNOWN_CIRCLES)]
+    assert not unknown, "\n".join(" <-> ".join(sorted(circle)) for circle in unknown)
+
+
+def test_circles_are_found_in_functions_and_through_packages() -> None:
+    sources = {
+        "tppsd.a": "from tppsd.b import f",
+        "tppsd.b": "def f():\n    from . import c\n    return c",
+        "tppsd.c": "if True:\n    from tppsd.p import name",
+        "tppsd.p.__init__": "from .inner import name",
+        "tppsd.p.inner": "import tppsd.a\nname = 1",
+        "tppsd.typed": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tppsd.other import x",
+        "tppsd.other": "import tppsd.typed",
+    }
+    assert circles(import_graph(sources)) == [{"tppsd.a", "tppsd.b", "tppsd.c", "tppsd.p.__init__", "tppsd.p.inner"}]
+
+
+# --- tiers of tests --------------------------------------------------------------------------------------------------
+
+
+def test_the_tests_that_are_marked_as_slow_exist() -> None:
+    """A test that is renamed would slip into the quick tier."""
+    folder = ROOT / "tests"
+    for file, tests in SLOW.items():
+        if (folder / file).exists():
+            missing = [name for name in tests if f"def {name}(" not in (folder / file).read_text()]
+            assert not missing, f"tests/conftest.py: {file} has no {', '.join(missing)}"

@@ -5,20 +5,22 @@ As in test_sampling_drafters.py a right sampler fails a cell for one seed in 10,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 from goodness import judge
+from sampling import sample_with
 from stubs import StubTPP, lively_transformer
+from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.sampling import parallel_drafter
-from tppsd.sampling.drafters import Draft
-from tppsd.sampling.drafters.parallel import ParallelDrafter
+from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.drafters.parallel import ParallelDrafter, but_last
+from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
-from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.state import BatchState
 
 HISTORY = EventSequence.of([0.7, 1.1, 2.6], [0, 1, 0], t_start=0.0, t_end=3.1)
 OTHER = {"thp": "sahp", "sahp": "attnhp", "attnhp": "thp"}
@@ -32,7 +34,16 @@ def pair(encoder: str = "thp") -> tuple[Any, Any]:
 
 def drawn(target: Any, draft: Any, draft_passes: int | None = 2, **arguments: Any) -> Any:
     settings = {"num_sequences": 6000, "num_events": 7, "batch_size": 2500, "draft_length": 4, "seed": 5} | arguments
-    return sample(target, draft, history=HISTORY, draft_passes=draft_passes, **settings)
+    return sample_with(target, draft, history=HISTORY, draft_passes=draft_passes, **settings)
+
+
+def own(kind: type[ParallelDrafter], draft: Any, num_passes: int) -> Any:
+    """What makes a drafter of that kind."""
+
+    def made(target: ModelRunner) -> ParallelDrafter:
+        return kind(draft, target, len(target.cache.lengths), target.cache.capacity, num_passes)
+
+    return made
 
 
 @pytest.mark.parametrize("draft_passes", [1, 3])
@@ -56,19 +67,19 @@ def test_a_transformer_drafts_in_parallel(encoder: str) -> None:
 def test_the_law_after_the_last_pass_is_not_the_law_drawn_from() -> None:
     """Mutant: events are tested with the draft's laws after the drafted events themselves, which they were not drawn
     from."""
-    right = ParallelDrafter.propose
 
-    def propose(self: ParallelDrafter, state: Any, uniforms: Any) -> Draft:
-        draft = right(self, state, uniforms)
-        if draft.laws is None:
-            return draft
-        laws = self.rows.extend(parallel_drafter.but_last(draft.tokens))
-        self.rows.cache.roll_back(uniforms.shape[1] - 1)
-        return draft._replace(laws=type(laws).cat([draft.laws[:, :1], laws], 1))
+    class TestsAnotherDistribution(ParallelDrafter):
+        def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+            draft = super().propose(state, uniforms)
+            if draft.laws is None:
+                return draft
+            laws = self.runner.extend(but_last(draft.tokens))
+            self.runner.cache.roll_back(uniforms.shape[1] - 1)
+            return replace(draft, laws=type(laws).cat([draft.laws[:, :1], laws], 1))
 
     target, draft = pair()
-    with patch.object(ParallelDrafter, "propose", propose):
-        assert judge(target, HISTORY, drawn(target, draft, 1, num_sequences=20_000)) < 1e-6
+    wrong = own(TestsAnotherDistribution, draft, 1)
+    assert judge(target, HISTORY, drawn(target, draft, 1, num_sequences=20_000, own_drafter=wrong)) < 1e-6
 
 
 @pytest.mark.parametrize("encoder", OTHER)
@@ -76,17 +87,20 @@ def test_with_a_pass_per_event_it_drafts_as_one_by_one(encoder: str) -> None:
     """Each event is then drawn from the draft's law after those before it: that of a pass without a cache over what the
     target has seen."""
     target, draft = pair(encoder)
-    right, seen = Speculative.judge, []
+    seen: list[Any] = []
 
-    def judge(self: Speculative, rows: Any, drafted: Draft, laws: Any, noise: Any) -> Any:
-        if drafted.laws is not None and rows.active[0] and int(drafted.lengths[0]):
-            stored = int(rows.counts[0])
-            events = [torch.cat([s[0, :stored], new[0]]) for s, new in zip(rows.store, drafted[:3], strict=True)]
-            seen.append((stored, events, drafted.laws.log_prob(drafted.inter_times, drafted.marks)[0]))
-        return right(self, rows, drafted, laws, noise)
+    class Watched(ParallelDrafter):
+        def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+            drafted = super().propose(state, uniforms)
+            if drafted.laws is not None and state.active[0] and int(drafted.num_drafted[0]):
+                stored, new = int(state.counts[0]), (drafted.inter_times, drafted.times, drafted.marks)
+                columns = zip(state.events.values, new, strict=True)
+                events = [torch.cat([before[0, :stored], drafted[0]]) for before, drafted in columns]
+                seen.append((stored, events, drafted.laws.log_prob(drafted.inter_times, drafted.marks)[0]))
+            return drafted
 
-    with patch.object(Speculative, "judge", judge):
-        sample(target, draft, num_events=40, draft_length=4, draft_passes=4, seed=1)
+    size = {"num_events": 40, "draft_length": 4, "draft_passes": 4, "seed": 1}
+    sample_with(target, draft, own_drafter=own(Watched, draft, 4), **size)
     assert len(seen) > 10
     for stored, (inter_times, times, marks), recorded in seen:
         sequence = EventSequence.of(times.tolist(), marks.long().tolist(), t_start=0.0)

@@ -14,8 +14,9 @@ from stubs import StubTPP, lively_transformer
 from tppsd.data.sequences import EventSequence
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.hawkes import Hawkes
-from tppsd.sampling.rows import Rows
+from tppsd.sampling.drafters.model import ModelDrafter
 from tppsd.sampling.sample import sample
+from tppsd.sampling.state import BatchState
 from tppsd.sampling.stats import SamplingStats
 
 RULES = ("joint", "factorised")  # those that test one event after the other: acceptance is the overlap of two laws
@@ -120,7 +121,7 @@ def test_block_verification_never_accepts_less(draft_length: int, monkeypatch: p
     """From the same histories and with the same drafts: means of 8,000 first rounds, at most four standard errors
     below."""
     monkeypatch.setattr(
-        Rows, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool)
+        BatchState, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool)
     )  # whole drafts
     target = StubTPP.random(3, seed=0)
     draft, empty = target.moved(1, times=0.7, marks=0.7), EventSequence.of([], t_start=0.0)
@@ -188,13 +189,11 @@ def test_autoregressive_sampling_counts_events_only() -> None:
 
 def test_an_event_that_the_draft_forgot_costs_acceptance_but_not_exactness(monkeypatch: pytest.MonkeyPatch) -> None:
     """The draft's cache must be right for speed; this is what the test for equal models sees when it is not."""
-    from tppsd.sampling.drafters import ModelDrafter
-
     right = ModelDrafter.commit
 
     def forgetful(self: ModelDrafter, *arguments: Any) -> None:
         right(self, *arguments)
-        self.rows.cache.lengths = (self.rows.cache.lengths - 1).clamp_min(0)
+        self.runner.cache.lengths = (self.runner.cache.lengths - 1).clamp_min(0)
 
     monkeypatch.setattr(ModelDrafter, "commit", forgetful)
     model = StubTPP.swinging(3, seed=0)

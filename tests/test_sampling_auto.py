@@ -10,6 +10,8 @@ import pytest
 import torch
 from draft_lengths import auto_without_a_clock
 from stubs import StubTPP, lively_transformer
+from tppsd.sampling.learnt import recall, remember
+from tppsd.sampling.methods import Models
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
@@ -18,8 +20,6 @@ from tppsd.sampling import auto, methods
 from tppsd.sampling import call as call_module
 from tppsd.sampling.draft_length import _FIRST as FIRST_LENGTHS
 from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
-from tppsd.sampling.learnt import recall, remember
-from tppsd.sampling.methods import Models
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import plan_requests
 from tppsd.sampling.sample import sample, sample_stream

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from goodness import judge
+from sampling import sample_with
 from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventBatch, EventSequence
@@ -19,13 +20,15 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.models.law import NextEventLaw
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
-from tppsd.sampling.drafters import Draft
+from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
+from tppsd.sampling.drafters.own import SelfDrafter
 from tppsd.sampling.drafters.poisson import PoissonDrafter, PoissonLaw
 from tppsd.sampling.drafters.recent import RecentLaws
-from tppsd.sampling.rows import Histories, ModelRows, Request, Rows
+from tppsd.sampling.requests import Histories, Request
+from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
-from tppsd.sampling.drafters.own import SelfDrafter
+from tppsd.sampling.state import BatchState
 
 HISTORY = EventSequence.of([0.7, 1.1, 2.6], [0, 1, 0], t_start=0.0, t_end=3.1)
 PATHS, EVENTS = 20_000, 7
@@ -41,9 +44,14 @@ def with_statistics(model):
     return model
 
 
+def own(kind):
+    """What makes a drafter of that kind."""
+    return lambda target: kind(target, len(target.cache.lengths), stops_at_end=True)
+
+
 def drawn(model, draft, rule, history=HISTORY, **arguments):
     size = {"num_sequences": PATHS, "num_events": EVENTS, "batch_size": 5000, "draft_length": 3, "seed": 5} | arguments
-    return sample(model, draft, history=history, rule=rule, **size)
+    return sample_with(model, draft, history=history, rule=rule, **size)
 
 
 @pytest.mark.parametrize("draft", ["self", "jacobi", "poisson"])
@@ -82,27 +90,23 @@ def test_the_law_of_the_round_before_is_used_only_after_the_same_mark():
     drafted = Draft(*[torch.zeros(1, 3)] * 3, None)
     laws = marked_laws([[10.0, 11.0, 12.0, 13.0]])
     drafter.commit(drafted, torch.tensor([1]), None, laws, torch.tensor([[0, 1, 1, 0]]))
-    pending = EventTokens(torch.tensor([[2]]), torch.zeros(1, 1), torch.zeros(1, 1))
-    state = SimpleNamespace(pending=pending, last_times=torch.zeros(1), is_truncated_start=False)
-    draft = drafter.propose(state, torch.full((1, 3, 3), 0.5, dtype=torch.float64))
-    assert draft.laws.inter_time.means[0, :, 0].tolist() == [12.0, 13.0, 10.0]
-    other = state.pending._replace(ids=torch.tensor([[1]]))
-    state = SimpleNamespace(pending=other, last_times=torch.zeros(1), is_truncated_start=False)
-    draft = drafter.propose(state, torch.full((1, 3, 3), 0.5).double())
-    assert draft.laws.inter_time.means[0, :, 0].tolist() == [10.0, 13.0, 10.0]
+    for mark, means in ((1, [12.0, 13.0, 10.0]), (0, [10.0, 13.0, 10.0])):
+        state = BatchState(1, torch.device("cpu"))
+        state.last_token = state.last_token._replace(ids=torch.tensor([[mark + 1]]))
+        draft = drafter.propose(state, torch.full((1, 3, 3), 0.5, dtype=torch.float64))
+        assert draft.laws.inter_time.means[0, :, 0].tolist() == means
 
 
 def test_a_density_of_another_law_than_the_one_drawn_from_is_caught():
     """Mutant: the density of a drafted event is that of the law after it."""
-    right = SelfDrafter.propose
 
-    def propose(self, state, uniforms) -> Draft:
-        draft = right(self, state, uniforms)
-        return draft if draft.laws is None else draft._replace(laws=self.recent.table.at(draft.marks))
+    class DensityOfTheNext(SelfDrafter):
+        def propose(self, state, uniforms) -> Draft:
+            draft = super().propose(state, uniforms)
+            return draft if draft.laws is None else replace(draft, laws=self.recent.table.at(draft.marks))
 
     model = StubTPP.random(3, seed=3, strength=2.0)
-    with patch.object(SelfDrafter, "propose", propose):
-        assert judge(model, HISTORY, drawn(model, "self", "joint")) < 1e-6
+    assert judge(model, HISTORY, drawn(model, "self", "joint", own_drafter=own(DensityOfTheNext))) < 1e-6
 
 
 @pytest.mark.parametrize("draft", ["self", "jacobi"])
@@ -121,11 +125,11 @@ def test_recent_laws_of_a_history_are_those_after_its_latest_event_of_each_mark(
     histories = [EventSequence.of(times, marks, t_start=0.0) for times, marks in events]
     batch = EventBatch.from_sequences(histories)
     tokens = EventTokens.from_batch(batch, 3)
-    rows = ModelRows(
+    rows = ModelRunner(
         model, 2, 8, Histories(tokens, batch.lengths + 1, batch.t_start, torch.zeros(2, dtype=torch.float64))
     )
-    with torch.inference_mode(), patch.object(ModelRows, "PREFILL_CHUNK", 2):  # the laws come in two passes
-        rows.admit(torch.tensor([0, 1]), [Request(i, i, i, 0, math.inf, 9, False) for i in range(2)])
+    with torch.inference_mode(), patch.object(ModelRunner, "PREFILL_CHUNK", 2):  # the laws come in two passes
+        rows.prefill(torch.tensor([0, 1]), [Request(i, i, i, 0, math.inf, 9, False) for i in range(2)])
         recent = rows.recent_laws()
         full = model(batch).double().inter_time.means
     assert recent.is_known.tolist() == [[True, False, True, True], [True, False, False, True]]
@@ -163,13 +167,14 @@ def test_the_table_keeps_the_newest_law_after_each_mark():
     drafter.commit(nothing, torch.tensor([0, 0]), None, marked_laws([[5.0], [6.0]]), torch.tensor([[1], [-1]]))
     assert drafter.recent.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 5.0, 5.0]
     assert drafter.recent.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 6.0]
-    drafter.admit(torch.tensor([1]), [Request(0, 0, 0, 0, math.inf, 9, False)], None)
+    drafter.prefill(torch.tensor([1]), [Request(0, 0, 0, 0, math.inf, 9, False)], None)
     assert drafter.recent.is_known.tolist() == [[True, True, False, True], [False] * 4]
 
 
-def runs_of_many_batch_sizes(draft="self"):
+def runs_of_many_batch_sizes(draft="self", **own_parts):
     model = lively_transformer(3, "thp", seed=2)
-    return [sample(model, draft, num_sequences=20, t_end=9.0, batch_size=size, seed=4) for size in (1, 7, 64)]
+    job = {"num_sequences": 20, "t_end": 9.0, "seed": 4}
+    return [sample_with(model, draft, batch_size=size, **job, **own_parts) for size in (1, 7, 64)]
 
 
 @pytest.mark.parametrize("draft", ["self", "jacobi"])
@@ -184,8 +189,12 @@ def test_same_sequences_for_any_batch_size(draft):
 def test_a_row_must_not_draft_from_the_laws_of_the_row_before_it():
     """Mutant: a new request drafts from what its row knew. Every law is a valid draft, but batches would change
     sequences."""
-    with patch.object(SelfDrafter, "admit", lambda *_: None):
-        first, *others = runs_of_many_batch_sizes()
+
+    class RemembersTheRowBefore(SelfDrafter):
+        def prefill(self, rows, requests, state) -> None:
+            pass
+
+    first, *others = runs_of_many_batch_sizes(own_drafter=own(RemembersTheRowBefore))
     assert any(run.flat_marks.tolist() != first.flat_marks.tolist() for run in others)
 
 
@@ -220,7 +229,7 @@ def test_nothing_is_drafted_beyond_the_end_of_a_window_and_nothing_is_lost_by_it
     job = {"history": HISTORY, "num_sequences": 12, "t_end": 6.0, "draft_length": 24, "seed": 2}
     other = target.moved(seed=1, times=0.1, marks=0.1) if draft == "model" else draft
     alone, together = (sample(target, other, batch_size=n, **job) for n in (1, 4))
-    with patch.object(Rows, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool)):
+    with patch.object(BatchState, "want_more", lambda self, times, num: torch.ones_like(times, dtype=torch.bool)):
         whole = sample(target, other, batch_size=4, **job)
     for samples in (alone, together):
         assert torch.equal(samples.flat_event_times, whole.flat_event_times)

@@ -25,8 +25,8 @@ from tppsd.metrics.functional import (
     permutation_test,
     time_counts,
 )
-from tppsd.sampling.sample import sample
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample
 
 FALSE_ALARM = 1e-4
 NUM_MARKS, T_END, NUM_SEQUENCES = 4, 30.0, 1200

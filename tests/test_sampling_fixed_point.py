@@ -13,8 +13,8 @@ from stubs import StubTPP, lively_transformer
 from tppsd.data.sequences import EventSequence
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.processes import ProcessModel, preset
-from tppsd.sampling.sample import sample
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample
 
 HISTORY = EventSequence.of([0.7, 1.1, 2.6], [0, 1, 0], t_start=0.0, t_end=3.1)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import ks_exponential, own_law_residuals
-from tppsd.sampling.rows import ModelRows
-from tppsd.sampling.sample import sample
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.sample import sample
 
 METHODS = ("autoregressive", "joint", "factorised", "block")
 
@@ -87,7 +87,7 @@ def test_log_probs_are_those_of_a_pass_without_a_cache(encoder: str, method: str
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_history_longer_than_a_prefill_chunk_is_continued_by_the_uncached_law(encoder: str, method: str) -> None:
     model = lively_transformer(3, encoder, seed=1)
-    histories = [random_sequence(n, seed=n) for n in (700, 5, ModelRows.PREFILL_CHUNK, ModelRows.PREFILL_CHUNK + 1)]
+    histories = [random_sequence(n, seed=n) for n in (700, 5, ModelRunner.PREFILL_CHUNK, ModelRunner.PREFILL_CHUNK + 1)]
     samples = draw(model, method, history=histories, num_events=12, return_log_probs=True)
     assert samples.log_probs is not None
     for i in range(len(samples)):
@@ -99,7 +99,7 @@ def test_the_size_of_a_prefill_chunk_changes_nothing(encoder: str, monkeypatch: 
     model = lively_transformer(3, encoder, seed=1)
     arguments: dict[str, Any] = {"history": [random_sequence(n, seed=n) for n in (20, 0, 7)], "num_events": 5}
     whole = draw(model, "joint", **arguments)
-    monkeypatch.setattr(ModelRows, "PREFILL_CHUNK", 3)
+    monkeypatch.setattr(ModelRunner, "PREFILL_CHUNK", 3)
     pieces = draw(model, "joint", **arguments)
     assert torch.equal(pieces.flat_marks, whole.flat_marks)
     torch.testing.assert_close(pieces.flat_inter_times, whole.flat_inter_times, rtol=1e-9, atol=0)
@@ -114,17 +114,17 @@ def test_histories_are_encoded_ahead_of_their_rows(monkeypatch: pytest.MonkeyPat
         "num_events": 3,
         "batch_size": 2,
     }
-    encoded, right = [], ModelRows._encode
+    encoded, right = [], ModelRunner._encode
 
-    def encode(self: ModelRows, wanted: list[int]) -> None:
+    def encode(self: ModelRunner, wanted: list[int]) -> None:
         encoded.append(wanted)
         right(self, wanted)
 
-    monkeypatch.setattr(ModelRows, "_encode", encode)
-    monkeypatch.setattr(ModelRows, "AHEAD", 60)
+    monkeypatch.setattr(ModelRunner, "_encode", encode)
+    monkeypatch.setattr(ModelRunner, "AHEAD", 60)
     ahead = sample(model, method="autoregressive", **arguments)
     assert encoded == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
-    monkeypatch.setattr(ModelRows, "AHEAD", 0)
+    monkeypatch.setattr(ModelRunner, "AHEAD", 0)
     at_need = sample(model, method="autoregressive", **arguments)
     assert len(encoded) == 2 + 5
     assert torch.equal(ahead.flat_marks, at_need.flat_marks)

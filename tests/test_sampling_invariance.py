@@ -11,8 +11,8 @@ from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling.options import RULES
-from tppsd.sampling.sample import sample
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample
 
 METHODS: dict[str, dict[str, Any]] = {
     "autoregressive": {"method": "autoregressive"},

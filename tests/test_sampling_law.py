@@ -7,26 +7,26 @@ test here for one seed in 10^4.
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from draft_lengths import auto_without_a_clock, lengths_of_the_past
+from draft_lengths import LengthOfThePast, auto_without_a_clock
 from goodness import judge, judge_long, judge_paths, law_after, overlap_factorised, overlap_joint, silence_after
+from sampling import sample_with
 from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.sampling import methods
-from tppsd.sampling.call import Call
+from tppsd.sampling import method
+from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.sample import sample
 
 FALSE_ALARM = 1e-4
 RULES = ("joint", "factorised", "block")
-EIGHT_OR_ONE = partial(lengths_of_the_past, after_all=8, after_nothing=1)
 SILENT = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0, t_end=1.6)
 GIVEN = EventSequence.of([3.0, 3.5, 5.0], [2, 0, 1])
 
@@ -39,13 +39,13 @@ def one_round(
     parts = []
     for first in range(0, num_rows, chunk):
         options = {"rule": rule, "draft_length": draft_length}
-        call = Call(target, draft, None, options, chunk, 11, 10**6, Recorder())
-        engine = call._start(call.plan(history, chunk, None, None, None, 1000, first))
+        job = SamplingJob(target, draft, None, options, chunk, 11, 10**6, Recorder())
+        engine = job._start(job.plan(history, chunk, num_events=1000, first_index=first))
         with torch.inference_mode():
-            engine.refill()
-            engine.method.round(engine.rows)
-        inter_times, _, marks = (store[:, : draft_length + 1] for store in engine.rows.store)
-        parts.append((inter_times, marks.long(), engine.rows.counts))
+            engine.schedule()
+            engine.step()
+        inter_times, _, marks = engine.state.events.values[:, :, : draft_length + 1]
+        parts.append((inter_times, marks.long(), engine.state.counts))
     inter_times, marks, counts = (torch.cat(part) for part in zip(*parts, strict=True))
     return inter_times, marks, counts
 
@@ -54,7 +54,7 @@ def one_round(
 def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """200,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An
     event exists if those before it were accepted, which says nothing about itself."""
-    monkeypatch.setattr(methods, "_FIRST_CAPACITY", 4)
+    monkeypatch.setattr(method, "_FIRST_CAPACITY", 4)
     target = StubTPP.random(4, seed=0)
     draft = target.moved(3, times=0.5, marks=1.0)
     laws = law_after(target, SILENT), law_after(draft, SILENT)
@@ -118,31 +118,19 @@ def test_paths_have_the_targets_law(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "lengths"),
-    [
-        ("joint", auto_without_a_clock),
-        ("joint", EIGHT_OR_ONE),
-        ("factorised", EIGHT_OR_ONE),
-        ("block", EIGHT_OR_ONE),
-    ],
-    ids=["joint-auto", "joint-past", "factorised-past", "block-past"],
+    ("rule", "hang_on"),
+    [("joint", "auto"), ("joint", "past"), ("factorised", "past"), ("block", "past")],
 )
-def test_draft_lengths_that_hang_on_the_past_leave_the_law(rule: Any, lengths: Any) -> None:
+def test_draft_lengths_that_hang_on_the_past_leave_the_law(rule: Any, hang_on: str) -> None:
     """Of one row at a time, whose next length its own events decide. See the mutants of such lengths."""
     target = StubTPP.swinging(4, seed=0)
     draft = target.moved(3, times=0.5, marks=1.0)
     history = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
-    with lengths():
-        samples = sample(
-            target,
-            draft,
-            history=history,
-            num_sequences=20,
-            num_events=40,
-            draft_length="auto",
-            rule=rule,
-            batch_size=1,
-            seed=4,
+    size = {"num_sequences": 20, "num_events": 40, "batch_size": 1, "seed": 4}
+    eight_or_one = LengthOfThePast(after_all=8, after_nothing=1) if hang_on == "past" else None
+    with auto_without_a_clock() if hang_on == "auto" else nullcontext():
+        samples = sample_with(
+            target, draft, history=history, draft_length="auto", rule=rule, own_lengths=eight_or_one, **size
         )
     num_rounds = samples.stats.accepted_counts.sum(1)
     assert int((num_rounds > 0.2 * num_rounds.sum()).sum()) >= 2, "lengths must change"

@@ -16,39 +16,42 @@ from typing import Any
 
 import pytest
 import torch
-from draft_lengths import auto_without_a_clock, lengths_of_the_past
+from draft_lengths import LengthOfThePast, auto_without_a_clock
 from goodness import densities, grid_over, judge, judge_long, law_after, overlap_joint, silence_after
-from mutants import MUTANTS, mutant
+from mutants import MUTANTS, Mutant
 from stubs import StubTPP
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import carry_over, ks_exponential, own_law_residuals
-from tppsd.sampling.sample import sample
+from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.results import SampledSequences
 
 REJECTED, FALSE_ALARM = 1e-6, 1e-4
+RIGHT = Mutant()
 HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is sampled: paths of `history` from `target`, with `draft` and the arguments of `sample`, under `lengths`;
-    and what the samples are judged by."""
+    """What is sampled: paths of `history` from `target`, with `draft` and the arguments of `sample`, under `lengths`
+    and `clock`; and what the samples are judged by."""
 
     target: StubTPP
     draft: StubTPP
     arguments: dict[str, Any]
     history: EventSequence = HISTORY
-    lengths: Callable[[], AbstractContextManager[None]] = nullcontext
+    lengths: Callable[[], DraftLength] | None = None
+    clock: Callable[[], AbstractContextManager[None]] = nullcontext
     judged_by: Callable[..., float] = judge
 
-    def samples(self) -> SampledSequences:
+    def samples(self, mutant: Mutant) -> SampledSequences:
         draft = None if self.arguments.get("method") == "autoregressive" else self.draft
-        with self.lengths():
-            return sample(self.target, draft, history=self.history, **self.arguments)
+        lengths = None if self.lengths is None else self.lengths()
+        with self.clock():
+            return mutant.samples(self.target, draft, own_lengths=lengths, history=self.history, **self.arguments)
 
-    def p_value(self) -> float:
-        return self.judged_by(self.target, self.history, self.samples())
+    def p_value(self, mutant: Mutant = RIGHT) -> float:
+        return self.judged_by(self.target, self.history, self.samples(mutant))
 
 
 CHAIN = StubTPP.random(4, seed=0)
@@ -87,14 +90,14 @@ CELLS = {
         A_THIRD_IN_ONE_MARK,
         NEARLY_ALL_IN_IT,
         ROW_BY_ROW | {"num_sequences": 60},
-        lengths=lengths_of_the_past,
+        lengths=LengthOfThePast,
         judged_by=judge_long,
     ),
     "auto": Cell(
         A_THIRD_IN_ONE_MARK,
         NEARLY_ALL_IN_IT,
         ROW_BY_ROW | {"num_sequences": 12},
-        lengths=auto_without_a_clock,
+        clock=auto_without_a_clock,
         judged_by=judge_long,
     ),
     "autoregressive": Cell(
@@ -169,17 +172,17 @@ def test_the_right_sampler_passes(cell: str) -> None:
 
 @pytest.mark.parametrize("name", CELL_OF)
 def test_the_mutant_is_rejected(name: str) -> None:
-    with mutant(name):
-        assert CELLS[CELL_OF[name]].p_value() < REJECTED
+    assert CELLS[CELL_OF[name]].p_value(MUTANTS[name]) < REJECTED
 
 
 def test_dropping_the_round_that_crosses_the_end_is_seen_by_the_residuals_of_whole_windows() -> None:
     """It touches no event's law given its prefix: only the compensator left over in each window tells."""
 
-    def p_value() -> float:
-        samples = sample(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), num_sequences=1500, t_end=3.0, batch_size=1500)
+    size = {"method": "speculative", "num_sequences": 1500, "t_end": 3.0, "batch_size": 1500}
+
+    def p_value(mutant: Mutant) -> float:
+        samples = mutant.samples(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), **size)
         return ks_exponential(carry_over(own_law_residuals(CHAIN, list(samples)))).p_value
 
-    assert p_value() > FALSE_ALARM
-    with mutant("round_that_crosses_the_end_is_dropped"):
-        assert p_value() < REJECTED
+    assert p_value(RIGHT) > FALSE_ALARM
+    assert p_value(MUTANTS["round_that_crosses_the_end_is_dropped"]) < REJECTED

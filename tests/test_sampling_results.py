@@ -17,8 +17,8 @@ from tppsd.data.reading import read_dataset
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.sample import sample, sample_stream
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample, sample_stream
 
 MODEL = StubTPP.random(3, seed=0)
 DRAFT = MODEL.moved(1, times=0.5, marks=0.5)

@@ -12,8 +12,8 @@ from stubs import StubTPP
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.sampling.sample import sample
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample
 
 MODEL = StubTPP.random(3, seed=0)
 METHODS: dict[str, dict[str, Any]] = {

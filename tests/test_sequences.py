@@ -132,3 +132,64 @@ def test_marks_that_are_not_integers_are_refused() -> None:
         TypeError, match=r"sequence 0: marks are torch\.float32; they must be integers 0\.\.num_marks-1"
     ):
         EventSequence.of([1.0], [0.5])
+
+
+# --- given events and the scored part --------------------------------------------------------------------------------
+
+TIMES = [1.0, 2.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "num_given", "scored_from"),
+    [
+        ({"t_start": 0.0}, 0, 0.0),
+        ({}, 1, 1.0),  # a first event without a t_start
+        ({"t_start": 0.0, "score_start": 1.5}, 1, 1.5),
+        ({"t_start": 0.0, "score_start": 2.0}, 1, 2.0),  # score_start <= t is scored
+        ({"t_start": 0.0, "score_start": 2.5}, 3, 2.5),
+        ({"score_start": 2.5}, 3, 2.5),
+        ({"score_start": 0.5}, 1, 1.0),
+        ({"t_start": 0.0, "score_start": -1.0}, 0, 0.0),
+        ({"t_start": 0.0, "score_start": 4.5, "t_end": 5.0}, 4, 4.5),
+        ({"t_start": 0.0, "score_start": 6.0, "t_end": 5.0}, 4, 5.0),  # the window ends before anything is scored
+        ({"t_start": 0.0, "score_start": 6.0}, 4, 4.0),
+        ({"t_start": 0.0, "score_start": 2.5, "censored_start": True}, 3, 2.5),
+        ({"t_start": 0.0, "score_start": 0.5, "censored_start": True}, 1, 1.0),  # no event in the lookback
+        ({"t_start": 0.0, "censored_start": True}, 1, 1.0),
+    ],
+)
+def test_events_before_the_score_start_are_given(arguments: dict[str, Any], num_given: int, scored_from: float) -> None:
+    sequence = EventSequence.of(TIMES, **arguments)
+    assert (sequence.num_given, sequence.num_scored) == (num_given, 4 - num_given)
+    assert sequence.scored_from == scored_from
+    assert sequence.last_given_time == (TIMES[num_given - 1] if num_given else sequence.window_start)
+
+
+def test_a_window_that_was_cut_and_has_no_event_scores_nothing() -> None:
+    """Its one inter-time begins where the window was cut."""
+    empty = EventSequence.of([], t_start=0.0, t_end=3.0, score_start=1.0, censored_start=True)
+    assert (empty.num_given, empty.num_scored, empty.scored_from, empty.window_end) == (0, 0, 3.0, 3.0)
+
+
+def test_a_prefix_scores_what_was_scored_before() -> None:
+    sequence = EventSequence.of(TIMES, t_start=0.0, t_end=5.0, score_start=1.5)
+    assert sequence.prefix(3).num_scored == 2 and sequence.prefix(1).num_scored == 0
+    assert sequence.prefix(1, t_end=1.2).scored_from == 1.2
+    cut = EventSequence.of(TIMES, t_start=0.0, censored_start=True)
+    assert cut.prefix(2).num_given == 1
+
+
+def test_the_repr_says_from_when_on_it_is_scored() -> None:
+    sequence = EventSequence.of([1.0], t_start=0, t_end=2, score_start=1)
+    assert repr(sequence) == "EventSequence(1 events on [0.0, 2.0], scored from 1.0, index=0)"
+
+
+@pytest.mark.parametrize("score_start", [math.nan, math.inf])
+def test_a_score_start_is_a_finite_number(score_start: float) -> None:
+    with pytest.raises(ValueError, match=rf"sequence 5: score_start = {score_start} must be a finite number"):
+        EventSequence.of([1.0], t_start=0.0, score_start=score_start, index=5)
+
+
+def test_only_a_window_with_a_start_can_be_cut_there() -> None:
+    with pytest.raises(ValueError, match=r"sequence 5: censored_start says .* but t_start is None"):
+        EventSequence.of([1.0], censored_start=True, index=5)

@@ -12,9 +12,10 @@ from stubs import StubTPP
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import optimal_acceptance
-from tppsd.sampling import linear, rules
-from tppsd.sampling.tree.recursive import TOLERANCE, recursion
+from tppsd.sampling import rules
 from tppsd.sampling.sample import sample
+from tppsd.sampling.tree import linear
+from tppsd.sampling.tree.recursive import TOLERANCE, recursion
 
 EMPTY = EventSequence.of([], t_start=0.0)
 TARGET = StubTPP.random(8, seed=1, num_components=3)

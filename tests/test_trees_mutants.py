@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from goodness import judge, law_after, overlap_joint
 from stubs import StubTPP, lively_transformer
-from tree_mutants import TREE_MUTANTS, tree_mutant
+from tree_mutants import TREE_MUTANTS, TreeMutant
 
 from tppsd.certification.models import make_attentive
 from tppsd.data.sequences import EventSequence
-from tppsd.sampling.sample import sample
 
 REJECTED, FALSE_ALARM = 1e-6, 1e-4
+RIGHT = TreeMutant()
 HISTORY = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)
 SWINGING, CHAIN = StubTPP.swinging(4, seed=3), StubTPP.random(4, seed=0)
 CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -37,6 +37,11 @@ CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         CHAIN.moved(3, times=0.5, marks=1.0),
         {"candidates": (4, 4), "num_events": 3, "num_sequences": 8000},
     ),
+    "rrs": (
+        StubTPP.constant(0.0, 1.0, [0.25] * 4),
+        StubTPP.constant(0.7, 1.0, [0.7, 0.1, 0.1, 0.1]),
+        {"candidates": (2,), "rule": "rrs", "num_events": 1, "num_sequences": 6000},
+    ),
 }
 CELL_OF = {
     "children_reuse_the_parents_context": "memory",
@@ -47,12 +52,13 @@ CELL_OF = {
     "what_is_picked_is_accepted": "rule",
     "adjusted_law_of_plain_rejection": "rule",
     "each_candidate_is_tested_alone": "rule",
+    "adjusted_law_of_rrs_with_a_wrong_sign": "rrs",
 }
 
 
-def p_value(cell: str) -> float:
+def p_value(cell: str, mutant: TreeMutant = RIGHT) -> float:
     target, draft, arguments = CELLS[cell]
-    samples = sample(target, draft, history=HISTORY, batch_size=arguments["num_sequences"], **arguments)
+    samples = mutant.samples(target, draft, history=HISTORY, batch_size=arguments["num_sequences"], **arguments)
     return judge(target, HISTORY, samples)
 
 
@@ -69,5 +75,4 @@ def test_the_right_sampler_passes(cell: str) -> None:
 
 @pytest.mark.parametrize("name", CELL_OF)
 def test_the_mutant_is_rejected(name: str) -> None:
-    with tree_mutant(name):
-        assert p_value(CELL_OF[name]) < REJECTED
+    assert p_value(CELL_OF[name], TREE_MUTANTS[name]) < REJECTED

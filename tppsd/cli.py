@@ -23,6 +23,8 @@ TRAINER_CLI = "tppsd.lightning.cli"  # one LightningCLI for all its verbs: it wa
 GROUPS = {
     "Start here": {
         "demo": Command("tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and law"),
+        "inspect": Command("tppsd.commands.inspect", "say what was understood of a log of events, and what is in it"),
+        "convert": Command("tppsd.commands.convert", "write a log of events to the Parquet file that everything reads"),
     },
     "Measure": {
         "benchmark": Command(
@@ -36,6 +38,7 @@ GROUPS = {
         "validate": Command(TRAINER_CLI, "score a checkpoint on the validation split"),
         "test": Command(TRAINER_CLI, "score a checkpoint on the test split"),
         "predict": Command(TRAINER_CLI, "sample sequences from checkpoints and write them to Parquet"),
+        "verify": Command("tppsd.commands.verify", "check the files that predict has written, against their manifest"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
@@ -56,7 +59,8 @@ A mistake in the input ends in one sentence; TPPSD_DEBUG=1 shows the traceback a
 def main(args: list[str] | None = None) -> int:
     """Run `tppsd ARGS` (default: the process's own arguments) and return its exit status.
 
-    0: done; 2: a mistake in the input, said in one sentence; 130: interrupted by Ctrl-C.
+    0: done; 1: what was tested or verified is not as it must be; 2: a mistake in the input, or work that could not be
+    done, said in one sentence; 130: interrupted by Ctrl-C; 143: stopped by SIGTERM.
     """
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
@@ -83,6 +87,9 @@ def run(name: str, args: list[str]) -> int:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's Trainer shuts down, then exits with 1
             return interrupted(name)
+        if (message := getattr(error, "message", None)) is not None:  # ended by SIGTERM, and says how to go on
+            print(f"tppsd {name}: {message}", file=sys.stderr)
+            return int(error.code or 1)
         raise
     except (OSError, TypeError, ValueError) as error:
         if os.environ.get("TPPSD_DEBUG") == "1" or not meant_for_the_user(error):
@@ -92,8 +99,10 @@ def run(name: str, args: list[str]) -> int:
 
 
 def meant_for_the_user(error: Exception) -> bool:
-    """True for a file that cannot be read or written and for what this package raised itself; an error from inside a
-    library needs its traceback."""
+    """Say whether an error is a mistake in the input: a file that cannot be used, or what this package raised itself.
+
+    An error from inside a library needs its traceback.
+    """
     if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
         return True
     traceback = error.__traceback__
@@ -103,16 +112,19 @@ def meant_for_the_user(error: Exception) -> bool:
 
 
 def interrupted(name: str) -> int:
+    """Say that a command was interrupted, and return the exit status for it."""
     print(f"\ntppsd {name}: interrupted", file=sys.stderr)
     return 130  # 128 + SIGINT, as shells have it
 
 
 def fail(where: str, message: str) -> int:
+    """Write an error to stderr, and return the exit status of a mistake in the input."""
     print(f"{where}: error: {message}", file=sys.stderr)
     return 2
 
 
 def unknown_command(name: str) -> str:
+    """Return the sentence about a command that does not exist, with the nearest one that does."""
     if name.startswith("-"):
         return f"{name} must follow a command, as in `tppsd demo {name}`; `tppsd --help` lists the commands"
     nearest = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -121,6 +133,7 @@ def unknown_command(name: str) -> str:
 
 
 def help_page() -> str:
+    """Return the page of `tppsd --help`."""
     lines = ["usage: tppsd COMMAND [OPTIONS]", "", "Speculative sampling of Transformer temporal point processes.", ""]
     for title, commands in GROUPS.items():
         lines.append(f"{title}:")

@@ -4,24 +4,23 @@ draft_length="auto"."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from torch import Tensor
 
-from tppsd.sampling import draft_length, speculative
-from tppsd.sampling.draft_length import AutoDraftLength, FixedDraftLength
-from tppsd.sampling.rows import ModelRows
-from tppsd.sampling.speculative import Speculative
+from tppsd.sampling import draft_length, engine, speculative
+from tppsd.sampling.draft_length import FixedDraftLength
+from tppsd.sampling.runner import ModelRunner
 
 
 class LengthOfThePast(FixedDraftLength):
     """`after_all` behind a round that accepted all of its draft, `after_nothing` behind one that accepted nothing, else
     two."""
 
-    def __init__(self, after_all: int, after_nothing: int) -> None:
+    def __init__(self, after_all: int = 2, after_nothing: int = 0) -> None:
         super().__init__(2)
         self.after_all, self.after_nothing = after_all, after_nothing
 
@@ -30,11 +29,6 @@ class LengthOfThePast(FixedDraftLength):
     ) -> None:
         accepted = int(num_accepted.min())
         self.draft_length = self.after_all if accepted == num_drafted else 2 if accepted else self.after_nothing
-
-
-def lengths_of_the_past(after_all: int = 2, after_nothing: int = 0) -> AbstractContextManager[None]:
-    """Instead of AutoDraftLength."""
-    return patch.object(AutoDraftLength, "of", lambda options: LengthOfThePast(after_all, after_nothing))
 
 
 @contextmanager
@@ -54,8 +48,8 @@ def auto_without_a_clock() -> Iterator[None]:
     with (
         patch.object(draft_length, "_MEMORY", 8.0),
         patch.object(draft_length, "_DECIDE", 1.0),
-        patch.object(ModelRows, "extend", taking(1.0, ModelRows.extend)),
-        patch.object(Speculative, "verify", taking(8.0, Speculative.verify)),
-        patch.object(speculative, "time", SimpleNamespace(perf_counter=lambda: seconds)),
+        patch.object(ModelRunner, "extend", taking(1.0, ModelRunner.extend)),
+        patch.object(speculative, "speculative_round", taking(8.0, speculative.speculative_round)),
+        patch.object(engine, "time", SimpleNamespace(perf_counter=lambda: seconds)),
     ):
         yield

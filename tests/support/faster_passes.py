@@ -1,5 +1,4 @@
-"""What compiled and captured passes are held to: every sampler, and chains of events drawn in one call or one by
-one."""
+"""What compiled models are held to: every sampler, and chains of events decoded in one call or one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ import torch
 from small_models import attentive_model, random_batch, random_sequence, tokens_of
 
 import tppsd
-from tppsd.backends.cpp.active import stand_in
+from tppsd.backends.cpp.model import CompiledHeadTPP
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 
@@ -21,6 +20,14 @@ SAMPLERS: list[dict[str, Any]] = [
 
 def name_of(options: dict[str, Any]) -> str:
     return "-".join(map(str, options.values()))
+
+
+def head_of_compiled(model: TransformerTPP, dtype: str = "float32") -> CompiledHeadTPP:
+    """A model whose own passes are those of a compiled one: what follows them can be compared to the last bit."""
+    head: Any = CompiledHeadTPP(model)
+    head.model = tppsd.compile(model, dtype)
+    head.dtype = head.model.dtype
+    return head
 
 
 def both_ways(
@@ -38,10 +45,12 @@ def both_ways(
     return plain, fast, drafts
 
 
-def assert_same_events(plain: tppsd.SampledSequences, fast: tppsd.SampledSequences) -> None:
-    """Up to rounding that decides nothing."""
-    assert torch.equal(plain.flat_marks, fast.flat_marks)
-    torch.testing.assert_close(plain.flat_inter_times, fast.flat_inter_times, rtol=1e-3, atol=1e-6)
+def assert_same_events(found: tppsd.SampledSequences, expected: tppsd.SampledSequences) -> None:
+    """The same events and counters, up to rounding that decides nothing."""
+    assert torch.equal(found.flat_marks, expected.flat_marks) and torch.equal(found.offsets, expected.offsets)
+    torch.testing.assert_close(found.flat_inter_times, expected.flat_inter_times, rtol=1e-3, atol=1e-6)
+    assert torch.equal(found.stats.accepted_counts, expected.stats.accepted_counts)
+    assert found.stats.num_rounds == expected.stats.num_rounds
 
 
 def target_and_draft() -> tuple[TransformerTPP, TransformerTPP]:
@@ -49,17 +58,18 @@ def target_and_draft() -> tuple[TransformerTPP, TransformerTPP]:
 
 
 def chain(
-    model: TransformerTPP,
+    model: Any,
     num: int,
     at_once: bool,
     rows: slice = slice(None),
     *until: torch.Tensor,
     is_silent: bool = False,
 ) -> list[torch.Tensor]:
-    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `follow` or step by step:
+    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `decode` or step by step:
     of some of nine rows of different lengths, with the first of at most 60 events' noise.
 
     Args:
+        model: compiled.
         until: ends and limits, which end nothing.
         is_silent: the first events come after silences.
     """
@@ -72,10 +82,9 @@ def chain(
     last, events = tokens.times[:, -1], []
     uniforms = torch.rand(9, 60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[rows, :num]
     if at_once:
-        compiled: Any = stand_in(model)
-        drawn = compiled.follow(law, cache, last, uniforms, True, *until)
-        assert drawn.num.tolist() == [num] * len(last)
-        fields = [drawn.inter_times, drawn.times, drawn.marks, drawn.parameters]
+        decoded = model.decode(law, cache, last, uniforms, True, *until)
+        assert decoded.num.tolist() == [num] * len(last)
+        fields = [decoded.inter_times, decoded.times, decoded.marks, decoded.parameters]
     else:
         for j in range(num):
             tau, marks = law.sample(uniforms[:, j : j + 1, :3])

@@ -127,9 +127,9 @@ def own_law_uniforms(model: Any, history: EventSequence, inter_times: Tensor, ma
     tau, k = joined(history.inter_times, inter_times), joined(history.marks, marks)
     start_marks = torch.full((num_paths,), int(history.marks[0]) if given else NO_MARK)
     times = joined(history.event_times, last + inter_times.cumsum(1))
-    batch = EventBatch(
-        times, tau, k, torch.ones_like(k, dtype=torch.bool), start, start, start_marks, torch.arange(num_paths)
-    )
+    is_censored, index = torch.zeros(num_paths, dtype=torch.bool), torch.arange(num_paths)
+    every_event = torch.ones_like(k, dtype=torch.bool)
+    batch = EventBatch(times, tau, k, every_event, start, start, start_marks, index, start, is_censored)
     with torch.inference_mode():
         laws = model(batch)[:, m : m + n]
         log_survival = laws.log_survival(inter_times)

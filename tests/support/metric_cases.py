@@ -25,6 +25,7 @@ from tppsd.metrics import (
     OptimalTransportDistance,
     SequencePermutationTest,
     TimeRescalingKS,
+    UnusableMeans,
 )
 from tppsd.metrics.functional import SequenceResiduals
 from tppsd.models.mixture import LogNormalMixture
@@ -89,6 +90,7 @@ def sequences(seed: int) -> list[EventSequence]:
     return rows
 
 
+HORIZON = 1.5  # short, so that some means lie beyond it
 ITEMS, RESIDUALS, SEQUENCES = items(), residuals(NUM_ITEMS), (sequences(1), sequences(2))
 BOTH = ("first", "second")  # samplers: even items are draws of the first, odd ones of the second
 
@@ -136,6 +138,7 @@ CASES: dict[str, tuple[Callable[[], Metric], Callable[[Any, Tensor], None]]] = {
     "nll": (NegativeLogLikelihood, feed_columns("log_likelihoods", "num_events")),
     "rmse": (InterTimeRMSE, feed_columns("forecasts", "inter_times")),
     "crps": (InterTimeCRPS, feed_columns("law", "inter_times")),
+    "mean_unusable": (UnusableMeans, lambda metric, chosen: metric.update(ITEMS.law[chosen], HORIZON)),
     "accuracy": (MarkAccuracy, feed_columns("mark_probs", "marks")),
     "ece": (MarkCalibrationError, feed_columns("mark_probs", "marks")),
     "discrepancy": (LikelihoodDiscrepancy, feed_discrepancy),

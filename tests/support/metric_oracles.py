@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
-from metric_cases import ITEMS, NUM_MARKS, RESIDUALS, SEQUENCES
+from metric_cases import HORIZON, ITEMS, NUM_ITEMS, NUM_MARKS, RESIDUALS, SEQUENCES
 from scipy import stats
 from scipy.integrate import simpson
 from scipy.optimize import linear_sum_assignment
@@ -14,6 +16,12 @@ from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import carry_over
 from tppsd.metrics.functional.transport import HYPRO_COSTS
 from tppsd.models.mixture import LogNormalMixture
+
+
+def mean_within(law: LogNormalMixture, horizon: float) -> float:
+    """integral_0^H S dx of one law, by Simpson's rule in log x."""
+    y = torch.linspace(-30, math.log(horizon), 2001, dtype=torch.float64)
+    return float(simpson((law.log_survival(y.exp()) + y).exp().numpy(), x=y.numpy()))
 
 
 def crps_by_quadrature(law: LogNormalMixture, tau: float, num_nodes: int = 10_001) -> float:
@@ -88,7 +96,8 @@ def oracles() -> dict[str, list[float]]:
     per_cost = [[transport_by_assignment(a, b, c) for a, b in zip(*SEQUENCES, strict=True)] for c in HYPRO_COSTS]
     index_cost, discrete_cost = next_event()
     log_likelihoods = ITEMS.log_likelihoods
-    crps = [crps_by_quadrature(ITEMS.law[i], float(tau), 2001) for i, tau in enumerate(ITEMS.inter_times)]
+    laws = [ITEMS.law[i] for i in range(NUM_ITEMS)]
+    crps = [crps_by_quadrature(law, float(tau), 2001) for law, tau in zip(laws, ITEMS.inter_times, strict=True)]
     return {
         "time_rescaling": [times.statistic, times.pvalue, len(gaps)],
         "mark_pit": [marks.statistic, marks.pvalue, len(gaps)],
@@ -98,6 +107,7 @@ def oracles() -> dict[str, list[float]]:
         "nll": [-float(log_likelihoods.sum()) / int(ITEMS.num_events.sum())],
         "rmse": [float(np.sqrt(np.mean((ITEMS.forecasts - ITEMS.inter_times).numpy() ** 2)))],
         "crps": [np.mean(crps)],
+        "mean_unusable": [np.mean([mean_within(law, HORIZON) < 0.5 * float(law.mean) for law in laws])],
         "accuracy": [np.mean((ITEMS.mark_probs.argmax(1) == ITEMS.marks).numpy())],
         "ece": [calibration_error()],
         "discrepancy": [abs(float(log_likelihoods[::2].mean() - log_likelihoods[1::2].mean()))],

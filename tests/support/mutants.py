@@ -1,469 +1,433 @@
 """Wrong samplers, for tests of the tests: each differs from the right one in one mistake that is easily made.
 
-`mutant(name)` is a context manager under which `sample` makes that mistake.
+Where the mistake is one of a rule or of a drafter, it is a wrong object that is passed in; elsewhere it is a patch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from sampling import MakeDrafter, model_drafter, sample_with
 from torch import Tensor
 
-from tppsd.models.law import sample_mark
-from tppsd.models.protocol import EventTokens
-from tppsd.sampling import block, rules, speculative
-from tppsd.sampling.autoregressive import Autoregressive
-from tppsd.sampling.drafters import Draft, ModelDrafter
-from tppsd.sampling.noise import Purpose, RowNoise
-from tppsd.sampling.rows import Events, ModelRows, Progress, Rows
-from tppsd.sampling.rules import Attempts, Corrected, Rejected, Verdict
-from tppsd.sampling.speculative import RoundNoise, Speculative, at_positions, new_events
+from tppsd.models.law import sample_mark, sample_with_ratio
+from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.sampling import method, speculative
+from tppsd.sampling.block import BlockRule
+from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.drafters.model import ModelDrafter
+from tppsd.sampling.engine import Advance
+from tppsd.sampling.noise import Purpose, RowNoise, Streams
+from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.rules import (
+    Acceptance,
+    FactorisedRule,
+    JointRule,
+    Recovered,
+    Rejected,
+    RoundUniforms,
+    Rule,
+    first_uniform,
+    log_ratio,
+    proposal_uniforms,
+    reject_until_kept,
+)
+from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.state import BatchState, Events
 
-Mutant = Callable[[], Any]  # makes a patch
-MUTANTS: dict[str, Mutant] = {}
-
-
-@contextmanager
-def mutant(name: str) -> Iterator[None]:
-    with MUTANTS[name]():
-        yield
-
-
-def register(mutant: Mutant) -> Mutant:
-    MUTANTS[mutant.__name__] = mutant
-    return mutant
-
-
-def with_rule(rule: str, accept: Any = None, adjusted: Any = None) -> Any:
-    """`adjusted` returns (inter_times, marks) of the event after the accepted prefix."""
-    right = speculative.RULES[rule]
-
-    def corrected(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> Corrected:
-        return Corrected(rejected.positions, *adjusted(rejected, verdict, attempts))
-
-    wrong = right._replace(accept=accept or right.accept, adjusted=corrected if adjusted else right.adjusted)
-    return patch.dict(speculative.RULES, {rule: wrong})
+Patch = Callable[[], AbstractContextManager[Any]]
 
 
-# --- the tests of drafted events ---------------------------------------------------------------------------------
+class Mutant(NamedTuple):
+    """A wrong sampler. Fields: rule, drafter (of the draft model): that are passed in; patch: of anything else."""
+
+    rule: Callable[[], Rule] | None = None
+    drafter: Callable[[EventModel], MakeDrafter] | None = None
+    patch: Patch = nullcontext
+
+    def samples(self, target: Any, draft: Any, **arguments: Any) -> SampledSequences:
+        """As of `sample_with`."""
+        with self.patch():
+            drafter = None if self.drafter is None else self.drafter(draft)
+            return sample_with(target, draft, own_rule=self.rule and self.rule(), own_drafter=drafter, **arguments)
 
 
-def accept_times_only(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
-    delta = laws.inter_time.log_prob(draft.inter_times) - draft.laws.inter_time.log_prob(draft.inter_times)
-    num_accepted = (coins[..., 0].log() <= delta).long().cumprod(1).sum(1)
-    return Verdict(num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
+# --- the tests of drafted events -------------------------------------------------------------------------------------
 
 
-@register
-def marks_untested_joint() -> Any:
-    return with_rule("joint", accept=accept_times_only)
+def accept_times_only(draft: Draft, target: Any, uniforms: RoundUniforms) -> Acceptance:
+    delta = target[:, :-1].inter_time.log_prob(draft.inter_times) - draft.laws.inter_time.log_prob(draft.inter_times)
+    num_accepted = (first_uniform(draft, uniforms).log() <= delta).long().cumprod(1).sum(1)
+    return Acceptance(draft, target, num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
 
 
-@register
-def marks_untested_factorised() -> Any:
+class MarksUntestedJoint(JointRule):
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        return accept_times_only(draft, target, uniforms)
+
+
+class MarksUntestedFactorised(FactorisedRule):
     """The paper's released code."""
-    return with_rule("factorised", accept=accept_times_only)
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        return accept_times_only(draft, target, uniforms)
 
 
-@register
-def one_coin_for_time_and_mark() -> Any:
+class OneCoinForTimeAndMark(FactorisedRule):
     """Accepts both with the smaller of the two probabilities instead of with their product."""
-    right = rules.accept_factorised
 
-    def accept(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
-        return right(draft, laws, coins[..., :1].expand_as(coins))
-
-    return with_rule("factorised", accept=accept)
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        one = uniforms.accept[..., :1].expand_as(uniforms.accept)
+        return super().accept(draft, target, uniforms._replace(accept=one), running, noise)
 
 
-@register
-def accepts_beyond_the_first_rejection() -> Any:
+class AcceptsBeyondTheFirstRejection(JointRule):
     """Counts the accepted events instead of the leading ones."""
 
-    def accept(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
-        delta = laws.log_prob(draft.inter_times, draft.marks) - draft.laws.log_prob(draft.inter_times, draft.marks)
-        num_accepted = (coins[..., 0].log() <= delta).long().sum(1)
-        return Verdict(num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
-
-    return with_rule("joint", accept=accept)
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        passes = first_uniform(draft, uniforms).log() <= log_ratio(draft, target[:, :-1])
+        return Acceptance(draft, target, passes.long().sum(1))
 
 
-# --- the event after a rejection ---------------------------------------------------------------------------------
+# --- the event after a rejection -------------------------------------------------------------------------------------
 
 
-def adjusted_times(rejected: Rejected, attempts: Attempts) -> Tensor:
-    """tau ~ norm(max(0, g_T - g_D)) for every rejected row."""
-    everywhere = Verdict(rejected.positions, torch.ones(int(rejected.rows.max()) + 1, dtype=torch.bool))
-    return rules.adjusted_factorised(rejected, everywhere, attempts).inter_times
+def fresh_of_target(rejected: Rejected, noise: Streams) -> Tensor:
+    """Uniforms (n, 3) for an event of the target."""
+    return noise.attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
 
 
-def excess_marks(rejected: Rejected, inter_times: Tensor, attempts: Attempts) -> Tensor:
+def excess_marks(rejected: Rejected, inter_times: Tensor, noise: Streams) -> Tensor:
     """k ~ norm(max(0, f_T - f_D)) at the given times."""
-    coins = attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
+    uniforms = noise.attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
     target, draft = (law.mark_log_probs(inter_times) for law in rejected.laws())
-    return sample_mark((target.exp() - draft.exp()).clamp_min(1e-300).log(), coins)
+    return sample_mark((target.exp() - draft.exp()).clamp_min(1e-300).log(), uniforms)
 
 
-@register
-def adjusted_is_target_joint() -> Any:
-    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
-        return rejected.laws()[0].sample(uniforms)
-
-    return with_rule("joint", adjusted=adjusted)
+def as_if_times_had_failed(accepted: Acceptance) -> Acceptance:
+    """The rule `factorised` then draws tau ~ norm(max(0, g_T - g_D)) for every rejected row."""
+    return accepted._replace(detail=torch.ones_like(accepted.detail))
 
 
-@register
-def adjusted_is_target_factorised() -> Any:
-    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
-        target = rejected.laws()[0]
-        fresh = target.inter_time.sample(uniforms[:, :2])
-        inter_times = torch.where(verdict.time_rejected[rejected.rows], fresh, rejected.events()[0])
-        return inter_times, sample_mark(target.mark_log_probs(inter_times), uniforms[:, 2])
-
-    return with_rule("factorised", adjusted=adjusted)
+class AdjustedIsTargetJoint(JointRule):
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        return Recovered(rejected.positions, *rejected.laws()[0].sample(fresh_of_target(rejected, noise)))
 
 
-@register
-def mark_from_adjusted_after_time_was_rejected() -> Any:
-    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        _, inter_times, _ = rules.adjusted_factorised(rejected, verdict, attempts)
-        return inter_times, excess_marks(rejected, inter_times, attempts)
-
-    return with_rule("factorised", adjusted=adjusted)
-
-
-@register
-def mark_kept_after_time_was_rejected() -> Any:
-    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        _, inter_times, marks = rules.adjusted_factorised(rejected, verdict, attempts)
-        return inter_times, torch.where(verdict.time_rejected[rejected.rows], rejected.events()[1], marks)
-
-    return with_rule("factorised", adjusted=adjusted)
+class AdjustedIsTargetFactorised(FactorisedRule):
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        own, target = fresh_of_target(rejected, noise), rejected.laws()[0]
+        fresh = target.inter_time.sample(own[:, :2])
+        inter_times = torch.where(accepted.detail[rejected.rows], fresh, rejected.events()[0])
+        return Recovered(rejected.positions, inter_times, sample_mark(target.mark_log_probs(inter_times), own[:, 2]))
 
 
-@register
-def both_redrawn_from_adjusted() -> Any:
+class MarkFromAdjustedAfterTimeWasRejected(FactorisedRule):
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        right = super().resample(rejected, accepted, uniforms, noise)
+        return right._replace(marks=excess_marks(rejected, right.inter_times, noise))
+
+
+class MarkKeptAfterTimeWasRejected(FactorisedRule):
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        right = super().resample(rejected, accepted, uniforms, noise)
+        return right._replace(marks=torch.where(accepted.detail[rejected.rows], rejected.events()[1], right.marks))
+
+
+class BothRedrawnFromAdjusted(FactorisedRule):
     """The paper's Algorithm 1 as printed."""
 
-    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        inter_times = adjusted_times(rejected, attempts)
-        return inter_times, excess_marks(rejected, inter_times, attempts)
-
-    return with_rule("factorised", adjusted=adjusted)
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        right = super().resample(rejected, as_if_times_had_failed(accepted), uniforms, noise)
+        return right._replace(marks=excess_marks(rejected, right.inter_times, noise))
 
 
-@register
-def time_redrawn_after_mark_was_rejected() -> Any:
-    def adjusted(rejected: Rejected, verdict: Verdict, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        everywhere = verdict._replace(time_rejected=torch.ones_like(verdict.time_rejected))
-        return rules.adjusted_factorised(rejected, everywhere, attempts)[1:]
-
-    return with_rule("factorised", adjusted=adjusted)
+class TimeRedrawnAfterMarkWasRejected(FactorisedRule):
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        return super().resample(rejected, as_if_times_had_failed(accepted), uniforms, noise)
 
 
-def capped_loop(rejected: Rejected, attempts: Attempts, propose: Any, cap: int = 2) -> tuple[Tensor, Tensor]:
-    uniforms = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, cap, 2)
-    coins = attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL_COIN, 0, cap, 1)[..., 0]
-    tau, marks, delta = propose(*(law.unsqueeze(1) for law in rejected.laws()), uniforms)
-    is_kept = coins < -torch.expm1(-delta)
-    is_kept[:, -1] = True
-    which = is_kept.long().argmax(1, keepdim=True)
-    return tau.gather(1, which).squeeze(1), marks.gather(1, which).squeeze(1)
+class LoopWithACap(JointRule):
+    """After two tries the last proposal is taken as it is."""
+
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        own = proposal_uniforms(rejected, noise, 0, 2)
+        tau, marks, delta = sample_with_ratio(*(law.unsqueeze(1) for law in rejected.laws()), own)
+        is_kept = own[..., 4] < -torch.expm1(-delta)
+        is_kept[:, -1] = True
+        which = is_kept.long().argmax(1, keepdim=True)
+        return Recovered(rejected.positions, tau.gather(1, which).squeeze(1), marks.gather(1, which).squeeze(1))
 
 
-@register
-def loop_with_a_cap() -> Any:
-    """After two tries the last proposal is taken as it is; both rules use this loop."""
-    return patch.object(rules, "reject_until_kept", capped_loop)
+def keep_by_the_proposal(rejected: Rejected, noise: Streams, first: int | Tensor, num: int) -> Tensor:
+    uniforms = proposal_uniforms(rejected, noise, first, num)
+    uniforms[..., 4] = uniforms[..., 2]
+    return uniforms
 
 
-@register
-def loop_coin_is_the_proposal() -> Any:
+class LoopCoinIsTheProposal(JointRule):
     """The uniform that picks the proposed mark decides on the proposal as well."""
-    right = RowNoise.attempts
 
-    def attempts(self: RowNoise, *arguments: Any) -> Tensor:
-        uniforms = right(self, *arguments)
-        if arguments[-1] == Purpose.PROPOSAL_COIN:
-            uniforms[..., 4] = uniforms[..., 2]
-        return uniforms
-
-    return patch.object(RowNoise, "attempts", attempts)
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        drawn = reject_until_kept(rejected, noise, sample_with_ratio, uniforms_of=keep_by_the_proposal)
+        return Recovered(rejected.positions, *drawn)
 
 
-@register
-def adjusted_law_of_the_next_position() -> Any:
-    right = Speculative.correct
-
-    def correct(
-        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise
-    ) -> tuple[Verdict, Tensor, Tensor]:
-        draft_length = draft.marks.shape[1]
-        later = torch.arange(1, draft_length + 2).clamp_max(draft_length)
-        return right(self, rows, draft, laws[:, later], verdict, noise)
-
-    return patch.object(Speculative, "correct", correct)
+def later(laws: Any) -> Any:
+    """Of (rows, n + 1) distributions those of the next positions, of which the last stays."""
+    n = laws.batch_shape[1] - 1
+    return laws[:, torch.arange(1, n + 2).clamp_max(n)]
 
 
-@register
-def bonus_from_the_draft() -> Any:
-    """The bonus event follows the draft's own law after its last drafted event."""
-    right = Speculative.correct
-
-    def correct(
-        self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, noise: RoundNoise
-    ) -> tuple[Verdict, Tensor, Tensor]:
-        verdict, inter_times, marks = right(self, rows, draft, laws, verdict, noise)
-        assert isinstance(self.drafter, ModelDrafter)
-        cache = self.drafter.rows.cache
-        lengths = cache.lengths
-        law = self.drafter.rows.extend(EventTokens(*(field[:, -1:] for field in draft.tokens)))
-        cache.lengths = lengths
-        draft_length = draft.marks.shape[1]
-        bonus_times, bonus_marks = law[:, 0].sample(noise.target[:, draft_length])
-        is_bonus = verdict.num_accepted == draft_length
-        return verdict, torch.where(is_bonus, bonus_times, inter_times), torch.where(is_bonus, bonus_marks, marks)
-
-    return patch.object(Speculative, "correct", correct)
+class AdjustedLawOfTheNextPosition(JointRule):
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        return super().resample(rejected._replace(target=later(rejected.target)), accepted, uniforms, noise)
 
 
-# --- draft lengths that look ahead -------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class DraftAndWhatFollows(Draft):
+    """A chain that knows the draft's own distribution (rows, 1) after its last event."""
+
+    after: Any = None
 
 
-@register
-def length_cut_by_the_verdict() -> Any:
+class LooksAhead(ModelDrafter):
+    def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+        draft = super().propose(state, uniforms)
+        lengths = self.runner.cache.lengths
+        after = self.runner.extend(draft.tokens.map(lambda field: field[:, -1:]))
+        self.runner.cache.lengths = lengths
+        return DraftAndWhatFollows(**vars(draft), after=after)
+
+
+class BonusFromTheDraft(JointRule):
+    """The bonus event follows the draft's own distribution after its last drafted event."""
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        assert isinstance(draft, DraftAndWhatFollows)
+        right = super().accept(draft, target, uniforms, running, noise)
+        return right._replace(target=type(target).cat([target[:, :-1], draft.after], 1))
+
+
+# --- draft lengths that look ahead -----------------------------------------------------------------------------------
+
+
+class LengthCutByTheVerdict(JointRule):
     """A draft ends before its first rejected event, as if no more had been wanted: a bonus event follows."""
-    right = Speculative.judge
 
-    def judge(self: Speculative, rows: Rows, draft: Draft, laws: Any, noise: RoundNoise) -> tuple[Draft, Any, Verdict]:
-        draft, laws, verdict = right(self, rows, draft, laws, noise)
-        return draft._replace(lengths=verdict.num_accepted), laws, verdict
-
-    return patch.object(Speculative, "judge", judge)
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        right = super().accept(draft, target, uniforms, running, noise)
+        return right._replace(draft=replace(draft, lengths=right.num_accepted))
 
 
-@register
-@contextmanager
-def length_chosen_by_coins_to_come() -> Iterator[None]:
-    """What is told of a round counts events that pass behind the first rejected one: the next round tests with their
-    coins."""
-    passing: list[Tensor] = []
+class KnowsWhatWillPass(JointRule):
+    """Remembers how many of the drafted events would pass, those behind the first rejected one included."""
 
-    def accept(draft: Draft, laws: Any, coins: Tensor) -> Verdict:
-        passing[:] = [(coins[..., 0].log() <= rules.log_ratio(draft, laws)).sum(1)]
-        return rules.accept_joint(draft, laws, coins)
-
-    def used(self: Progress, num_accepted: Tensor, counts: Tensor) -> Tensor:
-        return passing.pop() if passing else num_accepted
-
-    with with_rule("joint", accept=accept), patch.object(Progress, "used", used):
-        yield
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        self.passing = (first_uniform(draft, uniforms).log() <= log_ratio(draft, target[:, :-1])).sum(1)
+        return super().accept(draft, target, uniforms, running, noise)
 
 
-# --- block verification ------------------------------------------------------------------------------------------
+def told_of_uniforms_to_come() -> AbstractContextManager[Any]:
+    """What is told of a round counts these: the next round tests with their uniforms."""
+    right = Speculative.advance
+
+    def advance(self: Speculative, state: BatchState) -> Advance:
+        done = right(self, state)
+        assert isinstance(self.rule, KnowsWhatWillPass) and done.num_drafted is not None
+        return done._replace(num_used=self.rule.passing) if done.num_drafted.any() else done
+
+    return patch.object(Speculative, "advance", advance)
 
 
-@register
-def block_probs_above_one() -> Any:
+# --- block verification ----------------------------------------------------------------------------------------------
+
+
+class BlockProbsAboveOne(BlockRule):
     """P_i = r_1 ... r_i without the minimum with 1."""
-    return patch.object(block, "log_block_probs", lambda draft, laws: rules.log_ratio(draft, laws).cumsum(1))
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        log_block = log_ratio(draft, target[:, :-1]).cumsum(1)
+        last = draft.num_drafted.unsqueeze(1) - 1
+        accepted = first_uniform(draft, uniforms).gather(1, last).log() <= log_block.gather(1, last)
+        return Acceptance(draft, target, (last + accepted.long()).squeeze(1), log_block)
 
 
-def with_races(changed: Callable[[Any, Tensor, Tensor, int, Attempts], tuple[Any, ...]]) -> Any:
-    """Races whose arguments (race, log_block, first, num, attempts) are `changed`."""
-    right = block._race
-    return patch.object(block, "_race", lambda *arguments: right(*changed(*arguments)))
+class BlockCorrectsAsJointDoes(BlockRule):
+    """The distribution after the prefix is adjusted by r instead of by P_i r; nothing fails."""
+
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        return super().resample(rejected, accepted._replace(detail=0 * accepted.detail), uniforms, noise)
 
 
-@register
-def block_corrects_as_joint_does() -> Any:
-    """The law after the prefix is adjusted by r instead of by P_i r; nothing fails."""
-    return with_races(lambda race, log_block, *rest: (race, torch.zeros_like(log_block), *rest))
-
-
-@register
-def block_of_the_next_prefix() -> Any:
+class BlockOfTheNextPrefix(BlockRule):
     """The race at i runs with P_{i-1}."""
 
-    def changed(race: Any, log_block: Tensor, *rest: Any) -> tuple[Any, ...]:
-        before = race.positions.clamp_min(1) - 1
-        probs = block.log_block_probs(race.draft, race.target[:, :-1])
-        probs = torch.cat([torch.zeros_like(probs[:, :1]), probs], 1)
-        return race, probs[race.rows, before], *rest
-
-    return with_races(changed)
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        before = torch.nn.functional.pad(accepted.detail[:, :-1], (1, 0))
+        return super().resample(rejected, accepted._replace(detail=before), uniforms, noise)
 
 
-# --- which law, which cache, which noise -------------------------------------------------------------------------
+# --- which distribution, which cache, which noise --------------------------------------------------------------------
 
 
-def with_laws_of(positions: Callable[[int], Tensor]) -> Any:
-    right = Speculative.verify
-
-    def verify(self: Speculative, rows: Rows, draft: Draft) -> Any:
-        return right(self, rows, draft)[:, positions(draft.marks.shape[1])]
-
-    return patch.object(Speculative, "verify", verify)
-
-
-@register
-def law_of_the_event_before() -> Any:
+class LawOfTheEventBefore(JointRule):
     """A stale context."""
-    return with_laws_of(lambda g: torch.arange(-1, g).clamp_min(0))
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        stale = target[:, torch.arange(-1, draft.draft_length).clamp_min(0)]
+        return super().accept(draft, stale, uniforms, running, noise)
 
 
-@register
-def law_of_the_event_after() -> Any:
+class LawOfTheEventAfter(JointRule):
     """An off-by-one context."""
-    return with_laws_of(lambda g: torch.arange(1, g + 2).clamp_max(g))
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        return super().accept(draft, later(target), uniforms, running, noise)
 
 
-def with_target_length(wrong: Callable[[int, Verdict], Tensor]) -> Any:
-    """The target's cache is `wrong` entries longer than it should be."""
-    right = Speculative.commit
+def with_target_length(wrong: Callable[[Tensor, int], Tensor]) -> Patch:
+    """The target's cache is `wrong` (num_kept, num_cached) entries longer than it should be."""
+    right = Draft.keep_in
 
-    def commit(self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, events: Events) -> Tensor:
-        reached_end = right(self, rows, draft, laws, verdict, events)
-        self.target.cache.lengths = self.target.cache.lengths + wrong(draft.marks.shape[1], verdict)
-        return reached_end
+    def keep_in(self: Draft, cache: Any, num_kept: Tensor, num_cached: int, num_before: int) -> None:
+        right(self, cache, num_kept, num_cached, num_before)
+        if num_before:  # of the target
+            cache.lengths = cache.lengths + wrong(num_kept, num_cached)
 
-    return patch.object(Speculative, "commit", commit)
-
-
-@register
-def wrong_rollback_after_full_acceptance() -> Any:
-    """The target's cache loses the last accepted event."""
-    return with_target_length(lambda draft_length, verdict: -(verdict.num_accepted == draft_length).long())
+    return lambda: patch.object(Draft, "keep_in", keep_in)
 
 
-@register
-def no_rollback_after_rejection() -> Any:
-    """Rejected events stay in the target's cache."""
-    return with_target_length(lambda draft_length, verdict: draft_length - verdict.num_accepted)
+class NeighboursCache(ModelRunner):
+    """Every row of the target reads the cache of the row before it."""
 
-
-@register
-def row_reads_its_neighbours_cache() -> Any:
-    right = Speculative.verify
-
-    def verify(self: Speculative, rows: Rows, draft: Draft) -> Any:
-        cache = self.target.cache
-        own, lengths = cache.tensors, cache.lengths
-        cache.tensors = [tensor.roll(1, cache.row_dim) for tensor in own]
-        laws = right(self, rows, draft)
-        cache.tensors, cache.lengths = own, lengths
-        right(self, rows, draft)  # writes its own entries all the same
+    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
+        own, lengths = self.cache.tensors, self.cache.lengths
+        self.cache.tensors = [tensor.roll(1, self.cache.row_dim) for tensor in own]
+        laws = super().extend(tokens, parents)
+        self.cache.tensors, self.cache.lengths = own, lengths
+        super().extend(tokens, parents)  # writes its own entries all the same
         return laws
 
-    return patch.object(Speculative, "verify", verify)
+
+class AcceptedPrefixDropped(JointRule):
+    """After a rejection only the event that replaces the rejected one is committed."""
+
+    def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
+        right = super().resample(rejected, accepted, uniforms, noise)
+        return right._replace(num_accepted=torch.zeros_like(right.num_accepted))
 
 
-@register
-def accepted_prefix_dropped() -> Any:
-    """After a rejection only the corrected event is committed."""
-    right = Speculative.commit
-
-    def commit(self: Speculative, rows: Rows, draft: Draft, laws: Any, verdict: Verdict, events: Events) -> Tensor:
-        kept = torch.where(verdict.num_accepted == draft.marks.shape[1], verdict.num_accepted, 0)
-        inter_times, _, marks = at_positions(events.columns.movedim(0, 2), verdict.num_accepted).unbind(1)
-        alone = new_events(rows.last_times, draft, kept, inter_times, marks)
-        return right(self, rows, draft, laws, verdict._replace(num_accepted=kept), alone)
-
-    return patch.object(Speculative, "commit", commit)
-
-
-@register
-def noise_of_the_round_before() -> Any:
+class NoiseOfTheRoundBefore(JointRule):
     """Every second round gets the numbers of the one before it."""
-    right = RowNoise.window
-    latest: list[Tensor] = []
 
-    def window(self: RowNoise, num: int) -> Tensor:
-        noise = right(self, num)
-        if latest and latest[0].shape == noise.shape:
-            return latest.pop()
-        latest[:] = [noise]
-        return noise
+    def __init__(self) -> None:
+        self._latest: RoundUniforms | None = None
 
-    return patch.object(RowNoise, "window", window)
+    def uniforms(self, noise: RowNoise, draft_length: int) -> RoundUniforms:
+        own, latest = super().uniforms(noise, draft_length), self._latest
+        if latest is not None and latest.target.shape == own.target.shape:
+            self._latest = None
+            return latest
+        self._latest = own
+        return own
 
 
-@register
-def noise_of_the_rejected_event_again() -> Any:
+class NoiseOfTheRejectedEventAgain(JointRule):
     """The event after a rejected one is drafted with the numbers that the rejected one had."""
-    right = RowNoise.advance
 
-    def advance(self: RowNoise, num: Any, at_most: int) -> None:
-        right(self, num if isinstance(num, int) else torch.where(num < at_most, num - 1, num), at_most)
-
-    return patch.object(RowNoise, "advance", advance)
+    def consume(self, noise: RowNoise, num_events: Tensor, draft_length: int) -> None:
+        fewer = torch.where(num_events < draft_length + 1, num_events - 1, num_events)
+        super().consume(noise, fewer, draft_length)
 
 
-@register
-def silence_ignored() -> Any:
+def silence_ignored() -> AbstractContextManager[Any]:
     """A continuation that does not know that nothing happened since the last event."""
-    right = Rows.admit
+    right = BatchState.prefill
 
-    def admit(self: Rows, *arguments: Any) -> None:
+    def prefill(self: BatchState, *arguments: Any) -> None:
         right(self, *arguments)
         self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
 
-    return patch.object(Rows, "admit", admit)
+    return patch.object(BatchState, "prefill", prefill)
 
 
-@register
-def silence_ignored_by_the_target() -> Any:
-    """Only the draft knows of the silence: every first event is later than it, but not by the right law."""
-    right = Speculative.verify
-
-    def verify(self: Speculative, rows: Rows, draft: Draft) -> Any:
-        known, rows.is_truncated_start = rows.is_truncated_start, False
-        laws = right(self, rows, draft)
-        rows.is_truncated_start = known
-        return laws
-
-    return patch.object(Speculative, "verify", verify)
+def silence_ignored_by_the_target() -> AbstractContextManager[Any]:
+    """Only the draft knows of the silence: every first event is later than it, but not by the right distribution."""
+    return patch.object(speculative, "given_elapsed", lambda laws, state: laws)
 
 
-@register
-def autoregressive_stale_context() -> Any:
-    """Autoregressive sampling that feeds each event one round late."""
-    right = Autoregressive.round
-    before: list[EventTokens] = []
+class StaleContext(ModelRunner):
+    """Every event is fed to the target one pass late."""
 
-    def round(self: Autoregressive, rows: Rows) -> Tensor:
-        newest = rows.pending
-        last = before.pop() if before else newest
-        late = last if len(last.ids) == len(newest.ids) else newest
-        before.append(newest)
-        extend = ModelRows.extend
-        with patch.object(ModelRows, "extend", lambda self, tokens: extend(self, late)):
-            return right(self, rows)
+    before: EventTokens | None = None
 
-    return patch.object(Autoregressive, "round", round)
+    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
+        is_there = self.before is not None and len(self.before.ids) == len(tokens.ids)
+        late, self.before = self.before if is_there else tokens, tokens
+        assert late is not None
+        return super().extend(late, parents)
 
 
-# --- ends of windows ---------------------------------------------------------------------------------------------
+def with_target_runner(kind: type[ModelRunner]) -> Patch:
+    return lambda: patch.object(method, "ModelRunner", kind)
 
 
-@register
-def round_that_crosses_the_end_is_dropped() -> Any:
+# --- ends of windows -------------------------------------------------------------------------------------------------
+
+
+def round_that_crosses_the_end_is_dropped() -> AbstractContextManager[Any]:
     """All events of the last round go, not only those beyond the end."""
-    right = Rows.commit
+    right = BatchState.commit
 
-    def commit(self: Rows, events: Events, num_events: Tensor) -> Tensor:
+    def commit(self: BatchState, events: Events, num_events: Tensor) -> None:
         before = self.counts
-        reached_end = right(self, events, num_events)
-        crosses = (events.times > self.end.unsqueeze(1)) & (
-            torch.arange(events.times.shape[1]) < num_events.unsqueeze(1)
-        )
+        right(self, events, num_events)
+        is_new = torch.arange(events.times.shape[1]) < num_events.unsqueeze(1)
+        crosses = (events.times > self.end.unsqueeze(1)) & is_new
         self.counts = torch.where(crosses.any(1), before, self.counts)
-        return reached_end
 
-    return patch.object(Rows, "commit", commit)
+    return patch.object(BatchState, "commit", commit)
+
+
+MUTANTS = {
+    "marks_untested_joint": Mutant(MarksUntestedJoint),
+    "marks_untested_factorised": Mutant(MarksUntestedFactorised),
+    "one_coin_for_time_and_mark": Mutant(OneCoinForTimeAndMark),
+    "accepts_beyond_the_first_rejection": Mutant(AcceptsBeyondTheFirstRejection),
+    "adjusted_is_target_joint": Mutant(AdjustedIsTargetJoint),
+    "adjusted_is_target_factorised": Mutant(AdjustedIsTargetFactorised),
+    "mark_from_adjusted_after_time_was_rejected": Mutant(MarkFromAdjustedAfterTimeWasRejected),
+    "mark_kept_after_time_was_rejected": Mutant(MarkKeptAfterTimeWasRejected),
+    "both_redrawn_from_adjusted": Mutant(BothRedrawnFromAdjusted),
+    "time_redrawn_after_mark_was_rejected": Mutant(TimeRedrawnAfterMarkWasRejected),
+    "loop_with_a_cap": Mutant(LoopWithACap),
+    "loop_coin_is_the_proposal": Mutant(LoopCoinIsTheProposal),
+    "adjusted_law_of_the_next_position": Mutant(AdjustedLawOfTheNextPosition),
+    "bonus_from_the_draft": Mutant(BonusFromTheDraft, lambda draft: model_drafter(LooksAhead, draft)),
+    "length_cut_by_the_verdict": Mutant(LengthCutByTheVerdict),
+    "length_chosen_by_coins_to_come": Mutant(KnowsWhatWillPass, patch=told_of_uniforms_to_come),
+    "block_probs_above_one": Mutant(BlockProbsAboveOne),
+    "block_corrects_as_joint_does": Mutant(BlockCorrectsAsJointDoes),
+    "block_of_the_next_prefix": Mutant(BlockOfTheNextPrefix),
+    "law_of_the_event_before": Mutant(LawOfTheEventBefore),
+    "law_of_the_event_after": Mutant(LawOfTheEventAfter),
+    # the target's cache loses the last accepted event
+    "wrong_rollback_after_full_acceptance": Mutant(patch=with_target_length(lambda kept, drafted: -(kept == drafted).long())),
+    # rejected events stay in the target's cache
+    "no_rollback_after_rejection": Mutant(patch=with_target_length(lambda kept, drafted: drafted - kept)),
+    "row_reads_its_neighbours_cache": Mutant(patch=with_target_runner(NeighboursCache)),
+    "accepted_prefix_dropped": Mutant(AcceptedPrefixDropped),
+    "noise_of_the_round_before": Mutant(NoiseOfTheRoundBefore),
+    "noise_of_the_rejected_event_again": Mutant(NoiseOfTheRejectedEventAgain),
+    "silence_ignored": Mutant(patch=silence_ignored),
+    "silence_ignored_by_the_target": Mutant(patch=silence_ignored_by_the_target),
+    "autoregressive_stale_context": Mutant(patch=with_target_runner(StaleContext)),
+    "round_that_crosses_the_end_is_dropped": Mutant(patch=round_that_crosses_the_end_is_dropped),
+}  # fmt: skip

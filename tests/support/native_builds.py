@@ -1,13 +1,14 @@
-"""Other builds of the compiled code: for older processors, and wrong ones that tests must catch."""
+"""Other builds of the native code: for older processors, and wrong ones that tests must catch."""
 
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tppsd.backends.cpp import compiled, compiling
+from tppsd.backends.cpp import compiling, model
 from tppsd.backends.cpp.compiling import library
 
 try:
@@ -21,17 +22,27 @@ SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
 
 
 def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
-    """From now on, without the flags for this very processor."""
+    """Build and use the native code, from now on, without the flags for this very processor.
+
+    Models that have been compiled keep the library that they have. Equal sources are built once per run of the tests.
+
+    Args:
+        command: the compiler and its first options.
+        folder: of this test alone; builds are kept beside it.
+    """
     monkeypatch.setenv("CXX", " ".join(command))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "builds"))
     monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
-    monkeypatch.setattr(compiled, "library", lambda _: library.__wrapped__(source))
+    built = cache(lambda: library.__wrapped__(source))
+    monkeypatch.setattr(model, "library", lambda _: built())
 
 
 def compiled_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on, with `wrong` in place of `right`, which is there once; groups of rows are small. Compiled in half
-    the time."""
-    monkeypatch.setattr(compiling, "_FLAGS", tuple(flag.replace("-O3", "-O1") for flag in compiling._FLAGS))
+    """Use, from now on, a build with `wrong` in place of `right`, which is there once.
+
+    Groups of rows are small. It is compiled without optimization, in a third of the time.
+    """
+    monkeypatch.setattr(compiling, "_FLAGS", tuple(flag.replace("-O3", "-O0") for flag in compiling._FLAGS))
     copy = Path(shutil.copytree(SOURCE.parent, folder / "native"))
     texts = {path: path.read_text() for path in copy.iterdir()}
     assert sum(text.count(right) for text in texts.values()) == 1

@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from sampling import sample_with
 from torch import Tensor
 
 from tppsd.models import attention
 from tppsd.models.cache import RowCache
+from tppsd.models.law import sample_with_ratio
 from tppsd.models.tree import is_ancestor
-from tppsd.sampling import linear, tree_speculative
-from tppsd.sampling.tree.candidates import Siblings
-from tppsd.sampling.drafters import Draft
-from tppsd.sampling.tree.linear import LINEAR
+from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import Streams
-from tppsd.sampling.rows import Rows
-from tppsd.sampling.rules import Rejected, adjusted_joint
-from tppsd.sampling.tree_speculative import TreeSpeculative
+from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.rules import Acceptance, Rejected, RoundUniforms, reject_until_kept
+from tppsd.sampling.tree import linear
+from tppsd.sampling.tree.candidates import CandidateRule, Siblings
+from tppsd.sampling.tree.linear import LINEAR
+from tppsd.sampling.tree.recursive import RECURSIVE, recursion
+from tppsd.sampling.tree.rule import CANDIDATE_RULES, TreeRule
+from tppsd.sampling.tree.shape import Tree
 
-Patch = Any  # a context manager
-
-
-def children_reuse_the_parents_context() -> Patch:
-    """The target's law after a node is that after the node's parent."""
-    right = TreeSpeculative.verify
-
-    def verify(self: TreeSpeculative, rows: Rows, draft: Draft) -> Any:
-        assert self.parents is not None
-        return right(self, rows, draft)[:, torch.tensor(self.parents).clamp_min(0)]
-
-    return patch.object(TreeSpeculative, "verify", verify)
+Patch = Callable[[], AbstractContextManager[Any]]
 
 
-def sibling_attends_to_sibling() -> Patch:
+class TreeMutant(NamedTuple):
+    """A wrong sampler. Fields: candidates, kind: of the tree rule that is passed in; patch: of anything else."""
+
+    candidates: CandidateRule | None = None
+    kind: type[TreeRule] = TreeRule
+    patch: Patch = nullcontext
+
+    def samples(self, target: Any, draft: Any, candidates: tuple[int, ...], **arguments: Any) -> SampledSequences:
+        """As of `sample_with`."""
+        rule = self.candidates or CANDIDATE_RULES[arguments.get("rule", "linear")]
+        own = self.kind(Tree(candidates), rule, torch.device("cpu"))
+        with self.patch():
+            return sample_with(target, draft, own_rule=own, candidates=candidates, **arguments)
+
+
+class ChildrenReuseTheParentsContext(TreeRule):
+    """The target's distribution after a node is that after the node's parent."""
+
+    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+        assert draft.parents is not None
+        of_parents = target[:, torch.tensor(draft.parents).clamp_min(0)]
+        return super().accept(draft, of_parents, uniforms, running, noise)
+
+
+def sibling_attends_to_sibling() -> AbstractContextManager[Any]:
     """A causal mask over the numbers of the nodes, as if the tree were a chain."""
     return patch.object(attention, "is_ancestor", lambda *of: torch.ones_like(is_ancestor(*of)).tril())
 
 
-def cache_of_another_branch_is_kept() -> Patch:
+def cache_of_another_branch_is_kept() -> AbstractContextManager[Any]:
     """The entries of the leftmost path, whichever was accepted."""
     right = RowCache.keep_path
 
@@ -51,7 +68,7 @@ def cache_of_another_branch_is_kept() -> Patch:
     return patch.object(RowCache, "keep_path", keep_path)
 
 
-def accepted_path_is_not_gathered() -> Patch:
+def accepted_path_is_not_gathered() -> AbstractContextManager[Any]:
     """The cache is rolled back by length, as that of a chain."""
 
     def keep_path(self: RowCache, nodes: Tensor, num_kept: Tensor) -> None:
@@ -60,65 +77,44 @@ def accepted_path_is_not_gathered() -> Patch:
     return patch.object(RowCache, "keep_path", keep_path)
 
 
-def with_linear(**wrong: Any) -> Patch:
-    return patch.dict(tree_speculative.TREE_RULES, {"linear": LINEAR._replace(**wrong)})
-
-
-def negative_weights_are_not_clipped() -> Patch:
-    """The candidate is picked in proportion to |r_i + 1 - mean of the others|; what follows is right."""
+def pick_by_absolute_weights(siblings: Siblings, uniforms: Tensor) -> Tensor:
+    """In proportion to |r_i + 1 - mean of the others|; what follows is right."""
 
     def unclipped(ratios: Tensor) -> Tensor:
         k = ratios.shape[-1]
         return (ratios + 1 - (ratios.sum(-1, keepdim=True) - ratios) / (k - 1)).abs() / k
 
-    def pick(siblings: Siblings, coins: Tensor) -> Tensor:
-        with patch.object(linear, "linear_weights", unclipped):
-            return LINEAR.pick(siblings, coins)
-
-    return with_linear(pick=pick)
+    with patch.object(linear, "linear_weights", unclipped):
+        return LINEAR.pick(siblings, uniforms)
 
 
-def what_is_picked_is_accepted() -> Patch:
-    """Picking by the clipped weights is taken for exact."""
-    return with_linear(doubt=None)
-
-
-def adjusted_law_of_plain_rejection() -> Patch:
+def resample_plainly(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
     """norm(max(0, target - draft)) after all candidates were rejected."""
-
-    def adjusted(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
-        return adjusted_joint(rejected, None, noise.attempts)[1:]  # type: ignore[arg-type]
-
-    return with_linear(adjusted=adjusted)
+    return reject_until_kept(rejected, noise, sample_with_ratio)
 
 
-def each_candidate_is_tested_alone() -> Patch:
+def pick_the_first_that_passes(siblings: Siblings, uniforms: Tensor) -> Tensor:
     """The first with U <= r: the rule of a chain, once more for every sibling."""
+    generator = torch.Generator().manual_seed(int(1e6 * uniforms.sum()))
+    passes = torch.rand(siblings.ratios.shape, generator=generator, dtype=torch.float64) < siblings.ratios
+    return torch.where(passes.any(1), passes.long().argmax(1), siblings.ratios.shape[1])
 
-    def pick(siblings: Siblings, coins: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(int(1e6 * coins.sum()))
-        passes = torch.rand(siblings.ratios.shape, generator=generator, dtype=torch.float64) < siblings.ratios
-        return torch.where(passes.any(1), passes.long().argmax(1), siblings.ratios.shape[1])
 
-    return with_linear(pick=pick, doubt=None)
+def resample_with_a_wrong_sign(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
+    """norm(max(0, target - draft / c)) instead of norm(max(0, target - c draft))."""
+    scale = recursion(*rejected.laws(), num_candidates)[0][:, -1]
+    return reject_until_kept(rejected, noise, sample_with_ratio, -scale.log())
 
 
 TREE_MUTANTS = {
-    mutant.__name__: mutant
-    for mutant in (
-        children_reuse_the_parents_context,
-        sibling_attends_to_sibling,
-        cache_of_another_branch_is_kept,
-        accepted_path_is_not_gathered,
-        negative_weights_are_not_clipped,
-        what_is_picked_is_accepted,
-        adjusted_law_of_plain_rejection,
-        each_candidate_is_tested_alone,
-    )
+    "children_reuse_the_parents_context": TreeMutant(kind=ChildrenReuseTheParentsContext),
+    "sibling_attends_to_sibling": TreeMutant(patch=sibling_attends_to_sibling),
+    "cache_of_another_branch_is_kept": TreeMutant(patch=cache_of_another_branch_is_kept),
+    "accepted_path_is_not_gathered": TreeMutant(patch=accepted_path_is_not_gathered),
+    "negative_weights_are_not_clipped": TreeMutant(LINEAR._replace(pick=pick_by_absolute_weights)),
+    # picking by the clipped weights is taken for exact
+    "what_is_picked_is_accepted": TreeMutant(LINEAR._replace(reject_picks=None)),
+    "adjusted_law_of_plain_rejection": TreeMutant(LINEAR._replace(resample=resample_plainly)),
+    "each_candidate_is_tested_alone": TreeMutant(LINEAR._replace(pick=pick_the_first_that_passes, reject_picks=None)),
+    "adjusted_law_of_rrs_with_a_wrong_sign": TreeMutant(RECURSIVE._replace(resample=resample_with_a_wrong_sign)),
 }
-
-
-@contextmanager
-def tree_mutant(name: str) -> Iterator[None]:
-    with TREE_MUTANTS[name]():
-        yield

@@ -7,8 +7,8 @@ is stored in the model.
 
 from __future__ import annotations
 
+import operator
 import threading
-from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,8 +26,11 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._tensors = [(tensor, tensor.detach().clone()) for tensor in _tensors(model)]
-        self._parts = _parts(model)
+        self._submodules = list(model.modules())[1:]  # without the model itself, which would never be freed
+        self._held = [_held_by(module) for module in (model, *self._submodules)]
+        self._types = [type(module) for module in (model, *self._submodules)]
+        tensors = (held for own in self._held for held in own if isinstance(held, Tensor))
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._statistics = getattr(model, "statistics", None)
         parameters = model.named_parameters()
         self.not_finite = next((name for name, p in parameters if not torch.isfinite(p.detach()).all()), None)
@@ -37,24 +40,18 @@ class Snapshot:
 
     def fits(self, model: nn.Module) -> bool:
         """Does the model consist of the same parts, numbers and statistics as when the snapshot was made?"""
-        tensors = list(_tensors(model))
-        if len(tensors) != len(self._tensors) or _parts(model) != self._parts:
-            return False
+        for module, held, kind in zip((model, *self._submodules), self._held, self._types, strict=True):
+            now = _held_by(module)
+            if type(module) is not kind or len(now) != len(held) or not all(map(operator.is_, now, held)):
+                return False
         if getattr(model, "statistics", None) != self._statistics:
             return False
-        return all(now is then and _equal(now, copy) for now, (then, copy) in zip(tensors, self._tensors, strict=True))
+        return all(_equal(tensor, copy) for tensor, copy in self._tensors)
 
 
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                yield tensor
-
-
-def _parts(model: nn.Module) -> list[tuple[int, type]]:
-    """Identity and class of every module; the model holds them as long as they are its own."""
-    return [(id(module), type(module)) for module in model.modules()]
+def _held_by(module: nn.Module) -> tuple[object, ...]:
+    """A module's own submodules, parameters and buffers."""
+    return (*module._modules.values(), *module._parameters.values(), *module._buffers.values())
 
 
 def _equal(now: Tensor, copy: Tensor) -> bool:

@@ -1,0 +1,1 @@
+"""Samplers timed side by side, and their samples tested: `tppsd benchmark`."""

@@ -1,4 +1,4 @@
-"""From YAML to dataclasses: files that extend each other, and mistakes that end in one sentence."""
+"""The way from YAML to dataclasses: files that extend each other, and mistakes that end in one sentence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ T = TypeVar("T")
 
 
 def read_yaml(path: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a file and of the files that it names in `extends` (relative to itself); its own keys win, then later
-    files'.
+    """Return the keys of a file and of the files that it names in `extends`, relative to itself.
+
+    Its own keys win, then those of later files.
 
     Args:
         extended_by: the files that led here, each named in `extends` of the one before.
@@ -47,7 +48,7 @@ def read_yaml(path: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str,
 
 
 def build(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """A dataclass from the keys and values of a mapping, lists as tuples.
+    """Build a dataclass from the keys and values of a mapping; lists become tuples.
 
     Raises:
         ValueError: an unknown key, or a value of another type than the field's; the sentence begins with `where`.
@@ -60,7 +61,7 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as what `hint` describes: a union is the first of its members that fits."""
+    """Return `value` as what `hint` describes; a union is the first of its members that fits."""
     origin = get_origin(hint)
     if origin in (types.UnionType, Union):
         for member in get_args(hint):
@@ -78,7 +79,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Is `value` of the kind that `hint` describes? Whole numbers are numbers; true and false are neither."""
+    """Say whether `value` is of the kind that `hint` describes.
+
+    Whole numbers are numbers; true and false are neither.
+    """
     origin = get_origin(hint)
     if origin is Literal:
         return value in get_args(hint)
@@ -90,6 +94,7 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _in_words(hint: Any) -> str:
+    """Return what `hint` describes in words."""
     if get_origin(hint) is tuple:
         return "a list"
     if get_origin(hint) in (types.UnionType, Union):

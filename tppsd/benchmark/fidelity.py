@@ -1,4 +1,4 @@
-"""Do the samples have the right law? The columns of the TPP-SD paper, and the own-law test."""
+"""Tests of whether samples have the right distribution: the columns of the TPP-SD paper, and the own-law test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ROWS = 64  # in flight where time does not count
 
 @dataclass
 class Fidelity:
-    """Numbers, named as the columns of the table, and what the figures show.
+    """Holds numbers, named as the columns of the table, and what the figures show.
 
     Attributes:
         gaps: own-law residuals (num_events,); true_gaps: residuals under the true process, or None.
@@ -48,8 +48,10 @@ class Fidelity:
 
 
 class Judge:
-    """Judges the samplers of one cell against their own laws, the true process or, on real data, the autoregressive
-    sampler."""
+    """Judges the samplers of one cell.
+
+    They are tested against the model that they sample, the true process or, on real data, the autoregressive sampler.
+    """
 
     def __init__(
         self, plan: Plan, data: EventDataModule | None, autoregressive: Sampler, requests: list[Request], seed: int
@@ -64,6 +66,7 @@ class Judge:
             self.next_events = self._draw_next_events(autoregressive, _REFERENCE_SEED)
 
     def __call__(self, timed: Timed) -> Fidelity:
+        """Test all timed samples of a sampler."""
         samples, model = timed.samples, timed.sampler.model
         residuals = own_law_residuals(
             model, samples.sequences, samples.num_given, samples.observed_until, seed=self.seed
@@ -89,14 +92,17 @@ class Judge:
         return Fidelity(numbers, gaps, true_gaps, _mark_counts(samples, model.num_marks))
 
     def _reference(self, requests: list[Request]) -> Samples:
-        """The requests of all runs once more, autoregressively, with other seeds."""
+        """Sample the requests of all runs once more, autoregressively, with other seeds."""
         reference = Samples()
         for i, one in enumerate(requests):
             reference.add(self.autoregressive.run(one, _REFERENCE_SEED + 1000 * self.seed + i, _ROWS), one)
         return reference
 
     def _draw_next_events(self, sampler: Sampler, seed: int) -> tuple[Tensor, Tensor]:
-        """Inter-times and marks of the event that follows each of the first test histories, (histories, draws) each."""
+        """Draw the event that follows each of the first test histories.
+
+        Returns inter-times and marks, (histories, draws) each.
+        """
         assert self.data is not None
         sources = self.data.sequences("test")[: self.plan.next_event_histories]
         histories = [history(self.plan, source) for source in sources for _ in range(self.plan.next_event_draws)]
@@ -109,8 +115,10 @@ class Judge:
         return inter_times.view(len(sources), -1), marks.view(len(sources), -1)
 
     def _next_event_distances(self, sampler: Sampler) -> dict[str, float | None]:
-        """Between draws of this sampler and of the autoregressive one, means over histories; no sampler without a
-        cache."""
+        """Return distances of next events between this sampler and the autoregressive one, means over histories.
+
+        A sampler without a cache has none.
+        """
         if self.next_events is None or sampler.method == "reencode":
             return {}
         inter_times, marks = self._draw_next_events(sampler, _DRAW_SEED)
@@ -120,7 +128,7 @@ class Judge:
 
 
 def _log_likelihoods(model: TransformerTPP, sequences: list[EventSequence]) -> Tensor:
-    """Of whole sequences, `window` convention, float64 (num_sequences,)."""
+    """Return log-likelihoods of whole sequences, `window` convention, float64 (num_sequences,)."""
     parts = []
     with torch.inference_mode():
         for i in range(0, len(sequences), 8):
@@ -130,5 +138,6 @@ def _log_likelihoods(model: TransformerTPP, sequences: list[EventSequence]) -> T
 
 
 def _mark_counts(samples: Samples, num_marks: int) -> Tensor:
+    """Count the marks of the new events, int64 (num_marks,)."""
     new = [s.marks[n:] for s, n in zip(samples.sequences, samples.num_given, strict=True)]
     return torch.bincount(torch.cat(new), minlength=num_marks)

@@ -1,4 +1,4 @@
-"""Measures what the machine can do at most: float32 matrix products, and copies in main memory."""
+"""The limits of the machine, measured: float32 matrix products, and copies in main memory."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _WARM_UP_SEED = 10_000  # of a run that is thrown away
 
 @dataclass
 class Samples:
-    """Sequences of one or several runs, history first, renumbered, with what is needed to score them."""
+    """Holds sequences of one or several runs, history first, renumbered, with what is needed to score them."""
 
     sequences: list[EventSequence] = field(default_factory=list)
     num_given: list[int] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Samples:
     stats: list[SamplingStats] = field(default_factory=list)
 
     def add(self, sampled: SampledSequences | list[EventSequence], request: Request) -> int:
-        """Append the samples of a run; returns how many new events they have."""
+        """Append the samples of a run, and return how many new events they have."""
         if isinstance(sampled, SampledSequences):
             sequences, given, until = sampled.with_history(), sampled.num_given, sampled.observed_until
             self.stats.append(sampled.stats)
@@ -46,7 +46,7 @@ class Samples:
 
 @dataclass
 class Timed:
-    """The counted runs of a sampler.
+    """Holds the counted runs of a sampler.
 
     Attributes:
         seconds: wall-clock time of each run.
@@ -63,15 +63,16 @@ class Timed:
 
     @property
     def seconds_per_event(self) -> list[float]:
-        """Of each run; a run without events counts as one event."""
+        """Seconds per event of each run; a run without events counts as one event."""
         return [s / max(1, n) for s, n in zip(self.seconds, self.num_events, strict=True)]
 
 
 def alternate(
     samplers: list[Sampler], requests: list[Request], batch_size: int, seed: int, advance: Any
 ) -> list[Timed]:
-    """Time every sampler on every request in turn: run r has seed `seed` + r for all of them. A first run each warms
-    up.
+    """Time every sampler on every request in turn; a first run of each warms up.
+
+    Run r has seed `seed` + r for all of them.
 
     Args:
         requests: one per repeat.

@@ -13,7 +13,9 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """`with PeakMemory(device) as peak: ...`, then `peak.bytes`; None where the system does not say.
+    """Measures peak memory: `with PeakMemory(device) as peak: ...`, then `peak.bytes`.
+
+    None where the system does not say.
 
     On CUDA the tensors of this process. On Linux the resident memory: memory that the allocator keeps though it is free
     is returned first, so that work is charged for what it takes and not for what earlier work left behind.
@@ -39,7 +41,7 @@ class PeakMemory:
 
 
 def _reset_peak() -> bool:
-    """Let VmHWM begin anew at the present size; False where that cannot be done."""
+    """Let VmHWM begin anew at the present size, and return False where that cannot be done."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -54,6 +56,6 @@ def _reset_peak() -> bool:
 
 
 def _resident(name: str) -> int | None:
-    """VmRSS or VmHWM of this process in bytes."""
+    """Return VmRSS or VmHWM of this process in bytes."""
     found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
     return None if found is None else 1024 * int(found[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Of each path its last part, with so many parent folders before it that no two are the same."""
+    """Return the last part of each path, with so many parent folders before it that no two are the same."""
     parts = {path: Path(path).parts for path in paths}
     names = {}
     for path, own in parts.items():
@@ -19,12 +19,12 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def in_passes(passes: int | None) -> str:
-    """What the name of a sampler says of `draft_passes`."""
+    """Return what the name of a sampler says of `draft_passes`."""
     return "" if passes is None else f" in {passes} pass{'es' if passes > 1 else ''}"
 
 
 def repeated(values: Iterable[object]) -> object | None:
-    """The first value that was there before, None where all differ."""
+    """Return the first value that was there before, None where all differ."""
     seen: list[object] = []
     for value in values:
         if value in seen:

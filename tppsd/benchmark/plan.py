@@ -1,4 +1,4 @@
-"""What `tppsd benchmark` is to do: data sets, models, samplers, and how often to time them."""
+"""The plan of a benchmark: data sets, models, samplers, and how often to time them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DISTINCT = (
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Arguments of a TransformerTPP; `name` is heads x layers, as in the TPP-SD paper."""
+    """Holds arguments of a TransformerTPP; `name` is heads x layers, as in the TPP-SD paper."""
 
     num_layers: int = 1
     num_heads: int = 1
@@ -51,15 +51,17 @@ class ModelSize:
 
     @property
     def name(self) -> str:
+        """Heads x layers."""
         return f"{self.num_heads}x{self.num_layers}"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the arguments as plain values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Training:
-    """How models are trained where no checkpoint is given.
+    """Holds how models are trained where no checkpoint is given.
 
     Attributes:
         distilled: drafts are trained to agree with their target (tppsd.lightning.distillation) instead of with the
@@ -87,7 +89,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Plan:
-    """One table: every combination of data, encoders, seeds and batch sizes is a cell, whose samplers alternate.
+    """Holds what one table is of: every combination of data, encoders, seeds and batch sizes is a cell.
+
+    The samplers of a cell run in turn.
 
     Attributes:
         title: heading of the table and of the report.
@@ -184,12 +188,15 @@ class Plan:
 
     @property
     def passes(self) -> dict[str, Any]:
-        """As of SamplingOptions."""
+        """The options of passes, as in SamplingOptions."""
         return SamplingOptions(compile=self.compile, dtype=self.dtype).passes
 
     def speculative_options(self, of_model: bool) -> list[SamplingOptions]:
-        """Every draft length with every rule of chains, for a draft model with every number of passes; every tree with
-        every rule of trees."""
+        """Return the options of all chains and trees.
+
+        These are every draft length with every rule of chains, for a draft model with every number of passes, and every
+        tree with every rule of trees.
+        """
         of_trees: list[Any] = [rule for rule in self.rules if rule in TREE_RULES]
         of_chains: list[Any] = [rule for rule in self.rules if rule not in TREE_RULES] or ["joint"]
         passes = (None, *self.draft_passes) if of_model else (None,)
@@ -202,20 +209,26 @@ class Plan:
 
 
 def draft_names(drafts: tuple[ModelSize | str, ...]) -> list[str]:
-    """Checkpoints and drafters as given, sizes as heads x layers and, for those that share it, the settings that
-    differ."""
+    """Return checkpoints and drafters as given, and sizes as heads x layers.
+
+    Sizes of the same name also have the settings that differ.
+    """
     sizes = [draft for draft in drafts if isinstance(draft, ModelSize)]
     return [draft if isinstance(draft, str) else _name_among(draft, sizes) for draft in drafts]
 
 
 def _name_among(size: ModelSize, sizes: list[ModelSize]) -> str:
+    """Return the name of a size, with the settings that tell it from others of the same heads and layers."""
     alike = [other.to_dict() for other in sizes if other.name == size.name]
     differing = [f"{key} {value}" for key, value in size.to_dict().items() if len({other[key] for other in alike}) > 1]
     return " ".join([size.name, *differing])
 
 
 def _check_entry(entry: dict[str, Any]) -> None:
-    """A key that is misspelt would match every row, and a word is no number to write beside ours."""
+    """Refuse an unknown key and a value that is no number in an entry of a paper.
+
+    A key that is misspelt would match every row, and a word is no number to write beside ours.
+    """
     for key, value in entry.items():
         if key not in (*PAPER_KEYS, *COLUMNS):
             raise ValueError(f"paper: there is no key {key!r}; the keys are {', '.join((*PAPER_KEYS, *COLUMNS))}")
@@ -224,7 +237,7 @@ def _check_entry(entry: dict[str, Any]) -> None:
 
 
 def read_plan(paths: list[str], overrides: dict[str, Any]) -> Plan:
-    """The plan of YAML files, later ones and then `overrides` winning key by key."""
+    """Return the plan of YAML files; later ones and then `overrides` win key by key."""
     values: dict[str, Any] = {}
     for path in paths:
         values |= read_yaml(path)

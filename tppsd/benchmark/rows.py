@@ -1,4 +1,4 @@
-"""A line of the table: a sampler in a cell, as plain values."""
+"""The lines of the table: a sampler in a cell, as plain values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tppsd.sampling.stats import SamplingStats
 
 @dataclass(frozen=True)
 class Row:
-    """Medians over the counted runs. None: does not apply, or cannot be measured.
+    """Holds medians over the counted runs; None does not apply, or cannot be measured.
 
     Attributes:
         sampler: name, unique within data, encoder, batch size and seed; method: "autoregressive", "speculative",
@@ -89,13 +89,16 @@ class Row:
     paper: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A row, and what the figures show of it: residuals, mark counts, and rounds by (drafted, accepted) where there are
-    any."""
+    """Holds a row, and what the figures show of it.
+
+    These are residuals, mark counts, and rounds by (drafted, accepted) where there are any.
+    """
 
     row: Row
     fidelity: Fidelity
@@ -105,12 +108,13 @@ class Measurement:
 def measurement(
     timed: Timed, others: list[Timed], fidelity: Fidelity, cell: dict[str, Any], paper: tuple[dict[str, Any], ...]
 ) -> Measurement:
-    """The row of `timed`; `others` are all samplers of its cell and `cell` the fields that they share."""
+    """Return the row of `timed`; `others` are all samplers of its cell and `cell` the fields that they share."""
     sampler, own = timed.sampler, timed.seconds_per_event
     baselines = {
         other.sampler.method: other for other in others if other.sampler.method in ("autoregressive", "reencode")
     }
     speedups = _speedups(timed, baselines["autoregressive"])
+    over_reencode = _speedups(timed, baselines["reencode"]) if "reencode" in baselines else None
     peaks = [peak for peak in timed.peak_bytes if peak is not None]
     values: dict[str, Any] = cell | {
         "sampler": sampler.name, "method": sampler.method, "draft": sampler.draft, "draft_length": sampler.draft_length,
@@ -119,7 +123,7 @@ def measurement(
         "seconds": statistics.median(timed.seconds) / cell["num_sequences"],
         "milliseconds_per_event": 1e3 * statistics.median(own), "low": 1e3 * min(own), "high": 1e3 * max(own),
         "speedup": statistics.median(speedups), "speedup_low": min(speedups), "speedup_high": max(speedups),
-        "speedup_over_reencode": statistics.median(_speedups(timed, baselines["reencode"])) if "reencode" in baselines else None,
+        "speedup_over_reencode": None if over_reencode is None else statistics.median(over_reencode),
         "events_per_second": 1 / statistics.median(own), "peak_memory_mib": max(peaks) / 2**20 if peaks else None,
         "choice": timed.samples.stats[0].choice if timed.samples.stats else None,
         **fidelity.numbers,
@@ -135,12 +139,12 @@ def measurement(
 
 
 def _speedups(timed: Timed, baseline: Timed) -> list[float]:
-    """How many times as fast as the baseline per event, run by run."""
+    """Return how many times as fast as the baseline a sampler is per event, run by run."""
     return [base / own for base, own in zip(baseline.seconds_per_event, timed.seconds_per_event, strict=True)]
 
 
 def _reported(values: dict[str, Any], paper: tuple[dict[str, Any], ...]) -> dict[str, float]:
-    """The numbers of the paper's entries that describe this row."""
+    """Return the numbers of the paper's entries that describe this row."""
     found: dict[str, float] = {}
     for entry in paper:
         if all(values[key] == entry[key] for key in PAPER_KEYS if key in entry):

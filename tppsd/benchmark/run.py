@@ -1,4 +1,4 @@
-"""The benchmark itself: cell by cell, train or load the models, time the samplers in turn, judge their samples."""
+"""The benchmark itself: cell by cell, it trains or loads the models, times the samplers, and tests their samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tppsd.models.transformer_tpp import TransformerTPP
 
 
 def run(plan: Plan, say: Any, progress: Any) -> Iterator[list[Measurement]]:
-    """Measurements of each cell, the autoregressive sampler first.
+    """Yield the measurements of each cell, the autoregressive sampler first.
 
     Args:
         say: told in a sentence what is being done and what was skipped.
@@ -48,9 +48,10 @@ def run(plan: Plan, say: Any, progress: Any) -> Iterator[list[Measurement]]:
 
 
 def _cell(
-    plan: Plan, data: EventDataModule | None, name: str | None, target: TransformerTPP, drafts: dict[str, Any], seed: int,
-    batch_size: int, progress: Any,
+    plan: Plan, data: EventDataModule | None, name: str | None, target: TransformerTPP, drafts: dict[str, Any],
+    seed: int, batch_size: int, progress: Any,
 ) -> list[Measurement]:  # fmt: skip
+    """Time and judge all samplers of a cell."""
     chosen = samplers(plan, target, drafts)
     default = DEFAULT_CONTINUATIONS if data is not None and data.preset is None else 1
     num_sequences = max(batch_size, plan.sequences_per_run or default)
@@ -68,9 +69,11 @@ def _cell(
 
 
 def _check_device(plan: Plan) -> None:
+    """Refuse a device that is not there."""
     import torch
 
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            "device = cuda, but there is no CUDA device; give --device cpu, or a file of lightning_configs/benchmark/small"
+            "device = cuda, but there is no CUDA device; give --device cpu, or a file of "
+            "lightning_configs/benchmark/small"
         )

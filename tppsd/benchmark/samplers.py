@@ -1,4 +1,4 @@
-"""The samplers of a cell: functions of a request and a seed, and the loop without a cache that papers compare with."""
+"""The samplers of a cell, as functions of a request and a seed, and the loop without a cache of the papers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUTOREGRESSIVE, REENCODE, EAGER = "autoregressive", "reencode (uncached)", "auto
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler with its settings as columns.
+    """Holds a sampler with its settings as columns.
 
     Attributes:
         name: unique within a cell.
@@ -46,7 +46,7 @@ class Sampler:
 
 
 def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list[Sampler]:
-    """All that the plan asks for, the autoregressive one first."""
+    """Return all samplers that the plan asks for, the autoregressive one first."""
     passes = plan.passes
     chosen = [Sampler(AUTOREGRESSIVE, "autoregressive", target, _cached(target, passes))]
     if "eager" in plan.baselines:
@@ -80,13 +80,13 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
 
 
 def written_length(options: SamplingOptions) -> int | str | None:
-    """Of an option that names one length or "auto"."""
+    """Return the draft length of options that name one length or "auto"."""
     assert not isinstance(options.draft_length, tuple)
     return options.draft_length
 
 
 def _labels(plan: Plan) -> dict[str, str]:
-    """By name of a draft: sizes and drafters are called by it, checkpoints by their file."""
+    """Return a label by name of a draft: sizes and drafters are called by it, checkpoints by their file."""
     names = draft_names(plan.drafts)
     files = short_names(draft for draft in plan.drafts if isinstance(draft, str) and draft not in DRAFTER_NAMES)
     return {name: f"draft {files[name]}" if name in files else name for name in names}
@@ -95,6 +95,7 @@ def _labels(plan: Plan) -> dict[str, str]:
 def _cached(
     target: TransformerTPP, passes: dict[str, Any], draft: Any = None, options: SamplingOptions | None = None
 ) -> Callable[[Request, int, int], SampledSequences]:
+    """Return a function that runs `tppsd.sample` with these models and options."""
     chosen = (options or SamplingOptions("autoregressive")).with_overrides(**passes)
 
     def run(request: Request, seed: int, batch_size: int) -> SampledSequences:
@@ -108,7 +109,7 @@ def _cached(
 
 @torch.inference_mode()
 def reencode(target: TransformerTPP, request: Request, seed: int) -> list[EventSequence]:
-    """The loop that papers compare with: a full pass over the whole history for every event, one sequence at a time.
+    """Sample as papers do: a full pass over the whole history for every event, one sequence at a time.
 
     Source: the autoregressive sampler of TPP-SD (arXiv 2507.09252), section 5, and of its released code.
     """
@@ -125,6 +126,7 @@ def _continue(
     num_events: int | None,
     generator: torch.Generator,
 ) -> EventSequence:
+    """Continue one history until its end, or by so many events."""
     device = model_device(target)
     batch = sequences_on(device, [history])
     for _ in range(MAX_EVENTS if num_events is None else num_events):
@@ -143,5 +145,6 @@ def _continue(
 
 
 def _sequence(batch: EventBatch, history: EventSequence, t_end: float | None) -> EventSequence:
+    """Return the one row of a batch as a sequence that ends at `t_end`."""
     row = batch._replace(t_end=batch.last_times if t_end is None else batch.t_end.new_tensor([t_end])).sequence(0)
     return replace(row, t_end=t_end)

@@ -20,7 +20,7 @@ MAX_EVENTS = 5_000  # of one sampled sequence: a badly trained model may explode
 
 
 class Request(NamedTuple):
-    """What one run samples: sequences from scratch (`histories` is None) or one continuation of each history.
+    """Holds what one run samples: sequences from scratch (`histories` is None), or a continuation of each history.
 
     Fields: num_sequences; histories; t_end, a list with one end per sequence or None; num_events, new events or None.
     """
@@ -31,7 +31,7 @@ class Request(NamedTuple):
     num_events: int | None
 
     def arguments(self) -> dict[str, Any]:
-        """Keywords of `tppsd.sample`."""
+        """Return the keywords of `tppsd.sample`."""
         ends = {"t_end": self.t_end, "num_events": self.num_events}
         given = {name: end for name, end in ends.items() if end is not None}
         if self.histories is None:
@@ -40,7 +40,7 @@ class Request(NamedTuple):
 
 
 def open_data(plan: Plan, name: str) -> EventDataModule:
-    """The data module of a preset or of a data set, its validation split cut to what the plan affords.
+    """Return the data module of a preset or a data set, its validation split cut to what the plan affords.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be read; the sentence says why.
@@ -59,7 +59,7 @@ def open_data(plan: Plan, name: str) -> EventDataModule:
 
 
 def request(plan: Plan, data: EventDataModule | None, run: int, num_sequences: int) -> Request:
-    """What run number `run` samples: other histories in every run, from the first test sequence on."""
+    """Return what run number `run` samples: other histories in every run, from the first test sequence on."""
     if data is None:
         return Request(num_sequences, None, None, plan.num_events or DEFAULT_NUM_EVENTS)
     if data.preset is not None:
@@ -73,10 +73,10 @@ def request(plan: Plan, data: EventDataModule | None, run: int, num_sequences: i
 
 
 def history(plan: Plan, source: EventSequence) -> EventSequence:
-    """The first `given_events` events, or the first half where the sequence is not twice as long."""
+    """Return the first `given_events` events, or the first half where the sequence is not twice as long."""
     return source.prefix(max(1, min(plan.given_events, len(source) // 2)))
 
 
 def sequences_on(device: torch.device, sequences: list[EventSequence]) -> EventBatch:
-    """A padded batch of `sequences` on `device`."""
+    """Return a padded batch of `sequences` on `device`."""
     return EventBatch.from_sequences(sequences).to(device)

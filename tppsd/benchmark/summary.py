@@ -1,5 +1,7 @@
-"""What a long benchmark comes to: for every cell the fastest speculative sampler, beside the autoregressive one and
-`auto`."""
+"""A summary of a long benchmark: for every cell the fastest speculative sampler.
+
+Beside it stand the autoregressive one and `auto`.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,13 @@ _TYPES: dict[str, tuple[type, ...]] = {  # of the fields of a row, as JSON has t
 
 @dataclass(frozen=True)
 class Summary:
-    """A cell. Attributes: autoregressive, fastest, auto: its rows, the last where it was asked for; `fastest` has the
-    largest median speed-up of the samplers whose method and draft are given."""
+    """Holds the rows of a cell that count.
+
+    Attributes:
+        autoregressive: its row.
+        fastest: row of the largest median speed-up among the samplers whose method and draft are given.
+        auto: row of the method "auto", None where it was not asked for.
+    """
 
     autoregressive: Row
     fastest: Row
@@ -29,7 +36,7 @@ class Summary:
 
 
 def read_rows(paths: Iterable[str | Path]) -> list[Row]:
-    """Rows that `tppsd benchmark --json` has written.
+    """Read rows that `tppsd benchmark --json` has written.
 
     Raises:
         FileNotFoundError, ValueError: a file is not there or empty, or a line of it is not a row.
@@ -43,6 +50,7 @@ def read_rows(paths: Iterable[str | Path]) -> list[Row]:
 
 
 def _rows_of(path: Path) -> list[Row]:
+    """Read the rows of one file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -53,7 +61,7 @@ def _rows_of(path: Path) -> list[Row]:
 
 
 def _row(line: str, where: str) -> Row:
-    """A row whose cell and numbers are of the right type: the table and the figure write these."""
+    """Read a row, and check the types of its cell and its numbers, which the table and the figure write."""
     try:
         row = Row(**json.loads(line))
     except (json.JSONDecodeError, TypeError) as error:
@@ -66,7 +74,7 @@ def _row(line: str, where: str) -> Row:
 
 
 def summaries(rows: Sequence[Row]) -> list[Summary]:
-    """Of every cell in which something was compared with the autoregressive sampler, in order of appearance."""
+    """Return every cell in which something was compared with the autoregressive sampler, in order of appearance."""
     cells: dict[tuple[str | None, str, str, int], list[Row]] = {}
     for row in averaged(rows):
         cells.setdefault((row.data, row.encoder, row.target, row.batch_size), []).append(row)
@@ -81,7 +89,7 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
 
 
 def markdown(cells: Sequence[Summary]) -> str:
-    """A line per cell."""
+    """Return a table with a line per cell."""
     heads = ["data", "encoder", "target", "rows", "autoregressive, ms per event", "fastest", "ms per event"]
     heads += ["speed-up", "`auto`"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -102,8 +110,10 @@ def markdown(cells: Sequence[Summary]) -> str:
 
 
 def speedups(cells: Sequence[Summary]) -> list[Speedup]:
-    """Of the fastest samplers, for `tppsd.plots.speedup_plot`: a panel per batch size, a colour per size of the
-    target."""
+    """Return the fastest samplers for `tppsd.plots.speedup_plot`.
+
+    The figure has a panel per batch size, and a colour per size of the target.
+    """
     return [
         Speedup(
             f"{cell.fastest.batch_size} row{'s' if cell.fastest.batch_size > 1 else ''} in flight",

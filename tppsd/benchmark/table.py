@@ -14,13 +14,14 @@ from tppsd.benchmark.rows import Row
 
 
 class Column(NamedTuple):
-    """A column: its heading, and how its numbers are written."""
+    """Holds the heading of a column, and how its numbers are written."""
 
     heading: str
     form: Callable[[float], str]
 
 
 def _digits(count: int) -> Callable[[float], str]:
+    """Return a function that writes a number with `count` decimal digits."""
     return lambda value: f"{value:.{count}f}"
 
 
@@ -43,31 +44,36 @@ TABLE_COLUMNS = {
 SPREADS = {"milliseconds_per_event": ("low", "high"), "speedup": ("speedup_low", "speedup_high")}
 IMPORTANT = ("milliseconds_per_event", "speedup", "events_per_round", "own_law_p_value")  # what a narrow terminal shows
 LEGEND = (
-    "target and drafts: heads x layers; medians over runs (smallest to largest); ΔL, D_KS, D_WS: distances of the TPP-SD paper; "
-    "alpha: accepted / drafted; per step: accepted / tested; per round: events per target pass; "
+    "target and drafts: heads x layers; medians over runs (smallest to largest); "
+    "ΔL, D_KS, D_WS: distances of the TPP-SD paper; alpha: accepted / drafted; "
+    "per step: accepted / tested; per round: events per target pass; "
     "own-law p: uniform if sampling is exact (in float32)"
 )
 
 
 def shown_columns(plan_columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """Those of the plan that some row, or the paper, has a number for."""
+    """Return the columns of the plan that some row, or the paper, has a number for."""
     return [name for name in plan_columns if any(getattr(row, name) is not None or name in row.paper for row in rows)]
 
 
 def spread(row: Row, name: str) -> str:
-    """Smallest to largest over runs, of a column that has it; empty for the baseline's speed-up, which is 1."""
+    """Return smallest to largest over runs, of a column that has them.
+
+    Empty for the speed-up of the baseline, which is 1.
+    """
     if name not in SPREADS or (name == "speedup" and row.method == "autoregressive"):
         return ""
     return " to ".join(TABLE_COLUMNS[name].form(getattr(row, bound)) for bound in SPREADS[name])
 
 
 def text(row: Row, name: str) -> str:
-    """The number of a column with its spread, empty where there is none."""
+    """Return the number of a column with its spread, empty where there is none."""
     number, interval = _number(row, name), spread(row, name)
     return f"{number} ({interval})" if number and interval else number
 
 
 def _number(row: Row, name: str) -> str:
+    """Return the number of a column, empty where there is none."""
     value = getattr(row, name)
     return "" if value is None else TABLE_COLUMNS[name].form(value)
 
@@ -76,17 +82,18 @@ _ENCODERS = {"attnhp": "AttNHP", "rotary": "rotary"}  # the others are abbreviat
 
 
 def encoder_name(row: Row) -> str:
+    """Return how an encoder is written in tables."""
     return _ENCODERS.get(row.encoder, row.encoder.upper())
 
 
 def where(row: Row) -> str:
-    """The cell of a row in words."""
+    """Return the cell of a row in words."""
     parts = [row.data or "from scratch", encoder_name(row), f"target {row.target}"]
     return ", ".join(parts + ([f"{row.batch_size} rows"] if row.batch_size > 1 else []))
 
 
 def averaged(rows: Sequence[Row]) -> list[Row]:
-    """One row for all seeds: means of the numbers, p-values the median, spreads over all."""
+    """Return one row for all seeds: means of the numbers, medians of p-values, spreads over all."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault((row.data, row.encoder, row.target, row.batch_size, row.sampler), []).append(row)
@@ -94,6 +101,7 @@ def averaged(rows: Sequence[Row]) -> list[Row]:
 
 
 def _average(rows: list[Row]) -> Row:
+    """Return the row that stands for the same sampler with several seeds."""
     means: dict[str, Any] = {}
     for name in [f.name for f in fields(Row) if f.type in ("float", "float | None")]:
         values = [getattr(row, name) for row in rows]
@@ -105,8 +113,11 @@ def _average(rows: list[Row]) -> Row:
 
 
 def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
-    """Write the table of all cells: all columns where the console is wide enough, else the most important ones, at last
-    the bare numbers beside sampler names on several lines. Below it, what "auto" chose in each cell, and why."""
+    """Write the table of all cells, and below it what "auto" chose in each cell, and why.
+
+    All columns where the console is wide enough, else the most important ones, at last the bare numbers beside sampler
+    names on several lines.
+    """
     rows = averaged(rows)
     columns = shown_columns(plan.columns, rows)
     important = [name for name in columns if name in IMPORTANT]
@@ -125,13 +136,14 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
 
 
 def _width(table: Any, console: Any) -> int:
-    """Of a table with as much room as it likes."""
+    """Return the width of a table with as much room as it likes."""
     from rich.measure import Measurement
 
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
 def _table(plan: Plan, rows: Sequence[Row], columns: Sequence[str], write: Callable[[Row, str], str]) -> Any:
+    """Build the table of some columns, whose cells `write` writes."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""Models of a cell: loaded, trained once and kept, or untrained."""
+"""The models of a cell: loaded, trained once and kept, or untrained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKPOINTS = Path("outputs/benchmark/checkpoints")
 
 
 class Teacher(NamedTuple):
-    """The target that drafts are distilled from."""
+    """Holds the target that drafts are distilled from."""
 
     path: Path
     content_hash: str
@@ -32,7 +32,7 @@ class Teacher(NamedTuple):
 def models(
     plan: Plan, data: EventDataModule | None, encoder: str, seed: int, say: Any
 ) -> tuple[TransformerTPP, dict[str, Any]]:
-    """The target, and by name every draft: a model, or the name of a drafter that needs none."""
+    """Return the target, and by name every draft: a model, or the name of a drafter that needs none."""
     target = _model(plan, data, encoder, plan.target, "target", seed, say)
     teacher = None
     if plan.training.distilled and data is not None and not plan.untrained:
@@ -51,6 +51,7 @@ def _model(
     plan: Plan, data: EventDataModule | None, encoder: str, source: ModelSize | str, role: str, seed: int, say: Any,
     teacher: Teacher | None = None,
 ) -> TransformerTPP:  # fmt: skip
+    """Return a model: loaded, with random weights, or trained, where it is not kept already."""
     if isinstance(source, str):
         return load(source, plan.device)
     if plan.untrained:
@@ -78,12 +79,13 @@ def checkpoint_path(
     seed: int,
     teacher: Teacher | None = None,
 ) -> Path:
-    """Where a trained model is kept: the name ends in a hash of all that decides its weights."""
+    """Return where a trained model is kept; the name ends in a hash of all that decides its weights."""
     settings = plan.training
     decisive = {
         "statistics": data.statistics.to_dict(), "encoder": encoder, "size": size.to_dict(), "seed": seed,
         "seconds": _seconds(plan, role), "max_epochs": settings.max_epochs, "patience": settings.patience,
-        "batch_size": settings.batch_size, "learning_rate": _learning_rate(plan, role), "scored": settings.max_scored_events,
+        "batch_size": settings.batch_size, "learning_rate": _learning_rate(plan, role),
+        "scored": settings.max_scored_events,
     }  # fmt: skip
     if teacher is not None:
         decisive["distilled_from"] = teacher.content_hash
@@ -92,10 +94,12 @@ def checkpoint_path(
 
 
 def _seconds(plan: Plan, role: str) -> float | None:
+    """Return the training time of a role, None where epochs decide."""
     return plan.training.target_seconds if role == "target" else plan.training.draft_seconds
 
 
 def _learning_rate(plan: Plan, role: str) -> float:
+    """Return the largest learning rate of a role."""
     settings = plan.training
     return settings.learning_rate if role == "target" else settings.draft_learning_rate or settings.learning_rate
 
@@ -104,8 +108,10 @@ def _train(
     plan: Plan, data: EventDataModule, encoder: str, size: ModelSize, role: str, seed: int, path: Path, say: Any,
     teacher: Teacher | None,
 ) -> None:  # fmt: skip
-    """Train at a path of its own and move the checkpoint when it is complete: an interrupted run leaves nothing to be
-    reused."""
+    """Train at a path of its own, and move the checkpoint when it is complete.
+
+    An interrupted run leaves nothing to be reused.
+    """
     from lightning.pytorch import seed_everything
 
     from tppsd.lightning.distillation import Distillation

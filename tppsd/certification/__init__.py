@@ -1,2 +1,4 @@
-"""Is the sampler exact? Cells that cover its methods, models, drafts and starts, and the tests that judge their
-samples."""
+"""Tests of whether samplers are exact.
+
+Cells cover their methods, models, drafts and starts; tests judge the samples of each.
+"""

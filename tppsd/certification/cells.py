@@ -1,4 +1,4 @@
-"""What is certified: chains and candidate trees, combinations in which every pair of choices occurs."""
+"""The cells that are certified: combinations in which every pair of choices occurs, of chains and of trees."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "num_marks": (1, 5, 50),
     "weights": ("untrained", "trained"),
     "draft": (
-        "none", "identical", "another model", "shifted", "nearly disjoint", "missing modes", "light tails", "rare marks",
-        "in two passes", "self", "jacobi", "poisson",
+        "none", "identical", "another model", "shifted", "nearly disjoint", "missing modes", "light tails",
+        "rare marks", "in two passes", "self", "jacobi", "poisson",
     ),
     "draft_length": (0, 1, 4, 10),
     "start": ("from scratch", "history", "silence"),
@@ -43,7 +43,7 @@ _NARROW = (2, 1, 1)  # candidates after the first step of a tree
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination.
+    """Holds one combination of choices.
 
     Attributes:
         method: "autoregressive", the acceptance rule of a speculative chain or tree, or "fixed point" with the default
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Readable and unique, fit for a file name."""
+        """A name that is readable, unique, and fit for a file."""
         chosen = [getattr(self, field.name) for field in fields(self)]
         return "-".join(str(choice).replace(" ", "_") for choice in (chosen if self.candidates else chosen[:-1]))
 
@@ -80,13 +80,16 @@ class Cell:
 
     @property
     def is_compilable(self) -> bool:
-        """Is the target a network, as it is?"""
+        """Whether the target is a network, as it is."""
         return self.encoder != "closed form" and self.draft != "rare marks"
 
     @property
     def is_possible(self) -> bool:
-        """Two methods have no draft, rare marks need several, a closed form has no training data; the integrals of
-        `rrs` over the marks of a network, or for drafts that are always rejected, would take hours."""
+        """Whether the combination makes sense, and can be certified in the time.
+
+        Two methods have no draft, rare marks need several, a closed form has no training data; the integrals of `rrs`
+        over the marks of a network, or for drafts that are always rejected, would take hours.
+        """
         drafts = self.method not in ("autoregressive", "fixed point")
         return (
             drafts == (self.draft != "none")
@@ -101,7 +104,7 @@ class Cell:
 
 
 def possible_cells(factors: dict[str, tuple[Any, ...]]) -> list[Cell]:
-    """Every combination that makes sense."""
+    """Return every combination that makes sense."""
     return [cell for values in itertools.product(*factors.values()) if (cell := Cell(*values)).is_possible]
 
 
@@ -114,14 +117,15 @@ KINDS = {
 
 
 def all_cells() -> tuple[Cell, ...]:
-    """Chains, then trees."""
+    """Return the cells of chains, then those of trees."""
     return covering_cells("chains") + covering_cells("trees")
 
 
 @cache
 def covering_cells(kind: str) -> tuple[Cell, ...]:
-    """Greedily chosen cells that hold every pair of choices, those of KINDS, that occurs in any possible cell.
-    Deterministic.
+    """Choose cells greedily until they hold every pair of choices that occurs in any possible cell.
+
+    The choice is deterministic. `kind` is a key of KINDS.
 
     Source: pairwise covering arrays, Cohen et al., IEEE Trans. Softw. Eng. 23 (1997).
     """
@@ -139,7 +143,7 @@ def covering_cells(kind: str) -> tuple[Cell, ...]:
 
 
 def _pairs(cells: list[Cell], factors: dict[str, tuple[Any, ...]]) -> torch.Tensor:
-    """int64 (cells, pairs of factors): a number for the pair of choices that each cell makes."""
+    """Return a number for each pair of choices that a cell makes, int64 (cells, pairs of factors)."""
     levels = torch.tensor([[factors[name].index(getattr(cell, name)) for name in factors] for cell in cells])
     most = max(len(values) for values in factors.values())
     columns = list(itertools.combinations(range(len(factors)), 2))

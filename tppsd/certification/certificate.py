@@ -1,4 +1,4 @@
-"""Holds the certificate: the version and the commit that were certified, and one line with the verdict on each cell.
+"""The certificate: the version and the commit that were certified, and one line with the verdict on each cell.
 
 A run certifies one kind of passes (eager, compiled, in bfloat16). Runs of the same sources with other passes add their
 lines to the same file, and the verdicts are of all lines together.
@@ -152,6 +152,7 @@ def commit(package: Path = PACKAGE) -> str | None:
     """
 
     def git(*words: str) -> str | None:
+        """Return what a git command prints, None where it fails."""
         done = subprocess.run(["git", "-C", str(package), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 

@@ -1,4 +1,4 @@
-"""Certifies cells side by side; what is finished is kept in a folder and not repeated."""
+"""The run over all cells, side by side; what is finished is kept in a folder and not repeated."""
 
 from __future__ import annotations
 

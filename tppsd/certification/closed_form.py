@@ -1,5 +1,7 @@
-"""An event model of known law: closed forms of the whole history, in float64, so that a sampler can be judged
-exactly."""
+"""An event model whose distributions are closed forms of the whole history.
+
+In float64, so that a sampler can be judged exactly.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,26 @@ from tppsd.models.states import extend_states
 
 
 class ClosedFormMarks(NamedTuple):
-    """log f(k | features, tau) = log softmax_k(level_k + slope_k tanh(log tau)); features (..., 2 num_marks)."""
+    """Gives marks by log f(k | features, tau) = log softmax_k(level_k + slope_k tanh(log tau)).
+
+    features: (..., 2 num_marks), levels before slopes.
+    """
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
+        """Return log-probabilities of all marks at these inter-times, (..., num_marks)."""
         level, slope = features.chunk(2, -1)
         return torch.log_softmax(level + slope * torch.tanh(log_inter_times), -1)
 
     def in_double(self) -> ClosedFormMarks:
+        """Return itself: it has no weights of another precision."""
         return self
 
 
 @dataclass(frozen=True)
 class ClosedFormTPP:
-    """A mixture of log-normals and marks whose parameters are linear in s_i = memory * s_{i-1} + token features.
+    """Gives a mixture of log-normals and marks whose parameters are linear in a state of the history.
+
+    The state is s_i = memory * s_{i-1} + token features.
 
     The cache holds s after every token, and the next s is computed from the newest live entry, so that a wrong length,
     a wrong row or a stale entry changes every later law. `__call__` computes the same laws from the whole sequence,
@@ -55,7 +64,7 @@ class ClosedFormTPP:
     def random(
         cls, num_marks: int, seed: int, num_components: int = 2, strength: float = 0.5, memory: float = 0.5
     ) -> ClosedFormTPP:
-        """Parameters drawn from a private generator; `strength` is that of the history's influence."""
+        """Draw parameters from a private generator; `strength` is that of the history's influence."""
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
@@ -73,8 +82,10 @@ class ClosedFormTPP:
 
     @classmethod
     def swinging(cls, num_marks: int, seed: int) -> ClosedFormTPP:
-        """Low marks lengthen the intervals to come, high marks shorten them, for a long time: the state of another row,
-        or of another length, gives quite another law."""
+        """Return a model in which low marks lengthen the intervals to come and high marks shorten them.
+
+        They do so for a long time: the state of another row, or of another length, gives quite another law.
+        """
         model = cls.random(num_marks, seed, strength=0.3, memory=0.8)
         model.from_state[: len(model.means), :num_marks] = torch.linspace(1.0, -1.0, num_marks, dtype=torch.float64)
         return model
@@ -83,7 +94,7 @@ class ClosedFormTPP:
     def constant(
         cls, mean: float, std: float, mark_probs: list[float], slopes: list[float] | None = None
     ) -> ClosedFormTPP:
-        """One log-normal and one mark law, whatever the history."""
+        """Return a model of one log-normal and one mark law, whatever the history."""
         num_marks = len(mark_probs)
         one = torch.zeros(1, dtype=torch.float64)
         return cls(
@@ -96,7 +107,7 @@ class ClosedFormTPP:
         )
 
     def moved(self, seed: int, times: float = 0.0, marks: float = 0.0) -> ClosedFormTPP:
-        """A draft: this model with its mixture means and its mark levels moved by that many random units."""
+        """Return a draft: this model with its mixture means and its mark levels moved by that many random units."""
         generator = torch.Generator().manual_seed(seed)
 
         def noise(values: Tensor) -> Tensor:
@@ -108,17 +119,20 @@ class ClosedFormTPP:
 
     @property
     def num_marks(self) -> int:
+        """Number of marks."""
         return len(self.levels)
 
     def new_cache(self, batch_size: int, capacity: int) -> RowCache:
+        """Return an empty cache of states."""
         return RowCache([torch.zeros(batch_size, capacity, self.num_marks + 2, dtype=torch.float64)])
 
     def extend(self, tokens: EventTokens, cache: RowCache, parents: tuple[int, ...] | None = None) -> Tensor:
+        """Append tokens to the cache, and return the states after them, (batch, q, num_marks + 2)."""
         start = torch.zeros(len(cache.lengths), self.num_marks + 2, dtype=torch.float64)
         return extend_states(cache, tokens, parents, start, self._states)
 
     def _states(self, tokens: EventTokens, before: Tensor) -> Tensor:
-        """(batch, q, num_marks + 2) after each token, from the states (batch, num_marks + 2) before them."""
+        """Return the states after each token, (batch, q, num_marks + 2), from those before, (batch, num_marks + 2)."""
         marks = torch.nn.functional.one_hot((tokens.ids - 1) % self.num_marks, self.num_marks).double()
         is_event = tokens.inter_times > 0
         squashed = torch.tanh(torch.where(is_event, tokens.inter_times, 1.0).log())
@@ -131,6 +145,7 @@ class ClosedFormTPP:
         return torch.stack(states, 1)
 
     def law(self, context: Tensor) -> NextEventLaw:
+        """Return the distribution of the next event after states."""
         moves = torch.tanh(context @ self.from_state.T)
         means = self.means + moves[..., : len(self.means)]
         features = torch.cat(
@@ -140,6 +155,6 @@ class ClosedFormTPP:
         return NextEventLaw(mixture) if self.num_marks == 1 else NextEventLaw(mixture, features, ClosedFormMarks())
 
     def __call__(self, batch: EventBatch) -> NextEventLaw:
-        """Laws of batch shape (batch, length + 1), from the whole sequences."""
+        """Return the laws of batch shape (batch, length + 1), from the whole sequences."""
         tokens = EventTokens.from_batch(batch, self.num_marks)
         return self.law(self._states(tokens, torch.zeros(len(tokens.ids), self.num_marks + 2, dtype=torch.float64)))

@@ -19,7 +19,7 @@ RARE = 1e-7
 
 
 class DistortedTPP(nn.Module):
-    """`model` with every law passed through `change`."""
+    """Gives every law of `model`, passed through `change`."""
 
     def __init__(self, model: EventModel, change: Callable[[NextEventLaw], NextEventLaw]) -> None:
         super().__init__()
@@ -28,48 +28,57 @@ class DistortedTPP(nn.Module):
         self.statistics = getattr(model, "statistics", None)
 
     def new_cache(self, batch_size: int, capacity: int) -> Any:
+        """Return an empty cache of the model."""
         return self.model.new_cache(batch_size, capacity)
 
     def extend(self, tokens: EventTokens, cache: Any, parents: tuple[int, ...] | None = None) -> Any:
+        """Append tokens to the cache, and return the contexts after them."""
         return self.model.extend(tokens, cache, parents)
 
     def law(self, context: Any) -> NextEventLaw:
+        """Return the changed distribution of the next event."""
         return self.change(self.model.law(context))
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
+        """Return the changed laws of whole sequences."""
         return self.change(self.model(batch))  # type: ignore[operator]
 
 
 def _of_times(change: Callable[[LogNormalMixture], LogNormalMixture]) -> Callable[[NextEventLaw], NextEventLaw]:
+    """Return a change of a law that changes the mixture of its inter-times."""
     return lambda law: law.with_parts(inter_time=change(law.inter_time))
 
 
 def _without_heaviest(mixture: LogNormalMixture) -> LogNormalMixture:
-    """Its heaviest component keeps a thousandth of its weight, so that the density ratio has no bound worth the
-    name."""
+    """Leave a mixture's heaviest component a thousandth of its weight.
+
+    The density ratio then has no bound worth the name.
+    """
     heaviest = torch.nn.functional.one_hot(mixture.log_weights.argmax(-1), mixture.log_weights.shape[-1])
     log_weights = mixture.log_weights + math.log(1e-3) * heaviest
     return replace(mixture, log_weights=log_weights - log_weights.logsumexp(-1, keepdim=True))
 
 
 class RareMark(NamedTuple):
-    """A mark decoder that gives `mark` the probability 1e-7 and keeps the odds of the others."""
+    """Decodes marks so that `mark` has the probability 1e-7 and the others keep their odds."""
 
     decoder: MarkDecoder
     mark: int
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
+        """Return log-probabilities of all marks at these inter-times, (..., num_marks)."""
         log_probs = self.decoder.log_probs(features, log_inter_times)
         is_rare = torch.arange(log_probs.shape[-1], device=log_probs.device) == self.mark
         others = torch.where(is_rare, -torch.inf, log_probs).logsumexp(-1, keepdim=True)
         return torch.where(is_rare, math.log(RARE), log_probs - others + math.log1p(-RARE))
 
     def in_double(self) -> MarkDecoder:
+        """Return the same decoder in float64."""
         return RareMark(self.decoder.in_double(), self.mark)
 
 
 def rare_mark(mark: int) -> Callable[[NextEventLaw], NextEventLaw]:
-    """Mark `mark` has probability 1e-7 after every history."""
+    """Return a change of a law by which mark `mark` has probability 1e-7 after every history."""
     return lambda law: (
         law if law.mark_decoder is None else law.with_parts(mark_decoder=RareMark(law.mark_decoder, mark))
     )

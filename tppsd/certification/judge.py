@@ -1,5 +1,8 @@
-"""Samples in, p-values out. Everything is read off the sequences by full float64 passes without a cache, or, where
-samples come with the laws that they were drawn from, by these."""
+"""The way from samples to p-values.
+
+Everything is read off the sequences by full float64 passes without a cache, or, where samples come with the laws that
+they were drawn from, by these.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _POSITIONS = 4  # after the start of a sequence, where a wrong start or a wrong 
 
 
 def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
-    """p-values of "these sequences were drawn from the target's law", by name of the test.
+    """Return p-values of "these sequences were drawn from the target's law", by name of the test.
 
     Time-rescaling residuals with carry-over are i.i.d. Exp(1), randomised mark PITs i.i.d. U(0, 1): Kolmogorov-Smirnov
     tests of
@@ -65,7 +68,7 @@ def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
 
 
 def _first_events(residuals: list[SequenceResiduals]) -> dict[str, float]:
-    """Tests of the 1st, 2nd, ... event after the start of every sequence."""
+    """Test the 1st, 2nd, ... event after the start of every sequence."""
     p_values = {}
     for i in range(min(_POSITIONS, min(len(row.gaps) for row in residuals))):
         p_values[f"time {i + 1}"] = ks_exponential(torch.stack([row.gaps[i] for row in residuals])).p_value
@@ -75,19 +78,21 @@ def _first_events(residuals: list[SequenceResiduals]) -> dict[str, float]:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Numbers in (0, 1) in the order of `values`, equal values by their place."""
+    """Return numbers in (0, 1) in the order of `values`, equal values by their place."""
     ranks = torch.empty(len(values), dtype=torch.float64)
     ranks[values.argsort(stable=True)] = torch.arange(len(values), dtype=torch.float64)
     return (ranks + 0.5) / len(values)
 
 
 def combined(p_values: dict[str, float]) -> float:
-    """One p-value for all tests together (Bonferroni), valid however they depend on one another."""
+    """Return one p-value for all tests together (Bonferroni), valid however they depend on one another."""
     return min(1.0, len(p_values) * min(p_values.values()))
 
 
 def holm(p_values: dict[str, float], level: float = 0.01) -> dict[str, bool]:
-    """Name -> rejected, with a chance of at most `level` that any true hypothesis is among the rejected.
+    """Return by name whether a hypothesis is rejected.
+
+    The chance that any true one is among the rejected is at most `level`.
 
     Source: Holm, Scand. J. Statist. 6 (1979).
     """

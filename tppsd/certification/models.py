@@ -1,4 +1,4 @@
-"""Targets and drafts of the cells: small, made or trained within seconds, the same every time."""
+"""The targets and drafts of the cells: small, made or trained within seconds, the same every time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ OWN_ENCODER = "own-encoder"  # kind of targets whose encoder native code does no
 
 @cache
 def event_data(num_marks: int, num_sequences: int, seed: int) -> list[EventSequence]:
-    """Sequences of 40 events with memory: both log inter-time and mark follow those of the event before the last one.
+    """Simulate sequences of 40 events with memory.
+
+    Both log inter-time and mark follow those of the event before the last one:
 
         log tau_i = c + 0.8 (log tau_{i-2} - c) + 0.6 e_i,   k_i = k_{i-2} + (0, 1 or 2) modulo num_marks
 
@@ -47,6 +49,7 @@ def event_data(num_marks: int, num_sequences: int, seed: int) -> list[EventSeque
 
 
 def training_data(num_marks: int) -> list[EventSequence]:
+    """Return the sequences that models are trained on."""
     return event_data(num_marks, 128, seed=0)
 
 
@@ -76,8 +79,10 @@ def with_own_encoder(target: TransformerTPP) -> TransformerTPP:
 
 
 def build(cell: Cell, folder: Path) -> tuple[Any, Any]:
-    """(target, draft) of a cell; the draft may be None or the name of a drafter. Trained models are kept in
-    `folder`."""
+    """Return (target, draft) of a cell; the draft may be None or the name of a drafter.
+
+    Trained models are kept in `folder`.
+    """
     target = _base(cell.encoder, cell, folder, num_layers=2)
     if cell.draft == "rare marks":
         target = DistortedTPP(target, rare_mark(0)).eval()
@@ -96,6 +101,7 @@ def build(cell: Cell, folder: Path) -> tuple[Any, Any]:
 
 
 def _base(encoder: str, cell: Cell, folder: Path, num_layers: int) -> Any:
+    """Return a model of a cell by its encoder, made or trained where it is not kept already."""
     if encoder == "closed form":
         return ClosedFormTPP.swinging(cell.num_marks, seed=cell.num_marks)
     path = folder / f"{encoder}-{cell.num_marks}-{cell.weights}-{num_layers}.ckpt"
@@ -106,6 +112,7 @@ def _base(encoder: str, cell: Cell, folder: Path, num_layers: int) -> Any:
 
 
 def _untrained(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
+    """Return a model with random weights, scaled so that history matters."""
     decoder: Any = "independent" if encoder == "sahp" else "time_conditional"  # so that both are certified
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(num_layers)
@@ -115,8 +122,10 @@ def _untrained(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
 
 
 def _train(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
-    """A few seconds of Adam on simulated events: no good model, but one whose weights are far from their initial
-    ones."""
+    """Train a model for a few seconds with Adam on simulated events.
+
+    It is no good model, but one whose weights are far from their initial ones.
+    """
     model = _untrained(encoder, num_marks, num_layers).train()
     data = training_data(num_marks)
     generator = torch.Generator().manual_seed(0)
@@ -126,6 +135,6 @@ def _train(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
         batch = EventBatch.from_sequences([data[i] for i in which])
         loss = -model.log_likelihood(batch).sum() / model.num_scored(batch).sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model.eval()

@@ -1,5 +1,7 @@
-"""Judging samples by the laws that were recorded while they were drawn, where passes of other shapes would give other
-ones."""
+"""Tests of samples by the laws that were recorded while they were drawn.
+
+They are for passes whose laws depend on their shape.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ _AT_ONCE = 64  # sequences of a pass
 
 
 class RecordedLaws:
-    """In place of a model for metrics of own laws: EventBatch -> laws of batch shape (batch, length + 1), for the
-    samples as whole sequences whose `index` is their place. Before the first sampled event stands the law of that
-    one."""
+    """Stands in place of a model for metrics of own laws.
+
+    Maps an EventBatch to laws of batch shape (batch, length + 1), for the samples as whole sequences whose `index` is
+    their place. Before the first sampled event stands the law of that one.
+    """
 
     def __init__(self, samples: SampledSequences) -> None:
         assert samples.laws is not None
@@ -29,6 +33,7 @@ class RecordedLaws:
         ]  # and scored
 
     def __call__(self, batch: EventBatch) -> NextEventLaw:
+        """Return the recorded laws of a batch of these samples."""
         positions = torch.arange(batch.event_times.shape[1] + 1)
         rows = []
         for i in batch.index.tolist():
@@ -39,8 +44,11 @@ class RecordedLaws:
 
 @torch.inference_mode()
 def divergence(target: TransformerTPP, sequences: list[EventSequence], recorded: RecordedLaws) -> float:
-    """How far the recorded laws are from those of the target in float64, by full passes without a cache: mean
-    log-density ratio of the sampled events, an estimate of their Kullback-Leibler divergence per event, in nats."""
+    """Return how far the recorded laws are from those of the target in float64, in nats per event.
+
+    The mean log-density ratio of the sampled events, by full passes without a cache, estimates their Kullback-Leibler
+    divergence.
+    """
     double, ratios = copy.deepcopy(target).double().eval(), list[Tensor]()
     for start in range(0, len(sequences), _AT_ONCE):
         part = sequences[start : start + _AT_ONCE]

@@ -26,8 +26,10 @@ _MARGIN = 1.1  # so that a little fewer events per sequence than in the pilot ar
 def run_cell(
     cell: Cell, num_events: int, seed: int, models: Path, compiled: bool | str = False, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Sample `num_events` events in a cell, by passes as in SamplingOptions, and judge them; returns plain values, fit
-    for JSON."""
+    """Sample `num_events` events in a cell, judge them, and return plain values, fit for JSON.
+
+    Passes are as in SamplingOptions.
+    """
     started = time.perf_counter()
     target, draft = build(cell, models)
     if compiled == OWN_ENCODER:
@@ -58,13 +60,14 @@ def draw(
     compiled: bool | str = False,
     dtype: str = "float32",
 ) -> SampledSequences:
-    """At least `num_events` events, bar a freak pilot, in sequences of about 40.
+    """Sample at least `num_events` events, bar a freak pilot, in sequences of about 40.
 
     How many sequences that takes is learnt from a pilot with another seed, whose samples are thrown away: a number of
     sequences that depended on the samples themselves would bias them.
     """
 
     def sequences(num_paths: int, purpose: str) -> SampledSequences:
+        """Sample so many sequences, with a seed of this cell and purpose."""
         # a seed of its own for every cell: two cells of one target must not share their noise
         own_seed = int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{cell.name}".encode()).digest()[:4], "big")
         return sample(
@@ -93,7 +96,7 @@ def draw(
 
 
 def _histories(cell: Cell, unit: float) -> list[EventSequence]:
-    """Eight beginnings of 0 to 14 events; with a silence, of up to five mean inter-times, in every one."""
+    """Return eight beginnings of 0 to 14 events; with a silence, of up to five mean inter-times, in every one."""
     histories = []
     for i, whole in enumerate(event_data(cell.num_marks, 8, seed=1)):
         times = whole.event_times[: 2 * i] * (unit / MEAN_INTER_TIME)

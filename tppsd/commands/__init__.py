@@ -1,0 +1,1 @@
+"""The commands of `tppsd`, each a module with `main(args)`."""

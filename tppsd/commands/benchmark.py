@@ -1,5 +1,7 @@
-"""`tppsd benchmark`: samplers side by side in one process, warmed up, alternating, medians over repeats with their
-spread."""
+"""The command `tppsd benchmark` times samplers side by side in one process, after a warm-up and in turn.
+
+It reports medians over repeats with their spread.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
 
 _NOTHING_TO_DRAW = "--figure has nothing to draw: no speculative sampler was timed beside the autoregressive one"
 
-DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data (--data:
-models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The tables and figures
-of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win over files. Several
-cells (data, encoders, batch sizes) end in a table of the fastest sampler of each."""
+DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data
+(--data: models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The
+tables and figures of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win
+over files. Several cells (data, encoders, batch sizes) end in a table of the fastest sampler of each."""
 
 
 def main(args: list[str]) -> None:
@@ -50,15 +52,16 @@ def main(args: list[str]) -> None:
             raise ValueError(_NOTHING_TO_DRAW)
         save(speedup_plot(speedups(cells)), options.figure)
     if options.report is not None:
-        from tppsd.report import write_report
+        from tppsd.benchmark.report import write_report
 
         assert plan is not None  # --report and --recorded exclude each other
         print(f"report: {write_report(plan, measurements, options.report)}", file=sys.stderr)
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written before anything is measured, by a nameless file in the folder that is to
-    hold it.
+    """Refuse a file that cannot be written, before anything is measured.
+
+    Tried by a nameless file in the folder that is to hold it.
 
     Raises:
         ValueError: it names a folder, or a place where nothing can be written.
@@ -101,7 +104,7 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
 
 
 def parse(args: list[str]) -> argparse.Namespace:
-    """Command line -> options; those that were not given are None."""
+    """Read the options of the command line; those that were not given are None."""
     parser = argparse.ArgumentParser(prog="tppsd benchmark", description=DESCRIPTION)
     add = parser.add_argument
     add("--config", action="append", default=[], help="YAML file of a plan; may be repeated, later ones win")
@@ -169,11 +172,12 @@ def parse(args: list[str]) -> argparse.Namespace:
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """The keys of a plan that the command line sets."""
+    """Return the keys of a plan that the command line sets."""
     named = {
         "data": options.data, "data_root": options.data_root, "encoders": options.encoder, "target": options.target,
         "draft_lengths": options.draft_length, "rules": options.rule, "batch_sizes": options.batch_size,
-        "num_events": options.num_events, "repeats": options.repeats, "seeds": options.seed, "baselines": options.baseline,
+        "num_events": options.num_events, "repeats": options.repeats, "seeds": options.seed,
+        "baselines": options.baseline,
         "device": options.device, "compile": options.compile, "dtype": options.dtype, "methods": options.method,
         "draft_passes": options.draft_passes,
     }  # fmt: skip
@@ -193,7 +197,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def widths(tree: str) -> list[int]:
-    """ "4,2,1" -> [4, 2, 1]."""
+    """Read a tree: "4,2,1" becomes [4, 2, 1]."""
     try:
         return [int(width) for width in tree.split(",")]
     except ValueError:
@@ -201,15 +205,17 @@ def widths(tree: str) -> list[int]:
 
 
 def _draft(draft: str) -> str | dict[str, int]:
-    """A size where it looks like one, else a checkpoint or a name."""
+    """Return a size where the text looks like one, else the text, which names a checkpoint or a drafter."""
     return _size(draft, "--draft") if draft.replace(",", "").isdigit() and not Path(draft).exists() else draft
 
 
 def _length(text: str) -> int | str:
+    """Read a draft length: "auto" or a whole number."""
     return text if text == "auto" else int(text)
 
 
 def _size(size: str, option: str) -> dict[str, int]:
+    """Read the size of a model: "20,8" are 20 layers and 8 heads."""
     try:
         num_layers, num_heads = (int(part) for part in size.split(","))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`tppsd certify`: is every sampler exact? Samples and judges every cell of tppsd.certification, and says so plainly.
+"""The command `tppsd certify` tests whether every sampler is exact, cell by cell, and says so plainly.
 
 It can be interrupted: finished cells are kept in the output folder and not repeated. Runs with --compile or --dtype
 certify the cells whose targets are networks, and add their lines to the certificate of the same code.

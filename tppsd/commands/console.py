@@ -1,4 +1,4 @@
-"""Holds what commands share: how data are opened, the option `--compile`, and types of numbers."""
+"""Functions that commands share: how data are opened, the option `--compile`, and types of numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def compile_mode(text: str) -> bool | str:
 
 
 def add_compile(parser: argparse.ArgumentParser) -> None:
-    """`--compile`, of every sampler."""
+    """Add the option `--compile`, which is of every sampler."""
     parser.add_argument(
         "--compile", nargs="?", type=compile_mode, const=True, metavar="auto|true|false",
         help="compiled sampling: auto (default) compiles what can be, true insists, false samples in eager PyTorch",
@@ -25,9 +25,13 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """Type of an option: whole numbers from `minimum` on. argparse names the option in front of the refusal."""
+    """Return the type of an option that takes whole numbers from `minimum` on.
+
+    argparse names the option in front of the refusal.
+    """
 
     def whole_number(text: str) -> int:
+        """Read the number, or refuse the text."""
         try:
             number = int(text)
         except ValueError:
@@ -40,7 +44,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 def positive_seconds(text: str) -> float:
-    """Type of an option: a time that can be spent."""
+    """Read a time that can be spent; the type of an option."""
     try:
         seconds = float(text)
     except ValueError:
@@ -51,8 +55,10 @@ def positive_seconds(text: str) -> float:
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """The options of events whose columns have other names than usual, or that have no marks: `columns` and
-    `unmarked`."""
+    """Add the options `--columns` and `--unmarked`.
+
+    They are for events whose columns have other names than usual, or that have no marks.
+    """
     add, others = parser.add_argument, "columns of other names than usual, such as time=hours mark=kind"
     add(
         "--columns", type=_field_and_column, action="extend", nargs="+", default=[], metavar="FIELD=COLUMN", help=others
@@ -61,6 +67,7 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def _field_and_column(text: str) -> tuple[str, str]:
+    """Read FIELD=COLUMN; the type of an option."""
     field, _, column = text.partition("=")
     if not (field and column):
         raise argparse.ArgumentTypeError(f"{text} must be FIELD=COLUMN, such as time=hours")
@@ -68,7 +75,7 @@ def _field_and_column(text: str) -> tuple[str, str]:
 
 
 def open_events(data: str, columns: list[tuple[str, str]], unmarked: bool, **arguments: Any) -> Any:
-    """The EventDataModule of --data, --columns and --unmarked, read.
+    """Read the events of --data, --columns and --unmarked, and return their EventDataModule.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be; the sentence says why, and what these options can do about it.

@@ -1,36 +1,25 @@
-"""`tppsd demo`: the whole job in a few minutes. Train a target and a draft, sample both ways, compare speed and law."""
+"""The command `tppsd demo` does the whole job in a few minutes.
+
+It trains a target and a draft, samples in several ways, and compares speed and distribution.
+"""
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tppsd.commands.console import add_columns, at_least, positive_seconds
+from tppsd.commands.demo_settings import Settings
 
 DEFAULT_PROCESS = "multivariate_hawkes"
 TARGET_SECONDS, DRAFT_SECONDS = 170.0, 60.0
 NUM_SEQUENCES = 40
 
 
-@dataclass
-class Settings:
-    """What the command line asks for."""
-
-    data: str
-    columns: list[tuple[str, str]]
-    unmarked: bool
-    output: Path
-    target_seconds: float
-    draft_seconds: float
-    num_sequences: int
-    seed: int
-
-
 def parse(args: list[str]) -> Settings:
-    """Command line -> Settings."""
+    """Read the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="tppsd demo",
         description="Train a target and a draft, sample speculatively and autoregressively, compare speed and law.",

@@ -1,4 +1,4 @@
-"""The demo's results: tables, figures, summary.json, and where to go from there."""
+"""The results of the demo: tables, a page with figures, summary.json, and where to go from there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -16,13 +16,15 @@ from rich.table import Table
 
 from tppsd import plots
 from tppsd.commands.demo_sampling import COMPILED
+from tppsd.commands.demo_settings import Settings
 from tppsd.commands.demo_training import layers
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.metrics.functional import history_share, lag1_correlation
+from tppsd.plots.page import Page
 from tppsd.sampling.stats import SamplingStats
 
 if TYPE_CHECKING:
-    from tppsd.commands.demo import Settings
+    from matplotlib.figure import Figure
 
 SCHEMA = 1
 _HEADERS = {
@@ -35,7 +37,7 @@ _SPECULATIVE = ("speculative", "speculative_jacobi")
 
 
 def describe_data(data: EventDataModule) -> str:
-    """One line on the data set."""
+    """Return one line on the data set."""
     sizes = ", ".join(f"{len(data.sequences(split)):,} {split}" for split in ("train", "validation", "test"))
     s = data.statistics
     return (
@@ -44,7 +46,7 @@ def describe_data(data: EventDataModule) -> str:
 
 
 def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
-    """The content of summary.json."""
+    """Return the content of summary.json."""
     convention = results["convention"]
     summary: dict[str, Any] = {"schema": SCHEMA, "dataset": data.dataset_name}
     for name in ("target", "draft"):
@@ -80,20 +82,22 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ran(results: dict[str, Any]) -> list[str]:
-    """Names of the samplers: compiled code needs a compiler."""
+    """Return the names of the samplers that ran; compiled code needs a compiler."""
     return [name for name in _HEADERS if name in results]
 
 
 def fastest_sampler(results: dict[str, Any]) -> str:
-    """Name of the fastest speculative sampler."""
+    """Return the name of the fastest speculative sampler."""
     return max(_SPECULATIVE, key=lambda name: results[name]["stats"].events_per_second)
 
 
 def _speedup(results: dict[str, Any], name: str) -> float:
-    return results[name]["stats"].events_per_second / results["autoregressive"]["stats"].events_per_second
+    """Return how many times as many events per second as the autoregressive sampler one has drawn."""
+    return float(results[name]["stats"].events_per_second / results["autoregressive"]["stats"].events_per_second)
 
 
 def _counters(stats: SamplingStats) -> dict[str, Any]:
+    """Return the counters of a sampler that go into summary.json."""
     names = ["num_events", "seconds", "events_per_second"]
     if stats.method == "speculative":
         names += ["acceptance_rate", "step_acceptance", "mean_draft_length", "rule", "drafter"]
@@ -102,6 +106,7 @@ def _counters(stats: SamplingStats) -> dict[str, Any]:
 
 
 def _history_share(results: dict[str, Any], nll: float) -> float | None:
+    """Return the history share of a model, None where the true process is not known."""
     share = math.nan if results["true_nll"] is None else history_share(nll, results["renewal_nll"], results["true_nll"])
     return None if math.isnan(share) else share
 
@@ -109,70 +114,97 @@ def _history_share(results: dict[str, Any], nll: float) -> float | None:
 def write(
     settings: Settings, data: EventDataModule, results: dict[str, Any], summary: dict[str, Any], console: Console
 ) -> None:
-    """Print the tables, write figures and summary, say what to try next."""
-    console.print(_speed_table(results, summary))
-    console.print(_likelihood_table(summary))
-    figures = _figures(settings, data, results)
+    """Print the tables, write the page and the summary, and say what to try next."""
+    tables = [_speed_table(results, summary), _likelihood_table(summary)]
+    page = Page(f"tppsd demo: {data.dataset_name}")
+    for table in tables:
+        console.print(table.printed())
+        page.heading(table.title)
+        page.table(table.heads, table.rows)
+        if table.note:
+            page.paragraph(table.note)
+    for figure in _figures(data, results):
+        page.figure(figure)
+    written = page.write(settings.output / "report.html")
     path = settings.output / "summary.json"
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(temporary, path)
     console.print("\n[bold]Written[/]")
-    for written in (*(results[name]["folder"] for name in _ran(results)), *figures, path):
-        console.print(f"  {written}")
+    for place in (*(results[name]["folder"] for name in _ran(results)), written, path):
+        console.print(f"  {place}")
     console.print(_next_steps(data, results), soft_wrap=True)
 
 
-def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> Table:
+class _Table(NamedTuple):
+    """Holds a table for the terminal and for the page. `note` explains a mark in it, None where there is none."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+    note: str | None = None
+
+    def printed(self) -> Table:
+        """Return the table for the terminal."""
+        table = Table(title=self.title, title_justify="left", caption=self.note)
+        for i, head in enumerate(self.heads):
+            table.add_column(head, justify="right" if i else "left")
+        for row in self.rows:
+            table.add_row(*row, style="bold" if row[0] == "speed-up" else "")
+        return table
+
+
+def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> _Table:
+    """Return counters, speed and tests of all samplers."""
     gain, compiled = f"{summary['speedup']:.2f} times as fast", summary["speedup_compiled"]
     if compiled is not None:
         gain = f"{gain} by drafts, {compiled:.1f} all compiled"
-    table = Table(title=f"Sampling: {gain}, under the same law", title_justify="left")
-    table.add_column("")
     names = _ran(results)
-    for name in names:
-        is_compiled = name == "speculative" and COMPILED in results
-        table.add_column(_HEADERS[name] + ",\ncompiled" * is_compiled, justify="right")
+    heads = [_HEADERS[name] + ",\ncompiled" * (name == "speculative" and COMPILED in results) for name in names]
     runs = [results[name] for name in names]
     stats = [run["stats"] for run in runs]
     drafts = [(s if s.method == "speculative" else None) for s in stats]
-    table.add_row("events", *(f"{s.num_events:,}" for s in stats))
-    table.add_row("seconds", *(f"{s.seconds:.1f}" for s in stats))
-    table.add_row("events/s", *(f"{s.events_per_second:.0f}" for s in stats))
-    table.add_row("[bold]speed-up[/]", *(f"[bold]{_speedup(results, name):.2f}[/]" for name in names))
-    table.add_row("draft length, mean", *(s and f"{s.mean_draft_length:.1f}" for s in drafts))
-    table.add_row("acceptance rate", *(s and f"{s.acceptance_rate:.3f}" for s in drafts))
-    table.add_row("acceptance per step", *(s and f"{s.step_acceptance:.3f}" for s in drafts))
+    rows = [
+        ["events", *(f"{s.num_events:,}" for s in stats)],
+        ["seconds", *(f"{s.seconds:.1f}" for s in stats)],
+        ["events/s", *(f"{s.events_per_second:.0f}" for s in stats)],
+        ["speed-up", *(f"{_speedup(results, name):.2f}" for name in names)],
+        ["draft length, mean", *("" if s is None else f"{s.mean_draft_length:.1f}" for s in drafts)],
+        ["acceptance rate", *("" if s is None else f"{s.acceptance_rate:.3f}" for s in drafts)],
+        ["acceptance per step", *("" if s is None else f"{s.step_acceptance:.3f}" for s in drafts)],
+    ]
     for label, key in (
         ("own-law KS", "own_law_ks"),
         ("mark PIT KS", "mark_pit_ks"),
         ("true-law KS *", "true_process_ks"),
     ):
         if runs[0][key] is not None:  # D and p in rows of their own: the table fits in 80 columns
-            table.add_row(f"{label}: D", *(f"{run[key].statistic:.4f}" for run in runs))
-            table.add_row(f"{' ' * len(label)}  p", *(f"{run[key].p_value:.2g}" for run in runs))
-    if runs[0]["true_process_ks"] is not None:
-        table.caption = "* of the true process: shows what the target has not learnt, too"
-    return table
+            rows.append([f"{label}: D", *(f"{run[key].statistic:.4f}" for run in runs)])
+            rows.append([f"{' ' * len(label)}  p", *(f"{run[key].p_value:.2g}" for run in runs)])
+    note = "* of the true process: shows what the target has not learnt, too"
+    title = f"Sampling: {gain}, under the same law"
+    return _Table(title, ["", *heads], rows, None if runs[0]["true_process_ks"] is None else note)
 
 
-def _likelihood_table(summary: dict[str, Any]) -> Table:
+def _likelihood_table(summary: dict[str, Any]) -> _Table:
+    """Return the test NLL of target and draft, between the true process and the best model without a history."""
     convention = summary["target"]["convention"]
-    table = Table(title=f"Test NLL per event ({convention} convention)", title_justify="left")
-    for column in ("model", "NLL", "time", "mark", "history share"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    rows = []
     if summary["true_nll_per_event"] is not None:
-        table.add_row("true process", f"{summary['true_nll_per_event']:.4f}", "", "", "1")
+        rows.append(["true process", f"{summary['true_nll_per_event']:.4f}", "", "", "1"])
     for name in ("target", "draft"):
         m = summary[name]
         share = "" if m["history_share"] is None else f"{m['history_share']:.2f}"
         label = f"{name} ({layers(m['num_layers'])})"
-        table.add_row(label, f"{m['nll_per_event']:.4f}", f"{m['nll_time']:.4f}", f"{m['nll_mark']:.4f}", share)
-    table.add_row("best renewal model (no history)", f"{summary['renewal_nll_per_event']:.4f}", "", "", "0")
-    return table
+        rows.append([label, f"{m['nll_per_event']:.4f}", f"{m['nll_time']:.4f}", f"{m['nll_mark']:.4f}", share])
+    rows.append(["best renewal model (no history)", f"{summary['renewal_nll_per_event']:.4f}", "", "", "0"])
+    return _Table(
+        f"Test NLL per event ({convention} convention)", ["model", "NLL", "time", "mark", "history share"], rows
+    )
 
 
-def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any]) -> list[Any]:
+def _figures(data: EventDataModule, results: dict[str, Any]) -> list[Figure]:
+    """Draw time rescaling, sequences, intensities, and what rounds accept."""
     statistics = data.statistics
     names, unit = statistics.mark_names, statistics.time_unit
     fastest = fastest_sampler(results)
@@ -189,17 +221,16 @@ def _figures(settings: Settings, data: EventDataModule, results: dict[str, Any])
     if process is not None:
         intensities["true"] = process.intensity(sequence, times)
     shown = sequence.prefix(int((sequence.event_times <= times[-1]).sum()))
-    stats = results[fastest]["stats"]
-    out = settings.output
     return [
-        plots.save(plots.ks_plot(curves, title="Time rescaling under the target's law"), out / "ks.png"),
-        plots.save(plots.raster(groups, mark_names=names, time_unit=unit), out / "raster.png"),
-        plots.save(plots.intensity_plot(times, intensities, shown, names, unit), out / "intensity.png"),
-        plots.save(plots.accepted_counts_plot(stats.accepted_counts), out / "rounds.png"),
+        plots.ks_plot(curves, title="Time rescaling under the target's law"),
+        plots.raster(groups, mark_names=names, time_unit=unit),
+        plots.intensity_plot(times, intensities, shown, names, unit),
+        plots.accepted_counts_plot(results[fastest]["stats"].accepted_counts),
     ]
 
 
 def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
+    """Return what to try next, as text for the terminal."""
     target, draft = (os.path.relpath(results[name]["path"]) for name in ("target", "draft"))
     end = "horizon=10.0" if data.process_object is None else "t_end=100.0"
     # `make demo` installs into a virtual environment that is not the shell's

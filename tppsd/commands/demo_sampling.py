@@ -1,4 +1,7 @@
-"""The demo's samples: several samplers on the same requests, one sequence at a time, through `Trainer.predict`."""
+"""The samples of the demo: several samplers on the same requests, one sequence at a time.
+
+They run through `Trainer.predict`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import shutil
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -14,6 +17,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
 from tppsd.backends.compile import check_compiler
+from tppsd.commands.demo_settings import Settings
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
@@ -23,9 +27,6 @@ from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.stats import SamplingStats
 
-if TYPE_CHECKING:
-    from tppsd.commands.demo import Settings
-
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
@@ -34,7 +35,10 @@ _NAMES = ("autoregressive", COMPILED, "speculative", "speculative_jacobi")
 
 
 def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
-    """Those that this machine can run: how, with which draft: none, the trained one, the target's own laws."""
+    """Return how each sampler that this machine can run samples, and its draft.
+
+    The draft is None, "model" for the trained one, or "jacobi" for the target's own distributions.
+    """
     own_laws = SamplingOptions("speculative", "auto"), "jacobi"
     found: dict[str, tuple[SamplingOptions, str | None]] = {
         "autoregressive": (SamplingOptions("autoregressive", compile=False), None)
@@ -70,15 +74,17 @@ def sample_all_ways(
         outcome[name] = _judge(results, data, chunks, settings.seed) | {"folder": folder}
         if outcome[name]["stats"].num_events == 0:
             raise ValueError(
-                f"{data.dataset_name}: no event was sampled until the ends of the test sequences, so there are no speeds to "
-                "compare; the demo needs longer test sequences, or more of them"
+                f"{data.dataset_name}: no event was sampled until the ends of the test sequences, so there are no "
+                "speeds to compare; the demo needs longer test sequences, or more of them"
             )
     return outcome
 
 
 def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) -> Requests:
-    """From scratch for a simulated process, else continuations of the first halves of test sequences, until those
-    end."""
+    """Return what is sampled: sequences from scratch for a simulated process, else continuations.
+
+    Continued are the first halves of test sequences, until those end.
+    """
     if data.process_object is not None:
         mean_length = data.statistics.num_events / len(data.sequences("train"))
         affordable = max(1, round(MAX_SAMPLED_EVENTS / mean_length))
@@ -95,19 +101,20 @@ def check_histories(data: EventDataModule) -> None:
     """Refuse test sequences that leave nothing to sample, before anything is trained."""
     if data.process_object is None and not any(_to_come(data)):
         raise ValueError(
-            f"{data.dataset_name}: no test sequence has an event after its given first half, which the demo would continue; "
-            "it needs test sequences of two events or more"
+            f"{data.dataset_name}: no test sequence has an event after its given first half, which the demo would "
+            "continue; it needs test sequences of two events or more"
         )
 
 
 def _to_come(data: EventDataModule) -> list[int]:
-    """Events of each test sequence that are not given."""
+    """Return the number of events of each test sequence that are not given."""
     return [len(s) - len(_HALVES.history(s)) for s in data.sequences("test")]
 
 
 def _predict(
     results: dict[str, Any], name: str, loader: Any, seed: int, writer: SampleWriter | None
 ) -> list[SampledSequences]:
+    """Sample one way through a Trainer, and return the samples in chunks."""
     options, drafter = samplers()[name]
     draft = results["draft"]["path"] if drafter == "model" else drafter
     sampler = Sampler(results["target"]["path"], draft, options, seed=seed, batch_size=1, max_events=MAX_PER_SEQUENCE)
@@ -120,12 +127,12 @@ def _predict(
         enable_progress_bar=writer is not None,
         enable_model_summary=False,
     )
-    chunks: Any = trainer.predict(sampler, loader)
+    chunks: list[SampledSequences] = trainer.predict(sampler, loader)  # type: ignore[assignment]
     return chunks
 
 
 def _judge(results: dict[str, Any], data: EventDataModule, chunks: list[SampledSequences], seed: int) -> dict[str, Any]:
-    """Counters, and tests of the samples under the target's own law and under the true process."""
+    """Return counters, and tests of the samples under the target itself and under the true process."""
     sequences = [s for chunk in chunks for s in chunk.with_history()]
     num_given = [n for chunk in chunks for n in chunk.num_given]
     observed = [w for chunk in chunks for w in chunk.observed_until]

@@ -1,17 +1,20 @@
-"""The demo's models: a target as deep as can learn in the time, a one-layer draft distilled from it, and their
-yardsticks."""
+"""The models of the demo and their yardsticks.
+
+The target is as deep as can learn in the time; the draft has one layer and is distilled from it.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from tppsd.commands.console import open_events
+from tppsd.commands.demo_settings import Settings
 from tppsd.data.shortening import shorten
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.distillation import Distillation
@@ -22,15 +25,12 @@ from tppsd.metrics.functional import model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
 
-if TYPE_CHECKING:
-    from tppsd.commands.demo import Settings
-
 MAX_LENGTH = 1000  # events of a sequence, and ...
 MAX_SCORED_EVENTS = 60_000  # ... events of the validation and of the test split: they bound the time on large data sets
 
 
 def open_data(settings: Settings, console: Console) -> EventDataModule:
-    """The data module for a preset's name or a path, cut to what fits the time, in small batches."""
+    """Return the data module for a preset's name or a path, cut to what fits the time, in small batches."""
     data: EventDataModule = open_events(settings.data, settings.columns, settings.unmarked, seed=settings.seed)
     splits = {}
     for name, sequences in data.dataset.splits.items():
@@ -44,7 +44,7 @@ def open_data(settings: Settings, console: Console) -> EventDataModule:
 
 
 def target_size(data: EventDataModule) -> dict[str, Any]:
-    """As deep as can learn in the time; dropout where the data are real and few."""
+    """Return the size of the target: as deep as can learn in the time, with dropout where the data are real."""
     size = {"encoder": "thp", "num_layers": 8, "num_heads": 2, "feedforward_dim": 128, "num_components": 32}
     return size | {"dropout": 0.0 if data.process_object is not None else 0.1}
 
@@ -104,9 +104,10 @@ def _fit(settings: Settings, data: EventDataModule, module: TPPModule, name: str
 
 
 def layers(number: int) -> str:
-    """In words."""
+    """Return the number of layers in words."""
     return f"{number} layer{'s' if number > 1 else ''}"
 
 
 def _size(module: TPPModule) -> str:
+    """Return depth and number of parameters in words."""
     return f"{layers(module.model.num_layers)}, {sum(p.numel() for p in module.model.parameters()):,} parameters"

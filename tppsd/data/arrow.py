@@ -44,7 +44,7 @@ def to_floats(values: Any, place: Place, missing: float | None = None) -> np.nda
     values = plain(values)
     kind = values.type
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)):
-        raise _not_a_number(values, place)
+        raise not_a_number(values, place)
     if values.null_count and missing is None:
         raise ValueError(f"{place(first_null(values))} is missing; it must be a finite number")
     if types.is_integer(kind):
@@ -54,7 +54,7 @@ def to_floats(values: Any, place: Place, missing: float | None = None) -> np.nda
     )
 
 
-def _not_a_number(values: Any, place: Place) -> ValueError:
+def not_a_number(values: Any, place: Place) -> ValueError:
     """The error for the first value of a column that holds no numbers."""
     from pyarrow import types
 
@@ -64,7 +64,9 @@ def _not_a_number(values: Any, place: Place) -> ValueError:
     present = [(i, value) for i, value in enumerate(values.to_pylist()) if value is not None] or [(0, None)]
     i, value = next((pair for pair in present if not _is_number(pair[1])), present[0])
     is_date = types.is_temporal(kind) or (isinstance(value, str) and DATE_OR_CLOCK.search(value))
-    hint = ", such as the seconds since an origin that all sequences share" if is_date else ""
+    hint = (
+        ", or a timestamp in ISO 8601 (another format is named by time_format, such as '%d %B %Y')" if is_date else ""
+    )
     return ValueError(f"{place(i)} = {value!r} has type {kind}; it must be a number{hint}")
 
 
@@ -74,7 +76,8 @@ def _check_exact(integers: Any, place: Place) -> None:
     if large.any():
         i = int(large.nonzero()[0][0])
         raise ValueError(
-            f"{place(i)} = {numbers[i]} is beyond 2^53, where float64 loses digits; subtract an origin, or use a coarser unit"
+            f"{place(i)} = {numbers[i]} is beyond 2^53, where float64 loses digits; subtract an origin, "
+            "use a coarser unit, or say with time_format in which unit it counts from 1970"
         )
 
 

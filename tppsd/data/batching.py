@@ -43,7 +43,7 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
     and calls its `set_epoch`. Give it as `DataLoader(sampler=..., batch_size=None)`: it yields batches.
 
     Args:
-        lengths: number of events of each sequence.
+        lengths: number of events of each sequence, given or scored: what a batch is padded to.
         batch_size: sequences per batch and process.
         num_replicas, rank: number of processes and which one this is.
         shuffle: other batches in every epoch; otherwise the same ones, in an order that does not follow the length.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tppsd.data.sequence_table import SequenceTable
+from tppsd.data.obstacles import DataError
+from tppsd.data.sequence_table import SequenceTable, missing
+from tppsd.data.units import to_text
 
 
 def check_values(table: SequenceTable) -> None:
@@ -22,12 +24,14 @@ def _check_event_times(table: SequenceTable) -> None:
     times = table.event_times
     if (i := _first(~np.isfinite(times))) is not None:
         raise ValueError(f"{table.event_place(i, 'time')} is {times[i]}; it must be a finite number")
-    goes_back = np.diff(times, prepend=-np.inf) < 0
+    goes_back = np.zeros(len(times), dtype=bool)
+    goes_back[1:] = times[1:] < times[:-1]
     goes_back[table.offsets[:-1][table.lengths > 0]] = False  # the first event of a sequence follows none
     if (i := _first(goes_back)) is not None:
-        raise ValueError(
-            f"{table.event_place(i, 'time')} = {times[i]} comes before the event at {times[i - 1]}; "
-            "the times of a sequence must not decrease"
+        raise DataError(
+            f"{table.event_place(i, 'time')} = {to_text(times[i])} comes before the event at {to_text(times[i - 1])}; "
+            "the times of a sequence must not decrease: sort: true sorts them",
+            sort=True,
         )
 
 
@@ -42,20 +46,23 @@ def _check_inter_times(table: SequenceTable) -> None:
 
 def _check_windows(table: SequenceTable) -> None:
     lengths, t_start, t_end = table.lengths, table.t_start, table.t_end
-    if (i := _first((lengths == 0) & np.isnan(t_start))) is not None:
+    if (i := _first((lengths == 0) & missing(t_start))) is not None:
         raise ValueError(
             f"{table.sequence_place(i)}: the sequence has no events and no t_start; "
             "an empty sequence needs a t_start, or leave it out"
         )
-    first, last = np.full(len(table), np.inf), np.where(np.isnan(t_start), -np.inf, t_start)
-    first[lengths > 0] = table.event_times[table.offsets[:-1][lengths > 0]]
-    last[lengths > 0] = table.event_times[table.offsets[1:][lengths > 0] - 1]
+    has_events = lengths > 0
+    first, last = t_start.copy(), t_start.copy()  # comparisons with a missing edge are False
+    first[has_events] = table.event_times[table.offsets[:-1][has_events]]
+    last[has_events] = table.event_times[table.offsets[1:][has_events] - 1]
     if (i := _first(t_start > first)) is not None:
         raise ValueError(
-            f"{table.sequence_place(i)}: t_start = {t_start[i]} is later than the first event at {first[i]}; it must not be"
+            f"{table.sequence_place(i)}: t_start = {to_text(t_start[i])} is later than the first event at "
+            f"{to_text(first[i])}; it must not be"
         )
     if (i := _first(t_end < last)) is not None:
         what = "last event" if lengths[i] else "t_start"
         raise ValueError(
-            f"{table.sequence_place(i)}: t_end = {t_end[i]} is earlier than the {what} at {last[i]}; it must not be"
+            f"{table.sequence_place(i)}: t_end = {to_text(t_end[i])} is earlier than the {what} at {to_text(last[i])}; "
+            "it must not be"
         )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tppsd.data.arrow import is_list
+from tppsd.data.obstacles import DataError, Obstacles
 
 # One row per sequence (the EasyTPP columns, with an optional window).
 SEQUENCE_COLUMNS = {
@@ -25,6 +29,17 @@ EVENT_COLUMNS = {
 }
 REQUIRED = ("sequence", "time", "mark")
 FIELDS = tuple(dict.fromkeys([*SEQUENCE_COLUMNS, *EVENT_COLUMNS]))
+# Usual names beside the defaults: they are never taken, only offered in the message for a column that is missing.
+LIKELY = {
+    "sequence": ("case", "user", "customer", "patient", "machine", "device", "session", "account", "item", "ticket"),
+    "time": ("timestamp", "date", "datetime", "created", "start", "day", "hour", "seconds", "when", "t"),
+    "mark": ("activity", "action", "event", "kind", "label", "category", "status", "error", "code", "class"),
+}
+ALTERNATIVES = {
+    "sequence": ", or cut one stream of events into windows with window=..., such as window='7d'",
+    "mark": ", or declare unmarked events with columns={'mark': None}",
+    "time": "",
+}
 
 ColumnMap = Mapping[str, str | None]
 
@@ -38,42 +53,99 @@ def check_column_map(columns: ColumnMap | None) -> dict[str, str | None]:
 
 
 def candidate_names(columns: ColumnMap) -> set[str]:
-    """Every column name that could matter; all others (provenance, say) are ignored."""
+    """Every column name that could matter; others (provenance, say) may hold anything."""
     defaults = {name for table in (SEQUENCE_COLUMNS, EVENT_COLUMNS) for names in table.values() for name in names}
     return defaults | {name for name in columns.values() if name is not None}
 
 
 def resolve_columns(
-    source: str, names: Iterable[str], columns: ColumnMap, defaults: Mapping[str, tuple[str, ...]]
+    source: str,
+    schema: Any,
+    columns: ColumnMap,
+    defaults: Mapping[str, tuple[str, ...]],
+    obstacles: Obstacles,
+    optional: Iterable[str] = (),
 ) -> dict[str, str]:
-    """Field -> name of the column that holds it, for every field that the table `source` has."""
-    present = list(names)
+    """Field -> name of the column that holds it, for every field that the table `source` has.
+
+    A required column that is missing becomes an obstacle; where a likely column is there, it stands in so that reading
+    can go on and find the other obstacles.
+
+    Args:
+        source: for messages.
+        schema: Arrow schema of the table.
+        columns: the user's choice.
+        defaults: field -> usual names.
+        obstacles: takes what is wrong.
+        optional: required fields that may be absent here.
+    """
+    present = list(schema.names)
     resolved: dict[str, str] = {}
+    settled = set(optional)
     for field, default_names in defaults.items():
-        if field in columns:
-            name = columns[field]
-            if name is not None and name not in present:
-                raise ValueError(
-                    f"{source}: columns names {name!r} for {field!r}, but the columns are {', '.join(present)}"
-                )
-            found = [] if name is None else [name]
-        else:
-            found = [name for name in default_names if name in present]
-        if len(found) > 1:
-            raise ValueError(
-                f"{source}: both {found[0]} and {found[1]} could hold {field!r}; choose with columns={{{field!r}: ...}}"
+        try:
+            name = _find(source, present, columns, field, default_names)
+        except DataError as error:
+            obstacles.add(error)
+            name = error.options.get("columns", {}).get(field)
+            settled.add(field)
+        if name is not None:
+            resolved[field] = name
+    for field in (field for field in REQUIRED if field in defaults and field not in {*resolved, *settled}):
+        if columns.get(field, "") is None or (field == "mark" and set(present) <= set(resolved.values())):
+            continue  # left out on purpose, or no column is left that could hold marks
+        guess = _likely(schema, field, set(resolved.values()), needs_list="sequence" not in defaults)
+        obstacles.add(
+            DataError(
+                f"{source}: the column {' or '.join(defaults[field])} is missing; the columns are {', '.join(present)}: "
+                f"say which one it is with columns={{{field!r}: {'...' if guess is None else repr(guess)}}}{ALTERNATIVES[field]}",
+                **({} if guess is None else {"columns": {field: guess}}),
             )
-        if not found and field in REQUIRED and (field, columns.get(field, "")) != ("mark", None):
-            unmarked = ", or declare unmarked events with columns={'mark': None}" if field == "mark" else ""
-            raise ValueError(
-                f"{source}: the column {' or '.join(default_names)} is missing; the columns are {', '.join(present)}: "
-                f"say which one it is with columns={{{field!r}: ...}}{unmarked}"
-            )
-        if found and present.count(found[0]) > 1:
-            raise ValueError(
-                f"{source}: {present.count(found[0])} columns have the name {found[0]}; "
-                f"the column that holds {field!r} needs a name of its own"
-            )
-        if found:
-            resolved[field] = found[0]
+        )
+        if guess is not None:
+            resolved[field] = guess
     return resolved
+
+
+def _find(
+    source: str, present: list[str], columns: ColumnMap, field: str, default_names: tuple[str, ...]
+) -> str | None:
+    """The column of one field, or None where there is none."""
+    if field in columns:
+        name = columns[field]
+        if name is not None and name not in present:
+            raise DataError(f"{source}: columns names {name!r} for {field!r}, but the columns are {', '.join(present)}")
+        found = [] if name is None else [name]
+    else:
+        found = [name for name in default_names if name in present]
+    if len(found) > 1:
+        raise DataError(
+            f"{source}: both {found[0]} and {found[1]} could hold {field!r}; choose with columns={{{field!r}: ...}}",
+            columns={field: found[0]},
+        )
+    if found and present.count(found[0]) > 1:
+        raise DataError(
+            f"{source}: {present.count(found[0])} columns have the name {found[0]}; "
+            f"the column that holds {field!r} needs a name of its own"
+        )
+    return found[0] if found else None
+
+
+def _likely(schema: Any, field: str, taken: set[str], needs_list: bool) -> str | None:
+    """The column that most likely holds a field, by its name or type; None where nothing speaks for one."""
+    from pyarrow import types
+
+    free = [
+        column
+        for column in schema
+        if column.name not in taken and schema.names.count(column.name) == 1 and is_list(column.type) == needs_list
+    ]
+    named = {column.name.lower(): column.name for column in free}
+    for word in LIKELY[field]:
+        for lower, name in named.items():
+            if lower == word or lower in (f"{word}s", f"{word}_id", f"{word}id", f"{word}_name", f"{word}_type"):
+                return name
+    if field == "time":
+        dates = [column.name for column in free if types.is_timestamp(column.type) or types.is_date(column.type)]
+        return dates[0] if len(dates) == 1 else None
+    return None

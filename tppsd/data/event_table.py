@@ -6,9 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import first_null, is_list, plain, to_floats, to_marks
+from tppsd.data.arrow import first_null, is_list, plain
 from tppsd.data.columns import EVENT_COLUMNS, ColumnMap, resolve_columns
-from tppsd.data.sequence_table import SequenceTable, declared_num_marks, window_column
+from tppsd.data.list_table import declared_num_marks, window_column
+from tppsd.data.marks import read_marks
+from tppsd.data.obstacles import DataError
+from tppsd.data.options import Context
+from tppsd.data.order import Order
+from tppsd.data.sequence_table import SequenceTable, missing, no_ticks
+from tppsd.data.timestamps import read_time_column
 
 
 def is_event_table(table: Any, column_map: ColumnMap) -> bool:
@@ -27,25 +33,50 @@ def _sequence_names(column_map: ColumnMap) -> tuple[str | None, ...]:
     return tuple(name for name in EVENT_COLUMNS["sequence"] if name != "seq_idx")
 
 
-def from_event_rows(source: str, table: Any, column_map: ColumnMap) -> SequenceTable:
-    """Read an event table; sequences come in the order of their first event, events in the order of their rows."""
-    columns = resolve_columns(source, table.column_names, column_map, EVENT_COLUMNS)
+def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable | None:
+    """Read an event table; sequences come in the order of their first event.
+
+    Events keep the order of their rows unless `sort` is set. Without a column of sequences, all rows are one stream.
+    None is returned where obstacles leave nothing to go on with.
+    """
+    options, obstacles = context.options, context.obstacles
+    optional = () if options.window is None else ("sequence",)
+    columns = resolve_columns(source, table.schema, options.column_map, EVENT_COLUMNS, obstacles, optional)
+    if options.column_map.get("sequence", "") is None and options.window is None:
+        obstacles.add(
+            DataError(f"{source}: one stream of events is cut into windows: give window=..., such as window='7d'")
+        )
+    if "mark" not in columns and options.column_map.get("mark", "") is not None and not obstacles.found:
+        context.note(source, "no column is left for marks; the events are unmarked")
 
     def place(field: str, row: int) -> str:
         return f"{source}, row {row}: {columns[field]}"
 
-    times = to_floats(table[columns["time"]], lambda row: place("time", row))
-    marks = to_marks(table[columns["mark"]], lambda row: place("mark", row)) if "mark" in columns else None
-    codes, ids = _sequence_codes(source, table[columns["sequence"]], columns["sequence"])
-    rows = np.argsort(codes, kind="stable")
-    lengths = np.bincount(codes, minlength=len(ids))
+    times, marks, num_marks = None, None, None
+    groups = None
+    if "time" in columns:
+        noter = context.noter(f"{source}, {columns['time']}")
+        with obstacles.noted():
+            times = read_time_column(table[columns["time"]], lambda row: place("time", row), context, noter)
+    if "mark" in columns:
+        with obstacles.noted():
+            marks = read_marks(table[columns["mark"]], lambda row: place("mark", row), options.missing_mark)
+    with obstacles.noted():
+        groups = _sequence_codes(source, table, columns.get("sequence"))
+    with obstacles.noted():
+        num_marks = declared_num_marks(source, table, columns)
+    if times is None or groups is None:
+        return None
+    codes, ids = groups
+    order = Order.of(source, table, columns, times, codes, ids, context)
+    rows, lengths = order.rows, np.bincount(codes[order.rows], minlength=len(ids))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    t_start, t_end = (
-        _constant_in_sequence(
-            source, columns.get(field), window_column(source, table, columns, field), codes, rows[offsets[:-1]]
-        )
-        for field in ("t_start", "t_end")
-    )
+    windows: dict[str, Any] = {}
+    for field in ("t_start", "t_end"):
+        windows[field] = no_ticks(times, len(ids))
+        with obstacles.noted():
+            values = window_column(source, table, columns, field, times, context)
+            windows[field] = _constant_in_sequence(source, columns.get(field), values, codes)
     return SequenceTable(
         source=source,
         columns=columns,
@@ -53,31 +84,36 @@ def from_event_rows(source: str, table: Any, column_map: ColumnMap) -> SequenceT
         marks=None if marks is None else marks.take(rows),
         offsets=offsets,
         inter_times=None,
-        t_start=t_start,
-        t_end=t_end,
-        num_marks=declared_num_marks(source, table, columns),
+        **windows,
+        num_marks=num_marks,
         rows=rows,
         sequence_ids=ids,
+        num_duplicates=order.num_duplicates,
     )
 
 
-def _sequence_codes(source: str, column: Any, name: str) -> tuple[np.ndarray, list[Any]]:
-    """int64 (num_rows,) codes 0, 1, ... in the order of first appearance, and the id of each code."""
+def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (num_rows,) codes 0, 1, ... in the order of first appearance, and the id of each code; without a column
+    all rows are one sequence, which has no id."""
+    if name is None:
+        return np.zeros(table.num_rows, dtype=np.int64), np.full(1, None, dtype=object)
+    column = table[name]
     if column.null_count:
         raise ValueError(
             f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence"
         )
     encoded = plain(column).dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    ids = np.empty(len(encoded.dictionary), dtype=object)
+    ids[:] = encoded.dictionary.to_pylist()
+    return encoded.indices.to_numpy().astype(np.int64), ids
 
 
-def _constant_in_sequence(
-    source: str, name: str | None, values: np.ndarray, codes: np.ndarray, first_rows: np.ndarray
-) -> np.ndarray:
-    """float64 (num_sequences,): the value of each sequence's first event, which all its events must share."""
+def _constant_in_sequence(source: str, name: str | None, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Ticks (num_sequences,): the value of each sequence's first row, which all its rows must share."""
+    first_rows = np.unique(codes, return_index=True)[1]
     per_sequence = values[first_rows]
     expected = per_sequence[codes]
-    different = (values != expected) & ~(np.isnan(values) & np.isnan(expected))
+    different = (values != expected) & ~(missing(values) & missing(expected))
     if different.any():
         row = int(different.nonzero()[0][0])
         raise ValueError(

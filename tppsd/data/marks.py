@@ -4,14 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import first_null
+from tppsd.data.arrow import Place, first_null, plain, to_marks
+from tppsd.data.obstacles import DataError
 from tppsd.data.sequence_table import SequenceTable
 
 LARGE, SPARSE = 1000, 20  # integers are taken for IDs if they make more than 1000 marks and 20 times those that occur
 SHOWN = 6  # names in a message
+OTHER = "other"  # the mark of all rare ones
+
+
+def read_marks(values: Any, place: Place, missing_mark: str | None) -> Any:
+    """A column of marks as an Arrow array of int64 or strings; missing ones become `missing_mark`.
+
+    Raises:
+        ValueError: a mark is missing and nothing is said of it, or the column holds no marks; the row is named.
+    """
+    values = plain(values)
+    if values.null_count == 0 or len(values) == 0:
+        return to_marks(values, place)
+    if missing_mark is None:
+        many = f", {values.null_count:,} of {len(values):,} are missing" if values.null_count > 1 else ""
+        raise DataError(
+            f"{place(first_null(values))} is missing; every event needs a mark{many}: missing_mark: NAME makes it a mark "
+            "of its own",
+            missing_mark="missing",
+        )
+    present = values.drop_null()
+    if str(present.type) in ("double", "float") and bool((np.asarray(present) == np.rint(np.asarray(present))).all()):
+        values, present = values.cast("int64"), present.cast("int64")  # what pandas makes of integers with gaps
+    to_marks(present, lambda i: place(int(np.flatnonzero(np.asarray(values.is_valid()))[i])))  # refuses what is no mark
+    return values.cast("string").fill_null(missing_mark)
 
 
 @dataclass(frozen=True)
@@ -19,18 +45,23 @@ class MarkVocabulary:
     """`num_marks` marks; with `names`, mark k is the type names[k], otherwise marks are the integers of the data.
 
     `declared` says that the data themselves declare `num_marks`; otherwise it is what the training split has.
+    `has_other` says that the last mark is "other", which takes every type that has no mark of its own.
     """
 
     num_marks: int
     names: tuple[str, ...] | None = None
     declared: bool = False
+    has_other: bool = False
 
     @classmethod
-    def of(cls, train: SequenceTable) -> MarkVocabulary:
+    def of(cls, train: SequenceTable, min_mark_count: int | None = None) -> MarkVocabulary:
         """The sorted string types of the training split; for integers the declared number of marks, or its largest mark
-        + 1."""
+        + 1. With `min_mark_count`, types are those with so many events or more, and "other"."""
         if train.marks is None:
             return cls(1, declared=True)
+        if min_mark_count is not None:
+            frequent = _frequent_types(train, min_mark_count)
+            return cls(len(frequent) + 1, (*frequent, OTHER), has_other=True)
         if str(train.marks.type) == "string":
             names = tuple(sorted(train.marks.unique().to_pylist()))
             return cls(len(names), names)
@@ -58,11 +89,14 @@ class MarkVocabulary:
 
         types = table.marks.cast("string")
         codes = pc.index_in(types, value_set=pyarrow.array(self.names))
+        if self.has_other:
+            codes = codes.fill_null(self.num_marks - 1)
         if codes.null_count:
             i = first_null(codes)
-            raise ValueError(
-                f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; "
-                f"it must be one of {_shown(self.names or ())}, or the training split must have it"
+            raise DataError(
+                f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; it must be one "
+                f"of {_shown(self.names or ())}, or the training split must have it; min_mark_count: 1 reads it as {OTHER!r}",
+                min_mark_count=1,
             )
         return codes.to_numpy().astype(np.int64)
 
@@ -81,6 +115,19 @@ class MarkVocabulary:
                 f"{table.event_place(i, 'mark')} = {marks[i]} is out of range; marks must be 0..{self.num_marks - 1}{origin}"
             )
         return marks
+
+
+def _frequent_types(train: SequenceTable, min_mark_count: int) -> list[str]:
+    """The sorted types with at least `min_mark_count` events of the training split that are not given."""
+    own = np.ones(len(train.event_times), dtype=bool)
+    if train.score_start is not None:
+        own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
+    counts = train.marks.cast("string").filter(own).value_counts()
+    return sorted(
+        count["values"].as_py()
+        for count in counts
+        if count["counts"].as_py() >= min_mark_count and count["values"].as_py() != OTHER
+    )
 
 
 def check_mark_names(known: tuple[str, ...] | None, found: tuple[str, ...] | None, whose: str) -> None:

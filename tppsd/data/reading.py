@@ -1,29 +1,24 @@
-"""Read a data set of event sequences from files or from the hub: open, group, check, encode marks, build sequences."""
+"""Read a data set of event sequences from files, from the hub or from memory, and build its sequences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from tppsd.data.checks import check_values
-from tppsd.data.columns import ColumnMap, candidate_names, check_column_map
-from tppsd.data.event_table import from_event_rows, is_event_table
-from tppsd.data.marks import MarkVocabulary
-from tppsd.data.sequence_table import SequenceTable, from_sequence_rows
+from tppsd.data.clocks import inter_times
+from tppsd.data.log import EventLog, read_log
+from tppsd.data.options import FRACTIONS, options_of
+from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
-from tppsd.data.tables import SPLITS, open_tables, split_name
+from tppsd.data.splits import cut
+from tppsd.data.tables import split_name
+from tppsd.data.units import Clock, to_text
 
-FRACTIONS = (0.8, 0.1, 0.1)
-ROUNDING = (
-    4 * torch.finfo(torch.float64).eps
-)  # relative to the time: how far a given inter-time may lie from the difference
+__all__ = ["FRACTIONS", "EventDataset", "cut", "read_dataset"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,9 @@ class EventDataset:
         num_marks: size of the mark vocabulary (1 = unmarked).
         mark_names: string types of the data in the order of the marks, or None.
         notes: what a user should be told (files that were ignored).
+        time_unit: name of the unit of the times, or None.
+        time_origin: the timestamp (ISO 8601, UTC) that is time 0, or None where times are numbers.
+        window, lookback: length of the windows and of the history before each, in units of time, or None.
     """
 
     name: str
@@ -43,6 +41,10 @@ class EventDataset:
     num_marks: int
     mark_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    time_unit: str | None = None
+    time_origin: str | None = None
+    window: float | None = None
+    lookback: float | None = None
 
     def sequences(self, split: str) -> list[EventSequence]:
         """The sequences of train, validation (val, valid, dev) or test."""
@@ -52,88 +54,51 @@ class EventDataset:
         return self.splits[name]
 
 
-def read_dataset(
-    path: str | Path,
-    *,
-    columns: ColumnMap | None = None,
-    fractions: Sequence[float] = FRACTIONS,
-    t_start: float | None = None,
-    t_end: float | None = None,
-) -> EventDataset:
+def read_dataset(path: Any, **options: Any) -> EventDataset:
     """Read the data set at `path`.
 
     Args:
-        path: folder of split files or of `DatasetDict.save_to_disk`, one file (Parquet, JSON, JSON lines, CSV), or a
-            hub id.
-        columns: field -> column name where names are not the default ones (`tppsd.data.columns`); None = do not read
-            it.
-        fractions: shares of train, validation and test, cut in file order, where there is only one table.
-        t_start, t_end: window of every sequence where the data have no columns for it.
+        path: folder of split files or of `DatasetDict.save_to_disk`, one file (Parquet, CSV, TSV, JSON, JSON lines or
+            Feather, also as .gz, .bz2, .xz or .zst), a hub id, an fsspec URL; or what is in memory: a table (pandas,
+            polars, Arrow, `datasets`), a list of EventSequence, or a dict of them by split.
+        options: of `tppsd.data.options.ReadOptions`.
+
+    Raises:
+        FileNotFoundError, TypeError: there is nothing that could be read.
+        ValueError: what stands in the way, all of it, each with the option that mends it.
     """
-    column_map = check_column_map(columns)
-    opened = open_tables(path, candidate_names(column_map))
-    tables = {}
-    for split, (source, table) in opened.tables.items():
-        tables[split] = _with_window(_flatten(source, table, column_map), t_start, t_end)
-        check_values(tables[split])
-    whole = tables.get(None)
-    if whole is None:
-        parts = {split: tables[split] for split in SPLITS if split in tables}
-    else:
-        parts = {split: whole.part(*edges) for split, edges in cut(len(whole), fractions, whole.source).items()}
-    vocabulary = MarkVocabulary.of(parts["train"])
-    splits = {split: _sequences(part, vocabulary.encode(part)) for split, part in parts.items()}
-    return EventDataset(opened.name, splits, vocabulary.num_marks, vocabulary.names, opened.notes)
+    return to_dataset(read_log(path, options_of(options)))
 
 
-def cut(num_sequences: int, fractions: Sequence[float], source: str) -> dict[str, tuple[int, int]]:
-    """split -> (start, stop) of `num_sequences` sequences cut in order; none may be empty."""
-    if (
-        len(fractions) != 3
-        or not all(0 < share < 1 for share in fractions)
-        or not math.isclose(sum(fractions), 1, abs_tol=1e-6)
-    ):
-        raise ValueError(
-            f"fractions = {tuple(fractions)} must be three positive shares of train, validation and test that sum to 1"
-        )
-    edges = [0, *(round(num_sequences * share) for share in (fractions[0], fractions[0] + fractions[1])), num_sequences]
-    splits = dict(zip(SPLITS, pairwise(edges), strict=True))
-    for split, (start, stop) in splits.items():
-        if start == stop:
-            raise ValueError(
-                f"{source}: fractions = {tuple(fractions)} of {num_sequences} sequences leave the {split} split empty; "
-                "a split needs at least one"
-            )
-    return splits
+def to_dataset(log: EventLog) -> EventDataset:
+    """Build the sequences of a log."""
+    vocabulary, clock = log.vocabulary, log.clock
+    return EventDataset(
+        log.name,
+        {split: _sequences(part, log.marks[split], clock) for split, part in log.parts.items()},
+        vocabulary.num_marks,
+        vocabulary.names,
+        log.notes,
+        clock.unit,
+        None if clock.origin is None else to_text(clock.origin),
+        log.window,
+        log.lookback,
+    )
 
 
-def _flatten(source: str, table: Any, column_map: ColumnMap) -> SequenceTable:
-    if table.num_rows == 0:
-        raise ValueError(f"{source}: has no rows; a split needs at least one sequence")
-    return (from_event_rows if is_event_table(table, column_map) else from_sequence_rows)(source, table, column_map)
-
-
-def _with_window(table: SequenceTable, t_start: float | None, t_end: float | None) -> SequenceTable:
-    """Set the window of every sequence; data that have their own keep it, and both at once is an error."""
-    for field, value in (("t_start", t_start), ("t_end", t_end)):
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"{field} = {value} must be a finite number")
-        if value is not None and field in table.columns:
-            raise ValueError(
-                f"{table.source}: has a column {table.columns[field]} and the option {field} = {value} is given; "
-                f"leave out the option, or the column with columns={{{field!r}: None}}"
-            )
-    starts = table.t_start if t_start is None else np.full(len(table), float(t_start))
-    ends = table.t_end if t_end is None else np.full(len(table), float(t_end))
-    return replace(table, t_start=starts, t_end=ends)
-
-
-def _sequences(table: SequenceTable, marks: np.ndarray) -> list[EventSequence]:
+def _sequences(table: SequenceTable, marks: np.ndarray, clock: Clock) -> list[EventSequence]:
     """One EventSequence per sequence, on memory of its own (a view would be pickled with its whole table)."""
-    inter_times = torch.from_numpy(_inter_times(table))
     lengths = table.lengths.tolist()
-    flat = (torch.from_numpy(table.event_times), torch.from_numpy(marks), inter_times)
-    rows = zip(*(values.split(lengths) for values in flat), table.t_start.tolist(), table.t_end.tolist(), strict=True)
+    times = clock.times(table.event_times)
+    flat = [torch.from_numpy(values).split(lengths) for values in (times, marks, inter_times(table, clock))]
+    stamps: Any = [None] * len(table)
+    if clock.has_dates:
+        stamps = torch.from_numpy(table.event_times.astype(np.int64)).split(lengths)
+    edges = [clock.times(ticks).tolist() for ticks in (table.t_start, table.t_end)]
+    score_start = [math.nan] * len(table) if table.score_start is None else clock.times(table.score_start).tolist()
+    is_cut = [False] * len(table) if table.is_cut is None else table.is_cut.tolist()
+    ids = [None] * len(table) if table.sequence_ids is None else table.sequence_ids.tolist()
+    rows = zip(*flat, *edges, score_start, is_cut, ids, stamps, strict=True)
     return [
         EventSequence(
             event_times.clone(),
@@ -142,22 +107,23 @@ def _sequences(table: SequenceTable, marks: np.ndarray) -> list[EventSequence]:
             _finite_or_none(end),
             index,
             row_inter_times.clone(),
+            _finite_or_none(scored),
+            cut_off,
+            name,
+            None if row_stamps is None else row_stamps.clone(),
         )
-        for index, (event_times, row_marks, row_inter_times, start, end) in enumerate(rows)
+        for index, (
+            event_times,
+            row_marks,
+            row_inter_times,
+            start,
+            end,
+            scored,
+            cut_off,
+            name,
+            row_stamps,
+        ) in enumerate(rows)
     ]
-
-
-def _inter_times(table: SequenceTable) -> np.ndarray:
-    """float64 (num_events,): differences of the times or, where it agrees with them up to rounding, the finer value of
-    the " "data."""
-    times, first = table.event_times, table.offsets[:-1][table.lengths > 0]
-    inter_times = np.diff(times, prepend=0.0)
-    window_start = table.t_start[table.lengths > 0]
-    inter_times[first] = np.where(np.isnan(window_start), 0.0, times[first] - window_start)
-    if table.inter_times is None:
-        return inter_times
-    agrees = np.abs(table.inter_times - inter_times) <= ROUNDING * np.abs(times)
-    return np.where(agrees, table.inter_times, inter_times)
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -7,25 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, list_lengths, list_values, to_floats, to_marks, to_positive_integers
-from tppsd.data.columns import SEQUENCE_COLUMNS, ColumnMap, resolve_columns
-
 
 @dataclass(frozen=True)
 class SequenceTable:
-    """Sequences one after the other.
+    """Sequences one after the other. Times are *ticks* (`tppsd.data.units.Clock`): float64, or datetime64[ns] in UTC.
 
     Attributes:
         source: file or split, for messages.
         columns: field -> name of its column.
-        event_times: float64 (num_events,).
+        event_times: ticks (num_events,).
         marks: Arrow array (num_events,) of int64 or strings, or None for unmarked events.
         offsets: int64 (num_sequences + 1,); sequence i holds the events offsets[i]:offsets[i+1].
         inter_times: float64 (num_events,), or None.
-        t_start, t_end: float64 (num_sequences,) with NaN where there is none.
+        t_start, t_end: ticks (num_sequences,) with NaN or NaT where there is none.
         num_marks: declared size of the mark vocabulary, or None.
         rows: row in the source of each sequence or, in an event table, of each event.
         sequence_ids: in an event table the ids, (num_sequences,).
+        skipped: int64 (num_sequences,), events of the source's sequence before this one's first; None: 0.
+        score_start: ticks (num_sequences,), where scoring begins, with NaN or NaT where all is scored; None: nowhere.
+        is_cut: bool (num_sequences,), t_start is the edge of a lookback, before which there may be events; None: nowhere.
+        num_duplicates: rows that are equal to an earlier one in all columns (before any were dropped).
     """
 
     source: str
@@ -38,7 +39,11 @@ class SequenceTable:
     t_end: np.ndarray
     num_marks: int | None
     rows: np.ndarray
-    sequence_ids: list[Any] | None = None
+    sequence_ids: np.ndarray | None = None
+    skipped: np.ndarray | None = None
+    score_start: np.ndarray | None = None
+    is_cut: np.ndarray | None = None
+    num_duplicates: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,6 +52,11 @@ class SequenceTable:
     def lengths(self) -> np.ndarray:
         """int64 (num_sequences,)."""
         return np.diff(self.offsets)
+
+    @property
+    def has_dates(self) -> bool:
+        """True if times are timestamps."""
+        return self.event_times.dtype.kind == "M"
 
     def sequence_place(self, sequence: int) -> str:
         """Where a sequence stands, to begin a message with."""
@@ -58,114 +68,96 @@ class SequenceTable:
         """Where the value of `field` of an event stands, to begin a message with."""
         sequence = int(np.searchsorted(self.offsets, event, side="right")) - 1
         if self.sequence_ids is None:
-            return f"{self.sequence_place(sequence)}: {self.columns[field]}[{event - self.offsets[sequence]}]"
-        return (
-            f"{self.source}, row {self.rows[event]} (sequence {self.sequence_ids[sequence]!r}): {self.columns[field]}"
-        )
+            position = event - self.offsets[sequence] + (0 if self.skipped is None else self.skipped[sequence])
+            return f"{self.sequence_place(sequence)}: {self.columns[field]}[{position}]"
+        name = self.sequence_ids[sequence]
+        of = "" if name is None else f" (sequence {name!r})"
+        return f"{self.source}, row {self.rows[event]}{of}: {self.columns[field]}"
+
+    def scored_from(self) -> np.ndarray:
+        """int64 (num_sequences,): position in `event_times` of each sequence's first event with a likelihood term."""
+        first_is_given = missing(self.t_start) if self.is_cut is None else missing(self.t_start) | self.is_cut
+        first = self.offsets[:-1] + (first_is_given & (self.lengths > 0))
+        if self.score_start is None:
+            return first
+        given = self.event_times < np.repeat(self.score_start, self.lengths)  # False where there is no score_start
+        counts = np.add.reduceat(np.append(given, False).astype(np.int64), self.offsets[:-1]) * (self.lengths > 0)
+        return np.maximum(first, self.offsets[:-1] + counts)
 
     def part(self, start: int, stop: int) -> SequenceTable:
         """The sequences start:stop."""
-        events, sequences = slice(int(self.offsets[start]), int(self.offsets[stop])), slice(start, stop)
+        parents = np.arange(start, stop)
+        return self.cut(
+            Pieces(parents, self.offsets[start:stop], self.offsets[start + 1 : stop + 1], self.t_start[start:stop],
+                   self.t_end[start:stop], None if self.score_start is None else self.score_start[start:stop],
+                   None if self.is_cut is None else self.is_cut[start:stop])
+        )  # fmt: skip
+
+    def cut(self, pieces: Pieces) -> SequenceTable:
+        """New sequences, each of consecutive events of one sequence of this table; pieces may overlap or be empty."""
+        lengths = pieces.stops - pieces.starts
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        events = np.arange(offsets[-1]) + np.repeat(pieces.starts - offsets[:-1], lengths)
+        is_list_table = self.sequence_ids is None
+        skipped = pieces.starts - self.offsets[pieces.parents]
         return replace(
             self,
             event_times=self.event_times[events],
-            marks=None if self.marks is None else self.marks[events],
-            offsets=self.offsets[start : stop + 1] - self.offsets[start],
+            marks=None if self.marks is None else self.marks.take(events),
+            offsets=offsets,
             inter_times=None if self.inter_times is None else self.inter_times[events],
-            t_start=self.t_start[sequences],
-            t_end=self.t_end[sequences],
-            rows=self.rows[sequences] if self.sequence_ids is None else self.rows[events],
-            sequence_ids=None if self.sequence_ids is None else self.sequence_ids[sequences],
+            t_start=pieces.t_start,
+            t_end=pieces.t_end,
+            rows=self.rows[pieces.parents] if is_list_table else self.rows[events],
+            sequence_ids=None if self.sequence_ids is None else self.sequence_ids[pieces.parents],
+            skipped=skipped if self.skipped is None else skipped + self.skipped[pieces.parents],
+            score_start=pieces.score_start,
+            is_cut=pieces.is_cut,
         )
 
 
-def from_sequence_rows(source: str, table: Any, column_map: ColumnMap) -> SequenceTable:
-    """Read a table with one row per sequence and lists in the columns of times and marks."""
-    columns = resolve_columns(source, table.column_names, column_map, SEQUENCE_COLUMNS)
-    lengths = _check_lengths(source, table, columns)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+@dataclass(frozen=True)
+class Pieces:
+    """Where a table is cut: piece i holds the events starts[i]:stops[i] of the sequence parents[i].
 
-    def event_place(field: str, event: int) -> str:
-        row = int(np.searchsorted(offsets, event, side="right")) - 1
-        return f"{source}, row {row}: {columns[field]}[{event - offsets[row]}]"
+    Attributes:
+        parents, starts, stops: int64 (num_pieces,); starts and stops count the events of the whole table.
+        t_start, t_end: ticks (num_pieces,), the window of each piece.
+        score_start: ticks (num_pieces,), or None where nothing is given.
+        is_cut: bool (num_pieces,), or None: see `SequenceTable`.
+    """
 
-    def floats(field: str) -> np.ndarray | None:
-        if field not in columns:
-            return None
-        return to_floats(list_values(table[columns[field]]), lambda event: event_place(field, event))
+    parents: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    t_start: np.ndarray
+    t_end: np.ndarray
+    score_start: np.ndarray | None = None
+    is_cut: np.ndarray | None = None
 
-    times = floats("time")
-    assert times is not None  # a required column
-    marks = None
-    if "mark" in columns:
-        marks = to_marks(list_values(table[columns["mark"]]), lambda event: event_place("mark", event))
-    return SequenceTable(
-        source=source,
-        columns=columns,
-        event_times=times,
-        marks=marks,
-        offsets=offsets,
-        inter_times=floats("inter_time"),
-        t_start=window_column(source, table, columns, "t_start"),
-        t_end=window_column(source, table, columns, "t_end"),
-        num_marks=declared_num_marks(source, table, columns),
-        rows=np.arange(table.num_rows),
-    )
-
-
-def _check_lengths(source: str, table: Any, columns: dict[str, str]) -> np.ndarray:
-    """int64 (num_sequences,): the common length of each row's lists."""
-    lengths = {}
-    for field in ("time", "mark", "inter_time"):
-        if field in columns:
-            name, kind = columns[field], "integers or strings" if field == "mark" else "numbers"
-            if not is_list(table[name].type):
-                raise ValueError(
-                    f"{source}, row 0: {name} = {table[name][0].as_py()!r} has type {table[name].type}; "
-                    f"it must be a list of {kind} "
-                    "(a table with one row per event names its sequences with columns={'sequence': ...})"
+    def take(self, which: np.ndarray) -> Pieces:
+        """The pieces at the positions `which`, or where the mask `which` is True."""
+        return Pieces(
+            *(
+                None if values is None else values[which]  # type: ignore[arg-type]
+                for values in (
+                    self.parents,
+                    self.starts,
+                    self.stops,
+                    self.t_start,
+                    self.t_end,
+                    self.score_start,
+                    self.is_cut,
                 )
-            lengths[name] = list_lengths(table[name], source, name, kind)
-    if "length" in columns:
-        name = columns["length"]
-        lengths[name] = to_positive_integers(table[name], lambda row: f"{source}, row {row}: {name}", minimum=0)
-    first = next(iter(lengths))
-    for name, values in lengths.items():
-        if (values != lengths[first]).any():
-            row = int((values != lengths[first]).nonzero()[0][0])
-            says = f"says {values[row]}" if name == columns.get("length") else f"has {values[row]}"
-            raise ValueError(
-                f"{source}, row {row}: {first} has {lengths[first][row]} values and {name} {says}; "
-                "the lengths of a row must agree"
             )
-    return lengths[first]
-
-
-def window_column(source: str, table: Any, columns: dict[str, str], field: str) -> np.ndarray:
-    """float64 (num_rows,): a column of window starts or ends, NaN where there is none."""
-    if field not in columns:
-        return np.full(table.num_rows, np.nan)
-    name = columns[field]
-    values = to_floats(table[name], lambda row: f"{source}, row {row}: {name}", missing=np.nan)
-    infinite = np.isinf(values)
-    if infinite.any():
-        row = int(infinite.nonzero()[0][0])
-        raise ValueError(
-            f"{source}, row {row}: {name} is {values[row]}; it must be a finite number, or empty where the window is not known"
         )
-    return values
 
 
-def declared_num_marks(source: str, table: Any, columns: dict[str, str]) -> int | None:
-    """The one value of the column that declares the number of marks."""
-    name = columns.get("num_marks")
-    if name is None or table[name].null_count == table.num_rows:
-        return None
-    values = to_positive_integers(table[name], lambda row: f"{source}, row {row}: {name}", minimum=1)
-    if (values != values[0]).any():
-        row = int((values != values[0]).nonzero()[0][0])
-        raise ValueError(
-            f"{source}, row {row}: {name} = {values[row]}, but row 0 has {values[0]}; "
-            "every row must have the same number of marks"
-        )
-    return int(values[0])
+def missing(ticks: np.ndarray) -> np.ndarray:
+    """bool: where a tick stands for no time."""
+    return np.isnat(ticks) if ticks.dtype.kind == "M" else np.isnan(ticks)
+
+
+def no_ticks(like: np.ndarray, length: int) -> np.ndarray:
+    """Ticks (length,) of the kind of `like` that stand for no time."""
+    return np.full(length, np.datetime64("NaT", "ns")) if like.dtype.kind == "M" else np.full(length, np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +10,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.data.sequence_checks import check_fields, check_values
+
 NO_MARK = -1  # EventBatch.start_marks of a row whose window starts without an event
 
 
 @dataclass(frozen=True, eq=False)
 class EventSequence:
-    """One sequence of events on an observation window.
+    """One sequence of events on an observation window, of which a part is scored.
 
-    Without a `t_start` the first event is *given*: the window starts at it, it enters the model through the start
-    token and has no likelihood term. Without a `t_end` the window ends at the last event (no survival term).
+    Events before `score_start` are *given*: the model sees them, and they have no likelihood term, no residual and no
+    share in moments, rates, frequencies and counts. Without a `score_start` nothing is given but the first event of a
+    sequence without a `t_start`: the window starts at it and it enters the model through the start token. Without a
+    `t_end` the window ends at the last event (no survival term).
 
     Attributes:
         event_times: float64 (length,), non-decreasing, in the data's own unit.
@@ -30,6 +33,13 @@ class EventSequence:
         inter_times: float64 (length,), tau_i = t_i - t_{i-1}, tau_1 = t_1 - t_start (0 without a t_start). Samplers
             carry them because differencing large times loses small ones; left out, they are differenced from
             `event_times`.
+        score_start: time from which on events are scored, score_start <= t; None = the window's start.
+        censored_start: True where `t_start` cuts into something that was going on, as the beginning of a lookback does.
+            The event before the first one is not known, so tau_1 is no inter-time: the first event is given, wherever
+            it lies, and a window without an event has nothing to score.
+        id: what its owner calls the sequence (a case, a user), or None.
+        timestamps: int64 (length,), the original timestamps in nanoseconds since 1970 (UTC), or None where the data have
+            numbers; `event_times` are these rounded to float64 units since an origin.
     """
 
     event_times: Tensor
@@ -38,66 +48,18 @@ class EventSequence:
     t_end: float | None = None
     index: int = 0
     inter_times: Tensor = None  # type: ignore[assignment]
+    score_start: float | None = None
+    censored_start: bool = False
+    id: Any = None
+    timestamps: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.event_times.shape != self.marks.shape or self.event_times.dim() != 1:
-            raise ValueError(
-                f"sequence {self.index}: event_times has shape {tuple(self.event_times.shape)} and marks "
-                f"{tuple(self.marks.shape)}; both must be (length,) with the same length"
-            )
-        if self.marks.dtype != torch.int64:
-            raise TypeError(
-                f"sequence {self.index}: marks are {self.marks.dtype}; they must be torch.int64, as EventSequence.of makes them"
-            )
-        if len(self) == 0 and self.t_start is None:
-            raise ValueError(f"sequence {self.index}: has no events and no t_start; an empty window needs a t_start")
+        check_fields(self)
         if self.inter_times is None:
             start = self.t_start if self.t_start is not None else float(self.event_times[0])
             inter_times = torch.diff(self.event_times, prepend=self.event_times.new_tensor([start]))
             object.__setattr__(self, "inter_times", inter_times)
-        else:
-            self._check_inter_times()
-        self._check_times()
-        if (self.marks < 0).any():
-            i = int((self.marks < 0).nonzero()[0])
-            raise ValueError(
-                f"sequence {self.index}: marks[{i}] = {int(self.marks[i])} is negative; marks are 0..num_marks-1"
-            )
-
-    def _check_inter_times(self) -> None:
-        if self.inter_times.shape != self.event_times.shape:
-            raise ValueError(
-                f"sequence {self.index}: inter_times has shape {tuple(self.inter_times.shape)}; it must have one entry for each "
-                f"of the {len(self)} events"
-            )
-        is_wrong = ~(torch.isfinite(self.inter_times) & (self.inter_times >= 0))
-        if is_wrong.any():
-            i = int(is_wrong.nonzero()[0])
-            raise ValueError(
-                f"sequence {self.index}: inter_times[{i}] = {self.inter_times[i].item()}; "
-                "it must be a finite number of at least 0"
-            )
-
-    def _check_times(self) -> None:
-        if not torch.isfinite(self.event_times).all():
-            i = int((~torch.isfinite(self.event_times)).nonzero()[0])
-            raise ValueError(
-                f"sequence {self.index}: event_times[{i}] is {self.event_times[i].item()}, not a finite number"
-            )
-        if (torch.diff(self.event_times) < 0).any():
-            i = int((torch.diff(self.event_times) < 0).nonzero()[0]) + 1
-            before, after = self.event_times[i - 1].item(), self.event_times[i].item()
-            raise ValueError(
-                f"sequence {self.index}: event_times[{i}] = {after} comes before event_times[{i - 1}] = {before}"
-            )
-        first, last = (self.event_times[0].item(), self.event_times[-1].item()) if len(self) else (math.inf, -math.inf)
-        if self.t_start is not None and (not math.isfinite(self.t_start) or first < self.t_start):
-            raise ValueError(
-                f"sequence {self.index}: t_start = {self.t_start} must be finite and not after the first event at {first}"
-            )
-        lowest = max(last, self.t_start if self.t_start is not None else last)
-        if self.t_end is not None and (not math.isfinite(self.t_end) or self.t_end < lowest):
-            raise ValueError(f"sequence {self.index}: t_end = {self.t_end} must be finite and not before {lowest}")
+        check_values(self)
 
     @classmethod
     def of(
@@ -107,6 +69,8 @@ class EventSequence:
         t_start: float | None = None,
         t_end: float | None = None,
         index: int = 0,
+        score_start: float | None = None,
+        censored_start: bool = False,
     ) -> EventSequence:
         """Build a sequence from lists or arrays; `marks=None` means unmarked."""
         event_times = torch.as_tensor(times, dtype=torch.float64)
@@ -125,6 +89,8 @@ class EventSequence:
             None if t_start is None else float(t_start),
             None if t_end is None else float(t_end),
             int(index),
+            score_start=None if score_start is None else float(score_start),
+            censored_start=bool(censored_start),
         )
 
     def __len__(self) -> int:
@@ -133,7 +99,8 @@ class EventSequence:
     def __repr__(self) -> str:
         start = "first event" if self.t_start is None else self.t_start
         end = "last event" if self.t_end is None else self.t_end
-        return f"EventSequence({len(self)} events on [{start}, {end}], index={self.index})"
+        scored = "" if self.score_start is None else f", scored from {self.score_start}"
+        return f"EventSequence({len(self)} events on [{start}, {end}]{scored}, index={self.index})"
 
     @property
     def first_is_given(self) -> bool:
@@ -150,13 +117,36 @@ class EventSequence:
             return self.t_end
         return float(self.event_times[-1]) if len(self) else self.window_start
 
+    @cached_property
+    def num_given(self) -> int:
+        """Number of leading events without a likelihood term, a given first event included."""
+        before = 0
+        if self.score_start is not None:
+            before = int(torch.searchsorted(self.event_times, self.score_start))
+        return max(before, min(len(self), int(self.first_is_given or self.censored_start)))
+
     @property
     def num_scored(self) -> int:
-        """Number of events with a likelihood term."""
-        return len(self) - self.first_is_given
+        """Number of events with a likelihood term: the last ones, `event_times[num_given:]`."""
+        return len(self) - self.num_given
+
+    @property
+    def last_given_time(self) -> float:
+        """Time of the last given event, the window's start where there is none."""
+        return float(self.event_times[self.num_given - 1]) if self.num_given else self.window_start
+
+    @cached_property
+    def scored_from(self) -> float:
+        """Start of the scored part of the window: `score_start`, moved into the window, and not before the last given
+        event."""
+        if self.censored_start and len(self) == 0:
+            return self.window_end
+        start = self.window_start if self.score_start is None else min(self.score_start, self.window_end)
+        return max(start, self.last_given_time)
 
     def prefix(self, num_events: int, t_end: float | None = None) -> EventSequence:
-        """The first `num_events` events, observed until `t_end` (default: until the last of them)."""
+        """The first `num_events` events, observed until `t_end` (default: until the last of them); of them those are
+        scored that were before."""
         return EventSequence(
             self.event_times[:num_events],
             self.marks[:num_events],
@@ -164,6 +154,10 @@ class EventSequence:
             t_end,
             self.index,
             self.inter_times[:num_events],
+            self.score_start,
+            self.censored_start,
+            self.id,
+            None if self.timestamps is None else self.timestamps[:num_events],
         )
 
 
@@ -171,9 +165,12 @@ class EventBatch(NamedTuple):
     """Right-padded sequences. A given first event is not among the events: it is `t_start` and `start_marks`.
 
     Fields: event_times, inter_times float64 (batch, length); marks int64 (batch, length); mask bool (batch, length),
-    True = event; t_start, t_end float64 (batch,), where a missing `t_end` has become the last event's time (so that
-    log S(0) = 0 adds nothing); start_marks int64 (batch,), the given first event's mark or NO_MARK; index int64
+    True = event, given or scored; t_start, t_end float64 (batch,), where a missing `t_end` has become the last event's
+    time (so that log S(0) = 0 adds nothing); start_marks int64 (batch,), the given first event's mark or NO_MARK; index
+    int64 (batch,); score_start float64 (batch,), where a missing one has become the window's start; censored_start bool
     (batch,).
+
+    `mask` and `lengths` are of all events, `scored` and `num_scored` of those with a likelihood term: the denominators.
     """
 
     event_times: Tensor
@@ -184,17 +181,51 @@ class EventBatch(NamedTuple):
     t_end: Tensor
     start_marks: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    score_start: Tensor
+    censored_start: Tensor
 
     @property
     def lengths(self) -> Tensor:
-        """int64 (batch,): number of events with a likelihood term."""
+        """int64 (batch,): number of events, given or scored."""
         return self.mask.sum(1)
+
+    @property
+    def num_given(self) -> Tensor:
+        """int64 (batch,): number of leading events without a likelihood term; a given first event is none of them."""
+        before = (self.mask & (self.event_times < self.score_start.unsqueeze(1))).sum(1)
+        return torch.maximum(before, (self.censored_start & (self.lengths > 0)).long())
+
+    @property
+    def scored(self) -> Tensor:
+        """bool (batch, length): events with a likelihood term."""
+        place = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return self.mask & (place >= self.num_given.unsqueeze(1))
+
+    @property
+    def num_scored(self) -> Tensor:
+        """int64 (batch,): number of events with a likelihood term."""
+        return self.lengths - self.num_given
 
     @property
     def last_times(self) -> Tensor:
         """float64 (batch,): time of the last event, `t_start` where there is none."""
+        return self._times_at(self.lengths)
+
+    @property
+    def last_given_times(self) -> Tensor:
+        """float64 (batch,): time of the last given event, `t_start` where there is none."""
+        return self._times_at(self.num_given)
+
+    @property
+    def scored_from(self) -> Tensor:
+        """float64 (batch,): start of the scored part of each window (EventSequence.scored_from)."""
+        start = torch.maximum(torch.minimum(self.score_start, self.t_end), self.last_given_times)
+        return torch.where(self.censored_start & (self.lengths == 0), self.t_end, start)
+
+    def _times_at(self, counts: Tensor) -> Tensor:
+        """float64 (batch,): time of each row's event number `counts` (from 1), `t_start` at 0."""
         padded = torch.cat([self.t_start.unsqueeze(1), self.event_times], 1)
-        return padded.gather(1, self.lengths.unsqueeze(1)).squeeze(1)
+        return padded.gather(1, counts.unsqueeze(1)).squeeze(1)
 
     def to(self, device: torch.device | str) -> EventBatch:
         return EventBatch(*(field.to(device) for field in self))
@@ -216,6 +247,7 @@ class EventBatch(NamedTuple):
         start_marks = torch.full_like(sizes, NO_MARK)
         start_marks[given] = marks[first[given]].long()
         ends = torch.tensor([row.window_end for row in rows], dtype=torch.float64)
+        score_start = [row.window_start if row.score_start is None else row.score_start for row in rows]
         return cls(
             torch.where(mask, event_times[where].double(), ends.unsqueeze(1)),
             torch.where(mask, inter_times[where].double(), 1.0),
@@ -225,6 +257,8 @@ class EventBatch(NamedTuple):
             ends,
             start_marks,
             torch.tensor([row.index for row in rows]),
+            torch.tensor(score_start, dtype=torch.float64),
+            torch.tensor([row.censored_start for row in rows]),
         )
 
     def sequence(self, row: int) -> EventSequence:
@@ -235,7 +269,14 @@ class EventBatch(NamedTuple):
             times = torch.cat([self.t_start[row : row + 1], times])
             inter_times = torch.cat([inter_times.new_zeros(1), inter_times])
             marks = torch.cat([self.start_marks[row : row + 1], marks])
-        t_start = None if given else float(self.t_start[row])
+        t_start, score_start = float(self.t_start[row]), float(self.score_start[row])
         return EventSequence(
-            times.cpu(), marks.cpu(), t_start, float(self.t_end[row]), int(self.index[row]), inter_times.cpu()
+            times.cpu(),
+            marks.cpu(),
+            None if given else t_start,
+            float(self.t_end[row]),
+            int(self.index[row]),
+            inter_times.cpu(),
+            None if score_start == t_start else score_start,
+            bool(self.censored_start[row]),
         )

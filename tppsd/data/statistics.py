@@ -22,12 +22,16 @@ class DataStatistics:
             floor).
         time_scale: mean inter-time; the encoders see times divided by it.
         min_inter_time: declared floor of tau in training and scoring (0 = none); samples are never floored.
-        num_events, duration: events with a likelihood term and total length of the windows.
+        num_events, duration: events with a likelihood term and total length of the scored parts of the windows.
         num_ties: inter-times at or below the floor.
         first_is_given: the data have no `t_start`; from-scratch sampling then draws a first mark.
-        mark_counts, first_mark_counts: per mark, over scored events and over first events.
+        mark_counts, first_mark_counts: per mark, over scored events and over first events that do not come before a
+            `score_start`.
         mark_names: original labels of the marks, or None.
         time_unit: name of the unit of time, or None.
+        time_origin: the timestamp (ISO 8601, UTC) that is time 0, or None where times are numbers.
+        window, lookback: length of the windows that a stream was cut into, and of the history before each, in units of
+            time, or None.
     """
 
     num_marks: int
@@ -43,11 +47,20 @@ class DataStatistics:
     first_mark_counts: tuple[int, ...] = ()
     mark_names: tuple[str, ...] | None = None
     time_unit: str | None = None
+    time_origin: str | None = None
+    window: float | None = None
+    lookback: float | None = None
 
     @property
     def rate(self) -> float | None:
         """Events per unit of time, that of the Poisson process; None without events or without time."""
         return self.num_events / self.duration if self.num_events and self.duration > 0 else None
+
+    @property
+    def horizon(self) -> float:
+        """exp(log_mean + 4 log_std), in the unit of time: beyond it lies hardly an inter-time of the training split, so
+        that the data say nothing about what a law does there. Means and the CRPS are capped at it."""
+        return math.exp(self.log_mean + 4 * self.log_std)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, so that a checkpoint loads with `weights_only=True`."""
@@ -69,15 +82,15 @@ class DataStatistics:
     ) -> DataStatistics:
         """Statistics of `sequences` (the training split, never validation or test)."""
         rows = list(sequences)
-        inter_times = torch.cat([row.inter_times[int(row.first_is_given) :] for row in rows])
+        inter_times = torch.cat([row.inter_times[row.num_given :] for row in rows])
         if len(inter_times) == 0:
             raise ValueError("the training split has no event with a likelihood term; at least one is needed")
         positive = inter_times.clamp_min(min_inter_time) if min_inter_time > 0 else inter_times[inter_times > 0]
         if len(positive) == 0:
             raise ValueError("every inter-time of the training split is 0; declare a floor with min_inter_time")
         log_tau = positive.log()
-        marks = torch.cat([row.marks[int(row.first_is_given) :] for row in rows])
-        first_marks = torch.stack([row.marks[0] for row in rows if len(row)])
+        marks = torch.cat([row.marks[row.num_given :] for row in rows])
+        first_marks = torch.cat([row.marks[: int(_starts_unseen(row))] for row in rows])
         log_std = float(log_tau.std(correction=0))
         return cls(
             num_marks=num_marks,
@@ -86,7 +99,7 @@ class DataStatistics:
             time_scale=float(positive.mean()),
             min_inter_time=float(min_inter_time),
             num_events=len(inter_times),
-            duration=sum(row.window_end - row.window_start for row in rows),
+            duration=sum(row.window_end - row.scored_from for row in rows),
             num_ties=int((inter_times <= min_inter_time).sum()),
             first_is_given=any(row.first_is_given for row in rows),
             mark_counts=tuple(torch.bincount(marks, minlength=num_marks).tolist()),
@@ -94,3 +107,10 @@ class DataStatistics:
             mark_names=mark_names,
             time_unit=time_unit,
         )
+
+
+def _starts_unseen(row: EventSequence) -> bool:
+    """Whether no `score_start` and no cut gives the first event, which then counts among first marks."""
+    if row.score_start is None or len(row) == 0:
+        return not row.censored_start
+    return not row.censored_start and float(row.event_times[0]) >= row.score_start

@@ -1,19 +1,20 @@
-"""Find and open the tables of a data set: a folder of split files or of `datasets`, one file, or a hub id.
+"""Find and open the tables of a data set: files, folders of split files, hub ids, URLs, and what is in memory.
 
 Every table becomes an Arrow table (float64 stays float64). Arrow and `datasets` are imported when a table is opened.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tppsd.data.files import FORMATS, format_of, is_url, open_file, reason
+from tppsd.data.memory import is_mapping, is_sequences, name_of, to_arrow
+from tppsd.data.options import Context
+
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
-SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
 SHARD = re.compile(
     r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)(-[0-9a-f]{16})?"
 )  # train-00000-of-00002, maybe a hash
@@ -24,13 +25,12 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 class Tables(NamedTuple):
     """The opened tables of one data set.
 
-    Fields: name; tables: split -> (source for messages, Arrow table), or {None: ...} for one table still to be cut into
-    splits; notes: what a user should be told.
+    Fields: name; tables: split -> (source for messages, Arrow table or list of EventSequence), or {None: ...} for one
+    table still to be cut into splits.
     """
 
     name: str
     tables: dict[str | None, tuple[str, Any]]
-    notes: tuple[str, ...] = ()
 
 
 def split_name(name: str) -> str:
@@ -45,21 +45,37 @@ def _known_split(name: str) -> str | None:
     return SPLIT_NAMES.get(name.lower())
 
 
-def open_tables(path: str | Path, candidates: Collection[str]) -> Tables:
-    """Open the data set at `path`; of JSON files only the columns in `candidates` are kept."""
-    local = Path(path)
+def open_tables(source: Any, context: Context) -> Tables:
+    """Open the data set `source`.
+
+    Args:
+        source: path of a file or folder, hub id, fsspec URL, or an object in memory: a table (pandas, polars, Arrow,
+            `datasets`), a list of EventSequence, or a dict of them by split.
+        context: its option `delimiter` is for CSV files; it takes notes, and obstacles that do not end the reading.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: there is nothing to read.
+    """
+    if not isinstance(source, str | Path):
+        name = name_of(source)
+        if is_mapping(source):
+            return _from_splits(name, name, source, context)
+        return Tables(name, {None: (name, source if is_sequences(source) else to_arrow(source))})
+    if is_url(source):
+        return Tables(format_of(str(source)).stem, {None: (str(source), open_file(str(source), context))})
+    local = Path(source)
     if local.is_dir():
-        return _open_saved(local) if (local / SAVED).is_file() else _open_folder(local, candidates)
+        return _open_saved(local, context) if (local / SAVED).is_file() else _open_folder(local, context)
     if local.is_file():
-        return Tables(local.stem, {None: (str(local), _open_file(local, candidates))})
-    if HUB_ID.fullmatch(str(path)) and local.suffix.lower() not in SUFFIXES:
-        return _open_hub(str(path))
+        return Tables(format_of(str(local)).stem, {None: (str(local), open_file(local, context))})
+    if HUB_ID.fullmatch(str(source)) and not format_of(str(source)).suffix:
+        return _open_hub(str(source), context)
     raise FileNotFoundError(
-        f"{path}: no such file or folder; give a folder of split files, one file, or a hub id such as easytpp/taxi"
+        f"{source}: no such file or folder; give a folder of split files, one file, or a hub id such as easytpp/taxi"
     )
 
 
-def _open_folder(folder: Path, candidates: Collection[str]) -> Tables:
+def _open_folder(folder: Path, context: Context) -> Tables:
     files = _data_files(folder)
     if not any(_split_of(file) for file in files):
         files += _data_files(folder / "data")  # where repositories of the hub have them
@@ -74,25 +90,27 @@ def _open_folder(folder: Path, candidates: Collection[str]) -> Tables:
     if not by_split:
         found = ", ".join(ignored) or "no data file"
         raise FileNotFoundError(
-            f"{folder}: no split files; expected train, validation and test as {', '.join(SUFFIXES)}, found {found} "
+            f"{folder}: no split files; expected train, validation and test as {', '.join(FORMATS)}, found {found} "
             "(to cut one file into splits, give its own path)"
         )
     tables: dict[str | None, tuple[str, Any]] = {}
     for split in (split for split in SPLITS if split in by_split):
         _check_parts(folder, split, by_split[split])
-        tables[split] = _concatenate(by_split[split], candidates)
-    notes = (f"{folder}: ignored {', '.join(ignored)} (not a split file)",) if ignored else ()
-    return Tables(folder.resolve().name, _only_train_is_unsplit(tables), notes)
+        tables[split] = _concatenate(by_split[split], context)
+    if ignored:
+        context.note(str(folder), f"ignored {', '.join(ignored)} (not a split file)")
+    return Tables(folder.resolve().name, _only_train_is_unsplit(tables))
 
 
 def _data_files(folder: Path) -> list[Path]:
     """In order of their names; none where there is no such folder."""
-    return sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in folder.glob("[!.]*") if format_of(file.name).suffix)
 
 
 def _split_of(file: Path) -> str | None:
-    shard = SHARD.fullmatch(file.stem)
-    return _known_split(shard["stem"] if shard else file.stem)
+    stem = format_of(file.name).stem
+    shard = SHARD.fullmatch(stem)
+    return _known_split(shard["stem"] if shard else stem)
 
 
 def _check_parts(folder: Path, split: str, parts: list[Path]) -> None:
@@ -103,9 +121,9 @@ def _check_parts(folder: Path, split: str, parts: list[Path]) -> None:
         raise ValueError(
             f"{folder}: {first} and {second} are both the {split} split; keep one file or one set of shards"
         )
-    shards = [shard for part in parts if (shard := SHARD.fullmatch(part.stem))]
+    shards = [shard for part in parts if (shard := SHARD.fullmatch(format_of(part.name).stem))]
     if shards:
-        _check_shards(folder, split, shards, parts[0].suffix)
+        _check_shards(folder, split, shards, parts[0].name.removeprefix(format_of(parts[0].name).stem))
 
 
 def _check_shards(folder: Path, split: str, shards: list[re.Match[str]], suffix: str) -> None:
@@ -127,29 +145,30 @@ def _check_shards(folder: Path, split: str, shards: list[re.Match[str]], suffix:
         )
 
 
-def _open_hub(hub_id: str) -> Tables:
+def _open_hub(hub_id: str, context: Context) -> Tables:
     import datasets
 
     try:
         loaded = datasets.load_dataset(hub_id)
     except Exception as error:  # the hub's client raises many kinds: offline, unknown, gated, broken files
         raise FileNotFoundError(
-            f"{hub_id}: no such folder here, and the hub does not give it: {_reason(error)}"
+            f"{hub_id}: no such folder here, and the hub does not give it: {reason(error)}"
         ) from error
-    return _from_dataset_dict(hub_id, hub_id.split("/")[-1], loaded)
+    return _from_splits(hub_id, hub_id.split("/")[-1], loaded, context)
 
 
-def _open_saved(folder: Path) -> Tables:
+def _open_saved(folder: Path, context: Context) -> Tables:
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # files that are missing, cut short or of another version
-        raise ValueError(f"{folder}: has a {SAVED}, but `datasets` cannot load the folder: {_reason(error)}") from error
-    return _from_dataset_dict(str(folder), folder.resolve().name, loaded)
+        raise ValueError(f"{folder}: has a {SAVED}, but `datasets` cannot load the folder: {reason(error)}") from error
+    return _from_splits(str(folder), folder.resolve().name, loaded, context)
 
 
-def _from_dataset_dict(source: str, name: str, loaded: Any) -> Tables:
+def _from_splits(source: str, name: str, loaded: Any, context: Context) -> Tables:
+    """The tables of a mapping from the names of splits, such as a `datasets.DatasetDict`."""
     by_split: dict[str, Any] = {}
     for key, part in loaded.items():
         if (split := _known_split(key)) is not None and by_split.setdefault(split, part) is not part:
@@ -158,17 +177,13 @@ def _from_dataset_dict(source: str, name: str, loaded: Any) -> Tables:
     if not by_split:
         raise ValueError(f"{source}: none of its splits {', '.join(ignored)} is train, validation or test")
     tables: dict[str | None, tuple[str, Any]] = {
-        split: (f"{source}, {split} split", by_split[split].with_format("arrow")[:])
+        split: (f"{source}, {split} split", part if is_sequences(part) else to_arrow(part))
         for split in SPLITS
-        if split in by_split
+        if (part := by_split.get(split)) is not None
     }
-    notes = (f"{source}: ignored the splits {', '.join(ignored)}",) if ignored else ()
-    return Tables(name, _only_train_is_unsplit(tables), notes)
-
-
-def _reason(error: Exception) -> str:
-    """The message of another library's error, to end a sentence with."""
-    return " ".join(str(error).split()).rstrip(".")
+    if ignored:
+        context.note(source, f"ignored the splits {', '.join(ignored)}")
+    return Tables(name, _only_train_is_unsplit(tables))
 
 
 def _only_train_is_unsplit(tables: dict[str | None, tuple[str, Any]]) -> dict[str | None, tuple[str, Any]]:
@@ -181,109 +196,15 @@ def _only_train_is_unsplit(tables: dict[str | None, tuple[str, Any]]) -> dict[st
     return {None: tables["train"]} if list(tables) == ["train"] else tables
 
 
-def _open_file(file: Path, candidates: Collection[str]) -> Any:
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    suffix = file.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(
-            f"{file}: cannot read a {file.suffix or 'file without a suffix'}; the formats are {', '.join(SUFFIXES)}"
-        )
-    try:
-        if suffix == ".parquet":
-            # read_table takes a folder of parts too, but no file where a column name occurs twice
-            return pyarrow.parquet.read_table(file) if file.is_dir() else pyarrow.parquet.ParquetFile(file).read()
-        if suffix == ".csv":
-            empty_is_missing = pyarrow.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-            return _in_utf8(file, pyarrow.csv.read_csv(file, convert_options=empty_is_missing), candidates)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{file}: not a readable {suffix[1:]} file: {_reason(error)}") from error
-    return _rows_to_table(str(file), _json_rows(file), candidates)
-
-
-def _in_utf8(file: Path, table: Any, candidates: Collection[str]) -> Any:
-    """Arrow reads a column that is not UTF-8 as bytes; of those that are not read, nobody minds."""
-    import pyarrow
-
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if name in candidates and pyarrow.types.is_binary(column.type):
-            raise ValueError(f"{file}: the column {name} is not UTF-8; save the file as UTF-8")
-    return table
-
-
-def _json_rows(file: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON array, or of a file with one JSON object per line."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{file}, line {line}: has the byte {error.object[error.start]:#04x}, which is not UTF-8; save the file as UTF-8"
-        ) from error
-    if text.lstrip().startswith("["):
-        pieces = [(1, text)]
-    else:
-        pieces = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    rows: list[Any] = []
-    for number, piece in pieces:
-        try:
-            value = json.loads(piece)
-        except json.JSONDecodeError as error:
-            line = number + error.lineno - 1
-            raise ValueError(
-                f"{file}, line {line}: not valid JSON ({error.msg}); expected an array of objects or one object per line"
-            ) from error
-        rows.extend(value if isinstance(value, list) else [value])
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}, row {i}: is {str(row)[:40]}, not an object with columns")
-    return rows
-
-
-def _rows_to_table(source: str, rows: list[dict[str, Any]], candidates: Collection[str]) -> Any:
-    import pyarrow
-
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name in candidates]
-    others = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in candidates]
-    arrays = {name: _json_column(source, name, [row.get(name) for row in rows]) for name in names}
-    # other columns are not read, but an error about a missing column lists them
-    return pyarrow.table(arrays | {name: pyarrow.nulls(len(rows)) for name in others})
-
-
-def _json_column(source: str, name: str, values: list[Any]) -> Any:
-    """A typed column; JSON may mix types, so name the first row that does not fit those before it."""
-    import pyarrow
-
-    try:
-        return pyarrow.array(values)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
-        low, high = 1, len(values)  # the first `low - 1` values fit together, the first `high` do not
-        while low < high:
-            middle = (low + high) // 2
-            try:
-                pyarrow.array(values[:middle])
-                low = middle + 1
-            except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
-                high = middle
-        shown = json.dumps(values[low - 1])[:60]
-        raise ValueError(
-            f"{source}, row {low - 1}: {name} = {shown} mixes types or does not fit the rows before it; "
-            f"every row of {name} must hold the same type"
-        ) from None
-
-
-def _concatenate(parts: list[Path], candidates: Collection[str]) -> tuple[str, Any]:
+def _concatenate(parts: list[Path], context: Context) -> tuple[str, Any]:
     """The shards of one split as one table; rows count through all of them."""
     import pyarrow
 
-    tables = [_open_file(part, candidates) for part in parts]
+    tables = [open_file(part, context) for part in parts]
     if len(parts) == 1:
         return str(parts[0]), tables[0]
     source = f"{parts[0]} to {parts[-1].name}"
     try:
         return source, pyarrow.concat_tables(tables, promote_options="permissive")
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise ValueError(
-            f"{source}: the shards of a split must have the same column types: {_reason(error)}"
-        ) from error
+        raise ValueError(f"{source}: the shards of a split must have the same column types: {reason(error)}") from error

@@ -15,7 +15,7 @@ Splits = Mapping[str, Sequence[EventSequence]]
 
 def scored_inter_times(sequences: Sequence[EventSequence]) -> Tensor:
     """float64 (num_scored,): the inter-times with a likelihood term."""
-    return torch.cat([sequence.inter_times[int(sequence.first_is_given) :] for sequence in sequences])
+    return torch.cat([sequence.inter_times[sequence.num_given :] for sequence in sequences])
 
 
 def check_floor(min_inter_time: float | None) -> None:
@@ -39,7 +39,7 @@ def default_floor(splits: Splits) -> float:
     return float(positive.min()) / 2 if len(positive) else 0.0
 
 
-def describe_ties(name: str, splits: Splits, floor: float, declared: bool) -> str | None:
+def describe_ties(name: str, splits: Splits, floor: float, declared: bool, num_marks: int = 1) -> str | None:
     """One sentence that counts the ties, inter-times not above the floor, in each split; None if there are none."""
     counts = {split: int((scored_inter_times(sequences) <= floor).sum()) for split, sequences in splits.items()}
     tied, total = sum(counts.values()), sum(len(scored_inter_times(sequences)) for sequences in splits.values())
@@ -50,4 +50,9 @@ def describe_ties(name: str, splits: Splits, floor: float, declared: bool) -> st
         return f"{name}: {tied:,} of {total:,} inter-times are 0 ({per_split}); min_inter_time = 0 leaves them without a density"
     origin = "as declared" if declared else "half the smallest positive inter-time of the training split"
     found = f"{name}: {tied:,} of {total:,} inter-times are ties ({per_split})"
-    return f"{found}, floored at {floor:.6g} in training and scoring: {origin}"
+    order = (
+        ""
+        if num_marks == 1
+        else "; events of a tie keep the order of the data, on which the score of their marks depends"
+    )
+    return f"{found}, floored at {floor:.6g} in training and scoring: {origin}{order}"

@@ -21,15 +21,17 @@ from tppsd.sampling.drafters.poisson import training_rate
 
 
 def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Tensor:
-    """N log rate - rate (t_end - t_start) + sum_i log f(k_i), per sequence (batch,), in nats, `window` convention.
+    """N log rate - rate (t_end - scored_from) + sum_i log f(k_i) over the N scored events i, per sequence (batch,), in
+    nats, `window` convention.
 
     rate = num_events / duration of the training split; f(k) = (count_k + 1) / (num_events + num_marks), so that a mark
     that the training split lacks costs much, but not everything.
     """
     rate = training_rate(statistics)
     counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=batch.marks.device) + 1
-    mark_log_probs = torch.where(batch.mask, (counts / counts.sum()).log()[batch.marks], 0.0)
-    return batch.lengths.double() * math.log(rate) - rate * (batch.t_end - batch.t_start) + mark_log_probs.sum(1)
+    mark_log_probs = torch.where(batch.scored, (counts / counts.sum()).log()[batch.marks], 0.0)
+    times = batch.num_scored.double() * math.log(rate) - rate * (batch.t_end - batch.scored_from)
+    return times + mark_log_probs.sum(1)
 
 
 class RenewalBaseline(Callback):

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.utils.data import DataLoader
 
 from tppsd.lightning.baseline import RenewalBaseline
@@ -19,9 +19,11 @@ from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
+from tppsd.lightning.processes import StartTogether
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.saving import SaveRunConfig, run_directory
+from tppsd.lightning.stopping import Stopped
 from tppsd.lightning.writer import SampleWriter
 from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
@@ -60,6 +62,48 @@ class VerbCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a static method there
         return {self.verb: LightningCLI.subcommands()[self.verb]}
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_default_arguments_to_parser(parser)
+        parser.add_argument(
+            "--start_timeout",
+            type=float,
+            default=60.0,
+            help="Seconds that the processes of a distributed run wait for each other at the start.",
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's hyper-parameters replace the optimiser too; see
+        `before_instantiate_classes`."""
+
+    def before_instantiate_classes(self) -> None:
+        """Checkpoints are read as plain values, whatever the configuration says: nothing in them is run."""
+        if self.config[self.verb].weights_only is False:
+            raise ValueError("--weights_only false would run what is in a checkpoint; leave it out")
+        self.config[self.verb].weights_only = True
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        self.start = StartTogether(self._get(self.config, "start_timeout"))
+        trainer = super()._instantiate_trainer(config, [*callbacks, self.start])
+        self.start.arrange(trainer)
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """A run that SIGTERM has ended is not done, and says so; nor is one that has lost a process."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Stopped:
+            raise
+        except SIGTERMException:  # Lightning's, whose exit status is 0
+            raise Stopped(self.how_to_go_on()) from None
+        except RuntimeError as error:
+            if (explained := self.start.explain(self.trainer, error)) is not None:
+                raise explained from error
+            raise
+
+    def how_to_go_on(self) -> str:
+        """What to do after SIGTERM."""
+        return "stopped by SIGTERM; give the same command again"
+
 
 class TrainingCLI(VerbCLI):
     """fit, validate and test: `--data.path` and a TargetTPP unless told otherwise."""
@@ -87,18 +131,13 @@ class TrainingCLI(VerbCLI):
             parser.set_defaults({f"early_stopping.{name}": value for name, value in STOPPING.items()})
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 
-    def _parse_ckpt_path(self) -> None:
-        """Lightning would let a checkpoint's hyper-parameters replace the optimiser too; see
-        `before_instantiate_classes`."""
-
     def before_instantiate_classes(self) -> None:
         """The architecture comes from `--ckpt_path`, everything else from the configuration."""
+        super().before_instantiate_classes()
         config = self.config[self.verb]
-        if config.ckpt_path is None or not Path(config.ckpt_path).is_file():
+        if config.ckpt_path is None:
             if self.verb != "fit":
-                raise ValueError(
-                    f"{self.verb} needs a trained model: --ckpt_path FILE (there is no file {config.ckpt_path})"
-                )
+                raise ValueError(f"{self.verb} needs a trained model: --ckpt_path FILE")
             return
         record = read_checkpoint(config.ckpt_path)[CHECKPOINT_KEY]
         if "role" not in record:
@@ -137,6 +176,12 @@ class TrainingCLI(VerbCLI):
                     folder.rmdir()
             raise
 
+    def how_to_go_on(self) -> str:
+        last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
+        if last is None or not last.best_model_path:
+            return super().how_to_go_on()
+        return f"stopped by SIGTERM at step {self.trainer.global_step}; go on with --ckpt_path {last.best_model_path}"
+
     def before_fit(self) -> None:
         path = self.config[self.verb].ckpt_path
         for callback in self.trainer.checkpoint_callbacks:
@@ -163,6 +208,13 @@ class SamplingCLI(VerbCLI):
         parser.add_lightning_class_args(SampleWriter, "writer")
         parser.add_class_arguments(Requests, "requests")
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        if (path := self.config[self.verb].ckpt_path) is not None:
+            raise ValueError(
+                f"predict takes the checkpoint to sample from as --model.target {path}, not as --ckpt_path"
+            )
 
     def predict(self, model: Sampler, datamodule: EventDataModule | None = None, **arguments: Any) -> None:
         """What `tppsd predict` runs instead of `Trainer.predict(model, datamodule=datamodule)`."""

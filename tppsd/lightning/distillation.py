@@ -24,11 +24,11 @@ class Distillation:
 
         nll_weight NLL / num_events + kl_weight mean KL(target || draft) + tv_weight mean TV(target, draft)
 
-    in nats. Its means are over contexts: every position that has a law, from the start token to the last event (the
-    data end there, or say that nothing happened until the window's end, but a sampler goes on). The NLL alone has a
-    survival term. Laws are compared at inter-times drawn from the target, in training afresh in every step, in
-    validation always the same; they are a function of (seed, step, sequence), so that neither the global random state
-    nor the number of processes matters.
+    in nats. Its means are over contexts: every position that has a law of what is scored, from the last given event (or
+    the start token) to the last event (the data end there, or say that nothing happened until the window's end, but a
+    sampler goes on). The NLL alone has a survival term. Laws are compared at inter-times drawn from the target, in
+    training afresh in every step, in validation always the same; they are a function of (seed, step, sequence), so that
+    neither the global random state nor the number of processes matters.
 
     The defaults were accepted most often in our measurements (lightning_configs/benchmark/README.md). With nll_weight =
     1 and kl_weight = tv_weight = 0 training is by likelihood alone and the target only measures acceptance; otherwise a
@@ -107,7 +107,8 @@ class Distillation:
         with torch.no_grad(), autocast_disabled(device.type):  # the laws that will be sampled
             target = model.to(device)(batch)
         positions = torch.arange(batch.mask.shape[1] + 1, device=device)
-        contexts = positions <= batch.lengths.unsqueeze(1)  # (batch, length + 1), without padding
+        # (batch, length + 1), without padding and without laws of given events
+        contexts = (positions <= batch.lengths.unsqueeze(1)) & (positions >= batch.num_given.unsqueeze(1))
         # path indices of samples are not negative: no draw is shared with a sampler of the same seed
         keys = row_keys(self.seed, batch.index, torch.full_like(batch.index, -1 - step))
         pairs = torch.arange(self.num_draws // 2, device=device)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from tppsd.data.sequences import EventBatch
 from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
-from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy
+from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy, UnusableMeans
+from tppsd.metrics.functional.capped import capped_mean
 from tppsd.metrics.functional.forecast import marginal_mark_probs, quantiles
 from tppsd.metrics.functional.own_law import law_residuals
 from tppsd.metrics.likelihood import NegativeLogLikelihood
@@ -20,7 +23,9 @@ class ForecastMetrics(nn.Module):
     """Scores of the laws of the next event, each before the event is seen.
 
     - rmse_mean, rmse_median: of the inter-time, with the law's mean and with its median as the forecast, and
-    - crps: of the whole law of the inter-time, all three in the data's unit of time;
+    - crps: of the whole law of the inter-time, all three in the data's unit of time; rmse_mean and crps are of min(tau,
+      horizon), because a tail that no data have shown would decide them otherwise;
+    - mean_unusable: share of events whose law has more than half of its mean beyond the horizon;
     - pit_ks: D = sup |F_n(u) - u| of the PITs of inter-times, carried over the ends of windows;
     - nll_untied: NLL of times and marks without ties (inter-times below the declared floor): at a tie a law can pile up
     density
@@ -28,13 +33,14 @@ class ForecastMetrics(nn.Module):
     - mark_accuracy, mark_ece: of the most probable mark at the true inter-time, and
     - mark_accuracy_marginal: of the most probable mark whenever it comes; no marks, no mark scores.
 
-    `pit_ks` is of all events with an inter-time; the rest are of events 2..N (the `benchmark` convention, EasyTPP's).
+    `pit_ks` is of all scored events, the first after a `score_start` given the time until then; the rest are of the
+    events of the `benchmark` convention (EasyTPP's: 2..N, without given ones), each under its whole law.
     """
 
     def __init__(self, num_marks: int) -> None:
         super().__init__()
         self.rmse_mean, self.rmse_median = InterTimeRMSE(), InterTimeRMSE()
-        self.crps, self.calibration = InterTimeCRPS(), InterTimeCalibration()
+        self.crps, self.mean_unusable, self.calibration = InterTimeCRPS(), UnusableMeans(), InterTimeCalibration()
         self.untied = NegativeLogLikelihood()
         self.mark_accuracy, self.mark_accuracy_marginal, self.mark_ece = (
             MarkAccuracy(),
@@ -43,9 +49,9 @@ class ForecastMetrics(nn.Module):
         )
         self.has_marks = num_marks > 1
 
-    def update(self, law: NextEventLaw, batch: EventBatch, min_inter_time: float) -> None:
-        """Add a batch and its laws (batch, length + 1); inter-times below the declared floor are scored at the
-        floor."""
+    def update(self, law: NextEventLaw, batch: EventBatch, min_inter_time: float, horizon: float = math.inf) -> None:
+        """Add a batch and its laws (batch, length + 1); inter-times below the declared floor are scored at the floor,
+        those beyond the horizon, in the data's unit of time, at the horizon (DataStatistics.horizon)."""
         self.calibration.update(law_residuals(law, batch))
         scored = scored_events(batch, "benchmark")
         law = law[..., :-1][scored]  # (num_events,)
@@ -53,10 +59,11 @@ class ForecastMetrics(nn.Module):
         is_untied = inter_times >= min_inter_time
         inter_times = inter_times.clamp_min(min_inter_time)
         self.untied.update(torch.where(is_untied, law.log_prob(inter_times, marks), 0.0), is_untied)
-        self.rmse_mean.update(law.inter_time.mean, inter_times)
+        self.rmse_mean.update(capped_mean(law.inter_time, horizon), inter_times.clamp_max(horizon))
+        self.mean_unusable.update(law.inter_time, horizon)
         median = torch.tensor([0.5], dtype=torch.float64, device=inter_times.device)
         self.rmse_median.update(quantiles(law.inter_time, median)[0], inter_times)
-        self.crps.update(law.inter_time, inter_times)
+        self.crps.update(law.inter_time, inter_times, horizon)
         if self.has_marks:
             mark_probs = law.mark_log_probs(inter_times).exp()
             self.mark_accuracy.update(mark_probs, marks)
@@ -69,6 +76,7 @@ class ForecastMetrics(nn.Module):
             "rmse_mean": self.rmse_mean.compute(),
             "rmse_median": self.rmse_median.compute(),
             "crps": self.crps.compute(),
+            "mean_unusable": self.mean_unusable.compute(),
         }
         values["nll_untied"] = self.untied.compute()
         values["pit_ks"] = values["crps"].new_tensor(self.calibration.compute().ks_statistic)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -15,18 +18,22 @@ from tppsd.backends.compile import check_compilable
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch
 from tppsd.lightning.baseline import poisson_log_likelihood
+from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.distillation import Distillation
+from tppsd.lightning.divergence import StopAtDivergence
 from tppsd.lightning.forecasts import ForecastMetrics
+from tppsd.lightning.random_state import random_states, restore_random_state
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
-from tppsd.models.checkpoint import CHECKPOINT_KEY, describe
+from tppsd.models.checkpoint import CHECKPOINT_KEY, describe, read_plain
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 
 CONVENTIONS: tuple[Convention, ...] = ("window", "benchmark")
+_RANDOM_STATES = "random_states"  # of a checkpoint: by rank
 OVERLAPS = ("kl", "step_acceptance")  # per context, of a draft with its target
 
 
@@ -100,6 +107,7 @@ class TPPModule(LightningModule):
         self.is_compiled, self.distillation = compile, distillation
         self.distilled_from: str | None = None  # content hash of the target
         self._data_marks: tuple[str, ...] | None = None  # their names, of the data of the run
+        self._random_states: list[dict[str, Any]] | None = None  # of the checkpoint that a run goes on from
         if distillation is not None:
             means = {
                 f"{stage}/{name}": MeanMetric().set_dtype(torch.float64)
@@ -117,6 +125,7 @@ class TPPModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Take the statistics of the training split over, unless the model has learnt with others already."""
         check_precision(self.trainer.precision)
+        use_local_checkpoints(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and data.num_marks != self.model.num_marks:
             raise ValueError(
@@ -133,6 +142,11 @@ class TPPModule(LightningModule):
             if stage == "fit" and self.distillation.is_trained_for:
                 self.distilled_from = target_hash
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Training that diverges is no success, whoever trains."""
+        has_one = any(isinstance(callback, StopAtDivergence) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if has_one else [StopAtDivergence()]
+
     def compile_model(self) -> None:
         """Compile the full pass, if that is wanted; the cached passes of sampling stay as they are."""
         if self.is_compiled:
@@ -142,6 +156,14 @@ class TPPModule(LightningModule):
         self._need_statistics()
 
     def on_train_start(self) -> None:
+        if self._random_states is not None:  # now that everything is set up
+            restore_random_state(
+                self._random_states,
+                self.trainer.global_rank,
+                self.trainer.world_size,
+                self.trainer.strategy.root_device,
+            )
+            self._random_states = None
         self._step_means = StepMeans(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_validation_start(self) -> None:
@@ -162,11 +184,11 @@ class TPPModule(LightningModule):
         """The NLL per event, or what a Distillation makes of it."""
         law, distillation = self.model(batch), self.distillation
         time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time)
-        nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.mask.sum())
+        nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.num_scored.sum())
         if distillation is None or not distillation.is_trained_for:
             return nll
         kl, acceptance = distillation.overlap(law, batch, step=self.global_step + 1)
-        num_contexts = batch.mask.sum() + len(batch.mask)  # of each sequence, one more than it has events
+        num_contexts = batch.num_scored.sum() + len(batch.mask)  # of each sequence, one more than events are scored
         mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
         mean_acceptance = self._mean_over_processes("train/step_acceptance", acceptance.sum(), num_contexts)
         return (
@@ -193,11 +215,20 @@ class TPPModule(LightningModule):
         for convention in CONVENTIONS:
             self._score(law, batch, convention, "test", f"_{convention}")
         self._score_overlap(law, batch, "test")
-        self.forecasts.update(law, batch, self.model.statistics.min_inter_time)
+        statistics = self.model.statistics
+        self.forecasts.update(law, batch, statistics.min_inter_time, statistics.horizon)
 
     def on_test_epoch_end(self) -> None:
         # equal on all ranks already; without sync_dist, Lightning warns
-        self.log_dict({f"test/{name}": value for name, value in self.forecasts.compute().items()}, sync_dist=True)
+        horizon = torch.tensor(self.model.statistics.horizon, dtype=torch.float64)
+        scores = self.forecasts.compute() | {"horizon": horizon}
+        self.log_dict({f"test/{name}": value for name, value in scores.items()}, sync_dist=True)
+        if (share := float(scores["mean_unusable"])) > 0:
+            rank_zero_warn(
+                f"the mean of the next inter-time is not usable for {share:.1%} of the events: more than half of it lies "
+                f"beyond {float(horizon):.4g}, where the data end; take the median or quantiles. rmse_mean and "
+                "crps are capped there"
+            )
         self.forecasts.reset()
 
     def _score(self, law: NextEventLaw, batch: EventBatch, convention: Convention, stage: str, suffix: str) -> None:
@@ -242,9 +273,16 @@ class TPPModule(LightningModule):
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """As Lightning's, of a local file and with `weights_only=True` always: no code of a checkpoint is run."""
+        read_plain(checkpoint_path)  # says in one sentence what is wrong with it
+        return super().load_from_checkpoint(Path(checkpoint_path), *args, **options | {"weights_only": True})
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `tppsd.load` needs, without Lightning."""
         checkpoint[CHECKPOINT_KEY] = describe(self.model) | {"role": self.role}
+        checkpoint[_RANDOM_STATES] = random_states(self.trainer.strategy.root_device)
         # averaged weights come from a copy of this module that is older than its statistics (Lightning's
         # WeightAveraging)
         checkpoint["state_dict"]["model._extra_state"] = self.model.get_extra_state()
@@ -254,6 +292,8 @@ class TPPModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in one sentence what would otherwise be a list of missing and misshapen tensors."""
         record = checkpoint.get(CHECKPOINT_KEY, {})
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:  # a run goes on
+            self._random_states = checkpoint.get(_RANDOM_STATES)
         self.distilled_from = record.get("distilled_from", self.distilled_from)
         for name, stored in record.get("config", {}).items():
             here = self.model.config[name]

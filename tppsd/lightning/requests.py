@@ -139,6 +139,11 @@ class RequestDataset(Dataset[RequestChunk]):
     def __len__(self) -> int:
         return math.ceil(self.num_items / self.items_per_chunk)
 
+    def indices(self, chunk: int) -> range:
+        """Of the sequences of a chunk."""
+        first = chunk * self.items_per_chunk * self.paths
+        return range(first, min(first + self.items_per_chunk * self.paths, self.num_items * self.paths))
+
     def __getitem__(self, chunk: int) -> RequestChunk:
         first = chunk * self.items_per_chunk
         items = range(first, min(first + self.items_per_chunk, self.num_items))

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 
 from tppsd.backends.snapshots import content_hash
 from tppsd.data.marks import check_mark_names
+from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.modules import check_precision, check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
@@ -70,8 +71,14 @@ class Sampler(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
+        use_local_checkpoints(self.trainer)
         if self.options is not None:  # before the writer begins
             check_sampling(self.trainer, self.target, self.options)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing is restored: the models come from their own files, and a job goes on by what its folder holds.
+        Lightning would load whatever a requeued SLURM job has left in the working directory."""
+        checkpoint["state_dict"] = self.state_dict()
 
     def on_predict_start(self) -> None:
         requests = getattr(self.trainer.predict_dataloaders, "dataset", None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tppsd.metrics.acceptance import AcceptanceStatistics
     from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
-    from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy
+    from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy, UnusableMeans
     from tppsd.metrics.independence import GapIndependence, MarkIndependence
     from tppsd.metrics.likelihood import NegativeLogLikelihood
     from tppsd.metrics.residuals import MarkPIT, TimeRescalingKS
@@ -32,6 +32,7 @@ __all__ = [
     "OptimalTransportDistance",
     "SequencePermutationTest",
     "TimeRescalingKS",
+    "UnusableMeans",
 ]
 
 # torchmetrics takes seconds to import and brings matplotlib and scipy: only for those who ask for a class
@@ -51,6 +52,7 @@ _MODULES = {
     "OptimalTransportDistance": "transport",
     "SequencePermutationTest": "two_samples",
     "TimeRescalingKS": "residuals",
+    "UnusableMeans": "forecast",
 }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from tppsd.metrics.functional.capped import mean_share_beyond
 from tppsd.metrics.functional.scoring import crps
 from tppsd.models.mixture import LogNormalMixture
 
@@ -57,10 +60,22 @@ class MarkAccuracy(_MeanOverEvents):
 
 
 class InterTimeCRPS(_MeanOverEvents):
-    """sum_i integral (G_i(x) - 1{x >= tau_i})^2 dx / num_events, in the data's unit of time; see `functional.crps`."""
+    """sum_i integral (G_i(x) - 1{x >= tau_i})^2 dx / num_events until a horizon, in the data's unit of time; see
+    `functional.crps`."""
 
     higher_is_better = False
 
-    def update(self, law: LogNormalMixture, inter_times: Tensor) -> None:
+    def update(self, law: LogNormalMixture, inter_times: Tensor, horizon: float = math.inf) -> None:
         """Add events: their laws, of batch shape (num_events,), and true inter-times (num_events,)."""
-        self._add(crps(law, inter_times))
+        self._add(crps(law, inter_times, horizon))
+
+
+class UnusableMeans(_MeanOverEvents):
+    """Share of events whose law has more than half of its mean beyond the horizon; see
+    `functional.mean_share_beyond`."""
+
+    higher_is_better = False
+
+    def update(self, law: LogNormalMixture, horizon: float) -> None:
+        """Add events: their laws, of batch shape (num_events,)."""
+        self._add(mean_share_beyond(law, horizon) > 0.5)

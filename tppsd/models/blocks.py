@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tppsd.models.attention import Attention, AttentionPass
+from tppsd.models.layers import layer_norm, linear
 
 QUERY_KEY_GAIN = 1.4
 
@@ -47,11 +48,11 @@ class TransformerBlock(nn.Module):
             nn.init.zeros_(branch.bias)
 
     def forward(self, x: Tensor, layer: int, attention: AttentionPass) -> Tensor:
-        qkv = self.to_qkv(self.attention_norm(x))
+        qkv = linear(self.to_qkv, layer_norm(self.attention_norm, x))
         attended = attention.attend(layer, qkv, self.num_heads, Attention.SOFTMAX)
-        x = x + self._drop(self.from_heads(attended))
-        hidden = torch.relu(self.expand(self.feedforward_norm(x)))
-        return x + self._drop(self.contract(hidden))
+        x = x + self._drop(linear(self.from_heads, attended))
+        hidden = torch.relu(linear(self.expand, layer_norm(self.feedforward_norm, x)))
+        return x + self._drop(linear(self.contract, hidden))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x

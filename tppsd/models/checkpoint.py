@@ -3,16 +3,21 @@ Lightning."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
 CHECKPOINT_KEY = "tppsd"
+DIGEST_KEY = "content_sha256"  # of everything else in the file
 FORMAT_VERSION = 1
 
 
@@ -23,11 +28,19 @@ def describe(model: TransformerTPP) -> dict[str, Any]:
 
 def save(model: TransformerTPP, path: str | Path) -> None:
     """Write a core checkpoint; an interrupted write leaves no half-written file behind."""
+    write_checkpoint({CHECKPOINT_KEY: describe(model), "state_dict": model.state_dict()}, path)
+
+
+def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
+    """Write `content` and its digest to a local file, which is replaced only when the new one is safely on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save({CHECKPOINT_KEY: describe(model), "state_dict": model.state_dict()}, temporary)
+        with temporary.open("wb") as file:
+            torch.save(content | {DIGEST_KEY: digest(content)}, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -60,19 +73,81 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: as `load`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such checkpoint file")
+    content = read_plain(path)
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         format_version = content[CHECKPOINT_KEY]["format_version"]
-    except Exception as error:  # whatever the unpickler met: the user needs one sentence
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a tppsd checkpoint ({_summary(error)})") from error
     if format_version > FORMAT_VERSION:
         raise ValueError(
             f"{path}: has checkpoint format {format_version}, this version reads up to {FORMAT_VERSION}; upgrade tppsd"
         )
     return content
+
+
+def read_plain(path: str | Path) -> dict[str, Any]:
+    """The tensors and plain values of a local file of torch.save, none of whose code is run; a digest that is stored in
+    it must be that of its content.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a local file, not of that kind, or damaged.
+    """
+    file = local_file(path)
+    try:
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        stored = content.pop(DIGEST_KEY, None)
+    except Exception as error:  # whatever the unpickler met: the user needs one sentence
+        raise ValueError(f"{path}: not a tppsd checkpoint ({_summary(error)})") from error
+    if stored is not None and stored != digest(content):
+        raise ValueError(
+            f"{path}: is damaged: its content does not have the SHA-256 that was stored with it; use another copy"
+        )
+    return content
+
+
+def local_file(path: str | Path) -> Path:
+    """The path of a file on this machine. What looks like a URL is refused even where a file has such a name, since
+    others who are given the name would fetch it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a URL.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:[/:]", str(path)) and not Path(path).drive:
+        raise ValueError(
+            f"{path}: a checkpoint must be a file on this machine; fetch it first, from a source that you trust"
+        )
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such checkpoint file")
+    return Path(path)
+
+
+def digest(content: Any) -> str:
+    """SHA-256 (hex) of nested mappings and sequences of tensors and plain values, the same before and after a
+    checkpoint's way through a file."""
+    own = hashlib.sha256()
+    _add(own, content)
+    return own.hexdigest()
+
+
+def _add(own: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        own.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        own.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        own.update(f"mapping {len(value)} ".encode())
+        for key, item in value.items():
+            own.update(f"{key!r} ".encode())
+            _add(own, item)
+    elif isinstance(value, list | tuple):
+        own.update(f"sequence {len(value)} ".encode())
+        for item in value:
+            _add(own, item)
+    elif isinstance(value, set | frozenset):  # their order differs from process to process
+        _add(own, sorted(map(repr, value)))
+    else:
+        own.update(f"{value!r} ".encode())
 
 
 def _summary(error: Exception) -> str:

@@ -15,7 +15,10 @@ Convention = Literal["window", "benchmark"]
 
 
 class LikelihoodParts(NamedTuple):
-    """Summands of a log-likelihood, each (batch,), in nats; time densities are per original unit of time."""
+    """Summands of a log-likelihood, each (batch,), in nats; time densities are per original unit of time.
+
+    Fields: time, mark: of the scored events; survival: log S(t_end - t_N | h_N) - log S(score_start - t_c | h_c).
+    """
 
     time: Tensor
     mark: Tensor
@@ -28,12 +31,19 @@ class LikelihoodModel(nn.Module):
     statistics: DataStatistics
 
     def log_likelihood_parts(self, batch: EventBatch, convention: Convention = "window") -> LikelihoodParts:
-        """sum_i log g(tau_i | h_{i-1}), sum_i log f(k_i | h_{i-1}, tau_i) and log S(t_end - t_N | h_N), per sequence.
+        """sum_i log g(tau_i | h_{i-1}), sum_i log f(k_i | h_{i-1}, tau_i) over the scored events i, and
+
+            log S(t_end - t_N | h_N) - log S(score_start - t_c | h_c)
+
+        per sequence, with t_N the last event and t_c the last given one (`t_start` where there is none). The first
+        scored inter-time is left-truncated at `score_start`, where it is known that nothing has happened since t_c; it
+        enters f at its full length. What follows has this log-likelihood given all events before `score_start`.
 
         Args:
             batch: B sequences.
-            convention: "window" scores every event that has an inter-time and the survival term; "benchmark" scores
-                events 2..N without survival term (EasyTPP, Xue et al. 2024).
+            convention: "window" scores every event that is not given and the survival terms; "benchmark" scores them
+                without truncation and survival terms and, where no event is given, leaves out the first (EasyTPP, Xue
+                et al. 2024).
 
         Inter-times below the declared floor `statistics.min_inter_time` are scored at the floor.
         """
@@ -62,7 +72,9 @@ def likelihood_parts(
         mark = torch.where(scored, pick_mark(before.mark_log_probs(inter_times), batch.marks), 0.0).sum(1)
     if convention == "benchmark":
         return LikelihoodParts(time, mark, torch.zeros_like(time))
-    return LikelihoodParts(time, mark, law.at(batch.lengths).log_survival(batch.t_end - batch.last_times))
+    until_end = law.at(batch.lengths).log_survival(batch.t_end - batch.last_times)
+    until_start = law.at(batch.num_given).log_survival(batch.scored_from - batch.last_given_times)
+    return LikelihoodParts(time, mark, until_end - until_start)
 
 
 def scored_events(batch: EventBatch, convention: Convention = "window") -> Tensor:
@@ -70,7 +82,7 @@ def scored_events(batch: EventBatch, convention: Convention = "window") -> Tenso
     if convention not in ("window", "benchmark"):
         raise ValueError(f"convention = {convention!r} is unknown; choose 'window' or 'benchmark'")
     if convention == "window" or batch.mask.shape[1] == 0:
-        return batch.mask
-    # events 2..N: where the first event is given it is not in the batch, and all of the batch is 2..N
+        return batch.scored
+    # where an event is given, all scored ones are among events 2..N; a given first event is not in the batch
     first = torch.arange(batch.mask.shape[1], device=batch.mask.device) == 0
-    return batch.mask & ~(first & (batch.start_marks == NO_MARK).unsqueeze(1))
+    return batch.scored & ~(first & (batch.start_marks == NO_MARK).unsqueeze(1))

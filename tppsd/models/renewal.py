@@ -55,7 +55,7 @@ def fit_renewal(
     """Fit a RenewalTPP by maximum window likelihood on the training split; about ten seconds on one core.
 
     Args:
-        sequences: training split.
+        sequences: training split; given events matter to no law here but as the start of an inter-time.
         statistics: of the same split.
         num_steps: Adam steps, on batches of about `batch_events` events.
         seed: of initialisation and batch order; the global RNG is left as it was.
@@ -73,6 +73,7 @@ def fit_renewal(
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-2, total_steps=num_steps)
         best = _BestWeights(model, [EventBatch.from_sequences(part) for part in _judges(validation, batch_events)])
         best.look()
+        sequences = [_without_given(s) for s in sequences]
         rows = _rows(sequences, batch_events)
         for step in range(1, num_steps + 1):
             chosen = torch.randperm(len(sequences))[:rows].tolist()
@@ -108,7 +109,23 @@ class _BestWeights:
 def _loss(model: RenewalTPP, batches: list[EventBatch]) -> Tensor:
     """Negative log-likelihood per event."""
     total = torch.stack([model.log_likelihood(batch).sum() for batch in batches]).sum()
-    return -total / max(1, sum(int(batch.mask.sum()) for batch in batches))
+    return -total / max(1, sum(int(batch.num_scored.sum()) for batch in batches))
+
+
+def _without_given(sequence: EventSequence) -> EventSequence:
+    """The same scored part after the last given event: a model without a history needs no more of the given ones."""
+    if sequence.num_given == 0:
+        return sequence
+    kept = slice(sequence.num_given - 1, None)
+    return EventSequence(
+        sequence.event_times[kept],
+        sequence.marks[kept],
+        None,
+        sequence.t_end,
+        sequence.index,
+        sequence.inter_times[kept],
+        sequence.score_start,
+    )
 
 
 def _rows(sequences: Sequence[EventSequence], batch_events: int) -> int:
@@ -124,5 +141,5 @@ def _judges(validation: Sequence[EventSequence], batch_events: int) -> list[list
         return []
     rows = _rows(validation, batch_events)
     order = torch.randperm(len(validation), generator=torch.Generator().manual_seed(0)).tolist()  # splits may be sorted
-    kept = [validation[i] for i in order[: _MAX_JUDGES * rows]]
+    kept = [_without_given(validation[i]) for i in order[: _MAX_JUDGES * rows]]
     return [kept[i : i + rows] for i in range(0, len(kept), rows)]

@@ -1,4 +1,4 @@
-"""Where in a window a model is good."""
+"""A figure of where in a window a model is good."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def nll_by_time_plot(
     unit: str | None = None,
     title: str = "Longer windows than in training",
 ) -> Figure:
-    """NLL per event above the true process's, by stretch of the window.
+    """Draw the NLL per event above that of the true process, by stretch of the window.
 
     Args:
         edges: ends of the stretches, as given to `nll_by_time`.

@@ -1,4 +1,4 @@
-"""What speculative rounds accept: prefixes of chains, paths of trees."""
+"""Figures of what speculative rounds accept: prefixes of chains, paths of trees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _FEWEST_TESTS = 20  # of a position in the draft: with fewer, its interval says 
 
 
 def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative rounds") -> Figure:
-    """How many drafted events a round accepts, and acceptance against the position in the draft (with 95 % intervals).
+    """Draw how many drafted events a round accepts, and acceptance against the position in the draft.
+
+    Acceptance has 95 % intervals.
 
     Args:
         accepted_counts: int64 (drafted, accepted), see `tppsd.metrics.functional.acceptance`.
@@ -68,8 +70,9 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
 def accepted_paths_plot(
     candidates: Sequence[int], node_counts: Tensor, num_rounds: int, title: str = "Accepted paths"
 ) -> Figure:
-    """The candidate tree, each branch as wide as the share of rounds that accepted it, and how often a round gets how
-    deep.
+    """Draw the candidate tree, each branch as wide as the share of rounds that accepted it.
+
+    Beside it stands how often a round gets how deep.
 
     Args:
         candidates: children of every node, depth by depth.

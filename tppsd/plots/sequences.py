@@ -1,4 +1,4 @@
-"""Event sequences, and the intensities that drive them."""
+"""Figures of event sequences, and of the intensities that drive them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def raster(
     time_unit: str | None = None,
     title: str = "Event sequences",
 ) -> Figure:
-    """One panel per group and one row per sequence, a tick per event in the colour of its mark, on a line as long as
-    the window.
+    """Draw one panel per group and one row per sequence, with a tick per event in the colour of its mark.
+
+    The line of a sequence is as long as its window.
 
     Args:
         groups: per name (real, autoregressive, speculative), sequences; the first `num_rows` are drawn.
@@ -67,6 +68,7 @@ def raster(
 
 
 def _raster_panel(axes: Axes, sequences: Sequence[EventSequence], palette: list[Any]) -> None:
+    """Draw the sequences of one group."""
     plain(axes)
     for row, sequence in enumerate(sequences):
         axes.hlines(row, 0, sequence.window_end - sequence.window_start, color=GRID, linewidth=1, zorder=1)
@@ -87,8 +89,9 @@ def intensity_plot(
     time_unit: str | None = None,
     title: str = "Conditional intensity",
 ) -> Figure:
-    """Intensities over time with the events that drive them: a panel per mark, or one panel of the sum if there are
-    many.
+    """Draw intensities over time with the events that drive them.
+
+    There is a panel per mark, or one panel of the sum if there are many.
 
     Args:
         times: (n,).
@@ -130,7 +133,7 @@ def intensity_plot(
 
 
 def _intensity_panel(axes: Axes, times: Tensor, curves: Mapping[str, Tensor]) -> None:
-    """Solid curves, the first on top, under a thin dashed one for the truth."""
+    """Draw solid curves, the first on top, under a thin dashed one for the truth."""
     plain(axes)
     for i, (name, colour) in enumerate(colours_of(curves).items()):
         style, width, order = ("--", 1.1, 3.0) if colour == REAL else ("-", 1.6, 3 - (i + 1) / (len(curves) + 1))

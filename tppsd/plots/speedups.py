@@ -1,4 +1,4 @@
-"""Speed-ups of many cells at a glance."""
+"""A figure of the speed-ups of many cells at a glance."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 
 class Speedup(NamedTuple):
-    """A dot with its range. Fields: panel, line, series: where it is drawn and in which colour; median, low, high: how
-    many times as fast as the baseline."""
+    """Holds a dot with its range.
+
+    Fields: panel, line, series: where it is drawn and in which colour; median, low, high: how many times as fast as
+    the baseline.
+    """
 
     panel: str
     line: str
@@ -24,7 +27,9 @@ class Speedup(NamedTuple):
 
 
 def speedup_plot(speedups: Sequence[Speedup], title: str = "Speed-up over cached autoregressive sampling") -> Figure:
-    """A panel for each `panel`, a line for each `line`, a dot with a whisker for each `series`, in order of appearance.
+    """Draw a panel for each `panel`, a line for each `line`, and a dot with a whisker for each `series`.
+
+    All are in order of appearance.
 
     Raises:
         ValueError: there is nothing to draw, or more than four series.

@@ -1,4 +1,4 @@
-"""What all figures share: colours by role and by mark, labels, legends, and how a figure is saved."""
+"""The style that all figures share: colours by role and by mark, labels, legends, and how a figure is saved."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches, with a layout that leaves room for labels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -53,7 +54,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def colours_of(names: Iterable[str]) -> dict[str, str]:
-    """A colour per name: its role's, if a word of the name is a role, else the next of the others."""
+    """Return a colour per name: its role's, if a word of the name is a role, else the next of the others."""
     chosen: dict[str, str] = {}
     for name in names:
         candidates = [ROLES[word] for word in re.findall(r"[a-z]+", name.lower()) if word in ROLES]
@@ -63,10 +64,12 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def num_marks_of(sequences: Iterable[EventSequence]) -> int:
+    """Return one more than the largest mark of the sequences."""
     return 1 + max((int(sequence.marks.max()) for sequence in sequences if len(sequence)), default=0)
 
 
 def mark_palette(num_marks: int) -> list[Any]:
+    """Return a colour per mark."""
     if num_marks == 1:
         return [REAL]
     if num_marks <= len(MARKS):
@@ -77,7 +80,7 @@ def mark_palette(num_marks: int) -> list[Any]:
 
 
 def mark_legend(figure: Figure, panels: list[Axes], palette: list[Any], names: Sequence[str] | None) -> None:
-    """Short lines for a few marks, a colour bar for many, nothing for one."""
+    """Add the legend of marks: short lines for a few, a colour bar for many, nothing for one."""
     if len(palette) == 1:
         return
     if len(palette) > len(MARKS):
@@ -98,7 +101,7 @@ def mark_legend(figure: Figure, panels: list[Axes], palette: list[Any], names: S
 
 
 def names_of_marks(names: Sequence[str] | None, num_marks: int) -> list[str]:
-    """Their numbers where there are no names.
+    """Return the names of the first marks, or their numbers where there are no names.
 
     Raises:
         ValueError: there are names, but too few.
@@ -111,10 +114,12 @@ def names_of_marks(names: Sequence[str] | None, num_marks: int) -> list[str]:
 
 
 def title_of(figure: Figure, title: str) -> None:
+    """Write the title of a figure."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=TEXT)
 
 
 def label(axes: Axes, x: str, y: str, title: str) -> None:
+    """Write the labels and the title of a panel."""
     plain(axes)
     axes.set_xlabel(x, fontsize=9.5, color=TEXT)
     axes.set_ylabel(y, fontsize=9.5, color=TEXT)
@@ -122,16 +127,20 @@ def label(axes: Axes, x: str, y: str, title: str) -> None:
 
 
 def time_label(text: str, unit: str | None) -> str:
+    """Return the label of a time axis, with the unit where it is known."""
     return f"{text} [{unit}]" if unit else text
 
 
 def legend_of(owner: Axes | Figure, *entries: Any, **options: Any) -> None:
+    """Add a legend without a frame."""
     owner.legend(*entries, frameon=False, fontsize=_LEGEND_SIZE, labelcolor=TEXT, handlelength=1.4, **options)
 
 
 def legend_below(figure: Figure, handles: Iterable[Any], names: Iterable[str], most: int = 6) -> None:
-    """A legend under the panels, in as many columns as the longest name leaves room for; further lines make the figure
-    higher."""
+    """Add a legend under the panels, in as many columns as the longest name leaves room for.
+
+    Further lines make the figure higher.
+    """
     width = figure.get_figwidth()
     labels = [textwrap.fill(name, int((width - _HANDLE) / _LETTER)) for name in names]
     columns = max(1, min(most, len(labels), int(width / (_HANDLE + max(map(_inches, labels))))))
@@ -141,7 +150,7 @@ def legend_below(figure: Figure, handles: Iterable[Any], names: Iterable[str], m
 
 
 def _inches(text: str) -> float:
-    """The width of a label of a legend."""
+    """Return the width of a label of a legend in inches."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -152,6 +161,7 @@ def _inches(text: str) -> float:
 
 
 def plain(axes: Axes) -> None:
+    """Remove what distracts from a panel: upper and right spines, tick marks, dark grids."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(labelsize=8.5, colors=FAINT, labelcolor=TEXT, length=0)

@@ -1,4 +1,4 @@
-"""Residuals against their exact law."""
+"""A figure of residuals against their exact distribution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _MAX_POINTS = 2000  # of a curve; more only makes the file larger
 def ks_plot(
     curves: Mapping[str, Tensor], law: Literal["exponential", "uniform"] = "exponential", title: str = "Time rescaling"
 ) -> Figure:
-    """Empirical against theoretical distribution of residuals, with the 95 % band of the Kolmogorov-Smirnov test.
+    """Draw empirical against theoretical distributions of residuals.
+
+    Grey is the 95 % band of the Kolmogorov-Smirnov test.
 
     Left: sorted u_i = F(z_i) against (i - 1/2) / n. Right: the deviation times sqrt(n), where one band serves every n:
     a curve that leaves it is rejected at 5 %.
@@ -65,5 +67,6 @@ def ks_plot(
 
 
 def _sorted_uniforms(values: Tensor, law: str) -> Tensor:
+    """Return residuals as sorted numbers in [0, 1], uniform if the law is right."""
     x = values.detach().double().cpu().flatten()
     return (-torch.expm1(-x.clamp_min(0)) if law == "exponential" else x).sort().values

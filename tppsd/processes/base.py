@@ -83,16 +83,16 @@ class Process(ABC):
         window's end, (num_scored + 1,).
         """
         states = self._states(sequence)
-        gaps, leftover = self._residuals(sequence, states)
+        steps = self._steps(sequence, states)
         if times is None:
-            return torch.cat([gaps, leftover.unsqueeze(0)]).cumsum(0)
+            return steps.cumsum(0)[_num_knots(sequence) :]
         knot, elapsed = _locate(sequence, times)
-        at_knots = torch.cat([gaps.new_zeros(1), gaps.cumsum(0)])
+        at_knots = torch.cat([steps.new_zeros(1), steps[:-1].cumsum(0)])
         return at_knots[knot] + self.compensator_after(states[knot], elapsed)
 
     def residuals(self, sequence: EventSequence) -> tuple[Tensor, float]:
         """Time-rescaling residuals z_i = Lambda*(t_i) - Lambda*(t_{i-1}), (num_scored,), and what is left until the
-        window's end.
+        window's end. Both begin at `score_start`, where there is one.
 
         Under this process they are i.i.d. Exp(1) once the part left over in each window is carried into the first
         residual of the next one.
@@ -101,14 +101,16 @@ class Process(ABC):
         return gaps, float(leftover)
 
     def log_likelihood(self, sequence: EventSequence) -> float:
-        """sum_i log lambda*_{k_i}(t_i) - Lambda*(t_end), nats; a given first event has no term."""
-        states, given = self._states(sequence), int(sequence.first_is_given)
-        log_intensities = self.log_intensity_after(states[:-1], sequence.inter_times[given:])
+        """sum_i log lambda*_{k_i}(t_i) - (Lambda*(t_end) - Lambda*(score_start)) over the scored events i, nats, given
+        all events before `score_start`."""
+        states, given = self._states(sequence), sequence.num_given
+        log_intensities = self.log_intensity_after(states[_num_knots(sequence) : -1], sequence.inter_times[given:])
         gaps, leftover = self._residuals(sequence, states)
         return float((pick_mark(log_intensities, sequence.marks[given:]) - gaps).sum() - leftover)
 
     def _states(self, sequence: EventSequence) -> Tensor:
-        """States at the window's start and after each scored event: (num_scored + 1, state_size)."""
+        """States at the window's start and after each event but a given first one, given or scored: (num_events + 1,
+        state_size)."""
         outside = sequence.marks[(sequence.marks < 0) | (sequence.marks >= self.num_marks)]
         if len(outside):
             raise ValueError(
@@ -121,10 +123,19 @@ class Process(ABC):
         start = torch.tensor(sequence.window_start, dtype=torch.float64)
         return self.advance(self.start_state(start), inter_times, marks)
 
-    def _residuals(self, sequence: EventSequence, states: Tensor) -> tuple[Tensor, Tensor]:
-        gaps = self.compensator_after(states[:-1], sequence.inter_times[int(sequence.first_is_given) :])
+    def _steps(self, sequence: EventSequence, states: Tensor) -> Tensor:
+        """Lambda*(t_i) - Lambda*(t_{i-1}) of every event but a given first one, and last what is left until the
+        window's end: (num_events + 1,)."""
         last_time = float(sequence.event_times[-1]) if len(sequence) else sequence.window_start
-        return gaps, self.compensator_after(states[-1], gaps.new_tensor(sequence.window_end - last_time))
+        until_end = sequence.inter_times.new_tensor([sequence.window_end - last_time])
+        intervals = torch.cat([sequence.inter_times[int(sequence.first_is_given) :], until_end])
+        return self.compensator_after(states, intervals)
+
+    def _residuals(self, sequence: EventSequence, states: Tensor) -> tuple[Tensor, Tensor]:
+        first, steps = _num_knots(sequence), self._steps(sequence, states)
+        known = steps.new_tensor(sequence.scored_from - sequence.last_given_time)
+        steps[first] -= self.compensator_after(states[first], known)
+        return steps[first:-1], steps[-1]
 
     # --- simulation ----------------------------------------------------------------------------------------------
 
@@ -166,17 +177,23 @@ class Process(ABC):
         return _sequences(events, num_sequences, t_start, t_end, first_index)
 
 
+def _num_knots(sequence: EventSequence) -> int:
+    """Number of given events, a given first one not counted: the place of the last one's state."""
+    return sequence.num_given - int(sequence.first_is_given)
+
+
 def _locate(sequence: EventSequence, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of scored events strictly before each time, and the time elapsed since the last of them (or the start)."""
+    """Number of events strictly before each time, a given first one not counted, and the time elapsed since the last of
+    them (or the start)."""
     times = torch.as_tensor(times, dtype=torch.float64)
     if not (times >= sequence.window_start).all():
         raise ValueError(
             f"sequence {sequence.index}: times must be numbers not before the window's start at {sequence.window_start}, "
             f"got {times.min().item()}"
         )
-    scored = sequence.event_times[int(sequence.first_is_given) :]
-    knot = torch.searchsorted(scored, times)
-    return knot, times - torch.cat([scored.new_tensor([sequence.window_start]), scored])[knot]
+    knots = sequence.event_times[int(sequence.first_is_given) :]
+    knot = torch.searchsorted(knots, times)
+    return knot, times - torch.cat([knots.new_tensor([sequence.window_start]), knots])[knot]
 
 
 def _uniforms(streams: list[Random]) -> Tensor:

@@ -140,6 +140,11 @@ def _from_scratch(
     keys = row_keys(seed, torch.full_like(index, FROM_SCRATCH), index)
     pick = uniforms(keys, torch.zeros_like(index), torch.tensor(address(0, Purpose.FIRST_MARK)))[:, 0]
     cumulative = torch.tensor(statistics.first_mark_counts, dtype=torch.float64).cumsum(0)
+    if not cumulative[-1] > 0:
+        raise ValueError(
+            "the training split has no first event of its own (each is given by a score_start), so that there is no first "
+            "mark to draw: continue a history"
+        )
     marks = torch.searchsorted(cumulative, pick * cumulative[-1]).tolist()
     first_events = list(zip(starts, marks, strict=True))
     numbered = {event: i for i, event in enumerate(dict.fromkeys(first_events))}

@@ -21,13 +21,14 @@ class ModelRunner:
 
     Attributes:
         cache: of the model, one row per running sequence.
+        can_decode: the model draws many events per call.
     """
 
     PREFILL_CHUNK = 512  # tokens per pass over a history: bounds the attention mask of a long one
     AHEAD = 512  # tokens of a pass up to which histories are encoded ahead
 
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
-        self.model = model
+        self.model, self.can_decode = model, isinstance(model, DecodingModel)
         self.cache: Any = model.new_cache(num_rows, capacity)
         self.histories = histories
         self._encoded: dict[int, int] = {}  # histories of the latest prefill and their rows in _prefilled
@@ -85,17 +86,12 @@ class ModelRunner:
         """Distributions (rows, q) of the next events after the tokens, a chain or nodes of a tree."""
         return self.model.law(self.model.extend(tokens, self.cache, parents))
 
-    @property
-    def can_decode(self) -> bool:
-        """Does the model draw many events per call?"""
-        return isinstance(self.model, DecodingModel)
-
     def decode(
         self, law: Any, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, *ends: Tensor | None
     ) -> tuple[Any, Any]:
         """(DecodedEvents, their distributions or None) of the model itself, by one call (`DecodingModel.decode`)."""
-        assert isinstance(self.model, DecodingModel)
-        decoded = self.model.decode(law, self.cache, last_times, uniforms, keeps_laws, *ends)
+        model: Any = self.model
+        decoded = model.decode(law, self.cache, last_times, uniforms, keeps_laws, *ends)
         if not keeps_laws:
             return decoded, None
         laws = law.of(decoded.parameters)

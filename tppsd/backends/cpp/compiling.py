@@ -141,5 +141,6 @@ def _run(command: list[str], **variables: str) -> str:
             f"compile = True needs a C++ compiler, but {command[0]!r} cannot be run: {error.strerror}"
         ) from None
     except subprocess.CalledProcessError as error:
-        said = (error.stderr.strip().splitlines() or ["nothing"])[0]
+        lines = error.stderr.strip().splitlines() or ["nothing"]
+        said = next((line for line in lines if "error" in line), lines[0])
         raise ValueError(f"compile = True: {command[0]} exited with {error.returncode} and said: {said}") from None

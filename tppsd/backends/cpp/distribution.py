@@ -28,7 +28,7 @@ class LawArithmetic:
 
     def draw(self, laws: Tensor, elapsed: Tensor | None, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """NextEventLaw.sample of packed laws (*batch, width), given a silence (*batch,) or none."""
-        shape = torch.broadcast_shapes(laws.shape[:-1], uniforms.shape[:-1])
+        shape = _broadcast(laws.shape[:-1], uniforms.shape[:-1])
         inter_times = torch.empty(shape, dtype=torch.float64)
         marks = torch.empty(shape, dtype=torch.int64)
         uniforms = uniforms if uniforms.stride(-1) == 1 else uniforms.contiguous()
@@ -40,7 +40,7 @@ class LawArithmetic:
 
     def log_prob(self, laws: Tensor, elapsed: Tensor | None, inter_times: Tensor, marks: Tensor) -> Tensor:
         """NextEventLaw.log_prob of packed laws (*batch, width), given a silence (*batch,) or none."""
-        shape = torch.broadcast_shapes(laws.shape[:-1], inter_times.shape)
+        shape = _broadcast(laws.shape[:-1], inter_times.shape)
         log_probs = torch.empty(shape, dtype=torch.float64)
         operands = [(operand, operand.stride()) for operand in (inter_times.expand(shape), marks.expand(shape))]
         self._call(self._library.log_densities, shape, laws, elapsed, operands, log_probs)
@@ -57,6 +57,15 @@ class LawArithmetic:
         tensors = (laws, silences, *(operand for operand, _ in operands), *written)
         pointers = (None if tensor is None else Pointer(tensor.data_ptr()) for tensor in tensors)
         function(ctypes.byref(self._weights.decoder), ctypes.byref(views), *pointers)
+
+
+def _broadcast(laws: torch.Size, operands: torch.Size) -> tuple[int, ...]:
+    """The shape of both together; torch.broadcast_shapes takes longer than all of a draw."""
+    if laws == operands:
+        return laws
+    missing = len(operands) - len(laws)
+    first, second = (1,) * missing + tuple(laws), (1,) * -missing + tuple(operands)
+    return tuple(b if a == 1 else a for a, b in zip(first, second, strict=True))
 
 
 def _views(shape: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[Views, Any]:

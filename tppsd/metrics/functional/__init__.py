@@ -15,6 +15,7 @@ from tppsd.metrics.functional.calibration import (
     expected_calibration_error,
     pit_calibration,
 )
+from tppsd.metrics.functional.capped import capped_mean, mean_share_beyond
 from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlation
 from tppsd.metrics.functional.counts import (
     NumberTest,
@@ -88,6 +89,7 @@ __all__ = [
     "bootstrap_interval",
     "brier_decomposition",
     "brier_score",
+    "capped_mean",
     "carried_forecasts",
     "carry_over",
     "central_interval",
@@ -112,6 +114,7 @@ __all__ = [
     "marginal_mark_probs",
     "mark_accuracy",
     "mark_totals",
+    "mean_share_beyond",
     "model_nll",
     "nll_by_time",
     "nll_per_event",

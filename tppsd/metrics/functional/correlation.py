@@ -27,14 +27,14 @@ def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1C
 
         r = sum (x - mean x)(y - mean y) / sqrt(sum (x - mean x)^2 sum (y - mean y)^2),  (x, y) = (tau_i, tau_{i+1})
 
-    The standard error resamples whole sequences with replacement (events within one depend on each other). The zero
-    inter-time of a given first event is left out. Windows censor long intervals, so compare only samples from windows
+    The standard error resamples whole sequences with replacement (events within one depend on each other).
+    Given events are left out. Windows censor long intervals, so compare only samples from windows
     of the same length. Both are NaN where no sequence has two scored events or inter-times do not vary, the standard
     error also where only one has.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8 (clusters).
     """
-    inter_times = [s.inter_times[int(s.first_is_given) :].double() for s in sequences]
+    inter_times = [s.inter_times[s.num_given :].double() for s in sequences]
     inter_times = [tau for tau in inter_times if len(tau) >= 2]
     if not inter_times:
         return Lag1Correlation(float("nan"), float("nan"), 0)

@@ -18,7 +18,8 @@ def rmse(forecasts: Tensor, inter_times: Tensor) -> Tensor:
 
     The mean of the law minimises the expected square, so it is the forecast to score (`law.inter_time.mean`). But the
     mean of a log-normal is exp(a + s^2 / 2): one wide component of tiny weight, which costs no likelihood, makes it
-    absurd or infinite, and this figure with it. The median (`quantiles` at 0.5) is immune; report both.
+    absurd or infinite, and this figure with it. Then take `capped_mean` for inter-times capped at the same horizon. The
+    median (`quantiles` at 0.5) is immune; report both.
 
     Args:
         forecasts, inter_times: (num_events,).

@@ -20,7 +20,8 @@ _MAX_POSITIONS = 4096  # of one padded batch; bounds the memory of the pass
 
 
 class _Row(NamedTuple):
-    """A sequence to score: its first `num_history` scored events and `elapsed` time after them are taken as known."""
+    """A sequence to score: its first `num_history` events (a given first one not counted) and `elapsed` time after them
+    are taken as known."""
 
     sequence: EventSequence
     num_history: int
@@ -49,9 +50,9 @@ def own_law_residuals(
         model: a module (copied to float64) or a callable; EventBatch -> law of batch shape (batch, length + 1).
         sequences: whole sequences, history first, with distinct `index`.
         num_given: per sequence, number of leading events that are not scored, the given first event included;
-            default: the given first event, where there is one.
+            default: what the sequence says (`EventSequence.num_given`), together with the time it is scored from.
         observed_until: per sequence, the time up to which the given part was observed; None or a None entry: its last
-            event (the window's start where nothing is given).
+            event (the window's start where nothing is given), where `num_given` is said.
         seed: of the v_i, which depend on (seed, index) only.
 
     Returns:
@@ -69,12 +70,20 @@ def own_law_residuals(
 
 
 def law_residuals(law: NextEventLaw, batch: EventBatch) -> list[SequenceResiduals]:
-    """Time-rescaling residuals of a batch of whole sequences, without marks, under laws that are at hand: z_i and
+    """Time-rescaling residuals of the scored parts of a batch, without marks, under laws that are at hand: z_i and
     leftover of `own_law_residuals`, computed in float64 from the parameters of `law`, of batch shape (batch, length +
-    1)."""
+    1). The first z_i begins at `score_start`."""
     _, compensators = _compensators(law.inter_time.double(), batch)
-    rows = zip(batch.index.tolist(), compensators.cpu(), batch.lengths.tolist(), strict=True)
-    return [SequenceResiduals(index, row[:length], float(row[length])) for index, row, length in rows]
+    compensators = _after_known(compensators, law, batch.num_given, batch.scored_from - batch.last_given_times)
+    rows = zip(batch.index.tolist(), compensators.cpu(), batch.num_given.tolist(), batch.lengths.tolist(), strict=True)
+    return [SequenceResiduals(index, row[given:length], float(row[length])) for index, row, given, length in rows]
+
+
+def _after_known(compensators: Tensor, law: NextEventLaw, num_known: Tensor, elapsed: Tensor) -> Tensor:
+    """Compensators (batch, length + 1) of which the interval after `num_known` (batch,) events begins `elapsed` (batch,)
+    after the last of them."""
+    known = law.at(num_known).inter_time.double().log_survival(elapsed)
+    return compensators.scatter_add(1, num_known.unsqueeze(1), known.unsqueeze(1))
 
 
 def _compensators(law: LogNormalMixture, batch: EventBatch) -> tuple[Tensor, Tensor]:
@@ -100,13 +109,15 @@ def _rows(
     rows = []
     for i, sequence in enumerate(sequences):
         fewest = int(sequence.first_is_given)
-        given = int(num_given[i]) if num_given is not None else fewest
+        given = int(num_given[i]) if num_given is not None else sequence.num_given
         if not fewest <= given <= len(sequence):
             raise ValueError(
                 f"sequence {sequence.index}: num_given = {given} must lie between {fewest} and {len(sequence)}"
             )
         last_given = float(sequence.event_times[given - 1]) if given else sequence.window_start
         until = observed_until[i] if observed_until is not None else None
+        if num_given is None and until is None:
+            until = sequence.scored_from
         elapsed = 0.0 if until is None else float(until) - last_given
         if not elapsed >= 0:
             raise ValueError(
@@ -143,18 +154,18 @@ def _score(model: LawModel, rows: list[_Row], device: torch.device, seed: int) -
     elapsed = torch.tensor([row.elapsed for row in rows], dtype=torch.float64, device=device)
     law = model(batch)
     intervals, compensators = _compensators(law.inter_time, batch)
-    known = law.at(num_history).log_survival(elapsed)  # (batch,)
-    compensators = compensators.scatter_add(1, num_history.unsqueeze(1), known.unsqueeze(1)).cpu()
+    compensators = _after_known(compensators, law, num_history, elapsed).cpu()
     mark_log_probs = law.mark_log_probs(intervals)[:, :-1].cpu()  # (batch, length, num_marks)
     expected_times = law.inter_time.mean_log.cpu()
     expected_marks = mark_log_probs.double().exp() @ torch.arange(mark_log_probs.shape[-1], dtype=torch.float64)
 
     residuals = []
     for i, row in enumerate(rows):
-        events = slice(row.num_history, row.sequence.num_scored)
-        leftover = 0.0 if row.sequence.t_end is None else float(compensators[i, row.sequence.num_scored])
+        length = len(row.sequence) - row.sequence.first_is_given
+        events = slice(row.num_history, length)
+        leftover = 0.0 if row.sequence.t_end is None else float(compensators[i, length])
         uniforms = _mark_uniforms(mark_log_probs[i, events], batch.marks[i, events].cpu(), seed, row.sequence.index)
-        intervals_of_row = slice(row.num_history, row.sequence.num_scored + 1)
+        intervals_of_row = slice(row.num_history, length + 1)
         forecasts = expected_times[i, intervals_of_row], expected_marks[i, events]
         residuals.append(SequenceResiduals(row.sequence.index, compensators[i, events], leftover, uniforms, *forecasts))
     return residuals

@@ -33,7 +33,7 @@ def mark_totals(sequences: Sequence[EventSequence], num_marks: int) -> Tensor:
             raise ValueError(
                 f"sequence {sequence.index}: has mark {int(sequence.marks.max())}; marks are 0..{num_marks - 1}"
             )
-    totals = [torch.bincount(s.marks[int(s.first_is_given) :], minlength=num_marks) for s in sequences]
+    totals = [torch.bincount(s.marks[s.num_given :], minlength=num_marks) for s in sequences]
     return torch.stack(totals).double() if totals else torch.zeros(0, num_marks, dtype=torch.float64)
 
 
@@ -41,7 +41,7 @@ def time_counts(sequences: Sequence[EventSequence], edges: Tensor) -> Tensor:
     """Number of scored events of each sequence in each bin (edges[b], edges[b + 1]], float64 (num_sequences, len(edges)
     - 1)."""
     edges = edges.double()
-    ends = [torch.searchsorted(s.event_times[int(s.first_is_given) :], edges, right=True) for s in sequences]
+    ends = [torch.searchsorted(s.event_times[s.num_given :], edges, right=True) for s in sequences]
     return torch.stack(ends).double().diff(dim=1) if ends else edges.new_zeros(0, len(edges) - 1)
 
 

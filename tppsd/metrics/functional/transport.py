@@ -24,8 +24,7 @@ def transport_distance(first: EventSequence, second: EventSequence, costs: Seque
     programme, O(n m)).
 
     Args:
-        first, second: the sequences, without a history that they share; a given first event belongs to it and is left
-            out.
+        first, second: the sequences; given events belong to a history that they share and are left out.
         costs: c, in the data's unit of time, as the distance is. The default are HYPRO's, meant for its data: with
             another unit of time choose others.
     Source: Mei, Qin and Eisner, "Imputing missing events in continuous-time event streams" (ICML 2019); averaged over
@@ -35,8 +34,8 @@ def transport_distance(first: EventSequence, second: EventSequence, costs: Seque
     prices = torch.tensor(costs, dtype=torch.float64)
     if not len(prices) or not (prices > 0).all():
         raise ValueError(f"costs = {list(costs)} must be positive numbers, in the unit of the event times")
-    times, other_times = (s.event_times[int(s.first_is_given) :] for s in (first, second))
-    marks, other_marks = (s.marks[int(s.first_is_given) :] for s in (first, second))
+    times, other_times = (s.event_times[s.num_given :] for s in (first, second))
+    marks, other_marks = (s.marks[s.num_given :] for s in (first, second))
     present = torch.cat([marks, other_marks]).unique()
     sources, targets = [times[marks == k] for k in present], [other_times[other_marks == k] for k in present]
     return _alignment_costs(sources, targets, prices).sum(0)

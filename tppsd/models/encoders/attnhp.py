@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from tppsd.models.attention import Attention, AttentionPass
 from tppsd.models.blocks import start_local
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
+from tppsd.models.layers import layer_norm, linear
 
 
 class AttNHPLayer(nn.Module):
@@ -28,9 +29,9 @@ class AttNHPLayer(nn.Module):
         self.from_heads = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, h: Tensor, time_encoding: Tensor, layer: int, attention: AttentionPass) -> Tensor:
-        qkv = self.to_qkv(torch.cat([time_encoding, self.norm(h)], -1))
+        qkv = linear(self.to_qkv, torch.cat([time_encoding, layer_norm(self.norm, h)], -1))
         attended = attention.attend(layer, qkv, self.num_heads, Attention.ONE_PLUS_SUM)
-        update = torch.tanh(self.from_heads(attended))
+        update = torch.tanh(linear(self.from_heads, attended))
         return h + (F.dropout(update, self.dropout) if self.training and self.dropout > 0 else update)
 
 
@@ -52,4 +53,4 @@ class AttNHPEncoder(nn.Module):
         time_encoding = sinusoids(self.phases(inputs.times), h.dtype)
         for layer_index, layer in enumerate(self.layers):
             h = layer(h, time_encoding, layer_index, attention)
-        return self.norm(h)
+        return layer_norm(self.norm, h)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tppsd.models.attention import Attention, AttentionPass
 from tppsd.models.blocks import start_local
 from tppsd.models.embedding import EncoderInput, TokenEmbedding
+from tppsd.models.layers import linear, rms_norm
 
 _FASTEST, _SLOWEST = 4.0, 4000.0  # periods, in mean inter-times and in events
 
@@ -40,11 +41,11 @@ class RotaryBlock(nn.Module):
             nn.init.normal_(branch.weight, std=(2 * num_layers * branch.in_features) ** -0.5)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], layer: int, attention: AttentionPass) -> Tensor:
-        qkv = self.to_qkv(self.attention_norm(x))
+        qkv = linear(self.to_qkv, rms_norm(self.attention_norm, x))
         attended = attention.attend(layer, turned(qkv, rotation, self.num_heads), self.num_heads, Attention.SOFTMAX)
-        x = x + self._drop(self.from_heads(attended))
-        gate, value = self.to_gate_and_value(self.feedforward_norm(x)).chunk(2, -1)
-        return x + self._drop(self.contract(F.silu(gate) * value))
+        x = x + self._drop(linear(self.from_heads, attended))
+        gate, value = linear(self.to_gate_and_value, rms_norm(self.feedforward_norm, x)).chunk(2, -1)
+        return x + self._drop(linear(self.contract, F.silu(gate) * value))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x
@@ -78,7 +79,7 @@ class RotaryEncoder(nn.Module):
         rotation = self._rotation(inputs, attention, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotation, layer, attention)
-        return self.norm(x)
+        return rms_norm(self.norm, x)
 
     def _rotation(self, inputs: EncoderInput, attention: AttentionPass, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin (batch, length, head_dim / 2) of phases in float64: in float32 those of late times lose their

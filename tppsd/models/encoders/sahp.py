@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tppsd.models.attention import AttentionPass
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, frequencies, sinusoids
+from tppsd.models.layers import layer_norm
 
 
 class SAHPEncoder(nn.Module):
@@ -33,4 +34,4 @@ class SAHPEncoder(nn.Module):
         x = embedded + sinusoids(phases, embedded.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, attention)
-        return self.norm(x)
+        return layer_norm(self.norm, x)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tppsd.models.attention import AttentionPass
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
+from tppsd.models.layers import layer_norm
 
 
 class THPEncoder(nn.Module):
@@ -29,4 +30,4 @@ class THPEncoder(nn.Module):
         x = embedded + sinusoids(self.phases(inputs.times), embedded.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, attention)
-        return self.norm(x)
+        return layer_norm(self.norm, x)

@@ -1,0 +1,74 @@
+"""The command line of commands that read one source: SOURCE and the options of `ReadOptions`, the same as in `fit`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from datetime import date
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from tppsd.data.options import ReadOptions
+
+
+class SourceParser(ArgumentParser):
+    """Takes SOURCE, every option of `ReadOptions`, with or without the prefix `--data.`, and a run's configuration."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description)
+        self.add_argument("source", type=str | None, default=None, nargs="?",
+                          help="file, folder of split files, hub id or URL; of --config unless given")  # fmt: skip
+        self.add_argument("--config", type=str | None, default=None,
+                          help="a configuration file with a section `data`, such as that of a run")  # fmt: skip
+        self.add_class_arguments(ReadOptions)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one sentence, and where all options are listed."""
+        sys.stderr.write(f"{self.prog}: error: {' '.join(message.split())} (`{self.prog} --help` lists the options)\n")
+        raise SystemExit(2)
+
+
+def parse_source(parser: SourceParser, args: list[str]) -> tuple[Any, str, ReadOptions]:
+    """The parsed namespace, the source, and how it is read.
+
+    Raises:
+        FileNotFoundError, ValueError: the configuration cannot be read, or there is no source.
+    """
+    own = ["--" + word.removeprefix("--data.") if word.startswith("--data.") else word for word in args]
+    parsed = parser.parse_args(own)
+    names = [option.name for option in fields(ReadOptions)]
+    values = {} if parsed.config is None else _section(parsed.config)
+    source = parsed.source or values.get("path")
+    if source is None:
+        raise ValueError("there is no SOURCE: give a file, a folder, a hub id or a URL")
+    defaults = ReadOptions()
+    chosen = {name: parsed[name] for name in names if parsed[name] not in (getattr(defaults, name), None)}
+    return (
+        parsed,
+        source,
+        ReadOptions(**{name: values[name] for name in names if values.get(name) is not None} | chosen),
+    )
+
+
+def _section(path: str) -> dict[str, Any]:
+    """The section `data` of a configuration file."""
+    import yaml
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--config {path}: there is no such file")
+    content = _without_dates(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    section = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(section, dict):
+        raise ValueError(f"--config {path}: has no section `data`")
+    return section.get("init_args", section)
+
+
+def _without_dates(value: Any) -> Any:
+    """What YAML read, with its dates as text."""
+    if isinstance(value, dict):
+        return {name: _without_dates(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_dates(one) for one in value]
+    return str(value) if isinstance(value, date) else value

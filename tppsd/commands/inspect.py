@@ -1,0 +1,65 @@
+"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from tppsd.commands.data_options import SourceParser, parse_source
+from tppsd.data.obstacles import DataError
+from tppsd.data.options import ReadOptions
+
+
+def main(args: list[str]) -> None:
+    """Print the account of a source and, with `--report`, write a page with pictures.
+
+    What stands in the way of reading is named; where options would mend all of it, the log is described as it is read with
+    them, and the exit status is 2 all the same.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read, and options alone do not mend it.
+    """
+    parser = SourceParser("tppsd inspect", "Say what was understood of a log of events, and what is in it.")
+    parser.add_argument(
+        "--report", type=str | None, default=None, metavar="PAGE.html", help="also draw it, on one page"
+    )
+    parsed, source, options = parse_source(parser, args)
+    if parsed.report is not None and Path(parsed.report).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--report {parsed.report} must be a page: give a name that ends in .html")
+
+    from rich.console import Console
+
+    from tppsd.commands.inspect_text import describe
+    from tppsd.data.facts import LogFacts
+    from tppsd.data.log import read_log
+
+    console = Console(soft_wrap=True, highlight=False)
+    obstacles: DataError | None = None
+    try:
+        log = read_log(source, options)
+    except DataError as error:
+        if not error.options:
+            raise
+        obstacles, options = error, options.with_options(error.options)
+        log = read_log(source, options)  # raises what comes to light only now
+        console.print(f"{error}\n\nWith these options it is read so:\n", markup=False)
+    facts = LogFacts.of(log)
+    for part in describe(facts):
+        console.print(part)
+    console.print(f"\nThe same in training:\n  {command_line(source, options)}", markup=False)
+    if parsed.report is not None:
+        from tppsd.commands.inspect_page import write_page
+
+        console.print(f"Written: {write_page(facts, parsed.report)}", markup=False)
+    if obstacles is not None:
+        raise SystemExit(2)
+
+
+def command_line(source: str, options: ReadOptions) -> str:
+    """The command that trains on a source with the same options."""
+    words = ["tppsd", "fit", "--data.path", source]
+    for name, value in options.given().items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        words += [f"--data.{name}", text]
+    return shlex.join(words)

@@ -1,0 +1,93 @@
+"""`tppsd verify FOLDER`: are the files of a sampling job all there, and are they what was written?
+
+It reads every file that `tppsd predict` has written, with the checksums of its pages, and compares its rows, its indices
+and the SHA-256 of its bytes with the manifest of the job. What is missing or damaged is named, one file a line; giving
+the job's `tppsd predict` again samples that, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tppsd.lightning.job_folder import JOB, MANIFEST, check_names, read_record
+from tppsd.lightning.shards import ForeignShardError, Shard, fault, parse_name, shard_name
+
+
+def main(args: list[str]) -> None:
+    """Print what is wrong; exit status 1 if anything is.
+
+    Raises:
+        ValueError: not a folder of samples, or nobody knows of which job.
+    """
+    parser = argparse.ArgumentParser(
+        prog="tppsd verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="what was given to predict as --writer.output_dir")
+    folder: Path = parser.parse_args(args).folder
+    if not (folder / JOB).is_file():
+        raise ValueError(f"{folder} is not a folder of samples: `tppsd predict` has left no {JOB} there")
+    job = read_record(folder / JOB)
+    check_names(folder)
+    if (folder / MANIFEST).exists():
+        num_files, wrong = _compared(folder, job)
+    else:
+        num_files, wrong = _unfinished(folder, job)
+    for line in wrong:
+        print(line)
+    if wrong:
+        print(f"{folder}: {len(wrong)} things are not as they must be; the same `tppsd predict` mends what is missing")
+        raise SystemExit(1)
+    print(f"{folder}: all {num_files} files are there and as they were written")
+
+
+def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
+    """Number of files in the manifest, and what differs from it."""
+    manifest = read_record(folder / MANIFEST)
+    try:
+        entries = [(Shard(s["name"], s["first_index"], s["rows"]), s["sha256"]) for s in manifest["shards"]]
+        recorded = manifest["job"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error})") from None
+    wrong = [f"{JOB}: is not the job of the manifest"] if recorded != job else []
+    for shard, sha256 in entries:
+        wrong += _line(folder, shard, job, sha256)
+    known = {shard.name for shard, _ in entries}
+    extra = sorted(path.name for path in folder.glob("*.parquet") if path.name not in known)
+    return len(entries), wrong + [f"{name}: is not in the manifest" for name in extra]
+
+
+def _unfinished(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
+    """The same of a job without a manifest: its files say how many there are to be, and what was written before."""
+    found = sorted(number for path in folder.glob("*.parquet") if (number := parse_name(path.name)) is not None)
+    if not found:
+        return 0, [f"{MANIFEST}: is missing, and so are all files: the job was never finished"]
+    num_chunks, wrong = found[0][1], [f"{MANIFEST}: is missing: the job was never finished"]
+    there = {chunk for chunk, _ in found}
+    for chunk in range(num_chunks):
+        name = shard_name(chunk, num_chunks)
+        if chunk in there:
+            wrong += _line(folder, _as_it_is(folder, name), job)
+        else:
+            wrong.append(f"{name}: is missing")
+    return num_chunks, wrong
+
+
+def _as_it_is(folder: Path, name: str) -> Shard:
+    """What a file says that it holds."""
+    import pyarrow.parquet as pq
+
+    try:
+        indices = pq.read_table(folder / name, columns=["seq_idx"])["seq_idx"]
+        return Shard(name, indices[0].as_py(), len(indices))
+    except Exception:  # whatever the reader meets; `fault` will say it
+        return Shard(name, 0, 0)
+
+
+def _line(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> list[str]:
+    try:
+        found = fault(folder, shard, job, sha256)
+    except ForeignShardError:
+        found = "holds samples of another job"
+    return [] if found is None else [f"{shard.name}: {found}"]

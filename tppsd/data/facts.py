@@ -1,0 +1,184 @@
+"""What a log holds, in numbers: per split, per mark, between splits. Nothing here needs the sequences one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from tppsd.data.clocks import inter_times
+from tppsd.data.log import EventLog
+from tppsd.data.observation import observed_from, observed_until
+from tppsd.data.sequence_table import SequenceTable
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """One split of a log.
+
+    Attributes:
+        table, marks: its sequences in flat form, and the marks of their events, int64 (num_events,).
+        gaps: float64 (num_events,), inter-times in units of time.
+        is_scored: bool (num_events,), events with a likelihood term.
+        duration: total length of the scored parts of the windows, in units of time.
+    """
+
+    table: SequenceTable
+    marks: np.ndarray
+    gaps: np.ndarray
+    is_scored: np.ndarray
+    duration: float
+
+    @classmethod
+    def of(cls, log: EventLog, split: str) -> SplitFacts:
+        """The facts of a split."""
+        table = log.parts[split]
+        is_scored = np.arange(len(table.event_times)) >= np.repeat(table.scored_from(), table.lengths)
+        duration = log.clock.durations(observed_until(table) - _scored_from(table))
+        return cls(
+            table, log.marks[split], inter_times(table, log.clock), is_scored, float(np.maximum(duration, 0).sum())
+        )
+
+    @property
+    def num_sequences(self) -> int:
+        """Number of sequences or windows."""
+        return len(self.table)
+
+    @property
+    def num_scored(self) -> int:
+        """Number of events with a likelihood term."""
+        return int(self.is_scored.sum())
+
+    @property
+    def num_given(self) -> int:
+        """Number of events without one."""
+        return len(self.is_scored) - self.num_scored
+
+    @cached_property
+    def scored_gaps(self) -> np.ndarray:
+        """float64 (num_scored,): inter-times with a likelihood term."""
+        return self.gaps[self.is_scored]
+
+    @cached_property
+    def scored_lengths(self) -> np.ndarray:
+        """int64 (num_sequences,): scored events of each sequence."""
+        return self.table.offsets[1:] - self.table.scored_from()
+
+    @property
+    def num_without_scored(self) -> int:
+        """Number of sequences without a scored event."""
+        return int((self.scored_lengths == 0).sum())
+
+    @property
+    def num_ties(self) -> int:
+        """Scored inter-times of 0."""
+        return int((self.scored_gaps == 0).sum())
+
+    @property
+    def rate(self) -> float:
+        """Scored events per unit of time; NaN without time."""
+        return self.num_scored / self.duration if self.duration > 0 else float("nan")
+
+    @property
+    def median_gap(self) -> float:
+        """Median positive inter-time; NaN if there is none."""
+        positive = self.scored_gaps[self.scored_gaps > 0]
+        return float(np.median(positive)) if len(positive) else float("nan")
+
+    def mark_counts(self, num_marks: int) -> np.ndarray:
+        """int64 (num_marks,): scored events of each mark."""
+        return np.bincount(self.marks[self.is_scored], minlength=num_marks)
+
+    def transitions(self, num_marks: int) -> np.ndarray:
+        """int64 (num_marks, num_marks): how often a mark (row) is followed by another (column) in the same sequence."""
+        follows = np.ones(len(self.marks), dtype=bool)
+        follows[self.table.offsets[:-1][self.table.lengths > 0]] = False
+        after = np.flatnonzero(follows & self.is_scored)
+        pairs = self.marks[after - 1] * num_marks + self.marks[after]
+        return np.bincount(pairs, minlength=num_marks**2).reshape(num_marks, num_marks)
+
+
+@dataclass(frozen=True)
+class LogFacts:
+    """A log as it was understood, and the facts of each of its splits."""
+
+    log: EventLog
+    splits: dict[str, SplitFacts]
+
+    @classmethod
+    def of(cls, log: EventLog) -> LogFacts:
+        """The facts of a log."""
+        return cls(log, {split: SplitFacts.of(log, split) for split in log.parts})
+
+    @property
+    def train(self) -> SplitFacts:
+        """The facts of the training split."""
+        return self.splits["train"]
+
+    def mark_name(self, mark: int) -> str:
+        """The name of a mark, its number if it has none."""
+        names = self.log.vocabulary.names
+        return str(mark) if names is None else names[mark]
+
+    def shared_ids(self) -> dict[tuple[str, str], int]:
+        """(split, split) -> how many ids of sequences occur in both; parts of one sequence that were cut by time share it."""
+        ids = {
+            split: set() if facts.table.sequence_ids is None else {*map(str, facts.table.sequence_ids)} - {"None"}
+            for split, facts in self.splits.items()
+        }
+        return {pair: len(ids[pair[0]] & ids[pair[1]]) for pair in combinations(self.splits, 2)}
+
+    def copies(self) -> dict[tuple[str, str], int]:
+        """(split, split) -> how many sequences of the second occur in the first with the same inter-times and marks."""
+        prints = {split: Counter(_fingerprints(facts)) for split, facts in self.splits.items()}
+        return {
+            (a, b): sum(count for key, count in prints[b].items() if key in prints[a])
+            for a, b in combinations(prints, 2)
+        }
+
+    def mark_drift(self, split: str) -> float:
+        """Total variation distance between the mark frequencies of training and of another split."""
+        num_marks = self.log.vocabulary.num_marks
+        counts = [facts.mark_counts(num_marks) for facts in (self.train, self.splits[split])]
+        shares = [count / max(count.sum(), 1) for count in counts]
+        return float(np.abs(shares[0] - shares[1]).sum() / 2)
+
+    def longest_silences(self, number: int = 3) -> list[tuple[Any, Any]]:
+        """The longest stretches of the whole log without any event: ticks (from, to), longest first."""
+        ticks = np.sort(np.concatenate([table.event_times for table in self.log.whole]))
+        lengths = np.diff(ticks)
+        order = np.argsort(lengths, kind="stable")[::-1][:number]
+        return [(ticks[i], ticks[i + 1]) for i in order]
+
+    @property
+    def num_duplicates(self) -> int:
+        """Rows of the source that are equal to an earlier one."""
+        return sum(table.num_duplicates for table in self.log.whole)
+
+
+MIN_COPIED = 3  # events: shorter sequences agree by chance
+
+
+def _fingerprints(facts: SplitFacts) -> list[bytes]:
+    """What identifies the scored part of each sequence of some length: its inter-times and marks."""
+    starts, stops = facts.table.scored_from(), facts.table.offsets[1:]
+    both = np.stack([facts.gaps, facts.marks.astype(np.float64)], axis=1)
+    return [both[a:b].tobytes() for a, b in zip(starts.tolist(), stops.tolist(), strict=True) if b - a >= MIN_COPIED]
+
+
+def _scored_from(table: SequenceTable) -> np.ndarray:
+    """Ticks (num_sequences,): where the scored part of each window starts, as `EventSequence.scored_from`."""
+    start = observed_from(table)
+    if table.score_start is not None:
+        start = np.where(table.score_start > start, table.score_start, start)
+    if table.is_cut is not None:
+        start = np.where(table.is_cut & (table.lengths == 0), observed_until(table), start)
+    first = table.scored_from()
+    has_given = first > table.offsets[:-1]
+    last_given = start.copy()
+    last_given[has_given] = table.event_times[first[has_given] - 1]
+    return np.where(last_given > start, last_given, start)

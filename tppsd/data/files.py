@@ -1,0 +1,228 @@
+"""Read one file as an Arrow table: Parquet, CSV and TSV, JSON and JSON lines, Feather, compressed or not, here or at a URL."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from tppsd.data.columns import candidate_names
+from tppsd.data.obstacles import DataError
+from tppsd.data.options import Context
+
+FORMATS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".feather")
+OTHER_NAMES = {".arrow": ".feather", ".ndjson": ".jsonl", ".pq": ".parquet"}
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
+DELIMITERS = (";", "\t", "|")
+
+
+class Format(NamedTuple):
+    """What the name of a file says: its stem, its format (a suffix of FORMATS, "" for none) and its compression."""
+
+    stem: str
+    suffix: str
+    compression: str | None
+
+
+def format_of(path: str) -> Format:
+    """The format of a file by its name, such as train.csv.gz."""
+    name = Path(path.split("?")[0]).name
+    compression = COMPRESSED.get(Path(name).suffix.lower())
+    if compression is not None:
+        name = Path(name).stem
+    suffix = Path(name).suffix.lower()
+    suffix = OTHER_NAMES.get(suffix, suffix)
+    return Format(Path(name).stem, suffix if suffix in FORMATS else "", compression)
+
+
+def is_url(path: str | Path) -> bool:
+    """True for a URL of any protocol of fsspec, such as s3://bucket/log.parquet or https://..."""
+    return "://" in str(path)
+
+
+def reason(error: Exception) -> str:
+    """The message of another library's error, to end a sentence with."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def open_file(file: str | Path, context: Context) -> Any:
+    """Read a file or URL.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read; the sentence says why.
+    """
+    import pyarrow
+
+    suffix = format_of(str(file)).suffix
+    if not suffix:
+        raise ValueError(
+            f"{file}: cannot read a {Path(file).suffix or 'file without a suffix'}; the formats are {', '.join(FORMATS)}"
+        )
+    ends = {str(edge) for edge in (context.options.t_start, context.options.t_end)}  # they may name columns
+    candidates = candidate_names(context.options.column_map) | ends
+    try:
+        if suffix == ".parquet":
+            return _read_parquet(file)
+        if suffix in (".csv", ".tsv"):
+            return _in_utf8(file, _read_csv(file, suffix, context), candidates)
+        if suffix == ".feather":
+            return _read_feather(file)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{file}: not a readable {suffix[1:]} file: {reason(error)}") from error
+    return _rows_to_table(str(file), _json_rows(file), candidates)
+
+
+@contextlib.contextmanager
+def _stream(file: str | Path) -> Any:
+    """The decompressed bytes of a file or URL, as a file object."""
+    import pyarrow
+
+    compression = format_of(str(file)).compression
+    with contextlib.ExitStack() as stack:
+        raw: IO[bytes] = stack.enter_context(_open(file))
+        if compression == "xz":  # Arrow has no codec for it
+            import lzma
+
+            yield stack.enter_context(lzma.open(raw))
+        elif compression is None:
+            yield raw
+        else:
+            yield stack.enter_context(pyarrow.input_stream(raw, compression=compression))
+
+
+def _open(file: str | Path) -> Any:
+    if not is_url(file):
+        return open(file, "rb")
+    import fsspec
+
+    try:
+        return fsspec.open(str(file), "rb").open()
+    except Exception as error:  # each protocol raises kinds of its own, and some need a package
+        raise FileNotFoundError(f"{file}: cannot be opened: {reason(error)}") from error
+
+
+def _read_parquet(file: str | Path) -> Any:
+    import pyarrow.parquet as parquet
+
+    if is_url(file):
+        with _stream(file) as stream:
+            return parquet.ParquetFile(stream).read()
+    # read_table takes a folder of parts too, but no file where a column name occurs twice
+    return parquet.read_table(file) if Path(file).is_dir() else parquet.ParquetFile(file, memory_map=True).read()
+
+
+def _read_feather(file: str | Path) -> Any:
+    import pyarrow.feather as feather
+
+    if format_of(str(file)).compression is None and not is_url(file):
+        return feather.read_table(file, memory_map=True)
+    with _stream(file) as stream:
+        import pyarrow
+
+        return feather.read_table(pyarrow.BufferReader(stream.read()))
+
+
+def _read_csv(file: str | Path, suffix: str, context: Context) -> Any:
+    """A delimited file; a header that plainly has another delimiter is an obstacle, and is read by that."""
+    from pyarrow import csv
+
+    delimiter = context.options.delimiter or ("\t" if suffix == ".tsv" else ",")
+    with _stream(file) as stream:
+        header = stream.read(4096).split(b"\n")[0].decode("utf-8", "replace").strip()
+    other = max(DELIMITERS, key=header.count)
+    if context.options.delimiter is None and delimiter not in header and header.count(other) > 0:
+        context.obstacles.add(
+            DataError(
+                f"{file}: the header {header!r} is separated by {other!r}; say delimiter: {other!r}", delimiter=other
+            )
+        )
+        delimiter = other
+    empty_is_missing = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+    with _stream(file) as stream:
+        return csv.read_csv(
+            stream, convert_options=empty_is_missing, parse_options=csv.ParseOptions(delimiter=delimiter)
+        )
+
+
+def _in_utf8(file: str | Path, table: Any, candidates: Collection[str]) -> Any:
+    """Arrow reads a column that is not UTF-8 as bytes; of those that are not read, nobody minds."""
+    import pyarrow
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in candidates and pyarrow.types.is_binary(column.type):
+            raise ValueError(f"{file}: the column {name} is not UTF-8; save the file as UTF-8")
+    return table
+
+
+def _json_rows(file: str | Path) -> list[dict[str, Any]]:
+    """The objects of a JSON array, or of a file with one JSON object per line."""
+    try:
+        with _stream(file) as stream:
+            text = stream.read().decode("utf-8-sig")  # with or without a byte-order mark
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{file}, line {line}: has the byte {error.object[error.start]:#04x}, which is not UTF-8; save the file as UTF-8"
+        ) from error
+    if text.lstrip().startswith("["):
+        pieces = [(1, text)]
+    else:
+        pieces = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    rows: list[Any] = []
+    for number, piece in pieces:
+        try:
+            value = json.loads(piece)
+        except json.JSONDecodeError as error:
+            line = number + error.lineno - 1
+            raise ValueError(
+                f"{file}, line {line}: not valid JSON ({error.msg}); expected an array of objects or one object per line"
+            ) from error
+        rows.extend(value if isinstance(value, list) else [value])
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}, row {i}: is {str(row)[:40]}, not an object with columns")
+    return rows
+
+
+def _rows_to_table(source: str, rows: list[dict[str, Any]], candidates: Collection[str]) -> Any:
+    import pyarrow
+
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name in candidates]
+    others = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in candidates]
+    arrays = {name: _json_column(source, name, [row.get(name) for row in rows]) for name in names}
+    # other columns may mix types, but an error about a missing column lists them, and rows may differ in them alone
+    return pyarrow.table(arrays | {name: _any_column([row.get(name) for row in rows]) for name in others})
+
+
+def _any_column(values: list[Any]) -> Any:
+    """A typed column, or the JSON of its values where types are mixed."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+        return pyarrow.array([json.dumps(value) for value in values])
+
+
+def _json_column(source: str, name: str, values: list[Any]) -> Any:
+    """A typed column; JSON may mix types, so name the first row that does not fit those before it."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+        low, high = 1, len(values)  # the first `low - 1` values fit together, the first `high` do not
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                pyarrow.array(values[:middle])
+                low = middle + 1
+            except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+                high = middle
+        shown = json.dumps(values[low - 1])[:60]
+        raise ValueError(
+            f"{source}, row {low - 1}: {name} = {shown} mixes types or does not fit the rows before it; "
+            f"every row of {name} must hold the same type"
+        ) from None

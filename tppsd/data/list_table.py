@@ -1,0 +1,151 @@
+"""Tables with one row per sequence and lists in the columns of times and marks: the EasyTPP layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tppsd.data.arrow import is_list, list_lengths, list_values, to_floats, to_positive_integers
+from tppsd.data.columns import SEQUENCE_COLUMNS, resolve_columns
+from tppsd.data.marks import read_marks
+from tppsd.data.options import Context
+from tppsd.data.sequence_table import SequenceTable, no_ticks
+from tppsd.data.timestamps import read_ticks, read_time_column
+
+
+def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTable | None:
+    """Read a table with one row per sequence; None where obstacles leave nothing to go on with."""
+    options, obstacles = context.options, context.obstacles
+    columns = resolve_columns(source, table.schema, options.column_map, SEQUENCE_COLUMNS, obstacles)
+    if "time" not in columns:
+        return None
+    with obstacles.noted():
+        return _from_columns(source, table, columns, context)
+    return None
+
+
+def _from_columns(source: str, table: Any, columns: dict[str, str], context: Context) -> SequenceTable | None:
+    lengths = _check_lengths(source, table, columns)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+
+    def event_place(field: str, event: int) -> str:
+        row = int(np.searchsorted(offsets, event, side="right")) - 1
+        return f"{source}, row {row}: {columns[field]}[{event - offsets[row]}]"
+
+    options, obstacles = context.options, context.obstacles
+    times, marks, inter_times = None, None, None
+    with obstacles.noted():
+        times = read_time_column(
+            list_values(table[columns["time"]]),
+            lambda event: event_place("time", event),
+            context,
+            context.noter(f"{source}, {columns['time']}"),
+        )
+    if "mark" in columns:
+        with obstacles.noted():
+            values = list_values(table[columns["mark"]])
+            marks = read_marks(values, lambda event: event_place("mark", event), options.missing_mark)
+    if times is None:
+        return None
+    if options.sort:
+        order = np.lexsort((times, np.repeat(np.arange(len(lengths)), lengths)))
+        times, marks = times[order], None if marks is None else marks.take(order)
+        columns = {field: name for field, name in columns.items() if field != "inter_time"}
+    if "inter_time" in columns and times.dtype.kind != "M":  # of timestamps the differences are exact
+        with obstacles.noted():
+            values = list_values(table[columns["inter_time"]])
+            inter_times = to_floats(values, lambda event: event_place("inter_time", event))
+    num_marks = None
+    windows: dict[str, Any] = {}
+    for field in ("t_start", "t_end"):
+        windows[field] = no_ticks(times, table.num_rows)
+        with obstacles.noted():
+            windows[field] = window_column(source, table, columns, field, times, context)
+    with obstacles.noted():
+        num_marks = declared_num_marks(source, table, columns)
+    return SequenceTable(
+        source=source,
+        columns=columns,
+        event_times=times,
+        marks=marks,
+        offsets=offsets,
+        inter_times=inter_times,
+        **windows,
+        num_marks=num_marks,
+        rows=np.arange(table.num_rows),
+    )
+
+
+def _check_lengths(source: str, table: Any, columns: dict[str, str]) -> np.ndarray:
+    """int64 (num_sequences,): the common length of each row's lists."""
+    lengths = {}
+    for field in ("time", "mark", "inter_time"):
+        if field in columns:
+            name, kind = columns[field], "integers or strings" if field == "mark" else "numbers"
+            if not is_list(table[name].type):
+                raise ValueError(
+                    f"{source}, row 0: {name} = {table[name][0].as_py()!r} has type {table[name].type}; "
+                    f"it must be a list of {kind} "
+                    "(a table with one row per event names its sequences with columns={'sequence': ...})"
+                )
+            lengths[name] = list_lengths(table[name], source, name, kind)
+    if "length" in columns:
+        name = columns["length"]
+        lengths[name] = to_positive_integers(table[name], lambda row: f"{source}, row {row}: {name}", minimum=0)
+    first = next(iter(lengths))
+    for name, values in lengths.items():
+        if (values != lengths[first]).any():
+            row = int((values != lengths[first]).nonzero()[0][0])
+            says = f"says {values[row]}" if name == columns.get("length") else f"has {values[row]}"
+            raise ValueError(
+                f"{source}, row {row}: {first} has {lengths[first][row]} values and {name} {says}; "
+                "the lengths of a row must agree"
+            )
+    return lengths[first]
+
+
+def window_column(
+    source: str, table: Any, columns: dict[str, str], field: str, times: np.ndarray, context: Context
+) -> np.ndarray:
+    """Ticks (num_rows,): a column of window starts or ends, of the kind of `times`, NaN or NaT where there is none."""
+    if field not in columns:
+        return no_ticks(times, table.num_rows)
+    name = columns[field]
+    values = read_ticks(
+        table[name],
+        lambda row: f"{source}, row {row}: {name}",
+        context.options.formats,
+        context.noter(f"{source}, {name}"),
+        missing=True,
+    )
+    if values.dtype.kind != times.dtype.kind:
+        if (~np.isfinite(values)).all():  # a column without a value has no kind
+            return no_ticks(times, table.num_rows)
+        kinds = {True: "timestamps", False: "numbers"}
+        raise ValueError(
+            f"{source}: {name} holds {kinds[values.dtype.kind == 'M']}, but {columns['time']} "
+            f"{kinds[times.dtype.kind == 'M']}; a window and its events must have the same kind of times"
+        )
+    infinite = np.zeros(0, dtype=bool) if values.dtype.kind == "M" else np.isinf(values)
+    if infinite.any():
+        row = int(infinite.nonzero()[0][0])
+        raise ValueError(
+            f"{source}, row {row}: {name} is {values[row]}; it must be a finite number, or empty where the window is not known"
+        )
+    return values
+
+
+def declared_num_marks(source: str, table: Any, columns: dict[str, str]) -> int | None:
+    """The one value of the column that declares the number of marks."""
+    name = columns.get("num_marks")
+    if name is None or table[name].null_count == table.num_rows:
+        return None
+    values = to_positive_integers(table[name], lambda row: f"{source}, row {row}: {name}", minimum=1)
+    if (values != values[0]).any():
+        row = int((values != values[0]).nonzero()[0][0])
+        raise ValueError(
+            f"{source}, row {row}: {name} = {values[row]}, but row 0 has {values[0]}; "
+            "every row must have the same number of marks"
+        )
+    return int(values[0])

@@ -1,0 +1,195 @@
+"""From a source to flat tables in splits: open, parse, check, order, cut into windows and splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tppsd.data.checks import check_values
+from tppsd.data.clocks import clock_of
+from tppsd.data.event_table import from_event_rows, is_event_table
+from tppsd.data.list_table import from_sequence_rows
+from tppsd.data.marks import MarkVocabulary
+from tppsd.data.memory import from_sequences, is_sequences
+from tppsd.data.observation import columns_of_windows, in_intervals, observed_until, with_window
+from tppsd.data.obstacles import DataError, Obstacles
+from tppsd.data.options import Context, ReadOptions
+from tppsd.data.sequence_table import SequenceTable
+from tppsd.data.splits import Segments, by_fractions, by_time, whole, with_history
+from tppsd.data.streams import into_windows
+from tppsd.data.tables import SPLITS, Tables, open_tables
+from tppsd.data.units import Clock
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """A source as it was understood, before its sequences are built one by one.
+
+    Attributes:
+        name: short name of the source.
+        options: how it was read.
+        parts: split -> sequences in flat form; "train" is always there.
+        whole: the tables before they were cut into windows and splits.
+        vocabulary: the marks, from the training split.
+        marks: split -> int64 (num_events,), the marks of its events.
+        clock: unit and origin of the times.
+        window, lookback: in units of time, or None.
+        notes: what a user should be told.
+    """
+
+    name: str
+    options: ReadOptions
+    parts: dict[str, SequenceTable]
+    whole: tuple[SequenceTable, ...]
+    vocabulary: MarkVocabulary
+    marks: dict[str, np.ndarray]
+    clock: Clock
+    window: float | None
+    lookback: float | None
+    notes: tuple[str, ...]
+
+
+def read_log(source: Any, options: ReadOptions) -> EventLog:
+    """Read a source up to the sequences in flat form.
+
+    Raises:
+        FileNotFoundError, TypeError: there is nothing that could be read.
+        ValueError: what stands in the way, all of it, each with the option that mends it.
+    """
+    context = Context(options)
+    opened = open_tables(source, context)
+    log = None
+    with context.obstacles.noted():
+        log = _understand(opened, context)
+    context.obstacles.raise_all(_shown(opened))
+    assert log is not None  # else there was an obstacle
+    return log
+
+
+def _shown(opened: Tables) -> str:
+    sources = [source for source, _ in opened.tables.values()]
+    return sources[0] if len(sources) == 1 else opened.name
+
+
+def _understand(opened: Tables, context: Context) -> EventLog | None:
+    """The log, or None where obstacles leave nothing to go on with."""
+    options, obstacles = context.options, context.obstacles
+    tables: dict[str | None, SequenceTable] = {}
+    for split, (source, table) in opened.tables.items():
+        with obstacles.noted():
+            flat = _flatten(source, table, context)
+            if flat is not None:
+                check_values(flat)
+                tables[split] = flat
+    if len(tables) < len(opened.tables):
+        return None
+    clock = clock_of(tables.values(), options)
+    with obstacles.noted():
+        tables = _observed(tables, options, clock)
+    cuts = Cuts.of(options, clock, obstacles)
+    parts = None
+    try:
+        parts = _split(tables, options, cuts)
+    except ValueError as error:
+        if not obstacles.found:  # the others may be why
+            obstacles.add(error)
+    if parts is None or (parts["train"].marks is None and "mark" in parts["train"].columns):
+        return None
+    vocabulary = MarkVocabulary.of(parts["train"], options.min_mark_count)
+    marks = {}
+    for split, part in parts.items():
+        with obstacles.noted():
+            marks[split] = vocabulary.encode(part)
+    return EventLog(
+        name=opened.name,
+        options=options,
+        parts=parts,
+        whole=tuple(tables.values()),
+        vocabulary=vocabulary,
+        marks=marks,
+        clock=clock,
+        window=clock.length(cuts.window),
+        lookback=clock.length(cuts.lookback),
+        notes=tuple(context.notes),
+    )
+
+
+def _observed(
+    tables: dict[str | None, SequenceTable], options: ReadOptions, clock: Clock
+) -> dict[str | None, SequenceTable]:
+    """The tables with the windows in which their sequences were observed."""
+    last = max(observed_until(table).max() for table in tables.values())
+    observed = {}
+    for split, table in tables.items():
+        if options.observed is not None:
+            observed[split] = in_intervals(table, options.observed, clock)
+        else:
+            observed[split] = with_window(table, _own_options(options, table), clock, last)
+        check_values(observed[split])
+    return observed
+
+
+def _own_options(options: ReadOptions, table: SequenceTable) -> ReadOptions:
+    """Without a t_end that named a column, which was read with the table."""
+    if isinstance(options.t_end, str) and options.t_end == table.columns.get("t_end"):
+        return replace(options, t_end=None)
+    return options
+
+
+def _flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
+    if is_sequences(table):
+        return from_sequences(source, table)
+    if table.num_rows == 0:
+        context.obstacles.add(ValueError(f"{source}: has no rows; a split needs at least one sequence"))
+        return None
+    own = replace(context, options=columns_of_windows(context.options, table.column_names))
+    read = from_event_rows if is_event_table(table, own.options.column_map) else from_sequence_rows
+    return read(source, table, own)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The options `split_times`, `window` and `lookback` as ticks and differences of ticks; None where not given."""
+
+    split_times: list[Any] | None
+    window: Any
+    lookback: Any
+
+    @classmethod
+    def of(cls, options: ReadOptions, clock: Clock, obstacles: Obstacles) -> Cuts:
+        """Read the options by the clock of the data; what cannot be read is noted."""
+        times = None
+        lengths: dict[str, Any] = {}
+        if options.split_times is not None:
+            with obstacles.noted():
+                times = [clock.tick(value, "split_times") for value in options.split_times]
+        for name in ("window", "lookback"):
+            lengths[name] = None
+            if (value := getattr(options, name)) is not None:
+                with obstacles.noted():
+                    lengths[name] = clock.duration(value, name)
+        return cls(times, **lengths)
+
+    def __call__(self, table: SequenceTable, segments: Segments) -> SequenceTable:
+        """Segments of a table as sequences: with all their history, or cut into windows."""
+        if self.window is None:
+            return with_history(table, segments)
+        return into_windows(table, segments, self.window, self.lookback)
+
+
+def _split(tables: dict[str | None, SequenceTable], options: ReadOptions, cuts: Cuts) -> dict[str, SequenceTable]:
+    """split -> its sequences. Windows are cut within splits; one stream is split by its windows, in order of time."""
+    table = tables.get(None)
+    if table is None:
+        if options.split_times is not None:
+            raise DataError("split_times cuts one table into splits, but the data come in splits; leave it out")
+        parts = {split: tables[split] for split in SPLITS if split in tables}
+    elif cuts.split_times is not None:
+        return {split: cuts(table, part) for split, part in by_time(table, cuts.split_times).items()}
+    elif cuts.window is not None and len(table) == 1:
+        return by_fractions(cuts(table, whole(table)), options.fractions)
+    else:
+        parts = by_fractions(table, options.fractions)
+    return parts if cuts.window is None else {split: cuts(part, whole(part)) for split, part in parts.items()}

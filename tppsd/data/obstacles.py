@@ -1,0 +1,85 @@
+"""What stands in the way of reading a source: all of it in one run, each with the option that mends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class DataError(ValueError):
+    """One obstacle: a sentence for the user, and the options that would mend it.
+
+    Attributes:
+        options: option of `ReadOptions` -> value; the fields of `columns` of several obstacles are put together.
+    """
+
+    def __init__(self, message: str, **options: Any) -> None:
+        super().__init__(message)
+        self.options = options
+
+
+class Obstacles:
+    """Collects errors while reading goes on as far as it can, so that one run names all that must be mended."""
+
+    def __init__(self) -> None:
+        self.found: list[ValueError] = []
+
+    def add(self, obstacle: ValueError) -> None:
+        """Note an obstacle, once: the same in another row or split is mended by the same option."""
+        if _kind(obstacle) not in map(_kind, self.found):
+            self.found.append(obstacle)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """A ValueError inside is noted, and reading goes on after the block."""
+        try:
+            yield
+        except ValueError as error:
+            self.add(error)
+
+    def raise_all(self, source: str) -> None:
+        """Raise what was found: one obstacle as it is, several as a list that ends with the options for all of them.
+
+        Raises:
+            ValueError: there are obstacles.
+        """
+        if len(self.found) == 1:
+            raise self.found[0]
+        if not self.found:
+            return
+        texts = [str(error).removeprefix(source).lstrip(":, ") for error in self.found]
+        lines = [f"  {number}. {text}" for number, text in enumerate(texts, 1)]
+        options, has_all = self.options(), all(map(_has_options, self.found))
+        if options:
+            lines.append(f"  Options that mend {'them' if has_all else 'some of them'}: {in_yaml(options)}")
+        raise DataError(
+            "\n".join([f"{source}: {len(self.found)} things are to mend:", *lines]), **(options if has_all else {})
+        )
+
+    def options(self) -> dict[str, Any]:
+        """The options that mend what was found, as far as they are known."""
+        merged: dict[str, Any] = {}
+        for error in self.found:
+            for name, value in getattr(error, "options", {}).items():
+                merged[name] = merged.get(name, {}) | value if isinstance(value, dict) else value
+        return merged
+
+
+def _has_options(obstacle: ValueError) -> bool:
+    return bool(getattr(obstacle, "options", None))
+
+
+def _kind(obstacle: ValueError) -> str:
+    """The message without its place and numbers."""
+    return re.sub(r"[0-9]+", "0", str(obstacle).split(": ", 1)[-1])
+
+
+def in_yaml(options: dict[str, Any]) -> str:
+    """Options on one line, as they stand in a configuration file, without the braces around them."""
+    import yaml
+
+    return yaml.safe_dump(options, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()[
+        1:-1
+    ]

@@ -1,0 +1,129 @@
+"""How a source is read: every option in one place, the same in Python, YAML and on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from tppsd.data.columns import ColumnMap, check_column_map
+from tppsd.data.formats import formats_of
+from tppsd.data.obstacles import DataError, Obstacles
+
+FRACTIONS = (0.8, 0.1, 0.1)
+LAST = "last"  # t_end: the last time of the log
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a source becomes sequences.
+
+    Args:
+        columns: field -> column name, for the fields time, mark, sequence, inter_time, length, num_marks, t_start,
+            t_end; null for a field that is not read.
+        fractions: shares of train, validation and test, cut in the order of the file, where the data come in one piece.
+        split_times: start of validation and of test (timestamps or times): each sequence is cut there, and what comes
+            before is given. Three times: the first is the start of training.
+        window: length of the windows into which a stream is cut, in units of time or as 12h, 7d.
+        lookback: how far the given events before each window reach, likewise.
+        t_start: start of observation of every sequence (a time or a timestamp); without one (and no such column) the
+            first event is given.
+        t_end: end of observation of every sequence: a time, a timestamp, the name of a column, or "last", the last
+            time of the log; without one the window ends at the last event.
+        observed: intervals [start, end] in which every sequence was observed, one window each, instead of t_start and
+            t_end.
+        time_format: s, ms, us or ns (numbers since 1970), number, ISO8601, or a format such as '%d/%m/%Y'; several are
+            tried in turn.
+        time_unit: unit of time; of timestamps one of ns, us, ms, s, min, h, d (default: the largest in which the median
+            positive inter-time is at least 1).
+        origin: timestamp that is time 0 (default: the midnight before the first event).
+        sort: sort the events of each sequence by time; rows of the same time keep their order.
+        drop_duplicates: keep one of the rows that are equal in all columns.
+        missing_mark: name of the mark that missing ones become.
+        min_mark_count: marks with fewer events in the training split become "other", as do marks that it lacks.
+        delimiter: of a CSV file (default: a comma; a tab in .tsv).
+    """
+
+    columns: ColumnMap | None = None
+    fractions: Sequence[float] = FRACTIONS
+    split_times: Sequence[float | str] | None = None
+    window: float | str | None = None
+    lookback: float | str | None = None
+    t_start: float | str | None = None
+    t_end: float | str | None = None
+    observed: Sequence[Sequence[float | str]] | None = None
+    time_format: str | Sequence[str] | None = None
+    time_unit: str | None = None
+    origin: str | None = None
+    sort: bool = False
+    drop_duplicates: bool = False
+    missing_mark: str | None = None
+    min_mark_count: int | None = None
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        check_column_map(self.columns)
+        formats_of(self.time_format)
+        if self.lookback is not None and self.window is None:
+            raise DataError(f"lookback = {self.lookback} reaches back from a window; give window as well")
+        if self.split_times is not None and len(self.split_times) not in (2, 3):
+            raise DataError(
+                f"split_times = {list(self.split_times)} must be the start of validation and the start of test "
+                "(or three times: of training, validation and test)"
+            )
+        if self.observed is not None and (self.t_start is not None or self.t_end is not None):
+            raise DataError("observed says where each window starts and ends; leave out t_start and t_end")
+        if self.observed is not None and self.window is not None:
+            raise DataError("observed and window both cut sequences into windows; give one of them")
+        if self.min_mark_count is not None and self.min_mark_count < 1:
+            raise DataError(f"min_mark_count = {self.min_mark_count} must be at least 1")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise DataError(f"delimiter = {self.delimiter!r} must be one character")
+
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return {
+            option.name: value for option in fields(self) if (value := getattr(self, option.name)) != option.default
+        }
+
+    def with_options(self, others: dict[str, Any]) -> ReadOptions:
+        """These options and others beside them; the fields of `columns` are put together."""
+        columns = {**(self.columns or {}), **others.get("columns", {})}
+        return replace(self, **{**others, "columns": columns or None})
+
+    @property
+    def column_map(self) -> dict[str, str | None]:
+        """`columns` as a dict; the command line spells None as a word."""
+        return {name: None if column in ("null", "None") else column for name, column in (self.columns or {}).items()}
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """`time_format` as a tuple."""
+        return formats_of(self.time_format)
+
+
+@dataclass
+class Context:
+    """What reading one source needs everywhere: its options, what is in the way, and what a user should be told."""
+
+    options: ReadOptions
+    obstacles: Obstacles = field(default_factory=Obstacles)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, source: str, text: str) -> None:
+        """Add a note on a source, once."""
+        if (line := f"{source}: {text}") not in self.notes:
+            self.notes.append(line)
+
+    def noter(self, place: str) -> Callable[[str], None]:
+        """A function that adds notes on `place`."""
+        return lambda text: self.note(place, text)
+
+
+def options_of(values: dict[str, Any]) -> ReadOptions:
+    """ReadOptions of keyword arguments.
+
+    Raises:
+        TypeError: there is no such option.
+    """
+    return ReadOptions(**values)

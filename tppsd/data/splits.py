@@ -1,0 +1,128 @@
+"""Training, validation and test: by shares of the sequences, or by time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tppsd.data.observation import observed_from, observed_until, positions
+from tppsd.data.obstacles import DataError
+from tppsd.data.sequence_table import Pieces, SequenceTable, missing, no_ticks
+from tppsd.data.tables import SPLITS
+from tppsd.data.units import to_text
+
+
+def cut(num_sequences: int, fractions: Sequence[float], source: str) -> dict[str, tuple[int, int]]:
+    """split -> (start, stop) of `num_sequences` sequences cut in order; none may be empty."""
+    if (
+        len(fractions) != 3
+        or not all(0 < share < 1 for share in fractions)
+        or not math.isclose(sum(fractions), 1, abs_tol=1e-6)
+    ):
+        raise ValueError(
+            f"fractions = {tuple(fractions)} must be three positive shares of train, validation and test that sum to 1"
+        )
+    edges = [0, *(round(num_sequences * share) for share in (fractions[0], fractions[0] + fractions[1])), num_sequences]
+    splits = dict(zip(SPLITS, pairwise(edges), strict=True))
+    for split, (start, stop) in splits.items():
+        if start == stop:
+            raise ValueError(
+                f"{source}: fractions = {tuple(fractions)} of {num_sequences} sequences leave the {split} split empty; "
+                "a split needs at least one"
+            )
+    return splits
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The part of each sequence that a split scores: [start, end] of the sequence `parents[i]`, start <= t < end.
+
+    Attributes:
+        parents: int64 (num_segments,).
+        start, end: ticks (num_segments,).
+        is_last: bool (num_segments,), the end is that of the sequence, and belongs to the segment.
+    """
+
+    parents: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    is_last: np.ndarray
+
+    def stops(self, table: SequenceTable) -> np.ndarray:
+        """int64 (num_segments,): where the events of each segment end in `table.event_times`."""
+        left = positions(table, self.parents, self.end, "left")
+        return np.where(self.is_last, positions(table, self.parents, self.end, "right"), left)
+
+
+def whole(table: SequenceTable) -> Segments:
+    """Every sequence as one segment."""
+    everything = np.arange(len(table))
+    return Segments(everything, observed_from(table), observed_until(table), np.ones(len(table), dtype=bool))
+
+
+def by_time(table: SequenceTable, times: Sequence[Any]) -> dict[str, Segments]:
+    """split -> what it scores of each sequence; sequences that it scores nothing of are left out.
+
+    Args:
+        table: the sequences.
+        times: ticks, the start of validation and of test, or of training, validation and test.
+
+    Raises:
+        ValueError: the times are not in order, or a split is empty.
+    """
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise DataError(f"split_times = {_shown(times)} must be in order of time")
+    nowhere = no_ticks(table.event_times, 1)[0]
+    lows = [times[0] if len(times) == 3 else nowhere, *times[-2:]]
+    splits = {}
+    for split, low, high in zip(SPLITS, lows, [*times[-2:], nowhere], strict=True):
+        splits[split] = _between(table, low, high)
+        if len(splits[split].parents) == 0:
+            first, last = observed_from(table).min(), observed_until(table).max()
+            raise DataError(
+                f"{table.source}: split_times = {_shown(times)} leave the {split} split empty; "
+                f"the data reach from {to_text(first)} to {to_text(last)}"
+            )
+    return splits
+
+
+def _shown(times: Sequence[Any]) -> str:
+    return ", ".join(map(to_text, times))
+
+
+def _between(table: SequenceTable, low: Any, high: Any) -> Segments:
+    """What lies in low <= t < high of each sequence; a missing edge is none."""
+    first, last = observed_from(table), observed_until(table)
+    lows, highs = (np.full(len(table), edge, dtype=first.dtype) for edge in (low, high))
+    start = np.where(missing(lows) | (first > lows), first, lows)
+    is_last = missing(highs) | (last < highs)
+    segments = Segments(np.arange(len(table)), start, np.where(is_last, last, highs), is_last)
+    num_events = segments.stops(table) - positions(table, segments.parents, start, "left")
+    kept = (start < segments.end) | ((start == segments.end) & (num_events > 0))
+    return Segments(segments.parents[kept], start[kept], segments.end[kept], is_last[kept])
+
+
+def with_history(table: SequenceTable, segments: Segments) -> SequenceTable:
+    """Sequences that are scored on their segment; all that came before is given."""
+    t_start, t_end = table.t_start[segments.parents], table.t_end[segments.parents]
+    is_later = segments.start > observed_from(table)[segments.parents]
+    nothing = no_ticks(table.event_times, len(is_later))
+    pieces = Pieces(
+        segments.parents,
+        table.offsets[:-1][segments.parents],
+        segments.stops(table),
+        t_start,
+        np.where(segments.is_last, t_end, segments.end),
+        np.where(is_later, segments.start, nothing) if is_later.any() else None,
+    )
+    return table.cut(pieces)
+
+
+def by_fractions(table: SequenceTable, fractions: Sequence[float]) -> dict[str, SequenceTable]:
+    """split -> its share of the sequences, in order."""
+    return {split: table.part(*edges) for split, edges in cut(len(table), fractions, table.source).items()}

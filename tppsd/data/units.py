@@ -1,0 +1,184 @@
+"""Units of time: durations such as "7d", the unit that fits a log, and times as numbers of units since an origin."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tppsd.data.obstacles import DataError
+
+NANOSECONDS = {  # length of each unit
+    "ns": 1,
+    "us": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "min": 60 * 10**9,
+    "h": 3600 * 10**9,
+    "d": 86400 * 10**9,
+}
+WEEK = 7 * NANOSECONDS["d"]
+NAMES = {  # other names of a unit, without the plural's s
+    "nanosecond": "ns",
+    "microsecond": "us",
+    "millisecond": "ms",
+    "sec": "s",
+    "second": "s",
+    "minute": "min",
+    "hr": "h",
+    "hour": "h",
+    "day": "d",
+}
+PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
+DURATION_HINT = "a number of units of time, or a duration such as 12h, 7d or 2w"
+
+
+def known_unit(name: str | None) -> str | None:
+    """ns, us, ms, s, min, h or d for any of their names; None for another unit ("10,000 s") or none."""
+    if name is None:
+        return None
+    lower = name.strip().lower()
+    singular = lower if lower in NANOSECONDS else lower.removesuffix("s")
+    return singular if singular in NANOSECONDS else NAMES.get(singular)
+
+
+def duration_in_nanoseconds(text: str) -> int | None:
+    """Nanoseconds of "7d", "90min" or "1d 12h"; None where `text` is no duration."""
+    parts = PART.findall(text)
+    if not parts or PART.sub("", text):
+        return None
+    total = 0.0
+    for number, unit in parts:
+        is_week = unit.lower() in ("w", "week", "weeks")
+        name = known_unit(unit)
+        if name is None and not is_week:
+            return None
+        total += float(number) * (WEEK if is_week else NANOSECONDS[name or "d"])
+    return round(total)
+
+
+def fitting_unit(gaps: np.ndarray) -> str:
+    """The largest unit in which the median of the positive gaps, int64 nanoseconds, is at least 1."""
+    positive = gaps[gaps > 0]
+    if len(positive) == 0:
+        return "s"
+    median = float(np.median(positive))
+    return [unit for unit, length in NANOSECONDS.items() if length <= max(median, 1.0)][-1]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How the times of a source become numbers: timestamps count units since an origin, numbers stay as they are.
+
+    A *tick* is a time as the source has it: datetime64[ns] (UTC) with an origin, float64 without.
+
+    Attributes:
+        unit: name of the unit of time; one of `NANOSECONDS` where there is an origin; else as declared, or None.
+        origin: the timestamp that is time 0, or None where times are numbers.
+    """
+
+    unit: str | None = None
+    origin: np.datetime64 | None = None
+
+    @property
+    def has_dates(self) -> bool:
+        """True if ticks are timestamps."""
+        return self.origin is not None
+
+    @property
+    def missing(self) -> Any:
+        """The tick that stands for no time."""
+        return np.datetime64("NaT", "ns") if self.has_dates else math.nan
+
+    def times(self, ticks: np.ndarray) -> np.ndarray:
+        """float64: ticks as numbers of units since the origin, correct to one rounding; NaN where one is missing."""
+        return self.durations(ticks - self.origin) if self.has_dates else ticks
+
+    def durations(self, differences: np.ndarray) -> np.ndarray:
+        """float64: differences of ticks (int64 nanoseconds are exact) as numbers of units; NaN where one is missing."""
+        if not self.has_dates:
+            return differences
+        assert self.unit is not None
+        is_missing = np.isnat(differences)
+        whole, rest = np.divmod(differences.astype("timedelta64[ns]").astype(np.int64), NANOSECONDS[self.unit])
+        return np.where(is_missing, np.nan, whole + rest / NANOSECONDS[self.unit])
+
+    def length(self, difference: Any) -> float | None:
+        """A difference of ticks as a number of units; None stays None."""
+        return None if difference is None else float(self.durations(np.asarray(difference)))
+
+    def tick(self, value: float | str, option: str) -> Any:
+        """The time that an option names: a timestamp (ISO 8601; without a zone UTC), or a number of units."""
+        number = as_number(value)
+        if not self.has_dates:
+            if number is None:
+                raise DataError(
+                    f"{option} = {value!r} is not a number, and the times of the data are numbers; "
+                    "give a number, or say with time_format how the times count"
+                )
+            if not math.isfinite(number):
+                raise DataError(f"{option} = {number} must be a finite number")
+            return float(number)
+        if number is not None:
+            if not math.isfinite(number):
+                raise DataError(f"{option} = {number} must be a finite number of units, or a timestamp")
+            assert self.origin is not None
+            return self.origin + self._nanoseconds(number)
+        return parse_timestamp(str(value), option)
+
+    def duration(self, value: float | str, option: str) -> Any:
+        """The difference of ticks that an option names: a number of units, or "7d"; it must be positive."""
+        number = as_number(value)
+        length = None if number is not None else duration_in_nanoseconds(str(value))
+        if number is None and length is None:
+            raise DataError(f"{option} = {value!r} must be {DURATION_HINT}")
+        if not (math.isfinite(number) and number > 0 if number is not None else (length or 0) > 0):
+            raise DataError(f"{option} = {value} must be positive: {DURATION_HINT}")
+        if self.has_dates:
+            return self._nanoseconds(number) if number is not None else np.timedelta64(length, "ns")
+        if number is not None:
+            return float(number)
+        unit = known_unit(self.unit)
+        if unit is None:
+            raise DataError(
+                f"{option} = {value!r} needs the unit of the times, which are numbers; give it with time_unit "
+                f"({', '.join(NANOSECONDS)}), or give {option} as a number"
+            )
+        assert length is not None
+        return length / NANOSECONDS[unit]
+
+    def _nanoseconds(self, number: float) -> np.timedelta64:
+        assert self.unit is not None
+        return np.timedelta64(round(number * NANOSECONDS[self.unit]), "ns")
+
+
+def as_number(value: float | str) -> float | None:
+    """The number that a value is or spells, or None."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def parse_timestamp(text: str, option: str) -> np.datetime64:
+    """A timestamp in ISO 8601; without a zone it is read as UTC."""
+    import pandas
+
+    try:
+        stamp = pandas.to_datetime(text, format="ISO8601", utc=True).as_unit("ns")
+    except ValueError as error:
+        raise DataError(f"{option} = {text!r} is neither a number nor a timestamp such as 2024-05-31T12:00") from error
+    return np.datetime64(stamp.value, "ns")
+
+
+def to_text(tick: Any) -> str:
+    """A tick for a message: a number, or a timestamp without trailing zeros."""
+    if isinstance(tick, np.datetime64):
+        text = str(tick.astype("datetime64[ns]"))
+        whole, _, fraction = text.partition(".")
+        fraction = fraction.rstrip("0")
+        return f"{whole}.{fraction}" if fraction else whole
+    return str(tick)

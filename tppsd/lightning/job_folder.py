@@ -1,0 +1,204 @@
+"""The folder of a sampling job: whose it is, who works in it, and what it holds when it is done. Knows no Lightning."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tppsd.lightning.shards import Shard, file_hash, parse_name, sync_folder
+
+JOB = ".job.json"  # these are hidden from those who read the folder as data
+MANIFEST = ".manifest.json"
+LOCK = ".lock"
+WHAT_TO_DO = "choose another --writer.output_dir, or delete it to sample again"
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse what cannot become a folder or be written to, before anything is sampled.
+
+    Raises:
+        ValueError: the sentence says why.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(
+            f"{folder} cannot be a folder of samples: {there} is a file; choose another --writer.output_dir"
+        )
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{folder} cannot be written: {there} is read-only; choose another --writer.output_dir")
+
+
+def check_names(folder: Path, num_chunks: int | None = None) -> None:
+    """Refuse a folder with Parquet files that are not of one job, the one that has its record there.
+
+    Raises:
+        ValueError: the sentence names one of them.
+    """
+    names = sorted(path.name for path in folder.glob("*.parquet"))
+    parsed = [parse_name(name) for name in names]
+    if names and (None in parsed or not (folder / JOB).exists()):
+        raise ValueError(f"{folder} already holds {len(names)} Parquet files ({names[0]}, ...); {WHAT_TO_DO}")
+    for name, found in zip(names, parsed, strict=True):
+        if num_chunks is not None and found is not None and (found[1] != num_chunks or found[0] >= num_chunks):
+            raise ValueError(f"{folder / name} is not of this job, which has {num_chunks} chunks; move it away")
+
+
+class Lock:
+    """An exclusive lock on a folder, which ends with its process; the file names who holds it.
+
+    On a file system without locks nobody is kept out; the job's record still keeps other jobs out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, making the folder where there is none.
+
+        Raises:
+            ValueError: another process has it; the sentence names host and process.
+        """
+        import fcntl
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+                os.close(descriptor)
+                raise ValueError(
+                    f"{self.path.parent} is being written by {holder}; wait for its end, or choose another "
+                    "--writer.output_dir"
+                ) from None
+            except OSError:  # no locks here
+                os.close(descriptor)
+                return
+            if self.path.exists() and os.path.samestat(os.fstat(descriptor), self.path.stat()):
+                break
+            os.close(descriptor)  # its holder has removed it in between
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {started}\n".encode())
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give it back; a folder that holds nothing else goes too."""
+        if self._descriptor is None:
+            return
+        with contextlib.suppress(OSError):  # the folder may be gone, or another stand in its place
+            if os.path.samestat(os.fstat(self._descriptor), self.path.stat()):
+                self.path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = None
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+
+
+def claim(folder: Path, job: dict[str, Any]) -> bool:
+    """Leave the record of `job` in a folder that has none, or compare it with the one that is there.
+
+    Of several that do so at the same time one leaves its record, and all others compare theirs with it.
+
+    Returns:
+        Whether the record was left now.
+    Raises:
+        ValueError: the folder is another job's, or its record is damaged.
+    """
+    path = folder / JOB
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        temporary = path.with_name(f"{JOB}.{os.getpid()}.{time.time_ns()}")
+        try:
+            _write_durably(temporary, job)
+            _appear(temporary, path)
+            sync_folder(folder)
+            return True
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink(missing_ok=True)
+    there = read_record(path)
+    for name in sorted(there.keys() | job.keys()):
+        if there.get(name) != job.get(name):
+            values = f"{name} is {there.get(name)!r} there and {job.get(name)!r} here"
+            raise ValueError(f"{folder} holds samples of another job ({values}); {WHAT_TO_DO}")
+    return False
+
+
+def _appear(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless there is one of that name by now (FileExistsError)."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with path.open("x") as file:
+            file.write(temporary.read_text())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a job's record or manifest.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it is a {type(content).__name__}")
+    except (ValueError, RecursionError):  # no text, no JSON, or something else in it
+        raise ValueError(f"{path} is damaged, so that nobody knows whose samples these are; {WHAT_TO_DO}") from None
+    return content
+
+
+def write_manifest(folder: Path, job: dict[str, Any], shards: Iterable[Shard]) -> None:
+    """Say what the folder of a finished job holds: the job, the versions that sampled it last, and of every file its
+    rows, its first and last index and the SHA-256 of its bytes."""
+    from tppsd import __version__
+
+    versions = {name: version(name) for name in ("torch", "lightning", "numpy", "pyarrow")}
+    versions |= {"tppsd": __version__, "python": platform.python_version()}
+    files = [
+        {
+            "name": shard.name,
+            "rows": shard.rows,
+            "first_index": shard.first,
+            "last_index": shard.first + shard.rows - 1,
+            "sha256": file_hash(folder / shard.name),
+        }
+        for shard in shards
+    ]
+    temporary = folder / f"{MANIFEST}.{os.getpid()}"
+    try:
+        _write_durably(temporary, {"job": job, "versions": versions, "shards": files})
+        os.replace(temporary, folder / MANIFEST)
+        sync_folder(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def recorded_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a job that was finished once; nothing without a manifest that can be read."""
+    try:
+        shards = read_record(folder / MANIFEST)["shards"]
+        return {str(shard["name"]): str(shard["sha256"]) for shard in shards}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write_durably(path: Path, content: dict[str, Any]) -> None:
+    with path.open("w") as file:
+        file.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,22 @@
+"""Leaf layers applied without nn.Module's call, which costs as much as their arithmetic on one token: without it an eager
+event of a 20-layer target takes three quarters of the time."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply `layer` to x (..., in_features): (..., out_features)."""
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Apply `layer` to x (..., dim)."""
+    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+
+
+def rms_norm(layer: nn.RMSNorm, x: Tensor) -> Tensor:
+    """Apply `layer` to x (..., dim)."""
+    return F.rms_norm(x, layer.normalized_shape, layer.weight, layer.eps)
