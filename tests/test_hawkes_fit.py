@@ -11,6 +11,7 @@ import pytest
 import torch
 from stubs import lively_transformer
 from torch import Tensor
+from windows import OF_SEQUENCES, tiled
 
 import tppsd
 from tppsd.data.sequences import EventBatch, EventSequence
@@ -215,6 +216,23 @@ def test_many_sequences_alone_as_a_batch_and_in_any_order_give_one_fit() -> None
         assert fit.log_likelihood == pytest.approx(fits[0].log_likelihood, rel=1e-10)
     process = Hawkes.fit(sequences, 2, [1.0, 5.0])
     assert torch.equal(process.mu, fits[0].process.mu) and torch.equal(process.alpha, fits[0].process.alpha)
+
+
+def test_windows_in_parts_with_all_before_given_have_the_fit_of_the_windows() -> None:
+    """Given events excite and have no term; scored from their start instead, the parts have another fit."""
+    windows = [*mixed(), *simulated(0, 4, 30.0)]
+    parts = []
+    for window in windows:
+        edges = torch.linspace(window.window_start, window.window_end, 5, dtype=torch.float64).tolist()
+        parts += tiled(window, edges)
+    whole, fit = (fit_hawkes(rows, 2, decays=[0.5, 2.0]) for rows in (windows, parts))
+    assert fit.num_events == whole.num_events == sum(part.num_scored for part in parts)
+    assert fit.log_likelihood == pytest.approx(whole.log_likelihood, rel=1e-9)
+    torch.testing.assert_close(fit.process.mu, whole.process.mu, rtol=1e-4, atol=1e-6)
+    total = sum(fit.process.log_likelihood(part) for part in parts)
+    assert total == pytest.approx(fit.log_likelihood, rel=1e-9)
+    with OF_SEQUENCES["scored from the window's start"]():
+        assert abs(fit_hawkes(parts, 2, decays=[0.5, 2.0]).log_likelihood - whole.log_likelihood) > 1.0
 
 
 def test_pseudo_events_keep_unseen_marks_possible() -> None:
