@@ -76,7 +76,7 @@ def _without_trial(batch: Batch, candidates: dict[str, SamplingOptions]) -> Tria
 def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingOptions]:
     """What may be chosen, by name: compiled, only a draft model and recent distributions come near."""
     length, rule = options.draft_length, options.rule or "joint"
-    passes = options.passes
+    passes = options.common
     is_there: dict[DrafterName, bool] = {
         "model": models.draft is not None,
         "jacobi": rule != "block" or options.drafter == "jacobi",
@@ -113,7 +113,7 @@ def _try(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float
         lengths = AutoDraftLength.of(options, is_compiled(batch.models.target))
     requests = [request._replace(end=math.inf, limit=sys.maxsize) for request in batch.plan.requests]
     endless = batch._replace(
-        plan=batch.plan._replace(requests=requests), seed=batch.seed ^ _TRIAL_SEED, recorder=Recorder()
+        plan=batch.plan._replace(requests=requests, stop_marks=None), seed=batch.seed ^ _TRIAL_SEED, recorder=Recorder()
     )
     engine = build_engine(endless, options, lengths)
     seconds: list[float] = []

@@ -53,8 +53,8 @@ class Method(Protocol):
 
 
 class Finished(NamedTuple):
-    """A completed request: its number in the job, its events on the CPU, what was recorded of them, and whether it ended
-    by their number."""
+    """A completed request: its number in the job, its events on the CPU, what was recorded of them, whether it ended
+    by their number, and whether the last of them is of a mark that ended it."""
 
     which: int
     inter_times: Tensor
@@ -63,6 +63,7 @@ class Finished(NamedTuple):
     log_probs: Tensor | None
     laws: NextEventLaw | None
     ended_by_count: bool
+    stopped: bool
 
 
 class Counters:
@@ -182,10 +183,12 @@ class Engine:
         counts = torch.minimum(state.counts, state.limit)[done].cpu().tolist()
         which, rows = state.request[done].cpu().tolist(), done.cpu().tolist()
         by_count = (state.counts >= state.limit)[done].cpu().tolist()
+        stopped = state.stopped[done].cpu().tolist()
         columns = state.events.values[:, done, : max(counts) + 1].cpu()
         finished = []
         for i, n in enumerate(counts):
             inter_times, times, marks = (column[i, :n].clone() for column in columns)
-            recorded = self.recorder.take(rows[i], n, by_count[i])
-            finished.append(Finished(which[i], inter_times, times, marks.to(torch.int64), *recorded, by_count[i]))
+            recorded = self.recorder.take(rows[i], n, by_count[i] or stopped[i])
+            ended = by_count[i], stopped[i]
+            finished.append(Finished(which[i], inter_times, times, marks.to(torch.int64), *recorded, *ended))
         return finished

@@ -15,7 +15,7 @@ from tppsd.backends.snapshots import content_hash
 from tppsd.models.protocol import check_starts
 from tppsd.models.resolve import model_device, resolve_model
 from tppsd.progress import progress as progress_bar
-from tppsd.sampling.checks import whole_number
+from tppsd.sampling.checks import mark_indices, whole_number
 from tppsd.sampling.choose import choose_default
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.draft_length_cache import DRAFT_LENGTHS
@@ -107,6 +107,7 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
+        plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
         self.models = Models(self._runnable(self.target, "target"), self._runnable(self.draft, "draft"))
@@ -119,6 +120,16 @@ class SamplingJob:
         if model is None:
             return None
         return runnable(model, role, self.options.compile, self.options.dtype or "float32")
+
+    def _marks(self, name: str) -> torch.Tensor | None:
+        """The marks that an option names, bool (num_marks,); None where it names none."""
+        marks, num_marks = getattr(self.options, name), self.target.num_marks
+        if marks is None:
+            return None
+        names = getattr(getattr(self.target, "statistics", None), "mark_names", None)
+        is_one = torch.zeros(num_marks, dtype=torch.bool, device=model_device(self.target))
+        is_one[mark_indices(name, marks, num_marks, names)] = True
+        return is_one
 
     def _choose(self, plan: RequestPlan) -> None:
         """Choose what the options leave open; a draft model that is not to draft is let go."""
@@ -194,8 +205,9 @@ class SamplingJob:
             (source.window_start + done.times).clamp(min=source.window_end, max=request.end)
             for source, done, request in zip(sources, finished, requests, strict=True)
         ]
+        stopped = torch.tensor([done.stopped for done in finished])
         by_count = torch.tensor([done.ended_by_count for done in finished])
-        at_bound = torch.tensor([request.is_bounded for request in requests]) & by_count
+        at_bound = torch.tensor([request.is_bounded for request in requests]) & by_count & ~stopped
         if at_bound.any():
             warnings.warn(
                 f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "
@@ -219,7 +231,8 @@ class SamplingJob:
             history_index=torch.tensor([r.history_index for r in requests]),
             path_index=torch.tensor([0 if r.history_index == FROM_SCRATCH else r.path_index for r in requests]),
             truncated=at_bound,
-            ends=torch.where(by_count | torch.isinf(ends), torch.nan, ends),
+            stopped=stopped,
+            ends=torch.where(by_count | stopped | torch.isinf(ends), torch.nan, ends),
             histories=sources,
             options=self.replayable_options,
             seed=self.seed,

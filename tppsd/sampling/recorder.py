@@ -65,7 +65,7 @@ class Recorder:
         if self._store is not None:
             self._store.compact(rows)
 
-    def take(self, row: int, num_events: int, ended_by_count: bool) -> tuple[Tensor | None, NextEventLaw | None]:
+    def take(self, row: int, num_events: int, ended_by_event: bool) -> tuple[Tensor | None, NextEventLaw | None]:
         """(log-densities, distributions) of a finished row: that of the event that came too late is one of them."""
         if self._store is None:
             return None, None
@@ -73,7 +73,7 @@ class Recorder:
         log_probs = columns[0, :num_events].clone() if self.log_probs else None
         if self._example is None:
             return log_probs, None
-        own = columns[self.log_probs :, : num_events + (not ended_by_count)]
+        own = columns[self.log_probs :, : num_events + (not ended_by_event)]
         with torch.inference_mode(False):  # they may serve a later backward
             return log_probs, self._example.of(own.t().clone(memory_format=torch.contiguous_format))
 

@@ -48,11 +48,17 @@ class Histories(NamedTuple):
 
 
 class RequestPlan(NamedTuple):
-    """What a call will sample: `sources[r.history]` is what request r continues."""
+    """What a call will sample: `sources[r.history]` is what request r continues.
+
+    Fields: requests; sources; histories; stop_marks bool (num_marks,): marks of which the first event ends a sequence, or
+    None; forbid_marks: likewise, those that do not happen.
+    """
 
     requests: list[Request]
     sources: list[EventSequence]
     histories: Histories
+    stop_marks: Tensor | None = None
+    forbid_marks: Tensor | None = None
 
 
 def plan_requests(
