@@ -28,7 +28,6 @@ from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
 from tppsd.sampling.method import Batch
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.roles import Models
 
 
 @pytest.fixture(scope="module")

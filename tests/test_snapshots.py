@@ -135,7 +135,7 @@ def test_a_weight_that_is_not_finite_is_named_and_mended_ones_are_seen() -> None
     weight.data[0, 0] = torch.nan
     for _ in range(2):
         with pytest.raises(
-            ValueError, match="target: parameter encoder.blocks.1.expand.weight has values that are not"
+            ValueError, match=r"target: parameter encoder.blocks.1.expand.weight has values that are not"
         ):
             sample(model, **SIZE)
     weight.data.copy_(kept)

@@ -77,7 +77,7 @@ def _without_trial(batch: Batch, candidates: dict[str, SamplingOptions]) -> Tria
 def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingOptions]:
     """What may be chosen, by name: compiled, only a draft model and recent distributions come near."""
     length, rule = options.draft_length, options.rule or "joint"
-    passes = options.passes
+    passes = options.common
     is_there: dict[DrafterName, bool] = {
         "model": models.draft is not None,
         "jacobi": rule != "block" or options.drafter == "jacobi",
@@ -115,7 +115,7 @@ def _try(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float
     own = batch.plan.requests
     requests = replace(own, end=torch.full_like(own.end, torch.inf), limit=torch.full_like(own.limit, NO_LIMIT))
     endless = batch._replace(
-        plan=batch.plan._replace(requests=requests), seed=batch.seed ^ _TRIAL_SEED, recorder=Recorder()
+        plan=batch.plan._replace(requests=requests, stop_marks=None), seed=batch.seed ^ _TRIAL_SEED, recorder=Recorder()
     )
     engine = build_engine(endless, options, lengths)
     seconds: list[float] = []

@@ -75,7 +75,9 @@ class Autoregressive:
         ends = torch.where(state.active, state.end, torch.inf)
         limits = torch.where(state.active, wanted, num)
         window = self.noise.window(num)
-        decoded, laws = self.target.decode(law, state.last_times, window, self.keeps_laws, ends, limits)
+        decoded, laws = self.target.decode(
+            law, state.last_times, window, self.keeps_laws, ends, limits, state.stop_marks
+        )
         self.noise.advance(decoded.num, num)
         events = Events.of(decoded.inter_times, decoded.times, decoded.marks)
         state.commit(events, decoded.num)

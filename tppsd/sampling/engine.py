@@ -55,14 +55,16 @@ class Method(Protocol):
 class Finished(NamedTuple):
     """Completed requests, one after the other, on the CPU.
 
-    Fields: which int64 (n,): their numbers in the job; counts int64 (n,): their events; ended_by_count bool (n,): they
-    ended by the number of these; columns float64 (3 or 4, events): inter-times, times since t_start and marks of all,
-    and log-densities where they were recorded; laws: the recorded distributions of each, or None.
+    Fields: which int64 (n,): their numbers in the job; counts int64 (n,): their events; ended_by_count, stopped bool
+    (n,): they ended by the number of these, or by the mark of the last; columns float64 (3 or 4, events): inter-times,
+    times since t_start and marks of all, and log-densities where they were recorded; laws: the recorded distributions of
+    each, or None.
     """
 
     which: Tensor
     counts: Tensor
     ended_by_count: Tensor
+    stopped: Tensor
     columns: Tensor
     laws: list[NextEventLaw] | None
 
@@ -72,10 +74,10 @@ class Finished(NamedTuple):
     @classmethod
     def cat(cls, parts: Sequence[Finished]) -> Finished:
         """All of several."""
-        which, counts, by_count = (torch.cat([part[i] for part in parts]) for i in range(3))  # type: ignore[misc]
+        flags = (torch.cat([part[i] for part in parts]) for i in range(4))  # type: ignore[misc]
         columns = torch.cat([part.columns for part in parts], 1)
         recorded = [law for part in parts for law in part.laws or ()]
-        return cls(which, counts, by_count, columns, None if parts[0].laws is None else recorded)
+        return cls._make((*flags, columns, None if parts[0].laws is None else recorded))
 
     def select(self, order: Tensor) -> Finished:
         """The requests at int64 `order` (m,), in that order."""
@@ -83,7 +85,8 @@ class Finished(NamedTuple):
         within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
         events = firsts.repeat_interleave(counts) + within
         laws = None if self.laws is None else [self.laws[i] for i in order.tolist()]
-        return Finished(self.which[order], counts, self.ended_by_count[order], self.columns[:, events], laws)
+        flags = (self.ended_by_count[order], self.stopped[order])
+        return Finished(self.which[order], counts, *flags, self.columns[:, events], laws)
 
 
 class Counters:
@@ -199,8 +202,10 @@ class Engine:
                 "the target's distribution of a next event is not a number: the weights or the event times overflow"
             )
         counts, by_count = torch.minimum(state.counts, state.limit)[done], (state.counts >= state.limit)[done]
+        stopped = state.stopped[done]
         columns = ragged(state.events.values, done, counts)
-        log_probs, laws = self.recorder.take(done, counts, by_count)
+        log_probs, laws = self.recorder.take(done, counts, by_count | stopped)
         if log_probs is not None:
             columns = torch.cat([columns, log_probs])
-        return Finished(state.request[done].cpu(), counts.cpu(), by_count.cpu(), columns.cpu(), laws)
+        flags = (tensor.cpu() for tensor in (state.request[done], counts, by_count, stopped))
+        return Finished._make((*flags, columns.cpu(), laws))

@@ -15,7 +15,7 @@ from tppsd.backends.snapshots import content_hash
 from tppsd.models.protocol import check_starts
 from tppsd.models.resolve import model_device, resolve_model
 from tppsd.progress import progress as progress_bar
-from tppsd.sampling.checks import whole_number
+from tppsd.sampling.checks import mark_indices, whole_number
 from tppsd.sampling.choose import choose_default
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.draft_length_cache import DRAFT_LENGTHS
@@ -107,6 +107,7 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
+        plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
         self.models = Models(self._runnable(self.target, "target"), self._runnable(self.draft, "draft"))
@@ -120,6 +121,16 @@ class SamplingJob:
             return None
         compile = cast(Compile, self.options.compile)
         return runnable(model, role, compile, self.options.dtype or "float32")
+
+    def _marks(self, name: str) -> torch.Tensor | None:
+        """The marks that an option names, bool (num_marks,); None where it names none."""
+        marks, num_marks = getattr(self.options, name), self.target.num_marks
+        if marks is None:
+            return None
+        names = getattr(getattr(self.target, "statistics", None), "mark_names", None)
+        is_one = torch.zeros(num_marks, dtype=torch.bool, device=model_device(self.target))
+        is_one[mark_indices(name, marks, num_marks, names)] = True
+        return is_one
 
     def _choose(self, plan: RequestPlan) -> None:
         """Choose what the options leave open; a draft model that is not to draft is let go."""
@@ -194,11 +205,12 @@ class SamplingJob:
     def assemble(self, plan: RequestPlan, which: slice, finished: Finished) -> SampledSequences:
         """Ragged storage of the finished requests `which`, on the data's own clock."""
         requests, counts, by_count = plan.requests[which], finished.counts, finished.ended_by_count
+        stopped = finished.stopped
         of_events = requests.history.repeat_interleave(counts)
         starts, observed = plan.window_starts[of_events], plan.window_ends[of_events]
         inter_times, times, marks, *log_probs = finished.columns.unbind(0)
         times = torch.minimum(torch.maximum(starts + times, observed), requests.end.repeat_interleave(counts))
-        at_bound = requests.is_bounded & by_count
+        at_bound = requests.is_bounded & by_count & ~stopped
         if at_bound.any():
             warnings.warn(
                 f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "
@@ -219,7 +231,8 @@ class SamplingJob:
             history_index=requests.history_index,
             path_index=torch.where(requests.history_index == FROM_SCRATCH, 0, requests.path_index),
             truncated=at_bound,
-            ends=torch.where(by_count | torch.isinf(requests.end), torch.nan, requests.end),
+            stopped=stopped,
+            ends=torch.where(by_count | stopped | torch.isinf(requests.end), torch.nan, requests.end),
             histories=[plan.sources[h] for h in requests.history.tolist()],
             options=self.replayable_options,
             seed=self.seed,

@@ -63,7 +63,7 @@ def build_engine(
     models, plan, num_rows, seed, recorder = batch
     device = model_device(models.target)
     with torch.inference_mode():
-        state = BatchState(num_rows, device)
+        state = BatchState(num_rows, device, plan.stop_marks)
         target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)

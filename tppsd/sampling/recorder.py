@@ -66,7 +66,7 @@ class Recorder:
             self._store.compact(rows)
 
     def take(
-        self, rows: Tensor, counts: Tensor, ended_by_count: Tensor
+        self, rows: Tensor, counts: Tensor, ended_by_event: Tensor
     ) -> tuple[Tensor | None, list[NextEventLaw] | None]:
         """(log-densities (1, events), distributions) of finished rows; that of the event that came too late is one of
         the distributions.
@@ -74,7 +74,7 @@ class Recorder:
         Args:
             rows: int64 (n,).
             counts: int64 (n,), their events.
-            ended_by_count: bool (n,).
+            ended_by_event: bool (n,), by the number of their events, or by the mark of the last.
         """
         if self._store is None:
             return None, None
@@ -82,7 +82,7 @@ class Recorder:
         log_probs = ragged(values[:1], rows, counts) if self.log_probs else None
         if (example := self._example) is None:
             return log_probs, None
-        sizes = (counts + (~ended_by_count).long()).tolist()
+        sizes = (counts + (~ended_by_event).long()).tolist()
         laws = []
         with torch.inference_mode(False):  # they may serve a later backward
             for row, size in zip(rows.tolist(), sizes, strict=True):

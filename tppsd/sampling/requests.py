@@ -62,11 +62,17 @@ class Histories(NamedTuple):
 
 
 class RequestPlan(NamedTuple):
-    """What a call will sample: `sources[h]` is what a request with history h continues."""
+    """What a job will sample: `sources[h]` is what a request with history h continues.
+
+    Fields: requests; sources; histories; stop_marks bool (num_marks,): marks of which the first event ends a sequence, or
+    None; forbid_marks: likewise, those that do not happen.
+    """
 
     requests: Requests
     sources: list[EventSequence]
     histories: Histories
+    stop_marks: Tensor | None = None
+    forbid_marks: Tensor | None = None
 
     @property
     def window_starts(self) -> Tensor:

@@ -52,9 +52,13 @@ def sample(
         t_end, horizon, num_events: where sequences end, whichever comes first: an absolute time, a time after the start
             (or after "observed until"), a number of new events; one value or one per sequence.
         options: SamplingOptions; single options may be given as keywords instead (`method="autoregressive"`).
+            `stop_marks={3}` or `stop_marks={"failure"}` ends each sequence with its first event of such a mark.
         batch_size: running sequences (default 64); changes speed and memory, and no result of a fixed draft length.
         seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call,
-            whatever the batch size, device count or order, up to floating-point reduction order. Where the clock
+            whatever the batch size, device count or order, up to floating-point reduction order. So calls with one seed
+            are not independent: `for h in histories: sample(target, history=h)` draws all histories with the same
+            noise, and their paths move together. Give one call with a list, `sample(target, history=histories)`, or a
+            seed per call. Where the clock
             chooses draft lengths ("auto"), the same law; the same sequences come from the recorded `options` and
             `batch_size`.
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.

@@ -88,17 +88,19 @@ class BatchState:
         elapsed: float64, time without events before the first draw (left truncation); 0 from the second step on.
         limit, counts: int64, the most events it wants, and how many it has.
         last_token: tokens (rows, 1) of the newest committed event, which the target has not seen yet.
+        stop_marks: bool (num_marks,), marks of which the first committed event ends a row; None = none does.
         reached_end: bool, the latest commit brought the row to its end.
+        stopped: bool, and that was an event of one of the `stop_marks`, within the row's end and limit.
         is_truncated_start: some row draws its first event given elapsed time.
     """
 
-    def __init__(self, num_rows: int, device: torch.device) -> None:
+    def __init__(self, num_rows: int, device: torch.device, stop_marks: Tensor | None = None) -> None:
         def full(value: float, dtype: torch.dtype) -> Tensor:
             return torch.full((num_rows,), value, dtype=dtype, device=device)
 
-        self.device = device
+        self.device, self.stop_marks = device, stop_marks
         self.request = full(-1, torch.int64)
-        self.active, self.reached_end = full(0, torch.bool), full(0, torch.bool)
+        self.active, self.reached_end, self.stopped = (full(0, torch.bool) for _ in range(3))
         self.t_start, self.end, self.elapsed = (full(0, torch.float64) for _ in range(3))
         self.limit, self.counts = full(0, torch.int64), full(0, torch.int64)
         self.last_token = EventTokens(*(full(0, dtype).unsqueeze(1) for dtype in (torch.int64, *[torch.float64] * 2)))
@@ -143,10 +145,33 @@ class BatchState:
         self.last_token = EventTokens(marks.long() + 1, times, inter_times)
         is_new = torch.arange(events.times.shape[1], device=self.device) < num_events.unsqueeze(1)
         is_late = ~(events.times <= self.end.unsqueeze(1)) & is_new
-        self.counts = self.counts + num_events - is_late.sum(1)
-        self.reached_end = self.active & (is_late.any(1) | (self.counts >= self.limit))
+        num_counted = num_events - is_late.sum(1)
+        self.reached_end = is_late.any(1) | (self.counts + num_counted >= self.limit)
+        if self.stop_marks is not None:
+            num_counted = self._stop(events.marks, num_counted)
+        self.counts = self.counts + num_counted
+        self.reached_end &= self.active
         if self.is_truncated_start:
             self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
+
+    def _stop(self, marks: Tensor, num_counted: Tensor) -> Tensor:
+        """How many new events count, int64 (rows,), where the first one of the `stop_marks` is the last to count.
+
+        Args:
+            marks: int64 (rows, n), of the committed events, then anything.
+            num_counted: int64 (rows,), how many of them would count otherwise.
+        """
+        place = torch.arange(marks.shape[1], device=self.device)
+        within = torch.minimum(num_counted, self.limit - self.counts).unsqueeze(1)
+        first = torch.where(self.is_stop(marks) & (place < within), place, marks.shape[1]).amin(1)
+        self.stopped = self.active & (first < marks.shape[1])
+        self.reached_end |= self.stopped
+        return torch.where(self.stopped, first + 1, num_counted)
+
+    def is_stop(self, marks: Tensor) -> Tensor:
+        """bool, of int64 marks (...): is it one of the `stop_marks`?"""
+        assert self.stop_marks is not None
+        return self.stop_marks[marks.clamp(0, len(self.stop_marks) - 1)]
 
     def want_more(self, times: Tensor, num: Tensor | int) -> Tensor:
         """bool (rows, n): does the row need an event after the `num`-th drafted ones, which are at `times` (rows, n)?"""
@@ -162,7 +187,7 @@ class BatchState:
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
-        for name in ("request", "active", "reached_end", "t_start", "end", "elapsed", "limit", "counts"):
+        for name in ("request", "active", "reached_end", "stopped", "t_start", "end", "elapsed", "limit", "counts"):
             setattr(self, name, getattr(self, name)[rows])
         self.last_token = self.last_token.map(lambda field: field[rows])
         self.events.compact(rows)

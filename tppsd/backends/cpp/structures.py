@@ -53,7 +53,7 @@ class Decoder(ctypes.Structure):
 
 class Chain(ctypes.Structure):
     _fields_ = [
-        *_fields(Pointer, "inter_times times laws marks num_drawn uniforms last_times elapsed ends limits"),
+        *_fields(Pointer, "inter_times times laws marks num_drawn uniforms last_times elapsed ends limits stops"),
         *_fields(Int, "num num_uniforms keeps_laws"),
     ]
 
@@ -69,7 +69,7 @@ class Model(ctypes.Structure):
 class Rounds(ctypes.Structure):
     _fields_ = [
         *_fields(Pointer, "inter_times times marks num_drafted num_accepted num_events num_rounds num_unseen"),
-        *_fields(Pointer, "ids token_times token_inter_times keys cursors elapsed ends limits"),
+        *_fields(Pointer, "ids token_times token_inter_times keys cursors elapsed ends limits stops"),
         *_fields(Int, "room width draft_length most_rounds in_step"),
     ]
 

@@ -64,6 +64,8 @@ class Draft:
         """The chain without what comes after the events that end each row: it is of no use, and the longest row decides
         what a pass costs."""
         is_wanted = state.want_more(self.times[:, :-1], torch.arange(1, self.draft_length, device=self.marks.device))
+        if state.stop_marks is not None:
+            is_wanted = (is_wanted & ~state.is_stop(self.marks[:, :-1])).cumprod(1).bool()
         if is_wanted.all():
             return self
         lengths = 1 + is_wanted.sum(1)  # times increase
