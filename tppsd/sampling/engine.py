@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -52,13 +53,17 @@ class Method(Protocol):
         """Keep only `rows`."""
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Finished:
     """Completed requests, one after the other, on the CPU.
 
-    Fields: which int64 (n,): their numbers in the job; counts int64 (n,): their events; ended_by_count, stopped bool
-    (n,): they ended by the number of these, or by the mark of the last; columns float64 (3 or 4, events): inter-times,
-    times since t_start and marks of all, and log-densities where they were recorded; laws: the recorded distributions of
-    each, or None.
+    Attributes:
+        which: int64 (n,), their numbers in the job.
+        counts: int64 (n,), their events.
+        ended_by_count, stopped: bool (n,), they ended by the number of these, or by the mark of the last.
+        columns: float64 (3 or 4, events), inter-times, times since t_start and marks of all, and log-densities where they
+            were recorded.
+        laws: the recorded distributions of each, or None.
     """
 
     which: Tensor
@@ -74,10 +79,11 @@ class Finished(NamedTuple):
     @classmethod
     def cat(cls, parts: Sequence[Finished]) -> Finished:
         """All of several."""
-        flags = (torch.cat([part[i] for part in parts]) for i in range(4))  # type: ignore[misc]
+        names = ("which", "counts", "ended_by_count", "stopped")
+        flags = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         columns = torch.cat([part.columns for part in parts], 1)
         recorded = [law for part in parts for law in part.laws or ()]
-        return cls._make((*flags, columns, None if parts[0].laws is None else recorded))
+        return cls(**flags, columns=columns, laws=None if parts[0].laws is None else recorded)
 
     def select(self, order: Tensor) -> Finished:
         """The requests at int64 `order` (m,), in that order."""
@@ -207,5 +213,5 @@ class Engine:
         log_probs, laws = self.recorder.take(done, counts, by_count | stopped)
         if log_probs is not None:
             columns = torch.cat([columns, log_probs])
-        flags = (tensor.cpu() for tensor in (state.request[done], counts, by_count, stopped))
-        return Finished._make((*flags, columns.cpu(), laws))
+        which = state.request[done].cpu()
+        return Finished(which, counts.cpu(), by_count.cpu(), stopped.cpu(), columns.cpu(), laws)
