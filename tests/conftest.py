@@ -31,7 +31,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
 
 
-
 SLOW = {  # file -> test -> cases that stay in the quick tier
     "test_certification.py": {
         "test_a_cell_passes_quickly": 12,

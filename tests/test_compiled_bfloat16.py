@@ -233,7 +233,9 @@ def test_a_wrong_sampler_is_told_by_its_own_laws_or_by_their_distance(
 def test_lines_of_a_certificate_say_their_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [cell for cell in CELLS if cell.weights == "untrained"][:1]
     monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
-    certify.main(["--dtype", "bfloat16", "--compile", "--events", "1000", "--processes", "1", "--output", str(tmp_path)])
+    certify.main(
+        ["--dtype", "bfloat16", "--compile", "--events", "1000", "--processes", "1", "--output", str(tmp_path)]
+    )
     (line,) = Certificate.read(tmp_path / "certificate.json").cells
     assert line.passes == "compiled-bfloat16" and not line.rejected
 
@@ -260,7 +262,9 @@ def test_predict_and_the_callback_sample_in_it(tmp_path: Path) -> None:
         sampler = tppsd.Sampler(target, options=options, seed=5)
         return trainer(**arguments).predict(sampler, Requests(5, t_end=6.0, chunk_size=5).loader())
 
-    with pytest.raises(ValueError, match="precision = 64-true makes float64 weights; dtype = 'bfloat16' is for float32"):
+    with pytest.raises(
+        ValueError, match="precision = 64-true makes float64 weights; dtype = 'bfloat16' is for float32"
+    ):
         predict(precision="64-true")
     (chunk,) = predict()
     expected = tppsd.sample(target, num_sequences=5, t_end=6.0, seed=5, options=options)

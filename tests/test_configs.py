@@ -65,7 +65,9 @@ def test_files_of_earlier_runs_are_parsed(
     line: str, value: bool | str, tmp_path: Path, parsers: dict[str, LightningArgumentParser]
 ) -> None:
     """What `compile` was called in them: `draft`, nothing or null have become `auto`."""
-    (tmp_path / "run.yaml").write_text(f"model:\n  target: target.ckpt\n  options:\n    method: speculative\n    {line}\n")
+    (tmp_path / "run.yaml").write_text(
+        f"model:\n  target: target.ckpt\n  options:\n    method: speculative\n    {line}\n"
+    )
     read = parsed(parsers, "predict", tmp_path / "run.yaml").model.options
     assert SamplingOptions(**dict(vars(read))).compile == value
 

@@ -41,7 +41,12 @@ def test_sampling_is_made_of_few_modules() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert {"tppsd.sampling.speculative", "tppsd.sampling.engine"} <= loaded and len(loaded) <= 55, sorted(loaded)
-    unused = {"tppsd.models.encoders", "tppsd.models.transformer_tpp", "tppsd.sampling.tree.rule", "tppsd.sampling.auto"}
+    unused = {
+        "tppsd.models.encoders",
+        "tppsd.models.transformer_tpp",
+        "tppsd.sampling.tree.rule",
+        "tppsd.sampling.auto",
+    }
     assert not loaded & (unused | {"tppsd.backends.cpp.model", "tppsd.lightning", "tppsd.metrics"})
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from tppsd.benchmark.names import in_passes, short_names
 from tppsd.backends.compile import why_not_compilable
+from tppsd.benchmark.names import in_passes, short_names
 from tppsd.benchmark.plan import Plan, draft_names
 from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
 from tppsd.data.sequences import EventBatch, EventSequence
