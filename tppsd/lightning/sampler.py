@@ -55,6 +55,7 @@ class Sampler(LightningModule):
         max_events: int = 1_000_000,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer chunks than processes
         self.target = load(target)
         self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events

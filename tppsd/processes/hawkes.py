@@ -139,6 +139,31 @@ class Hawkes(Process):
         spent = -torch.expm1(-self._decays * elapsed.unsqueeze(-1)) * state
         return self.mu.sum() * elapsed + (self._offspring * spent).sum(-1)
 
+    def expected_counts(self, history: EventSequence, horizons: Sequence[float]) -> Tensor:
+        """Expected number of events of each mark within each horizon after the end of the history's window.
+
+            d/dt E s_r = -beta_r E s_r + E lambda*_n,   d/dt E N_m = E lambda*_m,   lambda*_m = mu_m + sum_r jump_mr s_r
+
+        The intensity is linear in the state, so that the expectations solve a linear differential equation: in closed
+        form, by a matrix exponential (Oakes, J. Appl. Probab. 12 (1975)). The truth to test forecasts by.
+
+        Args:
+            history: the events so far, observed until its window's end.
+            horizons: >= 0, in the unit of the times.
+
+        Returns:
+            float64 (num_marks, num_horizons).
+        """
+        size, last = self.state_size, self.state_size + self.num_marks
+        motion = self.mu.new_zeros(last + 1, last + 1)  # of (E s, E N, 1)
+        motion[:size, :size] = self._jumps[self._sources] - torch.diag(self._decays)
+        motion[size:last, :size] = self._jumps
+        motion[:size, last], motion[size:last, last] = self.mu[self._sources], self.mu
+        since = history.window_end - (float(history.event_times[-1]) if len(history) else history.window_start)
+        start = motion.new_zeros(last + 1)
+        start[:size], start[last] = self._states(history)[-1] * torch.exp(-self._decays * since), 1.0
+        return torch.stack([(torch.linalg.matrix_exp(motion * h) @ start)[size:last] for h in horizons], 1)
+
     # --- an EventModel (tppsd.models.protocol) -------------------------------------------------------------------
 
     def new_cache(self, batch_size: int, capacity: int) -> RowCache:

@@ -61,7 +61,7 @@ def fit_hawkes(
     is not concave in them: a local maximum.
 
     Args:
-        sequences: with or without `t_start` (the first event is then given: it excites and has no term) and `t_end`.
+        sequences: with or without `t_start` and `t_end`; given events excite and have no term.
         num_marks: number of marks; None = 1 + the largest that occurs.
         decays: beta_d > 0, per unit of time; None = `default_decays`.
         optimise_decays: move the decays to a maximum nearby.
@@ -105,7 +105,7 @@ def default_decays(sequences: Sequence[EventSequence]) -> Tensor:
     A short inter-time is the 5 % quantile of the positive ones. Neighbours differ by a factor of at most 5, unless that
     takes more than 12 decays. A change of the unit of time changes the grid accordingly.
     """
-    inter_times = torch.cat([row.inter_times[int(row.first_is_given) :] for row in sequences])
+    inter_times = torch.cat([row.inter_times[row.num_given :] for row in sequences])
     positive = inter_times[inter_times > 0].sort().values
     if not len(positive):
         raise ValueError("no inter-time is positive: give the decays")

@@ -45,7 +45,7 @@ def choose_default(models: Models, options: SamplingOptions, num_rows: int) -> C
     if length:
         reason = f"the draft proposes {length} events per round"
         return Choice(replace(options, draft_length=length), reason)
-    how = SamplingOptions("autoregressive", compile=options.compile, dtype=options.dtype)
+    how = SamplingOptions("autoregressive", **options.common)
     return Choice(how, f"the draft is not used: {_why_not(models, options)}")
 
 
