@@ -104,7 +104,6 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_counters_agree_with_one_another": 1,
     },
     "test_sampling_auto.py": {
-        "test_a_draft_model_is_used_where_sequences_are_long_or_rows_many": 2,
         "test_lengths_chosen_by_the_clock_are_replayed_by_the_options": 0,
     },
     "test_sampling_drafters.py": {
