@@ -100,9 +100,7 @@ ALONE = Cell("autoregressive", "closed form", 5, "untrained", "none", 0, "histor
         ("autoregressive_stale_context", ALONE),
     ],
 )
-def test_a_wrong_sampler_is_not_certified(
-    name: str, cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_sampler_is_not_certified(name: str, cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """20,000 events suffice for p < 1e-6, where the certification itself has 50 times as many."""
     monkeypatch.setattr("tppsd.certification.run.sample", MUTANTS[name].samples)
     assert run_cell(cell, 20_000, 0, folder)["p_value"] < REJECTED

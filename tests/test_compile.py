@@ -113,7 +113,9 @@ def test_bfloat16_is_kept_and_must_be_the_one_that_is_asked_for() -> None:
     assert cache.tensors[0].dtype == torch.bfloat16
     expected = tppsd.sample(model, dtype="bfloat16", **FEW)
     assert events_of(tppsd.sample(compiled, **FEW)) == events_of(expected) != events_of(tppsd.sample(model, **FEW))
-    with pytest.raises(ValueError, match=r"target: it was compiled in torch.float32, not in bfloat16; compile it in that"):
+    with pytest.raises(
+        ValueError, match=r"target: it was compiled in torch.float32, not in bfloat16; compile it in that"
+    ):
         tppsd.sample(tppsd.compile(model), dtype="bfloat16", **FEW)
     with pytest.raises(ValueError, match="dtype = 'float16' is unknown; choose 'float32' or 'bfloat16'"):
         tppsd.compile(model, "float16")
@@ -153,7 +155,9 @@ def test_on_a_device_that_is_no_cpu_nothing_is_compiled() -> None:
 @pytest.mark.gpu
 def test_on_a_card_true_is_refused_and_auto_is_eager() -> None:
     target, draft = attentive_model("rotary").cuda(), attentive_model("thp").cuda()
-    with pytest.raises(ValueError, match="target: compile = True is for float32 weights on a CPU; these are float32 on cuda"):
+    with pytest.raises(
+        ValueError, match="target: compile = True is for float32 weights on a CPU; these are float32 on cuda"
+    ):
         tppsd.sample(target, compile=True, **FEW)
     for options in ({}, {"method": "speculative"}):
         both = [tppsd.sample(target, draft, compile=how, **options, **FEW) for how in ("auto", False)]
@@ -182,11 +186,16 @@ def test_options_of_earlier_versions_are_read_as_auto() -> None:
     with pytest.warns(UserWarning, match="compile = 'draft' is now part of compile = 'auto', which is used"):
         options = SamplingOptions(**json.loads('{"compile": "draft", "draft_length": 4, "method": "speculative"}'))
     assert options == SamplingOptions("speculative", 4)
-    for recorded in ('{"compile": null, "draft_length": 4, "method": "speculative"}', '{"draft_length": 4, "method": "speculative"}'):
+    for recorded in (
+        '{"compile": null, "draft_length": 4, "method": "speculative"}',
+        '{"draft_length": 4, "method": "speculative"}',
+    ):
         assert SamplingOptions(**json.loads(recorded)) == options
 
 
-@pytest.mark.parametrize("line", ["compile: draft", "compile: null", "", "compile: auto", "compile: true", "compile: false"])
+@pytest.mark.parametrize(
+    "line", ["compile: draft", "compile: null", "", "compile: auto", "compile: true", "compile: false"]
+)
 @pytest.mark.filterwarnings("ignore:compile = 'draft' is now")
 def test_options_in_files_of_runs_are_read(line: str, tmp_path: Path) -> None:
     from jsonargparse import ArgumentParser
