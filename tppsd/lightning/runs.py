@@ -63,7 +63,7 @@ def _checkpoint(run: Path) -> Path:
 
 
 def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
-    """The section `data` of a run, with the unit and origin of its model where its times are timestamps."""
+    """The section `data` of a run, with the marks of its model, and its unit and origin where times are timestamps."""
     file = run / "config.yaml"
     if not file.is_file():
         raise FileNotFoundError(f"--run {run}: has no config.yaml; it must be a folder of `tppsd fit`")
@@ -72,7 +72,9 @@ def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: does not say which data the run was trained on")
     options = section.setdefault("init_args", {})
     statistics = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("statistics", {})
-    for option, name in (("time_unit", "time_unit"), ("origin", "time_origin")):
-        if options.get(option) is None and option in options and statistics.get("time_origin") is not None:
-            options[option] = statistics[name]
+    if statistics.get("time_origin") is not None:
+        known = {"time_unit": statistics["time_unit"], "origin": statistics["time_origin"]}
+        options |= {name: value for name, value in known.items() if name in options and options[name] is None}
+    if statistics.get("mark_names") is not None and "mark_names" in options:
+        options |= {"mark_names": list(statistics["mark_names"]), "min_mark_count": None}
     return section
