@@ -250,6 +250,9 @@ def test_an_explosive_fit_is_said_and_can_be_used() -> None:
     sequences = explosive.simulate(60, t_end=4.0, seed=0)
     with pytest.warns(UserWarning, match=r"branching ratio of 1\.\d+: with 1 or more"):
         fit = fit_hawkes(sequences, decays=[2.0])
+    with pytest.warns(UserWarning, match="branching ratio") as caught:
+        Hawkes.fit(sequences, decays=[2.0])
+    assert caught[0].filename == __file__  # it points at the call
     assert fit.branching_ratio == pytest.approx(1.5, abs=0.2)
     assert fit.log_likelihood == pytest.approx(sum(fit.process.log_likelihood(s) for s in sequences), rel=1e-11)
     with warnings.catch_warnings():
