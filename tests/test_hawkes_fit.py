@@ -188,6 +188,19 @@ def test_optimised_decays_are_found_from_afar() -> None:
     assert fixed.log_likelihood - 1e-3 < fit.log_likelihood < fixed.log_likelihood + 8
 
 
+def test_optimised_decays_leave_no_slope() -> None:
+    """At most 1e-3 nats per event for a decay that is e times faster, with the slope of finite differences."""
+    sequences = simulated(1, 30)
+    fit = fit_hawkes(sequences, decays=[0.5, 10.0], optimise_decays=True)
+    for d in range(2):
+        factor = torch.ones(2, dtype=torch.float64)
+        factor[d] = math.exp(0.01)
+        decays = fit.process.beta[:, 0, 0]
+        up, down = (fit_hawkes(sequences, decays=rates).log_likelihood for rates in (decays * factor, decays / factor))
+        assert abs(up - down) / 0.02 / fit.num_events < 1e-3
+        assert max(up, down) < fit.log_likelihood + 1e-4 * fit.num_events
+
+
 def test_a_grid_of_decays_comes_close_to_the_truth() -> None:
     sequences = simulated(2)
     fit = fit_hawkes(sequences)
