@@ -23,7 +23,7 @@ CONTEXT, SMALL_PASS = 6, 24
 @pytest.fixture
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[KVCache]:
     """Of all calls, made so small that they must drop."""
-    monkeypatch.setattr("tppsd.models.transformer_tpp._LARGEST_PASS", SMALL_PASS)
+    monkeypatch.setattr("tppsd.models.cache._LARGEST_PASS", SMALL_PASS)
     monkeypatch.setattr("tppsd.sampling.runner.ModelRunner.PREFILL_CHUNK", SMALL_PASS)
     made: list[KVCache] = []
     right = TransformerTPP.new_cache

@@ -17,6 +17,8 @@ SEQUENCE_COLUMNS = {
     "num_marks": ("dim_process",),
     "t_start": ("t_start",),
     "t_end": ("t_end",),
+    "score_start": ("score_start",),
+    "sequence": ("sequence",),
 }
 # One row per event.
 EVENT_COLUMNS = {
@@ -94,7 +96,7 @@ def resolve_columns(
     for field in (field for field in REQUIRED if field in defaults and field not in {*resolved, *settled}):
         if columns.get(field, "") is None or (field == "mark" and set(present) <= set(resolved.values())):
             continue  # left out on purpose, or no column is left that could hold marks
-        guess = _likely(schema, field, set(resolved.values()), needs_list="sequence" not in defaults)
+        guess = _likely(schema, field, set(resolved.values()), needs_list="length" in defaults)
         obstacles.add(
             DataError(
                 f"{source}: the column {' or '.join(defaults[field])} is missing; the columns are {', '.join(present)}: "

@@ -87,6 +87,7 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
         **windows,
         num_marks=num_marks,
         rows=rows,
+        one_row_each=False,
         sequence_ids=ids,
         num_duplicates=order.num_duplicates,
     )

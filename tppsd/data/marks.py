@@ -59,6 +59,9 @@ class MarkVocabulary:
         + 1. With `min_mark_count`, types are those with so many events or more, and "other"."""
         if train.marks is None:
             return cls(1, declared=True)
+        names = None if train.own is None else train.own.mark_names
+        if names is not None and str(train.marks.type) == "int64" and min_mark_count is None:
+            return cls(len(names), names, declared=True)
         if min_mark_count is not None:
             frequent = _frequent_types(train, min_mark_count)
             return cls(len(frequent) + 1, (*frequent, OTHER), has_other=True)
@@ -81,13 +84,14 @@ class MarkVocabulary:
             raise ValueError(
                 f"{table.source}: {name} = {table.num_marks}, but the training split has {self.num_marks}; they must be equal"
             )
-        return self._encode_integers(table) if self.names is None else self._encode_names(table)
+        is_own = self.declared and self.names is not None  # of a canonical file: integers that have names
+        return self._encode_integers(table) if self.names is None or is_own else self._encode_names(table)
 
     def _encode_names(self, table: SequenceTable) -> np.ndarray:
         import pyarrow
         import pyarrow.compute as pc
 
-        types = table.marks.cast("string")
+        types = types_of(table)
         codes = pc.index_in(types, value_set=pyarrow.array(self.names))
         if self.has_other:
             codes = codes.fill_null(self.num_marks - 1)
@@ -117,12 +121,22 @@ class MarkVocabulary:
         return marks
 
 
+def types_of(table: SequenceTable) -> Any:
+    """Arrow array of strings (num_events,): the marks of a table by their names."""
+    import pyarrow
+
+    names = None if table.own is None else table.own.mark_names
+    if names is None or str(table.marks.type) != "int64":
+        return table.marks.cast("string")
+    return pyarrow.array(names).take(table.marks)
+
+
 def _frequent_types(train: SequenceTable, min_mark_count: int) -> list[str]:
     """The sorted types with at least `min_mark_count` events of the training split that are not given."""
     own = np.ones(len(train.event_times), dtype=bool)
     if train.score_start is not None:
         own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
-    counts = train.marks.cast("string").filter(own).value_counts()
+    counts = types_of(train).filter(own).value_counts()
     return sorted(
         count["values"].as_py()
         for count in counts

@@ -66,7 +66,7 @@ class StopAtDivergence(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._has_stepped:
-            named = dict(pl_module.named_parameters())
+            named: dict[str, Tensor] = dict(pl_module.named_parameters())
             if _on_any(trainer, not all_finite(named.values())):
                 self._stop(trainer, pl_module, "after the step, parameter", named)
 

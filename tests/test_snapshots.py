@@ -1,0 +1,169 @@
+"""Snapshots of models: kept as long as these are the same, seen to be others by their numbers, gone with the model."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tppsd.backends import snapshots
+from tppsd.backends.snapshots import content_hash, snapshot
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling.sample import sample
+
+SIZE: dict[str, Any] = {"num_sequences": 4, "num_events": 8}
+
+
+def small(seed: int = 0) -> TransformerTPP:
+    torch.manual_seed(seed)
+    return TransformerTPP(3, "thp", 16, 2, 2, 4).eval()
+
+
+class OtherBlock(torch.nn.Module):
+    """Stands where a block of the encoder was."""
+
+
+def average(model: TransformerTPP) -> None:
+    """As averaged weights are put into place: neither identity nor version counters tell."""
+    weight = model.encoder.blocks[1].expand.weight
+    versions = weight._version
+    weight.data.copy_(0.5 * weight.data)
+    assert weight._version == versions
+
+
+def change_a_buffer(model: TransformerTPP) -> None:
+    next(model.buffers()).data.add_(1.0)
+
+
+def other_statistics(model: TransformerTPP) -> None:
+    model.set_statistics(replace(model.statistics, log_mean=1.5))
+
+
+def another_class(model: TransformerTPP) -> None:
+    block = model.encoder.blocks[0]
+    block.__class__ = type("Subclass", (type(block),), {})
+
+
+def another_parameter(model: TransformerTPP) -> None:
+    """Of equal numbers, but the caller holds another tensor."""
+    old = model.decoder.to_mixture.weight
+    model.decoder.to_mixture.weight = torch.nn.Parameter(old.detach().clone())
+
+
+def another_module(model: TransformerTPP) -> None:
+    model.decoder.extra = OtherBlock()
+
+
+def another_dtype(model: TransformerTPP) -> None:
+    model.double()
+
+
+CHANGES: list[Callable[[TransformerTPP], None]] = [
+    average,
+    other_statistics,
+    another_class,
+    another_parameter,
+    another_module,
+    another_dtype,
+]
+
+
+def test_an_unchanged_model_keeps_its_snapshot_over_calls() -> None:
+    model = small()
+    sample(model, **SIZE)
+    first = snapshot(model)
+    compiled = first.compiled[torch.float32]
+    sample(model, draft="self", **SIZE)
+    sample(model, dtype="bfloat16", **SIZE)
+    model.train()
+    sample(model, **SIZE)
+    assert snapshot(model) is first and first.compiled[torch.float32] is compiled
+    assert set(first.compiled) == {torch.float32, torch.bfloat16}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_changed_model_is_looked_at_anew(change: Callable[[TransformerTPP], None]) -> None:
+    model = small()
+    before = snapshot(model)
+    change(model)
+    after = snapshot(model)
+    assert after is not before and after.compiled == {}
+    assert snapshot(model) is after
+
+
+@pytest.mark.parametrize("change", [average, other_statistics], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("compile", [True, False])
+def test_samples_after_a_change_are_those_of_the_changed_model(
+    compile: bool, change: Callable[[TransformerTPP], None]
+) -> None:
+    model, other = small(), small()
+    first = sample(model, compile=compile, **SIZE)
+    change(model)
+    change(other)
+    changed, expected = (sample(each, compile=compile, **SIZE) for each in (model, other))
+    assert torch.equal(changed.flat_event_times, expected.flat_event_times)
+    assert not torch.equal(changed.flat_event_times, first.flat_event_times)
+    assert changed.target_hash == expected.target_hash == model.content_hash() != first.target_hash
+
+
+def test_the_comparison_of_numbers_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: snapshots that look at identities alone sample the weights of before."""
+    monkeypatch.setattr(snapshots, "_equal", lambda now, copy: True)
+    model = small()
+    first = sample(model, **SIZE)
+    average(model)
+    assert torch.equal(sample(model, **SIZE).flat_event_times, first.flat_event_times)
+
+
+def test_a_changed_class_is_not_compiled_any_more() -> None:
+    model = small()
+    sample(model, compile=True, **SIZE)
+    another_class(model)
+    with pytest.raises(ValueError, match="target: compile = True is for the encoders of this package and their layers"):
+        sample(model, compile=True, **SIZE)
+
+
+def test_a_weight_that_is_not_finite_is_named_and_mended_ones_are_seen() -> None:
+    model = small()
+    weight = model.encoder.blocks[1].expand.weight
+    kept = weight.detach().clone()
+    weight.data[0, 0] = torch.nan
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"target: parameter encoder.blocks.1.expand.weight has values that are not"
+        ):
+            sample(model, **SIZE)
+    weight.data.copy_(kept)
+    assert len(sample(model, **SIZE)) == 4
+
+
+def test_a_snapshot_goes_when_its_model_goes() -> None:
+    model = small()
+    sample(model, draft="self", draft_length="auto", **SIZE)
+    sample(model, compile=False, method="speculative", **SIZE)
+    own, compiled = weakref.ref(snapshot(model)), weakref.ref(snapshot(model).compiled[torch.float32])
+    assert own() is not None and compiled() is not None
+    del model
+    gc.collect()
+    assert own() is None and compiled() is None
+
+
+def test_nothing_is_kept_in_the_model() -> None:
+    model = small()
+    before = [dict(vars(module)) for module in model.modules()]
+    snapshot(model)
+    sample(model, **SIZE)
+    assert [set(vars(module)) for module in model.modules()] == [set(names) for names in before]
+
+
+def test_the_content_hash_is_that_of_the_model() -> None:
+    model = small()
+    assert content_hash(model) == model.content_hash()
+    average(model)
+    assert content_hash(model) == model.content_hash()
+    assert content_hash(object()) is None
