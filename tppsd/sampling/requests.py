@@ -93,7 +93,7 @@ def plan_requests(
             raise ValueError(
                 f"t_start = {t_start} was given together with a history, whose window it already has; leave it out"
             )
-        sources = _as_sequences(history)
+        sources = as_sequences(history)
         identity = [(first_index + h, p) for h in range(len(sources)) for p in range(num_sequences)]
         which = [h for h in range(len(sources)) for _ in range(num_sequences)]
     for i, source in enumerate(sources):
@@ -113,7 +113,8 @@ def plan_requests(
     return RequestPlan(requests, sources, _encode(sources, num_marks, device))
 
 
-def _as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
+def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
+    """Histories as a list; what is none is refused."""
     if isinstance(history, EventSequence):
         return [history]
     if isinstance(history, EventBatch):
