@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 _FEWEST = 20  # expected events from which on coefficients are fitted
 
 

@@ -170,8 +170,7 @@ class Forecast:
         return NextTime(self._first, quantiles, getattr(self.target, "statistics", None))
 
     def next_mark(self) -> Tensor:
-        """Probability of each mark to be the next one, whenever that is, float64 (num_histories, num_marks), without
-        paths."""
+        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks); no paths."""
         return next_mark_probs(self._first, self.num_marks)
 
     # --- estimates over paths -----------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class StepSums:
             first.index_add_(0, path, values * is_before.unsqueeze(2))
 
     def _is_before(self, path: Tensor, rows: Tensor, positions: Tensor, is_hit: Tensor) -> Tensor:
-        """bool (num_steps, num_sets): has the path had no such event before the step?"""
+        """Tell whether the path has had no such event before each step, bool (num_steps, num_sets)."""
         shape = int(rows.max()) + 1 if len(rows) else 0, int(positions.max()) + 1 if len(rows) else 0
         hits = torch.zeros(*shape, is_hit.shape[1], dtype=torch.int64)
         hits[rows, positions] = is_hit.long()
