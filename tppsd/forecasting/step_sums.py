@@ -62,6 +62,8 @@ class StepSums:
         """Add the steps of one call of a method."""
         place = torch.arange(steps.starts.shape[1])
         rows, positions = (place < steps.num_steps.unsqueeze(1)).nonzero(as_tuple=True)
+        if len(rows) == 0:
+            return
         path = steps.request[rows]
         is_event = (place < steps.num_events.unsqueeze(1))[rows, positions]
         observed = self._observed[path]
@@ -88,7 +90,7 @@ class StepSums:
 
     def _is_before(self, path: Tensor, rows: Tensor, positions: Tensor, is_hit: Tensor) -> Tensor:
         """Tell whether the path has had no such event before each step, bool (num_steps, num_sets)."""
-        shape = int(rows.max()) + 1 if len(rows) else 0, int(positions.max()) + 1 if len(rows) else 0
+        shape = int(rows.max()) + 1, int(positions.max()) + 1
         hits = torch.zeros(*shape, is_hit.shape[1], dtype=torch.int64)
         hits[rows, positions] = is_hit.long()
         earlier = (hits.cumsum(1) - hits)[rows, positions]
