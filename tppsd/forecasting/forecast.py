@@ -170,9 +170,7 @@ class Forecast:
         return NextTime(self._first, quantiles, getattr(self.target, "statistics", None))
 
     def next_mark(self) -> Tensor:
-        """Probability of each mark to be the next one, whenever that is, float64 (num_histories, num_marks), without
-        paths.
-        """
+        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks); no paths."""
         return next_mark_probs(self._first, self.num_marks)
 
     # --- estimates over paths -----------------------------------------------------------------------------------------
@@ -312,7 +310,7 @@ class Forecast:
         job = self._job(Recorder(accumulator=sums), stops)
         plan = job.plan(self.histories, self.num_paths, horizon=self.horizon)
         sums.begin(plan)
-        samples = job.assemble(plan, range(len(plan.requests)), job.finished(plan))
+        samples = job.assemble(plan, slice(None), job.finished(plan))
         if samples.truncated.any():
             raise ValueError(
                 f"{int(samples.truncated.sum())} paths reached max_events = {self.max_events} before the horizon "

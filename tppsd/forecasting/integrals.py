@@ -26,10 +26,11 @@ _LEAST = 1e-290
 def mark_integrals(laws: Any, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
     """Integrate probabilities and intensities of sets of marks over inter-times, up to several ends.
 
-    Of a NextEventLaw, f(A | tau) is linear in log tau between nodes that lie 1/8 of a standard deviation of log tau
-    apart, and what the mixture has between two nodes, its mass and its mean, is exact: however narrow a component, the
-    error of p is below 1/512 of the largest second derivative of f(A | .) in these units. Marks that do not depend on
-    tau have no such error. Other distributions are integrated by Gauss-Legendre rules.
+    Of a NextEventLaw, f(A | tau) is a parabola in log tau between nodes that lie 1/8 of a standard deviation of log tau
+    apart, and the mass and the mean of the mixture between two nodes are exact: however narrow a component, the error of
+    p is below 1/256 of the largest second derivative of f(A | .) in these units, and where components are wider than
+    that distance and f is smooth it is far smaller (below 2e-5 with random weights). Marks that do not depend on tau have
+    no such error. Other distributions are integrated by Gauss-Legendre rules.
 
     Args:
         laws: distributions of the next event, (num_laws,), float64; they may be left-truncated.
@@ -133,8 +134,10 @@ def _timed_block(laws: NextEventLaw, ends: Tensor, members: Tensor, nodes: Tenso
     hazards = hazard[:, :num].diff(dim=1)
     hazard_moment = _moment(hazards, rate[:, : num - 1], rate[:, 1:num], torch.full_like(hazards, _SPACING))
     below = probs[:, :1]  # f left of the first node
-    p_at = (probs[:, :-1] * mass + slopes * moment).cumsum(1)
-    hazard_at = (probs[:, :-1] * hazards.unsqueeze(-1) + slopes * hazard_moment.unsqueeze(-1)).cumsum(1)
+    bends = _bends(slopes)
+    curved = probs[:, :-1] - bends * (_SPACING**2 / 6)  # the parabola's share, as if what is in a cell lay evenly
+    p_at = (curved * mass + slopes * moment).cumsum(1)
+    hazard_at = (curved * hazards.unsqueeze(-1) + slopes * hazard_moment.unsqueeze(-1)).cumsum(1)
     p_at, hazard_at = (torch.cat([torch.zeros_like(below), values[:, :-1]], 1) for values in (p_at, hazard_at))
     cell = ((x - nodes[0]) / _SPACING).long().clamp(0, num - 2)  # (num_laws, n)
 
@@ -146,7 +149,8 @@ def _timed_block(laws: NextEventLaw, ends: Tensor, members: Tensor, nodes: Tenso
     left = nodes[cell]
     part = (pick(survival) - survival[:, num:]).unsqueeze(-1)
     part_moment = (pick(first) - first[:, num:]).unsqueeze(-1) - left.unsqueeze(-1) * part
-    f, slope = pick(probs), pick(slopes)
+    slope, width = pick(slopes), (x - left).unsqueeze(-1)
+    f = pick(probs) - pick(bends) * width * (0.5 * _SPACING - width / 3)
     hazards = hazard[:, num:] - pick(hazard)
     hazard_moment = _moment(hazards, pick(rate), rate[:, num:], x - left)
     is_low = (_standardised(mixture, ends) < nodes[0]).unsqueeze(-1)
@@ -159,8 +163,14 @@ def _timed_block(laws: NextEventLaw, ends: Tensor, members: Tensor, nodes: Tenso
     return p, torch.where(is_low, below * low_hazard.unsqueeze(-1), integrated)
 
 
+def _bends(slopes: Tensor) -> Tensor:
+    """Half the second derivative within each cell, from slopes (num_laws, num_cells, num_sets) of it and its neighbours."""
+    at_nodes = torch.nn.functional.pad(slopes.diff(dim=1) / _SPACING, (0, 0, 1, 1))
+    return 0.25 * (at_nodes[:, :-1] + at_nodes[:, 1:])
+
+
 def _moment(hazards: Tensor, rate_before: Tensor, rate_after: Tensor, widths: Tensor) -> Tensor:
-    """Integral (x - x_0) dLambda from x_0 over `widths`, with Lambda the cubic that has these increments and slopes."""
+    """Integrate (x - x_0) dLambda from x_0 over `widths`, with Lambda the cubic that has these increments and slopes."""
     moment = 0.5 * widths * hazards - widths * widths / 12 * (rate_before - rate_after)
     return torch.minimum(moment.clamp_min(0.0), widths * hazards)
 

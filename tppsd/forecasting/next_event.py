@@ -24,8 +24,7 @@ _NUM_NODES = 400  # of the mean of a distribution without a formula
 
 
 def first_distributions(job: SamplingJob, plan: RequestPlan) -> Any:
-    """The distributions of the first event after each history, given that none came until it was observed,
-    (num_histories,).
+    """Return the distributions (num_histories,) of the first events, given that none came until w.
 
     Args:
         job: that will sample their paths.

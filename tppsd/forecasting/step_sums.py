@@ -51,7 +51,7 @@ class StepSums:
 
     def begin(self, plan: RequestPlan) -> None:
         """Begin with the paths of a plan, numbered as its requests."""
-        histories, which = plan.histories, torch.tensor([request.history for request in plan.requests])
+        histories, which = plan.histories, plan.requests.history
         last = histories.tokens.times.gather(1, histories.lengths.unsqueeze(1) - 1).squeeze(1)
         self._observed = (last + histories.elapsed).cpu()[which]
         shape = len(which), len(self.sets), len(self.edges) - 1
@@ -62,6 +62,8 @@ class StepSums:
         """Add the steps of one call of a method."""
         place = torch.arange(steps.starts.shape[1])
         rows, positions = (place < steps.num_steps.unsqueeze(1)).nonzero(as_tuple=True)
+        if len(rows) == 0:
+            return
         path = steps.request[rows]
         is_event = (place < steps.num_events.unsqueeze(1))[rows, positions]
         observed = self._observed[path]
@@ -87,8 +89,8 @@ class StepSums:
             first.index_add_(0, path, values * is_before.unsqueeze(2))
 
     def _is_before(self, path: Tensor, rows: Tensor, positions: Tensor, is_hit: Tensor) -> Tensor:
-        """Bool (num_steps, num_sets): has the path had no such event before the step?"""
-        shape = int(rows.max()) + 1 if len(rows) else 0, int(positions.max()) + 1 if len(rows) else 0
+        """Tell whether the path has had no such event before each step, bool (num_steps, num_sets)."""
+        shape = int(rows.max()) + 1, int(positions.max()) + 1
         hits = torch.zeros(*shape, is_hit.shape[1], dtype=torch.int64)
         hits[rows, positions] = is_hit.long()
         earlier = (hits.cumsum(1) - hits)[rows, positions]
