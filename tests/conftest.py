@@ -104,7 +104,7 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_counters_agree_with_one_another": 1,
     },
     "test_sampling_auto.py": {
-        "test_a_draft_model_is_used_where_sequences_are_long_or_rows_many": 2,
+        "test_a_short_job_with_a_draft_goes_by_the_fixed_rules": 2,
         "test_lengths_chosen_by_the_clock_are_replayed_by_the_options": 0,
     },
     "test_sampling_drafters.py": {
@@ -147,6 +147,8 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     },
     "test_sampling_results.py": {
         "test_a_stream_yields_the_same_sequences_in_the_order_of_index": 5,
+        "test_models_are_left_as_they_were": 8,
+        "test_threads_that_sample_one_model_do_not_notice_each_other": 0,
     },
     "test_sampling_stopping.py": {
         "test_every_sequence_may_have_its_own_ends": 1,

@@ -180,3 +180,38 @@ def test_two_processes_resume_to_the_bit_and_end_together_when_one_diverges(tmp_
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert found["same"], f"process {rank} draws other masks"
         assert found["said"].startswith("training diverged at step 2 (epoch 0, batch 2")
+
+
+def test_slurm_requeues_a_fit_which_then_goes_on(tmp_path: Path) -> None:
+    """SIGUSR1, as `#SBATCH --signal=SIGUSR1@90` has it sent: a checkpoint is left, the job requeued, SIGTERM waited
+    out; the same command given again goes on from there. A `scontrol` that only notes what it is told stands in."""
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "requeued"}\n')
+    scontrol.chmod(0o755)
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "fit", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    data = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "40", "--data.t_end", "8"]
+    size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--trainer.log_every_n_steps", "1"]
+    arguments = ["fit", *QUIET, *data, *size, "--early_stopping.patience", "100000", "--trainer.devices", "1"]
+    with tppsd(tmp_path, *arguments, "--trainer.max_epochs", "100000", **slurm) as process:
+        last = tmp_path / "outputs" / "fit" / "version_7" / "checkpoints" / "last.ckpt"  # SLURM's number of the job
+        for _ in range(900):
+            if last.exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGUSR1)
+        for _ in range(300):
+            if (tmp_path / "requeued").exists():
+                break
+            time.sleep(0.1)
+        assert process.poll() is None, process.stderr and process.stderr.read()[-3000:]
+        process.kill()
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    step = torch.load(tmp_path / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
+    more = ["--trainer.max_epochs", "100000", "--trainer.max_steps", str(step + 3), "--checkpoint.dirpath", "next"]
+    with tppsd(tmp_path, *arguments, *more, **slurm) as process:
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said[-3000:]
+    assert torch.load(tmp_path / "next" / "last.ckpt", weights_only=True)["global_step"] == step + 3
+    assert "hpc_ckpt_1.ckpt" in said

@@ -186,8 +186,27 @@ def test_options_of_earlier_versions_are_read_as_auto() -> None:
     with pytest.warns(UserWarning, match="compile = 'draft' is now part of compile = 'auto', which is used"):
         options = SamplingOptions(**json.loads('{"compile": "draft", "draft_length": 4, "method": "speculative"}'))
     assert options == SamplingOptions("speculative", 4)
-    for recorded in ('{"compile": null, "draft_length": 4, ', '{"draft_length": 4, '):
-        assert SamplingOptions(**json.loads(recorded + '"method": "speculative"}')) == options
+    for recorded in (
+        '{"compile": null, "draft_length": 4, "method": "speculative"}',
+        '{"draft_length": 4, "method": "speculative"}',
+    ):
+        assert SamplingOptions(**json.loads(recorded)) == options
+
+
+@pytest.mark.parametrize(
+    "line", ["compile: draft", "compile: null", "", "compile: auto", "compile: true", "compile: false"]
+)
+@pytest.mark.filterwarnings("ignore:compile = 'draft' is now")
+def test_options_in_files_of_runs_are_read(line: str, tmp_path: Path) -> None:
+    from jsonargparse import ArgumentParser
+
+    (tmp_path / "run.yaml").write_text(f"options:\n  method: autoregressive\n  {line}\n")
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--options", type=SamplingOptions)
+    read = parser.parse_args(["--config", str(tmp_path / "run.yaml")])
+    value = {"compile: true": True, "compile: false": False}.get(line, "auto")
+    assert parser.instantiate_classes(read).options == SamplingOptions("autoregressive", compile=value)
 
 
 @needs_a_compiler

@@ -188,6 +188,19 @@ def test_optimised_decays_are_found_from_afar() -> None:
     assert fixed.log_likelihood - 1e-3 < fit.log_likelihood < fixed.log_likelihood + 8
 
 
+def test_optimised_decays_leave_no_slope() -> None:
+    """At most 1e-3 nats per event for a decay that is e times faster, with the slope of finite differences."""
+    sequences = simulated(1, 30)
+    fit = fit_hawkes(sequences, decays=[0.5, 10.0], optimise_decays=True)
+    for d in range(2):
+        factor = torch.ones(2, dtype=torch.float64)
+        factor[d] = math.exp(0.01)
+        decays = fit.process.beta[:, 0, 0]
+        up, down = (fit_hawkes(sequences, decays=rates).log_likelihood for rates in (decays * factor, decays / factor))
+        assert abs(up - down) / 0.02 / fit.num_events < 1e-3
+        assert max(up, down) < fit.log_likelihood + 1e-4 * fit.num_events
+
+
 def test_a_grid_of_decays_comes_close_to_the_truth() -> None:
     sequences = simulated(2)
     fit = fit_hawkes(sequences)
@@ -250,6 +263,9 @@ def test_an_explosive_fit_is_said_and_can_be_used() -> None:
     sequences = explosive.simulate(60, t_end=4.0, seed=0)
     with pytest.warns(UserWarning, match=r"branching ratio of 1\.\d+: with 1 or more"):
         fit = fit_hawkes(sequences, decays=[2.0])
+    with pytest.warns(UserWarning, match="branching ratio") as caught:
+        Hawkes.fit(sequences, decays=[2.0])
+    assert caught[0].filename == __file__  # it points at the call
     assert fit.branching_ratio == pytest.approx(1.5, abs=0.2)
     assert fit.log_likelihood == pytest.approx(sum(fit.process.log_likelihood(s) for s in sequences), rel=1e-11)
     with warnings.catch_warnings():

@@ -346,7 +346,7 @@ def test_a_choice_of_a_word_or_a_switch_is_named(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="2"):
         tppsd("predict", *QUIET, "--model.target", "x", "--model.options.compile", "drafts")
     assert (
-        "--model.options.compile = drafts is wrong; it must be true or false or 'auto' or 'draft'"
+        "--model.options.compile = drafts is wrong; it must be true or false or one of 'auto', 'draft'"
         in capsys.readouterr().err
     )
 

@@ -1,4 +1,4 @@
-"""Snapshots of models: kept as long as these are the same, seen to be others by their numbers, gone with the model."""
+"""Snapshots of models are told from others by the models' parts and numbers, and go with them (see test_compile.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tppsd.backends import snapshots
-from tppsd.backends.snapshots import content_hash, snapshot
+from tppsd.backends.snapshots import snapshot
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.sample import sample
 
@@ -36,10 +36,6 @@ def average(model: TransformerTPP) -> None:
     assert weight._version == versions
 
 
-def change_a_buffer(model: TransformerTPP) -> None:
-    next(model.buffers()).data.add_(1.0)
-
-
 def other_statistics(model: TransformerTPP) -> None:
     model.set_statistics(replace(model.statistics, log_mean=1.5))
 
@@ -49,41 +45,16 @@ def another_class(model: TransformerTPP) -> None:
     block.__class__ = type("Subclass", (type(block),), {})
 
 
-def another_parameter(model: TransformerTPP) -> None:
-    """Of equal numbers, but the caller holds another tensor."""
-    old = model.decoder.to_mixture.weight
-    model.decoder.to_mixture.weight = torch.nn.Parameter(old.detach().clone())
-
-
 def another_module(model: TransformerTPP) -> None:
     model.decoder.extra = OtherBlock()
-
-
-def another_dtype(model: TransformerTPP) -> None:
-    model.double()
 
 
 CHANGES: list[Callable[[TransformerTPP], None]] = [
     average,
     other_statistics,
     another_class,
-    another_parameter,
     another_module,
-    another_dtype,
 ]
-
-
-def test_an_unchanged_model_keeps_its_snapshot_over_calls() -> None:
-    model = small()
-    sample(model, **SIZE)
-    first = snapshot(model)
-    compiled = first.compiled[torch.float32]
-    sample(model, draft="self", **SIZE)
-    sample(model, dtype="bfloat16", **SIZE)
-    model.train()
-    sample(model, **SIZE)
-    assert snapshot(model) is first and first.compiled[torch.float32] is compiled
-    assert set(first.compiled) == {torch.float32, torch.bfloat16}
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -134,9 +105,7 @@ def test_a_weight_that_is_not_finite_is_named_and_mended_ones_are_seen() -> None
     kept = weight.detach().clone()
     weight.data[0, 0] = torch.nan
     for _ in range(2):
-        with pytest.raises(
-            ValueError, match=r"target: parameter encoder.blocks.1.expand.weight has values that are not"
-        ):
+        with pytest.raises(ValueError, match=r"target: parameter encoder\.blocks\.1\.expand\.weight has values"):
             sample(model, **SIZE)
     weight.data.copy_(kept)
     assert len(sample(model, **SIZE)) == 4
@@ -151,19 +120,3 @@ def test_a_snapshot_goes_when_its_model_goes() -> None:
     del model
     gc.collect()
     assert own() is None and compiled() is None
-
-
-def test_nothing_is_kept_in_the_model() -> None:
-    model = small()
-    before = [dict(vars(module)) for module in model.modules()]
-    snapshot(model)
-    sample(model, **SIZE)
-    assert [set(vars(module)) for module in model.modules()] == [set(names) for names in before]
-
-
-def test_the_content_hash_is_that_of_the_model() -> None:
-    model = small()
-    assert content_hash(model) == model.content_hash()
-    average(model)
-    assert content_hash(model) == model.content_hash()
-    assert content_hash(object()) is None

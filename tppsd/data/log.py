@@ -106,7 +106,7 @@ def _understand(opened: Tables, context: Context) -> EventLog | None:
             obstacles.add(error)
     if parts is None or (parts["train"].marks is None and "mark" in parts["train"].columns):
         return None
-    vocabulary = MarkVocabulary.of(parts["train"], options.min_mark_count)
+    vocabulary = MarkVocabulary.of(parts["train"], options.min_mark_count, options.mark_names)
     marks = {}
     for split, part in parts.items():
         with obstacles.noted():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -45,20 +46,26 @@ class MarkVocabulary:
     """`num_marks` marks; with `names`, mark k is the type names[k], otherwise marks are the integers of the data.
 
     `declared` says that the data themselves declare `num_marks`; otherwise it is what the training split has.
-    `has_other` says that the last mark is "other", which takes every type that has no mark of its own.
+    `has_other` says that the last mark is "other", which takes every type that has no mark of its own; `is_fixed`, that the
+    names come from the option `mark_names`.
     """
 
     num_marks: int
     names: tuple[str, ...] | None = None
     declared: bool = False
     has_other: bool = False
+    is_fixed: bool = False
 
     @classmethod
-    def of(cls, train: SequenceTable, min_mark_count: int | None = None) -> MarkVocabulary:
+    def of(
+        cls, train: SequenceTable, min_mark_count: int | None = None, mark_names: Sequence[str] | None = None
+    ) -> MarkVocabulary:
         """The sorted string types of the training split; for integers the declared number of marks, or its largest mark
-        + 1. With `min_mark_count`, types are those with so many events or more, and "other"."""
+        + 1. With `min_mark_count`, types are those with so many events or more, and "other"; with `mark_names`, these."""
         if train.marks is None:
             return cls(1, declared=True)
+        if mark_names is not None:
+            return cls(len(mark_names), tuple(mark_names), has_other=mark_names[-1] == OTHER, is_fixed=True)
         names = None if train.own is None else train.own.mark_names
         if names is not None and str(train.marks.type) == "int64" and min_mark_count is None:
             return cls(len(names), names, declared=True)
@@ -97,6 +104,11 @@ class MarkVocabulary:
             codes = codes.fill_null(self.num_marks - 1)
         if codes.null_count:
             i = first_null(codes)
+            if self.is_fixed:
+                raise DataError(
+                    f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} is none of mark_names, which are "
+                    f"{_shown(self.names or ())}"
+                )
             raise DataError(
                 f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; it must be one "
                 f"of {_shown(self.names or ())}, or the training split must have it; min_mark_count: 1 reads it as {OTHER!r}",

@@ -21,6 +21,8 @@ from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
 from tppsd.lightning.processes import StartTogether
 from tppsd.lightning.requests import Requests
+from tppsd.lightning.runs import HELP as RUN_HELP
+from tppsd.lightning.runs import with_run
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.saving import SaveRunConfig, run_directory
 from tppsd.lightning.stopping import Stopped
@@ -123,6 +125,8 @@ class TrainingCLI(VerbCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"model": {"class_path": CLASS_OF_ROLE["target"]}, "data": {"class_path": DATA_CLASS}})
         parser.link_arguments("data.num_marks", "model.init_args.num_marks", apply_on="instantiate")
+        if self.verb != "fit":
+            parser.add_argument("--run", type=str | None, default=None, help=RUN_HELP)
         if self.verb != "validate":
             parser.add_lightning_class_args(RenewalBaseline, "renewal_baseline")
         if self.verb == "fit":
@@ -207,6 +211,7 @@ class SamplingCLI(VerbCLI):
         parser.add_lightning_class_args(EventDataModule, "data", subclass_mode=True, required=False)
         parser.add_lightning_class_args(SampleWriter, "writer")
         parser.add_class_arguments(Requests, "requests")
+        parser.add_argument("--run", type=str | None, default=None, help=RUN_HELP)
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
 
     def before_instantiate_classes(self) -> None:
@@ -227,6 +232,7 @@ def main(args: list[str]) -> None:
     """Run a verb with its arguments, as in `main(["fit", "--data.path", "events.parquet"])`."""
     quieten()
     refuse_data_as_path(args)
+    args = with_run(args)
     cli = SamplingCLI if args[0] == "predict" else TrainingCLI
     try:
         cli(args[0], None if args == sys.argv[1:] else args)  # with both, Lightning warns

@@ -12,7 +12,8 @@ import torch
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import process_nll
-from tppsd.processes.hawkes_fit import default_decays, fit_hawkes
+from tppsd.processes.hawkes import fit_hawkes
+from tppsd.processes.hawkes_fit import default_decays
 
 _PSEUDO_EVENTS = 1.0  # of each mark, as the Poisson baseline has them
 _NUM_STEPS = 15  # of a fit, for each mark

@@ -17,6 +17,7 @@ def quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # where a name is taken, they say so
         ".*dirpath has changed.*",  # a resumed run has a folder of its own
         ".*predict returned None.*",  # a chunk that is there already
+        ".*args parameter is intended to run from within Python.*",  # --run is spelt out for it
         ".*treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.13
     ):
         warnings.filterwarnings("ignore", message)

@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from tppsd.backends.compile import check_compilable
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch
+from tppsd.data.units import check_time_unit
 from tppsd.lightning.baseline import poisson_log_likelihood
 from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.distillation import Distillation
@@ -114,6 +115,7 @@ class TPPModule(LightningModule):
         self.is_compiled, self.distillation, self.width_penalty = compile, distillation, width_penalty
         self.distilled_from: str | None = None  # content hash of the target
         self._data_marks: tuple[str, ...] | None = None  # their names, of the data of the run
+        self._data_unit: str | None = None  # of their times, likewise
         self._random_states: list[dict[str, Any]] | None = None  # of the checkpoint that a run goes on from
         if distillation is not None:
             means = {
@@ -140,6 +142,8 @@ class TPPModule(LightningModule):
             )
         self._data_marks = None if data is None else data.statistics.mark_names
         check_mark_names(self.model.statistics.mark_names, self._data_marks, "the model")
+        self._data_unit = None if data is None else data.statistics.time_unit
+        check_time_unit(self.model.statistics.time_unit, self._data_unit, "the model")
         if stage == "fit" and data is not None and self.model.statistics.num_events == 0:
             self.model.set_statistics(data.statistics)
         if stage == "fit":
@@ -316,6 +320,7 @@ class TPPModule(LightningModule):
                 raise ValueError(
                     f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}"
                 )
+        check_time_unit(record.get("statistics", {}).get("time_unit"), self._data_unit, "the checkpoint")
         names = record.get("statistics", {}).get("mark_names")
         check_mark_names(None if names is None else tuple(names), self._data_marks, "the checkpoint")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from tppsd.models.law import NextEventLaw
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
-from tppsd.sampling.recorder import Recorder
+from tppsd.sampling.recorder import Recorder, Steps
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import BatchState, Events, ragged
 
@@ -52,13 +53,17 @@ class Method(Protocol):
         """Keep only `rows`."""
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Finished:
     """Completed requests, one after the other, on the CPU.
 
-    Fields: which int64 (n,): their numbers in the job; counts int64 (n,): their events; ended_by_count, stopped bool
-    (n,): they ended by the number of these, or by the mark of the last; columns float64 (3 or 4, events): inter-times,
-    times since t_start and marks of all, and log-densities where they were recorded; laws: the recorded distributions of
-    each, or None.
+    Attributes:
+        which: int64 (n,), their numbers in the job.
+        counts: int64 (n,), their events.
+        ended_by_count, stopped: bool (n,), they ended by the number of these, or by the mark of the last.
+        columns: float64 (3 or 4, events), inter-times, times since t_start and marks of all, and log-densities where they
+            were recorded.
+        laws: the recorded distributions of each, or None.
     """
 
     which: Tensor
@@ -74,10 +79,11 @@ class Finished(NamedTuple):
     @classmethod
     def cat(cls, parts: Sequence[Finished]) -> Finished:
         """All of several."""
-        flags = (torch.cat([part[i] for part in parts]) for i in range(4))  # type: ignore[misc]
+        names = ("which", "counts", "ended_by_count", "stopped")
+        flags = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         columns = torch.cat([part.columns for part in parts], 1)
         recorded = [law for part in parts for law in part.laws or ()]
-        return cls._make((*flags, columns, None if parts[0].laws is None else recorded))
+        return cls(**flags, columns=columns, laws=None if parts[0].laws is None else recorded)
 
     def select(self, order: Tensor) -> Finished:
         """The requests at int64 `order` (m,), in that order."""
@@ -165,15 +171,25 @@ class Engine:
     def step(self) -> None:
         """Advance every row once, and take note of what that took and gave."""
         started = time.perf_counter()
-        active, before = self.state.active, self.state.counts
+        active, before, last_times = self.state.active, self.state.counts, self.state.last_times
         done = self.method.advance(self.state)
         self.recorder.record(before, done.events, done.laws)
+        if self.recorder.accumulator is not None:
+            self.recorder.accumulator.add(self._steps(done, active, before, last_times))
         self.counters.add(done, active)
         if self.draft_length is not None and done.num_drafted is not None and done.num_used is not None:
             longest = int(done.num_drafted.max())
             is_longest = done.num_drafted == longest
             seconds = time.perf_counter() - started
             self.draft_length.record(longest, done.num_used, is_longest, seconds, done.num_rounds)
+
+    def _steps(self, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> Steps:
+        """What a call of the method has done, step by step, from what the state was before it."""
+        state = self.state
+        num_events = torch.where(active, torch.minimum(state.counts, state.limit) - counts, 0)
+        is_late = state.reached_end & ~state.stopped & (state.counts < state.limit)
+        starts = torch.cat([last_times.unsqueeze(1), done.events.times[:, :-1]], 1)
+        return Steps(state.request, starts, done.events, done.laws, num_events + is_late.long(), num_events)
 
     def schedule(self) -> None:
         """Fill free rows with waiting requests once an eighth is free; drop free rows when nobody waits."""
@@ -207,5 +223,5 @@ class Engine:
         log_probs, laws = self.recorder.take(done, counts, by_count | stopped)
         if log_probs is not None:
             columns = torch.cat([columns, log_probs])
-        flags = (tensor.cpu() for tensor in (state.request[done], counts, by_count, stopped))
-        return Finished._make((*flags, columns.cpu(), laws))
+        which = state.request[done].cpu()
+        return Finished(which, counts.cpu(), by_count.cpu(), stopped.cpu(), columns.cpu(), laws)

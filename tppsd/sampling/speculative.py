@@ -151,7 +151,8 @@ class Speculative:
     def _step(self, state: BatchState) -> Advance:
         """Advance every row by one event; the drafter learns of it."""
         u = self.rule.uniforms(self.noise, 0)
-        nothing, last_mark = Draft.nothing(u.draft), state.last_marks(self.target.model.num_marks)
+        # no events, but a drafter that has not drafted before begins with the last token
+        nothing, last_mark = self.drafter.propose(state, u.draft), state.last_marks(self.target.model.num_marks)
         active = state.active
         events, law = autoregressive_step(state, self.target, u.target)
         self.drafter.commit(nothing, nothing.num_drafted, state, law, last_mark.unsqueeze(1))
