@@ -31,7 +31,7 @@ from tppsd.sampling.rules import Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.stats import SamplingStats
 
-DEFAULT_ROWS = 64  # running sequences
+DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
 _LOG = logging.getLogger("tppsd")
 
 
@@ -156,7 +156,10 @@ class SamplingJob:
 
     def _num_rows(self, plan: RequestPlan) -> int:
         """Running sequences."""
-        return min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+        num = len(plan.requests)
+        is_plain = self.options.method == "autoregressive" and is_compiled(self.models.target)
+        default = MANY_ROWS if is_plain and num >= 4 * MANY_ROWS else DEFAULT_ROWS
+        return min(self.batch_size or default, num)
 
     def finished(self, plan: RequestPlan, progress: bool = False) -> Finished:
         """All of them, in index order."""
