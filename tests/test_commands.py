@@ -79,7 +79,7 @@ def test_the_demo_does_without_a_compiler(monkeypatch):
 
     monkeypatch.setattr(demo_sampling, "check_compiler", refuse)
     assert list(demo_sampling.samplers()) == ["autoregressive", "speculative", "speculative_jacobi"]
-    assert all(options.compile is None for options, _ in demo_sampling.samplers().values())
+    assert all(options.compile is not True for options, _ in demo_sampling.samplers().values())
 
 
 def test_test_sequences_with_nothing_to_come_are_refused_before_training(events, tmp_path, monkeypatch):

@@ -304,7 +304,8 @@ def test_missing_columns_list_what_is_there(tmp_path: Path) -> None:
 def test_column_map_mistakes(tmp_path: Path) -> None:
     file = write(tmp_path / "events.csv", [{"sequence": 1, "seq_id": 1, "time": 0.5, "mark": 0}])
     assert message(file, columns={"type": "mark"}) == (
-        "columns has the unknown field 'type'; the fields are time, mark, inter_time, length, num_marks, t_start, t_end, score_start, sequence"
+        "columns has the unknown field 'type'; the fields are time, mark, inter_time, length, num_marks, t_start, t_end, "
+        "score_start, sequence"
     )
     assert message(file).endswith(
         "events.csv: both sequence and seq_id could hold 'sequence'; choose with columns={'sequence': ...}"

@@ -189,7 +189,7 @@ class Plan:
     @property
     def passes(self) -> dict[str, Any]:
         """The options of passes, as in SamplingOptions."""
-        return SamplingOptions(compile=self.compile, dtype=self.dtype).passes
+        return SamplingOptions(compile=self.compile, dtype=self.dtype).common
 
     def speculative_options(self, of_model: bool) -> list[SamplingOptions]:
         """Return the options of all chains and trees.

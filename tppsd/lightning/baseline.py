@@ -13,7 +13,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.datamodule import EventDataModule
-from tppsd.lightning.hawkes_baseline import compare, score_hawkes
+from tppsd.lightning.hawkes_baseline import compare, describe_hawkes, score_hawkes
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
@@ -90,12 +90,12 @@ class RenewalBaseline(Callback):
         rank_zero_info("fitting a Hawkes process (nll_hawkes)")
         with torch.inference_mode(False):
             hawkes = score_hawkes(data.sequences("train"), data.sequences("test"), data.statistics)
-        scores["test/nll_hawkes"] = hawkes.nll
-        named = {
-            "a Poisson process": poisson,
-            "the best renewal model": scores["test/nll_renewal"],
-            f"a fitted Hawkes process of branching ratio {hawkes.branching_ratio:.2f}": hawkes.nll,
-        }
+        named = {"a Poisson process": poisson, "the best renewal model": scores["test/nll_renewal"]}
+        if hawkes is None:
+            rank_zero_info(f"no Hawkes process is fitted: {data.num_marks} marks are too many")
+        else:
+            scores["test/nll_hawkes"] = hawkes.nll
+            named[describe_hawkes(hawkes)] = hawkes.nll
         rank_zero_info(compare(nll, named))
         if data.process_object is not None:
             scores["test/nll_true"] = process_nll(data.process_object, data.sequences("test"))

@@ -101,7 +101,7 @@ class SpeculativeSampling(Callback):
         other = self.other.to(pl_module.device) if isinstance(self.other, TransformerTPP) else self.other
         target, draft = (pl_module.model, other) if self.target is None else (other, pl_module.model)
         assert isinstance(target, TransformerTPP)
-        autoregressive = self._sample(trainer, target, None, SamplingOptions("autoregressive", **self.options.passes))
+        autoregressive = self._sample(trainer, target, None, SamplingOptions("autoregressive", **self.options.common))
         speculative = self._sample(trainer, target, draft, self.options)
         counts, values = self._speed(trainer, autoregressive, speculative)
         sequences = [] if speculative is None else speculative.with_history()

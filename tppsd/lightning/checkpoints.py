@@ -63,3 +63,4 @@ class Patience(EarlyStopping):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict | {"patience": self.patience})
+        self.strict = False  # a run that was cut before a validation has no score yet when its epoch ends

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ class StopAtDivergence(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._has_stepped:
-            named = dict(pl_module.named_parameters())
+            named: dict[str, Tensor] = dict(pl_module.named_parameters())
             if _on_any(trainer, not all_finite(named.values())):
                 self._stop(trainer, pl_module, "after the step, parameter", named)
 
@@ -81,7 +81,7 @@ class StopAtDivergence(Callback):
                     f"in training were finite; {_last_good(trainer)}; {_ADVICE}"
                 )
 
-    def _stop(self, trainer: Trainer, pl_module: LightningModule, kind: str, named: dict[str, Tensor]) -> None:
+    def _stop(self, trainer: Trainer, pl_module: LightningModule, kind: str, named: Mapping[str, Tensor]) -> None:
         """Say which batch it was, save it, and end the run."""
         seen = next((s for s in self._seen if s.loss is not None and not bool(s.loss.isfinite())), self._seen[-1])
         names = [name for name, value in named.items() if not bool(value.isfinite().all())]

@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tppsd.lightning.shards import Shard, file_hash, parse_name, sync_folder
+from tppsd.lightning.shards import Shard, file_hash, parse_name
+from tppsd.sampling.columns import sync_folder
 
 JOB = ".job.json"  # these are hidden from those who read the folder as data
 MANIFEST = ".manifest.json"

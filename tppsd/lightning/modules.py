@@ -60,6 +60,10 @@ class TPPModule(LightningModule):
         lr_scheduler: builds the scheduler from the optimiser; None = constant learning rates.
         lr_interval: the scheduler advances once per "step" or once per "epoch".
         distillation: a frozen target to agree with, or to measure acceptance against; None = likelihood alone.
+        width_penalty: weight in the loss of the mean over scored events and components of (log sigma)_+^2, sigma the
+            standard deviation of a component of log tau in units of the training split's own. What is wider than all
+            inter-times together costs no likelihood while its weight is tiny, and then decides means and rare samples.
+            0 = none; a loss of distillation has none.
         compile: train with torch.compile, for GPUs. The first step takes a minute; on a CPU it was measured to gain
             nothing.
     """
@@ -83,11 +87,12 @@ class TPPModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = lambda optimizer: WarmupCosine(optimizer, warmup=0.05, final=0.01),
         lr_interval: Literal["step", "epoch"] = "step",
         distillation: Distillation | None = None,
+        width_penalty: float = 0.0,
         compile: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(
-            ignore=["optimizer", "lr_scheduler", "distillation", "compile"]
+            ignore=["optimizer", "lr_scheduler", "distillation", "width_penalty", "compile"]
         )  # what is left is plain values
         self.model = TransformerTPP(
             num_marks,
@@ -105,7 +110,9 @@ class TPPModule(LightningModule):
         names = ["val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "test/nll_poisson"]
         names += [f"test/{name}_{convention}" for convention in CONVENTIONS for name in ("nll", "nll_time", "nll_mark")]
         self.metrics = torch.nn.ModuleDict({name: NegativeLogLikelihood() for name in names})
-        self.is_compiled, self.distillation = compile, distillation
+        if not width_penalty >= 0:
+            raise ValueError(f"width_penalty = {width_penalty} must be a number of at least 0")
+        self.is_compiled, self.distillation, self.width_penalty = compile, distillation, width_penalty
         self.distilled_from: str | None = None  # content hash of the target
         self._data_marks: tuple[str, ...] | None = None  # their names, of the data of the run
         self._data_unit: str | None = None  # of their times, likewise
@@ -190,7 +197,7 @@ class TPPModule(LightningModule):
         time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time)
         nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.num_scored.sum())
         if distillation is None or not distillation.is_trained_for:
-            return nll
+            return nll + self._width_term(law, batch)
         kl, acceptance = distillation.overlap(law, batch, step=self.global_step + 1)
         num_contexts = batch.num_scored.sum() + len(batch.mask)  # of each sequence, one more than events are scored
         mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
@@ -198,6 +205,14 @@ class TPPModule(LightningModule):
         return (
             distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
         )
+
+    def _width_term(self, law: NextEventLaw, batch: EventBatch) -> Tensor | float:
+        """width_penalty * mean over scored events and components of (log sigma)_+^2."""
+        if self.width_penalty == 0:
+            return 0.0
+        log_stds = law.inter_time.log_stds[..., :-1, :]  # in units of the training split's own
+        excess = torch.where(batch.scored, torch.relu(log_stds).square().mean(-1), 0.0)
+        return self.width_penalty * self._mean_over_processes("train/width", excess.sum(), batch.num_scored.sum())
 
     def _mean_over_processes(self, name: str, total: Tensor, count: Tensor) -> Tensor:
         """Log the StepMeans of sum of `total` over processes / sum of `count`, and return this process's total * number

@@ -55,6 +55,7 @@ class Sampler(LightningModule):
         max_events: int = 1_000_000,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer chunks than processes
         self.target = load(target)
         self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
@@ -105,5 +106,5 @@ class Sampler(LightningModule):
         if is_to_choose:  # once for all chunks; a length that is left to the clock goes on being so
             self._chosen = samples.options.with_overrides(draft_length=samples.stats.draft_length)
             self._choice = samples.stats.choice
-        samples.stats.choice = self._choice
+        samples.stats.choice = self._choice or samples.stats.choice
         return PredictedSequences(**vars(samples))

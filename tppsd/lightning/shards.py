@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tppsd.sampling.columns import write_parquet
 
 if TYPE_CHECKING:
     from tppsd.sampling.results import SampledSequences
@@ -46,45 +47,17 @@ def fingerprint(job: dict[str, Any]) -> str:
 
 
 def write_shard(samples: SampledSequences, path: Path, job: dict[str, Any]) -> None:
-    """Write the samples of a chunk with a checksum of every page and the fingerprint of their job.
-
-    The file appears under its name when all of it is on the disk.
+    """Write the samples of a chunk with the fingerprint of their job; the file appears when all of it is on the disk.
 
     Raises:
         OSError: it cannot be written; names the file.
     """
-    import pyarrow.parquet as pq
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        samples.to_parquet(temporary)  # which writes no checksums
-        table = pq.read_table(temporary)
-        table = table.replace_schema_metadata({_JOB_KEY: fingerprint(job).encode()})
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        write_parquet(samples.to_columns(), path, {_JOB_KEY: fingerprint(job).encode()})
     except OSError as error:
         if error.filename is not None:
             raise
         raise OSError(error.errno, f"cannot be written: {error}", str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a rename in `folder` survive a loss of power, where the system can promise that."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # nor can every network file system
-        pass
-    finally:
-        os.close(descriptor)
 
 
 def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> str | None:

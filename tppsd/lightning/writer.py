@@ -29,7 +29,7 @@ from tppsd.lightning.shards import Shard, fault, remove_left_overs, shard_name, 
 from tppsd.lightning.stopping import Stopped, TermListener
 from tppsd.sampling.results import SampledSequences
 
-_PATIENCE = 30.0  # seconds for which a process that was told to stop waits for the shards in the others' hands
+_PATIENCE = 10.0  # seconds for which a process that was told to stop waits for the shards in the others' hands
 _log = logging.getLogger(__name__)
 
 
@@ -174,7 +174,7 @@ class SampleWriter(BasePredictionWriter):
         """Check every shard, leave the manifest, and say what was done."""
         faults = [(shard, fault(self.output_dir, shard, self._job)) for shard in self._shards]
         wrong = [f"{shard.name} {found}" for shard, found in faults if found is not None]
-        if wrong and trainer.limit_predict_batches == 1.0:  # type: ignore[attr-defined]
+        if wrong and trainer.limit_predict_batches == 1.0:
             raise ValueError(
                 f"{self.output_dir}: the job is not done, {len(wrong)} of {len(faults)} files are not as they must be "
                 f"({wrong[0]}); give the same command again, which samples only these"

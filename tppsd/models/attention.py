@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tppsd.models.cache import KVCache
+from tppsd.models.shared_histories import SharedAttention
 from tppsd.models.tree import depths_on, is_ancestor
 
 
@@ -92,6 +93,10 @@ class CachedPass:
         self.mask, self.beta = cache.tensors[0].new_zeros(()), 0
         if parents is not None or num_new > 1 or cache.min_length != cache.max_length:  # there is something to mask
             self.mask, self.beta = self._mask(num_new, dtype), 1
+        self.shared: SharedAttention | None = None
+        if cache.shared is not None and bool(cache.shared.lengths.any()):
+            own = cache.lengths.unsqueeze(1) + self._depth(num_new, cache.lengths.device)
+            self.shared = SharedAttention(cache.shared, own, cache.max_context, dtype)
 
     def _mask(self, num_new: int, dtype: torch.dtype) -> Tensor:
         """(rows * heads or 1, q, used): 0 where a token looks, -inf elsewhere."""
@@ -117,27 +122,38 @@ class CachedPass:
         mask = torch.zeros(is_seen.shape, dtype=dtype, device=device).masked_fill_(~is_seen, -torch.inf)
         return mask.repeat_interleave(cache.num_heads, 0) if is_ragged else mask
 
-    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+    def _depth(self, num_new: int, device: torch.device) -> Tensor:
+        """int64 (num_new,): how many tokens lie between each new one and the committed ones."""
         if self.parents is None:
-            return self.cache.num_tokens.unsqueeze(1) + torch.arange(num_tokens, device=device)
-        return self.cache.num_tokens.unsqueeze(1) + depths_on(self.cache.parents + self.parents, device)[-num_tokens:]
+            return torch.arange(num_new, device=device)
+        return depths_on(self.cache.parents + self.parents, device)[-num_new:]
+
+    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        return self.cache.num_tokens.unsqueeze(1) + self._depth(num_tokens, device)
 
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
         rows, num_new, width = qkv.shape
-        by_head = qkv.view(rows, num_new, 3, num_heads, width // (3 * num_heads))
-        keys, values = self.cache.write_layer(layer, by_head[:, :, 1:])
-        return _attend_to(keys, values, by_head[:, :, 0], self.mask, self.beta, kind)
+        queries, *new = qkv.view(rows, num_new, 3, num_heads, width // (3 * num_heads)).split([1, 2], 2)
+        keys, values = self.cache.write_layer(layer, *new)
+        queries = queries.squeeze(2)
+        q = queries.transpose(1, 2).flatten(0, 1)
+        scale = queries.shape[3] ** -0.5
+        scores = torch.baddbmm(self.mask, q, keys, beta=self.beta, alpha=scale)  # (rows * heads, q, used)
+        num_before = 0
+        if self.shared is not None:  # those of the history in front of the row's own
+            scores = torch.cat([self.shared.scores(layer, queries), scores], 2)
+            num_before = scores.shape[2] - keys.shape[2]
+        weights = _softmax(scores, kind)
+        attended = torch.bmm(weights[..., num_before:], values)
+        if self.shared is not None:
+            attended = attended + self.shared.weighted(layer, weights[..., :num_before], num_heads)
+        if num_new > 1:
+            attended = attended.view(rows, num_heads, num_new, -1).transpose(1, 2)
+        return attended.reshape(rows, num_new, -1)
 
 
-def _attend_to(keys: Tensor, values: Tensor, queries: Tensor, mask: Tensor, beta: int, kind: Attention) -> Tensor:
-    """Queries (rows, q, heads, head_dim) of a cache's keys (rows * heads, head_dim, used) and values (rows * heads,
-    used, head_dim), with beta times a mask added to their scores: (rows, q, dim)."""
-    rows, num_new, num_heads, head_dim = queries.shape
-    q = queries.transpose(1, 2).flatten(0, 1)
-    scores = torch.baddbmm(mask, q, keys, beta=beta, alpha=head_dim**-0.5)  # (rows * heads, q, used)
-    has_one = kind is Attention.ONE_PLUS_SUM
-    weights = torch.softmax(F.pad(scores, (1, 0)), -1)[..., 1:] if has_one else torch.softmax(scores, -1)
-    attended = torch.bmm(weights, values)
-    if num_new > 1:
-        attended = attended.view(rows, num_heads, num_new, head_dim).transpose(1, 2)
-    return attended.reshape(rows, num_new, -1)
+def _softmax(scores: Tensor, kind: Attention) -> Tensor:
+    """Weights of the scores' last dimension, with the 1 of ONE_PLUS_SUM once for all of them."""
+    if kind is Attention.ONE_PLUS_SUM:
+        return torch.softmax(F.pad(scores, (1, 0)), -1)[..., 1:]
+    return torch.softmax(scores, -1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tppsd.models.shared_histories import SharedHistories
+
 _LARGEST_PASS = 512  # tokens for which a cache of bounded context has room beside them
 
 
@@ -131,8 +133,8 @@ class RowCache:
                 entries[rows, first + which] = entries[rows, first + from_nodes]  # all are read before any is written
         self.lengths = self.lengths + num_kept
 
-    def copy_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
-        """Copy whole rows of `source` into `rows` of this cache (a history encoded once, shared by its paths)."""
+    def continue_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
+        """Begin `rows` int64 (n,) of this cache with the entries of rows `source_rows` (n,) of another one."""
         self.grow(source.max_length)
         for which in range(len(self.tensors)):
             self._entries(which)[rows, : source.max_length] = source._entries(which)[source_rows, : source.max_length]
@@ -154,7 +156,8 @@ class KVCache(RowCache):
     Attributes:
         max_context: how many tokens a token looks at, itself included; None = all. Older ones are dropped when room is
             needed, so that a row takes up about twice as much, however long its sequence.
-        dropped: int64 (rows,), how many tokens of each row have been.
+        dropped: int64 (rows,), how many of a row's own tokens have been.
+        shared: the histories that rows continue, whose entries come before their own; None = there are none.
     """
 
     def __init__(
@@ -165,11 +168,13 @@ class KVCache(RowCache):
         shape = [num_layers, 2, num_rows, num_heads, head_dim, multiple(capacity, step)]
         super().__init__([like.new_zeros(shape)], [5], row_dim=2, step=step)
         self.dropped = torch.zeros_like(self.lengths)
+        self.shared: SharedHistories | None = None
 
     @property
     def num_tokens(self) -> Tensor:
-        """int64 (rows,): committed, those dropped included."""
-        return self.lengths + self.dropped
+        """int64 (rows,): committed, those of the history and those dropped included."""
+        own = self.lengths + self.dropped
+        return own if self.shared is None else own + self.shared.num_tokens
 
     def make_room(self, num_new: int) -> None:
         is_full = self.max_length + num_new > self.capacity and not self.parents
@@ -207,11 +212,18 @@ class KVCache(RowCache):
         entries[:, :num_kept] = entries[rows, newest]
         self.lengths, self.dropped = self.lengths - num_dropped, self.dropped + num_dropped
 
-    def copy_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
-        super().copy_rows(source, source_rows, rows)
+    def continue_rows(self, source: RowCache, source_rows: Tensor, rows: Tensor) -> None:
+        """Begin `rows` behind the histories in rows `source_rows` of `source`, which are shared and not copied."""
         assert isinstance(source, KVCache)
-        self.dropped = self.dropped.index_copy(0, rows, source.dropped[source_rows])
+        if self.shared is None and source.max_length:
+            self.shared = SharedHistories(len(self.lengths), self.lengths.device)
+        if self.shared is not None:
+            self.shared.start(source, source_rows, rows)
+        self.lengths = self.lengths.index_fill(0, rows, 0)
+        self.dropped = self.dropped.index_fill(0, rows, 0)
 
     def keep_rows(self, rows: Tensor) -> None:
         super().keep_rows(rows)
         self.dropped = self.dropped[rows]
+        if self.shared is not None:
+            self.shared.compact(rows)

@@ -88,6 +88,7 @@ class DecodingModel(Protocol):
         keeps_laws: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
+        stops: Tensor | None = None,
     ) -> Any:
         """Events one after another, each from the distribution after those before it
         (tppsd.backends.cpp.model.CompiledTPP.decode)."""

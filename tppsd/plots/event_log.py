@@ -123,11 +123,12 @@ def rate_over_time(facts: LogFacts) -> Figure:
         rates = counts / np.diff(edges)
         axes.stairs(rates, _positions(facts, edges), color=SPLIT_COLOURS[split], linewidth=1.4, label=split)
     if clock.has_dates:
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+        import matplotlib.dates
 
-        locator = AutoDateLocator()
+        dates: Any = matplotlib.dates  # untyped
+        locator = dates.AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     label(axes, "date (UTC)" if clock.has_dates else _with_unit(facts, "time"), _per_unit(facts), "scored events")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
     return figure
@@ -156,15 +157,19 @@ def _positions(facts: LogFacts, edges: Any) -> Any:
     clock = facts.log.clock
     if not clock.has_dates:
         return edges
-    from matplotlib.dates import date2num
+    import matplotlib.dates
 
+    dates: Any = matplotlib.dates  # untyped
     length = clock.duration(1, "unit").astype(np.int64)
-    return date2num(clock.origin + np.asarray(np.asarray(edges) * length, dtype=np.int64).astype("timedelta64[ns]"))
+    return dates.date2num(
+        clock.origin + np.asarray(np.asarray(edges) * length, dtype=np.int64).astype("timedelta64[ns]")
+    )
 
 
 def _commonest(facts: LogFacts) -> list[int]:
     """At most SHOWN_MARKS marks, the commonest of training first."""
-    return np.argsort(-facts.train.mark_counts(facts.log.vocabulary.num_marks), kind="stable")[:SHOWN_MARKS].tolist()
+    order = np.argsort(-facts.train.mark_counts(facts.log.vocabulary.num_marks), kind="stable")
+    return [int(mark) for mark in order[:SHOWN_MARKS]]
 
 
 def _mark_colours(facts: LogFacts) -> list[str]:

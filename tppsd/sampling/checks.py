@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -34,3 +35,44 @@ def _as_int(value: Any) -> int | None:
     except (TypeError, ValueError, RuntimeError):
         return None
     return int(number) if number.is_integer() else None
+
+
+def mark_set(name: str, value: Any) -> tuple[int | str, ...] | None:
+    """A set of marks, by index or name, as a tuple in a fixed order; None stays None.
+
+    Raises:
+        ValueError: it is empty, or something else than marks.
+    """
+    if value is None:
+        return None
+    try:
+        several = [value] if isinstance(value, str | bytes) else list(value)
+    except TypeError:
+        several = [value]
+    marks = {mark if isinstance(mark, str) else _as_int(mark) for mark in several}
+    if not marks or any(mark is None or (isinstance(mark, int) and mark < 0) for mark in marks):
+        raise ValueError(f"{name} = {value!r} must be marks, by index or name, such as [2, 3]; None is for no marks")
+    return tuple(sorted((mark for mark in marks if mark is not None), key=lambda mark: (isinstance(mark, str), mark)))
+
+
+def mark_indices(name: str, marks: Iterable[int | str], num_marks: int, mark_names: Sequence[str] | None) -> list[int]:
+    """The indices of marks that are given by index or name.
+
+    Args:
+        name: of the argument, for the message.
+        marks: indices or names.
+        num_marks: of the model.
+        mark_names: names of marks 0, 1, ... in the model's data; None where they have none.
+
+    Raises:
+        ValueError: the model has no such mark.
+    """
+    known = {} if mark_names is None else {mark: i for i, mark in enumerate(mark_names)}
+    found = []
+    for mark in marks:
+        index = known.get(mark, -1) if isinstance(mark, str) else mark
+        if not 0 <= index < num_marks:
+            names = f", or names such as {list(known)[:6]}" if known else ""
+            raise ValueError(f"{name}: {mark!r} is not a mark of the target; its marks are 0..{num_marks - 1}{names}")
+        found.append(index)
+    return found

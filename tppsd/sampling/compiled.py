@@ -49,7 +49,7 @@ class CompiledSpeculative(Speculative):
         self._update_backlog(speculated)
         num_wanted = torch.minimum(state.counts, state.limit) - before
         num_rounds = int(speculated.num_rounds.max())
-        return Advance(speculated.num_rounds, events, None, *rounds_of(speculated, num_wanted), num_rounds)
+        return Advance(speculated.num_rounds, events, None, *rounds_of(speculated, num_wanted, state), num_rounds)
 
     def _speculate(self, state: BatchState, draft_length: int) -> Any:
         """Rounds of one length: of each row as many as it wants where all are of that length, else of all rows as many,
@@ -62,7 +62,8 @@ class CompiledSpeculative(Speculative):
         room = min(_AT_ONCE, int(limits.max())) + draft_length + 1
         most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
         noise, ends = (self.noise.keys, self.noise.cursors), (state.elapsed, state.end, limits)
-        wanted = Wanted(backlog.begin(state.last_token), backlog.num, *noise, *ends, draft_length, room, most)
+        given = (backlog.begin(state.last_token), backlog.num, *noise, *ends, state.stop_marks)
+        wanted = Wanted(*given, draft_length, room, most)
         models = cast(Any, target.model), cast(CompiledTPP, draft.model)
         return speculate(*models, (target.cache, draft.cache), wanted)
 
@@ -76,11 +77,16 @@ class CompiledSpeculative(Speculative):
         self.drafter.backlog.tokens, self.drafter.backlog.num = EventTokens(marks + 1, times, inter_times), num
 
 
-def rounds_of(speculated: Any, num_wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rounds_of(speculated: Any, num_wanted: Tensor, state: BatchState) -> tuple[Tensor, Tensor, Tensor]:
     """(drafted, accepted, used) events of every round of every row, int64 (rounds,); each row had use for its first
-    `num_wanted` (rows,) events."""
+    `num_wanted` (rows,) events, and what a round drafted behind an event that stopped its row does not count."""
     is_round = torch.arange(speculated.num_drafted.shape[1]) < speculated.num_rounds.unsqueeze(1)
     num_events = speculated.num_accepted + 1
     num_before = num_events.cumsum(1) - num_events
-    num_used = torch.minimum(speculated.num_accepted, num_wanted.unsqueeze(1) - num_before)
-    return speculated.num_drafted[is_round], speculated.num_accepted[is_round], num_used[is_round]
+    num_counted = num_wanted.unsqueeze(1) - num_before
+    num_used = torch.minimum(speculated.num_accepted, num_counted)
+    is_cut = state.stopped.unsqueeze(1) & (num_counted <= speculated.num_accepted)
+    num_drafted, num_accepted = (
+        torch.where(is_cut, num_counted, num) for num in (speculated.num_drafted, speculated.num_accepted)
+    )
+    return num_drafted[is_round], num_accepted[is_round], num_used[is_round]

@@ -6,16 +6,16 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from tppsd.backends.compile import is_compiled, runnable
+from tppsd.backends.compile import Compile, is_compiled, runnable
 from tppsd.backends.snapshots import content_hash
 from tppsd.models.protocol import check_starts
 from tppsd.models.resolve import model_device, resolve_model
 from tppsd.progress import progress as progress_bar
-from tppsd.sampling.checks import whole_number
+from tppsd.sampling.checks import mark_indices, whole_number
 from tppsd.sampling.choose import choose_default
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.draft_length_cache import DRAFT_LENGTHS
@@ -107,6 +107,7 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
+        plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
         self.models = Models(self._runnable(self.target, "target"), self._runnable(self.draft, "draft"))
@@ -118,7 +119,18 @@ class SamplingJob:
     def _runnable(self, model: Any, role: str) -> Any:
         if model is None:
             return None
-        return runnable(model, role, self.options.compile, self.options.dtype or "float32")
+        compile = cast(Compile, self.options.compile)
+        return runnable(model, role, compile, self.options.dtype or "float32")
+
+    def _marks(self, name: str) -> torch.Tensor | None:
+        """The marks that an option names, bool (num_marks,); None where it names none."""
+        marks, num_marks = getattr(self.options, name), self.target.num_marks
+        if marks is None:
+            return None
+        names = getattr(getattr(self.target, "statistics", None), "mark_names", None)
+        is_one = torch.zeros(num_marks, dtype=torch.bool, device=model_device(self.target))
+        is_one[mark_indices(name, marks, num_marks, names)] = True
+        return is_one
 
     def _choose(self, plan: RequestPlan) -> None:
         """Choose what the options leave open; a draft model that is not to draft is let go."""
@@ -146,28 +158,32 @@ class SamplingJob:
         """Running sequences."""
         return min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
 
-    def finished(self, plan: RequestPlan, progress: bool = False) -> list[Finished]:
+    def finished(self, plan: RequestPlan, progress: bool = False) -> Finished:
         """All of them, in index order."""
         with torch.inference_mode():
-            return sorted(self.run(plan, progress), key=lambda done: done.which)
+            done = Finished.cat(list(self.run(plan, progress)))
+            return done.select(done.which.argsort())
 
     def run(self, plan: RequestPlan, progress: bool) -> Iterator[Finished]:
-        """Yield finished requests, under inference mode; counters and seconds accumulate in `stats`."""
+        """Yield finished requests, those of one step together, under inference mode.
+
+        Counters and seconds accumulate in `stats`.
+        """
         with progress_bar(None, "sampling", len(plan.requests), progress) as advance:
             engine = self._start(plan)
             steps = engine.run()
             while True:
                 started = time.perf_counter()
-                finished = next(steps, [])
+                finished = next(steps, None)
                 self.stats.seconds += time.perf_counter() - started
                 self.stats.take(engine.counters)
-                if not finished:
+                if finished is None:
                     if isinstance(self.chosen_lengths, AutoDraftLength):
                         DRAFT_LENGTHS.remember(self.target, self.draft, self.options, self.chosen_lengths)
                     return
-                self.stats.num_events += sum(len(done.times) for done in finished)
+                self.stats.num_events += int(finished.counts.sum())
                 advance(len(finished))
-                yield from finished
+                yield finished
 
     def _start(self, plan: RequestPlan) -> Engine:
         """The engine, which goes on from what the trial, or earlier jobs, have learnt of draft lengths."""
@@ -186,41 +202,38 @@ class SamplingJob:
             return self.options
         return self.options.with_overrides(draft_length=self.chosen_lengths.history)
 
-    def assemble(self, plan: RequestPlan, which: range, finished: list[Finished]) -> SampledSequences:
+    def assemble(self, plan: RequestPlan, which: slice, finished: Finished) -> SampledSequences:
         """Ragged storage of the finished requests `which`, on the data's own clock."""
-        requests = [plan.requests[i] for i in which]
-        sources = [plan.sources[r.history] for r in requests]
-        times = [
-            (source.window_start + done.times).clamp(min=source.window_end, max=request.end)
-            for source, done, request in zip(sources, finished, requests, strict=True)
-        ]
-        by_count = torch.tensor([done.ended_by_count for done in finished])
-        at_bound = torch.tensor([request.is_bounded for request in requests]) & by_count
+        requests, counts, by_count = plan.requests[which], finished.counts, finished.ended_by_count
+        stopped = finished.stopped
+        of_events = requests.history.repeat_interleave(counts)
+        starts, observed = plan.window_starts[of_events], plan.window_ends[of_events]
+        inter_times, times, marks, *log_probs = finished.columns.unbind(0)
+        times = torch.minimum(torch.maximum(starts + times, observed), requests.end.repeat_interleave(counts))
+        at_bound = requests.is_bounded & by_count & ~stopped
         if at_bound.any():
             warnings.warn(
                 f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "
                 "their end; they are marked in `truncated`",
                 stacklevel=3,
             )
-        ends = torch.tensor([r.end for r in requests], dtype=torch.float64)
-        log_probs = [done.log_probs for done in finished if done.log_probs is not None]
         laws = None
-        if self.recorder.laws:
-            elapsed = plan.histories.elapsed[[request.history for request in requests]].tolist()
-            laws = [after_elapsed(done.laws, gap) for done, gap in zip(finished, elapsed, strict=True)]
-        lengths = torch.tensor([0] + [len(done.times) for done in finished])
+        if finished.laws is not None:
+            elapsed = plan.histories.elapsed[requests.history].tolist()
+            laws = [after_elapsed(own, gap) for own, gap in zip(finished.laws, elapsed, strict=True)]
         return SampledSequences(
-            flat_event_times=torch.cat(times),
-            flat_inter_times=torch.cat([done.inter_times for done in finished]),
-            flat_marks=torch.cat([done.marks for done in finished]),
-            flat_log_probs=torch.cat(log_probs) if log_probs else None,
-            offsets=lengths.cumsum(0),
-            index=torch.tensor([r.number for r in requests]),
-            history_index=torch.tensor([r.history_index for r in requests]),
-            path_index=torch.tensor([0 if r.history_index == FROM_SCRATCH else r.path_index for r in requests]),
+            flat_event_times=times,
+            flat_inter_times=inter_times.clone(),
+            flat_marks=marks.long(),
+            flat_log_probs=log_probs[0].clone() if log_probs else None,
+            offsets=torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
+            index=requests.number,
+            history_index=requests.history_index,
+            path_index=torch.where(requests.history_index == FROM_SCRATCH, 0, requests.path_index),
             truncated=at_bound,
-            ends=torch.where(by_count | torch.isinf(ends), torch.nan, ends),
-            histories=sources,
+            stopped=stopped,
+            ends=torch.where(by_count | stopped | torch.isinf(requests.end), torch.nan, requests.end),
+            histories=[plan.sources[h] for h in requests.history.tolist()],
             options=self.replayable_options,
             seed=self.seed,
             batch_size=self._num_rows(plan),

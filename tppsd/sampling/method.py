@@ -32,7 +32,7 @@ from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.state import BatchState
 
 CHAIN_RULES: dict[str, Callable[[], Rule]] = {"joint": JointRule, "factorised": FactorisedRule, "block": BlockRule}
-_FIRST_CAPACITY = 64  # doubled as needed: short runs of entries with long gaps between them are read slowly
+_FIRST_CAPACITY = 16
 
 
 class Batch(NamedTuple):
@@ -43,11 +43,6 @@ class Batch(NamedTuple):
     num_rows: int
     seed: int
     recorder: Recorder
-
-    @property
-    def capacity(self) -> int:
-        """Entries that caches begin with."""
-        return _FIRST_CAPACITY + int(self.plan.histories.lengths.max())
 
 
 def build_engine(
@@ -68,8 +63,8 @@ def build_engine(
     models, plan, num_rows, seed, recorder = batch
     device = model_device(models.target)
     with torch.inference_mode():
-        state = BatchState(num_rows, device)
-        target = ModelRunner(models.target, num_rows, batch.capacity, plan.histories)
+        state = BatchState(num_rows, device, plan.stop_marks)
+        target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
             method = Autoregressive(target, noise, recorder.wants_laws)
@@ -123,7 +118,7 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
         if options.drafter == "poisson":
             return TreePoissonDrafter(statistics, device, tree)
         assert models.draft is not None
-        return TreeModelDrafter(models.draft, num_rows, batch.capacity, plan.histories, tree)
+        return TreeModelDrafter(models.draft, num_rows, _FIRST_CAPACITY, plan.histories, tree)
     # block verification looks at the whole draft; to ask a device for the rows' ends takes longer than to draft on
     stops_at_end = options.rule != "block" and device.type == "cpu"
     if options.drafter == "self":
@@ -132,5 +127,5 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
         return PoissonDrafter(statistics, device)
     assert models.draft is not None
     if options.draft_passes is not None:
-        return ParallelDrafter(models.draft, target, num_rows, batch.capacity, options.draft_passes)
-    return ModelDrafter(models.draft, num_rows, batch.capacity, plan.histories, stops_at_end)
+        return ParallelDrafter(models.draft, target, num_rows, _FIRST_CAPACITY, options.draft_passes)
+    return ModelDrafter(models.draft, num_rows, _FIRST_CAPACITY, plan.histories, stops_at_end)

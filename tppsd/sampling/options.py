@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from tppsd.sampling.checks import whole_number
+from tppsd.sampling.checks import mark_set, whole_number
 
 if TYPE_CHECKING:
     from tppsd.sampling.tree.shape import Tree
@@ -59,6 +59,10 @@ class SamplingOptions:
             digits; times, and all that follows the contexts, keep their precision. Samples have exactly the distribution
             that the target has in this dtype, not the one that it was scored by. A cache takes half the memory. It needs
             compiled passes. None = "float32".
+        stop_marks: marks, by index or name, of which the first sampled event ends its sequence and is its last event; as
+            a set, list or tuple. None = only a time or a number of events ends a sequence.
+        forbid_marks: marks, by index or name, that do not happen: the sequences are of another process, that of the
+            target with the intensity of these marks set to zero. Only with method = "autoregressive".
     """
 
     method: Literal["autoregressive", "speculative", "fixed_point", "auto"] | None = None
@@ -68,8 +72,10 @@ class SamplingOptions:
     draft_passes: int | None = None
     candidates: int | tuple[int, ...] | None = None
     tolerance: float | None = None
-    compile: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto", "draft"] = "auto"  # "draft": in files of runs of earlier versions, read as "auto"
     dtype: Literal["float32", "bfloat16"] | None = None
+    stop_marks: tuple[int | str, ...] | None = None
+    forbid_marks: tuple[int | str, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_compile()
@@ -82,6 +88,12 @@ class SamplingOptions:
         if self.dtype is not None and self.compile is False:
             raise ValueError(f"dtype = {self.dtype!r} needs compiled passes; give compile = True or 'auto'")
         self._check_draft_length()
+        for name in ("stop_marks", "forbid_marks"):
+            object.__setattr__(self, name, mark_set(name, getattr(self, name)))
+        if self.forbid_marks is not None and (self.method not in (None, "autoregressive") or self._asks_for_drafts):
+            raise ValueError(
+                f"forbid_marks = {list(self.forbid_marks)} is for method = 'autoregressive' alone; leave out what drafts"
+            )
         if self.draft_passes is not None:
             object.__setattr__(
                 self, "draft_passes", whole_number("draft_passes", self.draft_passes, 1, MAX_DRAFT_LENGTH)
@@ -141,9 +153,9 @@ class SamplingOptions:
             object.__setattr__(self, "draft_length", fixed)
 
     @property
-    def passes(self) -> dict[str, Any]:
-        """How passes are computed, as arguments of this class: what is not as by default."""
-        default = {"compile": "auto", "dtype": None}
+    def common(self) -> dict[str, Any]:
+        """The options that every method has, as arguments of this class: those that are not as by default."""
+        default = {"compile": "auto", "dtype": None, "stop_marks": None, "forbid_marks": None}
         return {name: value for name in default if (value := getattr(self, name)) != default[name]}
 
     @property
@@ -205,12 +217,16 @@ class SamplingOptions:
             draft: the drafter that the caller's `draft` stands for; None where there is none.
         """
         method = self.method or ("speculative" if draft or self._asks_for_drafts else "autoregressive")
+        if method == "speculative" and self.forbid_marks is not None:
+            raise ValueError(
+                f"forbid_marks = {list(self.forbid_marks)} is for method = 'autoregressive' alone; leave out the draft"
+            )
         if method == "autoregressive":
-            return SamplingOptions("autoregressive", **self.passes)
+            return SamplingOptions("autoregressive", **self.common)
         length = self.draft_length or DEFAULT_DRAFT_LENGTH
         if method == "fixed_point":
             tolerance = DEFAULT_TOLERANCE if self.tolerance is None else self.tolerance
-            return SamplingOptions("fixed_point", length, tolerance=tolerance, **self.passes)
+            return SamplingOptions("fixed_point", length, tolerance=tolerance, **self.common)
         if self.drafter == "model" and draft != "model":
             raise ValueError("drafter = 'model' needs a draft: an EventModel, a LightningModule or a checkpoint path")
         if draft not in (None, "model", self.drafter or draft):
@@ -218,20 +234,20 @@ class SamplingOptions:
         if method == "auto":
             named = self.drafter or (None if draft == "model" else draft)
             length = self.draft_length or "auto"
-            return SamplingOptions("auto", length, self.rule, named, tolerance=self.tolerance, **self.passes)
+            return SamplingOptions("auto", length, self.rule, named, tolerance=self.tolerance, **self.common)
         drafter = self.drafter or draft or "self"
         if drafter != "model" and self.draft_passes is not None:
             raise ValueError(f"draft_passes = {self.draft_passes} is for a draft model; drafter = {drafter!r} has none")
         if self.candidates is None:
             return SamplingOptions(
-                "speculative", length, self.rule or "joint", drafter, self.draft_passes, **self.passes
+                "speculative", length, self.rule or "joint", drafter, self.draft_passes, **self.common
             )
         if drafter == "jacobi":
             raise ValueError(
                 f"draft = 'jacobi' drafts chains only; candidates = {self.candidates} need another drafter"
             )
         rule = self.rule or "linear"
-        return SamplingOptions("speculative", rule=rule, drafter=drafter, candidates=self.candidates, **self.passes)
+        return SamplingOptions("speculative", rule=rule, drafter=drafter, candidates=self.candidates, **self.common)
 
     @property
     def longest_draft(self) -> int:

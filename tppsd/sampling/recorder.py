@@ -4,13 +4,40 @@ from."""
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tppsd.models.law import NextEventLaw
-from tppsd.sampling.state import Events, RowStore
+from tppsd.sampling.state import Events, RowStore, ragged
+
+
+class Steps(NamedTuple):
+    """The steps that the rows have made: an event each, or the one that came too late and only ends its row.
+
+    Fields:
+        request: int64 (rows,), number of the request that each row works on.
+        starts: float64 (rows, n), time of the event before, since the window's start.
+        events: (rows, n).
+        laws: the target's distributions of them, (rows, n); the first of a row is given the time without events before.
+        num_steps: int64 (rows,): so many of the n are steps, the leading ones; 0 for a row that works on nothing.
+        num_events: int64 (rows,): so many of these are events of the sequence; the one more, if any, came too late.
+    """
+
+    request: Tensor
+    starts: Tensor
+    events: Events
+    laws: Any
+    num_steps: Tensor
+    num_events: Tensor
+
+
+class Accumulator(Protocol):
+    """Sums over the steps of every path, taken while paths are sampled, so that no distribution is kept."""
+
+    def add(self, steps: Steps) -> None:
+        """Add the steps of one call of a method; each path's come in order."""
 
 
 class Recorder:
@@ -19,17 +46,18 @@ class Recorder:
     Args:
         log_probs: record log-densities.
         laws: record the parameters of distributions.
+        accumulator: takes sums over the steps of every path.
     """
 
-    def __init__(self, log_probs: bool = False, laws: bool = False) -> None:
-        self.log_probs, self.laws = log_probs, laws
+    def __init__(self, log_probs: bool = False, laws: bool = False, accumulator: Accumulator | None = None) -> None:
+        self.log_probs, self.laws, self.accumulator = log_probs, laws, accumulator
         self._example: NextEventLaw | None = None
         self._store: RowStore | None = None
 
     @property
     def wants_laws(self) -> bool:
         """Is the distribution of every event of use?"""
-        return self.log_probs or self.laws
+        return self.log_probs or self.laws or self.accumulator is not None
 
     def start(self) -> None:
         """Begin with a new batch."""
@@ -43,7 +71,7 @@ class Recorder:
             events: committed ones.
             laws: the target's distributions of them, (rows, n).
         """
-        if not self.wants_laws:
+        if not (self.log_probs or self.laws):
             return
         columns = []
         if self.log_probs:
@@ -65,17 +93,30 @@ class Recorder:
         if self._store is not None:
             self._store.compact(rows)
 
-    def take(self, row: int, num_events: int, ended_by_count: bool) -> tuple[Tensor | None, NextEventLaw | None]:
-        """(log-densities, distributions) of a finished row: that of the event that came too late is one of them."""
+    def take(
+        self, rows: Tensor, counts: Tensor, ended_by_event: Tensor
+    ) -> tuple[Tensor | None, list[NextEventLaw] | None]:
+        """(log-densities (1, events), distributions) of finished rows; that of the event that came too late is one of
+        the distributions.
+
+        Args:
+            rows: int64 (n,).
+            counts: int64 (n,), their events.
+            ended_by_event: bool (n,), by the number of their events, or by the mark of the last.
+        """
         if self._store is None:
             return None, None
-        columns = self._store.values[:, row].cpu()
-        log_probs = columns[0, :num_events].clone() if self.log_probs else None
-        if self._example is None:
+        values = self._store.values
+        log_probs = ragged(values[:1], rows, counts) if self.log_probs else None
+        if (example := self._example) is None:
             return log_probs, None
-        own = columns[self.log_probs :, : num_events + (not ended_by_count)]
+        sizes = (counts + (~ended_by_event).long()).tolist()
+        laws = []
         with torch.inference_mode(False):  # they may serve a later backward
-            return log_probs, self._example.of(own.t().clone(memory_format=torch.contiguous_format))
+            for row, size in zip(rows.tolist(), sizes, strict=True):
+                own = values[self.log_probs :, row, :size].cpu()
+                laws.append(example.of(own.t().clone(memory_format=torch.contiguous_format)))
+        return log_probs, laws
 
 
 def _apart(law: NextEventLaw) -> NextEventLaw:

@@ -27,7 +27,9 @@ class SampledSequences:
         offsets: int64 (num_sequences + 1,): sequence i owns flat[offsets[i] : offsets[i + 1]].
         index, history_index, path_index: int64 (num_sequences,); history_index is -1 from scratch.
         truncated: bool (num_sequences,): `max_events` was reached before the sequence's own end.
-        ends: float64 (num_sequences,): end of the window, nan where the sequence ended by its number of events.
+        stopped: bool (num_sequences,): the last event is of one of the `stop_marks`, and ended the sequence.
+        ends: float64 (num_sequences,): end of the window, nan where the sequence ended with an event: by its number of
+            events, or by one of the `stop_marks`.
         histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first
             is given).
         options, seed, batch_size, stats: how they were made, with `batch_size` running sequences; recorded draft lengths
@@ -49,6 +51,7 @@ class SampledSequences:
     history_index: Tensor
     path_index: Tensor
     truncated: Tensor
+    stopped: Tensor
     ends: Tensor
     histories: Sequence[EventSequence]
     options: SamplingOptions
@@ -146,9 +149,10 @@ class SampledSequences:
 
         Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on the
         data's own clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and t_end
-        (null where the first event is given, or where the sequence ended by its number of events); history_index,
-        path_index, truncated, target_hash, draft_hash, seed, options (JSON), batch_size (running sequences: together with the
-        options it gives the same sequences again); choice (what method = "auto" chose and why; null for others).
+        (null where the first event is given, or where the sequence ended with an event); history_index,
+        path_index, truncated, stopped, target_hash, draft_hash, seed, options (JSON), batch_size (running sequences:
+        together with the options it gives the same sequences again); choice (what method = "auto" chose and why; null for
+        others).
         """
         sequences = list(self)
         provenance = {
@@ -172,6 +176,7 @@ class SampledSequences:
             "history_index": self.history_index.tolist(),
             "path_index": self.path_index.tolist(),
             "truncated": self.truncated.tolist(),
+            "stopped": self.stopped.tolist(),
             **{name: [value] * len(sequences) for name, value in provenance.items()},
         }
 

@@ -16,7 +16,7 @@ from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters.base import Draft, Drafter
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import RowNoise, Streams
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.rules import Acceptance, Rejected, RoundUniforms, Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState, Events
@@ -124,7 +124,7 @@ class Speculative:
         self.target, self.drafter, self.rule, self.noise = target, drafter, rule, noise
         self.draft_length = draft_length
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Encode the histories of new requests, for target and drafter."""
         self.target.prefill(rows, requests)
         self.drafter.prefill(rows, requests, state)
@@ -141,16 +141,18 @@ class Speculative:
             return self._step(state)
         active, before = state.active, state.counts
         done = speculative_round(state, self.target, self.drafter, self.rule, self.noise, draft_length)
-        num_used = torch.minimum(done.num_accepted, torch.minimum(state.counts, state.limit) - before)
-        rounds = (done.draft.num_drafted, done.num_accepted, num_used)
+        num_counted = torch.minimum(state.counts, state.limit) - before
+        num_used = torch.minimum(done.num_accepted, num_counted)
+        rounds = (*until_stop(done.draft.num_drafted, done.num_accepted, num_counted, state), num_used)
         num_drafted, num_accepted, num_used = (values[active] for values in rounds)
-        nodes = accepted_nodes(done, active)
+        nodes = accepted_nodes(done.draft.nodes, rounds[1], active)
         return Advance(1, done.events, done.laws, num_drafted, num_accepted, num_used, nodes=nodes)
 
     def _step(self, state: BatchState) -> Advance:
         """Advance every row by one event; the drafter learns of it."""
         u = self.rule.uniforms(self.noise, 0)
-        nothing, last_mark = Draft.nothing(u.draft), state.last_marks(self.target.model.num_marks)
+        # no events, but a drafter that has not drafted before begins with the last token
+        nothing, last_mark = self.drafter.propose(state, u.draft), state.last_marks(self.target.model.num_marks)
         active = state.active
         events, law = autoregressive_step(state, self.target, u.target)
         self.drafter.commit(nothing, nothing.num_drafted, state, law, last_mark.unsqueeze(1))
@@ -159,10 +161,18 @@ class Speculative:
         return Advance(1, events, law, none, none, none)
 
 
-def accepted_nodes(done: Round, active: Tensor) -> Tensor | None:
+def until_stop(
+    num_drafted: Tensor, num_accepted: Tensor, num_counted: Tensor, state: BatchState
+) -> tuple[Tensor, Tensor]:
+    """(drafted, accepted) events of each row, int64 (rows,), without those behind an accepted one that stopped the row
+    with the `num_counted`-th event."""
+    is_cut = state.stopped & (num_counted <= num_accepted)
+    return torch.where(is_cut, num_counted, num_drafted), torch.where(is_cut, num_counted, num_accepted)
+
+
+def accepted_nodes(nodes: Tensor | None, num_accepted: Tensor, active: Tensor) -> Tensor | None:
     """The numbers of the nodes that were accepted, int64; None for a chain."""
-    nodes = done.draft.nodes
     if nodes is None:
         return None
-    is_accepted = torch.arange(nodes.shape[1], device=nodes.device) < done.num_accepted.unsqueeze(1)
+    is_accepted = torch.arange(nodes.shape[1], device=nodes.device) < num_accepted.unsqueeze(1)
     return nodes[is_accepted & active.unsqueeze(1)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventTokens
-from tppsd.sampling.requests import Histories, Request
+from tppsd.sampling.requests import Histories, Requests
 
 
 class Events(NamedTuple):
@@ -71,6 +71,13 @@ class RowStore:
         self.values = self.values[:, rows]
 
 
+def ragged(values: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
+    """The first `counts` (n,) entries of `rows` int64 (n,) of (columns, rows, capacity), one row after the other."""
+    longest = int(counts.max()) if len(counts) else 0
+    is_wanted = torch.arange(longest, device=counts.device) < counts.unsqueeze(1)
+    return values[:, rows, :longest][:, is_wanted]
+
+
 class BatchState:
     """State of the running sequences; all tensors have a leading (rows,) dimension.
 
@@ -81,17 +88,19 @@ class BatchState:
         elapsed: float64, time without events before the first draw (left truncation); 0 from the second step on.
         limit, counts: int64, the most events it wants, and how many it has.
         last_token: tokens (rows, 1) of the newest committed event, which the target has not seen yet.
+        stop_marks: bool (num_marks,), marks of which the first committed event ends a row; None = none does.
         reached_end: bool, the latest commit brought the row to its end.
+        stopped: bool, and that was an event of one of the `stop_marks`, within the row's end and limit.
         is_truncated_start: some row draws its first event given elapsed time.
     """
 
-    def __init__(self, num_rows: int, device: torch.device) -> None:
+    def __init__(self, num_rows: int, device: torch.device, stop_marks: Tensor | None = None) -> None:
         def full(value: float, dtype: torch.dtype) -> Tensor:
             return torch.full((num_rows,), value, dtype=dtype, device=device)
 
-        self.device = device
+        self.device, self.stop_marks = device, stop_marks
         self.request = full(-1, torch.int64)
-        self.active, self.reached_end = full(0, torch.bool), full(0, torch.bool)
+        self.active, self.reached_end, self.stopped = (full(0, torch.bool) for _ in range(3))
         self.t_start, self.end, self.elapsed = (full(0, torch.float64) for _ in range(3))
         self.limit, self.counts = full(0, torch.int64), full(0, torch.int64)
         self.last_token = EventTokens(*(full(0, dtype).unsqueeze(1) for dtype in (torch.int64, *[torch.float64] * 2)))
@@ -110,9 +119,9 @@ class BatchState:
         """int64 (rows,): mark of each row's newest event, that of a given first event included; -1 at a plain start."""
         return token_marks(self.last_token.ids[:, 0], num_marks)
 
-    def prefill(self, rows: Tensor, which: Tensor, requests: list[Request], histories: Histories) -> None:
+    def prefill(self, rows: Tensor, which: Tensor, requests: Requests, histories: Histories) -> None:
         """Put `requests` (numbered `which`) into `rows`."""
-        history = torch.tensor([r.history for r in requests], device=self.device)
+        history = requests.history.to(self.device)
         newest = (histories.lengths[history] - 1).unsqueeze(1)
         for mine, theirs in zip(self.last_token, histories.tokens, strict=True):
             mine[rows] = theirs[history].gather(1, newest)
@@ -120,9 +129,8 @@ class BatchState:
         self.active[rows] = True
         self.t_start[rows] = histories.t_start[history]
         self.elapsed[rows] = histories.elapsed[history]
-        ends = torch.tensor([r.end for r in requests], dtype=torch.float64, device=self.device)
-        self.end[rows] = ends - self.t_start[rows]
-        self.limit[rows] = torch.tensor([r.limit for r in requests], device=self.device)
+        self.end[rows] = requests.end.to(self.device) - self.t_start[rows]
+        self.limit[rows] = requests.limit.to(self.device)
         self.counts[rows] = 0
         self.is_truncated_start = bool((self.elapsed > 0).any())
 
@@ -137,10 +145,33 @@ class BatchState:
         self.last_token = EventTokens(marks.long() + 1, times, inter_times)
         is_new = torch.arange(events.times.shape[1], device=self.device) < num_events.unsqueeze(1)
         is_late = ~(events.times <= self.end.unsqueeze(1)) & is_new
-        self.counts = self.counts + num_events - is_late.sum(1)
-        self.reached_end = self.active & (is_late.any(1) | (self.counts >= self.limit))
+        num_counted = num_events - is_late.sum(1)
+        self.reached_end = is_late.any(1) | (self.counts + num_counted >= self.limit)
+        if self.stop_marks is not None:
+            num_counted = self._stop(events.marks, num_counted)
+        self.counts = self.counts + num_counted
+        self.reached_end &= self.active
         if self.is_truncated_start:
             self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
+
+    def _stop(self, marks: Tensor, num_counted: Tensor) -> Tensor:
+        """How many new events count, int64 (rows,), where the first one of the `stop_marks` is the last to count.
+
+        Args:
+            marks: int64 (rows, n), of the committed events, then anything.
+            num_counted: int64 (rows,), how many of them would count otherwise.
+        """
+        place = torch.arange(marks.shape[1], device=self.device)
+        within = torch.minimum(num_counted, self.limit - self.counts).unsqueeze(1)
+        first = torch.where(self.is_stop(marks) & (place < within), place, marks.shape[1]).amin(1)
+        self.stopped = self.active & (first < marks.shape[1])
+        self.reached_end |= self.stopped
+        return torch.where(self.stopped, first + 1, num_counted)
+
+    def is_stop(self, marks: Tensor) -> Tensor:
+        """bool, of int64 marks (...): is it one of the `stop_marks`?"""
+        assert self.stop_marks is not None
+        return self.stop_marks[marks.clamp(0, len(self.stop_marks) - 1)]
 
     def want_more(self, times: Tensor, num: Tensor | int) -> Tensor:
         """bool (rows, n): does the row need an event after the `num`-th drafted ones, which are at `times` (rows, n)?"""
@@ -156,7 +187,7 @@ class BatchState:
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
-        for name in ("request", "active", "reached_end", "t_start", "end", "elapsed", "limit", "counts"):
+        for name in ("request", "active", "reached_end", "stopped", "t_start", "end", "elapsed", "limit", "counts"):
             setattr(self, name, getattr(self, name)[rows])
         self.last_token = self.last_token.map(lambda field: field[rows])
         self.events.compact(rows)

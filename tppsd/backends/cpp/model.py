@@ -97,23 +97,22 @@ class CompiledDecoder:
         last_times: Tensor,
         uniforms: Tensor,
         keeps_laws: bool,
-        ends: Tensor | None,
-        limits: Tensor | None,
+        *given: Tensor | None,
     ) -> tuple[Chain, DecodedEvents, tuple[Tensor | None, ...]]:
         """What `decode` begins with: the structure that draws events, what they are written to, and what else the
-        structure points to, which must live as long."""
+        structure points to, which must live as long. `given`: ends, limits and stops, as of `decode`."""
         rows, num = uniforms.shape[:2]
         inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
         marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
         laws = law.parameters.new_empty(rows, num if keeps_laws else 1, self._width)
         laws[:, :1] = law.parameters
         elapsed = None if law.elapsed is None else law.elapsed[:, 0]
-        tensors = (uniforms, last_times, elapsed, ends, limits)
-        given = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
+        tensors = (uniforms, last_times, elapsed, *given)
+        read = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
         written = (inter_times, times, laws, marks, num_drawn)
-        pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *given))
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *read))
         chain = Chain(*pointers, num, uniforms.shape[2], keeps_laws)
-        return chain, DecodedEvents(inter_times, times, marks, num_drawn, laws), given
+        return chain, DecodedEvents(inter_times, times, marks, num_drawn, laws), read
 
 
 class CompiledTPP(CompiledDecoder):
@@ -164,7 +163,12 @@ class CompiledTPP(CompiledDecoder):
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
         numbers = (rows, num_new, len(cache.parents), cache.max_context or 0)
         is_bf16, num_threads = self.dtype == torch.bfloat16, torch.get_num_threads()
-        return Pass(*pointers, *numbers, keys_values.data_ptr(), cache.capacity, rows, is_bf16, num_threads)
+        own = (keys_values.data_ptr(), cache.capacity, rows, is_bf16, num_threads)
+        if (shared := cache.shared) is None:
+            return Pass(*pointers, *numbers, *own)
+        histories = shared.keys_values
+        given = (histories, shared.slots, shared.lengths)
+        return Pass(*pointers, *numbers, *own, *(x.data_ptr() for x in given), histories.shape[5], histories.shape[2])
 
     def decode(
         self,
@@ -175,6 +179,7 @@ class CompiledTPP(CompiledDecoder):
         keeps_laws: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
+        stops: Tensor | None = None,
     ) -> DecodedEvents:
         """Draw events one after another, each from the distribution after those before it; all but the newest of each
         row join the cache.
@@ -187,8 +192,9 @@ class CompiledTPP(CompiledDecoder):
             keeps_laws: return the parameters of all distributions.
             ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many
                 events. Rows that are drawn together stop together.
+            stops: bool (num_marks,): drawing stops after an event of these marks as well; None = of none.
         """
-        chain, decoded, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits)
+        chain, decoded, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits, stops)
         rows, num = uniforms.shape[:2]
         cache.announce(num - 1)
         contexts = torch.empty(rows, 1, self.encoder.dim, dtype=torch.float32)
@@ -232,9 +238,10 @@ class CompiledHeadTPP(CompiledDecoder):
         keeps_laws: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
+        stops: Tensor | None = None,
     ) -> DecodedEvents:
         """Draw events one after another (`CompiledTPP.decode`), all rows together."""
-        chain, decoded, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits)
+        chain, decoded, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits, stops)
         rows, num = uniforms.shape[:2]
         contexts = law.parameters  # of the first event none are asked for
         for j in range(num):

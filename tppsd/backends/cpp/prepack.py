@@ -48,7 +48,8 @@ class Packed:
     def _pointer(self, values: Tensor | None) -> int | None:
         if values is None:
             return None
-        self._kept.append(values.detach().contiguous())
+        # a copy: weights that are changed later must not change a part of what has been packed
+        self._kept.append(values.detach().clone(memory_format=torch.contiguous_format))
         return self._kept[-1].data_ptr()
 
     def _in_double(self, values: Tensor) -> int | None:

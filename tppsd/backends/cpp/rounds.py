@@ -42,6 +42,7 @@ class Wanted(NamedTuple):
         elapsed: float64 (rows,), the silence before the next event.
         ends, limits: float64 and int64 (rows,): a row wants no more once it is past its end or has so many events; none
             of a limit of 0, which gives one event of no meaning.
+        stops: bool (num_marks,), nor after an event of these marks; None = of none.
         draft_length: events drafted per round, at least one.
         room: events of a row, at least draft_length + 1: rounds end before there may be more.
         most_rounds: all rows draw as many rounds, so many at most, and none after one that was the last of some row;
@@ -55,6 +56,7 @@ class Wanted(NamedTuple):
     elapsed: Tensor
     ends: Tensor
     limits: Tensor
+    stops: Tensor | None
     draft_length: int
     room: int
     most_rounds: int | None = None
@@ -66,9 +68,9 @@ class Wanted(NamedTuple):
         marks, drafted, accepted = torch.zeros(3, rows, self.room, dtype=torch.int64).unbind(0)
         num_events, num_rounds = (self.limits <= 0).long(), torch.zeros_like(self.cursors)
         made = Speculated(inter_times, times, marks, drafted, accepted, num_events, num_rounds, self.num_unseen.clone())
-        fields = (*self.unseen, self.keys, self.cursors, self.elapsed, self.ends, self.limits)
-        given = [tensor.contiguous() for tensor in fields]
-        pointers = (tensor.data_ptr() for tensor in (*made, *given))
+        fields = (*self.unseen, self.keys, self.cursors, self.elapsed, self.ends, self.limits, self.stops)
+        given = [None if tensor is None else tensor.contiguous() for tensor in fields]
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*made, *given))
         in_step = self.most_rounds is not None
         return (
             made,

@@ -38,7 +38,8 @@ class Pass(ctypes.Structure):
     _fields_ = [
         *_fields(Pointer, "contexts ids times inter_times lengths num_before depth seen"),
         *_fields(Int, "rows num_new num_nodes max_context"), ("cache", Pointer),
-        *_fields(Int, "capacity cache_rows is_bf16 num_threads"),
+        *_fields(Int, "capacity cache_rows is_bf16 num_threads"), *_fields(Pointer, "shared shared_slots shared_lengths"),
+        *_fields(Int, "shared_capacity shared_rows"),
     ]  # fmt: skip
 
 
@@ -52,7 +53,7 @@ class Decoder(ctypes.Structure):
 
 class Chain(ctypes.Structure):
     _fields_ = [
-        *_fields(Pointer, "inter_times times laws marks num_drawn uniforms last_times elapsed ends limits"),
+        *_fields(Pointer, "inter_times times laws marks num_drawn uniforms last_times elapsed ends limits stops"),
         *_fields(Int, "num num_uniforms keeps_laws"),
     ]
 
@@ -68,7 +69,7 @@ class Model(ctypes.Structure):
 class Rounds(ctypes.Structure):
     _fields_ = [
         *_fields(Pointer, "inter_times times marks num_drafted num_accepted num_events num_rounds num_unseen"),
-        *_fields(Pointer, "ids token_times token_inter_times keys cursors elapsed ends limits"),
+        *_fields(Pointer, "ids token_times token_inter_times keys cursors elapsed ends limits stops"),
         *_fields(Int, "room width draft_length most_rounds in_step"),
     ]
 

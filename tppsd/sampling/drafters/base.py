@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tppsd.models.cache import RowCache
 from tppsd.models.protocol import EventTokens
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.state import BatchState
 
 
@@ -64,6 +64,8 @@ class Draft:
         """The chain without what comes after the events that end each row: it is of no use, and the longest row decides
         what a pass costs."""
         is_wanted = state.want_more(self.times[:, :-1], torch.arange(1, self.draft_length, device=self.marks.device))
+        if state.stop_marks is not None:
+            is_wanted = (is_wanted & ~state.is_stop(self.marks[:, :-1])).cumprod(1).bool()
         if is_wanted.all():
             return self
         lengths = 1 + is_wanted.sum(1)  # times increase
@@ -87,7 +89,7 @@ class Draft:
 class Drafter(Protocol):
     """Proposes events with their distributions for every row, and is told what was committed."""
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Begin new requests in `rows`; `state` already holds their newest token."""
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
@@ -113,7 +115,7 @@ class Drafter(Protocol):
 class MemorylessDrafter:
     """What drafters without a state have in common."""
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """There is nothing to do."""
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:

@@ -11,6 +11,7 @@ struct Chain {
   const double *last_times, *elapsed;  // (rows,): where each chain begins; the silence after that (nullptr = none)
   const double *ends;                  // (rows,): where its row wants no more (nullptr = nowhere)
   const int64_t *limits;               // (rows,): how many events each row wants
+  const bool *stops;                   // (num_marks,): marks after which a row wants no more (nullptr = none)
   int64_t num, num_uniforms, keeps_laws;  // are the laws of all events kept, or that of the newest?
 
   int64_t stride(const Decoder &decoder) const { return (keeps_laws ? num : 1) * decoder.width(); }  // from row to row
@@ -34,6 +35,7 @@ static bool draw_next(const Decoder &decoder, const Chain &chain, const Newest &
     const double time = (j ? chain.times[at - 1] : chain.last_times[row]) + tau;
     chain.inter_times[at] = tau, chain.times[at] = time;
     if (chain.ends) is_done |= !(time <= chain.ends[row]) || j + 1 >= chain.limits[row];
+    if (chain.stops) is_done |= chain.stops[chain.marks[at]];
     chain.num_drawn[row] = j + 1;
     newest.ids[row] = chain.marks[at] + 1, newest.times[row] = time, newest.inter_times[row] = tau;
   }

@@ -21,28 +21,30 @@ constexpr int64_t ABI_VERSION = 1;  // of the exported functions; library.py has
     FIELD(Encoder, norm, 56) FIELD(Encoder, marks, 80) FIELD(Encoder, inter_time, 88) FIELD(Encoder, of_time, 96) \
     FIELD(Encoder, of_order, 104) FIELD(Encoder, time_scale, 112) FIELD(Encoder, log_mean, 120) FIELD(Encoder, log_std, 128) \
     FIELD(Encoder, min_inter_time, 136) \
-  SIZE(Pass, 136) FIELD(Pass, contexts, 0) FIELD(Pass, ids, 8) FIELD(Pass, times, 16) FIELD(Pass, inter_times, 24) \
+  SIZE(Pass, 176) FIELD(Pass, contexts, 0) FIELD(Pass, ids, 8) FIELD(Pass, times, 16) FIELD(Pass, inter_times, 24) \
     FIELD(Pass, lengths, 32) FIELD(Pass, num_before, 40) FIELD(Pass, depth, 48) FIELD(Pass, seen, 56) FIELD(Pass, rows, 64) \
     FIELD(Pass, num_new, 72) FIELD(Pass, num_nodes, 80) FIELD(Pass, max_context, 88) FIELD(Pass, cache, 96) \
     FIELD(Pass, capacity, 104) FIELD(Pass, cache_rows, 112) FIELD(Pass, is_bf16, 120) FIELD(Pass, num_threads, 128) \
+    FIELD(Pass, shared, 136) FIELD(Pass, shared_slots, 144) FIELD(Pass, shared_lengths, 152) \
+    FIELD(Pass, shared_capacity, 160) FIELD(Pass, shared_rows, 168) \
   SIZE(Decoder, 224) FIELD(Decoder, marks, 0) FIELD(Decoder, num_components, 8) FIELD(Decoder, num_features, 16) \
     FIELD(Decoder, num_marks, 24) FIELD(Decoder, to_mixture, 32) FIELD(Decoder, from_context, 72) \
     FIELD(Decoder, to_logits, 112) FIELD(Decoder, least_log_std, 152) FIELD(Decoder, largest_log_std, 160) \
     FIELD(Decoder, log_mean, 168) FIELD(Decoder, log_std, 176) FIELD(Decoder, from_time, 184) \
     FIELD(Decoder, from_time_bias, 192) FIELD(Decoder, mix_time, 200) FIELD(Decoder, logits, 208) \
     FIELD(Decoder, logits_bias, 216) \
-  SIZE(Chain, 104) FIELD(Chain, inter_times, 0) FIELD(Chain, times, 8) FIELD(Chain, laws, 16) FIELD(Chain, marks, 24) \
+  SIZE(Chain, 112) FIELD(Chain, inter_times, 0) FIELD(Chain, times, 8) FIELD(Chain, laws, 16) FIELD(Chain, marks, 24) \
     FIELD(Chain, num_drawn, 32) FIELD(Chain, uniforms, 40) FIELD(Chain, last_times, 48) FIELD(Chain, elapsed, 56) \
-    FIELD(Chain, ends, 64) FIELD(Chain, limits, 72) FIELD(Chain, num, 80) FIELD(Chain, num_uniforms, 88) \
-    FIELD(Chain, keeps_laws, 96) \
+    FIELD(Chain, ends, 64) FIELD(Chain, limits, 72) FIELD(Chain, stops, 80) FIELD(Chain, num, 88) \
+    FIELD(Chain, num_uniforms, 96) FIELD(Chain, keeps_laws, 104) \
   SIZE(Newest, 24) FIELD(Newest, ids, 0) FIELD(Newest, times, 8) FIELD(Newest, inter_times, 16) \
   SIZE(Model, 24) FIELD(Model, encoder, 0) FIELD(Model, decoder, 8) FIELD(Model, pass, 16) \
-  SIZE(Rounds, 168) FIELD(Rounds, inter_times, 0) FIELD(Rounds, times, 8) FIELD(Rounds, marks, 16) \
+  SIZE(Rounds, 176) FIELD(Rounds, inter_times, 0) FIELD(Rounds, times, 8) FIELD(Rounds, marks, 16) \
     FIELD(Rounds, num_drafted, 24) FIELD(Rounds, num_accepted, 32) FIELD(Rounds, num_events, 40) \
     FIELD(Rounds, num_rounds, 48) FIELD(Rounds, num_unseen, 56) FIELD(Rounds, ids, 64) FIELD(Rounds, token_times, 72) \
     FIELD(Rounds, token_inter_times, 80) FIELD(Rounds, keys, 88) FIELD(Rounds, cursors, 96) FIELD(Rounds, elapsed, 104) \
-    FIELD(Rounds, ends, 112) FIELD(Rounds, limits, 120) FIELD(Rounds, room, 128) FIELD(Rounds, width, 136) \
-    FIELD(Rounds, draft_length, 144) FIELD(Rounds, most_rounds, 152) FIELD(Rounds, in_step, 160) \
+    FIELD(Rounds, ends, 112) FIELD(Rounds, limits, 120) FIELD(Rounds, stops, 128) FIELD(Rounds, room, 136) FIELD(Rounds, width, 144) \
+    FIELD(Rounds, draft_length, 152) FIELD(Rounds, most_rounds, 160) FIELD(Rounds, in_step, 168) \
   SIZE(Operated, 56) FIELD(Operated, decoder, 0) FIELD(Operated, ids, 8) FIELD(Operated, times, 16) \
     FIELD(Operated, inter_times, 24) FIELD(Operated, num_new, 32) FIELD(Operated, num_kept, 40) FIELD(Operated, most, 48) \
   SIZE(Views, 48) FIELD(Views, num_dims, 0) FIELD(Views, sizes, 8) FIELD(Views, of_laws, 16) FIELD(Views, of_first, 24) \

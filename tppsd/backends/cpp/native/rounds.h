@@ -24,6 +24,7 @@ struct Rounds {
   const int64_t *keys, *cursors;           // (rows, 2), (rows,): of the noise
   const double *elapsed, *ends;            // (rows,): the silence before the first event
   const int64_t *limits;                   // (rows,): how many events each row wants
+  const bool *stops;                       // (num_marks,): marks after which a row wants no more (nullptr = none)
   int64_t room, width, draft_length, most_rounds, in_step;  // in_step: rows go on as long as all do
 };
 
@@ -55,6 +56,7 @@ struct ModelRow {
     pass.contexts = (float *)(((uintptr_t)contexts.data() + 63) / 64 * 64);  // see `room`
     pass.ids = ids.data(), pass.times = times.data(), pass.inter_times = inter_times.data();
     pass.lengths += row, pass.num_before += row, pass.rows = 1;
+    if (pass.shared) pass.shared_slots += row, pass.shared_lengths += row;
     pass.cache = (char *)pass.cache + row * encoder.dim * pass.capacity * entry;
   }
 
@@ -121,6 +123,7 @@ struct Speculation {
   ModelRow draft;
   double *inter_times, *times;  // of the next event
   int64_t *marks, num_left, num_unseen, num_drafted = 0, num_accepted = 0, new_mark = 0;
+  bool is_stopped = false;
   double new_inter_time = 0, elapsed;
   Noise noise;
   std::unique_ptr<Team> team;  // that verifies; nullptr = this thread alone
@@ -149,7 +152,7 @@ struct Speculation {
     draft.pass.num_new = 1;
     run_chain(draft.encoder, draft.decoder, draft.pass,
               {inter_times, times, draft.laws.data(), marks, &num_drafted, uniforms.data(), &target.times[0], &elapsed, &end,
-               &num_left, rounds.draft_length, NUM_UNIFORMS, true},
+               &num_left, rounds.stops, rounds.draft_length, NUM_UNIFORMS, true},
               0, 1);
   }
 
@@ -205,6 +208,7 @@ struct Speculation {
     target.move(n - num_drafted), draft.move(num_kept - num_cached);
     const double time = target.times[n] + new_inter_time;
     inter_times[n] = new_inter_time, times[n] = time, marks[n] = new_mark;
+    if (rounds.stops) is_stopped = std::any_of(marks, marks + n + 1, [&](int64_t mark) { return rounds.stops[mark]; });
     num_unseen = 0;
     if (n == num_drafted) draft.put(num_unseen++, target.ids[n], target.times[n], target.inter_times[n]);
     draft.put(num_unseen++, new_mark + 1, time, new_inter_time);
@@ -215,7 +219,7 @@ struct Speculation {
 
   // Does the row want more, and is there room for another round?
   bool goes_on() const {
-    return target.times[0] <= end && num_left > 0 && limit - num_left + rounds.draft_length < rounds.room;
+    return !is_stopped && target.times[0] <= end && num_left > 0 && limit - num_left + rounds.draft_length < rounds.room;
   }
 
   // False: laws are not densities.
