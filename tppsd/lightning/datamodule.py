@@ -95,8 +95,9 @@ class EventDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if (path is None) == (process is None):
+            given = repr(path) if path is None or isinstance(path, str) else f"a {type(path).__name__}"
             raise ValueError(
-                f"give either path (data) or process (a preset to simulate); got path = {path!r} and process = {process!r}"
+                f"give either path (data) or process (a preset to simulate); got path = {given} and process = {process!r}"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
