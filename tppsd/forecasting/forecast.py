@@ -265,6 +265,17 @@ class Forecast:
 
         return forecast_table(self)
 
+    def plot(self, observed: Sequence[EventSequence] | None = None, history: int = 0) -> Any:
+        """Draw the fan of cumulative counts by mark, the next time and the probabilities (tppsd.plots.forecast_plot).
+
+        Args:
+            observed: what has happened, sequences as long as the histories with their continuations, where it is known.
+            history: which history to draw.
+        """
+        from tppsd.plots.forecasts import forecast_plot
+
+        return forecast_plot(self, observed, history)
+
     # --- paths --------------------------------------------------------------------------------------------------------
 
     def _job(self, recorder: Recorder, stops: tuple[Mark, ...] | None) -> SamplingJob:
@@ -343,15 +354,16 @@ class Forecast:
 
     def _declared(self, marks: Iterable[Marks] | Mapping[str, Marks] | None) -> list[MarkSet]:
         if marks is None:
-            return [MarkSet(self._label(mark), (mark,)) for mark in range(self.num_marks)] if self.num_marks > 1 else []
+            return [MarkSet(self.label(mark), (mark,)) for mark in range(self.num_marks)] if self.num_marks > 1 else []
         if isinstance(marks, Mapping):
             return [MarkSet(label, self._indices(several)) for label, several in marks.items()]
         if isinstance(marks, str | int):
             marks = [marks]
         indices = [self._indices(several) for several in marks]
-        return [MarkSet(" or ".join(map(self._label, own)), own) for own in indices]
+        return [MarkSet(" or ".join(map(self.label, own)), own) for own in indices]
 
-    def _label(self, mark: int) -> str:
+    def label(self, mark: int) -> str:
+        """Return the name of a mark in the target's data, or its number."""
         return str(mark) if self.mark_names is None else self.mark_names[mark]
 
     def _indices(self, marks: Marks) -> tuple[int, ...]:
