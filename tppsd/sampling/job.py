@@ -107,6 +107,11 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
+        if self.options.forbid_marks is not None and (self.recorder.log_probs or self.recorder.laws):
+            raise ValueError(
+                f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which no "
+                "distributions and densities are returned; leave out return_laws and return_log_probs"
+            )
         plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
@@ -207,7 +212,10 @@ class SamplingJob:
         ]
         stopped = torch.tensor([done.stopped for done in finished])
         by_count = torch.tensor([done.ended_by_count for done in finished])
-        at_bound = torch.tensor([request.is_bounded for request in requests]) & by_count & ~stopped
+        lengths = torch.tensor([len(done.times) for done in finished])
+        is_bounded = torch.tensor([request.is_bounded for request in requests])
+        is_short = lengths < torch.tensor([request.limit for request in requests])  # its last candidates were dropped
+        at_bound = (is_bounded | is_short) & by_count & ~stopped
         if at_bound.any():
             warnings.warn(
                 f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "
@@ -220,13 +228,12 @@ class SamplingJob:
         if self.recorder.laws:
             elapsed = plan.histories.elapsed[[request.history for request in requests]].tolist()
             laws = [after_elapsed(done.laws, gap) for done, gap in zip(finished, elapsed, strict=True)]
-        lengths = torch.tensor([0] + [len(done.times) for done in finished])
         return SampledSequences(
             flat_event_times=torch.cat(times),
             flat_inter_times=torch.cat([done.inter_times for done in finished]),
             flat_marks=torch.cat([done.marks for done in finished]),
             flat_log_probs=torch.cat(log_probs) if log_probs else None,
-            offsets=lengths.cumsum(0),
+            offsets=torch.nn.functional.pad(lengths.cumsum(0), (1, 0)),
             index=torch.tensor([r.number for r in requests]),
             history_index=torch.tensor([r.history_index for r in requests]),
             path_index=torch.tensor([0 if r.history_index == FROM_SCRATCH else r.path_index for r in requests]),

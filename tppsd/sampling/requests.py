@@ -51,7 +51,7 @@ class RequestPlan(NamedTuple):
     """What a call will sample: `sources[r.history]` is what request r continues.
 
     Fields: requests; sources; histories; stop_marks bool (num_marks,): marks of which the first event ends a sequence, or
-    None; forbid_marks: likewise, those that do not happen.
+    None; forbid_marks: likewise, those that do not happen; max_events: safety bound of each sequence.
     """
 
     requests: list[Request]
@@ -59,6 +59,7 @@ class RequestPlan(NamedTuple):
     histories: Histories
     stop_marks: Tensor | None = None
     forbid_marks: Tensor | None = None
+    max_events: int = sys.maxsize
 
 
 def plan_requests(
@@ -110,7 +111,7 @@ def plan_requests(
         Request(base + i, source, h, p, end, min(limit, most), limit > most)
         for i, (source, (h, p), end, limit) in enumerate(zip(which, identity, ends, limits, strict=True))
     ]
-    return RequestPlan(requests, sources, _encode(sources, num_marks, device))
+    return RequestPlan(requests, sources, _encode(sources, num_marks, device), max_events=max_events)
 
 
 def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
