@@ -107,6 +107,11 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
+        if self.options.forbid_marks is not None and (self.recorder.log_probs or self.recorder.laws):
+            raise ValueError(
+                f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which no "
+                "distributions and densities are returned; leave out return_laws and return_log_probs"
+            )
         plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
@@ -213,7 +218,8 @@ class SamplingJob:
         starts, observed = plan.window_starts[of_events], plan.window_ends[of_events]
         inter_times, times, marks, *log_probs = finished.columns.unbind(0)
         times = torch.minimum(torch.maximum(starts + times, observed), requests.end.repeat_interleave(counts))
-        at_bound = requests.is_bounded & by_count & ~stopped
+        is_short = counts < requests.limit  # its last candidates were of forbidden marks
+        at_bound = (requests.is_bounded | is_short) & by_count & ~stopped
         if at_bound.any():
             warnings.warn(
                 f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "

@@ -24,6 +24,7 @@ from tppsd.sampling.rules import FactorisedRule, JointRule, Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.state import BatchState
+from tppsd.sampling.without_marks import WithoutMarks
 
 _FIRST_CAPACITY = 16
 
@@ -61,6 +62,8 @@ def build_engine(
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
             method = Autoregressive(target, noise, recorder.wants_laws)
+            if plan.forbid_marks is not None:
+                method = WithoutMarks(target, noise, plan.forbid_marks, plan.max_events)
             return Engine(method, state, noise, plan.requests, plan.histories, counters, recorder)
         rule = rule or build_rule(options, device)
         lengths = draft_length or choose_draft_length(options)
