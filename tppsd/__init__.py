@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.backends.compile import compile
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
+    from tppsd.forecasting.forecast import Forecast, forecast
     from tppsd.lightning.callbacks import SpeculativeSampling
     from tppsd.lightning.datamodule import EventDataModule
     from tppsd.lightning.distillation import Distillation
@@ -37,6 +38,7 @@ __all__ = [
     "EventDataModule",
     "EventModel",
     "EventSequence",
+    "Forecast",
     "LogNormalMixture",
     "NextEventLaw",
     "RenewalTPP",
@@ -49,6 +51,7 @@ __all__ = [
     "TransformerTPP",
     "__version__",
     "compile",
+    "forecast",
     "load",
     "metrics",
     "plots",
@@ -66,6 +69,7 @@ _MODULE_OF = {
     "EventDataModule": "tppsd.lightning.datamodule",
     "EventModel": "tppsd.models.protocol",
     "EventSequence": "tppsd.data.sequences",
+    "Forecast": "tppsd.forecasting.forecast",
     "LogNormalMixture": "tppsd.models.mixture",
     "NextEventLaw": "tppsd.models.law",
     "compile": "tppsd.backends.compile",
@@ -77,6 +81,7 @@ _MODULE_OF = {
     "SpeculativeSampling": "tppsd.lightning.callbacks",
     "TargetTPP": "tppsd.lightning.modules",
     "TransformerTPP": "tppsd.models.transformer_tpp",
+    "forecast": "tppsd.forecasting.forecast",
     "load": "tppsd.models.checkpoint",
     "sample": "tppsd.sampling.sample",
     "sample_stream": "tppsd.sampling.sample",

@@ -8,12 +8,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_FEWEST = 20  # expected events from which on coefficients are fitted
+
 
 class Estimate(NamedTuple):
-    """An estimate and its standard error, each (*batch,), float64."""
+    """An estimate and its standard error, each (*batch,), float64.
+
+    Fields: value; standard_error; estimator: the name of what was done; num_paths: paths behind it, 0 for closed forms.
+    """
 
     value: Tensor
     standard_error: Tensor
+    estimator: str = "mean"
+    num_paths: int = 0
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of an interval of this level: Wilson's of a frequency, else value -+ z standard errors."""
+        if self.estimator == "frequency":
+            return wilson_interval(self.value * self.num_paths, self.num_paths, level)
+        z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
+        return self.value - z * self.standard_error, self.value + z * self.standard_error
 
 
 def mean_estimate(outcomes: Tensor) -> Estimate:
@@ -25,10 +39,12 @@ def mean_estimate(outcomes: Tensor) -> Estimate:
         outcomes: Y, (num_paths, *batch), i.i.d. along the first dimension, at least two.
     """
     outcomes = _checked(outcomes)
-    return Estimate(outcomes.mean(0), outcomes.std(0) / math.sqrt(len(outcomes)))
+    return Estimate(outcomes.mean(0), outcomes.std(0) / math.sqrt(len(outcomes)), num_paths=len(outcomes))
 
 
-def control_variate_estimate(outcomes: Tensor, martingales: Tensor, num_folds: int = 5) -> Estimate:
+def control_variate_estimate(
+    outcomes: Tensor, martingales: Tensor, num_folds: int = 5, is_known: Tensor | None = None
+) -> Estimate:
     """Estimate E Y with control variates M of known mean 0, their coefficients fitted on other paths.
 
         value = 1/S sum_s R_s,   R_s = Y_s - beta_(-k(s)) . M_s,   standard error = sqrt(var(R) / S)
@@ -44,6 +60,8 @@ def control_variate_estimate(outcomes: Tensor, martingales: Tensor, num_folds: i
         outcomes: Y, (num_paths, *batch), i.i.d. along the first dimension.
         martingales: M, (num_paths, *batch, num_martingales), of mean 0.
         num_folds: K, 2 to num_paths.
+        is_known: bool (num_folds, *batch): where True, beta_(-k) is (1, 0, ..., 0) instead of a fit, as where the other
+            folds have too few events to fit anything to. It must not depend on fold k.
     Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), section 4.1; Avramidis and Wilson, Ann. Oper.
         Res. 45 (1993), for splitting.
     """
@@ -59,8 +77,39 @@ def control_variate_estimate(outcomes: Tensor, martingales: Tensor, num_folds: i
     corrected = torch.empty_like(outcomes)
     for k in range(num_folds):
         coefficients = _coefficients(outcomes[fold != k], martingales[fold != k])
+        if is_known is not None:
+            first = torch.zeros_like(coefficients)
+            first[..., 0] = 1.0
+            coefficients = torch.where(is_known[k].unsqueeze(-1), first, coefficients)
         corrected[fold == k] = outcomes[fold == k] - (martingales[fold == k] * coefficients).sum(-1)
-    return mean_estimate(corrected)
+    return mean_estimate(corrected)._replace(estimator="control variates")
+
+
+def step_sum_estimate(
+    outcomes: Tensor, probabilities: Tensor, hazards: Tensor, is_binary: bool, num_folds: int = 5
+) -> Estimate:
+    """Estimate E N of a number of events with the martingales N - sum p_i and N - integral of the intensity.
+
+    The coefficients are fitted on other paths (`control_variate_estimate`); where these expect fewer than 20 events, or
+    of an outcome of 0 or 1 fewer than 20 paths without one, a fit would say nothing and (1, 0) is taken, with which the
+    estimate is the mean of sum p_i.
+
+    Args:
+        outcomes: N, (num_paths, *batch).
+        probabilities: sum over the steps of each path of p_i, the chance that the step is such an event, (num_paths,
+            *batch).
+        hazards: integral of the intensity of such events along each path, (num_paths, *batch).
+        is_binary: N is 0 or 1.
+        num_folds: as of `control_variate_estimate`.
+    """
+    fold = torch.arange(len(outcomes)) % num_folds
+    expected = torch.stack([probabilities[fold != k].sum(0) for k in range(num_folds)])
+    is_few = expected < _FEWEST
+    if is_binary:
+        num_others = torch.stack([(fold != k).sum() for k in range(num_folds)])
+        is_few |= num_others.view(-1, *[1] * (expected.dim() - 1)) - expected < _FEWEST
+    martingales = torch.stack([outcomes - probabilities, outcomes - hazards], -1)
+    return control_variate_estimate(outcomes, martingales, num_folds, is_few)
 
 
 def wilson_interval(successes: Tensor, num_trials: int, level: float = 0.95) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tppsd.models.law import NextEventLaw
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
-from tppsd.sampling.recorder import Recorder
+from tppsd.sampling.recorder import Recorder, Steps
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import BatchState, Events, ragged
 
@@ -171,15 +171,25 @@ class Engine:
     def step(self) -> None:
         """Advance every row once, and take note of what that took and gave."""
         started = time.perf_counter()
-        active, before = self.state.active, self.state.counts
+        active, before, last_times = self.state.active, self.state.counts, self.state.last_times
         done = self.method.advance(self.state)
         self.recorder.record(before, done.events, done.laws)
+        if self.recorder.accumulator is not None:
+            self.recorder.accumulator.add(self._steps(done, active, before, last_times))
         self.counters.add(done, active)
         if self.draft_length is not None and done.num_drafted is not None and done.num_used is not None:
             longest = int(done.num_drafted.max())
             is_longest = done.num_drafted == longest
             seconds = time.perf_counter() - started
             self.draft_length.record(longest, done.num_used, is_longest, seconds, done.num_rounds)
+
+    def _steps(self, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> Steps:
+        """What a call of the method has done, step by step, from what the state was before it."""
+        state = self.state
+        num_events = torch.where(active, torch.minimum(state.counts, state.limit) - counts, 0)
+        is_late = state.reached_end & ~state.stopped & (state.counts < state.limit)
+        starts = torch.cat([last_times.unsqueeze(1), done.events.times[:, :-1]], 1)
+        return Steps(state.request, starts, done.events, done.laws, num_events + is_late.long(), num_events)
 
     def schedule(self) -> None:
         """Fill free rows with waiting requests once an eighth is free; drop free rows when nobody waits."""

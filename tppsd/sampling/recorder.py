@@ -4,7 +4,7 @@ from."""
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +13,51 @@ from tppsd.models.law import NextEventLaw
 from tppsd.sampling.state import Events, RowStore, ragged
 
 
+class Steps(NamedTuple):
+    """The steps that the rows have made: an event each, or the one that came too late and only ends its row.
+
+    Fields:
+        request: int64 (rows,), number of the request that each row works on.
+        starts: float64 (rows, n), time of the event before, since the window's start.
+        events: (rows, n).
+        laws: the target's distributions of them, (rows, n); the first of a row is given the time without events before.
+        num_steps: int64 (rows,): so many of the n are steps, the leading ones; 0 for a row that works on nothing.
+        num_events: int64 (rows,): so many of these are events of the sequence; the one more, if any, came too late.
+    """
+
+    request: Tensor
+    starts: Tensor
+    events: Events
+    laws: Any
+    num_steps: Tensor
+    num_events: Tensor
+
+
+class Accumulator(Protocol):
+    """Sums over the steps of every path, taken while paths are sampled, so that no distribution is kept."""
+
+    def add(self, steps: Steps) -> None:
+        """Add the steps of one call of a method; each path's come in order."""
+
+
 class Recorder:
     """Records columns beside the events of every row, and hands them out with the finished ones.
 
     Args:
         log_probs: record log-densities.
         laws: record the parameters of distributions.
+        accumulator: takes sums over the steps of every path.
     """
 
-    def __init__(self, log_probs: bool = False, laws: bool = False) -> None:
-        self.log_probs, self.laws = log_probs, laws
+    def __init__(self, log_probs: bool = False, laws: bool = False, accumulator: Accumulator | None = None) -> None:
+        self.log_probs, self.laws, self.accumulator = log_probs, laws, accumulator
         self._example: NextEventLaw | None = None
         self._store: RowStore | None = None
 
     @property
     def wants_laws(self) -> bool:
         """Is the distribution of every event of use?"""
-        return self.log_probs or self.laws
+        return self.log_probs or self.laws or self.accumulator is not None
 
     def start(self) -> None:
         """Begin with a new batch."""
@@ -43,7 +71,7 @@ class Recorder:
             events: committed ones.
             laws: the target's distributions of them, (rows, n).
         """
-        if not self.wants_laws:
+        if not (self.log_probs or self.laws):
             return
         columns = []
         if self.log_probs:

@@ -118,7 +118,7 @@ def plan_requests(
             raise ValueError(
                 f"t_start = {t_start} was given together with a history, whose window it already has; leave it out"
             )
-        sources, base = _as_sequences(history), first_index * num_sequences
+        sources, base = as_sequences(history), first_index * num_sequences
         which = torch.arange(len(sources)).repeat_interleave(num_sequences)
         history_index, path_index = first_index + which, torch.arange(num_sequences).repeat(len(sources))
     for i, source in enumerate(sources):
@@ -135,7 +135,8 @@ def plan_requests(
     return RequestPlan(Requests(*columns), sources, _encode(sources, num_marks, device))
 
 
-def _as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
+def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
+    """Histories as a list; what is none is refused."""
     if isinstance(history, EventSequence):
         return [history]
     if isinstance(history, EventBatch):

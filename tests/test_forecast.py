@@ -1,0 +1,293 @@
+"""Forecasts: estimates against closed forms and plain paths, wrong ones that are found out, and what the object promises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from small_models import attentive_model, random_sequence
+from torch import Tensor
+
+import tppsd
+from tppsd.data.sequences import EventSequence
+from tppsd.data.statistics import DataStatistics
+from tppsd.forecasting import step_sums
+from tppsd.forecasting.forecast import Forecast, forecast
+from tppsd.forecasting.step_sums import StepSums
+from tppsd.processes import Hawkes
+
+HORIZON, BETA = 3.0, 1.5
+# marks 0 and 1 come on their own and excite mark 1 only by its own past; mark 2 is rare
+PROCESS = Hawkes([0.5, 0.3, 0.02], [[0.0, 0.0, 0.0], [0.0, 0.8, 0.0], [0.0, 0.0, 0.0]], BETA)
+HISTORY = EventSequence.of([0.5, 1.0, 1.4], [0, 1, 1], t_start=0.0, t_end=2.0)
+MODEL = attentive_model("thp", num_marks=4)
+HISTORIES = [random_sequence(n, 4, seed=n) for n in (0, 3, 12)]  # each observed half a unit after its last event
+RARE = 1e-6  # false alarms: |z| below 4.9
+
+
+def excitation(history: EventSequence) -> float:
+    """Excess of mark 1's intensity at the end of a history."""
+    own = history.event_times[history.marks == 1]
+    return float((0.8 * torch.exp(-BETA * (history.window_end - own))).sum())
+
+
+def true_probability(history: EventSequence, within: float) -> Tensor:
+    """P(an event of mark 0, 1, 2 within): until its first event, each intensity is deterministic."""
+    integrals = torch.tensor([0.5, 0.3, 0.02], dtype=torch.float64) * within
+    integrals[1] += excitation(history) * -math.expm1(-BETA * within) / BETA
+    return -torch.expm1(-integrals)
+
+
+def true_count(history: EventSequence, within: float) -> Tensor:
+    """E N of marks 0, 1, 2: the mean intensity of mark 1 falls as exp(-(beta - alpha) t) to its level."""
+    kappa, counts = BETA - 0.8, torch.tensor([0.5, 0.3, 0.02], dtype=torch.float64) * within
+    level = 0.3 * 0.8 / kappa  # of the mean excitation
+    counts[1] += level * within + (excitation(history) - level) * -math.expm1(-kappa * within) / kappa
+    return counts
+
+
+ESTIMATORS = ("control_variates", "step_sum", "frequency")
+
+
+@pytest.fixture(scope="module")
+def of_process() -> Forecast:
+    return forecast(PROCESS, HISTORY, HORIZON, num_paths=4000, bins=3, batch_size=4000)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_estimates_agree_with_the_closed_forms_of_a_hawkes_process(of_process: Forecast, estimator: Any) -> None:
+    for within in (1.0, HORIZON):
+        found = of_process.probability(within=within, estimator=estimator)
+        assert found.value.shape == (1, 4)
+        error = found.value[0, :3] - true_probability(HISTORY, within)
+        assert (error.abs() / found.standard_error[0, :3] < 4.9).all()
+    counts = of_process.expected_counts(estimator=estimator)
+    assert counts.value.shape == (1, 4, 3)
+    at = torch.stack([true_count(HISTORY, t) for t in (0.0, 1.0, 2.0, 3.0)], -1).diff(dim=-1)
+    error, least = counts.value[0, :3] - at, counts.standard_error[0, :3].clamp_min(1e-9)
+    assert (error.abs() / least < 4.9).all()
+
+
+def test_the_default_is_never_less_precise_and_far_more_so_for_what_is_rare(of_process: Forecast) -> None:
+    of = {name: of_process.probability(estimator=name).standard_error for name in ESTIMATORS}  # type: ignore[arg-type]
+    ratio = (of["frequency"] / of["control_variates"]).square()[0]
+    assert (ratio > 0.98).all() and float(ratio[2]) > 30  # of mark 2: 120 of 4,000 paths
+    counts = {name: of_process.expected_counts(estimator=name).standard_error for name in ESTIMATORS}  # type: ignore[arg-type]
+    assert (counts["control_variates"] < 1.01 * counts["frequency"]).all()
+
+
+@pytest.mark.parametrize("how", ["compiled", "eager", "speculative", "tree", "fixed point"])
+def test_estimates_agree_with_plain_paths_of_a_transformer(how: str) -> None:
+    """Of 6,000 other paths; every way to sample hands over the distributions of its steps."""
+    ways: dict[str, dict[str, Any]] = {
+        "compiled": {"options": tppsd.SamplingOptions("autoregressive")},
+        "eager": {"options": tppsd.SamplingOptions("autoregressive", compile=False)},
+        "speculative": {
+            "draft": attentive_model("rotary", num_marks=4),
+            "options": tppsd.SamplingOptions(draft_length=3),
+        },
+        "tree": {"draft": attentive_model("rotary", num_marks=4), "options": tppsd.SamplingOptions(candidates=(2, 2))},
+        "fixed point": {"options": tppsd.SamplingOptions("fixed_point", 4)},
+    }
+    found = forecast(MODEL, HISTORIES, HORIZON, num_paths=600, bins=2, seed=1, **ways[how])
+    plain = forecast(MODEL, HISTORIES, HORIZON, num_paths=6000, bins=2, seed=2, batch_size=500)
+    for question in (lambda f, e: f.probability(estimator=e), lambda f, e: f.expected_counts(estimator=e)):
+        ours, theirs = question(found, "control_variates"), question(plain, "frequency")
+        error = (ours.standard_error.square() + theirs.standard_error.square()).sqrt()
+        assert ((ours.value - theirs.value).abs() / error < 4.9).all()
+
+
+# --- wrong sums --------------------------------------------------------------------------------------------------------
+
+
+def largest_z() -> float:
+    """Of the means of all martingales of a forecast after two units without an event."""
+    histories = [history.prefix(len(history), history.window_end + 1.5) for history in HISTORIES[1:]]
+    found = forecast(MODEL, histories, HORIZON, num_paths=3000, bins=2, batch_size=500)
+    sums = found._pass(found.sets, found.edges.tolist()).sums
+    largest = 0.0
+    for values in (sums.totals, sums.until_first):
+        for expected in (values.probabilities, values.hazards):
+            gaps = (values.events - expected).cumsum(-1).view(2, 3000, 5, 2)
+            largest = max(largest, float((gaps.mean(1) / gaps.std(1).clamp_min(1e-12) * 3000**0.5).abs().max()))
+    return largest
+
+
+def test_sums_over_steps_are_martingales() -> None:
+    assert largest_z() < 4.9
+
+
+def forgets_the_stop(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StepSums, "_is_before", lambda self, path, rows, positions, is_hit: torch.ones_like(is_hit))
+
+
+def forgets_the_truncation(patch: pytest.MonkeyPatch) -> None:
+    right = step_sums.mark_integrals
+    patch.setattr(step_sums, "mark_integrals", lambda laws, ends, sets: right(laws.whole(), ends, sets))
+
+
+def integrates_from_zero_after_w(patch: pytest.MonkeyPatch) -> None:
+    right = StepSums.add
+
+    def wrong(self: StepSums, steps: Any) -> None:
+        observed = self._observed[steps.request.clamp_min(0)].unsqueeze(1)
+        right(self, steps._replace(starts=torch.maximum(steps.starts, observed)))
+
+    patch.setattr(StepSums, "add", wrong)
+
+
+def forgets_the_step_until_the_horizon(patch: pytest.MonkeyPatch) -> None:
+    right = StepSums.add
+    patch.setattr(StepSums, "add", lambda self, steps: right(self, steps._replace(num_steps=steps.num_events)))
+
+
+WRONG: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "forgets the truncation": forgets_the_truncation,
+    "integrates from 0 after w": integrates_from_zero_after_w,
+    "forgets the step until the horizon": forgets_the_step_until_the_horizon,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_sums_are_no_martingales(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    WRONG[wrong](monkeypatch)
+    assert largest_z() > 6
+
+
+def test_a_probability_that_forgets_the_stop_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sums are those of the expected count: martingales still, but of something else."""
+    forgets_the_stop(monkeypatch)
+    found = forecast(PROCESS, HISTORY, HORIZON, num_paths=2000, batch_size=2000).probability(estimator="step_sum")
+    assert float(found.value[0, 1] - true_probability(HISTORY, HORIZON)[1]) > 6 * float(found.standard_error[0, 1])
+
+
+# --- calibration -------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
+    """Over 400 histories and two marks, each with its own closed form."""
+    histories = []
+    for i in range(400):
+        times = (
+            2.0 * torch.rand(1 + i % 5, generator=torch.Generator().manual_seed(i), dtype=torch.float64).sort().values
+        )
+        histories.append(EventSequence.of(times, torch.arange(1 + i % 5) % 2, t_start=0.0, t_end=2.0 + 0.1 * (i % 4)))
+    found = forecast(PROCESS, histories, 1.5, num_paths=150, batch_size=4000)
+    truths = torch.stack([true_probability(history, 1.5)[:2] for history in histories])
+    counts = torch.stack([true_count(history, 1.5)[:2] for history in histories])
+    for estimator in ESTIMATORS:
+        inside = []
+        probability = found.probability(estimator=estimator)  # type: ignore[arg-type]
+        count = found.expected_counts(estimator=estimator)  # type: ignore[arg-type]
+        for estimate, truth in ((probability, truths), (count, counts.unsqueeze(-1))):
+            low, high = (end[:, :2] for end in estimate.interval(0.95))
+            inside.append((low <= truth) & (truth <= high))
+        covered = float(torch.cat([part.flatten() for part in inside]).double().mean())
+        assert 0.93 <= covered <= 0.97, (estimator, covered)
+
+
+# --- the next event ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [MODEL, PROCESS], ids=["transformer", "process"])
+def test_the_next_event_needs_no_path_and_agrees_with_them(target: Any) -> None:
+    histories = HISTORIES if target is MODEL else [HISTORY]
+    levels = (0.1, 0.5, 0.9)
+    found = forecast(target, histories, HORIZON)
+    next_time, next_mark = found.next_time(levels), found.next_mark()
+    assert not found._passes, "nothing was sampled"
+    num = 4000
+    paths = tppsd.sample(target, history=histories, num_sequences=num, num_events=1, seed=5, batch_size=1000)
+    ends = torch.tensor([history.window_end for history in histories], dtype=torch.float64).repeat_interleave(num)
+    times = (paths.flat_event_times - ends).view(len(histories), num)
+    share = (times.unsqueeze(-1) <= next_time.quantiles.unsqueeze(1)).double().mean(1)
+    level = torch.tensor(levels, dtype=torch.float64)
+    assert ((share - level).abs() / (level * (1 - level) / num).sqrt() < 4.9).all()
+    cap = min(next_time.mean_cap, 1e9)
+    capped = times.clamp_max(cap)
+    assert ((capped.mean(1) - next_time.mean).abs() / (capped.std(1) / num**0.5) < 4.9).all()
+    marks = torch.nn.functional.one_hot(paths.flat_marks.view(len(histories), num), target.num_marks).double().mean(1)
+    assert ((marks - next_mark).abs() / (next_mark * (1 - next_mark) / num).sqrt() < 4.9).all()
+    at = torch.tensor([0.0, 0.3, 1.7], dtype=torch.float64)
+    slope = (next_time.survival(at) - next_time.survival(at + 1e-6)) / 1e-6
+    torch.testing.assert_close(next_time.density(at + 5e-7), slope, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(next_time.survival([0.0]), torch.ones(len(histories), 1, dtype=torch.float64))
+
+
+# --- the object --------------------------------------------------------------------------------------------------------
+
+
+def test_declared_questions_share_their_paths_and_others_sample_again(of_process: Forecast) -> None:
+    found = forecast(MODEL, HISTORIES, HORIZON, num_paths=20, marks=[0, [1, 2]], bins=2)
+    found.probability(), found.probability(0), found.probability([2, 1], within=1.5), found.expected_counts()
+    found.expected_counts(by_mark=False, bins=1), found.count_quantiles(0), found.first_time([1, 2]), found.paths
+    assert len(found._passes) == 1 and [one.label for one in found.sets] == ["0", "1 or 2", "any"]
+    assert len(found.paths) == 60 and found.paths.history_index.tolist() == [h for h in range(3) for _ in range(20)]
+    undeclared = found.probability(3)
+    assert undeclared.value.shape == (3,) and len(found._passes) == 2
+    assert found._passes[1].samples.options.stop_marks == (3,) and found._passes[1].samples.stopped.any()
+    found.probability(0, within=0.7)
+    assert len(found._passes) == 3
+    named = forecast(MODEL, HISTORIES, HORIZON, num_paths=20, marks={"quick": [0, 3]})
+    torch.testing.assert_close(named.probability("quick").value, named.probability([3, 0]).value)
+
+
+def test_paths_that_stop_say_the_same_of_the_mark_that_stops_them() -> None:
+    whole = forecast(PROCESS, HISTORY, HORIZON, num_paths=500, marks=[1], batch_size=500)
+    stopped = forecast(PROCESS, HISTORY, HORIZON, num_paths=500, marks=[1], stop_marks={1}, batch_size=500)
+    for estimator in ESTIMATORS:
+        expected = whole.probability(1, estimator=estimator)  # type: ignore[arg-type]
+        for found in (stopped.probability(1, estimator=estimator), stopped.expected_counts(estimator=estimator)):  # type: ignore[arg-type]
+            torch.testing.assert_close(found.value.view(1, -1)[:, 0], expected.value)
+    torch.testing.assert_close(stopped.first_time(1).values, whole.first_time(1).values)
+
+
+def test_quantiles_are_those_of_the_paths_and_may_lie_beyond_the_horizon(of_process: Forecast) -> None:
+    first = of_process.first_time(1, [0.1, 0.5, 0.99])
+    probability = float(true_probability(HISTORY, float(first.values[0, 1]))[1])
+    assert abs(probability - 0.5) < 4.9 * math.sqrt(0.25 / 4000)
+    assert (
+        first.values[0, 2] == math.inf and (first.lower <= first.values).all() and (first.values <= first.upper).all()
+    )
+    counts = of_process.count_quantiles(bins=1)
+    own = torch.tensor([len(times) for times in of_process.paths.event_times], dtype=torch.float64)
+    torch.testing.assert_close(counts.values[0, 0, 2], own.sort().values[1999])
+
+
+def test_marks_may_be_named() -> None:
+    model = attentive_model("thp", num_marks=3)
+    model.set_statistics(DataStatistics(3, mark_names=("admission", "surgery", "discharge")))
+    history = random_sequence(4, 3)
+    found = forecast(model, history, 4.0, num_paths=50, marks=["surgery", ["admission", "discharge"]])
+    assert [one.label for one in found.sets] == ["surgery", "admission or discharge", "any"]
+    torch.testing.assert_close(found.probability("surgery").value, found.probability(1).value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: forecast(MODEL, HISTORIES, -1.0), "horizon = -1.0 must be a positive number"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0, num_paths=1), "num_paths = 1 must be a whole number of at least 10"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0, marks=[9]), "9 is not a mark of the target"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.5, 2.0]), "between 0 and the horizon, 1"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2 is beyond the horizon, 1"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(estimator="best"), "estimator = 'best' is unknown"),  # type: ignore[arg-type]
+        (lambda: forecast(MODEL, HISTORIES, 1.0).next_time([1.5]), "must lie between 0 and 1"),
+        (
+            lambda: forecast(MODEL, HISTORIES, 1.0, options=tppsd.SamplingOptions(forbid_marks=(1,))),
+            "would forecast another process",
+        ),
+    ],
+)
+def test_mistakes_are_named(ask: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask()
+
+
+@pytest.mark.filterwarnings("ignore:.*max_events")
+def test_paths_cut_by_max_events_are_an_error() -> None:
+    with pytest.raises(ValueError, match="reached max_events = 2 before the horizon 30"):
+        forecast(MODEL, HISTORIES, 30.0, num_paths=20, max_events=2).expected_counts()

@@ -1,0 +1,104 @@
+"""Sums over the steps of sampled paths: events, their probabilities and their integrated intensities, by marks and bins."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tppsd.forecasting.integrals import mark_integrals
+from tppsd.sampling.recorder import Steps
+from tppsd.sampling.requests import RequestPlan
+
+
+class Sums(NamedTuple):
+    """Of every path, set of marks and bin, float64 (num_paths, num_sets, num_bins).
+
+    Fields: events: N, their number; probabilities: sum over steps of p_i, the chance that the step ends with such an event
+    within the bin; hazards: integral of their intensity along the path within the bin.
+    """
+
+    events: Tensor
+    probabilities: Tensor
+    hazards: Tensor
+
+    @classmethod
+    def zeros(cls, *shape: int) -> Sums:
+        """Nothing yet."""
+        return cls(*(torch.zeros(shape, dtype=torch.float64) for _ in range(3)))
+
+
+class StepSums:
+    """Accumulates sums along paths while they are sampled (tppsd.sampling.recorder.Accumulator).
+
+    Both differences N - sum p_i and N - (integral of the intensity) are martingales along a path, stopped or not: their
+    mean is 0.
+
+    Args:
+        sets: bool (num_sets, num_marks).
+        edges: float64 (num_bins + 1,), increasing, times since the history was observed; bin j is (edges[j],
+            edges[j + 1]].
+
+    Attributes:
+        totals: of whole paths.
+        until_first: of each path until its first event of the set, that included.
+        first_times: float64 (num_paths, num_sets), of that event since the history was observed; inf without one.
+    """
+
+    def __init__(self, sets: Tensor, edges: Tensor) -> None:
+        self.sets, self.edges = sets, edges
+
+    def begin(self, plan: RequestPlan) -> None:
+        """Begin with the paths of a plan, numbered as its requests."""
+        histories, which = plan.histories, plan.requests.history
+        last = histories.tokens.times.gather(1, histories.lengths.unsqueeze(1) - 1).squeeze(1)
+        self._observed = (last + histories.elapsed).cpu()[which]
+        shape = len(which), len(self.sets), len(self.edges) - 1
+        self.totals, self.until_first = Sums.zeros(*shape), Sums.zeros(*shape)
+        self.first_times = torch.full(shape[:2], torch.inf, dtype=torch.float64)
+
+    def add(self, steps: Steps) -> None:
+        """Add the steps of one call of a method."""
+        place = torch.arange(steps.starts.shape[1])
+        rows, positions = (place < steps.num_steps.unsqueeze(1)).nonzero(as_tuple=True)
+        if len(rows) == 0:
+            return
+        path = steps.request[rows]
+        is_event = (place < steps.num_events.unsqueeze(1))[rows, positions]
+        observed = self._observed[path]
+        inter_times, marks = (field[rows, positions] for field in (steps.events.inter_times, steps.events.marks))
+        ends = self.edges + (observed - steps.starts[rows, positions]).unsqueeze(1)  # (num_steps, num_bins + 1)
+        times = steps.events.times[rows, positions] - observed
+        is_hit = self.sets[:, marks.clamp(0, self.sets.shape[1] - 1)].t() & is_event.unsqueeze(1)  # (num_steps, sets)
+
+        p, hazard = mark_integrals(
+            steps.laws[rows, positions], torch.cat([ends, inter_times.unsqueeze(1)], 1), self.sets
+        )
+        is_lived = (ends < inter_times.unsqueeze(1)).unsqueeze(1)
+        hazard = torch.where(is_lived, hazard[..., :-1], hazard[..., -1:])
+        in_bin = (times.unsqueeze(1) > self.edges[:-1]) & (times.unsqueeze(1) <= self.edges[1:])
+        of_step = Sums(
+            (is_hit.unsqueeze(2) & in_bin.unsqueeze(1)).double(), p[..., :-1].diff(dim=-1), hazard.diff(dim=-1)
+        )
+
+        is_before = self._is_before(path, rows, positions, is_hit)
+        self.first_times[path] = torch.minimum(self.first_times[path], self._first(path, times, is_hit))
+        for total, first, values in zip(self.totals, self.until_first, of_step, strict=True):
+            total.index_add_(0, path, values)
+            first.index_add_(0, path, values * is_before.unsqueeze(2))
+
+    def _is_before(self, path: Tensor, rows: Tensor, positions: Tensor, is_hit: Tensor) -> Tensor:
+        """Tell whether the path has had no such event before each step, bool (num_steps, num_sets)."""
+        shape = int(rows.max()) + 1, int(positions.max()) + 1
+        hits = torch.zeros(*shape, is_hit.shape[1], dtype=torch.int64)
+        hits[rows, positions] = is_hit.long()
+        earlier = (hits.cumsum(1) - hits)[rows, positions]
+        return (earlier == 0) & self.first_times[path].isinf()
+
+    def _first(self, path: Tensor, times: Tensor, is_hit: Tensor) -> Tensor:
+        """float64 (num_steps, num_sets): of each step's path, the time of its first event among these steps."""
+        candidates = torch.where(is_hit, times.unsqueeze(1), torch.inf)
+        first = torch.full_like(self.first_times, torch.inf)
+        first.scatter_reduce_(0, path.unsqueeze(1).expand_as(candidates), candidates, "amin")
+        return first[path]
