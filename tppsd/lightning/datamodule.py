@@ -61,6 +61,7 @@ class EventDataModule(LightningDataModule):
         drop_duplicates: keep one of the rows that are equal in all columns.
         missing_mark: name of the mark that missing ones become.
         min_mark_count: marks with fewer events in the training split become "other", as do marks that it lacks.
+        mark_bins: edges that make marks of numbers: [1, 2, 5] makes the marks [1, 2), [2, 5) and [5, inf).
         mark_names: names of the marks 0, 1, ..., such as those that a model was trained with (default: the sorted types
             of the training split); if the last is "other", it takes all that have no mark of their own.
         delimiter: of a CSV file (default: a comma; a tab in .tsv).
@@ -90,13 +91,15 @@ class EventDataModule(LightningDataModule):
         drop_duplicates: bool = False,
         missing_mark: str | None = None,
         min_mark_count: int | None = None,
+        mark_bins: list[float] | None = None,
         mark_names: list[str] | None = None,
         delimiter: str | None = None,
     ) -> None:
         super().__init__()
         if (path is None) == (process is None):
+            given = repr(path) if path is None or isinstance(path, str) else f"a {type(path).__name__}"
             raise ValueError(
-                f"give either path (data) or process (a preset to simulate); got path = {path!r} and "
+                f"give either path (data) or process (a preset to simulate); got path = {given} and "
                 f"process = {process!r}"
             )
         if batch_size < 1:
@@ -125,6 +128,7 @@ class EventDataModule(LightningDataModule):
             drop_duplicates=drop_duplicates,
             missing_mark=missing_mark,
             min_mark_count=min_mark_count,
+            mark_bins=mark_bins,
             mark_names=mark_names,
             delimiter=delimiter,
         )
