@@ -15,12 +15,11 @@ the same state and draft.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from tppsd.models.law import sample_with_ratio
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import RowNoise, Streams
 from tppsd.sampling.rules import (
@@ -47,7 +46,9 @@ class BlockRule(ChainRule):
         """Use up the whole window: the rule has looked at the whole draft at once, so rounds start with fresh noise."""
         noise.advance(draft_length + 1, draft_length + 1)
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """See Rule; num_accepted only says whether all or not all were accepted, the detail is log P_i (rows, n)."""
         log_block = log_block_probs(draft, target[:, :-1])
         last = draft.num_drafted.unsqueeze(1) - 1
@@ -83,7 +84,7 @@ class BlockRule(ChainRule):
         return Recovered(num_accepted, inter_times, marks)
 
 
-def log_block_probs(draft: Draft, laws: Any) -> Tensor:
+def log_block_probs(draft: Draft, laws: EventDistribution) -> Tensor:
     """log P_i, i = 1..draft_length, (rows, draft_length)."""
     log_block, steps = torch.zeros_like(draft.inter_times[:, 0]), []
     for delta in log_ratio(draft, laws).unbind(1):

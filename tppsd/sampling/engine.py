@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tppsd.models.law import NextEventLaw
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.recorder import Recorder, Steps
@@ -32,7 +33,7 @@ class Advance(NamedTuple):
 
     num_passes: int | Tensor
     events: Events
-    laws: Any
+    laws: EventDistribution | None
     num_drafted: Tensor | None = None
     num_accepted: Tensor | None = None
     num_used: Tensor | None = None
@@ -186,6 +187,7 @@ class Engine:
     def _steps(self, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> Steps:
         """What a call of the method has done, step by step, from what the state was before it."""
         state = self.state
+        assert done.laws is not None
         num_events = torch.where(active, torch.minimum(state.counts, state.limit) - counts, 0)
         is_late = state.reached_end & ~state.stopped & (state.counts < state.limit)
         starts = torch.cat([last_times.unsqueeze(1), done.events.times[:, :-1]], 1)

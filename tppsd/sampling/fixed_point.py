@@ -9,11 +9,10 @@ the speculative round with "the previous iterate" as drafter and "unchanged" as 
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from tppsd.models.law import sample_mark
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import RowNoise, Streams
 from tppsd.sampling.rules import Acceptance, ChainRule, Recovered, Rejected, RoundUniforms, prefix_length
@@ -38,7 +37,9 @@ class UnchangedRule(ChainRule):
         uniforms = super().uniforms(noise, draft_length)
         return uniforms._replace(draft=uniforms.target[:, :-1])
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """See Rule."""
         ahead, own = target[:, :-1], uniforms.draft[:, : draft.draft_length]
         is_same = ahead.noise_distance(draft.inter_times, own) <= self.tolerance

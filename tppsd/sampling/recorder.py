@@ -4,12 +4,13 @@ from."""
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tppsd.models.law import NextEventLaw
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.state import Events, RowStore, ragged
 
 
@@ -28,7 +29,7 @@ class Steps(NamedTuple):
     request: Tensor
     starts: Tensor
     events: Events
-    laws: Any
+    laws: EventDistribution
     num_steps: Tensor
     num_events: Tensor
 
@@ -63,7 +64,7 @@ class Recorder:
         """Begin with a new batch."""
         self._store = None
 
-    def record(self, lengths: Tensor, events: Events, laws: Any) -> None:
+    def record(self, lengths: Tensor, events: Events, laws: EventDistribution | None) -> None:
         """Keep what is wanted of `events` (rows, n), which follow the first `lengths` (rows,) of each row.
 
         Args:
@@ -73,6 +74,7 @@ class Recorder:
         """
         if not (self.log_probs or self.laws):
             return
+        assert laws is not None
         columns = []
         if self.log_probs:
             columns.append(laws.log_prob(events.inter_times, events.marks).unsqueeze(0))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tppsd.models.law import log_density_ratio, pick_mark, sample_mark, sample_with_ratio
+from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import Purpose, RowNoise, Streams, address
 
@@ -34,7 +35,9 @@ ADDRESSES = [
 ]
 _FOR_DRAFT, _FOR_ACCEPT, _FOR_TARGET = slice(0, 3), slice(4, 6), slice(6, 9)
 
-Propose = Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # target, draft, uniforms -> taus, marks, Delta
+Propose = Callable[
+    [DraftDistribution, DraftDistribution, Tensor], tuple[Tensor, Tensor, Tensor]
+]  # target, draft, uniforms -> taus, marks, Delta
 
 
 class RoundUniforms(NamedTuple):
@@ -58,7 +61,7 @@ class Acceptance(NamedTuple):
     """
 
     draft: Draft
-    target: Any
+    target: EventDistribution
     num_accepted: Tensor
     detail: Any = None
 
@@ -72,11 +75,11 @@ class Rejected(NamedTuple):
     rows: Tensor
     positions: Tensor
     draft: Draft
-    target: Any
+    target: EventDistribution
 
-    def laws(self) -> tuple[Any, Any]:
+    def laws(self) -> tuple[EventDistribution, DraftDistribution]:
         """Distributions of target and draft at the rejected events, batch shape (n,)."""
-        return self.target[self.rows, self.positions], self.draft.laws[self.rows, self.positions]
+        return self.target[self.rows, self.positions], self.draft.drafted_laws[self.rows, self.positions]
 
     def events(self) -> tuple[Tensor, Tensor]:
         """The rejected inter-times and marks, (n,)."""
@@ -112,7 +115,9 @@ class Rule(Protocol):
     def consume(self, noise: RowNoise, num_events: Tensor, draft_length: int) -> None:
         """Use up the uniforms of a round that gave `num_events` (rows,)."""
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """Accept a prefix of the draft, or of a path through a tree.
 
         Args:
@@ -154,7 +159,9 @@ class JointRule(ChainRule):
     1 - e^-Delta.
     """
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """See Rule."""
         passes = first_uniform(draft, uniforms).log() <= log_ratio(draft, target[:, :-1])
         return Acceptance(draft, target, prefix_length(passes, draft))
@@ -171,11 +178,13 @@ class FactorisedRule(ChainRule):
     Only k rejected: keep tau, k ~ norm(max(0, f_T - f_D)) at that tau.
     """
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """See Rule; the detail, bool (rows,), says whether it was the inter-time that failed."""
         tau, ahead = draft.inter_times, target[:, :-1]
-        time_delta = ahead.inter_time.log_prob(tau) - draft.laws.inter_time.log_prob(tau)
-        log_marks = (pick_mark(law.mark_log_probs(tau), draft.marks) for law in (ahead, draft.laws))
+        time_delta = ahead.inter_time.log_prob(tau) - draft.drafted_laws.inter_time.log_prob(tau)
+        log_marks = (pick_mark(law.mark_log_probs(tau), draft.marks) for law in (ahead, draft.drafted_laws))
         log_uniforms = uniforms.accept[:, : draft.draft_length].log()
         time_passes = log_uniforms[..., 0] <= time_delta
         mark_passes = log_uniforms[..., 1] <= torch.sub(*log_marks)
@@ -204,9 +213,9 @@ class FactorisedRule(ChainRule):
         return torch.where(is_rounding, rejected.events()[1], sample_mark(log_marks, uniforms))
 
 
-def log_ratio(draft: Draft, laws: Any) -> Tensor:
+def log_ratio(draft: Draft, laws: EventDistribution) -> Tensor:
     """Delta at the drafted events, (rows, draft_length), from the target's distributions of them."""
-    return log_density_ratio(laws, draft.laws, draft.inter_times, draft.marks)
+    return log_density_ratio(laws, draft.drafted_laws, draft.inter_times, draft.marks)
 
 
 def first_uniform(draft: Draft, uniforms: RoundUniforms) -> Tensor:
@@ -220,7 +229,9 @@ def prefix_length(passes: Tensor, draft: Draft) -> Tensor:
     return num if draft.lengths is None else torch.minimum(num, draft.lengths)
 
 
-def _propose_time(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _propose_time(
+    target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     tau = target.inter_time.sample(uniforms[..., :2])
     delta = target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau)
     return tau, torch.zeros_like(tau, dtype=torch.int64), delta

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tppsd.models.protocol import DecodingModel, EventModel, EventTokens
+from tppsd.models.law import NextEventLaw
+from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens
 from tppsd.sampling.drafters.recent import RecentLaws
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import token_marks
+
+if TYPE_CHECKING:
+    from tppsd.backends.cpp.model import DecodedEvents
 
 
 class ModelRunner:
@@ -83,16 +87,17 @@ class ModelRunner:
             self._contexts = []
         return self._recent
 
-    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
+    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> EventDistribution:
         """Distributions (rows, q) of the next events after the tokens, a chain or nodes of a tree."""
         return self.model.law(self.model.extend(tokens, self.cache, parents))
 
     def decode(
-        self, law: Any, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, *ends: Tensor | None
-    ) -> tuple[Any, Any]:
+        self, law: EventDistribution, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, *ends: Tensor | None
+    ) -> tuple[DecodedEvents, EventDistribution | None]:
         """(DecodedEvents, their distributions or None) of the model itself, by one call (`DecodingModel.decode`)."""
         model: Any = self.model
-        decoded = model.decode(law, self.cache, last_times, uniforms, keeps_laws, *ends)
+        assert isinstance(law, NextEventLaw)
+        decoded: DecodedEvents = model.decode(law, self.cache, last_times, uniforms, keeps_laws, *ends)
         if not keeps_laws:
             return decoded, None
         laws = law.of(decoded.parameters)

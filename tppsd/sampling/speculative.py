@@ -6,11 +6,12 @@ Candidate trees (tppsd.sampling.tree) and fixed-point sampling (tppsd.sampling.f
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.autoregressive import autoregressive_step, given_elapsed
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters.base import Draft, Drafter
@@ -33,7 +34,7 @@ class Round(NamedTuple):
     draft: Draft
     num_accepted: Tensor
     events: Events
-    laws: Any
+    laws: EventDistribution
 
 
 def speculative_round(
@@ -75,7 +76,7 @@ def speculative_round(
 
 
 def _accept(
-    rule: Rule, draft: Draft, ahead: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    rule: Rule, draft: Draft, ahead: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
 ) -> Acceptance:
     if draft.draft_length == 0:
         return Acceptance(draft, ahead, draft.num_drafted)

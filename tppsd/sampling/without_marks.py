@@ -6,11 +6,10 @@ of its own, and no token: the next one is drawn from the same distribution, give
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.autoregressive import Autoregressive, given_elapsed
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import RowNoise
@@ -45,7 +44,7 @@ class WithoutMarks(Autoregressive):
         self.num_steps = self.num_steps[rows]
 
     @staticmethod
-    def _candidates(law: Any, elapsed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def _candidates(law: EventDistribution, elapsed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """The next candidates (rows, 1), later than those that were dropped."""
         inter_times, marks = law.truncated(elapsed).sample(uniforms)
         return inter_times, marks

@@ -6,13 +6,13 @@ Drafters differ in speed only; the rules keep the target's distribution.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tppsd.models.cache import RowCache
-from tppsd.models.protocol import EventTokens
+from tppsd.models.protocol import DraftDistribution, EventDistribution, EventTokens
 from tppsd.sampling.requests import Requests
 from tppsd.sampling.state import BatchState
 
@@ -33,7 +33,7 @@ class Draft:
     inter_times: Tensor
     times: Tensor
     marks: Tensor
-    laws: Any
+    laws: DraftDistribution | None
     lengths: Tensor | None = None
 
     parents: tuple[int, ...] | None = None
@@ -49,6 +49,12 @@ class Draft:
     def draft_length(self) -> int:
         """Drafted events of the row with the most."""
         return self.marks.shape[1]
+
+    @property
+    def drafted_laws(self) -> DraftDistribution:
+        """The distributions, where something was drafted."""
+        assert self.laws is not None
+        return self.laws
 
     @property
     def tokens(self) -> EventTokens:
@@ -72,7 +78,7 @@ class Draft:
         num = int(lengths.max())
         inter_times, times, marks = (field[:, :num] for field in (self.inter_times, self.times, self.marks))
         own = lengths if self.lengths is None else torch.minimum(self.lengths, lengths)
-        return Draft(inter_times, times, marks, self.laws[:, :num], own)
+        return Draft(inter_times, times, marks, self.drafted_laws[:, :num], own)
 
     def keep_in(self, cache: RowCache, num_kept: Tensor, num_cached: int, num_before: int) -> None:
         """Leave in a cache, of what a round has written there, the tokens before the draft and the first `num_kept`.
@@ -95,7 +101,9 @@ class Drafter(Protocol):
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
         """Draft one event per row and position, or node of a tree, from uniforms (rows, positions or nodes, >= 3)."""
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
+    def commit(
+        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+    ) -> None:
         """Take note that the first `num_accepted` (rows,) drafted events and then `state.last_token` were committed.
 
         Args:
@@ -118,7 +126,9 @@ class MemorylessDrafter:
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """There is nothing to do."""
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
+    def commit(
+        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+    ) -> None:
         """There is nothing to do."""
 
     def compact(self, rows: Tensor) -> None:

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.own import SelfDrafter, follow_marks
 from tppsd.sampling.requests import Requests
@@ -36,7 +35,9 @@ class JacobiDrafter(SelfDrafter):
 
     def __init__(self, target: ModelRunner, num_rows: int) -> None:
         super().__init__(target, num_rows)
-        self._laws: Any = None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
+        self._laws: EventDistribution | None = (
+            None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
+        )
         self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these laws follow
         self._skip = self.recent.slots.new_zeros(num_rows)  # how many of them followed committed events
         self._last = self._skip - 1  # index of the last of use; -1: none
@@ -66,7 +67,9 @@ class JacobiDrafter(SelfDrafter):
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
         return Draft(inter_times, times, marks, laws, self.lengths(draft_length, state))
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
+    def commit(
+        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+    ) -> None:
         super().commit(draft, num_accepted, state, laws, seen_marks)
         self._laws, self._marks_before = laws.whole(), seen_marks
         self._skip, self._last = num_accepted + 1, draft.num_drafted

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.recent import RecentLaws
 from tppsd.sampling.requests import Requests
@@ -49,7 +48,7 @@ class SelfDrafter:
         draft = Draft(inter_times, times, marks, laws.at(before), self.lengths(uniforms.shape[1], state))
         return draft.needed(state) if self.stops_at_end else draft
 
-    def draw(self, state: BatchState, uniforms: Tensor) -> tuple[Any, Tensor, Tensor, Tensor]:
+    def draw(self, state: BatchState, uniforms: Tensor) -> tuple[EventDistribution, Tensor, Tensor, Tensor]:
         """(distributions (rows, num_marks) by the mark before, mark of the newest event (rows,), inter-times and marks
         (rows, n, num_marks) that each of them draws from uniforms (rows, n, >= 3))."""
         laws = self.recent.after_marks()
@@ -61,7 +60,9 @@ class SelfDrafter:
         drafts = self.recent.is_known[:, -1]
         return depth * (drafts & (state.elapsed == 0) if state.is_truncated_start else drafts).long()
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
+    def commit(
+        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+    ) -> None:
         """Take in the target's distributions after the committed events."""
         self.recent.update(laws, seen_marks, num_accepted + 1)
 

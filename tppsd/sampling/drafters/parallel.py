@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
 from tppsd.sampling.drafters.model import ModelDrafter
@@ -53,7 +51,7 @@ class ParallelDrafter(ModelDrafter):
             draft = redrawn(draft, type(laws).cat([first, laws], 1), state, uniforms)
         return draft
 
-    def _catch_up_and_follow(self, drafted: EventTokens) -> Any:
+    def _catch_up_and_follow(self, drafted: EventTokens) -> EventDistribution:
         """Put the backlog tokens into the cache; in the same pass, laws (rows, n) after the newest of them and after
         each of n drafted events but the last."""
         tokens = self.backlog.followed_by(but_last(drafted))
@@ -62,7 +60,9 @@ class ParallelDrafter(ModelDrafter):
         last = self.backlog.num.unsqueeze(1) - 1
         return laws.at(last + torch.arange(drafted.ids.shape[1], device=last.device))
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
+    def commit(
+        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+    ) -> None:
         self.guess.commit(draft, num_accepted, state, laws, seen_marks)
         if draft.marks.shape[1] == 0:
             self._add_to_backlog(state.last_token)
@@ -74,7 +74,7 @@ class ParallelDrafter(ModelDrafter):
         self.guess.compact(rows)
 
 
-def redrawn(draft: Draft, laws: Any, state: BatchState, uniforms: Tensor) -> Draft:
+def redrawn(draft: Draft, laws: EventDistribution, state: BatchState, uniforms: Tensor) -> Draft:
     """The same draft with every event drawn from another law."""
     inter_times, marks = laws.sample(uniforms[..., :3])
     times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)

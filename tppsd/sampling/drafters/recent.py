@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from tppsd.models.protocol import EventDistribution
 
 
 class RecentLaws:
@@ -21,11 +21,11 @@ class RecentLaws:
     """
 
     def __init__(self, num_rows: int, num_marks: int, device: torch.device) -> None:
-        self.table: Any = None
+        self.table: EventDistribution | None = None
         self.is_known = torch.zeros(num_rows, num_marks + 1, dtype=torch.bool, device=device)
         self.slots = torch.arange(num_marks + 1, device=device)
 
-    def update(self, laws: Any, marks: Tensor, num: Tensor) -> None:
+    def update(self, laws: EventDistribution, marks: Tensor, num: Tensor) -> None:
         """Take in the first `num` (rows,) of the laws (rows, n), which follow events of `marks` int64 (rows, n); -1 is
         none."""
         positions = torch.arange(marks.shape[1], device=marks.device)
@@ -57,9 +57,10 @@ class RecentLaws:
             )
             self.table = type(self.table).cat([self.table, other.table], 0)[where]
 
-    def after_marks(self) -> Any:
+    def after_marks(self) -> EventDistribution:
         """Laws (rows, num_marks) to draft from after an event of each mark: the latest law where none has followed it
         yet."""
+        assert self.table is not None
         return self.table.at(torch.where(self.is_known[:, :-1], self.slots[:-1], len(self.slots) - 1))
 
     def compact(self, rows: Tensor) -> None:

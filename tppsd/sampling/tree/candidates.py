@@ -9,12 +9,13 @@ infinite, which every formula below takes as its limit. Source of the setting: M
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tppsd.models.law import log_density_ratio, sample_with_ratio
+from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.noise import Purpose, Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
 
@@ -31,12 +32,13 @@ class Siblings(NamedTuple):
     rows: Tensor
     positions: Tensor
     ratios: Tensor
-    target: tuple[Any, Tensor]
-    draft: tuple[Any, Tensor]
+    target: tuple[EventDistribution, Tensor]
+    draft: tuple[DraftDistribution, Tensor]
 
     def select(self, which: Tensor) -> Siblings:
-        laws = [(laws, at[which]) for laws, at in (self.target, self.draft)]
-        return Siblings(self.rows[which], self.positions[which], self.ratios[which], laws[0], laws[1])
+        (target, in_target), (draft, in_draft) = self.target, self.draft
+        own = self.rows[which], self.positions[which], self.ratios[which]
+        return Siblings(*own, (target, in_target[which]), (draft, in_draft[which]))
 
     @staticmethod
     def cat(parts: list[Siblings]) -> Siblings:
@@ -50,7 +52,7 @@ class Siblings(NamedTuple):
             rows, positions, first.ratios.new_zeros(len(rows), 0), (first.target[0], target), (first.draft[0], draft)
         )
 
-    def laws(self) -> tuple[Any, Any]:
+    def laws(self) -> tuple[EventDistribution, DraftDistribution]:
         """Of target and draft after the nodes, batch shape (n,)."""
         return self.target[0][self.rows, self.target[1]], self.draft[0][self.rows, self.draft[1]]
 
@@ -88,18 +90,20 @@ def bounded_exp(log_ratio: Tensor) -> Tensor:
     return log_ratio.clamp_max(LARGEST_LOG_RATIO).exp()
 
 
-def density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
+def density_ratio(target: DraftDistribution, draft: DraftDistribution, inter_times: Tensor, marks: Tensor) -> Tensor:
     """r at the given events."""
     return bounded_exp(log_density_ratio(target, draft, inter_times, marks))
 
 
-def sample_with_density_ratio(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def sample_with_density_ratio(
+    target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """(inter_times, marks, r) of draws from the target."""
     inter_times, marks, delta = sample_with_ratio(target, draft, uniforms)
     return inter_times, marks, bounded_exp(delta)
 
 
-def fresh_ratios(target: Any, draft: Any, uniforms: Tensor) -> Tensor:
+def fresh_ratios(target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor) -> Tensor:
     """r of fresh draws from the draft: laws (n,), uniforms (n, *attempts, 4 draws) -> (n, *attempts, draws)."""
     for _ in uniforms.shape[1:]:
         target, draft = target.unsqueeze(1), draft.unsqueeze(1)
@@ -125,7 +129,7 @@ def resample_mean(rejected: Rejected, num_candidates: int, noise: Streams) -> tu
         attempts = first + torch.arange(num, device=rejected.rows.device).unsqueeze(0)
         return noise.loop(rejected.rows, rejected.positions, wanted, attempts)
 
-    def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def propose(target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tau, marks, total = sample_with_density_ratio(target, draft, uniforms)
         if k > 1:
             total = total + fresh_ratios(target[:, 0], draft[:, 0], uniforms[..., 6:]).sum(-1)

@@ -5,13 +5,11 @@ Siblings have different times, so that positions follow the depth and times foll
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from tppsd.data.statistics import DataStatistics
-from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.model import ModelDrafter, joined
 from tppsd.sampling.drafters.own import SelfDrafter
@@ -33,7 +31,7 @@ class TreeModelDrafter(ModelDrafter):
         """Draft level by level; the candidates of a node are i.i.d. from the draft's distribution after it."""
         backlog, tree = self.backlog.begin(state.last_token), self.tree
         law, time = self._first(state, backlog, tree.num_nodes), state.last_times.unsqueeze(1)
-        steps: list[tuple[Tensor, Tensor, Tensor, Any]] = []
+        steps: list[tuple[Tensor, Tensor, Tensor, EventDistribution]] = []
         for depth, num_children in enumerate(tree.candidates):
             if steps:
                 tau, time, mark, _ = steps[-1]

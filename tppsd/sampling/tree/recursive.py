@@ -13,12 +13,11 @@ reference of the paper, not the default: `linear` needs no integral and accepts 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from tppsd.models.law import sample_with_ratio
+from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.noise import Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
 from tppsd.sampling.tree.candidates import CandidateRule, Siblings
@@ -52,7 +51,7 @@ def resample_recursive(rejected: Rejected, num_candidates: int, noise: Streams) 
     return reject_until_kept(rejected, noise, sample_with_ratio, scale.log())
 
 
-def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Tensor]:
+def recursion(target: EventDistribution, draft: DraftDistribution, num_candidates: int) -> tuple[Tensor, Tensor]:
     """(c, P) of candidates 1..K + 1, each float64 (n, K + 1), of laws of batch shape (n,).
 
     Trapezoidal rule in log tau, summed over marks. The knots are doubled until neither the target's own integral, which
@@ -78,7 +77,9 @@ def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Ten
     return scales, masses
 
 
-def _recursion(target: Any, draft: Any, num_candidates: int, num_levels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _recursion(
+    target: EventDistribution, draft: DraftDistribution, num_candidates: int, num_levels: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """c and P with so many knots per component, and by how much the target's own integral differs from 1."""
     z = torch.linspace(-_EDGE, _EDGE, num_levels, dtype=torch.float64)
     x = target.inter_time.knots(torch.special.ndtr(z)).log().sort(0).values  # (knots, n)

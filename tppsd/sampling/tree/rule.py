@@ -9,12 +9,12 @@ chain.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tppsd.models.cache import RowCache
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import Purpose, RowNoise, Streams, address
 from tppsd.sampling.rules import Acceptance, Recovered, Rejected, RoundUniforms
@@ -36,7 +36,7 @@ class PathDraft(Draft):
         """The path through `nodes` int64 (rows, depth) of a drafted tree."""
         rows = torch.arange(len(nodes), device=nodes.device).unsqueeze(1)
         inter_times, times, marks = (field.gather(1, nodes) for field in (draft.inter_times, draft.times, draft.marks))
-        return cls(inter_times, times, marks, draft.laws[rows, nodes], draft.lengths, None, nodes)
+        return cls(inter_times, times, marks, draft.drafted_laws[rows, nodes], draft.lengths, None, nodes)
 
     def keep_in(self, cache: RowCache, num_kept: Tensor, num_cached: int, num_before: int) -> None:
         """Gather the accepted part of the path into place (`Draft.keep_in`)."""
@@ -70,7 +70,9 @@ class TreeRule:
         """Use up all of it: what one round looks at is not used again."""
         noise.advance(1, 1)
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """Walk down the tree, but for picks that are rejected by their Bernoulli factories."""
         nodes, num_accepted, steps = self.walk(target, draft, running & (draft.num_drafted > 0), uniforms.accept)
         if self.candidates.reject_picks is not None and steps:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.rules import log_ratio
 from tppsd.sampling.tree.candidates import CandidateRule, Siblings, Step, bounded_exp
@@ -50,7 +51,7 @@ class TreeWalk:
     def _leftmost(self) -> Tensor:
         return torch.tensor(self.tree.starts[:-1], device=self.device)
 
-    def __call__(self, laws: Any, draft: Draft, is_walking: Tensor, uniforms: Tensor) -> Walk:
+    def __call__(self, laws: EventDistribution, draft: Draft, is_walking: Tensor, uniforms: Tensor) -> Walk:
         """Of the rows `is_walking` bool (rows,).
 
         Args:
@@ -68,7 +69,7 @@ class TreeWalk:
             own = ratios.gather(1, first.unsqueeze(1) + torch.arange(num_children, device=first.device))
             own = torch.where(is_walking.unsqueeze(1), own, torch.inf)
             siblings = Siblings(
-                everyone, torch.full_like(everyone, depth), own, (laws, reached + 1), (draft.laws, first)
+                everyone, torch.full_like(everyone, depth), own, (laws, reached + 1), (draft.drafted_laws, first)
             )
             own_uniforms = uniforms[:, self._uniforms_of(depth)].flatten(1)
             steps.append(Step(siblings, own_uniforms, self.rule.pick(siblings, own_uniforms)))
