@@ -36,8 +36,10 @@ def autoregressive_step(state: BatchState, target: ModelRunner, uniforms: Tensor
 
 
 def given_elapsed(laws: EventDistribution, state: BatchState) -> EventDistribution:
-    """Distributions (rows, n) after the last token and later ones, of which the first of each row is given that nothing
-    happened for its elapsed time."""
+    """Truncate distributions (rows, n) after the last token and later ones by the elapsed time of each row.
+
+    Only the first of each row is given that nothing happened for that time.
+    """
     if not state.is_truncated_start:
         return laws
     num_later = laws.batch_shape[1] - 1

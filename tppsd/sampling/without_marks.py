@@ -1,7 +1,7 @@
 """Sampling of the process without some marks: candidates of these marks are dropped, and time goes on (thinning).
 
-The intensities of all other marks, given what has happened, stay what they are. A dropped candidate is a step, with noise
-of its own, and no token: the next one is drawn from the same distribution, given that it comes later.
+The intensities of all other marks, given what has happened, stay what they are. A dropped candidate is a step, with
+noise of its own, and no token: the next one is drawn from the same distribution, given that it comes later.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WithoutMarks(Autoregressive):
 
     @staticmethod
     def _candidates(law: EventDistribution, elapsed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """The next candidates (rows, 1), later than those that were dropped."""
+        """Draw the next candidates (rows, 1), later than those that were dropped."""
         inter_times, marks = law.truncated(elapsed).sample(uniforms)
         return inter_times, marks
 

@@ -19,7 +19,7 @@ from tppsd.sampling.state import BatchState
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A chain of drafted events of each row and the distributions they were drawn from.
+    """Holds a chain of drafted events of each row and the distributions they were drawn from.
 
     Attributes:
         inter_times, times: float64 (rows, draft_length), times since t_start.
@@ -41,7 +41,7 @@ class Draft:
 
     @classmethod
     def nothing(cls, uniforms: Tensor) -> Draft:
-        """An empty draft of every row of `uniforms`."""
+        """Return an empty draft of every row of `uniforms`."""
         empty = uniforms.new_zeros(len(uniforms), 0)
         return cls(empty, empty, empty.long(), None, empty.new_zeros(len(uniforms), dtype=torch.int64))
 
@@ -52,7 +52,7 @@ class Draft:
 
     @property
     def drafted_laws(self) -> DraftDistribution:
-        """The distributions, where something was drafted."""
+        """The distributions of the drafted events, where there are some."""
         assert self.laws is not None
         return self.laws
 
@@ -63,12 +63,14 @@ class Draft:
 
     @property
     def num_drafted(self) -> Tensor:
-        """int64 (rows,): events that each row drafted."""
+        """Events that each row drafted, int64 (rows,)."""
         return self.marks.new_full((len(self.marks),), self.draft_length) if self.lengths is None else self.lengths
 
     def needed(self, state: BatchState) -> Draft:
-        """The chain without what comes after the events that end each row: it is of no use, and the longest row decides
-        what a pass costs."""
+        """Return the chain without what comes after the events that end each row.
+
+        That is of no use, and the longest row decides what a pass costs.
+        """
         is_wanted = state.want_more(self.times[:, :-1], torch.arange(1, self.draft_length, device=self.marks.device))
         if state.stop_marks is not None:
             is_wanted = (is_wanted & ~state.is_stop(self.marks[:, :-1])).cumprod(1).bool()
@@ -121,15 +123,15 @@ class Drafter(Protocol):
 
 
 class MemorylessDrafter:
-    """What drafters without a state have in common."""
+    """Gives drafters without a state what a drafter must have."""
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
-        """There is nothing to do."""
+        """Do nothing."""
 
     def commit(
         self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
     ) -> None:
-        """There is nothing to do."""
+        """Do nothing."""
 
     def compact(self, rows: Tensor) -> None:
-        """There is nothing to do."""
+        """Do nothing."""

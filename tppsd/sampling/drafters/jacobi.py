@@ -1,5 +1,7 @@
-"""Drafting from the laws of the round before: exact speculative Jacobi decoding (after Teng et al., arXiv
-2410.01699)."""
+"""Drafting from the distributions of the round before: exact speculative Jacobi decoding.
+
+Source: after Teng et al., arXiv 2410.01699.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,21 @@ from tppsd.sampling.state import BatchState
 
 
 class JacobiDrafter(SelfDrafter):
-    """Drafts each event from the law that the target gave it in the round before, with the noise that it had then.
+    """Drafts each event from the distribution that the target gave it in the round before, with the noise it had then.
 
-    The pass that verifies a draft also gives the laws of the events after the first rejection, in the light of all
-    drafted events before them. The next round drafts those events again from these laws. As their noise stays with
-    them, they hardly change
-    from round to round, and neither do their laws: where fixed-point iteration (Song et al., ICML 2021) waits until an
-    event no longer changes, this needs only laws that overlap, and it is exact.
+    The pass that verifies a draft also gives the distributions of the events after the first rejection, in the light of
+    all drafted events before them. The next round drafts those events again from these. As their noise stays with them,
+    they hardly change from round to round, and neither do their distributions: where fixed-point iteration (Song et
+    al., ICML 2021) waits until an event no longer changes, this needs only distributions that overlap, and it is exact.
 
-    Why it is exact: given everything up to and including the noise of the event before, the law that an event is
-    drafted from is fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under
-    block verification they have; there this drafter has the law of the round before, and other noise.)
+    Why it is exact: given everything up to and including the noise of the event before, the distribution that an event
+    is drafted from is fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under
+    block verification they have; there this drafter has the distribution of the round before, and other noise.)
 
-    It drafts on beyond the end of a window: after a rejection before it, the laws of those events are of use.
+    It drafts on beyond the end of a window: after a rejection before it, the distributions of those events are of use.
 
-    A law that followed an event of another mark than the one now drafted, and events that no round has seen yet, are
-    drafted as in `SelfDrafter`.
+    A distribution that followed an event of another mark than the one now drafted, and events that no round has seen
+    yet, are drafted as in `SelfDrafter`.
     """
 
     def __init__(self, target: ModelRunner, num_rows: int) -> None:
@@ -43,10 +44,12 @@ class JacobiDrafter(SelfDrafter):
         self._last = self._skip - 1  # index of the last of use; -1: none
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
+        """Forget the round before of the rows that begin new requests."""
         super().prefill(rows, requests, state)
         self._last[rows] = -1
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+        """Draft a chain, from the round before where it knows the event, else as in `SelfDrafter`."""
         if self._laws is None or uniforms.shape[1] == 0:
             return super().propose(state, uniforms)
         draft_length = uniforms.shape[1]
@@ -70,11 +73,13 @@ class JacobiDrafter(SelfDrafter):
     def commit(
         self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
     ) -> None:
+        """Keep the target's distributions for the next round."""
         super().commit(draft, num_accepted, state, laws, seen_marks)
         self._laws, self._marks_before = laws.whole(), seen_marks
         self._skip, self._last = num_accepted + 1, draft.num_drafted
 
     def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
         super().compact(rows)
         self._skip, self._last = self._skip[rows], self._last[rows]
         if self._laws is not None and self._marks_before is not None:

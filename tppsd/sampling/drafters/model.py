@@ -1,4 +1,4 @@
-"""A trained draft TPP that drafts a chain, one pass per event or one native call for all of them."""
+"""A trained draft model that drafts a chain, one pass per event or one native call for all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_BACKLOG = 64  # tokens that a draft model may lag behind in rounds with
 
 
 class ModelDrafter:
-    """A draft model with a cache of its own.
+    """Drafts by a model with a cache of its own.
 
     Args:
         model: the draft.
@@ -55,7 +55,7 @@ class ModelDrafter:
         return draft.needed(state) if self.stops_at_end else draft
 
     def _first(self, state: BatchState, backlog: EventTokens, num_steps: int) -> EventDistribution:
-        """The distributions (rows, 1) of the first drafted events, in a cache with room for all."""
+        """Return the distributions (rows, 1) of the first drafted events, in a cache with room for all."""
         # all at once: a later pass may drop nothing that a rejection could still need
         self.runner.cache.make_room(backlog.ids.shape[1] + num_steps - 1)
         law = self._catch_up(backlog)
@@ -78,7 +78,7 @@ class ModelDrafter:
         return Draft(*joined(steps))
 
     def _catch_up(self, backlog: EventTokens) -> EventDistribution:
-        """Put the backlog into the cache; the distribution (rows, 1) after its newest token."""
+        """Put the backlog into the cache and return the distribution (rows, 1) after its newest token."""
         law = self.runner.extend(backlog).at((self.backlog.num - 1).unsqueeze(1))
         self.runner.cache.roll_back(backlog.ids.shape[1] - self.backlog.num)  # shorter ones wrote dead entries
         return law
@@ -90,14 +90,14 @@ class ModelDrafter:
         if draft.draft_length == 0:
             self._add_to_backlog(state.last_token)
             return
-        # the cache holds all drafted events but the last: after a fully accepted round it lacks that and the bonus event
+        # the cache holds all drafted events but the last: after a fully accepted round that and the bonus event are missing
         num_kept = num_accepted.clamp_max(self._num_cached)
         draft.keep_in(self.runner.cache, num_kept, self._num_cached, 0)
         last = draft.tokens.map(lambda field: field[:, -1:])
         self.backlog.replace(last, num_accepted - num_kept, state.last_token)
 
     def _add_to_backlog(self, newest: EventTokens) -> None:
-        """Nothing was drafted."""
+        """Add the newest token in a round that drafted nothing."""
         if (tokens := self.backlog.tokens) is not None and tokens.ids.shape[1] >= _LONGEST_BACKLOG:
             self._catch_up(tokens)
             self.backlog.clear()
@@ -112,6 +112,6 @@ class ModelDrafter:
 def joined(
     steps: list[tuple[Tensor, Tensor, Tensor, EventDistribution]],
 ) -> tuple[Tensor, Tensor, Tensor, EventDistribution]:
-    """Inter-times, times, marks and distributions of steps (rows, n) side by side."""
+    """Return inter-times, times, marks and distributions of steps (rows, n) side by side."""
     inter_times, times, marks, laws = zip(*steps, strict=True)
     return torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1)

@@ -9,14 +9,15 @@ from tppsd.models.protocol import EventDistribution
 
 
 class RecentLaws:
-    """Per row the target's law after the latest event of each mark, and its latest law of all.
+    """Holds per row the target's distribution after the latest event of each mark, and its latest of all.
 
     Args:
         num_rows: rows.
         num_marks: marks of the target.
+        device: where the rows are.
 
     Attributes:
-        table: laws (rows, num_marks + 1), by mark and then the latest; None before the first.
+        table: distributions (rows, num_marks + 1), by mark and then the latest; None before the first.
         is_known: bool (rows, num_marks + 1), what of the table is of use.
     """
 
@@ -26,8 +27,10 @@ class RecentLaws:
         self.slots = torch.arange(num_marks + 1, device=device)
 
     def update(self, laws: EventDistribution, marks: Tensor, num: Tensor) -> None:
-        """Take in the first `num` (rows,) of the laws (rows, n), which follow events of `marks` int64 (rows, n); -1 is
-        none."""
+        """Take in the first `num` (rows,) of the distributions (rows, n).
+
+        They follow events of `marks` int64 (rows, n); -1 is none.
+        """
         positions = torch.arange(marks.shape[1], device=marks.device)
         follows = (marks.unsqueeze(2) == self.slots[:-1]) & (positions < num.unsqueeze(1)).unsqueeze(
             2
@@ -43,7 +46,7 @@ class RecentLaws:
         self.is_known = self.is_known | (source >= 0)
 
     def take_over(self, other: RecentLaws, source: Tensor, rows: Tensor) -> None:
-        """`rows` int64 (n,) begin with what rows `source` (n,) of `other` know."""
+        """Begin `rows` int64 (n,) with what rows `source` (n,) of `other` know."""
         self.is_known[rows] = other.is_known[source]
         if other.table is None:
             return
@@ -58,8 +61,10 @@ class RecentLaws:
             self.table = type(self.table).cat([self.table, other.table], 0)[where]
 
     def after_marks(self) -> EventDistribution:
-        """Laws (rows, num_marks) to draft from after an event of each mark: the latest law where none has followed it
-        yet."""
+        """Return distributions (rows, num_marks) to draft from after an event of each mark.
+
+        It is the latest of all where none has followed that mark yet.
+        """
         assert self.table is not None
         return self.table.at(torch.where(self.is_known[:, :-1], self.slots[:-1], len(self.slots) - 1))
 

@@ -23,10 +23,12 @@ LARGEST_LOG_RATIO = 345.0  # e^345 = 1e150
 
 
 class Siblings(NamedTuple):
-    """The candidates that follow one node of each of n rows.
+    """Holds the candidates that follow one node of each of n rows.
 
-    Fields: rows, positions int64 (n,): rows in flight and depth; ratios float64 (n, K); target, draft: laws of all rows
-    and where among them, int64 (n,), those after the node are.
+    Fields:
+        rows, positions: int64 (n,), rows of the batch and depth.
+        ratios: float64 (n, K).
+        target, draft: distributions of all rows, and int64 (n,) where among them those after the node are.
     """
 
     rows: Tensor
@@ -36,13 +38,14 @@ class Siblings(NamedTuple):
     draft: tuple[DraftDistribution, Tensor]
 
     def select(self, which: Tensor) -> Siblings:
+        """Select some of the rows."""
         (target, in_target), (draft, in_draft) = self.target, self.draft
         own = self.rows[which], self.positions[which], self.ratios[which]
         return Siblings(*own, (target, in_target[which]), (draft, in_draft[which]))
 
     @staticmethod
     def cat(parts: list[Siblings]) -> Siblings:
-        """After nodes of several depths; ratios of different numbers of siblings are left out."""
+        """Join those after nodes of several depths; ratios of different numbers of siblings are left out."""
         rows, positions, target, draft = (
             torch.cat(values)
             for values in zip(*((p.rows, p.positions, p.target[1], p.draft[1]) for p in parts), strict=True)
@@ -53,14 +56,17 @@ class Siblings(NamedTuple):
         )
 
     def laws(self) -> tuple[EventDistribution, DraftDistribution]:
-        """Of target and draft after the nodes, batch shape (n,)."""
+        """Return the distributions of target and draft after the nodes, batch shape (n,)."""
         return self.target[0][self.rows, self.target[1]], self.draft[0][self.rows, self.draft[1]]
 
 
 class Step(NamedTuple):
-    """What was decided after one node of each of n rows.
+    """Says what was decided after one node of each of n rows.
 
-    Fields: siblings; uniforms float64 (n, 2 num_uniforms(K)); picked int64 (n,): the number of the candidate, or K: none.
+    Fields:
+        siblings: the candidates.
+        uniforms: float64 (n, 2 num_uniforms(K)).
+        picked: int64 (n,), the number of the candidate, or K: none.
     """
 
     siblings: Siblings
@@ -69,7 +75,7 @@ class Step(NamedTuple):
 
 
 class CandidateRule(NamedTuple):
-    """How one of several candidates is picked.
+    """Says how one of several candidates is picked.
 
     Fields:
         pick: (siblings, uniforms) -> Step.picked.
@@ -86,25 +92,25 @@ class CandidateRule(NamedTuple):
 
 
 def bounded_exp(log_ratio: Tensor) -> Tensor:
-    """r, of which sums and squares are still numbers."""
+    """Return r = exp(log_ratio), bounded so that sums and squares of it are still numbers."""
     return log_ratio.clamp_max(LARGEST_LOG_RATIO).exp()
 
 
 def density_ratio(target: DraftDistribution, draft: DraftDistribution, inter_times: Tensor, marks: Tensor) -> Tensor:
-    """r at the given events."""
+    """Return r at the given events."""
     return bounded_exp(log_density_ratio(target, draft, inter_times, marks))
 
 
 def sample_with_density_ratio(
     target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(inter_times, marks, r) of draws from the target."""
+    """Draw from the target and return (inter_times, marks, r)."""
     inter_times, marks, delta = sample_with_ratio(target, draft, uniforms)
     return inter_times, marks, bounded_exp(delta)
 
 
 def fresh_ratios(target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor) -> Tensor:
-    """r of fresh draws from the draft: laws (n,), uniforms (n, *attempts, 4 draws) -> (n, *attempts, draws)."""
+    """Return r of fresh draws from the draft: (n,), uniforms (n, *attempts, 4 draws) -> (n, *attempts, draws)."""
     for _ in uniforms.shape[1:]:
         target, draft = target.unsqueeze(1), draft.unsqueeze(1)
     return density_ratio(target, draft, *draft.sample(uniforms.unflatten(-1, (-1, 4))[..., :3]))
@@ -114,14 +120,16 @@ def fresh_ratios(target: DraftDistribution, draft: DraftDistribution, uniforms: 
 
 
 def pick_mean(siblings: Siblings, uniforms: Tensor) -> Tensor:
-    """Candidate i with probability r_i / max(K, sum r), none with the rest. K = 1 is the rule `joint`."""
+    """Pick candidate i with probability r_i / max(K, sum r), none with the rest; K = 1 is the rule `joint`."""
     total = siblings.ratios.sum(-1, keepdim=True).clamp_min(siblings.ratios.shape[-1])
     return (siblings.ratios.cumsum(-1) < uniforms[:, :1] * total).sum(-1)
 
 
 def resample_mean(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
-    """Draw x from the target, and keep it with probability 1 - K / max(K, r(x) + sum of r over K - 1 fresh draws from the
-    draft)."""
+    """Draw x from the target, and keep it with probability 1 - K / max(K, r(x) + sum of r).
+
+    The sum is over K - 1 fresh draws from the draft.
+    """
     k = num_candidates
 
     def uniforms_of(rejected: Rejected, noise: Streams, first: int, num: int) -> Tensor:

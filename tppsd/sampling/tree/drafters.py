@@ -21,7 +21,7 @@ from tppsd.sampling.tree.shape import Tree
 
 
 class TreeModelDrafter(ModelDrafter):
-    """A draft model that drafts a tree, one pass per level."""
+    """Drafts a tree by a draft model, one pass per level."""
 
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories, tree: Tree) -> None:
         super().__init__(model, num_rows, capacity, histories)
@@ -80,8 +80,9 @@ class TreePoissonDrafter(PoissonDrafter):
 
 
 def follow_branches(every_mark: Tensor, first: Tensor, tree: Tree) -> tuple[Tensor, Tensor]:
-    """(mark before, mark of) each node, int64 (rows, num_nodes), where a node has mark every_mark[:, node, mark of its
-    parent].
+    """Return the mark before and the mark of each node, int64 (rows, num_nodes).
+
+    A node has mark every_mark[:, node, mark of its parent].
 
     Args:
         every_mark: int64 (rows, num_nodes, num_marks).

@@ -1,4 +1,4 @@
-"""Down a tree of drafted events, from its root: at every node the rule picks a child, or none and the walk ends."""
+"""The walk down a tree of drafted events, from its root: at every node the rule picks a child, or none and it ends."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from tppsd.sampling.tree.shape import Tree
 
 
 class Walk(NamedTuple):
-    """Fields: nodes int64 (rows, depth), one per level, any from where a row's walk ended; num_picked int64 (rows,),
-    how many of them it led to; steps, of all rows alike: where a row's walk has ended, its candidates have infinite
-    odds."""
+    """Says where the walks of all rows went.
+
+    Fields:
+        nodes: int64 (rows, depth), one per level, any from where a row's walk ended.
+        num_picked: int64 (rows,), how many of them it led to.
+        steps: of all rows alike: where a row's walk has ended, its candidates have infinite odds.
+    """
 
     nodes: Tensor
     num_picked: Tensor
@@ -28,11 +32,12 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeWalk:
-    """By a rule for several candidates per step.
+    """Walks down trees by a rule for several candidates per step.
 
     Attributes:
-        parents: int64 (num_nodes,), where among the target's laws that of each node is; widths: int64 (depth,),
-            candidates.
+        tree: the tree.
+        rule: picks among the candidates of a node.
+        device: where the sequences are.
     """
 
     tree: Tree
@@ -41,10 +46,12 @@ class TreeWalk:
 
     @cached_property
     def parents(self) -> Tensor:
+        """Place of the distribution of each node among the target's, int64 (num_nodes,)."""
         return torch.tensor(self.tree.parents, device=self.device) + 1
 
     @cached_property
     def widths(self) -> Tensor:
+        """Number of candidates at each depth, int64 (depth,)."""
         return torch.tensor(self.tree.candidates, device=self.device)
 
     @cached_property
@@ -52,10 +59,12 @@ class TreeWalk:
         return torch.tensor(self.tree.starts[:-1], device=self.device)
 
     def __call__(self, laws: EventDistribution, draft: Draft, is_walking: Tensor, uniforms: Tensor) -> Walk:
-        """Of the rows `is_walking` bool (rows,).
+        """Walk down in the rows `is_walking` bool (rows,).
 
         Args:
             laws: the target's (rows, 1 + num_nodes), after the root and each node.
+            draft: the tree.
+            is_walking: rows that drafted something.
             uniforms: float64 (rows, num_uniforms, 2), those of the levels behind one another.
         """
         ratios = bounded_exp(log_ratio(draft, laws[:, self.parents]))
@@ -80,6 +89,6 @@ class TreeWalk:
         return Walk(nodes, num_picked, steps)
 
     def _uniforms_of(self, depth: int) -> slice:
-        """Where the uniforms of a level lie among those of a round."""
+        """Return where the uniforms of a level lie among those of a round."""
         first = sum(self.rule.num_uniforms(width) for width in self.tree.candidates[:depth])
         return slice(first, first + self.rule.num_uniforms(self.tree.candidates[depth]))
