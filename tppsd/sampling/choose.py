@@ -18,7 +18,8 @@ from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.roles import Models
 
 # Compiled: weights of a target from which a draft was measured to gain (693,000 did, 173,000 did not); a draft must
-# have so many times fewer. The length is within a tenth of the best on most data sets, with one thread and with several.
+# have so many times fewer. The length is within a tenth of the best on most data sets, with one thread and with
+# several.
 _LARGE, _SMALLER = 400_000, 8
 _COMPILED_LENGTH = {False: 4, True: 8}
 # Eager: layers from which drafts gain with any number of running sequences up to their square, and layers per sequence

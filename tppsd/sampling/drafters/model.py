@@ -90,7 +90,7 @@ class ModelDrafter:
         if draft.draft_length == 0:
             self._add_to_backlog(state.last_token)
             return
-        # the cache holds all drafted events but the last: after a fully accepted round that and the bonus event are missing
+        # the cache holds all drafted events but the last: a fully accepted round leaves out that and the bonus event
         num_kept = num_accepted.clamp_max(self._num_cached)
         draft.keep_in(self.runner.cache, num_kept, self._num_cached, 0)
         last = draft.tokens.map(lambda field: field[:, -1:])
