@@ -53,7 +53,9 @@ def purpose(path: Path) -> str:
     if path.suffix == ".py":
         about = ast.get_docstring(ast.parse(text)) or ""
     else:
-        about = " ".join(line.lstrip("/ ") for line in re.findall(r"\A(?:\s*//[^\n]*\n)+", text)[:1] for line in line.splitlines())
+        about = " ".join(
+            line.lstrip("/ ") for line in re.findall(r"\A(?:\s*//[^\n]*\n)+", text)[:1] for line in line.splitlines()
+        )
     first = " ".join(about.split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])\s", first)[0]
 
