@@ -1,4 +1,4 @@
-"""The strongest classical yardstick of a test: a Hawkes process fitted to the training split, and who beats whom."""
+"""The strongest classical baseline of a test, a Hawkes process fitted to the training split, and who beats whom."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ _MAX_NUMBERS = 5e7  # events x terms that are in memory, twice, in float64
 
 
 class HawkesScore(NamedTuple):
-    """NLL per event (`window` convention, nats) of a fitted Hawkes process, its branching ratio, and what it was fitted
-    with: the number of decays and of training events."""
+    """Holds the score of a fitted Hawkes process.
+
+    Fields:
+        nll: NLL per event (`window` convention, nats).
+        branching_ratio: spectral radius of its mean offspring; it explodes from 1 on.
+        num_decays: how many decays it was fitted with.
+        num_events: how many training events it was fitted to.
+    """
 
     nll: float
     branching_ratio: float
@@ -63,18 +69,18 @@ def describe_hawkes(score: HawkesScore) -> str:
 
 
 def _num_events(train: Sequence[EventSequence], statistics: DataStatistics, num_decays: int) -> int:
-    """How many training events a fit with so many decays has room for."""
+    """Return how many training events a fit with so many decays has room for."""
     return min(sum(s.num_scored for s in train), int(_MAX_NUMBERS / (num_decays * statistics.num_marks)))
 
 
 def _work(train: Sequence[EventSequence], statistics: DataStatistics, num_decays: int) -> float:
-    """Multiplications: a Hessian over the events and a linear system for each mark and step."""
+    """Count multiplications: a Hessian over the events and a linear system for each mark and step."""
     terms = float(num_decays * statistics.num_marks)
     return _NUM_STEPS * (_num_events(train, statistics, num_decays) * terms**2 + statistics.num_marks * terms**3)
 
 
 def _some(train: Sequence[EventSequence], num_events: int) -> list[EventSequence]:
-    """Sequences with at most so many events, at least one, in an order that does not follow the split's."""
+    """Return sequences with at most so many events, at least one, in an order that does not follow the split's."""
     rows: list[EventSequence] = []
     for i in torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist():
         num_events -= train[i].num_scored
@@ -99,7 +105,7 @@ def compare(nll: float, baselines: Mapping[str, float]) -> str:
 
 
 def _floored(sequence: EventSequence, floor: float) -> EventSequence:
-    """The same with no inter-time below `floor`, but a given first event's, which is none."""
+    """Return the sequence with no inter-time below `floor`, but a given first event's, which is none."""
     if floor <= 0:
         return sequence
     given = int(sequence.first_is_given)
