@@ -29,7 +29,6 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"tppsd {release}"
@@ -40,3 +39,4 @@ def setup(app: object) -> None:
     """Write the generated pages, and let docstrings, which are plain text, pass as reStructuredText."""
     generate.write(HERE / "_generated")
     app.connect("autodoc-process-docstring", docstrings.process, priority=100)  # type: ignore[attr-defined]
+    app.connect("autodoc-skip-member", docstrings.skips)  # type: ignore[attr-defined]

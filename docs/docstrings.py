@@ -14,6 +14,11 @@ def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
     lines[:] = to_rst(lines)
 
 
+def skips(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what Python says of the fields of a NamedTuple: its docstring has them."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
 def to_rst(lines: list[str]) -> list[str]:
     """Escape what would be markup, and set indented formulas as literal blocks.
 

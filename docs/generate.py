@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -12,15 +13,43 @@ from tppsd.data.options import ReadOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 INDENT = 2
+# pages that stand elsewhere in the repository, and what the documentation calls those that they link to
+COPIES = {
+    "start.md": "README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "recipes.md": "lightning_configs/recipes/README.md",
+}
+PAGES = {"CONTRIBUTING.md": "docs/contributing.md", "CHANGELOG.md": "docs/changelog.md"}
+LINK = re.compile(r"(\]\()([^)#\s]+)(?=[)#])")
 
 
 def write(folder: Path) -> None:
     """Write all generated pages into `folder`; a file that would stay the same is left alone."""
     folder.mkdir(exist_ok=True)
-    for name, text in (("tree.md", tree()), ("reading.md", reading_options()), ("commands.md", commands())):
+    pages = {"tree.md": tree(), "reading.md": reading_options(), "commands.md": commands()}
+    for name, source in COPIES.items():
+        pages[name] = moved(ROOT / source)
+    for name, text in pages.items():
         path = folder / name
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
+
+
+# --- copies of pages -------------------------------------------------------------------------------------------------
+
+
+def moved(source: Path) -> str:
+    """A page without its title, its links as they are seen from a page in `docs/`, or in `docs/results/`."""
+    here = ROOT / "docs" / ("results" if source.parent != ROOT else "")
+
+    def linked(found: re.Match[str]) -> str:
+        target = found[2]
+        if "://" in target:
+            return found[0]
+        path = (source.parent / PAGES.get(target, target)).resolve()
+        return found[1] + os.path.relpath(path, here)
+
+    return LINK.sub(linked, source.read_text().partition("\n")[2])
 
 
 # --- the file tree ---------------------------------------------------------------------------------------------------
@@ -53,7 +82,9 @@ def purpose(path: Path) -> str:
     if path.suffix == ".py":
         about = ast.get_docstring(ast.parse(text)) or ""
     else:
-        about = " ".join(line.lstrip("/ ") for line in re.findall(r"\A(?:\s*//[^\n]*\n)+", text)[:1] for line in line.splitlines())
+        about = " ".join(
+            line.lstrip("/ ") for line in re.findall(r"\A(?:\s*//[^\n]*\n)+", text)[:1] for line in line.splitlines()
+        )
     first = " ".join(about.split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])\s", first)[0]
 

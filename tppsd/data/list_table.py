@@ -21,7 +21,7 @@ NAMES, UNIT, ORIGIN = "mark_names", "time_unit", "time_origin"  # the same in ev
 def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTable | None:
     """Read a table with one row per sequence; None where obstacles leave nothing to go on with."""
     chosen, obstacles = context.options.column_map, context.obstacles
-    if "time" not in chosen and STAMPS in table.column_names and is_list(table[STAMPS].type):
+    if "time" not in chosen and ORIGIN in table.column_names and STAMPS in table.column_names:
         chosen["time"] = STAMPS
     columns = resolve_columns(source, table.schema, chosen, SEQUENCE_COLUMNS, obstacles, optional=("sequence",))
     if "time" not in columns:

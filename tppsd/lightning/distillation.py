@@ -31,7 +31,7 @@ class Distillation:
     target, in training afresh in every step, in validation always the same; they are a function of (seed, step,
     sequence), so that neither the global random state nor the number of processes matters.
 
-    The defaults were accepted most often in our measurements (lightning_configs/benchmark/README.md). With nll_weight =
+    The defaults were accepted most often in our measurements (docs/results/drafts.md). With nll_weight =
     1 and kl_weight = tv_weight = 0 training is by likelihood alone and the target only measures acceptance; otherwise a
     training step costs one more pass, the target's, without gradients.
 

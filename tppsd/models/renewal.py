@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
+from tppsd.models.cache import RowCache
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
+from tppsd.models.protocol import EventTokens
 
 NUM_STEPS = 300  # of the optimiser
 _CONTEXT_DIM = 32
@@ -38,6 +40,25 @@ class RenewalTPP(LikelihoodModel):
         self.context = nn.Parameter(torch.zeros(_CONTEXT_DIM))
         self.decoder = NextEventDecoder(_CONTEXT_DIM, num_components, num_marks, "time_conditional")
         self.statistics = DataStatistics(num_marks)
+
+    # --- an EventModel (tppsd.models.protocol): the cache only counts --------------------------------------------
+
+    def new_cache(self, batch_size: int, capacity: int) -> RowCache:
+        """Return an empty cache; it counts tokens, of which nothing else matters."""
+        return RowCache([torch.zeros(batch_size, capacity, 1, device=self.context.device)])
+
+    @torch.no_grad()
+    def extend(self, tokens: EventTokens, cache: RowCache, parents: tuple[int, ...] | None = None) -> Tensor:
+        """Count q tokens per row; their contexts (batch, q, context_dim) are all the same."""
+        num_rows, num_new = tokens.ids.shape
+        cache.begin(num_new)
+        cache.end(parents)
+        return self.context.detach().expand(num_rows, num_new, -1)
+
+    def law(self, context: Tensor) -> NextEventLaw:
+        """Return the distribution of the next event after each context (*batch, context_dim), in float64 arithmetic."""
+        law: NextEventLaw = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
+        return law if context.shape[-2] == 1 else law.packed()
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
         """Return the same distribution at every position: batch shape (batch, length + 1)."""
