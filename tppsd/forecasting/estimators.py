@@ -143,7 +143,8 @@ def _coefficients(outcomes: Tensor, martingales: Tensor) -> Tensor:
     gram = torch.einsum("s...i,s...j->...ij", martingales, martingales) / len(outcomes)
     products = torch.einsum("s...i,s...->...i", martingales, outcomes) / len(outcomes)
     solution = (torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ products.unsqueeze(-1)).squeeze(-1)
-    return solution / torch.where(scales > 0, scales, 1.0)
+    coefficients: Tensor = solution / torch.where(scales > 0, scales, 1.0)
+    return coefficients
 
 
 def _checked(outcomes: Tensor) -> Tensor:

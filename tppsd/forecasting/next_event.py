@@ -118,7 +118,8 @@ class NextTime:
     def survival(self, times: Tensor | Sequence[float]) -> Tensor:
         """Probability of no event until times since the history was observed, (num_histories, n)."""
         with torch.inference_mode():
-            return self._laws.unsqueeze(0).log_survival(self._inter_times(times)).exp().t()
+            survival: Tensor = self._laws.unsqueeze(0).log_survival(self._inter_times(times)).exp().t()
+            return survival
 
     def _inter_times(self, times: Tensor | Sequence[float]) -> Tensor:
         return torch.as_tensor(times, dtype=torch.float64).view(-1, 1) + self._elapsed
@@ -140,4 +141,5 @@ def _capped(mixture: Any, caps: Tensor) -> Tensor:
     s = mixture.scale * mixture.log_stds.exp()
     z = (caps.log().unsqueeze(-1) - a) / s
     within = (mixture.log_weights + a + 0.5 * s * s + torch.special.log_ndtr(z - s)).exp()
-    return (within + mixture.log_weights.exp() * caps.unsqueeze(-1) * torch.special.ndtr(-z)).sum(-1)
+    mean: Tensor = (within + mixture.log_weights.exp() * caps.unsqueeze(-1) * torch.special.ndtr(-z)).sum(-1)
+    return mean
