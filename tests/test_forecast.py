@@ -60,6 +60,8 @@ def of_process() -> Forecast:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_estimates_agree_with_the_closed_forms_of_a_hawkes_process(of_process: Forecast, estimator: Any) -> None:
     for within in (1.0, HORIZON):
+        without = of_process.probability(2, within, estimator="without")  # until then it is a constant rate
+        torch.testing.assert_close(without.value[0], true_probability(HISTORY, within)[2], rtol=1e-9, atol=0)
         found = of_process.probability(within=within, estimator=estimator)
         assert found.value.shape == (1, 4)
         error = found.value[0, :3] - true_probability(HISTORY, within)
@@ -98,6 +100,17 @@ def test_estimates_agree_with_plain_paths_of_a_transformer(how: str) -> None:
         ours, theirs = question(found, "control_variates"), question(plain, "frequency")
         error = (ours.standard_error.square() + theirs.standard_error.square()).sqrt()
         assert ((ours.value - theirs.value).abs() / error < 4.9).all()
+
+
+def test_the_process_without_the_marks_says_the_same_with_less_variance() -> None:
+    """Path by path its probability is the chance that the path had none of the marks, given all else."""
+    found = forecast(MODEL, HISTORIES, HORIZON, num_paths=1500, batch_size=500)
+    for marks in (1, [0, 2]):
+        without, share = (found.probability(marks, 2.0, estimator) for estimator in ("without", "frequency"))
+        assert without.estimator == "process without the marks"
+        assert (without.standard_error < 1.05 * share.standard_error).all()
+        error = (without.standard_error.square() + share.standard_error.square()).sqrt()
+        assert ((without.value - share.value).abs() / error < 4.9).all()
 
 
 # --- wrong sums --------------------------------------------------------------------------------------------------------
@@ -274,7 +287,7 @@ def test_marks_may_be_named() -> None:
         (lambda: forecast(MODEL, HISTORIES, 1.0, marks=[9]), "9 is not a mark of the target"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.5, 2.0]), "between 0 and the horizon, 1"),
         (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2 is beyond the horizon, 1"),
-        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(estimator="best"), "estimator = 'best' is unknown"),  # type: ignore[arg-type]
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(estimator="best"), "estimator = 'best' is unknown here"),  # type: ignore[arg-type]
         (lambda: forecast(MODEL, HISTORIES, 1.0).next_time([1.5]), "must lie between 0 and 1"),
         (
             lambda: forecast(MODEL, HISTORIES, 1.0, options=tppsd.SamplingOptions(forbid_marks=(1,))),

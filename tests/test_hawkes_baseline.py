@@ -10,10 +10,9 @@ import torch
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.lightning import hawkes_baseline
 from tppsd.lightning.hawkes_baseline import compare, score_hawkes
 from tppsd.metrics.functional import process_nll
-from tppsd.processes import Hawkes
+from tppsd.processes import Hawkes, hawkes_bounded
 
 TRUTH = Hawkes(mu=(0.5, 0.3), alpha=((0.8, 0.6), (0.1, 0.9)), beta=2.0)
 
@@ -58,15 +57,15 @@ def test_what_does_not_fit_into_half_a_minute_is_made_smaller(monkeypatch: pytes
     train, test = (TRUTH.simulate(n, t_end=50.0, seed=n) for n in (60, 20))
     statistics = DataStatistics.of(train, 2)
     whole = score_hawkes(train, test, statistics)
-    monkeypatch.setattr(hawkes_baseline, "_MAX_NUMBERS", 2 * 5000)  # two marks: few of the events
+    monkeypatch.setattr(hawkes_bounded, "_MAX_NUMBERS", 2 * 5000)  # two marks: few of the events
     some = score_hawkes(train, test, statistics)
-    monkeypatch.setattr(hawkes_baseline, "_MAX_WORK", 1e6)  # and few decays
+    monkeypatch.setattr(hawkes_bounded, "_MAX_WORK", 1e6)  # and few decays
     fewer = score_hawkes(train, test, statistics)
     assert whole is not None and some is not None and fewer is not None
     assert some.num_events < 5000 / some.num_decays < whole.num_events
     assert 1 <= fewer.num_decays < some.num_decays == whole.num_decays
     assert whole.nll < some.nll < whole.nll + 0.1
-    monkeypatch.setattr(hawkes_baseline, "_MAX_WORK", 1.0)
+    monkeypatch.setattr(hawkes_bounded, "_MAX_WORK", 1.0)
     assert score_hawkes(train, test, statistics) is None
 
 
@@ -76,7 +75,7 @@ def test_many_marks_get_fewer_decays_and_a_thousand_none(num_marks: int, least: 
     times = torch.rand(4000, generator=generator, dtype=torch.float64).sort().values * 100
     train = [EventSequence.of(times, torch.randint(0, num_marks, (4000,), generator=generator), 0.0, 100.0)]
     statistics = DataStatistics.of(train, num_marks)
-    planned = [n for n in range(1, 8) if hawkes_baseline._work(train, statistics, n) <= hawkes_baseline._MAX_WORK]
+    planned = [n for n in range(1, 8) if hawkes_bounded._work(train, statistics, n) <= hawkes_bounded._MAX_WORK]
     assert planned == list(range(1, len(planned) + 1)) and least <= len(planned) <= most
 
 

@@ -80,6 +80,16 @@ def test_the_command_that_it_ends_with_reads_the_log(desk: Path, capsys: Any) ->
     assert status == 0 and "by time, at 2025-04-15, 2025-04-25" in out
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path, capsys: Any) -> None:
+    names = ["[red]", "<b>", "[/]"]
+    lines = [f"{case},{i},{names[(case + i) % 3]}" for case in range(10) for i in range(6)]
+    (tmp_path / "log.csv").write_text("\n".join(["sequence,time,mark", *lines]))
+    status, out, _ = run(capsys, "inspect", tmp_path / "log.csv", "--report", tmp_path / "log.html")
+    assert status == 0 and all(name in out for name in names)
+    page = (tmp_path / "log.html").read_text()
+    assert "&lt;b&gt;" in page and "<b>" not in page
+
+
 def test_mistakes_are_one_sentence(desk: Path, capsys: Any) -> None:
     for args, said in (
         ([], "there is no SOURCE"),

@@ -1,29 +1,25 @@
-"""The strongest classical yardstick of a test: a Hawkes process fitted to the training split, and who beats whom."""
+"""The strongest classical baseline of a test, a Hawkes process fitted to the training split, and who beats whom."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
-
-import torch
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import process_nll
-from tppsd.processes.hawkes import fit_hawkes
-from tppsd.processes.hawkes_fit import default_decays
-
-_PSEUDO_EVENTS = 1.0  # of each mark, as the Poisson baseline has them
-_NUM_STEPS = 15  # of a fit, for each mark
-_MAX_WORK = 1e11  # multiplications of a fit: 17 to 69 s on one core were measured at the limits
-_MAX_NUMBERS = 5e7  # events x terms that are in memory, twice, in float64
+from tppsd.processes.hawkes_bounded import fit_bounded, floored
 
 
 class HawkesScore(NamedTuple):
-    """NLL per event (`window` convention, nats) of a fitted Hawkes process, its branching ratio, and what it was fitted
-    with: the number of decays and of training events."""
+    """Holds the score of a fitted Hawkes process.
+
+    Fields:
+        nll: NLL per event (`window` convention, nats).
+        branching_ratio: spectral radius of its mean offspring; it explodes from 1 on.
+        num_decays: how many decays it was fitted with.
+        num_events: how many training events it was fitted to.
+    """
 
     nll: float
     branching_ratio: float
@@ -41,17 +37,12 @@ def score_hawkes(
     `min_inter_time` in both, as in every other score. So that a test does not wait for it, many marks get fewer decays
     and large splits are represented by some of their sequences.
     """
-    floored_train, floored_test = ([_floored(s, statistics.min_inter_time) for s in part] for part in (train, test))
-    decays = default_decays(floored_train)
-    num_decays = next((n for n in range(len(decays), 0, -1) if _work(floored_train, statistics, n) <= _MAX_WORK), 0)
-    if not num_decays:
+    found = fit_bounded(train, statistics)
+    if found is None:
         return None
-    thinned = decays[torch.linspace(0, len(decays) - 1, num_decays).round().long()]
-    rows = _some(floored_train, _num_events(floored_train, statistics, num_decays))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the branching ratio is reported instead
-        fit = fit_hawkes(rows, statistics.num_marks, thinned, pseudo_events=_PSEUDO_EVENTS)
-    return HawkesScore(process_nll(fit.process, floored_test), fit.branching_ratio, num_decays, fit.num_events)
+    fit = found.fit
+    nll = process_nll(fit.process, [floored(sequence, statistics.min_inter_time) for sequence in test])
+    return HawkesScore(nll, fit.branching_ratio, found.num_decays, fit.num_events)
 
 
 def describe_hawkes(score: HawkesScore) -> str:
@@ -60,28 +51,6 @@ def describe_hawkes(score: HawkesScore) -> str:
         f"a Hawkes process fitted with {score.num_decays} decays to {score.num_events} events, "
         f"of branching ratio {score.branching_ratio:.2f}"
     )
-
-
-def _num_events(train: Sequence[EventSequence], statistics: DataStatistics, num_decays: int) -> int:
-    """How many training events a fit with so many decays has room for."""
-    return min(sum(s.num_scored for s in train), int(_MAX_NUMBERS / (num_decays * statistics.num_marks)))
-
-
-def _work(train: Sequence[EventSequence], statistics: DataStatistics, num_decays: int) -> float:
-    """Multiplications: a Hessian over the events and a linear system for each mark and step."""
-    terms = float(num_decays * statistics.num_marks)
-    return _NUM_STEPS * (_num_events(train, statistics, num_decays) * terms**2 + statistics.num_marks * terms**3)
-
-
-def _some(train: Sequence[EventSequence], num_events: int) -> list[EventSequence]:
-    """Sequences with at most so many events, at least one, in an order that does not follow the split's."""
-    rows: list[EventSequence] = []
-    for i in torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist():
-        num_events -= train[i].num_scored
-        if num_events < 0 and rows:
-            break
-        rows.append(train[i])
-    return rows
 
 
 def compare(nll: float, baselines: Mapping[str, float]) -> str:
@@ -96,16 +65,6 @@ def compare(nll: float, baselines: Mapping[str, float]) -> str:
     parts = [f"beats {_listed(beaten)}"] if beaten else []
     parts += [f"does not beat {_listed(others)}"] if others else []
     return f"the model's NLL of {nll:.4f} nats per event " + ", but ".join(parts)
-
-
-def _floored(sequence: EventSequence, floor: float) -> EventSequence:
-    """The same with no inter-time below `floor`, but a given first event's, which is none."""
-    if floor <= 0:
-        return sequence
-    given = int(sequence.first_is_given)
-    inter_times = sequence.inter_times.clone()
-    inter_times[given:] = inter_times[given:].clamp_min(floor)
-    return replace(sequence, inter_times=inter_times)
 
 
 def _listed(names: Sequence[str]) -> str:

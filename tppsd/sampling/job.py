@@ -31,7 +31,7 @@ from tppsd.sampling.rules import Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.stats import SamplingStats
 
-DEFAULT_ROWS = 64  # running sequences
+DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
 _LOG = logging.getLogger("tppsd")
 
 
@@ -107,6 +107,11 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
+        if self.options.forbid_marks is not None and (self.recorder.log_probs or self.recorder.laws):
+            raise ValueError(
+                f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which no "
+                "distributions and densities are returned; leave out return_laws and return_log_probs"
+            )
         plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
@@ -156,7 +161,10 @@ class SamplingJob:
 
     def _num_rows(self, plan: RequestPlan) -> int:
         """Running sequences."""
-        return min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+        num = len(plan.requests)
+        is_plain = self.options.method == "autoregressive" and is_compiled(self.models.target)
+        default = MANY_ROWS if is_plain and num >= 4 * MANY_ROWS else DEFAULT_ROWS
+        return min(self.batch_size or default, num)
 
     def finished(self, plan: RequestPlan, progress: bool = False) -> Finished:
         """All of them, in index order."""
@@ -210,7 +218,8 @@ class SamplingJob:
         starts, observed = plan.window_starts[of_events], plan.window_ends[of_events]
         inter_times, times, marks, *log_probs = finished.columns.unbind(0)
         times = torch.minimum(torch.maximum(starts + times, observed), requests.end.repeat_interleave(counts))
-        at_bound = requests.is_bounded & by_count & ~stopped
+        is_short = counts < requests.limit  # its last candidates were of forbidden marks
+        at_bound = (requests.is_bounded | is_short) & by_count & ~stopped
         if at_bound.any():
             warnings.warn(
                 f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "

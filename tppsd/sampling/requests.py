@@ -65,7 +65,7 @@ class RequestPlan(NamedTuple):
     """What a job will sample: `sources[h]` is what a request with history h continues.
 
     Fields: requests; sources; histories; stop_marks bool (num_marks,): marks of which the first event ends a sequence, or
-    None; forbid_marks: likewise, those that do not happen.
+    None; forbid_marks: likewise, those that do not happen; max_events: safety bound of each sequence.
     """
 
     requests: Requests
@@ -73,6 +73,7 @@ class RequestPlan(NamedTuple):
     histories: Histories
     stop_marks: Tensor | None = None
     forbid_marks: Tensor | None = None
+    max_events: int = NO_LIMIT
 
     @property
     def window_starts(self) -> Tensor:
@@ -132,7 +133,8 @@ def plan_requests(
     limits, most = _limits(len(which), num_events) - given_first, max_events - given_first
     number = base + torch.arange(len(which))
     columns = (number, which, history_index, path_index, ends, limits.clamp_max(most), limits > most)
-    return RequestPlan(Requests(*columns), sources, _encode(sources, num_marks, device))
+    histories = _encode(sources, num_marks, device)
+    return RequestPlan(Requests(*columns), sources, histories, max_events=max_events)
 
 
 def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:

@@ -188,7 +188,10 @@ class SampledSequences:
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with one row per event of every `[i]`: index, history_index, path_index, time,
-        inter_time, mark, mark_name where marks have names, and log_prob if asked for (nan for a drawn first event)."""
+        inter_time, mark, mark_name where marks have names, and log_prob if asked for (nan for a drawn first event).
+
+        A sequence without events has no row: `counts()` has one for each.
+        """
         import pandas as pd
 
         sequences = list(self)
@@ -207,6 +210,21 @@ class SampledSequences:
             columns = [part for pair in zip(missing, self.log_probs, strict=True) for part in pair]
             frame["log_prob"] = torch.cat(columns).numpy()
         return pd.DataFrame(frame)
+
+    def counts(self) -> Any:
+        """A `pandas.DataFrame` with one row per sequence, those without events included: index, history_index, path_index,
+        num_events, and the number of new events of each mark, in a column by its name or number.
+
+        `to_pandas()` has no row for a sequence without events, so that means over its groups leave those out.
+        """
+        import pandas as pd
+
+        sequences = list(self)
+        frame: dict[Any, Any] = {name: getattr(self, name).numpy() for name in ("index", "history_index", "path_index")}
+        frame["num_events"] = [len(sequence) for sequence in sequences]
+        own = torch.stack([torch.bincount(sequence.marks, minlength=self.num_marks) for sequence in sequences])
+        names = range(self.num_marks) if self.mark_names is None else self.mark_names
+        return pd.DataFrame(frame | {name: own[:, mark].numpy() for mark, name in enumerate(names)})
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write one row per sequence in the EasyTPP columns; an interrupted write leaves nothing behind."""
