@@ -14,6 +14,7 @@ import docstrings
 import generate
 import pytest
 
+import tppsd
 from tppsd.cli import COMMANDS
 from tppsd.data.options import ReadOptions
 
@@ -83,6 +84,12 @@ def test_the_file_tree_has_every_module_with_its_purpose() -> None:
 def test_the_table_of_options_has_every_option() -> None:
     named = re.findall(r"^\| `(\w+)` \| .{10,}", generate.reading_options(), re.MULTILINE)
     assert sorted(named) == sorted(option.name for option in fields(ReadOptions))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    named = set(re.findall(r"^\.\. auto(?:class|function):: tppsd\.(\w+)$", generate.api(), re.MULTILINE))
+    modules = set(re.findall(r"^\.\. automodule:: tppsd\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    assert named | modules == set(tppsd.__all__) - {"__version__"}
 
 
 def test_links_of_copied_pages_are_seen_from_their_new_place() -> None:
