@@ -168,8 +168,9 @@ def backtest(
       forecast; mean_of_count_pit (1/2 for a right one; more: forecasts are too low); ks_of_count_pit: distance of the
       randomised PITs from uniform ones;
     - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, up to the longest h;
-    - transport_distance: mean optimal transport distance of 16 paths from what came, averaged over costs of 1/64, 1/32,
-      1/16 and 1/8 of h; it favours forecasts that vary too little;
+    - transport_distance: mean optimal transport distance D of 16 paths from what came, E D(X, y), averaged over costs of
+      1/64, 1/32, 1/16 and 1/8 of h; it favours forecasts that vary too little (a constant rate scored below the true
+      Hawkes process in a trial), hence transport_score, E D(X, y) - E D(X, X') / 2, which models are compared by;
     - temporal_map (higher is better): T-mAP with time differences of 1/32, 1/16, 1/8 and 1/4 of h.
 
     Intervals are 95 % percentile intervals of a bootstrap over sequences; scores that are no means, but for AUROC, have
