@@ -119,11 +119,11 @@ class Backtest:
             temporary.unlink(missing_ok=True)
         return path
 
-    def plot(self, mark: str = "any", horizon: float | None = None) -> Figure:
+    def plot(self, mark: str | None = None, horizon: float | None = None) -> Figure:
         """Draw a reliability diagram, histograms of PITs and the coverage of intervals (tppsd.plots.backtest).
 
         Args:
-            mark: label of a set of marks.
+            mark: label of a set of marks; None = any, and all sets and horizons together in the reliability diagram.
             horizon: one of the horizons; None = the longest.
         """
         from tppsd.plots.backtest import backtest_plot

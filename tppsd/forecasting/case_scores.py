@@ -143,9 +143,9 @@ class Paths(NamedTuple):
     ) -> Tensor:
         """Return mean optimal transport distances of an origin, (2, num_sets, num_horizons).
 
-        First of `TRANSPORT_PATHS` paths from what came, then of half of these paths from the other half. They are averaged over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up
-        to it. Every pair of paths, and every mark, is a problem of its own: they are told apart as marks of one pair of
-        sequences.
+        First of `TRANSPORT_PATHS` paths from what came, then of half of these paths from the other half. They are averaged
+        over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up to it. Every pair of
+        paths, and every mark, is a problem of its own: they are told apart as marks of one pair of sequences.
         """
         num = 2 * (min(self.num_paths, TRANSPORT_PATHS) // 2)
         first = origin * self.num_paths

@@ -38,7 +38,7 @@ _PROPER = (
 )  # fmt: skip
 
 
-def backtest_plot(backtest: Backtest, mark: str = "any", horizon: float | None = None) -> Figure:
+def backtest_plot(backtest: Backtest, mark: str | None = None, horizon: float | None = None) -> Figure:
     """Draw how well each model's forecasts are calibrated.
 
     From left to right: the share of origins at which an event came, against its forecast probability (a larger dot has
@@ -48,18 +48,19 @@ def backtest_plot(backtest: Backtest, mark: str = "any", horizon: float | None =
 
     Args:
         backtest: the scores.
-        mark: label of a set of marks.
+        mark: label of a set of marks; None = any, and all sets and horizons together in the reliability diagram.
         horizon: one of the horizons; None = the longest.
 
     Raises:
         ValueError: there is no such mark or horizon.
     """
     chosen = backtest.horizons[-1] if horizon is None else horizon
-    if mark not in backtest.labels or chosen not in backtest.horizons:
+    shown = "any" if mark is None else mark
+    if shown not in backtest.labels or chosen not in backtest.horizons:
         raise ValueError(
             f"mark = {mark!r}, horizon = {chosen:g}: choose from {backtest.labels} and {backtest.horizons}"
         )
-    place = backtest.labels.index(mark), backtest.horizons.index(chosen)
+    place = backtest.labels.index(shown), backtest.horizons.index(chosen)
     figure = new_figure(13.5, 3.9)
     reliability, counts, times, coverage = figure.subplots(1, 4)
     for axes in (reliability, coverage):
@@ -70,8 +71,8 @@ def backtest_plot(backtest: Backtest, mark: str = "any", horizon: float | None =
     handles = {}
     levels = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     for (name, scores), colour in zip(backtest.cases.items(), _colours(len(backtest.cases)), strict=True):
-        probs, came = scores.probs[:, place[0], place[1]], scores.outcomes[:, place[0], place[1]]
-        sums = reliability_bins(probs, came, _NUM_BINS)
+        which = ... if mark is None else (slice(None), *place)
+        sums = reliability_bins(scores.probs[which].flatten(), scores.outcomes[which].flatten(), _NUM_BINS)
         number, predicted, happened = sums[:, sums[0] > 0]
         reliability.plot(predicted / number, happened / number, color=colour, linewidth=0.9)
         reliability.scatter(predicted / number, happened / number, s=8 + 90 * number / number.sum(), color=colour)
@@ -79,8 +80,15 @@ def backtest_plot(backtest: Backtest, mark: str = "any", horizon: float | None =
         (handles[name],) = coverage.plot(levels, pit_coverage(pits, levels.tolist()), color=colour, linewidth=1.6)
         _histogram(counts, pits, colour)
         _histogram(times, scores.next_time_pits, colour)
-    span = f"{mark} within {chosen:g}" + (f" {backtest.time_unit}" if backtest.time_unit else "")
-    label(reliability, "forecast probability", "share of origins", f"an event: {span}")
+    for axes in (counts, times):
+        axes.set_ylim(bottom=0)
+    span = f"{shown} within {chosen:g}" + (f" {backtest.time_unit}" if backtest.time_unit else "")
+    label(
+        reliability,
+        "forecast probability",
+        "share of origins",
+        "an event: all marks and horizons" if mark is None else f"an event: {span}",
+    )
     label(counts, "PIT", "density", f"number of events: {span}")
     label(times, "PIT", "density", time_label("time of the next event", backtest.time_unit))
     label(coverage, "level of the interval", "share of origins inside", f"number of events: {span}")
@@ -148,7 +156,6 @@ def _histogram(axes: Axes, pits: Tensor, colour: str) -> None:
     heights = torch.histc(pits, _NUM_BINS, 0.0, 1.0) * _NUM_BINS / len(pits)
     axes.stairs(heights, torch.linspace(0, 1, _NUM_BINS + 1), color=colour, linewidth=1.5)
     axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)
 
 
 def _band(axes: Axes, num: int) -> None:
