@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.backends.compile import compile
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
+    from tppsd.forecasting.backtest import Backtest, backtest
     from tppsd.forecasting.forecast import Forecast, forecast
     from tppsd.lightning.callbacks import SpeculativeSampling
     from tppsd.lightning.datamodule import EventDataModule
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.sampling.sample import sample, sample_stream
 
 __all__ = [
+    "Backtest",
     "DataStatistics",
     "Distillation",
     "DraftTPP",
@@ -50,6 +52,7 @@ __all__ = [
     "TargetTPP",
     "TransformerTPP",
     "__version__",
+    "backtest",
     "compile",
     "forecast",
     "load",
@@ -62,6 +65,7 @@ __all__ = [
 
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
+    "Backtest": "tppsd.forecasting.backtest",
     "DataStatistics": "tppsd.data.statistics",
     "Distillation": "tppsd.lightning.distillation",
     "DraftTPP": "tppsd.lightning.modules",
@@ -72,6 +76,7 @@ _MODULE_OF = {
     "Forecast": "tppsd.forecasting.forecast",
     "LogNormalMixture": "tppsd.models.mixture",
     "NextEventLaw": "tppsd.models.law",
+    "backtest": "tppsd.forecasting.backtest",
     "compile": "tppsd.backends.compile",
     "RenewalTPP": "tppsd.models.renewal",
     "SampleWriter": "tppsd.lightning.writer",
