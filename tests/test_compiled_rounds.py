@@ -130,6 +130,18 @@ def test_threads_share_the_rows_and_change_nothing() -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("options", [{}, {"draft_passes": 2}, {"rule": "block"}], ids=str)
+def test_the_first_rounds_may_draft_nothing(compile: bool, options: dict[str, Any]) -> None:
+    """As where an earlier job has learnt so: a draft equal to the target then still sees the same past."""
+    target, _ = pair("thp")
+    samples = tppsd.sample(
+        target, target, history=[random_sequence(n, seed=n) for n in (0, 4, 9)], num_sequences=2, num_events=20,
+        draft_length=((0, 3), (4, 2), (0, 1), (3, 40)), batch_size=4, compile=compile, **options,
+    )  # fmt: skip
+    assert samples.stats.num_rounds > 3 and (options or samples.stats.step_acceptance > 0.99)
+
+
 DEEP: list[dict[str, Any]] = [
     {"encoder": "thp"}, {"encoder": "attnhp", "max_context": 30}, {"encoder": "rotary", "dtype": "bfloat16"},
 ]  # fmt: skip

@@ -53,6 +53,25 @@ def test_each_file_is_parsed(file: Path, parsers: dict[str, LightningArgumentPar
         parsed(parsers, "fit", "data/hawkes.yaml" if file.parent.name != "data" else file, file)
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("compile: draft", "auto"), ("compile: null", "auto"), ("", "auto"), ("compile: auto", "auto"),
+        ("compile: true", True), ("compile: false", False),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:compile = 'draft' is now part of")
+def test_files_of_earlier_runs_are_parsed(
+    line: str, value: bool | str, tmp_path: Path, parsers: dict[str, LightningArgumentParser]
+) -> None:
+    """What `compile` was called in them: `draft`, nothing or null have become `auto`."""
+    (tmp_path / "run.yaml").write_text(
+        f"model:\n  target: target.ckpt\n  options:\n    method: speculative\n    {line}\n"
+    )
+    read = parsed(parsers, "predict", tmp_path / "run.yaml").model.options
+    assert SamplingOptions(**dict(vars(read))).compile == value
+
+
 def test_each_kind_of_file_has_an_example_and_a_comment() -> None:
     assert {file.parent.name for file in FILES} == {"data", "model", "recipes", "trainer", "callbacks", "sampling"}
     assert all(file.read_text().startswith("# ") for file in FILES)

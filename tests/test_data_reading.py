@@ -434,3 +434,42 @@ def test_sequences_own_their_memory(tmp_path: Path) -> None:
         write(tmp_path / f"{split}.parquet", full(rows))
     sequence = read_dataset(tmp_path).sequences("train")[1]
     assert sequence.event_times.untyped_storage().nbytes() == len(sequence) * 8
+
+
+def test_rows_of_interleaved_sequences_keep_their_order(tmp_path: Path) -> None:
+    """600 events of ten sequences in turn, some at one time: an unstable sort by sequence would exchange them."""
+    generator = np.random.default_rng(0)
+    turns = [*range(10), *generator.integers(10, size=590).tolist()]
+    times = np.repeat(np.arange(200.0), 3).tolist()
+    rows = [
+        {"sequence": f"user-{i}", "time": time, "mark": n % 3}
+        for n, (i, time) in enumerate(zip(turns, times, strict=True))
+    ]
+    for split in SPLITS:
+        write(tmp_path / f"{split}.csv", rows)
+    for i, sequence in enumerate(read_dataset(tmp_path).sequences("train")):
+        own = [row for row in rows if row["sequence"] == f"user-{i}"]
+        first = own[0]["time"]
+        assert sequence.marks.tolist() == [row["mark"] for row in own]
+        assert [time - sequence.event_times[0].item() for time in sequence.event_times.tolist()] == [
+            row["time"] - first for row in own
+        ]
+
+
+def test_names_of_marks_that_a_file_holds_are_kept(tmp_path: Path) -> None:
+    """As in files of samples: the marks are numbers, and a column says what they are called, those that do not occur too."""
+    names = ["z", "never", "a"]
+    rows = [
+        {"time_since_start": [0.0, 1.0], "type_event": [2, 0], "mark_names": names, "time_unit": "h"} for _ in range(3)
+    ]
+    for split in SPLITS:
+        write(tmp_path / f"{split}.parquet", rows)
+    dataset = read_dataset(tmp_path)
+    assert dataset.mark_names == ("z", "never", "a") and dataset.num_marks == 3 and dataset.time_unit == "h"
+    assert dataset.sequences("train")[0].marks.tolist() == [2, 0]
+    grouped = read_dataset(tmp_path, min_mark_count=2)
+    assert grouped.mark_names == ("a", "z", "other") and grouped.sequences("train")[0].marks.tolist() == [0, 1]
+    unnamed = [row | {"mark_names": None} for row in rows]
+    for split in SPLITS:
+        write(tmp_path / "unnamed" / f"{split}.parquet", unnamed)
+    assert read_dataset(tmp_path / "unnamed").mark_names is None

@@ -256,6 +256,31 @@ class TestMarks:
             read_dataset(rows, split_times=(5, 15))
         assert read_dataset(rows, min_mark_count=1, split_times=(5, 15)).mark_names == ("a", "b", "c", "other")
 
+    def test_a_vocabulary_that_is_given_is_kept(self) -> None:
+        """What a model was trained with: order and marks that the data lack stay, and nothing is added in silence."""
+        rows = pa.table({"sequence": [1] * 3, "time": [0.0, 10.0, 20.0], "mark": ["b", "a", "new"]})
+        dataset = read_dataset(rows, mark_names=["z", "b", "a", "other"], split_times=(5, 15))
+        assert dataset.mark_names == ("z", "b", "a", "other")
+        assert dataset.sequences("test")[0].marks.tolist() == [1, 2, 3]
+        with pytest.raises(ValueError, match="mark = 'new' is none of mark_names, which are z, b, a"):
+            read_dataset(rows, mark_names=["z", "b", "a"], split_times=(5, 15))
+        with pytest.raises(ValueError, match="mark_names names each mark once"):
+            read_dataset(rows, mark_names=["a", "a"])
+
+    def test_bins_make_marks_of_numbers(self) -> None:
+        rows = pa.table(
+            {"sequence": list("abc") * 2, "time": [0.0] * 3 + [1.0] * 3, "mark": [1.0, 1.49, 1.5, 12.0, 9.99, 10.0]}
+        )
+        with pytest.raises(ValueError, match=r"mark = 1.49 .* or strings \(mark_bins makes marks of numbers\)"):
+            read_dataset(rows, fractions=THIRDS)
+        dataset = read_dataset(rows, mark_bins=[1, 1.5, 2, 10], fractions=THIRDS)
+        assert dataset.mark_names == ("[1, 1.5)", "[1.5, 2)", "[2, 10)", "[10, inf)") and dataset.num_marks == 4
+        assert [s.marks.tolist() for s in windows(dataset)] == [[0, 3], [0, 2], [1, 3]]
+        with pytest.raises(ValueError, match=r"row 0: mark = 1.0 lies in none of mark_bins, which begin at 1.2"):
+            read_dataset(rows, mark_bins=[1.2, 5], fractions=THIRDS)
+        with pytest.raises(ValueError, match=r"mark_bins = \[2, 1\] must be edges that increase"):
+            read_dataset(rows, mark_bins=[2, 1])
+
     def test_counts_are_of_the_training_split_and_of_no_lookback(self) -> None:
         """`b` occurs once before validation: a mutant that counts the given copies in lookbacks finds it three times."""
         rows = pa.table({"time": [0.0, 3.5, *range(4, 30)], "mark": ["a", "b", *["a"] * 26]})

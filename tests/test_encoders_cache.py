@@ -38,7 +38,7 @@ def full_pass(model: TransformerTPP, tokens: EventTokens) -> torch.Tensor:
 @torch.no_grad()
 def extend_to(model: TransformerTPP, cache: RowCache, tokens: EventTokens, num_new: int) -> torch.Tensor:
     """Append to each row its next `num_new` tokens."""
-    positions = cache.lengths.unsqueeze(1) + torch.arange(num_new)
+    positions = getattr(cache, "num_tokens", cache.lengths).unsqueeze(1) + torch.arange(num_new)
     return model.extend(EventTokens(*(field.gather(1, positions) for field in tokens)), cache)
 
 
@@ -113,20 +113,6 @@ def test_capacity_grows_by_doubling(model: TransformerTPP) -> None:
     assert cache.capacity == 100
 
 
-def test_copied_rows_continue_as_their_source(model: TransformerTPP, tokens: EventTokens) -> None:
-    """A history is encoded once and shared by the paths that continue it; a row in flight keeps its own."""
-    histories, expected = model.new_cache(3, 8), full_pass(model, tokens)
-    extend_to(model, histories, tokens, 8)
-    histories.lengths = torch.tensor([8, 5, 6])
-    paths = model.new_cache(4, 2)
-    in_flight = EventTokens(*(field[[0, 0, 0, 2]] for field in tokens))
-    extend_to(model, paths, in_flight, 2)
-    paths.copy_rows(histories, torch.tensor([1, 1, 0]), torch.tensor([2, 0, 1]))
-    assert paths.lengths.tolist() == [5, 8, 5, 2]
-    continued = EventTokens(*(field[[1, 0, 1, 2]] for field in tokens))
-    assert_close(model, extend_to(model, paths, continued, 2), windows(expected[[1, 0, 1, 2]], [5, 8, 5, 2], 2))
-
-
 def test_kept_rows_continue_undisturbed(model: TransformerTPP, tokens: EventTokens) -> None:
     cache, expected = model.new_cache(3, 10), full_pass(model, tokens)
     extend_to(model, cache, tokens, 6)
@@ -197,6 +183,6 @@ def test_dropping_what_no_token_looks_at_changes_nothing(encoder: str) -> None:
         assert torch.equal(cache.num_tokens, at)
         if int(at.min()) > 30 and len(torch.unique(at)) > 1:
             order = torch.tensor([2, 0, 1])
-            cache.copy_rows(cache, order, torch.arange(3))
+            cache.keep_rows(order)
             at, tokens, expected = at[order], EventTokens(*(field[order] for field in tokens)), expected[order]
     assert cache.capacity <= 16 and int(cache.dropped.min()) > 20

@@ -10,7 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.estimators import Estimate, control_variate_estimate, mean_estimate, wilson_interval
+from tppsd.processes import Hawkes
 
 
 def skewed(num_paths: int, num_replications: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -61,6 +63,22 @@ def test_it_is_never_worse_than_plain_beyond_the_error_of_its_coefficients() -> 
     noise = torch.randn(100, 4000, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     ratio = control_variate_estimate(outcomes, noise).value.var() / outcomes.mean(0).var()
     assert 1.0 < float(ratio) < 1.08
+
+
+def test_counts_of_a_hawkes_process_with_their_compensator() -> None:
+    """The count less the integrated intensity is a martingale. 3,000 paths: 4 standard errors off once in 16,000 runs.
+    In a window of a fifth of the process's memory, as here, it explains more than nine tenths of the variance."""
+    process, t_end = Hawkes(0.5, 0.8, 1.0), 0.2
+    truth = process.expected_counts(EventSequence.of([], None, 0.0, 0.0), [t_end])[0, 0]
+    paths = process.simulate(3000, t_end=t_end, seed=0)
+    counts = torch.tensor([len(path) for path in paths], dtype=torch.float64)
+    martingale = counts - torch.stack([process.compensator(path)[-1] for path in paths])
+    plain, controlled = mean_estimate(counts), control_variate_estimate(counts, martingale.unsqueeze(-1))
+    assert abs(float(controlled.value - truth)) < 4 * float(controlled.standard_error)
+    assert float(controlled.standard_error) ** 2 < 0.1 * float(plain.standard_error) ** 2
+    no_stop = counts - float(process.mu.sum()) * t_end  # the mutant: an integral that forgets the excitation
+    biased = control_variate_estimate(counts, no_stop.unsqueeze(-1))
+    assert abs(float(biased.value - truth)) > 5 * float(controlled.standard_error)
 
 
 def test_useless_martingales_change_nothing() -> None:

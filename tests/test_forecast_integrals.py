@@ -80,7 +80,7 @@ def test_a_component_narrower_than_the_nodes_is_not_missed() -> None:
     narrow = law.with_parts(inter_time=mixture)
     with torch.inference_mode():
         p, _ = mark_integrals(narrow, torch.tensor([[1.5, 3.0]], dtype=torch.float64), SETS)
-        for j, (weights, x) in enumerate(((torch.tensor([0.4, 0.0]), 0.06), (torch.tensor([0.4, 0.6]), 0.8))):
+        for j, weights in enumerate((torch.tensor([0.4, 0.0]), torch.tensor([0.4, 0.6]))):
             at = torch.tensor([0.06, 0.8], dtype=torch.float64).exp()
             expected = (narrow.unsqueeze(0).mark_log_probs(at.view(2, 1)).exp().squeeze(1) * weights.view(2, 1)).sum(0)
             torch.testing.assert_close(p[0, :, j], expected @ SETS.double().t(), atol=1e-4, rtol=0)

@@ -12,7 +12,7 @@ from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.hawkes_baseline import compare, score_hawkes
 from tppsd.metrics.functional import process_nll
-from tppsd.processes import Hawkes
+from tppsd.processes import Hawkes, hawkes_bounded
 
 TRUTH = Hawkes(mu=(0.5, 0.3), alpha=((0.8, 0.6), (0.1, 0.9)), beta=2.0)
 
@@ -22,6 +22,7 @@ def test_on_a_hawkes_process_it_comes_close_to_the_truth() -> None:
     train, test = (TRUTH.simulate(n, t_end=50.0, seed=n) for n in (60, 20))
     statistics = DataStatistics.of(train, 2)
     score, truth = score_hawkes(train, test, statistics), process_nll(TRUTH, test)
+    assert score is not None and score.num_events == statistics.num_events
     counts = torch.tensor(statistics.mark_counts, dtype=torch.float64)
     poisson = process_nll(Hawkes(counts / statistics.duration, 0.0, 1.0), test)
     assert truth - 0.01 < score.nll < truth + 0.01 < poisson - 0.15
@@ -50,6 +51,32 @@ def test_ties_are_scored_at_the_floor() -> None:
     assert score_hawkes(tied, tied, statistics) == score_hawkes(spread_out, spread_out, statistics)
     without = replace(statistics, min_inter_time=0.0)
     assert score_hawkes(tied, tied, statistics).nll != score_hawkes(tied, tied, without).nll
+
+
+def test_what_does_not_fit_into_half_a_minute_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = (TRUTH.simulate(n, t_end=50.0, seed=n) for n in (60, 20))
+    statistics = DataStatistics.of(train, 2)
+    whole = score_hawkes(train, test, statistics)
+    monkeypatch.setattr(hawkes_bounded, "_MAX_NUMBERS", 2 * 5000)  # two marks: few of the events
+    some = score_hawkes(train, test, statistics)
+    monkeypatch.setattr(hawkes_bounded, "_MAX_WORK", 1e6)  # and few decays
+    fewer = score_hawkes(train, test, statistics)
+    assert whole is not None and some is not None and fewer is not None
+    assert some.num_events < 5000 / some.num_decays < whole.num_events
+    assert 1 <= fewer.num_decays < some.num_decays == whole.num_decays
+    assert whole.nll < some.nll < whole.nll + 0.1
+    monkeypatch.setattr(hawkes_bounded, "_MAX_WORK", 1.0)
+    assert score_hawkes(train, test, statistics) is None
+
+
+@pytest.mark.parametrize(("num_marks", "least", "most"), [(2, 7, 7), (100, 2, 6), (250, 1, 2), (1000, 0, 0)])
+def test_many_marks_get_fewer_decays_and_a_thousand_none(num_marks: int, least: int, most: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    times = torch.rand(4000, generator=generator, dtype=torch.float64).sort().values * 100
+    train = [EventSequence.of(times, torch.randint(0, num_marks, (4000,), generator=generator), 0.0, 100.0)]
+    statistics = DataStatistics.of(train, num_marks)
+    planned = [n for n in range(1, 8) if hawkes_bounded._work(train, statistics, n) <= hawkes_bounded._MAX_WORK]
+    assert planned == list(range(1, len(planned) + 1)) and least <= len(planned) <= most
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from stubs import lively_transformer
 from torch import Tensor
+from windows import OF_SEQUENCES, tiled
 
 import tppsd
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.metrics.functional import event_counts, mark_totals, permutation_test
 from tppsd.processes import Hawkes, ProcessModel, default_decays, excitation, fit_hawkes, hawkes_fit
 from tppsd.processes.decayed_sums import decayed_sums
 from tppsd.processes.excitation import EventStream, decay_gradient
@@ -183,6 +188,19 @@ def test_optimised_decays_are_found_from_afar() -> None:
     assert fixed.log_likelihood - 1e-3 < fit.log_likelihood < fixed.log_likelihood + 8
 
 
+def test_optimised_decays_leave_no_slope() -> None:
+    """At most 1e-3 nats per event for a decay that is e times faster, with the slope of finite differences."""
+    sequences = simulated(1, 30)
+    fit = fit_hawkes(sequences, decays=[0.5, 10.0], optimise_decays=True)
+    for d in range(2):
+        factor = torch.ones(2, dtype=torch.float64)
+        factor[d] = math.exp(0.01)
+        decays = fit.process.beta[:, 0, 0]
+        up, down = (fit_hawkes(sequences, decays=rates).log_likelihood for rates in (decays * factor, decays / factor))
+        assert abs(up - down) / 0.02 / fit.num_events < 1e-3
+        assert max(up, down) < fit.log_likelihood + 1e-4 * fit.num_events
+
+
 def test_a_grid_of_decays_comes_close_to_the_truth() -> None:
     sequences = simulated(2)
     fit = fit_hawkes(sequences)
@@ -213,6 +231,23 @@ def test_many_sequences_alone_as_a_batch_and_in_any_order_give_one_fit() -> None
     assert torch.equal(process.mu, fits[0].process.mu) and torch.equal(process.alpha, fits[0].process.alpha)
 
 
+def test_windows_in_parts_with_all_before_given_have_the_fit_of_the_windows() -> None:
+    """Given events excite and have no term; scored from their start instead, the parts have another fit."""
+    windows = [*mixed(), *simulated(0, 4, 30.0)]
+    parts = []
+    for window in windows:
+        edges = torch.linspace(window.window_start, window.window_end, 5, dtype=torch.float64).tolist()
+        parts += tiled(window, edges)
+    whole, fit = (fit_hawkes(rows, 2, decays=[0.5, 2.0]) for rows in (windows, parts))
+    assert fit.num_events == whole.num_events == sum(part.num_scored for part in parts)
+    assert fit.log_likelihood == pytest.approx(whole.log_likelihood, rel=1e-9)
+    torch.testing.assert_close(fit.process.mu, whole.process.mu, rtol=1e-4, atol=1e-6)
+    total = sum(fit.process.log_likelihood(part) for part in parts)
+    assert total == pytest.approx(fit.log_likelihood, rel=1e-9)
+    with OF_SEQUENCES["scored from the window's start"]():
+        assert abs(fit_hawkes(parts, 2, decays=[0.5, 2.0]).log_likelihood - whole.log_likelihood) > 1.0
+
+
 def test_pseudo_events_keep_unseen_marks_possible() -> None:
     sequences = simulated(4, 5)
     duration = sum(s.window_end - s.window_start for s in sequences)
@@ -228,6 +263,9 @@ def test_an_explosive_fit_is_said_and_can_be_used() -> None:
     sequences = explosive.simulate(60, t_end=4.0, seed=0)
     with pytest.warns(UserWarning, match=r"branching ratio of 1\.\d+: with 1 or more"):
         fit = fit_hawkes(sequences, decays=[2.0])
+    with pytest.warns(UserWarning, match="branching ratio") as caught:
+        Hawkes.fit(sequences, decays=[2.0])
+    assert caught[0].filename == __file__  # it points at the call
     assert fit.branching_ratio == pytest.approx(1.5, abs=0.2)
     assert fit.log_likelihood == pytest.approx(sum(fit.process.log_likelihood(s) for s in sequences), rel=1e-11)
     with warnings.catch_warnings():
@@ -252,6 +290,19 @@ def test_a_fit_is_a_target_and_a_draft() -> None:
     expected = torch.tensor([len(s) for s in TRUTH.simulate(3000, t_end=5.0, seed=3)], dtype=torch.float64)
     assert 0.5 < drafted.stats.acceptance_rate < 1
     assert abs(counts.mean() - expected.mean()) < 4 * counts.std() / math.sqrt(300)
+
+
+@pytest.mark.parametrize("options", [{}, {"candidates": (2, 2)}], ids=["chain", "tree"])
+def test_as_the_draft_of_a_transformer_it_leaves_the_samples_distribution_alone(options: dict[str, Any]) -> None:
+    """Numbers of events and mark totals against autoregressive sampling: a false alarm in 1,000 runs."""
+    target = lively_transformer(3, "thp", 0)
+    window = {"num_sequences": 120, "t_end": 6.0}
+    alone = tppsd.sample(target, method="autoregressive", seed=1, **window)
+    fitted = Hawkes.fit(list(alone), 3)
+    drafted = tppsd.sample(target, fitted, draft_length=None if options else 4, seed=2, **window, **options)
+    assert 0.1 < drafted.stats.acceptance_rate < 1
+    for statistic in (event_counts, partial(mark_totals, num_marks=3)):
+        assert permutation_test(statistic(list(alone)), statistic(list(drafted)), 9999).p_value > 2.5e-4
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_predict_writes_files(checkpoints: tuple[Path, Path]) -> None:
 @needs_a_compiler
 def test_predict_compiles_what_it_is_told_to(checkpoints: tuple[Path, Path]) -> None:
     models = ["--model.target", checkpoints[0], "--model.draft", checkpoints[1], "--requests.num_events", "4"]
-    for which in ("draft", "null"):
+    for which in ("draft", "null", "auto", "false"):  # the first two in commands of earlier versions
         assert tppsd("predict", *QUIET, *models, "--model.options.compile", which, "--writer.output_dir", which) == 0
         assert [path.name for path in Path(which).glob("[!.]*")] == ["train-00000-of-00001.parquet"]
 
@@ -346,7 +346,7 @@ def test_a_choice_of_a_word_or_a_switch_is_named(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="2"):
         tppsd("predict", *QUIET, "--model.target", "x", "--model.options.compile", "drafts")
     assert (
-        "--model.options.compile = drafts is wrong; it must be true or false or 'draft' or null"
+        "--model.options.compile = drafts is wrong; it must be true or false or one of 'auto', 'draft'"
         in capsys.readouterr().err
     )
 

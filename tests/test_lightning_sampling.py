@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted, small_data, trainer
-from tppsd.sampling.methods import Models
 
 from tppsd import (
     DraftTPP,
@@ -27,6 +26,7 @@ from tppsd import (
 from tppsd.lightning.requests import Requests, median_window
 from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
+from tppsd.sampling.method import Batch
 from tppsd.sampling.results import SampledSequences
 
 
@@ -143,10 +143,10 @@ def test_whether_to_try_is_decided_by_what_is_left_of_the_job(
     checkpoints: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Chunks of 1,500 events, of which 6,000 are enough for a trial with one row in flight."""
+    """Chunks of 1,500 events, of which 6,000 are enough for a trial with one running sequence that is not compiled."""
     tried: list[SamplingOptions] = []
 
-    def try_out(models: Models, options: SamplingOptions, *_: Any) -> tuple[float, None]:
+    def try_out(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float, None]:
         tried.append(options)
         return float(options.method == "autoregressive"), None
 
@@ -164,7 +164,11 @@ def test_the_chunks_to_come_are_those_of_the_process() -> None:
     assert [list(chunks[i].to_come(2)) for i in (0, 1, 4)] == [[0, 2, 4], [1, 3, 5], [4]]
 
 
-def test_a_draft_length_that_is_fixed_stays_so_in_every_chunk(checkpoints: tuple[Path, Path]) -> None:
+def test_a_draft_length_that_is_fixed_stays_so_in_every_chunk(
+    checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "_EVENTS_PER_ROUND", (1, 1))
+    monkeypatch.setattr(auto, "_try", lambda batch, options, num: (float(options.drafter == "jacobi"), None))
     options = SamplingOptions("auto", draft_length=4, drafter="jacobi")
     chunks = predicted(
         Sampler(checkpoints[0], options=options, batch_size=1), Requests(2, num_events=130, chunk_size=1)
@@ -223,7 +227,7 @@ def test_mistakes_are_named(checkpoints: tuple[Path, Path]) -> None:
 
 def test_written_samples_are_data_again(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "samples"
-    sampler = Sampler(*checkpoints, seed=2)
+    sampler = Sampler(*checkpoints, SamplingOptions("speculative"), seed=2)
     chunks = predicted(sampler, Requests(20, t_end=6.0, chunk_size=8), callbacks=[SampleWriter(folder)])
     names = [f"train-{i:05d}-of-00003.parquet" for i in range(3)]
     assert sorted(path.name for path in folder.iterdir()) == [".job.json", ".manifest.json", *names]

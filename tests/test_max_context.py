@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.cache import KVCache
 from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling import method
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
 
@@ -23,7 +24,7 @@ CONTEXT, SMALL_PASS = 6, 24
 @pytest.fixture
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[KVCache]:
     """Of all calls, made so small that they must drop."""
-    monkeypatch.setattr("tppsd.models.transformer_tpp._LARGEST_PASS", SMALL_PASS)
+    monkeypatch.setattr("tppsd.models.cache._LARGEST_PASS", SMALL_PASS)
     monkeypatch.setattr("tppsd.sampling.runner.ModelRunner.PREFILL_CHUNK", SMALL_PASS)
     made: list[KVCache] = []
     right = TransformerTPP.new_cache
@@ -82,20 +83,30 @@ def test_long_samples_after_long_histories_have_the_law_of_the_full_pass(
 @pytest.mark.parametrize("draft_length", [3, 8, 12])
 @pytest.mark.parametrize("draft_passes", [None, 2])
 def test_a_draft_that_forgets_drafts_the_same_in_any_batch(
-    encoder: str, draft_length: int, draft_passes: int | None
+    encoder: str, draft_length: int, draft_passes: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drafts of more events than its context holds, whose passes come one by one and are rolled back together."""
+    num_drops, right = 0, KVCache._drop
+
+    def drop(self: KVCache, num_kept: int) -> None:
+        nonlocal num_drops
+        num_drops += 1
+        right(self, num_kept)
+
+    monkeypatch.setattr(KVCache, "_drop", drop)
+    monkeypatch.setattr(method, "_FIRST_CAPACITY", 16)
     target = lively_transformer(3, "thp", seed=0)
     draft = lively_transformer(3, encoder, seed=1, num_layers=1, max_context=4)
     together, alone = (
         sample(
-            target, draft, num_sequences=3, num_events=80, seed=5, batch_size=batch_size, draft_length=draft_length,
+            target, draft, num_sequences=3, num_events=45, seed=5, batch_size=batch_size, draft_length=draft_length,
             draft_passes=draft_passes,
         )
         for batch_size in (3, 1)
     )  # fmt: skip
     assert torch.equal(together.flat_marks, alone.flat_marks)
     torch.testing.assert_close(together.flat_event_times, alone.flat_event_times, rtol=1e-9, atol=0)
+    assert num_drops > 0
 
 
 class Largest(TorchDispatchMode):

@@ -83,10 +83,10 @@ def test_log_scores_are_of_probabilities_that_sum_to_one() -> None:
     scores = torch.cat([log_score_of_counts(samples, value.expand(1, 3)) for value in values])
     torch.testing.assert_close((-scores).exp().sum(0), torch.ones(3, dtype=torch.float64), rtol=1e-9, atol=0)
     assert scores.isfinite().all()  # a count that no path has costs much, but not everything
-    by_hand = (
-        int((samples[:, 0, 1] == 2).sum()) + (m := float((samples[:, 0, 1].sum() + 1) / 50)) ** 2 / (1 + m) ** 3
-    ) / 51
-    assert float(scores[2, 1]) == pytest.approx(-math.log(by_hand))
+    m, hits = (float(samples[:, 0, 1].sum()) + 1) / 50, int((samples[:, 0, 1] == 1).sum())
+    assert float(scores[1, 1]) == pytest.approx(-math.log((hits + m / (1 + m) ** 2) / 51))
+    none = log_score_of_counts(torch.zeros(50, 2), torch.tensor([0, 3]))  # no path has an event
+    assert none[0] < 1e-3 < none[1] < 20
 
 
 def test_log_score_of_probabilities() -> None:

@@ -21,6 +21,7 @@ from tppsd.metrics.functional import (
     event_counts,
     mark_totals,
     permutation_test,
+    transport_by_mark,
     transport_distance,
     wasserstein_distance,
 )
@@ -98,6 +99,20 @@ def test_transport_is_the_cheapest_assignment_with_dummies(cost: float) -> None:
     for first, second in zip(*SEQUENCES, strict=True):
         expected = transport_by_assignment(first, second, cost)
         assert float(transport_distance(first, second, [cost])) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_transport_by_mark_is_that_of_the_events_of_a_mark_and_adds_up() -> None:
+    first, second = (rows[0] for rows in SEQUENCES)
+    by_mark = transport_by_mark(first, second, 6, [0.2, 1.0])
+    torch.testing.assert_close(by_mark.sum(0), transport_distance(first, second, [0.2, 1.0]))
+
+    def of_mark(s: EventSequence, mark: int) -> EventSequence:
+        return EventSequence.of(s.event_times[s.marks == mark], None, 0.0)
+
+    for mark in range(6):
+        alone = transport_distance(of_mark(first, mark), of_mark(second, mark), [0.2, 1.0])
+        torch.testing.assert_close(by_mark[mark], alone)
+    assert (by_mark[5] == 0).all()  # a mark that neither has
 
 
 def test_transport_is_a_metric_of_sequences() -> None:

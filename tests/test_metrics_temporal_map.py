@@ -99,7 +99,8 @@ def test_a_matched_prediction_makes_room_for_the_next() -> None:
         (one([1.0, 1.1], [0.0, 1.0], [1.0]), 1.0),  # the second prediction is false, but scored lower
         (one([1.0, 4.0], [0.0, 1.0], [1.0]), 0.5),  # the false one is scored higher
         (one([1.0], [0.0], [3.0]), 0.0),
-        (one([9.9, 10.0], [0.0, 5.0], [9.9, 10.0]), 1.0),  # an event at the horizon does not take part
+        (one([9.9, 10.0], [0.0, 5.0], [9.9]), 1.0),  # a prediction at the horizon does not take part
+        (one([9.9], [0.0], [9.9, 10.0]), 1.0),  # nor does an event
         (one([], [], [1.0]), 0.0),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from native_builds import compiled_by, compiled_wrong, needs_a_compiler
+from native_builds import compiled_by, compiled_wrong, needs_a_compiler, optimize_less
 from small_models import ENCODERS, attentive_model, random_batch, tokens_of
 from torch import Tensor
 
@@ -74,6 +74,7 @@ def test_nor_on_processors_with_narrower_vectors(
         pytest.skip("this processor has no AVX2")
     if subprocess.run([*command, "-E", "-x", "c++", os.devnull], capture_output=True).returncode:
         pytest.skip(f"the compiler does not know {command[-1]}, which is for x86")
+    optimize_less(monkeypatch, "-O1")
     compiled_by(command, tmp_path, monkeypatch)
     model = model_of("rotary", CONTEXT, dtype)
     assert torch.equal(contexts_over(model, torch.nan), contexts_over(model, 0.0))

@@ -150,12 +150,12 @@ def test_attempts_do_not_depend_on_how_many_are_drawn_at_once() -> None:
 
 
 @pytest.mark.parametrize("method", ["autoregressive", "speculative"])
-def test_the_global_generators_are_neither_read_nor_advanced(method: str) -> None:
+def test_the_global_generators_are_neither_read_nor_advanced(method: Any) -> None:
     target = StubTPP.random(3, seed=0)
     draft = target.moved(1, times=0.5, marks=0.5) if method == "speculative" else None
 
     def draw() -> Tensor:
-        return sample(target, draft, num_sequences=5, t_end=5.0, seed=2).flat_event_times
+        return sample(target, draft, method=method, num_sequences=5, t_end=5.0, seed=2).flat_event_times
 
     torch.manual_seed(1)
     first = draw()

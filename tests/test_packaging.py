@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"datasets", "lightning", "matplotlib", "pandas", "pytorch_lightning", "scipy", "torchmetrics", "wandb"}
 TOP_LEVEL = {
     *("pyproject.toml", "tppsd", "lightning_configs", "data", "tests", "notebooks", "README.md"),
-    *("LICENSE", "Makefile", "CITATION.cff"),
+    *("LICENSE", "Makefile", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "docs"),
 }
 
 
@@ -33,6 +33,21 @@ def packages_after(statement: str) -> set[str]:
 def test_import_is_light() -> None:
     loaded = packages_after("import tppsd")
     assert not loaded & (HEAVY | {"torch"})
+
+
+def test_sampling_is_made_of_few_modules() -> None:
+    """`import tppsd; tppsd.sample` loads what a request passes through, and neither encoders, trees nor native code."""
+    code = "import sys, tppsd\ntppsd.sample\nprint(*(name for name in sys.modules if name.startswith('tppsd')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert {"tppsd.sampling.speculative", "tppsd.sampling.engine"} <= loaded and len(loaded) <= 55, sorted(loaded)
+    unused = {
+        "tppsd.models.encoders",
+        "tppsd.models.transformer_tpp",
+        "tppsd.sampling.tree.rule",
+        "tppsd.sampling.auto",
+    }
+    assert not loaded & (unused | {"tppsd.backends.cpp.model", "tppsd.lightning", "tppsd.metrics"})
 
 
 def test_core_needs_torch_and_einops_only() -> None:
@@ -164,9 +179,10 @@ def function():
 
 # --- import circles --------------------------------------------------------------------------------------------------
 
-KNOWN_CIRCLES: list[set[str]] = [  # each the modules, or the packages, of one circle
-    {"tppsd.models.checkpoint", "tppsd.models.transformer_tpp"},
-    {"tppsd.backends", "tppsd.models"},
+# Within a package: a class has a method for what a module beside it does, which makes objects of that class.
+KNOWN_CIRCLES: list[set[str]] = [
+    {"tppsd.models.checkpoint", "tppsd.models.transformer_tpp"},  # TransformerTPP.save, and load
+    {"tppsd.processes.hawkes", "tppsd.processes.hawkes_fit"},  # Hawkes.fit, and fit_hawkes
 ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -10,18 +12,21 @@ import pytest
 import torch
 from draft_lengths import auto_without_a_clock
 from stubs import StubTPP, lively_transformer
-from tppsd.sampling.learnt import recall, remember
-from tppsd.sampling.methods import Models
 
+import tppsd
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.models import fast
-from tppsd.sampling import auto, methods
-from tppsd.sampling import call as call_module
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling import auto
+from tppsd.sampling import job as job_module
 from tppsd.sampling.draft_length import _FIRST as FIRST_LENGTHS
 from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
+from tppsd.sampling.draft_length_cache import DRAFT_LENGTHS, DraftLengthCache
+from tppsd.sampling.method import Batch, build_engine
 from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import plan_requests
+from tppsd.sampling.roles import Models
 from tppsd.sampling.sample import sample, sample_stream
 
 _FIRST, _FIRST_OF_MANY = FIRST_LENGTHS
@@ -140,7 +145,8 @@ def test_bad_luck_in_the_first_rounds_is_mended_soon() -> None:
 def test_a_leeway_is_spent_on_longer_drafts() -> None:
     """Not on the choice between drafts and none."""
     options = SamplingOptions("speculative", "auto", "joint", "jacobi")
-    assert AutoDraftLength.of(options).leeway > 0 == AutoDraftLength.of(replace(options, drafter="self")).leeway
+    of_jacobi, of_self = (AutoDraftLength.of(replace(options, drafter=name), False) for name in ("jacobi", "self"))
+    assert of_jacobi.leeway > 0 == of_self.leeway
     exact, generous = AutoDraftLength(), AutoDraftLength(leeway=0.1)
     for lengths in (exact, generous):
         play(lengths, 60, lambda i, g: 5 * i % 23)
@@ -191,33 +197,50 @@ def test_a_stream_that_was_read_to_its_end_is_remembered() -> None:
         model, "self", draft_length="auto", num_sequences=4, num_events=20, chunk_size=2, batch_size=2
     )
     next(stream)
-    assert recall(model, None, options)._num_rounds == 0
+    assert DRAFT_LENGTHS.recall(model, None, options, False)._num_rounds == 0
     next(stream)  # the last: nobody need ask for more
-    assert recall(model, None, options)._num_rounds > 0
+    assert DRAFT_LENGTHS.recall(model, None, options, False)._num_rounds > 0
 
 
 def test_what_is_remembered_is_a_copy_and_of_one_way_to_draft() -> None:
     target, options = lively_transformer(3, "thp", seed=0), SamplingOptions("speculative", "auto", "joint", "self")
-    learnt = simulate(0.999, lambda g: 1e-3 * (1 + 0.001 * g), 60)
-    remember(target, None, options, learnt)
-    recalled = recall(target, None, options)
+    learnt, cache = simulate(0.999, lambda g: 1e-3 * (1 + 0.001 * g), 60), DraftLengthCache()
+    cache.remember(target, None, options, learnt)
+    recalled = cache.recall(target, None, options, False)
     assert recalled.history == [] and recalled.best() == learnt.best()
-    assert recalled.choose(1) > 24 and recall(target, None, options).history == []
-    for draft, way in ((None, replace(options, drafter="jacobi")), (lively_transformer(3, "thp", seed=1), options)):
-        assert recall(target, draft, way).choose(1) == _FIRST[0]
-    assert recall(StubTPP.random(3, seed=0), None, options).choose(1) == _FIRST[0], "of a model that is no module"
+    assert recalled.choose(1) > 24 and cache.recall(target, None, options, False).history == []
+    eager, jacobi = replace(options, compile=False), replace(options, drafter="jacobi")
+    for draft, way in ((None, jacobi), (None, eager), (lively_transformer(3, "thp", seed=1), options)):
+        assert cache.recall(target, draft, way, False).choose(1) == _FIRST[0]
+    stub = StubTPP.random(3, seed=0)
+    cache.remember(stub, None, options, learnt)
+    assert cache.recall(stub, None, options, False).choose(1) == _FIRST[0], "of a model that is no module"
+
+
+@pytest.mark.parametrize("gone", ["target", "draft"])
+def test_what_is_remembered_goes_with_either_model(gone: str) -> None:
+    models = {"target": lively_transformer(3, "thp", seed=0), "draft": lively_transformer(3, "thp", seed=1)}
+    learnt, cache = AutoDraftLength(), DraftLengthCache()
+    options = SamplingOptions("speculative", "auto", "joint", "model")
+    cache.remember(models["target"], models["draft"], options, learnt)
+    kept = [weakref.ref(lengths) for ways in cache._known.values() for way in ways.values() for lengths in way.values()]
+    assert len(kept) == 1 and kept[0]() is not None
+    del models[gone]
+    gc.collect()
+    assert kept[0]() is None
 
 
 def test_what_was_learnt_with_other_threads_is_not_taken_over() -> None:
     target, options = lively_transformer(3, "thp", seed=0), SamplingOptions("speculative", "auto", "joint", "self")
-    remember(target, None, options, simulate(0.999, lambda g: 1e-3 * (1 + 0.001 * g), 60))
+    cache = DraftLengthCache()
+    cache.remember(target, None, options, simulate(0.999, lambda g: 1e-3 * (1 + 0.001 * g), 60))
     num_threads = torch.get_num_threads()
     torch.set_num_threads(num_threads + 1)
     try:
-        assert recall(target, None, options).choose(1) == _FIRST[0]
+        assert cache.recall(target, None, options, False).choose(1) == _FIRST[0]
     finally:
         torch.set_num_threads(num_threads)
-    assert recall(target, None, options).choose(1) > _FIRST[0]
+    assert cache.recall(target, None, options, False).choose(1) > _FIRST[0]
 
 
 def test_recorded_lengths_come_in_order_and_the_last_goes_on() -> None:
@@ -269,7 +292,8 @@ def test_a_trial_takes_a_small_part_of_the_job(
     monkeypatch.setattr(auto, "_try", try_out)
     many, device = 10 * num_events, torch.device("cpu")
     plan = plan_requests(None, num_sequences, None, None, None, num_events, many, 3, None, 0, 0, device)
-    auto.choose(Models(StubTPP.random(3, seed=0), None), SamplingOptions("auto", "auto"), plan, num_sequences, 0)
+    batch = Batch(Models(StubTPP.random(3, seed=0), None), plan, num_sequences, 0, Recorder())
+    auto.choose(batch, SamplingOptions("auto", "auto"))
     assert tried[1:] == num_rounds, "of autoregressive, jacobi and self, after a warm-up"
 
 
@@ -303,67 +327,39 @@ def test_a_tolerance_permits_the_fixed_point() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_layers", "arguments", "chosen"),
-    [
-        (2, {"num_events": 64}, ("speculative", "self", 16)),  # sequences too short to learn a length from
-        (2, {"num_events": 64, "draft_length": 3}, ("speculative", "self", 3)),
-        (2, {"num_events": 64, "drafter": "jacobi"}, ("speculative", "jacobi", 16)),
-        (2, {"num_events": 64, "rule": "block"}, ("speculative", "self", 16)),
-        (2, {"num_events": 200}, ("speculative", "jacobi", "learnt")),
-        (2, {"num_events": 63}, ("autoregressive", None, None)),  # little work
-        (8, {"num_events": 64, "num_sequences": 2}, ("speculative", "self", 8)),
-        (8, {"num_events": 64, "num_sequences": 3}, ("autoregressive", None, None)),  # many rows for a shallow target
-        (8, {"num_events": 300, "num_sequences": 10}, ("speculative", "jacobi", "learnt")),  # but in long sequences
-        (8, {"num_events": 400, "num_sequences": 11}, ("autoregressive", None, None)),
-        (7, {"num_events": 300, "num_sequences": 2}, ("autoregressive", None, None)),
-        (16, {"num_events": 9, "num_sequences": 16}, ("speculative", "self", 8)),  # a deep one
-        (
-            16,
-            {"num_events": 9, "num_sequences": 17},
-            ("autoregressive", None, None),
-        ),  # many rows: recent laws are too poor
-        (2, {"num_events": 64, "num_sequences": 5, "tolerance": 1e-6}, ("autoregressive", None, None)),
-    ],
+    "arguments",
+    [{}, {"draft_length": 3}, {"drafter": "jacobi"}, {"rule": "block"}, {"tolerance": 1e-6}, {"num_sequences": 9}],
+    ids=str,
 )
-def test_a_short_job_has_no_trial(
-    num_layers: int, arguments: dict[str, Any], chosen: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+def test_a_short_job_without_a_draft_is_sampled_autoregressively(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "_try", None)
-    target = lively_transformer(3, "thp", seed=0, num_layers=num_layers)
-    samples = sample(target, method="auto", **arguments)
-    options, reason = samples.options, samples.stats.choice or ""
-    length = "learnt" if isinstance(options.draft_length, tuple) else options.draft_length
-    assert (options.method, options.drafter, length) == chosen and "too few events for a trial" in reason
+    samples = sample(lively_transformer(3, "thp", seed=0), method="auto", num_events=64, **arguments)
+    assert samples.options == SamplingOptions("autoregressive")
+    assert samples.stats.choice == "autoregressive: too few events for a trial"
 
 
 @pytest.mark.parametrize(
-    ("num_events", "num_sequences", "chosen"),
-    [
-        (9, 1, "self"),
-        (200, 4, "model in 2 passes"),
-        (9, 16, "self"),
-        (200, 13, "model in 2 passes"),  # long sequences: more rows gain
-        (200, 14, "model"),
-        (9, 17, "model"),
-        (9, 256, "model"),
-        (9, 257, "autoregressive"),
-    ],
+    ("num_sequences", "arguments", "chosen"),
+    [(1, {}, 16), (16, {}, 8), (256, {}, 4), (257, {}, None), (16, {"draft_length": 3}, 3)],
 )
-def test_a_draft_model_is_used_where_sequences_are_long_or_rows_many(
-    num_events: int, num_sequences: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+def test_a_short_job_with_a_draft_goes_by_the_fixed_rules(
+    num_sequences: int, arguments: dict[str, Any], chosen: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "_try", None)
     target, draft = (lively_transformer(3, "thp", seed=0, num_layers=n) for n in (16, 1))
-    arguments = {"num_events": num_events, "num_sequences": num_sequences, "batch_size": num_sequences}
-    choice = sample(target, draft, method="auto", **arguments).stats.choice or ""
-    assert choice.split(":")[0] == chosen
+    size = {"num_events": 3, "num_sequences": num_sequences, "batch_size": num_sequences}
+    samples = sample(target, draft, method="auto", **size, **arguments)
+    assert (samples.options.draft_length, samples.options.method == "speculative") == (chosen, chosen is not None)
+    name = "autoregressive" if chosen is None else "model"
+    assert (samples.stats.choice or "").startswith(f"{name}: too few events for a trial, and the draft")
 
 
-def test_a_draft_that_a_rule_leaves_out_is_neither_read_nor_recorded() -> None:
+def test_a_draft_that_a_rule_leaves_out_is_not_recorded() -> None:
     target, draft = (lively_transformer(3, "thp", seed=seed, num_layers=1) for seed in (0, 1))
-    samples = sample(target, draft, method="auto", num_events=9)
+    samples = sample(target, draft, method="auto", num_events=9, num_sequences=2)
     assert samples.options.method == "autoregressive" and samples.draft_hash is None
-    assert target in fast._KEPT and draft not in fast._KEPT
     assert sample(target, draft, method="auto", drafter="model", num_events=200).draft_hash == draft.content_hash()
 
 
@@ -376,22 +372,35 @@ def test_a_draft_that_does_not_fit_is_refused_even_where_a_rule_leaves_it_out() 
 @pytest.mark.usefixtures("trials_of_short_jobs")
 def test_a_draft_that_loses_the_trial_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     target, draft = (lively_transformer(3, "thp", seed=seed, num_layers=1) for seed in (0, 1))
-    held: list[int] = []
+    drafts: list[Any] = []
 
-    def try_out(models: Models, options: SamplingOptions, *_: Any) -> tuple[float, None]:
-        held.append(fast.kept(draft).num_holders)
+    def try_out(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float, None]:
+        drafts.append(batch.models.draft)
         return float(options.method == "autoregressive"), None
 
-    def build(models: Models, *arguments: Any) -> Any:
-        held.append(fast.kept(draft).num_holders)
-        assert models.draft is None
-        return methods.build_engine(models, *arguments)
+    def build(batch: Batch, *arguments: Any) -> Any:
+        drafts.append(batch.models.draft)
+        return build_engine(batch, *arguments)
 
     monkeypatch.setattr(auto, "_try", try_out)
-    monkeypatch.setattr(call_module, "build_engine", build)
+    monkeypatch.setattr(job_module, "build_engine", build)
     assert sample(target, draft, method="auto", num_events=500).draft_hash is None
-    *in_trial, afterwards = held
-    assert min(in_trial) > 0 == afterwards
+    *in_trial, afterwards = drafts
+    assert all(found is draft for found in in_trial) and afterwards is None
+
+
+@pytest.mark.parametrize("given", ["stub", "thp", "compiled", "compiled, with a draft"])
+def test_the_candidates_of_a_trial(given: str) -> None:
+    """Compiled, only a draft model and recent distributions come near; `poisson` needs a rate."""
+    encoder = TransformerTPP(3, "thp", 16, 2, 1, 3).eval()
+    encoder.set_statistics(DataStatistics(3, num_events=200, duration=100.0, mark_counts=(50, 100, 50)))
+    target: Any = StubTPP.random(3, seed=0) if given == "stub" else encoder
+    if given.startswith("compiled"):
+        target = tppsd.compile(encoder)
+    draft = encoder if "draft" in given else None
+    names = set(auto._candidates(Models(target, draft), SamplingOptions("auto", "auto")))
+    expected = {"autoregressive", "jacobi", "self"} | ({"poisson"} if given == "thp" else set())
+    assert names == expected | ({"model"} if draft is not None else set())
 
 
 @pytest.mark.usefixtures("trials_of_short_jobs")
@@ -401,7 +410,7 @@ def test_a_trial_leaves_no_trace_in_the_samples(monkeypatch: pytest.MonkeyPatch)
     for fastest in ("autoregressive", "self"):
         rates = {"autoregressive": 1.0, "self": 1.0} | {fastest: 2.0}
         monkeypatch.setattr(
-            auto, "_try", lambda models, options, *_, r=rates: (r.get(options.drafter or options.method, 0.0), None)
+            auto, "_try", lambda batch, options, *_, r=rates: (r.get(options.drafter or options.method, 0.0), None)
         )
         samples = sample(target, method="auto", draft_length=4, num_events=500)
         options = SamplingOptions("autoregressive") if fastest == "autoregressive" else SamplingOptions(draft_length=4)

@@ -14,7 +14,6 @@ from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.roles import reading
 from tppsd.sampling.sample import sample, sample_stream
 
 MODEL = StubTPP.random(3, seed=0)
@@ -209,14 +208,3 @@ def test_options_are_checked_without_sampling() -> None:
     assert SamplingOptions("autoregressive").to_dict() == {"method": "autoregressive"}
     with pytest.raises(AttributeError):
         SamplingOptions().rule = "joint"  # type: ignore[misc]
-
-
-def test_models_come_back_in_the_modes_that_they_were_in() -> None:
-    """Part by part: a frozen encoder of a model in training stays frozen, and no part samples with dropout."""
-    target = lively_transformer(2, "thp", seed=0)
-    for outer, inner in ((True, False), (False, True)):
-        target.train(outer)
-        target.encoder.train(inner)
-        with reading(target):
-            assert not any(module.training for module in target.modules())
-        assert target.training == outer and all(module.training == inner for module in target.encoder.modules())

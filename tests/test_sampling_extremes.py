@@ -160,7 +160,7 @@ def test_a_loop_that_keeps_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     target = StubTPP.constant(0.0, 1.0, [0.5, 0.5])
     draft = replace(target, log_weights=target.log_weights + 1.0)
     with pytest.raises(RuntimeError, match=r"no proposal of 1\d{4} was kept"):
-        sample(target, draft, num_sequences=3, num_events=5)
+        sample(target, draft, method="speculative", num_sequences=3, num_events=5)
 
 
 HAWKES = Hawkes([0.4, 0.2], [[0.5, 0.3], [0.1, 0.6]], 1.5)

@@ -101,7 +101,8 @@ def test_sequences_from_scratch_depend_on_their_index(method: str) -> None:
 def test_equal_calls_are_equal_and_other_seeds_are_not() -> None:
     target = lively_transformer(3, "thp", seed=0)
     draft = target.float()
-    first, again, other = (sample(target, draft, num_sequences=4, num_events=9, seed=seed) for seed in (8, 8, 9))
+    size = {"method": "speculative", "num_sequences": 4, "num_events": 9}
+    first, again, other = (sample(target, draft, seed=seed, **size) for seed in (8, 8, 9))
     assert torch.equal(first.flat_inter_times, again.flat_inter_times) and torch.equal(
         first.flat_marks, again.flat_marks
     )

@@ -52,7 +52,7 @@ def one_round(
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """200,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An
+    """100,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An
     event exists if those before it were accepted, which says nothing about itself."""
     monkeypatch.setattr(method, "_FIRST_CAPACITY", 4)
     target = StubTPP.random(4, seed=0)
@@ -60,10 +60,10 @@ def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: p
     laws = law_after(target, SILENT), law_after(draft, SILENT)
     overlap = overlap_joint(*laws, elapsed=silence_after(SILENT)) if rule == "joint" else overlap_factorised(*laws)
     assert overlap < 0.8
-    inter_times, marks, lengths = one_round(target, draft, SILENT, rule, 3, 200_000)
-    assert [int((lengths > i).sum()) > 30_000 for i in range(4)] == [True] * 4
+    inter_times, marks, lengths = one_round(target, draft, SILENT, rule, 3, 100_000)
+    assert [int((lengths > i).sum()) > 15_000 for i in range(4)] == [True] * 4
     assert judge_paths(target, SILENT, inter_times, marks, lengths) > FALSE_ALARM
-    assert judge_paths(draft, SILENT, inter_times, marks, lengths) < 1e-100
+    assert judge_paths(draft, SILENT, inter_times, marks, lengths) < 1e-50
 
 
 @pytest.mark.parametrize("rule", RULES)

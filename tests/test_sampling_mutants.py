@@ -96,7 +96,7 @@ CELLS = {
     "auto": Cell(
         A_THIRD_IN_ONE_MARK,
         NEARLY_ALL_IN_IT,
-        ROW_BY_ROW | {"num_sequences": 12},
+        ROW_BY_ROW | {"num_sequences": 8},
         clock=auto_without_a_clock,
         judged_by=judge_long,
     ),

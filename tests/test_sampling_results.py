@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from stubs import StubTPP, lively_transformer
 from torch import nn
 
 from tppsd.data.reading import read_dataset
-from tppsd.data.sequences import EventSequence
+from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.results import SampledSequences
@@ -184,12 +185,12 @@ def test_a_stream_yields_the_same_sequences_in_the_order_of_index(name: str, chu
 
 
 def test_every_chunk_of_a_stream_knows_what_was_done_so_far() -> None:
-    """And between chunks the model is the caller's: in its own mode, and open to assignments."""
+    """And between chunks the model is the caller's, in its own mode."""
     model = small_model(num_marks=1).train()
-    seen = []
+    before, seen = everything_in(model), []
     for chunk in sample_stream(model, num_sequences=6, num_events=4, batch_size=2, chunk_size=2):
         seen.append(chunk.stats)
-        assert model.training and "to_mixture" not in vars(model.decoder)
+        assert everything_in(model) == before
     assert [stats.num_events for stats in seen] == [8, 16, 24]
 
 
@@ -204,8 +205,9 @@ def test_what_a_chunk_knows_stays_what_it_was(options: dict[str, Any]) -> None:
 
 def test_an_unused_draft_is_not_recorded() -> None:
     target, draft = small_model(num_marks=1), small_model(num_marks=1)
-    assert sample(target, draft, num_events=2).draft_hash == draft.content_hash()
+    assert sample(target, draft, num_events=2, method="speculative").draft_hash == draft.content_hash()
     assert sample(target, draft, num_events=2, method="autoregressive").draft_hash is None
+    assert sample(target, draft, num_events=2, draft_length=2, drafter="self").draft_hash is None
 
 
 def test_a_stream_needs_no_end_to_be_of_use() -> None:
@@ -216,31 +218,85 @@ def test_a_stream_needs_no_end_to_be_of_use() -> None:
     assert first.stats.num_rounds < 200, "the rest must not have been drawn"
 
 
-def test_models_are_left_as_they_were(tmp_path: Path) -> None:
-    """In training mode with dropout: sampled without dropout, back in training mode afterwards, and trainable."""
-    torch.manual_seed(0)
-    target, draft = (TransformerTPP(3, embed_dim=16, num_heads=2, num_components=4, dropout=0.5) for _ in range(2))
-    trained = target.train(), draft.train()
-    attributes = [sorted(module.__dict__) for module in target.modules()]
-    first = sample(*trained, num_sequences=3, num_events=6)
-    assert target.training and draft.training and all(m.training for m in target.modules())
-    evaluated = sample(target.eval(), draft.eval(), num_sequences=3, num_events=6)
-    assert torch.equal(first.flat_marks, evaluated.flat_marks)
-    assert not target.training
-    assert [sorted(module.__dict__) for module in target.modules()] == attributes
-    from tppsd.data.sequences import EventBatch
+WAYS: dict[str, dict[str, Any]] = {
+    "autoregressive": {"method": "autoregressive"},
+    "speculative": {"draft_length": 3},
+    "tree": {"candidates": (2, 2)},
+    "jacobi": {"draft_length": 3, "drafter": "jacobi"},
+    "fixed point": {"method": "fixed_point", "draft_length": 3},
+    "auto": {"method": "auto"},
+}
 
-    target.log_likelihood(EventBatch.from_sequences(list(first))).sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in target.parameters())
-    stream = sample_stream(target.train(), num_sequences=5, num_events=3, chunk_size=1)
+
+def everything_in(model: nn.Module) -> list[Any]:
+    """Of every module: its class and its mode, and what it holds, by name and identity; of every tensor, its numbers."""
+    held = [
+        (type(module), module.training, [(name, id(value)) for name, value in group.items()])
+        for module in model.modules()
+        for group in (vars(module), module._parameters, module._buffers, module._modules, module._forward_hooks)
+    ]
+    return [held, [tensor.tolist() for tensor in (*model.parameters(), *model.buffers())]]
+
+
+@pytest.mark.parametrize("compile", [False, "auto"])
+@pytest.mark.parametrize("mode", ["evaluation", "training", "frozen encoder", "training encoder"])
+@pytest.mark.parametrize("way", WAYS)
+def test_models_are_left_as_they_were(way: str, mode: str, compile: Any) -> None:
+    """Whatever their modes, part by part: sampled without dropout, and nothing put into them."""
+    models = [TransformerTPP(3, "thp", 16, 2, 1, 4, dropout=0.5) for _ in range(2)]
+    expected = sample(*(model.eval() for model in models), num_sequences=3, num_events=6, compile=compile, **WAYS[way])
+    for model in models:
+        model.train(mode in ("training", "frozen encoder"))
+        model.encoder.train(mode in ("training", "training encoder"))
+    before = [everything_in(model) for model in models]
+    samples = sample(*models, num_sequences=3, num_events=6, compile=compile, **WAYS[way])
+    assert [everything_in(model) for model in models] == before
+    if way != "auto":
+        assert torch.equal(samples.flat_marks, expected.flat_marks)
+        torch.testing.assert_close(samples.flat_event_times, expected.flat_event_times, rtol=1e-6, atol=0)
+
+
+def test_a_stream_that_is_closed_early_leaves_its_model_as_it_was() -> None:
+    model = TransformerTPP(3, "thp", 16, 2, 1, 4, dropout=0.5).train()
+    before = everything_in(model)
+    stream = sample_stream(model, num_sequences=5, num_events=3, chunk_size=1)
     next(stream)
     stream.close()
-    assert target.training
+    assert everything_in(model) == before
+
+
+@pytest.mark.parametrize("compile", [False, "auto"])
+def test_a_model_can_be_trained_after_it_was_sampled(compile: Any) -> None:
+    target = TransformerTPP(3, "thp", 16, 2, 1, 4, dropout=0.5).train()
+    samples = sample(target, num_sequences=3, num_events=6, compile=compile)
+    target.log_likelihood(EventBatch.from_sequences(list(samples))).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in target.parameters())
+
+
+def test_threads_that_sample_one_model_do_not_notice_each_other() -> None:
+    """With other options each, compiled and eager, ten times over: what each of them draws alone."""
+    model, draft = (TransformerTPP(3, "thp", 16, 2, 1, 4).eval() for _ in range(2))
+    ways: list[dict[str, Any]] = [
+        {"compile": compile, **options}
+        for compile in (False, "auto")
+        for options in ({"method": "autoregressive"}, {"draft_length": 3}, {"candidates": (2, 2)})
+    ] + [{"dtype": "bfloat16", "method": "autoregressive"}]
+
+    def draw(way: dict[str, Any]) -> list[SampledSequences]:
+        return [sample(model, draft, num_sequences=4, num_events=12, seed=seed, **way) for seed in range(10)]
+
+    alone = [draw(way) for way in ways]
+    with ThreadPoolExecutor(len(ways)) as threads:
+        together = list(threads.map(draw, ways))
+    for one, other in zip(alone, together, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            assert torch.equal(mine.flat_event_times, theirs.flat_event_times)
 
 
 def test_checkpoints_and_modules_are_as_good_as_their_models(tmp_path: Path) -> None:
     target, draft = (lively_transformer(3, "thp", seed=s) for s in (0, 1))
-    expected = sample(target, draft, num_sequences=3, num_events=6)
+    size: dict[str, Any] = {"method": "speculative", "num_sequences": 3, "num_events": 6}
+    expected = sample(target, draft, **size)
     assert expected.target_hash == target.content_hash() and expected.draft_hash == draft.content_hash()
     for name, model in (("target.pt", target), ("draft.pt", draft)):
         model.save(tmp_path / name)
@@ -251,7 +307,7 @@ def test_checkpoints_and_modules_are_as_good_as_their_models(tmp_path: Path) -> 
             self.model = model
 
     for pair in ((tmp_path / "target.pt", str(tmp_path / "draft.pt")), (Module(target), Module(draft))):
-        samples = sample(*pair, num_sequences=3, num_events=6)
+        samples = sample(*pair, **size)
         assert torch.equal(samples.flat_inter_times, expected.flat_inter_times)
         assert (samples.target_hash, samples.draft_hash) == (expected.target_hash, expected.draft_hash)
 

@@ -73,6 +73,22 @@ def test_plain_values_make_the_round_trip() -> None:
     assert DataStatistics.from_dict(values) == statistics
 
 
+def test_the_horizon_is_the_longest_inter_time_that_was_scored() -> None:
+    """Of an inter-time that is given nothing is known; of a checkpoint of before, moments only."""
+    rows = [EventSequence.of([1.0, 9.0, 10.0, 12.5], t_start=0.0, t_end=99.0, score_start=9.5)]
+    statistics = DataStatistics.of(rows, num_marks=1)
+    assert statistics.horizon == statistics.max_inter_time == 2.5
+    assert DataStatistics(1, log_mean=0.5, log_std=2.0).horizon == pytest.approx(math.exp(8.5))
+
+
+def test_what_first_checkpoints_did_not_have_is_left_out_where_it_is_not_known() -> None:
+    """So that their content hash stays."""
+    later = {"time_origin", "window", "lookback", "max_inter_time"}
+    assert not DataStatistics(2).to_dict().keys() & later
+    full = DataStatistics(2, time_origin="1970-01-01", window=7.0, lookback=1.0, max_inter_time=3.0)
+    assert full.to_dict().keys() >= later and DataStatistics.from_dict(full.to_dict()) == full
+
+
 def test_a_split_without_scored_events_is_refused() -> None:
     for rows in ([EventSequence.of([], t_start=0.0, t_end=1.0)], [EventSequence.of([3.0])]):
         with pytest.raises(

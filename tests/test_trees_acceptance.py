@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from goodness import densities, grid_over, law_after, one_step_p, overlap_joint
+from goodness import chi_square_p, densities, grid_over, law_after, one_step_p, overlap_joint
 from stubs import StubTPP
+from torch import Tensor
+from tree_mutants import RRS_WITH_A_WRONG_SIGN
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import optimal_acceptance
 from tppsd.sampling import rules
+from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.noise import Purpose, Streams, row_keys
+from tppsd.sampling.rules import Rejected
 from tppsd.sampling.sample import sample
 from tppsd.sampling.tree import linear
+from tppsd.sampling.tree.candidates import CandidateRule
 from tppsd.sampling.tree.recursive import TOLERANCE, recursion
+from tppsd.sampling.tree.rule import CANDIDATE_RULES
 
 EMPTY = EventSequence.of([], t_start=0.0)
 TARGET = StubTPP.random(8, seed=1, num_components=3)
@@ -93,6 +100,75 @@ def test_the_event_has_the_targets_law(rule: str, num_candidates: int) -> None:
     args = samples.flat_inter_times, samples.flat_marks
     assert one_step_p(law_after(TARGET, EMPTY), *args) > 1e-4
     assert rule == "rrs" or one_step_p(law_after(FAR, EMPTY), *args) < 1e-6
+
+
+# --- what follows when all candidates are rejected -------------------------------------------------------------------
+
+P, Q = (torch.tensor(probs, dtype=torch.float64) for probs in ([0.3, 0.3, 0.25, 0.15], [0.1, 0.15, 0.15, 0.6]))
+
+
+class UsedAgain(Streams):
+    """Noise whose second uniform of every turn of `linear` is its first."""
+
+    def loop(self, rows: Tensor, positions: Tensor, wanted: Any, *attempts: Any) -> Tensor:
+        uniforms = super().loop(rows, positions, wanted, *attempts)
+        if wanted[0][0] == Purpose.STOP_COIN:
+            uniforms[..., 1] = uniforms[..., 0]
+        return uniforms
+
+
+def resampled_marks(candidates: CandidateRule, k: int, num_rows: int, kind: type[Streams] = Streams) -> Tensor:
+    """Counts of the marks that take the place of k rejected candidates, where target and draft differ in marks alone."""
+    target, draft = (
+        StubTPP.constant(0.0, 1.0, probs.tolist()).law(torch.zeros(num_rows, 1, 6, dtype=torch.float64))
+        for probs in (P, Q)
+    )
+    index, nothing = torch.arange(num_rows), torch.zeros(num_rows, 1, dtype=torch.float64)
+    rejected = Rejected(index, torch.zeros_like(index), Draft(nothing, nothing, nothing.long(), draft), target)
+    noise = kind(row_keys(3, torch.zeros_like(index), index), torch.zeros_like(index))
+    return torch.bincount(candidates.resample(rejected, k, noise)[1], minlength=4)
+
+
+def adjusted_probs(rule: str, k: int) -> Tensor:
+    """The distribution that it should have, by sums over all draws of the others."""
+    r, left = P / Q, torch.zeros_like(P)
+    if rule == "rrs":
+        c, mass = 0.0, 1.0
+        for _ in range(k):
+            c += mass
+            mass = float((P - c * Q).clamp_min(0).sum())
+        left = (P - c * Q).clamp_min(0)
+        return left / left.sum()
+    for x in range(4):
+        returned = stopped = 0.0
+        for others in itertools.product(range(4), repeat=k - 1):
+            chance, ratios = float(Q[list(others)].prod()), r[[x, *others]]
+            if rule == "mean":
+                returned, stopped = returned + chance * (1 - k / max(k, float(ratios.sum()))), 1.0
+            else:
+                weights = linear.linear_weights(ratios)
+                stopped += chance * float(weights[0])
+                returned += chance * float(weights[0] * (1 - 1 / weights.sum()))
+        left[x] = P[x] * returned / stopped if stopped else 0.0
+    return left / left.sum()
+
+
+@pytest.mark.parametrize("rule", ["linear", "mean", "rrs"])
+@pytest.mark.parametrize("k", [2, 3])
+def test_what_follows_has_the_adjusted_distribution(rule: str, k: int) -> None:
+    """Of the rejected rows alone: in whole samples, nearly all candidates being accepted, a mistake here hardly shows.
+    False alarms 1e-4 each."""
+    num_rows = 1500 if rule == "rrs" else 4000
+    counts = resampled_marks(CANDIDATE_RULES[rule], k, num_rows)
+    assert chi_square_p(counts, num_rows * adjusted_probs(rule, k)) > 1e-4
+    assert chi_square_p(counts, num_rows * P) < 1e-6
+
+
+def test_a_wrong_sign_in_rrs_and_a_uniform_used_again_in_linear_are_seen() -> None:
+    """Mutants."""
+    assert chi_square_p(resampled_marks(RRS_WITH_A_WRONG_SIGN, 2, 1500), 1500 * adjusted_probs("rrs", 2)) < 1e-6
+    again = resampled_marks(CANDIDATE_RULES["linear"], 3, 4000, UsedAgain)
+    assert chi_square_p(again, 4000 * adjusted_probs("linear", 3)) < 1e-6
 
 
 @pytest.mark.parametrize("rule", ["linear", "mean", "rrs"])

@@ -37,11 +37,6 @@ CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         CHAIN.moved(3, times=0.5, marks=1.0),
         {"candidates": (4, 4), "num_events": 3, "num_sequences": 8000},
     ),
-    "rrs": (
-        StubTPP.constant(0.0, 1.0, [0.25] * 4),
-        StubTPP.constant(0.7, 1.0, [0.7, 0.1, 0.1, 0.1]),
-        {"candidates": (2,), "rule": "rrs", "num_events": 1, "num_sequences": 6000},
-    ),
 }
 CELL_OF = {
     "children_reuse_the_parents_context": "memory",
@@ -52,7 +47,6 @@ CELL_OF = {
     "what_is_picked_is_accepted": "rule",
     "adjusted_law_of_plain_rejection": "rule",
     "each_candidate_is_tested_alone": "rule",
-    "adjusted_law_of_rrs_with_a_wrong_sign": "rrs",
 }
 
 

@@ -6,7 +6,7 @@ Everything below is imported on first use, so that `import tppsd` (and `tppsd --
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does the same at run time
     from tppsd import metrics, plots, processes

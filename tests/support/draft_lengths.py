@@ -34,7 +34,7 @@ class LengthOfThePast(FixedDraftLength):
 @contextmanager
 def auto_without_a_clock() -> Iterator[None]:
     """AutoDraftLength, deciding anew in every round by the last few of them, on a machine on which a pass takes a
-    second and verifying eight more."""
+    second and a round eight more."""
     seconds = 0.0
 
     def taking(duration: float, right: Any) -> Any:
@@ -50,6 +50,7 @@ def auto_without_a_clock() -> Iterator[None]:
         patch.object(draft_length, "_DECIDE", 1.0),
         patch.object(ModelRunner, "extend", taking(1.0, ModelRunner.extend)),
         patch.object(speculative, "speculative_round", taking(8.0, speculative.speculative_round)),
+        patch.object(speculative, "autoregressive_step", taking(8.0, speculative.autoregressive_step)),
         patch.object(engine, "time", SimpleNamespace(perf_counter=lambda: seconds)),
     ):
         yield

@@ -45,12 +45,15 @@ def both_ways(
     return plain, fast, drafts
 
 
-def assert_same_events(found: tppsd.SampledSequences, expected: tppsd.SampledSequences) -> None:
+def assert_same_events(
+    found: tppsd.SampledSequences, expected: tppsd.SampledSequences, compares_counters: bool = True
+) -> None:
     """The same events and counters, up to rounding that decides nothing."""
     assert torch.equal(found.flat_marks, expected.flat_marks) and torch.equal(found.offsets, expected.offsets)
     torch.testing.assert_close(found.flat_inter_times, expected.flat_inter_times, rtol=1e-3, atol=1e-6)
-    assert torch.equal(found.stats.accepted_counts, expected.stats.accepted_counts)
-    assert found.stats.num_rounds == expected.stats.num_rounds
+    if compares_counters:
+        assert torch.equal(found.stats.accepted_counts, expected.stats.accepted_counts)
+        assert found.stats.num_rounds == expected.stats.num_rounds
 
 
 def target_and_draft() -> tuple[TransformerTPP, TransformerTPP]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -13,12 +14,20 @@ from tppsd.backends.cpp.compiling import library
 
 try:
     compiling._compiler()
-    _HAS_COMPILER = True
+    HAS_COMPILER = True
 except ValueError:
-    _HAS_COMPILER = False
-needs_a_compiler = pytest.mark.skipif(not _HAS_COMPILER, reason="compiled passes need a C++ compiler")
+    HAS_COMPILER = False
+needs_a_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="compiled passes need a C++ compiler")
+
+IS_SANITIZED = "-fsanitize" in os.environ.get("CXX", "")  # by `make sanitize`
+needs_a_plain_build = pytest.mark.skipif(IS_SANITIZED, reason="sanitizers end a process that allocates too much")
 
 SOURCE = Path(compiling.__file__).with_name("native") / "library.cpp"
+
+
+def optimize_less(monkeypatch: pytest.MonkeyPatch, level: str = "-O0") -> None:
+    """Compile quickly from now on."""
+    monkeypatch.setattr(compiling, "_FLAGS", tuple(flag.replace("-O3", level) for flag in compiling._FLAGS))
 
 
 def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path = SOURCE) -> None:
@@ -30,6 +39,8 @@ def compiled_by(command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
         command: the compiler and its first options.
         folder: of this test alone; builds are kept beside it.
     """
+    if IS_SANITIZED:
+        pytest.skip("with sanitizers, which make compiling slow, only the build that is shipped is run")
     monkeypatch.setenv("CXX", " ".join(command))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "builds"))
     monkeypatch.setattr(compiling, "_NATIVE", "-DNARROW")
@@ -42,7 +53,7 @@ def compiled_wrong(right: str, wrong: str, folder: Path, monkeypatch: pytest.Mon
 
     Groups of rows are small. It is compiled without optimization, in a third of the time.
     """
-    monkeypatch.setattr(compiling, "_FLAGS", tuple(flag.replace("-O3", "-O0") for flag in compiling._FLAGS))
+    optimize_less(monkeypatch)
     copy = Path(shutil.copytree(SOURCE.parent, folder / "native"))
     texts = {path: path.read_text() for path in copy.iterdir()}
     assert sum(text.count(right) for text in texts.values()) == 1

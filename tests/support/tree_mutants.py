@@ -116,5 +116,5 @@ TREE_MUTANTS = {
     "what_is_picked_is_accepted": TreeMutant(LINEAR._replace(reject_picks=None)),
     "adjusted_law_of_plain_rejection": TreeMutant(LINEAR._replace(resample=resample_plainly)),
     "each_candidate_is_tested_alone": TreeMutant(LINEAR._replace(pick=pick_the_first_that_passes, reject_picks=None)),
-    "adjusted_law_of_rrs_with_a_wrong_sign": TreeMutant(RECURSIVE._replace(resample=resample_with_a_wrong_sign)),
 }
+RRS_WITH_A_WRONG_SIGN = RECURSIVE._replace(resample=resample_with_a_wrong_sign)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tppsd.backends.compile import why_not_compilable
 from tppsd.benchmark.names import in_passes, short_names
 from tppsd.benchmark.plan import Plan, draft_names
 from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
@@ -56,7 +57,7 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
     labels = _labels(plan)
     for name, draft in drafts.items():
         if "draft" in plan.baselines and draft not in DRAFTER_NAMES:
-            run = _cached(draft, passes)
+            run = _cached(draft, _possible_passes(draft, passes))
             chosen.append(Sampler(f"draft {labels[name].removeprefix('draft ')} alone", "draft", draft, run, name))
         for options in plan.speculative_options(of_model=draft not in DRAFTER_NAMES):
             rule, of_draft = options.rule, options.draft_passes
@@ -90,6 +91,12 @@ def _labels(plan: Plan) -> dict[str, str]:
     names = draft_names(plan.drafts)
     files = short_names(draft for draft in plan.drafts if isinstance(draft, str) and draft not in DRAFTER_NAMES)
     return {name: f"draft {files[name]}" if name in files else name for name in names}
+
+
+def _possible_passes(draft: TransformerTPP, passes: dict[str, Any]) -> dict[str, Any]:
+    """Return the passes of a draft on its own: a draft that cannot be compiled is timed as it is."""
+    is_possible = why_not_compilable(draft) is None or passes.get("compile") is False
+    return passes if is_possible else {}
 
 
 def _cached(

@@ -37,7 +37,9 @@ class DistortedTPP(nn.Module):
 
     def law(self, context: Any) -> NextEventLaw:
         """Return the changed distribution of the next event."""
-        return self.change(self.model.law(context))
+        law = self.model.law(context)
+        assert isinstance(law, NextEventLaw)
+        return self.change(law)
 
     def forward(self, batch: EventBatch) -> NextEventLaw:
         """Return the changed laws of whole sequences."""

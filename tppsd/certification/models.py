@@ -135,6 +135,6 @@ def _train(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
         batch = EventBatch.from_sequences([data[i] for i in which])
         loss = -model.log_likelihood(batch).sum() / model.num_scored(batch).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return model.eval()

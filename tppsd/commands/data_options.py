@@ -62,7 +62,8 @@ def _section(path: str) -> dict[str, Any]:
     section = content.get("data") if isinstance(content, dict) else None
     if not isinstance(section, dict):
         raise ValueError(f"--config {path}: has no section `data`")
-    return section.get("init_args", section)
+    found: dict[str, Any] = section.get("init_args", section)
+    return found
 
 
 def _without_dates(value: Any) -> Any:

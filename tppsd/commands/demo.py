@@ -12,6 +12,7 @@ from typing import Any
 
 from tppsd.commands.console import add_columns, at_least, positive_seconds
 from tppsd.commands.demo_settings import Settings
+from tppsd.commands.reading_options import add_reading_options, take_reading_options
 
 DEFAULT_PROCESS = "multivariate_hawkes"
 TARGET_SECONDS, DRAFT_SECONDS = 170.0, 60.0
@@ -39,8 +40,9 @@ def parse(args: list[str]) -> Settings:
     add("--draft-seconds", **seconds, default=DRAFT_SECONDS, help="training time of the draft (default: %(default)s)")
     add("--num-sequences", type=at_least(1), default=NUM_SEQUENCES, help="sequences to sample (default: %(default)s)")
     add("--seed", type=at_least(0), default=0, help="of data, training and sampling (default: %(default)s)")
+    add_reading_options(parser)
     options = parser.parse_args(args)
-    return Settings(**vars(options))
+    return Settings(reading=take_reading_options(options), **vars(options))
 
 
 def main(args: list[str]) -> None:

@@ -30,8 +30,8 @@ from tppsd.sampling.stats import SamplingStats
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
-COMPILED = "autoregressive_compiled"
-_NAMES = ("autoregressive", COMPILED, "speculative", "speculative_jacobi")
+EAGER = "autoregressive_eager"
+_NAMES = ("autoregressive", EAGER, "speculative", "speculative_jacobi")
 
 
 def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
@@ -40,9 +40,7 @@ def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
     The draft is None, "model" for the trained one, or "jacobi" for the target's own distributions.
     """
     own_laws = SamplingOptions("speculative", "auto"), "jacobi"
-    found: dict[str, tuple[SamplingOptions, str | None]] = {
-        "autoregressive": (SamplingOptions("autoregressive", compile=False), None)
-    }
+    found: dict[str, tuple[SamplingOptions, str | None]] = {"autoregressive": (SamplingOptions("autoregressive"), None)}
     try:
         check_compiler()
     except ValueError:
@@ -50,9 +48,8 @@ def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
             "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
             _NAMES[3]: own_laws,
         }
-    drafts = SamplingOptions("speculative", "auto", compile="auto")
-    compiled = {COMPILED: (SamplingOptions("autoregressive", compile=True), None)}
-    return found | compiled | {"speculative": (drafts, "model"), _NAMES[3]: own_laws}
+    found |= {EAGER: (SamplingOptions("autoregressive", compile=False), None)}
+    return found | {"speculative": (SamplingOptions("speculative", "auto"), "model"), _NAMES[3]: own_laws}
 
 
 def sample_all_ways(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Settings:
         target_seconds, draft_seconds: training times.
         num_sequences: how many sequences are sampled.
         seed: of data, training and sampling.
+        reading: options of `tppsd.data.options.ReadOptions` that were given.
     """
 
     data: str
@@ -28,3 +30,4 @@ class Settings:
     draft_seconds: float
     num_sequences: int
     seed: int
+    reading: dict[str, Any]

@@ -31,7 +31,9 @@ MAX_SCORED_EVENTS = 60_000  # ... events of the validation and of the test split
 
 def open_data(settings: Settings, console: Console) -> EventDataModule:
     """Return the data module for a preset's name or a path, cut to what fits the time, in small batches."""
-    data: EventDataModule = open_events(settings.data, settings.columns, settings.unmarked, seed=settings.seed)
+    data: EventDataModule = open_events(
+        settings.data, settings.columns, settings.unmarked, seed=settings.seed, **settings.reading
+    )
     splits = {}
     for name, sequences in data.dataset.splits.items():
         kept, note = shorten(sequences, MAX_LENGTH, None if name == "train" else MAX_SCORED_EVENTS)

@@ -64,25 +64,27 @@ def _unfinished(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
     if not found:
         return 0, [f"{MANIFEST}: is missing, and so are all files: the job was never finished"]
     num_chunks, wrong = found[0][1], [f"{MANIFEST}: is missing: the job was never finished"]
-    there = {chunk for chunk, _ in found}
+    there = {chunk: _num_rows(folder / shard_name(chunk, num_chunks)) for chunk, _ in found}
+    full = [rows for chunk, rows in there.items() if chunk < num_chunks - 1 and rows is not None]
+    usual = max(full, key=full.count, default=None)  # all chunks but the last have as many
     for chunk in range(num_chunks):
         name = shard_name(chunk, num_chunks)
-        if chunk in there:
-            wrong += _line(folder, _as_it_is(folder, name), job)
-        else:
+        if chunk not in there:
             wrong.append(f"{name}: is missing")
+            continue
+        rows = (there[chunk] or 0) if usual is None or chunk == num_chunks - 1 else usual
+        wrong += _line(folder, Shard(name, chunk * (rows if usual is None else usual), rows), job)
     return num_chunks, wrong
 
 
-def _as_it_is(folder: Path, name: str) -> Shard:
-    """What a file says that it holds."""
+def _num_rows(path: Path) -> int | None:
+    """What a file says that it holds; None: it cannot be read."""
     import pyarrow.parquet as pq
 
     try:
-        indices = pq.read_table(folder / name, columns=["seq_idx"])["seq_idx"]
-        return Shard(name, indices[0].as_py(), len(indices))
+        return int(pq.read_metadata(path).num_rows)
     except Exception:  # whatever the reader meets; `fault` will say it
-        return Shard(name, 0, 0)
+        return None
 
 
 def _line(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> list[str]:

@@ -29,14 +29,14 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
             raise DataError(
                 f"origin = {options.origin} is for timestamps, and the times are numbers; say with time_format how they count"
             )
-        return Clock(options.time_unit)
+        return Clock(options.time_unit or _own(tables, "time_unit"))
     if len(dated) < len(tables):
         plain = next(table for table in tables if not table.has_dates)
         raise DataError(
             f"{plain.source}: {plain.columns['time']} holds numbers, but that of {dated[0].source} timestamps; "
             "all tables of a data set must have the same kind of times"
         )
-    unit = known_unit(options.time_unit)
+    unit = known_unit(options.time_unit or _own(tables, "time_unit"))
     if options.time_unit is not None and unit is None:
         raise DataError(f"time_unit = {options.time_unit!r} must be one of {', '.join(NANOSECONDS)} for timestamps")
     gaps = np.concatenate([_gaps(table) for table in dated])
@@ -47,8 +47,15 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
         if not missing(ticks).all()
     )
     midnight = earliest.astype("datetime64[D]").astype("datetime64[ns]")
-    origin = midnight if options.origin is None else parse_timestamp(options.origin, "origin")
+    said = options.origin or _own(tables, "time_origin")
+    origin = midnight if said is None else parse_timestamp(said, "origin")
     return Clock(unit or fitting_unit(gaps), origin)
+
+
+def _own(tables: Collection[SequenceTable], name: str) -> str | None:
+    """What the first table that says anything says of the unit or the origin."""
+    said = (getattr(table.own, name) for table in tables if table.own is not None)
+    return next((value for value in said if value is not None), None)
 
 
 def _gaps(table: SequenceTable) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ SEQUENCE_COLUMNS = {
     "num_marks": ("dim_process",),
     "t_start": ("t_start",),
     "t_end": ("t_end",),
+    "score_start": ("score_start",),
+    "sequence": ("sequence",),
 }
 # One row per event.
 EVENT_COLUMNS = {
@@ -94,7 +97,7 @@ def resolve_columns(
     for field in (field for field in REQUIRED if field in defaults and field not in {*resolved, *settled}):
         if columns.get(field, "") is None or (field == "mark" and set(present) <= set(resolved.values())):
             continue  # left out on purpose, or no column is left that could hold marks
-        guess = _likely(schema, field, set(resolved.values()), needs_list="sequence" not in defaults)
+        guess = _likely(schema, field, set(resolved.values()), needs_list="length" in defaults)
         obstacles.add(
             DataError(
                 f"{source}: the column {' or '.join(defaults[field])} is missing; the columns are {', '.join(present)}: "
@@ -140,10 +143,10 @@ def _likely(schema: Any, field: str, taken: set[str], needs_list: bool) -> str |
         for column in schema
         if column.name not in taken and schema.names.count(column.name) == 1 and is_list(column.type) == needs_list
     ]
-    named = {column.name.lower(): column.name for column in free}
+    named = {re.sub(r"[^a-z]", "", column.name.lower()): column.name for column in free}  # "Case ID" is caseid
     for word in LIKELY[field]:
-        for lower, name in named.items():
-            if lower == word or lower in (f"{word}s", f"{word}_id", f"{word}id", f"{word}_name", f"{word}_type"):
+        for letters, name in named.items():
+            if letters in (word, f"{word}s", f"{word}id", f"{word}name", f"{word}type"):
                 return name
     if field == "time":
         dates = [column.name for column in free if types.is_timestamp(column.type) or types.is_date(column.type)]

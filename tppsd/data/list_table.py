@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, list_lengths, list_values, to_floats, to_positive_integers
+from tppsd.data.arrow import is_list, list_lengths, list_values, plain, to_floats, to_positive_integers
 from tppsd.data.columns import SEQUENCE_COLUMNS, resolve_columns
-from tppsd.data.marks import read_marks
+from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.options import Context
-from tppsd.data.sequence_table import SequenceTable, no_ticks
+from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
 from tppsd.data.timestamps import read_ticks, read_time_column
+
+STAMPS, CENSORED = "timestamps", "censored_start"  # columns of a canonical file beside those of EasyTPP
+NAMES, UNIT, ORIGIN = "mark_names", "time_unit", "time_origin"  # the same in every row
 
 
 def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTable | None:
     """Read a table with one row per sequence; None where obstacles leave nothing to go on with."""
-    options, obstacles = context.options, context.obstacles
-    columns = resolve_columns(source, table.schema, options.column_map, SEQUENCE_COLUMNS, obstacles)
+    chosen, obstacles = context.options.column_map, context.obstacles
+    if "time" not in chosen and ORIGIN in table.column_names and STAMPS in table.column_names:
+        chosen["time"] = STAMPS
+    columns = resolve_columns(source, table.schema, chosen, SEQUENCE_COLUMNS, obstacles, optional=("sequence",))
     if "time" not in columns:
         return None
     with obstacles.noted():
@@ -45,7 +51,7 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
     if "mark" in columns:
         with obstacles.noted():
             values = list_values(table[columns["mark"]])
-            marks = read_marks(values, lambda event: event_place("mark", event), options.missing_mark)
+            marks = read_marks(values, lambda event: event_place("mark", event), options)
     if times is None:
         return None
     if options.sort:
@@ -56,14 +62,20 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         with obstacles.noted():
             values = list_values(table[columns["inter_time"]])
             inter_times = to_floats(values, lambda event: event_place("inter_time", event))
-    num_marks = None
+    num_marks, ids = None, None
+    if "sequence" in columns:
+        ids = np.empty(table.num_rows, dtype=object)
+        ids[:] = table[columns["sequence"]].to_pylist()
     windows: dict[str, Any] = {}
-    for field in ("t_start", "t_end"):
+    for field in ("t_start", "t_end", "score_start"):
         windows[field] = no_ticks(times, table.num_rows)
         with obstacles.noted():
             windows[field] = window_column(source, table, columns, field, times, context)
     with obstacles.noted():
         num_marks = declared_num_marks(source, table, columns)
+    own = own_vocabulary(table)
+    if missing(windows["score_start"]).all():
+        del windows["score_start"]
     return SequenceTable(
         source=source,
         columns=columns,
@@ -74,6 +86,31 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         **windows,
         num_marks=num_marks,
         rows=np.arange(table.num_rows),
+        one_row_each=True,
+        sequence_ids=ids,
+        is_cut=_cut_starts(table),
+        own=own if options.mark_bins is None else replace(own, mark_names=bin_names(options.mark_bins)),
+    )
+
+
+def _cut_starts(table: Any) -> np.ndarray | None:
+    """bool (num_rows,): the column `censored_start` of a canonical file, or None."""
+    if CENSORED not in table.column_names or str(table[CENSORED].type) != "bool":
+        return None
+    return np.array(plain(table[CENSORED]).fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def own_vocabulary(table: Any) -> Vocabulary:
+    """What the columns mark_names, time_unit and time_origin of a canonical file or of samples say, in their first row."""
+
+    def first(name: str) -> Any:
+        return table[name][0].as_py() if name in table.column_names and table.num_rows else None
+
+    names, unit, origin = (first(name) for name in (NAMES, UNIT, ORIGIN))
+    return Vocabulary(
+        tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None,
+        unit if isinstance(unit, str) else None,
+        origin if isinstance(origin, str) else None,
     )
 
 

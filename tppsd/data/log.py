@@ -19,8 +19,8 @@ from tppsd.data.options import Context, ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.splits import Segments, by_fractions, by_time, whole, with_history
 from tppsd.data.streams import into_windows
-from tppsd.data.tables import SPLITS, Tables, open_tables
-from tppsd.data.units import Clock
+from tppsd.data.tables import SPLITS, Tables, by_column, open_tables
+from tppsd.data.units import Clock, to_text
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,14 @@ class EventLog:
     lookback: float | None
     notes: tuple[str, ...]
 
+    @property
+    def time_origin(self) -> str | None:
+        """The timestamp that is time 0 (ISO 8601, UTC), also where a file of numbers says so; None if nothing does."""
+        if self.clock.origin is not None:
+            return to_text(self.clock.origin)
+        own = self.whole[0].own
+        return None if own is None else own.time_origin
+
 
 def read_log(source: Any, options: ReadOptions) -> EventLog:
     """Read a source up to the sequences in flat form.
@@ -77,6 +85,7 @@ def _understand(opened: Tables, context: Context) -> EventLog | None:
     """The log, or None where obstacles leave nothing to go on with."""
     options, obstacles = context.options, context.obstacles
     tables: dict[str | None, SequenceTable] = {}
+    opened = by_column(opened)
     for split, (source, table) in opened.tables.items():
         with obstacles.noted():
             flat = _flatten(source, table, context)
@@ -97,7 +106,7 @@ def _understand(opened: Tables, context: Context) -> EventLog | None:
             obstacles.add(error)
     if parts is None or (parts["train"].marks is None and "mark" in parts["train"].columns):
         return None
-    vocabulary = MarkVocabulary.of(parts["train"], options.min_mark_count)
+    vocabulary = MarkVocabulary.of(parts["train"], options.min_mark_count, options.mark_names)
     marks = {}
     for split, part in parts.items():
         with obstacles.noted():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import Place, first_null, plain, to_marks
+from tppsd.data.arrow import Place, first_null, plain, to_floats, to_marks
 from tppsd.data.obstacles import DataError
+from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 
 LARGE, SPARSE = 1000, 20  # integers are taken for IDs if they make more than 1000 marks and 20 times those that occur
@@ -17,13 +19,15 @@ SHOWN = 6  # names in a message
 OTHER = "other"  # the mark of all rare ones
 
 
-def read_marks(values: Any, place: Place, missing_mark: str | None) -> Any:
-    """A column of marks as an Arrow array of int64 or strings; missing ones become `missing_mark`.
+def read_marks(values: Any, place: Place, options: ReadOptions) -> Any:
+    """A column of marks as an Arrow array of int64 or strings; missing ones become `missing_mark`, numbers `mark_bins`.
 
     Raises:
         ValueError: a mark is missing and nothing is said of it, or the column holds no marks; the row is named.
     """
-    values = plain(values)
+    values, missing_mark = plain(values), options.missing_mark
+    if options.mark_bins is not None:
+        return bin_marks(values, place, options.mark_bins)
     if values.null_count == 0 or len(values) == 0:
         return to_marks(values, place)
     if missing_mark is None:
@@ -40,25 +44,56 @@ def read_marks(values: Any, place: Place, missing_mark: str | None) -> Any:
     return values.cast("string").fill_null(missing_mark)
 
 
+def bin_marks(values: Any, place: Place, edges: Sequence[float]) -> Any:
+    """Arrow array of int64: the bin [edges[k], edges[k + 1]) of each number; the last bin has no upper edge.
+
+    Raises:
+        ValueError: a value is missing, no number, or below the first edge; the row is named.
+    """
+    import pyarrow
+
+    numbers = to_floats(values, place)
+    marks = np.searchsorted(np.asarray(edges, dtype=np.float64), numbers, side="right") - 1
+    wrong = (marks < 0) | ~np.isfinite(numbers)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise DataError(f"{place(i)} = {numbers[i]} lies in none of mark_bins, which begin at {edges[0]:g}")
+    return pyarrow.array(marks)
+
+
+def bin_names(edges: Sequence[float]) -> tuple[str, ...]:
+    """The names of the bins, such as "[1, 1.5)" and "[1.5, inf)"."""
+    return tuple(f"[{low:g}, {high:g})" for low, high in pairwise([*edges, float("inf")]))
+
+
 @dataclass(frozen=True)
 class MarkVocabulary:
     """`num_marks` marks; with `names`, mark k is the type names[k], otherwise marks are the integers of the data.
 
     `declared` says that the data themselves declare `num_marks`; otherwise it is what the training split has.
-    `has_other` says that the last mark is "other", which takes every type that has no mark of its own.
+    `has_other` says that the last mark is "other", which takes every type that has no mark of its own; `is_fixed`, that the
+    names come from the option `mark_names`.
     """
 
     num_marks: int
     names: tuple[str, ...] | None = None
     declared: bool = False
     has_other: bool = False
+    is_fixed: bool = False
 
     @classmethod
-    def of(cls, train: SequenceTable, min_mark_count: int | None = None) -> MarkVocabulary:
+    def of(
+        cls, train: SequenceTable, min_mark_count: int | None = None, mark_names: Sequence[str] | None = None
+    ) -> MarkVocabulary:
         """The sorted string types of the training split; for integers the declared number of marks, or its largest mark
-        + 1. With `min_mark_count`, types are those with so many events or more, and "other"."""
+        + 1. With `min_mark_count`, types are those with so many events or more, and "other"; with `mark_names`, these."""
         if train.marks is None:
             return cls(1, declared=True)
+        if mark_names is not None:
+            return cls(len(mark_names), tuple(mark_names), has_other=mark_names[-1] == OTHER, is_fixed=True)
+        names = None if train.own is None else train.own.mark_names
+        if names is not None and str(train.marks.type) == "int64" and min_mark_count is None:
+            return cls(len(names), names, declared=True)
         if min_mark_count is not None:
             frequent = _frequent_types(train, min_mark_count)
             return cls(len(frequent) + 1, (*frequent, OTHER), has_other=True)
@@ -81,18 +116,24 @@ class MarkVocabulary:
             raise ValueError(
                 f"{table.source}: {name} = {table.num_marks}, but the training split has {self.num_marks}; they must be equal"
             )
-        return self._encode_integers(table) if self.names is None else self._encode_names(table)
+        is_own = self.declared and self.names is not None  # of a canonical file: integers that have names
+        return self._encode_integers(table) if self.names is None or is_own else self._encode_names(table)
 
     def _encode_names(self, table: SequenceTable) -> np.ndarray:
         import pyarrow
         import pyarrow.compute as pc
 
-        types = table.marks.cast("string")
+        types = types_of(table)
         codes = pc.index_in(types, value_set=pyarrow.array(self.names))
         if self.has_other:
             codes = codes.fill_null(self.num_marks - 1)
         if codes.null_count:
             i = first_null(codes)
+            if self.is_fixed:
+                raise DataError(
+                    f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} is none of mark_names, which are "
+                    f"{_shown(self.names or ())}"
+                )
             raise DataError(
                 f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; it must be one "
                 f"of {_shown(self.names or ())}, or the training split must have it; min_mark_count: 1 reads it as {OTHER!r}",
@@ -117,12 +158,22 @@ class MarkVocabulary:
         return marks
 
 
+def types_of(table: SequenceTable) -> Any:
+    """Arrow array of strings (num_events,): the marks of a table by their names."""
+    import pyarrow
+
+    names = None if table.own is None else table.own.mark_names
+    if names is None or str(table.marks.type) != "int64":
+        return table.marks.cast("string")
+    return pyarrow.array(names).take(table.marks)
+
+
 def _frequent_types(train: SequenceTable, min_mark_count: int) -> list[str]:
     """The sorted types with at least `min_mark_count` events of the training split that are not given."""
     own = np.ones(len(train.event_times), dtype=bool)
     if train.score_start is not None:
         own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
-    counts = train.marks.cast("string").filter(own).value_counts()
+    counts = types_of(train).filter(own).value_counts()
     return sorted(
         count["values"].as_py()
         for count in counts

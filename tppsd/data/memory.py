@@ -55,6 +55,7 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
 
     lengths = np.array([len(one) for one in sequences])
     score_start = [np.nan if one.score_start is None else one.score_start for one in sequences]
+    ids = [one.id for one in sequences] if any(one.id is not None for one in sequences) else []
     is_cut = np.array([one.censored_start for one in sequences])
     return SequenceTable(
         source=source,
@@ -67,6 +68,15 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
         t_end=np.array([np.nan if one.t_end is None else one.t_end for one in sequences]),
         num_marks=None,
         rows=np.arange(len(sequences)),
+        one_row_each=True,
+        sequence_ids=None if not ids else _objects(ids),
         score_start=np.array(score_start) if not np.isnan(score_start).all() else None,
         is_cut=is_cut if is_cut.any() else None,
     )
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """An array of objects, whatever they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array

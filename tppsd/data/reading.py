@@ -16,7 +16,7 @@ from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
 from tppsd.data.splits import cut
 from tppsd.data.tables import split_name
-from tppsd.data.units import Clock, to_text
+from tppsd.data.units import Clock
 
 __all__ = ["FRACTIONS", "EventDataset", "cut", "read_dataset"]
 
@@ -80,7 +80,7 @@ def to_dataset(log: EventLog) -> EventDataset:
         vocabulary.names,
         log.notes,
         clock.unit,
-        None if clock.origin is None else to_text(clock.origin),
+        log.time_origin,
         log.window,
         log.lookback,
     )

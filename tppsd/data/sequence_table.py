@@ -9,6 +9,15 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """What a canonical file says of its values: names of the marks 0, 1, ..., unit and origin of the times; None: nothing."""
+
+    mark_names: tuple[str, ...] | None = None
+    time_unit: str | None = None
+    time_origin: str | None = None
+
+
+@dataclass(frozen=True)
 class SequenceTable:
     """Sequences one after the other. Times are *ticks* (`tppsd.data.units.Clock`): float64, or datetime64[ns] in UTC.
 
@@ -21,12 +30,14 @@ class SequenceTable:
         inter_times: float64 (num_events,), or None.
         t_start, t_end: ticks (num_sequences,) with NaN or NaT where there is none.
         num_marks: declared size of the mark vocabulary, or None.
-        rows: row in the source of each sequence or, in an event table, of each event.
-        sequence_ids: in an event table the ids, (num_sequences,).
+        rows: row in the source of each sequence (if `one_row_each`) or of each event.
+        one_row_each: every sequence is one row of the source, with lists; else every event is.
+        sequence_ids: the ids, (num_sequences,), or None where there are none.
         skipped: int64 (num_sequences,), events of the source's sequence before this one's first; None: 0.
         score_start: ticks (num_sequences,), where scoring begins, with NaN or NaT where all is scored; None: nowhere.
         is_cut: bool (num_sequences,), t_start is the edge of a lookback, before which there may be events; None: nowhere.
         num_duplicates: rows that are equal to an earlier one in all columns (before any were dropped).
+        own: what the source says of its marks and times.
     """
 
     source: str
@@ -39,11 +50,13 @@ class SequenceTable:
     t_end: np.ndarray
     num_marks: int | None
     rows: np.ndarray
+    one_row_each: bool
     sequence_ids: np.ndarray | None = None
     skipped: np.ndarray | None = None
     score_start: np.ndarray | None = None
     is_cut: np.ndarray | None = None
     num_duplicates: int = 0
+    own: Vocabulary | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -60,17 +73,17 @@ class SequenceTable:
 
     def sequence_place(self, sequence: int) -> str:
         """Where a sequence stands, to begin a message with."""
-        if self.sequence_ids is None:
+        if self.one_row_each or self.sequence_ids is None:
             return f"{self.source}, row {self.rows[sequence]}"
         return f"{self.source}, sequence {self.sequence_ids[sequence]!r}"
 
     def event_place(self, event: int, field: str) -> str:
         """Where the value of `field` of an event stands, to begin a message with."""
         sequence = int(np.searchsorted(self.offsets, event, side="right")) - 1
-        if self.sequence_ids is None:
+        if self.one_row_each:
             position = event - self.offsets[sequence] + (0 if self.skipped is None else self.skipped[sequence])
             return f"{self.sequence_place(sequence)}: {self.columns[field]}[{position}]"
-        name = self.sequence_ids[sequence]
+        name = None if self.sequence_ids is None else self.sequence_ids[sequence]
         of = "" if name is None else f" (sequence {name!r})"
         return f"{self.source}, row {self.rows[event]}{of}: {self.columns[field]}"
 
@@ -98,7 +111,6 @@ class SequenceTable:
         lengths = pieces.stops - pieces.starts
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         events = np.arange(offsets[-1]) + np.repeat(pieces.starts - offsets[:-1], lengths)
-        is_list_table = self.sequence_ids is None
         skipped = pieces.starts - self.offsets[pieces.parents]
         return replace(
             self,
@@ -108,7 +120,7 @@ class SequenceTable:
             inter_times=None if self.inter_times is None else self.inter_times[events],
             t_start=pieces.t_start,
             t_end=pieces.t_end,
-            rows=self.rows[pieces.parents] if is_list_table else self.rows[events],
+            rows=self.rows[pieces.parents] if self.one_row_each else self.rows[events],
             sequence_ids=None if self.sequence_ids is None else self.sequence_ids[pieces.parents],
             skipped=skipped if self.skipped is None else skipped + self.skipped[pieces.parents],
             score_start=pieces.score_start,

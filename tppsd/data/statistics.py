@@ -11,6 +11,8 @@ import torch
 
 from tppsd.data.sequences import EventSequence
 
+_LATER = ("time_origin", "window", "lookback", "max_inter_time")  # fields that first checkpoints did not have
+
 
 @dataclass(frozen=True)
 class DataStatistics:
@@ -32,6 +34,7 @@ class DataStatistics:
         time_origin: the timestamp (ISO 8601, UTC) that is time 0, or None where times are numbers.
         window, lookback: length of the windows that a stream was cut into, and of the history before each, in units of
             time, or None.
+        max_inter_time: the longest inter-time of an event with a likelihood term, 0 where that is not known.
     """
 
     num_marks: int
@@ -50,6 +53,7 @@ class DataStatistics:
     time_origin: str | None = None
     window: float | None = None
     lookback: float | None = None
+    max_inter_time: float = 0.0
 
     @property
     def rate(self) -> float | None:
@@ -58,13 +62,16 @@ class DataStatistics:
 
     @property
     def horizon(self) -> float:
-        """exp(log_mean + 4 log_std), in the unit of time: beyond it lies hardly an inter-time of the training split, so
-        that the data say nothing about what a law does there. Means and the CRPS are capped at it."""
-        return math.exp(self.log_mean + 4 * self.log_std)
+        """The longest inter-time of the training split, in the unit of time; where it is not known (in checkpoints of
+        before), exp(log_mean + 4 log_std). The data say nothing about what a law does beyond it: means and the CRPS are
+        capped at it."""
+        return self.max_inter_time or math.exp(self.log_mean + 4 * self.log_std)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, so that a checkpoint loads with `weights_only=True`."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain values only, so that a checkpoint loads with `weights_only=True`; without those of _LATER that are not
+        known, so that a model of before keeps its content hash."""
+        known = {k: v for k, v in asdict(self).items() if v or k not in _LATER}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataStatistics:
@@ -106,6 +113,7 @@ class DataStatistics:
             first_mark_counts=tuple(torch.bincount(first_marks, minlength=num_marks).tolist()),
             mark_names=mark_names,
             time_unit=time_unit,
+            max_inter_time=float(positive.max()),
         )
 
 

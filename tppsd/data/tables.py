@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tppsd.data.arrow import is_list
 from tppsd.data.files import FORMATS, format_of, is_url, open_file, reason
 from tppsd.data.memory import is_mapping, is_sequences, name_of, to_arrow
 from tppsd.data.options import Context
@@ -73,6 +74,21 @@ def open_tables(source: Any, context: Context) -> Tables:
     raise FileNotFoundError(
         f"{source}: no such file or folder; give a folder of split files, one file, or a hub id such as easytpp/taxi"
     )
+
+
+def by_column(opened: Tables) -> Tables:
+    """One table of sequences whose column `split` says train, validation or test, as a table for each; else as it is."""
+    source, table = opened.tables.get(None, ("", None))
+    names = getattr(table, "column_names", [])
+    if "split" not in names or not any(is_list(field.type) for field in table.schema):
+        return opened
+    import pyarrow.compute as pc
+
+    found = pc.unique(table["split"]).to_pylist()
+    if "train" not in found or not set(found) <= set(SPLITS):
+        return opened
+    parts = {split: table.filter(pc.equal(table["split"], split)) for split in SPLITS if split in found}
+    return Tables(opened.name, {split: (f"{source}, {split} split", part) for split, part in parts.items()})
 
 
 def _open_folder(folder: Path, context: Context) -> Tables:

@@ -155,6 +155,19 @@ class Clock:
         return np.timedelta64(round(number * NANOSECONDS[self.unit]), "ns")
 
 
+def check_time_unit(known: str | None, found: str | None, whose: str) -> None:
+    """Refuse data whose unit of time is not that of a model (`whose`); units of other names say nothing.
+
+    Raises:
+        ValueError: both are known units, and they differ.
+    """
+    trained, given = known_unit(known), known_unit(found)
+    if trained is not None and given is not None and trained != given:
+        raise ValueError(
+            f"{whose} was trained with times in {trained}, but the data are read in {given}; say time_unit: {trained}"
+        )
+
+
 def as_number(value: float | str) -> float | None:
     """The number that a value is or spells, or None."""
     try:

@@ -356,7 +356,7 @@ class Forecast:
         job = self._job(Recorder(accumulator=sums), stops, forbidden)
         plan = job.plan(self.histories, self.num_paths, horizon=self.horizon)
         sums.begin(plan)
-        samples = job.assemble(plan, range(len(plan.requests)), job.finished(plan))
+        samples = job.assemble(plan, slice(None), job.finished(plan))
         if samples.truncated.any():
             raise ValueError(
                 f"{int(samples.truncated.sum())} paths reached max_events = {self.max_events} before the horizon "

@@ -51,7 +51,7 @@ class StepSums:
 
     def begin(self, plan: RequestPlan) -> None:
         """Begin with the paths of a plan, numbered as its requests."""
-        histories, which = plan.histories, torch.tensor([request.history for request in plan.requests])
+        histories, which = plan.histories, plan.requests.history
         last = histories.tokens.times.gather(1, histories.lengths.unsqueeze(1) - 1).squeeze(1)
         self._observed = (last + histories.elapsed).cpu()[which]
         shape = len(which), len(self.sets), len(self.edges) - 1

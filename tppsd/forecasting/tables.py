@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,7 +81,7 @@ class _Table:
     def add(
         self,
         quantity: str,
-        labels: list[str | None],
+        labels: Sequence[str | None],
         values: Tensor,
         errors: Tensor | None = None,
         interval: tuple[Tensor, Tensor] | None = None,
@@ -105,7 +106,7 @@ class _Table:
                     "history": own,
                     "id": pd.Series([self.ids[i] for i in own], dtype=object),
                     "quantity": quantity,
-                    "mark": pd.Series(labels * (num * n // len(labels)), dtype=object),
+                    "mark": pd.Series(list(labels) * (num * n // len(labels)), dtype=object),
                     "from": self.clock(start),
                     "to": self.clock(stop),
                     "level": blank if levels is None else np.tile(levels.numpy(), num),
@@ -114,7 +115,7 @@ class _Table:
                     "lower": blank if interval is None else interval[0].numpy().ravel(),
                     "upper": blank if interval is None else interval[1].numpy().ravel(),
                     "at": self.clock(self.observed[own] + estimates if is_time else blank),
-                    "note": pd.Series(np.where(np.isinf(estimates), LATER, None), dtype=object),
+                    "note": pd.Series([LATER if later else None for later in np.isinf(estimates)], dtype=object),
                     "estimator": estimator,
                 }
             )

@@ -1,4 +1,4 @@
-"""`SpeculativeSampling`: how fast and how faithful sampling is, measured while a model trains."""
+"""`SpeculativeSampling`: measures how fast and how faithful sampling is, while a model trains."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ class SpeculativeSampling(Callback):
             self.horizon = median_window(data.sequences("train"))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample, compare with the model and with the true process where it is known, and log the figures."""
         fitting = trainer.state.fn == TrainerFn.FITTING
         if trainer.sanity_checking or (fitting and (trainer.current_epoch + 1) % self.every_n_epochs):
             return
@@ -119,7 +120,7 @@ class SpeculativeSampling(Callback):
     def _sample(
         self, trainer: Trainer, target: TransformerTPP, draft: Any, options: SamplingOptions
     ) -> SampledSequences | None:
-        """This rank's share of the indices; None for a rank without any."""
+        """Sample this rank's share of the indices; None for a rank without any."""
         first, stop = (self.num_sequences * (trainer.global_rank + i) // trainer.world_size for i in (0, 1))
         if first == stop:
             return None
@@ -138,8 +139,10 @@ class SpeculativeSampling(Callback):
     def _speed(
         self, trainer: Trainer, autoregressive: SampledSequences | None, speculative: SampledSequences | None
     ) -> tuple[Tensor, dict[str, float]]:
-        """accepted_counts over all ranks, and the rates. Seconds are summed over ranks too: events/s are those of one
-        process."""
+        """Return accepted_counts over all ranks, and the rates.
+
+        Seconds are summed over ranks too: events/s are those of one process.
+        """
         size = 1 + self.options.resolved("self").longest_draft
         totals = torch.zeros(4 + size * size, dtype=torch.float64, device=trainer.strategy.root_device)
         for slot, samples in ((0, autoregressive), (2, speculative)):
@@ -161,7 +164,7 @@ class SpeculativeSampling(Callback):
 
 
 def _gaps_of_all_ranks(trainer: Trainer, residuals: list[SequenceResiduals]) -> Tensor:
-    """Carried-over gaps (num_events,) of the sequences of all ranks, in index order."""
+    """Return carried-over gaps (num_events,) of the sequences of all ranks, in index order."""
     metric = TimeRescalingKS().to(trainer.strategy.root_device)
     metric.update(residuals)
     with metric.sync_context():

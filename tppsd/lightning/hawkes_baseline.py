@@ -1,41 +1,56 @@
-"""The strongest classical yardstick of a test: a Hawkes process fitted to the training split, and who beats whom."""
+"""The strongest classical baseline of a test, a Hawkes process fitted to the training split, and who beats whom."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import process_nll
-from tppsd.processes.hawkes_fit import fit_hawkes
-
-_PSEUDO_EVENTS = 1.0  # of each mark, as the Poisson baseline has them
+from tppsd.processes.hawkes_bounded import fit_bounded, floored
 
 
 class HawkesScore(NamedTuple):
-    """NLL per event (`window` convention, nats) of a fitted Hawkes process, and its branching ratio."""
+    """Holds the score of a fitted Hawkes process.
+
+    Fields:
+        nll: NLL per event (`window` convention, nats).
+        branching_ratio: spectral radius of its mean offspring; it explodes from 1 on.
+        num_decays: how many decays it was fitted with.
+        num_events: how many training events it was fitted to.
+    """
 
     nll: float
     branching_ratio: float
+    num_decays: int
+    num_events: int
 
 
 def score_hawkes(
     train: Sequence[EventSequence], test: Sequence[EventSequence], statistics: DataStatistics
-) -> HawkesScore:
-    """Fit a Hawkes process to `train` and score it on `test`.
+) -> HawkesScore | None:
+    """Fit a Hawkes process to `train` and score it on `test`; None where there are too many marks for a fit.
 
     It is the maximum likelihood fit on the default grid of decays, with one event of each mark added, so that a mark
     that the training split lacks costs much, but not everything. Inter-times are floored at the statistics'
-    `min_inter_time` in both, as in every other score.
+    `min_inter_time` in both, as in every other score. So that a test does not wait for it, many marks get fewer decays
+    and large splits are represented by some of their sequences.
     """
-    floored_train, floored_test = ([_floored(s, statistics.min_inter_time) for s in part] for part in (train, test))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the branching ratio is reported instead
-        fit = fit_hawkes(floored_train, statistics.num_marks, pseudo_events=_PSEUDO_EVENTS)
-    return HawkesScore(process_nll(fit.process, floored_test), fit.branching_ratio)
+    found = fit_bounded(train, statistics)
+    if found is None:
+        return None
+    fit = found.fit
+    nll = process_nll(fit.process, [floored(sequence, statistics.min_inter_time) for sequence in test])
+    return HawkesScore(nll, fit.branching_ratio, found.num_decays, fit.num_events)
+
+
+def describe_hawkes(score: HawkesScore) -> str:
+    """Name the process for a sentence: how it was fitted, and how near to explosion it is."""
+    return (
+        f"a Hawkes process fitted with {score.num_decays} decays to {score.num_events} events, "
+        f"of branching ratio {score.branching_ratio:.2f}"
+    )
 
 
 def compare(nll: float, baselines: Mapping[str, float]) -> str:
@@ -50,16 +65,6 @@ def compare(nll: float, baselines: Mapping[str, float]) -> str:
     parts = [f"beats {_listed(beaten)}"] if beaten else []
     parts += [f"does not beat {_listed(others)}"] if others else []
     return f"the model's NLL of {nll:.4f} nats per event " + ", but ".join(parts)
-
-
-def _floored(sequence: EventSequence, floor: float) -> EventSequence:
-    """The same with no inter-time below `floor`, but a given first event's, which is none."""
-    if floor <= 0:
-        return sequence
-    given = int(sequence.first_is_given)
-    inter_times = sequence.inter_times.clone()
-    inter_times[given:] = inter_times[given:].clamp_min(floor)
-    return replace(sequence, inter_times=inter_times)
 
 
 def _listed(names: Sequence[str]) -> str:

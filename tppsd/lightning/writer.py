@@ -1,5 +1,7 @@
-"""`SampleWriter`: predictions as Parquet shards, written while sampling goes on; an interrupted job goes on where it
-stopped."""
+"""`SampleWriter`: writes predictions as Parquet shards while sampling goes on.
+
+An interrupted job goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from tppsd.lightning.shards import Shard, fault, remove_left_overs, shard_name, 
 from tppsd.lightning.stopping import Stopped, TermListener
 from tppsd.sampling.results import SampledSequences
 
-_PATIENCE = 30.0  # seconds for which a process that was told to stop waits for the shards in the others' hands
+_PATIENCE = 10.0  # seconds for which a process that was told to stop waits for the shards in the others' hands
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +65,7 @@ class SampleWriter(BasePredictionWriter):
     # --- before the first chunk -------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See what is there, in one process before any of them writes."""
+        """See what is in the folder, in one process before any of them writes."""
         if stage != "predict":
             return
         assert isinstance(pl_module, Sampler)
@@ -102,7 +104,7 @@ class SampleWriter(BasePredictionWriter):
         self._term.listen(None if launcher is None else launcher.kill)
 
     def _finished(self, chunks: Iterable[int]) -> list[int]:
-        """The chunks whose shard is there and intact; others are sampled again."""
+        """Return the chunks whose shard is there and intact; others are sampled again."""
         finished, hashes = [], recorded_hashes(self.output_dir)
         for chunk in chunks:
             shard = self._shards[chunk]
@@ -130,6 +132,7 @@ class SampleWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        """Write the samples of a chunk, and end the run where SIGTERM has come and more chunks would follow."""
         if prediction is not None:
             if not (self.output_dir / JOB).is_file():
                 raise ValueError(f"{self.output_dir} was removed or emptied while it was being written; start again")
@@ -146,10 +149,11 @@ class SampleWriter(BasePredictionWriter):
     # --- after the last ---------------------------------------------------------------------------------------------
 
     def on_predict_end(self, trainer: Trainer, *_: Any) -> None:
+        """Give the signal handlers back, as Lightning gives back those that it found."""
         self._term.restore()  # Lightning gives back the handlers that it found
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """When all processes are done, rank zero looks whether the job is."""
+        """Check that the job is done, on rank zero when all processes are."""
         if stage != "predict":
             return
         self._term.listen()
@@ -162,6 +166,7 @@ class SampleWriter(BasePredictionWriter):
             self._leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the record of a job that has not begun, and the lock."""
         if self._has_claimed and trainer.world_size == 1 and not any(self.output_dir.glob("*.parquet")):
             (self.output_dir / JOB).unlink(missing_ok=True)  # a job that has not begun leaves nothing
         self._leave()
@@ -174,7 +179,7 @@ class SampleWriter(BasePredictionWriter):
         """Check every shard, leave the manifest, and say what was done."""
         faults = [(shard, fault(self.output_dir, shard, self._job)) for shard in self._shards]
         wrong = [f"{shard.name} {found}" for shard, found in faults if found is not None]
-        if wrong and trainer.limit_predict_batches == 1.0:  # type: ignore[attr-defined]
+        if wrong and trainer.limit_predict_batches == 1.0:
             raise ValueError(
                 f"{self.output_dir}: the job is not done, {len(wrong)} of {len(faults)} files are not as they must be "
                 f"({wrong[0]}); give the same command again, which samples only these"

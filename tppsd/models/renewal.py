@@ -1,4 +1,7 @@
-"""The best history-free model, g(tau) f(k | tau): the yardstick that shows whether a target has learnt its history."""
+"""The best history-free model, g(tau) f(k | tau).
+
+It is the yardstick that shows whether a target has learnt its history.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from torch import Tensor, nn
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
+from tppsd.models.cache import RowCache
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
+from tppsd.models.protocol import EventTokens
 
 NUM_STEPS = 300  # of the optimiser
 _CONTEXT_DIM = 32
@@ -22,7 +27,7 @@ _MAX_JUDGES = 8  # ... at so many batches of it at most
 
 
 class RenewalTPP(LikelihoodModel):
-    """The decoder of TransformerTPP on one learnt, constant context.
+    """Applies the decoder of TransformerTPP to one learnt, constant context.
 
     Args:
         num_marks: number of marks; 1 = unmarked.
@@ -36,10 +41,29 @@ class RenewalTPP(LikelihoodModel):
         self.decoder = NextEventDecoder(_CONTEXT_DIM, num_components, num_marks, "time_conditional")
         self.statistics = DataStatistics(num_marks)
 
+    # --- an EventModel (tppsd.models.protocol): the cache only counts --------------------------------------------
+
+    def new_cache(self, batch_size: int, capacity: int) -> RowCache:
+        """Return an empty cache; it counts tokens, of which nothing else matters."""
+        return RowCache([torch.zeros(batch_size, capacity, 1, device=self.context.device)])
+
+    @torch.no_grad()
+    def extend(self, tokens: EventTokens, cache: RowCache, parents: tuple[int, ...] | None = None) -> Tensor:
+        """Count q tokens per row; their contexts (batch, q, context_dim) are all the same."""
+        num_rows, num_new = tokens.ids.shape
+        cache.begin(num_new)
+        cache.end(parents)
+        return self.context.detach().expand(num_rows, num_new, -1)
+
+    def law(self, context: Tensor) -> NextEventLaw:
+        """Return the distribution of the next event after each context (*batch, context_dim), in float64 arithmetic."""
+        law: NextEventLaw = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
+        return law if context.shape[-2] == 1 else law.packed()
+
     def forward(self, batch: EventBatch) -> NextEventLaw:
-        """The same law at every position: batch shape (batch, length + 1)."""
+        """Return the same distribution at every position: batch shape (batch, length + 1)."""
         shape = (batch.mask.shape[0], batch.mask.shape[1] + 1, _CONTEXT_DIM)
-        law = self.decoder(self.context, self.statistics.log_mean, self.statistics.log_std)
+        law: NextEventLaw = self.decoder(self.context, self.statistics.log_mean, self.statistics.log_std)
         return law[None, None].expand(shape[:2])
 
 
@@ -90,7 +114,7 @@ def fit_renewal(
 
 
 class _BestWeights:
-    """Those of all looks at a model that score best on `batches`; of no batches, the last."""
+    """Keeps the weights that scored best on `batches` of all looks at a model; without batches, the last."""
 
     def __init__(self, model: RenewalTPP, batches: list[EventBatch]) -> None:
         self.model, self.batches = model, batches
@@ -107,13 +131,13 @@ class _BestWeights:
 
 
 def _loss(model: RenewalTPP, batches: list[EventBatch]) -> Tensor:
-    """Negative log-likelihood per event."""
+    """Return the negative log-likelihood per event."""
     total = torch.stack([model.log_likelihood(batch).sum() for batch in batches]).sum()
     return -total / max(1, sum(int(batch.num_scored.sum()) for batch in batches))
 
 
 def _without_given(sequence: EventSequence) -> EventSequence:
-    """The same scored part after the last given event: a model without a history needs no more of the given ones."""
+    """Return the same scored part after the last given event: a model without a history needs no earlier ones."""
     if sequence.num_given == 0:
         return sequence
     kept = slice(sequence.num_given - 1, None)
@@ -129,14 +153,16 @@ def _without_given(sequence: EventSequence) -> EventSequence:
 
 
 def _rows(sequences: Sequence[EventSequence], batch_events: int) -> int:
-    """How many sequences have about `batch_events` events."""
+    """Return how many sequences have about `batch_events` events."""
     mean_length = max(1.0, sum(len(s) for s in sequences) / len(sequences))
     return max(1, min(len(sequences), int(batch_events / mean_length)))
 
 
 def _judges(validation: Sequence[EventSequence], batch_events: int) -> list[list[EventSequence]]:
-    """What weights are scored on, in batches: all of a split, but of a large one as much as does not outlast the
-    training."""
+    """Return what weights are scored on, in batches.
+
+    That is all of a split, but of a large one only as much as does not outlast the training.
+    """
     if not validation:
         return []
     rows = _rows(validation, batch_events)

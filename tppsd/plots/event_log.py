@@ -23,8 +23,8 @@ WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 def event_raster(facts: LogFacts) -> Figure:
     """The first sequences of the training split, a row each, on lines as long as their windows; given events are faint."""
     own, clock = facts.train, facts.log.clock
-    ends = np.searchsorted(own.table.offsets[1:], RASTER_EVENTS) + 1
-    num_rows = int(max(1, min(RASTER_ROWS, len(own.table), ends)))
+    within = int(np.searchsorted(own.table.offsets[1:], RASTER_EVENTS))
+    num_rows = max(1, min(RASTER_ROWS, len(own.table), within + 1))
     start = clock.times(observed_from(own.table)[:num_rows])
     stop = clock.times(observed_until(own.table)[:num_rows])
     times = clock.times(own.table.event_times)
@@ -116,17 +116,19 @@ def rate_over_time(facts: LogFacts) -> Figure:
     times = {split: own.table.event_times[own.is_scored] for split, own in facts.splits.items()}
     clock, every = facts.log.clock, np.concatenate(list(times.values()))
     numbers = clock.times(every)
-    edges = np.linspace(numbers.min(), max(numbers.max(), numbers.min() + 1e-9), TIME_BINS + 1) if len(every) else []
+    low, high = (float(numbers.min()), float(numbers.max())) if len(every) else (0.0, 1.0)
+    edges = np.linspace(low, high if high > low else low + 1.0, TIME_BINS + 1)
     for split, ticks in times.items():
-        counts = np.histogram(clock.times(ticks), edges)[0] if len(every) else []
-        places = _positions(facts, edges)
-        axes.stairs(
-            counts / np.diff(edges) if len(every) else [],
-            places,
-            color=SPLIT_COLOURS[split],
-            linewidth=1.4,
-            label=split,
-        )
+        counts = np.histogram(clock.times(ticks), edges)[0]
+        rates = counts / np.diff(edges)
+        axes.stairs(rates, _positions(facts, edges), color=SPLIT_COLOURS[split], linewidth=1.4, label=split)
+    if clock.has_dates:
+        import matplotlib.dates
+
+        dates: Any = matplotlib.dates  # untyped
+        locator = dates.AutoDateLocator()
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     label(axes, "date (UTC)" if clock.has_dates else _with_unit(facts, "time"), _per_unit(facts), "scored events")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
     return figure
@@ -155,15 +157,19 @@ def _positions(facts: LogFacts, edges: Any) -> Any:
     clock = facts.log.clock
     if not clock.has_dates:
         return edges
-    from matplotlib.dates import date2num
+    import matplotlib.dates
 
+    dates: Any = matplotlib.dates  # untyped
     length = clock.duration(1, "unit").astype(np.int64)
-    return date2num(clock.origin + np.asarray(np.asarray(edges) * length, dtype=np.int64).astype("timedelta64[ns]"))
+    return dates.date2num(
+        clock.origin + np.asarray(np.asarray(edges) * length, dtype=np.int64).astype("timedelta64[ns]")
+    )
 
 
 def _commonest(facts: LogFacts) -> list[int]:
     """At most SHOWN_MARKS marks, the commonest of training first."""
-    return np.argsort(-facts.train.mark_counts(facts.log.vocabulary.num_marks), kind="stable")[:SHOWN_MARKS].tolist()
+    order = np.argsort(-facts.train.mark_counts(facts.log.vocabulary.num_marks), kind="stable")
+    return [int(mark) for mark in order[:SHOWN_MARKS]]
 
 
 def _mark_colours(facts: LogFacts) -> list[str]:

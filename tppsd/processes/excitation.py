@@ -15,7 +15,8 @@ _BLOCK = 2**14  # tokens whose states are in memory at a time
 
 
 class EventStream(NamedTuple):
-    """Sequences one after another as tokens: the start of each window, its events, and its end.
+    """Sequences one after another as tokens: the start of each window, its events, and its end; with given events also
+    the start of what is scored.
 
     Attributes:
         inter_times: float64 (num_tokens,), since the token before; infinite at a start, which forgets the past.
@@ -75,17 +76,22 @@ class EventStream(NamedTuple):
 
 
 def _tokens(sequence: EventSequence) -> tuple[Tensor, Tensor, Tensor]:
-    """inter_times, marks and is_scored of a sequence's tokens."""
-    inter_times, marks = sequence.inter_times, sequence.marks
-    given = int(sequence.first_is_given)
+    """inter_times, marks and is_scored of a sequence's tokens; where the scored part begins after the last given event,
+    a token without an event parts the interval."""
+    given, num_given = int(sequence.first_is_given), sequence.num_given
     last_time = float(sequence.event_times[-1]) if len(sequence) else sequence.window_start
-    ends = inter_times.new_tensor([torch.inf, sequence.window_end - last_time])
-    no_mark = marks.new_tensor([NO_MARK])
-    inter_times = torch.cat([ends[:1], inter_times[given:], ends[1:]])
-    marks = torch.cat([marks[:1] if given else no_mark, marks[given:], no_mark])
-    is_scored = torch.ones_like(marks, dtype=torch.bool)
-    is_scored[0] = False
-    return inter_times, marks, is_scored
+    start, end = sequence.inter_times.new_tensor([[torch.inf], [sequence.window_end - last_time]])
+    no_mark = sequence.marks.new_tensor([NO_MARK])
+    before = [start, sequence.inter_times[given:num_given]]
+    marks = [sequence.marks[:1] if given else no_mark, sequence.marks[given:num_given]]
+    scored = torch.cat([sequence.inter_times[num_given:], end])
+    if (elapsed := sequence.scored_from - sequence.last_given_time) > 0:
+        before.append(scored.new_tensor([elapsed]))
+        marks.append(no_mark)
+        scored[0] = (scored[0] - elapsed).clamp_min(0.0)
+    inter_times = torch.cat([*before, scored])
+    is_scored = torch.arange(len(inter_times)) >= len(inter_times) - len(scored)
+    return inter_times, torch.cat([*marks, sequence.marks[num_given:], no_mark]), is_scored
 
 
 def excitation(stream: EventStream, decays: Tensor) -> tuple[Tensor, Tensor]:

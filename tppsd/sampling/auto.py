@@ -5,11 +5,12 @@ The trial samples with a seed of its own and throws everything away, so that no 
 
 from __future__ import annotations
 
-import math
-import sys
 import time
+from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
+
+import torch
 
 from tppsd.backends.compile import is_compiled
 from tppsd.data.statistics import DataStatistics
@@ -19,7 +20,7 @@ from tppsd.sampling.drafters.poisson import training_rate
 from tppsd.sampling.method import Batch, build_engine
 from tppsd.sampling.options import DrafterName, SamplingOptions
 from tppsd.sampling.recorder import Recorder
-from tppsd.sampling.requests import RequestPlan
+from tppsd.sampling.requests import NO_LIMIT, RequestPlan
 from tppsd.sampling.roles import Models
 
 _ROUNDS, _SECONDS = (12, 48), 0.4  # of a candidate: at least and at most so many, and no new one after so long
@@ -111,7 +112,8 @@ def _try(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float
     lengths = None
     if options.draft_length == "auto":
         lengths = AutoDraftLength.of(options, is_compiled(batch.models.target))
-    requests = [request._replace(end=math.inf, limit=sys.maxsize) for request in batch.plan.requests]
+    own = batch.plan.requests
+    requests = replace(own, end=torch.full_like(own.end, torch.inf), limit=torch.full_like(own.limit, NO_LIMIT))
     endless = batch._replace(
         plan=batch.plan._replace(requests=requests, stop_marks=None), seed=batch.seed ^ _TRIAL_SEED, recorder=Recorder()
     )
@@ -133,8 +135,8 @@ def _try(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float
 def _expected_events(models: Models, plan: RequestPlan) -> float:
     """Of all requests: by their numbers of events, or by the rate of the training split where it is known."""
     rate = _rate(models)
-    durations = [request.end - plan.sources[request.history].window_end for request in plan.requests]
-    limits = [request.limit for request in plan.requests]
+    own = plan.requests
     if rate is None:
-        return sum(limits)
-    return sum(min(limit, rate * duration) for limit, duration in zip(limits, durations, strict=True))
+        return float(own.limit.double().sum())
+    durations = own.end - plan.window_ends[own.history]
+    return float(torch.minimum(own.limit.double(), rate * durations).sum())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import Purpose, RowNoise, address
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState, Events
 
@@ -51,7 +51,7 @@ class Autoregressive:
     def __init__(self, target: ModelRunner, noise: RowNoise, keeps_laws: bool = False) -> None:
         self.target, self.noise, self.keeps_laws = target, noise, keeps_laws
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Encode the histories of new requests."""
         self.target.prefill(rows, requests)
 

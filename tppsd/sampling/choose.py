@@ -41,24 +41,24 @@ def choose_default(models: Models, options: SamplingOptions, num_rows: int) -> C
         num_rows: running sequences.
     """
     assert models.draft is not None
-    length = _draft_length(models, num_rows)
+    length = _draft_length(models, options, num_rows)
     if length:
         reason = f"the draft proposes {length} events per round"
         return Choice(replace(options, draft_length=length), reason)
     how = SamplingOptions("autoregressive", **options.common)
-    return Choice(how, f"the draft is not used: {_why_not(models)}")
+    return Choice(how, f"the draft is not used: {_why_not(models, options)}")
 
 
-def _draft_length(models: Models, num_rows: int) -> int:
+def _draft_length(models: Models, options: SamplingOptions, num_rows: int) -> int:
     """Events drafted per round; 0: none."""
-    target, draft = models
+    (target, draft), are_native = models, options.rule == "joint"  # rounds of other rules are Python's
     num_layers = getattr(target, "num_layers", 1)
     if model_device(target).type != "cpu":
         return _EAGER_LENGTHS[1]  # a pass over few events is bound by launches
     if _has_compiled_passes(target):
-        return _COMPILED_LENGTH[torch.get_num_threads() > 1] if _is_large(models) else 0
+        return _COMPILED_LENGTH[torch.get_num_threads() > 1] if are_native and _is_large(models) else 0
     bucket = 0 if num_rows == 1 else 1 if num_rows <= num_layers else 2
-    if is_compiled(target) and is_compiled(draft):
+    if are_native and is_compiled(target) and is_compiled(draft):
         gains = num_rows <= max(_FEW_ROWS, num_layers) or (num_layers >= _DEEP and num_rows <= num_layers**2)
     else:
         gains = num_rows <= max(1, num_layers // _LAYERS_PER_ROW) or (num_layers >= _DEEP and num_rows <= num_layers**2)
@@ -76,9 +76,11 @@ def _is_large(models: Models) -> bool:
     return target >= _LARGE and target >= _SMALLER * draft and _has_compiled_passes(models.draft or models.target)
 
 
-def _why_not(models: Models) -> str:
+def _why_not(models: Models, options: SamplingOptions) -> str:
     if not _has_compiled_passes(models.target):
         return "with so many running sequences an eager pass over drafts costs more than it saves"
+    if options.rule != "joint":
+        return f"compiled, an event of the target costs less than its share of a round of the rule {options.rule!r}"
     sizes = " and ".join(f"{num_weights(model):,}" for model in models)
     return (
         f"compiled, an event of a target this small costs less than drafting it ({sizes} weights; drafts gain from "

@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 
-def write_parquet(columns: dict[str, list[Any]], path: str | Path) -> Path:
-    """Write the columns of `SampledSequences.to_columns` to one Parquet file, through a temporary name."""
+def write_parquet(columns: dict[str, list[Any]], path: str | Path, metadata: dict[bytes, bytes] | None = None) -> Path:
+    """Write the columns of `SampledSequences.to_columns` to one Parquet file, with a checksum of every page.
+
+    The file appears under its name when all of it is on the disk.
+
+    Args:
+        columns: one value per sequence in each.
+        path: of the file; its folder is made where there is none.
+        metadata: kept in the file's schema.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -22,13 +30,30 @@ def write_parquet(columns: dict[str, list[Any]], path: str | Path) -> Path:
         "draft_hash": pa.string(), "seed": pa.int64(), "options": pa.string(), "batch_size": pa.int64(),
         "choice": pa.string(),
     }  # fmt: skip
-    table = pa.table(columns, schema=pa.schema(list(types.items())))
+    table = pa.table(columns, schema=pa.schema(list(types.items()), metadata=metadata))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a rename in `folder` survive a loss of power, where the system can promise that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # nor can every network file system
+        pass
+    finally:
+        os.close(descriptor)

@@ -61,8 +61,9 @@ class CompiledSpeculative(Speculative):
         limits = torch.where(state.active, state.limit - state.counts, 0)
         room = min(_AT_ONCE, int(limits.max())) + draft_length + 1
         most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
-        noise, ends = (self.noise.keys, self.noise.cursors), (state.elapsed, state.end, limits, state.stop_marks)
-        wanted = Wanted(backlog.begin(state.last_token), backlog.num, *noise, *ends, draft_length, room, most)
+        noise, ends = (self.noise.keys, self.noise.cursors), (state.elapsed, state.end, limits)
+        given = (backlog.begin(state.last_token), backlog.num, *noise, *ends, state.stop_marks)
+        wanted = Wanted(*given, draft_length, room, most)
         models = cast(Any, target.model), cast(CompiledTPP, draft.model)
         return speculate(*models, (target.cache, draft.cache), wanted)
 

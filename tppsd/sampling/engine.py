@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,8 +17,8 @@ from tppsd.models.law import NextEventLaw
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.recorder import Recorder, Steps
-from tppsd.sampling.requests import Histories, Request
-from tppsd.sampling.state import BatchState, Events
+from tppsd.sampling.requests import Histories, Requests
+from tppsd.sampling.state import BatchState, Events, ragged
 
 
 class Advance(NamedTuple):
@@ -42,7 +43,7 @@ class Advance(NamedTuple):
 class Method(Protocol):
     """A way to advance every row by at least one event."""
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Begin new requests in `rows`."""
 
     def advance(self, state: BatchState) -> Advance:
@@ -52,18 +53,46 @@ class Method(Protocol):
         """Keep only `rows`."""
 
 
-class Finished(NamedTuple):
-    """A completed request: its number in the job, its events on the CPU, what was recorded of them, whether it ended
-    by their number, and whether the last of them is of a mark that ended it."""
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """Completed requests, one after the other, on the CPU.
 
-    which: int
-    inter_times: Tensor
-    times: Tensor
-    marks: Tensor
-    log_probs: Tensor | None
-    laws: NextEventLaw | None
-    ended_by_count: bool
-    stopped: bool
+    Attributes:
+        which: int64 (n,), their numbers in the job.
+        counts: int64 (n,), their events.
+        ended_by_count, stopped: bool (n,), they ended by the number of these, or by the mark of the last.
+        columns: float64 (3 or 4, events), inter-times, times since t_start and marks of all, and log-densities where they
+            were recorded.
+        laws: the recorded distributions of each, or None.
+    """
+
+    which: Tensor
+    counts: Tensor
+    ended_by_count: Tensor
+    stopped: Tensor
+    columns: Tensor
+    laws: list[NextEventLaw] | None
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Finished]) -> Finished:
+        """All of several."""
+        names = ("which", "counts", "ended_by_count", "stopped")
+        flags = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        columns = torch.cat([part.columns for part in parts], 1)
+        recorded = [law for part in parts for law in part.laws or ()]
+        return cls(**flags, columns=columns, laws=None if parts[0].laws is None else recorded)
+
+    def select(self, order: Tensor) -> Finished:
+        """The requests at int64 `order` (m,), in that order."""
+        counts, firsts = self.counts[order], (self.counts.cumsum(0) - self.counts)[order]
+        within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        events = firsts.repeat_interleave(counts) + within
+        laws = None if self.laws is None else [self.laws[i] for i in order.tolist()]
+        flags = (self.ended_by_count[order], self.stopped[order])
+        return Finished(self.which[order], counts, *flags, self.columns[:, events], laws)
 
 
 class Counters:
@@ -114,7 +143,7 @@ class Engine:
         method: Method,
         state: BatchState,
         noise: RowNoise,
-        requests: Sequence[Request],
+        requests: Requests,
         histories: Histories,
         counters: Counters,
         recorder: Recorder,
@@ -126,7 +155,7 @@ class Engine:
         self.next_request = self.num_active = 0
         recorder.start()
 
-    def run(self) -> Iterator[list[Finished]]:
+    def run(self) -> Iterator[Finished]:
         """Yield every request once, in the order of completion, those of one call together."""
         self.schedule()
         while self.num_active:
@@ -168,37 +197,31 @@ class Engine:
         free = (~state.active).nonzero().squeeze(1)
         if num_waiting > 0 and len(free) >= max(1, len(state) // 8):
             free = free[:num_waiting]
-            self._prefill(free, list(self.requests[self.next_request : self.next_request + len(free)]))
+            self._prefill(free, self.requests[self.next_request : self.next_request + len(free)])
         elif num_waiting == 0 and 0 < len(state) - len(free) <= 0.75 * len(state):
             kept = state.active.nonzero().squeeze(1)
             for part in (state, self.noise, self.method, self.recorder):
                 part.compact(kept)
 
-    def _prefill(self, rows: Tensor, requests: list[Request]) -> None:
+    def _prefill(self, rows: Tensor, requests: Requests) -> None:
         which = torch.arange(self.next_request, self.next_request + len(rows), device=rows.device)
         self.next_request += len(requests)
         self.num_active += len(requests)
         self.state.prefill(rows, which, requests, self.histories)
         self.method.prefill(rows, requests, self.state)
-        history_index = torch.tensor([r.history_index for r in requests], device=rows.device)
-        path_index = torch.tensor([r.path_index for r in requests], device=rows.device)
-        self.noise.start(rows, history_index, path_index)
+        self.noise.start(rows, requests.history_index.to(rows.device), requests.path_index.to(rows.device))
 
-    def _collect(self, done: Tensor) -> list[Finished]:
+    def _collect(self, done: Tensor) -> Finished:
         state = self.state
         if torch.isnan(state.last_times[done]).any():
             raise RuntimeError(
                 "the target's distribution of a next event is not a number: the weights or the event times overflow"
             )
-        counts = torch.minimum(state.counts, state.limit)[done].cpu().tolist()
-        which, rows = state.request[done].cpu().tolist(), done.cpu().tolist()
-        by_count = (state.counts >= state.limit)[done].cpu().tolist()
-        stopped = state.stopped[done].cpu().tolist()
-        columns = state.events.values[:, done, : max(counts) + 1].cpu()
-        finished = []
-        for i, n in enumerate(counts):
-            inter_times, times, marks = (column[i, :n].clone() for column in columns)
-            recorded = self.recorder.take(rows[i], n, by_count[i] or stopped[i])
-            ended = by_count[i], stopped[i]
-            finished.append(Finished(which[i], inter_times, times, marks.to(torch.int64), *recorded, *ended))
-        return finished
+        counts, by_count = torch.minimum(state.counts, state.limit)[done], (state.counts >= state.limit)[done]
+        stopped = state.stopped[done]
+        columns = ragged(state.events.values, done, counts)
+        log_probs, laws = self.recorder.take(done, counts, by_count | stopped)
+        if log_probs is not None:
+            columns = torch.cat([columns, log_probs])
+        which = state.request[done].cpu()
+        return Finished(which, counts.cpu(), by_count.cpu(), stopped.cpu(), columns.cpu(), laws)

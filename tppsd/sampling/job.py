@@ -6,11 +6,11 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from tppsd.backends.compile import is_compiled, runnable
+from tppsd.backends.compile import Compile, is_compiled, runnable
 from tppsd.backends.snapshots import content_hash
 from tppsd.models.protocol import check_starts
 from tppsd.models.resolve import model_device, resolve_model
@@ -31,7 +31,7 @@ from tppsd.sampling.rules import Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.stats import SamplingStats
 
-DEFAULT_ROWS = 64  # running sequences
+DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
 _LOG = logging.getLogger("tppsd")
 
 
@@ -124,7 +124,8 @@ class SamplingJob:
     def _runnable(self, model: Any, role: str) -> Any:
         if model is None:
             return None
-        return runnable(model, role, self.options.compile, self.options.dtype or "float32")
+        compile = cast(Compile, self.options.compile)
+        return runnable(model, role, compile, self.options.dtype or "float32")
 
     def _marks(self, name: str) -> torch.Tensor | None:
         """The marks that an option names, bool (num_marks,); None where it names none."""
@@ -160,30 +161,37 @@ class SamplingJob:
 
     def _num_rows(self, plan: RequestPlan) -> int:
         """Running sequences."""
-        return min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+        num = len(plan.requests)
+        is_plain = self.options.method == "autoregressive" and is_compiled(self.models.target)
+        default = MANY_ROWS if is_plain and num >= 4 * MANY_ROWS else DEFAULT_ROWS
+        return min(self.batch_size or default, num)
 
-    def finished(self, plan: RequestPlan, progress: bool = False) -> list[Finished]:
+    def finished(self, plan: RequestPlan, progress: bool = False) -> Finished:
         """All of them, in index order."""
         with torch.inference_mode():
-            return sorted(self.run(plan, progress), key=lambda done: done.which)
+            done = Finished.cat(list(self.run(plan, progress)))
+            return done.select(done.which.argsort())
 
     def run(self, plan: RequestPlan, progress: bool) -> Iterator[Finished]:
-        """Yield finished requests, under inference mode; counters and seconds accumulate in `stats`."""
+        """Yield finished requests, those of one step together, under inference mode.
+
+        Counters and seconds accumulate in `stats`.
+        """
         with progress_bar(None, "sampling", len(plan.requests), progress) as advance:
             engine = self._start(plan)
             steps = engine.run()
             while True:
                 started = time.perf_counter()
-                finished = next(steps, [])
+                finished = next(steps, None)
                 self.stats.seconds += time.perf_counter() - started
                 self.stats.take(engine.counters)
-                if not finished:
+                if finished is None:
                     if isinstance(self.chosen_lengths, AutoDraftLength):
                         DRAFT_LENGTHS.remember(self.target, self.draft, self.options, self.chosen_lengths)
                     return
-                self.stats.num_events += sum(len(done.times) for done in finished)
+                self.stats.num_events += int(finished.counts.sum())
                 advance(len(finished))
-                yield from finished
+                yield finished
 
     def _start(self, plan: RequestPlan) -> Engine:
         """The engine, which goes on from what the trial, or earlier jobs, have learnt of draft lengths."""
@@ -202,45 +210,39 @@ class SamplingJob:
             return self.options
         return self.options.with_overrides(draft_length=self.chosen_lengths.history)
 
-    def assemble(self, plan: RequestPlan, which: range, finished: list[Finished]) -> SampledSequences:
+    def assemble(self, plan: RequestPlan, which: slice, finished: Finished) -> SampledSequences:
         """Ragged storage of the finished requests `which`, on the data's own clock."""
-        requests = [plan.requests[i] for i in which]
-        sources = [plan.sources[r.history] for r in requests]
-        times = [
-            (source.window_start + done.times).clamp(min=source.window_end, max=request.end)
-            for source, done, request in zip(sources, finished, requests, strict=True)
-        ]
-        stopped = torch.tensor([done.stopped for done in finished])
-        by_count = torch.tensor([done.ended_by_count for done in finished])
-        lengths = torch.tensor([len(done.times) for done in finished])
-        is_bounded = torch.tensor([request.is_bounded for request in requests])
-        is_short = lengths < torch.tensor([request.limit for request in requests])  # its last candidates were dropped
-        at_bound = (is_bounded | is_short) & by_count & ~stopped
+        requests, counts, by_count = plan.requests[which], finished.counts, finished.ended_by_count
+        stopped = finished.stopped
+        of_events = requests.history.repeat_interleave(counts)
+        starts, observed = plan.window_starts[of_events], plan.window_ends[of_events]
+        inter_times, times, marks, *log_probs = finished.columns.unbind(0)
+        times = torch.minimum(torch.maximum(starts + times, observed), requests.end.repeat_interleave(counts))
+        is_short = counts < requests.limit  # its last candidates were of forbidden marks
+        at_bound = (requests.is_bounded | is_short) & by_count & ~stopped
         if at_bound.any():
             warnings.warn(
                 f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "
                 "their end; they are marked in `truncated`",
                 stacklevel=3,
             )
-        ends = torch.tensor([r.end for r in requests], dtype=torch.float64)
-        log_probs = [done.log_probs for done in finished if done.log_probs is not None]
         laws = None
-        if self.recorder.laws:
-            elapsed = plan.histories.elapsed[[request.history for request in requests]].tolist()
-            laws = [after_elapsed(done.laws, gap) for done, gap in zip(finished, elapsed, strict=True)]
+        if finished.laws is not None:
+            elapsed = plan.histories.elapsed[requests.history].tolist()
+            laws = [after_elapsed(own, gap) for own, gap in zip(finished.laws, elapsed, strict=True)]
         return SampledSequences(
-            flat_event_times=torch.cat(times),
-            flat_inter_times=torch.cat([done.inter_times for done in finished]),
-            flat_marks=torch.cat([done.marks for done in finished]),
-            flat_log_probs=torch.cat(log_probs) if log_probs else None,
-            offsets=torch.nn.functional.pad(lengths.cumsum(0), (1, 0)),
-            index=torch.tensor([r.number for r in requests]),
-            history_index=torch.tensor([r.history_index for r in requests]),
-            path_index=torch.tensor([0 if r.history_index == FROM_SCRATCH else r.path_index for r in requests]),
+            flat_event_times=times,
+            flat_inter_times=inter_times.clone(),
+            flat_marks=marks.long(),
+            flat_log_probs=log_probs[0].clone() if log_probs else None,
+            offsets=torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
+            index=requests.number,
+            history_index=requests.history_index,
+            path_index=torch.where(requests.history_index == FROM_SCRATCH, 0, requests.path_index),
             truncated=at_bound,
             stopped=stopped,
-            ends=torch.where(by_count | stopped | torch.isinf(ends), torch.nan, ends),
-            histories=sources,
+            ends=torch.where(by_count | stopped | torch.isinf(requests.end), torch.nan, requests.end),
+            histories=[plan.sources[h] for h in requests.history.tolist()],
             options=self.replayable_options,
             seed=self.seed,
             batch_size=self._num_rows(plan),

@@ -1,4 +1,4 @@
-"""From resolved options to the engine that does what they say."""
+"""From resolved options to the engine that does what they say; what the options do not name is not imported."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ import torch
 from tppsd.models.resolve import model_device
 from tppsd.sampling import autoregressive
 from tppsd.sampling.autoregressive import Autoregressive
-from tppsd.sampling.block import BlockRule
 from tppsd.sampling.compiled import CompiledSpeculative, can_speculate
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength, FixedDraftLength, RecordedDraftLength
 from tppsd.sampling.drafters.base import Drafter
-from tppsd.sampling.drafters.jacobi import JacobiDrafter
 from tppsd.sampling.drafters.model import ModelDrafter
-from tppsd.sampling.drafters.own import SelfDrafter
-from tppsd.sampling.drafters.parallel import ParallelDrafter
-from tppsd.sampling.drafters.poisson import PoissonDrafter
 from tppsd.sampling.engine import Counters, Engine
-from tppsd.sampling.fixed_point import UnchangedRule
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder
@@ -32,8 +26,7 @@ from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.state import BatchState
 from tppsd.sampling.without_marks import WithoutMarks
 
-CHAIN_RULES: dict[str, Callable[[], Rule]] = {"joint": JointRule, "factorised": FactorisedRule, "block": BlockRule}
-_FIRST_CAPACITY = 64  # doubled as needed: short runs of entries with long gaps between them are read slowly
+_FIRST_CAPACITY = 16
 
 
 class Batch(NamedTuple):
@@ -44,11 +37,6 @@ class Batch(NamedTuple):
     num_rows: int
     seed: int
     recorder: Recorder
-
-    @property
-    def capacity(self) -> int:
-        """Entries that caches begin with."""
-        return _FIRST_CAPACITY + int(self.plan.histories.lengths.max())
 
 
 def build_engine(
@@ -70,7 +58,7 @@ def build_engine(
     device = model_device(models.target)
     with torch.inference_mode():
         state = BatchState(num_rows, device, plan.stop_marks)
-        target = ModelRunner(models.target, num_rows, batch.capacity, plan.histories)
+        target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
             method = Autoregressive(target, noise, recorder.wants_laws)
@@ -91,13 +79,19 @@ def build_engine(
 def build_rule(options: SamplingOptions, device: torch.device) -> Rule:
     """The rule that the options name."""
     if options.method == "fixed_point":
+        from tppsd.sampling.fixed_point import UnchangedRule
+
         assert options.tolerance is not None
         return UnchangedRule(options.tolerance)
     if (tree := options.tree) is not None and not tree.is_chain:
         from tppsd.sampling.tree.rule import CANDIDATE_RULES, TreeRule
 
         return TreeRule(tree, CANDIDATE_RULES[options.rule or "linear"], device)
-    return CHAIN_RULES["joint" if options.candidates else options.rule or "joint"]()  # one candidate per step
+    if options.rule == "block":
+        from tppsd.sampling.block import BlockRule
+
+        return BlockRule()
+    return FactorisedRule() if options.rule == "factorised" else JointRule()  # also of one candidate per step
 
 
 def choose_draft_length(options: SamplingOptions, is_compiled: bool = False) -> DraftLength:
@@ -117,6 +111,8 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
     models, plan, num_rows = batch[:3]
     device, statistics = model_device(models.target), getattr(models.target, "statistics", None)
     if options.method == "fixed_point" or options.drafter == "jacobi":
+        from tppsd.sampling.drafters.jacobi import JacobiDrafter
+
         return JacobiDrafter(target, num_rows)
     if (tree := options.tree) is not None and not tree.is_chain:
         from tppsd.sampling.tree.drafters import TreeModelDrafter, TreePoissonDrafter, TreeSelfDrafter
@@ -126,14 +122,20 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
         if options.drafter == "poisson":
             return TreePoissonDrafter(statistics, device, tree)
         assert models.draft is not None
-        return TreeModelDrafter(models.draft, num_rows, batch.capacity, plan.histories, tree)
+        return TreeModelDrafter(models.draft, num_rows, _FIRST_CAPACITY, plan.histories, tree)
     # block verification looks at the whole draft; to ask a device for the rows' ends takes longer than to draft on
     stops_at_end = options.rule != "block" and device.type == "cpu"
     if options.drafter == "self":
+        from tppsd.sampling.drafters.own import SelfDrafter
+
         return SelfDrafter(target, num_rows, stops_at_end)
     if options.drafter == "poisson":
+        from tppsd.sampling.drafters.poisson import PoissonDrafter
+
         return PoissonDrafter(statistics, device)
     assert models.draft is not None
     if options.draft_passes is not None:
-        return ParallelDrafter(models.draft, target, num_rows, batch.capacity, options.draft_passes)
-    return ModelDrafter(models.draft, num_rows, batch.capacity, plan.histories, stops_at_end)
+        from tppsd.sampling.drafters.parallel import ParallelDrafter
+
+        return ParallelDrafter(models.draft, target, num_rows, _FIRST_CAPACITY, options.draft_passes)
+    return ModelDrafter(models.draft, num_rows, _FIRST_CAPACITY, plan.histories, stops_at_end)

@@ -194,7 +194,7 @@ class RowNoise(Streams):
         self.seed = seed
         self.addresses = torch.tensor(addresses, dtype=torch.int64, device=device)
         super().__init__(*(torch.zeros(num_rows, *more, dtype=torch.int64, device=device) for more in ((2,), ())))
-        self.block_size = max(4, min(64, 100_000 // max(1, num_rows * len(addresses))))
+        self.block_size = max(4, min(16, 100_000 // max(1, num_rows * len(addresses))))
         self._block = torch.zeros(num_rows, 0, 2 * len(addresses), dtype=torch.float64, device=device)
         self._offsets = torch.zeros_like(self.cursors)  # of the cursors in the block
         self._bound, self._is_common = 0, True  # no offset is larger; all are equal to it
@@ -217,7 +217,7 @@ class RowNoise(Streams):
         if self._bound + num > self._block.shape[1]:
             self._bound = int(self._offsets.max())
             if self._bound + num > self._block.shape[1]:
-                self._block = self._draw(slice(None), max(self.block_size, 3 * num))
+                self._block = self._draw(slice(None), max(self.block_size, 2 * num))
                 self._offsets, self._bound, self._is_common = torch.zeros_like(self.cursors), 0, True
         if self._is_common:
             return self._block[:, self._bound : self._bound + num]

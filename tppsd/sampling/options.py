@@ -72,7 +72,7 @@ class SamplingOptions:
     draft_passes: int | None = None
     candidates: int | tuple[int, ...] | None = None
     tolerance: float | None = None
-    compile: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto", "draft"] = "auto"  # "draft": in files of runs of earlier versions, read as "auto"
     dtype: Literal["float32", "bfloat16"] | None = None
     stop_marks: tuple[int | str, ...] | None = None
     forbid_marks: tuple[int | str, ...] | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tppsd.models.law import NextEventLaw
-from tppsd.sampling.state import Events, RowStore
+from tppsd.sampling.state import Events, RowStore, ragged
 
 
 class Steps(NamedTuple):
@@ -93,17 +93,30 @@ class Recorder:
         if self._store is not None:
             self._store.compact(rows)
 
-    def take(self, row: int, num_events: int, ended_by_event: bool) -> tuple[Tensor | None, NextEventLaw | None]:
-        """(log-densities, distributions) of a finished row: that of the event that came too late is one of them."""
+    def take(
+        self, rows: Tensor, counts: Tensor, ended_by_event: Tensor
+    ) -> tuple[Tensor | None, list[NextEventLaw] | None]:
+        """(log-densities (1, events), distributions) of finished rows; that of the event that came too late is one of
+        the distributions.
+
+        Args:
+            rows: int64 (n,).
+            counts: int64 (n,), their events.
+            ended_by_event: bool (n,), by the number of their events, or by the mark of the last.
+        """
         if self._store is None:
             return None, None
-        columns = self._store.values[:, row].cpu()
-        log_probs = columns[0, :num_events].clone() if self.log_probs else None
-        if self._example is None:
+        values = self._store.values
+        log_probs = ragged(values[:1], rows, counts) if self.log_probs else None
+        if (example := self._example) is None:
             return log_probs, None
-        own = columns[self.log_probs :, : num_events + (not ended_by_event)]
+        sizes = (counts + (~ended_by_event).long()).tolist()
+        laws = []
         with torch.inference_mode(False):  # they may serve a later backward
-            return log_probs, self._example.of(own.t().clone(memory_format=torch.contiguous_format))
+            for row, size in zip(rows.tolist(), sizes, strict=True):
+                own = values[self.log_probs :, row, :size].cpu()
+                laws.append(example.of(own.t().clone(memory_format=torch.contiguous_format)))
+        return log_probs, laws
 
 
 def _apart(law: NextEventLaw) -> NextEventLaw:

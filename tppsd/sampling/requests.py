@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -16,23 +16,37 @@ from tppsd.models.protocol import EventTokens
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.noise import Purpose, address, row_keys, uniforms
 
+NO_LIMIT = 2**62  # events
 FROM_SCRATCH = -1  # history_index of a sequence that continues nothing
 
 
-class Request(NamedTuple):
-    """One sequence to sample, the `number`-th of all. Times are absolute; `history` indexes the job's list of histories.
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """Sequences to sample, in index order: one number of each per column, so that nothing is an object per sequence.
 
-    `end` may be inf; `limit` is the largest number of events, and `is_bounded` says that `max_events` set it, not the
-    caller.
+    Attributes:
+        number: int64 (n,), their indices.
+        history: int64 (n,), which of the job's histories each continues.
+        history_index, path_index: int64 (n,), what their noise is keyed by.
+        end: float64 (n,), absolute times, which may be inf.
+        limit: int64 (n,), the largest number of events.
+        is_bounded: bool (n,), `max_events` set the limit, not the caller.
     """
 
-    number: int
-    history: int
-    history_index: int
-    path_index: int
-    end: float
-    limit: int
-    is_bounded: bool
+    number: Tensor
+    history: Tensor
+    history_index: Tensor
+    path_index: Tensor
+    end: Tensor
+    limit: Tensor
+    is_bounded: Tensor
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def __getitem__(self, which: slice | Tensor) -> Requests:
+        """Some of them."""
+        return Requests(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 class Histories(NamedTuple):
@@ -48,18 +62,28 @@ class Histories(NamedTuple):
 
 
 class RequestPlan(NamedTuple):
-    """What a call will sample: `sources[r.history]` is what request r continues.
+    """What a job will sample: `sources[h]` is what a request with history h continues.
 
     Fields: requests; sources; histories; stop_marks bool (num_marks,): marks of which the first event ends a sequence, or
     None; forbid_marks: likewise, those that do not happen; max_events: safety bound of each sequence.
     """
 
-    requests: list[Request]
+    requests: Requests
     sources: list[EventSequence]
     histories: Histories
     stop_marks: Tensor | None = None
     forbid_marks: Tensor | None = None
-    max_events: int = sys.maxsize
+    max_events: int = NO_LIMIT
+
+    @property
+    def window_starts(self) -> Tensor:
+        """float64 (sources,)."""
+        return torch.tensor([source.window_start for source in self.sources], dtype=torch.float64)
+
+    @property
+    def window_ends(self) -> Tensor:
+        """float64 (sources,), the times until which they were observed."""
+        return torch.tensor([source.window_end for source in self.sources], dtype=torch.float64)
 
 
 def plan_requests(
@@ -83,35 +107,34 @@ def plan_requests(
     """
     num_sequences = whole_number("num_sequences", num_sequences, 1)
     first_index = whole_number("first_index", first_index, 0, 2**62 // num_sequences)  # so that every index has 64 bits
-    max_events = sys.maxsize if max_events == math.inf else whole_number("max_events", max_events, 1)
+    max_events = NO_LIMIT if max_events == math.inf else whole_number("max_events", max_events, 1, NO_LIMIT)
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
     if history is None:
         sources, which = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
-        identity = [(FROM_SCRATCH, first_index + i) for i in range(num_sequences)]
+        history_index, base = torch.full_like(which, FROM_SCRATCH), first_index
+        path_index = first_index + torch.arange(num_sequences)
     else:
         if t_start is not None:
             raise ValueError(
                 f"t_start = {t_start} was given together with a history, whose window it already has; leave it out"
             )
-        sources = as_sequences(history)
-        identity = [(first_index + h, p) for h in range(len(sources)) for p in range(num_sequences)]
-        which = [h for h in range(len(sources)) for _ in range(num_sequences)]
+        sources, base = as_sequences(history), first_index * num_sequences
+        which = torch.arange(len(sources)).repeat_interleave(num_sequences)
+        history_index, path_index = first_index + which, torch.arange(num_sequences).repeat(len(sources))
     for i, source in enumerate(sources):
         if len(source) and not 0 <= int(source.marks.min()) <= int(source.marks.max()) < num_marks:
             raise ValueError(
                 f"history {i}: marks must be in 0..{num_marks - 1} (the model's num_marks), found {int(source.marks.max())}"
             )
-    window_ends = [source.window_end for source in sources]
-    ends = _ends([window_ends[h] for h in which], t_end, horizon)
-    given_first = history is None and sources[0].first_is_given  # counts among the events, but is not sampled
-    limits, most = [limit - given_first for limit in _limits(len(which), num_events)], max_events - given_first
-    base = first_index if history is None else first_index * num_sequences
-    requests = [
-        Request(base + i, source, h, p, end, min(limit, most), limit > most)
-        for i, (source, (h, p), end, limit) in enumerate(zip(which, identity, ends, limits, strict=True))
-    ]
-    return RequestPlan(requests, sources, _encode(sources, num_marks, device), max_events=max_events)
+    window_ends = torch.tensor([source.window_end for source in sources], dtype=torch.float64)
+    ends = _ends(window_ends[which], t_end, horizon)
+    given_first = int(history is None and sources[0].first_is_given)  # counts among the events, but is not sampled
+    limits, most = _limits(len(which), num_events) - given_first, max_events - given_first
+    number = base + torch.arange(len(which))
+    columns = (number, which, history_index, path_index, ends, limits.clamp_max(most), limits > most)
+    histories = _encode(sources, num_marks, device)
+    return RequestPlan(Requests(*columns), sources, histories, max_events=max_events)
 
 
 def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
@@ -137,13 +160,15 @@ def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) 
 
 def _from_scratch(
     num_sequences: int, t_start: Any, statistics: DataStatistics | None, seed: int, first_index: int
-) -> tuple[list[EventSequence], list[int]]:
-    """Distinct starts, and which of them each sequence has: empty windows or, where the first event of the data is
-    given, ones that start at a drawn first mark."""
+) -> tuple[list[EventSequence], Tensor]:
+    """Distinct starts, and which of them each sequence has, int64 (num_sequences,).
+
+    They are empty windows or, where the first event of the data is given, ones that start at a drawn first mark.
+    """
     starts = _per_sequence("t_start", 0.0 if t_start is None else t_start, num_sequences)
     if statistics is None or not statistics.first_is_given:
-        distinct = {start: i for i, start in enumerate(dict.fromkeys(starts))}
-        return [EventSequence.of([], t_start=start) for start in distinct], [distinct[start] for start in starts]
+        values, which = starts.unique(return_inverse=True)
+        return [EventSequence.of([], t_start=start) for start in values.tolist()], which
     index = first_index + torch.arange(num_sequences)
     keys = row_keys(seed, torch.full_like(index, FROM_SCRATCH), index)
     pick = uniforms(keys, torch.zeros_like(index), torch.tensor(address(0, Purpose.FIRST_MARK)))[:, 0]
@@ -153,49 +178,48 @@ def _from_scratch(
             "the training split has no first event of its own (each is given by a score_start), so that there is no first "
             "mark to draw: continue a history"
         )
-    marks = torch.searchsorted(cumulative, pick * cumulative[-1]).tolist()
-    first_events = list(zip(starts, marks, strict=True))
-    numbered = {event: i for i, event in enumerate(dict.fromkeys(first_events))}
-    return [EventSequence.of([start], [mark]) for start, mark in numbered], [numbered[event] for event in first_events]
+    marks = torch.searchsorted(cumulative, pick * cumulative[-1])
+    first_events, which = torch.stack([starts, marks.double()], 1).unique(dim=0, return_inverse=True)
+    return [EventSequence.of([start], [int(mark)]) for start, mark in first_events.tolist()], which
 
 
-def _per_sequence(name: str, value: Any, num: int) -> list[float]:
+def _per_sequence(name: str, value: Any, num: int) -> Tensor:
+    """float64 (num,)."""
     try:
-        values = torch.as_tensor(value, dtype=torch.float64).reshape(-1).tolist()
+        values = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} = {value!r} must be a number, or one number per sequence") from None
     if len(values) not in (1, num):
         raise ValueError(f"{name} has {len(values)} values for {num} sequences; give one value or one per sequence")
-    if any(math.isnan(v) for v in values):
+    if values.isnan().any():
         raise ValueError(f"{name} is NaN; it must be a number")
-    return values * num if len(values) == 1 else values
+    return values.expand(num)
 
 
-def _ends(starts: list[float], t_end: Any, horizon: Any) -> list[float]:
-    ends = [math.inf] * len(starts)
-    if t_end is not None:
-        ends = _per_sequence("t_end", t_end, len(starts))
+def _ends(starts: Tensor, t_end: Any, horizon: Any) -> Tensor:
+    """float64 (n,), of sequences that are observed until `starts` (n,)."""
+    ends = torch.full_like(starts, torch.inf) if t_end is None else _per_sequence("t_end", t_end, len(starts))
     if horizon is not None:
         horizons = _per_sequence("horizon", horizon, len(starts))
-        if min(horizons) < 0:
-            raise ValueError(f"horizon = {min(horizons)} must not be negative")
-        ends = [min(end, start + h) for end, start, h in zip(ends, starts, horizons, strict=True)]
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if end < start:
-            raise ValueError(
-                f"sequence {i}: t_end = {end} lies before {start}, up to which the sequence is already observed"
-            )
+        if horizons.min() < 0:
+            raise ValueError(f"horizon = {float(horizons.min())} must not be negative")
+        ends = torch.minimum(ends, starts + horizons)
+    for i in (ends < starts).nonzero().flatten()[:1].tolist():
+        raise ValueError(
+            f"sequence {i}: t_end = {float(ends[i])} lies before {float(starts[i])}, up to which the sequence is already "
+            "observed"
+        )
     return ends
 
 
-def _limits(num: int, num_events: Any) -> list[int]:
+def _limits(num: int, num_events: Any) -> Tensor:
+    """int64 (num,)."""
     if num_events is None:
-        return [sys.maxsize] * num
+        return torch.full((num,), NO_LIMIT)
     counts = _per_sequence("num_events", num_events, num)
-    for count in counts:
-        if not (count >= 1 and count.is_integer()):
-            raise ValueError(f"num_events = {count:g} must be a whole number of at least 1")
-    return [int(c) for c in counts]
+    for count in counts[~((counts >= 1) & (counts == counts.floor()))][:1].tolist():
+        raise ValueError(f"num_events = {count:g} must be a whole number of at least 1")
+    return torch.where(counts < NO_LIMIT, counts, 0).long() + torch.where(counts < NO_LIMIT, 0, NO_LIMIT)
 
 
 def _encode(sources: list[EventSequence], num_marks: int, device: torch.device) -> Histories:

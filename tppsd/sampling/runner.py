@@ -9,14 +9,14 @@ from torch import Tensor
 
 from tppsd.models.protocol import DecodingModel, EventModel, EventTokens
 from tppsd.sampling.drafters.recent import RecentLaws
-from tppsd.sampling.requests import Histories, Request
+from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import token_marks
 
 
 class ModelRunner:
     """Runs one model over the rows of a batch.
 
-    A history is encoded once and copied to all of its paths; with few running sequences those of the next requests are
+    A history is encoded once and shared by all of its paths; with few running sequences those of the next requests are
     encoded along with it, as one pass over many costs little more.
 
     Attributes:
@@ -36,16 +36,17 @@ class ModelRunner:
         self._contexts: list[tuple[Any, Tensor, Tensor]] = []  # by chunk, with marks and how many are no padding
         self._recent: RecentLaws | None = None
 
-    def prefill(self, rows: Tensor, requests: list[Request]) -> None:
+    def prefill(self, rows: Tensor, requests: Requests) -> None:
         """Encode the requests' histories, all but the newest token, into `rows`."""
-        wanted = list(dict.fromkeys(r.history for r in requests))
+        wanted = list(dict.fromkeys(requests.history.tolist()))
         if not self._encoded.keys() >= set(wanted):
             self._encode(self._with_next(wanted))
-        self.cache.copy_rows(self._prefilled, self.encoded(requests), rows)
+        self.cache.continue_rows(self._prefilled, self.encoded(requests), rows)
 
-    def encoded(self, requests: list[Request]) -> Tensor:
+    def encoded(self, requests: Requests) -> Tensor:
         """int64 (requests,): rows of the histories of the latest prefill."""
-        return torch.tensor([self._encoded[r.history] for r in requests], device=self.histories.lengths.device)
+        rows = [self._encoded[history] for history in requests.history.tolist()]
+        return torch.tensor(rows, device=self.histories.lengths.device)
 
     def _with_next(self, wanted: list[int]) -> list[int]:
         """The wanted histories and those after them, which the next requests continue."""

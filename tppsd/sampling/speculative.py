@@ -16,7 +16,7 @@ from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters.base import Draft, Drafter
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import RowNoise, Streams
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.rules import Acceptance, Rejected, RoundUniforms, Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState, Events
@@ -124,7 +124,7 @@ class Speculative:
         self.target, self.drafter, self.rule, self.noise = target, drafter, rule, noise
         self.draft_length = draft_length
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Encode the histories of new requests, for target and drafter."""
         self.target.prefill(rows, requests)
         self.drafter.prefill(rows, requests, state)
@@ -151,7 +151,8 @@ class Speculative:
     def _step(self, state: BatchState) -> Advance:
         """Advance every row by one event; the drafter learns of it."""
         u = self.rule.uniforms(self.noise, 0)
-        nothing, last_mark = Draft.nothing(u.draft), state.last_marks(self.target.model.num_marks)
+        # no events, but a drafter that has not drafted before begins with the last token
+        nothing, last_mark = self.drafter.propose(state, u.draft), state.last_marks(self.target.model.num_marks)
         active = state.active
         events, law = autoregressive_step(state, self.target, u.target)
         self.drafter.commit(nothing, nothing.num_drafted, state, law, last_mark.unsqueeze(1))

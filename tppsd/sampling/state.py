@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventTokens
-from tppsd.sampling.requests import Histories, Request
+from tppsd.sampling.requests import Histories, Requests
 
 
 class Events(NamedTuple):
@@ -71,6 +71,13 @@ class RowStore:
         self.values = self.values[:, rows]
 
 
+def ragged(values: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
+    """The first `counts` (n,) entries of `rows` int64 (n,) of (columns, rows, capacity), one row after the other."""
+    longest = int(counts.max()) if len(counts) else 0
+    is_wanted = torch.arange(longest, device=counts.device) < counts.unsqueeze(1)
+    return values[:, rows, :longest][:, is_wanted]
+
+
 class BatchState:
     """State of the running sequences; all tensors have a leading (rows,) dimension.
 
@@ -112,9 +119,9 @@ class BatchState:
         """int64 (rows,): mark of each row's newest event, that of a given first event included; -1 at a plain start."""
         return token_marks(self.last_token.ids[:, 0], num_marks)
 
-    def prefill(self, rows: Tensor, which: Tensor, requests: list[Request], histories: Histories) -> None:
+    def prefill(self, rows: Tensor, which: Tensor, requests: Requests, histories: Histories) -> None:
         """Put `requests` (numbered `which`) into `rows`."""
-        history = torch.tensor([r.history for r in requests], device=self.device)
+        history = requests.history.to(self.device)
         newest = (histories.lengths[history] - 1).unsqueeze(1)
         for mine, theirs in zip(self.last_token, histories.tokens, strict=True):
             mine[rows] = theirs[history].gather(1, newest)
@@ -122,9 +129,8 @@ class BatchState:
         self.active[rows] = True
         self.t_start[rows] = histories.t_start[history]
         self.elapsed[rows] = histories.elapsed[history]
-        ends = torch.tensor([r.end for r in requests], dtype=torch.float64, device=self.device)
-        self.end[rows] = ends - self.t_start[rows]
-        self.limit[rows] = torch.tensor([r.limit for r in requests], device=self.device)
+        self.end[rows] = requests.end.to(self.device) - self.t_start[rows]
+        self.limit[rows] = requests.limit.to(self.device)
         self.counts[rows] = 0
         self.is_truncated_start = bool((self.elapsed > 0).any())
 

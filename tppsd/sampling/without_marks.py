@@ -14,7 +14,7 @@ from torch import Tensor
 from tppsd.sampling.autoregressive import Autoregressive, given_elapsed
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import RowNoise
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState, Events
 
@@ -34,7 +34,7 @@ class WithoutMarks(Autoregressive):
         self.forbidden, self.max_steps = forbidden, max_steps
         self.num_steps = torch.zeros(len(noise.keys), dtype=torch.int64, device=forbidden.device)
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Encode the histories of new requests."""
         super().prefill(rows, requests, state)
         self.num_steps[rows] = 0

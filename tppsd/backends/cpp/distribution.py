@@ -1,4 +1,4 @@
-"""Laws whose draws and densities are single calls of compiled code."""
+"""Distributions of the next event whose draws and densities are single calls of compiled code."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ from tppsd.models.mixture import LogNormalMixture
 
 
 class LawArithmetic:
-    """What compiled code knows of the laws of one model; they may outlive it.
+    """Draws from the distributions of one model and computes their densities by compiled code.
+
+    It may outlive the model.
 
     Attributes:
-        example: a law of that model, of which all but the parameters is used.
+        example: a distribution of that model; all but its parameters is used.
     """
 
     def __init__(self, library: ctypes.CDLL, weights: PackedDecoder, example: NextEventLaw) -> None:
         self._library, self._weights, self.example = library, weights, example
 
     def draw(self, laws: Tensor, elapsed: Tensor | None, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """NextEventLaw.sample of packed laws (*batch, width), given a silence (*batch,) or none."""
+        """Return NextEventLaw.sample of packed distributions (*batch, width).
+
+        With `elapsed` (*batch,) they are given that nothing happened for that time.
+        """
         shape = _broadcast(laws.shape[:-1], uniforms.shape[:-1])
         inter_times = torch.empty(shape, dtype=torch.float64)
         marks = torch.empty(shape, dtype=torch.int64)
@@ -39,7 +44,10 @@ class LawArithmetic:
         return inter_times, marks
 
     def log_prob(self, laws: Tensor, elapsed: Tensor | None, inter_times: Tensor, marks: Tensor) -> Tensor:
-        """NextEventLaw.log_prob of packed laws (*batch, width), given a silence (*batch,) or none."""
+        """Return NextEventLaw.log_prob of packed distributions (*batch, width).
+
+        With `elapsed` (*batch,) they are given that nothing happened for that time.
+        """
         shape = _broadcast(laws.shape[:-1], inter_times.shape)
         log_probs = torch.empty(shape, dtype=torch.float64)
         operands = [(operand, operand.stride()) for operand in (inter_times.expand(shape), marks.expand(shape))]
@@ -60,7 +68,7 @@ class LawArithmetic:
 
 
 def _broadcast(laws: torch.Size, operands: torch.Size) -> tuple[int, ...]:
-    """The shape of both together; torch.broadcast_shapes takes longer than all of a draw."""
+    """Return the shape of both together; torch.broadcast_shapes takes longer than all of a draw."""
     if laws == operands:
         return laws
     missing = len(operands) - len(laws)
@@ -69,7 +77,7 @@ def _broadcast(laws: torch.Size, operands: torch.Size) -> tuple[int, ...]:
 
 
 def _views(shape: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[Views, Any]:
-    """And what it points to."""
+    """Return the structure of these shapes and strides, and the numbers that it points to."""
     num = len(shape)
     numbers = (ctypes.c_int64 * (5 * num))(*shape, *(step for one in strides for step in one))
     first = ctypes.addressof(numbers)
@@ -77,12 +85,13 @@ def _views(shape: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[Views, An
 
 
 class CompiledLaw(NextEventLaw):
-    """Laws, packed, of a model with compiled passes, whole or truncated.
+    """Is a batch of packed distributions of a compiled model, truncated or not.
 
     Args:
-        arithmetic: of the model.
+        arithmetic: draws and densities of the model.
         parameters: float64 (*batch, width), as NextEventLaw packs them.
-        elapsed: float64 (*batch,), the silence that they are given; None = none of them is.
+        elapsed: float64 (*batch,), time since the last event that is known to be without an event; None = not
+            truncated.
     """
 
     _arithmetic: LawArithmetic
@@ -93,50 +102,62 @@ class CompiledLaw(NextEventLaw):
 
     @cached_property
     def _ordinary(self) -> NextEventLaw:
-        """The same laws, field by field: most are never asked for."""
+        """The same distributions, field by field: most are never asked for."""
         return self._arithmetic.example._with([self.parameters], self._elapsed)
 
     @property
     def inter_time(self) -> LogNormalMixture:
+        """The distribution of the inter-time."""
         return self._ordinary.inter_time
 
     @property
     def mark_features(self) -> Tensor | None:
+        """What the mark decoder has computed from the context alone, (*batch, width); None if unmarked."""
         return self._ordinary.mark_features
 
     @property
     def mark_decoder(self) -> MarkDecoder | None:
+        """The mark decoder in float64 arithmetic; None if unmarked."""
         return self._arithmetic.example.mark_decoder
 
     @property
     def batch_shape(self) -> torch.Size:
+        """Shape of the batch of distributions."""
         return self.parameters.shape[:-1]
 
     @property
     def elapsed(self) -> Tensor | None:
+        """Time since the last event that is known to be without an event, float64 (*batch,); None = not truncated."""
         return self._elapsed
 
     def _with(self, fields: list[Tensor], elapsed: Tensor | None) -> NextEventLaw:
         return CompiledLaw(self._arithmetic, fields[0], elapsed)
 
     def with_parts(self, **parts: Any) -> NextEventLaw:
+        """Return an ordinary NextEventLaw with some attributes replaced."""
         return self._ordinary.with_parts(**parts)
 
     def truncated(self, elapsed: Tensor) -> NextEventLaw:
+        """Return the distribution given that nothing happened for `elapsed` float64 (*batch,) since the last event."""
         return CompiledLaw(self._arithmetic, self.parameters, elapsed.expand(self.batch_shape))
 
     def whole(self) -> NextEventLaw:
+        """Return the distribution without truncation."""
         return CompiledLaw(self._arithmetic, self.parameters)
 
     def double(self) -> NextEventLaw:
+        """Return itself: compiled code computes in float64."""
         return self
 
     def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
+        """Return log g(tau) + log f(k | tau), (*batch,)."""
         return self._arithmetic.log_prob(self.parameters, self._elapsed, inter_times, marks)
 
     def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
+        """Return how far these inter-times are from those of `sample(uniforms)`: 0 exactly where they are the same."""
         # that of the ordinary law is 0 for what it draws itself, which differs in last bits
         return torch.where(self.sample(uniforms)[0] == inter_times, 0.0, super().noise_distance(inter_times, uniforms))
 
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (inter_times float64, marks int64) from float64 uniforms (..., *batch, 3)."""
         return self._arithmetic.draw(self.parameters, self._elapsed, uniforms)

@@ -1,5 +1,7 @@
-"""Models whose passes, distributions and draws are native code: on a CPU the operators of a single token take ten times
-as long as its arithmetic."""
+"""Models whose passes, distributions and draws are native code.
+
+On a CPU the operators of a single token take ten times as long as its arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 def native_library() -> ctypes.CDLL:
-    """The native library, compiled where it has not been.
+    """Return the native library, compiled where it has not been.
 
     Raises:
         ValueError: there is no compiler, or it fails.
@@ -38,11 +40,14 @@ def native_library() -> ctypes.CDLL:
 
 
 class DecodedEvents(NamedTuple):
-    """Events decoded one after another.
+    """Holds events decoded one after another.
 
-    Fields: inter_times, times float64 and marks int64 (rows, n); num int64 (rows,): how many of them there are;
-    parameters float64 (rows, n, width): those of the distributions that they were drawn from, or of the newest alone
-    (rows, 1, width).
+    Fields:
+        inter_times, times: float64 (rows, n).
+        marks: int64 (rows, n).
+        num: int64 (rows,), how many of them there are.
+        parameters: float64 (rows, n, width), of the distributions that they were drawn from; or (rows, 1, width), of
+            the newest alone.
     """
 
     inter_times: Tensor
@@ -53,10 +58,10 @@ class DecodedEvents(NamedTuple):
 
 
 class CompiledDecoder:
-    """The decoder of a model, its weights packed for native code: distributions after contexts, draws and densities.
+    """Is the decoder of a model, its weights packed for native code: distributions after contexts, draws and densities.
 
     Attributes:
-        num_marks, num_layers, max_context, statistics: of the model that was compiled.
+        num_marks, num_layers, max_context, statistics: those of the model that was compiled.
         num_weights: numbers in that model's parameters.
     """
 
@@ -70,7 +75,7 @@ class CompiledDecoder:
         self._arithmetic = LawArithmetic(self.library, weights, self._example(model))
 
     def _example(self, model: TransformerTPP) -> NextEventLaw:
-        """An empty batch of the model's distributions, which says what all of them have in common."""
+        """Return an empty batch of the model's distributions, which says what all of them have in common."""
         nothing = torch.zeros(0, self.decoder.num_components, dtype=torch.float64)
         mixture = LogNormalMixture(nothing, nothing, nothing, self.statistics.log_mean, self.statistics.log_std)
         marks = model.decoder.marks
@@ -80,11 +85,11 @@ class CompiledDecoder:
         return NextEventLaw(mixture, features, copy.deepcopy(marks).in_double())
 
     def content_hash(self) -> str:
-        """SHA-256 (hex) of the model that was compiled, as `TransformerTPP.content_hash`."""
+        """Return the SHA-256 (hex) of the model that was compiled, as `TransformerTPP.content_hash`."""
         return self._content_hash
 
     def law(self, context: Tensor) -> NextEventLaw:
-        """The distribution of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
+        """Return the distribution of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
         context = context.contiguous()
         laws = torch.empty(*context.shape[:-1], self._width, dtype=torch.float64)
         num = Int(laws.numel() // self._width)
@@ -99,8 +104,11 @@ class CompiledDecoder:
         keeps_laws: bool,
         *given: Tensor | None,
     ) -> tuple[Chain, DecodedEvents, tuple[Tensor | None, ...]]:
-        """What `decode` begins with: the structure that draws events, what they are written to, and what else the
-        structure points to, which must live as long. `given`: ends, limits and stops, as of `decode`."""
+        """Return what `decode` begins with.
+
+        It is the structure that draws events, what they are written to, and what else the structure points to, which
+        must live as long. `given` are ends, limits and stops, as of `decode`.
+        """
         rows, num = uniforms.shape[:2]
         inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
         marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
@@ -116,7 +124,7 @@ class CompiledDecoder:
 
 
 class CompiledTPP(CompiledDecoder):
-    """An explicit snapshot of a TransformerTPP that owns its packed weights and can be sampled like it.
+    """Is an explicit snapshot of a TransformerTPP that owns its packed weights and can be sampled like it.
 
     It never changes: weights that are changed later are compiled anew.
 
@@ -135,15 +143,18 @@ class CompiledTPP(CompiledDecoder):
         self.encoder.min_inter_time = max(own.min_inter_time, _TINY)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Keys and values of every layer, in the dtype of the compiled matrices."""
+        """Return an empty cache of keys and values of every layer, in the dtype of the compiled matrices."""
         own, like = self.encoder, torch.empty(0, dtype=self.dtype)
         capacity = bounded_capacity(capacity, self.max_context)
         head_dim = own.dim // own.num_heads
         return KVCache(own.num_layers, batch_size, capacity, own.num_heads, head_dim, like, self.max_context, LANES)
 
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q,
-        embed_dim)."""
+        """Append q tokens per row, a chain or nodes of a tree, at each row's own length.
+
+        Returns:
+            Contexts, float32 (batch, q, embed_dim).
+        """
         tokens = tokens.map(Tensor.contiguous)
         rows, num_new = tokens.ids.shape
         cache.announce(num_new)
@@ -156,14 +167,19 @@ class CompiledTPP(CompiledDecoder):
         return contexts
 
     def pass_of(self, cache: KVCache, num_new: int, *tensors: Tensor | None) -> Pass:
-        """The structure of a pass over `num_new` tokens of each row, from the tensors in the order of its fields."""
+        """Return the structure of a pass over `num_new` tokens per row, from the tensors in the order of its fields."""
         keys_values, rows = cache.tensors[0], len(cache.lengths)
         if cache.step != LANES or keys_values.dtype != self.dtype:  # vectors run to the end of a cache's entries
             raise TypeError("a compiled model needs a cache that its own new_cache has made")
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
         numbers = (rows, num_new, len(cache.parents), cache.max_context or 0)
         is_bf16, num_threads = self.dtype == torch.bfloat16, torch.get_num_threads()
-        return Pass(*pointers, *numbers, keys_values.data_ptr(), cache.capacity, rows, is_bf16, num_threads)
+        own = (keys_values.data_ptr(), cache.capacity, rows, is_bf16, num_threads)
+        if (shared := cache.shared) is None:
+            return Pass(*pointers, *numbers, *own)
+        histories = shared.keys_values
+        given = (histories, shared.slots, shared.lengths)
+        return Pass(*pointers, *numbers, *own, *(x.data_ptr() for x in given), histories.shape[5], histories.shape[2])
 
     def decode(
         self,
@@ -176,8 +192,9 @@ class CompiledTPP(CompiledDecoder):
         limits: Tensor | None = None,
         stops: Tensor | None = None,
     ) -> DecodedEvents:
-        """Draw events one after another, each from the distribution after those before it; all but the newest of each
-        row join the cache.
+        """Draw events one after another, each from the distribution after those before it.
+
+        All but the newest of each row join the cache.
 
         Args:
             law: the distributions of the first events, (rows, 1).
@@ -203,8 +220,9 @@ class CompiledTPP(CompiledDecoder):
 
 
 class CompiledHeadTPP(CompiledDecoder):
-    """A snapshot of a model whose encoder native code does not know: its passes are its own, all that follows them is
-    native.
+    """Is a snapshot of a model whose encoder native code does not know.
+
+    Its passes are the model's own; all that follows them is native.
 
     Args:
         model: a TransformerTPP with this package's decoder, float32, on a CPU.
@@ -217,11 +235,11 @@ class CompiledHeadTPP(CompiledDecoder):
         self.model = copy.deepcopy(model).eval()
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """As the model makes it."""
+        """Return an empty cache, as the model makes it."""
         return self.model.new_cache(batch_size, capacity)
 
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """The model's own pass; contexts as native code reads them, also under autocast."""
+        """Run the model's own pass; contexts are as native code reads them, also under autocast."""
         return self.model.extend(tokens, cache, parents).float().contiguous()
 
     def decode(
@@ -255,8 +273,11 @@ class CompiledHeadTPP(CompiledDecoder):
 def _among_new(
     num_new: int, nodes: tuple[int, ...], parents: tuple[int, ...] | None, max_context: int
 ) -> tuple[Tensor, Tensor | None]:
-    """(depth int64 (num_new,), bool (num_new, len(nodes) + num_new) or None) of new tokens: how far below the committed
-    ones each lies, and which of those not yet committed it sees; None for a chain."""
+    """Return how far below the committed tokens each new one lies, and which uncommitted ones it sees.
+
+    Returns:
+        Depths int64 (num_new,), and bool (num_new, len(nodes) + num_new), or None for a chain.
+    """
     if parents is None:
         return torch.arange(num_new), None
     tree = nodes + parents

@@ -15,11 +15,14 @@ from tppsd.models.protocol import EventTokens
 
 
 class Speculated(NamedTuple):
-    """What rounds have made of every row.
+    """Holds what rounds have made of every row.
 
-    Fields: inter_times, times float64 and marks int64 (rows, room), of which the first num_events int64 (rows,) count;
-    num_drafted, num_accepted int64 (rows, room), of each of the num_rounds int64 (rows,) rounds; num_unseen int64
-    (rows,): how many of the newest events the draft has not seen.
+    Fields:
+        inter_times, times: float64 (rows, room), of which the first num_events count.
+        marks: int64 (rows, room).
+        num_drafted, num_accepted: int64 (rows, room), of each of the num_rounds rounds.
+        num_events, num_rounds: int64 (rows,).
+        num_unseen: int64 (rows,), how many of the newest events the draft has not seen.
     """
 
     inter_times: Tensor
@@ -33,16 +36,16 @@ class Speculated(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What rounds begin with, and what is wanted of them.
+    """Holds what rounds begin with, and what is wanted of them.
 
     Fields:
         unseen, num_unseen: tokens (rows, n), of which the draft has not seen the first (rows,); the last of these is
             the target's next one.
         keys, cursors: of the rows' noise.
-        elapsed: float64 (rows,), the silence before the next event.
-        ends, limits: float64 and int64 (rows,): a row wants no more once it is past its end or has so many events; none
-            of a limit of 0, which gives one event of no meaning.
-        stops: bool (num_marks,), nor after an event of these marks; None = of none.
+        elapsed: float64 (rows,), time since the last event that is known to be without an event.
+        ends, limits: float64 and int64 (rows,): a row wants no more once it is past its end or has so many events. A
+            row with a limit of 0 wants none, and gets one event of no meaning.
+        stops: bool (num_marks,), a row wants no more after an event of one of these marks; None = there are none.
         draft_length: events drafted per round, at least one.
         room: events of a row, at least draft_length + 1: rounds end before there may be more.
         most_rounds: all rows draw as many rounds, so many at most, and none after one that was the last of some row;
@@ -62,7 +65,7 @@ class Wanted(NamedTuple):
     most_rounds: int | None = None
 
     def begun(self) -> tuple[Speculated, Rounds, Any]:
-        """Nothing yet, the structure that writes it, and what else that points to."""
+        """Return an empty result, the structure that writes it, and what else that structure points to."""
         rows, width = self.unseen.ids.shape
         inter_times, times = torch.zeros(2, rows, self.room, dtype=torch.float64).unbind(0)
         marks, drafted, accepted = torch.zeros(3, rows, self.room, dtype=torch.int64).unbind(0)
@@ -80,7 +83,7 @@ class Wanted(NamedTuple):
 
 
 class _CacheInRounds:
-    """A compiled model whose cache native rounds fill.
+    """Lets native rounds fill the cache of a compiled model.
 
     Args:
         model: compiled.
@@ -104,8 +107,10 @@ class _CacheInRounds:
 def speculate(
     target: CompiledTPP | CompiledHeadTPP, draft: CompiledTPP, caches: tuple[KVCache, KVCache], wanted: Wanted
 ) -> Speculated:
-    """Many rounds of a draft model and the rule `joint` in one call: of each row until it wants no more; where the
-    target's passes are its own, of all rows in step until one wants no more.
+    """Run many rounds of a draft model and the rule `joint` in one call.
+
+    Each row draws until it wants no more; where the target's passes are its own, all rows draw in step until one wants
+    no more.
 
     Args:
         target, draft: compiled.

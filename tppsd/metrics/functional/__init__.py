@@ -66,7 +66,7 @@ from tppsd.metrics.functional.time_rescaling import (
     ks_exponential,
     ks_uniform,
 )
-from tppsd.metrics.functional.transport import transport_distance
+from tppsd.metrics.functional.transport import transport_by_mark, transport_distance
 from tppsd.metrics.functional.wasserstein import earth_movers_distance, wasserstein_distance
 
 __all__ = [
@@ -135,6 +135,7 @@ __all__ = [
     "stratified_inter_times",
     "temporal_map",
     "time_counts",
+    "transport_by_mark",
     "transport_distance",
     "wasserstein_distance",
 ]

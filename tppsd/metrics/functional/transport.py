@@ -31,14 +31,28 @@ def transport_distance(first: EventSequence, second: EventSequence, costs: Seque
         several
     costs: HYPRO (Xue et al., NeurIPS 2022).
     """
+    present = torch.cat([s.marks[s.num_given :] for s in (first, second)]).unique().tolist()
+    return _by_mark(first, second, present, costs).sum(0)
+
+
+def transport_by_mark(
+    first: EventSequence, second: EventSequence, num_marks: int, costs: Sequence[float] = HYPRO_COSTS
+) -> Tensor:
+    """Summands of `transport_distance`, one for each mark, float64 (num_marks, num_costs); its arguments are the same.
+
+    For a distance by horizon, give sequences that end there (`EventSequence.prefix`).
+    """
+    return _by_mark(first, second, range(num_marks), costs)
+
+
+def _by_mark(first: EventSequence, second: EventSequence, marks: Sequence[int], costs: Sequence[float]) -> Tensor:
     prices = torch.tensor(costs, dtype=torch.float64)
     if not len(prices) or not (prices > 0).all():
         raise ValueError(f"costs = {list(costs)} must be positive numbers, in the unit of the event times")
-    times, other_times = (s.event_times[s.num_given :] for s in (first, second))
-    marks, other_marks = (s.marks[s.num_given :] for s in (first, second))
-    present = torch.cat([marks, other_marks]).unique()
-    sources, targets = [times[marks == k] for k in present], [other_times[other_marks == k] for k in present]
-    return _alignment_costs(sources, targets, prices).sum(0)
+    sources, targets = (
+        [s.event_times[s.num_given :][s.marks[s.num_given :] == mark] for mark in marks] for s in (first, second)
+    )
+    return _alignment_costs(sources, targets, prices)
 
 
 def _alignment_costs(sources: list[Tensor], targets: list[Tensor], prices: Tensor) -> Tensor:

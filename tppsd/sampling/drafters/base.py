@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tppsd.models.cache import RowCache
 from tppsd.models.protocol import EventTokens
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.state import BatchState
 
 
@@ -89,7 +89,7 @@ class Draft:
 class Drafter(Protocol):
     """Proposes events with their distributions for every row, and is told what was committed."""
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Begin new requests in `rows`; `state` already holds their newest token."""
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
@@ -115,7 +115,7 @@ class Drafter(Protocol):
 class MemorylessDrafter:
     """What drafters without a state have in common."""
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """There is nothing to do."""
 
     def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:

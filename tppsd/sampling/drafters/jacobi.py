@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.own import SelfDrafter, follow_marks
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 
@@ -41,7 +41,7 @@ class JacobiDrafter(SelfDrafter):
         self._skip = self.recent.slots.new_zeros(num_rows)  # how many of them followed committed events
         self._last = self._skip - 1  # index of the last of use; -1: none
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         super().prefill(rows, requests, state)
         self._last[rows] = -1
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.drafters.backlog import DraftBacklog
 from tppsd.sampling.drafters.base import Draft
-from tppsd.sampling.requests import Histories, Request
+from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 
@@ -37,7 +37,7 @@ class ModelDrafter:
         self.backlog = DraftBacklog(num_rows, histories.lengths.device)
         self._num_cached = 0  # steps of the draft that the cache holds
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Encode the histories of new requests."""
         self.runner.prefill(rows, requests)
         self.backlog.prefill(rows, state.last_token)

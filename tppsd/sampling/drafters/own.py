@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.recent import RecentLaws
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 
@@ -34,7 +34,7 @@ class SelfDrafter:
         self.num_marks = target.model.num_marks
         self.recent = RecentLaws(num_rows, self.num_marks, target.histories.lengths.device)
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Begin with the distributions after the events of the histories."""
         self.recent.take_over(self.target.recent_laws(), self.target.encoded(requests), rows)
 

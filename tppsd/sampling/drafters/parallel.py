@@ -11,7 +11,7 @@ from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
 from tppsd.sampling.drafters.model import ModelDrafter
-from tppsd.sampling.requests import Request
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 
@@ -35,7 +35,7 @@ class ParallelDrafter(ModelDrafter):
         self.num_passes = num_passes
         self.guess = JacobiDrafter(target, num_rows)
 
-    def prefill(self, rows: Tensor, requests: list[Request], state: BatchState) -> None:
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         super().prefill(rows, requests, state)
         self.guess.prefill(rows, requests, state)
 

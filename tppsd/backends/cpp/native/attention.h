@@ -35,13 +35,13 @@ static inline void score(const float *query, const E *keys, int64_t first, int64
 
 // attended[c] = inverse * sum_i weights[i] values[c][i], of D dimensions
 template <int D, class E>
-static inline void weigh(const float *weights, const E *values, int64_t first, int64_t stop, int64_t capacity, float inverse,
+static inline void weigh(const float *weights, const E *values, int64_t first, int64_t stop, int64_t capacity, float inverse, bool more,
                          float *attended) {
   Vec sums[D] = {};
   for_entries(first, stop, [&](int64_t i, auto read) {
     for (int c = 0; c < D; c++) sums[c] += load(weights + i) * read(values + c * capacity + i);
   });
-  for (int c = 0; c < D; c++) attended[c] = sum(sums[c]) * inverse;
+  for (int c = 0; c < D; c++) attended[c] = (more ? attended[c] : 0.0f) + sum(sums[c]) * inverse;
 }
 
 // f(the number of dimensions as a constant, the first of them), for pieces of 8, 4 and 1 that make up all
@@ -53,30 +53,54 @@ static inline void by_pieces(int64_t dims, F f) {
   for (; c < dims; c++) f(std::integral_constant<int, 1>(), c);
 }
 
-// One query of one head over entries [first, stop) of its row; `scores` has room for the capacity.
+// Entries [first, stop) of a row, for one head: of the history that it shares with other rows, or its own.
 template <class E>
-static void attend(const float *query, const E *keys, const E *values, int64_t head_dim, int64_t capacity, int64_t first,
-                   int64_t stop, int64_t length, const uint8_t *seen, bool one_plus_sum, float *scores, float *attended) {
-  const int64_t from = first / LANES * LANES, to = (stop + LANES - 1) / LANES * LANES;
-  by_pieces(head_dim, [&](auto num, int64_t c) {
-    score<num>(query + c, keys + c * capacity, first, stop, capacity, c > 0, scores);
-  });
-  for (int64_t i = from; i < first; i++) scores[i] = -INFINITY;
-  for (int64_t i = stop; i < to; i++) scores[i] = -INFINITY;
-  if (seen)
-    for (int64_t i = std::max(first, length); i < stop; i++)
-      if (!seen[i - length]) scores[i] = -INFINITY;
-  Vec most = all(one_plus_sum ? 0.0f : -INFINITY);
-  for (int64_t i = from; i < to; i += LANES) most = larger(most, load(scores + i));
-  const float scale = LOG2_E / std::sqrt((float)head_dim), largest = largest_of(most);
+struct Segment {
+  const E *keys, *values;  // (head_dim, capacity)
+  int64_t capacity, first, stop;
+  float *scores;  // room for the capacity
+
+  int64_t from() const { return first / LANES * LANES; }
+  int64_t to() const { return (stop + LANES - 1) / LANES * LANES; }
+};
+
+// The weights of a segment in place of its scores, and what they add up to.
+template <class E>
+static inline Vec weights_of(const Segment<E> &segment, float largest, float scale) {
   Vec total = {};
-  for (int64_t i = from; i < to; i += LANES) {
-    const Vec weight = exp2_((load(scores + i) - largest) * scale);
-    store(scores + i, weight);
+  for (int64_t i = segment.from(); i < segment.to(); i += LANES) {
+    const Vec weight = exp2_((load(segment.scores + i) - largest) * scale);
+    store(segment.scores + i, weight);
     total += weight;
   }
+  return total;
+}
+
+// One query of one head over one or two segments. `seen` masks entries of the last one, from `length` on.
+template <class E>
+static void attend(const float *query, const Segment<E> *segments, int num_segments, int64_t head_dim, int64_t length,
+                   const uint8_t *seen, bool one_plus_sum, float *attended) {
+  Vec most = all(one_plus_sum ? 0.0f : -INFINITY);
+  for (int s = 0; s < num_segments; s++) {
+    const Segment<E> &own = segments[s];
+    by_pieces(head_dim, [&](auto num, int64_t c) {
+      score<num>(query + c, own.keys + c * own.capacity, own.first, own.stop, own.capacity, c > 0, own.scores);
+    });
+    for (int64_t i = own.from(); i < own.first; i++) own.scores[i] = -INFINITY;
+    for (int64_t i = own.stop; i < own.to(); i++) own.scores[i] = -INFINITY;
+    if (seen && s + 1 == num_segments)
+      for (int64_t i = std::max(own.first, length); i < own.stop; i++)
+        if (!seen[i - length]) own.scores[i] = -INFINITY;
+    for (int64_t i = own.from(); i < own.to(); i += LANES) most = larger(most, load(own.scores + i));
+  }
+  const float scale = LOG2_E / std::sqrt((float)head_dim), largest = largest_of(most);
+  Vec total = {};
+  for (int s = 0; s < num_segments; s++) total += weights_of(segments[s], largest, scale);
   const float inverse = 1.0f / (sum(total) + (one_plus_sum ? std::exp2(-largest * scale) : 0.0f));
-  by_pieces(head_dim, [&](auto num, int64_t c) {
-    weigh<num>(scores, values + c * capacity, first, stop, capacity, inverse, attended + c);
-  });
+  for (int s = 0; s < num_segments; s++) {
+    const Segment<E> &own = segments[s];
+    by_pieces(head_dim, [&](auto num, int64_t c) {
+      weigh<num>(own.scores, own.values + c * own.capacity, own.first, own.stop, own.capacity, inverse, s > 0, attended + c);
+    });
+  }
 }

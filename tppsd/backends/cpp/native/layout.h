@@ -21,10 +21,12 @@ constexpr int64_t ABI_VERSION = 1;  // of the exported functions; library.py has
     FIELD(Encoder, norm, 56) FIELD(Encoder, marks, 80) FIELD(Encoder, inter_time, 88) FIELD(Encoder, of_time, 96) \
     FIELD(Encoder, of_order, 104) FIELD(Encoder, time_scale, 112) FIELD(Encoder, log_mean, 120) FIELD(Encoder, log_std, 128) \
     FIELD(Encoder, min_inter_time, 136) \
-  SIZE(Pass, 136) FIELD(Pass, contexts, 0) FIELD(Pass, ids, 8) FIELD(Pass, times, 16) FIELD(Pass, inter_times, 24) \
+  SIZE(Pass, 176) FIELD(Pass, contexts, 0) FIELD(Pass, ids, 8) FIELD(Pass, times, 16) FIELD(Pass, inter_times, 24) \
     FIELD(Pass, lengths, 32) FIELD(Pass, num_before, 40) FIELD(Pass, depth, 48) FIELD(Pass, seen, 56) FIELD(Pass, rows, 64) \
     FIELD(Pass, num_new, 72) FIELD(Pass, num_nodes, 80) FIELD(Pass, max_context, 88) FIELD(Pass, cache, 96) \
     FIELD(Pass, capacity, 104) FIELD(Pass, cache_rows, 112) FIELD(Pass, is_bf16, 120) FIELD(Pass, num_threads, 128) \
+    FIELD(Pass, shared, 136) FIELD(Pass, shared_slots, 144) FIELD(Pass, shared_lengths, 152) \
+    FIELD(Pass, shared_capacity, 160) FIELD(Pass, shared_rows, 168) \
   SIZE(Decoder, 224) FIELD(Decoder, marks, 0) FIELD(Decoder, num_components, 8) FIELD(Decoder, num_features, 16) \
     FIELD(Decoder, num_marks, 24) FIELD(Decoder, to_mixture, 32) FIELD(Decoder, from_context, 72) \
     FIELD(Decoder, to_logits, 112) FIELD(Decoder, least_log_std, 152) FIELD(Decoder, largest_log_std, 160) \

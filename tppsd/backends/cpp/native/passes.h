@@ -38,6 +38,10 @@ struct Pass {
   int64_t rows, num_new, num_nodes, max_context;  // nodes of a tree before the new tokens; max_context: 0 = all
   void *cache;                           // float or Bf16 (layers, 2, cache_rows, heads, head_dim, capacity), at the first row
   int64_t capacity, cache_rows, is_bf16, num_threads;  // capacity: a multiple of 16
+  // (layers, 2, shared_rows, heads, head_dim, shared_capacity): histories, each shared by the rows with its slot; nullptr = none
+  const void *shared;
+  const int64_t *shared_slots, *shared_lengths;  // (rows,)
+  int64_t shared_capacity, shared_rows;
 };
 
 // --- tokens ---------------------------------------------------------------------------------------------------------------
@@ -63,36 +67,51 @@ static void embed(const Encoder &encoder, const Pass &pass, int64_t row, int64_t
 
 // --- layers ---------------------------------------------------------------------------------------------------------------
 
-// New tokens [from, to) of one row: keys and values into the cache, then every query of every head.
+// Keys and values of new tokens [from, to) of one row into its cache.
 template <class E, class Part>
-static void attend_row(const Encoder &encoder, const Pass &pass, const Part &part, E *cache, int64_t layer, int64_t row,
-                       const float *qkv, float *scores, float *attended) {
-  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, capacity = pass.capacity;
+static void write_row(const Encoder &encoder, const Pass &pass, const Part &part, E *cache, int64_t layer, int64_t row,
+                      const float *qkv) {
+  const int64_t dim = encoder.dim, capacity = pass.capacity, place = pass.lengths[row] + pass.num_nodes;
   E *keys = cache + (layer * 2 * pass.cache_rows + row) * dim * capacity, *values = keys + pass.cache_rows * dim * capacity;
-  const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted = pass.num_nodes + pass.num_new;
   for (int64_t c = 0; c < dim; c++)
     for (int64_t t = part.from; t < part.to; t++) {
       const float *own = qkv + (t - part.from) * 3 * dim;
       put(keys + c * capacity + place + t, own[dim + c]);
       put(values + c * capacity + place + t, own[2 * dim + c]);
     }
-  part.announce_and_wait(layer);
-  for (int64_t head = 0; head < encoder.num_heads; head++) {
-    const int64_t offset = head * head_dim;
-    if (row + 1 < pass.rows)  // the next row's, which a core does not foresee
-      for (int64_t c = offset; c < offset + head_dim; c++)
-        for (int64_t i = 0; i < place; i += 64 / (int64_t)sizeof(E)) {
-          __builtin_prefetch(keys + (dim + c) * capacity + i);
-          __builtin_prefetch(values + (dim + c) * capacity + i);
-        }
-    for (int64_t t = part.from; t < part.to; t++) {
-      const uint8_t *seen = pass.seen ? pass.seen + t * num_uncommitted : nullptr;
-      int64_t first = pass.max_context ? std::max<int64_t>(0, length + pass.depth[t] - pass.max_context + 1) : 0;
-      if (seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
-      attend(qkv + (t - part.from) * 3 * dim + offset, keys + offset * capacity, values + offset * capacity, head_dim, capacity,
-             first, seen ? length + num_uncommitted : place + t + 1, length, seen, encoder.kind == ATTNHP, scores,
-             attended + (t - part.from) * dim + offset);
-    }
+}
+
+// Queries of one head of new tokens [from, to) of one row: over the history that the row shares with others, and its own entries.
+template <class E, class Part>
+static void attend_row(const Encoder &encoder, const Pass &pass, const Part &part, const E *cache, int64_t layer, int64_t row,
+                       int64_t head, const float *qkv, float *scores, float *attended) {
+  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, offset = head * head_dim;
+  const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted = pass.num_nodes + pass.num_new;
+  const int64_t num_shared = pass.shared ? pass.shared_lengths[row] : 0;
+  Segment<E> segments[2];
+  const auto segment = [&](const E *entries, int64_t rows, int64_t capacity, int64_t at, float *room) {
+    const E *keys = entries + ((layer * 2 * rows + at) * dim + offset) * capacity;
+    return Segment<E>{keys, keys + rows * dim * capacity, capacity, 0, 0, room};
+  };
+  if (num_shared) segments[0] = segment((const E *)pass.shared, pass.shared_rows, pass.shared_capacity, pass.shared_slots[row], scores);
+  segments[1] = segment(cache, pass.cache_rows, pass.capacity, row, scores + pass.shared_capacity);
+  if (row + 1 < pass.rows)  // the next row's, which a core does not foresee
+    for (int64_t c = 0; c < head_dim; c++)
+      for (int64_t i = 0; i < place; i += 64 / (int64_t)sizeof(E)) {
+        __builtin_prefetch(segments[1].keys + (dim + c) * pass.capacity + i);
+        __builtin_prefetch(segments[1].values + (dim + c) * pass.capacity + i);
+      }
+  for (int64_t t = part.from; t < part.to; t++) {
+    const uint8_t *seen = pass.seen ? pass.seen + t * num_uncommitted : nullptr;
+    const int64_t num_before = length + pass.depth[t];  // of the row's own entries
+    int64_t first = pass.max_context ? std::max<int64_t>(0, num_before - pass.max_context + 1) : 0;
+    if (seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
+    segments[1].first = first, segments[1].stop = seen ? length + num_uncommitted : place + t + 1;
+    const int64_t num_hidden = pass.max_context ? num_shared + num_before + 1 - pass.max_context : 0;
+    segments[0].first = std::min(num_shared, std::max<int64_t>(0, num_hidden)), segments[0].stop = num_shared;
+    const bool shares = segments[0].first < num_shared;
+    attend(qkv + (t - part.from) * 3 * dim + offset, segments + !shares, 1 + shares, head_dim, length, seen,
+           encoder.kind == ATTNHP, attended + (t - part.from) * dim + offset);
   }
 }
 
@@ -136,7 +155,7 @@ static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, in
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, q = part.to - part.from, tokens = (stop - first) * q;
   const bool is_attnhp = encoder.kind == ATTNHP;
   const int64_t width = is_attnhp ? 2 * dim : dim, wide = is_attnhp ? 0 : encoder.layers[0].expand.out;
-  float *normed = room<0>(tokens * (width + 6 * dim + wide) + pass.capacity), *qkv = normed + tokens * width;
+  float *normed = room<0>(tokens * (width + 6 * dim + wide) + pass.capacity + pass.shared_capacity), *qkv = normed + tokens * width;
   float *attended = qkv + tokens * 3 * dim, *update = attended + tokens * dim, *waves = update + tokens * dim;
   float *hidden = waves + tokens * dim, *scores = hidden + tokens * wide;
   float *x = pass.contexts + (first * pass.num_new + part.from) * dim;
@@ -149,13 +168,16 @@ static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, in
     normalise(layer.attention_norm, x, normed + width - dim, tokens, dim, width);
     linear(layer.to_qkv, normed, qkv, tokens);
     if (encoder.kind == ROTARY) turn(qkv, waves, tokens, dim, head_dim);
-    for (int64_t row = first; row < stop; row++) {
-      const int64_t t = (row - first) * q;
-      const auto attend_to = [&](auto *cache) {
-        attend_row(encoder, pass, part, cache, i, row, qkv + t * 3 * dim, scores, attended + t * dim);
-      };
-      pass.is_bf16 ? attend_to((Bf16 *)pass.cache) : attend_to((float *)pass.cache);
-    }
+    const auto attend_to = [&](auto *cache) {
+      for (int64_t row = first; row < stop; row++) write_row(encoder, pass, part, cache, i, row, qkv + (row - first) * q * 3 * dim);
+      part.announce_and_wait(i);
+      for (int64_t head = 0; head < encoder.num_heads; head++)  // a history that several rows share is read once per head
+        for (int64_t row = first; row < stop; row++) {
+          const int64_t t = (row - first) * q;
+          attend_row(encoder, pass, part, cache, i, row, head, qkv + t * 3 * dim, scores, attended + t * dim);
+        }
+    };
+    pass.is_bf16 ? attend_to((Bf16 *)pass.cache) : attend_to((float *)pass.cache);
     linear(layer.from_heads, attended, update, tokens);
     if (is_attnhp) {
       map(x, tokens * dim, [&](int64_t j) { return load(x + j) + tanh_(load(update + j)); });

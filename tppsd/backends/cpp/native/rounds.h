@@ -56,6 +56,7 @@ struct ModelRow {
     pass.contexts = (float *)(((uintptr_t)contexts.data() + 63) / 64 * 64);  // see `room`
     pass.ids = ids.data(), pass.times = times.data(), pass.inter_times = inter_times.data();
     pass.lengths += row, pass.num_before += row, pass.rows = 1;
+    if (pass.shared) pass.shared_slots += row, pass.shared_lengths += row;
     pass.cache = (char *)pass.cache + row * encoder.dim * pass.capacity * entry;
   }
 

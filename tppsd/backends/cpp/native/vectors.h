@@ -97,7 +97,7 @@ static inline Vec exp2_(Vec x) {
   const Vec shifted = x + 12582912.0f, rest = x - (shifted - 12582912.0f);
   Vec p = all(1.534581190e-4f);
   for (float c : {1.339993122e-3f, 9.618488957e-3f, 5.550328777e-2f, 2.402264689e-1f, 6.931472057e-1f, 1.0f}) p = p * rest + c;
-  return x < -126.0f ? Vec{} : (Vec)((Ints)p + ((Ints)shifted << 23));
+  return x < -126.0f ? Vec{} : (Vec)((Words)p + ((Words)shifted << 23));  // of unsigned numbers, which may overflow
 }
 
 static inline Vec bounded(Vec x, float most) { x = x > most ? all(most) : x; return x < -most ? all(-most) : x; }

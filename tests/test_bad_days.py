@@ -1,0 +1,217 @@
+"""Real processes on bad days: signals, a process that never comes or dies, and training that diverges on one of two."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from lightning_helpers import SMALL, fitted
+
+from tppsd import TargetTPP
+
+pytestmark = [pytest.mark.slow]
+ROOT = Path(__file__).parent.parent
+NUM = 60_000  # sequences, of which a run is far from done when it is told to stop
+SAMPLED = ["--requests.num_events", "20", "--requests.num_sequences", str(NUM), "--requests.chunk_size", "64"]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return fitted(TargetTPP(2, **SMALL), tmp_path_factory.mktemp("target") / "target.ckpt")
+
+
+@contextmanager
+def tppsd(folder: Path, *arguments: str | Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """`python -m tppsd ARGUMENTS`, in a process group of its own that does not outlive the test."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tppsd", *map(str, arguments)], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted((folder / "outputs" / "samples").glob("*.parquet"))
+
+
+def wait_for_shards(folder: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        assert process.poll() is None, process.stderr and process.stderr.read()[-3000:]
+        if len(shards(folder)) >= 3:
+            return
+        time.sleep(0.1)
+    raise AssertionError("no shards")
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def assert_whole(folder: Path) -> None:
+    """What is there is whole, in its place, and nothing else is."""
+    for path in shards(folder):
+        chunk = int(path.name.split("-")[1])
+        assert pandas.read_parquet(path)["seq_idx"].tolist() == list(range(64 * chunk, min(64 * chunk + 64, NUM)))
+    assert not list((folder / "outputs" / "samples").glob(".*train*"))
+
+
+def test_sigterm_ends_predict_after_the_shard_in_hand(target: Path, tmp_path: Path) -> None:
+    with tppsd(tmp_path, "predict", *QUIET, *SAMPLED, "--model.target", target) as process:
+        wait_for_shards(tmp_path, process)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said[-3000:]
+    (line,) = [line for line in said.splitlines() if line.startswith("tppsd predict: ")]
+    assert f"stopped by SIGTERM with {len(shards(tmp_path))} of 938 files" in line and "the same command" in line
+    assert 3 <= len(shards(tmp_path)) < 938
+    assert_whole(tmp_path)
+    assert not (tmp_path / "outputs" / "samples" / ".lock").exists()
+
+
+def test_a_second_writer_is_refused_and_a_killed_one_is_no_obstacle(target: Path, tmp_path: Path) -> None:
+    arguments = ["predict", *QUIET, *SAMPLED, "--model.target", target]
+    with tppsd(tmp_path, *arguments) as first:
+        wait_for_shards(tmp_path, first)
+        with tppsd(tmp_path, *arguments) as second:
+            _, said = second.communicate(timeout=120)
+        assert second.returncode == 2 and f"is being written by process {first.pid} on " in said
+        first.kill()
+        first.wait()
+    before = {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
+    left = tmp_path / "outputs" / "samples" / ".train-00900-of-00938.parquet.1"
+    left.write_text("half")
+    with tppsd(tmp_path, *arguments) as third:
+        for _ in range(1200):
+            if len(shards(tmp_path)) > len(before):
+                break
+            time.sleep(0.1)
+        third.send_signal(signal.SIGTERM)
+        third.communicate(timeout=120)
+    assert third.returncode == 143 and not left.exists()
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing was sampled again"
+    assert_whole(tmp_path)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("told", ["first", "second"])
+def test_sigterm_to_one_of_two_processes_is_no_success(told: str, target: Path, tmp_path: Path) -> None:
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    with tppsd(tmp_path, "predict", *QUIET, *two, *SAMPLED, "--model.target", target) as process:
+        wait_for_shards(tmp_path, process)
+        (other,) = [pid for pid in children(process.pid) if "tppsd" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(process.pid if told == "first" else other, signal.SIGTERM)
+        _, said = process.communicate(timeout=180)
+    assert process.returncode == (143 if told == "first" else process.returncode) != 0
+    assert "stopped by SIGTERM with" in said and "sequences with" not in said
+    assert len(shards(tmp_path)) < 938
+    assert_whole(tmp_path)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_never_comes_is_waited_for_so_long_and_no_longer(
+    rank: int, target: Path, tmp_path: Path
+) -> None:
+    alone = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "GROUP_RANK": "0"}
+    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "LOCAL_WORLD_SIZE": "2"}
+    alone |= {"TORCHELASTIC_RUN_ID": "1"}  # as torchrun starts it
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--start_timeout", "3"]
+    arguments = ["predict", *QUIET, *two, *SAMPLED, "--model.target", target]
+    with tppsd(tmp_path, *arguments, **alone) as process:
+        _, said = process.communicate(timeout=150)
+    assert process.returncode == 2, said[-3000:]
+    (line,) = [line for line in said.splitlines() if line.startswith("tppsd predict: error: ")]
+    assert f"process {rank} of 2 waited 3 seconds for the others" in line and "--start_timeout" in line
+
+
+def test_sigterm_ends_fit_with_a_status_that_says_so(tmp_path: Path) -> None:
+    data = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "40", "--data.t_end", "8"]
+    size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--trainer.max_epochs", "100000"]
+    endless = ["--early_stopping.patience", "100000", "--trainer.log_every_n_steps", "1"]
+    with tppsd(tmp_path, "fit", *QUIET, *data, *size, *endless) as process:
+        last = tmp_path / "outputs" / "fit" / "version_0" / "checkpoints" / "last.ckpt"
+        for _ in range(600):
+            if last.exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said[-3000:]
+    (line,) = [line for line in said.splitlines() if line.startswith("tppsd fit: ")]
+    assert "stopped by SIGTERM at step" in line and "--ckpt_path outputs/fit/version_0/checkpoints/last.ckpt" in line
+
+
+@pytest.mark.distributed
+def test_two_processes_resume_to_the_bit_and_end_together_when_one_diverges(tmp_path: Path) -> None:
+    """Each has random states of its own; the loss of the second alone is not a number, from step 2 on."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "support" / "ddp_faults.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        for _ in range(100):  # the second process may end a little later
+            if (tmp_path / f"{rank}.pt").exists():
+                break
+            time.sleep(0.1)
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["same"], f"process {rank} draws other masks"
+        assert found["said"].startswith("training diverged at step 2 (epoch 0, batch 2")
+
+
+def test_slurm_requeues_a_fit_which_then_goes_on(tmp_path: Path) -> None:
+    """SIGUSR1, as `#SBATCH --signal=SIGUSR1@90` has it sent: a checkpoint is left, the job requeued, SIGTERM waited
+    out; the same command given again goes on from there. A `scontrol` that only notes what it is told stands in."""
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "requeued"}\n')
+    scontrol.chmod(0o755)
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "fit", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    data = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "40", "--data.t_end", "8"]
+    size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--trainer.log_every_n_steps", "1"]
+    arguments = ["fit", *QUIET, *data, *size, "--early_stopping.patience", "100000", "--trainer.devices", "1"]
+    with tppsd(tmp_path, *arguments, "--trainer.max_epochs", "100000", **slurm) as process:
+        last = tmp_path / "outputs" / "fit" / "version_7" / "checkpoints" / "last.ckpt"  # SLURM's number of the job
+        for _ in range(900):
+            if last.exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGUSR1)
+        for _ in range(300):
+            if (tmp_path / "requeued").exists():
+                break
+            time.sleep(0.1)
+        assert process.poll() is None, process.stderr and process.stderr.read()[-3000:]
+        process.kill()
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    step = torch.load(tmp_path / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
+    more = ["--trainer.max_epochs", "100000", "--trainer.max_steps", str(step + 3), "--checkpoint.dirpath", "next"]
+    with tppsd(tmp_path, *arguments, *more, **slurm) as process:
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said[-3000:]
+    assert torch.load(tmp_path / "next" / "last.ckpt", weights_only=True)["global_step"] == step + 3
+    assert "hpc_ckpt_1.ckpt" in said

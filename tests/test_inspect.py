@@ -1,0 +1,219 @@
+"""`tppsd inspect` and `tppsd convert`: the whole account in one run, a page that stands alone, and files that read back."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+
+from tppsd import EventDataModule, cli
+from tppsd.data.canonical import write_parquet
+from tppsd.data.log import read_log
+from tppsd.data.options import ReadOptions
+from tppsd.data.reading import EventDataset, read_dataset
+
+OPTIONS = ["--columns", "{sequence: case, time: when, mark: activity}", "--sort", "true", "--missing_mark", "missing"]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A log of 60 cases with offsets, missing types, exact copies, ties, in no order: as people have them."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for case in range(60):
+        time = np.datetime64("2025-03-29T12:00:00") + np.timedelta64(int(rng.integers(0, 40 * 86400)), "s")
+        for what in ["created", *rng.choice(["comment", "reply", ""], int(rng.integers(1, 9)), p=[0.55, 0.4, 0.05])]:
+            rows.append(f"{time}+02:00,C{case:02d},{what}")
+            time += np.timedelta64(int(rng.choice([0, rng.exponential(7200)], p=[0.2, 0.8])), "s")
+    rows += rows[:7]
+    rng.shuffle(rows)
+    path = tmp_path / "desk.csv"
+    path.write_text("\n".join(["when,case,activity", *rows]))
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: Any) -> tuple[int, str, str]:
+    """Exit status, output and messages of `tppsd ARGS`."""
+    try:
+        status = cli.main(list(map(str, args)))
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_one_run_names_all_obstacles_and_describes_the_log_all_the_same(desk: Path, capsys: Any) -> None:
+    status, out, _ = run(capsys, "inspect", desk)
+    assert status == 2 and "5 things are to mend:" in out
+    for option in ("'sequence': 'case'", "'time': 'when'", "missing_mark: NAME", "sort: true sorts them"):
+        assert option in out
+    assert "With these options it is read so:" in out
+    assert "7 of" in out and "are exact copies of others" in out and "are ties" in out
+    assert "no end of observation is given" in out and "t_end: last" in out
+
+
+def test_the_command_that_it_ends_with_reads_the_log(desk: Path, capsys: Any) -> None:
+    status, out, _ = run(capsys, "inspect", desk, *OPTIONS, "--data.drop_duplicates", "true", "--t_end", "last")
+    assert status == 0 and "things are to mend" not in out and "no end of observation" not in out
+    assert re.search(r"sequences +60\n", out) and "time 0 is 2025-03-30T00:00:00" in out
+    words = shlex.split(out.split("The same in training:")[1].strip())
+    assert words[:4] == ["tppsd", "fit", "--data.path", str(desk)]
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_class_arguments(EventDataModule, "data")
+    data = EventDataModule(**parser.parse_args(words[2:]).data)
+    assert sum(len(data.sequences(split)) for split in ("train", "validation", "test")) == 60
+    config = desk.parent / "run.yaml"
+    lines = ["data:", "  class_path: tppsd.EventDataModule", "  init_args:", f"    path: {desk}", "    sort: true",
+             "    columns: {sequence: case, time: when, mark: null}", "    split_times: [2025-04-15, 2025-04-25]"]  # fmt: skip
+    config.write_text("\n".join(lines))
+    status, out, _ = run(capsys, "inspect", "--config", config)
+    assert status == 0 and "by time, at 2025-04-15, 2025-04-25" in out
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path, capsys: Any) -> None:
+    names = ["[red]", "<b>", "[/]"]
+    lines = [f"{case},{i},{names[(case + i) % 3]}" for case in range(10) for i in range(6)]
+    (tmp_path / "log.csv").write_text("\n".join(["sequence,time,mark", *lines]))
+    status, out, _ = run(capsys, "inspect", tmp_path / "log.csv", "--report", tmp_path / "log.html")
+    assert status == 0 and all(name in out for name in names)
+    page = (tmp_path / "log.html").read_text()
+    assert "&lt;b&gt;" in page and "<b>" not in page
+
+
+def test_mistakes_are_one_sentence(desk: Path, capsys: Any) -> None:
+    for args, said in (
+        ([], "there is no SOURCE"),
+        ([desk, "--windw", "5"], "windw"),
+        ([desk, "--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
+        ([desk, "--report", "page.pdf"], "give a name that ends in .html"),
+        (["nowhere.csv"], "nowhere.csv: no such file or folder"),
+    ):
+        status, _, err = run(capsys, "inspect", *args)
+        assert status == 2 and said in err and err.count("\n") == 1
+    status, _, err = run(capsys, "convert", desk, desk.parent / "out.csv", *OPTIONS)
+    assert status == 2 and "give a name that ends in .parquet" in err
+    assert sorted(file.name for file in desk.parent.iterdir()) == ["desk.csv"], "nothing half-written is left behind"
+
+
+class Page(HTMLParser):
+    """What a page refers to, and the identifiers that its parts have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("href", "src", "xlink:href") and value is not None:
+                self.links.append(value)
+            if name == "id" and value is not None:
+                self.ids.append(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "num_figures"),
+    [(OPTIONS, 6), ([*OPTIONS[:1], "{sequence: case, time: when, mark: null}", "--sort", "true"], 4)],
+)
+def test_the_page_stands_alone_in_light_and_dark(desk: Path, capsys: Any, options: list[str], num_figures: int) -> None:
+    page = desk.parent / "pages" / "desk.html"
+    status, out, _ = run(capsys, "inspect", desk, *options, "--report", page)
+    assert status == 0 and f"Written: {page}" in out
+    text = page.read_text()
+    parsed = Page()
+    parsed.feed(text)
+    assert parsed.tags.count("svg") == num_figures
+    assert all(link.startswith(("#", "data:")) for link in parsed.links), "nothing is loaded from anywhere"
+    assert len(parsed.ids) == len(set(parsed.ids)) and all(
+        link[1:] in parsed.ids for link in parsed.links if link[0] == "#"
+    )
+    assert "prefers-color-scheme: dark" in text
+    used, defined = set(re.findall(r"var\(--(\w+)\)", text)), set(re.findall(r"--(\w+):", text))
+    assert used <= defined and {"text", "real"} <= used
+    assert "#22262b" not in text.lower(), "a colour that is the same in light and dark"
+    assert [file.name for file in page.parent.iterdir()] == ["desk.html"]
+
+
+def same(one: EventDataset, other: EventDataset) -> bool:
+    """Whether two data sets have the same sequences, down to the last bit, and the same words for them."""
+    assert (one.num_marks, one.mark_names, one.time_unit, one.time_origin) == (
+        other.num_marks, other.mark_names, other.time_unit, other.time_origin)  # fmt: skip
+    assert list(one.splits) == list(other.splits)
+    for split, part in one.splits.items():
+        for a, b in zip(part, other.splits[split], strict=True):
+            assert (a.id, a.index, a.t_start, a.t_end, a.score_start, a.censored_start) == (
+                b.id, b.index, b.t_start, b.t_end, b.score_start, b.censored_start)  # fmt: skip
+            for x, y in ((a.event_times, b.event_times), (a.inter_times, b.inter_times), (a.marks, b.marks)):
+                assert torch.equal(x, y)
+            assert (a.timestamps is None) == (b.timestamps is None)
+            assert a.timestamps is None or b.timestamps is None or torch.equal(a.timestamps, b.timestamps)
+    return True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"t_end": "last", "time_unit": "min", "origin": "2025-01-01"},
+        {"split_times": ("2025-04-15", "2025-04-25"), "t_end": "last"},
+        {"split_times": ("2025-04-15", "2025-04-25"), "window": "2h", "lookback": "5h"},
+        {"columns": {"sequence": "case", "time": "when", "mark": None}, "missing_mark": None},
+        {"min_mark_count": 100},
+    ],
+)
+def test_a_converted_log_reads_back_bit_for_bit(desk: Path, capsys: Any, options: dict[str, Any]) -> None:
+    chosen = {
+        "columns": {"sequence": "case", "time": "when", "mark": "activity"},
+        "sort": True,
+        "missing_mark": "?",
+    } | options
+    path = write_parquet(read_log(desk, ReadOptions(**chosen)), desk.parent / "out" / "desk.parquet")
+    assert [file.name for file in path.parent.iterdir()] == ["desk.parquet"]
+    columns = {"mark": None} if chosen["columns"]["mark"] is None else None
+    assert same(read_dataset(desk, **chosen), read_dataset(path, columns=columns))
+
+
+def test_numbers_convert_too_and_other_readers_find_the_usual_columns(tmp_path: Path, capsys: Any) -> None:
+    rows = pa.table({"sequence": [7, 7, 8, 9], "time": [0.1, 0.30000000000000004, 5.0, 2.0], "mark": [0, 2, 1, 0]})
+    pyarrow.parquet.write_table(rows, tmp_path / "log.parquet")
+    status, out, _ = run(
+        capsys, "convert", tmp_path / "log.parquet", tmp_path / "out.parquet", "--fractions", "[0.34, 0.33, 0.33]",
+        "--t_start", "0", "--t_end", "9", "--time_unit", "10,000 s", "--min_mark_count", "1",
+    )  # fmt: skip
+    assert status == 0 and "1 train, 1 validation, 1 test sequences, 3 marks" in out
+    options: dict[str, Any] = {"fractions": (0.34, 0.33, 0.33), "t_start": 0, "t_end": 9, "time_unit": "10,000 s"}
+    assert same(read_dataset(rows, min_mark_count=1, **options), read_dataset(tmp_path / "out.parquet"))
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()[0]
+    assert (table["dim_process"], table["seq_idx"], table["seq_len"]) == (3, 0, 2)
+    assert table["time_since_start"] == [0.1, 0.30000000000000004] and table["type_event"] == [0, 1]
+
+
+def test_a_source_with_obstacles_is_not_converted(desk: Path, capsys: Any) -> None:
+    status, _, err = run(capsys, "convert", desk, desk.parent / "out.parquet")
+    assert status == 2 and "5 things are to mend" in err and not (desk.parent / "out.parquet").exists()
+
+
+def test_the_demo_takes_the_same_options(desk: Path) -> None:
+    from tppsd.commands import demo
+
+    options = ["--split-times", "2025-04-15", "20", "--window", "7d", "--lookback", "5", "--t_end", "last", "--sort",
+               "--drop_duplicates", "false", "--time-format", "%d/%m/%Y", "ISO8601", "--observed", "0..12", "20..30"]  # fmt: skip
+    assert demo.parse(["--data", str(desk), *options]).reading == {
+        "split_times": ["2025-04-15", 20.0], "window": "7d", "lookback": 5.0, "t_end": "last", "sort": True,
+        "drop_duplicates": False, "time_format": ["%d/%m/%Y", "ISO8601"], "observed": [(0.0, 12.0), (20.0, 30.0)],
+    }  # fmt: skip
+    assert demo.parse([]).reading == {}
+    known = demo.parse(["--origin", "2025-01-01", "--fractions", "0.6", "0.2", "0.2", "--min-mark-count", "3"]).reading
+    assert ReadOptions(**known).fractions == [0.6, 0.2, 0.2]

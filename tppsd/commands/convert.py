@@ -1,0 +1,26 @@
+"""`tppsd convert SOURCE OUT.parquet`: a log as the Parquet file that everything reads, with its splits and vocabulary."""
+
+from __future__ import annotations
+
+from tppsd.commands.data_options import SourceParser, parse_source
+
+
+def main(args: list[str]) -> None:
+    """Read a source and write its canonical Parquet file.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read, or the name is not that of a Parquet file.
+    """
+    parser = SourceParser("tppsd convert", "Write a log of events to the Parquet file that everything reads.")
+    parser.add_argument("output", type=str, help="file to write, which ends in .parquet")
+    parsed, source, options = parse_source(parser, args)
+
+    from tppsd.data.canonical import write_parquet
+    from tppsd.data.log import read_log
+
+    log = read_log(source, options)
+    path = write_parquet(log, parsed.output)
+    for note in log.notes:
+        print(note)
+    sizes = ", ".join(f"{len(part):,} {split}" for split, part in log.parts.items())
+    print(f"{path}: {sizes} sequences, {log.vocabulary.num_marks} marks")

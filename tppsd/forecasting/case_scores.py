@@ -1,0 +1,215 @@
+"""Scores of forecasts origin by origin: sampled paths and probabilities against what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tppsd.data.sequences import EventSequence
+from tppsd.forecasting.forecast import Forecast, MarkSet
+from tppsd.forecasting.next_time_scores import next_time_scores
+from tppsd.metrics.functional.counts import crps_of_counts, horizon_counts, log_score_of_counts, randomised_pit
+from tppsd.metrics.functional.temporal_map import ForecastEvents, temporal_map
+from tppsd.metrics.functional.transport import transport_by_mark
+
+TOLERANCES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of the horizon, up to which events are matched with each other
+TRANSPORT_PATHS = 16  # of each origin, whose transport distances are averaged
+LEAST_SHARE = 0.05  # of paths that have a j-th event, so that it is predicted at all
+
+
+class Observed(NamedTuple):
+    """What came after each origin.
+
+    Fields: continuations: events since the origin, on [0, longest horizon]; counts: int64 (num_origins, num_sets,
+    num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest horizon.
+    """
+
+    continuations: list[EventSequence]
+    counts: Tensor
+    next_times: Tensor
+
+
+class CaseScores(NamedTuple):
+    """What a model scores at every origin, for every set of marks ("any" is the last) and horizon.
+
+    Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event; their
+    mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets, num_horizons);
+    outcomes: bool, likewise; count_pits: randomised PIT, likewise; next_time_pits: (num_origins,); temporal_map:
+    (num_sets, num_horizons), of all origins together.
+    """
+
+    means: dict[str, Tensor]
+    probs: Tensor
+    outcomes: Tensor
+    count_pits: Tensor
+    next_time_pits: Tensor
+    temporal_map: Tensor
+
+
+def observe(
+    continuations: list[EventSequence], sets: Sequence[MarkSet], horizons: Sequence[float], num_marks: int
+) -> Observed:
+    """Count what came, by set of marks and horizon."""
+    counts = torch.stack([horizon_counts(c, 0.0, horizons, num_marks) for c in continuations])
+    next_times = [float(c.event_times[0]) if len(c) else torch.inf for c in continuations]
+    return Observed(continuations, _of_sets(counts, sets), torch.tensor(next_times, dtype=torch.float64))
+
+
+def case_scores(
+    forecast: Forecast,
+    observed: Observed,
+    horizons: Sequence[float],
+    levels: Sequence[float],
+    seed: int,
+    advance: Callable[[], Any] = lambda: None,
+) -> CaseScores:
+    """Score a forecast of all origins, from one set of paths.
+
+    Args:
+        forecast: with `bins` at the horizons.
+        observed: what came.
+        horizons: increasing; the last is the forecast's.
+        levels: of the intervals whose coverage is asked for.
+        seed: of the numbers that make the PIT of a count continuous.
+        advance: is called after every origin.
+    """
+    paths = Paths.of(forecast)
+    counts = paths.counts(
+        forecast.sets, horizons, forecast.num_marks
+    )  # (num_paths, num_origins, num_sets, num_horizons)
+    generator = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(observed.counts.shape, generator=generator, dtype=torch.float64)
+    pits = randomised_pit(counts, observed.counts, uniforms)
+    probs = torch.stack([forecast.probability(within=h).value for h in horizons], -1).clamp(0.0, 1.0)
+    came = observed.counts > 0
+    next_time = next_time_scores(forecast._first, forecast.histories, observed.next_times, horizons[-1], generator)
+    means = {
+        "crps_of_counts": crps_of_counts(counts, observed.counts),
+        "log_score_of_counts": log_score_of_counts(counts, observed.counts),
+        "brier_score": (probs - came.double()).square(),
+        "log_score": _log_score(probs, came, forecast.num_paths),
+        "crps_of_next_time": next_time.crps,
+        "transport_distance": torch.stack([paths.transport(i, c, forecast.sets, horizons, forecast.num_marks, advance)
+                                           for i, c in enumerate(observed.continuations)]),
+        "mean_of_count_pit": pits,
+        "mean_of_next_time_pit": next_time.pits,
+    }  # fmt: skip
+    for level in levels:
+        means[f"coverage_{100 * level:g}"] = ((pits - 0.5).abs() <= level / 2).double()
+    maps = torch.stack([paths.temporal_map(observed, forecast.sets, h, forecast.num_marks) for h in horizons], -1)
+    return CaseScores(means, probs, came, pits, next_time.pits, maps)
+
+
+class Paths(NamedTuple):
+    """Events of all paths, with times since the origin: path s of origin i is row i * num_paths + s.
+
+    Fields: num_paths; offsets int64 (num_rows + 1,); times float64, marks int64 (num_events,).
+    """
+
+    num_paths: int
+    offsets: Tensor
+    times: Tensor
+    marks: Tensor
+
+    @classmethod
+    def of(cls, forecast: Forecast) -> Paths:
+        """Take the paths of a forecast."""
+        samples = forecast.paths
+        origins = torch.tensor([history.window_end for history in forecast.histories], dtype=torch.float64)
+        started = origins.repeat_interleave(forecast.num_paths).repeat_interleave(samples.offsets.diff())
+        times = (samples.flat_event_times - started).clamp_max(forecast.horizon)
+        return cls(forecast.num_paths, samples.offsets, times, samples.flat_marks)
+
+    def counts(self, sets: Sequence[MarkSet], horizons: Sequence[float], num_marks: int) -> Tensor:
+        """Count events within each horizon, int64 (num_paths, num_origins, num_sets, num_horizons)."""
+        num_rows, num_horizons = len(self.offsets) - 1, len(horizons)
+        rows = torch.arange(num_rows).repeat_interleave(self.offsets.diff())
+        bins = torch.searchsorted(torch.tensor(horizons, dtype=torch.float64), self.times)
+        cells = (rows * num_marks + self.marks) * num_horizons + bins
+        binned = torch.bincount(cells, minlength=num_rows * num_marks * num_horizons)
+        counts = _of_sets(binned.view(num_rows, num_marks, num_horizons).cumsum(-1), sets)
+        return counts.view(-1, self.num_paths, len(sets), num_horizons).transpose(0, 1)
+
+    def transport(
+        self,
+        origin: int,
+        came: EventSequence,
+        sets: Sequence[MarkSet],
+        horizons: Sequence[float],
+        num_marks: int,
+        advance: Callable[[], Any],
+    ) -> Tensor:
+        """Mean optimal transport distance of paths of an origin from what came, (num_sets, num_horizons).
+
+        It is averaged over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up to
+        it. Every path, horizon and mark is a problem of its own: they are told apart as marks of one pair of sequences.
+        """
+        num = min(self.num_paths, TRANSPORT_PATHS)
+        first, last = origin * self.num_paths, origin * self.num_paths + num
+        own = slice(int(self.offsets[first]), int(self.offsets[last]))
+        path = torch.arange(num).repeat_interleave(self.offsets[first : last + 1].diff())
+        found = torch.zeros(len(sets), len(horizons), dtype=torch.float64)
+        for place, horizon in enumerate(horizons):
+            theirs = torch.arange(num).repeat_interleave(len(came))
+            sampled = _problems(self.times[own], path * num_marks + self.marks[own], horizon)
+            true = _problems(came.event_times.repeat(num), theirs * num_marks + came.marks.repeat(num), horizon)
+            labels, dense = torch.cat([sampled[1], true[1]]).unique(return_inverse=True)
+            pair = [
+                EventSequence.of(times, marks, 0.0, horizon)
+                for times, marks in ((sampled[0], dense[: len(sampled[1])]), (true[0], dense[len(sampled[1]) :]))
+            ]
+            costs = [0.5 * share * horizon for share in TOLERANCES]
+            by_problem = transport_by_mark(pair[0], pair[1], len(labels), costs).mean(-1)
+            by_mark = by_problem.new_zeros(num_marks).index_add_(0, labels % num_marks, by_problem) / num
+            found[:, place] = torch.stack([by_mark[list(one.marks)].sum() for one in sets])
+        advance()
+        return found
+
+    def temporal_map(self, observed: Observed, sets: Sequence[MarkSet], horizon: float, num_marks: int) -> Tensor:
+        """T-mAP of the j-th events of the paths, (num_sets,); of a set of marks the mean of its marks' AP.
+
+        The j-th predicted event lies at the median time of the j-th events of those paths that have one within the
+        horizon; its score of mark k is the share of all paths whose j-th event is one of mark k within the horizon.
+        """
+        forecasts = [
+            ForecastEvents(*self._predicted(i, horizon, num_marks), came.event_times, came.marks)
+            for i, came in enumerate(observed.continuations)
+        ]
+        found = temporal_map(forecasts, horizon, [share * horizon for share in TOLERANCES], num_marks)
+        by_mark = found.average_precision.mean(1)
+        return torch.stack([by_mark[list(one.marks)].mean() for one in sets])
+
+    def _predicted(self, origin: int, horizon: float, num_marks: int) -> tuple[Tensor, Tensor]:
+        """Return times (n,) and scores (n, num_marks) of the predicted events after an origin."""
+        first = origin * self.num_paths
+        offsets = self.offsets[first : first + self.num_paths + 1]
+        own = slice(int(offsets[0]), int(offsets[-1]))
+        is_in = self.times[own] < horizon
+        place = torch.arange(len(is_in)) - (offsets[:-1] - offsets[0]).repeat_interleave(offsets.diff())
+        place, times, marks = place[is_in], self.times[own][is_in], self.marks[own][is_in]
+        shares = torch.zeros(int(place.max()) + 1 if len(place) else 0, num_marks, dtype=torch.float64)
+        shares.view(-1).index_add_(0, place * num_marks + marks, torch.full_like(times, 1 / self.num_paths))
+        num = int((shares.sum(1) >= LEAST_SHARE).sum())  # shares fall with j
+        medians = [times[place == j].median() for j in range(num)]
+        return torch.stack(medians) if num else times.new_zeros(0), shares[:num]
+
+
+def _of_sets(counts: Tensor, sets: Sequence[MarkSet]) -> Tensor:
+    """(n, num_marks, num_horizons) -> (n, num_sets, num_horizons)."""
+    return torch.stack([counts[:, list(one.marks)].sum(1) for one in sets], 1)
+
+
+def _problems(times: Tensor, labels: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
+    """Return the events within a horizon, in order of time."""
+    is_in = times <= horizon
+    order = times[is_in].argsort(stable=True)
+    return times[is_in][order], labels[is_in][order]
+
+
+def _log_score(probs: Tensor, came: Tensor, num_paths: int) -> Tensor:
+    """- log of the probability of what happened, with half a path of each outcome added: no estimate is 0 or 1."""
+    smoothed = (num_paths * probs + 0.5) / (num_paths + 1)
+    return -torch.where(came, smoothed, 1 - smoothed).log()

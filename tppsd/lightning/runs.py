@@ -1,0 +1,83 @@
+"""Runs as arguments: `tppsd test --run outputs/fit/version_0` takes the data and the best checkpoint of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
+
+CHECKPOINTS = ("best.ckpt", "last.ckpt")  # of a run's folder, the first that is there
+FIT_ONLY = ("early_stopping", "checkpoint")  # sections by which the configuration of a run is known
+CHECKPOINT_OPTION = {"validate": "--ckpt_path", "test": "--ckpt_path", "predict": "--model.target"}
+HELP = "folder of a run of fit: its data, as they were read there, and its best checkpoint; further options come on top"
+
+
+def with_run(args: list[str]) -> list[str]:
+    """Return the arguments of a verb with `--run RUN`, or with `--config` of a run's own configuration, spelt out.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is not that of a run, or the verb is fit.
+    """
+    verb, rest, run = args[0], [], None
+    words = [
+        part
+        for word in args[1:]
+        for part in (word.split("=", 1) if word.startswith(("--run=", "--config=")) else [word])
+    ]
+    while words:
+        word = words.pop(0)
+        is_run = word == "--run" or (word == "--config" and verb != "fit" and words and _is_of_a_run(words[0]))
+        if not (is_run and words):
+            rest.append(word)
+            continue
+        run = Path(words.pop(0))
+        run = run.parent if word == "--config" else run
+    if run is None:
+        return args
+    if verb not in CHECKPOINT_OPTION:
+        raise ValueError(f"--run {run} is for {', '.join(CHECKPOINT_OPTION)}; fit goes on from --ckpt_path CHECKPOINT")
+    checkpoint = _checkpoint(run)
+    given = [CHECKPOINT_OPTION[verb], str(checkpoint)]
+    return [verb, f"--data={json.dumps(_data(run, checkpoint), default=str)}", *given, *rest]
+
+
+def _is_of_a_run(path: str) -> bool:
+    file = Path(path)
+    return file.name == "config.yaml" and file.is_file() and all(name in _content(file) for name in FIT_ONLY)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    import yaml
+
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
+
+
+def _checkpoint(run: Path) -> Path:
+    for name in CHECKPOINTS:
+        if (path := run / "checkpoints" / name).is_file():
+            return path
+    raise FileNotFoundError(f"--run {run}: has no checkpoints/{CHECKPOINTS[0]}; it must be a folder of `tppsd fit`")
+
+
+def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
+    """Return the section `data` of a run, with the marks of its model.
+
+    Where times are timestamps it also has their unit and origin.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(f"--run {run}: has no config.yaml; it must be a folder of `tppsd fit`")
+    section = _content(file).get("data")
+    if not isinstance(section, dict) or "class_path" not in section:
+        raise ValueError(f"{file}: does not say which data the run was trained on")
+    options = section.setdefault("init_args", {})
+    statistics = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("statistics", {})
+    if statistics.get("time_origin") is not None:
+        known = {"time_unit": statistics["time_unit"], "origin": statistics["time_origin"]}
+        options |= {name: value for name, value in known.items() if name in options and options[name] is None}
+    if statistics.get("mark_names") is not None and "mark_names" in options:
+        options |= {"mark_names": list(statistics["mark_names"]), "min_mark_count": None}
+    return section
