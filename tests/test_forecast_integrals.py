@@ -64,7 +64,7 @@ def test_integrals_are_those_of_fine_quadrature(name: str, is_truncated: bool) -
                     assert (p[i, :, j] == 0).all() and (hazard[i, :, j] == 0).all()
                     continue
                 expected = reference(laws[i], float(elapsed[i]), float(ends[i, j]))
-                torch.testing.assert_close(p[i, :, j], expected[0], atol=of_p * (1 + is_truncated), rtol=0)
+                torch.testing.assert_close(p[i, :, j], expected[0], atol=of_p * (1 + 2 * is_truncated), rtol=0)
                 torch.testing.assert_close(hazard[i, :, j], expected[1], atol=of_hazard, rtol=0)
 
 

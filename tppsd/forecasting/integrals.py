@@ -29,7 +29,7 @@ def mark_integrals(laws: Any, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tenso
 
     Of a NextEventLaw, f(A | tau) is a parabola in log tau between nodes that lie 1/6 of a standard deviation of log tau
     apart, and the mass and the first two moments of the mixture between two nodes are exact, however narrow a component:
-    the error of p is below 1e-4 (2e-4 for left-truncated ones), and far smaller where f is smooth. That of Lambda, which
+    the error of p is below 1e-4 (3e-4 for left-truncated ones), and far smaller where f is smooth. That of Lambda, which
     takes its shape between nodes for a cubic, is below 5e-4. Marks that do not depend on tau have no such error. Other
     distributions are integrated by Gauss-Legendre rules.
 
