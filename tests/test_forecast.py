@@ -134,7 +134,7 @@ def test_sums_over_steps_are_martingales() -> None:
 
 
 def forgets_the_stop(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StepSums, "_is_before", lambda self, path, rows, positions, is_hit: torch.ones_like(is_hit))
+    patch.setattr(StepSums, "_is_before", lambda self, path, hits: torch.ones_like(hits))
 
 
 def forgets_the_truncation(patch: pytest.MonkeyPatch) -> None:

@@ -41,9 +41,9 @@ def reference(law: NextEventLaw, elapsed: float, end: float) -> tuple[Tensor, Te
 
 
 MODELS = {
-    "closed form": (StubTPP.random(NUM_MARKS, seed=0), 2e-4, 2e-3),  # f moves by tanh(log tau): second derivative 0.8
-    "time conditional": (attentive_model("thp", num_marks=NUM_MARKS).double(), 1e-4, 2e-4),
-    "independent": (small_model("thp", NUM_MARKS, mark_decoder="independent"), 1e-8, 1e-8),
+    "closed form": (StubTPP.random(NUM_MARKS, seed=0), 5e-5, 5e-4),
+    "time conditional": (attentive_model("thp", num_marks=NUM_MARKS).double(), 1e-4, 5e-4),
+    "independent": (small_model("thp", NUM_MARKS, mark_decoder="independent"), 1e-7, 1e-7),
 }
 
 
@@ -64,7 +64,7 @@ def test_integrals_are_those_of_fine_quadrature(name: str, is_truncated: bool) -
                     assert (p[i, :, j] == 0).all() and (hazard[i, :, j] == 0).all()
                     continue
                 expected = reference(laws[i], float(elapsed[i]), float(ends[i, j]))
-                torch.testing.assert_close(p[i, :, j], expected[0], atol=of_p, rtol=0)
+                torch.testing.assert_close(p[i, :, j], expected[0], atol=of_p * (1 + 2 * is_truncated), rtol=0)
                 torch.testing.assert_close(hazard[i, :, j], expected[1], atol=of_hazard, rtol=0)
 
 
@@ -80,10 +80,10 @@ def test_a_component_narrower_than_the_nodes_is_not_missed() -> None:
     narrow = law.with_parts(inter_time=mixture)
     with torch.inference_mode():
         p, _ = mark_integrals(narrow, torch.tensor([[1.5, 3.0]], dtype=torch.float64), SETS)
-        for j, (weights, x) in enumerate(((torch.tensor([0.4, 0.0]), 0.06), (torch.tensor([0.4, 0.6]), 0.8))):
+        for j, weights in enumerate((torch.tensor([0.4, 0.0]), torch.tensor([0.4, 0.6]))):
             at = torch.tensor([0.06, 0.8], dtype=torch.float64).exp()
             expected = (narrow.unsqueeze(0).mark_log_probs(at.view(2, 1)).exp().squeeze(1) * weights.view(2, 1)).sum(0)
-            torch.testing.assert_close(p[0, :, j], expected @ SETS.double().t(), atol=1e-3, rtol=0)
+            torch.testing.assert_close(p[0, :, j], expected @ SETS.double().t(), atol=1e-4, rtol=0)
 
 
 def test_processes_are_integrated_to_rounding() -> None:

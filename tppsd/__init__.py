@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.data.statistics import DataStatistics
     from tppsd.forecasting.backtest import Backtest, backtest
     from tppsd.forecasting.forecast import Forecast, forecast
+    from tppsd.forecasting.session import Session
     from tppsd.lightning.callbacks import SpeculativeSampling
     from tppsd.lightning.datamodule import EventDataModule
     from tppsd.lightning.distillation import Distillation
@@ -48,6 +49,7 @@ __all__ = [
     "SampledSequences",
     "Sampler",
     "SamplingOptions",
+    "Session",
     "SpeculativeSampling",
     "TargetTPP",
     "TransformerTPP",
@@ -83,6 +85,7 @@ _MODULE_OF = {
     "SampledSequences": "tppsd.sampling.results",
     "Sampler": "tppsd.lightning.sampler",
     "SamplingOptions": "tppsd.sampling.options",
+    "Session": "tppsd.forecasting.session",
     "SpeculativeSampling": "tppsd.lightning.callbacks",
     "TargetTPP": "tppsd.lightning.modules",
     "TransformerTPP": "tppsd.models.transformer_tpp",

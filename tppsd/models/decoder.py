@@ -68,10 +68,10 @@ class TimeConditionalMarks(nn.Module):
             return self
         matrices = (layer.weight for layer in (self.from_time, self.mix_time, self.to_logits))
         biases = (self.from_time.bias, self.to_logits.bias)
-        return _DoubleMarks._make(values.detach().double() for values in (*matrices, *biases))
+        return DoubleMarks._make(values.detach().double() for values in (*matrices, *biases))
 
 
-class _DoubleMarks(NamedTuple):
+class DoubleMarks(NamedTuple):
     """Holds a TimeConditionalMarks in float64 arithmetic: matrices (out, in), then biases."""
 
     from_time: Tensor
