@@ -1,5 +1,7 @@
-"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind, before anything is
-trained."""
+"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind.
+
+It is for the time before anything is trained.
+"""
 
 from __future__ import annotations
 

@@ -177,7 +177,8 @@ def mind(facts: LogFacts) -> list[str]:
         total = sum(own.num_scored for own in facts.splits.values())
         order = "" if log.vocabulary.num_marks == 1 else "; the score of their marks depends on the order of the rows"
         lines.append(
-            f"{tied:,} of {total:,} inter-times are ties, which are floored in training and scoring: see min_inter_time{order}"
+            f"{tied:,} of {total:,} inter-times are ties, which are floored in training and scoring: see "
+            f"min_inter_time{order}"
         )
     unscored = {split: own.num_without_scored for split, own in facts.splits.items()}
     first_is_given = bool(missing(train.table.t_start).any())
@@ -209,7 +210,8 @@ def _about_marks(facts: LogFacts) -> list[str]:
     names = ", ".join(f"{facts.mark_name(mark)} ({counts[mark]})" for mark in rare[:5].tolist())
     more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
     return [
-        f"{len(rare)} of {num_marks} marks have fewer than {RARE} training events: {names}{more}; min_mark_count groups rare ones"
+        f"{len(rare)} of {num_marks} marks have fewer than {RARE} training events: {names}{more}; min_mark_count "
+        "groups rare ones"
     ]
 
 

@@ -1,5 +1,7 @@
-"""Classical models that every forecast is measured against: Poisson, renewal and Hawkes, fitted to the training
-split."""
+"""Classical models that every forecast is measured against, fitted to the training split.
+
+They are Poisson, renewal and Hawkes processes.
+"""
 
 from __future__ import annotations
 

@@ -21,11 +21,12 @@ LEAST_SHARE = 0.05  # of paths that have a j-th event, so that it is predicted a
 
 
 class Observed(NamedTuple):
-    """What came after each origin.
+    """Holds what came after each origin.
 
-    Fields: continuations: events since the origin, on [0, longest horizon]; counts: int64 (num_origins, num_sets,
-    num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest
-    horizon.
+    Fields:
+        continuations: events since the origin, on [0, longest horizon].
+        counts: int64 (num_origins, num_sets, num_horizons).
+        next_times: float64 (num_origins,), since the origin, inf where no event came within the longest horizon.
     """
 
     continuations: list[EventSequence]
@@ -34,13 +35,16 @@ class Observed(NamedTuple):
 
 
 class CaseScores(NamedTuple):
-    """What a model scores at every origin, for every set of marks ("any" is the last) and horizon.
+    """Holds what a model scores at every origin, for every set of marks ("any" is the last) and horizon.
 
-    Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event;
-    their mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets,
-    num_horizons);
-    outcomes: bool, likewise; count_pits: randomised PIT, likewise; next_time_pits: (num_origins,); temporal_map:
-    (num_sets, num_horizons), of all origins together.
+    Fields:
+        means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event; their
+            mean over origins is the score.
+        probs: P(an event in A within h), in [0, 1], (num_origins, num_sets, num_horizons).
+        outcomes: bool, likewise.
+        count_pits: randomised PIT, likewise.
+        next_time_pits: (num_origins,).
+        temporal_map: (num_sets, num_horizons), of all origins together.
     """
 
     means: dict[str, Tensor]
@@ -111,9 +115,13 @@ def case_scores(
 
 
 class Paths(NamedTuple):
-    """Events of all paths, with times since the origin: path s of origin i is row i * num_paths + s.
+    """Holds events of all paths, with times since the origin: path s of origin i is row i * num_paths + s.
 
-    Fields: num_paths; offsets int64 (num_rows + 1,); times float64, marks int64 (num_events,).
+    Fields:
+        num_paths: paths per origin.
+        offsets: int64 (num_rows + 1,).
+        times: float64 (num_events,).
+        marks: int64 (num_events,).
     """
 
     num_paths: int
@@ -143,7 +151,7 @@ class Paths(NamedTuple):
     def transport(
         self, origin: int, came: EventSequence, sets: Sequence[MarkSet], horizons: Sequence[float], num_marks: int
     ) -> Tensor:
-        """Return mean optimal transport distances of an origin, (2, num_sets, num_horizons).
+        """Return the mean optimal transport distance of paths of an origin from what came, (num_sets, num_horizons).
 
         First of `TRANSPORT_PATHS` paths from what came, then of half of these paths from the other half. They are
         averaged over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up to it.
@@ -179,7 +187,7 @@ class Paths(NamedTuple):
         return found
 
     def temporal_map(self, observed: Observed, sets: Sequence[MarkSet], horizon: float, num_marks: int) -> Tensor:
-        """Return the T-mAP of the j-th events of the paths, (num_sets,); of a set of marks the mean of its marks' AP.
+        """Return T-mAP of the j-th events of the paths, (num_sets,); of a set of marks the mean of its marks' AP.
 
         The j-th predicted event lies at the median time of the j-th events of those paths that have one within the
         horizon; its score of mark k is the share of all paths whose j-th event is one of mark k within the horizon.
@@ -208,7 +216,7 @@ class Paths(NamedTuple):
 
 
 def _of_sets(counts: Tensor, sets: Sequence[MarkSet]) -> Tensor:
-    """Sum counts of marks: (n, num_marks, num_horizons) -> (n, num_sets, num_horizons)."""
+    """Map (n, num_marks, num_horizons) to (n, num_sets, num_horizons)."""
     return torch.stack([counts[:, list(one.marks)].sum(1) for one in sets], 1)
 
 
@@ -220,7 +228,9 @@ def _within(times: Tensor, labels: Tensor, horizon: float) -> tuple[Tensor, Tens
 
 
 def _log_score(probs: Tensor, came: Tensor, num_paths: int) -> Tensor:
-    """Return - log of the probability of what happened, with half a path of each outcome added: no estimate is 0 or
-    1."""
+    """Return - log of the probability of what happened, with half a path of each outcome added.
+
+    So no estimate is 0 or 1.
+    """
     smoothed = (num_paths * probs + 0.5) / (num_paths + 1)
     return -torch.where(came, smoothed, 1 - smoothed).log()

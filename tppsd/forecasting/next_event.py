@@ -46,7 +46,7 @@ def first_distributions(job: SamplingJob, plan: RequestPlan) -> Any:
 
 
 def next_mark_probs(distributions: Any, num_marks: int) -> Tensor:
-    """Probability of each mark to be the next, whenever that is, float64 (num_distributions, num_marks)."""
+    """Return the probability of each mark to be the next, whenever that is, float64 (num_distributions, num_marks)."""
     with torch.inference_mode():
         if isinstance(distributions, NextEventDistribution):
             mixture = distributions.double().inter_time
@@ -61,7 +61,7 @@ def next_mark_probs(distributions: Any, num_marks: int) -> Tensor:
 
 
 class NextTime:
-    """The time until the next event, since the history was observed: closed forms of its distribution.
+    """Is the time until the next event, since the history was observed: closed forms of its distribution.
 
     Args:
         distributions: (num_histories,), given that nothing came until the histories were observed.
@@ -98,7 +98,7 @@ class NextTime:
 
     @property
     def mean(self) -> Tensor:
-        """E min(T, mean_cap), float64 (num_histories,)."""
+        """The mean E min(T, mean_cap), float64 (num_histories,)."""
         with torch.inference_mode():
             if not isinstance(self._distributions, NextEventDistribution):
                 levels = (torch.arange(_NUM_NODES, dtype=torch.float64) + 0.5) / _NUM_NODES
@@ -115,12 +115,15 @@ class NextTime:
             return (beyond - before) / mixture.log_survival(elapsed).exp()
 
     def density(self, times: Tensor | Sequence[float]) -> Tensor:
-        """Density of the time until the next event at times since the history was observed, (num_histories, n)."""
+        """Return the density of the time until the next event at times since then, (num_histories, n).
+
+        Times count since the history was observed.
+        """
         with torch.inference_mode():
             return self._inter_time_log_prob(times).exp().t()
 
     def survival(self, times: Tensor | Sequence[float]) -> Tensor:
-        """Probability of no event until times since the history was observed, (num_histories, n)."""
+        """Return the probability of no event until times since the history was observed, (num_histories, n)."""
         with torch.inference_mode():
             survival: Tensor = self._distributions.unsqueeze(0).log_survival(self._inter_times(times)).exp().t()
             return survival

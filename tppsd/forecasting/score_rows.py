@@ -1,5 +1,4 @@
-"""From scores at every origin to the rows of a table: means with bootstrap intervals over sequences, and
-comparisons."""
+"""The rows of a table from scores at every origin: means with bootstrap intervals over sequences, and comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ _ANY = "any"
 
 
 class ScoreRow(NamedTuple):
-    """A score of a model: of a set of marks, over so many origins, with a 95 % bootstrap interval (NaN where none)."""
+    """Is a score of a model: of a set of marks, over so many origins, with a 95 % bootstrap interval (NaN: none)."""
 
     model: str
     metric: str
@@ -38,7 +37,7 @@ class ScoreRow(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The mean difference of a score, target less baseline, with a paired 95 % bootstrap interval (NaN where none).
+    """Is the mean difference of a score, target less baseline, with a paired 95 % bootstrap interval.
 
     "An event within h" has no interval where it came at fewer than 5 origins, or at all but fewer than 5: too few to
     tell.
@@ -72,8 +71,12 @@ class Comparison(NamedTuple):
 
 
 class _Cells(NamedTuple):
-    """Scores of every origin side by side. Fields: names: (metric, mark, horizon) of each column; values (n,
-    columns)."""
+    """Holds scores of every origin side by side.
+
+    Fields:
+        names: (metric, mark, horizon) of each column.
+        values: (n, columns).
+    """
 
     names: list[tuple[str, str, float]]
     values: Tensor
@@ -96,9 +99,10 @@ def score_rows(
         cells = _cells(scores, labels, horizons)
         found = _bootstrap(_mean_of(cells.values, sequence), sequence, _NUM_RESAMPLES, seed)
         for name, value, low, high in zip(cells.names, *(part.tolist() for part in found), strict=True):
+            metric, mark, horizon = name
+            rows.append(ScoreRow(model, metric, mark, horizon, value, low, high, len(sequence)))
+        for name, (value, low, high) in _others(scores, labels, horizons, sequence, seed):
             rows.append(ScoreRow(model, *name, value, low, high, len(sequence)))
-        for name, interval in _others(scores, labels, horizons, sequence, seed):
-            rows.append(ScoreRow(model, *name, *interval, len(sequence)))
     return rows
 
 
@@ -156,7 +160,7 @@ def _cells(
 
 
 def _mean_of(values: Tensor, sequence: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the mean over origins of values (num_origins, columns), by weights of sequences."""
+    """Return a function: the mean over origins of values (num_origins, columns), by weights of sequences."""
     places, num = _places(sequence)
     sums = values.new_zeros(num, values.shape[1]).index_add_(0, places, values)
     counts = torch.bincount(places, minlength=num).double()
@@ -184,7 +188,7 @@ def _places(sequence: Tensor) -> tuple[Tensor, int]:
 def _others(
     scores: CaseScores, labels: Sequence[str], horizons: Sequence[float], sequence: Tensor, seed: int
 ) -> Iterator[tuple[tuple[str, str, float], tuple[float, float, float]]]:
-    """Yield the scores that are no means over origins."""
+    """Return scores that are no means over origins."""
     places = _places(sequence)[0]
     for a, label in enumerate(labels):
         for b, horizon in enumerate(horizons):

@@ -1,5 +1,6 @@
-"""Time rescaling: under the right distribution, compensators between events are i.i.d. Exp(1). Also with censored
-windows.
+"""Time rescaling: under the right distribution, compensators between events are i.i.d. Exp(1).
+
+Windows may be censored.
 
 Source: Brown, Barbieri, Ventura, Kass and Frank, "The time-rescaling theorem and its application to neural spike train
 data analysis", Neural Computation 14 (2002).
