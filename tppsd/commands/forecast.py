@@ -33,12 +33,14 @@ def main(args: list[str]) -> None:
                 f"--{name} is missing: give {'a checkpoint' if name == 'model' else 'a length of time, as 7d'}"
             )
 
-    from tppsd.data.reading import read_dataset
+    from tppsd.data.log import read_log
+    from tppsd.data.reading import to_dataset
     from tppsd.forecasting.forecast import forecast
     from tppsd.models.checkpoint import load
 
     target = load(parsed.model)
-    dataset = read_dataset(source, **_as_trained(options, target.statistics).given())
+    is_split = parsed.split is not None or options.split_times is not None
+    dataset = to_dataset(read_log(source, _as_trained(options, target.statistics), is_split))
     histories, observed = _histories(dataset, parsed.split, parsed.given_fraction, parsed.max_histories)
     found = forecast(
         target,
