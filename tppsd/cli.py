@@ -27,6 +27,9 @@ GROUPS = {
         "convert": Command("tppsd.commands.convert", "write a log of events to the Parquet file that everything reads"),
     },
     "Measure": {
+        "backtest": Command(
+            "tppsd.commands.backtest", "forecast from many origins of a test split, and score what happened"
+        ),
         "benchmark": Command(
             "tppsd.commands.benchmark",
             "time samplers side by side and test their samples; the tables of the TPP-SD paper",

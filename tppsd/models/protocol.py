@@ -73,6 +73,20 @@ class InterTimeDistribution(Protocol):
         """Return inter-times, float64 (..., *batch), from float64 uniforms (..., *batch, at least 2)."""
 
 
+class ModelInterTime(InterTimeDistribution, Protocol):
+    """Is an inter-time distribution that integrals can be taken over, as a model's must be."""
+
+    def knots(self, levels: Tensor) -> Tensor:
+        """Return inter-times of given survival levels, which lie dense where the distribution is narrow.
+
+        Args:
+            levels: float64 (n,), of the survival of each component where there are several.
+
+        Returns:
+            float64 (n * number of components, *batch).
+        """
+
+
 @runtime_checkable
 class DraftDistribution(Protocol):
     """Is a distribution g(tau) f(k | tau) that events are drafted from, batch shape (*batch,)."""
@@ -100,6 +114,10 @@ class DraftDistribution(Protocol):
 @runtime_checkable
 class EventDistribution(DraftDistribution, Protocol):
     """Is a model's distribution of the next event, batch shape (*batch,); a target's must be one."""
+
+    @property
+    def inter_time(self) -> ModelInterTime:
+        """The distribution of tau alone."""
 
     @property
     def batch_shape(self) -> torch.Size:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.requests import Requests
@@ -18,7 +17,7 @@ ADDRESSES = [int(address(0, Purpose.TARGET, draw)) for draw in range(2)]
 _AT_ONCE, _FEWEST = 64, 16
 
 
-def autoregressive_step(state: BatchState, target: ModelRunner, uniforms: Tensor) -> tuple[Events, Any]:
+def autoregressive_step(state: BatchState, target: ModelRunner, uniforms: Tensor) -> tuple[Events, EventDistribution]:
     """Draw and commit the next event of every row.
 
     Args:
@@ -36,9 +35,11 @@ def autoregressive_step(state: BatchState, target: ModelRunner, uniforms: Tensor
     return events, law
 
 
-def given_elapsed(laws: Any, state: BatchState) -> Any:
-    """Distributions (rows, n) after the last token and later ones, of which the first of each row is given that nothing
-    happened for its elapsed time."""
+def given_elapsed(laws: EventDistribution, state: BatchState) -> EventDistribution:
+    """Truncate distributions (rows, n) after the last token and later ones by the elapsed time of each row.
+
+    Only the first of each row is given that nothing happened for that time.
+    """
     if not state.is_truncated_start:
         return laws
     num_later = laws.batch_shape[1] - 1

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tppsd.models.law import NextEventLaw
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.recorder import Recorder, Steps
@@ -22,17 +23,21 @@ from tppsd.sampling.state import BatchState, Events, ragged
 
 
 class Advance(NamedTuple):
-    """What one call of a method has done.
+    """Says what one call of a method has done.
 
-    Fields: num_passes: target passes of every row, or int64 (rows,); events (rows, n) that were committed, then
-    anything; laws: the target's distributions of them, or None; num_drafted, num_accepted, num_used int64 (m,): of every
-    round of every active row, the events drafted, accepted, and of these the ones that their row had use for (None:
-    nothing is ever drafted); num_rounds: rounds of the batch; nodes int64: of a tree, those that were accepted.
+    Fields:
+        num_passes: target passes of every row, or int64 (rows,).
+        events: (rows, n), those that were committed, then anything.
+        laws: the target's distributions of them, or None.
+        num_drafted, num_accepted, num_used: int64 (m,), of every round of every active row, the events drafted,
+            accepted, and of these the ones that their row had use for; None: nothing is ever drafted.
+        num_rounds: rounds of the batch.
+        nodes: int64, of a tree, those that were accepted.
     """
 
     num_passes: int | Tensor
     events: Events
-    laws: Any
+    laws: EventDistribution | None
     num_drafted: Tensor | None = None
     num_accepted: Tensor | None = None
     num_used: Tensor | None = None
@@ -41,7 +46,7 @@ class Advance(NamedTuple):
 
 
 class Method(Protocol):
-    """A way to advance every row by at least one event."""
+    """Is a way to advance every row by at least one event."""
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Begin new requests in `rows`."""
@@ -55,14 +60,14 @@ class Method(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """Completed requests, one after the other, on the CPU.
+    """Holds completed requests, one after the other, on the CPU.
 
     Attributes:
         which: int64 (n,), their numbers in the job.
         counts: int64 (n,), their events.
         ended_by_count, stopped: bool (n,), they ended by the number of these, or by the mark of the last.
-        columns: float64 (3 or 4, events), inter-times, times since t_start and marks of all, and log-densities where they
-            were recorded.
+        columns: float64 (3 or 4, events), inter-times, times since t_start and marks of all, and log-densities where
+            they were recorded.
         laws: the recorded distributions of each, or None.
     """
 
@@ -78,7 +83,7 @@ class Finished:
 
     @classmethod
     def cat(cls, parts: Sequence[Finished]) -> Finished:
-        """All of several."""
+        """Join several, one after the other."""
         names = ("which", "counts", "ended_by_count", "stopped")
         flags = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         columns = torch.cat([part.columns for part in parts], 1)
@@ -86,7 +91,7 @@ class Finished:
         return cls(**flags, columns=columns, laws=None if parts[0].laws is None else recorded)
 
     def select(self, order: Tensor) -> Finished:
-        """The requests at int64 `order` (m,), in that order."""
+        """Return the requests at int64 `order` (m,), in that order."""
         counts, firsts = self.counts[order], (self.counts.cumsum(0) - self.counts)[order]
         within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
         events = firsts.repeat_interleave(counts) + within
@@ -96,10 +101,11 @@ class Finished:
 
 
 class Counters:
-    """What the rounds of a job add up to.
+    """Adds up the rounds of a job.
 
     Attributes:
-        num_rounds: target passes summed over rows; num_passes: of the whole batch.
+        num_rounds: target passes summed over rows.
+        num_passes: target passes of the whole batch.
         accepted_counts: int64 (longest + 1, longest + 1), rounds by (drafted, accepted).
         node_counts: int64 (num_nodes,), rounds in which each node of a tree was accepted.
     """
@@ -184,8 +190,9 @@ class Engine:
             self.draft_length.record(longest, done.num_used, is_longest, seconds, done.num_rounds)
 
     def _steps(self, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> Steps:
-        """What a call of the method has done, step by step, from what the state was before it."""
+        """Return what a call of the method has done, step by step, from what the state was before it."""
         state = self.state
+        assert done.laws is not None
         num_events = torch.where(active, torch.minimum(state.counts, state.limit) - counts, 0)
         is_late = state.reached_end & ~state.stopped & (state.counts < state.limit)
         starts = torch.cat([last_times.unsqueeze(1), done.events.times[:, :-1]], 1)

@@ -1,20 +1,20 @@
-"""What is kept of the events of a job beside the events themselves: densities, and the distributions they were drawn
-from."""
+"""The record of a job beside its events: densities, and the distributions that the events were drawn from."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tppsd.models.law import NextEventLaw
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.state import Events, RowStore, ragged
 
 
 class Steps(NamedTuple):
-    """The steps that the rows have made: an event each, or the one that came too late and only ends its row.
+    """Holds the steps that the rows have made: an event each, or the one that came too late and only ends its row.
 
     Fields:
         request: int64 (rows,), number of the request that each row works on.
@@ -28,13 +28,13 @@ class Steps(NamedTuple):
     request: Tensor
     starts: Tensor
     events: Events
-    laws: Any
+    laws: EventDistribution
     num_steps: Tensor
     num_events: Tensor
 
 
 class Accumulator(Protocol):
-    """Sums over the steps of every path, taken while paths are sampled, so that no distribution is kept."""
+    """Adds up the steps of every path while paths are sampled, so that no distribution is stored."""
 
     def add(self, steps: Steps) -> None:
         """Add the steps of one call of a method; each path's come in order."""
@@ -56,15 +56,15 @@ class Recorder:
 
     @property
     def wants_laws(self) -> bool:
-        """Is the distribution of every event of use?"""
+        """Whether the distribution of every event is of use."""
         return self.log_probs or self.laws or self.accumulator is not None
 
     def start(self) -> None:
         """Begin with a new batch."""
         self._store = None
 
-    def record(self, lengths: Tensor, events: Events, laws: Any) -> None:
-        """Keep what is wanted of `events` (rows, n), which follow the first `lengths` (rows,) of each row.
+    def record(self, lengths: Tensor, events: Events, laws: EventDistribution | None) -> None:
+        """Store what is wanted of `events` (rows, n), which follow the first `lengths` (rows,) of each row.
 
         Args:
             lengths: int64 (rows,).
@@ -73,6 +73,7 @@ class Recorder:
         """
         if not (self.log_probs or self.laws):
             return
+        assert laws is not None
         columns = []
         if self.log_probs:
             columns.append(laws.log_prob(events.inter_times, events.marks).unsqueeze(0))
@@ -96,8 +97,9 @@ class Recorder:
     def take(
         self, rows: Tensor, counts: Tensor, ended_by_event: Tensor
     ) -> tuple[Tensor | None, list[NextEventLaw] | None]:
-        """(log-densities (1, events), distributions) of finished rows; that of the event that came too late is one of
-        the distributions.
+        """Return log-densities (1, events) and distributions of finished rows.
+
+        That of the event that came too late is one of the distributions.
 
         Args:
             rows: int64 (n,).
@@ -120,7 +122,7 @@ class Recorder:
 
 
 def _apart(law: NextEventLaw) -> NextEventLaw:
-    """An ordinary distribution on the CPU that has nothing in common with its model, which may change or be gone."""
+    """Return an ordinary distribution on the CPU that shares nothing with its model, which may change or be gone."""
     decoder = law.mark_decoder
     if isinstance(decoder, nn.Module):
         with torch.inference_mode(False):
@@ -129,8 +131,7 @@ def _apart(law: NextEventLaw) -> NextEventLaw:
 
 
 def after_elapsed(laws: NextEventLaw | None, elapsed: float) -> NextEventLaw:
-    """The distributions of the events of a sequence (n,), the first given that nothing happened for `elapsed` since the
-    event before."""
+    """Truncate the first distribution of a sequence (n,) by `elapsed`, the time without an event before it."""
     assert laws is not None
     if elapsed == 0:
         return laws

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tppsd.models.protocol import DecodingModel, EventModel, EventTokens
+from tppsd.models.law import NextEventLaw
+from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens
 from tppsd.sampling.drafters.recent import RecentLaws
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import token_marks
+
+if TYPE_CHECKING:
+    from tppsd.backends.cpp.model import DecodedEvents
 
 
 class ModelRunner:
@@ -44,12 +48,12 @@ class ModelRunner:
         self.cache.continue_rows(self._prefilled, self.encoded(requests), rows)
 
     def encoded(self, requests: Requests) -> Tensor:
-        """int64 (requests,): rows of the histories of the latest prefill."""
+        """Return the rows of the histories of the latest prefill, int64 (requests,)."""
         rows = [self._encoded[history] for history in requests.history.tolist()]
         return torch.tensor(rows, device=self.histories.lengths.device)
 
     def _with_next(self, wanted: list[int]) -> list[int]:
-        """The wanted histories and those after them, which the next requests continue."""
+        """Return the wanted histories and those after them, which the next requests continue."""
         lengths, longest = self.histories.lengths, int(self.histories.lengths[wanted].max())
         if longest == 1:  # nothing to encode: the newest token is not
             return wanted
@@ -75,7 +79,7 @@ class ModelRunner:
         self._encoded = {history: row for row, history in enumerate(wanted)}
 
     def recent_laws(self) -> RecentLaws:
-        """Distributions after the events of the encoded histories, by their rows."""
+        """Return the distributions after the events of the encoded histories, by their rows."""
         if self._recent is None:
             self._recent = RecentLaws(len(self._encoded), self.model.num_marks, self.histories.lengths.device)
             for context, marks, num in self._contexts:
@@ -83,16 +87,21 @@ class ModelRunner:
             self._contexts = []
         return self._recent
 
-    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
-        """Distributions (rows, q) of the next events after the tokens, a chain or nodes of a tree."""
+    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> EventDistribution:
+        """Return the distributions (rows, q) of the next events after the tokens, a chain or nodes of a tree."""
         return self.model.law(self.model.extend(tokens, self.cache, parents))
 
     def decode(
-        self, law: Any, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, *ends: Tensor | None
-    ) -> tuple[Any, Any]:
-        """(DecodedEvents, their distributions or None) of the model itself, by one call (`DecodingModel.decode`)."""
+        self, law: EventDistribution, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, *ends: Tensor | None
+    ) -> tuple[DecodedEvents, EventDistribution | None]:
+        """Draw many events by one call of the model (`DecodingModel.decode`).
+
+        Returns:
+            The events, and their distributions or None.
+        """
         model: Any = self.model
-        decoded = model.decode(law, self.cache, last_times, uniforms, keeps_laws, *ends)
+        assert isinstance(law, NextEventLaw)
+        decoded: DecodedEvents = model.decode(law, self.cache, last_times, uniforms, keeps_laws, *ends)
         if not keeps_laws:
             return decoded, None
         laws = law.of(decoded.parameters)

@@ -37,7 +37,7 @@ def sample(
     progress: bool = False,
     **option_overrides: Any,
 ) -> SampledSequences:
-    """Sample event sequences from the target's law, from the start of a window or continuing histories.
+    """Sample event sequences from the target's distribution, from the start of a window or continuing histories.
 
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
@@ -91,7 +91,7 @@ def sample_chunk(
     max_events: int,
     **requested: Any,
 ) -> SampledSequences:
-    """`sample`, of a job of `num_chunks` chunks like this one: for all of them method = "auto" decides whether to try.
+    """Sample one of `num_chunks` chunks of a job: for all of them method = "auto" decides whether to try.
 
     Args:
         requested: history, numbers, ends and first_index, as of `sample`.

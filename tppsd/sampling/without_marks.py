@@ -1,16 +1,15 @@
 """Sampling of the process without some marks: candidates of these marks are dropped, and time goes on (thinning).
 
-The intensities of all other marks, given what has happened, stay what they are. A dropped candidate is a step, with noise
-of its own, and no token: the next one is drawn from the same distribution, given that it comes later.
+The intensities of all other marks, given what has happened, stay what they are. A dropped candidate is a step, with
+noise of its own, and no token: the next one is drawn from the same distribution, given that it comes later.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.autoregressive import Autoregressive, given_elapsed
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import RowNoise
@@ -45,8 +44,8 @@ class WithoutMarks(Autoregressive):
         self.num_steps = self.num_steps[rows]
 
     @staticmethod
-    def _candidates(law: Any, elapsed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """The next candidates (rows, 1), later than those that were dropped."""
+    def _candidates(law: EventDistribution, elapsed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the next candidates (rows, 1), later than those that were dropped."""
         inter_times, marks = law.truncated(elapsed).sample(uniforms)
         return inter_times, marks
 

@@ -1,5 +1,7 @@
-"""The formulas, as plain functions of tensors. No torchmetrics, no Lightning; scipy only where a p-value is asked
-for."""
+"""The formulas of the metrics, as plain functions of tensors.
+
+They need no torchmetrics and no Lightning, and scipy only where a p-value is asked for.
+"""
 
 from tppsd.metrics.functional.acceptance import (
     acceptance_by_position,

@@ -1,5 +1,7 @@
-"""Means under a mixture of log-normals that count nothing beyond a horizon: a wide component of tiny weight, which
-costs no likelihood, makes any uncapped mean absurd."""
+"""Means under a mixture of log-normals that count nothing beyond a horizon.
+
+A wide component of tiny weight, which costs no likelihood, makes any uncapped mean absurd.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ _BELOW = 14.0  # log of the capped mean over what is far below it: e^-14 of it i
 
 
 def capped_mean(law: LogNormalMixture, horizon: float) -> Tensor:
-    """E min(X, H), float64 (num_events,): the mean of an inter-time of which all beyond the horizon H count as H.
+    """Return E min(X, H), float64 (num_events,): the mean inter-time where all beyond the horizon H counts as H.
 
         E min(X, H) = sum_m w_m [exp(a_m + s_m^2 / 2) Phi(z_m - s_m) + H Phi(-z_m)],  z_m = (log H - a_m) / s_m
 
@@ -40,7 +42,7 @@ def capped_mean(law: LogNormalMixture, horizon: float) -> Tensor:
 
 
 def mean_share_beyond(law: LogNormalMixture, horizon: float) -> Tensor:
-    """Share of the mean that lies beyond the horizon, 1 - E min(X, H) / E X in [0, 1], float64 (num_events,).
+    """Return the share of the mean beyond the horizon, 1 - E min(X, H) / E X in [0, 1], float64 (num_events,).
 
     Where it is more than a half, the mean says more about a tail that no data have shown than about inter-times: it is
     not usable as a forecast. Arguments as in `capped_mean`.
@@ -51,8 +53,9 @@ def mean_share_beyond(law: LogNormalMixture, horizon: float) -> Tensor:
 
 
 def capped_minimum(law: LogNormalMixture, horizon: float) -> Tensor:
-    """E min(X, X', H) = integral_0^H S(x)^2 dx for independent X, X' of the law, float64 (num_events,), within 1e-4 of
-    E min(X, H).
+    """Return E min(X, X', H) = integral_0^H S(x)^2 dx, float64 (num_events,), within 1e-4 of E min(X, H).
+
+    X and X' are independent draws of the distribution.
 
     By Gauss-Legendre with two nodes on panels in log x, between quantiles of every component, so that narrow components
     are resolved, and even points, so that x is. Arguments as in `capped_mean`.
@@ -68,8 +71,10 @@ def capped_minimum(law: LogNormalMixture, horizon: float) -> Tensor:
 
 
 def _squared_survival(weights: Tensor, a: Tensor, s: Tensor, low: Tensor, top: float, own: Tensor) -> Tensor:
-    """integral of S(x)^2 until exp(top), (num_events,): as it is from exp(low) on, 1 before. S itself is computed in
-    float32, whose error is below the rule's."""
+    """Return the integral of S(x)^2 until exp(top), (num_events,): as it is from exp(low) on, 1 before.
+
+    S itself is computed in float32, whose error is below the rule's.
+    """
     low = low.unsqueeze(-1)
     quantiles = (a.unsqueeze(-1) + s.unsqueeze(-1) * own).flatten(-2)
     even = low + (top - low) * torch.linspace(0, 1, _NUM_EVEN_PANELS + 1, dtype=a.dtype, device=a.device)
@@ -87,8 +92,10 @@ def _squared_survival(weights: Tensor, a: Tensor, s: Tensor, low: Tensor, top: f
 
 
 def components(law: LogNormalMixture) -> tuple[Tensor, Tensor, Tensor]:
-    """log w, and a and s, mean and standard deviation of log X, of every component, each float64 (num_events,
-    num_components)."""
+    """Return log w, a and s of every component, each float64 (num_events, num_components).
+
+    a and s are mean and standard deviation of log X.
+    """
     law = untruncated(law).double()
     log_weights = torch.log_softmax(law.log_weights, -1)  # those of a float32 head sum to 1 within 1e-7 only
     return log_weights, law.shift + law.scale * law.means, law.scale * law.log_stds.exp()

@@ -1,4 +1,4 @@
-"""Point forecasts of the next event, read off its law, and their errors."""
+"""Point forecasts of the next event, read off its distribution, and their errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK = 2**17  # components x nodes of a block of events
 
 
 def rmse(forecasts: Tensor, inter_times: Tensor) -> Tensor:
-    """sqrt(mean_i (forecast_i - tau_i)^2), float64 (), in the data's unit of time; NaN without events.
+    """Return sqrt(mean_i (forecast_i - tau_i)^2), float64 (), in the data's unit of time; NaN without events.
 
     The mean of the law minimises the expected square, so it is the forecast to score (`law.inter_time.mean`). But the
     mean of a log-normal is exp(a + s^2 / 2): one wide component of tiny weight, which costs no likelihood, makes it
@@ -29,7 +29,7 @@ def rmse(forecasts: Tensor, inter_times: Tensor) -> Tensor:
 
 
 def quantiles(law: LogNormalMixture, levels: Tensor, num_bisections: int = 40) -> Tensor:
-    """tau with G(tau) = level, float64 (num_levels, *batch), by bisection on G in log tau.
+    """Return tau with G(tau) = level, float64 (num_levels, *batch), by bisection on G in log tau.
 
     For central levels (0.01 to 0.99), and ten times cheaper there than `LogNormalMixture.icdf`, which is accurate in
     both tails at any depth. Each bisection halves the error of log tau, which starts below the distance between the
@@ -52,7 +52,7 @@ def quantiles(law: LogNormalMixture, levels: Tensor, num_bisections: int = 40) -
 
 
 def marginal_mark_probs(law: NextEventLaw, num_nodes: int = 16) -> Tensor:
-    """Probability of each mark of the next event, whenever it comes, (num_events, num_marks).
+    """Return the probability of each mark of the next event, whenever it comes, (num_events, num_marks).
 
         P(k | h) = integral g(tau | h) f(k | h, tau) dtau  ~  1/n sum_i f(k | h, tau_i),  G(tau_i) = (i - 1/2) / n,  i =
         1..n
@@ -75,7 +75,7 @@ def marginal_mark_probs(law: NextEventLaw, num_nodes: int = 16) -> Tensor:
 
 
 def mark_accuracy(mark_probs: Tensor, marks: Tensor) -> Tensor:
-    """Share of events whose mark is the most probable one, float64 (); NaN without events.
+    """Return the share of events whose mark is the most probable one, float64 (); NaN without events.
 
         accuracy = mean_i 1{k_i = argmax_k P_i(k)}
 
@@ -89,7 +89,11 @@ def mark_accuracy(mark_probs: Tensor, marks: Tensor) -> Tensor:
 
 
 def untruncated(law: LogNormalMixture) -> LogNormalMixture:
-    """The law itself, after a check."""
+    """Return the distribution itself, after a check.
+
+    Raises:
+        ValueError: it is truncated.
+    """
     if law.elapsed is not None:
         raise ValueError(
             "the law is truncated (the time since the last event is known); forecasts are scored on whole laws"

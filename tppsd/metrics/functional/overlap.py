@@ -1,5 +1,7 @@
-"""How much two laws of the next event have in common: Kullback-Leibler divergence and total variation, with
-gradients."""
+"""The overlap of two distributions of the next event: Kullback-Leibler divergence and total variation.
+
+Both have gradients.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from tppsd.models.mixture import LogNormalMixture
 
 
 class Overlap(NamedTuple):
-    """Estimates per context, each (*batch,).
+    """Holds estimates per context, each (*batch,).
 
     Fields: kl: KL(target || draft) in nats; acceptance: 1 - TV(target, draft), the probability that the `joint` rule
     accepts an event drafted in this context.
@@ -24,7 +26,7 @@ class Overlap(NamedTuple):
 
 
 def overlap(target: NextEventLaw, draft: NextEventLaw, uniforms: Tensor) -> Overlap:
-    """Unbiased estimates from inter-times of the target, in closed form over the marks.
+    """Estimate both without bias from inter-times of the target, in closed form over the marks.
 
         KL(target || draft) = E [log g_T(tau) / g_D(tau) + sum_k f_T(k | tau) log f_T(k | tau) / f_D(k | tau)]
         1 - TV(target, draft) = E [sum_k f_T(k | tau) min(1, g_D(tau) f_D(k | tau) / (g_T(tau) f_T(k | tau)))]
@@ -51,7 +53,7 @@ def overlap(target: NextEventLaw, draft: NextEventLaw, uniforms: Tensor) -> Over
 
 
 def stratified_inter_times(law: LogNormalMixture, uniforms: Tensor) -> Tensor:
-    """Inter-times of a law without truncation, float64 (*batch, num_draws), each marginally of the law.
+    """Draw inter-times without truncation, float64 (*batch, num_draws), each marginally of the distribution.
 
     Level (s + u_s) / S of draw s picks the component by inversion of the cumulative weights, components in the order of
     their means, and what the level leaves within the component's share is the probability of its quantile: strata of

@@ -18,7 +18,7 @@ _ROUNDING = 1e-6  # -log S(tau) + log S(elapsed) of a short interval may round t
 
 @dataclass(frozen=True, eq=False)
 class SequenceResiduals:
-    """What one sequence contributes to the tests of a law.
+    """Holds what one sequence contributes to the tests of a distribution.
 
     Attributes:
         index: place of the sequence in its data set or request; it fixes the order of concatenation.
@@ -107,12 +107,13 @@ def _check(index: Tensor, gaps: Tensor, lengths: Tensor, leftovers: Tensor) -> N
 
 
 def ks_uniform(uniforms: Tensor) -> KSResult:
-    """Kolmogorov-Smirnov test of U(0, 1).
+    """Test U(0, 1) by Kolmogorov and Smirnov.
 
         D = max_i max(i/n - u_(i), u_(i) - (i-1)/n),  p = P(D_n >= D) under i.i.d. uniforms (exact distribution)
 
     Args:
         uniforms: (num_events,) in [0, 1].
+
     Raises:
         ValueError: a value outside [0, 1] or NaN.
     """
@@ -130,12 +131,15 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
 
 
 def ks_exponential(gaps: Tensor) -> KSResult:
-    """Kolmogorov-Smirnov test of Exp(1): `ks_uniform` of u = 1 - exp(-gap), (num_events,)."""
+    """Test Exp(1) by Kolmogorov and Smirnov: `ks_uniform` of u = 1 - exp(-gap), (num_events,)."""
     return ks_uniform(-torch.expm1(-gaps.double().clamp_min(0)))
 
 
 def ks_band(num_events: int, level: float = 0.95) -> float:
-    """Half width of the band that holds F_n - F everywhere with probability `level`; about 1.36 / sqrt(n) at 0.95."""
+    """Return the half width of the band that holds F_n - F everywhere with probability `level`.
+
+    It is about 1.36 / sqrt(n) at 0.95.
+    """
     from scipy.stats import kstwo
 
     return float(kstwo.isf(1 - level, num_events))

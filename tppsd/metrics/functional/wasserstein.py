@@ -56,8 +56,10 @@ def earth_movers_distance(first: Tensor, second: Tensor, ground: Ground = "index
 
 
 def _distance_of_cdfs(first: Tensor, second: Tensor) -> Tensor:
-    """|F_first - F_second| at every point, from the numbers of draws at each; whole numbers up to the division, so
-    exact."""
+    """Return |F_first - F_second| at every point, from the numbers of draws at each.
+
+    These are whole numbers up to the division, so that it is exact.
+    """
     below_first, below_second = first.long().cumsum(0), second.long().cumsum(0)
     num_first, num_second = below_first[-1], below_second[-1]
     return (below_first * num_second - below_second * num_first).abs().double() / (num_first * num_second)

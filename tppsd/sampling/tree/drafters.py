@@ -5,13 +5,11 @@ Siblings have different times, so that positions follow the depth and times foll
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from tppsd.data.statistics import DataStatistics
-from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.model import ModelDrafter, joined
 from tppsd.sampling.drafters.own import SelfDrafter
@@ -23,7 +21,7 @@ from tppsd.sampling.tree.shape import Tree
 
 
 class TreeModelDrafter(ModelDrafter):
-    """A draft model that drafts a tree, one pass per level."""
+    """Drafts a tree by a draft model, one pass per level."""
 
     def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories, tree: Tree) -> None:
         super().__init__(model, num_rows, capacity, histories)
@@ -33,7 +31,7 @@ class TreeModelDrafter(ModelDrafter):
         """Draft level by level; the candidates of a node are i.i.d. from the draft's distribution after it."""
         backlog, tree = self.backlog.begin(state.last_token), self.tree
         law, time = self._first(state, backlog, tree.num_nodes), state.last_times.unsqueeze(1)
-        steps: list[tuple[Tensor, Tensor, Tensor, Any]] = []
+        steps: list[tuple[Tensor, Tensor, Tensor, EventDistribution]] = []
         for depth, num_children in enumerate(tree.candidates):
             if steps:
                 tau, time, mark, _ = steps[-1]
@@ -82,8 +80,9 @@ class TreePoissonDrafter(PoissonDrafter):
 
 
 def follow_branches(every_mark: Tensor, first: Tensor, tree: Tree) -> tuple[Tensor, Tensor]:
-    """(mark before, mark of) each node, int64 (rows, num_nodes), where a node has mark every_mark[:, node, mark of its
-    parent].
+    """Return the mark before and the mark of each node, int64 (rows, num_nodes).
+
+    A node has mark every_mark[:, node, mark of its parent].
 
     Args:
         every_mark: int64 (rows, num_nodes, num_marks).

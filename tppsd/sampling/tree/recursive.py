@@ -1,5 +1,4 @@
-"""Recursive rejection sampling, the rule of MCSD (Yang et al., arXiv 2401.06706, section 4.2), with its integrals by
-quadrature.
+"""Recursive rejection sampling, the rule of MCSD (Yang et al., arXiv 2401.06706, section 4.2), by quadrature.
 
 t_1 = target; candidate x_j is accepted with probability min(1, t_j / draft); t_{j+1} = norm(max(0, t_j - draft)).
 Unrolled,
@@ -7,18 +6,16 @@ Unrolled,
     t_j = max(0, target - c_j draft) / P_j,   c_1 = 0, P_1 = 1, c_{j+1} = c_j + P_j, P_{j+1} = Q(c_{j+1}),
 
 with Q(c) the integral of max(0, target - c draft): one number per candidate is all that the recursion needs. The rule
-is the
-reference of the paper, not the default: `linear` needs no integral and accepts more.
+is the reference of the paper, not the default: `linear` needs no integral and accepts more.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tppsd.models.law import sample_with_ratio
+from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.noise import Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
 from tppsd.sampling.tree.candidates import CandidateRule, Siblings
@@ -30,7 +27,7 @@ _AT_ONCE = 100_000  # numbers of a density held at once: they stay in a processo
 
 
 def pick_recursive(siblings: Siblings, uniforms: Tensor) -> Tensor:
-    """One candidate after the other, against what the target has left."""
+    """Try one candidate after the other, against what the target has left."""
     k = siblings.ratios.shape[1]
     accepted = uniforms[:, :1] < siblings.ratios[:, :1]
     chosen = torch.where(accepted.squeeze(1), 0, k)
@@ -45,15 +42,18 @@ def pick_recursive(siblings: Siblings, uniforms: Tensor) -> Tensor:
 
 
 def resample_recursive(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
-    """norm(max(0, target - c_{K+1} draft)): propose from the target, keep with probability 1 - c_{K+1} / r."""
+    """Draw from norm(max(0, target - c_{K+1} draft)).
+
+    Propose from the target, keep with probability 1 - c_{K+1} / r.
+    """
     scale = torch.ones_like(rejected.rows, dtype=torch.float64)
     if num_candidates > 1:
         scale = recursion(*rejected.laws(), num_candidates)[0][:, -1]
     return reject_until_kept(rejected, noise, sample_with_ratio, scale.log())
 
 
-def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Tensor]:
-    """(c, P) of candidates 1..K + 1, each float64 (n, K + 1), of laws of batch shape (n,).
+def recursion(target: EventDistribution, draft: DraftDistribution, num_candidates: int) -> tuple[Tensor, Tensor]:
+    """Return (c, P) of candidates 1..K + 1, each float64 (n, K + 1), for distributions of batch shape (n,).
 
     Trapezoidal rule in log tau, summed over marks. The knots are doubled until neither the target's own integral, which
     is 1, nor any P is off or changes by more than `TOLERANCE`; halving the steps of this rule divides its error by
@@ -78,8 +78,10 @@ def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Ten
     return scales, masses
 
 
-def _recursion(target: Any, draft: Any, num_candidates: int, num_levels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """c and P with so many knots per component, and by how much the target's own integral differs from 1."""
+def _recursion(
+    target: EventDistribution, draft: DraftDistribution, num_candidates: int, num_levels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return c and P with so many knots per component, and how far the target's own integral is from 1."""
     z = torch.linspace(-_EDGE, _EDGE, num_levels, dtype=torch.float64)
     x = target.inter_time.knots(torch.special.ndtr(z)).log().sort(0).values  # (knots, n)
     weights = torch.zeros_like(x)
