@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.lightning.sampler import Sampler
     from tppsd.lightning.writer import SampleWriter
     from tppsd.models.checkpoint import load
-    from tppsd.models.law import NextEventLaw
+    from tppsd.models.distribution import NextEventDistribution
     from tppsd.models.mixture import LogNormalMixture
     from tppsd.models.protocol import EventModel
     from tppsd.models.renewal import RenewalTPP
@@ -43,7 +43,7 @@ __all__ = [
     "EventSequence",
     "Forecast",
     "LogNormalMixture",
-    "NextEventLaw",
+    "NextEventDistribution",
     "RenewalTPP",
     "SampleWriter",
     "SampledSequences",
@@ -77,7 +77,7 @@ _MODULE_OF = {
     "EventSequence": "tppsd.data.sequences",
     "Forecast": "tppsd.forecasting.forecast",
     "LogNormalMixture": "tppsd.models.mixture",
-    "NextEventLaw": "tppsd.models.law",
+    "NextEventDistribution": "tppsd.models.distribution",
     "backtest": "tppsd.forecasting.backtest",
     "compile": "tppsd.backends.compile",
     "RenewalTPP": "tppsd.models.renewal",

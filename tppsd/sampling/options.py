@@ -43,9 +43,9 @@ class SamplingOptions:
             "auto").
         rule: acceptance rule of a chain, "joint", "factorised" or "block", None = "joint"; or of a tree, "linear",
             "mean" or "rrs", None = "linear".
-        drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the
-            round before) or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument
-            decides, for method = "auto" the trial.
+        drafter: who drafts: "model" (the given draft), "self" (the target's recent distributions), "jacobi" (its
+            distributions of the round before) or "poisson" (rate and mark frequencies of the training split); None: the
+            `draft` argument decides, for method = "auto" the trial.
         draft_passes: how many passes of the draft model, each over all events of a chain, make a draft; None = a pass
             per event.
         candidates: several candidates per step: children of every node, depth by depth, of the tree that is drafted in
