@@ -80,7 +80,7 @@ def _parser() -> SourceParser:
 
 
 def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
-    """The checkpoint, and the data as it was trained on them."""
+    """Return the checkpoint, and the data as it was trained on them."""
     from tppsd.lightning.datamodule import EventDataModule
     from tppsd.lightning.runs import open_run
     from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
@@ -99,7 +99,7 @@ def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
 
 
 def _origins(text: str, statistics: DataStatistics) -> float | str | list[float]:
-    """What `--origins` says: a fraction, "every 7d", or times on the clock of the data."""
+    """Return what `--origins` says: a fraction, "every 7d", or times on the clock of the data."""
     import numpy as np
 
     from tppsd.data.units import Clock, as_number, parse_timestamp

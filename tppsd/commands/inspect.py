@@ -60,7 +60,7 @@ def main(args: list[str]) -> None:
 
 
 def command_line(source: str, options: ReadOptions) -> str:
-    """The command that trains on a source with the same options."""
+    """Return the command that trains on a source with the same options."""
     words = ["tppsd", "fit", "--data.path", source]
     for name, value in options.given().items():
         text = value if isinstance(value, str) else json.dumps(value)

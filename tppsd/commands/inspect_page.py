@@ -56,7 +56,7 @@ def write_page(facts: LogFacts, path: str | Path) -> Path:
 
 
 def page(facts: LogFacts) -> str:
-    """The HTML document: everything inline, nothing loaded from anywhere."""
+    """Return the HTML document: everything inline, nothing loaded from anywhere."""
     title = escape(facts.log.name)
     account = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>"
@@ -96,7 +96,7 @@ def _pictures(facts: LogFacts) -> list[str]:
 
 
 def _svg(figure: Any, number: int) -> str:
-    """A figure as inline SVG whose colours are CSS variables, and whose identifiers are its own."""
+    """Return a figure as inline SVG whose colours are CSS variables, and whose identifiers are its own."""
     from matplotlib import rc_context
 
     stream = io.StringIO()

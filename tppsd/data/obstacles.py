@@ -59,7 +59,7 @@ class Obstacles:
         )
 
     def options(self) -> dict[str, Any]:
-        """The options that mend what was found, as far as they are known."""
+        """Return the options that mend what was found, as far as they are known."""
         merged: dict[str, Any] = {}
         for error in self.found:
             for name, value in getattr(error, "options", {}).items():

@@ -1,4 +1,4 @@
-"""What a user should know of a data set before training: sequences without a scored event, and how sequences end."""
+"""Remarks on a data set before training: sequences without a scored event, and how sequences end."""
 
 from __future__ import annotations
 

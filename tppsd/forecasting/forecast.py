@@ -341,7 +341,7 @@ class Forecast:
         return done
 
     def _also(self, stops: tuple[int, ...] | None) -> tuple[Mark, ...] | None:
-        """The forecast's own stop marks and these."""
+        """Return the forecast's own stop marks and these."""
         if stops is None:
             return self.stop_marks
         own = mark_indices("stop_marks", self.stop_marks or (), self.num_marks, self.mark_names)
@@ -371,12 +371,12 @@ class Forecast:
 
     @staticmethod
     def _of(done: _Pass, sets: tuple[MarkSet, ...]) -> list[int]:
-        """The places of sets among those of a pass."""
+        """Return the places of sets among those of a pass."""
         known = [one.marks for one in done.sets]
         return [known.index(one.marks) for one in sets]
 
     def _by_history(self, sums: Sums) -> Sums:
-        """(num_paths of all histories, ...) -> (num_paths, num_histories, ...)."""
+        """Map (num_paths of all histories, ...) to (num_paths, num_histories, ...)."""
         shape = len(self.histories), self.num_paths
         return Sums(*(field.view(*shape, *field.shape[1:]).transpose(0, 1) for field in sums))
 
@@ -411,7 +411,7 @@ class Forecast:
         return tuple(sorted(mark_indices("marks", several, self.num_marks, self.mark_names)))
 
     def _set(self, marks: Marks) -> MarkSet:
-        """A declared set by its label, or the set of these marks."""
+        """Return a declared set by its label, or the set of these marks."""
         for one in self.sets:
             if isinstance(marks, str) and one.label == marks:
                 return one

@@ -113,7 +113,7 @@ def _upper(mixture: LogNormalMixture, x: Tensor) -> _Upper:
 
 
 def _of_times(mixture: LogNormalMixture, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """(G(c), -log S(c)) without truncation, (num_distributions, n)."""
+    """Return (G(c), -log S(c)) without truncation, (num_distributions, n)."""
     z = (_standardised(mixture, ends).unsqueeze(-1) - mixture.means.unsqueeze(1)) / mixture.log_stds.exp().unsqueeze(1)
     weights = mixture.log_weights.exp().unsqueeze(-1)
     below, above = (0.5 * torch.erfc(sign * math.sqrt(0.5) * z) @ weights for sign in (-1, 1))
@@ -134,7 +134,7 @@ def _of_timed_marks(distributions: NextEventDistribution, ends: Tensor, sets: Te
 def _timed_block(
     distributions: NextEventDistribution, ends: Tensor, members: Tensor, nodes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(p, Lambda), (num_distributions, n, num_sets) each, without truncation.
+    """Return (p, Lambda), (num_distributions, n, num_sets) each, without truncation.
 
     Args:
         distributions: packed, (num_distributions,).
@@ -213,7 +213,7 @@ def _timed_block(
 
 
 def _in(dtype: torch.dtype, mixture: LogNormalMixture) -> LogNormalMixture:
-    """The mixture in arithmetic of `dtype`, without truncation."""
+    """Return the mixture in arithmetic of `dtype`, without truncation."""
     log_weights, means, log_stds = (
         values.to(dtype) for values in (mixture.log_weights, mixture.means, mixture.log_stds)
     )
@@ -221,7 +221,10 @@ def _in(dtype: torch.dtype, mixture: LogNormalMixture) -> LogNormalMixture:
 
 
 def _mark_probs(distributions: NextEventDistribution, nodes: Tensor, dtype: torch.dtype) -> Tensor:
-    """f(k | x) at standardised log inter-times (num_nodes,), in `dtype`, (num_distributions, num_nodes, num_marks)."""
+    """Return f(k | x) at standardised log inter-times (num_nodes,), in `dtype`.
+
+    Its shape is (num_distributions, num_nodes, num_marks).
+    """
     features, decoder = distributions.mark_features, distributions.mark_decoder
     assert features is not None and decoder is not None
     if dtype == torch.float32 and isinstance(decoder, DoubleMarks):

@@ -137,7 +137,7 @@ class NextTime:
 
 
 def _elapsed(distributions: Any) -> Tensor:
-    """The time without events that distributions are given, (num_distributions,)."""
+    """Return the time without events that distributions are given, (num_distributions,)."""
     elapsed = (
         distributions.elapsed if isinstance(distributions, NextEventDistribution) else distributions.inter_time.elapsed
     )
@@ -145,7 +145,7 @@ def _elapsed(distributions: Any) -> Tensor:
 
 
 def _capped(mixture: Any, caps: Tensor) -> Tensor:
-    """E min(X, cap) of each mixture with a cap of its own, (num_distributions,)."""
+    """Return E min(X, cap) of each mixture with a cap of its own, (num_distributions,)."""
     a = mixture.shift + mixture.scale * mixture.means
     s = mixture.scale * mixture.log_stds.exp()
     z = (caps.log().unsqueeze(-1) - a) / s

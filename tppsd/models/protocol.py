@@ -1,4 +1,4 @@
-"""What a sampler needs of a model: a cache, a way to extend it, and distributions of the next event."""
+"""Protocols of what a sampler needs of a model: a cache, a way to extend it, and distributions of the next event."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def _commonest(facts: LogFacts) -> list[int]:
 
 
 def _mark_colours(facts: LogFacts) -> list[str]:
-    """A colour per mark; the commonest have one of their own, the others share one."""
+    """Return a colour per mark; the commonest have one of their own, the others share one."""
     num_marks = facts.log.vocabulary.num_marks
     if num_marks == 1:
         return [REAL]
