@@ -52,8 +52,8 @@ class Comparison(NamedTuple):
     low: float
     high: float
 
-    def sentence(self) -> str:
-        """Say who is better, and whether the interval leaves it open."""
+    def sentence(self, time_unit: str | None = None) -> str:
+        """Say who is better, and whether the interval leaves it open; the horizon is in `time_unit`."""
         if math.isnan(self.low):
             verdict = f"too little was seen to tell the target from {self.baseline}"
         elif self.high < 0:
@@ -63,8 +63,9 @@ class Comparison(NamedTuple):
         else:
             verdict = f"the target does not clearly beat {self.baseline}, nor {self.baseline} the target"
         interval = "" if math.isnan(self.low) else f", 95 % interval {self.low:+.3g} to {self.high:+.3g}"
+        unit = f" {time_unit}" if time_unit else ""
         return (
-            f"{self.metric} within {self.horizon:g}, mark {self.mark}: {verdict} ({self.target_value:.4g} against "
+            f"{self.metric}, mark {self.mark} within {self.horizon:g}{unit}: {verdict} ({self.target_value:.4g} against "
             f"{self.baseline_value:.4g}; difference {self.difference:+.3g}{interval})"
         )
 
