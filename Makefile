@@ -1,4 +1,4 @@
-# Three commands on a machine with nothing but Python 3.11 or newer: `make demo`, `make check` and `make test`.
+# On a machine with nothing but Python 3.11 or newer: `make demo`, `make check`, `make test` and `make docs`.
 
 PYTHON ?= python3
 DATA ?=
@@ -10,13 +10,14 @@ INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --const
 # threads of the tests' own would compete with the processes
 PYTEST := OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: help demo lint check test sanitize
+.PHONY: help demo lint check test docs sanitize
 
 help:
 	@echo "make demo              install on first use, then train, sample and compare on a simulated Hawkes process"
 	@echo "make demo DATA=PATH    the same on your data: a folder of Parquet/JSON splits, or a hub id such as easytpp/taxi"
 	@echo "make check             install on first use, then run ruff, mypy and the quick tests: while you work"
 	@echo "make test              the same with all tests: before you push, and in continuous integration"
+	@echo "make docs              build the documentation into docs/_build; a warning is an error"
 	@echo "make sanitize          run the tests of the compiled code in a build that finds wrong reads, writes and arithmetic"
 	@echo
 	@echo "All install into $(VENV). To use another Python (3.11 or newer) than \`python3\`: make demo PYTHON=python3.12"
@@ -34,6 +35,10 @@ check: lint
 
 test: lint
 	$(PYTEST)
+
+docs: $(VENV)/.installed-docs
+	$(VENV_PYTHON) -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+	@echo "Written: docs/_build/index.html"
 
 # With GCC. Python itself is not instrumented, so that the run-time libraries must be loaded before it; what it leaks is not
 # of interest. The first error ends the process that makes it, and so its test. -g1 names the lines.
@@ -56,6 +61,11 @@ $(VENV)/.installed: pyproject.toml .constraints.txt | $(VENV_PYTHON)
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing the test tools (pytest, ruff, mypy, Jupyter kernel): about a minute, this once."
 	@$(INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing what builds the documentation (Sphinx, MyST, Furo): half a minute, this once."
+	@$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 $(VENV_PYTHON):

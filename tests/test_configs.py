@@ -119,3 +119,17 @@ def test_a_tree_is_given_in_a_file_or_as_an_option(parsers: dict[str, LightningA
         2,
         2,
     )
+
+
+@pytest.mark.parametrize(("text", "marks"), [("[2, 5]", (2, 5)), ("[death, 3]", (3, "death"))])
+def test_stop_marks_are_parsed(
+    text: str, marks: tuple[int | str, ...], parsers: dict[str, LightningArgumentParser]
+) -> None:
+    """By index and by name, for `predict` and for the callback, in a fixed order once they are options."""
+    options = ("--model.target", "target.ckpt", "--model.options.stop_marks", text)
+    config = parsed(parsers, "predict", "sampling/continue_test.yaml", options=options)
+    assert SamplingOptions(**vars(config.model.options)).stop_marks == marks
+    options = ("--trainer.callbacks.target", "a.ckpt", "--trainer.callbacks.options.stop_marks", text)
+    config = parsed(parsers, "fit", "data/hawkes.yaml", "callbacks/watch_draft.yaml", options=options)
+    (found,) = [callback.init_args.options for callback in config.trainer.callbacks if "options" in callback.init_args]
+    assert SamplingOptions(**vars(found)).stop_marks == marks

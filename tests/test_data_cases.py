@@ -226,7 +226,8 @@ def test_catalogue_of_earthquakes_as_one_stream_split_by_dates() -> None:
         pytest.skip("the catalogue is not beside the project")
     dataset = read_dataset(
         path,
-        columns={"mark": None},
+        columns={"mark": "magnitude"},
+        mark_bins=[1, 1.5, 2, 2.5],
         split_times=("2009-01-01", "2014-01-01", "2016-01-01"),
         t_start="2008-01-01",
         t_end="2018-01-01",
@@ -242,6 +243,7 @@ def test_catalogue_of_earthquakes_as_one_stream_split_by_dates() -> None:
     assert [len(part) for part in dataset.splits.values()] == [math.ceil(days / 7) for days in (1826, 730, 731)]
     assert dataset.time_unit == "h" and dataset.time_origin == "2008-01-01T00:00:00"
     assert (dataset.window, dataset.lookback) == (168.0, 672.0)
+    assert dataset.mark_names == ("[1, 1.5)", "[1.5, 2)", "[2, 2.5)", "[2.5, inf)")
     for part in dataset.splits.values():
         for window, following in pairwise(part):
             assert window.t_end == following.score_start

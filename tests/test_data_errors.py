@@ -65,7 +65,8 @@ def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any
         ({"type_event": [0, -1, 0]}, "test.json, row 1: type_event[1] = -1 is out of range; marks must be 0..1"),
         (
             {"type_event": [0, 1.5, 0]},
-            "test.json, row 1: type_event[1] = 1.5 has type double; marks must be integers 0..num_marks-1, or strings",
+            "test.json, row 1: type_event[1] = 1.5 has type double; marks must be integers 0..num_marks-1, or strings "
+            "(mark_bins makes marks of numbers)",
         ),
         (
             {"type_event": [0, None, 0]},
@@ -147,7 +148,8 @@ def test_values_of_an_event_table(tmp_path: Path) -> None:
         "train.csv, row 2: time = 'later' has type string; it must be a number"
     )
     assert event_message({"sequence": "a", "time": 2.0, "mark": 0.5}) == (
-        "train.csv, row 2: mark = 0.5 has type double; marks must be integers 0..num_marks-1, or strings"
+        "train.csv, row 2: mark = 0.5 has type double; marks must be integers 0..num_marks-1, or strings "
+        "(mark_bins makes marks of numbers)"
     )
     assert event_message({"sequence": "a", "time": 2.0, "mark": -3}) == (
         "train.csv, row 2 (sequence 'a'): mark = -3 is out of range; "
@@ -198,7 +200,8 @@ def test_column_types(tmp_path: Path) -> None:
         "train.parquet, row 0: time_since_start[1] = 'late' has type string; it must be a number"
     )
     assert type_message("type_event", [[0.0, 1.0]]) == (
-        "train.parquet, row 0: type_event[0] = 0.0 has type double; marks must be integers 0..num_marks-1, or strings"
+        "train.parquet, row 0: type_event[0] = 0.0 has type double; marks must be integers 0..num_marks-1, or strings "
+        "(mark_bins makes marks of numbers)"
     )
     assert type_message("type_event", [[True, False]]) == (
         "train.parquet, row 0: type_event[0] = True has type bool; marks must be integers 0..num_marks-1, or strings"

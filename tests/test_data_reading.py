@@ -454,3 +454,23 @@ def test_rows_of_interleaved_sequences_keep_their_order(tmp_path: Path) -> None:
         assert [time - sequence.event_times[0].item() for time in sequence.event_times.tolist()] == [
             row["time"] - first for row in own
         ]
+
+
+def test_names_of_marks_that_a_file_holds_are_kept(tmp_path: Path) -> None:
+    """As in files of samples: the marks are numbers, and a column says what they are called, those that do not occur
+    too."""
+    names = ["z", "never", "a"]
+    rows = [
+        {"time_since_start": [0.0, 1.0], "type_event": [2, 0], "mark_names": names, "time_unit": "h"} for _ in range(3)
+    ]
+    for split in SPLITS:
+        write(tmp_path / f"{split}.parquet", rows)
+    dataset = read_dataset(tmp_path)
+    assert dataset.mark_names == ("z", "never", "a") and dataset.num_marks == 3 and dataset.time_unit == "h"
+    assert dataset.sequences("train")[0].marks.tolist() == [2, 0]
+    grouped = read_dataset(tmp_path, min_mark_count=2)
+    assert grouped.mark_names == ("a", "z", "other") and grouped.sequences("train")[0].marks.tolist() == [0, 1]
+    unnamed = [row | {"mark_names": None} for row in rows]
+    for split in SPLITS:
+        write(tmp_path / "unnamed" / f"{split}.parquet", unnamed)
+    assert read_dataset(tmp_path / "unnamed").mark_names is None

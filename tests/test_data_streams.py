@@ -1,4 +1,5 @@
-"""Streams in windows, splits by time, ends of observation: every event is scored once, and nothing is seen too early."""
+"""Streams in windows, splits by time, ends of observation: every event is scored once, and nothing is seen too
+early."""
 
 from __future__ import annotations
 
@@ -267,8 +268,23 @@ class TestMarks:
         with pytest.raises(ValueError, match="mark_names names each mark once"):
             read_dataset(rows, mark_names=["a", "a"])
 
+    def test_bins_make_marks_of_numbers(self) -> None:
+        rows = pa.table(
+            {"sequence": list("abc") * 2, "time": [0.0] * 3 + [1.0] * 3, "mark": [1.0, 1.49, 1.5, 12.0, 9.99, 10.0]}
+        )
+        with pytest.raises(ValueError, match=r"mark = 1.49 .* or strings \(mark_bins makes marks of numbers\)"):
+            read_dataset(rows, fractions=THIRDS)
+        dataset = read_dataset(rows, mark_bins=[1, 1.5, 2, 10], fractions=THIRDS)
+        assert dataset.mark_names == ("[1, 1.5)", "[1.5, 2)", "[2, 10)", "[10, inf)") and dataset.num_marks == 4
+        assert [s.marks.tolist() for s in windows(dataset)] == [[0, 3], [0, 2], [1, 3]]
+        with pytest.raises(ValueError, match=r"row 0: mark = 1.0 lies in none of mark_bins, which begin at 1.2"):
+            read_dataset(rows, mark_bins=[1.2, 5], fractions=THIRDS)
+        with pytest.raises(ValueError, match=r"mark_bins = \[2, 1\] must be edges that increase"):
+            read_dataset(rows, mark_bins=[2, 1])
+
     def test_counts_are_of_the_training_split_and_of_no_lookback(self) -> None:
-        """`b` occurs once before validation: a mutant that counts the given copies in lookbacks finds it three times."""
+        """`b` occurs once before validation: a mutant that counts the given copies in lookbacks finds it three
+        times."""
         rows = pa.table({"time": [0.0, 3.5, *range(4, 30)], "mark": ["a", "b", *["a"] * 26]})
         dataset = read_dataset(
             rows,

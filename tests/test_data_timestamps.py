@@ -76,6 +76,14 @@ def test_numbers_since_1970(unit: str, times: list[float]) -> None:
     assert dataset.time_origin == ("2023-11-14T00:00:00" if times[0] > 0 else "1916-02-18T00:00:00")
 
 
+def test_integers_since_1970_stay_exact() -> None:
+    """Microseconds are integers of 16 digits, and 1,000 times that is beyond what float64 holds."""
+    stamps = [1_700_000_000_123_457, 1_700_000_000_123_458, 1_700_000_000_123_461]
+    sequence = read(stamps, time_format="us").sequences("train")[0]
+    assert sequence.timestamps is not None and sequence.timestamps.tolist() == [1000 * stamp for stamp in stamps]
+    assert sequence.inter_times.tolist() == [0.0, 1.0, 3.0]
+
+
 def test_naive_timestamps_are_utc_and_a_note_says_so() -> None:
     naive, zoned = read(["2024-05-01 12:00", "2024-05-01 14:30"]), read(["2024-05-01T12:00Z", "2024-05-01T14:30Z"])
     assert any("without a zone; they are read as UTC" in note for note in naive.notes) and not zoned.notes[1:]
@@ -84,8 +92,15 @@ def test_naive_timestamps_are_utc_and_a_note_says_so() -> None:
 
 def test_the_unit_is_the_largest_in_which_the_median_gap_is_at_least_one() -> None:
     second = 10**9
-    for gaps, unit in [([1, 5], "ns"), ([2000, 0], "us"), ([59 * second], "s"), ([60 * second], "min"),
-                       ([1, 3600 * second, 7200 * second], "h"), ([90 * 86400 * second], "d"), ([0, 0], "s")]:  # fmt: skip
+    for gaps, unit in [
+        ([1, 5], "ns"),
+        ([2000, 0], "us"),
+        ([59 * second], "s"),
+        ([60 * second], "min"),
+        ([1, 3600 * second, 7200 * second], "h"),
+        ([90 * 86400 * second], "d"),
+        ([0, 0], "s"),
+    ]:
         assert fitting_unit(np.array(gaps)) == unit
     assert read(["2024-05-01", "2024-05-03"], time_unit="hours").sequences("train")[0].inter_times.tolist() == [0, 48]
     assert "time_unit = 'fortnight' must be one of ns, us, ms, s, min, h, d" in refusal(

@@ -1,4 +1,5 @@
-"""Forecasts: estimates against closed forms and plain paths, wrong ones that are found out, and what the object promises."""
+"""Forecasts: estimates against closed forms and plain paths, wrong ones that are found out, and what the object
+promises."""
 
 from __future__ import annotations
 
@@ -60,6 +61,8 @@ def of_process() -> Forecast:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_estimates_agree_with_the_closed_forms_of_a_hawkes_process(of_process: Forecast, estimator: Any) -> None:
     for within in (1.0, HORIZON):
+        without = of_process.probability(2, within, estimator="without")  # until then it is a constant rate
+        torch.testing.assert_close(without.value[0], true_probability(HISTORY, within)[2], rtol=1e-9, atol=0)
         found = of_process.probability(within=within, estimator=estimator)
         assert found.value.shape == (1, 4)
         error = found.value[0, :3] - true_probability(HISTORY, within)
@@ -100,7 +103,19 @@ def test_estimates_agree_with_plain_paths_of_a_transformer(how: str) -> None:
         assert ((ours.value - theirs.value).abs() / error < 4.9).all()
 
 
-# --- wrong sums --------------------------------------------------------------------------------------------------------
+def test_the_process_without_the_marks_says_the_same_with_less_variance() -> None:
+    """Path by path its probability is the chance that the path had none of the marks, given all else."""
+    found = forecast(MODEL, HISTORIES, HORIZON, num_paths=1500, batch_size=500)
+    for marks in (1, [0, 2]):
+        without, share = (found.probability(marks, 2.0, estimator) for estimator in ("without", "frequency"))
+        assert without.estimator == "process without the marks"
+        assert (without.standard_error < 1.05 * share.standard_error).all()
+        error = (without.standard_error.square() + share.standard_error.square()).sqrt()
+        assert ((without.value - share.value).abs() / error < 4.9).all()
+
+
+# --- wrong sums
+# --------------------------------------------------------------------------------------------------------
 
 
 def largest_z() -> float:
@@ -121,12 +136,14 @@ def test_sums_over_steps_are_martingales() -> None:
 
 
 def forgets_the_stop(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StepSums, "_is_before", lambda self, path, rows, positions, is_hit: torch.ones_like(is_hit))
+    patch.setattr(StepSums, "_is_before", lambda self, path, hits: torch.ones_like(hits))
 
 
 def forgets_the_truncation(patch: pytest.MonkeyPatch) -> None:
     right = step_sums.mark_integrals
-    patch.setattr(step_sums, "mark_integrals", lambda laws, ends, sets: right(laws.whole(), ends, sets))
+    patch.setattr(
+        step_sums, "mark_integrals", lambda distributions, ends, sets: right(distributions.whole(), ends, sets)
+    )
 
 
 def integrates_from_zero_after_w(patch: pytest.MonkeyPatch) -> None:
@@ -164,7 +181,8 @@ def test_a_probability_that_forgets_the_stop_is_found_out(monkeypatch: pytest.Mo
     assert float(found.value[0, 1] - true_probability(HISTORY, HORIZON)[1]) > 6 * float(found.standard_error[0, 1])
 
 
-# --- calibration -------------------------------------------------------------------------------------------------------
+# --- calibration
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
@@ -189,7 +207,8 @@ def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
         assert 0.93 <= covered <= 0.97, (estimator, covered)
 
 
-# --- the next event ----------------------------------------------------------------------------------------------------
+# --- the next event
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [MODEL, PROCESS], ids=["transformer", "process"])
@@ -217,7 +236,8 @@ def test_the_next_event_needs_no_path_and_agrees_with_them(target: Any) -> None:
     torch.testing.assert_close(next_time.survival([0.0]), torch.ones(len(histories), 1, dtype=torch.float64))
 
 
-# --- the object --------------------------------------------------------------------------------------------------------
+# --- the object
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_declared_questions_share_their_paths_and_others_sample_again(of_process: Forecast) -> None:
@@ -274,7 +294,7 @@ def test_marks_may_be_named() -> None:
         (lambda: forecast(MODEL, HISTORIES, 1.0, marks=[9]), "9 is not a mark of the target"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.5, 2.0]), "between 0 and the horizon, 1"),
         (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2 is beyond the horizon, 1"),
-        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(estimator="best"), "estimator = 'best' is unknown"),  # type: ignore[arg-type]
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(estimator="best"), "estimator = 'best' is unknown here"),  # type: ignore[arg-type]
         (lambda: forecast(MODEL, HISTORIES, 1.0).next_time([1.5]), "must lie between 0 and 1"),
         (
             lambda: forecast(MODEL, HISTORIES, 1.0, options=tppsd.SamplingOptions(forbid_marks=(1,))),

@@ -229,7 +229,8 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def everything_in(model: nn.Module) -> list[Any]:
-    """Of every module: its class and its mode, and what it holds, by name and identity; of every tensor, its numbers."""
+    """Of every module: its class and its mode, and what it holds, by name and identity; of every tensor, its
+    numbers."""
     held = [
         (type(module), module.training, [(name, id(value)) for name, value in group.items()])
         for module in model.modules()
@@ -326,3 +327,14 @@ def test_marks_keep_the_names_that_they_have_in_the_data(tmp_path: Path) -> None
     rows = pandas.read_parquet(samples.to_parquet(tmp_path / "samples.parquet"))
     assert rows["mark_names"][0].tolist() == ["buy", "sell", "cancel"]
     assert pandas.read_parquet(result("from scratch").to_parquet(tmp_path / "other.parquet"))["mark_names"].isna().all()
+
+
+def test_sequences_without_events_count() -> None:
+    """A mean over the groups of `to_pandas` leaves them out, `counts` does not."""
+    samples = sample(StubTPP.random(3, seed=0), num_sequences=40, horizon=0.7)
+    lengths = samples.offsets.diff()
+    assert bool((lengths == 0).any()), "some sequence has no event"
+    counts = samples.counts()
+    assert counts["num_events"].tolist() == lengths.tolist() and counts["index"].tolist() == samples.index.tolist()
+    assert counts[[0, 1, 2]].sum().tolist() == torch.bincount(samples.flat_marks, minlength=3).tolist()
+    assert counts["num_events"].mean() < samples.to_pandas().groupby("index").size().mean()

@@ -6,7 +6,7 @@ Everything below is imported on first use, so that `import tppsd` (and `tppsd --
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does the same at run time
     from tppsd import metrics, plots, processes
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.data.statistics import DataStatistics
     from tppsd.forecasting.backtest import Backtest, backtest
     from tppsd.forecasting.forecast import Forecast, forecast
+    from tppsd.forecasting.session import Session
     from tppsd.lightning.callbacks import SpeculativeSampling
     from tppsd.lightning.datamodule import EventDataModule
     from tppsd.lightning.distillation import Distillation
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.lightning.sampler import Sampler
     from tppsd.lightning.writer import SampleWriter
     from tppsd.models.checkpoint import load
-    from tppsd.models.law import NextEventLaw
+    from tppsd.models.distribution import NextEventDistribution
     from tppsd.models.mixture import LogNormalMixture
     from tppsd.models.protocol import EventModel
     from tppsd.models.renewal import RenewalTPP
@@ -42,12 +43,13 @@ __all__ = [
     "EventSequence",
     "Forecast",
     "LogNormalMixture",
-    "NextEventLaw",
+    "NextEventDistribution",
     "RenewalTPP",
     "SampleWriter",
     "SampledSequences",
     "Sampler",
     "SamplingOptions",
+    "Session",
     "SpeculativeSampling",
     "TargetTPP",
     "TransformerTPP",
@@ -63,6 +65,7 @@ __all__ = [
     "sample_stream",
 ]
 
+_RENAMED = {"NextEventLaw": "NextEventDistribution"}
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
     "Backtest": "tppsd.forecasting.backtest",
@@ -75,7 +78,7 @@ _MODULE_OF = {
     "EventSequence": "tppsd.data.sequences",
     "Forecast": "tppsd.forecasting.forecast",
     "LogNormalMixture": "tppsd.models.mixture",
-    "NextEventLaw": "tppsd.models.law",
+    "NextEventDistribution": "tppsd.models.distribution",
     "backtest": "tppsd.forecasting.backtest",
     "compile": "tppsd.backends.compile",
     "RenewalTPP": "tppsd.models.renewal",
@@ -83,6 +86,7 @@ _MODULE_OF = {
     "SampledSequences": "tppsd.sampling.results",
     "Sampler": "tppsd.lightning.sampler",
     "SamplingOptions": "tppsd.sampling.options",
+    "Session": "tppsd.forecasting.session",
     "SpeculativeSampling": "tppsd.lightning.callbacks",
     "TargetTPP": "tppsd.lightning.modules",
     "TransformerTPP": "tppsd.models.transformer_tpp",
@@ -97,6 +101,8 @@ if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise take a
     def __getattr__(name: str) -> object:
         if name in _SUBMODULES:
             return import_module(f"tppsd.{name}")  # the import itself sets the attribute
+        if name in _RENAMED:
+            raise AttributeError(f"tppsd.{name} is called tppsd.{_RENAMED[name]} since version 0.2")
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'tppsd' has no attribute {name!r}")
         value = getattr(import_module(_MODULE_OF[name]), name)

@@ -44,7 +44,7 @@ def compile(model: Any, dtype: torch.dtype | str | None = None) -> EventModel:
 
 
 def runnable(model: EventModel, role: str, compile: Compile = "auto", dtype: str = "float32") -> EventModel:
-    """What a sampler runs in place of a model: a compiled snapshot of it, or the model itself in evaluation mode.
+    """Return what a sampler runs in place of a model: a compiled snapshot, or the model itself in evaluation mode.
 
     Args:
         model: target or draft.
@@ -88,14 +88,17 @@ def runnable(model: EventModel, role: str, compile: Compile = "auto", dtype: str
 
 
 def is_compiled(model: object) -> bool:
-    """Is the model a compiled snapshot?"""
+    """Say whether the model is a compiled snapshot."""
     from tppsd.backends.cpp.model import CompiledDecoder
 
     return isinstance(model, CompiledDecoder)
 
 
 def why_not_compilable(model: Any, device: torch.device | None = None) -> str | None:
-    """What native code would need instead of this model, on `device` (default: where it is); None: it can run it."""
+    """Return what native code would need instead of this model, on `device` (default: where it is).
+
+    None says that it can run the model.
+    """
     from tppsd.backends.cpp.prepack import BLOCKS, LANES, blocks_of
 
     if (reason := _why_not_at_all(model, device)) is not None:
@@ -111,7 +114,7 @@ def why_not_compilable(model: Any, device: torch.device | None = None) -> str | 
 
 
 def why_not_head(model: Any, device: torch.device | None = None) -> str | None:
-    """What native code would need to follow this model's own passes, as `why_not_compilable`."""
+    """Return why native code cannot take over behind this model's own passes; None: it can."""
     from tppsd.backends.cpp.prepack import LANES
 
     if (reason := _why_not_at_all(model, device)) is not None:
@@ -168,7 +171,7 @@ def _has_known_decoder(model: Any) -> bool:
 
 
 def _kept(own: Snapshot | None, model: Any, dtype: torch.dtype) -> EventModel:
-    """The compiled model of the snapshot, compiled where it has not been."""
+    """Return the compiled model of the snapshot, compiled where it has not been."""
     assert own is not None
     if dtype not in own.compiled:
         own.compiled[dtype] = _compiled(model, dtype)

@@ -1,4 +1,4 @@
-"""What has been worked out of a model's weights, of use as long as these are the same numbers.
+"""Snapshots of models: what has been worked out of the weights, valid as long as these are the same numbers.
 
 Neither identity nor version counters tell whether weights are the same (averages are put into place by `.data.copy_`),
 so a snapshot keeps the numbers themselves and compares them, which takes a small part of what compiling takes. Nothing
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 
 class Snapshot:
-    """The numbers in a model's parameters and buffers, and what was made of them.
+    """Holds the numbers in a model's parameters and buffers, and what was made of them.
 
     Attributes:
         not_finite: name of the first parameter with values that are not finite, or None.
-        content_hash: of the model, where it has one.
+        content_hash: the model's content hash, where it has one.
         compiled: compiled models by dtype, once they have been asked for.
     """
 
@@ -39,7 +39,7 @@ class Snapshot:
         self.compiled: dict[torch.dtype, Any] = {}
 
     def fits(self, model: nn.Module) -> bool:
-        """Does the model consist of the same parts, numbers and statistics as when the snapshot was made?"""
+        """Say whether the model has the same parts, numbers and statistics as when the snapshot was made."""
         for module, held, kind in zip((model, *self._submodules), self._held, self._types, strict=True):
             now = _held_by(module)
             if type(module) is not kind or len(now) != len(held) or not all(map(operator.is_, now, held)):
@@ -50,7 +50,7 @@ class Snapshot:
 
 
 def _held_by(module: nn.Module) -> tuple[object, ...]:
-    """A module's own submodules, parameters and buffers."""
+    """Return a module's own submodules, parameters and buffers."""
     return (*module._modules.values(), *module._parameters.values(), *module._buffers.values())
 
 
@@ -63,7 +63,7 @@ _LOCK = threading.Lock()
 
 
 def snapshot(model: nn.Module) -> Snapshot:
-    """The model's snapshot, made anew if its weights have changed."""
+    """Return the model's snapshot, made anew if its weights have changed."""
     with _LOCK:
         found = _SNAPSHOTS.get(model)
     if found is None or not found.fits(model):
@@ -74,7 +74,7 @@ def snapshot(model: nn.Module) -> Snapshot:
 
 
 def content_hash(model: object) -> str | None:
-    """The content hash of a model that has one, from its snapshot where it is a module."""
+    """Return the content hash of a model that has one, from its snapshot where it is a module."""
     if isinstance(model, nn.Module):
         return snapshot(model).content_hash
     own = getattr(model, "content_hash", None)

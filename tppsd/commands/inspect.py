@@ -1,4 +1,5 @@
-"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind, before anything is trained."""
+"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind, before anything is
+trained."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from tppsd.data.options import ReadOptions
 def main(args: list[str]) -> None:
     """Print the account of a source and, with `--report`, write a page with pictures.
 
-    What stands in the way of reading is named; where options would mend all of it, the log is described as it is read with
-    them, and the exit status is 2 all the same.
+    What stands in the way of reading is named; where options would mend all of it, the log is described as it is read
+    with them, and the exit status is 2 all the same.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be read, and options alone do not mend it.
@@ -34,7 +35,7 @@ def main(args: list[str]) -> None:
     from tppsd.data.facts import LogFacts
     from tppsd.data.log import read_log
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)  # names may look like markup
     obstacles: DataError | None = None
     try:
         log = read_log(source, options)
@@ -43,15 +44,15 @@ def main(args: list[str]) -> None:
             raise
         obstacles, options = error, options.with_options(error.options)
         log = read_log(source, options)  # raises what comes to light only now
-        console.print(f"{error}\n\nWith these options it is read so:\n", markup=False)
+        console.print(f"{error}\n\nWith these options it is read so:\n")
     facts = LogFacts.of(log)
     for part in describe(facts):
         console.print(part)
-    console.print(f"\nThe same in training:\n  {command_line(source, options)}", markup=False)
+    console.print(f"\nThe same in training:\n  {command_line(source, options)}")
     if parsed.report is not None:
         from tppsd.commands.inspect_page import write_page
 
-        console.print(f"Written: {write_page(facts, parsed.report)}", markup=False)
+        console.print(f"Written: {write_page(facts, parsed.report)}")
     if obstacles is not None:
         raise SystemExit(2)
 

@@ -21,7 +21,9 @@ RATES = 1.5  # factor between rates, likewise
 
 def describe(facts: LogFacts) -> Iterator[Any]:
     """Lines and tables for the console."""
-    yield f"[bold]{facts.log.name}[/]"
+    from rich.text import Text
+
+    yield Text(facts.log.name, style="bold")
     for name, text in understood(facts):
         yield f"  {name:<13}{text}"
     yield ""
@@ -33,7 +35,7 @@ def describe(facts: LogFacts) -> Iterator[Any]:
     for name, text in further(facts):
         yield f"  {name:<13}{text}"
     to_mind = mind(facts)
-    yield "\n[bold]To mind[/]" if to_mind else "\nNothing to mind."
+    yield Text("\nTo mind", style="bold") if to_mind else "\nNothing to mind."
     for line in to_mind:
         yield f"  - {line}"
 

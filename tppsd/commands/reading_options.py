@@ -10,7 +10,7 @@ from typing import Any
 from tppsd.data.options import ReadOptions
 
 LEFT_OUT = ("columns",)  # has options of its own: FIELD=COLUMN and --unmarked
-LISTS = ("fractions", "split_times", "time_format", "mark_names")
+LISTS = ("fractions", "split_times", "time_format", "mark_bins", "mark_names")
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

@@ -98,6 +98,7 @@ def to_marks(values: Any, place: Place) -> Any:
         i = next(fractional, 0)
         raise ValueError(
             f"{place(i)} = {values[i].as_py()!r} has type {kind}; marks must be integers 0..num_marks-1, or strings"
+            f"{' (mark_bins makes marks of numbers)' if types.is_floating(kind) else ''}"
         )
     if types.is_uint64(kind) and (large := values.to_numpy(zero_copy_only=False) >= 2**63).any():
         i = int(large.nonzero()[0][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -142,10 +143,10 @@ def _likely(schema: Any, field: str, taken: set[str], needs_list: bool) -> str |
         for column in schema
         if column.name not in taken and schema.names.count(column.name) == 1 and is_list(column.type) == needs_list
     ]
-    named = {column.name.lower(): column.name for column in free}
+    named = {re.sub(r"[^a-z]", "", column.name.lower()): column.name for column in free}  # "Case ID" is caseid
     for word in LIKELY[field]:
-        for lower, name in named.items():
-            if lower == word or lower in (f"{word}s", f"{word}_id", f"{word}id", f"{word}_name", f"{word}_type"):
+        for letters, name in named.items():
+            if letters in (word, f"{word}s", f"{word}id", f"{word}name", f"{word}type"):
                 return name
     if field == "time":
         dates = [column.name for column in free if types.is_timestamp(column.type) or types.is_date(column.type)]

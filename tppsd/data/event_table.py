@@ -9,11 +9,11 @@ import numpy as np
 from tppsd.data.arrow import first_null, is_list, plain
 from tppsd.data.columns import EVENT_COLUMNS, ColumnMap, resolve_columns
 from tppsd.data.list_table import declared_num_marks, window_column
-from tppsd.data.marks import read_marks
+from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import DataError
 from tppsd.data.options import Context
 from tppsd.data.order import Order
-from tppsd.data.sequence_table import SequenceTable, missing, no_ticks
+from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
 from tppsd.data.timestamps import read_time_column
 
 
@@ -60,7 +60,7 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
             times = read_time_column(table[columns["time"]], lambda row: place("time", row), context, noter)
     if "mark" in columns:
         with obstacles.noted():
-            marks = read_marks(table[columns["mark"]], lambda row: place("mark", row), options.missing_mark)
+            marks = read_marks(table[columns["mark"]], lambda row: place("mark", row), options)
     with obstacles.noted():
         groups = _sequence_codes(source, table, columns.get("sequence"))
     with obstacles.noted():
@@ -90,6 +90,7 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
         one_row_each=False,
         sequence_ids=ids,
         num_duplicates=order.num_duplicates,
+        own=None if options.mark_bins is None else Vocabulary(bin_names(options.mark_bins)),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tppsd.data.arrow import is_list, list_lengths, list_values, plain, to_floats, to_positive_integers
 from tppsd.data.columns import SEQUENCE_COLUMNS, resolve_columns
-from tppsd.data.marks import read_marks
+from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.options import Context
 from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
 from tppsd.data.timestamps import read_ticks, read_time_column
@@ -20,7 +21,7 @@ NAMES, UNIT, ORIGIN = "mark_names", "time_unit", "time_origin"  # the same in ev
 def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTable | None:
     """Read a table with one row per sequence; None where obstacles leave nothing to go on with."""
     chosen, obstacles = context.options.column_map, context.obstacles
-    if "time" not in chosen and STAMPS in table.column_names and is_list(table[STAMPS].type):
+    if "time" not in chosen and ORIGIN in table.column_names and STAMPS in table.column_names:
         chosen["time"] = STAMPS
     columns = resolve_columns(source, table.schema, chosen, SEQUENCE_COLUMNS, obstacles, optional=("sequence",))
     if "time" not in columns:
@@ -50,7 +51,7 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
     if "mark" in columns:
         with obstacles.noted():
             values = list_values(table[columns["mark"]])
-            marks = read_marks(values, lambda event: event_place("mark", event), options.missing_mark)
+            marks = read_marks(values, lambda event: event_place("mark", event), options)
     if times is None:
         return None
     if options.sort:
@@ -72,6 +73,7 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
             windows[field] = window_column(source, table, columns, field, times, context)
     with obstacles.noted():
         num_marks = declared_num_marks(source, table, columns)
+    own = own_vocabulary(table)
     if missing(windows["score_start"]).all():
         del windows["score_start"]
     return SequenceTable(
@@ -87,7 +89,7 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         one_row_each=True,
         sequence_ids=ids,
         is_cut=_cut_starts(table),
-        own=own_vocabulary(table),
+        own=own if options.mark_bins is None else replace(own, mark_names=bin_names(options.mark_bins)),
     )
 
 
@@ -99,7 +101,8 @@ def _cut_starts(table: Any) -> np.ndarray | None:
 
 
 def own_vocabulary(table: Any) -> Vocabulary:
-    """What the columns mark_names, time_unit and time_origin of a canonical file or of samples say, in their first row."""
+    """What the columns mark_names, time_unit and time_origin of a canonical file or of samples say, in their first
+    row."""
 
     def first(name: str) -> Any:
         return table[name][0].as_py() if name in table.column_names and table.num_rows else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import Place, first_null, plain, to_marks
+from tppsd.data.arrow import Place, first_null, plain, to_floats, to_marks
 from tppsd.data.obstacles import DataError
+from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 
 LARGE, SPARSE = 1000, 20  # integers are taken for IDs if they make more than 1000 marks and 20 times those that occur
@@ -18,13 +19,15 @@ SHOWN = 6  # names in a message
 OTHER = "other"  # the mark of all rare ones
 
 
-def read_marks(values: Any, place: Place, missing_mark: str | None) -> Any:
-    """A column of marks as an Arrow array of int64 or strings; missing ones become `missing_mark`.
+def read_marks(values: Any, place: Place, options: ReadOptions) -> Any:
+    """A column of marks as an Arrow array of int64 or strings; missing ones become `missing_mark`, numbers `mark_bins`.
 
     Raises:
         ValueError: a mark is missing and nothing is said of it, or the column holds no marks; the row is named.
     """
-    values = plain(values)
+    values, missing_mark = plain(values), options.missing_mark
+    if options.mark_bins is not None:
+        return bin_marks(values, place, options.mark_bins)
     if values.null_count == 0 or len(values) == 0:
         return to_marks(values, place)
     if missing_mark is None:
@@ -41,13 +44,35 @@ def read_marks(values: Any, place: Place, missing_mark: str | None) -> Any:
     return values.cast("string").fill_null(missing_mark)
 
 
+def bin_marks(values: Any, place: Place, edges: Sequence[float]) -> Any:
+    """Arrow array of int64: the bin [edges[k], edges[k + 1]) of each number; the last bin has no upper edge.
+
+    Raises:
+        ValueError: a value is missing, no number, or below the first edge; the row is named.
+    """
+    import pyarrow
+
+    numbers = to_floats(values, place)
+    marks = np.searchsorted(np.asarray(edges, dtype=np.float64), numbers, side="right") - 1
+    wrong = (marks < 0) | ~np.isfinite(numbers)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise DataError(f"{place(i)} = {numbers[i]} lies in none of mark_bins, which begin at {edges[0]:g}")
+    return pyarrow.array(marks)
+
+
+def bin_names(edges: Sequence[float]) -> tuple[str, ...]:
+    """The names of the bins, such as "[1, 1.5)" and "[1.5, inf)"."""
+    return tuple(f"[{low:g}, {high:g})" for low, high in pairwise([*edges, float("inf")]))
+
+
 @dataclass(frozen=True)
 class MarkVocabulary:
     """`num_marks` marks; with `names`, mark k is the type names[k], otherwise marks are the integers of the data.
 
     `declared` says that the data themselves declare `num_marks`; otherwise it is what the training split has.
-    `has_other` says that the last mark is "other", which takes every type that has no mark of its own; `is_fixed`, that the
-    names come from the option `mark_names`.
+    `has_other` says that the last mark is "other", which takes every type that has no mark of its own; `is_fixed`, that
+    the names come from the option `mark_names`.
     """
 
     num_marks: int
@@ -61,7 +86,8 @@ class MarkVocabulary:
         cls, train: SequenceTable, min_mark_count: int | None = None, mark_names: Sequence[str] | None = None
     ) -> MarkVocabulary:
         """The sorted string types of the training split; for integers the declared number of marks, or its largest mark
-        + 1. With `min_mark_count`, types are those with so many events or more, and "other"; with `mark_names`, these."""
+        + 1. With `min_mark_count`, types are those with so many events or more, and "other"; with `mark_names`,
+        these."""
         if train.marks is None:
             return cls(1, declared=True)
         if mark_names is not None:

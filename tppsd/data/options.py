@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 from tppsd.data.columns import ColumnMap, check_column_map
@@ -41,8 +42,9 @@ class ReadOptions:
         drop_duplicates: keep one of the rows that are equal in all columns.
         missing_mark: name of the mark that missing ones become.
         min_mark_count: marks with fewer events in the training split become "other", as do marks that it lacks.
-        mark_names: names of the marks 0, 1, ..., such as those that a model was trained with (default: the sorted types of
-            the training split); if the last is "other", it takes all that have no mark of their own.
+        mark_bins: edges that make marks of numbers: [1, 2, 5] makes the marks [1, 2), [2, 5) and [5, inf).
+        mark_names: names of the marks 0, 1, ..., such as those that a model was trained with (default: the sorted types
+            of the training split); if the last is "other", it takes all that have no mark of their own.
         delimiter: of a CSV file (default: a comma; a tab in .tsv).
     """
 
@@ -61,6 +63,7 @@ class ReadOptions:
     drop_duplicates: bool = False
     missing_mark: str | None = None
     min_mark_count: int | None = None
+    mark_bins: Sequence[float] | None = None
     mark_names: Sequence[str] | None = None
     delimiter: str | None = None
 
@@ -80,6 +83,8 @@ class ReadOptions:
             raise DataError("observed and window both cut sequences into windows; give one of them")
         if self.min_mark_count is not None and self.min_mark_count < 1:
             raise DataError(f"min_mark_count = {self.min_mark_count} must be at least 1")
+        if self.mark_bins is not None and any(b <= a for a, b in pairwise(self.mark_bins)):
+            raise DataError(f"mark_bins = {list(self.mark_bins)} must be edges that increase")
         if self.mark_names is not None and (
             self.min_mark_count is not None or len(set(self.mark_names)) < len(self.mark_names)
         ):

@@ -24,7 +24,7 @@ from tppsd.sampling.results import SampledSequences
 
 Mark = int | str
 Marks = Mark | Collection[Mark]
-Estimator = Literal["control_variates", "step_sum", "frequency"]
+Estimator = Literal["control_variates", "step_sum", "frequency", "without"]
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -48,11 +48,16 @@ class Quantiles(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """Paths that have been sampled, and their sums. Fields: sets; edges float64 (num_bins + 1,); stops; samples; sums."""
+    """Paths that have been sampled, and their sums.
+
+    Fields: sets; edges float64 (num_bins + 1,); stops: marks at which paths end; forbidden: marks that do not happen;
+    samples; sums.
+    """
 
     sets: tuple[MarkSet, ...]
     edges: Tensor
     stops: tuple[int | str, ...] | None
+    forbidden: tuple[int, ...] | None
     samples: SampledSequences
     sums: StepSums
 
@@ -79,8 +84,8 @@ def forecast(
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
         history: what has happened, and until when that was observed (`t_end`); several are best forecast together, by
-            one call: the paths of separate calls with one seed share their noise, so that their forecasts move together.
-            For independent calls give a seed to each.
+            one call: the paths of separate calls with one seed share their noise, so that their forecasts move
+            together. For independent calls give a seed to each.
         horizon: length of the forecast, in the unit of time of the target's data.
         num_paths: sampled continuations of each history, at least 10.
         marks: what to forecast: marks by index or name, and sets of them; a mapping gives the sets names. None = each
@@ -170,7 +175,8 @@ class Forecast:
         return NextTime(self._first, quantiles, getattr(self.target, "statistics", None))
 
     def next_mark(self) -> Tensor:
-        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks); no paths."""
+        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks); no
+        paths."""
         return next_mark_probs(self._first, self.num_marks)
 
     # --- estimates over paths -----------------------------------------------------------------------------------------
@@ -184,17 +190,23 @@ class Forecast:
         """Estimate the probability of an event of some marks until a time.
 
         Args:
-            marks: a mark or a set of them, by index or name, or the name of a declared set, (num_histories,); None = each
-                declared set, (num_histories, num_sets).
+            marks: a mark or a set of them, by index or name, or the name of a declared set, (num_histories,); None =
+                each declared set, (num_histories, num_sets).
             within: time since w, at most the horizon (None).
-            estimator: "control_variates" (the default): the share of paths, corrected by what their steps made probable,
-                never less precise than the share but for the fit of two coefficients; "step_sum": the mean over paths of
-                the steps' probabilities, until the first such event; "frequency": the share of paths.
+            estimator: "control_variates" (the default): the share of paths, corrected by what their steps made
+                probable, never less precise than the share but for the fit of two coefficients; "step_sum": the mean
+                over paths of the steps' probabilities, until the first such event; "frequency": the share of paths;
+                "without": the mean of 1 - exp(-integral of these marks' intensity) over other paths, of the process
+                without them, each set of
+                marks by paths of its own: never less precise than the share, and good for what is rare.
 
         An estimate that is no frequency is unbiased, and may lie a few standard errors outside of [0, 1].
         """
         end = self.horizon if within is None else self._within(within)
         sets = self.sets if marks is None else (self._set(marks),)
+        if estimator == "without":
+            parts = torch.stack([self._missed(one, end) for one in sets], -1)  # (num_paths, num_histories, num_sets)
+            return _squeezed(mean_estimate(parts)._replace(estimator="process without the marks"), marks is not None)
         stops = None if marks is None else sets[0].marks
         done = self._pass(sets, [end], stops)
         which, bins = self._of(done, sets), int(torch.searchsorted(done.edges, end))
@@ -265,11 +277,41 @@ class Forecast:
 
         return forecast_table(self)
 
+    def plot(self, observed: Sequence[EventSequence] | None = None, history: int = 0) -> Any:
+        """Draw the fan of cumulative counts by mark, the next time and the probabilities (tppsd.plots.forecast_plot).
+
+        Args:
+            observed: what has happened, sequences as long as the histories with their continuations, where it is known.
+            history: which history to draw.
+        """
+        from tppsd.plots.forecasts import forecast_plot
+
+        return forecast_plot(self, observed, history)
+
+    def _missed(self, one: MarkSet, end: float) -> Tensor:
+        """Return 1 - exp(-integral of the set's intensity until `end`), (num_paths, num_histories).
+
+        Along paths of the process without the set of marks.
+        """
+        known = [done for done in self._passes if done.forbidden == one.marks and bool((done.edges == end).any())]
+        if not known:
+            edges = torch.tensor(sorted({0.0, *self.edges.tolist(), end, self.horizon}), dtype=torch.float64)
+            known = [self._sampled((one,), edges, self.stop_marks, one.marks)]
+            self._passes.append(known[0])
+        done = known[0]
+        hazards = self._by_history(done.sums.totals).hazards.squeeze(2)
+        return -torch.expm1(-hazards[..., : int(torch.searchsorted(done.edges, end))].sum(-1))
+
     # --- paths --------------------------------------------------------------------------------------------------------
 
-    def _job(self, recorder: Recorder, stops: tuple[Mark, ...] | None) -> SamplingJob:
-        options = self.options.with_overrides(stop_marks=stops)
-        return SamplingJob(self.target, self.draft, options, {}, self.batch_size, self.seed, self.max_events, recorder)
+    def _job(
+        self, recorder: Recorder, stops: tuple[Mark, ...] | None, forbidden: tuple[int, ...] | None = None
+    ) -> SamplingJob:
+        options, draft = self.options.with_overrides(stop_marks=stops), self.draft
+        if forbidden is not None:
+            common = options.common | {"forbid_marks": forbidden}
+            options, draft = SamplingOptions("autoregressive", **common), None
+        return SamplingJob(self.target, draft, options, {}, self.batch_size, self.seed, self.max_events, recorder)
 
     def _pass(self, sets: tuple[MarkSet, ...], ends: list[float], stops: tuple[int, ...] | None = None) -> _Pass:
         """Paths with the sums of these sets of marks and with these ends of bins; sampled where there are none yet.
@@ -280,7 +322,7 @@ class Forecast:
             stops: marks at which paths may end, as nothing after them matters.
         """
         own, wanted = self.stop_marks, {one.marks for one in sets}
-        for done in self._passes:
+        for done in [done for done in self._passes if done.forbidden is None]:
             has_ends = all(bool((done.edges == end).any()) for end in ends)
             if {one.marks for one in done.sets} >= wanted and has_ends and done.stops in (own, self._also(stops)):
                 return done
@@ -302,12 +344,18 @@ class Forecast:
         own = mark_indices("stop_marks", self.stop_marks or (), self.num_marks, self.mark_names)
         return mark_set("stop_marks", [*own, *stops])
 
-    def _sampled(self, sets: tuple[MarkSet, ...], edges: Tensor, stops: tuple[Mark, ...] | None) -> _Pass:
+    def _sampled(
+        self,
+        sets: tuple[MarkSet, ...],
+        edges: Tensor,
+        stops: tuple[Mark, ...] | None,
+        forbidden: tuple[int, ...] | None = None,
+    ) -> _Pass:
         members = torch.zeros(len(sets), self.num_marks, dtype=torch.bool)
         for row, one in zip(members, sets, strict=True):
             row[list(one.marks)] = True
         sums = StepSums(members, edges)
-        job = self._job(Recorder(accumulator=sums), stops)
+        job = self._job(Recorder(accumulator=sums), stops, forbidden)
         plan = job.plan(self.histories, self.num_paths, horizon=self.horizon)
         sums.begin(plan)
         samples = job.assemble(plan, slice(None), job.finished(plan))
@@ -316,7 +364,7 @@ class Forecast:
                 f"{int(samples.truncated.sum())} paths reached max_events = {self.max_events} before the horizon "
                 f"{self.horizon:g}; give a shorter horizon or a larger max_events"
             )
-        return _Pass(sets, edges, stops, samples, sums)
+        return _Pass(sets, edges, stops, forbidden, samples, sums)
 
     @staticmethod
     def _of(done: _Pass, sets: tuple[MarkSet, ...]) -> list[int]:
@@ -343,15 +391,16 @@ class Forecast:
 
     def _declared(self, marks: Iterable[Marks] | Mapping[str, Marks] | None) -> list[MarkSet]:
         if marks is None:
-            return [MarkSet(self._label(mark), (mark,)) for mark in range(self.num_marks)] if self.num_marks > 1 else []
+            return [MarkSet(self.label(mark), (mark,)) for mark in range(self.num_marks)] if self.num_marks > 1 else []
         if isinstance(marks, Mapping):
             return [MarkSet(label, self._indices(several)) for label, several in marks.items()]
         if isinstance(marks, str | int):
             marks = [marks]
         indices = [self._indices(several) for several in marks]
-        return [MarkSet(" or ".join(map(self._label, own)), own) for own in indices]
+        return [MarkSet(" or ".join(map(self.label, own)), own) for own in indices]
 
-    def _label(self, mark: int) -> str:
+    def label(self, mark: int) -> str:
+        """Return the name of a mark in the target's data, or its number."""
         return str(mark) if self.mark_names is None else self.mark_names[mark]
 
     def _indices(self, marks: Marks) -> tuple[int, ...]:
@@ -406,7 +455,10 @@ def _estimate(sums: Sums, estimator: Estimator, is_binary: bool) -> Estimate:
         return mean_estimate(sums.probabilities)._replace(estimator="step sum")
     if estimator == "frequency":
         return mean_estimate(sums.events)._replace(estimator="frequency" if is_binary else "mean")
-    raise ValueError(f"estimator = {estimator!r} is unknown; choose 'control_variates', 'step_sum' or 'frequency'")
+    raise ValueError(
+        f"estimator = {estimator!r} is unknown here; choose 'control_variates', 'step_sum' or 'frequency' (or 'without' for a "
+        "probability)"
+    )
 
 
 def _squeezed(estimate: Estimate, is_one: bool) -> Estimate:

@@ -1,4 +1,5 @@
-"""Sums over the steps of sampled paths: events, their probabilities and their integrated intensities, by marks and bins."""
+"""Sums over the steps of sampled paths: events, their probabilities and their integrated intensities, by marks and
+bins."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from tppsd.sampling.requests import RequestPlan
 class Sums(NamedTuple):
     """Of every path, set of marks and bin, float64 (num_paths, num_sets, num_bins).
 
-    Fields: events: N, their number; probabilities: sum over steps of p_i, the chance that the step ends with such an event
-    within the bin; hazards: integral of their intensity along the path within the bin.
+    Fields: events: N, their number; probabilities: sum over steps of p_i, the chance that the step ends with such an
+    event within the bin; hazards: integral of their intensity along the path within the bin.
     """
 
     events: Tensor
@@ -73,7 +74,7 @@ class StepSums:
         is_hit = self.sets[:, marks.clamp(0, self.sets.shape[1] - 1)].t() & is_event.unsqueeze(1)  # (num_steps, sets)
 
         p, hazard = mark_integrals(
-            steps.laws[rows, positions], torch.cat([ends, inter_times.unsqueeze(1)], 1), self.sets
+            steps.distributions[rows, positions], torch.cat([ends, inter_times.unsqueeze(1)], 1), self.sets
         )
         is_lived = (ends < inter_times.unsqueeze(1)).unsqueeze(1)
         hazard = torch.where(is_lived, hazard[..., :-1], hazard[..., -1:])
@@ -82,23 +83,27 @@ class StepSums:
             (is_hit.unsqueeze(2) & in_bin.unsqueeze(1)).double(), p[..., :-1].diff(dim=-1), hazard.diff(dim=-1)
         )
 
-        is_before = self._is_before(path, rows, positions, is_hit)
-        self.first_times[path] = torch.minimum(self.first_times[path], self._first(path, times, is_hit))
-        for total, first, values in zip(self.totals, self.until_first, of_step, strict=True):
-            total.index_add_(0, path, values)
-            first.index_add_(0, path, values * is_before.unsqueeze(2))
+        hits = torch.zeros(*steps.starts.shape, len(self.sets), dtype=torch.bool)
+        hits[rows, positions] = is_hit
+        works = steps.num_steps > 0
+        own = steps.request[works]
+        first = torch.zeros_like(hits)
+        first[works] = self._is_before(own, hits[works])
+        until_first = first[rows, positions].unsqueeze(2)
+        for total, until, values in zip(self.totals, self.until_first, of_step, strict=True):
+            for kept, parts in ((total, values), (until, values * until_first)):
+                of_row = torch.zeros(len(works), *kept.shape[1:], dtype=torch.float64).index_add_(0, rows, parts)
+                kept[own] += of_row[works]
+        at = torch.full(hits.shape, torch.inf, dtype=torch.float64)
+        at[rows, positions] = torch.where(is_hit, times.unsqueeze(1), torch.inf)
+        self.first_times[own] = torch.minimum(self.first_times[own], at[works].amin(1))
 
-    def _is_before(self, path: Tensor, rows: Tensor, positions: Tensor, is_hit: Tensor) -> Tensor:
-        """Tell whether the path has had no such event before each step, bool (num_steps, num_sets)."""
-        shape = int(rows.max()) + 1, int(positions.max()) + 1
-        hits = torch.zeros(*shape, is_hit.shape[1], dtype=torch.int64)
-        hits[rows, positions] = is_hit.long()
-        earlier = (hits.cumsum(1) - hits)[rows, positions]
-        return (earlier == 0) & self.first_times[path].isinf()
+    def _is_before(self, path: Tensor, hits: Tensor) -> Tensor:
+        """Tell whether paths have had no event of a set before each step, bool (num_rows, n, num_sets).
 
-    def _first(self, path: Tensor, times: Tensor, is_hit: Tensor) -> Tensor:
-        """float64 (num_steps, num_sets): of each step's path, the time of its first event among these steps."""
-        candidates = torch.where(is_hit, times.unsqueeze(1), torch.inf)
-        first = torch.full_like(self.first_times, torch.inf)
-        first.scatter_reduce_(0, path.unsqueeze(1).expand_as(candidates), candidates, "amin")
-        return first[path]
+        Args:
+            path: int64 (num_rows,).
+            hits: bool (num_rows, n, num_sets), the events of a set among the steps.
+        """
+        earlier = hits.long().cumsum(1) - hits.long()
+        return (earlier == 0) & self.first_times[path].isinf().unsqueeze(1)

@@ -1,0 +1,1 @@
+"""The Lightning side of tppsd: data and training modules, callbacks, prediction, and the command line of its verbs."""

@@ -1,4 +1,4 @@
-"""The yardsticks on the progress bar: what models without a history score on the validation split."""
+"""The baselines on the progress bar: what models without a history score on the validation split."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tppsd.sampling.drafters.poisson import training_rate
 
 
 def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Tensor:
-    """N log rate - rate (t_end - scored_from) + sum_i log f(k_i) over the N scored events i, per sequence (batch,), in
-    nats, `window` convention.
+    """Return the log-likelihood of each sequence under a Poisson process, (batch,), in nats, `window` convention.
 
-    rate = num_events / duration of the training split; f(k) = (count_k + 1) / (num_events + num_marks), so that a mark
-    that the training split lacks costs much, but not everything.
+    It is N log rate - rate (t_end - scored_from) + sum_i log f(k_i) over the N scored events i, with rate = num_events
+    / duration of the training split and f(k) = (count_k + 1) / (num_events + num_marks), so that a mark that the
+    training split lacks costs much, but not everything.
     """
     rate = training_rate(statistics)
     counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=batch.marks.device) + 1
@@ -35,7 +35,9 @@ def poisson_log_likelihood(batch: EventBatch, statistics: DataStatistics) -> Ten
 
 
 class RenewalBaseline(Callback):
-    """Logs `val/nll_renewal`, the NLL per event (`window` convention) of the best renewal model, beside every
+    """Logs what the best models without a learnt history score, beside the scores of the model in training.
+
+    It logs `val/nll_renewal`, the NLL per event (`window` convention) of the best renewal model, beside every
     `val/nll`: a model that does not get below it has learnt nothing of the history. It is fitted once, in about ten
     seconds, when `fit` starts.
 
@@ -43,7 +45,7 @@ class RenewalBaseline(Callback):
     data, `test/nll_true` of the process itself and `test/history_share`, and says which of them the model beats.
 
     Args:
-        num_steps: of its optimiser; 0 = no such baselines.
+        num_steps: steps of the renewal model's optimiser; 0 = no such baselines.
     """
 
     def __init__(self, num_steps: int = NUM_STEPS) -> None:
@@ -51,6 +53,7 @@ class RenewalBaseline(Callback):
         self._nll: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit the renewal model and score it on the validation split, where there is one."""
         data = getattr(trainer, "datamodule", None)
         if (
             self._nll is None
@@ -61,6 +64,7 @@ class RenewalBaseline(Callback):
             self._nll = self._score(trainer, data, "validation")
 
     def _score(self, trainer: Trainer, data: EventDataModule, split: str) -> float:
+        """Fit the renewal model to the training split and return its NLL per event on a split."""
         rank_zero_info("fitting the best renewal model: what can be known without the history (nll_renewal)")
         is_shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         train, validation = (
@@ -77,11 +81,13 @@ class RenewalBaseline(Callback):
         return model_nll(renewal, data.sequences(split))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the renewal model's score."""
         if self._nll is not None and not trainer.sanity_checking:
             # every rank has computed the same
             pl_module.log("val/nll_renewal", self._nll, prog_bar=True, rank_zero_only=True)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Log the scores of all baselines, and say which of them the model beats."""
         data = getattr(trainer, "datamodule", None)
         if self.num_steps == 0 or not isinstance(data, EventDataModule):
             return

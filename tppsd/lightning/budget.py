@@ -13,10 +13,10 @@ _FIRST_MEASURED, _REPLAN_EVERY = 10, 25  # steps
 
 
 class TimeBudget(Callback):
-    """Ends `fit` after `seconds` and keeps a WarmupCosine planned to end there, where `Trainer(max_time=...)` cuts it
-    midway.
+    """Ends `fit` after `seconds` and keeps a WarmupCosine planned to end there.
 
-    Runs bounded by the clock are not reproducible: use epochs or steps where that matters.
+    `Trainer(max_time=...)` would cut the schedule midway. Runs bounded by the clock are not reproducible: use epochs or
+    steps where that matters.
 
     Args:
         seconds: wall-clock time from the first training step, validation included.
@@ -28,9 +28,11 @@ class TimeBudget(Callback):
         self.seconds = seconds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
         self._started, self._first_step = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Plan the schedule for the steps that fit into the time, and end training when it is over."""
         elapsed, steps = time.perf_counter() - self._started, trainer.global_step - self._first_step
         if steps >= _FIRST_MEASURED and (steps == _FIRST_MEASURED or steps % _REPLAN_EVERY == 0):
             for config in trainer.lr_scheduler_configs:

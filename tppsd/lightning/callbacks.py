@@ -1,4 +1,4 @@
-"""`SpeculativeSampling`: how fast and how faithful sampling is, measured while a model trains."""
+"""`SpeculativeSampling`: measures how fast and how faithful sampling is, while a model trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tppsd.lightning.requests import median_window
 from tppsd.metrics.functional import (
     SequenceResiduals,
     ks_exponential,
-    own_law_residuals,
+    model_residuals,
 )
 from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
@@ -33,7 +33,7 @@ class SpeculativeSampling(Callback):
     """Samples from scratch at the end of validation, autoregressively and speculatively, and logs what came of it.
 
     Logs sampling/{speedup, acceptance_rate, step_acceptance, events_per_second, events_per_round},
-    fidelity/{own_law_ks, own_law_p_value} and, where the process is known, fidelity/true_process_ks; to wandb also the
+    fidelity/{model_ks, model_p_value} and, where the process is known, fidelity/true_process_ks; to wandb also the
     KS plot and a table of accepted counts. Every rank samples its share of the indices. Training is not disturbed:
     nothing here reads or advances the global random state, and the model that is not in training lives outside the
     module.
@@ -95,6 +95,7 @@ class SpeculativeSampling(Callback):
             self.horizon = median_window(data.sequences("train"))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample, compare with the model and with the true process where it is known, and log the figures."""
         fitting = trainer.state.fn == TrainerFn.FITTING
         if trainer.sanity_checking or (fitting and (trainer.current_epoch + 1) % self.every_n_epochs):
             return
@@ -105,13 +106,13 @@ class SpeculativeSampling(Callback):
         speculative = self._sample(trainer, target, draft, self.options)
         counts, values = self._speed(trainer, autoregressive, speculative)
         sequences = [] if speculative is None else speculative.with_history()
-        gaps = {"own_law": _gaps_of_all_ranks(trainer, own_law_residuals(target, sequences))}
+        gaps = {"model": _gaps_of_all_ranks(trainer, model_residuals(target, sequences))}
         if (process := getattr(getattr(trainer, "datamodule", None), "process_object", None)) is not None:
             residuals = [SequenceResiduals(sequence.index, *process.residuals(sequence)) for sequence in sequences]
             gaps["true_process"] = _gaps_of_all_ranks(trainer, residuals)
         tests = {name: ks_exponential(values) for name, values in gaps.items()}
         values |= {f"fidelity/{name}_ks": test.statistic for name, test in tests.items()}
-        values["fidelity/own_law_p_value"] = tests["own_law"].p_value
+        values["fidelity/model_p_value"] = tests["model"].p_value
         pl_module.log_dict(values, sync_dist=True)  # they are equal on all ranks already; without it, Lightning warns
         if trainer.is_global_zero:
             _log_to_wandb(trainer, gaps, counts)
@@ -119,7 +120,7 @@ class SpeculativeSampling(Callback):
     def _sample(
         self, trainer: Trainer, target: TransformerTPP, draft: Any, options: SamplingOptions
     ) -> SampledSequences | None:
-        """This rank's share of the indices; None for a rank without any."""
+        """Sample this rank's share of the indices; None for a rank without any."""
         first, stop = (self.num_sequences * (trainer.global_rank + i) // trainer.world_size for i in (0, 1))
         if first == stop:
             return None
@@ -138,8 +139,10 @@ class SpeculativeSampling(Callback):
     def _speed(
         self, trainer: Trainer, autoregressive: SampledSequences | None, speculative: SampledSequences | None
     ) -> tuple[Tensor, dict[str, float]]:
-        """accepted_counts over all ranks, and the rates. Seconds are summed over ranks too: events/s are those of one
-        process."""
+        """Return accepted_counts over all ranks, and the rates.
+
+        Seconds are summed over ranks too: events/s are those of one process.
+        """
         size = 1 + self.options.resolved("self").longest_draft
         totals = torch.zeros(4 + size * size, dtype=torch.float64, device=trainer.strategy.root_device)
         for slot, samples in ((0, autoregressive), (2, speculative)):
@@ -161,7 +164,7 @@ class SpeculativeSampling(Callback):
 
 
 def _gaps_of_all_ranks(trainer: Trainer, residuals: list[SequenceResiduals]) -> Tensor:
-    """Carried-over gaps (num_events,) of the sequences of all ranks, in index order."""
+    """Return carried-over gaps (num_events,) of the sequences of all ranks, in index order."""
     metric = TimeRescalingKS().to(trainer.strategy.root_device)
     metric.update(residuals)
     with metric.sync_context():

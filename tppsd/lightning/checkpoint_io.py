@@ -11,13 +11,15 @@ from tppsd.models.checkpoint import DIGEST_KEY, digest, local_file, read_plain, 
 
 
 class LocalCheckpointIO(TorchCheckpointIO):
-    """Lightning's own would fetch a URL and run the code that it finds there.
+    """Reads and writes checkpoints as local files of plain values, none of whose code is run.
 
-    A checkpoint is read with `weights_only=True`, whatever the caller says, and must have the digest that was stored
-    with it. One that has weights which are not finite is refused: neither training nor scoring can go on from it.
+    Lightning's own would fetch a URL and run the code that it finds there. A checkpoint is read with
+    `weights_only=True`, whatever the caller says, and must have the digest that was stored with it. One that has
+    weights which are not finite is refused: neither training nor scoring can go on from it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint and its digest; to a local path it appears only when all of it is on the disk."""
         if "://" in str(path):  # an fsspec URL, to which the user may well write
             super().save_checkpoint(checkpoint | {DIGEST_KEY: digest(checkpoint)}, path, storage_options)
         else:
@@ -26,14 +28,22 @@ class LocalCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:  # on the CPU, as the base class reads it
+        """Read a local checkpoint, on the CPU.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a URL, a damaged file, or weights that are not finite.
+        """
         content = read_plain(local_file(path))
         check_finite_weights(content.get("state_dict", {}), str(path))
         return content
 
 
 def use_local_checkpoints(trainer: Trainer) -> None:
-    """Read and write by LocalCheckpointIO, unless the user has chosen another plugin; called before anything is
-    restored."""
+    """Let the Trainer use LocalCheckpointIO, unless the user has chosen another plugin.
+
+    It is called before anything is restored.
+    """
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = LocalCheckpointIO()
 

@@ -1,4 +1,4 @@
-"""What a run keeps and goes on from: its best weights, its last epoch, and the patience that it is given."""
+"""What a run stores and resumes from: its best weights, its last epoch, and the patience that it is given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 
 class OwnCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint that overwrites its own file and nobody else's.
+    """Is a ModelCheckpoint that overwrites its own file and nobody else's.
 
     Attributes:
         resumed_from: the checkpoint that the run goes on from; files beside it are its own.
@@ -19,6 +19,11 @@ class OwnCheckpoint(ModelCheckpoint):
     resumed_from: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to overwrite a file of another run.
+
+        Raises:
+            ValueError: there is one; the sentence names it.
+        """
         super().setup(trainer, pl_module, stage)
         is_dry = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by one of the Trainer's helpers
         if stage != "fit" or is_dry or self.dirpath is None:
@@ -30,10 +35,13 @@ class OwnCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(OwnCheckpoint):
-    """The weights with the best monitored value. A resumed run goes on from the best of the run before, which stays
-    where it is until something better is found."""
+    """Stores the weights with the best monitored value.
+
+    A resumed run goes on from the best of the run before, which stays where it is until something better is found.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best score of the run before, where its file is still there."""
         if not Path(state_dict["best_model_path"]).is_file():  # nothing to go on from
             return
         super().load_state_dict(state_dict)
@@ -42,25 +50,27 @@ class BestCheckpoint(OwnCheckpoint):
 
 
 def best_checkpoint(trainer: Trainer) -> BestCheckpoint | None:
-    """The run's own, whatever other checkpoints it writes."""
+    """Return the run's own BestCheckpoint, whatever other checkpoints it writes."""
     return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)), None)
 
 
 class LastCheckpoint(OwnCheckpoint):
-    """`last.ckpt`, written after every epoch, better or not: what a killed run is resumed from."""
+    """Writes `last.ckpt` after every epoch, better or not: what a killed run is resumed from."""
 
     def __init__(self) -> None:
         super().__init__(filename="last", enable_version_counter=False)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write beside the best checkpoint."""
         best = best_checkpoint(trainer)
         self.dirpath = self.dirpath if best is None else best.dirpath  # set up before this one
         super().setup(trainer, pl_module, stage)
 
 
 class Patience(EarlyStopping):
-    """Early stopping; a resumed run has the patience that it is given, not that of the run before."""
+    """Stops early; a resumed run has the patience that it is given, not that of the run before."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over all but the patience."""
         super().load_state_dict(state_dict | {"patience": self.patience})
         self.strict = False  # a run that was cut before a validation has no score yet when its epoch ends

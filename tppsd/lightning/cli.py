@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from tppsd.lightning.baseline import RenewalBaseline
@@ -20,7 +21,7 @@ from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
 from tppsd.lightning.processes import StartTogether
-from tppsd.lightning.requests import Requests
+from tppsd.lightning.requests import RequestChunk, Requests
 from tppsd.lightning.runs import HELP as RUN_HELP
 from tppsd.lightning.runs import with_run
 from tppsd.lightning.sampler import Sampler
@@ -48,7 +49,7 @@ CHECKPOINTS = {
 
 
 class VerbCLI(LightningCLI):
-    """A LightningCLI of one verb: parsers of the others would be built in vain."""
+    """Is a LightningCLI of one verb: parsers of the others would be built in vain."""
 
     def __init__(self, verb: str, **arguments: Any) -> None:
         self.verb = verb
@@ -62,9 +63,11 @@ class VerbCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a static method there
+        """Return the one verb and the arguments that its method leaves to the parser."""
         return {self.verb: LightningCLI.subcommands()[self.verb]}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add Lightning's own options and `--start_timeout`."""
         super().add_default_arguments_to_parser(parser)
         parser.add_argument(
             "--start_timeout",
@@ -74,11 +77,13 @@ class VerbCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let a checkpoint's hyper-parameters replace the optimiser too; see
-        `before_instantiate_classes`."""
+        """Do nothing: Lightning would let a checkpoint's hyper-parameters replace the optimiser too.
+
+        See `before_instantiate_classes`.
+        """
 
     def before_instantiate_classes(self) -> None:
-        """Checkpoints are read as plain values, whatever the configuration says: nothing in them is run."""
+        """Let checkpoints be read as plain values, whatever the configuration says: nothing in them is run."""
         if self.config[self.verb].weights_only is False:
             raise ValueError("--weights_only false would run what is in a checkpoint; leave it out")
         self.config[self.verb].weights_only = True
@@ -90,7 +95,7 @@ class VerbCLI(LightningCLI):
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """A run that SIGTERM has ended is not done, and says so; nor is one that has lost a process."""
+        """Run the verb; a run that SIGTERM has ended, or that has lost a process, is not done and says so."""
         try:
             super()._run_subcommand(subcommand)
         except Stopped:
@@ -103,12 +108,12 @@ class VerbCLI(LightningCLI):
             raise
 
     def how_to_go_on(self) -> str:
-        """What to do after SIGTERM."""
+        """Return what to do after SIGTERM."""
         return "stopped by SIGTERM; give the same command again"
 
 
 class TrainingCLI(VerbCLI):
-    """fit, validate and test: `--data.path` and a TargetTPP unless told otherwise."""
+    """Runs fit, validate and test: on `--data.path` and with a TargetTPP unless told otherwise."""
 
     def __init__(self, verb: str, args: list[str] | None) -> None:
         super().__init__(
@@ -123,6 +128,7 @@ class TrainingCLI(VerbCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of data, model, baselines and checkpoints, with their defaults."""
         parser.set_defaults({"model": {"class_path": CLASS_OF_ROLE["target"]}, "data": {"class_path": DATA_CLASS}})
         parser.link_arguments("data.num_marks", "model.init_args.num_marks", apply_on="instantiate")
         if self.verb != "fit":
@@ -136,7 +142,11 @@ class TrainingCLI(VerbCLI):
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 
     def before_instantiate_classes(self) -> None:
-        """The architecture comes from `--ckpt_path`, everything else from the configuration."""
+        """Take the architecture from `--ckpt_path`, everything else from the configuration.
+
+        Raises:
+            ValueError: a checkpoint is missing or holds no training run.
+        """
         super().before_instantiate_classes()
         config = self.config[self.verb]
         if config.ckpt_path is None:
@@ -146,7 +156,8 @@ class TrainingCLI(VerbCLI):
         record = read_checkpoint(config.ckpt_path)[CHECKPOINT_KEY]
         if "role" not in record:
             raise ValueError(
-                f"{config.ckpt_path}: holds a model alone (TransformerTPP.save), not a training run; {self.verb} needs the latter"
+                f"{config.ckpt_path}: holds a model alone (TransformerTPP.save), not a training run; "
+                f"{self.verb} needs the latter"
             )
         config.model.class_path = CLASS_OF_ROLE[record["role"]]
         for name, value in record["config"].items():
@@ -154,12 +165,13 @@ class TrainingCLI(VerbCLI):
                 config.model.init_args[name] = value
 
     def instantiate_classes(self) -> None:
-        """What is said of the number of marks must agree with the data, from which it is taken."""
+        """Build everything; a number of marks that is given must be that of the data, from which it is taken."""
         given = self.config[self.verb].model.init_args.get("num_marks")
         super().instantiate_classes()
         if given not in (None, self.datamodule.num_marks):
             raise ValueError(
-                f"--model.num_marks {given} is wrong: the data have num_marks = {self.datamodule.num_marks}; leave it out"
+                f"--model.num_marks {given} is wrong: the data have num_marks = {self.datamodule.num_marks}; "
+                "leave it out"
             )
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -169,7 +181,10 @@ class TrainingCLI(VerbCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """A run that is refused leaves no folder, which Lightning's loggers make before anything is checked."""
+        """Run the verb, and remove the folder of a run that is refused.
+
+        Lightning's loggers make it before anything is checked.
+        """
         folder = run_directory(self.trainer)
         existed = folder.exists()
         try:
@@ -181,31 +196,37 @@ class TrainingCLI(VerbCLI):
             raise
 
     def how_to_go_on(self) -> str:
+        """Return what to do after SIGTERM, with the checkpoint to go on from."""
         last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
         if last is None or not last.best_model_path:
             return super().how_to_go_on()
         return f"stopped by SIGTERM at step {self.trainer.global_step}; go on with --ckpt_path {last.best_model_path}"
 
     def before_fit(self) -> None:
+        """Tell the checkpoints which file the run goes on from."""
         path = self.config[self.verb].ckpt_path
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, OwnCheckpoint):
                 callback.resumed_from = None if path is None else Path(path)
 
     def after_fit(self) -> None:
+        """Say where the best checkpoint is."""
         best = best_checkpoint(self.trainer)
         if best is not None and best.best_model_path:
             rank_zero_info(f"best checkpoint: {best.best_model_path} ({best.monitor} = {best.best_model_score:.4f})")
 
 
 class SamplingCLI(VerbCLI):
-    """predict: a Sampler, what to sample (`--requests`), the data to continue (`--data`) and where to write
-    (`--writer`)."""
+    """Runs predict with a Sampler.
+
+    Its options say what to sample (`--requests`), which data to continue (`--data`) and where to write (`--writer`).
+    """
 
     def __init__(self, verb: str, args: list[str] | None) -> None:
         super().__init__(verb, save_config_callback=None, trainer_defaults={"logger": False}, args=args)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of trainer, sampler, data, writer and requests."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.add_lightning_class_args(Sampler, "model")
         parser.add_lightning_class_args(EventDataModule, "data", subclass_mode=True, required=False)
@@ -215,6 +236,7 @@ class SamplingCLI(VerbCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
 
     def before_instantiate_classes(self) -> None:
+        """Refuse `--ckpt_path`, which predict does not take."""
         super().before_instantiate_classes()
         if (path := self.config[self.verb].ckpt_path) is not None:
             raise ValueError(
@@ -222,9 +244,9 @@ class SamplingCLI(VerbCLI):
             )
 
     def predict(self, model: Sampler, datamodule: EventDataModule | None = None, **arguments: Any) -> None:
-        """What `tppsd predict` runs instead of `Trainer.predict(model, datamodule=datamodule)`."""
+        """Sample the requests; runs instead of `Trainer.predict(model, datamodule=datamodule)`."""
         requests: Requests = self._get(self.config_init, "requests")
-        loader: DataLoader = requests.loader(datamodule)
+        loader: DataLoader[RequestChunk] = requests.loader(datamodule)
         self.trainer.predict(model, loader, **{**arguments, "return_predictions": False})
 
 

@@ -29,8 +29,8 @@ class EventDataModule(LightningDataModule):
     on first use, once.
 
     Args:
-        path: folder of split files, one file (Parquet, CSV, TSV, JSON, JSON lines, Feather, compressed or not), a hub id
-            such as easytpp/taxi, or a URL; in Python also a table of pandas, polars, Arrow or datasets, a list of
+        path: folder of split files, one file (Parquet, CSV, TSV, JSON, JSON lines, Feather, compressed or not), a hub
+            id such as easytpp/taxi, or a URL; in Python also a table of pandas, polars, Arrow or datasets, a list of
             EventSequence, or a dict of them by split.
         process: name of a process preset to simulate instead.
         batch_size: sequences per batch and process (batches are balanced: they may have fewer).
@@ -61,8 +61,9 @@ class EventDataModule(LightningDataModule):
         drop_duplicates: keep one of the rows that are equal in all columns.
         missing_mark: name of the mark that missing ones become.
         min_mark_count: marks with fewer events in the training split become "other", as do marks that it lacks.
-        mark_names: names of the marks 0, 1, ..., such as those that a model was trained with (default: the sorted types of
-            the training split); if the last is "other", it takes all that have no mark of their own.
+        mark_bins: edges that make marks of numbers: [1, 2, 5] makes the marks [1, 2), [2, 5) and [5, inf).
+        mark_names: names of the marks 0, 1, ..., such as those that a model was trained with (default: the sorted types
+            of the training split); if the last is "other", it takes all that have no mark of their own.
         delimiter: of a CSV file (default: a comma; a tab in .tsv).
     """
 
@@ -90,19 +91,23 @@ class EventDataModule(LightningDataModule):
         drop_duplicates: bool = False,
         missing_mark: str | None = None,
         min_mark_count: int | None = None,
+        mark_bins: list[float] | None = None,
         mark_names: list[str] | None = None,
         delimiter: str | None = None,
     ) -> None:
         super().__init__()
         if (path is None) == (process is None):
+            given = repr(path) if path is None or isinstance(path, str) else f"a {type(path).__name__}"
             raise ValueError(
-                f"give either path (data) or process (a preset to simulate); got path = {path!r} and process = {process!r}"
+                f"give either path (data) or process (a preset to simulate); got path = {given} and "
+                f"process = {process!r}"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
         if path is not None and num_sequences is not None:
             raise ValueError(
-                f"num_sequences = {num_sequences} is for a simulated process; the data at {path} have the number they have"
+                f"num_sequences = {num_sequences} is for a simulated process; "
+                f"the data at {path} have the number they have"
             )
         if process is not None and columns is not None:
             raise ValueError(f"columns = {columns} is for data at a path; the process {process} has no columns")
@@ -123,6 +128,7 @@ class EventDataModule(LightningDataModule):
             drop_duplicates=drop_duplicates,
             missing_mark=missing_mark,
             min_mark_count=min_mark_count,
+            mark_bins=mark_bins,
             mark_names=mark_names,
             delimiter=delimiter,
         )
@@ -134,7 +140,7 @@ class EventDataModule(LightningDataModule):
             self._check_process_options(process)
 
     def _check_process_options(self, process: str) -> None:
-        """A simulated process takes fractions, t_start, t_end and time_unit only."""
+        """Refuse options that a simulated process does not take: all but fractions, t_start, t_end and time_unit."""
         taken = {"fractions", "t_start", "t_end", "time_unit"}
         for option in fields(self.options):
             value = getattr(self.options, option.name)
@@ -147,7 +153,7 @@ class EventDataModule(LightningDataModule):
 
     @cached_property
     def dataset(self) -> EventDataset:
-        """All splits; read or simulated on first use."""
+        """All splits, read or simulated on first use."""
         if self.preset is not None:
             assert self.process is not None
             return self._simulate(self.process, self.preset)
@@ -192,6 +198,7 @@ class EventDataModule(LightningDataModule):
 
     @property
     def dataset_name(self) -> str:
+        """Name of the data set or of the process."""
         return self.dataset.name if self.process is None else self.process
 
     @property
@@ -200,7 +207,7 @@ class EventDataModule(LightningDataModule):
         return None if self.preset is None else self.preset.process
 
     def sequences(self, split: str) -> list[EventSequence]:
-        """All sequences of train, validation or test."""
+        """Return all sequences of train, validation or test."""
         return self.dataset.sequences(split)
 
     def setup(self, stage: str) -> None:
@@ -211,19 +218,19 @@ class EventDataModule(LightningDataModule):
             for remark in remarks(self.dataset):
                 rank_zero_info(remark)
 
-    def train_dataloader(self) -> DataLoader:
-        """Other length-bucketed batches in every epoch."""
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return a loader of length-bucketed batches, other ones in every epoch."""
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> DataLoader:
-        """Every validation sequence exactly once over all processes."""
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return a loader that gives every validation sequence exactly once over all processes."""
         return self._loader("validation", shuffle=False)
 
-    def test_dataloader(self) -> DataLoader:
-        """Every test sequence exactly once over all processes."""
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return a loader that gives every test sequence exactly once over all processes."""
         return self._loader("test", shuffle=False)
 
-    def _loader(self, split: str, shuffle: bool) -> DataLoader:
+    def _loader(self, split: str, shuffle: bool) -> DataLoader[Any]:
         sequences = self.sequences(split)
         options: dict[str, Any] = {
             "collate_fn": EventBatch.from_sequences,
@@ -234,7 +241,7 @@ class EventDataModule(LightningDataModule):
         if getattr(
             self.trainer, "overfit_batches", 0
         ):  # Lightning then replaces every sampler but the plain sequential one
-            return DataLoader(dataset=cast(Dataset, sequences), batch_size=self.batch_size, **options)
+            return DataLoader(dataset=cast(Dataset[EventSequence], sequences), batch_size=self.batch_size, **options)
         sampler = LengthBucketSampler(
             [len(sequence) - sequence.first_is_given for sequence in sequences],
             self.batch_size,

@@ -1,4 +1,4 @@
-"""Training that diverges ends at once: at the first loss, gradient or weight that is not finite."""
+"""The end of training that diverges, at the first loss, gradient or weight that is not finite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCORES = ("val/nll", "val/kl")
 
 
 class DivergedError(ValueError):
-    """The sentence says where training diverged and what is left of it."""
+    """Says where training diverged and what is left of it."""
 
 
 @dataclass
@@ -35,9 +35,9 @@ class StopAtDivergence(Callback):
     """Ends `fit` with a DivergedError instead of going on with weights that are not finite.
 
     The loss and the gradients are looked at before each optimiser step, so that the weights are still the good ones,
-    and the weights after it; validation scores before they can become a "best" checkpoint. What was found is kept for a
-    look in `diverged.pt` beside the checkpoints: the batches since the step before, the weights, and the names of what
-    is not finite. It reads with `torch.load`, and `EventBatch(**content["batches"][0])` is the batch.
+    and the weights after it; validation scores before they can become a "best" checkpoint. What was found is stored in
+    `diverged.pt` beside the checkpoints: the batches since the step before, the weights, and the names of what is not
+    finite. It reads with `torch.load`, and `EventBatch(**content["batches"][0])` is the batch.
 
     All processes of a distributed run end together. Two norms per step are computed: 0.17 ms for 121,362 weights on one
     CPU thread; on another device each waits for it once. With a gradient scaler ("16-mixed") gradients may be infinite,
@@ -49,14 +49,17 @@ class StopAtDivergence(Callback):
         self._has_stepped = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the batch until the next optimiser step is done."""
         if self._has_stepped:
             self._seen, self._has_stepped = [], False
         self._seen.append(_Seen(batch_idx, batch))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Remember the loss of the batch."""
         self._seen[-1].loss = loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Look at the losses and gradients, before weights are changed."""
         losses = [seen.loss for seen in self._seen if seen.loss is not None]
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         named = {} if is_scaled else {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
@@ -65,12 +68,14 @@ class StopAtDivergence(Callback):
         self._has_stepped = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Look at the weights after a step."""
         if self._has_stepped:
             named: dict[str, Tensor] = dict(pl_module.named_parameters())
             if _on_any(trainer, not all_finite(named.values())):
                 self._stop(trainer, pl_module, "after the step, parameter", named)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the scores of validation."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         for name in _SCORES:
@@ -93,12 +98,13 @@ class StopAtDivergence(Callback):
         found = f"{kind} of {_few(names, 2)} not finite"
         raise DivergedError(
             f"training diverged at step {trainer.global_step} (epoch {trainer.current_epoch}, batch {seen.batch_idx}, "
-            f"training sequences {_few(sequences, 8)}): loss {loss}{where}; {found if names else 'all gradients finite'}; "
+            f"training sequences {_few(sequences, 8)}): loss {loss}{where}; "
+            f"{found if names else 'all gradients finite'}; "
             f"{self._save(trainer, pl_module, names)}; {_last_good(trainer)}; {_ADVICE}"
         )
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, names: list[str]) -> str:
-        """Write the batches and weights, unless the run keeps nothing; in words, where."""
+        """Write the batches and weights, unless the run stores nothing, and return in words where they are."""
         keeps = trainer.checkpoint_callbacks or trainer.loggers
         if trainer.fast_dev_run or not keeps:  # type: ignore[attr-defined]  # set by one of the Trainer's helpers
             return "a run without logger and checkpoints saves nothing for a look"
@@ -117,8 +123,10 @@ _ADVICE = "try a lower learning rate (--model.optimizer.lr) or stronger clipping
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all values are finite. Norms are quick and enough to say yes; they may overflow, so that a no is looked
-    at again, value by value."""
+    """Say whether all values are finite.
+
+    Norms are quick and enough to say yes; they may overflow, so that a no is checked value by value.
+    """
     values = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
     if not values or bool(torch.stack(torch._foreach_norm(values)).isfinite().all()):
         return True
@@ -126,15 +134,18 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def _on_any(trainer: Trainer, found: bool) -> bool:
-    """Whether any process has found it, so that all of them end together."""
+    """Say whether any process has found it, so that all of them end together."""
     return trainer.strategy.reduce_boolean_decision(found, all=False) if trainer.world_size > 1 else found
 
 
 def _first_not_finite(
     trainer: Trainer, pl_module: LightningModule, batch: Any, sequences: list[int]
 ) -> tuple[str | None, list[int]]:
-    """The innermost module whose output is the first that is not finite, and the sequences whose likelihood is not; a
-    pass is made once more for it."""
+    """Run the model once more to find where values stop being finite.
+
+    Returns:
+        The innermost module whose output is the first that is not finite, and the sequences whose likelihood is not.
+    """
     model: Any = getattr(pl_module, "model", None)
     if model is None:
         return None, sequences

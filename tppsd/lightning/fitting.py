@@ -1,4 +1,4 @@
-"""Train a module for a time or until it no longer improves, and keep its best weights."""
+"""Training of a module for a given time or until it no longer improves, with its best weights stored."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ _EVENTS_PER_SECOND = 8_000  # a guess of the training speed that only decides ho
 
 
 class Fitted(NamedTuple):
-    """What `fit_best` did: the trainer, the checkpoint with the best monitored value, passes over the training split,
-    seconds."""
+    """Says what `fit_best` did.
+
+    Fields:
+        trainer: the Trainer, after its run.
+        path: the checkpoint with the best monitored value.
+        epochs: passes over the training split.
+        seconds: wall-clock time.
+    """
 
     trainer: Trainer
     path: Path
@@ -76,17 +82,17 @@ def fit_best(
 
 
 def small_batch_size(data: EventDataModule) -> int:
-    """Sequences per step that have about EVENTS_PER_STEP events, at least 4 and at most 256."""
+    """Return how many sequences have about EVENTS_PER_STEP events, at least 4 and at most 256."""
     mean_length = data.statistics.num_events / len(data.sequences("train"))
     return max(4, min(256, round(EVENTS_PER_STEP / max(1.0, mean_length))))
 
 
 def _validation_interval(data: EventDataModule, seconds: float) -> int:
-    """Steps between validations."""
+    """Return how many steps lie between validations."""
     events_per_step = data.batch_size * data.statistics.num_events / max(1, len(data.sequences("train")))
     return max(10, int(seconds * _EVENTS_PER_SECOND / max(1.0, events_per_step) / VALIDATIONS))
 
 
 def adamw(learning_rate: float) -> Any:
-    """A factory of AdamW for short runs: (parameters) -> optimiser."""
+    """Return a factory of AdamW for short runs: (parameters) -> optimiser."""
     return lambda parameters: torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)

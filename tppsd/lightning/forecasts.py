@@ -1,4 +1,4 @@
-"""What `tppsd test` says about forecasts, beside the likelihood."""
+"""The scores of forecasts that `tppsd test` logs beside the likelihood."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
 from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy, UnusableMeans
 from tppsd.metrics.functional.capped import capped_mean
 from tppsd.metrics.functional.forecast import marginal_mark_probs, quantiles
-from tppsd.metrics.functional.own_law import law_residuals
+from tppsd.metrics.functional.model_residuals import distribution_residuals
 from tppsd.metrics.likelihood import NegativeLogLikelihood
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.likelihood import scored_events
 
 
 class ForecastMetrics(nn.Module):
-    """Scores of the laws of the next event, each before the event is seen.
+    """Scores the distributions of the next event, each before the event is seen.
 
-    - rmse_mean, rmse_median: of the inter-time, with the law's mean and with its median as the forecast, and
-    - crps: of the whole law of the inter-time, all three in the data's unit of time; rmse_mean and crps are of min(tau,
-      horizon), because a tail that no data have shown would decide them otherwise;
-    - mean_unusable: share of events whose law has more than half of its mean beyond the horizon;
+    - rmse_mean, rmse_median: of the inter-time, with the distribution's mean and with its median as the forecast, and
+    - crps: of the whole distribution of the inter-time, all three in the data's unit of time; rmse_mean and crps are of
+      min(tau, horizon), because a tail that no data have shown would decide them otherwise;
+    - mean_unusable: share of events whose distribution has more than half of its mean beyond the horizon;
     - pit_ks: D = sup |F_n(u) - u| of the PITs of inter-times, carried over the ends of windows;
-    - nll_untied: NLL of times and marks without ties (inter-times below the declared floor): at a tie a law can pile up
-    density
-      without limit, which says how times were rounded and nothing about when events happen;
+    - nll_untied: NLL of times and marks without ties (inter-times below the declared floor): at a tie a distribution
+      can pile up density without limit, which says how times were rounded and nothing about when events happen;
     - mark_accuracy, mark_ece: of the most probable mark at the true inter-time, and
     - mark_accuracy_marginal: of the most probable mark whenever it comes; no marks, no mark scores.
 
     `pit_ks` is of all scored events, the first after a `score_start` given the time until then; the rest are of the
-    events of the `benchmark` convention (EasyTPP's: 2..N, without given ones), each under its whole law.
+    events of the `benchmark` convention (EasyTPP's: 2..N, without given ones), each under its whole distribution.
     """
 
     def __init__(self, num_marks: int) -> None:
@@ -49,29 +48,38 @@ class ForecastMetrics(nn.Module):
         )
         self.has_marks = num_marks > 1
 
-    def update(self, law: NextEventLaw, batch: EventBatch, min_inter_time: float, horizon: float = math.inf) -> None:
-        """Add a batch and its laws (batch, length + 1); inter-times below the declared floor are scored at the floor,
-        those beyond the horizon, in the data's unit of time, at the horizon (DataStatistics.horizon)."""
-        self.calibration.update(law_residuals(law, batch))
+    def update(
+        self, distribution: NextEventDistribution, batch: EventBatch, min_inter_time: float, horizon: float = math.inf
+    ) -> None:
+        """Add a batch and its distributions, (batch, length + 1).
+
+        Args:
+            distribution: the distributions.
+            batch: the sequences.
+            min_inter_time: the declared floor; inter-times below it are scored at the floor.
+            horizon: in the data's unit of time; inter-times beyond it are scored at the horizon
+                (DataStatistics.horizon).
+        """
+        self.calibration.update(distribution_residuals(distribution, batch))
         scored = scored_events(batch, "benchmark")
-        law = law[..., :-1][scored]  # (num_events,)
+        distribution = distribution[..., :-1][scored]  # (num_events,)
         inter_times, marks = batch.inter_times[scored], batch.marks[scored]
         is_untied = inter_times >= min_inter_time
         inter_times = inter_times.clamp_min(min_inter_time)
-        self.untied.update(torch.where(is_untied, law.log_prob(inter_times, marks), 0.0), is_untied)
-        self.rmse_mean.update(capped_mean(law.inter_time, horizon), inter_times.clamp_max(horizon))
-        self.mean_unusable.update(law.inter_time, horizon)
+        self.untied.update(torch.where(is_untied, distribution.log_prob(inter_times, marks), 0.0), is_untied)
+        self.rmse_mean.update(capped_mean(distribution.inter_time, horizon), inter_times.clamp_max(horizon))
+        self.mean_unusable.update(distribution.inter_time, horizon)
         median = torch.tensor([0.5], dtype=torch.float64, device=inter_times.device)
-        self.rmse_median.update(quantiles(law.inter_time, median)[0], inter_times)
-        self.crps.update(law.inter_time, inter_times, horizon)
+        self.rmse_median.update(quantiles(distribution.inter_time, median)[0], inter_times)
+        self.crps.update(distribution.inter_time, inter_times, horizon)
         if self.has_marks:
-            mark_probs = law.mark_log_probs(inter_times).exp()
+            mark_probs = distribution.mark_log_probs(inter_times).exp()
             self.mark_accuracy.update(mark_probs, marks)
             self.mark_ece.update(mark_probs, marks)
-            self.mark_accuracy_marginal.update(marginal_mark_probs(law), marks)
+            self.mark_accuracy_marginal.update(marginal_mark_probs(distribution), marks)
 
     def compute(self) -> dict[str, Tensor]:
-        """Each float64 (), over all ranks."""
+        """Return the scores, each float64 (), over all ranks."""
         values = {
             "rmse_mean": self.rmse_mean.compute(),
             "rmse_median": self.rmse_median.compute(),
@@ -86,6 +94,7 @@ class ForecastMetrics(nn.Module):
         return values
 
     def reset(self) -> None:
+        """Forget all that was added."""
         for metric in self.children():
             assert isinstance(metric, Metric)
             metric.reset()

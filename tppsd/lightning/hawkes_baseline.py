@@ -1,4 +1,4 @@
-"""The strongest classical yardstick of a test: a Hawkes process fitted to the training split, and who beats whom."""
+"""The strongest classical baseline of a test, a Hawkes process fitted to the training split, and who beats whom."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from tppsd.processes.hawkes_bounded import fit_bounded, floored
 
 
 class HawkesScore(NamedTuple):
-    """NLL per event (`window` convention, nats) of a fitted Hawkes process, its branching ratio, and what it was fitted
-    with: the number of decays and of training events."""
+    """Holds the score of a fitted Hawkes process.
+
+    Fields:
+        nll: NLL per event (`window` convention, nats).
+        branching_ratio: spectral radius of its mean offspring; it explodes from 1 on.
+        num_decays: how many decays it was fitted with.
+        num_events: how many training events it was fitted to.
+    """
 
     nll: float
     branching_ratio: float

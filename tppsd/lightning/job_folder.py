@@ -1,4 +1,7 @@
-"""The folder of a sampling job: whose it is, who works in it, and what it holds when it is done. Knows no Lightning."""
+"""The folder of a sampling job: whose it is, who works in it, and what it holds when it is done.
+
+It knows no Lightning.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def check_names(folder: Path, num_chunks: int | None = None) -> None:
 
 
 class Lock:
-    """An exclusive lock on a folder, which ends with its process; the file names who holds it.
+    """Locks a folder for one process, until that ends; the file names who holds it.
 
     On a file system without locks nobody is kept out; the job's record still keeps other jobs out.
     """
@@ -94,7 +97,7 @@ class Lock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give it back; a folder that holds nothing else goes too."""
+        """Give the lock back; a folder that holds nothing else goes too."""
         if self._descriptor is None:
             return
         with contextlib.suppress(OSError):  # the folder may be gone, or another stand in its place
@@ -113,6 +116,7 @@ def claim(folder: Path, job: dict[str, Any]) -> bool:
 
     Returns:
         Whether the record was left now.
+
     Raises:
         ValueError: the folder is another job's, or its record is damaged.
     """
@@ -149,7 +153,7 @@ def _appear(temporary: Path, path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content of a job's record or manifest.
+    """Return the content of a job's record or manifest.
 
     Raises:
         ValueError: it is damaged.
@@ -164,8 +168,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, job: dict[str, Any], shards: Iterable[Shard]) -> None:
-    """Say what the folder of a finished job holds: the job, the versions that sampled it last, and of every file its
-    rows, its first and last index and the SHA-256 of its bytes."""
+    """Say in a file what the folder of a finished job holds.
+
+    It has the job, the versions that sampled it last, and of every file its rows, its first and last index and the
+    SHA-256 of its bytes.
+    """
     from tppsd import __version__
 
     versions = {name: version(name) for name in ("torch", "lightning", "numpy", "pyarrow")}
@@ -190,7 +197,7 @@ def write_manifest(folder: Path, job: dict[str, Any], shards: Iterable[Shard]) -
 
 
 def recorded_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a job that was finished once; nothing without a manifest that can be read."""
+    """Return the SHA-256 of each file of a job that was finished once; nothing without a manifest that can be read."""
     try:
         shards = read_record(folder / MANIFEST)["shards"]
         return {str(shard["name"]): str(shard["sha256"]) for shard in shards}

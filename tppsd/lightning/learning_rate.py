@@ -8,8 +8,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 
 class FindLearningRate(LearningRateFinder):
-    """Trains some steps at ever larger learning rates, forgets them, and goes on with the rate at which the loss fell
-    fastest (Smith, WACV 2017), in the optimiser and as the base of its schedule. A run that is resumed keeps its rate.
+    """Finds a learning rate by a short range test before training (Smith, WACV 2017).
+
+    It trains some steps at ever larger learning rates, forgets them, and goes on with the rate at which the loss fell
+    fastest, in the optimiser and as the base of its schedule. A run that is resumed keeps its rate.
 
     Args:
         min_lr, max_lr: the range.
@@ -20,6 +22,7 @@ class FindLearningRate(LearningRateFinder):
         super().__init__(min_lr, max_lr, num_training_steps, update_attr=False)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find a rate and set it, unless the run goes on from a checkpoint."""
         if trainer.ckpt_path is not None:
             return
         rank_zero_info(f"looking for a learning rate in {self._num_training_steps} steps")

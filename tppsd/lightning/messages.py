@@ -1,4 +1,4 @@
-"""What the command line says and leaves unsaid."""
+"""Messages of the command line: what it says, and what it leaves unsaid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 
 def quieten() -> None:
-    """Lightning's messages that tell a user of this command nothing."""
+    """Silence Lightning's messages that tell a user of this command nothing."""
     for message in (
         ".*does not have many workers.*",  # batches are small and ready in memory
         ".*smaller than the logging interval.*",
@@ -25,12 +25,19 @@ def quieten() -> None:
 
 
 def is_useful(record: logging.LogRecord) -> bool:
-    """Neither an advertisement nor news of hardware that the model cannot use (event times are float64)."""
+    """Say whether a message is neither an advertisement nor news of hardware that the model cannot use.
+
+    Event times are float64, which TPUs do not have.
+    """
     return not any(word in record.getMessage() for word in ("Tip:", "TPU"))
 
 
 def refuse_data_as_path(args: list[str]) -> None:
-    """`--data taxi` would mean a class or a configuration file called taxi, and end in a page on types."""
+    """Refuse `--data taxi`: it would mean a class or a configuration file called taxi, and end in a page on types.
+
+    Raises:
+        ValueError: the sentence names the option for a path.
+    """
     for option, value in pairwise([part for word in args for part in word.split("=", 1)]):
         if option == "--data" and not value.endswith((".yaml", ".yml", ".json")) and "DataModule" not in value:
             raise ValueError(
@@ -39,6 +46,6 @@ def refuse_data_as_path(args: list[str]) -> None:
 
 
 def original(error: Exception) -> BaseException:
-    """What a constructor raised, where jsonargparse has wrapped it into many lines on types."""
+    """Return what a constructor raised, where jsonargparse has wrapped it into many lines on types."""
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
     return error.__cause__ if error.__cause__ is not None and "jsonargparse" in raised_in else error

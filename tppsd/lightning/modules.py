@@ -28,7 +28,7 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe, read_plain
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
@@ -39,7 +39,7 @@ OVERLAPS = ("kl", "step_acceptance")  # per context, of a draft with its target
 
 
 class TPPModule(LightningModule):
-    """A TransformerTPP (`model`), its loss, its metrics and its optimiser.
+    """Holds a TransformerTPP (`model`), its loss, its metrics and its optimiser.
 
     Every logged NLL is in nats per event; `nll_time` contains the survival term, so nll = nll_time + nll_mark.
     `val/nll` is of the `window` convention, as is `val/nll_poisson`, the NLL of a history-free Poisson process.
@@ -126,13 +126,19 @@ class TPPModule(LightningModule):
             self.metrics.update(means)
         self.forecasts = ForecastMetrics(num_marks)
 
-    def forward(self, batch: EventBatch) -> NextEventLaw:
-        return self.model(batch)
+    def forward(self, batch: EventBatch) -> NextEventDistribution:
+        """Return distributions of batch shape (batch, length + 1): after the start token and after each event."""
+        distribution: NextEventDistribution = self.model(batch)
+        return distribution
 
     # --- what must hold before anything runs ------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Take the statistics of the training split over, unless the model has learnt with others already."""
+        """Take over the statistics of the training split, unless the model has learnt with others already.
+
+        Raises:
+            ValueError: marks or unit of the data are not those of the model, or the precision rounds event times.
+        """
         check_precision(self.trainer.precision)
         use_local_checkpoints(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
@@ -154,7 +160,7 @@ class TPPModule(LightningModule):
                 self.distilled_from = target_hash
 
     def configure_callbacks(self) -> list[Callback]:
-        """Training that diverges is no success, whoever trains."""
+        """Add StopAtDivergence: training that diverges is no success, whoever trains."""
         has_one = any(isinstance(callback, StopAtDivergence) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [] if has_one else [StopAtDivergence()]
 
@@ -164,9 +170,11 @@ class TPPModule(LightningModule):
             self.model.compile(dynamic=True)  # sequences have all lengths
 
     def on_fit_start(self) -> None:
+        """Refuse to train without statistics of a training split."""
         self._need_statistics()
 
     def on_train_start(self) -> None:
+        """Restore the random state of a run that goes on, now that everything is set up."""
         if self._random_states is not None:  # now that everything is set up
             restore_random_state(
                 self._random_states,
@@ -178,9 +186,11 @@ class TPPModule(LightningModule):
         self._step_means = StepMeans(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_validation_start(self) -> None:
+        """Refuse to score without statistics of a training split."""
         self._need_statistics()
 
     def on_test_start(self) -> None:
+        """Refuse to score without statistics of a training split."""
         self._need_statistics()
 
     def _need_statistics(self) -> None:
@@ -192,13 +202,13 @@ class TPPModule(LightningModule):
     # --- loss and metrics -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: EventBatch, batch_idx: int) -> Tensor:
-        """The NLL per event, or what a Distillation makes of it."""
-        law, distillation = self.model(batch), self.distillation
-        time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time)
+        """Return the NLL per event, or what a Distillation makes of it."""
+        distribution, distillation = self.model(batch), self.distillation
+        time, mark, survival = likelihood_parts(distribution, batch, self.model.statistics.min_inter_time)
         nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.num_scored.sum())
         if distillation is None or not distillation.is_trained_for:
-            return nll + self._width_term(law, batch)
-        kl, acceptance = distillation.overlap(law, batch, step=self.global_step + 1)
+            return nll + self._width_term(distribution, batch)
+        kl, acceptance = distillation.overlap(distribution, batch, step=self.global_step + 1)
         num_contexts = batch.num_scored.sum() + len(batch.mask)  # of each sequence, one more than events are scored
         mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
         mean_acceptance = self._mean_over_processes("train/step_acceptance", acceptance.sum(), num_contexts)
@@ -206,18 +216,21 @@ class TPPModule(LightningModule):
             distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
         )
 
-    def _width_term(self, law: NextEventLaw, batch: EventBatch) -> Tensor | float:
-        """width_penalty * mean over scored events and components of (log sigma)_+^2."""
+    def _width_term(self, distribution: NextEventDistribution, batch: EventBatch) -> Tensor | float:
+        """Return width_penalty * mean over scored events and components of (log sigma)_+^2."""
         if self.width_penalty == 0:
             return 0.0
-        log_stds = law.inter_time.log_stds[..., :-1, :]  # in units of the training split's own
+        log_stds = distribution.inter_time.log_stds[..., :-1, :]  # in units of the training split's own
         excess = torch.where(batch.scored, torch.relu(log_stds).square().mean(-1), 0.0)
         return self.width_penalty * self._mean_over_processes("train/width", excess.sum(), batch.num_scored.sum())
 
     def _mean_over_processes(self, name: str, total: Tensor, count: Tensor) -> Tensor:
-        """Log the StepMeans of sum of `total` over processes / sum of `count`, and return this process's total * number
-        of processes / sum of `count`: its mean over processes is that quotient, so that DDP's mean of gradients is its
-        gradient."""
+        """Log a mean over processes, and return this process's part of it.
+
+        What is logged is the StepMeans of sum of `total` over processes / sum of `count`. What is returned is this
+        process's total * number of processes / sum of `count`: its mean over processes is that quotient, so that DDP's
+        mean of gradients is its gradient.
+        """
         totals = torch.stack([total.detach().double(), count.double()])
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         if (mean := self._step_means.add(name, totals, self.global_step)) is not None:
@@ -225,33 +238,38 @@ class TPPModule(LightningModule):
         return total * self.trainer.world_size / totals[1].clamp_min(1).to(total.dtype)
 
     def validation_step(self, batch: EventBatch, batch_idx: int) -> None:
-        law = self.model(batch)
-        self._score(law, batch, "window", "val", "")
-        self._score_overlap(law, batch, "val")
+        """Add a batch to the metrics of validation."""
+        distribution = self.model(batch)
+        self._score(distribution, batch, "window", "val", "")
+        self._score_overlap(distribution, batch, "val")
 
     def test_step(self, batch: EventBatch, batch_idx: int) -> None:
-        law = self.model(batch)
+        """Add a batch to the metrics of a test, in both conventions."""
+        distribution = self.model(batch)
         for convention in CONVENTIONS:
-            self._score(law, batch, convention, "test", f"_{convention}")
-        self._score_overlap(law, batch, "test")
+            self._score(distribution, batch, convention, "test", f"_{convention}")
+        self._score_overlap(distribution, batch, "test")
         statistics = self.model.statistics
-        self.forecasts.update(law, batch, statistics.min_inter_time, statistics.horizon)
+        self.forecasts.update(distribution, batch, statistics.min_inter_time, statistics.horizon)
 
     def on_test_epoch_end(self) -> None:
+        """Log the scores of forecasts."""
         # equal on all ranks already; without sync_dist, Lightning warns
         horizon = torch.tensor(self.model.statistics.horizon, dtype=torch.float64)
         scores = self.forecasts.compute() | {"horizon": horizon}
         self.log_dict({f"test/{name}": value for name, value in scores.items()}, sync_dist=True)
         if (share := float(scores["mean_unusable"])) > 0:
             rank_zero_warn(
-                f"the mean of the next inter-time is not usable for {share:.1%} of the events: more than half of it lies "
-                f"beyond {float(horizon):.4g}, where the data end; take the median or quantiles. rmse_mean and "
+                f"the mean of the next inter-time is not usable for {share:.1%} of the events: more than half of it "
+                f"lies beyond {float(horizon):.4g}, where the data end; take the median or quantiles. rmse_mean and "
                 "crps are capped there"
             )
         self.forecasts.reset()
 
-    def _score(self, law: NextEventLaw, batch: EventBatch, convention: Convention, stage: str, suffix: str) -> None:
-        time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time, convention)
+    def _score(
+        self, distribution: NextEventDistribution, batch: EventBatch, convention: Convention, stage: str, suffix: str
+    ) -> None:
+        time, mark, survival = likelihood_parts(distribution, batch, self.model.statistics.min_inter_time, convention)
         num_events = scored_events(batch, convention).sum(1)
         self._update(f"{stage}/nll{suffix}", time + survival + mark, num_events, prog_bar=True)
         self._update(f"{stage}/nll_time{suffix}", time + survival, num_events)
@@ -261,9 +279,9 @@ class TPPModule(LightningModule):
                 f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True
             )
 
-    def _score_overlap(self, law: NextEventLaw, batch: EventBatch, stage: str) -> None:
+    def _score_overlap(self, distribution: NextEventDistribution, batch: EventBatch, stage: str) -> None:
         if self.distillation is not None:
-            overlap = self.distillation.overlap(law, batch, step=0)
+            overlap = self.distillation.overlap(distribution, batch, step=0)
             for name, values in zip(OVERLAPS, overlap, strict=True):
                 metric = self.metrics[f"{stage}/{name}"]
                 assert isinstance(metric, MeanMetric)
@@ -279,6 +297,7 @@ class TPPModule(LightningModule):
     # --- optimisation -----------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
+        """Build the optimiser and, where there is one, the schedule, planned for the steps of the Trainer."""
         optimizer = self.optimizer_factory(self.parameters())
         if self.scheduler_factory is None:
             return optimizer
@@ -294,12 +313,12 @@ class TPPModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
-        """As Lightning's, of a local file and with `weights_only=True` always: no code of a checkpoint is run."""
+        """Load as Lightning does, but a local file only and always with `weights_only=True`: no code of it is run."""
         read_plain(checkpoint_path)  # says in one sentence what is wrong with it
         return super().load_from_checkpoint(Path(checkpoint_path), *args, **options | {"weights_only": True})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What `tppsd.load` needs, without Lightning."""
+        """Add what `tppsd.load` needs, without Lightning, and the random states of all processes."""
         checkpoint[CHECKPOINT_KEY] = describe(self.model) | {"role": self.role}
         checkpoint[_RANDOM_STATES] = random_states(self.trainer.strategy.root_device)
         # averaged weights come from a copy of this module that is older than its statistics (Lightning's
@@ -309,7 +328,13 @@ class TPPModule(LightningModule):
             checkpoint[CHECKPOINT_KEY]["distilled_from"] = self.distilled_from
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in one sentence what would otherwise be a list of missing and misshapen tensors."""
+        """Compare a checkpoint with the model.
+
+        It says in one sentence what would otherwise be a list of missing and misshapen tensors.
+
+        Raises:
+            ValueError: an argument, the marks or the unit of time are not those of the model or its data.
+        """
         record = checkpoint.get(CHECKPOINT_KEY, {})
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:  # a run goes on
             self._random_states = checkpoint.get(_RANDOM_STATES)
@@ -340,7 +365,7 @@ def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> N
 
 
 def check_precision(precision: str | None) -> None:
-    """Refuse what casts inputs: at t = 1000 a bfloat16 time is 4 units coarse."""
+    """Refuse a precision that casts inputs: at t = 1000 a bfloat16 time is 4 units coarse."""
     if precision in ("bf16-true", "16-true"):
         raise ValueError(
             f"precision = {precision!r} would round event times; use 'bf16-mixed', '16-mixed' or '32-true'"
@@ -348,14 +373,14 @@ def check_precision(precision: str | None) -> None:
 
 
 class TargetTPP(TPPModule):
-    """The model to sample from; arguments are those of TPPModule."""
+    """Trains the model to sample from; arguments are those of TPPModule."""
 
     role = "target"
     default_num_layers = 2
 
 
 class DraftTPP(TPPModule):
-    """The small model that proposes events; arguments are those of TPPModule."""
+    """Trains the small model that proposes events; arguments are those of TPPModule."""
 
     role = "draft"
     default_num_layers = 1

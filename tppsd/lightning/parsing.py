@@ -1,4 +1,4 @@
-"""Mistakes on the command line of Lightning's verbs, in one sentence instead of a page of usage."""
+"""A parser that reports mistakes on the command line in one sentence instead of a page of usage."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class OneSentenceParser(LightningArgumentParser):
     """Says what is wrong with an option, and where all of them are listed."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and how to list the options, and exit with status 2."""
         if not self.exit_on_error:  # somebody only tries
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -31,7 +32,7 @@ class OneSentenceParser(LightningArgumentParser):
 
 
 def in_one_sentence(message: str) -> str:
-    """The innermost of what jsonargparse says of a value that fits none of the types of its option."""
+    """Return the innermost of what jsonargparse says of a value that fits none of the types of its option."""
     option = "--" + ".".join(re.findall(r'Parser key "([^"]+)":', message))
     if missing := _MISSING.fullmatch(message):
         return f"--{missing[2]} is required"
@@ -47,7 +48,7 @@ def in_one_sentence(message: str) -> str:
 
 
 def _innermost(message: str) -> str:
-    """What is indented under the last option named; the alternatives around it are of what holds that option."""
+    """Return what is indented under the last option named; the alternatives around it are of what holds that option."""
     lines = message.splitlines()
     start = max((i for i, line in enumerate(lines) if "Parser key" in line), default=0)
     margin = len(lines[start]) - len(lines[start].lstrip())
@@ -55,7 +56,7 @@ def _innermost(message: str) -> str:
 
 
 def _kinds(inner: str) -> list[str]:
-    """What the value might have been, in plain words; null only beside something else."""
+    """Return what the value might have been, in plain words; null only beside something else."""
     classes = [f"a {name}, by class_path and init_args" for name in re.findall(r"Not a valid subclass of (\w+)", inner)]
     expected = re.findall(r"Expected an? (?!path but)(.+?)(?:\. Got value: .*)?$", inner, re.M)
     kinds = list(dict.fromkeys([*classes, *map(_plainly, expected)]))
@@ -71,7 +72,7 @@ def _plainly(kind: str) -> str:
 
 
 def _nearest(option: str, name: str, message: str) -> str:
-    """The option of the class in question with the most similar name."""
+    """Suggest the option of the class in question with the most similar name."""
     found = re.search(r"class_path '([^']+)\.([^'.]+)'", message)
     if found is None:
         return ""

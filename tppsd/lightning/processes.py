@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout  # type: ignore[attr-defined]
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
@@ -17,7 +17,7 @@ _POLL = 0.05  # seconds
 
 
 class StartTogether(Callback):
-    """The processes of a run wait for each other at the start for `seconds`, not for the backend's 30 minutes.
+    """Lets the processes of a run wait for each other at the start for `seconds`, not for the backend's 30 minutes.
 
     Afterwards the backend's own time holds again: processes may well take minutes for different work, and one that
     dies then closes its connections, which the others notice at once.
@@ -33,17 +33,18 @@ class StartTogether(Callback):
         self._is_ours = False
 
     def arrange(self, trainer: Trainer) -> None:
-        """Set the time of a strategy that has the default; before the run begins."""
+        """Set the time of a strategy that has the default; it must come before the run begins."""
         if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:
             trainer.strategy._timeout = timedelta(seconds=self.seconds)  # type: ignore[attr-defined]  # the seam that DDPStrategy has
             self._is_ours = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the backend its own time back."""
         if self._is_ours and distributed.is_initialized():
             distributed.distributed_c10d._set_pg_timeout(default_pg_timeout)
 
     def explain(self, trainer: Trainer, error: RuntimeError) -> ValueError | None:
-        """One sentence for what a backend says in many lines; None for an error of another kind."""
+        """Return one sentence for what a backend says in many lines; None for an error of another kind."""
         kinds = (distributed.DistNetworkError, distributed.DistStoreError, distributed.DistBackendError)
         if trainer.world_size == 1 or not (isinstance(error, kinds) or "gloo" in str(error)):
             return None
@@ -58,7 +59,7 @@ class StartTogether(Callback):
 
 
 class Meeting:
-    """A point that the processes of a run reach at very different times, through a group of its own."""
+    """Is a point that the processes of a run reach at very different times, through a group of its own."""
 
     def __init__(self) -> None:
         self._group: Any = None
@@ -76,6 +77,7 @@ class Meeting:
         Args:
             seconds: at most so long; None = as long as they live.
             is_over: asked often; ends the waiting.
+
         Returns:
             Whether all have come.
         """

@@ -1,5 +1,8 @@
-"""A progress bar for training on a time budget: seconds, steps, and the NLL beside that of a history-free baseline, or
-beside how often a target would accept the events of a distilled draft."""
+"""A progress bar for training on a time budget.
+
+It shows seconds, steps, and the NLL beside that of a history-free baseline, or beside how often a target would accept
+the events of a distilled draft.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class BudgetProgressBar(ProgressBar):
-    """One line for a whole `fit` of `seconds`; pass it beside a TimeBudget of the same length.
+    """Shows one line for a whole `fit` of `seconds`; pass it beside a TimeBudget of the same length.
 
     Args:
         seconds: the budget.
@@ -24,10 +27,11 @@ class BudgetProgressBar(ProgressBar):
         self._bar: Progress | None = None
 
     def disable(self) -> None:
-        """Called on ranks that must not print."""
+        """Show nothing; called on ranks that must not print."""
         self._bar = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the bar and its clock."""
         columns = (
             BarColumn(28),
             TextColumn("{task.completed:.0f}/{task.total:.0f} s"),
@@ -39,15 +43,19 @@ class BudgetProgressBar(ProgressBar):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Show the newest figures."""
         self._update(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the newest figures."""
         self._update(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the bar."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the bar."""
         self._stop()
 
     def _update(self, trainer: Trainer) -> None:

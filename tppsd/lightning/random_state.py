@@ -1,5 +1,7 @@
-"""The state of the random generators of all processes, for checkpoints: a resumed run draws the same dropout masks as
-the unbroken one."""
+"""The state of the random generators of all processes, for checkpoints.
+
+A resumed run draws the same dropout masks as the unbroken one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from torch import distributed
 
 
 def random_states(device: torch.device) -> list[dict[str, Any]]:
-    """Of every process, by rank; all processes ask together. Tensors and plain values, as `weights_only` wants them."""
+    """Return the states of every process, by rank; all processes ask together.
+
+    They are tensors and plain values, as `weights_only` wants them.
+    """
     version, numbers, gauss = random.getstate()
     state: Any = numpy.random.get_state(legacy=True)
     name, keys, position, has_gauss, cached = state

@@ -1,5 +1,7 @@
-"""What a `predict` run samples: chunks of requests (index, history, end), from scratch or continuing a split of the
-data."""
+"""What a `predict` run samples: chunks of requests (index, history, end).
+
+They are from scratch or continue a split of the data.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from tppsd.sampling.checks import whole_number
 
 @dataclass(frozen=True)
 class Requests:
-    """Which sequences to sample.
+    """Says which sequences to sample.
 
     Attributes:
         num_sequences: sequences from scratch, or continuations of each history.
@@ -66,7 +68,7 @@ class Requests:
             raise ValueError(f"given_fraction = {self.given_fraction} must lie between 0 and 1")
 
     def history(self, sequence: EventSequence) -> EventSequence:
-        """The beginning of `sequence` that is given; a first event without a time of its own always is."""
+        """Return the beginning of `sequence` that is given; a first event without a time of its own always is."""
         fewest, until = int(sequence.first_is_given), None
         if self.given_until is not None:
             until = min(sequence.window_start + self.given_until, sequence.window_end)
@@ -77,9 +79,10 @@ class Requests:
             num_given = min(self.given_events or 0, len(sequence))
         return sequence.prefix(max(fewest, num_given), until)
 
-    def loader(self, data: Any = None) -> DataLoader:
-        """Chunks in index order for `Trainer.predict(sampler, loader)`; a distributed run shares them out, each exactly
-        once.
+    def loader(self, data: Any = None) -> DataLoader[RequestChunk]:
+        """Return a loader of chunks in index order for `Trainer.predict(sampler, loader)`.
+
+        A distributed run shares them out, each exactly once.
 
         Args:
             data: an EventDataModule; needed to continue a split and for the default end.
@@ -91,8 +94,16 @@ class Requests:
 
 
 class RequestChunk(NamedTuple):
-    """One predict batch: `arguments` are keywords of `tppsd.sample`, the chunk is number `chunk` of `num_chunks`, and
-    `job` says what all of them are."""
+    """Is one predict batch.
+
+    Fields:
+        chunk, num_chunks: its number, and how many there are.
+        first_index: index of its first sequence.
+        num_sequences: sequences from scratch, or continuations of each history.
+        history: the histories to continue; None = from scratch.
+        arguments: further keywords of `tppsd.sample`.
+        job: what all chunks are, as plain values.
+    """
 
     chunk: int
     num_chunks: int
@@ -103,12 +114,15 @@ class RequestChunk(NamedTuple):
     job: dict[str, Any]
 
     def to_come(self, num_processes: int) -> range:
-        """This chunk and those after it that the same process has (ShareSampler)."""
+        """Return this chunk and those after it that the same process has (ShareSampler)."""
         return range(self.chunk, self.num_chunks, num_processes)
 
 
 class RequestDataset(Dataset[RequestChunk]):
-    """Chunks in index order. Each can be sampled anywhere: its sequences depend on their index and the seed alone."""
+    """Holds chunks in index order.
+
+    Each can be sampled anywhere: its sequences depend on their index and the seed alone.
+    """
 
     def __init__(self, requests: Requests, data: Any = None) -> None:
         self.requests = requests
@@ -140,7 +154,7 @@ class RequestDataset(Dataset[RequestChunk]):
         return math.ceil(self.num_items / self.items_per_chunk)
 
     def indices(self, chunk: int) -> range:
-        """Of the sequences of a chunk."""
+        """Return the indices of the sequences of a chunk."""
         first = chunk * self.items_per_chunk * self.paths
         return range(first, min(first + self.items_per_chunk * self.paths, self.num_items * self.paths))
 
@@ -158,15 +172,17 @@ class RequestDataset(Dataset[RequestChunk]):
 
 
 class ShareSampler(DistributedSampler[RequestChunk]):
-    """Every n-th chunk for each of n processes. Unlike Lightning's, it gives nothing to some where there are fewer
-    chunks."""
+    """Gives every n-th chunk to each of n processes.
+
+    Unlike Lightning's, it gives nothing to some where there are fewer chunks.
+    """
 
     def __init__(self, chunks: RequestDataset) -> None:
         super().__init__(chunks, num_replicas=1, rank=0)
         self.num_chunks = len(chunks)
 
     def _share(self) -> range:
-        """Asked for when it is needed: the processes find each other after the command line is read."""
+        """Return this process's share; asked late, as the processes find each other after the command line is read."""
         first, step = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
         return range(first, self.num_chunks, step)
 
@@ -178,7 +194,7 @@ class ShareSampler(DistributedSampler[RequestChunk]):
 
 
 def _content_hash(sequences: Sequence[EventSequence]) -> str:
-    """SHA-256 of times, marks and windows."""
+    """Return the SHA-256 of times, marks and windows."""
     digest = hashlib.sha256()
     for s in sequences:
         digest.update(f"{s.t_start} {s.t_end}".encode() + s.event_times.numpy().tobytes() + s.marks.numpy().tobytes())
@@ -186,7 +202,7 @@ def _content_hash(sequences: Sequence[EventSequence]) -> str:
 
 
 def median_window(sequences: Sequence[EventSequence]) -> float:
-    """Median length of the windows."""
+    """Return the median length of the windows."""
     lengths: Tensor = torch.tensor([s.window_end - s.window_start for s in sequences], dtype=torch.float64)
     return float(lengths.median())
 

@@ -1,4 +1,4 @@
-"""A run knows its data and its best checkpoint: `tppsd test --run outputs/fit/version_0`."""
+"""Runs as arguments: `tppsd test --run outputs/fit/version_0` takes the data and the best checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HELP = "folder of a run of fit: its data, as they were read there, and its best 
 
 
 def with_run(args: list[str]) -> list[str]:
-    """The arguments of a verb with `--run RUN`, or with `--config` of a run's own configuration, spelt out.
+    """Return the arguments of a verb with `--run RUN`, or with `--config` of a run's own configuration, spelt out.
 
     Raises:
         FileNotFoundError, ValueError: the folder is not that of a run, or the verb is fit.
@@ -73,7 +73,10 @@ def _checkpoint(run: Path) -> Path:
 
 
 def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
-    """The section `data` of a run, with the marks of its model, and its unit and origin where times are timestamps."""
+    """Return the section `data` of a run, with the marks of its model.
+
+    Where times are timestamps it also has their unit and origin.
+    """
     file = run / "config.yaml"
     if not file.is_file():
         raise FileNotFoundError(f"--run {run}: has no config.yaml; it must be a folder of `tppsd fit`")

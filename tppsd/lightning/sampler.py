@@ -21,18 +21,19 @@ from tppsd.sampling.sample import sample_chunk
 
 
 class PredictedSequences(SampledSequences):
-    """Samples that Lightning can collect: it moves predictions to the CPU, where these are already."""
+    """Holds samples that Lightning can collect: it moves predictions to the CPU, where these are already."""
 
     def to(self, *_: Any, **__: Any) -> PredictedSequences:
+        """Return itself."""
         return self
 
 
 class Sampler(LightningModule):
-    """Samples chunks of requests from a target, with a draft for speed: `trainer.predict(sampler,
-    Requests(...).loader(data))`.
+    """Samples chunks of requests from a target, with a draft for speed.
 
-    A sequence depends on its index and the seed, not on the number of processes or the chunk it is in; with options
-    that leave a choice to the clock ("auto") also on what each process chose, which is recorded with every chunk.
+    Use: `trainer.predict(sampler, Requests(...).loader(data))`. A sequence depends on its index and the seed, not on
+    the number of processes or the chunk it is in; with options that leave a choice to the clock ("auto") also on what
+    each process chose, which is recorded with every chunk.
 
     Args:
         target: checkpoint of the model to sample from.
@@ -40,8 +41,8 @@ class Sampler(LightningModule):
             "poisson"); None = autoregressive sampling, unless the options say otherwise.
         options: method, draft length, rule.
         seed: of the counter-based noise.
-        batch_size: running sequences; changes speed and memory, and no sequence of fixed draft lengths; with "auto" others
-            come of it, of the same law, and each chunk records its own.
+        batch_size: running sequences; changes speed and memory, and no sequence of fixed draft lengths; with "auto"
+            others come of it, of the same distribution, and each chunk records its own.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
     """
 
@@ -64,29 +65,33 @@ class Sampler(LightningModule):
         self.finished_chunks: frozenset[int] = frozenset()  # set by a SampleWriter that has them already
 
     def job(self) -> dict[str, Any]:
-        """What its samples depend on, as plain values."""
+        """Return what its samples depend on, as plain values."""
         draft = self.draft if self.draft is None or isinstance(self.draft, str) else content_hash(self.draft)
         options = None if self.options is None else self.options.to_dict()
         hashes = {"target": content_hash(self.target), "draft": draft}
         return {**hashes, "options": options, "seed": self.seed, "max_events": self.max_events}
 
     def setup(self, stage: str) -> None:
+        """Check precision and options before the writer begins."""
         check_precision(self.trainer.precision)
         use_local_checkpoints(self.trainer)
         if self.options is not None:  # before the writer begins
             check_sampling(self.trainer, self.target, self.options)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Nothing is restored: the models come from their own files, and a job goes on by what its folder holds.
-        Lightning would load whatever a requeued SLURM job has left in the working directory."""
+        """Restore nothing: the models come from their own files, and a job goes on by what its folder holds.
+
+        Lightning would load whatever a requeued SLURM job has left in the working directory.
+        """
         checkpoint["state_dict"] = self.state_dict()
 
     def on_predict_start(self) -> None:
+        """Compare the marks of the histories with the target's."""
         requests = getattr(self.trainer.predict_dataloaders, "dataset", None)
         check_mark_names(self.target.statistics.mark_names, getattr(requests, "mark_names", None), "the target")
 
     def predict_step(self, batch: RequestChunk, batch_idx: int) -> PredictedSequences | None:
-        """The samples of a chunk; None: they are in the writer's folder."""
+        """Return the samples of a chunk; None: they are in the writer's folder."""
         if batch.chunk in self.finished_chunks:
             return None
         is_to_choose = self._chosen is not None and self._chosen.method == "auto"

@@ -11,13 +11,13 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes config.yaml beside the checkpoints of a run, whatever the logger, and hands the configuration to the
-    logger."""
+    """Writes config.yaml beside the checkpoints of a run, whatever the logger, and gives it to the logger as well."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Not yet, where the base class saves: a run that is refused leaves nothing."""
+        """Do nothing yet, where the base class saves: a run that is refused leaves nothing."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration."""
         if not trainer.is_global_zero:
             return
         directory = run_directory(trainer)
@@ -31,7 +31,7 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 def run_directory(trainer: Trainer) -> Path:
-    """Parent of the folder that ModelCheckpoint chooses. No collective, unlike `trainer.log_dir`."""
+    """Return the parent of the folder that ModelCheckpoint chooses. No collective, unlike `trainer.log_dir`."""
     if not trainer.loggers:
         return Path(trainer.default_root_dir)
     logger = trainer.loggers[0]

@@ -10,9 +10,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupCosine(LRScheduler):
-    """lr(s) = base lr * min(1, (s + 1) / S_w) * (f + (1 - f) (1 + cos(pi s / S)) / 2) after s steps, constant from S
-    on.
+    """Warms up, then follows a cosine to the planned end of training.
 
+    After s steps lr(s) = base lr * min(1, (s + 1) / S_w) * (f + (1 - f) (1 + cos(pi s / S)) / 2), constant from S on.
     The number of steps S is a plan for one call of `fit`, not a state: it is not stored in checkpoints, so a run that
     is resumed for more epochs follows the new plan.
 
@@ -32,7 +32,7 @@ class WarmupCosine(LRScheduler):
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
-        """lr(step) / base lr."""
+        """Return lr(step) / base lr."""
         if self.total_steps is None:
             return 1.0
         warmup = min(1.0, (step + 1) / max(1.0, self.warmup * self.total_steps))
@@ -40,6 +40,7 @@ class WarmupCosine(LRScheduler):
         return warmup * (self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2)
 
     def get_lr(self) -> list[Any]:
+        """Return the learning rate of each parameter group."""
         return [base_lr * self.factor(self.last_epoch) for base_lr in self.base_lrs]
 
     def plan(self, total_steps: int) -> None:
@@ -50,4 +51,5 @@ class WarmupCosine(LRScheduler):
                 group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state without the plan."""
         return {name: value for name, value in super().state_dict().items() if name != "total_steps"}

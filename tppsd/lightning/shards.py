@@ -1,4 +1,7 @@
-"""The files of a sampling job, one per chunk: how they are named, written and checked. Knows no Lightning."""
+"""The files of a sampling job, one per chunk: how they are named, written and checked.
+
+It knows no Lightning.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _JOB_KEY = b"tppsd.job"  # of the metadata of a file: the fingerprint of its job
 
 
 class Shard(NamedTuple):
-    """What a file must hold: the sequences with indices first ... first + rows - 1."""
+    """Says what a file must hold: the sequences with indices first ... first + rows - 1."""
 
     name: str
     first: int
@@ -27,22 +30,22 @@ class Shard(NamedTuple):
 
 
 class ForeignShardError(ValueError):
-    """A file of another job, which must not be replaced."""
+    """Says that a file is of another job, which must not be replaced."""
 
 
 def shard_name(chunk: int, num_chunks: int) -> str:
-    """The file of a chunk; names sort by index."""
+    """Return the file name of a chunk; names sort by index."""
     return f"train-{chunk:05d}-of-{num_chunks:05d}.parquet"
 
 
 def parse_name(name: str) -> tuple[int, int] | None:
-    """Chunk and number of chunks of a file name; None for other names."""
+    """Return chunk and number of chunks of a file name; None for other names."""
     match = _NAME.fullmatch(name)
     return None if match is None else (int(match[1]), int(match[2]))
 
 
 def fingerprint(job: dict[str, Any]) -> str:
-    """SHA-256 (hex) of a job's plain values."""
+    """Return the SHA-256 (hex) of a job's plain values."""
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 
@@ -61,12 +64,13 @@ def write_shard(samples: SampledSequences, path: Path, job: dict[str, Any]) -> N
 
 
 def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> str | None:
-    """What is wrong with a file, in a few words; None: it holds what it must.
+    """Return what is wrong with a file, in a few words; None: it holds what it must.
 
     All of it is read, with the checksums of its pages, and its indices are compared.
 
     Args:
         sha256: that of the file's bytes, where a manifest has it.
+
     Raises:
         ForeignShardError: an intact file of another job.
     """
@@ -91,8 +95,10 @@ def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = 
 
 
 def _read(path: Path) -> tuple[list[int], str | None, dict[str, set[Any]]]:
-    """Indices, fingerprint of the job, and the values that say whose samples they are: files from before there were
-    fingerprints have these."""
+    """Return indices, fingerprint of the job, and the values that say whose samples they are.
+
+    Files from before there were fingerprints have these values.
+    """
     import pyarrow.parquet as pq
 
     indices: list[int] = []
@@ -107,7 +113,7 @@ def _read(path: Path) -> tuple[list[int], str | None, dict[str, set[Any]]]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """Return the SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,8 +6,9 @@ from torch import Tensor
 
 
 class StepMeans:
-    """Of each name, the mean since loggers were last told: less noise than the last batch, and less work than logging
-    every step.
+    """Keeps, for each name, the mean since loggers were last told.
+
+    It is less noisy than the last batch, and less work than logging every step.
 
     Args:
         every: loggers are told of every so many optimiser steps (Lightning's `log_every_n_steps`).
@@ -18,9 +19,12 @@ class StepMeans:
         self._stretch, self._totals = -1, dict[str, Tensor]()
 
     def add(self, name: str, totals: Tensor, step: int) -> Tensor | None:
-        """Add the sum and the count (2,) of a batch of optimiser step `step`, from 0; the mean so far where it is to be
-        logged: at the first step, so that the progress bar shows something at once, and at those that loggers are told
-            of."""
+        """Add the sum and the count (2,) of a batch of optimiser step `step`, from 0.
+
+        Returns:
+            The mean so far where it is to be logged: at the first step, so that the progress bar shows something at
+                once, and at those that loggers are told of. None at other steps.
+        """
         if step // self.every != self._stretch:
             self._stretch, self._totals = step // self.every, {}
         total, count = self._totals[name] = self._totals.get(name, 0) + totals

@@ -14,7 +14,7 @@ EXIT_STATUS = 128 + signal.SIGTERM  # as shells have it
 
 
 class Stopped(SIGTERMException):
-    """A run ended by SIGTERM before it was done; a SystemExit with a status that is not 0.
+    """Says that SIGTERM ended a run before it was done; a SystemExit with a status that is not 0.
 
     Args:
         message: one sentence that says how to go on.
@@ -29,7 +29,7 @@ class TermListener:
     """Notes that SIGTERM has come, and hands it on to the processes that this one has started.
 
     Attributes:
-        is_told: it has come.
+        is_told: SIGTERM has come.
     """
 
     def __init__(self) -> None:

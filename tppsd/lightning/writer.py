@@ -1,5 +1,7 @@
-"""`SampleWriter`: predictions as Parquet shards, written while sampling goes on; an interrupted job goes on where it
-stopped."""
+"""`SampleWriter`: writes predictions as Parquet shards while sampling goes on.
+
+An interrupted job goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ class SampleWriter(BasePredictionWriter):
     The folder opens with `datasets` and `pandas` and is a data set for EventDataModule (one split, cut by its
     fractions). A shard appears whole or not at all. Chunks that the folder already holds are not sampled again if they
     are of this very job: the same models, options, seed, requests and histories, on any number of processes, with any
-    number of rows in flight; each is read and checked first, and sampled again where it is damaged. It never mixes the
-    shards of two jobs, and two processes never work on one folder at the same time, unless they are of one run.
+    number of running sequences; each is read and checked first, and sampled again where it is damaged. It never mixes
+    the shards of two jobs, and two processes never work on one folder at the same time, unless they are of one run.
 
     A job ends well only if all of its shards are there and hold what they must; a manifest then says what they hold,
     and `tppsd verify` compares. SIGTERM ends it after the shard in hand, with an exit status that is not 0.
@@ -63,7 +65,7 @@ class SampleWriter(BasePredictionWriter):
     # --- before the first chunk -------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See what is there, in one process before any of them writes."""
+        """See what is in the folder, in one process before any of them writes."""
         if stage != "predict":
             return
         assert isinstance(pl_module, Sampler)
@@ -102,7 +104,7 @@ class SampleWriter(BasePredictionWriter):
         self._term.listen(None if launcher is None else launcher.kill)
 
     def _finished(self, chunks: Iterable[int]) -> list[int]:
-        """The chunks whose shard is there and intact; others are sampled again."""
+        """Return the chunks whose shard is there and intact; others are sampled again."""
         finished, hashes = [], recorded_hashes(self.output_dir)
         for chunk in chunks:
             shard = self._shards[chunk]
@@ -130,6 +132,7 @@ class SampleWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        """Write the samples of a chunk, and end the run where SIGTERM has come and more chunks would follow."""
         if prediction is not None:
             if not (self.output_dir / JOB).is_file():
                 raise ValueError(f"{self.output_dir} was removed or emptied while it was being written; start again")
@@ -146,10 +149,11 @@ class SampleWriter(BasePredictionWriter):
     # --- after the last ---------------------------------------------------------------------------------------------
 
     def on_predict_end(self, trainer: Trainer, *_: Any) -> None:
+        """Give the signal handlers back, as Lightning gives back those that it found."""
         self._term.restore()  # Lightning gives back the handlers that it found
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """When all processes are done, rank zero looks whether the job is."""
+        """Check that the job is done, on rank zero when all processes are."""
         if stage != "predict":
             return
         self._term.listen()
@@ -162,6 +166,7 @@ class SampleWriter(BasePredictionWriter):
             self._leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the record of a job that has not begun, and the lock."""
         if self._has_claimed and trainer.world_size == 1 and not any(self.output_dir.glob("*.parquet")):
             (self.output_dir / JOB).unlink(missing_ok=True)  # a job that has not begun leaves nothing
         self._leave()

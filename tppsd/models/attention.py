@@ -16,26 +16,29 @@ from tppsd.models.tree import depths_on, is_ancestor
 
 
 class Attention(Enum):
-    """SOFTMAX: softmax(Q K^T / sqrt(d)) V (Vaswani et al., 2017). ONE_PLUS_SUM: sum_j f_j v_j / (1 + sum_j f_j) with
-    f_j = exp(q . k_j / sqrt(d)) (AttNHP, Mei et al. 2022, eq. 5). The 1 is exp(0): softmax with one more key whose
-    score and value are zero."""
+    """Names the two ways in which scores f become weights of values.
+
+    SOFTMAX: softmax(Q K^T / sqrt(d)) V (Vaswani et al., 2017). ONE_PLUS_SUM: sum_j f_j v_j / (1 + sum_j f_j) with f_j =
+    exp(q . k_j / sqrt(d)) (AttNHP, Mei et al. 2022, eq. 5). The 1 is exp(0): softmax with one more key whose score and
+    value are zero.
+    """
 
     SOFTMAX = 1
     ONE_PLUS_SUM = 2
 
 
 class AttentionPass(Protocol):
-    """What an encoder needs to attend: positions of its tokens, and attention over them and their past."""
+    """Provides what an encoder needs to attend: positions of its tokens, and attention over them and their past."""
 
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
-        """int64 (num_tokens,) or (batch, num_tokens): how many tokens come before each."""
+        """Return how many tokens come before each token, int64 (num_tokens,) or (batch, num_tokens)."""
 
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
-        """Tokens' fused queries, keys and values (batch, q, 3 dim) -> (batch, q, dim)."""
+        """Map fused queries, keys and values of tokens (batch, q, 3 dim) to (batch, q, dim)."""
 
 
 class CausalPass:
-    """Every token at once. Padding is on the right, so a causal mask is all that is needed.
+    """Attends from every token at once, without a cache. Padding is on the right: a causal mask is all that is needed.
 
     Args:
         max_context: how many tokens a token looks at, itself included; None = all before it.
@@ -45,9 +48,11 @@ class CausalPass:
         self.max_context = max_context
 
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        """Return 0, 1, 2, ..., int64 (num_tokens,)."""
         return torch.arange(num_tokens, device=device)
 
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
+        """Attend within the sequence: (batch, length, 3 dim) -> (batch, length, dim)."""
         q, k, v = rearrange(
             qkv, "batch length (three heads dim) -> three batch heads length dim", three=3, heads=num_heads
         )
@@ -65,7 +70,15 @@ class CausalPass:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, kind: Attention, context: int | None) -> Tensor:
-    """Newest queries of a stretch of keys, each token causally within its `context`: (batch, heads, queries, dim)."""
+    """Attend from the newest tokens of a stretch to the keys that each may see: (batch, heads, queries, dim).
+
+    Args:
+        q: the newest queries, (batch, heads, queries, dim).
+        k: keys of the whole stretch, (batch, heads, keys, dim).
+        v: values, as `k`.
+        kind: how scores become weights.
+        context: how many tokens a token looks at, itself included; None = all before it.
+    """
     if kind is Attention.SOFTMAX and context is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     num_queries, num_keys = q.shape[2], k.shape[2]
@@ -80,9 +93,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, kind: Attention, context: int | Non
 
 
 class CachedPass:
-    """The newest q tokens of each row, against the row's cache. The mask is built once, not per layer.
+    """Attends from the newest q tokens of each row to the row's cache and to each other.
 
-    With `parents` the tokens are nodes of a tree: each attends to the committed tokens, its ancestors and itself.
+    The mask is built once, not per layer. With `parents` the tokens are nodes of a tree: each attends to the committed
+    tokens, its ancestors and itself.
     """
 
     def __init__(
@@ -99,7 +113,7 @@ class CachedPass:
             self.shared = SharedAttention(cache.shared, own, cache.max_context, dtype)
 
     def _mask(self, num_new: int, dtype: torch.dtype) -> Tensor:
-        """(rows * heads or 1, q, used): 0 where a token looks, -inf elsewhere."""
+        """Return (rows * heads or 1, q, used): 0 where a token looks, -inf elsewhere."""
         cache, tree = self.cache, self.cache.parents + (self.parents or ())
         device, is_ragged = cache.lengths.device, cache.min_length != cache.max_length
         used = torch.arange(cache.first_used, cache.max_length + (len(tree) or num_new), device=device)
@@ -123,15 +137,17 @@ class CachedPass:
         return mask.repeat_interleave(cache.num_heads, 0) if is_ragged else mask
 
     def _depth(self, num_new: int, device: torch.device) -> Tensor:
-        """int64 (num_new,): how many tokens lie between each new one and the committed ones."""
+        """Return how many tokens lie between each new one and the committed ones, int64 (num_new,)."""
         if self.parents is None:
             return torch.arange(num_new, device=device)
         return depths_on(self.cache.parents + self.parents, device)[-num_new:]
 
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        """Return how many tokens come before each new one, int64 (rows, num_tokens)."""
         return self.cache.num_tokens.unsqueeze(1) + self._depth(num_tokens, device)
 
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
+        """Write the tokens' keys and values to the cache and attend: (rows, num_new, 3 dim) -> (rows, num_new, dim)."""
         rows, num_new, width = qkv.shape
         queries, *new = qkv.view(rows, num_new, 3, num_heads, width // (3 * num_heads)).split([1, 2], 2)
         keys, values = self.cache.write_layer(layer, *new)
@@ -153,7 +169,7 @@ class CachedPass:
 
 
 def _softmax(scores: Tensor, kind: Attention) -> Tensor:
-    """Weights of the scores' last dimension, with the 1 of ONE_PLUS_SUM once for all of them."""
+    """Return weights over the last dimension of scores; for ONE_PLUS_SUM one more score of 0 joins each sum."""
     if kind is Attention.ONE_PLUS_SUM:
         return torch.softmax(F.pad(scores, (1, 0)), -1)[..., 1:]
     return torch.softmax(scores, -1)

@@ -1,4 +1,4 @@
-"""Per-row caches with rollback by length: nothing is copied when a drafted event is rejected.
+"""Caches of running sequences with rollback by length: nothing is copied when a drafted event is rejected.
 
 A tree of tokens is written behind the committed entries, one entry per node; `keep_path` then gathers one path of it
 into place.
@@ -15,28 +15,31 @@ _LARGEST_PASS = 512  # tokens for which a cache of bounded context has room besi
 
 
 def multiple(number: int, step: int) -> int:
-    """The smallest multiple of `step` from `number` on."""
+    """Return the smallest multiple of `step` that is at least `number`."""
     return number + -number % step
 
 
 def bounded_capacity(capacity: int, max_context: int | None) -> int:
-    """The entries that a cache of a model with `max_context` begins with, where `capacity` would do without."""
+    """Return the entries per row that a cache begins with, given `capacity` for a model that looks at all tokens.
+
+    With `max_context` the cache drops old entries, so that two contexts and the tokens of one pass suffice.
+    """
     return capacity if max_context is None else min(capacity, 2 * max_context + _LARGEST_PASS)
 
 
 class RowCache:
-    """Tensors with a dimension of rows, filled at each row's own length along a dimension of entries.
+    """Holds tensors with a dimension of rows, filled at each row's own length along a dimension of entries.
 
-    Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back is a
-    matter of `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
+    Entries past a row's length are dead: readers mask them and the next write replaces them, so rolling back only
+    changes `lengths`. Allocate one per sampling call (a tensor made in inference mode cannot serve a later backward).
 
     Attributes:
-        parents: of the tree's nodes written since the lengths were last assigned (tppsd.models.tree); they do not count
-            as live.
-        min_length, max_length: of all rows.
+        parents: parents of the tree's nodes written since the lengths were last assigned (tppsd.models.tree). Nodes do
+            not count as live.
+        min_length, max_length: the smallest and largest length of all rows.
 
     Args:
-        tensors: what is kept.
+        tensors: what is stored.
         capacity_dims: per tensor, the dimension of the entries; None = dimension 1 of all.
         row_dim: the dimension of the rows, of all tensors.
         step: capacities stay multiples of it.
@@ -52,7 +55,7 @@ class RowCache:
 
     @property
     def lengths(self) -> Tensor:
-        """int64 (rows,): number of live entries per row."""
+        """Number of live entries per row, int64 (rows,)."""
         return self._lengths
 
     @lengths.setter
@@ -64,6 +67,7 @@ class RowCache:
 
     @property
     def capacity(self) -> int:
+        """Entries per row that there is room for."""
         return self.tensors[0].shape[self.capacity_dims[0]]
 
     def grow(self, capacity: int) -> None:
@@ -78,11 +82,11 @@ class RowCache:
             self.tensors[i].narrow(dim, 0, used).copy_(old.narrow(dim, 0, used))
 
     def make_room(self, num_new: int) -> None:
-        """For `num_new` more entries per row, in however many passes they come."""
+        """Make room for `num_new` more entries per row, in one pass or in several."""
         self.grow(self.max_length + len(self.parents) + num_new)
 
     def announce(self, num_new: int) -> None:
-        """Make room for `num_new` entries per row, behind the live ones and the tree's, of which `end` is to tell."""
+        """Make room for `num_new` entries per row behind the live ones and the tree's; `end` makes them count."""
         self.make_room(num_new)
         self._first_new = self.max_length + len(self.parents)
         self._num_new = num_new
@@ -97,7 +101,7 @@ class RowCache:
             self._where = (rows, self.lengths.unsqueeze(1) + new)
 
     def write(self, which: int, values: Tensor) -> None:
-        """Put (rows, num_new, ...) where `begin` said."""
+        """Write values (rows, num_new, ...) of tensor number `which` to the entries that `begin` has fixed."""
         entries = self._entries(which)
         if self._where is None:
             entries.narrow(1, self._first_new, self._num_new).copy_(values)
@@ -105,7 +109,7 @@ class RowCache:
             entries[self._where] = values.to(entries.dtype)
 
     def _entries(self, which: int) -> Tensor:
-        """A view (rows, capacity, ...) of a tensor."""
+        """Return a view (rows, capacity, ...) of tensor number `which`."""
         return self.tensors[which].movedim((self.row_dim, self.capacity_dims[which]), (0, 1))
 
     def end(self, parents: tuple[int, ...] | None = None) -> None:
@@ -118,12 +122,16 @@ class RowCache:
         self.max_length += self._num_new
 
     def roll_back(self, num: Tensor | int) -> None:
-        """Forget the newest `num` (rows,) entries of each row, of those written since `make_room`; and the tree."""
+        """Drop the newest `num` (rows,) entries of each row, of those written since `make_room`, and the tree."""
         self.lengths = self.lengths - num
 
     def keep_path(self, nodes: Tensor, num_kept: Tensor) -> None:
-        """Commit the first `num_kept` (rows,) of the tree's `nodes` int64 (rows, n), a path; the rest of the tree is
-        dropped."""
+        """Commit a path of the tree and drop the rest of it.
+
+        Args:
+            nodes: int64 (rows, n), the nodes of a path per row.
+            num_kept: int64 (rows,), how many of them are committed.
+        """
         places = torch.arange(nodes.shape[1], device=nodes.device)
         rows, which = ((nodes != places) & (places < num_kept.unsqueeze(1))).nonzero(as_tuple=True)
         if rows.numel():
@@ -141,22 +149,22 @@ class RowCache:
         self.lengths = self.lengths.index_copy(0, rows, source.lengths[source_rows])
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Drop every row but `rows` (finished rows leave)."""
+        """Keep only `rows` int64 (n,), in that order (finished rows leave)."""
         self.tensors = [tensor.index_select(self.row_dim, rows) for tensor in self.tensors]
         self.lengths = self.lengths[rows]
 
 
 class KVCache(RowCache):
-    """Keys and values of all layers in one tensor (layers, 2, rows, heads, head_dim, capacity): one copy per layer
-    writes both, and both are read along the tokens. Against tokens before heads, 8 heads over 2,000 keys take half the
-    time on a CPU.
+    """Holds keys and values of all layers in one tensor (layers, 2, rows, heads, head_dim, capacity).
 
-    `begin` cuts the views of every layer at once: a view per layer and pass costs as much as a small matrix product.
+    One copy per layer writes both, and both are read along the tokens. Against tokens before heads, 8 heads over 2,000
+    keys take half the time on a CPU. `begin` cuts the views of every layer at once: a view per layer and pass costs as
+    much as a small matrix product.
 
     Attributes:
         max_context: how many tokens a token looks at, itself included; None = all. Older ones are dropped when room is
             needed, so that a row takes up about twice as much, however long its sequence.
-        dropped: int64 (rows,), how many of a row's own tokens have been.
+        dropped: int64 (rows,), how many of a row's own tokens have been dropped.
         shared: the histories that rows continue, whose entries come before their own; None = there are none.
     """
 
@@ -172,17 +180,19 @@ class KVCache(RowCache):
 
     @property
     def num_tokens(self) -> Tensor:
-        """int64 (rows,): committed, those of the history and those dropped included."""
+        """Committed tokens per row, int64 (rows,), those of the history and those dropped included."""
         own = self.lengths + self.dropped
         return own if self.shared is None else own + self.shared.num_tokens
 
     def make_room(self, num_new: int) -> None:
+        """Make room for `num_new` more entries per row; with `max_context`, drop old entries first where that helps."""
         is_full = self.max_length + num_new > self.capacity and not self.parents
         if self.max_context is not None and is_full and self.capacity >= 2 * self.max_context + num_new:
             self._drop(self.max_context)
         super().make_room(num_new)
 
     def begin(self, num_new: int) -> None:
+        """Announce `num_new` entries per row and cut the views of every layer that `write_layer` uses."""
         super().begin(num_new)
         used = self._first_new + num_new
         self.first_used = 0 if self.max_context is None else max(0, self.min_length - self.max_context + 1)
@@ -195,8 +205,16 @@ class KVCache(RowCache):
         self._new = by_row.unbind(0)
 
     def write_layer(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put keys and values (rows, num_new, 2, heads, head_dim) where `begin` said; returns the layer's used keys
-        (rows * heads, head_dim, used) and values (rows * heads, used, head_dim)."""
+        """Write a layer's new keys and values, and return all that the pass looks at.
+
+        Args:
+            layer: number of the layer.
+            keys_values: (rows, num_new, 2, heads, head_dim).
+
+        Returns:
+            The layer's keys (rows * heads, head_dim, used) and values (rows * heads, used, head_dim), new ones
+                included.
+        """
         if self._where is None:
             self._new[layer].copy_(keys_values)
         else:
@@ -223,6 +241,7 @@ class KVCache(RowCache):
         self.dropped = self.dropped.index_fill(0, rows, 0)
 
     def keep_rows(self, rows: Tensor) -> None:
+        """Keep only `rows` int64 (n,), in that order, with their histories."""
         super().keep_rows(rows)
         self.dropped = self.dropped[rows]
         if self.shared is not None:

@@ -1,5 +1,7 @@
-"""Self-contained checkpoints: weights, configuration and statistics of the training split, readable without
-Lightning."""
+"""Self-contained checkpoints, readable without Lightning.
+
+A checkpoint holds weights, configuration and statistics of the training split.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ FORMAT_VERSION = 1
 
 
 def describe(model: TransformerTPP) -> dict[str, Any]:
-    """What a checkpoint says of its model: plain values, so that it loads with `weights_only=True`."""
+    """Return what a checkpoint says of its model: plain values, so that it loads with `weights_only=True`."""
     return {"format_version": FORMAT_VERSION, "config": model.config, "statistics": model.statistics.to_dict()}
 
 
@@ -67,8 +69,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file: `state_dict`, what `describe` said under CHECKPOINT_KEY, and what the Trainer
-    added.
+    """Return the content of a checkpoint file.
+
+    It has `state_dict`, what `describe` said under CHECKPOINT_KEY, and what the Trainer added.
 
     Raises:
         FileNotFoundError, ValueError: as `load`.
@@ -86,8 +89,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_plain(path: str | Path) -> dict[str, Any]:
-    """The tensors and plain values of a local file of torch.save, none of whose code is run; a digest that is stored in
-    it must be that of its content.
+    """Return the tensors and plain values of a local file of torch.save.
+
+    None of the file's code is run; a digest that is stored in it must be that of its content.
 
     Raises:
         FileNotFoundError: no such file.
@@ -107,8 +111,10 @@ def read_plain(path: str | Path) -> dict[str, Any]:
 
 
 def local_file(path: str | Path) -> Path:
-    """The path of a file on this machine. What looks like a URL is refused even where a file has such a name, since
-    others who are given the name would fetch it.
+    """Return the path of a file on this machine.
+
+    What looks like a URL is refused even where a file has such a name, since others who are given the name would fetch
+    it.
 
     Raises:
         FileNotFoundError: no such file.
@@ -124,8 +130,10 @@ def local_file(path: str | Path) -> Path:
 
 
 def digest(content: Any) -> str:
-    """SHA-256 (hex) of nested mappings and sequences of tensors and plain values, the same before and after a
-    checkpoint's way through a file."""
+    """Return the SHA-256 (hex) of nested mappings and sequences of tensors and plain values.
+
+    It is the same before and after a checkpoint's way through a file.
+    """
     own = hashlib.sha256()
     _add(own, content)
     return own.hexdigest()
@@ -151,5 +159,5 @@ def _add(own: Any, value: Any) -> None:
 
 
 def _summary(error: Exception) -> str:
-    """Type and text of an error in one short line."""
+    """Return type and text of an error in one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

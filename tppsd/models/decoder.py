@@ -1,4 +1,7 @@
-"""From a context to the law of the next event. All of it runs in float32 (or float64), never under autocast."""
+"""Decoders from a context to the distribution of the next event.
+
+All of it runs in float32 (or float64), never under autocast.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tppsd.models.law import MarkDecoder, NextEventLaw
+from tppsd.models.distribution import MarkDecoder, NextEventDistribution
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
 
 
 class IndependentMarks(nn.Module):
-    """k ~ Categorical(softmax(V2 ReLU(V1 h))), independent of tau given h: the TPP-SD paper's decoder."""
+    """Draws k ~ Categorical(softmax(V2 ReLU(V1 h))), independent of tau given h: the TPP-SD paper's decoder."""
 
     def __init__(self, embed_dim: int, num_marks: int) -> None:
         super().__init__()
@@ -22,20 +25,22 @@ class IndependentMarks(nn.Module):
         self.to_logits = nn.Linear(embed_dim, num_marks)
 
     def features(self, context: Tensor) -> Tensor:
-        """What depends on the context alone: (..., embed_dim) -> (..., num_marks)."""
-        return self.to_logits(torch.relu(self.from_context(context)))
+        """Compute what depends on the context alone: (..., embed_dim) -> (..., num_marks)."""
+        logits: Tensor = self.to_logits(torch.relu(self.from_context(context)))
+        return logits
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
-        """log f(k | h): features (..., num_marks), standardised log tau (..., 1) (for its shape only)."""
+        """Return log f(k | h): features (..., num_marks), standardised log tau (..., 1) (for its shape only)."""
         whole, _ = torch.broadcast_tensors(features, log_inter_times)
         return torch.log_softmax(whole, -1)
 
     def in_double(self) -> IndependentMarks:
+        """Return itself: log_probs has no parameters of its own, so that the features' dtype decides."""
         return self  # log_probs has no parameters of its own: the features' dtype decides
 
 
 class TimeConditionalMarks(nn.Module):
-    """k ~ Categorical(softmax(V2 ReLU(V1 h + W2 ReLU(W1 log tau)))): the logits also see the inter-time."""
+    """Draws k ~ Categorical(softmax(V2 ReLU(V1 h + W2 ReLU(W1 log tau)))): the logits also see the inter-time."""
 
     def __init__(self, embed_dim: int, num_marks: int) -> None:
         super().__init__()
@@ -47,26 +52,29 @@ class TimeConditionalMarks(nn.Module):
         nn.init.uniform_(self.from_time.bias, -3.0, 3.0)
 
     def features(self, context: Tensor) -> Tensor:
-        """What depends on the context alone: (..., embed_dim) -> (..., embed_dim)."""
-        return self.from_context(context)
+        """Compute what depends on the context alone: (..., embed_dim) -> (..., embed_dim)."""
+        features: Tensor = self.from_context(context)
+        return features
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
-        """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
-        with autocast_disabled(features.device.type):  # a law is evaluated wherever its user is, under autocast too
+        """Return log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
+        with autocast_disabled(
+            features.device.type
+        ):  # a distribution is evaluated wherever its user is, under autocast too
             hidden = torch.relu(features + self.mix_time(torch.relu(self.from_time(log_inter_times))))
             return torch.log_softmax(self.to_logits(hidden), -1)
 
     def in_double(self) -> MarkDecoder:
-        """The same map in float64 arithmetic on the weights as they are now."""
+        """Return the same map in float64 arithmetic on the weights as they are now."""
         if self.to_logits.weight.dtype == torch.float64:
             return self
         matrices = (layer.weight for layer in (self.from_time, self.mix_time, self.to_logits))
         biases = (self.from_time.bias, self.to_logits.bias)
-        return _DoubleMarks._make(values.detach().double() for values in (*matrices, *biases))
+        return DoubleMarks._make(values.detach().double() for values in (*matrices, *biases))
 
 
-class _DoubleMarks(NamedTuple):
-    """A TimeConditionalMarks in float64 arithmetic: matrices (out, in), then biases."""
+class DoubleMarks(NamedTuple):
+    """Holds a TimeConditionalMarks in float64 arithmetic: matrices (out, in), then biases."""
 
     from_time: Tensor
     mix_time: Tensor
@@ -75,14 +83,14 @@ class _DoubleMarks(NamedTuple):
     to_logits_bias: Tensor
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
-        """log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
+        """Return log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
         with autocast_disabled(features.device.type):
             of_time = torch.relu(F.linear(log_inter_times, self.from_time, self.from_time_bias))
             hidden = torch.relu(features + F.linear(of_time, self.mix_time))
             return torch.log_softmax(F.linear(hidden, self.to_logits, self.to_logits_bias), -1)
 
     def in_double(self) -> MarkDecoder:
-        """Itself."""
+        """Return itself."""
         return self
 
 
@@ -93,7 +101,7 @@ MARK_DECODERS: dict[str, type[IndependentMarks] | type[TimeConditionalMarks]] = 
 
 
 class NextEventDecoder(nn.Module):
-    """h -> (w, mu, sigma) of a LogNormalMixture and the mark decoder's features (TPP-SD, eq. 4.2).
+    """Maps h to (w, mu, sigma) of a LogNormalMixture and the mark decoder's features (TPP-SD, eq. 4.2).
 
     The paper's e = E h followed by a linear map for each of w, mu and log sigma is one linear map from h, kept as one
     matrix.
@@ -113,11 +121,11 @@ class NextEventDecoder(nn.Module):
             self.to_mixture.bias[num_components : 2 * num_components] = torch.special.ndtri(quantiles)
             self.to_mixture.bias[2 * num_components :] = -0.7
 
-    def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventLaw:
-        """Laws of batch shape (*batch,) from contexts (*batch, embed_dim).
+    def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventDistribution:
+        """Return distributions of batch shape (*batch,) from contexts (*batch, embed_dim).
 
-        With `double`, densities use float64 arithmetic on the float32 parameters of the law, so that they do not depend
-        on the shape they are computed in.
+        With `double`, densities use float64 arithmetic on the float32 parameters of the distribution, so that they do
+        not depend on the shape they are computed in.
         """
         with autocast_disabled(context.device.type):
             context = context.to(self.to_mixture.weight.dtype)
@@ -131,10 +139,12 @@ class NextEventDecoder(nn.Module):
             mixture = LogNormalMixture(
                 torch.log_softmax(logits, -1), means, log_stds.clamp(*LOG_STD_RANGE), shift, scale
             )
-            return NextEventLaw(mixture, features, marks)
+            return NextEventDistribution(mixture, features, marks)
 
 
 def autocast_disabled(device_type: str) -> AbstractContextManager[Any]:
-    """A context without autocast; entering one costs as much as a small layer, so only where there is something to
-    disable."""
+    """Return a context manager under which autocast is off.
+
+    Entering `torch.autocast` costs as much as a small layer, so that is done only where autocast is on.
+    """
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()

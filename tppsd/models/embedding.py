@@ -1,4 +1,4 @@
-"""What every encoder adds up for a token: its mark, its inter-time, and sinusoids of its time."""
+"""What every encoder adds up for a token: an embedding of its mark, of its inter-time, and sinusoids of its time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 
 class EncoderInput(NamedTuple):
-    """Tokens in the model's own units.
+    """Holds tokens in the model's own units.
 
-    Fields: ids int64 (batch, length); times float64 (batch, length), since `t_start` in mean inter-times;
-    log_inter_times (batch, length), standardised log tau, 0 at a start token.
+    Fields:
+        ids: int64 (batch, length).
+        times: float64 (batch, length), since `t_start` in mean inter-times.
+        log_inter_times: (batch, length), standardised log tau, 0 at a start token.
     """
 
     ids: Tensor
@@ -23,8 +25,10 @@ class EncoderInput(NamedTuple):
 
 
 class TokenEmbedding(nn.Module):
-    """Mark embedding plus a linear map of (x, tanh x), x = standardised log tau: the inter-time is an input of its own,
-    because a difference of two absolute-time encodings is hard to learn."""
+    """Adds a mark embedding and a linear map of (x, tanh x), x = standardised log tau.
+
+    The inter-time is an input of its own, because a difference of two absolute-time encodings is hard to learn.
+    """
 
     def __init__(self, num_tokens: int, embed_dim: int) -> None:
         super().__init__()
@@ -33,20 +37,23 @@ class TokenEmbedding(nn.Module):
         nn.init.normal_(self.marks.weight, std=0.5)
 
     def forward(self, inputs: EncoderInput) -> Tensor:
-        """(batch, length, embed_dim)."""
+        """Return the embedded tokens, (batch, length, embed_dim)."""
         log_tau = inputs.log_inter_times.to(self.marks.weight.dtype)
         features = torch.stack([log_tau, torch.tanh(log_tau)], -1)
-        return self.marks(inputs.ids) + self.inter_time(features)
+        embedded: Tensor = self.marks(inputs.ids) + self.inter_time(features)
+        return embedded
 
 
 def frequencies(num: int, longest: float = 1e4) -> Tensor:
-    """float64 (num,): angular frequencies 1 / longest^(j / num), j = 0..num-1 (Vaswani et al., 2017)."""
+    """Return angular frequencies 1 / longest^(j / num), j = 0..num-1, float64 (num,) (Vaswani et al., 2017)."""
     return torch.exp(-math.log(longest) * torch.arange(num, dtype=torch.float64) / num)
 
 
 class FixedPhases(nn.Module):
-    """Phases omega_j x of float64 values x. The frequencies stay float64 when the model's weights are cast: in float32
-    they would move the phases of late times."""
+    """Computes phases omega_j x of float64 values x.
+
+    The frequencies stay float64 when the model's weights are cast: in float32 they would move the phases of late times.
+    """
 
     frequencies: Tensor
 
@@ -55,15 +62,18 @@ class FixedPhases(nn.Module):
         self.register_buffer("frequencies", frequencies(num), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FixedPhases:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.frequencies = frequencies(len(self.frequencies)).to(self.frequencies.device)
         return self
 
     def forward(self, values: Tensor) -> Tensor:
-        """float64 (...) -> (..., num)."""
+        """Return the phases of float64 values (...), (..., num)."""
         return values.unsqueeze(-1) * self.frequencies
 
 
 def sinusoids(phases: Tensor, dtype: torch.dtype) -> Tensor:
-    """sin and cos of float64 phases (..., num) -> (..., 2 num): phases of late times would lose digits in float32."""
+    """Return sin and cos of float64 phases (..., num), (..., 2 num), in `dtype`.
+
+    Phases of late times would lose digits in float32.
+    """
     return torch.cat([torch.sin(phases), torch.cos(phases)], -1).to(dtype)

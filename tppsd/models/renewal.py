@@ -1,4 +1,7 @@
-"""The best history-free model, g(tau) f(k | tau): the yardstick that shows whether a target has learnt its history."""
+"""The best history-free model, g(tau) f(k | tau).
+
+It is the yardstick that shows whether a target has learnt its history.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.cache import RowCache
 from tppsd.models.decoder import NextEventDecoder
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
 
@@ -24,7 +27,7 @@ _MAX_JUDGES = 8  # ... at so many batches of it at most
 
 
 class RenewalTPP(LikelihoodModel):
-    """The decoder of TransformerTPP on one learnt, constant context.
+    """Applies the decoder of TransformerTPP to one learnt, constant context.
 
     Args:
         num_marks: number of marks; 1 = unmarked.
@@ -52,16 +55,20 @@ class RenewalTPP(LikelihoodModel):
         cache.end(parents)
         return self.context.detach().expand(num_rows, num_new, -1)
 
-    def law(self, context: Tensor) -> NextEventLaw:
+    def distribution(self, context: Tensor) -> NextEventDistribution:
         """Return the distribution of the next event after each context (*batch, context_dim), in float64 arithmetic."""
-        law: NextEventLaw = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
-        return law if context.shape[-2] == 1 else law.packed()
+        distribution: NextEventDistribution = self.decoder(
+            context, self.statistics.log_mean, self.statistics.log_std, double=True
+        )
+        return distribution if context.shape[-2] == 1 else distribution.packed()
 
-    def forward(self, batch: EventBatch) -> NextEventLaw:
-        """The same law at every position: batch shape (batch, length + 1)."""
+    def forward(self, batch: EventBatch) -> NextEventDistribution:
+        """Return the same distribution at every position: batch shape (batch, length + 1)."""
         shape = (batch.mask.shape[0], batch.mask.shape[1] + 1, _CONTEXT_DIM)
-        law = self.decoder(self.context, self.statistics.log_mean, self.statistics.log_std)
-        return law[None, None].expand(shape[:2])
+        distribution: NextEventDistribution = self.decoder(
+            self.context, self.statistics.log_mean, self.statistics.log_std
+        )
+        return distribution[None, None].expand(shape[:2])
 
 
 def fit_renewal(
@@ -76,7 +83,7 @@ def fit_renewal(
     """Fit a RenewalTPP by maximum window likelihood on the training split; about ten seconds on one core.
 
     Args:
-        sequences: training split; given events matter to no law here but as the start of an inter-time.
+        sequences: training split; given events matter to no distribution here but as the start of an inter-time.
         statistics: of the same split.
         num_steps: Adam steps, on batches of about `batch_events` events.
         seed: of initialisation and batch order; the global RNG is left as it was.
@@ -111,7 +118,7 @@ def fit_renewal(
 
 
 class _BestWeights:
-    """Those of all looks at a model that score best on `batches`; of no batches, the last."""
+    """Keeps the weights that scored best on `batches` of all looks at a model; without batches, the last."""
 
     def __init__(self, model: RenewalTPP, batches: list[EventBatch]) -> None:
         self.model, self.batches = model, batches
@@ -128,13 +135,13 @@ class _BestWeights:
 
 
 def _loss(model: RenewalTPP, batches: list[EventBatch]) -> Tensor:
-    """Negative log-likelihood per event."""
+    """Return the negative log-likelihood per event."""
     total = torch.stack([model.log_likelihood(batch).sum() for batch in batches]).sum()
     return -total / max(1, sum(int(batch.num_scored.sum()) for batch in batches))
 
 
 def _without_given(sequence: EventSequence) -> EventSequence:
-    """The same scored part after the last given event: a model without a history needs no more of the given ones."""
+    """Return the same scored part after the last given event: a model without a history needs no earlier ones."""
     if sequence.num_given == 0:
         return sequence
     kept = slice(sequence.num_given - 1, None)
@@ -150,14 +157,16 @@ def _without_given(sequence: EventSequence) -> EventSequence:
 
 
 def _rows(sequences: Sequence[EventSequence], batch_events: int) -> int:
-    """How many sequences have about `batch_events` events."""
+    """Return how many sequences have about `batch_events` events."""
     mean_length = max(1.0, sum(len(s) for s in sequences) / len(sequences))
     return max(1, min(len(sequences), int(batch_events / mean_length)))
 
 
 def _judges(validation: Sequence[EventSequence], batch_events: int) -> list[list[EventSequence]]:
-    """What weights are scored on, in batches: all of a split, but of a large one as much as does not outlast the
-    training."""
+    """Return what weights are scored on, in batches.
+
+    That is all of a split, but of a large one only as much as does not outlast the training.
+    """
     if not validation:
         return []
     rows = _rows(validation, batch_events)

@@ -14,7 +14,7 @@ from tppsd.models.protocol import EventModel
 
 
 def resolve_model(model: Any, role: str, other_names: tuple[str, ...] = ()) -> EventModel:
-    """An EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path.
+    """Return an EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path.
 
     Args:
         model: what the caller gave.
@@ -42,13 +42,16 @@ def resolve_model(model: Any, role: str, other_names: tuple[str, ...] = ()) -> E
 
 
 def model_device(model: object) -> torch.device:
-    """Where a model's parameters live; the CPU for models without any."""
+    """Return where a model's parameters live; the CPU for models without any."""
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return torch.device("cpu") if parameter is None else parameter.device
 
 
 def in_evaluation(model: EventModel) -> EventModel:
-    """The model itself where all of it is in evaluation mode, else a copy that is: a sampler never changes a model."""
+    """Return the model itself where all of it is in evaluation mode, else a copy that is.
+
+    A sampler never changes a model.
+    """
     if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
         return model
     return copy.deepcopy(model).eval()

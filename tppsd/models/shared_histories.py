@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SharedHistories:
-    """The histories of the rows of a cache, one per slot.
+    """Holds the histories of the rows of a cache, one per slot.
 
     Args:
         num_rows: rows of the cache.
@@ -71,7 +71,7 @@ class SharedHistories:
 
 
 class SharedAttention:
-    """Attention of the newest tokens of every row over its shared history, in one pass of a model.
+    """Computes attention of the newest tokens of every row over its shared history, in one pass of a model.
 
     Args:
         shared: the histories.
@@ -95,27 +95,31 @@ class SharedAttention:
         self._most = int(self._rank.max()) + 1
 
     def scores(self, layer: int, queries: Tensor) -> Tensor:
-        """Scaled and masked scores (rows * heads, q, longest) of queries (rows, q, heads, head_dim)."""
+        """Return scaled and masked scores (rows * heads, q, longest) of queries (rows, q, heads, head_dim)."""
         rows, num_new, _, head_dim = queries.shape
         keys = self._entries[layer, 0].flatten(0, 1)  # (slots * heads, head_dim, longest)
         found = self._ungrouped(torch.bmm(self._grouped(queries.transpose(1, 2)), keys), rows, num_new)
-        return (found * head_dim**-0.5 + self._mask.unsqueeze(1)).flatten(0, 1)
+        scale: float = head_dim**-0.5
+        return (found * scale + self._mask.unsqueeze(1)).flatten(0, 1)
 
     def weighted(self, layer: int, weights: Tensor, heads: int) -> Tensor:
-        """Values (rows * heads, q, head_dim) of the histories, weighted by (rows * heads, q, longest)."""
+        """Return the histories' values, weighted by (rows * heads, q, longest): (rows * heads, q, head_dim)."""
         num_new = weights.shape[1]
         values = self._entries[layer, 1].flatten(0, 1).transpose(1, 2)
         grouped = self._grouped(weights.view(-1, heads, num_new, self._longest))
         return self._ungrouped(torch.bmm(grouped, values), len(self._slots), num_new).flatten(0, 1)
 
     def _grouped(self, of_rows: Tensor) -> Tensor:
-        """(rows, heads, q, n) -> (slots * heads, most * q, n), zeros where a slot has fewer rows."""
+        """Put the rows of a slot side by side: (rows, heads, q, n) -> (slots * heads, most * q, n).
+
+        There are zeros where a slot has fewer rows.
+        """
         _, heads, num_new, n = of_rows.shape
         grouped = of_rows.new_zeros(self._entries.shape[2], self._most, heads, num_new, n)
         grouped[self._slots, self._rank] = of_rows
         return grouped.transpose(1, 2).reshape(-1, self._most * num_new, n)
 
     def _ungrouped(self, grouped: Tensor, rows: int, num_new: int) -> Tensor:
-        """(slots * heads, most * q, n) -> (rows, heads, q, n)."""
+        """Undo `_grouped`: (slots * heads, most * q, n) -> (rows, heads, q, n)."""
         by_row = grouped.view(self._entries.shape[2], -1, self._most, num_new, grouped.shape[2]).transpose(1, 2)
         return by_row[self._slots, self._rank]

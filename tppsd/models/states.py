@@ -43,7 +43,7 @@ def _tree_states(
     before: Tensor,
     advance: Callable[[EventTokens, Tensor], Tensor],
 ) -> Tensor:
-    """Level by level, each node from the state of its parent."""
+    """Compute states level by level, each node's from the state of its parent, (batch, nodes, size)."""
     (num_rows, size), num_old, tree = before.shape, len(cache.parents), cache.parents + parents
     states = before.new_zeros(num_rows, len(tree), size)
     if num_old:

@@ -16,12 +16,12 @@ from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.cache import KVCache, bounded_capacity
 from tppsd.models.checkpoint import save
 from tppsd.models.decoder import NextEventDecoder
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.embedding import EncoderInput
 from tppsd.models.encoders.attnhp import AttNHPEncoder
 from tppsd.models.encoders.rotary import RotaryEncoder
 from tppsd.models.encoders.sahp import SAHPEncoder
 from tppsd.models.encoders.thp import THPEncoder
-from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
 
@@ -32,7 +32,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 class TransformerTPP(LikelihoodModel):
-    """A Transformer temporal point process with a log-normal mixture decoder (TPP-SD, arXiv 2507.09252, section 4).
+    """Is a Transformer temporal point process with a log-normal mixture decoder (TPP-SD, arXiv 2507.09252, section 4).
 
     Args:
         num_marks: number of marks; 1 = unmarked.
@@ -71,7 +71,8 @@ class TransformerTPP(LikelihoodModel):
             raise ValueError(f"num_marks = {num_marks} must be at least 1 (1 = unmarked)")
         if min(num_heads, num_layers, num_components) < 1:
             raise ValueError(
-                f"num_heads = {num_heads}, num_layers = {num_layers} and num_components = {num_components} must be at least 1"
+                f"num_heads = {num_heads}, num_layers = {num_layers} and num_components = {num_components} must be "
+                "at least 1"
             )
         if embed_dim % num_heads or embed_dim % 2:
             raise ValueError(f"embed_dim = {embed_dim} must be even and a multiple of num_heads = {num_heads}")
@@ -105,37 +106,46 @@ class TransformerTPP(LikelihoodModel):
         self.statistics = statistics
 
     def get_extra_state(self) -> dict[str, Any]:
+        """Return the statistics as plain values, which `state_dict` stores beside the weights."""
         return self.statistics.to_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over statistics that `get_extra_state` has given."""
         self.set_statistics(DataStatistics.from_dict(state))
 
-    # --- laws ----------------------------------------------------------------------------------------------------
+    # --- distributions
+    # ----------------------------------------------------------------------------------------------------
 
     def encoder_input(self, tokens: EventTokens) -> EncoderInput:
-        """Tokens in the model's own units."""
+        """Return tokens in the model's own units."""
         s = self.statistics
         log_tau = tokens.inter_times.clamp_min(max(s.min_inter_time, _TINY)).log().sub_(s.log_mean).mul_(1 / s.log_std)
         return EncoderInput(tokens.ids, tokens.times / s.time_scale, log_tau * self.is_event[tokens.ids])
 
     def encode(self, tokens: EventTokens, attention: AttentionPass) -> Tensor:
-        """Contexts (batch, length, embed_dim)."""
-        return self.encoder(self.encoder_input(tokens), attention)
+        """Return the contexts of tokens, (batch, length, embed_dim)."""
+        context: Tensor = self.encoder(self.encoder_input(tokens), attention)
+        return context
 
-    def law(self, context: Tensor) -> NextEventLaw:
-        """The law of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
-        law = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
-        return law if context.shape[-2] == 1 else law.packed()  # of many laws some will be selected
+    def distribution(self, context: Tensor) -> NextEventDistribution:
+        """Return the distribution of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
+        distribution: NextEventDistribution = self.decoder(
+            context, self.statistics.log_mean, self.statistics.log_std, double=True
+        )
+        return (
+            distribution if context.shape[-2] == 1 else distribution.packed()
+        )  # of many distributions some will be selected
 
-    def forward(self, batch: EventBatch) -> NextEventLaw:
-        """Laws of batch shape (batch, length + 1): after the start token and after each event."""
+    def forward(self, batch: EventBatch) -> NextEventDistribution:
+        """Return distributions of batch shape (batch, length + 1): after the start token and after each event."""
         context = self.encode(EventTokens.from_batch(batch, self.num_marks), CausalPass(self.max_context))
-        return self.decoder(context, self.statistics.log_mean, self.statistics.log_std)
+        distribution: NextEventDistribution = self.decoder(context, self.statistics.log_mean, self.statistics.log_std)
+        return distribution
 
     # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Keys and values of every layer, in the weights' dtype and on their device."""
+        """Return an empty cache of keys and values of every layer, in the weights' dtype and on their device."""
         num_heads = self.config["num_heads"]
         head_dim = self.config["embed_dim"] // num_heads
         like, capacity = self.decoder.to_mixture.weight, bounded_capacity(capacity, self.max_context)
@@ -143,8 +153,11 @@ class TransformerTPP(LikelihoodModel):
 
     @torch.no_grad()
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q,
-        embed_dim), without gradients."""
+        """Append q tokens per row, a chain or nodes of a tree, at each row's own length.
+
+        Returns:
+            Contexts (batch, q, embed_dim), without gradients.
+        """
         attention = CachedPass(cache, tokens.ids.shape[1], self.decoder.to_mixture.weight.dtype, parents)
         context = self.encode(tokens, attention)
         cache.end(parents)
@@ -154,28 +167,35 @@ class TransformerTPP(LikelihoodModel):
 
     @torch.inference_mode()
     def intensity(self, sequence: EventSequence, times: Tensor) -> Tensor:
-        """lambda*_k(t) = g(tau) f(k | tau) / S(tau) after the last event before t: (len(times), num_marks), per unit of
-        time.
+        """Return the intensity of every mark at some times, (len(times), num_marks), in events per unit of time.
+
+        It is lambda*_k(t) = g(tau) f(k | tau) / S(tau), with tau the time since the last event before t.
 
         Args:
             sequence: events on their window.
             times: (n,) within the window.
+
+        Raises:
+            ValueError: a time is not finite or before the window's start.
         """
         device = self.decoder.to_mixture.weight.device
         times = torch.as_tensor(times, dtype=torch.float64, device=device)
         batch = EventBatch.from_sequences([sequence]).to(device)
         if len(times) and (times.min() < batch.t_start[0] or not torch.isfinite(times).all()):
             raise ValueError(f"times must be finite and not before the window's start {batch.t_start[0].item()}")
-        law = self(batch).double()
+        distribution: NextEventDistribution = self(batch).double()
         knots = torch.cat([batch.t_start, batch.event_times[0]])
         last = torch.searchsorted(knots[1:].contiguous(), times)  # number of scored events strictly before t
-        at_times = law[0][last]
+        at_times = distribution[0][last]
         tau = (times - knots[last]).clamp_min(_TINY)
         log_hazard = at_times.inter_time.log_prob(tau) - at_times.log_survival(tau)
         return (log_hazard.unsqueeze(-1) + at_times.mark_log_probs(tau)).exp()
 
     def content_hash(self) -> str:
-        """SHA-256 (hex) of configuration, statistics and weights: two models with equal hashes have equal laws."""
+        """Return the SHA-256 (hex) of configuration, statistics and weights.
+
+        Two models with equal hashes have equal distributions.
+        """
         # an unbounded context goes without saying: models from before `max_context` keep their hash
         config = {name: value for name, value in self.config.items() if (name, value) != ("max_context", None)}
         digest = hashlib.sha256(json.dumps([config, self.statistics.to_dict()], sort_keys=True).encode())

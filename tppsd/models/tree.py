@@ -17,7 +17,7 @@ NO_PARENT = -1
 
 @lru_cache(maxsize=256)
 def depths(parents: tuple[int, ...]) -> tuple[int, ...]:
-    """How many tokens of the tree lie between each token and the newest committed one."""
+    """Return how many tokens of the tree lie between each token and the newest committed one."""
     found: list[int] = []
     for parent in parents:
         found.append(0 if parent == NO_PARENT else 1 + found[parent])
@@ -26,14 +26,14 @@ def depths(parents: tuple[int, ...]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def depths_on(parents: tuple[int, ...], device: torch.device) -> Tensor:
-    """The same, int64 (n,): a device is waited for when they are sent there."""
+    """Return `depths` as int64 (n,) on a device; kept, because a device is waited for when they are sent there."""
     with torch.inference_mode(False):
         return torch.tensor(depths(parents), device=device)
 
 
 @lru_cache(maxsize=256)
 def is_ancestor(parents: tuple[int, ...], device: torch.device) -> Tensor:
-    """bool (n, n): [i, j] says that token j is token i or one of its ancestors."""
+    """Return a bool matrix (n, n): [i, j] says that token j is token i or one of its ancestors."""
     with torch.inference_mode(False):
         matrix = torch.eye(len(parents), dtype=torch.bool)
         for i, parent in enumerate(parents):
@@ -43,7 +43,7 @@ def is_ancestor(parents: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def levels(parents: tuple[int, ...], first: int) -> list[list[int]]:
-    """Tokens from number `first` on, by depth: a token's parent is in the level before, or before `first`."""
+    """Group tokens from number `first` on by depth: a token's parent is in the level before, or before `first`."""
     found: dict[int, list[int]] = {}
     for i, depth in enumerate(depths(parents)):
         if i >= first:

@@ -31,12 +31,12 @@ from tppsd.sampling.rules import Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.stats import SamplingStats
 
-DEFAULT_ROWS = 64  # running sequences
+DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
 _LOG = logging.getLogger("tppsd")
 
 
 class SamplingJob:
-    """Resolved models and options, and the engine that runs them.
+    """Holds resolved models and options, and runs the engine on them.
 
     Args:
         target, draft, options, batch_size, seed, max_events: as of `tppsd.sample`.
@@ -107,6 +107,11 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
+        if self.options.forbid_marks is not None and (self.recorder.log_probs or self.recorder.distributions):
+            raise ValueError(
+                f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which "
+                "no distributions and densities are returned; leave out return_distributions and return_log_probs"
+            )
         plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
             check_starts(model, (source.window_start for source in plan.sources))
@@ -123,7 +128,7 @@ class SamplingJob:
         return runnable(model, role, compile, self.options.dtype or "float32")
 
     def _marks(self, name: str) -> torch.Tensor | None:
-        """The marks that an option names, bool (num_marks,); None where it names none."""
+        """Return the marks that an option names, bool (num_marks,); None where it names none."""
         marks, num_marks = getattr(self.options, name), self.target.num_marks
         if marks is None:
             return None
@@ -155,11 +160,14 @@ class SamplingJob:
         return Batch(self.models, plan, self._num_rows(plan), self.seed, self.recorder)
 
     def _num_rows(self, plan: RequestPlan) -> int:
-        """Running sequences."""
-        return min(self.batch_size or DEFAULT_ROWS, len(plan.requests))
+        """Return the number of running sequences."""
+        num = len(plan.requests)
+        is_plain = self.options.method == "autoregressive" and is_compiled(self.models.target)
+        default = MANY_ROWS if is_plain and num >= 4 * MANY_ROWS else DEFAULT_ROWS
+        return min(self.batch_size or default, num)
 
     def finished(self, plan: RequestPlan, progress: bool = False) -> Finished:
-        """All of them, in index order."""
+        """Sample all requests and return them in index order."""
         with torch.inference_mode():
             done = Finished.cat(list(self.run(plan, progress)))
             return done.select(done.which.argsort())
@@ -186,7 +194,7 @@ class SamplingJob:
                 yield finished
 
     def _start(self, plan: RequestPlan) -> Engine:
-        """The engine, which goes on from what the trial, or earlier jobs, have learnt of draft lengths."""
+        """Return the engine, which goes on from what the trial, or earlier jobs, have learnt of draft lengths."""
         if self.chosen_lengths is None and self.options.method != "autoregressive":
             if self.options.draft_length == "auto":
                 compiled = is_compiled(self.models.target)
@@ -203,24 +211,25 @@ class SamplingJob:
         return self.options.with_overrides(draft_length=self.chosen_lengths.history)
 
     def assemble(self, plan: RequestPlan, which: slice, finished: Finished) -> SampledSequences:
-        """Ragged storage of the finished requests `which`, on the data's own clock."""
+        """Return the finished requests `which` in ragged storage, on the data's own clock."""
         requests, counts, by_count = plan.requests[which], finished.counts, finished.ended_by_count
         stopped = finished.stopped
         of_events = requests.history.repeat_interleave(counts)
         starts, observed = plan.window_starts[of_events], plan.window_ends[of_events]
         inter_times, times, marks, *log_probs = finished.columns.unbind(0)
         times = torch.minimum(torch.maximum(starts + times, observed), requests.end.repeat_interleave(counts))
-        at_bound = requests.is_bounded & by_count & ~stopped
+        is_short = counts < requests.limit  # its last candidates were of forbidden marks
+        at_bound = (requests.is_bounded | is_short) & by_count & ~stopped
         if at_bound.any():
             warnings.warn(
                 f"{int(at_bound.sum())} of {len(finished)} sequences reached max_events = {self.max_events} before "
                 "their end; they are marked in `truncated`",
                 stacklevel=3,
             )
-        laws = None
-        if finished.laws is not None:
+        distributions = None
+        if finished.distributions is not None:
             elapsed = plan.histories.elapsed[requests.history].tolist()
-            laws = [after_elapsed(own, gap) for own, gap in zip(finished.laws, elapsed, strict=True)]
+            distributions = [after_elapsed(own, gap) for own, gap in zip(finished.distributions, elapsed, strict=True)]
         return SampledSequences(
             flat_event_times=times,
             flat_inter_times=inter_times.clone(),
@@ -242,11 +251,11 @@ class SamplingJob:
             mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
             target_hash=self.hashes[0],
             draft_hash=self.hashes[1],
-            laws=laws,
+            distributions=distributions,
         )
 
 
 def _content_hash(model: Any, source: Any) -> str | None:
-    """The content hash of a model as it is run: a compiled one knows that of its source."""
+    """Return the content hash of a model as it is run: a compiled one knows that of its source."""
     found: str | None = model.content_hash() if is_compiled(model) else content_hash(source)
     return found

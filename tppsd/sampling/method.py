@@ -1,4 +1,7 @@
-"""From resolved options to the engine that does what they say."""
+"""The way from resolved options to the engine that does what they say.
+
+What the options do not name is not imported.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,11 @@ import torch
 from tppsd.models.resolve import model_device
 from tppsd.sampling import autoregressive
 from tppsd.sampling.autoregressive import Autoregressive
-from tppsd.sampling.block import BlockRule
 from tppsd.sampling.compiled import CompiledSpeculative, can_speculate
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength, FixedDraftLength, RecordedDraftLength
 from tppsd.sampling.drafters.base import Drafter
-from tppsd.sampling.drafters.jacobi import JacobiDrafter
 from tppsd.sampling.drafters.model import ModelDrafter
-from tppsd.sampling.drafters.own import SelfDrafter
-from tppsd.sampling.drafters.parallel import ParallelDrafter
-from tppsd.sampling.drafters.poisson import PoissonDrafter
 from tppsd.sampling.engine import Counters, Engine
-from tppsd.sampling.fixed_point import UnchangedRule
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder
@@ -30,13 +27,13 @@ from tppsd.sampling.rules import FactorisedRule, JointRule, Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.state import BatchState
+from tppsd.sampling.without_marks import WithoutMarks
 
-CHAIN_RULES: dict[str, Callable[[], Rule]] = {"joint": JointRule, "factorised": FactorisedRule, "block": BlockRule}
 _FIRST_CAPACITY = 16
 
 
 class Batch(NamedTuple):
-    """What a method is built for: the models, the plan, the number of running sequences, the seed and the recorder."""
+    """Says what a method is built for: models, plan, number of running sequences, seed and recorder."""
 
     models: Models
     plan: RequestPlan
@@ -52,7 +49,7 @@ def build_engine(
     rule: Rule | None = None,
     drafter: Callable[[ModelRunner], Drafter] | None = None,
 ) -> Engine:
-    """An engine for a batch.
+    """Return an engine for a batch.
 
     Args:
         batch: what is sampled.
@@ -67,33 +64,41 @@ def build_engine(
         target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
-            method = Autoregressive(target, noise, recorder.wants_laws)
+            method = Autoregressive(target, noise, recorder.wants_distributions)
+            if plan.forbid_marks is not None:
+                method = WithoutMarks(target, noise, plan.forbid_marks, plan.max_events)
             return Engine(method, state, noise, plan.requests, plan.histories, counters, recorder)
         rule = rule or build_rule(options, device)
         lengths = draft_length or choose_draft_length(options)
         proposes = build_drafter(batch, options, target) if drafter is None else drafter(target)
         noise = RowNoise(seed, rule.addresses, num_rows, device)
         counters = Counters(options.longest_draft, rule.num_nodes, device)
-        is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_laws
+        is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_distributions
         kind = CompiledSpeculative if is_native else Speculative
         speculative = kind(target, proposes, rule, noise, lengths)
         return Engine(speculative, state, noise, plan.requests, plan.histories, counters, recorder, lengths)
 
 
 def build_rule(options: SamplingOptions, device: torch.device) -> Rule:
-    """The rule that the options name."""
+    """Return the rule that the options name."""
     if options.method == "fixed_point":
+        from tppsd.sampling.fixed_point import UnchangedRule
+
         assert options.tolerance is not None
         return UnchangedRule(options.tolerance)
     if (tree := options.tree) is not None and not tree.is_chain:
         from tppsd.sampling.tree.rule import CANDIDATE_RULES, TreeRule
 
         return TreeRule(tree, CANDIDATE_RULES[options.rule or "linear"], device)
-    return CHAIN_RULES["joint" if options.candidates else options.rule or "joint"]()  # one candidate per step
+    if options.rule == "block":
+        from tppsd.sampling.block import BlockRule
+
+        return BlockRule()
+    return FactorisedRule() if options.rule == "factorised" else JointRule()  # also of one candidate per step
 
 
 def choose_draft_length(options: SamplingOptions, is_compiled: bool = False) -> DraftLength:
-    """What `draft_length`, or the depth of a tree, stands for."""
+    """Return what `draft_length`, or the depth of a tree, stands for."""
     if options.tree is not None:
         return FixedDraftLength(options.tree.depth)
     if options.draft_length == "auto":
@@ -105,10 +110,12 @@ def choose_draft_length(options: SamplingOptions, is_compiled: bool = False) -> 
 
 
 def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -> Drafter:
-    """The drafter that the options name."""
+    """Return the drafter that the options name."""
     models, plan, num_rows = batch[:3]
     device, statistics = model_device(models.target), getattr(models.target, "statistics", None)
     if options.method == "fixed_point" or options.drafter == "jacobi":
+        from tppsd.sampling.drafters.jacobi import JacobiDrafter
+
         return JacobiDrafter(target, num_rows)
     if (tree := options.tree) is not None and not tree.is_chain:
         from tppsd.sampling.tree.drafters import TreeModelDrafter, TreePoissonDrafter, TreeSelfDrafter
@@ -122,10 +129,16 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
     # block verification looks at the whole draft; to ask a device for the rows' ends takes longer than to draft on
     stops_at_end = options.rule != "block" and device.type == "cpu"
     if options.drafter == "self":
+        from tppsd.sampling.drafters.own import SelfDrafter
+
         return SelfDrafter(target, num_rows, stops_at_end)
     if options.drafter == "poisson":
+        from tppsd.sampling.drafters.poisson import PoissonDrafter
+
         return PoissonDrafter(statistics, device)
     assert models.draft is not None
     if options.draft_passes is not None:
+        from tppsd.sampling.drafters.parallel import ParallelDrafter
+
         return ParallelDrafter(models.draft, target, num_rows, _FIRST_CAPACITY, options.draft_passes)
     return ModelDrafter(models.draft, num_rows, _FIRST_CAPACITY, plan.histories, stops_at_end)

@@ -16,11 +16,11 @@ _LONGEST_WAIT = 120.0  # seconds for another process that compiles: ten times as
 
 
 class UntrustedFolderError(OSError):
-    """Somebody else could put files into a folder, which would be run."""
+    """Says that somebody else could put files into a folder, which would be run."""
 
 
 def candidates() -> Iterator[Path]:
-    """Where libraries may be kept, the best folder first; in the last one a library is lost with the process."""
+    """Yield folders where libraries may be kept, the best first; in the last one a library is lost with the process."""
     with contextlib.suppress(RuntimeError):  # there is no home
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tppsd"
     with contextlib.suppress(OSError):  # there is no folder for temporary files
@@ -33,8 +33,8 @@ def prepared(folder: Path) -> Path:
     """Make a folder where there is none, and return it without symbolic links once it is known to be private.
 
     Raises:
-        UntrustedFolderError: somebody else owns the folder or can write to it, or to a folder above it, so that it could
-            be replaced. Folders above it may be those of root, and may be writable where their sticky bit is set.
+        UntrustedFolderError: somebody else owns the folder or can write to it, or to a folder above it, so that it
+            could be replaced. Folders above it may be those of root, and may be writable where their sticky bit is set.
         OSError: it cannot be made.
     """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -49,7 +49,7 @@ def prepared(folder: Path) -> Path:
 
 
 def is_whole(path: Path, digest: str) -> bool:
-    """Whether a file is this user's alone and has that SHA-256 digest."""
+    """Say whether a file is this user's alone and has that SHA-256 digest."""
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             about = os.fstat(file.fileno())
@@ -60,7 +60,7 @@ def is_whole(path: Path, digest: str) -> bool:
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 digest of a file, in hexadecimal digits."""
+    """Return the SHA-256 digest of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -69,8 +69,8 @@ def digest_of(path: Path) -> str:
 def locked(folder: Path) -> Iterator[bool]:
     """Wait until no other process has locked the folder, and lock it.
 
-    Gives whether it is locked: some file systems know no locks, and a process that has been stopped is not waited for
-    longer than two minutes. Whoever goes on without the lock does work that is done elsewhere, no harm.
+    Yields whether it is locked: some file systems know no locks, and a process that has been stopped is not waited for
+    longer than two minutes. Whoever goes on without the lock repeats work that is done elsewhere, which does no harm.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

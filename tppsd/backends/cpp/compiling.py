@@ -25,12 +25,12 @@ _LOG = logging.getLogger(__name__)
 
 @cache
 def library(source: Path) -> ctypes.CDLL:
-    """Load the library of a C++ file and the headers beside it, from `$XDG_CACHE_HOME/tppsd` (default `~/.cache/tppsd`)
-    or compiled into it.
+    """Load the library of a C++ file and the headers beside it, compiled where it has not been.
 
-    Where that folder cannot be used (it has no space, it forbids execution, others can write to it), a folder for
-    temporary files takes its place: one of this user, or one of this process alone. The library's name says of which
-    sources, compiler and processor it is, so that machines may share a home, and ends with its own SHA-256 digest.
+    It is kept in `$XDG_CACHE_HOME/tppsd` (default `~/.cache/tppsd`). Where that folder cannot be used (it has no space,
+    it forbids execution, others can write to it), a folder for temporary files takes its place: one of this user, or
+    one of this process alone. The library's name says of which sources, compiler and processor it is, so that machines
+    may share a home, and ends with its own SHA-256 digest.
 
     Raises:
         ValueError: there is no compiler, or it fails; the sentence says what it said.
@@ -111,12 +111,12 @@ def _sync(path: Path) -> None:
 
 
 def _macros(command: list[str]) -> str:
-    """All that are predefined: they tell compiler and processor."""
+    """Return all predefined macros: they tell compiler and processor."""
     return _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
 
 
 def _compiler() -> list[str]:
-    """The command `$CXX`, or the first of the usual compilers."""
+    """Return the command `$CXX`, or the first of the usual compilers."""
     given = os.environ.get("CXX", "")
     try:
         if words := shlex.split(given):
@@ -132,7 +132,7 @@ def _compiler() -> list[str]:
 
 
 def _run(command: list[str], **variables: str) -> str:
-    """What a command says, with some environment variables set."""
+    """Run a command with some environment variables set, and return what it prints."""
     try:
         environment = os.environ | variables
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout

@@ -13,10 +13,10 @@ from tppsd.backends.cpp.structures import (
     Decoder,
     Double,
     Encoder,
+    HeadPasses,
     Int,
     Model,
     Newest,
-    Operated,
     Pass,
     Pointer,
     Rounds,
@@ -30,15 +30,15 @@ _CONSTANTS: dict[str, tuple[type, ...]] = {  # result type, argument types; they
     "panel_width": (Int,),
     "last_error": (ctypes.c_char_p,),
 }
-# Argument types, and the type of the result or None. Each function returns a status; its result is written to a pointer behind
-# its arguments and is what the call gives in Python. A pointer to a structure accepts no other structure.
+# Argument types, and the type of the result or None. Each function returns a status; its result is written to a pointer
+# behind its arguments and is what the call gives in Python. A pointer to a structure accepts no other structure.
 _CALLS: dict[str, tuple[tuple[type, ...], type | None]] = {
     "pass_tokens": ((Encoder, Pass), None),
-    "laws_after": ((Decoder, Pointer, Int, Pointer), None),
-    "follow": ((Encoder, Decoder, Pass, Chain), None),
-    "follow_next": ((Decoder, Chain, Newest, Pointer, Int, Int, Int), Int),
+    "distributions_after": ((Decoder, Pointer, Int, Pointer), None),
+    "decode": ((Encoder, Decoder, Pass, Chain), None),
+    "decode_next": ((Decoder, Chain, Newest, Pointer, Int, Int, Int), Int),
     "speculate": ((Model, Model, Rounds), Int),
-    "begin_rounds": ((Operated, Model, Rounds), Pointer),
+    "begin_rounds": ((HeadPasses, Model, Rounds), Pointer),
     "propose": ((Pointer,), Int),
     "conclude": ((Pointer, Pointer), Int),
     "end_rounds": ((Pointer,), None),
@@ -50,13 +50,16 @@ _KINDS: dict[Any, str] = {Pointer: "p", Double: "d", Int: "i"}
 
 
 class MirroredField(ctypes.Structure):
-    """One field of a structure as the library reads it; a whole structure has the name "" and its size as its offset."""
+    """Describes one field of a structure as the library reads it.
+
+    A whole structure has the name "" and its size as its offset.
+    """
 
     _fields_ = [("structure", ctypes.c_char_p), ("field", ctypes.c_char_p), ("offset", Int), ("kind", Int)]
 
 
 class LayoutError(RuntimeError):
-    """A library reads other structures, or has other functions, than this package passes to it."""
+    """Says that a library reads other structures, or has other functions, than this package passes to it."""
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -136,5 +139,5 @@ def _described(field: tuple[int, str] | None) -> str:
 
 
 def declared_in() -> tuple[str, ...]:
-    """The Python modules whose contents a library depends on, as the names of their files."""
+    """Return the files of the Python modules whose contents a library depends on."""
     return tuple(str(sys.modules[name].__file__) for name in (__name__, structures.__name__))

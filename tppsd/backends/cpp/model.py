@@ -1,5 +1,7 @@
-"""Models whose passes, distributions and draws are native code: on a CPU the operators of a single token take ten times
-as long as its arithmetic."""
+"""Models whose passes, distributions and draws are native code.
+
+On a CPU the operators of a single token take ten times as long as its arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ import torch
 from torch import Tensor
 
 from tppsd.backends.cpp.compiling import library
-from tppsd.backends.cpp.distribution import CompiledLaw, LawArithmetic
+from tppsd.backends.cpp.distribution import CompiledDistribution, DistributionArithmetic
 from tppsd.backends.cpp.prepack import LANES, PackedDecoder, PackedWeights
 from tppsd.backends.cpp.structures import Chain, Int, Newest, Pass, Pointer
 from tppsd.models.cache import KVCache, bounded_capacity
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
 from tppsd.models.tree import depths_on, is_ancestor
@@ -29,7 +31,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 def native_library() -> ctypes.CDLL:
-    """The native library, compiled where it has not been.
+    """Return the native library, compiled where it has not been.
 
     Raises:
         ValueError: there is no compiler, or it fails.
@@ -38,11 +40,14 @@ def native_library() -> ctypes.CDLL:
 
 
 class DecodedEvents(NamedTuple):
-    """Events decoded one after another.
+    """Holds events decoded one after another.
 
-    Fields: inter_times, times float64 and marks int64 (rows, n); num int64 (rows,): how many of them there are;
-    parameters float64 (rows, n, width): those of the distributions that they were drawn from, or of the newest alone
-    (rows, 1, width).
+    Fields:
+        inter_times, times: float64 (rows, n).
+        marks: int64 (rows, n).
+        num: int64 (rows,), how many of them there are.
+        parameters: float64 (rows, n, width), of the distributions that they were drawn from; or (rows, 1, width), of
+            the newest alone.
     """
 
     inter_times: Tensor
@@ -53,10 +58,10 @@ class DecodedEvents(NamedTuple):
 
 
 class CompiledDecoder:
-    """The decoder of a model, its weights packed for native code: distributions after contexts, draws and densities.
+    """Is the decoder of a model, its weights packed for native code: distributions after contexts, draws and densities.
 
     Attributes:
-        num_marks, num_layers, max_context, statistics: of the model that was compiled.
+        num_marks, num_layers, max_context, statistics: those of the model that was compiled.
         num_weights: numbers in that model's parameters.
     """
 
@@ -67,56 +72,61 @@ class CompiledDecoder:
         self.library, self._weights, self.decoder = native_library(), weights, weights.decoder
         self._width = 3 * self.decoder.num_components + self.decoder.num_features
         self.decoder.log_mean, self.decoder.log_std = self.statistics.log_mean, self.statistics.log_std
-        self._arithmetic = LawArithmetic(self.library, weights, self._example(model))
+        self._arithmetic = DistributionArithmetic(self.library, weights, self._example(model))
 
-    def _example(self, model: TransformerTPP) -> NextEventLaw:
-        """An empty batch of the model's distributions, which says what all of them have in common."""
+    def _example(self, model: TransformerTPP) -> NextEventDistribution:
+        """Return an empty batch of the model's distributions, which says what all of them have in common."""
         nothing = torch.zeros(0, self.decoder.num_components, dtype=torch.float64)
         mixture = LogNormalMixture(nothing, nothing, nothing, self.statistics.log_mean, self.statistics.log_std)
         marks = model.decoder.marks
         if marks is None:
-            return NextEventLaw(mixture)
+            return NextEventDistribution(mixture)
         features = torch.zeros(0, self.decoder.num_features, dtype=torch.float64)
-        return NextEventLaw(mixture, features, copy.deepcopy(marks).in_double())
+        return NextEventDistribution(mixture, features, copy.deepcopy(marks).in_double())
 
     def content_hash(self) -> str:
-        """SHA-256 (hex) of the model that was compiled, as `TransformerTPP.content_hash`."""
+        """Return the SHA-256 (hex) of the model that was compiled, as `TransformerTPP.content_hash`."""
         return self._content_hash
 
-    def law(self, context: Tensor) -> NextEventLaw:
-        """The distribution of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
+    def distribution(self, context: Tensor) -> NextEventDistribution:
+        """Return the distribution of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
         context = context.contiguous()
-        laws = torch.empty(*context.shape[:-1], self._width, dtype=torch.float64)
-        num = Int(laws.numel() // self._width)
-        self.library.laws_after(ctypes.byref(self.decoder), Pointer(context.data_ptr()), num, Pointer(laws.data_ptr()))
-        return CompiledLaw(self._arithmetic, laws)
+        distributions = torch.empty(*context.shape[:-1], self._width, dtype=torch.float64)
+        num = Int(distributions.numel() // self._width)
+        self.library.distributions_after(
+            ctypes.byref(self.decoder), Pointer(context.data_ptr()), num, Pointer(distributions.data_ptr())
+        )
+        return CompiledDistribution(self._arithmetic, distributions)
 
     def _chain(
         self,
-        law: NextEventLaw,
+        distribution: NextEventDistribution,
         last_times: Tensor,
         uniforms: Tensor,
-        keeps_laws: bool,
+        keeps_distributions: bool,
         *given: Tensor | None,
     ) -> tuple[Chain, DecodedEvents, tuple[Tensor | None, ...]]:
-        """What `decode` begins with: the structure that draws events, what they are written to, and what else the
-        structure points to, which must live as long. `given`: ends, limits and stops, as of `decode`."""
+        """Return what `decode` begins with.
+
+        It is the structure that draws events, what they are written to, and what else the structure points to, which
+        must live as long. `given` are ends, limits and stops, as of `decode`.
+        """
         rows, num = uniforms.shape[:2]
         inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
         marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
-        laws = law.parameters.new_empty(rows, num if keeps_laws else 1, self._width)
-        laws[:, :1] = law.parameters
-        elapsed = None if law.elapsed is None else law.elapsed[:, 0]
+        distributions = distribution.parameters.new_empty(rows, num if keeps_distributions else 1, self._width)
+        distributions[:, :1] = distribution.parameters
+        elapsed = None if distribution.elapsed is None else distribution.elapsed[:, 0]
         tensors = (uniforms, last_times, elapsed, *given)
         read = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
-        written = (inter_times, times, laws, marks, num_drawn)
+        written = (inter_times, times, distributions, marks, num_drawn)
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *read))
-        chain = Chain(*pointers, num, uniforms.shape[2], keeps_laws)
-        return chain, DecodedEvents(inter_times, times, marks, num_drawn, laws), read
+        chain = Chain(*pointers, num, uniforms.shape[2], keeps_distributions)
+        return chain, DecodedEvents(inter_times, times, marks, num_drawn, distributions), read
 
 
 class CompiledTPP(CompiledDecoder):
-    """An explicit snapshot of a TransformerTPP that owns its packed weights and can be sampled like it.
+    """Is an explicit snapshot of a TransformerTPP that owns its packed weights and can be sampled like it.
 
     It never changes: weights that are changed later are compiled anew.
 
@@ -135,15 +145,18 @@ class CompiledTPP(CompiledDecoder):
         self.encoder.min_inter_time = max(own.min_inter_time, _TINY)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Keys and values of every layer, in the dtype of the compiled matrices."""
+        """Return an empty cache of keys and values of every layer, in the dtype of the compiled matrices."""
         own, like = self.encoder, torch.empty(0, dtype=self.dtype)
         capacity = bounded_capacity(capacity, self.max_context)
         head_dim = own.dim // own.num_heads
         return KVCache(own.num_layers, batch_size, capacity, own.num_heads, head_dim, like, self.max_context, LANES)
 
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """Append q tokens per row, a chain or nodes of a tree, at each row's own length; contexts (batch, q,
-        embed_dim)."""
+        """Append q tokens per row, a chain or nodes of a tree, at each row's own length.
+
+        Returns:
+            Contexts, float32 (batch, q, embed_dim).
+        """
         tokens = tokens.map(Tensor.contiguous)
         rows, num_new = tokens.ids.shape
         cache.announce(num_new)
@@ -156,7 +169,7 @@ class CompiledTPP(CompiledDecoder):
         return contexts
 
     def pass_of(self, cache: KVCache, num_new: int, *tensors: Tensor | None) -> Pass:
-        """The structure of a pass over `num_new` tokens of each row, from the tensors in the order of its fields."""
+        """Return the structure of a pass over `num_new` tokens per row, from the tensors in the order of its fields."""
         keys_values, rows = cache.tensors[0], len(cache.lengths)
         if cache.step != LANES or keys_values.dtype != self.dtype:  # vectors run to the end of a cache's entries
             raise TypeError("a compiled model needs a cache that its own new_cache has made")
@@ -172,29 +185,32 @@ class CompiledTPP(CompiledDecoder):
 
     def decode(
         self,
-        law: NextEventLaw,
+        distribution: NextEventDistribution,
         cache: KVCache,
         last_times: Tensor,
         uniforms: Tensor,
-        keeps_laws: bool,
+        keeps_distributions: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
         stops: Tensor | None = None,
     ) -> DecodedEvents:
-        """Draw events one after another, each from the distribution after those before it; all but the newest of each
-        row join the cache.
+        """Draw events one after another, each from the distribution after those before it.
+
+        All but the newest of each row join the cache.
 
         Args:
-            law: the distributions of the first events, (rows, 1).
+            distribution: the distributions of the first events, (rows, 1).
             cache: of this model.
             last_times: float64 (rows,), after which they come.
             uniforms: float64 (rows, n, at least 3).
-            keeps_laws: return the parameters of all distributions.
+            keeps_distributions: return the parameters of all distributions.
             ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many
                 events. Rows that are drawn together stop together.
             stops: bool (num_marks,): drawing stops after an event of these marks as well; None = of none.
         """
-        chain, decoded, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits, stops)
+        chain, decoded, _given = self._chain(
+            distribution, last_times, uniforms, keeps_distributions, ends, limits, stops
+        )
         rows, num = uniforms.shape[:2]
         cache.announce(num - 1)
         contexts = torch.empty(rows, 1, self.encoder.dim, dtype=torch.float32)
@@ -202,14 +218,15 @@ class CompiledTPP(CompiledDecoder):
         time, inter_time = torch.empty(2, rows, dtype=torch.float64).unbind(0)
         depth, _ = _among_new(1, (), None, 0)
         each = self.pass_of(cache, 1, contexts, ids, time, inter_time, lengths, num_before, depth, None)
-        self.library.follow(*map(ctypes.byref, (self.encoder, self.decoder, each, chain)))
+        self.library.decode(*map(ctypes.byref, (self.encoder, self.decoder, each, chain)))
         cache.lengths = lengths
         return decoded
 
 
 class CompiledHeadTPP(CompiledDecoder):
-    """A snapshot of a model whose encoder native code does not know: its passes are its own, all that follows them is
-    native.
+    """Is a snapshot of a model whose encoder native code does not know.
+
+    Its passes are the model's own; all that follows them is native.
 
     Args:
         model: a TransformerTPP with this package's decoder, float32, on a CPU.
@@ -222,35 +239,37 @@ class CompiledHeadTPP(CompiledDecoder):
         self.model = copy.deepcopy(model).eval()
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """As the model makes it."""
+        """Return an empty cache, as the model makes it."""
         return self.model.new_cache(batch_size, capacity)
 
     def extend(self, tokens: EventTokens, cache: KVCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """The model's own pass; contexts as native code reads them, also under autocast."""
+        """Run the model's own pass; contexts are as native code reads them, also under autocast."""
         return self.model.extend(tokens, cache, parents).float().contiguous()
 
     def decode(
         self,
-        law: NextEventLaw,
+        distribution: NextEventDistribution,
         cache: KVCache,
         last_times: Tensor,
         uniforms: Tensor,
-        keeps_laws: bool,
+        keeps_distributions: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
         stops: Tensor | None = None,
     ) -> DecodedEvents:
         """Draw events one after another (`CompiledTPP.decode`), all rows together."""
-        chain, decoded, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits, stops)
+        chain, decoded, _given = self._chain(
+            distribution, last_times, uniforms, keeps_distributions, ends, limits, stops
+        )
         rows, num = uniforms.shape[:2]
-        contexts = law.parameters  # of the first event none are asked for
+        contexts = distribution.parameters  # of the first event none are asked for
         for j in range(num):
             tokens = EventTokens(
                 torch.empty(rows, 1, dtype=torch.int64), *torch.empty(2, rows, 1, dtype=torch.float64).unbind(0)
             )
             newest = Newest(*(field.data_ptr() for field in tokens))
             structures, numbers = map(ctypes.byref, (self.decoder, chain, newest)), (rows, j, torch.get_num_threads())
-            if self.library.follow_next(*structures, Pointer(contexts.data_ptr()), *map(Int, numbers)):
+            if self.library.decode_next(*structures, Pointer(contexts.data_ptr()), *map(Int, numbers)):
                 return decoded
             contexts = self.extend(tokens, cache)
         return decoded
@@ -260,8 +279,11 @@ class CompiledHeadTPP(CompiledDecoder):
 def _among_new(
     num_new: int, nodes: tuple[int, ...], parents: tuple[int, ...] | None, max_context: int
 ) -> tuple[Tensor, Tensor | None]:
-    """(depth int64 (num_new,), bool (num_new, len(nodes) + num_new) or None) of new tokens: how far below the committed
-    ones each lies, and which of those not yet committed it sees; None for a chain."""
+    """Return how far below the committed tokens each new one lies, and which uncommitted ones it sees.
+
+    Returns:
+        Depths int64 (num_new,), and bool (num_new, len(nodes) + num_new), or None for a chain.
+    """
     if parents is None:
         return torch.arange(num_new), None
     tree = nodes + parents

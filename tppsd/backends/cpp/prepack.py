@@ -1,4 +1,4 @@
-"""Weights as compiled code reads them: where each lies, in the structures of native/*.h."""
+"""Weights packed for compiled code: where each lies, in the structures of native/*.h."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ _KINDS: dict[type, int] = {THPEncoder: 0, SAHPEncoder: 0, RotaryEncoder: 1, AttN
 
 
 def blocks_of(encoder: Any) -> nn.ModuleList:
+    """Return the blocks, or layers, of an encoder of this package."""
     return encoder.layers if isinstance(encoder, AttNHPEncoder) else encoder.blocks
 
 
 class Packed:
-    """What structures point to.
+    """Keeps the tensors that structures point to.
 
     Args:
         panel_width: columns of a matrix that lie together.
@@ -59,8 +60,10 @@ class Packed:
         return Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)), norm.eps)
 
     def _linear(self, layer: nn.Linear, dtype: torch.dtype = torch.float32, num_parts: int = 1) -> Linear:
-        """Inputs and each of `num_parts` equal parts of the outputs padded with zeros to multiples of 16; the matrix in
-        `dtype`, panel by panel."""
+        """Pack a linear layer: its matrix panel by panel in `dtype`, padded with zeros to multiples of 16.
+
+        Padded are the inputs and each of `num_parts` equal parts of the outputs.
+        """
         weight = torch.cat([_padded(part) for part in layer.weight.detach().chunk(num_parts)])  # (out, in)
         bias = (
             None
@@ -73,7 +76,7 @@ class Packed:
 
 
 class PackedDecoder(Packed):
-    """Of the decoder of a model whose mark decoder is one of MARKS."""
+    """Packs the decoder of a model whose mark decoder is one of MARKS."""
 
     def __init__(self, model: TransformerTPP, panel_width: int) -> None:
         super().__init__(panel_width)
@@ -100,9 +103,11 @@ class PackedDecoder(Packed):
 
 
 class PackedWeights(PackedDecoder):
-    """Of encoder and decoder of a compilable model.
+    """Packs encoder and decoder of a compilable model.
 
     Args:
+        model: the model.
+        panel_width: columns of a matrix that lie together.
         dtype: float32 or bfloat16, of the matrices in the encoder's layers.
     """
 
@@ -115,8 +120,9 @@ class PackedWeights(PackedDecoder):
         of_time, of_order = _phases(encoder)
         self.encoder = Encoder(
             _KINDS[type(encoder)], len(blocks), model.config["embed_dim"], model.config["num_heads"], model.num_marks,
-            len(of_time), ctypes.addressof(self.layers), self._norm(encoder.norm), self._pointer(encoder.embedding.marks.weight),
-            self._pointer(encoder.embedding.inter_time.weight.t()), self._pointer(of_time), self._pointer(of_order),
+            len(of_time), ctypes.addressof(self.layers), self._norm(encoder.norm),
+            self._pointer(encoder.embedding.marks.weight), self._pointer(encoder.embedding.inter_time.weight.t()),
+            self._pointer(of_time), self._pointer(of_order),
         )  # fmt: skip
 
     def _layer(self, block: Any) -> Layer:
@@ -131,7 +137,10 @@ class PackedWeights(PackedDecoder):
 
 
 def _phases(encoder: Any) -> tuple[Tensor, Tensor]:
-    """float64 (num_phases,) each: angular frequencies of time and of the number of events, whose phases are added."""
+    """Return angular frequencies of time and of the number of events, float64 (num_phases,) each.
+
+    The phases of both are added.
+    """
     if isinstance(encoder, RotaryEncoder):
         of_time, of_order = encoder.log_frequencies.detach().double().exp()
         nothing = torch.zeros_like(of_time)
@@ -143,6 +152,6 @@ def _phases(encoder: Any) -> tuple[Tensor, Tensor]:
 
 
 def _padded(values: Tensor, num_dims: int = 2) -> Tensor:
-    """With zeros behind, to multiples of 16 along the last or the last two dimensions."""
+    """Return values with zeros behind, to multiples of 16 along the last or the last two dimensions."""
     missing = [(-size) % LANES for size in reversed(values.shape[-num_dims:])]
     return nn.functional.pad(values, [pad for size in missing for pad in (0, size)])

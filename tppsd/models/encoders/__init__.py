@@ -1,0 +1,1 @@
+"""Causal encoders of event histories, one per file."""

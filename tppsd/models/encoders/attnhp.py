@@ -1,5 +1,7 @@
-"""Attentive Neural Hawkes Process encoder (Mei et al., ICLR 2022), causal, one key and value per event, layer and
-head."""
+"""Attentive Neural Hawkes Process encoder (Mei et al., ICLR 2022), causal.
+
+It has one key and value per event, layer and head.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ from tppsd.models.layers import layer_norm, linear
 
 
 class AttNHPLayer(nn.Module):
-    """h + tanh(sum_j f(q, k_j) v_j / (1 + sum_j f(q, k_j))), with q, k, v linear in [1; z(t); LN(h)] (eq. 4 to 6).
+    """Computes h + tanh(sum_j f(q, k_j) v_j / (1 + sum_j f(q, k_j))).
 
-    The sum runs over the events up to and including the query's own. The norm keeps deep stacks trainable; the paper
-    has none.
+    q, k, v are linear in [1; z(t); LN(h)] (eq. 4 to 6). The sum runs over the events up to and including the query's
+    own. The norm keeps deep stacks trainable; the paper has none.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
@@ -29,6 +31,7 @@ class AttNHPLayer(nn.Module):
         self.from_heads = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, h: Tensor, time_encoding: Tensor, layer: int, attention: AttentionPass) -> Tensor:
+        """Apply the layer: h and time_encoding (batch, length, embed_dim) -> (batch, length, embed_dim)."""
         qkv = linear(self.to_qkv, torch.cat([time_encoding, layer_norm(self.norm, h)], -1))
         attended = attention.attend(layer, qkv, self.num_heads, Attention.ONE_PLUS_SUM)
         update = torch.tanh(linear(self.from_heads, attended))
@@ -36,7 +39,7 @@ class AttNHPLayer(nn.Module):
 
 
 class AttNHPEncoder(nn.Module):
-    """Layers of AttNHP over token embeddings; the time encoding z(t) enters every layer, not the embedding."""
+    """Stacks layers of AttNHP over token embeddings; the time encoding z(t) enters every layer, not the embedding."""
 
     def __init__(
         self, num_tokens: int, embed_dim: int, num_heads: int, num_layers: int, feedforward_dim: int, dropout: float
@@ -48,7 +51,7 @@ class AttNHPEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
-        """Contexts (batch, length, embed_dim)."""
+        """Return the contexts of tokens, (batch, length, embed_dim)."""
         h = self.embedding(inputs)
         time_encoding = sinusoids(self.phases(inputs.times), h.dtype)
         for layer_index, layer in enumerate(self.layers):

@@ -21,9 +21,9 @@ _FASTEST, _SLOWEST = 4.0, 4000.0  # periods, in mean inter-times and in events
 
 
 class RotaryBlock(nn.Module):
-    """x + MHA(norm(x)) with queries and keys turned by their time, then x + W2 (SiLU(Wg norm(x)) * Wu norm(x)).
+    """Computes x + MHA(norm(x)), then x + W2 (SiLU(Wg norm(x)) * Wu norm(x)).
 
-    Shapes: (batch, length, embed_dim) -> the same.
+    Queries and keys are rotated by their time and order. Shapes: (batch, length, embed_dim) -> the same.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, feedforward_dim: int, dropout: float, num_layers: int) -> None:
@@ -41,6 +41,14 @@ class RotaryBlock(nn.Module):
             nn.init.normal_(branch.weight, std=(2 * num_layers * branch.in_features) ** -0.5)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], layer: int, attention: AttentionPass) -> Tensor:
+        """Apply the block as layer number `layer` of a pass: (batch, length, embed_dim) -> the same.
+
+        Args:
+            x: tokens.
+            rotation: cos and sin of the phases, (batch, length, head_dim / 2).
+            layer: number of the block.
+            attention: how tokens see each other and their past.
+        """
         qkv = linear(self.to_qkv, rms_norm(self.attention_norm, x))
         attended = attention.attend(layer, turned(qkv, rotation, self.num_heads), self.num_heads, Attention.SOFTMAX)
         x = x + self._drop(linear(self.from_heads, attended))
@@ -52,8 +60,11 @@ class RotaryBlock(nn.Module):
 
 
 class RotaryEncoder(nn.Module):
-    """Attention sees differences of time and of order alone, so that a window may be of any length: within each head
-    one half of the pairs of dimensions turns with time, the other with the number of events, at learnt frequencies."""
+    """Stacks blocks whose attention sees differences of time and of order alone, so that a window may be of any length.
+
+    Within each head one half of the pairs of dimensions rotates with time, the other with the number of events, at
+    learnt frequencies.
+    """
 
     def __init__(
         self, num_tokens: int, embed_dim: int, num_heads: int, num_layers: int, feedforward_dim: int, dropout: float
@@ -62,8 +73,8 @@ class RotaryEncoder(nn.Module):
         head_dim = embed_dim // num_heads
         if head_dim % 4:
             raise ValueError(
-                f"embed_dim = {embed_dim} gives each of num_heads = {num_heads} heads {head_dim} dimensions; the rotary encoder "
-                "needs a multiple of 4"
+                f"embed_dim = {embed_dim} gives each of num_heads = {num_heads} heads {head_dim} dimensions; "
+                "the rotary encoder needs a multiple of 4"
             )
         self.embedding = TokenEmbedding(num_tokens, embed_dim)
         periods = torch.logspace(math.log10(_FASTEST), math.log10(_SLOWEST), head_dim // 4)
@@ -74,7 +85,7 @@ class RotaryEncoder(nn.Module):
         self.norm = nn.RMSNorm(embed_dim, eps=1e-6)
 
     def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
-        """Contexts (batch, length, embed_dim)."""
+        """Return the contexts of tokens, (batch, length, embed_dim)."""
         x = self.embedding(inputs)
         rotation = self._rotation(inputs, attention, x.dtype)
         for layer, block in enumerate(self.blocks):
@@ -82,8 +93,10 @@ class RotaryEncoder(nn.Module):
         return rms_norm(self.norm, x)
 
     def _rotation(self, inputs: EncoderInput, attention: AttentionPass, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin (batch, length, head_dim / 2) of phases in float64: in float32 those of late times lose their
-        digits."""
+        """Return cos and sin (batch, length, head_dim / 2) of the phases.
+
+        Phases are computed in float64: in float32 those of late times lose their digits.
+        """
         order = attention.positions(inputs.ids.shape[1], inputs.ids.device).double().expand_as(inputs.times)
         of_time, of_order = self.log_frequencies.double().exp()
         phases = torch.cat([inputs.times.unsqueeze(-1) * of_time, order.unsqueeze(-1) * of_order], -1)
@@ -91,7 +104,13 @@ class RotaryEncoder(nn.Module):
 
 
 def turned(qkv: Tensor, rotation: tuple[Tensor, Tensor], num_heads: int) -> Tensor:
-    """Queries and keys with dimensions (j, j + head_dim / 2) of every head rotated by phase j; values as they are."""
+    """Rotate dimensions (j, j + head_dim / 2) of every head of queries and keys by phase j; values stay as they are.
+
+    Args:
+        qkv: fused queries, keys and values, (batch, length, 3 dim).
+        rotation: cos and sin of the phases, (batch or 1, length, head_dim / 2).
+        num_heads: number of heads.
+    """
     batch, length, width = qkv.shape
     cos, sin = (x.view(-1, length, 1, 1, x.shape[-1]) for x in rotation)
     parts = qkv.view(batch, length, 3, num_heads, width // (3 * num_heads))

@@ -11,8 +11,10 @@ from tppsd.models.layers import layer_norm
 
 
 class SAHPEncoder(nn.Module):
-    """Time-shifted positional encoding, sin and cos of omega_j i + w_j t_i with learnt w (eq. 8), added to the
-    embedding."""
+    """Adds a time-shifted positional encoding to the embedding, then applies Transformer blocks.
+
+    The encoding is sin and cos of omega_j i + w_j t_i with learnt w (eq. 8).
+    """
 
     def __init__(
         self, num_tokens: int, embed_dim: int, num_heads: int, num_layers: int, feedforward_dim: int, dropout: float
@@ -27,7 +29,7 @@ class SAHPEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
-        """Contexts (batch, length, embed_dim)."""
+        """Return the contexts of tokens, (batch, length, embed_dim)."""
         embedded = self.embedding(inputs)
         positions = attention.positions(inputs.ids.shape[1], inputs.ids.device)
         phases = self.phases(positions.double()) + inputs.times.unsqueeze(-1) * self.time_weights.double()

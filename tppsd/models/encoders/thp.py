@@ -11,7 +11,7 @@ from tppsd.models.layers import layer_norm
 
 
 class THPEncoder(nn.Module):
-    """Sinusoids of the absolute time, z(t), added to the token embedding (eq. 2 and 3), then Transformer blocks."""
+    """Adds sinusoids of the absolute time to the token embedding (eq. 2 and 3), then applies Transformer blocks."""
 
     def __init__(
         self, num_tokens: int, embed_dim: int, num_heads: int, num_layers: int, feedforward_dim: int, dropout: float
@@ -25,7 +25,7 @@ class THPEncoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, inputs: EncoderInput, attention: AttentionPass) -> Tensor:
-        """Contexts (batch, length, embed_dim)."""
+        """Return the contexts of tokens, (batch, length, embed_dim)."""
         embedded = self.embedding(inputs)
         x = embedded + sinusoids(self.phases(inputs.times), embedded.dtype)
         for layer, block in enumerate(self.blocks):

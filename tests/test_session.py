@@ -1,0 +1,96 @@
+"""Sessions: a history that grows event by event says at any time what the whole of it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_models import attentive_model, random_sequence
+
+import tppsd
+from tppsd.data.sequences import EventSequence
+from tppsd.data.statistics import DataStatistics
+from tppsd.forecasting.session import Session
+from tppsd.processes import Hawkes
+
+MODEL = attentive_model("thp", num_marks=3)
+PROCESS = Hawkes([0.5, 0.3, 0.1], 0.2, 1.5)
+HISTORY = random_sequence(5, 3)
+LATER = ((HISTORY.window_end + 0.4, 2), (HISTORY.window_end + 0.9, 0), (HISTORY.window_end + 2.5, 1))
+
+
+def whole(num_new: int, t_end: float) -> EventSequence:
+    """The history and the first later events."""
+    times = torch.cat([HISTORY.event_times, torch.tensor([t for t, _ in LATER[:num_new]], dtype=torch.float64)])
+    marks = torch.cat([HISTORY.marks, torch.tensor([k for _, k in LATER[:num_new]], dtype=torch.int64)])
+    return EventSequence.of(times, marks, HISTORY.t_start, t_end)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+@pytest.mark.parametrize("target", [MODEL, PROCESS, attentive_model("attnhp", num_marks=3, max_context=4)])
+def test_a_session_knows_what_its_history_says(target: Any, compile: Any) -> None:
+    session = Session(target, HISTORY, compile)
+    at = torch.tensor([0.3, 2.0], dtype=torch.float64)
+    for num_new in range(len(LATER) + 1):
+        if num_new:
+            session.observe(*LATER[num_new - 1])
+        session.elapse(session.observed_until + 0.05)
+        expected = tppsd.forecast(target, whole(num_new, session.observed_until), 1.0).next_time()
+        found = session.forecast(1.0).next_time()
+        torch.testing.assert_close(found.survival(at), expected.survival(at), rtol=1e-5, atol=1e-6)
+        inter_times = (at + session.observed_until - float(session.history.event_times[-1])).view(-1, 1)
+        with torch.inference_mode():
+            own = session.distribution.unsqueeze(0).log_survival(inter_times).exp()
+        torch.testing.assert_close(own, expected.survival(at).t(), rtol=1e-5, atol=1e-6)
+    assert len(session.history) == len(HISTORY) + len(LATER)
+
+
+def test_no_token_is_encoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(MODEL, HISTORY, False)
+    passed: list[int] = []
+    right = session.model.extend
+
+    def extend(tokens: Any, *rest: Any) -> Any:
+        passed.append(tokens.ids.shape[1])
+        return right(tokens, *rest)
+
+    monkeypatch.setattr(session.model, "extend", extend)
+    for time, mark in LATER:
+        assert session.distribution.batch_shape == session.distribution.batch_shape == (1,)
+        session.elapse(time - 0.01)
+        assert float(session.distribution.elapsed) > 0
+        session.observe(time, mark)
+    assert passed == [1, 1, 1]
+
+
+def test_the_intensity_is_that_of_the_process() -> None:
+    session = Session(PROCESS, HISTORY)
+    at = torch.tensor([HISTORY.window_end + 0.2, HISTORY.window_end + 1.0], dtype=torch.float64)
+    torch.testing.assert_close(session.intensity(at), PROCESS.intensity(HISTORY, at))
+
+
+def test_samples_and_forecasts_begin_at_what_is_known() -> None:
+    session = Session(MODEL, HISTORY)
+    session.observe(*LATER[0])
+    again = tppsd.sample(MODEL, history=whole(1, LATER[0][0]), num_sequences=5, horizon=2.0, seed=3)
+    torch.testing.assert_close(
+        session.sample(num_sequences=5, horizon=2.0, seed=3).flat_event_times, again.flat_event_times
+    )
+    assert session.forecast(1.0, num_paths=20).probability().value.shape == (1, 4)
+
+
+def test_mistakes_are_named() -> None:
+    model = attentive_model("thp", num_marks=3)
+    model.set_statistics(DataStatistics(3, mark_names=("a", "b", "c")))
+    session = Session(model, HISTORY)
+    session.observe(LATER[0][0], "c")
+    assert session.history.marks[-1] == 2
+    with pytest.raises(ValueError, match="until which the sequence is known already"):
+        session.observe(LATER[0][0] - 0.1, 0)
+    with pytest.raises(ValueError, match="is not later than the last event"):
+        session.observe(LATER[0][0], 0)
+    with pytest.raises(ValueError, match="until which the sequence is known already"):
+        session.elapse(0.0)
+    with pytest.raises(ValueError, match="'d' is not a mark of the target"):
+        session.observe(LATER[1][0], "d")

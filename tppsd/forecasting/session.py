@@ -1,0 +1,159 @@
+"""`Session`: a history that grows as events arrive, and what is known of the next one at any time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tppsd.backends.compile import Compile, runnable
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.forecasting.forecast import Forecast, forecast
+from tppsd.models.protocol import EventTokens, check_starts
+from tppsd.models.resolve import model_device, resolve_model
+from tppsd.sampling.checks import mark_indices
+from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample
+
+_CHUNK = 512  # tokens of a pass over the history that a session begins with
+
+
+class Session:
+    """Follows one sequence of events while it happens.
+
+    Each observed event is encoded once, into the session's cache; `distribution` after it costs one pass over one
+    token, and none where it has been asked for already. Under the target's `max_context` the cache is bounded. `sample`
+    and `forecast` begin from the history as it is known, which each call encodes once for all of its paths.
+
+    The model is compiled when the session begins, and the weights of a session never change.
+
+    Args:
+        target: an EventModel, a LightningModule or a checkpoint path.
+        history: what has happened so far, observed until its `t_end`.
+        compile: as of SamplingOptions.
+
+    Attributes:
+        observed_until: w, time until which the sequence is known.
+    """
+
+    def __init__(self, target: Any, history: EventSequence, compile: Compile = "auto") -> None:
+        source = resolve_model(target, "target")
+        check_starts(source, [history.window_start])
+        self.model = runnable(source, "target", compile)
+        self._names = getattr(getattr(source, "statistics", None), "mark_names", None)
+        self._given, self.observed_until = history, history.window_end
+        self._times, self._marks = history.event_times.tolist(), history.marks.tolist()
+        self._inter_times = history.inter_times.tolist()
+        device = model_device(source)
+        tokens = EventTokens.from_batch(EventBatch.from_sequences([history]).to(device), source.num_marks)
+        length = tokens.ids.shape[1]
+        self._last: EventTokens = tokens.map(lambda field: field[:, length - 1 :])  # the newest, not in the cache
+        self._distribution: Any = None  # after the newest token, once that is in the cache
+        with torch.inference_mode():
+            self._cache = self.model.new_cache(1, max(64, length))
+            for start in range(0, length - 1, _CHUNK):
+                stop = min(start + _CHUNK, length - 1)
+                self.model.extend(tokens.map(lambda field, a=start, b=stop: field[:, a:b]), self._cache)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"Session({len(self._times)} events, observed until {self.observed_until:g})"
+
+    @property
+    def history(self) -> EventSequence:
+        """Everything observed so far, as a sequence on its window."""
+        given = self._given
+        return EventSequence(
+            torch.tensor(self._times, dtype=torch.float64),
+            torch.tensor(self._marks, dtype=torch.int64),
+            given.t_start,
+            self.observed_until,
+            given.index,
+            torch.tensor(self._inter_times, dtype=torch.float64),
+            given.score_start,
+            given.censored_start,
+            given.id,
+        )
+
+    @property
+    def _last_time(self) -> float:
+        return self._times[-1] if self._times else self._given.window_start
+
+    def observe(self, time: float, mark: int | str = 0) -> None:
+        """Append an event; the sequence is then known until its time.
+
+        Args:
+            time: absolute, later than every event and not before the time until which the sequence is known.
+            mark: by index or name.
+
+        Raises:
+            ValueError: the time is not later, or there is no such mark.
+        """
+        time = self._later(time, "an event")
+        if not time > self._last_time:
+            raise ValueError(f"time = {time} is not later than the last event, at {self._last_time}")
+        (index,) = mark_indices("mark", [mark], self.model.num_marks, self._names)
+        self._encode()
+        inter_time, device = time - self._last_time, self._last.times.device
+        since = time - self._given.window_start
+        self._last = EventTokens(
+            torch.tensor([[index + 1]], device=device),
+            torch.tensor([[since]], dtype=torch.float64, device=device),
+            torch.tensor([[inter_time]], dtype=torch.float64, device=device),
+        )
+        self._distribution = None
+        self._times.append(time)
+        self._marks.append(index)
+        self._inter_times.append(inter_time)
+        self.observed_until = time
+
+    def elapse(self, until: float) -> None:
+        """Say that nothing has happened until a time.
+
+        Args:
+            until: absolute, not before the time until which the sequence is known.
+        """
+        self.observed_until = self._later(until, "time")
+
+    @property
+    def distribution(self) -> Any:
+        """The distribution of the next inter-time and mark, (1,), given that nothing came until `observed_until`.
+
+        Inter-times count from the last event (the window's start where there is none).
+        """
+        self._encode()
+        elapsed = torch.tensor([self.observed_until - self._last_time], dtype=torch.float64)
+        return self._distribution if float(elapsed) == 0 else self._distribution.truncated(elapsed)
+
+    def intensity(self, times: Tensor | list[float]) -> Tensor:
+        """Intensity of each mark at absolute times if nothing comes until then, float64 (n, num_marks)."""
+        distribution = self.distribution
+        at = torch.as_tensor(times, dtype=torch.float64).view(-1, 1) - self._last_time
+        with torch.inference_mode():
+            log_time = distribution.unsqueeze(0).inter_time.log_prob(at) - distribution.unsqueeze(0).log_survival(at)
+            found: Tensor = (log_time.unsqueeze(-1) + distribution.unsqueeze(0).mark_log_probs(at)).exp().squeeze(1)
+            return found
+
+    def sample(self, draft: Any = None, **arguments: Any) -> SampledSequences:
+        """Continue the sequence; as `tppsd.sample`, whose other arguments it takes."""
+        return sample(self.model, draft, history=self.history, **arguments)
+
+    def forecast(self, horizon: float, **arguments: Any) -> Forecast:
+        """Forecast the sequence; as `tppsd.forecast`, whose other arguments it takes."""
+        return forecast(self.model, self.history, horizon, **arguments)
+
+    def _encode(self) -> None:
+        """Put the newest token into the cache, where it is not."""
+        if self._distribution is not None:
+            return
+        with torch.inference_mode():
+            self._distribution = self.model.distribution(self.model.extend(self._last, self._cache))[:, 0]
+
+    def _later(self, time: float, what: str) -> float:
+        number = float(time)
+        if not math.isfinite(number) or number < self.observed_until:
+            raise ValueError(
+                f"{what} at {number} comes before {self.observed_until}, until which the sequence is known already"
+            )
+        return number
