@@ -57,13 +57,13 @@ def baseline_models(
     found: dict[str, EventModel] = {}
     notes: list[str] = []
     for name in names:
-        model = _fitted(name, training, statistics, seed)
-        if isinstance(model, str):
+        fitted = _fitted(name, training, statistics, seed)
+        if isinstance(fitted, str):
             if wanted is not None:
-                raise ValueError(f"baselines: {model}")
-            notes.append(model)
+                raise ValueError(f"baselines: {fitted}")
+            notes.append(fitted)
         else:
-            found[name] = model
+            found[name] = fitted
     return found, notes
 
 

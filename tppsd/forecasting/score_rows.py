@@ -96,8 +96,9 @@ def score_rows(
     for model, scores in models.items():
         cells = _cells(scores, labels, horizons)
         found = _bootstrap(_mean_of(cells.values, sequence), sequence, _NUM_RESAMPLES, seed)
-        for name, *numbers in zip(cells.names, *(part.tolist() for part in found), strict=True):
-            rows.append(ScoreRow(model, *name, *numbers, len(sequence)))
+        value, low, high = (part.tolist() for part in found)
+        for name, interval in zip(cells.names, zip(value, low, high, strict=True), strict=True):
+            rows.append(ScoreRow(model, *name, *interval, len(sequence)))
         for name, interval in _others(scores, labels, horizons, sequence, seed):
             rows.append(ScoreRow(model, *name, *interval, len(sequence)))
     return rows
