@@ -1,5 +1,4 @@
-"""Classical models that every forecast is measured against: Poisson, renewal and Hawkes, fitted to the training
-split."""
+"""Classical models that forecasts are measured against: Poisson, renewal and Hawkes, fitted to a training split."""
 
 from __future__ import annotations
 

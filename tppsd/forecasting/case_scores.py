@@ -220,7 +220,6 @@ def _within(times: Tensor, labels: Tensor, horizon: float) -> tuple[Tensor, Tens
 
 
 def _log_score(probs: Tensor, came: Tensor, num_paths: int) -> Tensor:
-    """Return - log of the probability of what happened, with half a path of each outcome added: no estimate is 0 or
-    1."""
+    """Return - log P(what happened), with half a path of each outcome added, so that no probability is 0 or 1."""
     smoothed = (num_paths * probs + 0.5) / (num_paths + 1)
     return -torch.where(came, smoothed, 1 - smoothed).log()

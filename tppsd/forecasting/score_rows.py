@@ -1,5 +1,4 @@
-"""From scores at every origin to the rows of a table: means with bootstrap intervals over sequences, and
-comparisons."""
+"""From scores at every origin to the rows of a table: means with bootstrap intervals, and comparisons."""
 
 from __future__ import annotations
 
@@ -73,8 +72,10 @@ class Comparison(NamedTuple):
 
 
 class _Cells(NamedTuple):
-    """Scores of every origin side by side. Fields: names: (metric, mark, horizon) of each column; values (n,
-    columns)."""
+    """Scores of every origin side by side.
+
+    Fields: names: (metric, mark, horizon) of each column; values: (num_origins, columns).
+    """
 
     names: list[tuple[str, str, float]]
     values: Tensor
