@@ -131,7 +131,7 @@ def test_temporal_map_of_the_jth_events() -> None:
     The event of mark 0 at 1.3 is within 1/2 and 1 of 1.0, not within 1/8 and 1/4; mark 1 had no event.
     """
     found = PATHS.temporal_map(observe(CAME, SETS, [4.0], 2), SETS, 4.0, 2)
-    assert found.tolist() == pytest.approx([0.5, 0.0, 0.25])
+    assert found.values().tolist() == pytest.approx([0.5, 0.0, 0.25])
 
 
 # --- the next event's time

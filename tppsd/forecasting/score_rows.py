@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.forecasting.case_scores import CaseScores
+from tppsd.forecasting.case_scores import CaseScores, TemporalMaps
 from tppsd.metrics.functional.bootstrap import bootstrap_interval
 from tppsd.metrics.functional.probability import auroc, brier_decomposition
 from tppsd.metrics.functional.time_rescaling import ks_uniform
@@ -18,7 +18,7 @@ COMPARED = (  # scores of which lower is better, and what they are called in a s
     "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "crps_of_next_time", "transport_score",
 )  # fmt: skip
 _NUM_RESAMPLES = 1000
-_NUM_RESAMPLES_OF_RANKS = 200  # of AUROC, which sorts all origins again for each
+_NUM_RESAMPLES_OF_RANKS = 200  # of AUROC and T-mAP, which rank all origins again for each
 _BINARY, _FEWEST = ("brier_score", "log_score"), 5  # scores of yes or no, and origins of either that a comparison needs
 _ANY = "any"
 
@@ -205,6 +205,13 @@ def _others(
                 yield (f"brier_{name}", label, horizon), (float(part), math.nan, math.nan)
             distance = ks_uniform(scores.count_pits[:, a, b]).statistic
             yield ("ks_of_count_pit", label, horizon), (distance, math.nan, math.nan)
-            yield ("temporal_map", label, horizon), (float(scores.temporal_map[a, b]), math.nan, math.nan)
+    for maps, horizon in zip(scores.temporal_maps, horizons, strict=True):
+
+        def values(weights: Tensor, maps: TemporalMaps = maps) -> Tensor:
+            return maps.values(weights[places])
+
+        value, low, high = (part.tolist() for part in _bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed))
+        for label, interval in zip(labels, zip(value, low, high, strict=True), strict=True):
+            yield ("temporal_map", label, horizon), interval
     distance = ks_uniform(scores.next_time_pits).statistic
     yield ("ks_of_next_time_pit", _ANY, horizons[-1]), (distance, math.nan, math.nan)
