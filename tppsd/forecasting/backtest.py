@@ -178,8 +178,8 @@ def backtest(
         Hawkes process in a trial), hence transport_score, E D(X, y) - E D(X, X') / 2, which models are compared by;
     - temporal_map (higher is better): T-mAP with time differences of 1/32, 1/16, 1/8 and 1/4 of h.
 
-    Intervals are 95 % percentile intervals of a bootstrap over sequences; scores that are no means, but for AUROC, have
-    none.
+    Intervals are 95 % percentile intervals of a bootstrap over sequences; distances from uniform and the parts of the
+    Brier score have none.
 
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
@@ -277,8 +277,8 @@ def _remarks(sequences: Sequence[EventSequence], origins: Origins) -> list[str]:
         remarks.append("there is one sequence, so that no score has an interval")
     if endless := sum(sequences[i].t_end is None for i in used.tolist()):
         remarks.append(
-            f"{endless} sequences have no end of observation: they count as observed until their last event, so that "
-            "counts come out too high; say t_end"
+            f"{endless} of {len(used)} sequences without an end of observation count as observed until their last event, so "
+            "that origins near it see too many events; say t_end"
         )
     return remarks
 
