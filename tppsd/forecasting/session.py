@@ -55,7 +55,7 @@ class Session:
             self._cache = self.model.new_cache(1, max(64, length))
             for start in range(0, length - 1, _CHUNK):
                 stop = min(start + _CHUNK, length - 1)
-                self.model.extend(tokens.map(lambda field, a=start, b=stop: field[:, a:b]), self._cache)  # type: ignore[misc]
+                self.model.extend(tokens.map(lambda field, a=start, b=stop: field[:, a:b]), self._cache)
 
     def __repr__(self) -> str:
         return f"Session({len(self._times)} events, observed until {self.observed_until:g})"
