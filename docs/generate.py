@@ -1,4 +1,4 @@
-"""Pages made from the code: the file tree from module docstrings, the options of reading, and the commands."""
+"""Pages made from the code: the file tree, the options of reading, the public names, and the commands."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ import os
 import re
 from pathlib import Path
 
+import tppsd
 from tppsd.cli import GROUPS
 from tppsd.data.options import ReadOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 INDENT = 2
+# a title of the API reference -> the packages whose public names it has
+SECTIONS = {
+    "Sampling": ("sampling", "backends"),
+    "Forecasts": ("forecasting",),
+    "Data": ("data",),
+    "Models": ("models",),
+    "Lightning": ("lightning",),
+}
 # pages that stand elsewhere in the repository, and what the documentation calls those that they link to
 COPIES = {
     "start.md": "README.md",
@@ -26,7 +35,7 @@ LINK = re.compile(r"(\]\()([^)#\s]+)(?=[)#])")
 def write(folder: Path) -> None:
     """Write all generated pages into `folder`; a file that would stay the same is left alone."""
     folder.mkdir(exist_ok=True)
-    pages = {"tree.md": tree(), "reading.md": reading_options(), "commands.md": commands()}
+    pages = {"tree.md": tree(), "reading.md": reading_options(), "commands.md": commands(), "api.md": api()}
     for name, source in COPIES.items():
         pages[name] = moved(ROOT / source)
     for name, text in pages.items():
@@ -98,6 +107,25 @@ def reading_options() -> str:
     entries = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w|\Z)", text, flags=re.M | re.S)
     rows = [f"| `{name}` | {' '.join(about.split()).rstrip('.')} |" for name, about in entries]
     return "\n".join(["| option | meaning |", "|---|---|", *rows]) + "\n"
+
+
+# --- the public names ------------------------------------------------------------------------------------------------
+
+
+def api() -> str:
+    """The directives that document the public names, a section for each part of the package."""
+    sections = []
+    for title, parts in SECTIONS.items():
+        names = [name for name, home in tppsd._MODULE_OF.items() if home.split(".")[1] in parts]
+        directives = "\n".join(directive(name, has_members=title != "Lightning") for name in sorted(names))
+        sections.append(f"## {title}\n\n```{{eval-rst}}\n{directives}\n```\n")
+    return "\n".join(sections)
+
+
+def directive(name: str, has_members: bool) -> str:
+    """The directive of autodoc for a public name."""
+    kind = "class" if isinstance(getattr(tppsd, name), type) else "function"
+    return f".. auto{kind}:: tppsd.{name}" + ("\n   :members:" if kind == "class" and has_members else "")
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------

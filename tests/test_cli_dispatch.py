@@ -40,7 +40,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("typed", "hint"),
     [
         ("dmeo", "did you mean `tppsd demo`?"),
-        ("xyz", "the commands are demo, inspect, convert, benchmark, certify, fit"),
+        ("xyz", "the commands are demo, inspect, convert, backtest, benchmark, certify, fit"),
         ("--data", "as in `tppsd demo --data`"),
     ],
 )

@@ -1,15 +1,21 @@
-"""The pages of the repository: every link leads somewhere, every command, option and configuration that they name exists."""
+"""The pages of the repository: every link leads somewhere, every command, option and configuration that they name
+exists."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import docstrings
 import generate
 import pytest
 
+import tppsd
 from tppsd.cli import COMMANDS
 from tppsd.data.options import ReadOptions
 
@@ -81,6 +87,12 @@ def test_the_table_of_options_has_every_option() -> None:
     assert sorted(named) == sorted(option.name for option in fields(ReadOptions))
 
 
+def test_the_reference_has_every_public_name() -> None:
+    named = set(re.findall(r"^\.\. auto(?:class|function):: tppsd\.(\w+)$", generate.api(), re.MULTILINE))
+    modules = set(re.findall(r"^\.\. automodule:: tppsd\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    assert named | modules == set(tppsd.__all__) - {"__version__"}
+
+
 def test_links_of_copied_pages_are_seen_from_their_new_place() -> None:
     assert "](guides/data.md)" in generate.moved(ROOT / "README.md")
     assert "](contributing.md)" in generate.moved(ROOT / "README.md")
@@ -104,3 +116,43 @@ Source: someone,
         "Return lambda\\*_k at `x*y`.", "", "::", "", "    D = |a - b|", "", "With a\\_ and more.", "",
         "Args:", "    x: one of \\|x\\|.", "", "Source: someone,", "somewhere.",
     ]  # fmt: skip
+
+
+# --- the quick start -------------------------------------------------------------------------------------------------
+
+
+def block(page: str, language: str, number: int = 0) -> str:
+    """A block of code on the front page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[number]
+
+
+def tickets() -> str:
+    """Cases of three to six events, the last of them `closed`, with dates; rows in no order."""
+    rows, start = [], datetime(2025, 3, 3, tzinfo=UTC)
+    for case in range(60):
+        for i in range(length := 3 + case % 4):
+            when = start + timedelta(hours=7 * case + 11 * i, minutes=13 * ((case * i) % 7))
+            kind = "closed" if i == length - 1 else ("created", "comment", "escalated")[(case + i) % 3 if i else 0]
+            rows.append(f"TCK-{case:03},{when.isoformat()},{kind}")
+    return "\n".join(["case,timestamp,activity", *sorted(rows, key=lambda row: row[::-1])]) + "\n"
+
+
+@pytest.mark.slow
+def test_the_quick_start_runs(tmp_path: Path) -> None:
+    """As the front page has it, from the log to the forecast, with one epoch of training."""
+    page = (ROOT / "README.md").read_text()
+    (tmp_path / "tickets.csv").write_text(tickets())
+    (tmp_path / "tickets.yaml").write_text(block(page, "yaml"))
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    inspect, fit = (block(page, "bash", number).partition("#")[0].split() for number in (0, 1))
+    assert inspect[:2] == ["tppsd", "inspect"] and fit[:2] == ["tppsd", "fit"]
+    quick = ["--trainer.max_epochs", "1", "--model.num_layers", "1"]
+    done = [
+        subprocess.run([sys.executable, "-m", *command], check=False, **options)  # type: ignore[call-overload]
+        for command in (inspect, [*fit, *quick])
+    ]
+    assert done[0].returncode == 2 and "columns: {sequence: case, time: timestamp, mark: activity}" in done[0].stdout
+    assert done[1].returncode == 0, done[1].stderr
+    code = block(page, "python") + "\nassert 0 < float(forecast.probability('closed').value) < 1.2\n"
+    asked = subprocess.run([sys.executable, "-c", code], check=False, **options)  # type: ignore[call-overload]
+    assert asked.returncode == 0, asked.stderr

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.backends.compile import compile
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
+    from tppsd.forecasting.backtest import Backtest, backtest
     from tppsd.forecasting.forecast import Forecast, forecast
     from tppsd.forecasting.session import Session
     from tppsd.lightning.callbacks import SpeculativeSampling
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.lightning.sampler import Sampler
     from tppsd.lightning.writer import SampleWriter
     from tppsd.models.checkpoint import load
-    from tppsd.models.law import NextEventLaw
+    from tppsd.models.distribution import NextEventDistribution
     from tppsd.models.mixture import LogNormalMixture
     from tppsd.models.protocol import EventModel
     from tppsd.models.renewal import RenewalTPP
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.sampling.sample import sample, sample_stream
 
 __all__ = [
+    "Backtest",
     "DataStatistics",
     "Distillation",
     "DraftTPP",
@@ -41,7 +43,7 @@ __all__ = [
     "EventSequence",
     "Forecast",
     "LogNormalMixture",
-    "NextEventLaw",
+    "NextEventDistribution",
     "RenewalTPP",
     "SampleWriter",
     "SampledSequences",
@@ -52,6 +54,7 @@ __all__ = [
     "TargetTPP",
     "TransformerTPP",
     "__version__",
+    "backtest",
     "compile",
     "forecast",
     "load",
@@ -62,8 +65,10 @@ __all__ = [
     "sample_stream",
 ]
 
+_RENAMED = {"NextEventLaw": "NextEventDistribution"}
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
+    "Backtest": "tppsd.forecasting.backtest",
     "DataStatistics": "tppsd.data.statistics",
     "Distillation": "tppsd.lightning.distillation",
     "DraftTPP": "tppsd.lightning.modules",
@@ -73,7 +78,8 @@ _MODULE_OF = {
     "EventSequence": "tppsd.data.sequences",
     "Forecast": "tppsd.forecasting.forecast",
     "LogNormalMixture": "tppsd.models.mixture",
-    "NextEventLaw": "tppsd.models.law",
+    "NextEventDistribution": "tppsd.models.distribution",
+    "backtest": "tppsd.forecasting.backtest",
     "compile": "tppsd.backends.compile",
     "RenewalTPP": "tppsd.models.renewal",
     "SampleWriter": "tppsd.lightning.writer",
@@ -95,6 +101,8 @@ if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise take a
     def __getattr__(name: str) -> object:
         if name in _SUBMODULES:
             return import_module(f"tppsd.{name}")  # the import itself sets the attribute
+        if name in _RENAMED:
+            raise AttributeError(f"tppsd.{name} is called tppsd.{_RENAMED[name]} since version 0.2")
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'tppsd' has no attribute {name!r}")
         value = getattr(import_module(_MODULE_OF[name]), name)

@@ -22,11 +22,16 @@ TRAINER_CLI = "tppsd.lightning.cli"  # one LightningCLI for all its verbs: it wa
 
 GROUPS = {
     "Start here": {
-        "demo": Command("tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and law"),
+        "demo": Command(
+            "tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and distribution"
+        ),
         "inspect": Command("tppsd.commands.inspect", "say what was understood of a log of events, and what is in it"),
         "convert": Command("tppsd.commands.convert", "write a log of events to the Parquet file that everything reads"),
     },
     "Measure": {
+        "backtest": Command(
+            "tppsd.commands.backtest", "forecast from many origins of a test split, and score what happened"
+        ),
         "benchmark": Command(
             "tppsd.commands.benchmark",
             "time samplers side by side and test their samples; the tables of the TPP-SD paper",

@@ -36,20 +36,36 @@ def parse_source(parser: SourceParser, args: list[str]) -> tuple[Any, str, ReadO
     Raises:
         FileNotFoundError, ValueError: the configuration cannot be read, or there is no source.
     """
-    own = ["--" + word.removeprefix("--data.") if word.startswith("--data.") else word for word in args]
-    parsed = parser.parse_args(own)
+    parsed = parser.parse_args(without_prefix(args))
+    return parsed, *source_of(parsed)
+
+
+def without_prefix(args: list[str]) -> list[str]:
+    """Return the words of a command line with `--data.NAME` as `--NAME`, and the value of `--data.path` as SOURCE."""
+    words = [word.removeprefix("--data.path=") for word in args if word != "--data.path"]
+    return ["--" + word.removeprefix("--data.") if word.startswith("--data.") else word for word in words]
+
+
+def source_of(parsed: Any) -> tuple[str, ReadOptions]:
+    """Return the source of a parsed namespace, and how it is read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `parse_source`.
+    """
     names = [option.name for option in fields(ReadOptions)]
     values = {} if parsed.config is None else _section(parsed.config)
     source = parsed.source or values.get("path")
     if source is None:
         raise ValueError("there is no SOURCE: give a file, a folder, a hub id or a URL")
+    read = {name: values[name] for name in names if values.get(name) is not None}
+    return source, ReadOptions(**read | given_options(parsed))
+
+
+def given_options(parsed: Any) -> dict[str, Any]:
+    """Return the options of `ReadOptions` that the command line itself gives."""
+    names = [option.name for option in fields(ReadOptions)]
     defaults = ReadOptions()
-    chosen = {name: parsed[name] for name in names if parsed[name] not in (getattr(defaults, name), None)}
-    return (
-        parsed,
-        source,
-        ReadOptions(**{name: values[name] for name in names if values.get(name) is not None} | chosen),
-    )
+    return {name: parsed[name] for name in names if parsed[name] not in (getattr(defaults, name), None)}
 
 
 def _section(path: str) -> dict[str, Any]:

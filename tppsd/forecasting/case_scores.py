@@ -24,7 +24,8 @@ class Observed(NamedTuple):
     """What came after each origin.
 
     Fields: continuations: events since the origin, on [0, longest horizon]; counts: int64 (num_origins, num_sets,
-    num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest horizon.
+    num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest
+    horizon.
     """
 
     continuations: list[EventSequence]
@@ -35,8 +36,9 @@ class Observed(NamedTuple):
 class CaseScores(NamedTuple):
     """What a model scores at every origin, for every set of marks ("any" is the last) and horizon.
 
-    Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event; their
-    mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets, num_horizons);
+    Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event;
+    their mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets,
+    num_horizons);
     outcomes: bool, likewise; count_pits: randomised PIT, likewise; next_time_pits: (num_origins,); temporal_map:
     (num_sets, num_horizons), of all origins together.
     """
@@ -86,14 +88,19 @@ def case_scores(
     probs = torch.stack([forecast.probability(within=h).value for h in horizons], -1).clamp(0.0, 1.0)
     came = observed.counts > 0
     next_time = next_time_scores(forecast._first, forecast.histories, observed.next_times, horizons[-1], generator)
+    distances = []
+    for i, continuation in enumerate(observed.continuations):
+        distances.append(paths.transport(i, continuation, forecast.sets, horizons, forecast.num_marks))
+        advance()
+    transport = torch.stack(distances)
     means = {
         "crps_of_counts": crps_of_counts(counts, observed.counts),
         "log_score_of_counts": log_score_of_counts(counts, observed.counts),
         "brier_score": (probs - came.double()).square(),
         "log_score": _log_score(probs, came, forecast.num_paths),
         "crps_of_next_time": next_time.crps,
-        "transport_distance": torch.stack([paths.transport(i, c, forecast.sets, horizons, forecast.num_marks, advance)
-                                           for i, c in enumerate(observed.continuations)]),
+        "transport_distance": transport[:, 0],
+        "transport_score": transport[:, 0] - 0.5 * transport[:, 1],
         "mean_of_count_pit": pits,
         "mean_of_next_time_pit": next_time.pits,
     }  # fmt: skip
@@ -134,42 +141,45 @@ class Paths(NamedTuple):
         return counts.view(-1, self.num_paths, len(sets), num_horizons).transpose(0, 1)
 
     def transport(
-        self,
-        origin: int,
-        came: EventSequence,
-        sets: Sequence[MarkSet],
-        horizons: Sequence[float],
-        num_marks: int,
-        advance: Callable[[], Any],
+        self, origin: int, came: EventSequence, sets: Sequence[MarkSet], horizons: Sequence[float], num_marks: int
     ) -> Tensor:
-        """Mean optimal transport distance of paths of an origin from what came, (num_sets, num_horizons).
+        """Return mean optimal transport distances of an origin, (2, num_sets, num_horizons).
 
-        It is averaged over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up to
-        it. Every path, horizon and mark is a problem of its own: they are told apart as marks of one pair of sequences.
+        First of `TRANSPORT_PATHS` paths from what came, then of half of these paths from the other half. They are
+        averaged over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up to it.
+            Every pair of
+        paths, and every mark, is a problem of its own: they are told apart as marks of one pair of sequences.
         """
-        num = min(self.num_paths, TRANSPORT_PATHS)
-        first, last = origin * self.num_paths, origin * self.num_paths + num
-        own = slice(int(self.offsets[first]), int(self.offsets[last]))
-        path = torch.arange(num).repeat_interleave(self.offsets[first : last + 1].diff())
-        found = torch.zeros(len(sets), len(horizons), dtype=torch.float64)
+        num = 2 * (min(self.num_paths, TRANSPORT_PATHS) // 2)
+        first = origin * self.num_paths
+        own = slice(int(self.offsets[first]), int(self.offsets[first + num]))
+        path = torch.arange(num).repeat_interleave(self.offsets[first : first + num + 1].diff())
+        times, marks, is_first = self.times[own], self.marks[own], path < num // 2
+        copies = torch.arange(num).repeat_interleave(len(came))  # of what came, one for each path
+        left_times, left_keys = torch.cat([times, times[is_first]]), torch.cat([path, num + path[is_first]])
+        left_marks = torch.cat([marks, marks[is_first]])
+        right_times = torch.cat([came.event_times.repeat(num), times[~is_first]])
+        right_keys = torch.cat([copies, num + path[~is_first] - num // 2])
+        right_marks = torch.cat([came.marks.repeat(num), marks[~is_first]])
+        found = torch.zeros(2, len(sets), len(horizons), dtype=torch.float64)
         for place, horizon in enumerate(horizons):
-            theirs = torch.arange(num).repeat_interleave(len(came))
-            sampled = _problems(self.times[own], path * num_marks + self.marks[own], horizon)
-            true = _problems(came.event_times.repeat(num), theirs * num_marks + came.marks.repeat(num), horizon)
-            labels, dense = torch.cat([sampled[1], true[1]]).unique(return_inverse=True)
+            left = _within(left_times, left_keys * num_marks + left_marks, horizon)
+            right = _within(right_times, right_keys * num_marks + right_marks, horizon)
+            keys, dense = torch.cat([left[1], right[1]]).unique(return_inverse=True)
             pair = [
-                EventSequence.of(times, marks, 0.0, horizon)
-                for times, marks in ((sampled[0], dense[: len(sampled[1])]), (true[0], dense[len(sampled[1]) :]))
+                EventSequence.of(left[0], dense[: len(left[0])], 0.0, horizon),
+                EventSequence.of(right[0], dense[len(left[0]) :], 0.0, horizon),
             ]
             costs = [0.5 * share * horizon for share in TOLERANCES]
-            by_problem = transport_by_mark(pair[0], pair[1], len(labels), costs).mean(-1)
-            by_mark = by_problem.new_zeros(num_marks).index_add_(0, labels % num_marks, by_problem) / num
-            found[:, place] = torch.stack([by_mark[list(one.marks)].sum() for one in sets])
-        advance()
+            distances = transport_by_mark(pair[0], pair[1], len(keys), costs).mean(-1)
+            sums = distances.new_zeros(2 * num_marks)
+            sums.index_add_(0, torch.where(keys < num * num_marks, 0, num_marks) + keys % num_marks, distances)
+            by_mark = sums.view(2, num_marks) / torch.tensor([[num], [num // 2]])
+            found[:, :, place] = torch.stack([by_mark[:, list(one.marks)].sum(1) for one in sets], 1)
         return found
 
     def temporal_map(self, observed: Observed, sets: Sequence[MarkSet], horizon: float, num_marks: int) -> Tensor:
-        """T-mAP of the j-th events of the paths, (num_sets,); of a set of marks the mean of its marks' AP.
+        """Return the T-mAP of the j-th events of the paths, (num_sets,); of a set of marks the mean of its marks' AP.
 
         The j-th predicted event lies at the median time of the j-th events of those paths that have one within the
         horizon; its score of mark k is the share of all paths whose j-th event is one of mark k within the horizon.
@@ -198,11 +208,11 @@ class Paths(NamedTuple):
 
 
 def _of_sets(counts: Tensor, sets: Sequence[MarkSet]) -> Tensor:
-    """(n, num_marks, num_horizons) -> (n, num_sets, num_horizons)."""
+    """Sum counts of marks: (n, num_marks, num_horizons) -> (n, num_sets, num_horizons)."""
     return torch.stack([counts[:, list(one.marks)].sum(1) for one in sets], 1)
 
 
-def _problems(times: Tensor, labels: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
+def _within(times: Tensor, labels: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
     """Return the events within a horizon, in order of time."""
     is_in = times <= horizon
     order = times[is_in].argsort(stable=True)
@@ -210,6 +220,7 @@ def _problems(times: Tensor, labels: Tensor, horizon: float) -> tuple[Tensor, Te
 
 
 def _log_score(probs: Tensor, came: Tensor, num_paths: int) -> Tensor:
-    """- log of the probability of what happened, with half a path of each outcome added: no estimate is 0 or 1."""
+    """Return - log of the probability of what happened, with half a path of each outcome added: no estimate is 0 or
+    1."""
     smoothed = (num_paths * probs + 0.5) / (num_paths + 1)
     return -torch.where(came, smoothed, 1 - smoothed).log()

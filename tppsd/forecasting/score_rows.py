@@ -1,4 +1,5 @@
-"""From scores at every origin to the rows of a table: means with bootstrap intervals over sequences, and comparisons."""
+"""From scores at every origin to the rows of a table: means with bootstrap intervals over sequences, and
+comparisons."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ from tppsd.metrics.functional.probability import auroc, brier_decomposition
 from tppsd.metrics.functional.time_rescaling import ks_uniform
 
 COMPARED = (  # scores of which lower is better, and what they are called in a sentence
-    "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "crps_of_next_time", "transport_distance",
+    "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "crps_of_next_time", "transport_score",
 )  # fmt: skip
 _NUM_RESAMPLES = 1000
 _NUM_RESAMPLES_OF_RANKS = 200  # of AUROC, which sorts all origins again for each
+_BINARY, _FEWEST = ("brier_score", "log_score"), 5  # scores of yes or no, and origins of either that a comparison needs
 _ANY = "any"
 
 
@@ -36,7 +38,11 @@ class ScoreRow(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The mean difference of a score, target less baseline, with a paired 95 % bootstrap interval."""
+    """The mean difference of a score, target less baseline, with a paired 95 % bootstrap interval (NaN where none).
+
+    "An event within h" has no interval where it came at fewer than 5 origins, or at all but fewer than 5: too few to
+    tell.
+    """
 
     baseline: str
     metric: str
@@ -50,20 +56,24 @@ class Comparison(NamedTuple):
 
     def sentence(self) -> str:
         """Say who is better, and whether the interval leaves it open."""
-        if self.high < 0:
+        if math.isnan(self.low):
+            verdict = f"too little was seen to tell the target from {self.baseline}"
+        elif self.high < 0:
             verdict = f"the target beats {self.baseline}"
         elif self.low > 0:
             verdict = f"{self.baseline} beats the target"
         else:
             verdict = f"the target does not clearly beat {self.baseline}, nor {self.baseline} the target"
+        interval = "" if math.isnan(self.low) else f", 95 % interval {self.low:+.3g} to {self.high:+.3g}"
         return (
             f"{self.metric} within {self.horizon:g}, mark {self.mark}: {verdict} ({self.target_value:.4g} against "
-            f"{self.baseline_value:.4g}; difference {self.difference:+.3g}, 95 % interval {self.low:+.3g} to {self.high:+.3g})"
+            f"{self.baseline_value:.4g}; difference {self.difference:+.3g}{interval})"
         )
 
 
 class _Cells(NamedTuple):
-    """Scores of every origin side by side. Fields: names: (metric, mark, horizon) of each column; values (n, columns)."""
+    """Scores of every origin side by side. Fields: names: (metric, mark, horizon) of each column; values (n,
+    columns)."""
 
     names: list[tuple[str, str, float]]
     values: Tensor
@@ -99,20 +109,39 @@ def comparisons(
     """Compare the target with every baseline on the scores of `COMPARED`, for each set of marks and horizon."""
     found = []
     own = _cells(models[target], labels, horizons, COMPARED)
+    is_few = _too_few(own.names, models[target].outcomes, labels, horizons)
     for baseline, scores in models.items():
         if baseline == target:
             continue
         theirs = _cells(scores, labels, horizons, COMPARED).values
-        differences = _bootstrap(_mean_of(own.values - theirs, sequence), sequence, _NUM_RESAMPLES, seed)
-        values = own.values.mean(0).tolist(), theirs.mean(0).tolist(), *(part.tolist() for part in differences)
+        difference, low, high = _bootstrap(_mean_of(own.values - theirs, sequence), sequence, _NUM_RESAMPLES, seed)
+        low, high = (torch.where(is_few, torch.nan, end) for end in (low, high))
+        values = (
+            own.values.mean(0).tolist(),
+            theirs.mean(0).tolist(),
+            *(part.tolist() for part in (difference, low, high)),
+        )
         found += [Comparison(baseline, *name, *numbers) for name, *numbers in zip(own.names, *values, strict=True)]
     return found
+
+
+def _too_few(
+    names: list[tuple[str, str, float]], outcomes: Tensor, labels: Sequence[str], horizons: Sequence[float]
+) -> Tensor:
+    """Tell which columns score a yes or no that was nearly always the same, bool (columns,)."""
+    fewer = torch.minimum(outcomes.sum(0), (~outcomes).sum(0)) < _FEWEST
+    return torch.tensor(
+        [
+            metric in _BINARY and bool(fewer[labels.index(label), horizons.index(horizon)])
+            for metric, label, horizon in names
+        ]
+    )
 
 
 def _cells(
     scores: CaseScores, labels: Sequence[str], horizons: Sequence[float], metrics: Sequence[str] | None = None
 ) -> _Cells:
-    """The means of a model, or some of them."""
+    """Return the means of a model, or some of them."""
     names: list[tuple[str, str, float]] = []
     columns = []
     for metric, values in scores.means.items():
@@ -127,7 +156,7 @@ def _cells(
 
 
 def _mean_of(values: Tensor, sequence: Tensor) -> Callable[[Tensor], Tensor]:
-    """The mean over origins of values (num_origins, columns), by weights of sequences."""
+    """Return the mean over origins of values (num_origins, columns), by weights of sequences."""
     places, num = _places(sequence)
     sums = values.new_zeros(num, values.shape[1]).index_add_(0, places, values)
     counts = torch.bincount(places, minlength=num).double()
@@ -137,7 +166,7 @@ def _mean_of(values: Tensor, sequence: Tensor) -> Callable[[Tensor], Tensor]:
 def _bootstrap(
     statistic: Callable[[Tensor], Tensor], sequence: Tensor, num_resamples: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, low and high; no interval where there is one sequence only."""
+    """Return value, low and high; no interval where there is one sequence only."""
     num = _places(sequence)[1]
     if num < 2:
         value = statistic(torch.ones(num, dtype=torch.float64)).double()
@@ -147,7 +176,7 @@ def _bootstrap(
 
 
 def _places(sequence: Tensor) -> tuple[Tensor, int]:
-    """Sequences that have origins, numbered from 0: (num_origins,), and how many there are."""
+    """Number the sequences that have origins: (num_origins,), from 0, and how many there are."""
     known, places = sequence.unique(return_inverse=True)
     return places, len(known)
 
@@ -155,7 +184,7 @@ def _places(sequence: Tensor) -> tuple[Tensor, int]:
 def _others(
     scores: CaseScores, labels: Sequence[str], horizons: Sequence[float], sequence: Tensor, seed: int
 ) -> Iterator[tuple[tuple[str, str, float], tuple[float, float, float]]]:
-    """Scores that are no means over origins."""
+    """Yield the scores that are no means over origins."""
     places = _places(sequence)[0]
     for a, label in enumerate(labels):
         for b, horizon in enumerate(horizons):

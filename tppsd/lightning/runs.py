@@ -38,9 +38,19 @@ def with_run(args: list[str]) -> list[str]:
         return args
     if verb not in CHECKPOINT_OPTION:
         raise ValueError(f"--run {run} is for {', '.join(CHECKPOINT_OPTION)}; fit goes on from --ckpt_path CHECKPOINT")
-    checkpoint = _checkpoint(run)
+    checkpoint, data = open_run(run)
     given = [CHECKPOINT_OPTION[verb], str(checkpoint)]
-    return [verb, f"--data={json.dumps(_data(run, checkpoint), default=str)}", *given, *rest]
+    return [verb, f"--data={json.dumps(data, default=str)}", *given, *rest]
+
+
+def open_run(run: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the best checkpoint of a run's folder and the section `data` of its configuration.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is not that of a run.
+    """
+    checkpoint = _checkpoint(run)
+    return checkpoint, _data(run, checkpoint)
 
 
 def _is_of_a_run(path: str) -> bool:

@@ -1,5 +1,7 @@
-"""Fidelity, forecasts, likelihood and acceptance: torchmetrics classes here, their formulas in
-`tppsd.metrics.functional`."""
+"""Metrics of fidelity, forecasts, likelihood and acceptance: torchmetrics classes.
+
+Their formulas are in `tppsd.metrics.functional`.
+"""
 
 from __future__ import annotations
 

@@ -11,10 +11,11 @@ from tppsd.metrics.functional.acceptance import acceptance_rate, events_per_roun
 
 
 class AcceptanceStatistics(Metric):
-    """acceptance_rate = accepted / drafted, step_acceptance = accepted / tested, events_per_round = (accepted + rounds)
-    / rounds.
+    """Adds up accepted counts and gives the rates that follow from them.
 
-    The only state is the sum of `accepted_counts`, (drafted, accepted); see `tppsd.metrics.functional.acceptance`.
+    acceptance_rate = accepted / drafted, step_acceptance = accepted / tested, events_per_round = (accepted + rounds) /
+    rounds. The only state is the sum of `accepted_counts`, (drafted, accepted); see
+    `tppsd.metrics.functional.acceptance`.
     """
 
     full_state_update = False
@@ -31,13 +32,14 @@ class AcceptanceStatistics(Metric):
         size = len(self.accepted_counts)
         if max(rows, columns) > size:
             raise ValueError(
-                f"accepted_counts has shape {(rows, columns)}; max_draft_length = {size - 1} allows at most {(size, size)}"
+                f"accepted_counts has shape {(rows, columns)}; max_draft_length = {size - 1} allows "
+                f"at most {(size, size)}"
             )
         padded = F.pad(accepted_counts.to(self.accepted_counts), (0, size - columns, 0, size - rows))
         self.accepted_counts = self.accepted_counts + padded
 
     def compute(self) -> dict[str, float]:
-        """acceptance_rate, step_acceptance and events_per_round; NaN without drafts or rounds."""
+        """Return acceptance_rate, step_acceptance and events_per_round; NaN without drafts or rounds."""
         return {
             "acceptance_rate": acceptance_rate(self.accepted_counts),
             "step_acceptance": step_acceptance(self.accepted_counts),

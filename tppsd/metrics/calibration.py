@@ -1,4 +1,4 @@
-"""Calibration of predictive laws over all batches and ranks."""
+"""Calibration of predictive distributions over all batches and ranks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tppsd.metrics.residuals import TimeRescalingKS
 
 
 class InterTimeCalibration(TimeRescalingKS):
-    """n_b, 1/B sum_b |n_b / n - 1/B| and sup |F_n(u) - u| of u_i = 1 - exp(-z_i), the PITs of inter-times.
+    """Compares n_b, 1/B sum_b |n_b / n - 1/B| and sup |F_n(u) - u| of u_i = 1 - exp(-z_i), the PITs of inter-times.
 
     The z_i are carried over the ends of windows, which otherwise hide long inter-times, in the order of index; see
-    `functional.pit_calibration`. It takes what `functional.law_residuals` gives.
+    `functional.pit_calibration`. It takes what `functional.distribution_residuals` gives.
     """
 
     def __init__(self, num_bins: int = 10) -> None:
@@ -27,12 +27,12 @@ class InterTimeCalibration(TimeRescalingKS):
         self.num_bins = num_bins
 
     def compute(self) -> PITCalibration:  # type: ignore[override]
-        """Histogram, its deviation, D and number of events over all ranks."""
+        """Return histogram, its deviation, D and number of events over all ranks."""
         return pit_calibration(self.uniforms(), self.num_bins)
 
 
 class MarkCalibrationError(Metric):
-    """ECE = sum_b n_b / n |accuracy_b - mean confidence_b| over B bins of the predicted mark's probability.
+    """Computes ECE = sum_b n_b / n |accuracy_b - mean confidence_b| over B bins of the predicted mark's probability.
 
     The only state are the sums of `functional.confidence_bins`, (3, num_bins). Source: Guo et al. (ICML 2017).
     """
@@ -50,5 +50,5 @@ class MarkCalibrationError(Metric):
         self.bins = self.bins + confidence_bins(mark_probs, marks, self.bins.shape[1])
 
     def compute(self) -> Tensor:
-        """In [0, 1], float64 (); NaN without events."""
+        """Return the error in [0, 1], float64 (); NaN without events."""
         return expected_calibration_error(self.bins)

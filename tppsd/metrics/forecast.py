@@ -1,4 +1,4 @@
-"""Errors of point forecasts and the score of the predictive law, over all batches and ranks."""
+"""Errors of point forecasts and the score of the predictive distribution, over all batches and ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tppsd.models.mixture import LogNormalMixture
 
 
 class _MeanOverEvents(Metric):
-    """sum over events / number of events; what is summed is up to `update`."""
+    """Computes sum over events / number of events; what is summed is up to `update`."""
 
     full_state_update = False
     total: Tensor
@@ -30,13 +30,15 @@ class _MeanOverEvents(Metric):
         self.num_events = self.num_events + values.numel()
 
     def compute(self) -> Tensor:
-        """Mean, float64 (); NaN without events."""
+        """Return the mean, float64 (); NaN without events."""
         return self.total / self.num_events
 
 
 class InterTimeRMSE(_MeanOverEvents):
-    """sqrt(sum_i (forecast_i - tau_i)^2 / num_events), in the data's unit of time; `functional.rmse` says when it is
-    absurd."""
+    """Computes sqrt(sum_i (forecast_i - tau_i)^2 / num_events), in the data's unit of time.
+
+    `functional.rmse` says when it is absurd.
+    """
 
     higher_is_better = False
 
@@ -45,7 +47,7 @@ class InterTimeRMSE(_MeanOverEvents):
         self._add((forecasts.double() - inter_times.double()).square())
 
     def compute(self) -> Tensor:
-        """In the data's unit of time, float64 (); NaN without events."""
+        """Return the error in the data's unit of time, float64 (); NaN without events."""
         return super().compute().sqrt()
 
 
@@ -60,22 +62,26 @@ class MarkAccuracy(_MeanOverEvents):
 
 
 class InterTimeCRPS(_MeanOverEvents):
-    """sum_i integral (G_i(x) - 1{x >= tau_i})^2 dx / num_events until a horizon, in the data's unit of time; see
-    `functional.crps`."""
+    """Computes sum_i integral (G_i(x) - 1{x >= tau_i})^2 dx / num_events until a horizon, in the data's unit of time.
+
+    See `functional.crps`.
+    """
 
     higher_is_better = False
 
-    def update(self, law: LogNormalMixture, inter_times: Tensor, horizon: float = math.inf) -> None:
-        """Add events: their laws, of batch shape (num_events,), and true inter-times (num_events,)."""
-        self._add(crps(law, inter_times, horizon))
+    def update(self, distribution: LogNormalMixture, inter_times: Tensor, horizon: float = math.inf) -> None:
+        """Add events: their distributions, of batch shape (num_events,), and true inter-times (num_events,)."""
+        self._add(crps(distribution, inter_times, horizon))
 
 
 class UnusableMeans(_MeanOverEvents):
-    """Share of events whose law has more than half of its mean beyond the horizon; see
-    `functional.mean_share_beyond`."""
+    """Computes the share of events whose distribution has more than half of its mean beyond the horizon.
+
+    See `functional.mean_share_beyond`.
+    """
 
     higher_is_better = False
 
-    def update(self, law: LogNormalMixture, horizon: float) -> None:
-        """Add events: their laws, of batch shape (num_events,)."""
-        self._add(mean_share_beyond(law, horizon) > 0.5)
+    def update(self, distribution: LogNormalMixture, horizon: float) -> None:
+        """Add events: their distributions, of batch shape (num_events,)."""
+        self._add(mean_share_beyond(distribution, horizon) > 0.5)

@@ -7,7 +7,9 @@ from tppsd.metrics.residuals import MarkPIT, TimeRescalingKS
 
 
 class GapIndependence(TimeRescalingKS):
-    """X2 = sum_ab (n_ab - n_a. n_.b / n)^2 / (n_a. n_.b / n) of successive 1 - exp(-z_i), z_i the carried-over gaps.
+    """Tests X2 = sum_ab (n_ab - n_a. n_.b / n)^2 / (n_a. n_.b / n) of successive 1 - exp(-z_i).
+
+    The z_i are the carried-over gaps.
 
     Pairs follow the order of index, whatever batch, rank or order sequences arrive in; see
     `functional.lag1_independence`.
@@ -19,17 +21,25 @@ class GapIndependence(TimeRescalingKS):
         self.num_bins = num_bins
 
     def compute(self) -> IndependenceResult:  # type: ignore[override]
-        """Statistic, p-value, degrees of freedom and number of pairs over all ranks; ValueError with too few pairs."""
+        """Return statistic, p-value, degrees of freedom and number of pairs over all ranks.
+
+        Raises:
+            ValueError: there are too few pairs.
+        """
         return lag1_independence(self.uniforms(), self.num_bins)
 
 
 class MarkIndependence(MarkPIT):
-    """X2 of successive randomised mark PITs, in the order of index; as `GapIndependence`."""
+    """Tests X2 of successive randomised mark PITs, in the order of index; as `GapIndependence`."""
 
     def __init__(self, num_bins: int = 8) -> None:
         super().__init__()
         self.num_bins = num_bins
 
     def compute(self) -> IndependenceResult:  # type: ignore[override]
-        """Statistic, p-value, degrees of freedom and number of pairs over all ranks; ValueError with too few pairs."""
+        """Return statistic, p-value, degrees of freedom and number of pairs over all ranks.
+
+        Raises:
+            ValueError: there are too few pairs.
+        """
         return lag1_independence(self.uniforms(), self.num_bins)

@@ -10,7 +10,7 @@ from tppsd.metrics.functional.likelihood import nll_per_event
 
 
 class NegativeLogLikelihood(Metric):
-    """nll_per_event = - sum_s L_s / sum_s N_s, nats per event, over every sequence of every batch and rank.
+    """Computes - sum_s L_s / sum_s N_s, nats per event, over every sequence of every batch and rank.
 
     Also for one part of the log-likelihood (time, mark, survival), with the same counts. See
     `functional.nll_per_event`.
@@ -32,5 +32,5 @@ class NegativeLogLikelihood(Metric):
         self.num_events = self.num_events + num_events.sum()
 
     def compute(self) -> Tensor:
-        """Nats per event, float64 ()."""
+        """Return nats per event, float64 ()."""
         return nll_per_event(self.log_likelihood, self.num_events)

@@ -33,7 +33,7 @@ class _ResidualMetric(Metric):
     @staticmethod
     @abstractmethod
     def _values(residuals: SequenceResiduals) -> Tensor:
-        """What is kept of a sequence, (num_values,)."""
+        """Return what is stored of a sequence, (num_values,)."""
 
     def update(self, residuals: Iterable[SequenceResiduals]) -> None:
         """Add sequences, in any order."""
@@ -50,7 +50,7 @@ class _ResidualMetric(Metric):
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
     def _sequences(self) -> list[SequenceResiduals]:
-        """Each index once, in the order of index; `gaps` holds the values of `_values`."""
+        """Return each index once, in the order of index; `gaps` holds the values of `_values`."""
         if not len(self.index):
             return []
         index, lengths, leftovers = (
@@ -62,7 +62,7 @@ class _ResidualMetric(Metric):
 
 
 class TimeRescalingKS(_ResidualMetric):
-    """D = sup_x |F_n(x) - (1 - exp(-x))| of the carried-over gaps z_i = Lambda(t_i) - Lambda(t_{i-1}), and its p-value.
+    """Tests D = sup_x |F_n(x) - (1 - exp(-x))| of the carried-over gaps z_i = Lambda(t_i) - Lambda(t_{i-1}).
 
     Sequences are concatenated in the order of their index, whatever batch, rank or order they arrive in; see
     `functional.carry_over` and `functional.ks_exponential`. Source: Brown et al., Neural Computation 14 (2002).
@@ -73,22 +73,22 @@ class TimeRescalingKS(_ResidualMetric):
         return residuals.gaps
 
     def gaps(self) -> Tensor:
-        """Carried-over gaps of this rank's sequences, float64 (num_events,)."""
+        """Return carried-over gaps of this rank's sequences, float64 (num_events,)."""
         return carry_over(self._sequences())
 
     def uniforms(self) -> Tensor:
-        """1 - exp(-gap) of `gaps`, float64 (num_events,)."""
+        """Return 1 - exp(-gap) of `gaps`, float64 (num_events,)."""
         return -torch.expm1(-self.gaps().clamp_min(0))
 
     def compute(self) -> KSResult:
-        """Statistic, p-value and number of gaps over all ranks."""
+        """Return statistic, p-value and number of gaps over all ranks."""
         return ks_exponential(self.gaps())
 
 
 class MarkPIT(_ResidualMetric):
-    """D = sup_x |F_n(x) - x| of the randomised mark PITs u_i = F(k_i - 1) + v_i f(k_i), and its p-value.
+    """Tests D = sup_x |F_n(x) - x| of the randomised mark PITs u_i = F(k_i - 1) + v_i f(k_i).
 
-    See `functional.own_law_residuals` and `functional.ks_uniform`. Source: Brockwell, Stat. Probab. Lett. 77 (2007).
+    See `functional.model_residuals` and `functional.ks_uniform`. Source: Brockwell, Stat. Probab. Lett. 77 (2007).
     """
 
     @staticmethod
@@ -96,9 +96,9 @@ class MarkPIT(_ResidualMetric):
         return residuals.mark_uniforms
 
     def uniforms(self) -> Tensor:
-        """PITs of this rank's sequences, float64 (num_events,)."""
+        """Return PITs of this rank's sequences, float64 (num_events,)."""
         return torch.cat([torch.empty(0, dtype=torch.float64), *(row.gaps for row in self._sequences())])
 
     def compute(self) -> KSResult:
-        """Statistic, p-value and number of marks over all ranks; NaN and 0 for unmarked events."""
+        """Return statistic, p-value and number of marks over all ranks; NaN and 0 for unmarked events."""
         return ks_uniform(self.uniforms())

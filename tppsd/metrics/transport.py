@@ -13,7 +13,7 @@ from tppsd.metrics.functional.transport import HYPRO_COSTS, transport_distance
 
 
 class OptimalTransportDistance(Metric):
-    """Mean over pairs of sequences and costs c of sum_marks min_alignments [c * #{not aligned} + sum |t - t'|].
+    """Averages sum_marks min_alignments [c * #{not aligned} + sum |t - t'|] over pairs of sequences and costs c.
 
     In the data's unit of time, like the costs; see `functional.transport_distance`. Source: Mei, Qin and Eisner (ICML
     2019).
@@ -40,5 +40,5 @@ class OptimalTransportDistance(Metric):
             self.num_pairs = self.num_pairs + 1
 
     def compute(self) -> Tensor:
-        """float64 (); NaN without pairs."""
+        """Return the mean distance, float64 (); NaN without pairs."""
         return self.total.mean() / self.num_pairs

@@ -1,5 +1,7 @@
-"""Comparisons of two samples, the draws of two samplers, over all batches and ranks. A batch may hold draws of
-either."""
+"""Comparisons of two samples, the draws of two samplers, over all batches and ranks.
+
+A batch may hold draws of either.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ Sampler = Literal["first", "second"]
 
 
 class NextEventDistances(NamedTuple):
-    """D^t in the data's unit of time and D^k without unit, both means over histories, and the number of histories."""
+    """Holds D^t in the data's unit of time and D^k without unit, both means over histories, and the number of these."""
 
     time: float
     mark: float
@@ -31,8 +33,9 @@ def _number(sampler: Sampler) -> int:
 
 
 class LikelihoodDiscrepancy(Metric):
-    """|mean_s L_s of the first sample - mean_s L_s of the second|, nats per sequence; see
-    `functional.likelihood_discrepancy`.
+    """Computes |mean_s L_s of the first sample - mean_s L_s of the second|, nats per sequence.
+
+    See `functional.likelihood_discrepancy`.
 
     Source: TPP-SD (arXiv 2507.09252), section 5.1.
     """
@@ -54,7 +57,7 @@ class LikelihoodDiscrepancy(Metric):
         self.num_sequences = self.num_sequences + chosen * log_likelihoods.numel()
 
     def compute(self) -> Tensor:
-        """Nats per sequence, float64 (); NaN where a sample is empty."""
+        """Return nats per sequence, float64 (); NaN where a sample is empty."""
         return (self.totals / self.num_sequences).diff().abs().squeeze(0)
 
 
@@ -77,7 +80,8 @@ class _Draws(Metric):
     def _add(self, index: Tensor, columns: Tensor, sampler: Sampler) -> None:
         if columns.shape != (len(index), self.num_columns):
             raise ValueError(
-                f"rows of shape {tuple(columns.shape)} for {len(index)} indices; they must be {(len(index), self.num_columns)}"
+                f"rows of shape {tuple(columns.shape)} for {len(index)} indices; they must be "
+                f"{(len(index), self.num_columns)}"
             )
         index = index.to(self.device, torch.float64)
         self.sampler.append(torch.full_like(index, _number(sampler)))
@@ -85,7 +89,7 @@ class _Draws(Metric):
         self.values.append(columns.detach().to(self.device, torch.float64).flatten())
 
     def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """sampler (n,), index (n,) and values (n, num_columns) on the CPU, in the order of index."""
+        """Return sampler (n,), index (n,) and values (n, num_columns) on the CPU, in the order of index."""
         if not len(self.index):
             return torch.empty(0), torch.empty(0), torch.empty(0, self.num_columns)
         sampler, index, values = (dim_zero_cat(state).cpu() for state in (self.sampler, self.index, self.values))
@@ -94,11 +98,12 @@ class _Draws(Metric):
 
 
 class NextEventDistance(_Draws):
-    """Mean over histories of D^t = W_1 and D^k = earth mover's distance between two samplers' draws of the event that
-    follows.
+    """Averages distances between two samplers' draws of the event that follows, over histories.
+
+    They are D^t = W_1 and D^k = earth mover's distance.
 
     See `functional.wasserstein_distance` and `functional.earth_movers_distance`; neither is 0 for two samples of one
-    law.
+    distribution.
     Source: TPP-SD (arXiv 2507.09252), section 5.1, which takes one history and N draws.
 
     Args:
@@ -112,12 +117,22 @@ class NextEventDistance(_Draws):
         self.ground: Ground = ground
 
     def update(self, index: Tensor, times: Tensor, marks: Tensor, sampler: Sampler) -> None:
-        """Add draws of one sampler, each once: index of the history, (inter-)time and mark of the event, all
-        (num_draws,)."""
+        """Add draws of one sampler, each once.
+
+        Args:
+            index: of the history, (num_draws,).
+            times: (inter-)times of the events, (num_draws,).
+            marks: their marks, (num_draws,).
+            sampler: who drew them.
+        """
         self._add(index, torch.stack([times.double(), marks.double()], 1), sampler)
 
     def compute(self) -> NextEventDistances:
-        """Over all ranks; NaN and 0 without draws. ValueError for a history that only one sampler has continued."""
+        """Return the distances over all ranks; NaN and 0 without draws.
+
+        Raises:
+            ValueError: only one sampler has continued a history.
+        """
         sampler, index, values = self._rows()
         distances = []
         for history in index.unique():
@@ -133,8 +148,9 @@ class NextEventDistance(_Draws):
 
 
 class SequencePermutationTest(_Draws):
-    """p = (1 + #{permuted statistic >= observed}) / (1 + num_permutations), Cramer-von Mises statistics of whole
-    sequences.
+    """Tests whether whole sequences of two samplers have one distribution, by Cramer-von Mises statistics.
+
+    p = (1 + #{permuted statistic >= observed}) / (1 + num_permutations).
 
     Rows, such as those of `functional.event_counts`, are put in the order of index before they are permuted, so that
     neither batches nor ranks change the p-value; a row that comes twice counts once. See `functional.permutation_test`.
@@ -149,12 +165,21 @@ class SequencePermutationTest(_Draws):
         self.num_permutations, self.seed = num_permutations, seed
 
     def update(self, index: Tensor, rows: Tensor, sampler: Sampler) -> None:
-        """Add sequences of one sampler: index in its sample (batch,), and one row of statistics each (batch,
-        num_columns)."""
+        """Add sequences of one sampler.
+
+        Args:
+            index: in its sample, (batch,).
+            rows: one row of statistics each, (batch, num_columns).
+            sampler: who drew them.
+        """
         self._add(index, rows, sampler)
 
     def compute(self) -> PermutationResult:
-        """Over all ranks; ValueError if a sample is empty."""
+        """Return the test over all ranks.
+
+        Raises:
+            ValueError: a sample is empty.
+        """
         sampler, index, values = self._rows()
         samples = []
         for mine in (sampler == 0, sampler == 1):

@@ -73,6 +73,20 @@ class InterTimeDistribution(Protocol):
         """Return inter-times, float64 (..., *batch), from float64 uniforms (..., *batch, at least 2)."""
 
 
+class ModelInterTime(InterTimeDistribution, Protocol):
+    """Is an inter-time distribution that integrals can be taken over, as a model's must be."""
+
+    def knots(self, levels: Tensor) -> Tensor:
+        """Return inter-times of given survival levels, which lie dense where the distribution is narrow.
+
+        Args:
+            levels: float64 (n,), of the survival of each component where there are several.
+
+        Returns:
+            float64 (n * number of components, *batch).
+        """
+
+
 @runtime_checkable
 class DraftDistribution(Protocol):
     """Is a distribution g(tau) f(k | tau) that events are drafted from, batch shape (*batch,)."""
@@ -102,6 +116,10 @@ class EventDistribution(DraftDistribution, Protocol):
     """Is a model's distribution of the next event, batch shape (*batch,); a target's must be one."""
 
     @property
+    def inter_time(self) -> ModelInterTime:
+        """The distribution of tau alone."""
+
+    @property
     def batch_shape(self) -> torch.Size:
         """Shape of the batch of distributions."""
 
@@ -115,7 +133,7 @@ class EventDistribution(DraftDistribution, Protocol):
         """Insert a batch dimension at `dim` >= 0, for several draws from each distribution."""
 
     @staticmethod
-    def cat(laws: Sequence[Any], dim: int) -> EventDistribution:
+    def cat(distributions: Sequence[Any], dim: int) -> EventDistribution:
         """Join distributions of one model along a batch dimension (>= 0)."""
 
     def truncated(self, elapsed: Tensor) -> EventDistribution:
@@ -147,7 +165,7 @@ class EventModel(Protocol):
         parent, and the row's length stays until the cache's `keep_path` commits a path of them.
         """
 
-    def law(self, context: Any) -> EventDistribution:
+    def distribution(self, context: Any) -> EventDistribution:
         """Return the distribution of the next event after each context, in float64 arithmetic."""
 
 
@@ -157,11 +175,11 @@ class DecodingModel(Protocol):
 
     def decode(
         self,
-        law: Any,
+        distribution: Any,
         cache: Any,
         last_times: Tensor,
         uniforms: Tensor,
-        keeps_laws: bool,
+        keeps_distributions: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
         stops: Tensor | None = None,

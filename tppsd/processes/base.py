@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import NO_MARK, EventSequence
-from tppsd.models.law import pick_mark, sample_mark
+from tppsd.models.distribution import pick_mark, sample_mark
 from tppsd.processes.inversion import invert_increasing
 
 _BLOCK = 64  # uniforms are drawn for so many events at a time; results do not depend on it
 
 
 class Process(ABC):
-    """A point process with known conditional intensity; one that surely has a next event.
+    """Is a point process with known conditional intensity; one that surely has a next event.
 
     Attributes:
         num_marks: number of marks; 1 = unmarked.
@@ -36,11 +36,11 @@ class Process(ABC):
 
     @abstractmethod
     def start_state(self, t_start: Tensor) -> Tensor:
-        """State at the start of a window, before any event: float64 (*batch,) -> (*batch, state_size)."""
+        """Return the state at the start of a window, before any event: float64 (*batch,) -> (*batch, state_size)."""
 
     @abstractmethod
     def advance(self, state: Tensor, inter_times: Tensor, marks: Tensor) -> Tensor:
-        """States right after each of the next events.
+        """Return the states right after each of the next events.
 
         Args:
             state: (*batch, state_size).
@@ -53,15 +53,30 @@ class Process(ABC):
 
     @abstractmethod
     def log_intensity_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
-        """log lambda*_k while nothing has happened for `elapsed` (...) since `state` (..., state_size): (...,
-        num_marks)."""
+        """Return log lambda*_k while nothing has happened for `elapsed` since `state`.
+
+        Args:
+            state: float64 (..., state_size).
+            elapsed: float64 (...).
+
+        Returns:
+            float64 (..., num_marks).
+        """
 
     @abstractmethod
     def compensator_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
-        """Total intensity integrated over the `elapsed` (...) that follow `state` (..., state_size): (...)."""
+        """Return the total intensity integrated over the `elapsed` time that follows `state`.
+
+        Args:
+            state: float64 (..., state_size).
+            elapsed: float64 (...).
+
+        Returns:
+            float64 (...).
+        """
 
     def elapsed_at(self, state: Tensor, compensator: Tensor) -> Tensor:
-        """Inverse of `compensator_after`: the elapsed time at which it reaches `compensator` (...) > 0: (...)."""
+        """Invert `compensator_after`: return the elapsed time at which it reaches `compensator` (...) > 0: (...)."""
         target = compensator.broadcast_to(torch.broadcast_shapes(compensator.shape, state.shape[:-1])).contiguous()
         return invert_increasing(
             lambda elapsed: self.compensator_after(state, elapsed),
@@ -72,12 +87,12 @@ class Process(ABC):
     # --- one sequence --------------------------------------------------------------------------------------------
 
     def intensity(self, sequence: EventSequence, times: Tensor) -> Tensor:
-        """lambda*_k just before each of `times` (n,), none before the window's start: float64 (n, num_marks)."""
+        """Return lambda*_k just before each of `times` (n,), none before the window's start: float64 (n, num_marks)."""
         knot, elapsed = _locate(sequence, times)
         return self.log_intensity_after(self._states(sequence)[knot], elapsed).exp()
 
     def compensator(self, sequence: EventSequence, times: Tensor | None = None) -> Tensor:
-        """Total compensator Lambda*(t) from the start of the window, float64.
+        """Return the total compensator Lambda*(t) from the start of the window, float64.
 
         With `times` (n,): at each of them, (n,). Without: at each event with a likelihood term and, last, at the
         window's end, (num_scored + 1,).
@@ -91,26 +106,31 @@ class Process(ABC):
         return at_knots[knot] + self.compensator_after(states[knot], elapsed)
 
     def residuals(self, sequence: EventSequence) -> tuple[Tensor, float]:
-        """Time-rescaling residuals z_i = Lambda*(t_i) - Lambda*(t_{i-1}), (num_scored,), and what is left until the
-        window's end. Both begin at `score_start`, where there is one.
+        """Return time-rescaling residuals z_i = Lambda*(t_i) - Lambda*(t_{i-1}), (num_scored,), and the part left over.
 
-        Under this process they are i.i.d. Exp(1) once the part left over in each window is carried into the first
-        residual of the next one.
+        That is the compensator from the last event until the window's end. Both begin at `score_start`, where there is
+        one. Under this process the residuals are i.i.d. Exp(1) once the part left over in each window is carried into
+        the first residual of the next one.
         """
         gaps, leftover = self._residuals(sequence, self._states(sequence))
         return gaps, float(leftover)
 
     def log_likelihood(self, sequence: EventSequence) -> float:
-        """sum_i log lambda*_{k_i}(t_i) - (Lambda*(t_end) - Lambda*(score_start)) over the scored events i, nats, given
-        all events before `score_start`."""
+        """Return the log-likelihood of a sequence in nats, given all events before `score_start`.
+
+        It is sum_i log lambda*_{k_i}(t_i) - (Lambda*(t_end) - Lambda*(score_start)) over the scored events i.
+        """
         states, given = self._states(sequence), sequence.num_given
         log_intensities = self.log_intensity_after(states[_num_knots(sequence) : -1], sequence.inter_times[given:])
         gaps, leftover = self._residuals(sequence, states)
         return float((pick_mark(log_intensities, sequence.marks[given:]) - gaps).sum() - leftover)
 
     def _states(self, sequence: EventSequence) -> Tensor:
-        """States at the window's start and after each event but a given first one, given or scored: (num_events + 1,
-        state_size)."""
+        """Return the states at the window's start and after each event but a given first one.
+
+        Returns:
+            float64 (num_events + 1, state_size).
+        """
         outside = sequence.marks[(sequence.marks < 0) | (sequence.marks >= self.num_marks)]
         if len(outside):
             raise ValueError(
@@ -124,8 +144,10 @@ class Process(ABC):
         return self.advance(self.start_state(start), inter_times, marks)
 
     def _steps(self, sequence: EventSequence, states: Tensor) -> Tensor:
-        """Lambda*(t_i) - Lambda*(t_{i-1}) of every event but a given first one, and last what is left until the
-        window's end: (num_events + 1,)."""
+        """Return Lambda*(t_i) - Lambda*(t_{i-1}) of every event but a given first one: (num_events + 1,).
+
+        The last entry is what is left until the window's end.
+        """
         last_time = float(sequence.event_times[-1]) if len(sequence) else sequence.window_start
         until_end = sequence.inter_times.new_tensor([sequence.window_end - last_time])
         intervals = torch.cat([sequence.inter_times[int(sequence.first_is_given) :], until_end])
@@ -142,7 +164,7 @@ class Process(ABC):
     def simulate(
         self, num_sequences: int = 1, *, t_end: float, t_start: float = 0.0, seed: int = 0, first_index: int = 0
     ) -> list[EventSequence]:
-        """Exact draws on [t_start, t_end], by inversion of the compensator, in time linear in the number of events.
+        """Draw exactly on [t_start, t_end], by inversion of the compensator, in time linear in the number of events.
 
         Sequence `index` depends on (seed, index) alone, not on the others; the global RNG is neither read nor advanced.
 
@@ -178,18 +200,20 @@ class Process(ABC):
 
 
 def _num_knots(sequence: EventSequence) -> int:
-    """Number of given events, a given first one not counted: the place of the last one's state."""
+    """Return the number of given events, a given first one not counted: the place of the last one's state."""
     return sequence.num_given - int(sequence.first_is_given)
 
 
 def _locate(sequence: EventSequence, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of events strictly before each time, a given first one not counted, and the time elapsed since the last of
-    them (or the start)."""
+    """Return the number of events strictly before each time and the time elapsed since the last of them (or the start).
+
+    A given first event is not counted.
+    """
     times = torch.as_tensor(times, dtype=torch.float64)
     if not (times >= sequence.window_start).all():
         raise ValueError(
-            f"sequence {sequence.index}: times must be numbers not before the window's start at {sequence.window_start}, "
-            f"got {times.min().item()}"
+            f"sequence {sequence.index}: times must be numbers not before the window's start at "
+            f"{sequence.window_start}, got {times.min().item()}"
         )
     knots = sequence.event_times[int(sequence.first_is_given) :]
     knot = torch.searchsorted(knots, times)
@@ -197,7 +221,7 @@ def _locate(sequence: EventSequence, times: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _uniforms(streams: list[Random]) -> Tensor:
-    """The next draws of every stream, float64 (len(streams), _BLOCK, 2), strictly inside (0, 1)."""
+    """Return the next draws of every stream, float64 (len(streams), _BLOCK, 2), strictly inside (0, 1)."""
     words = bytearray().join(stream.randbytes(8 * 2 * _BLOCK) for stream in streams)
     bits = (torch.frombuffer(words, dtype=torch.int64) >> 12) & (2**52 - 1)
     return ((bits.double() + 0.5) * 2.0**-52).view(len(streams), _BLOCK, 2)

@@ -41,7 +41,10 @@ def decayed_sums(counts: Tensor, spans: Tensor, decays: Tensor) -> Tensor:
 
 
 def _by_doubling(counts: Tensor, spans: Tensor, decays: Tensor) -> Tensor:
-    """After a pass, the sum at i holds the newest 2 * `width` terms, and its span the time that they cover."""
+    """Sum by doubling: after a pass, the sum at i holds the newest 2 * `width` terms.
+
+    Its span is the time that they cover.
+    """
     width = 1
     while width < spans.shape[-1]:
         newer = counts[..., width:, :] + torch.exp(-decays * spans[..., width:, None]) * counts[..., :-width, :]

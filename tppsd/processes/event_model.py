@@ -1,4 +1,4 @@
-"""Ground-truth processes behind the samplers' EventModel protocol: the law of the next event from a cached state."""
+"""Ground-truth processes as EventModels: distributions of the next event from a cached state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import NO_MARK
 from tppsd.models.cache import RowCache
-from tppsd.models.law import pick_mark, sample_mark
+from tppsd.models.distribution import pick_mark, sample_mark
 from tppsd.models.protocol import EventTokens
 from tppsd.models.states import extend_states
 from tppsd.processes.base import Process
@@ -19,7 +19,7 @@ from tppsd.processes.base import Process
 
 @dataclass(frozen=True)
 class ProcessInterTime:
-    """Law of the next inter-time tau of a process, given tau > elapsed; log S(tau) = -(its compensator).
+    """Is the distribution of a process's next inter-time tau, given tau > elapsed; log S(tau) = -(its compensator).
 
     Attributes:
         process: the process.
@@ -33,6 +33,7 @@ class ProcessInterTime:
 
     @property
     def batch_shape(self) -> torch.Size:
+        """Shape of the batch of distributions."""
         return self.elapsed.shape
 
     def __getitem__(self, index: Any) -> ProcessInterTime:
@@ -41,21 +42,24 @@ class ProcessInterTime:
         return ProcessInterTime(self.process, self.states[(*index, slice(None))], self.elapsed[index])
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessInterTime:
-        """The same law repeated without copying: (*batch,) -> `batch_shape`."""
+        """Repeat the distribution without copying: (*batch,) -> `batch_shape`."""
         return ProcessInterTime(self.process, self.states.expand(*batch_shape, -1), self.elapsed.expand(batch_shape))
 
     @staticmethod
-    def cat(laws: Sequence[ProcessInterTime], dim: int) -> ProcessInterTime:
-        """Join laws of one process along a batch dimension (>= 0)."""
-        states, elapsed = torch.cat([law.states for law in laws], dim), torch.cat([law.elapsed for law in laws], dim)
-        return ProcessInterTime(laws[0].process, states, elapsed)
+    def cat(distributions: Sequence[ProcessInterTime], dim: int) -> ProcessInterTime:
+        """Join distributions of one process along a batch dimension (>= 0)."""
+        states, elapsed = (
+            torch.cat([distribution.states for distribution in distributions], dim),
+            torch.cat([distribution.elapsed for distribution in distributions], dim),
+        )
+        return ProcessInterTime(distributions[0].process, states, elapsed)
 
     def double(self) -> ProcessInterTime:
-        """Itself: a process computes in float64."""
+        """Return itself: a process computes in float64."""
         return self
 
     def truncated(self, elapsed: Tensor) -> ProcessInterTime:
-        """The law given tau > elapsed (float64 (*batch,)) as well."""
+        """Return the distribution given tau > elapsed (float64 (*batch,)) as well."""
         further = (elapsed - self.elapsed).clamp_min(0.0).unsqueeze(-1)
         states = self.process.advance(
             self.states, further, torch.full_like(further, NO_MARK, dtype=torch.int64)
@@ -63,31 +67,34 @@ class ProcessInterTime:
         return ProcessInterTime(self.process, states, torch.maximum(elapsed, self.elapsed))
 
     def log_intensity(self, inter_times: Tensor) -> Tensor:
-        """log lambda*_k at `inter_times` (..., *batch) after the last event: (..., *batch, num_marks)."""
+        """Return log lambda*_k at `inter_times` (..., *batch) after the last event: (..., *batch, num_marks)."""
         return self.process.log_intensity_after(self.states, self._beyond(inter_times))
 
     def log_survival(self, inter_times: Tensor) -> Tensor:
-        """log P(no event for `inter_times`), (..., *batch); 0 up to `elapsed`."""
+        """Return log P(no event for `inter_times`), (..., *batch); 0 up to `elapsed`."""
         return -self.process.compensator_after(self.states, self._beyond(inter_times))
 
     def log_prob(self, inter_times: Tensor) -> Tensor:
-        """log g(tau) = log lambda*(tau) + log S(tau), (..., *batch); -inf before `elapsed`."""
+        """Return log g(tau) = log lambda*(tau) + log S(tau), (..., *batch); -inf before `elapsed`."""
         log_density = self.log_intensity(inter_times).logsumexp(-1) + self.log_survival(inter_times)
         return torch.where(inter_times >= self.elapsed, log_density, -torch.inf)
 
     def sample(self, uniforms: Tensor) -> Tensor:
-        """tau > elapsed with S(tau) = uniforms[..., 0], float64 (..., *batch), from uniforms (..., *batch, 1 or
-        more)."""
+        """Return tau > elapsed with S(tau) = uniforms[..., 0], float64 (..., *batch).
+
+        Args:
+            uniforms: float64 (..., *batch, 1 or more).
+        """
         inter_times = self.elapsed + self.process.elapsed_at(self.states, -uniforms[..., 0].log())
         return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
 
     def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
-        """|S(tau) - uniforms[..., 0]|, float64 (..., *batch): 0 for what `sample(uniforms)` gives."""
+        """Return |S(tau) - uniforms[..., 0]|, float64 (..., *batch): 0 for what `sample(uniforms)` gives."""
         distance = (self.log_survival(inter_times).exp() - uniforms[..., 0]).abs()
         return torch.where(inter_times == self.sample(uniforms), 0.0, distance)
 
     def knots(self, levels: Tensor) -> Tensor:
-        """Inter-times where the survival, given tau > elapsed, is one of `levels` (n,): (n, *batch)."""
+        """Return inter-times where the survival, given tau > elapsed, is one of `levels` (n,): (n, *batch)."""
         return self.sample(levels.view(-1, *[1] * (self.elapsed.dim() + 1)).expand(-1, *self.elapsed.shape, -1))
 
     def _beyond(self, inter_times: Tensor) -> Tensor:
@@ -95,79 +102,92 @@ class ProcessInterTime:
 
 
 @dataclass(frozen=True)
-class ProcessLaw:
-    """Law of a process's next event, tau, then k ~ lambda*_k / lambda* at tau; the interface of NextEventLaw."""
+class ProcessDistribution:
+    """Is the distribution of a process's next event, tau, then k ~ lambda*_k / lambda* at tau.
+
+    It is a tppsd.models.protocol.EventDistribution.
+    """
 
     inter_time: ProcessInterTime
 
     @property
     def batch_shape(self) -> torch.Size:
+        """Shape of the batch of distributions."""
         return self.inter_time.batch_shape
 
-    def __getitem__(self, index: Any) -> ProcessLaw:
-        """Select along the batch dimensions; `law[..., :-1]` drops the last position."""
-        return ProcessLaw(self.inter_time[index])
+    def __getitem__(self, index: Any) -> ProcessDistribution:
+        """Select along the batch dimensions; `distribution[..., :-1]` drops the last position."""
+        return ProcessDistribution(self.inter_time[index])
 
-    def at(self, positions: Tensor) -> ProcessLaw:
-        """Per row, the law at `positions` of the last batch dimension: int64 (batch,) -> (batch,), (batch, n) ->
-        (batch, n)."""
+    def at(self, positions: Tensor) -> ProcessDistribution:
+        """Select `positions` of the last batch dimension in each row.
+
+        Positions int64 (batch,) give distributions (batch,), positions (batch, n) give (batch, n).
+        """
         rows = torch.arange(self.batch_shape[0]).view(-1, *[1] * (positions.dim() - 1))
         return self[rows, positions]
 
-    def unsqueeze(self, dim: int) -> ProcessLaw:
-        """Insert a batch dimension at `dim` >= 0, for several draws from each law."""
+    def unsqueeze(self, dim: int) -> ProcessDistribution:
+        """Insert a batch dimension at `dim` >= 0, for several draws from each distribution."""
         return self[(*[slice(None)] * dim, None)]
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessLaw:
-        """The same law repeated without copying: (*batch,) -> `batch_shape`."""
-        return ProcessLaw(self.inter_time.expand(batch_shape))
+    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessDistribution:
+        """Repeat the distribution without copying: (*batch,) -> `batch_shape`."""
+        return ProcessDistribution(self.inter_time.expand(batch_shape))
 
     @staticmethod
-    def cat(laws: Sequence[ProcessLaw], dim: int) -> ProcessLaw:
-        """Join laws of one process along a batch dimension (>= 0)."""
-        return ProcessLaw(ProcessInterTime.cat([law.inter_time for law in laws], dim))
+    def cat(distributions: Sequence[ProcessDistribution], dim: int) -> ProcessDistribution:
+        """Join distributions of one process along a batch dimension (>= 0)."""
+        return ProcessDistribution(
+            ProcessInterTime.cat([distribution.inter_time for distribution in distributions], dim)
+        )
 
-    def double(self) -> ProcessLaw:
-        """Itself: a process computes in float64."""
+    def double(self) -> ProcessDistribution:
+        """Return itself: a process computes in float64."""
         return self
 
-    def truncated(self, elapsed: Tensor) -> ProcessLaw:
-        """The law given that nothing happened for `elapsed` (float64 (*batch,)) since the last event."""
-        return ProcessLaw(self.inter_time.truncated(elapsed))
+    def truncated(self, elapsed: Tensor) -> ProcessDistribution:
+        """Return the distribution given that nothing happened for `elapsed` float64 (*batch,) since the last event."""
+        return ProcessDistribution(self.inter_time.truncated(elapsed))
 
-    def whole(self) -> ProcessLaw:
-        """A law without truncation: that of the time left, tau - elapsed, from the state reached at `elapsed`."""
-        return ProcessLaw(
+    def whole(self) -> ProcessDistribution:
+        """Return a distribution that is not truncated.
+
+        It is that of the time left, tau - elapsed, from the state reached at `elapsed`.
+        """
+        return ProcessDistribution(
             ProcessInterTime(self.inter_time.process, self.inter_time.states, torch.zeros_like(self.inter_time.elapsed))
         )
 
     def mark_log_probs(self, inter_times: Tensor) -> Tensor:
-        """log f(k | tau) = log lambda*_k - log lambda*, (..., *batch, num_marks); -inf where the intensity is 0."""
+        """Return log f(k | tau) = log lambda*_k - log lambda*, (..., *batch, num_marks); -inf at intensity 0."""
         log_intensity = self.inter_time.log_intensity(inter_times)
         log_total = log_intensity.logsumexp(-1, keepdim=True)
         return log_intensity - log_total.clamp_min(torch.finfo(torch.float64).min)
 
     def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
-        """log g(tau) + log f(k | tau), (..., *batch)."""
+        """Return log g(tau) + log f(k | tau), (..., *batch)."""
         return self.inter_time.log_prob(inter_times) + pick_mark(self.mark_log_probs(inter_times), marks)
 
     def log_survival(self, inter_times: Tensor) -> Tensor:
-        """log P(no event for `inter_times`), (..., *batch)."""
+        """Return log P(no event for `inter_times`), (..., *batch)."""
         return self.inter_time.log_survival(inter_times)
 
     def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
-        """How far they are from the inter-times of `sample(uniforms)` (ProcessInterTime.noise_distance)."""
+        """Return how far these inter-times are from those of `sample(uniforms)` (ProcessInterTime.noise_distance)."""
         return self.inter_time.noise_distance(inter_times, uniforms)
 
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """(inter_times float64, marks int64) from float64 uniforms (..., *batch, 3): [0] gives tau, [2] the mark at
-        tau."""
+        """Return (inter_times float64, marks int64) from float64 uniforms (..., *batch, 3).
+
+        Number 0 of the last dimension gives tau, number 2 the mark at tau.
+        """
         inter_times = self.inter_time.sample(uniforms)
         return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
 
 
 class ProcessModel:
-    """A process as an EventModel (tppsd.models.protocol). The cache holds the state after every token.
+    """Makes a process an EventModel (tppsd.models.protocol). The cache holds the state after every token.
 
     Args:
         process: the process.
@@ -181,25 +201,30 @@ class ProcessModel:
         self.t_start = float(t_start)
 
     def check_start(self, t_start: float) -> None:
-        """Raise ValueError if the process begins otherwise at `t_start` than at the model's own."""
+        """Refuse a window whose start is not like the model's own.
+
+        Raises:
+            ValueError: the process begins otherwise at `t_start` than at the model's own.
+        """
         own, other = (self.process.start_state(torch.tensor(t, dtype=torch.float64)) for t in (self.t_start, t_start))
         if not torch.equal(own, other):
             raise ValueError(
-                f"a window starts at {t_start}, but the process depends on absolute time and its model is of windows that start "
-                f"at {self.t_start}; give ProcessModel(process, t_start={t_start})"
+                f"a window starts at {t_start}, but the process depends on absolute time and its model is of windows "
+                f"that start at {self.t_start}; give ProcessModel(process, t_start={t_start})"
             )
 
     def new_cache(self, batch_size: int, capacity: int) -> RowCache:
+        """Return an empty cache of states."""
         return RowCache([torch.zeros(batch_size, capacity, self.process.state_size, dtype=torch.float64)])
 
     def extend(self, tokens: EventTokens, cache: RowCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """Append q tokens per row; contexts are the states after them, float64 (batch, q, state_size)."""
+        """Append q tokens per row and return the states after them, float64 (batch, q, state_size)."""
         start = self.process.start_state(torch.full(cache.lengths.shape, self.t_start, dtype=torch.float64))
         return extend_states(cache, tokens, parents, start, self._advance)
 
-    def law(self, context: Tensor) -> ProcessLaw:
-        """Law of the next event after each context (*batch, state_size)."""
-        return ProcessLaw(ProcessInterTime(self.process, context, context.new_zeros(context.shape[:-1])))
+    def distribution(self, context: Tensor) -> ProcessDistribution:
+        """Return the distribution of the next event after each context (*batch, state_size)."""
+        return ProcessDistribution(ProcessInterTime(self.process, context, context.new_zeros(context.shape[:-1])))
 
     def _advance(self, tokens: EventTokens, states: Tensor) -> Tensor:
         marks = torch.where(tokens.ids == 0, NO_MARK, (tokens.ids - 1) % self.num_marks)

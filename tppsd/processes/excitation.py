@@ -1,4 +1,4 @@
-"""What excites a Hawkes process at each event of many sequences, and its integral, in time linear in their length."""
+"""The excitation of a Hawkes process at each event of many sequences, and its integral, in linear time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _BLOCK = 2**14  # tokens whose states are in memory at a time
 
 
 class EventStream(NamedTuple):
-    """Sequences one after another as tokens: the start of each window, its events, and its end; with given events also
-    the start of what is scored.
+    """Holds sequences one after another as tokens: the start of each window, its events, and its end.
+
+    With given events there is also a token at the start of what is scored.
 
     Attributes:
         inter_times: float64 (num_tokens,), since the token before; infinite at a start, which forgets the past.
@@ -32,16 +33,17 @@ class EventStream(NamedTuple):
 
     @property
     def is_event(self) -> Tensor:
-        """bool (num_tokens,): an event with a likelihood term."""
+        """Which tokens are events with a likelihood term, bool (num_tokens,)."""
         return self.is_scored & (self.marks != NO_MARK)
 
     @property
     def event_marks(self) -> Tensor:
-        """int64 (num_events,), marks of the events with a likelihood term."""
+        """Marks of the events with a likelihood term, int64 (num_events,)."""
         return self.marks[self.is_event]
 
     @property
     def num_events(self) -> int:
+        """Number of events with a likelihood term."""
         return int(self.is_event.sum())
 
     @property
@@ -51,7 +53,7 @@ class EventStream(NamedTuple):
 
     @classmethod
     def of(cls, sequences: Sequence[EventSequence], num_marks: int | None = None) -> EventStream:
-        """Tokens of `sequences`; `num_marks` = None takes 1 + the largest mark.
+        """Return the tokens of `sequences`; `num_marks` = None takes 1 + the largest mark.
 
         Raises:
             ValueError: no sequences, no event or no time is scored, or a mark is num_marks or more.
@@ -76,8 +78,10 @@ class EventStream(NamedTuple):
 
 
 def _tokens(sequence: EventSequence) -> tuple[Tensor, Tensor, Tensor]:
-    """inter_times, marks and is_scored of a sequence's tokens; where the scored part begins after the last given event,
-    a token without an event parts the interval."""
+    """Return inter_times, marks and is_scored of a sequence's tokens.
+
+    Where the scored part begins after the last given event, a token without an event parts the interval.
+    """
     given, num_given = int(sequence.first_is_given), sequence.num_given
     last_time = float(sequence.event_times[-1]) if len(sequence) else sequence.window_start
     start, end = sequence.inter_times.new_tensor([[torch.inf], [sequence.window_end - last_time]])
@@ -95,7 +99,7 @@ def _tokens(sequence: EventSequence) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def excitation(stream: EventStream, decays: Tensor) -> tuple[Tensor, Tensor]:
-    """A_nd just before each scored event, and its integral over all that is scored.
+    """Return A_nd just before each scored event, and its integral over all that is scored.
 
         A_nd(t) = sum_{t_j < t, k_j = n} exp(-beta_d (t - t_j))
 
@@ -118,7 +122,7 @@ def excitation(stream: EventStream, decays: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decay_gradient(stream: EventStream, decays: Tensor, alpha: Tensor, intensities: Tensor) -> Tensor:
-    """Derivative of the log-likelihood by every decay rate, other parameters fixed, float64 (num_decays,).
+    """Return the derivative of the log-likelihood by every decay rate, other parameters fixed, float64 (num_decays,).
 
         d log L / d beta_d = sum_i sum_n alpha_knd A'_nd(t_i) / lambda*_k(t_i) - sum_mn alpha_mnd C'_nd,   k = k_i
         A'_i = exp(-beta tau_i) (A'_{i-1} - tau_i A_{i-1})      (A_{i-1} right after event i - 1)
@@ -146,8 +150,10 @@ def decay_gradient(stream: EventStream, decays: Tensor, alpha: Tensor, intensiti
 
 
 def _blocks(stream: EventStream, decays: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Of a block of tokens at a time, A right after the token before each, (num_marks, tokens, num_decays), and the
-    spans of `decayed_sums`, (1 + tokens,)."""
+    """Yield, for a block of tokens at a time, A right after the token before each, (num_marks, tokens, num_decays).
+
+    With it come the block and the spans of `decayed_sums`, (1 + tokens,).
+    """
     marks = torch.arange(stream.num_marks).view(-1, 1)
     state = torch.zeros(stream.num_marks, 1, len(decays), dtype=torch.float64)
     for start in range(0, len(stream.marks), _BLOCK):

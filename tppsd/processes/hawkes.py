@@ -15,7 +15,7 @@ from tppsd.models.cache import RowCache
 from tppsd.models.protocol import EventTokens
 from tppsd.processes.base import Process
 from tppsd.processes.decayed_sums import decayed_sums
-from tppsd.processes.event_model import ProcessLaw, ProcessModel
+from tppsd.processes.event_model import ProcessDistribution, ProcessModel
 from tppsd.processes.hawkes_fit import fit_parameters
 
 Nested = float | Sequence[Any] | Tensor  # nested sequences of floats
@@ -25,7 +25,7 @@ _PRINTED = 32  # entries of alpha that `repr` spells out
 
 
 class Hawkes(Process):
-    """lambda*_m(t) = mu_m + sum_d sum_n alpha_dmn sum_{t_j < t, k_j = n} exp(-beta_dmn (t - t_j)).
+    """Has lambda*_m(t) = mu_m + sum_d sum_n alpha_dmn sum_{t_j < t, k_j = n} exp(-beta_dmn (t - t_j)).
 
     Nothing excites the process before the window starts, except a given first event. It is an EventModel as it stands:
     `tppsd.sample` takes it as a target or as a draft. `Hawkes.fit` finds its parameters.
@@ -52,7 +52,8 @@ class Hawkes(Process):
             raise ValueError(f"mu = {self.mu.tolist()} must have no negative entry and a positive one, all finite")
         if not ((self.alpha >= 0).all() and (self.beta > 0).all() and (self.alpha + self.beta).isfinite().all()):
             raise ValueError(
-                f"alpha = {self.alpha.tolist()} must be >= 0 and beta = {self.beta.tolist()} > 0 everywhere, and both finite"
+                f"alpha = {self.alpha.tolist()} must be >= 0 and beta = {self.beta.tolist()} > 0 everywhere, "
+                "and both finite"
             )
         if is_stable and self.branching_ratio >= 1:
             raise ValueError(
@@ -84,7 +85,7 @@ class Hawkes(Process):
         return _fit(sequences, num_marks, decays, optimise_decays, pseudo_events).process
 
     def _kernels(self, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and beta, both (num_marks, num_marks) or (num_decays, num_marks, num_marks)."""
+        """Return alpha and beta, both (num_marks, num_marks) or (num_decays, num_marks, num_marks)."""
         square = (self.num_marks, self.num_marks)
         if beta.dim() == 1 and alpha.dim() == 3:
             beta = beta.view(-1, 1, 1)
@@ -114,7 +115,7 @@ class Hawkes(Process):
 
     @property
     def branching_ratio(self) -> float:
-        """Largest eigenvalue of sum_d alpha_d / beta_d: below 1, the process settles at a finite rate."""
+        """The largest eigenvalue of sum_d alpha_d / beta_d: below 1, the process settles at a finite rate."""
         offspring = (self.alpha / self.beta).view(-1, self.num_marks, self.num_marks).sum(0)
         return float(torch.linalg.eigvals(offspring).abs().max())
 
@@ -127,17 +128,18 @@ class Hawkes(Process):
     # --- a process -----------------------------------------------------------------------------------------------
 
     def start_state(self, t_start: Tensor) -> Tensor:
-        """The state is, for every term, the decayed count s = sum_{k_j = n} exp(-beta (t - t_j))."""
+        """Return zeros: the state is, for every term, the decayed count s = sum_{k_j = n} exp(-beta (t - t_j))."""
         return torch.zeros(*t_start.shape, self.state_size, dtype=torch.float64)
 
     def advance(self, state: Tensor, inter_times: Tensor, marks: Tensor) -> Tensor:
-        """s_i = exp(-beta tau_i) s_{i-1} + [k_i = n], for all i at once."""
+        """Return s_i = exp(-beta tau_i) s_{i-1} + [k_i = n], for all i at once."""
         arrivals = (marks.unsqueeze(-1) == self._sources).double()  # (*batch, length, state_size)
         counts = torch.cat([state.unsqueeze(-2), arrivals], -2)
         spans = torch.cat([inter_times.new_zeros(*marks.shape[:-1], 1), inter_times], -1)
         return decayed_sums(counts, spans, self._decays)[..., 1:, :]
 
     def log_intensity_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
+        """Return the log-intensity of every mark; see Process."""
         decayed = state * torch.exp(-self._decays * elapsed.unsqueeze(-1))
         rows = decayed.reshape(-1, self.state_size).split(max(1, _AT_ONCE // self._jumps.numel()))
         # no matrix product: its rounding, and so a sample, would depend on the size of the batch
@@ -145,11 +147,12 @@ class Hawkes(Process):
         return (self.mu + excitation.view(*decayed.shape[:-1], self.num_marks)).log()
 
     def compensator_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
+        """Return the integrated total intensity; see Process."""
         spent = -torch.expm1(-self._decays * elapsed.unsqueeze(-1)) * state
         return self.mu.sum() * elapsed + (self._offspring * spent).sum(-1)
 
     def expected_counts(self, history: EventSequence, horizons: Sequence[float]) -> Tensor:
-        """Expected number of events of each mark within each horizon after the end of the history's window.
+        """Return the expected number of events of each mark within each horizon after the end of the history's window.
 
             d/dt E s_r = -beta_r E s_r + E lambda*_n,   d/dt E N_m = E lambda*_m,   lambda*_m = mu_m + sum_r jump_mr s_r
 
@@ -176,20 +179,20 @@ class Hawkes(Process):
     # --- an EventModel (tppsd.models.protocol) -------------------------------------------------------------------
 
     def new_cache(self, batch_size: int, capacity: int) -> RowCache:
-        """An empty cache, which holds the state after every token."""
+        """Return an empty cache, which holds the state after every token."""
         return ProcessModel(self).new_cache(batch_size, capacity)
 
     def extend(self, tokens: EventTokens, cache: RowCache, parents: tuple[int, ...] | None = None) -> Tensor:
-        """Append q tokens per row; contexts are the states after them, float64 (batch, q, state_size)."""
+        """Append q tokens per row and return the states after them, float64 (batch, q, state_size)."""
         return ProcessModel(self).extend(tokens, cache, parents)
 
-    def law(self, context: Tensor) -> ProcessLaw:
-        """Law of the next event after each context (*batch, state_size)."""
-        return ProcessModel(self).law(context)
+    def distribution(self, context: Tensor) -> ProcessDistribution:
+        """Return the distribution of the next event after each context (*batch, state_size)."""
+        return ProcessModel(self).distribution(context)
 
 
 class HawkesFit(NamedTuple):
-    """A fitted process and what is known of the fit.
+    """Holds a fitted process and what is known of the fit.
 
     Attributes:
         process: the process; its `alpha` is (num_decays, num_marks, num_marks), its `beta` one decay rate per decay.
@@ -205,7 +208,7 @@ class HawkesFit(NamedTuple):
 
     @property
     def branching_ratio(self) -> float:
-        """`Hawkes.branching_ratio`: with 1 or more the process explodes as time goes on."""
+        """The `Hawkes.branching_ratio`: with 1 or more the process explodes as time goes on."""
         return self.process.branching_ratio
 
 

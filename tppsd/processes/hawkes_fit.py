@@ -20,7 +20,7 @@ _DECAY_TOLERANCE = 1e-8  # relative change of the log-likelihood at which their 
 
 
 class HawkesParameters(NamedTuple):
-    """Parameters of a fit and what is known of it.
+    """Holds the parameters of a fit and what is known of it.
 
     Attributes:
         mu: (num_marks,).
@@ -46,7 +46,7 @@ def fit_parameters(
     optimise_decays: bool,
     pseudo_events: float,
 ) -> HawkesParameters:
-    """Parameters of largest likelihood; `tppsd.processes.fit_hawkes` explains the problem and the arguments."""
+    """Return the parameters of largest likelihood; `tppsd.processes.fit_hawkes` explains problem and arguments."""
     rows = (
         [sequences.sequence(i) for i in range(len(sequences.mask))] if isinstance(sequences, EventBatch) else sequences
     )
@@ -63,7 +63,7 @@ def fit_parameters(
 
 
 def default_decays(sequences: Sequence[EventSequence]) -> Tensor:
-    """Geometric grid of decay rates from 1 / (the longest window) to 1 / (a short inter-time), float64 (num_decays,).
+    """Return a grid of decay rates from 1 / (the longest window) to 1 / (a short inter-time), float64 (num_decays,).
 
     A short inter-time is the 5 % quantile of the positive ones. Neighbours differ by a factor of at most 5, unless that
     takes more than 12 decays. A change of the unit of time changes the grid accordingly.
@@ -79,7 +79,7 @@ def default_decays(sequences: Sequence[EventSequence]) -> Tensor:
 
 
 def _optimised(stream: EventStream, decays: Tensor, pseudo_events: float) -> Tensor:
-    """Decays near `decays` at which the log-likelihood of the best mu and alpha has a local maximum.
+    """Return decays near `decays` at which the log-likelihood of the best mu and alpha has a local maximum.
 
     By the envelope theorem its derivative is that of log L with mu and alpha held fixed.
     """
@@ -101,8 +101,10 @@ def _optimised(stream: EventStream, decays: Tensor, pseudo_events: float) -> Ten
 
 
 class _ConcaveFit(NamedTuple):
-    """The best mu (num_marks,) and alpha (target mark, source mark, num_decays) for given decays, log L, the bound of
-    what is left to gain, and lambda*_k(t) at every scored event (num_events,)."""
+    """Holds the best mu (num_marks,) and alpha (target mark, source mark, num_decays) for given decays.
+
+    With them come log L, a bound of what is left to gain, and lambda*_k(t) at every scored event (num_events,).
+    """
 
     mu: Tensor
     alpha: Tensor

@@ -12,7 +12,7 @@ _MAX_STEPS = 1100  # doubling from 1 to the largest float64 takes 1024 steps; an
 
 
 def invert_increasing(value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
-    """x > 0 with value(x) = target, by Newton steps safeguarded by doubling and bisection.
+    """Return x > 0 with value(x) = target, by Newton steps safeguarded by doubling and bisection.
 
     Every element has its own bracket and stops on its own, so its result does not depend on the others.
 

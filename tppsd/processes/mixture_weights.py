@@ -1,4 +1,4 @@
-"""Maximum likelihood weights of a mixture of known non-negative functions: a concave problem, solved to a proven gap."""
+"""Maximum likelihood weights of a mixture of known non-negative functions: a concave problem with a proven gap."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def mixture_weights(values: Tensor, counts: Tensor, tolerance: float = 1e-9) -> 
 
 
 def _slopes(values: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
-    """sum_i w_i g_ir / (g p)_i: the gradient of F, plus 1."""
+    """Return sum_i w_i g_ir / (g p)_i: the gradient of F, plus 1."""
     return (counts / (values @ weights)) @ values
 
 
 def _newton_step(values: Tensor, counts: Tensor, weights: Tensor, slacks: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of p and of its dual variables z towards grad F + z = 0, p z = a tenth of what it is."""
+    """Make one step of p and of its dual variables z towards grad F + z = 0, p z = a tenth of what it is."""
     barrier = _SHRINK * float(weights @ slacks) / len(weights)
     shares = values * weights / (values @ weights).unsqueeze(1)  # sum to 1 in every row; relative steps are well scaled
     downhill = counts @ shares - weights + barrier
@@ -81,5 +81,5 @@ def _newton_step(values: Tensor, counts: Tensor, weights: Tensor, slacks: Tensor
 
 
 def _gain(along: Tensor, step: Tensor, counts: Tensor, weights: Tensor, barrier: float) -> float:
-    """What F(p) + barrier * sum log p gains from p to p (1 + step); `along` = shares @ step."""
+    """Return what F(p) + barrier * sum log p gains from p to p (1 + step); `along` = shares @ step."""
     return float(counts @ torch.log1p(along) - weights @ step + barrier * torch.log1p(step).sum())

@@ -15,7 +15,7 @@ from tppsd.processes.self_correcting import SelfCorrecting
 
 @dataclass(frozen=True)
 class Preset:
-    """A process, and how much of it makes a data set.
+    """Holds a process, and how much of it makes a data set.
 
     Attributes:
         process: the ground truth.
@@ -46,7 +46,11 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """The preset called `name`; ValueError with all names if there is none."""
+    """Return the preset called `name`.
+
+    Raises:
+        ValueError: there is none; the sentence has all names.
+    """
     if name not in PRESETS:
         raise ValueError(f"there is no process preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

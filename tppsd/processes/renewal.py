@@ -17,7 +17,7 @@ _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class LogNormalRenewal(Process):
-    """log tau ~ Normal(log_mean, log_std), i.i.d., unmarked; the window starts as if at an event.
+    """Has i.i.d. inter-times with log tau ~ Normal(log_mean, log_std), unmarked; the window starts as if at an event.
 
     Attributes:
         log_mean: mean of log tau.
@@ -34,27 +34,29 @@ class LogNormalRenewal(Process):
             raise ValueError(f"log_std = {self.log_std} must be positive and finite")
 
     def start_state(self, t_start: Tensor) -> Tensor:
-        """The state is the age: the time since the last event."""
+        """Return the state at a start: it is the age, the time since the last event."""
         return torch.zeros_like(t_start).unsqueeze(-1)
 
     def advance(self, state: Tensor, inter_times: Tensor, marks: Tensor) -> Tensor:
+        """Return the ages after each event: 0, or what has passed without one."""
         times = inter_times.cumsum(-1)
         last_event = torch.cummax(torch.where(marks != NO_MARK, times, -state), -1).values
         return (times - last_event).unsqueeze(-1)
 
     def log_intensity_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
-        """log of the hazard, density / survival."""
+        """Return the log of the hazard, density / survival."""
         age = state + elapsed.unsqueeze(-1)
         z = self._standardised(age)
         log_density = -0.5 * z * z - _LOG_SQRT_2PI - math.log(self.log_std) - age.log()
         return torch.where(age > 0, log_density - torch.special.log_ndtr(-z), -torch.inf)
 
     def compensator_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
+        """Return the drop of the log-survival; see Process."""
         age = state.squeeze(-1)
         return self._log_survival(age) - self._log_survival(age + elapsed)
 
     def elapsed_at(self, state: Tensor, compensator: Tensor) -> Tensor:
-        """Quantile at log S(age) - compensator, taken from the nearer tail, less the age."""
+        """Return the quantile at log S(age) - compensator, taken from the nearer tail, less the age."""
         age = state.squeeze(-1)
         log_survival = self._log_survival(age) - compensator
         lower_tail = torch.special.ndtri(-torch.expm1(log_survival))

@@ -30,7 +30,7 @@ _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
 
 class TrialChoice(NamedTuple):
-    """What to do: options without "auto" as method, the draft length with what the trial has learnt, and why."""
+    """Says what to do: options without "auto" as method, the draft length with what the trial has learnt, and why."""
 
     options: SamplingOptions
     draft_length: AutoDraftLength | None
@@ -38,7 +38,7 @@ class TrialChoice(NamedTuple):
 
 
 def choose(batch: Batch, options: SamplingOptions, num_chunks: int = 1) -> TrialChoice:
-    """The fastest candidate for a job of `num_chunks` chunks like `batch`.
+    """Return the fastest candidate for a job of `num_chunks` chunks like `batch`.
 
     Args:
         batch: what is sampled, by models as they are run.
@@ -64,7 +64,7 @@ def choose(batch: Batch, options: SamplingOptions, num_chunks: int = 1) -> Trial
 
 
 def _without_trial(batch: Batch, candidates: dict[str, SamplingOptions]) -> TrialChoice:
-    """By the fixed rules, where a trial would take too large a part of the job."""
+    """Choose by the fixed rules, where a trial would take too large a part of the job."""
     if "model" not in candidates:
         return TrialChoice(candidates["autoregressive"], None, "autoregressive: too few events for a trial")
     choice = choose_default(batch.models, candidates["model"], batch.num_rows)
@@ -75,7 +75,7 @@ def _without_trial(batch: Batch, candidates: dict[str, SamplingOptions]) -> Tria
 
 
 def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingOptions]:
-    """What may be chosen, by name: compiled, only a draft model and recent distributions come near."""
+    """Return what may be chosen, by name: compiled, only a draft model and recent distributions come near."""
     length, rule = options.draft_length, options.rule or "joint"
     passes = options.common
     is_there: dict[DrafterName, bool] = {
@@ -97,7 +97,7 @@ def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingO
 
 
 def _rate(models: Models) -> float | None:
-    """Events per unit of time in the target's training split, where it has one."""
+    """Return events per unit of time in the target's training split, where it has one."""
     statistics = _statistics(models)
     return None if statistics is None else statistics.rate
 
@@ -107,8 +107,11 @@ def _statistics(models: Models) -> DataStatistics | None:
 
 
 def _try(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float, AutoDraftLength | None]:
-    """(events per second and row, what was learnt of the draft length) of `num_rounds` rounds, fewer where they take
-    long, that ignore where sequences end."""
+    """Measure `num_rounds` rounds, fewer where they take long, that ignore where sequences end.
+
+    Returns:
+        Events per second and row, and what was learnt of the draft length.
+    """
     lengths = None
     if options.draft_length == "auto":
         lengths = AutoDraftLength.of(options, is_compiled(batch.models.target))
@@ -133,7 +136,7 @@ def _try(batch: Batch, options: SamplingOptions, num_rounds: int) -> tuple[float
 
 
 def _expected_events(models: Models, plan: RequestPlan) -> float:
-    """Of all requests: by their numbers of events, or by the rate of the training split where it is known."""
+    """Estimate the events of all requests: by their numbers of events, or by the rate of the training split."""
     rate = _rate(models)
     own = plan.requests
     if rate is None:

@@ -1,5 +1,4 @@
-"""Block Verification (Sun et al., arXiv 2403.10444): the accepted length is decided for the whole draft, not event by
-event.
+"""Block Verification (Sun et al., arXiv 2403.10444): the accepted length is decided for the whole draft at once.
 
 P_0 = 1, P_i = min(1, P_{i-1} r_i) with r_i = g_T f_T / (g_D f_D) at the i-th drafted event. The accepted length is the
 largest i whose own trial succeeds: i = draft_length with probability P_i (a bonus event follows), any smaller i with
@@ -7,20 +6,19 @@ probability
 
     A_i / (A_i + 1 - P_i),   A_i = P_i E_{X ~ target}[(1 - 1 / (P_i r(X)))_+]   at the distribution after prefix i.
 
-A_i is an integral. A race has the same odds without it: repeat { with probability 1 - P_i fail; draw X from the target's
-distribution after prefix i; with probability (1 - 1 / (P_i r(X)))_+ succeed }, and the X of the success is the event
-that follows the prefix. At i = 0 nothing can fail. Never fewer events per round on average than the rule `joint`, from
-the same state and draft.
+A_i is an integral. A race has the same odds without it: repeat { with probability 1 - P_i fail; draw X from the
+target's distribution after prefix i; with probability (1 - 1 / (P_i r(X)))_+ succeed }, and the X of the success is the
+event that follows the prefix. At i = 0 nothing can fail. Never fewer events per round on average than the rule `joint`,
+from the same state and draft.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from tppsd.models.law import sample_with_ratio
+from tppsd.models.distribution import sample_with_ratio
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import RowNoise, Streams
 from tppsd.sampling.rules import (
@@ -41,13 +39,15 @@ _OPEN, _FAILED, _SUCCEEDED = 0, 1, 2
 
 
 class BlockRule(ChainRule):
-    """Accept the whole draft with probability P_draft_length; otherwise races decide how much of it stays."""
+    """Accepts the whole draft with probability P_draft_length; otherwise races decide how much of it stays."""
 
     def consume(self, noise: RowNoise, num_events: Tensor, draft_length: int) -> None:
         """Use up the whole window: the rule has looked at the whole draft at once, so rounds start with fresh noise."""
         noise.advance(draft_length + 1, draft_length + 1)
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """See Rule; num_accepted only says whether all or not all were accepted, the detail is log P_i (rows, n)."""
         log_block = log_block_probs(draft, target[:, :-1])
         last = draft.num_drafted.unsqueeze(1) - 1
@@ -83,19 +83,19 @@ class BlockRule(ChainRule):
         return Recovered(num_accepted, inter_times, marks)
 
 
-def log_block_probs(draft: Draft, laws: Any) -> Tensor:
-    """log P_i, i = 1..draft_length, (rows, draft_length)."""
+def log_block_probs(draft: Draft, distributions: EventDistribution) -> Tensor:
+    """Return log P_i, i = 1..draft_length, (rows, draft_length)."""
     log_block, steps = torch.zeros_like(draft.inter_times[:, 0]), []
-    for delta in log_ratio(draft, laws).unbind(1):
+    for delta in log_ratio(draft, distributions).unbind(1):
         log_block = (log_block + delta).clamp_max(0.0)
         steps.append(log_block)
     return torch.stack(steps, 1)
 
 
 def _race(race: Rejected, log_block: Tensor, first: Tensor, num: int, noise: Streams) -> tuple[Tensor, Tensor, Tensor]:
-    """(outcome, inter_time, mark), each (n,), of attempts first..first+num-1 at every position."""
+    """Return (outcome, inter_time, mark), each (n,), of attempts first..first+num-1 at every position."""
     uniforms = proposal_uniforms(race, noise, first, num)
-    target, draft = (law.unsqueeze(1) for law in race.laws())
+    target, draft = (distribution.unsqueeze(1) for distribution in race.distributions())
     tau, marks, ratio = sample_with_ratio(target, draft, uniforms)
     if torch.isnan(ratio).all(1).any():
         raise RuntimeError("target and draft are not densities: no attempt of a race has a number for its odds")

@@ -8,9 +8,12 @@ from typing import Any
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None, or_else: str = "") -> int:
-    """`value` as an int where it is a whole number from `least` to `most`: 4, NumPy's or torch's 4, or 4.0.
+    """Return `value` as an int where it is a whole number from `least` to `most`: 4, NumPy's or torch's 4, or 4.0.
 
     Args:
+        name: of the argument, for the message.
+        value: what the caller gave.
+        least, most: bounds; None = no upper one.
         or_else: what else the argument may be, for the message.
 
     Raises:
@@ -38,7 +41,7 @@ def _as_int(value: Any) -> int | None:
 
 
 def mark_set(name: str, value: Any) -> tuple[int | str, ...] | None:
-    """A set of marks, by index or name, as a tuple in a fixed order; None stays None.
+    """Return a set of marks, by index or name, as a tuple in a fixed order; None stays None.
 
     Raises:
         ValueError: it is empty, or something else than marks.
@@ -56,7 +59,7 @@ def mark_set(name: str, value: Any) -> tuple[int | str, ...] | None:
 
 
 def mark_indices(name: str, marks: Iterable[int | str], num_marks: int, mark_names: Sequence[str] | None) -> list[int]:
-    """The indices of marks that are given by index or name.
+    """Return the indices of marks that are given by index or name.
 
     Args:
         name: of the argument, for the message.

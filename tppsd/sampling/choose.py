@@ -1,4 +1,7 @@
-"""How to sample where the caller leaves it open: fixed rules without a clock, so that a seed gives the same sequences."""
+"""The choice of a method where the caller leaves it open: fixed rules without a clock.
+
+So a seed gives the same sequences.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from tppsd.models.resolve import model_device
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.roles import Models
 
-# Compiled: weights of a target from which a draft was measured to gain (693,000 did, 173,000 did not); a draft must have
-# so many times fewer. The length is within a tenth of the best on most data sets, with one thread and with several.
+# Compiled: weights of a target from which a draft was measured to gain (693,000 did, 173,000 did not); a draft must
+# have so many times fewer. The length is within a tenth of the best on most data sets, with one thread and with
+# several.
 _LARGE, _SMALLER = 400_000, 8
 _COMPILED_LENGTH = {False: 4, True: 8}
 # Eager: layers from which drafts gain with any number of running sequences up to their square, and layers per sequence
@@ -26,7 +30,12 @@ _FEW_ROWS = 16  # running sequences that gain by compiled drafts under a target 
 
 
 class Choice(NamedTuple):
-    """What to do, and why. Fields: options without anything left open; reason: a sentence for people."""
+    """Says what to do, and why.
+
+    Fields:
+        options: without anything left open.
+        reason: a sentence for people.
+    """
 
     options: SamplingOptions
     reason: str
@@ -50,7 +59,7 @@ def choose_default(models: Models, options: SamplingOptions, num_rows: int) -> C
 
 
 def _draft_length(models: Models, options: SamplingOptions, num_rows: int) -> int:
-    """Events drafted per round; 0: none."""
+    """Return how many events to draft per round; 0: none."""
     (target, draft), are_native = models, options.rule == "joint"  # rounds of other rules are Python's
     num_layers = getattr(target, "num_layers", 1)
     if model_device(target).type != "cpu":
@@ -66,12 +75,12 @@ def _draft_length(models: Models, options: SamplingOptions, num_rows: int) -> in
 
 
 def _has_compiled_passes(model: EventModel) -> bool:
-    """Are the model's passes native code?"""
+    """Say whether the model's passes are native code."""
     return is_compiled(model) and hasattr(model, "encoder")
 
 
 def _is_large(models: Models) -> bool:
-    """Has the target so many weights, and the draft so few, that compiled drafts gain?"""
+    """Say whether the target has so many weights, and the draft so few, that compiled drafts gain."""
     target, draft = (num_weights(model) for model in models)
     return target >= _LARGE and target >= _SMALLER * draft and _has_compiled_passes(models.draft or models.target)
 
@@ -89,7 +98,7 @@ def _why_not(models: Models, options: SamplingOptions) -> str:
 
 
 def num_weights(model: EventModel | None) -> int:
-    """Numbers in a model's parameters."""
+    """Count the numbers in a model's parameters."""
     if isinstance(model, nn.Module):
         return sum(parameter.numel() for parameter in model.parameters())
     return getattr(model, "num_weights", 0)

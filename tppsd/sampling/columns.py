@@ -23,7 +23,8 @@ def write_parquet(columns: dict[str, list[Any]], path: str | Path, metadata: dic
     times, marks = pa.list_(pa.float64()), pa.list_(pa.int64())
     types = {
         "dim_process": pa.int64(), "seq_idx": pa.int64(), "seq_len": pa.int64(), "time_since_start": times,
-        "time_since_last_event": times, "type_event": marks, "mark_names": pa.list_(pa.string()), "t_start": pa.float64(),
+        "time_since_last_event": times, "type_event": marks, "mark_names": pa.list_(pa.string()),
+        "t_start": pa.float64(),
         "t_end": pa.float64(),
         "history_index": pa.int64(), "path_index": pa.int64(), "truncated": pa.bool_(), "stopped": pa.bool_(),
         "target_hash": pa.string(),

@@ -1,4 +1,7 @@
-"""Rounds of a draft model and the rule `joint`, many in one native call: event by event those of speculative.py."""
+"""Rounds of a draft model and the rule `joint`, many in one native call.
+
+Event by event they are those of speculative.py.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _AT_ONCE = 128  # events of a row after which a call begins no further round: in
 
 
 def can_speculate(target: EventModel, drafter: Drafter, rule: Rule) -> bool:
-    """Does native code know these rounds?"""
+    """Say whether native code knows these rounds."""
     if not is_compiled(target) or type(drafter) is not ModelDrafter or type(rule) is not JointRule:
         return False
     from tppsd.backends.cpp.model import CompiledTPP
@@ -52,8 +55,11 @@ class CompiledSpeculative(Speculative):
         return Advance(speculated.num_rounds, events, None, *rounds_of(speculated, num_wanted, state), num_rounds)
 
     def _speculate(self, state: BatchState, draft_length: int) -> Any:
-        """Rounds of one length: of each row as many as it wants where all are of that length, else of all rows as many,
-        so that a row which enters later finds the lengths that were recorded."""
+        """Run rounds of one length.
+
+        Each row makes as many as it wants where all rounds are of that length. Else all rows make as many, so that a
+        row which enters later finds the lengths that were recorded.
+        """
         from tppsd.backends.cpp.model import CompiledTPP
         from tppsd.backends.cpp.rounds import Wanted, speculate
 
@@ -68,8 +74,8 @@ class CompiledSpeculative(Speculative):
         return speculate(*models, (target.cache, draft.cache), wanted)
 
     def _update_backlog(self, speculated: Any) -> None:
-        """The draft's cache lacks the newest event, and after a fully accepted draft the one before."""
-        num = torch.where(speculated.num_rounds > 0, speculated.num_unseen, 1)
+        """Hold what the draft's cache lacks: the newest event, and after a fully accepted draft the one before."""
+        num = torch.where(speculated.num_rounds > 0, speculated.num_backlog, 1)
         where = (speculated.num_events - num).unsqueeze(1) + torch.arange(2)
         where = where.clamp_max(speculated.times.shape[1] - 1)
         fields = (speculated.inter_times, speculated.times, speculated.marks)
@@ -78,8 +84,15 @@ class CompiledSpeculative(Speculative):
 
 
 def rounds_of(speculated: Any, num_wanted: Tensor, state: BatchState) -> tuple[Tensor, Tensor, Tensor]:
-    """(drafted, accepted, used) events of every round of every row, int64 (rounds,); each row had use for its first
-    `num_wanted` (rows,) events, and what a round drafted behind an event that stopped its row does not count."""
+    """Return drafted, accepted and used events of every round of every row, int64 (rounds,).
+
+    What a round drafted behind an event that stopped its row does not count.
+
+    Args:
+        speculated: what the rounds have made.
+        num_wanted: int64 (rows,), so many events each row had use for, the first ones.
+        state: after the commit.
+    """
     is_round = torch.arange(speculated.num_drafted.shape[1]) < speculated.num_rounds.unsqueeze(1)
     num_events = speculated.num_accepted + 1
     num_before = num_events.cumsum(1) - num_events

@@ -1,11 +1,10 @@
-"""How many events to draft per round: a fixed number, a recorded schedule, or what measured costs and acceptance make
-best.
+"""The number of events to draft per round: fixed, recorded, or what measured costs and acceptance make best.
 
     gamma = argmax_g (1 + sum_{j <= g} a_j) / T(g)
 
 a_j: probability that at least j drafted events are accepted and come before the row's end; T(g): seconds of a round
 that drafts g. The length of a round depends on earlier rounds and the clock alone, never on what the target makes of
-the round itself, so that samples keep their law.
+the round itself, so that samples keep their distribution.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch import Tensor
 from tppsd.sampling.options import MAX_AUTO_LENGTH, DraftLengths, SamplingOptions
 
 LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_AUTO_LENGTH)
-_FIRST = (24, 16, 0), (8, 4, 0)  # tried before anything is known, with few rows in flight and with many
+_FIRST = (24, 16, 0), (8, 4, 0)  # tried before anything is known, with few running sequences and with many
 _FIRST_COMPILED = (8, 4, 0), (8, 4, 0)  # where passes are bound by their arithmetic
 _MANY_ROWS = 8
 _ROUNDS_AT_ONCE = 4, 16  # where several rounds can be had at once: while lengths are looked for, and later
@@ -49,20 +48,28 @@ class DraftLength(Protocol):
 
     @property
     def most_rounds(self) -> int:
-        """That may be of the length just chosen, where several can be had at once; `record` is told how many were."""
+        """How many rounds at most may have the length just chosen; `record` is told how many did."""
 
-    def choose(self, num_rows: int) -> int: ...
+    def choose(self, num_rows: int) -> int:
+        """Return the length of the next round with `num_rows` running sequences."""
 
     def record(
         self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
     ) -> None:
-        """Of the round just ended: drafted events, fewer than chosen where all windows ended; accepted ones that their
-        rows still had use for, int64 (rows,); the rows that drafted so many, bool (rows,); wall-clock seconds. Of
-        `num_rounds` rounds: the same of each row and round (rows * rounds,), and the seconds of all."""
+        """Learn from the round just ended.
+
+        Args:
+            num_drafted: drafted events, fewer than chosen where all windows ended.
+            num_accepted: int64 (rows,), accepted ones that their rows still had use for.
+            is_counted: bool (rows,), the rows that drafted so many.
+            seconds: wall-clock time.
+            num_rounds: with several rounds, `num_accepted` and `is_counted` have an entry for each row and round (rows
+                * rounds,), and the seconds are those of all.
+        """
 
 
 class FixedDraftLength:
-    """The same for all rounds."""
+    """Gives the same length to all rounds."""
 
     most_rounds = 1
 
@@ -70,22 +77,24 @@ class FixedDraftLength:
         self.draft_length = draft_length
 
     def choose(self, num_rows: int) -> int:
+        """Return the length."""
         return self.draft_length
 
     def record(
         self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
     ) -> None:
-        """Nothing to learn."""
+        """Do nothing: there is nothing to learn."""
 
 
 class RecordedDraftLength:
-    """As in an earlier run; its last length goes on for ever."""
+    """Gives the lengths of an earlier run; its last length goes on for ever."""
 
     def __init__(self, pairs: DraftLengths) -> None:
         self._pairs, self._which, self._done = pairs, 0, 0  # rounds of the present pair
 
     @property
     def most_rounds(self) -> int:
+        """How many rounds may have the length just chosen."""
         return _PATIENCE if self._is_last else self._pairs[self._which][1] - self._done + 1
 
     @property
@@ -93,6 +102,7 @@ class RecordedDraftLength:
         return self._which == len(self._pairs) - 1
 
     def choose(self, num_rows: int) -> int:
+        """Return the length that the same round had."""
         if self._done >= self._pairs[self._which][1] and not self._is_last:
             self._which, self._done = self._which + 1, 0
         self._done += 1
@@ -101,15 +111,16 @@ class RecordedDraftLength:
     def record(
         self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
     ) -> None:
+        """Count the rounds."""
         self._done += num_rounds - 1
 
 
 class AutoDraftLength:
-    """The length with the most expected events per second; it is looked for in the first rounds and watched ever after.
+    """Finds the length with the most expected events per second in the first rounds, and watches it ever after.
 
     Args:
         leeway: share of these events that is given up for a longer draft.
-        first: tried before anything is known, with few rows in flight and with many.
+        first: tried before anything is known, with few running sequences and with many.
 
     Attributes:
         history: pairs [length, rounds] of what was chosen, in order.
@@ -130,9 +141,11 @@ class AutoDraftLength:
 
     @classmethod
     def of(cls, options: SamplingOptions, is_compiled: bool) -> AutoDraftLength:
-        """For what `options` draft from. The more events `jacobi` drafts, the more often each has been drafted before,
-        and the
-        better: what is known of shorter drafts does not show it."""
+        """Return one for what `options` draft from.
+
+        The more events `jacobi` drafts, the more often each has been drafted before, and the better: what is known of
+        shorter drafts does not show it.
+        """
         return cls(
             _JACOBI_LEEWAY if options.drafter == "jacobi" else 0.0,
             _FIRST_COMPILED if is_compiled else _FIRST,
@@ -140,10 +153,11 @@ class AutoDraftLength:
 
     @property
     def most_rounds(self) -> int:
+        """How many rounds may have the length just chosen: fewer while lengths are looked for."""
         return _ROUNDS_AT_ONCE[not self._untried and self._now == self._best]
 
     def choose(self, num_rows: int) -> int:
-        """The best length by now; at first, and every once in a while, another to learn from."""
+        """Return the best length by now; at first, and every once in a while, another to learn from."""
         rows = 1 << max(0, num_rows - 1).bit_length()
         if (
             not self.history and rows not in self._begun
@@ -163,8 +177,10 @@ class AutoDraftLength:
         return self._now
 
     def _probe(self) -> int:
-        """The best length, but once in a while none, the next and the one before by turns; where none is best, the best
-        that is not 0, more and more rarely."""
+        """Return the best length, but once in a while none, the next and the one before by turns.
+
+        Where none is best, the best that is not 0 has a turn, more and more rarely.
+        """
         turn, wait = divmod(self._num_rounds, _PROBE_EVERY)
         if self._best == 0 and self._num_rounds >= self._draft_at:
             self._draft_at = self._num_rounds + min((_LATER - 1) * self._num_rounds, _PATIENCE)
@@ -177,6 +193,7 @@ class AutoDraftLength:
     def record(
         self, num_drafted: int, num_accepted: Tensor, is_counted: Tensor, seconds: float, num_rounds: int = 1
     ) -> None:
+        """Learn the seconds and the acceptance of a round; see DraftLength."""
         self._num_rounds += 1  # those of one call are one
         self.history[-1][1] += num_rounds - 1
         if num_drafted and bool(is_counted.any()):
@@ -191,7 +208,7 @@ class AutoDraftLength:
                 self._untried = tuple(length for length in self._untried if length != tried)
 
     def continued(self) -> AutoDraftLength:
-        """A copy that has learnt the same, with an empty history of its own."""
+        """Return a copy that has learnt the same, with an empty history of its own."""
         other = copy.copy(self)
         other.history = []
         other._tested, other._passed, other._seconds = copy.deepcopy((self._tested, self._passed, self._seconds))
@@ -206,7 +223,7 @@ class AutoDraftLength:
             self._passed[j] = kept * self._passed[j] + reached[j + 1]
 
     def acceptance(self) -> list[float]:
-        """Probability that the event at each position is accepted if those before it were."""
+        """Return the probability that the event at each position is accepted if those before it were."""
         rates, rate = [], (sum(self._passed) + _HOPE[0]) / (sum(self._tested) + _HOPE[1])
         for passed, tested in zip(self._passed, self._tested, strict=True):
             rate = (passed + _PRIOR * rate) / (tested + _PRIOR)
@@ -214,8 +231,10 @@ class AutoDraftLength:
         return rates
 
     def best(self, drafted: bool = False) -> tuple[int, float]:
-        """(length, expected events per second and row) for the present number of rows; the best that is not 0 if
-        `drafted`."""
+        """Return the best length for the present number of rows, and its expected events per second and row.
+
+        With `drafted` it is the best that is not 0.
+        """
         expected = [1.0, *(1.0 + total for total in accumulate(accumulate(self.acceptance(), lambda a, b: a * b)))]
         seconds = self._cost()
         rates = {g: expected[g] / seconds(g) for g in LENGTHS[drafted:]}
@@ -225,12 +244,11 @@ class AutoDraftLength:
         return best, rates[best]
 
     def _cost(self) -> Callable[[int], float]:
-        """Seconds of a round by its length: measured, or on the line through what was measured.
+        """Return a function that gives the seconds of a round by its length.
 
-        A round without drafts is another kind of work than the shortest draft, so that the line is laid through the
-        others. A
-        number of rows with few lengths measured borrows the seconds of the one with the most: what matters is how they
-            grow.
+        They are measured, or on a line through what was measured. A round without drafts is another kind of work than
+        the shortest draft, so that the line is laid through the others. A number of rows with few lengths measured
+        borrows the seconds of the one with the most: what matters is how they grow.
         """
         known = self._seconds.get(self._rows, {})
         if len(known) < _ENOUGH:

@@ -1,4 +1,7 @@
-"""What jobs have learnt of draft lengths, for later jobs with the same models: a short one need not find it out again."""
+"""A cache of what jobs have learnt of draft lengths, for later jobs with the same models.
+
+So a short job need not find it out again.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ _Known = dict[tuple[Any, ...], AutoDraftLength]
 
 
 class DraftLengthCache:
-    """Draft lengths by target, draft and the way of sampling, as long as both models live."""
+    """Holds draft lengths by target, draft and the way of sampling, as long as both models live."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, _Known]] = WeakKeyDictionary()
 
     def recall(self, target: Any, draft: Any, options: SamplingOptions, is_compiled: bool) -> AutoDraftLength:
-        """What is known, as a copy to go on from: jobs may run side by side."""
+        """Return what is known, as a copy to go on from: jobs may run side by side."""
         known = self._of(target, draft).get(_way(target, options))
         return AutoDraftLength.of(options, is_compiled) if known is None else known.continued()
 
     def remember(self, target: Any, draft: Any, options: SamplingOptions, lengths: AutoDraftLength) -> None:
-        """Keep what a job has learnt in the end."""
+        """Store what a job has learnt in the end."""
         self._of(target, draft)[_way(target, options)] = lengths.continued()
 
     def _of(self, target: Any, draft: Any) -> _Known:
-        """What is known of two models; of models that are no modules, such as a process, nothing is kept."""
+        """Return what is known of two models; of models that are no modules, such as a process, nothing is kept."""
         models = (target, target if draft is None else draft)
         if not all(isinstance(model, nn.Module) for model in models):
             return {}
@@ -39,7 +42,7 @@ class DraftLengthCache:
 
 
 def _way(target: Any, options: SamplingOptions) -> tuple[Any, ...]:
-    """What the costs of drafts depend on besides the models and the running sequences: how drafts are made, on what."""
+    """Return what the costs of drafts depend on besides the models and the running sequences."""
     where = str(model_device(target)), torch.get_num_threads()
     how = options.drafter, options.draft_passes, options.rule, options.tolerance, options.compile, options.dtype
     return *where, options.method, *how

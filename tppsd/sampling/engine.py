@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.recorder import Recorder, Steps
@@ -22,17 +23,21 @@ from tppsd.sampling.state import BatchState, Events, ragged
 
 
 class Advance(NamedTuple):
-    """What one call of a method has done.
+    """Says what one call of a method has done.
 
-    Fields: num_passes: target passes of every row, or int64 (rows,); events (rows, n) that were committed, then
-    anything; laws: the target's distributions of them, or None; num_drafted, num_accepted, num_used int64 (m,): of every
-    round of every active row, the events drafted, accepted, and of these the ones that their row had use for (None:
-    nothing is ever drafted); num_rounds: rounds of the batch; nodes int64: of a tree, those that were accepted.
+    Fields:
+        num_passes: target passes of every row, or int64 (rows,).
+        events: (rows, n), those that were committed, then anything.
+        distributions: the target's distributions of them, or None.
+        num_drafted, num_accepted, num_used: int64 (m,), of every round of every active row, the events drafted,
+            accepted, and of these the ones that their row had use for; None: nothing is ever drafted.
+        num_rounds: rounds of the batch.
+        nodes: int64, of a tree, those that were accepted.
     """
 
     num_passes: int | Tensor
     events: Events
-    laws: Any
+    distributions: EventDistribution | None
     num_drafted: Tensor | None = None
     num_accepted: Tensor | None = None
     num_used: Tensor | None = None
@@ -41,7 +46,7 @@ class Advance(NamedTuple):
 
 
 class Method(Protocol):
-    """A way to advance every row by at least one event."""
+    """Is a way to advance every row by at least one event."""
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Begin new requests in `rows`."""
@@ -55,15 +60,15 @@ class Method(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """Completed requests, one after the other, on the CPU.
+    """Holds completed requests, one after the other, on the CPU.
 
     Attributes:
         which: int64 (n,), their numbers in the job.
         counts: int64 (n,), their events.
         ended_by_count, stopped: bool (n,), they ended by the number of these, or by the mark of the last.
-        columns: float64 (3 or 4, events), inter-times, times since t_start and marks of all, and log-densities where they
-            were recorded.
-        laws: the recorded distributions of each, or None.
+        columns: float64 (3 or 4, events), inter-times, times since t_start and marks of all, and log-densities where
+            they were recorded.
+        distributions: the recorded distributions of each, or None.
     """
 
     which: Tensor
@@ -71,35 +76,36 @@ class Finished:
     ended_by_count: Tensor
     stopped: Tensor
     columns: Tensor
-    laws: list[NextEventLaw] | None
+    distributions: list[NextEventDistribution] | None
 
     def __len__(self) -> int:
         return len(self.which)
 
     @classmethod
     def cat(cls, parts: Sequence[Finished]) -> Finished:
-        """All of several."""
+        """Join several, one after the other."""
         names = ("which", "counts", "ended_by_count", "stopped")
         flags = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         columns = torch.cat([part.columns for part in parts], 1)
-        recorded = [law for part in parts for law in part.laws or ()]
-        return cls(**flags, columns=columns, laws=None if parts[0].laws is None else recorded)
+        recorded = [distribution for part in parts for distribution in part.distributions or ()]
+        return cls(**flags, columns=columns, distributions=None if parts[0].distributions is None else recorded)
 
     def select(self, order: Tensor) -> Finished:
-        """The requests at int64 `order` (m,), in that order."""
+        """Return the requests at int64 `order` (m,), in that order."""
         counts, firsts = self.counts[order], (self.counts.cumsum(0) - self.counts)[order]
         within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
         events = firsts.repeat_interleave(counts) + within
-        laws = None if self.laws is None else [self.laws[i] for i in order.tolist()]
+        distributions = None if self.distributions is None else [self.distributions[i] for i in order.tolist()]
         flags = (self.ended_by_count[order], self.stopped[order])
-        return Finished(self.which[order], counts, *flags, self.columns[:, events], laws)
+        return Finished(self.which[order], counts, *flags, self.columns[:, events], distributions)
 
 
 class Counters:
-    """What the rounds of a job add up to.
+    """Adds up the rounds of a job.
 
     Attributes:
-        num_rounds: target passes summed over rows; num_passes: of the whole batch.
+        num_rounds: target passes summed over rows.
+        num_passes: target passes of the whole batch.
         accepted_counts: int64 (longest + 1, longest + 1), rounds by (drafted, accepted).
         node_counts: int64 (num_nodes,), rounds in which each node of a tree was accepted.
     """
@@ -173,7 +179,7 @@ class Engine:
         started = time.perf_counter()
         active, before, last_times = self.state.active, self.state.counts, self.state.last_times
         done = self.method.advance(self.state)
-        self.recorder.record(before, done.events, done.laws)
+        self.recorder.record(before, done.events, done.distributions)
         if self.recorder.accumulator is not None:
             self.recorder.accumulator.add(self._steps(done, active, before, last_times))
         self.counters.add(done, active)
@@ -184,12 +190,13 @@ class Engine:
             self.draft_length.record(longest, done.num_used, is_longest, seconds, done.num_rounds)
 
     def _steps(self, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> Steps:
-        """What a call of the method has done, step by step, from what the state was before it."""
+        """Return what a call of the method has done, step by step, from what the state was before it."""
         state = self.state
+        assert done.distributions is not None
         num_events = torch.where(active, torch.minimum(state.counts, state.limit) - counts, 0)
         is_late = state.reached_end & ~state.stopped & (state.counts < state.limit)
         starts = torch.cat([last_times.unsqueeze(1), done.events.times[:, :-1]], 1)
-        return Steps(state.request, starts, done.events, done.laws, num_events + is_late.long(), num_events)
+        return Steps(state.request, starts, done.events, done.distributions, num_events + is_late.long(), num_events)
 
     def schedule(self) -> None:
         """Fill free rows with waiting requests once an eighth is free; drop free rows when nobody waits."""
@@ -220,8 +227,8 @@ class Engine:
         counts, by_count = torch.minimum(state.counts, state.limit)[done], (state.counts >= state.limit)[done]
         stopped = state.stopped[done]
         columns = ragged(state.events.values, done, counts)
-        log_probs, laws = self.recorder.take(done, counts, by_count | stopped)
+        log_probs, distributions = self.recorder.take(done, counts, by_count | stopped)
         if log_probs is not None:
             columns = torch.cat([columns, log_probs])
         which = state.request[done].cpu()
-        return Finished(which, counts.cpu(), by_count.cpu(), stopped.cpu(), columns.cpu(), laws)
+        return Finished(which, counts.cpu(), by_count.cpu(), stopped.cpu(), columns.cpu(), distributions)

@@ -36,7 +36,7 @@ _LOG = logging.getLogger("tppsd")
 
 
 class SamplingJob:
-    """Resolved models and options, and the engine that runs them.
+    """Holds resolved models and options, and runs the engine on them.
 
     Args:
         target, draft, options, batch_size, seed, max_events: as of `tppsd.sample`.
@@ -107,10 +107,10 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
-        if self.options.forbid_marks is not None and (self.recorder.log_probs or self.recorder.laws):
+        if self.options.forbid_marks is not None and (self.recorder.log_probs or self.recorder.distributions):
             raise ValueError(
-                f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which no "
-                "distributions and densities are returned; leave out return_laws and return_log_probs"
+                f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which "
+                "no distributions and densities are returned; leave out return_distributions and return_log_probs"
             )
         plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
@@ -128,7 +128,7 @@ class SamplingJob:
         return runnable(model, role, compile, self.options.dtype or "float32")
 
     def _marks(self, name: str) -> torch.Tensor | None:
-        """The marks that an option names, bool (num_marks,); None where it names none."""
+        """Return the marks that an option names, bool (num_marks,); None where it names none."""
         marks, num_marks = getattr(self.options, name), self.target.num_marks
         if marks is None:
             return None
@@ -160,14 +160,14 @@ class SamplingJob:
         return Batch(self.models, plan, self._num_rows(plan), self.seed, self.recorder)
 
     def _num_rows(self, plan: RequestPlan) -> int:
-        """Running sequences."""
+        """Return the number of running sequences."""
         num = len(plan.requests)
         is_plain = self.options.method == "autoregressive" and is_compiled(self.models.target)
         default = MANY_ROWS if is_plain and num >= 4 * MANY_ROWS else DEFAULT_ROWS
         return min(self.batch_size or default, num)
 
     def finished(self, plan: RequestPlan, progress: bool = False) -> Finished:
-        """All of them, in index order."""
+        """Sample all requests and return them in index order."""
         with torch.inference_mode():
             done = Finished.cat(list(self.run(plan, progress)))
             return done.select(done.which.argsort())
@@ -194,7 +194,7 @@ class SamplingJob:
                 yield finished
 
     def _start(self, plan: RequestPlan) -> Engine:
-        """The engine, which goes on from what the trial, or earlier jobs, have learnt of draft lengths."""
+        """Return the engine, which goes on from what the trial, or earlier jobs, have learnt of draft lengths."""
         if self.chosen_lengths is None and self.options.method != "autoregressive":
             if self.options.draft_length == "auto":
                 compiled = is_compiled(self.models.target)
@@ -211,7 +211,7 @@ class SamplingJob:
         return self.options.with_overrides(draft_length=self.chosen_lengths.history)
 
     def assemble(self, plan: RequestPlan, which: slice, finished: Finished) -> SampledSequences:
-        """Ragged storage of the finished requests `which`, on the data's own clock."""
+        """Return the finished requests `which` in ragged storage, on the data's own clock."""
         requests, counts, by_count = plan.requests[which], finished.counts, finished.ended_by_count
         stopped = finished.stopped
         of_events = requests.history.repeat_interleave(counts)
@@ -226,10 +226,10 @@ class SamplingJob:
                 "their end; they are marked in `truncated`",
                 stacklevel=3,
             )
-        laws = None
-        if finished.laws is not None:
+        distributions = None
+        if finished.distributions is not None:
             elapsed = plan.histories.elapsed[requests.history].tolist()
-            laws = [after_elapsed(own, gap) for own, gap in zip(finished.laws, elapsed, strict=True)]
+            distributions = [after_elapsed(own, gap) for own, gap in zip(finished.distributions, elapsed, strict=True)]
         return SampledSequences(
             flat_event_times=times,
             flat_inter_times=inter_times.clone(),
@@ -251,11 +251,11 @@ class SamplingJob:
             mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
             target_hash=self.hashes[0],
             draft_hash=self.hashes[1],
-            laws=laws,
+            distributions=distributions,
         )
 
 
 def _content_hash(model: Any, source: Any) -> str | None:
-    """The content hash of a model as it is run: a compiled one knows that of its source."""
+    """Return the content hash of a model as it is run: a compiled one knows that of its source."""
     found: str | None = model.content_hash() if is_compiled(model) else content_hash(source)
     return found

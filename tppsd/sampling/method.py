@@ -1,4 +1,7 @@
-"""From resolved options to the engine that does what they say; what the options do not name is not imported."""
+"""The way from resolved options to the engine that does what they say.
+
+What the options do not name is not imported.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ _FIRST_CAPACITY = 16
 
 
 class Batch(NamedTuple):
-    """What a method is built for: the models, the plan, the number of running sequences, the seed and the recorder."""
+    """Says what a method is built for: models, plan, number of running sequences, seed and recorder."""
 
     models: Models
     plan: RequestPlan
@@ -46,7 +49,7 @@ def build_engine(
     rule: Rule | None = None,
     drafter: Callable[[ModelRunner], Drafter] | None = None,
 ) -> Engine:
-    """An engine for a batch.
+    """Return an engine for a batch.
 
     Args:
         batch: what is sampled.
@@ -61,7 +64,7 @@ def build_engine(
         target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
-            method = Autoregressive(target, noise, recorder.wants_laws)
+            method = Autoregressive(target, noise, recorder.wants_distributions)
             if plan.forbid_marks is not None:
                 method = WithoutMarks(target, noise, plan.forbid_marks, plan.max_events)
             return Engine(method, state, noise, plan.requests, plan.histories, counters, recorder)
@@ -70,14 +73,14 @@ def build_engine(
         proposes = build_drafter(batch, options, target) if drafter is None else drafter(target)
         noise = RowNoise(seed, rule.addresses, num_rows, device)
         counters = Counters(options.longest_draft, rule.num_nodes, device)
-        is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_laws
+        is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_distributions
         kind = CompiledSpeculative if is_native else Speculative
         speculative = kind(target, proposes, rule, noise, lengths)
         return Engine(speculative, state, noise, plan.requests, plan.histories, counters, recorder, lengths)
 
 
 def build_rule(options: SamplingOptions, device: torch.device) -> Rule:
-    """The rule that the options name."""
+    """Return the rule that the options name."""
     if options.method == "fixed_point":
         from tppsd.sampling.fixed_point import UnchangedRule
 
@@ -95,7 +98,7 @@ def build_rule(options: SamplingOptions, device: torch.device) -> Rule:
 
 
 def choose_draft_length(options: SamplingOptions, is_compiled: bool = False) -> DraftLength:
-    """What `draft_length`, or the depth of a tree, stands for."""
+    """Return what `draft_length`, or the depth of a tree, stands for."""
     if options.tree is not None:
         return FixedDraftLength(options.tree.depth)
     if options.draft_length == "auto":
@@ -107,7 +110,7 @@ def choose_draft_length(options: SamplingOptions, is_compiled: bool = False) -> 
 
 
 def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -> Drafter:
-    """The drafter that the options name."""
+    """Return the drafter that the options name."""
     models, plan, num_rows = batch[:3]
     device, statistics = model_device(models.target), getattr(models.target, "statistics", None)
     if options.method == "fixed_point" or options.drafter == "jacobi":

@@ -23,7 +23,7 @@ _POSITION = 16  # first bit of an address's position
 
 
 class Purpose(IntEnum):
-    """What a draw is for: one field of the counter, so that no two uses share a number."""
+    """Names what a draw is for: one field of the counter, so that no two uses share a number."""
 
     FIRST_MARK = 1
     DRAFT = 2
@@ -40,7 +40,7 @@ class Purpose(IntEnum):
 
 
 def philox(even: Any, odd: Any, key: Any) -> tuple[Any, Any]:
-    """Four 32-bit words per element, two and two as they came: int64 tensors, or arrays.
+    """Return four 32-bit words per element, two and two as they came: int64 tensors, or arrays.
 
     Args:
         even, odd: (2, ...), words 0 and 2 of the counter, words 1 and 3. Only `even` must have empty upper halves:
@@ -57,18 +57,21 @@ def philox(even: Any, odd: Any, key: Any) -> tuple[Any, Any]:
 
 
 def _near(x: Any) -> Any:
-    """What lies in main memory as an array: NumPy's operators cost half as much on few numbers, a third on many."""
+    """Return what lies in main memory as an array.
+
+    NumPy's operators cost half as much on few numbers, a third on many.
+    """
     return x.numpy() if isinstance(x, Tensor) and x.device.type == "cpu" else x
 
 
 def _like(other: Any, numbers: Sequence[int]) -> Any:
-    """int64, an array if the other is one."""
+    """Return int64 numbers as an array if the other is one, else as a tensor on its device."""
     return np.array(numbers, np.int64) if isinstance(other, np.ndarray) else _constant(tuple(numbers), other.device)
 
 
 @cache
 def _constant(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Sent to a device once: it is waited for."""
+    """Return numbers on a device, sent there once: it is waited for."""
     with torch.inference_mode(False):
         return torch.tensor(numbers, device=device)
 
@@ -78,8 +81,11 @@ def _tensor(x: Any) -> Tensor:
 
 
 def _random_words(counter: Sequence[Any], keys: Any) -> tuple[Any, Any]:
-    """`philox` of four counter words and keys (..., 2), broadcast: words 0 and 2, words 1 and 3, each (2,
-    *broadcast)."""
+    """Apply `philox` to four counter words and keys (..., 2), broadcast.
+
+    Returns:
+        Words 0 and 2, and words 1 and 3, each (2, *broadcast).
+    """
     keys = _near(keys)  # where they are decides in which arithmetic
     c0, c1, c2, c3, k0, k1 = (*map(_near, counter), keys[..., 0], keys[..., 1])
     shape = np.broadcast_shapes(*(getattr(word, "shape", ()) for word in (c0, c1, c2, c3, k0)))
@@ -92,7 +98,7 @@ def _random_words(counter: Sequence[Any], keys: Any) -> tuple[Any, Any]:
 
 
 def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
-    """int64 (rows, 2): the key of each row's stream.
+    """Return the key of each row's stream, int64 (rows, 2).
 
     Distinct (history, path) pairs of one seed give distinct 128-bit blocks, of which 64 bits become the key: among 10^6
     rows the chance that any two share a stream is below 3e-8.
@@ -107,14 +113,14 @@ def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
 
 
 def address(position: int | Tensor, purpose: Purpose, draw: int = 0) -> int | Tensor:
-    """The counter word of (position, purpose, draw): separate bit fields of 16, 8 and 8 bits."""
+    """Return the counter word of (position, purpose, draw): separate bit fields of 16, 8 and 8 bits."""
     return (position << _POSITION) | (int(purpose) << 8) | draw
 
 
 def uniforms(
     keys: Tensor, cursors: Tensor, addresses: Tensor, outer: Tensor | int = 0, inner: Tensor | int = 0
 ) -> Tensor:
-    """float64 (*broadcast, 2) in (0, 1): two independent uniforms of 53 bits per element.
+    """Return two independent uniforms of 53 bits per element, float64 (*broadcast, 2) in (0, 1).
 
     Args:
         keys: (*broadcast, 2) from `row_keys`.
@@ -127,7 +133,7 @@ def uniforms(
 
 
 class Streams:
-    """Noise of one row each, for loops that take nobody knows how much of it.
+    """Holds noise of one row each, for loops that need an amount that nobody knows beforehand.
 
     Attributes:
         keys: int64 (rows, 2), see `row_keys`.
@@ -147,8 +153,20 @@ class Streams:
         draws: int = 1,
         coin: Purpose | None = None,
     ) -> Tensor:
-        """float64 (len(rows), num, 2 * draws) for attempts first..first+num-1 of a loop at the rows' cursors; with
-        `coin`, two more uniforms, of that purpose. `first` may differ between rows, (len(rows),)."""
+        """Return uniforms for attempts first..first+num-1 of a loop at the rows' cursors.
+
+        Args:
+            rows: int64 (n,).
+            positions: int64 (n,), of the events.
+            purpose: what the draws are for.
+            first: the first attempt, a number or (n,).
+            num: how many attempts.
+            draws: pairs of uniforms per attempt.
+            coin: the purpose of two more uniforms; None = there are none.
+
+        Returns:
+            float64 (n, num, 2 * draws), or two more with `coin`.
+        """
         inner = torch.arange(num, device=rows.device).unsqueeze(0)
         inner = inner + (first if isinstance(first, int) else first.unsqueeze(1))
         return self.loop(rows, positions, [(purpose, draws)] + ([] if coin is None else [(coin, 1)]), inner)
@@ -161,12 +179,16 @@ class Streams:
         inner: Tensor | int,
         outer: Tensor | int = 0,
     ) -> Tensor:
-        """float64 (len(rows), *attempts, 2 * draws), two uniforms for each draw of the `wanted` (purpose, number of
-        draws).
+        """Return two uniforms for each draw of the `wanted` (purpose, number of draws).
 
         Args:
-            positions: int64 (len(rows),).
-            inner, outer: which attempts of a loop at the rows' cursors, (len(rows) or 1, *attempts), or one number.
+            rows: int64 (n,).
+            positions: int64 (n,).
+            wanted: purposes and numbers of draws.
+            inner, outer: which attempts of a loop at the rows' cursors, (n or 1, *attempts), or one number.
+
+        Returns:
+            float64 (n, *attempts, 2 * draws).
         """
         which, at = _near(rows), _near(positions)
         words = _like(at, [int(address(0, purpose, draw)) for purpose, draws in wanted for draw in range(draws)])
@@ -178,16 +200,16 @@ class Streams:
 
 
 class RowNoise(Streams):
-    """One stream of noise per row, read in windows: what each of the row's next events needs, drawn for many events at
-    once.
+    """Holds one stream of noise per row, read in windows: what each of the row's next events needs.
 
-    A Philox call per step costs as much as a draft layer, so a block of events is drawn ahead; its size changes no
-    result.
+    It is drawn for many events at once: a Philox call per step costs as much as a draft layer. The size of such a block
+    changes no result.
 
     Args:
         seed: of the whole call.
         addresses: what one event needs, one entry per pair of uniforms.
         num_rows: running sequences.
+        device: where the noise is.
     """
 
     def __init__(self, seed: int, addresses: list[int], num_rows: int, device: torch.device) -> None:
@@ -213,7 +235,10 @@ class RowNoise(Streams):
             self._is_common = self._is_common and self._bound == 0
 
     def window(self, num: int) -> Tensor:
-        """float64 (rows, num, 2 * len(addresses)) for each row's next `num` events, which it does not use up."""
+        """Return noise for each row's next `num` events, float64 (rows, num, 2 * len(addresses)).
+
+        It is not used up.
+        """
         if self._bound + num > self._block.shape[1]:
             self._bound = int(self._offsets.max())
             if self._bound + num > self._block.shape[1]:
@@ -232,5 +257,6 @@ class RowNoise(Streams):
         self._is_common = self._is_common and isinstance(num, int)
 
     def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
         self.keys, self.cursors = self.keys[rows], self.cursors[rows]
         self._block, self._offsets = self._block[rows], self._offsets[rows]

@@ -13,6 +13,7 @@ from tppsd.sampling.checks import mark_set, whole_number
 if TYPE_CHECKING:
     from tppsd.sampling.tree.shape import Tree
 
+RENAMED = {"return_laws": "return_distributions"}  # arguments of `sample`
 METHODS = ("autoregressive", "speculative", "fixed_point", "auto")
 DRAFTERS = ("model", "self", "jacobi", "poisson")
 RULES = ("joint", "factorised", "block")
@@ -31,7 +32,7 @@ DraftLengths = tuple[tuple[int, int], ...]  # (draft length, number of rounds of
 
 @dataclass(frozen=True, repr=False)
 class SamplingOptions:
-    """Sampling method and its parameters; combinations are checked here and nowhere else.
+    """Holds the sampling method and its parameters; combinations are checked here and nowhere else.
 
     Attributes:
         method: "autoregressive" (one target pass per event); "speculative" (a draft proposes, the target verifies);
@@ -39,28 +40,28 @@ class SamplingOptions:
             decides); None: speculative if there is a draft or an option that only it has, else autoregressive.
         draft_length: events drafted per round (gamma in the papers), fewer at the end of a sequence, or iterated at
             once by "fixed_point"; "auto": chosen by measured costs and acceptance, those of earlier calls with the same
-            models included;
-            pairs (length, rounds): as recorded by a run with "auto"; None = 8 ("auto" for method = "auto").
+            models included; pairs (length, rounds): as recorded by a run with "auto"; None = 8 ("auto" for method =
+            "auto").
         rule: acceptance rule of a chain, "joint", "factorised" or "block", None = "joint"; or of a tree, "linear",
             "mean" or "rrs", None = "linear".
-        drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the
-            round before) or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument
-            decides, for method = "auto" the trial.
+        drafter: who drafts: "model" (the given draft), "self" (the target's recent distributions), "jacobi" (its
+            distributions of the round before) or "poisson" (rate and mark frequencies of the training split); None: the
+            `draft` argument decides, for method = "auto" the trial.
         draft_passes: how many passes of the draft model, each over all events of a chain, make a draft; None = a pass
             per event.
         candidates: several candidates per step: children of every node, depth by depth, of the tree that is drafted in
             a round instead of a chain; None = a chain.
         tolerance: of "fixed_point", in standard deviations of a log-normal component: smaller changes count as none; 0
             = exact; None = 1e-6. With method = "auto" it permits "fixed_point".
-        compile: "auto" (None): compile everything that can be, the target's passes, drafts, draws and densities, and say
-            once at INFO what cannot and why; True: refuse a target that cannot be compiled; False: eager PyTorch. It is
-            for CPUs, and takes a C++ compiler.
+        compile: "auto" (None): compile everything that can be, the target's passes, drafts, draws and densities, and
+            say once at INFO what cannot and why; True: refuse a target that cannot be compiled; False: eager PyTorch.
+            It is for CPUs, and takes a C++ compiler.
         dtype: "bfloat16": matrices, keys and values of target and draft model have 8 significant bits, contexts about 3
-            digits; times, and all that follows the contexts, keep their precision. Samples have exactly the distribution
-            that the target has in this dtype, not the one that it was scored by. A cache takes half the memory. It needs
-            compiled passes. None = "float32".
-        stop_marks: marks, by index or name, of which the first sampled event ends its sequence and is its last event; as
-            a set, list or tuple. None = only a time or a number of events ends a sequence.
+            digits; times, and all that follows the contexts, keep their precision. Samples have exactly the
+            distribution that the target has in this dtype, not the one that it was scored by. A cache takes half the
+            memory. It needs compiled passes. None = "float32".
+        stop_marks: marks, by index or name, of which the first sampled event ends its sequence and is its last event;
+            as a set, list or tuple. None = only a time or a number of events ends a sequence.
         forbid_marks: marks, by index or name, that do not happen: the sequences are of another process, that of the
             target with the intensity of these marks set to zero. Only with method = "autoregressive".
     """
@@ -92,7 +93,8 @@ class SamplingOptions:
             object.__setattr__(self, name, mark_set(name, getattr(self, name)))
         if self.forbid_marks is not None and (self.method not in (None, "autoregressive") or self._asks_for_drafts):
             raise ValueError(
-                f"forbid_marks = {list(self.forbid_marks)} is for method = 'autoregressive' alone; leave out what drafts"
+                f"forbid_marks = {list(self.forbid_marks)} is for method = 'autoregressive' alone; "
+                "leave out what drafts"
             )
         if self.draft_passes is not None:
             object.__setattr__(
@@ -160,7 +162,7 @@ class SamplingOptions:
 
     @property
     def leaves_method(self) -> bool:
-        """Do the options leave open whether events are drafted?"""
+        """Whether the options leave open whether events are drafted."""
         return self.method is None and not self._asks_for_drafts
 
     @property
@@ -169,7 +171,7 @@ class SamplingOptions:
 
     @property
     def tree(self) -> Tree | None:
-        """What is drafted in a round instead of a chain of `draft_length` events."""
+        """The tree that is drafted in a round instead of a chain of `draft_length` events; None = a chain."""
         from tppsd.sampling.tree.shape import Tree  # imports torch, which a command line without a tree can do without
 
         return Tree(self.candidates) if isinstance(self.candidates, tuple) else None
@@ -189,29 +191,32 @@ class SamplingOptions:
         object.__setattr__(self, "candidates", widths)
         if self.draft_passes is not None:
             raise ValueError(
-                f"draft_passes = {self.draft_passes} is for chains; candidates = {widths} are drafted with a pass per depth"
+                f"draft_passes = {self.draft_passes} is for chains; candidates = {widths} are drafted with "
+                "a pass per depth"
             )
         num_nodes = sum(math.prod(widths[: depth + 1]) for depth in range(len(widths)))
         if num_nodes > MAX_NODES:
             raise ValueError(f"candidates = {widths} make {num_nodes} nodes; a tree has at most {MAX_NODES}")
         if self.draft_length is not None:
             raise ValueError(
-                f"draft_length = {self.draft_length} was given together with candidates = {widths}, whose number is the draft's; "
-                "leave it out"
+                f"draft_length = {self.draft_length} was given together with candidates = {widths}, whose number "
+                "is the draft's; leave it out"
             )
         if self.rule is not None and self.rule not in TREE_RULES:
             raise ValueError(f"rule = {self.rule!r} is not one for candidates = {widths}; choose one of {TREE_RULES}")
 
     def with_overrides(self, **overrides: Any) -> SamplingOptions:
-        """A copy with some fields replaced; unknown names raise."""
+        """Return a copy with some fields replaced; unknown names raise."""
         known = {f.name for f in fields(self)}
         for name in overrides:
+            if name in RENAMED:
+                raise TypeError(f"{name} is called {RENAMED[name]} since version 0.2")
             if name not in known:
                 raise TypeError(f"{name!r} is not an option of sample(); its options are {sorted(known)}")
         return SamplingOptions(**{**asdict(self), **overrides})
 
     def resolved(self, draft: DrafterName | None) -> SamplingOptions:
-        """Every None replaced by what will be done.
+        """Return options with every None replaced by what will be done.
 
         Args:
             draft: the drafter that the caller's `draft` stands for; None where there is none.
@@ -266,6 +271,6 @@ class SamplingOptions:
         return f"SamplingOptions({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that are set."""
+        """Return the fields that are set."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
         return {name: value for name, value in values.items() if (name, value) != ("compile", "auto")}

@@ -22,7 +22,7 @@ FROM_SCRATCH = -1  # history_index of a sequence that continues nothing
 
 @dataclass(frozen=True, eq=False)
 class Requests:
-    """Sequences to sample, in index order: one number of each per column, so that nothing is an object per sequence.
+    """Holds sequences to sample, in index order, one number of each per column: there is no object per sequence.
 
     Attributes:
         number: int64 (n,), their indices.
@@ -45,14 +45,18 @@ class Requests:
         return len(self.number)
 
     def __getitem__(self, which: slice | Tensor) -> Requests:
-        """Some of them."""
+        """Select some of them."""
         return Requests(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 class Histories(NamedTuple):
-    """What the requests continue: (histories, length + 1) tokens with their true lengths, and where each window stands.
+    """Holds what the requests continue: tokens of histories, and where each window stands.
 
-    Fields: tokens; lengths int64 (histories,), at least 1 (the start token); t_start, elapsed float64 (histories,).
+    Fields:
+        tokens: (histories, length + 1).
+        lengths: int64 (histories,), their true lengths, at least 1 (the start token).
+        t_start: float64 (histories,).
+        elapsed: float64 (histories,), time observed since the newest event.
     """
 
     tokens: EventTokens
@@ -62,10 +66,13 @@ class Histories(NamedTuple):
 
 
 class RequestPlan(NamedTuple):
-    """What a job will sample: `sources[h]` is what a request with history h continues.
+    """Says what a job will sample: `sources[h]` is what a request with history h continues.
 
-    Fields: requests; sources; histories; stop_marks bool (num_marks,): marks of which the first event ends a sequence, or
-    None; forbid_marks: likewise, those that do not happen; max_events: safety bound of each sequence.
+    Fields:
+        requests, sources, histories: see their types.
+        stop_marks: bool (num_marks,), marks of which the first event ends a sequence, or None.
+        forbid_marks: likewise, those that do not happen.
+        max_events: safety bound of each sequence.
     """
 
     requests: Requests
@@ -77,12 +84,12 @@ class RequestPlan(NamedTuple):
 
     @property
     def window_starts(self) -> Tensor:
-        """float64 (sources,)."""
+        """Start of each source's window, float64 (sources,)."""
         return torch.tensor([source.window_start for source in self.sources], dtype=torch.float64)
 
     @property
     def window_ends(self) -> Tensor:
-        """float64 (sources,), the times until which they were observed."""
+        """The time until which each source was observed, float64 (sources,)."""
         return torch.tensor([source.window_end for source in self.sources], dtype=torch.float64)
 
 
@@ -100,7 +107,7 @@ def plan_requests(
     first_index: int,
     device: torch.device,
 ) -> RequestPlan:
-    """Requests in index order: `num_sequences` from scratch, or that many paths of each history.
+    """Return requests in index order: `num_sequences` from scratch, or that many paths of each history.
 
     Raises:
         ValueError: an argument is out of place; the sentence names it and its value.
@@ -125,7 +132,8 @@ def plan_requests(
     for i, source in enumerate(sources):
         if len(source) and not 0 <= int(source.marks.min()) <= int(source.marks.max()) < num_marks:
             raise ValueError(
-                f"history {i}: marks must be in 0..{num_marks - 1} (the model's num_marks), found {int(source.marks.max())}"
+                f"history {i}: marks must be in 0..{num_marks - 1} (the model's num_marks), "
+                f"found {int(source.marks.max())}"
             )
     window_ends = torch.tensor([source.window_end for source in sources], dtype=torch.float64)
     ends = _ends(window_ends[which], t_end, horizon)
@@ -138,7 +146,12 @@ def plan_requests(
 
 
 def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
-    """Histories as a list; what is none is refused."""
+    """Return histories as a list.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is empty.
+    """
     if isinstance(history, EventSequence):
         return [history]
     if isinstance(history, EventBatch):
@@ -161,7 +174,7 @@ def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) 
 def _from_scratch(
     num_sequences: int, t_start: Any, statistics: DataStatistics | None, seed: int, first_index: int
 ) -> tuple[list[EventSequence], Tensor]:
-    """Distinct starts, and which of them each sequence has, int64 (num_sequences,).
+    """Return distinct starts, and which of them each sequence has, int64 (num_sequences,).
 
     They are empty windows or, where the first event of the data is given, ones that start at a drawn first mark.
     """
@@ -175,8 +188,8 @@ def _from_scratch(
     cumulative = torch.tensor(statistics.first_mark_counts, dtype=torch.float64).cumsum(0)
     if not cumulative[-1] > 0:
         raise ValueError(
-            "the training split has no first event of its own (each is given by a score_start), so that there is no first "
-            "mark to draw: continue a history"
+            "the training split has no first event of its own (each is given by a score_start), so that there is no "
+            "first mark to draw: continue a history"
         )
     marks = torch.searchsorted(cumulative, pick * cumulative[-1])
     first_events, which = torch.stack([starts, marks.double()], 1).unique(dim=0, return_inverse=True)
@@ -184,7 +197,7 @@ def _from_scratch(
 
 
 def _per_sequence(name: str, value: Any, num: int) -> Tensor:
-    """float64 (num,)."""
+    """Return one number per sequence, float64 (num,)."""
     try:
         values = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
     except (TypeError, ValueError, RuntimeError):
@@ -197,7 +210,7 @@ def _per_sequence(name: str, value: Any, num: int) -> Tensor:
 
 
 def _ends(starts: Tensor, t_end: Any, horizon: Any) -> Tensor:
-    """float64 (n,), of sequences that are observed until `starts` (n,)."""
+    """Return the ends of sequences that are observed until `starts` (n,), float64 (n,)."""
     ends = torch.full_like(starts, torch.inf) if t_end is None else _per_sequence("t_end", t_end, len(starts))
     if horizon is not None:
         horizons = _per_sequence("horizon", horizon, len(starts))
@@ -206,14 +219,14 @@ def _ends(starts: Tensor, t_end: Any, horizon: Any) -> Tensor:
         ends = torch.minimum(ends, starts + horizons)
     for i in (ends < starts).nonzero().flatten()[:1].tolist():
         raise ValueError(
-            f"sequence {i}: t_end = {float(ends[i])} lies before {float(starts[i])}, up to which the sequence is already "
-            "observed"
+            f"sequence {i}: t_end = {float(ends[i])} lies before {float(starts[i])}, up to which the sequence is "
+            "already observed"
         )
     return ends
 
 
 def _limits(num: int, num_events: Any) -> Tensor:
-    """int64 (num,)."""
+    """Return the largest number of events per sequence, int64 (num,)."""
     if num_events is None:
         return torch.full((num,), NO_LIMIT)
     counts = _per_sequence("num_events", num_events, num)

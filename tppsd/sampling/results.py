@@ -1,4 +1,4 @@
-"""What sampling returns: many sequences in ragged storage, with what is needed to reproduce and to judge them."""
+"""The results of sampling: many sequences in ragged storage, with what is needed to reproduce and to judge them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.stats import SamplingStats
 
 
 @dataclass(frozen=True, eq=False)
 class SampledSequences:
-    """Sequences sampled in one call, in index order.
+    """Holds sequences sampled in one call, in index order.
 
     Attributes:
         flat_event_times, flat_inter_times float64, flat_marks int64, flat_log_probs float64 or None: all sampled
@@ -32,14 +32,15 @@ class SampledSequences:
             events, or by one of the `stop_marks`.
         histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first
             is given).
-        options, seed, batch_size, stats: how they were made, with `batch_size` running sequences; recorded draft lengths
-            give the same sequences again with as many.
+        options, seed, batch_size, stats: how they were made, with `batch_size` running sequences; recorded draft
+            lengths give the same sequences again with as many.
         num_marks, mark_names: marks of the target, and their names in its data where they had some.
         target_hash, draft_hash: of the models that have one.
-        laws: None unless asked for; per sequence the target's law of each sampled event, a drawn first event aside, of
-            batch shape (num_events,), and after them that of the silence until its end, (num_events + 1,), where it
-            ended by its window. They are as they were worked out for the events, by the passes of the call: of
-            inter-times since the event before, the first given the silence until which its history was observed.
+        distributions: None unless asked for; per sequence the target's distribution of each sampled event, a drawn
+            first event aside, of batch shape (num_events,), and after them that of the silence until its end,
+            (num_events + 1,), where it ended by its window. They are as they were worked out for the events, by the
+            passes of the call: of inter-times since the event before, the first given the silence until which its
+                history was observed.
     """
 
     flat_event_times: Tensor
@@ -62,7 +63,7 @@ class SampledSequences:
     mark_names: tuple[str, ...] | None = None
     target_hash: str | None = None
     draft_hash: str | None = None
-    laws: list[NextEventLaw] | None = None
+    distributions: list[NextEventDistribution] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -81,7 +82,7 @@ class SampledSequences:
     def __getitem__(self, i: slice) -> list[EventSequence]: ...
 
     def __getitem__(self, i: int | slice) -> EventSequence | list[EventSequence]:
-        """The new events of sequence i (of several, for a slice), on the window from "observed until" to its end.
+        """Return the new events of sequence i (of several, for a slice), from "observed until" to its end.
 
         Where the model's data have no `t_start`, a from-scratch sequence begins with its drawn first event, which is
         given.
@@ -106,34 +107,33 @@ class SampledSequences:
 
     @property
     def event_times(self) -> list[Tensor]:
-        """Per sequence, float64 times of its new events: those of `[i]`."""
+        """Times of the new events per sequence, float64: those of `[i]`."""
         return [sequence.event_times for sequence in self]
 
     @property
     def marks(self) -> list[Tensor]:
-        """Per sequence, int64 marks of its new events: those of `[i]`."""
+        """Marks of the new events per sequence, int64: those of `[i]`."""
         return [sequence.marks for sequence in self]
 
     @property
     def log_probs(self) -> list[Tensor] | None:
-        """Per sequence, the target's log-density of each new event, a drawn first event aside; None unless asked
-        for."""
+        """The target's log-density of each new event per sequence, a drawn first event aside; None unless asked for."""
         if self.flat_log_probs is None:
             return None
         return [self._own(self.flat_log_probs, i) for i in range(len(self))]
 
     @property
     def num_given(self) -> list[int]:
-        """Per sequence of `with_history()`, how many leading events were given."""
+        """How many leading events of each sequence of `with_history()` were given."""
         return [len(history) for history in self.histories]
 
     @property
     def observed_until(self) -> list[float]:
-        """Per sequence, the time up to which its history was observed."""
+        """The time up to which the history of each sequence was observed."""
         return [history.window_end for history in self.histories]
 
     def with_history(self) -> list[EventSequence]:
-        """Each sequence with the events it continues, on the whole window."""
+        """Return each sequence with the events it continues, on the whole window."""
         return [self._joined(i) for i in range(len(self))]
 
     def _joined(self, i: int) -> EventSequence:
@@ -145,14 +145,14 @@ class SampledSequences:
         return EventSequence(times, marks, history.t_start, t_end, int(self.index[i]), inter_times)
 
     def to_columns(self) -> dict[str, list[Any]]:
-        """One row per sequence of new events.
+        """Return one row per sequence of new events.
 
-        Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on the
-        data's own clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and t_end
-        (null where the first event is given, or where the sequence ended with an event); history_index,
+        Columns: dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event (EasyTPP; times on
+        the data's own clock); mark_names (of marks 0, 1, ...; null where the target's data had numbers); t_start and
+        t_end (null where the first event is given, or where the sequence ended with an event); history_index,
         path_index, truncated, stopped, target_hash, draft_hash, seed, options (JSON), batch_size (running sequences:
-        together with the options it gives the same sequences again); choice (what method = "auto" chose and why; null for
-        others).
+        together with the options it gives the same sequences again); choice (what method = "auto" chose and why; null
+        for others).
         """
         sequences = list(self)
         provenance = {
@@ -181,16 +181,17 @@ class SampledSequences:
         }
 
     def to_dataset(self) -> Any:
-        """A `datasets.Dataset` in the EasyTPP columns plus window and provenance (`to_columns`)."""
+        """Return a `datasets.Dataset` in the EasyTPP columns plus window and provenance (`to_columns`)."""
         from datasets import Dataset
 
         return Dataset.from_dict(self.to_columns())
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with one row per event of every `[i]`: index, history_index, path_index, time,
-        inter_time, mark, mark_name where marks have names, and log_prob if asked for (nan for a drawn first event).
+        """Return a `pandas.DataFrame` with one row per event of every `[i]`.
 
-        A sequence without events has no row: `counts()` has one for each.
+        Its columns are index, history_index, path_index, time, inter_time, mark, mark_name where marks have names, and
+        log_prob if asked for (nan for a drawn first event). A sequence without events has no row: `counts()` has one
+        for each.
         """
         import pandas as pd
 
@@ -212,10 +213,11 @@ class SampledSequences:
         return pd.DataFrame(frame)
 
     def counts(self) -> Any:
-        """A `pandas.DataFrame` with one row per sequence, those without events included: index, history_index, path_index,
-        num_events, and the number of new events of each mark, in a column by its name or number.
+        """Return a `pandas.DataFrame` with one row per sequence, those without events included.
 
-        `to_pandas()` has no row for a sequence without events, so that means over its groups leave those out.
+        Its columns are index, history_index, path_index, num_events, and the number of new events of each mark, in a
+        column by its name or number. `to_pandas()` has no row for a sequence without events, so that means over its
+        groups leave those out.
         """
         import pandas as pd
 

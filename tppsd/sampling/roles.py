@@ -1,4 +1,4 @@
-"""What makes a pair of target and draft fit for a job."""
+"""Checks of a pair of target and draft that a job is to run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of 
 
 
 class Models(NamedTuple):
-    """Who is sampled and, where there is one, the model that drafts."""
+    """Holds the model that is sampled and, where there is one, the model that drafts."""
 
     target: EventModel
     draft: EventModel | None

@@ -1,8 +1,8 @@
 """Acceptance rules that test one event after the other, and how the event after a rejection is drawn. Each is exact.
 
-Everything is in log space and float64. The adjusted distribution norm(max(0, target - draft)) is drawn by rejection from
-the target, without a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position on
-average. Sources: Leviathan et al. 2023; Chen et al. 2023; TPP-SD (arXiv 2507.09252), whose Algorithm 1 as printed is
+Everything is in log space and float64. The adjusted distribution norm(max(0, target - draft)) is drawn by rejection
+from the target, without a cap: a loop is entered with probability TV and needs about 1 / TV proposals, one per position
+on average. Sources: Leviathan et al. 2023; Chen et al. 2023; TPP-SD (arXiv 2507.09252), whose Algorithm 1 as printed is
 biased for marks.
 """
 
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tppsd.models.law import log_density_ratio, pick_mark, sample_mark, sample_with_ratio
+from tppsd.models.distribution import log_density_ratio, pick_mark, sample_mark, sample_with_ratio
+from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import Purpose, RowNoise, Streams, address
 
@@ -34,14 +35,18 @@ ADDRESSES = [
 ]
 _FOR_DRAFT, _FOR_ACCEPT, _FOR_TARGET = slice(0, 3), slice(4, 6), slice(6, 9)
 
-Propose = Callable[[Any, Any, Tensor], tuple[Tensor, Tensor, Tensor]]  # target, draft, uniforms -> taus, marks, Delta
+Propose = Callable[
+    [DraftDistribution, DraftDistribution, Tensor], tuple[Tensor, Tensor, Tensor]
+]  # target, draft, uniforms -> taus, marks, Delta
 
 
 class RoundUniforms(NamedTuple):
-    """Uniforms of one round, n events drafted.
+    """Holds the uniforms of one round, n events drafted.
 
-    Fields: draft (rows, n or nodes, 3); accept (rows, n or levels, 2); target (rows, n + 1, 3), of which those at the
-    position of the bonus event are used.
+    Fields:
+        draft: (rows, n or nodes, 3).
+        accept: (rows, n or levels, 2).
+        target: (rows, n + 1, 3), of which those at the position of the bonus event are used.
     """
 
     draft: Tensor
@@ -50,45 +55,54 @@ class RoundUniforms(NamedTuple):
 
 
 class Acceptance(NamedTuple):
-    """What a rule has accepted.
+    """Says what a rule has accepted.
 
-    Fields: draft: the chain, or the path that was taken through a tree; target: the distributions after the token
-    before it and after each of its events, (rows, n + 1); num_accepted int64 (rows,): length of the accepted prefix;
-    detail: what the rule itself wants to know when it resamples.
+    Fields:
+        draft: the chain, or the path that was taken through a tree.
+        target: the distributions after the token before it and after each of its events, (rows, n + 1).
+        num_accepted: int64 (rows,), length of the accepted prefix.
+        detail: what the rule itself wants to know when it resamples.
     """
 
     draft: Draft
-    target: Any
+    target: EventDistribution
     num_accepted: Tensor
     detail: Any = None
 
 
 class Rejected(NamedTuple):
-    """The rows whose draft was rejected, each at its own position.
+    """Holds the rows whose draft was rejected, each at its own position.
 
-    Fields: rows, positions int64 (n,); draft: of the whole round; target: its distributions, (rows, draft_length + 1).
+    Fields:
+        rows, positions: int64 (n,).
+        draft: of the whole round.
+        target: its distributions, (rows, draft_length + 1).
     """
 
     rows: Tensor
     positions: Tensor
     draft: Draft
-    target: Any
+    target: EventDistribution
 
-    def laws(self) -> tuple[Any, Any]:
-        """Distributions of target and draft at the rejected events, batch shape (n,)."""
-        return self.target[self.rows, self.positions], self.draft.laws[self.rows, self.positions]
+    def distributions(self) -> tuple[EventDistribution, DraftDistribution]:
+        """Return the distributions of target and draft at the rejected events, batch shape (n,)."""
+        return self.target[self.rows, self.positions], self.draft.drafted_distributions[self.rows, self.positions]
 
     def events(self) -> tuple[Tensor, Tensor]:
-        """The rejected inter-times and marks, (n,)."""
+        """Return the rejected inter-times and marks, (n,)."""
         return self.draft.inter_times[self.rows, self.positions], self.draft.marks[self.rows, self.positions]
 
     def select(self, which: Tensor) -> Rejected:
-        """Some of the rows."""
+        """Select some of the rows."""
         return self._replace(rows=self.rows[which], positions=self.positions[which])
 
 
 class Recovered(NamedTuple):
-    """What follows a rejection: the accepted prefix and one new event. Fields: num_accepted, inter_times, marks (n,)."""
+    """Says what follows a rejection: the accepted prefix and one new event.
+
+    Fields:
+        num_accepted, inter_times, marks: (n,).
+    """
 
     num_accepted: Tensor
     inter_times: Tensor
@@ -107,12 +121,14 @@ class Rule(Protocol):
     num_nodes: int
 
     def uniforms(self, noise: RowNoise, draft_length: int) -> RoundUniforms:
-        """The uniforms of each row's next events, or of its next tree."""
+        """Return the uniforms of each row's next events, or of its next tree."""
 
     def consume(self, noise: RowNoise, num_events: Tensor, draft_length: int) -> None:
         """Use up the uniforms of a round that gave `num_events` (rows,)."""
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """Accept a prefix of the draft, or of a path through a tree.
 
         Args:
@@ -120,7 +136,7 @@ class Rule(Protocol):
             target: the distributions after the token before the draft and after each drafted event.
             uniforms: of the round.
             running: bool (rows,), the row works on a request.
-            noise: for loops that take nobody knows how much of it.
+            noise: for loops that need an amount that nobody knows beforehand.
         """
 
     def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
@@ -128,7 +144,7 @@ class Rule(Protocol):
 
 
 class ChainRule:
-    """What the rules for chains have in common: noise belongs to the event it is for.
+    """Gives the rules for chains their noise, which belongs to the event that it is for.
 
     What was drawn for events after the first rejection has decided nothing yet, and drafts those events again in the
     next round, from other distributions.
@@ -148,13 +164,15 @@ class ChainRule:
 
 
 class JointRule(ChainRule):
-    """Accept (tau, k) iff log U <= Delta: acceptance 1 - TV, the optimum for one candidate.
+    """Accepts (tau, k) iff log U <= Delta: acceptance 1 - TV, the optimum for one candidate.
 
-    After a rejection (tau, k) ~ norm(max(0, g_T f_T - g_D f_D)): propose from the target, keep with probability
-    1 - e^-Delta.
+    After a rejection (tau, k) ~ norm(max(0, g_T f_T - g_D f_D)): propose from the target, keep with probability 1 -
+    e^-Delta.
     """
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """See Rule."""
         passes = first_uniform(draft, uniforms).log() <= log_ratio(draft, target[:, :-1])
         return Acceptance(draft, target, prefix_length(passes, draft))
@@ -165,17 +183,22 @@ class JointRule(ChainRule):
 
 
 class FactorisedRule(ChainRule):
-    """Test tau with g_T / g_D, then k with f_T / f_D (the paper's rule): two uniforms per event.
+    """Tests tau with g_T / g_D, then k with f_T / f_D (the paper's rule): two uniforms per event.
 
-    tau rejected: tau ~ norm(max(0, g_T - g_D)) and k afresh from f_T(. | tau), of which nothing was learnt.
-    Only k rejected: keep tau, k ~ norm(max(0, f_T - f_D)) at that tau.
+    tau rejected: tau ~ norm(max(0, g_T - g_D)) and k afresh from f_T(. | tau), of which nothing was learnt. Only k
+    rejected: keep tau, k ~ norm(max(0, f_T - f_D)) at that tau.
     """
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """See Rule; the detail, bool (rows,), says whether it was the inter-time that failed."""
         tau, ahead = draft.inter_times, target[:, :-1]
-        time_delta = ahead.inter_time.log_prob(tau) - draft.laws.inter_time.log_prob(tau)
-        log_marks = (pick_mark(law.mark_log_probs(tau), draft.marks) for law in (ahead, draft.laws))
+        time_delta = ahead.inter_time.log_prob(tau) - draft.drafted_distributions.inter_time.log_prob(tau)
+        log_marks = (
+            pick_mark(distribution.mark_log_probs(tau), draft.marks)
+            for distribution in (ahead, draft.drafted_distributions)
+        )
         log_uniforms = uniforms.accept[:, : draft.draft_length].log()
         time_passes = log_uniforms[..., 0] <= time_delta
         mark_passes = log_uniforms[..., 1] <= torch.sub(*log_marks)
@@ -193,9 +216,9 @@ class FactorisedRule(ChainRule):
         return Recovered(rejected.positions, inter_times, marks)
 
     def fresh_marks(self, rejected: Rejected, is_time: Tensor, inter_times: Tensor, noise: Streams) -> Tensor:
-        """The mark that goes with each of these inter-times, int64 (n,)."""
+        """Draw the mark that goes with each of these inter-times, int64 (n,)."""
         uniforms = noise.attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
-        target, draft = rejected.laws()
+        target, draft = rejected.distributions()
         log_target = target.mark_log_probs(inter_times)
         excess = (log_target.exp() - draft.mark_log_probs(inter_times).exp()).clamp_min(0.0)
         # no excess at all can only be rounding: the drafted mark then stands
@@ -204,23 +227,25 @@ class FactorisedRule(ChainRule):
         return torch.where(is_rounding, rejected.events()[1], sample_mark(log_marks, uniforms))
 
 
-def log_ratio(draft: Draft, laws: Any) -> Tensor:
-    """Delta at the drafted events, (rows, draft_length), from the target's distributions of them."""
-    return log_density_ratio(laws, draft.laws, draft.inter_times, draft.marks)
+def log_ratio(draft: Draft, distributions: EventDistribution) -> Tensor:
+    """Return Delta at the drafted events, (rows, draft_length), from the target's distributions of them."""
+    return log_density_ratio(distributions, draft.drafted_distributions, draft.inter_times, draft.marks)
 
 
 def first_uniform(draft: Draft, uniforms: RoundUniforms) -> Tensor:
-    """The first accept uniform of every drafted event, (rows, draft_length)."""
+    """Return the first accept uniform of every drafted event, (rows, draft_length)."""
     return uniforms.accept[:, : draft.draft_length, 0]
 
 
 def prefix_length(passes: Tensor, draft: Draft) -> Tensor:
-    """int64 (rows,): how many leading events pass, of those that each row has drafted."""
+    """Count how many leading events pass, of those that each row has drafted, int64 (rows,)."""
     num = passes.long().cumprod(1).sum(1)
     return num if draft.lengths is None else torch.minimum(num, draft.lengths)
 
 
-def _propose_time(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _propose_time(
+    target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     tau = target.inter_time.sample(uniforms[..., :2])
     delta = target.inter_time.log_prob(tau) - draft.inter_time.log_prob(tau)
     return tau, torch.zeros_like(tau, dtype=torch.int64), delta
@@ -230,18 +255,20 @@ def _propose_time(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Te
 
 
 def proposals_per_row(num_rows: int, largest: int = 24) -> int:
-    """How many proposals to make together: with few rows 24 cost little more than one, and nine times out of ten one of
-    them is kept."""
+    """Return how many proposals to make together.
+
+    With few rows 24 cost little more than one, and nine times out of ten one of them is kept.
+    """
     return max(8, min(largest, _AT_ONCE // max(1, num_rows)))
 
 
 def more_proposals(num: int, num_rows: int, largest: int = 4096) -> int:
-    """How many to make next, after `num` that were in vain for `num_rows` rows."""
+    """Return how many to make next, after `num` that were in vain for `num_rows` rows."""
     return min(4 * num, proposals_per_row(num_rows, largest))
 
 
 def proposal_uniforms(rejected: Rejected, noise: Streams, first: int | Tensor, num: int) -> Tensor:
-    """float64 (n, num, 6) of proposals first..first+num-1: four to draw each, two to keep it."""
+    """Return uniforms of proposals first..first+num-1, float64 (n, num, 6): four to draw each, two to keep it."""
     rows, positions = rejected.rows, rejected.positions
     return noise.attempts(rows, positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
 
@@ -253,7 +280,9 @@ def reject_until_kept(
     log_scale: Tensor | None = None,
     uniforms_of: Callable[[Rejected, Streams, int, int], Tensor] = proposal_uniforms,
 ) -> tuple[Tensor, Tensor]:
-    """The first proposal of every row that is kept, with probability 1 - e^-Delta where Delta > 0. No cap, no fall-back.
+    """Return the first proposal of every row that is kept, with probability 1 - e^-Delta where Delta > 0.
+
+    There is no cap and no fall-back.
 
     Args:
         rejected: n rows and where they are.
@@ -271,7 +300,7 @@ def reject_until_kept(
     while len(waiting):
         part = rejected.select(waiting)
         uniforms = uniforms_of(part, noise, first, num)
-        target, draft = (law.unsqueeze(1) for law in part.laws())
+        target, draft = (distribution.unsqueeze(1) for distribution in part.distributions())
         tau, mark, delta = propose(target, draft, uniforms)
         if log_scale is not None:
             delta = delta - log_scale[waiting].unsqueeze(1)

@@ -6,11 +6,12 @@ Candidate trees (tppsd.sampling.tree) and fixed-point sampling (tppsd.sampling.f
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.autoregressive import autoregressive_step, given_elapsed
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters.base import Draft, Drafter
@@ -23,17 +24,19 @@ from tppsd.sampling.state import BatchState, Events
 
 
 class Round(NamedTuple):
-    """What a round has done.
+    """Says what a round has done.
 
-    Fields: draft: the chain, or the path that was taken through a tree; num_accepted int64 (rows,); events (rows,
-    n + 1), of which the first num_accepted + 1 of each row were committed; laws (rows, n + 1): the target's
-    distributions of them.
+    Fields:
+        draft: the chain, or the path that was taken through a tree.
+        num_accepted: int64 (rows,).
+        events: (rows, n + 1), of which the first num_accepted + 1 of each row were committed.
+        distributions: the target's distributions of them, (rows, n + 1).
     """
 
     draft: Draft
     num_accepted: Tensor
     events: Events
-    laws: Any
+    distributions: EventDistribution
 
 
 def speculative_round(
@@ -75,7 +78,7 @@ def speculative_round(
 
 
 def _accept(
-    rule: Rule, draft: Draft, ahead: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    rule: Rule, draft: Draft, ahead: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
 ) -> Acceptance:
     if draft.draft_length == 0:
         return Acceptance(draft, ahead, draft.num_drafted)
@@ -85,8 +88,13 @@ def _accept(
 def recover(
     rule: Rule, accepted: Acceptance, uniforms: RoundUniforms, running: Tensor, noise: Streams
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(num_accepted, inter_times, marks), each (rows,): the bonus event after a fully accepted draft, else what the rule
-    puts in place of the first rejected event."""
+    """Return the accepted length and the event behind the accepted prefix.
+
+    It is the bonus event after a fully accepted draft, else what the rule puts in place of the first rejected event.
+
+    Returns:
+        (num_accepted, inter_times, marks), each (rows,).
+    """
     draft, num_accepted = accepted.draft, accepted.num_accepted
     at_end = draft.num_drafted
     bonus = accepted.target.at(at_end).sample(at_positions(uniforms.target, at_end))
@@ -102,7 +110,7 @@ def recover(
 
 
 def events_of(draft: Draft, last_times: Tensor, num_accepted: Tensor, inter_times: Tensor, marks: Tensor) -> Events:
-    """The accepted prefix and the event behind it, (rows, draft_length + 1), and then anything."""
+    """Return the accepted prefix and the event behind it, (rows, draft_length + 1), and then anything."""
     before = torch.cat([last_times.unsqueeze(1), draft.times], 1).gather(1, num_accepted.unsqueeze(1))
     inter_times, marks = inter_times.unsqueeze(1), marks.unsqueeze(1)
     new = Events.of(inter_times, before + inter_times, marks).columns
@@ -111,7 +119,7 @@ def events_of(draft: Draft, last_times: Tensor, num_accepted: Tensor, inter_time
 
 
 def at_positions(values: Tensor, positions: Tensor) -> Tensor:
-    """(rows, n, ...) at int64 (rows,) -> (rows, ...)."""
+    """Select values (rows, n, ...) at int64 positions (rows,), (rows, ...)."""
     return values[torch.arange(len(values), device=values.device), positions]
 
 
@@ -146,7 +154,7 @@ class Speculative:
         rounds = (*until_stop(done.draft.num_drafted, done.num_accepted, num_counted, state), num_used)
         num_drafted, num_accepted, num_used = (values[active] for values in rounds)
         nodes = accepted_nodes(done.draft.nodes, rounds[1], active)
-        return Advance(1, done.events, done.laws, num_drafted, num_accepted, num_used, nodes=nodes)
+        return Advance(1, done.events, done.distributions, num_drafted, num_accepted, num_used, nodes=nodes)
 
     def _step(self, state: BatchState) -> Advance:
         """Advance every row by one event; the drafter learns of it."""
@@ -154,24 +162,29 @@ class Speculative:
         # no events, but a drafter that has not drafted before begins with the last token
         nothing, last_mark = self.drafter.propose(state, u.draft), state.last_marks(self.target.model.num_marks)
         active = state.active
-        events, law = autoregressive_step(state, self.target, u.target)
-        self.drafter.commit(nothing, nothing.num_drafted, state, law, last_mark.unsqueeze(1))
+        events, distribution = autoregressive_step(state, self.target, u.target)
+        self.drafter.commit(nothing, nothing.num_drafted, state, distribution, last_mark.unsqueeze(1))
         self.rule.consume(self.noise, torch.ones_like(state.counts), 0)
         none = nothing.num_drafted[active]
-        return Advance(1, events, law, none, none, none)
+        return Advance(1, events, distribution, none, none, none)
 
 
 def until_stop(
     num_drafted: Tensor, num_accepted: Tensor, num_counted: Tensor, state: BatchState
 ) -> tuple[Tensor, Tensor]:
-    """(drafted, accepted) events of each row, int64 (rows,), without those behind an accepted one that stopped the row
-    with the `num_counted`-th event."""
+    """Return drafted and accepted events of each row, int64 (rows,), without those behind an event that stopped it.
+
+    Args:
+        num_drafted, num_accepted: int64 (rows,).
+        num_counted: int64 (rows,), with which event the row stopped, if it did.
+        state: after the commit.
+    """
     is_cut = state.stopped & (num_counted <= num_accepted)
     return torch.where(is_cut, num_counted, num_drafted), torch.where(is_cut, num_counted, num_accepted)
 
 
 def accepted_nodes(nodes: Tensor | None, num_accepted: Tensor, active: Tensor) -> Tensor | None:
-    """The numbers of the nodes that were accepted, int64; None for a chain."""
+    """Return the numbers of the nodes that were accepted, int64; None for a chain."""
     if nodes is None:
         return None
     is_accepted = torch.arange(nodes.shape[1], device=nodes.device) < num_accepted.unsqueeze(1)

@@ -12,10 +12,11 @@ from tppsd.sampling.requests import Histories, Requests
 
 
 class Events(NamedTuple):
-    """Candidate next events of each row, in order.
+    """Holds candidate next events of each row, in order.
 
-    Fields: columns float64 (3, rows, n): inter-times, times (since t_start) and marks. One tensor of them is appended,
-    or searched for the newest, by one operator.
+    Fields:
+        columns: float64 (3, rows, n), inter-times, times (since t_start) and marks. One tensor of them is appended, or
+            searched for the newest, by one operator.
     """
 
     columns: Tensor
@@ -27,22 +28,22 @@ class Events(NamedTuple):
 
     @property
     def inter_times(self) -> Tensor:
-        """float64 (rows, n)."""
+        """Inter-times, float64 (rows, n)."""
         return self.columns[0]
 
     @property
     def times(self) -> Tensor:
-        """float64 (rows, n), since t_start."""
+        """Times since t_start, float64 (rows, n)."""
         return self.columns[1]
 
     @property
     def marks(self) -> Tensor:
-        """int64 (rows, n)."""
+        """Marks, int64 (rows, n)."""
         return self.columns[2].long()
 
 
 class RowStore:
-    """Columns of numbers that every row appends to at its own length; doubled as needed.
+    """Holds columns of numbers that every row appends to at its own length; doubled as needed.
 
     Args:
         num_columns: numbers per event.
@@ -72,14 +73,20 @@ class RowStore:
 
 
 def ragged(values: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
-    """The first `counts` (n,) entries of `rows` int64 (n,) of (columns, rows, capacity), one row after the other."""
+    """Return the first `counts` (n,) entries of some rows, one row after the other.
+
+    Args:
+        values: (columns, rows, capacity).
+        rows: int64 (n,).
+        counts: int64 (n,).
+    """
     longest = int(counts.max()) if len(counts) else 0
     is_wanted = torch.arange(longest, device=counts.device) < counts.unsqueeze(1)
     return values[:, rows, :longest][:, is_wanted]
 
 
 class BatchState:
-    """State of the running sequences; all tensors have a leading (rows,) dimension.
+    """Holds the state of the running sequences; all tensors have a leading (rows,) dimension.
 
     Attributes:
         request: int64, number of the request that the row works on.
@@ -112,11 +119,14 @@ class BatchState:
 
     @property
     def last_times(self) -> Tensor:
-        """float64 (rows,): time of the newest committed event since t_start."""
+        """Time of the newest committed event since t_start, float64 (rows,)."""
         return self.last_token.times[:, 0]
 
     def last_marks(self, num_marks: int) -> Tensor:
-        """int64 (rows,): mark of each row's newest event, that of a given first event included; -1 at a plain start."""
+        """Return the mark of each row's newest event, int64 (rows,).
+
+        It may be that of a given first event; -1 stands for a start without one.
+        """
         return token_marks(self.last_token.ids[:, 0], num_marks)
 
     def prefill(self, rows: Tensor, which: Tensor, requests: Requests, histories: Histories) -> None:
@@ -155,7 +165,7 @@ class BatchState:
             self.elapsed, self.is_truncated_start = torch.zeros_like(self.elapsed), False
 
     def _stop(self, marks: Tensor, num_counted: Tensor) -> Tensor:
-        """How many new events count, int64 (rows,), where the first one of the `stop_marks` is the last to count.
+        """Return how many new events count, int64 (rows,), where the first of the `stop_marks` is the last to count.
 
         Args:
             marks: int64 (rows, n), of the committed events, then anything.
@@ -169,12 +179,12 @@ class BatchState:
         return torch.where(self.stopped, first + 1, num_counted)
 
     def is_stop(self, marks: Tensor) -> Tensor:
-        """bool, of int64 marks (...): is it one of the `stop_marks`?"""
+        """Say which int64 marks (...) are among the `stop_marks`, bool (...)."""
         assert self.stop_marks is not None
         return self.stop_marks[marks.clamp(0, len(self.stop_marks) - 1)]
 
     def want_more(self, times: Tensor, num: Tensor | int) -> Tensor:
-        """bool (rows, n): does the row need an event after the `num`-th drafted ones, which are at `times` (rows, n)?"""
+        """Say which rows need an event after the `num`-th drafted ones at `times` (rows, n), bool (rows, n)."""
         is_within = (times <= self.end.unsqueeze(1)) & (num < (self.limit - self.counts).unsqueeze(1))
         return is_within & self.active.unsqueeze(1)
 

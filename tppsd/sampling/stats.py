@@ -16,13 +16,13 @@ from tppsd.sampling.tree.shape import Tree
 
 @dataclass
 class SamplingStats:
-    """Counters of a sampling call; every rate is derived from `accepted_counts`.
+    """Counts what a sampling call does; every rate is derived from `accepted_counts`.
 
     Attributes:
         method, rule, draft_length, drafter, tree: what was done (None where it does not apply); where the draft length
             was chosen by the clock, the recorded lengths are in the samples' options.
         choice: what method = "auto" chose and why; trial_seconds: what its trial took, beside `seconds`.
-        exact: the samples have exactly the target's law, up to floating point.
+        exact: the samples have exactly the target's distribution, up to floating point.
         num_rounds: target passes summed over sequences; num_target_passes: passes over the whole batch. (Where a call
             of compiled code draws several rounds of each row, as many as of the row with the most.)
         num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as
@@ -53,7 +53,7 @@ class SamplingStats:
 
     @classmethod
     def of(cls, options: SamplingOptions) -> SamplingStats:
-        """Empty counters of what resolved options will do."""
+        """Return empty counters of what resolved options will do."""
         exact = options.method != "fixed_point" or options.tolerance == 0
         return cls(options.method or "", options.rule, options.draft_length, options.drafter, exact, tree=options.tree)
 
@@ -63,32 +63,35 @@ class SamplingStats:
         self.accepted_counts, self.node_counts = counters.accepted_counts.cpu(), counters.node_counts.cpu()
 
     def copy(self) -> SamplingStats:
-        """As they are now; a sampler goes on counting in the same tensors."""
+        """Return them as they are now; a sampler goes on counting in the same tensors."""
         return replace(self, accepted_counts=self.accepted_counts.clone(), node_counts=self.node_counts.clone())
 
     @property
     def num_drafted(self) -> int:
+        """Drafted events."""
         tree = self.tree or Tree.chain(len(self.accepted_counts) - 1)
         return int((self.accepted_counts.sum(1) * torch.tensor(tree.starts)).sum())
 
     @property
     def num_accepted(self) -> int:
+        """Accepted events."""
         return int((self.accepted_counts.sum(0) * torch.arange(len(self.accepted_counts))).sum())
 
     @property
     def num_tested(self) -> int:
+        """Tested events: the accepted ones and the first rejected one of each round."""
         size = torch.arange(len(self.accepted_counts))
         tested = torch.minimum(size.unsqueeze(1), size.unsqueeze(0) + 1)
         return int((self.accepted_counts * tested).sum())
 
     @property
     def acceptance_rate(self) -> float:
-        """alpha of the paper: num_accepted / num_drafted; nan if nothing was drafted."""
+        """The paper's alpha, num_accepted / num_drafted; nan if nothing was drafted."""
         return self.num_accepted / self.num_drafted if self.num_drafted else float("nan")
 
     @property
     def step_acceptance(self) -> float:
-        """num_accepted / num_tested, comparable with 1 - TV; nan if nothing was drafted."""
+        """The share num_accepted / num_tested, comparable with 1 - TV; nan if nothing was drafted."""
         return self.num_accepted / self.num_tested if self.num_tested else float("nan")
 
     @property
@@ -98,8 +101,10 @@ class SamplingStats:
 
     @property
     def rank_counts(self) -> Tensor:
-        """Steps by depth and by the accepted candidate's number among its siblings, 0 for none: int64 (depth, 1 +
-        candidates)."""
+        """Steps by depth and by the accepted candidate's number among its siblings, int64 (depth, 1 + candidates).
+
+        Number 0 stands for steps in which none was accepted.
+        """
         tree = self.tree or Tree.chain(len(self.accepted_counts) - 1)
         counts = torch.zeros(tree.depth, 1 + max(tree.candidates, default=0), dtype=torch.int64)
         for depth, width in enumerate(tree.candidates):
@@ -111,30 +116,32 @@ class SamplingStats:
 
     @property
     def acceptance_by_depth(self) -> Tensor:
-        """P(a candidate is accepted | the candidates were tested) at each depth of a tree, float64 (depth,)."""
+        """The share of steps at each depth of a tree in which a candidate is accepted, float64 (depth,)."""
         return 1 - self.rank_counts[:, 0] / self.rank_counts.sum(1).double()
 
     @property
     def acceptance_by_rank(self) -> Tensor:
-        """Shares of the steps at each depth in which the 1st, 2nd, ... candidate is accepted, float64 (depth,
-        candidates)."""
+        """The share of steps by depth in which the 1st, 2nd, ... candidate is accepted, float64 (depth, candidates)."""
         return self.rank_counts[:, 1:] / self.rank_counts.sum(1, keepdim=True).double()
 
     @property
     def events_per_second(self) -> float:
+        """Events per second of wall-clock time; nan where no time was measured."""
         return self.num_events / self.seconds if self.seconds > 0 else float("nan")
 
     @property
     def events_per_round(self) -> float:
+        """Events per round and row; nan without rounds."""
         return self.num_events / self.num_rounds if self.num_rounds else float("nan")
 
     @classmethod
     def total(cls, parts: Sequence[SamplingStats]) -> SamplingStats:
-        """The counters of several calls with the same options, added up."""
+        """Add up the counters of several calls with the same options."""
         first = parts[0]
         return cls(
             first.method, first.rule, first.draft_length, first.drafter, all(p.exact for p in parts), first.choice,
-            sum(p.trial_seconds for p in parts), sum(p.num_rounds for p in parts), sum(p.num_target_passes for p in parts),
+            sum(p.trial_seconds for p in parts), sum(p.num_rounds for p in parts),
+            sum(p.num_target_passes for p in parts),
             torch.stack([p.accepted_counts for p in parts]).sum(0),
             sum(p.num_events for p in parts), sum(p.seconds for p in parts),
             first.tree, torch.stack([p.node_counts for p in parts]).sum(0),
@@ -146,11 +153,11 @@ class SamplingStats:
         return getattr(self, name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values of all counters and rates."""
+        """Return plain values of all counters and rates."""
         names = (
-            "method", "rule", "draft_length", "drafter", "exact", "choice", "trial_seconds", "num_rounds", "num_target_passes",
-            "num_drafted", "num_tested", "num_accepted", "num_events", "seconds", "events_per_second", "events_per_round",
-            "acceptance_rate", "step_acceptance",
+            "method", "rule", "draft_length", "drafter", "exact", "choice", "trial_seconds", "num_rounds",
+            "num_target_passes", "num_drafted", "num_tested", "num_accepted", "num_events", "seconds",
+            "events_per_second", "events_per_round", "acceptance_rate", "step_acceptance",
         )  # fmt: skip
         values = {**{name: getattr(self, name) for name in names}, "accepted_counts": self.accepted_counts.tolist()}
         if self.tree is not None:

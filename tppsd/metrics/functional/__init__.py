@@ -1,5 +1,7 @@
-"""The formulas, as plain functions of tensors. No torchmetrics, no Lightning; scipy only where a p-value is asked
-for."""
+"""The formulas of the metrics, as plain functions of tensors.
+
+They need no torchmetrics and no Lightning, and scipy only where a p-value is asked for.
+"""
 
 from tppsd.metrics.functional.acceptance import (
     acceptance_by_position,
@@ -38,8 +40,8 @@ from tppsd.metrics.functional.likelihood import (
     nll_per_event,
     process_nll,
 )
+from tppsd.metrics.functional.model_residuals import distribution_residuals, model_residuals
 from tppsd.metrics.functional.overlap import Overlap, overlap, stratified_inter_times
-from tppsd.metrics.functional.own_law import law_residuals, own_law_residuals
 from tppsd.metrics.functional.permutation import (
     PermutationResult,
     event_counts,
@@ -96,6 +98,7 @@ __all__ = [
     "confidence_bins",
     "crps",
     "crps_of_counts",
+    "distribution_residuals",
     "earth_movers_distance",
     "event_counts",
     "events_per_round",
@@ -107,7 +110,6 @@ __all__ = [
     "ks_uniform",
     "lag1_correlation",
     "lag1_independence",
-    "law_residuals",
     "likelihood_discrepancy",
     "log_score",
     "log_score_of_counts",
@@ -116,12 +118,12 @@ __all__ = [
     "mark_totals",
     "mean_share_beyond",
     "model_nll",
+    "model_residuals",
     "nll_by_time",
     "nll_per_event",
     "number_test",
     "optimal_acceptance",
     "overlap",
-    "own_law_residuals",
     "pair_independence",
     "permutation_test",
     "pit_calibration",

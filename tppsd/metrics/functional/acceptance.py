@@ -1,9 +1,9 @@
 """Acceptance statistics, all derived from `accepted_counts`.
 
 `accepted_counts[d, a]` is the number of rounds that drafted a chain of d events and accepted the first a of them, int64
-(max_draft_length + 1, max_draft_length + 1). A round ends with one more event, from the adjusted law or the target's.
-(Of a tree
-d and a are depths, so that rates per step are right and those per drafted event are not: see SamplingStats.)
+(max_draft_length + 1, max_draft_length + 1). A round ends with one more event, from the adjusted distribution or the
+target's. (Of a tree d and a are depths, so that rates per step are right and those per drafted event are not: see
+SamplingStats.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from torch import Tensor
 
 
 def _drafted_accepted(accepted_counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(counts, drafted, accepted) in float64: drafted (rows, 1) and accepted (1, columns) broadcast against counts."""
+    """Return counts, drafted and accepted in float64.
+
+    drafted (rows, 1) and accepted (1, columns) broadcast against counts.
+    """
     if accepted_counts.dim() != 2 or bool(accepted_counts.triu(1).any()):
         raise ValueError(
             f"accepted_counts of shape {tuple(accepted_counts.shape)} must be (drafted, accepted), "
@@ -26,7 +29,9 @@ def _drafted_accepted(accepted_counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def acceptance_rate(accepted_counts: Tensor) -> float:
-    """alpha = num_accepted / num_drafted, where events after the first rejection count as drafted; NaN without drafts.
+    """Return alpha = num_accepted / num_drafted; NaN without drafts.
+
+    Events after the first rejection count as drafted.
 
     Source: TPP-SD (arXiv 2507.09252), section 5.
     """
@@ -35,21 +40,25 @@ def acceptance_rate(accepted_counts: Tensor) -> float:
 
 
 def step_acceptance(accepted_counts: Tensor) -> float:
-    """num_accepted / num_tested, num_tested = sum min(accepted + 1, drafted): what compares with 1 - TV; NaN without
-    drafts."""
+    """Return num_accepted / num_tested, which compares with 1 - TV; NaN without drafts.
+
+    num_tested = sum min(accepted + 1, drafted).
+    """
     counts, drafted, accepted = _drafted_accepted(accepted_counts)
     return float((counts * accepted).sum() / (counts * torch.minimum(accepted + 1, drafted)).sum())
 
 
 def events_per_round(accepted_counts: Tensor) -> float:
-    """sum (accepted + 1) / num_rounds, before events beyond `t_end` are cut off: events per target pass; NaN without
-    rounds."""
+    """Return sum (accepted + 1) / num_rounds, events per target pass; NaN without rounds.
+
+    Events beyond `t_end` are not cut off yet.
+    """
     counts, _, accepted = _drafted_accepted(accepted_counts)
     return float((counts * (accepted + 1)).sum() / counts.sum())
 
 
 def acceptance_by_position(accepted_counts: Tensor) -> Tensor:
-    """P(event j accepted | it was drafted and all before it were accepted), j = 1, 2, ...
+    """Return P(event j accepted | it was drafted and all before it were accepted), j = 1, 2, ...
 
     Returns:
         float64 (max_draft_length,), NaN where never tested.
@@ -62,7 +71,7 @@ def acceptance_by_position(accepted_counts: Tensor) -> Tensor:
 
 
 def optimal_acceptance(target_masses: Tensor, draft_masses: Tensor, num_candidates: int) -> float:
-    """The largest probability with which any exact rule can accept one of K i.i.d. candidates.
+    """Return the largest probability with which any exact rule can accept one of K i.i.d. candidates.
 
     min over sets H of 1 + target(H) - draft(H)^K: by max-flow min-cut (Strassen) the best coupling of X ~ target with K
     draws from the draft has P(X among them) = 1 - max over G of [target(G) - P(some draw is in G)], and H is the

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class BootstrapInterval(NamedTuple):
-    """A statistic, its standard error, and a percentile interval; each of the statistic's shape."""
+    """Holds a statistic, its standard error, and a percentile interval; each of the statistic's shape."""
 
     value: Tensor
     standard_error: Tensor

@@ -1,4 +1,4 @@
-"""Are the probabilities of a predictive law frequencies? For inter-times and for marks."""
+"""Calibration: whether the probabilities of a predictive distribution are frequencies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tppsd.metrics.functional.time_rescaling import ks_uniform
 
 
 class PITCalibration(NamedTuple):
-    """Histogram of PITs int64 (num_bins,), its mean absolute deviation from uniform, D = sup |F_n(u) - u| and n."""
+    """Holds a histogram of PITs int64 (num_bins,) and how far it is from uniform.
+
+    Beside it are its mean absolute deviation, D = sup |F_n(u) - u| and n.
+    """
 
     counts: Tensor
     deviation: float
@@ -20,16 +23,16 @@ class PITCalibration(NamedTuple):
 
 
 def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
-    """Probability integral transforms against U(0, 1); deviation and D are NaN without events.
+    """Compare probability integral transforms with U(0, 1); deviation and D are NaN without events.
 
         n_b = #{i: (b - 1) / B <= u_i < b / B},  deviation = 1/B sum_b |n_b / n - 1/B|,  D = sup_u |F_n(u) - u|
 
-    A hump in the middle says that the law is too wide, a valley too narrow, a slope too early or too late.
+    A hump in the middle says that the distribution is too wide, a valley too narrow, a slope too early or too late.
 
     Args:
         uniforms: (num_events,) in [0, 1]: G(tau_i | h_{i-1}). On windows that end before the next event long
-            inter-times are missing, so take 1 - exp(-gap) of the gaps of `carry_over` instead, which the right law
-            makes uniform.
+            inter-times are missing, so take 1 - exp(-gap) of the gaps of `carry_over` instead, which the right
+            distribution makes uniform.
         num_bins: B.
     Source: Gneiting, Balabdaoui and Raftery, J. R. Stat. Soc. B 69 (2007).
     """
@@ -41,7 +44,7 @@ def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
 
 
 def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Tensor:
-    """Events by the probability p_i of their most probable mark, in B bins of equal width, float64 (3, num_bins).
+    """Sort events by the probability p_i of their most probable mark into B bins of equal width, float64 (3, B).
 
         rows: n_b = #{i in b}, sum_{i in b} p_i, sum_{i in b} 1{k_i is the most probable mark};  i in b: (b-1)/B <= p_i
             < b/B
@@ -56,7 +59,7 @@ def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Te
 
 
 def expected_calibration_error(bins: Tensor) -> Tensor:
-    """ECE = sum_b n_b / n |accuracy_b - mean confidence_b|, float64 () in [0, 1]; NaN without events.
+    """Return ECE = sum_b n_b / n |accuracy_b - mean confidence_b|, float64 () in [0, 1]; NaN without events.
 
     0 for calibrated probabilities of infinitely many events; for n events it is positive by chance, of order sqrt(B /
     n).

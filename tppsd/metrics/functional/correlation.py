@@ -15,7 +15,7 @@ _NUM_RESAMPLES = 500
 
 
 class Lag1Correlation(NamedTuple):
-    """Pearson correlation of (tau_i, tau_{i+1}), its bootstrap standard error, and the number of pairs."""
+    """Holds the Pearson correlation of (tau_i, tau_{i+1}), its bootstrap standard error, and the number of pairs."""
 
     correlation: float
     standard_error: float
@@ -23,7 +23,7 @@ class Lag1Correlation(NamedTuple):
 
 
 def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1Correlation:
-    """Correlation of successive inter-times within sequences, pooled over sequences.
+    """Return the correlation of successive inter-times within sequences, pooled over sequences.
 
         r = sum (x - mean x)(y - mean y) / sqrt(sum (x - mean x)^2 sum (y - mean y)^2),  (x, y) = (tau_i, tau_{i+1})
 
@@ -52,7 +52,7 @@ def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1C
 
 
 def _moments(tau: Tensor) -> Tensor:
-    """(n, sum x, sum y, sum x^2, sum y^2, sum xy) of the lag-1 pairs of one sequence."""
+    """Return (n, sum x, sum y, sum x^2, sum y^2, sum xy) of the lag-1 pairs of one sequence."""
     x, y = tau[:-1], tau[1:]
     return torch.stack([x.new_tensor(len(x)), x.sum(), y.sum(), x @ x, y @ y, x @ y])
 

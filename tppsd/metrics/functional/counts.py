@@ -17,7 +17,7 @@ from tppsd.data.sequences import EventSequence
 
 
 class NumberTest(NamedTuple):
-    """Quantile scores of the observed numbers, float64 (*cases,): P(N >= observed) and P(N <= observed)."""
+    """Holds quantile scores of the observed numbers, float64 (*cases,): P(N >= observed) and P(N <= observed)."""
 
     delta_1: Tensor
     delta_2: Tensor
@@ -32,12 +32,12 @@ def horizon_counts(sequence: EventSequence, start: float, horizons: Sequence[flo
 
 
 def crps_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
-    """Continuous ranked probability score of counts, estimated without bias from S paths, float64 (*cases,).
+    """Return the continuous ranked probability score of counts, without bias from S paths, float64 (*cases,).
 
         CRPS = sum_n (F(n) - 1{n >= y})^2  ~  1/S sum_s |x_s - y| - 1/(2 S (S - 1)) sum_s sum_s' |x_s - x_s'|
 
-    The "fair" score: its expectation is the score of the law of the paths, so that few paths are not punished, and it
-    may be negative. In numbers of events; lower is better.
+    The "fair" score: its expectation is the score of the distribution of the paths, so that few paths are not punished,
+    and it may be negative. In numbers of events; lower is better.
 
     Args:
         samples: (num_paths, *cases), at least two paths.
@@ -54,7 +54,7 @@ def crps_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
 
 
 def log_score(probs: Tensor, observed: Tensor) -> Tensor:
-    """Negative log-probability of what happened, - log p(y), in nats, float64 (*cases,); lower is better.
+    """Return the negative log-probability of what happened, - log p(y), in nats, float64 (*cases,); lower is better.
 
     Args:
         probs: (*cases, num_values), of the values 0, 1, ...; a value beyond them has probability 0.
@@ -67,12 +67,15 @@ def log_score(probs: Tensor, observed: Tensor) -> Tensor:
 
 
 def log_score_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
-    """Log score of the smoothed frequencies of counts along S paths, in nats, float64 (*cases,); lower is better.
+    """Return the log score of the smoothed frequencies of counts along S paths, in nats, float64 (*cases,).
+
+    Lower is better.
 
         - log p(y),   p(n) = (#{s: x_s = n} + q(n)) / (S + 1),   q(n) = m^n / (1 + m)^(n + 1),   m = (sum_s x_s + 1) / S
 
-    One more path is spread over all counts by a geometric law of about the paths' mean, so that a count that no path
-    has costs much, but not everything. p sums to 1. With it the score depends on S: compare at equal numbers of paths.
+    One more path is spread over all counts by a geometric distribution of about the paths' mean, so that a count that
+    no path has costs much, but not everything. p sums to 1. With it the score depends on S: compare at equal numbers of
+        paths.
 
     Args:
         samples: (num_paths, *cases).
@@ -86,12 +89,12 @@ def log_score_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
 
 
 def randomised_pit(samples: Tensor, observed: Tensor, uniforms: Tensor) -> Tensor:
-    """Randomised probability integral transform of counts, float64 (*cases,) in (0, 1).
+    """Return the randomised probability integral transform of counts, float64 (*cases,) in (0, 1).
 
         u = (#{s: x_s < y} + v (1 + #{s: x_s = y})) / (S + 1),   v ~ U(0, 1)
 
-    Exactly uniform, for any number of paths, if the observed counts come from the law of the paths (y is then any of
-    S + 1 exchangeable values, ties broken at random).
+    Exactly uniform, for any number of paths, if the observed counts come from the distribution of the paths (y is then
+    any of S + 1 exchangeable values, ties broken at random).
 
     Args:
         samples: (num_paths, *cases).
@@ -104,7 +107,7 @@ def randomised_pit(samples: Tensor, observed: Tensor, uniforms: Tensor) -> Tenso
 
 
 def central_interval(samples: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Central interval of S paths, lower and upper end, each (*cases,).
+    """Return the central interval of S paths, lower and upper end, each (*cases,).
 
         [x_(k), x_(S + 1 - k)],   k = floor((S + 1) (1 - level) / 2)
 
@@ -126,7 +129,7 @@ def central_interval(samples: Tensor, level: float) -> tuple[Tensor, Tensor]:
 
 
 def pit_coverage(pits: Tensor, levels: Sequence[float]) -> Tensor:
-    """Share of cases inside central intervals, float64 (num_levels, ...), over the first dimension of `pits`.
+    """Return the share of cases inside central intervals, float64 (num_levels, ...), over dimension 0 of `pits`.
 
         coverage(level) = mean_i 1{|u_i - 1/2| <= level / 2}
 
@@ -141,7 +144,7 @@ def pit_coverage(pits: Tensor, levels: Sequence[float]) -> Tensor:
 
 
 def number_test(samples: Tensor, observed: Tensor) -> NumberTest:
-    """Number test of catalogue forecasts (CSEP N-test): how far out the observed number of events lies.
+    """Test catalogue forecasts by number (CSEP N-test): how far out the observed number of events lies.
 
         delta_1 = P(N >= y) = #{s: x_s >= y} / S,   delta_2 = P(N <= y) = #{s: x_s <= y} / S
 

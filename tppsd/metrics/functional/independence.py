@@ -1,4 +1,4 @@
-"""Are successive residuals independent?"""
+"""Tests of the independence of successive residuals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class IndependenceResult(NamedTuple):
-    """Pearson's chi-square, its p-value, its degrees of freedom and the number of pairs."""
+    """Holds Pearson's chi-square, its p-value, its degrees of freedom and the number of pairs."""
 
     statistic: float
     p_value: float
@@ -19,19 +19,19 @@ class IndependenceResult(NamedTuple):
 
 
 def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult:
-    """Contingency test of the pairs (u_i, u_{i+1}) on an m x m grid.
+    """Test the pairs (u_i, u_{i+1}) by a contingency table on an m x m grid.
 
         X2 = sum_ab (n_ab - n_a. n_.b / n)^2 / (n_a. n_.b / n)  ~  chi-square with (m - 1)^2 degrees of freedom
 
     Successive pairs overlap. With the expected counts taken from the margins, X2 has the limit of a table of
-    independent
-    pairs all the same: it tests order 0 against order 1 of a Markov chain. Source: Anderson and Goodman, Ann. Math.
-    Stat. 28 (1957).
+    independent pairs all the same: it tests order 0 against order 1 of a Markov chain. Source: Anderson and Goodman,
+    Ann. Math. Stat. 28 (1957).
 
     Args:
         uniforms: (num_events,) in [0, 1], i.i.d. under the null hypothesis: 1 - exp(-gap) of the gaps of `carry_over`,
             or mark PITs in the order of index.
         num_bins: m.
+
     Raises:
         ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide; a value that is not in [0, 1].
     """
@@ -39,7 +39,7 @@ def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult
 
 
 def pair_independence(first: Tensor, second: Tensor, num_bins: int = 8) -> IndependenceResult:
-    """The same contingency test of pairs (first_i, second_i), both (num_pairs,) in [0, 1].
+    """Test pairs (first_i, second_i), both (num_pairs,) in [0, 1], by the same contingency table.
 
     Rows and columns of the grid without any value do not count; where one is left, nothing can be tested: p is NaN.
     """

@@ -18,7 +18,7 @@ _MIN_HISTORY_WORTH = 0.01  # nats per event; below it, a share of it says nothin
 
 
 def nll_per_event(log_likelihoods: Tensor, num_events: Tensor) -> Tensor:
-    """- sum_s L_s / sum_s N_s in nats per event, float64 (); NaN without events.
+    """Return - sum_s L_s / sum_s N_s in nats per event, float64 (); NaN without events.
 
     A ratio of sums over all sequences, never a mean of per-sequence ratios. Always say the convention (`window` or
     `benchmark`) next to the number.
@@ -33,7 +33,7 @@ def nll_per_event(log_likelihoods: Tensor, num_events: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def model_nll(model: LikelihoodModel, sequences: Sequence[EventSequence], convention: Convention = "window") -> float:
-    """`nll_per_event` of a model on sequences, however many they are."""
+    """Return `nll_per_event` of a model on sequences, however many they are."""
     parts = []
     for start in range(0, len(sequences), _AT_ONCE):
         batch = EventBatch.from_sequences(list(sequences[start : start + _AT_ONCE]))
@@ -42,7 +42,7 @@ def model_nll(model: LikelihoodModel, sequences: Sequence[EventSequence], conven
 
 
 def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
-    """The same of a ground-truth process (tppsd.processes.Process), `window` convention."""
+    """Return `nll_per_event` under a ground-truth process (tppsd.processes.Process), `window` convention."""
     num_events = sum(s.num_scored for s in sequences)
     return -sum(process.log_likelihood(s) for s in sequences) / num_events if num_events else math.nan
 
@@ -50,8 +50,9 @@ def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
 def nll_by_time(
     nll: Callable[[Sequence[EventSequence]], float], sequences: Sequence[EventSequence], edges: Sequence[float]
 ) -> list[float]:
-    """NLL per event of each stretch of the window, given all before it: from the window's start to edges[0], from there
-    to edges[1] and so on (`window` convention).
+    """Return the NLL per event of each stretch of the window, given all before it (`window` convention).
+
+    Stretches run from the window's start to edges[0], from there to edges[1] and so on.
 
     log L of a stretch is that of the window until its end minus that of the window until its start.
 
@@ -80,14 +81,17 @@ def nll_by_time(
 
 
 def history_share(nll: float, renewal_nll: float, true_nll: float) -> float:
-    """(renewal - model) / (renewal - truth): 0 for the best model without a history, 1 for the true process, NaN where
-    the history is worth less than 0.01 nats per event."""
+    """Return (renewal - model) / (renewal - truth).
+
+    It is 0 for the best model without a history, 1 for the true process, and NaN where the history is worth less than
+    0.01 nats per event.
+    """
     worth = renewal_nll - true_nll
     return math.nan if worth < _MIN_HISTORY_WORTH else (renewal_nll - nll) / worth
 
 
 def likelihood_discrepancy(first: Tensor, second: Tensor) -> float:
-    """|mean_s L_s over `first` - mean_s L_s over `second`|, nats per sequence.
+    """Return |mean_s L_s over `first` - mean_s L_s over `second|`, nats per sequence.
 
     Args:
         first, second: (num_sequences,), log-likelihoods of two samples under one model (or of one sample under two

@@ -1,4 +1,7 @@
-"""Two samples of sequences: same law? Permutes whole sequences, because events within one depend on each other."""
+"""Permutation test of two samples of sequences: whether they come from one distribution.
+
+It permutes whole sequences, because events within one depend on each other.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _CHUNK = 2**22  # elements of a block of permutations
 
 
 class PermutationResult(NamedTuple):
-    """Observed statistic, p-value (at least 1 / (num_permutations + 1)) and the number of permutations."""
+    """Holds the observed statistic, p-value (at least 1 / (num_permutations + 1)) and the number of permutations."""
 
     statistic: float
     p_value: float
@@ -22,12 +25,16 @@ class PermutationResult(NamedTuple):
 
 
 def event_counts(sequences: Sequence[EventSequence]) -> Tensor:
-    """Number of scored events of each sequence, float64 (num_sequences, 1)."""
+    """Count the scored events of each sequence, float64 (num_sequences, 1)."""
     return torch.tensor([[sequence.num_scored] for sequence in sequences], dtype=torch.float64)
 
 
 def mark_totals(sequences: Sequence[EventSequence], num_marks: int) -> Tensor:
-    """Number of scored events of each sequence and mark, float64 (num_sequences, num_marks)."""
+    """Count the scored events of each sequence and mark, float64 (num_sequences, num_marks).
+
+    Raises:
+        ValueError: a mark is num_marks or more.
+    """
     for sequence in sequences:
         if len(sequence) and int(sequence.marks.max()) >= num_marks:
             raise ValueError(
@@ -38,22 +45,25 @@ def mark_totals(sequences: Sequence[EventSequence], num_marks: int) -> Tensor:
 
 
 def time_counts(sequences: Sequence[EventSequence], edges: Tensor) -> Tensor:
-    """Number of scored events of each sequence in each bin (edges[b], edges[b + 1]], float64 (num_sequences, len(edges)
-    - 1)."""
+    """Count the scored events of each sequence in each bin (edges[b], edges[b + 1]].
+
+    Returns:
+        float64 (num_sequences, len(edges) - 1).
+    """
     edges = edges.double()
     ends = [torch.searchsorted(s.event_times[s.num_given :], edges, right=True) for s in sequences]
     return torch.stack(ends).double().diff(dim=1) if ends else edges.new_zeros(0, len(edges) - 1)
 
 
 def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999, seed: int = 0) -> PermutationResult:
-    """Do the rows of `first` and of `second` come from one law?
+    """Test whether the rows of `first` and of `second` come from one distribution.
 
-        statistic = sum over columns of (1/n) sum_i (F_first(x_i) - F_second(x_i))^2   (Cramer-von Mises, x = pooled
-        values) p = (1 + #{permuted statistic >= observed}) / (1 + num_permutations)
+        statistic = sum over columns of (1/n) sum_i (F_first(x_i) - F_second(x_i))^2   (Cramer-von Mises)
+        p = (1 + #{permuted statistic >= observed}) / (1 + num_permutations)
 
-    It sees differences in spread and shape, not only in mean, and each column counts alike whatever its scale.
-    The p-value is valid at any sample size, if rows are independent and the two samples were drawn with different
-    seeds.
+    x are the pooled values. It sees differences in spread and shape, not only in mean, and each column counts alike
+    whatever its scale. The p-value is valid at any sample size, if rows are independent and the two samples were drawn
+    with different seeds.
 
     Args:
         first, second: (num_sequences,) or (num_sequences, num_columns): one statistic per sequence, such as
@@ -63,7 +73,8 @@ def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999,
     samples = [(x if x.dim() == 2 else x.unsqueeze(1)).detach().double().cpu() for x in (first, second)]
     if not len(first) or not len(second) or samples[0].shape[1] != samples[1].shape[1]:
         raise ValueError(
-            f"the samples have shapes {tuple(first.shape)} and {tuple(second.shape)}; both need rows and as many columns"
+            f"the samples have shapes {tuple(first.shape)} and {tuple(second.shape)}; both need rows "
+            "and as many columns"
         )
     pooled = torch.cat(samples)
     if torch.isnan(pooled).any():

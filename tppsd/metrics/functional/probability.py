@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class BrierDecomposition(NamedTuple):
-    """Brier score = reliability - resolution + uncertainty + within_bins, each float64 ()."""
+    """Holds the parts of Brier score = reliability - resolution + uncertainty + within_bins, each float64 ()."""
 
     reliability: Tensor
     resolution: Tensor
@@ -22,7 +22,9 @@ class BrierDecomposition(NamedTuple):
 
 
 def brier_score(probs: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean squared error of probabilities, mean_i (p_i - o_i)^2, float64 (...); lower is better, p = 1/2 has 1/4.
+    """Return the mean squared error of probabilities, mean_i (p_i - o_i)^2, float64 (...).
+
+    Lower is better, p = 1/2 has 1/4.
 
     Source: Brier, Mon. Weather Rev. 78 (1950).
     """
@@ -30,7 +32,9 @@ def brier_score(probs: Tensor, outcomes: Tensor, weights: Tensor | None = None) 
 
 
 def binary_log_score(probs: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean negative log-probability of what happened, in nats, float64 (...); infinite if the impossible happened.
+    """Return the mean negative log-probability of what happened, in nats, float64 (...).
+
+    It is infinite if the impossible happened.
 
         - mean_i [o_i log p_i + (1 - o_i) log(1 - p_i)]
 
@@ -43,7 +47,7 @@ def binary_log_score(probs: Tensor, outcomes: Tensor, weights: Tensor | None = N
 
 
 def reliability_bins(probs: Tensor, outcomes: Tensor, num_bins: int = 10, weights: Tensor | None = None) -> Tensor:
-    """The sums of a reliability diagram, in B bins of equal width, float64 (3, num_bins).
+    """Return the sums of a reliability diagram, in B bins of equal width, float64 (3, num_bins).
 
         rows: n_b = #{i in b}, sum_{i in b} p_i, sum_{i in b} o_i;   i in b: (b - 1) / B <= p_i < b / B
 
@@ -66,8 +70,8 @@ def brier_decomposition(probs: Tensor, outcomes: Tensor, num_bins: int = 10) -> 
         reliability = 1/n sum_b n_b (p_b - o_b)^2,   resolution = 1/n sum_b n_b (o_b - o)^2,   uncertainty = o (1 - o)
         within_bins = 1/n sum_b sum_{i in b} [(p_i - p_b)^2 - 2 (p_i - p_b) (o_i - o_b)]
 
-    p_b and o_b are means over a bin, o the mean of all outcomes. The last term, missing in Murphy's decomposition, makes
-    the sum exact where probabilities differ within a bin.
+    p_b and o_b are means over a bin, o the mean of all outcomes. The last term, missing in Murphy's decomposition,
+    makes the sum exact where probabilities differ within a bin.
 
     Args:
         probs, outcomes: (num_cases,).
@@ -88,7 +92,7 @@ def brier_decomposition(probs: Tensor, outcomes: Tensor, num_bins: int = 10) -> 
 
 
 def auroc(probs: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Area under the ROC curve, float64 (): 1/2 for a forecast without skill; NaN where all outcomes are equal.
+    """Return the area under the ROC curve, float64 (): 1/2 without skill; NaN where all outcomes are equal.
 
         P(p_i > p_j) + P(p_i = p_j) / 2,   i a case in which it happened, j one in which it did not
 

@@ -1,4 +1,4 @@
-"""T-mAP of HoTPP: are the right events predicted at about the right times, over a whole horizon?"""
+"""T-mAP of HoTPP: whether the right events are predicted at about the right times, over a whole horizon."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor
 
 
 class TemporalMAP(NamedTuple):
-    """T-mAP, the same with marks weighted by their number of target events, and AP by mark and time difference
-    (num_marks, num_deltas), all float64."""
+    """Holds T-mAP, the same with marks weighted by their number of target events, and AP by mark and time difference.
+
+    All are float64; the last is (num_marks, num_deltas).
+    """
 
     value: Tensor
     weighted: Tensor
@@ -19,7 +21,7 @@ class TemporalMAP(NamedTuple):
 
 
 class ForecastEvents(NamedTuple):
-    """What is predicted to follow one history, and what followed.
+    """Holds what is predicted to follow one history, and what followed.
 
     Attributes:
         times: of the predicted events, (num_predicted,), since the history's end.
@@ -37,16 +39,16 @@ class ForecastEvents(NamedTuple):
 def temporal_map(
     forecasts: Sequence[ForecastEvents], horizon: float, deltas: Sequence[float], num_marks: int
 ) -> TemporalMAP:
-    """Temporal mean average precision, in [0, 1]; higher is better.
+    """Return the temporal mean average precision, in [0, 1]; higher is better.
 
         T-mAP = mean over delta of mean over marks k of AP_k(delta)
         AP_k = sum over thresholds h of (recall(h) - recall(h')) precision(h),   h' the next larger threshold
 
     Only events before `horizon` (strictly) take part. Every predicted event is a prediction of every mark k, with its
     score of k. With threshold h, the predictions of k with a score of at least h are matched with the events of k in
-    the same continuation, one to one and at most delta apart, as many as possible: true positives; other predictions are
-    false positives, other events false negatives. One matching, built in the order of the scores, has the largest size
-    for all thresholds at once (sets of predictions that can be matched form a matroid). Predictions of all
+    the same continuation, one to one and at most delta apart, as many as possible: true positives; other predictions
+    are false positives, other events false negatives. One matching, built in the order of the scores, has the largest
+    size for all thresholds at once (sets of predictions that can be matched form a matroid). Predictions of all
     continuations are ranked together. A mark without an event, or without a matched prediction, has AP = 0. Equal
     scores are one threshold.
 
@@ -77,7 +79,7 @@ def temporal_map(
 
 
 def _before(forecast: ForecastEvents, horizon: float) -> ForecastEvents:
-    """The predicted and the true events before the horizon."""
+    """Return the predicted and the true events before the horizon."""
     kept, came = forecast.times < horizon, forecast.target_times < horizon
     return ForecastEvents(
         forecast.times[kept], forecast.scores[kept], forecast.target_times[came], forecast.target_marks[came]
@@ -85,7 +87,7 @@ def _before(forecast: ForecastEvents, horizon: float) -> ForecastEvents:
 
 
 def _matched(times: Tensor, scores: Tensor, targets: Tensor, delta: float) -> Tensor:
-    """Which predictions are matched, bool (num_predicted,), by augmenting paths in descending order of the scores."""
+    """Match predictions by augmenting paths in descending order of the scores; bool (num_predicted,)."""
     result = torch.zeros(len(times), dtype=torch.bool)
     if not len(targets):
         return result
@@ -118,7 +120,7 @@ def _augment(prediction: int, reachable: list[list[int]], target_of: dict[int, i
 
 
 def _average_precision(scores: Tensor, is_matched: Tensor, num_targets: int) -> float:
-    """sum over distinct scores, from the largest, of the recall gained times the precision reached."""
+    """Sum over distinct scores, from the largest, the recall gained times the precision reached."""
     order = scores.argsort(descending=True, stable=True)
     ranked, hits = scores[order], is_matched[order].double().cumsum(0)
     is_last = torch.ones_like(ranked, dtype=torch.bool)

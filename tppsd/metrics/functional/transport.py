@@ -14,8 +14,9 @@ HYPRO_COSTS = (0.05, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
 def transport_distance(first: EventSequence, second: EventSequence, costs: Sequence[float] = HYPRO_COSTS) -> Tensor:
-    """Cheapest way to turn the events of `first` into those of `second`, for each cost of a deletion, float64
-    (num_costs,).
+    """Return the cheapest way to turn the events of `first` into those of `second`, for each cost of a deletion.
+
+    The result is float64 (num_costs,).
 
         OTD_c = sum over marks of min over alignments of [c * #{events not aligned} + sum over aligned pairs |t - t'|]
 
@@ -28,8 +29,7 @@ def transport_distance(first: EventSequence, second: EventSequence, costs: Seque
         costs: c, in the data's unit of time, as the distance is. The default are HYPRO's, meant for its data: with
             another unit of time choose others.
     Source: Mei, Qin and Eisner, "Imputing missing events in continuous-time event streams" (ICML 2019); averaged over
-        several
-    costs: HYPRO (Xue et al., NeurIPS 2022).
+        several costs: HYPRO (Xue et al., NeurIPS 2022).
     """
     present = torch.cat([s.marks[s.num_given :] for s in (first, second)]).unique().tolist()
     return _by_mark(first, second, present, costs).sum(0)

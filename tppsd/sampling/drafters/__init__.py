@@ -1,0 +1,1 @@
+"""Drafters, one per file: each proposes events that the target verifies."""

@@ -9,7 +9,7 @@ from tppsd.models.protocol import EventTokens
 
 
 class DraftBacklog:
-    """Tokens (rows, n) of which the first `num` int64 (rows,) of each row are real.
+    """Holds tokens (rows, n) of which the first `num` int64 (rows,) of each row are real.
 
     A draft model is shown nothing in rounds that draft nothing, and never the event that ends a round.
     """
@@ -19,7 +19,7 @@ class DraftBacklog:
         self.num = torch.ones(num_rows, dtype=torch.int64, device=device)
 
     def begin(self, newest: EventTokens) -> EventTokens:
-        """The tokens; before the first draft of all, the newest of every row (rows, 1)."""
+        """Return the tokens; before the first draft of all, the newest of every row (rows, 1)."""
         if self.tokens is None:
             self.tokens = newest
         return self.tokens
@@ -47,7 +47,7 @@ class DraftBacklog:
         self.tokens, self.num = self.tokens.map(lambda field: field[:, :0]), torch.zeros_like(self.num)
 
     def followed_by(self, drafted: EventTokens) -> EventTokens:
-        """Each row's own unseen tokens, the drafted ones behind them without a gap, and dead ones."""
+        """Return each row's own unseen tokens, the drafted ones behind them without a gap, and dead ones."""
         assert self.tokens is not None
         num, width = self.num.unsqueeze(1), self.tokens.ids.shape[1]
         both = self.tokens.cat(drafted)
@@ -57,13 +57,14 @@ class DraftBacklog:
         return both.map(lambda field: field.gather(1, source))
 
     def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
         self.num = self.num[rows]
         if self.tokens is not None:
             self.tokens = self.tokens.map(lambda field: field[rows])
 
 
 def behind(tokens: EventTokens, num: Tensor, newest: EventTokens) -> EventTokens:
-    """Tokens (rows, n + 1) with `newest` (rows, 1) after the first `num` (rows,) of each row."""
+    """Return tokens (rows, n + 1) with `newest` (rows, 1) after the first `num` (rows,) of each row."""
     return tokens.map(
         lambda old, new: torch.cat([old, torch.zeros_like(new)], 1).scatter(1, num.unsqueeze(1), new), newest
     )

@@ -1,13 +1,14 @@
-"""Drafting from the laws of the round before: exact speculative Jacobi decoding (after Teng et al., arXiv
-2410.01699)."""
+"""Drafting from the distributions of the round before: exact speculative Jacobi decoding.
+
+Source: after Teng et al., arXiv 2410.01699.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.own import SelfDrafter, follow_marks
 from tppsd.sampling.requests import Requests
@@ -16,44 +17,47 @@ from tppsd.sampling.state import BatchState
 
 
 class JacobiDrafter(SelfDrafter):
-    """Drafts each event from the law that the target gave it in the round before, with the noise that it had then.
+    """Drafts each event from the distribution that the target gave it in the round before, with the noise it had then.
 
-    The pass that verifies a draft also gives the laws of the events after the first rejection, in the light of all
-    drafted events before them. The next round drafts those events again from these laws. As their noise stays with
-    them, they hardly change
-    from round to round, and neither do their laws: where fixed-point iteration (Song et al., ICML 2021) waits until an
-    event no longer changes, this needs only laws that overlap, and it is exact.
+    The pass that verifies a draft also gives the distributions of the events after the first rejection, in the light of
+    all drafted events before them. The next round drafts those events again from these. As their noise stays with them,
+    they hardly change from round to round, and neither do their distributions: where fixed-point iteration (Song et
+    al., ICML 2021) waits until an event no longer changes, this needs only distributions that overlap, and it is exact.
 
-    Why it is exact: given everything up to and including the noise of the event before, the law that an event is
-    drafted from is fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under
-    block verification they have; there this drafter has the law of the round before, and other noise.)
+    Why it is exact: given everything up to and including the noise of the event before, the distribution that an event
+    is drafted from is fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under
+    block verification they have; there this drafter has the distribution of the round before, and other noise.)
 
-    It drafts on beyond the end of a window: after a rejection before it, the laws of those events are of use.
+    It drafts on beyond the end of a window: after a rejection before it, the distributions of those events are of use.
 
-    A law that followed an event of another mark than the one now drafted, and events that no round has seen yet, are
-    drafted as in `SelfDrafter`.
+    A distribution that followed an event of another mark than the one now drafted, and events that no round has seen
+    yet, are drafted as in `SelfDrafter`.
     """
 
     def __init__(self, target: ModelRunner, num_rows: int) -> None:
         super().__init__(target, num_rows)
-        self._laws: Any = None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
-        self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these laws follow
+        self._distributions: EventDistribution | None = (
+            None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
+        )
+        self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these distributions follow
         self._skip = self.recent.slots.new_zeros(num_rows)  # how many of them followed committed events
         self._last = self._skip - 1  # index of the last of use; -1: none
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
+        """Forget the round before of the rows that begin new requests."""
         super().prefill(rows, requests, state)
         self._last[rows] = -1
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
-        if self._laws is None or uniforms.shape[1] == 0:
+        """Draft a chain, from the round before where it knows the event, else as in `SelfDrafter`."""
+        if self._distributions is None or uniforms.shape[1] == 0:
             return super().propose(state, uniforms)
         draft_length = uniforms.shape[1]
         positions = torch.arange(draft_length, device=uniforms.device)
         source = self._skip.unsqueeze(1) + positions
         is_seen = source <= self._last.unsqueeze(1)
         source = torch.where(is_seen, source, 0)
-        again, by_mark = self._laws.at(source), self.recent.after_marks()
+        again, by_mark = self._distributions.at(source), self.recent.after_marks()
         tau_again, mark_again = again.sample(uniforms[..., :3])
         every_tau, every_mark = by_mark.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
         assert self._marks_before is not None
@@ -62,17 +66,28 @@ class JacobiDrafter(SelfDrafter):
         before, marks = follow_marks(every_mark, state.last_marks(self.num_marks).clamp_min(0))
         is_again = fits.gather(2, before.unsqueeze(2)).squeeze(2)
         inter_times = torch.where(is_again, tau_again, every_tau.gather(2, before.unsqueeze(2)).squeeze(2))
-        laws = type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
+        distributions = (
+            type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
+        )
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        return Draft(inter_times, times, marks, laws, self.lengths(draft_length, state))
+        return Draft(inter_times, times, marks, distributions, self.lengths(draft_length, state))
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
-        super().commit(draft, num_accepted, state, laws, seen_marks)
-        self._laws, self._marks_before = laws.whole(), seen_marks
+    def commit(
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
+    ) -> None:
+        """Keep the target's distributions for the next round."""
+        super().commit(draft, num_accepted, state, distributions, seen_marks)
+        self._distributions, self._marks_before = distributions.whole(), seen_marks
         self._skip, self._last = num_accepted + 1, draft.num_drafted
 
     def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
         super().compact(rows)
         self._skip, self._last = self._skip[rows], self._last[rows]
-        if self._laws is not None and self._marks_before is not None:
-            self._laws, self._marks_before = self._laws[rows], self._marks_before[rows]
+        if self._distributions is not None and self._marks_before is not None:
+            self._distributions, self._marks_before = self._distributions[rows], self._marks_before[rows]

@@ -1,13 +1,11 @@
-"""A trained draft TPP that drafts a chain, one pass per event or one native call for all of them."""
+"""A trained draft model that drafts a chain, one pass per event or one native call for all of them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
 from tppsd.sampling.drafters.backlog import DraftBacklog
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.requests import Histories, Requests
@@ -19,7 +17,7 @@ _LONGEST_BACKLOG = 64  # tokens that a draft model may lag behind in rounds with
 
 
 class ModelDrafter:
-    """A draft model with a cache of its own.
+    """Drafts by a model with a cache of its own.
 
     Args:
         model: the draft.
@@ -47,57 +45,64 @@ class ModelDrafter:
         backlog = self.backlog.begin(state.last_token)
         if uniforms.shape[1] == 0:
             return Draft.nothing(uniforms)
-        law = self._first(state, backlog, uniforms.shape[1])
+        distribution = self._first(state, backlog, uniforms.shape[1])
         if self.runner.can_decode:
-            decoded, laws = self.runner.decode(law, state.last_times, uniforms, True)
+            decoded, distributions = self.runner.decode(distribution, state.last_times, uniforms, True)
             self._num_cached = uniforms.shape[1] - 1
-            draft = Draft(decoded.inter_times, decoded.times, decoded.marks, laws)
+            draft = Draft(decoded.inter_times, decoded.times, decoded.marks, distributions)
         else:
-            draft = self._event_by_event(state, law, uniforms)
+            draft = self._event_by_event(state, distribution, uniforms)
         return draft.needed(state) if self.stops_at_end else draft
 
-    def _first(self, state: BatchState, backlog: EventTokens, num_steps: int) -> Any:
-        """The distributions (rows, 1) of the first drafted events, in a cache with room for all."""
+    def _first(self, state: BatchState, backlog: EventTokens, num_steps: int) -> EventDistribution:
+        """Return the distributions (rows, 1) of the first drafted events, in a cache with room for all."""
         # all at once: a later pass may drop nothing that a rejection could still need
         self.runner.cache.make_room(backlog.ids.shape[1] + num_steps - 1)
-        law = self._catch_up(backlog)
-        return law.truncated(state.elapsed.unsqueeze(1)) if state.is_truncated_start else law
+        distribution = self._catch_up(backlog)
+        return distribution.truncated(state.elapsed.unsqueeze(1)) if state.is_truncated_start else distribution
 
-    def _event_by_event(self, state: BatchState, law: Any, uniforms: Tensor) -> Draft:
+    def _event_by_event(self, state: BatchState, distribution: EventDistribution, uniforms: Tensor) -> Draft:
         time = state.last_times.unsqueeze(1)
-        steps: list[tuple[Tensor, Tensor, Tensor, Any]] = []
+        steps: list[tuple[Tensor, Tensor, Tensor, EventDistribution]] = []
         for j in range(uniforms.shape[1]):
             if steps:
                 tau, time, mark, _ = steps[-1]
-                law = self.runner.extend(EventTokens(mark + 1, time, tau))
-            tau, mark = law.sample(uniforms[:, j : j + 1, :3])
+                distribution = self.runner.extend(EventTokens(mark + 1, time, tau))
+            tau, mark = distribution.sample(uniforms[:, j : j + 1, :3])
             time = time + tau
-            steps.append((tau, time, mark, law))
+            steps.append((tau, time, mark, distribution))
             is_time_to_ask = self.stops_at_end and j % _ASK_EVERY == _ASK_EVERY - 1
             if is_time_to_ask and not state.want_more(time, j + 1).any():
                 break
         self._num_cached = len(steps) - 1
         return Draft(*joined(steps))
 
-    def _catch_up(self, backlog: EventTokens) -> Any:
-        """Put the backlog into the cache; the distribution (rows, 1) after its newest token."""
-        law = self.runner.extend(backlog).at((self.backlog.num - 1).unsqueeze(1))
+    def _catch_up(self, backlog: EventTokens) -> EventDistribution:
+        """Put the backlog into the cache and return the distribution (rows, 1) after its newest token."""
+        distribution = self.runner.extend(backlog).at((self.backlog.num - 1).unsqueeze(1))
         self.runner.cache.roll_back(backlog.ids.shape[1] - self.backlog.num)  # shorter ones wrote dead entries
-        return law
+        return distribution
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
+    def commit(
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
+    ) -> None:
         """Keep what was accepted in the cache; what it has not seen of it joins the backlog."""
         if draft.draft_length == 0:
             self._add_to_backlog(state.last_token)
             return
-        # the cache holds all drafted events but the last: after a fully accepted round it lacks that and the bonus event
+        # the cache holds all drafted events but the last: a fully accepted round leaves out that and the bonus event
         num_kept = num_accepted.clamp_max(self._num_cached)
         draft.keep_in(self.runner.cache, num_kept, self._num_cached, 0)
         last = draft.tokens.map(lambda field: field[:, -1:])
         self.backlog.replace(last, num_accepted - num_kept, state.last_token)
 
     def _add_to_backlog(self, newest: EventTokens) -> None:
-        """Nothing was drafted."""
+        """Add the newest token in a round that drafted nothing."""
         if (tokens := self.backlog.tokens) is not None and tokens.ids.shape[1] >= _LONGEST_BACKLOG:
             self._catch_up(tokens)
             self.backlog.clear()
@@ -109,7 +114,14 @@ class ModelDrafter:
         self.backlog.compact(rows)
 
 
-def joined(steps: list[tuple[Tensor, Tensor, Tensor, Any]]) -> tuple[Tensor, Tensor, Tensor, Any]:
-    """Inter-times, times, marks and distributions of steps (rows, n) side by side."""
-    inter_times, times, marks, laws = zip(*steps, strict=True)
-    return torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1)
+def joined(
+    steps: list[tuple[Tensor, Tensor, Tensor, EventDistribution]],
+) -> tuple[Tensor, Tensor, Tensor, EventDistribution]:
+    """Return inter-times, times, marks and distributions of steps (rows, n) side by side."""
+    inter_times, times, marks, distributions = zip(*steps, strict=True)
+    return (
+        torch.cat(inter_times, 1),
+        torch.cat(times, 1),
+        torch.cat(marks, 1),
+        type(distributions[0]).cat(distributions, 1),
+    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
 from tppsd.sampling.drafters.model import ModelDrafter
@@ -17,17 +15,17 @@ from tppsd.sampling.state import BatchState
 
 
 class ParallelDrafter(ModelDrafter):
-    """Guesses all events as `JacobiDrafter` drafts them, then lets the draft model correct them `num_passes` times: a
-    pass gives its laws after the events as they were before it, and from these every event is drawn again, with the
-    same noise.
+    """Guesses all events as `JacobiDrafter` drafts them, then lets the draft model correct them `num_passes` times.
 
-    With as many passes as events this is drafting one by one (Jacobi iteration of a triangular system, Song et al.,
-    ICML 2021). Most events settle in one or two, so that a long draft costs little more than a short one.
+    A pass gives its distributions after the events as they were before it, and from these every event is drawn again,
+    with the same noise. With as many passes as events this is drafting one by one (Jacobi iteration of a triangular
+    system, Song et al., ICML 2021). Most events settle in one or two, so that a long draft costs little more than a
+    short one.
 
     Why it is exact: the events that a pass sees before event j are functions of their own noise and of earlier rounds.
-    So the law that event j is drawn from is fixed before its own noise is looked at, and it is the law that the rules
-    test. The number of
-    passes is fixed: one that depended on what still changes would depend on the noise of later events.
+    So the distribution that event j is drawn from is fixed before its own noise is looked at, and it is the one that
+    the rules test. The number of passes is fixed: one that depended on what still changes would depend on the noise of
+    later events.
     """
 
     def __init__(self, model: EventModel, target: ModelRunner, num_rows: int, capacity: int, num_passes: int) -> None:
@@ -36,50 +34,67 @@ class ParallelDrafter(ModelDrafter):
         self.guess = JacobiDrafter(target, num_rows)
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
+        """Encode the histories of new requests."""
         super().prefill(rows, requests, state)
         self.guess.prefill(rows, requests, state)
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+        """Guess a chain and redraw it from the draft model's distributions, pass by pass."""
         self.backlog.begin(state.last_token)
-        draft = self.guess.propose(state, uniforms)  # nothing after a silence, so that no law here is left-truncated
-        if draft.laws is None:
+        draft = self.guess.propose(
+            state, uniforms
+        )  # nothing after a silence, so that no distribution here is left-truncated
+        if draft.distributions is None:
             return draft
-        laws = self._catch_up_and_follow(draft.tokens)
-        first = laws[:, :1]
-        draft = redrawn(draft, laws, state, uniforms)
+        distributions = self._catch_up_and_follow(draft.tokens)
+        first = distributions[:, :1]
+        draft = redrawn(draft, distributions, state, uniforms)
         for _ in range(1, min(self.num_passes, uniforms.shape[1])):
-            laws = self.runner.extend(but_last(draft.tokens))
+            distributions = self.runner.extend(but_last(draft.tokens))
             self.runner.cache.roll_back(uniforms.shape[1] - 1)
-            draft = redrawn(draft, type(laws).cat([first, laws], 1), state, uniforms)
+            draft = redrawn(draft, type(distributions).cat([first, distributions], 1), state, uniforms)
         return draft
 
-    def _catch_up_and_follow(self, drafted: EventTokens) -> Any:
-        """Put the backlog tokens into the cache; in the same pass, laws (rows, n) after the newest of them and after
-        each of n drafted events but the last."""
+    def _catch_up_and_follow(self, drafted: EventTokens) -> EventDistribution:
+        """Put the backlog tokens into the cache, and run over the drafted events in the same pass.
+
+        Returns:
+            Distributions (rows, n) after the newest backlog token and after each of n drafted events but the last.
+        """
         tokens = self.backlog.followed_by(but_last(drafted))
-        laws = self.runner.extend(tokens)
+        distributions = self.runner.extend(tokens)
         self.runner.cache.roll_back(tokens.ids.shape[1] - self.backlog.num)
         last = self.backlog.num.unsqueeze(1) - 1
-        return laws.at(last + torch.arange(drafted.ids.shape[1], device=last.device))
+        return distributions.at(last + torch.arange(drafted.ids.shape[1], device=last.device))
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
-        self.guess.commit(draft, num_accepted, state, laws, seen_marks)
+    def commit(
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
+    ) -> None:
+        """Keep the accepted events for the next round's backlog."""
+        self.guess.commit(draft, num_accepted, state, distributions, seen_marks)
         if draft.marks.shape[1] == 0:
             self._add_to_backlog(state.last_token)
         else:  # what the cache has seen of the draft is how it was before the last pass
             self.backlog.replace(draft.tokens, num_accepted, state.last_token)
 
     def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
         super().compact(rows)
         self.guess.compact(rows)
 
 
-def redrawn(draft: Draft, laws: Any, state: BatchState, uniforms: Tensor) -> Draft:
-    """The same draft with every event drawn from another law."""
-    inter_times, marks = laws.sample(uniforms[..., :3])
+def redrawn(draft: Draft, distributions: EventDistribution, state: BatchState, uniforms: Tensor) -> Draft:
+    """Return the draft with every event drawn from another distribution."""
+    inter_times, marks = distributions.sample(uniforms[..., :3])
     times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-    return Draft(inter_times, times, marks, laws, draft.lengths)
+    return Draft(inter_times, times, marks, distributions, draft.lengths)
 
 
 def but_last(tokens: EventTokens) -> EventTokens:
+    """Return the tokens of each row without the last."""
     return tokens.map(lambda field: field[:, :-1])

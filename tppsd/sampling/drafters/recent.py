@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 
-class RecentLaws:
-    """Per row the target's law after the latest event of each mark, and its latest law of all.
+
+class RecentDistributions:
+    """Holds per row the target's distribution after the latest event of each mark, and its latest of all.
 
     Args:
         num_rows: rows.
         num_marks: marks of the target.
+        device: where the rows are.
 
     Attributes:
-        table: laws (rows, num_marks + 1), by mark and then the latest; None before the first.
+        table: distributions (rows, num_marks + 1), by mark and then the latest; None before the first.
         is_known: bool (rows, num_marks + 1), what of the table is of use.
     """
 
     def __init__(self, num_rows: int, num_marks: int, device: torch.device) -> None:
-        self.table: Any = None
+        self.table: EventDistribution | None = None
         self.is_known = torch.zeros(num_rows, num_marks + 1, dtype=torch.bool, device=device)
         self.slots = torch.arange(num_marks + 1, device=device)
 
-    def update(self, laws: Any, marks: Tensor, num: Tensor) -> None:
-        """Take in the first `num` (rows,) of the laws (rows, n), which follow events of `marks` int64 (rows, n); -1 is
-        none."""
+    def update(self, distributions: EventDistribution, marks: Tensor, num: Tensor) -> None:
+        """Take in the first `num` (rows,) of the distributions (rows, n).
+
+        They follow events of `marks` int64 (rows, n); -1 is none.
+        """
         positions = torch.arange(marks.shape[1], device=marks.device)
         follows = (marks.unsqueeze(2) == self.slots[:-1]) & (positions < num.unsqueeze(1)).unsqueeze(
             2
         )  # (rows, n, marks)
         newest = torch.where(follows, positions.unsqueeze(1), -1).amax(1)
         source = torch.cat([newest, num.unsqueeze(1) - 1], 1)
-        laws = laws.whole()
+        distributions = distributions.whole()
         if self.table is None:
-            self.table = laws.at(source.clamp_min(0))
+            self.table = distributions.at(source.clamp_min(0))
         else:
             kept = marks.shape[1] + self.slots
-            self.table = type(laws).cat([laws, self.table], 1).at(torch.where(source >= 0, source, kept))
+            self.table = (
+                type(distributions).cat([distributions, self.table], 1).at(torch.where(source >= 0, source, kept))
+            )
         self.is_known = self.is_known | (source >= 0)
 
-    def take_over(self, other: RecentLaws, source: Tensor, rows: Tensor) -> None:
-        """`rows` int64 (n,) begin with what rows `source` (n,) of `other` know."""
+    def take_over(self, other: RecentDistributions, source: Tensor, rows: Tensor) -> None:
+        """Begin `rows` int64 (n,) with what rows `source` (n,) of `other` know."""
         self.is_known[rows] = other.is_known[source]
         if other.table is None:
             return
@@ -57,9 +62,12 @@ class RecentLaws:
             )
             self.table = type(self.table).cat([self.table, other.table], 0)[where]
 
-    def after_marks(self) -> Any:
-        """Laws (rows, num_marks) to draft from after an event of each mark: the latest law where none has followed it
-        yet."""
+    def after_marks(self) -> EventDistribution:
+        """Return distributions (rows, num_marks) to draft from after an event of each mark.
+
+        It is the latest of all where none has followed that mark yet.
+        """
+        assert self.table is not None
         return self.table.at(torch.where(self.is_known[:, :-1], self.slots[:-1], len(self.slots) - 1))
 
     def compact(self, rows: Tensor) -> None:

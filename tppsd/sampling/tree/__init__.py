@@ -1,0 +1,1 @@
+"""Candidate trees: several candidates per step, verified in one target pass."""

@@ -1,20 +1,21 @@
 """Several candidates per step: what their rules share, and the rule `mean`.
 
-K candidates x_1..x_K are i.i.d. from the draft's law and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or less,
-where the draft does not cover the target). Each rule keeps the target's law exactly. An r beyond 1e150 counts as
-infinite, which every formula below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv 2401.06706),
-    whose own rule is in recursive.py.
+K candidates x_1..x_K are i.i.d. from the draft's distribution and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or
+less, where the draft does not cover the target). Each rule keeps the target's distribution exactly. An r beyond 1e150
+counts as infinite, which every formula below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv
+    2401.06706), whose own rule is in recursive.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tppsd.models.law import log_density_ratio, sample_with_ratio
+from tppsd.models.distribution import log_density_ratio, sample_with_ratio
+from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.noise import Purpose, Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
 
@@ -22,25 +23,29 @@ LARGEST_LOG_RATIO = 345.0  # e^345 = 1e150
 
 
 class Siblings(NamedTuple):
-    """The candidates that follow one node of each of n rows.
+    """Holds the candidates that follow one node of each of n rows.
 
-    Fields: rows, positions int64 (n,): rows in flight and depth; ratios float64 (n, K); target, draft: laws of all rows
-    and where among them, int64 (n,), those after the node are.
+    Fields:
+        rows, positions: int64 (n,), rows of the batch and depth.
+        ratios: float64 (n, K).
+        target, draft: distributions of all rows, and int64 (n,) where among them those after the node are.
     """
 
     rows: Tensor
     positions: Tensor
     ratios: Tensor
-    target: tuple[Any, Tensor]
-    draft: tuple[Any, Tensor]
+    target: tuple[EventDistribution, Tensor]
+    draft: tuple[DraftDistribution, Tensor]
 
     def select(self, which: Tensor) -> Siblings:
-        laws = [(laws, at[which]) for laws, at in (self.target, self.draft)]
-        return Siblings(self.rows[which], self.positions[which], self.ratios[which], laws[0], laws[1])
+        """Select some of the rows."""
+        (target, in_target), (draft, in_draft) = self.target, self.draft
+        own = self.rows[which], self.positions[which], self.ratios[which]
+        return Siblings(*own, (target, in_target[which]), (draft, in_draft[which]))
 
     @staticmethod
     def cat(parts: list[Siblings]) -> Siblings:
-        """After nodes of several depths; ratios of different numbers of siblings are left out."""
+        """Join those after nodes of several depths; ratios of different numbers of siblings are left out."""
         rows, positions, target, draft = (
             torch.cat(values)
             for values in zip(*((p.rows, p.positions, p.target[1], p.draft[1]) for p in parts), strict=True)
@@ -50,15 +55,18 @@ class Siblings(NamedTuple):
             rows, positions, first.ratios.new_zeros(len(rows), 0), (first.target[0], target), (first.draft[0], draft)
         )
 
-    def laws(self) -> tuple[Any, Any]:
-        """Of target and draft after the nodes, batch shape (n,)."""
+    def distributions(self) -> tuple[EventDistribution, DraftDistribution]:
+        """Return the distributions of target and draft after the nodes, batch shape (n,)."""
         return self.target[0][self.rows, self.target[1]], self.draft[0][self.rows, self.draft[1]]
 
 
 class Step(NamedTuple):
-    """What was decided after one node of each of n rows.
+    """Says what was decided after one node of each of n rows.
 
-    Fields: siblings; uniforms float64 (n, 2 num_uniforms(K)); picked int64 (n,): the number of the candidate, or K: none.
+    Fields:
+        siblings: the candidates.
+        uniforms: float64 (n, 2 num_uniforms(K)).
+        picked: int64 (n,), the number of the candidate, or K: none.
     """
 
     siblings: Siblings
@@ -67,7 +75,7 @@ class Step(NamedTuple):
 
 
 class CandidateRule(NamedTuple):
-    """How one of several candidates is picked.
+    """Says how one of several candidates is picked.
 
     Fields:
         pick: (siblings, uniforms) -> Step.picked.
@@ -84,23 +92,25 @@ class CandidateRule(NamedTuple):
 
 
 def bounded_exp(log_ratio: Tensor) -> Tensor:
-    """r, of which sums and squares are still numbers."""
+    """Return r = exp(log_ratio), bounded so that sums and squares of it are still numbers."""
     return log_ratio.clamp_max(LARGEST_LOG_RATIO).exp()
 
 
-def density_ratio(target: Any, draft: Any, inter_times: Tensor, marks: Tensor) -> Tensor:
-    """r at the given events."""
+def density_ratio(target: DraftDistribution, draft: DraftDistribution, inter_times: Tensor, marks: Tensor) -> Tensor:
+    """Return r at the given events."""
     return bounded_exp(log_density_ratio(target, draft, inter_times, marks))
 
 
-def sample_with_density_ratio(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(inter_times, marks, r) of draws from the target."""
+def sample_with_density_ratio(
+    target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw from the target and return (inter_times, marks, r)."""
     inter_times, marks, delta = sample_with_ratio(target, draft, uniforms)
     return inter_times, marks, bounded_exp(delta)
 
 
-def fresh_ratios(target: Any, draft: Any, uniforms: Tensor) -> Tensor:
-    """r of fresh draws from the draft: laws (n,), uniforms (n, *attempts, 4 draws) -> (n, *attempts, draws)."""
+def fresh_ratios(target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor) -> Tensor:
+    """Return r of fresh draws from the draft: (n,), uniforms (n, *attempts, 4 draws) -> (n, *attempts, draws)."""
     for _ in uniforms.shape[1:]:
         target, draft = target.unsqueeze(1), draft.unsqueeze(1)
     return density_ratio(target, draft, *draft.sample(uniforms.unflatten(-1, (-1, 4))[..., :3]))
@@ -110,14 +120,16 @@ def fresh_ratios(target: Any, draft: Any, uniforms: Tensor) -> Tensor:
 
 
 def pick_mean(siblings: Siblings, uniforms: Tensor) -> Tensor:
-    """Candidate i with probability r_i / max(K, sum r), none with the rest. K = 1 is the rule `joint`."""
+    """Pick candidate i with probability r_i / max(K, sum r), none with the rest; K = 1 is the rule `joint`."""
     total = siblings.ratios.sum(-1, keepdim=True).clamp_min(siblings.ratios.shape[-1])
     return (siblings.ratios.cumsum(-1) < uniforms[:, :1] * total).sum(-1)
 
 
 def resample_mean(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
-    """Draw x from the target, and keep it with probability 1 - K / max(K, r(x) + sum of r over K - 1 fresh draws from the
-    draft)."""
+    """Draw x from the target, and keep it with probability 1 - K / max(K, r(x) + sum of r).
+
+    The sum is over K - 1 fresh draws from the draft.
+    """
     k = num_candidates
 
     def uniforms_of(rejected: Rejected, noise: Streams, first: int, num: int) -> Tensor:
@@ -125,7 +137,7 @@ def resample_mean(rejected: Rejected, num_candidates: int, noise: Streams) -> tu
         attempts = first + torch.arange(num, device=rejected.rows.device).unsqueeze(0)
         return noise.loop(rejected.rows, rejected.positions, wanted, attempts)
 
-    def propose(target: Any, draft: Any, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def propose(target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tau, marks, total = sample_with_density_ratio(target, draft, uniforms)
         if k > 1:
             total = total + fresh_ratios(target[:, 0], draft[:, 0], uniforms[..., 6:]).sum(-1)

@@ -1,5 +1,4 @@
-"""Recursive rejection sampling, the rule of MCSD (Yang et al., arXiv 2401.06706, section 4.2), with its integrals by
-quadrature.
+"""Recursive rejection sampling, the rule of MCSD (Yang et al., arXiv 2401.06706, section 4.2), by quadrature.
 
 t_1 = target; candidate x_j is accepted with probability min(1, t_j / draft); t_{j+1} = norm(max(0, t_j - draft)).
 Unrolled,
@@ -7,18 +6,16 @@ Unrolled,
     t_j = max(0, target - c_j draft) / P_j,   c_1 = 0, P_1 = 1, c_{j+1} = c_j + P_j, P_{j+1} = Q(c_{j+1}),
 
 with Q(c) the integral of max(0, target - c draft): one number per candidate is all that the recursion needs. The rule
-is the
-reference of the paper, not the default: `linear` needs no integral and accepts more.
+is the reference of the paper, not the default: `linear` needs no integral and accepts more.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from tppsd.models.law import sample_with_ratio
+from tppsd.models.distribution import sample_with_ratio
+from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.noise import Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
 from tppsd.sampling.tree.candidates import CandidateRule, Siblings
@@ -30,13 +27,13 @@ _AT_ONCE = 100_000  # numbers of a density held at once: they stay in a processo
 
 
 def pick_recursive(siblings: Siblings, uniforms: Tensor) -> Tensor:
-    """One candidate after the other, against what the target has left."""
+    """Try one candidate after the other, against what the target has left."""
     k = siblings.ratios.shape[1]
     accepted = uniforms[:, :1] < siblings.ratios[:, :1]
     chosen = torch.where(accepted.squeeze(1), 0, k)
     where = (chosen == k).nonzero().squeeze(1)
     if k > 1 and len(where):
-        scales, masses = recursion(*siblings.select(where).laws(), k)
+        scales, masses = recursion(*siblings.select(where).distributions(), k)
         later = (siblings.ratios[where] - scales[:, :k]).clamp_min(0.0) / masses[:, :k]
         # nothing is left of the target after this candidate: it can only be rejected by rounding
         passes = ((uniforms[where, :k] < later) | (masses[:, 1:] <= 0)) & (torch.arange(k, device=where.device) > 0)
@@ -45,15 +42,18 @@ def pick_recursive(siblings: Siblings, uniforms: Tensor) -> Tensor:
 
 
 def resample_recursive(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
-    """norm(max(0, target - c_{K+1} draft)): propose from the target, keep with probability 1 - c_{K+1} / r."""
+    """Draw from norm(max(0, target - c_{K+1} draft)).
+
+    Propose from the target, keep with probability 1 - c_{K+1} / r.
+    """
     scale = torch.ones_like(rejected.rows, dtype=torch.float64)
     if num_candidates > 1:
-        scale = recursion(*rejected.laws(), num_candidates)[0][:, -1]
+        scale = recursion(*rejected.distributions(), num_candidates)[0][:, -1]
     return reject_until_kept(rejected, noise, sample_with_ratio, scale.log())
 
 
-def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Tensor]:
-    """(c, P) of candidates 1..K + 1, each float64 (n, K + 1), of laws of batch shape (n,).
+def recursion(target: EventDistribution, draft: DraftDistribution, num_candidates: int) -> tuple[Tensor, Tensor]:
+    """Return (c, P) of candidates 1..K + 1, each float64 (n, K + 1), for distributions of batch shape (n,).
 
     Trapezoidal rule in log tau, summed over marks. The knots are doubled until neither the target's own integral, which
     is 1, nor any P is off or changes by more than `TOLERANCE`; halving the steps of this rule divides its error by
@@ -68,7 +68,9 @@ def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Ten
     scales, masses = torch.zeros(2, num_rows, num_candidates + 1, dtype=torch.float64, device=device)
     while len(waiting):
         if levels > _LAST_LEVELS:
-            raise RuntimeError(f"rule = 'rrs': the integrals of {len(waiting)} laws have not settled to {TOLERANCE}")
+            raise RuntimeError(
+                f"rule = 'rrs': the integrals of {len(waiting)} distributions have not settled to {TOLERANCE}"
+            )
         settled = []
         for part in waiting.split(max(1, _AT_ONCE // (num_components * levels * max(num_components, 8)))):
             before = masses[part]
@@ -78,8 +80,10 @@ def recursion(target: Any, draft: Any, num_candidates: int) -> tuple[Tensor, Ten
     return scales, masses
 
 
-def _recursion(target: Any, draft: Any, num_candidates: int, num_levels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """c and P with so many knots per component, and by how much the target's own integral differs from 1."""
+def _recursion(
+    target: EventDistribution, draft: DraftDistribution, num_candidates: int, num_levels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return c and P with so many knots per component, and how far the target's own integral is from 1."""
     z = torch.linspace(-_EDGE, _EDGE, num_levels, dtype=torch.float64)
     x = target.inter_time.knots(torch.special.ndtr(z)).log().sort(0).values  # (knots, n)
     weights = torch.zeros_like(x)
@@ -87,8 +91,8 @@ def _recursion(target: Any, draft: Any, num_candidates: int, num_levels: int) ->
     weights[1:] += 0.5 * x.diff(dim=0)
     tau = x.exp()
     of_target, of_draft = (
-        (law.inter_time.log_prob(tau).unsqueeze(-1) + x.unsqueeze(-1) + law.mark_log_probs(tau)).exp()
-        for law in (target, draft)
+        (distribution.inter_time.log_prob(tau).unsqueeze(-1) + x.unsqueeze(-1) + distribution.mark_log_probs(tau)).exp()
+        for distribution in (target, draft)
     )  # densities of (log tau, k), (knots, n, num_marks)
     off = ((weights * of_target.sum(-1)).sum(0) - 1).abs()
     scales, masses = [torch.zeros_like(x[0])], [torch.ones_like(x[0])]

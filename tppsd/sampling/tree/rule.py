@@ -1,20 +1,19 @@
-"""Candidate trees as rules over the speculative round (Multi-Candidate Speculative Decoding, MCSD, Yang et al., arXiv
-2401.06706).
+"""Candidate trees as rules over the speculative round.
 
 Several candidates are drafted at every step and verified in one target pass with tree attention. To accept is to walk
 down from the root; what comes of it is the path that was taken, of which the rest of the round knows no more than of a
-chain.
+chain. Source: Multi-Candidate Speculative Decoding (MCSD, Yang et al., arXiv 2401.06706).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tppsd.models.cache import RowCache
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import Purpose, RowNoise, Streams, address
 from tppsd.sampling.rules import Acceptance, Recovered, Rejected, RoundUniforms
@@ -29,14 +28,14 @@ CANDIDATE_RULES: dict[str, CandidateRule] = {"linear": LINEAR, "mean": MEAN, "rr
 
 @dataclass(frozen=True, eq=False)
 class PathDraft(Draft):
-    """A path through a tree of drafted events, one node per level."""
+    """Is a path through a tree of drafted events, one node per level."""
 
     @classmethod
     def of(cls, draft: Draft, nodes: Tensor) -> PathDraft:
-        """The path through `nodes` int64 (rows, depth) of a drafted tree."""
+        """Return the path through `nodes` int64 (rows, depth) of a drafted tree."""
         rows = torch.arange(len(nodes), device=nodes.device).unsqueeze(1)
         inter_times, times, marks = (field.gather(1, nodes) for field in (draft.inter_times, draft.times, draft.marks))
-        return cls(inter_times, times, marks, draft.laws[rows, nodes], draft.lengths, None, nodes)
+        return cls(inter_times, times, marks, draft.drafted_distributions[rows, nodes], draft.lengths, None, nodes)
 
     def keep_in(self, cache: RowCache, num_kept: Tensor, num_cached: int, num_before: int) -> None:
         """Gather the accepted part of the path into place (`Draft.keep_in`)."""
@@ -47,7 +46,7 @@ class PathDraft(Draft):
 
 
 class TreeRule:
-    """One of the rules for several candidates per step, as the rule of a round.
+    """Makes one of the rules for several candidates per step the rule of a round.
 
     Args:
         tree: what every round drafts; at least one of its levels has several candidates.
@@ -61,7 +60,7 @@ class TreeRule:
         self.addresses, self.num_nodes = tree_addresses(tree, candidates), tree.num_nodes
 
     def uniforms(self, noise: RowNoise, draft_length: int) -> RoundUniforms:
-        """The uniforms of the nodes, of the levels and of the bonus event."""
+        """Return the uniforms of the nodes, of the levels and of the bonus event."""
         window, n = noise.window(1)[:, 0], 4 * self.tree.num_nodes
         target = window[:, -4:-1].unsqueeze(1).expand(-1, draft_length + 1, -1)
         return RoundUniforms(window[:, :n].unflatten(1, (-1, 4)), window[:, n:-4].unflatten(1, (-1, 2)), target)
@@ -70,7 +69,9 @@ class TreeRule:
         """Use up all of it: what one round looks at is not used again."""
         noise.advance(1, 1)
 
-    def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
+    def accept(
+        self, draft: Draft, target: EventDistribution, uniforms: RoundUniforms, running: Tensor, noise: Streams
+    ) -> Acceptance:
         """Walk down the tree, but for picks that are rejected by their Bernoulli factories."""
         nodes, num_accepted, steps = self.walk(target, draft, running & (draft.num_drafted > 0), uniforms.accept)
         if self.candidates.reject_picks is not None and steps:
@@ -93,7 +94,10 @@ class TreeRule:
 
 
 def tree_addresses(tree: Tree, candidates: CandidateRule) -> list[int]:
-    """What one round needs of the noise: three uniforms per node, those of each level, three for the bonus event."""
+    """Return what one round needs of the noise.
+
+    It is three uniforms per node, those of each level, and three for the bonus event.
+    """
     drafts = [int(address(node, Purpose.DRAFT, draw)) for node in range(tree.num_nodes) for draw in range(2)]
     levels = [
         int(address(depth, Purpose.TEST, draw))

@@ -1,14 +1,15 @@
-"""Down a tree of drafted events, from its root: at every node the rule picks a child, or none and the walk ends."""
+"""The walk down a tree of drafted events, from its root: at every node the rule picks a child, or none and it ends."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.rules import log_ratio
 from tppsd.sampling.tree.candidates import CandidateRule, Siblings, Step, bounded_exp
@@ -16,9 +17,13 @@ from tppsd.sampling.tree.shape import Tree
 
 
 class Walk(NamedTuple):
-    """Fields: nodes int64 (rows, depth), one per level, any from where a row's walk ended; num_picked int64 (rows,),
-    how many of them it led to; steps, of all rows alike: where a row's walk has ended, its candidates have infinite
-    odds."""
+    """Says where the walks of all rows went.
+
+    Fields:
+        nodes: int64 (rows, depth), one per level, any from where a row's walk ended.
+        num_picked: int64 (rows,), how many of them it led to.
+        steps: of all rows alike: where a row's walk has ended, its candidates have infinite odds.
+    """
 
     nodes: Tensor
     num_picked: Tensor
@@ -27,11 +32,12 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeWalk:
-    """By a rule for several candidates per step.
+    """Walks down trees by a rule for several candidates per step.
 
     Attributes:
-        parents: int64 (num_nodes,), where among the target's laws that of each node is; widths: int64 (depth,),
-            candidates.
+        tree: the tree.
+        rule: picks among the candidates of a node.
+        device: where the sequences are.
     """
 
     tree: Tree
@@ -40,24 +46,28 @@ class TreeWalk:
 
     @cached_property
     def parents(self) -> Tensor:
+        """Place of the distribution of each node among the target's, int64 (num_nodes,)."""
         return torch.tensor(self.tree.parents, device=self.device) + 1
 
     @cached_property
     def widths(self) -> Tensor:
+        """Number of candidates at each depth, int64 (depth,)."""
         return torch.tensor(self.tree.candidates, device=self.device)
 
     @cached_property
     def _leftmost(self) -> Tensor:
         return torch.tensor(self.tree.starts[:-1], device=self.device)
 
-    def __call__(self, laws: Any, draft: Draft, is_walking: Tensor, uniforms: Tensor) -> Walk:
-        """Of the rows `is_walking` bool (rows,).
+    def __call__(self, distributions: EventDistribution, draft: Draft, is_walking: Tensor, uniforms: Tensor) -> Walk:
+        """Walk down in the rows `is_walking` bool (rows,).
 
         Args:
-            laws: the target's (rows, 1 + num_nodes), after the root and each node.
+            distributions: the target's (rows, 1 + num_nodes), after the root and each node.
+            draft: the tree.
+            is_walking: rows that drafted something.
             uniforms: float64 (rows, num_uniforms, 2), those of the levels behind one another.
         """
-        ratios = bounded_exp(log_ratio(draft, laws[:, self.parents]))
+        ratios = bounded_exp(log_ratio(draft, distributions[:, self.parents]))
         num_picked, everyone = torch.zeros_like(draft.marks[:, 0]), torch.arange(len(ratios), device=ratios.device)
         nodes, reached = self._leftmost.repeat(len(ratios), 1), torch.full_like(num_picked, -1)
         steps: list[Step] = []
@@ -68,7 +78,11 @@ class TreeWalk:
             own = ratios.gather(1, first.unsqueeze(1) + torch.arange(num_children, device=first.device))
             own = torch.where(is_walking.unsqueeze(1), own, torch.inf)
             siblings = Siblings(
-                everyone, torch.full_like(everyone, depth), own, (laws, reached + 1), (draft.laws, first)
+                everyone,
+                torch.full_like(everyone, depth),
+                own,
+                (distributions, reached + 1),
+                (draft.drafted_distributions, first),
             )
             own_uniforms = uniforms[:, self._uniforms_of(depth)].flatten(1)
             steps.append(Step(siblings, own_uniforms, self.rule.pick(siblings, own_uniforms)))
@@ -79,6 +93,6 @@ class TreeWalk:
         return Walk(nodes, num_picked, steps)
 
     def _uniforms_of(self, depth: int) -> slice:
-        """Where the uniforms of a level lie among those of a round."""
+        """Return where the uniforms of a level lie among those of a round."""
         first = sum(self.rule.num_uniforms(width) for width in self.tree.candidates[:depth])
         return slice(first, first + self.rule.num_uniforms(self.tree.candidates[depth]))

@@ -1,0 +1,141 @@
+"""`tppsd backtest`: forecasts of a trained model from many origins of a test split, scored beside classical
+baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tppsd.commands.data_options import SourceParser, given_options, source_of, without_prefix
+
+if TYPE_CHECKING:
+    from tppsd.data.statistics import DataStatistics
+    from tppsd.forecasting.backtest import Backtest
+    from tppsd.lightning.datamodule import EventDataModule
+
+TABLE, PAGE = "scores", "backtest.html"
+
+
+def main(args: list[str]) -> None:
+    """Backtest a checkpoint, print the scores of all marks together, and write table, JSON and page.
+
+    Raises:
+        FileNotFoundError, ValueError: an argument is wrong, or data and model do not belong together.
+    """
+    parsed = _parser().parse_args(without_prefix(args))
+    if (parsed.run is None) == (parsed.model is None):
+        raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
+    if parsed.horizon is None:
+        raise ValueError("--horizon is missing: give a number of units of time, or a duration such as 7d")
+
+    from tppsd.data.marks import check_mark_names
+    from tppsd.data.units import check_time_unit
+    from tppsd.forecasting.backtest import backtest
+    from tppsd.models.checkpoint import load
+
+    model, data = _opened(parsed)
+    target = load(model)
+    statistics = target.statistics
+    check_mark_names(statistics.mark_names, data.statistics.mark_names, str(model))
+    check_time_unit(statistics.time_unit, data.statistics.time_unit, str(model))
+    sequences = data.sequences(parsed.split)
+    if not sequences:
+        raise ValueError(
+            f"{data.dataset_name}: there is no split {parsed.split!r} to forecast; name another by --split"
+        )
+    found = backtest(
+        target,
+        sequences,
+        parsed.horizon,
+        _origins(parsed.origins, statistics),
+        parsed.num_paths,
+        within=parsed.within or (),
+        baselines=parsed.baselines,
+        training_sequences=data.sequences("train"),
+        draft=parsed.draft,
+        seed=parsed.seed,
+        progress=True,
+    )
+    _say(found)
+    for path in _written(found, Path(parsed.output)):
+        print(f"Written: {path}")
+
+
+def _parser() -> SourceParser:
+    parser = SourceParser("tppsd backtest", "Score forecasts from many origins of a test split by what happened.")
+    add = parser.add_argument
+    add("--run", type=str | None, default=None, help="folder of a run of fit: its data and its best checkpoint")
+    add("--model", type=str | None, default=None, help="checkpoint, where the data are given by SOURCE")
+    add("--horizon", type=str | None, default=None, help="length of the forecasts: units of time, or such as 7d")
+    add("--within", type=list[str] | None, default=None, help="further, shorter horizons, as a list: '[1d, 3d]'")
+    add("--origins", type=str, default="0.5",
+        help="from when on: a fraction of each sequence, 'every 7d', or times and timestamps with commas")  # fmt: skip
+    add("--num_paths", type=int, default=200, help="sampled continuations of each origin")
+    add("--split", type=str, default="test", help="what is forecast: test, validation or train")
+    add("--baselines", type=list[str] | None, default=None,
+        help="of poisson, renewal and hawkes, as a list; [] for none (default: all)")  # fmt: skip
+    add("--draft", type=str | None, default=None, help="checkpoint of a draft, or the name of a drafter, for speed")
+    add("--seed", type=int, default=0, help="of the sampling")
+    add("--output", type=str, default="outputs/backtest", help="folder for the table, the JSON file and the page")
+    return parser
+
+
+def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
+    """The checkpoint, and the data as it was trained on them."""
+    from tppsd.lightning.datamodule import EventDataModule
+    from tppsd.lightning.runs import open_run
+    from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
+
+    if parsed.run is not None:
+        checkpoint, section = open_run(Path(parsed.run))
+        return checkpoint, EventDataModule(**{**section["init_args"], **given_options(parsed)})
+    source, options = source_of(parsed)
+    known = read_checkpoint(parsed.model)[CHECKPOINT_KEY].get("statistics", {})
+    given = options.given()
+    if known.get("time_origin") is not None:
+        given = {"time_unit": known["time_unit"], "origin": known["time_origin"], **given}
+    if known.get("mark_names") is not None and "min_mark_count" not in given:
+        given = {"mark_names": list(known["mark_names"]), **given}
+    return Path(parsed.model), EventDataModule(source, min_inter_time=known.get("min_inter_time"), **given)
+
+
+def _origins(text: str, statistics: DataStatistics) -> float | str | list[float]:
+    """What `--origins` says: a fraction, "every 7d", or times on the clock of the data."""
+    import numpy as np
+
+    from tppsd.data.units import Clock, as_number, parse_timestamp
+
+    number = as_number(text)
+    if text.startswith("every"):
+        return text
+    if number is not None and 0 <= number < 1:
+        return number
+    origin = statistics.time_origin
+    clock = Clock(statistics.time_unit, None if origin is None else parse_timestamp(origin, "origin"))
+    return [float(clock.times(np.asarray(clock.tick(part.strip(), "origins")))) for part in text.split(",")]
+
+
+def _say(found: Backtest) -> None:
+    """Print the scores of all marks together at the longest horizon, and who beats whom."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    unit = f" {found.time_unit}" if found.time_unit else ""
+    title = f"{len(found.origins.times):,} origins, any mark within {found.horizons[-1]:g}{unit}"
+    table = Table("score", *found.cases, title=title, title_justify="left")
+    rows = {row[:2]: row for row in found.scores if row.mark == "any" and row.horizon == found.horizons[-1]}
+    for metric in dict.fromkeys(metric for _, metric in rows):
+        table.add_row(metric, *(f"{rows[name, metric].value:.4g}" for name in found.cases))
+    console.print(table)
+    for line in (*found.notes, *found.sentences()):
+        console.print(line, markup=False)
+
+
+def _written(found: Backtest, folder: Path) -> list[Path]:
+    """Write all files and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table, paths = found.to_pandas(), [folder / f"{TABLE}.parquet", folder / f"{TABLE}.csv"]
+    table.to_parquet(paths[0], index=False)
+    table.to_csv(paths[1], index=False)
+    return [*paths, found.to_json(folder / f"{TABLE}.json"), found.to_html(folder / PAGE)]

@@ -1,0 +1,165 @@
+"""Figure and page of a backtest: are probabilities, counts and times what they claim to be, and who is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tppsd.metrics.functional.counts import pit_coverage
+from tppsd.metrics.functional.probability import reliability_bins
+from tppsd.plots.page import Page
+from tppsd.plots.style import (
+    AUTOREGRESSIVE,
+    BAND,
+    FAINT,
+    OTHERS,
+    SPECULATIVE,
+    label,
+    legend_below,
+    new_figure,
+    time_label,
+    title_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from tppsd.forecasting.backtest import Backtest
+
+_NUM_BINS = 10
+_PROPER = (
+    "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "auroc", "crps_of_next_time",
+    "transport_distance", "transport_score", "temporal_map",
+)  # fmt: skip
+
+
+def backtest_plot(backtest: Backtest, mark: str | None = None, horizon: float | None = None) -> Figure:
+    """Draw how well each model's forecasts are calibrated.
+
+    From left to right: the share of origins at which an event came, against its forecast probability (a larger dot has
+    more origins); histograms of the PITs of counts and of the next time, flat for a right forecast; the share of counts
+    inside central intervals, against their level. The grey bands hold 95 % of bars of a right forecast, were origins
+    independent.
+
+    Args:
+        backtest: the scores.
+        mark: label of a set of marks; None = any, and all sets and horizons together in the reliability diagram.
+        horizon: one of the horizons; None = the longest.
+
+    Raises:
+        ValueError: there is no such mark or horizon.
+    """
+    chosen = backtest.horizons[-1] if horizon is None else horizon
+    shown = "any" if mark is None else mark
+    if shown not in backtest.labels or chosen not in backtest.horizons:
+        raise ValueError(
+            f"mark = {mark!r}, horizon = {chosen:g}: choose from {backtest.labels} and {backtest.horizons}"
+        )
+    place = backtest.labels.index(shown), backtest.horizons.index(chosen)
+    figure = new_figure(13.5, 3.9)
+    reliability, counts, times, coverage = figure.subplots(1, 4)
+    for axes in (reliability, coverage):
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for axes in (counts, times):
+        _band(axes, len(backtest.origins.times))
+    handles = {}
+    levels = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    for (name, scores), colour in zip(backtest.cases.items(), _colours(len(backtest.cases)), strict=True):
+        which = ... if mark is None else (slice(None), *place)
+        sums = reliability_bins(scores.probs[which].flatten(), scores.outcomes[which].flatten(), _NUM_BINS)
+        number, predicted, happened = sums[:, sums[0] > 0]
+        reliability.plot(predicted / number, happened / number, color=colour, linewidth=0.9)
+        reliability.scatter(predicted / number, happened / number, s=8 + 90 * number / number.sum(), color=colour)
+        pits = scores.count_pits[:, place[0], place[1]]
+        (handles[name],) = coverage.plot(levels, pit_coverage(pits, levels.tolist()), color=colour, linewidth=1.6)
+        _histogram(counts, pits, colour)
+        _histogram(times, scores.next_time_pits, colour)
+    for axes in (counts, times):
+        axes.set_ylim(bottom=0)
+    span = f"{shown} within {chosen:g}" + (f" {backtest.time_unit}" if backtest.time_unit else "")
+    label(
+        reliability,
+        "forecast probability",
+        "share of origins",
+        "an event: all marks and horizons" if mark is None else f"an event: {span}",
+    )
+    label(counts, "PIT", "density", f"number of events: {span}")
+    label(times, "PIT", "density", time_label("time of the next event", backtest.time_unit))
+    label(coverage, "level of the interval", "share of origins inside", f"number of events: {span}")
+    legend_below(figure, handles.values(), handles.keys())
+    title_of(figure, f"Calibration at {len(backtest.origins.times):,} origins")
+    return figure
+
+
+def backtest_page(backtest: Backtest) -> Page:
+    """Return the page of a backtest: what was done, sentences, calibration and all scores."""
+    page = Page("Backtest")
+    unit = f" {backtest.time_unit}" if backtest.time_unit else ""
+    horizons = ", ".join(f"{h:g}" for h in backtest.horizons)
+    page.paragraph(
+        f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, horizons of "
+        f"{horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
+        "bootstrap over sequences."
+    )
+    for note in backtest.notes:
+        page.paragraph(note)
+    if sentences := backtest.sentences():
+        page.heading("Is the target worth its cost?")
+        for sentence in sentences:
+            page.paragraph(sentence)
+    page.heading("Calibration")
+    page.figure(backtest_plot(backtest))
+    heads = ["score", *backtest.cases]
+    page.heading("Scores")
+    page.paragraph("Lower is better, but for auroc and temporal_map. Brackets hold 95 % intervals.")
+    page.table(heads, _rows(backtest, _PROPER, with_interval=True))
+    page.heading("Calibration in numbers")
+    rest = [name for name in dict.fromkeys(row.metric for row in backtest.scores) if name not in _PROPER]
+    page.table(heads, _rows(backtest, rest, with_interval=False))
+    return page
+
+
+def _rows(backtest: Backtest, metrics: Sequence[str], with_interval: bool) -> list[list[str]]:
+    """Cells by metric, under a heading for each set of marks and horizon."""
+    cells = {row[:4]: row for row in backtest.scores}
+    rows: list[list[str]] = []
+    for mark in reversed(backtest.labels):
+        for horizon in reversed(backtest.horizons):
+            rows.append([f"{mark} within {horizon:g}"])
+            for metric in metrics:
+                own = [cells.get((model, metric, mark, horizon)) for model in backtest.cases]
+                if any(own):
+                    rows.append([metric, *("" if row is None else _cell(row[4:7], with_interval) for row in own)])
+    return rows
+
+
+def _cell(numbers: Sequence[float], with_interval: bool) -> str:
+    value, low, high = numbers
+    if math.isnan(value):
+        return "-"
+    return f"{value:.4g} [{low:.4g}, {high:.4g}]" if with_interval and not math.isnan(low) else f"{value:.4g}"
+
+
+def _colours(num_models: int) -> list[str]:
+    """The target's colour, and those of the baselines."""
+    palette = [SPECULATIVE, AUTOREGRESSIVE, *OTHERS]
+    return [palette[i % len(palette)] for i in range(num_models)]
+
+
+def _histogram(axes: Axes, pits: Tensor, colour: str) -> None:
+    heights = torch.histc(pits, _NUM_BINS, 0.0, 1.0) * _NUM_BINS / len(pits)
+    axes.stairs(heights, torch.linspace(0, 1, _NUM_BINS + 1), color=colour, linewidth=1.5)
+    axes.set_xlim(0, 1)
+
+
+def _band(axes: Axes, num: int) -> None:
+    """Where 95 % of the bars of `num` independent uniform numbers lie."""
+    half = 1.96 * math.sqrt((_NUM_BINS - 1) / num)
+    axes.axhspan(max(0.0, 1 - half), 1 + half, color=BAND, linewidth=0)
+    axes.axhline(1, color=FAINT, linewidth=0.8)
