@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import docstrings
 import generate
@@ -17,6 +18,7 @@ import pytest
 import tppsd
 from tppsd.cli import COMMANDS
 from tppsd.data.options import ReadOptions
+from tppsd.models.transformer_tpp import ENCODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
@@ -155,3 +157,17 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
     code = block(page, "python") + "\nassert 0 < float(forecast.probability('closed').value) < 1.2\n"
     asked = subprocess.run([sys.executable, "-c", code], check=False, **options)  # type: ignore[call-overload]
     assert asked.returncode == 0, asked.stderr
+
+
+def test_the_encoder_of_the_recipe_can_be_sampled() -> None:
+    """As the guide for contributors has it."""
+    names: dict[str, Any] = {}
+    before = dict(ENCODERS)
+    try:
+        exec(block((ROOT / "CONTRIBUTING.md").read_text(), "python"), names)
+        assert "mine" in ENCODERS and type(names["model"].encoder) is names["MyEncoder"]
+        samples = tppsd.sample(names["model"], num_sequences=2, num_events=5)
+    finally:
+        ENCODERS.clear()
+        ENCODERS.update(before)
+    assert samples.stats.num_events == 10
