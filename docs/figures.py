@@ -38,10 +38,12 @@ class Watched(ModelDrafter):
 
     rounds: list[Round]
 
-    def commit(self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: Any, seen_marks: Tensor) -> None:
+    def commit(
+        self, draft: Draft, num_accepted: Tensor, state: BatchState, distributions: Any, seen_marks: Tensor
+    ) -> None:
         """See Drafter."""
         self.rounds.append(Round(draft.times[0].clone(), int(num_accepted[0]), float(state.last_times[0])))
-        super().commit(draft, num_accepted, state, laws, seen_marks)
+        super().commit(draft, num_accepted, state, distributions, seen_marks)
 
 
 def sampled_rounds() -> list[Round]:

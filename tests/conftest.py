@@ -53,8 +53,8 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_autoregressive_events_are_those_of_eager_sampling": 9,
         "test_events_are_those_of_eager_sampling": 12,
     },
-    "test_compiled_laws.py": {
-        "test_wrong_laws_and_chains_are_told_from_right_ones": 1,
+    "test_compiled_distributions.py": {
+        "test_wrong_distributions_and_chains_are_told_from_right_ones": 1,
     },
     "test_compiled_rounds.py": {
         "test_rounds_are_those_of_python": 12,
@@ -81,7 +81,7 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     },
     "test_max_context.py": {
         "test_a_draft_that_forgets_drafts_the_same_in_any_batch": 4,
-        "test_long_samples_after_long_histories_have_the_law_of_the_full_pass": 6,
+        "test_long_samples_after_long_histories_have_the_distribution_of_the_full_pass": 6,
     },
     "test_metrics_time_rescaling.py": {
         "test_p_values_are_uniform": 0,
@@ -93,7 +93,7 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_a_transformer_drafts_in_parallel": 0,
         "test_every_pass_brings_the_draft_nearer_to_one_by_one": 0,
         "test_samples_follow_the_target": 2,
-        "test_the_law_after_the_last_pass_is_not_the_law_drawn_from": 0,
+        "test_the_distribution_after_the_last_pass_is_not_the_distribution_drawn_from": 0,
     },
     "test_renewal.py": {
         "test_few_events_are_not_learnt_by_heart": 0,
@@ -118,7 +118,7 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_standard_deviations_at_their_clamps": 2,
     },
     "test_sampling_fidelity.py": {
-        "test_own_law_residuals_are_independent_exponentials": 1,
+        "test_model_residuals_are_independent_exponentials": 1,
         "test_speculative_and_autoregressive_samples_are_exchangeable": 1,
     },
     "test_sampling_fixed_point.py": {
@@ -133,12 +133,12 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_batch_size_changes_nothing": 5,
         "test_float32_sequences_hardly_ever_depend_on_the_batch": 0,
     },
-    "test_sampling_law.py": {
+    "test_sampling_distribution.py": {
         "test_a_draft_without_some_of_the_targets_mass_is_corrected": 0,
-        "test_draft_lengths_that_hang_on_the_past_leave_the_law": 0,
-        "test_every_position_of_a_round_has_the_targets_law": 0,
-        "test_paths_have_the_targets_law": 2,
-        "test_paths_of_a_transformer_have_its_law": 1,
+        "test_draft_lengths_that_hang_on_the_past_leave_the_distribution": 0,
+        "test_every_position_of_a_round_has_the_targets_distribution": 0,
+        "test_paths_have_the_targets_distribution": 2,
+        "test_paths_of_a_transformer_have_its_distribution": 1,
     },
     "test_sampling_mutants.py": {
         "test_dropping_the_round_that_crosses_the_end_is_seen_by_the_residuals_of_whole_windows": 0,
@@ -160,7 +160,7 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_a_draft_without_the_targets_mass_is_corrected": 1,
         "test_linear_lies_close_under_the_optimum": 0,
         "test_recursion_has_the_acceptance_of_its_formula": 0,
-        "test_the_event_has_the_targets_law": 1,
+        "test_the_event_has_the_targets_distribution": 1,
     },
     "test_trees_attention.py": {
         "test_a_node_sees_the_past_its_ancestors_and_itself": 12,
@@ -172,8 +172,8 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     "test_trees_sampling.py": {
         "test_a_level_of_one_candidate_leaves_nothing_to_doubt": 0,
         "test_batch_size_changes_nothing": 1,
-        "test_paths_have_the_targets_law_under_every_rule": 1,
-        "test_paths_of_a_transformer_have_its_law": 1,
+        "test_paths_have_the_targets_distribution_under_every_rule": 1,
+        "test_paths_of_a_transformer_have_its_distribution": 1,
     },
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import ENCODERS, assert_same_law, cut, random_batch, small_model, tokens_of
+from small_models import ENCODERS, assert_same_distribution, cut, random_batch, small_model, tokens_of
 
 from tppsd.models.attention import CausalPass
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.transformer_tpp import TransformerTPP
 
 LENGTHS = [6, 3]
@@ -15,15 +15,15 @@ INTER_TIMES = torch.logspace(-2, 2, 14, dtype=torch.float64).view(2, 7)
 MARKS = torch.arange(14).remainder(3).view(2, 7)
 
 
-def evaluate(law: NextEventLaw) -> list[torch.Tensor]:
-    """Everything that scoring and sampling ask of a law."""
-    inter_times, marks = law.sample(torch.linspace(0.01, 0.99, 42, dtype=torch.float64).view(2, 7, 3))
-    mixture = law.inter_time
+def evaluate(distribution: NextEventDistribution) -> list[torch.Tensor]:
+    """Everything that scoring and sampling ask of a distribution."""
+    inter_times, marks = distribution.sample(torch.linspace(0.01, 0.99, 42, dtype=torch.float64).view(2, 7, 3))
+    mixture = distribution.inter_time
     return [
-        law.log_prob(INTER_TIMES, MARKS),
-        law.log_survival(INTER_TIMES),
-        law.mark_log_probs(INTER_TIMES),
-        law.double().log_prob(INTER_TIMES, MARKS),
+        distribution.log_prob(INTER_TIMES, MARKS),
+        distribution.log_survival(INTER_TIMES),
+        distribution.mark_log_probs(INTER_TIMES),
+        distribution.double().log_prob(INTER_TIMES, MARKS),
         mixture.cdf(INTER_TIMES),
         mixture.mean,
         mixture.median,
@@ -32,8 +32,8 @@ def evaluate(law: NextEventLaw) -> list[torch.Tensor]:
     ]
 
 
-def scoring_law(model: TransformerTPP, context: torch.Tensor) -> NextEventLaw:
-    """The law of `forward`, in float32 arithmetic; `model.law` is the samplers', in float64."""
+def scoring_distribution(model: TransformerTPP, context: torch.Tensor) -> NextEventDistribution:
+    """The distribution of `forward`, in float32 arithmetic; `model.distribution` is the samplers', in float64."""
     return model.decoder(context, model.statistics.log_mean, model.statistics.log_std)
 
 
@@ -48,21 +48,21 @@ def test_densities_are_those_of_float32_heads_on_the_same_context(encoder: str, 
     tokens = tokens_of(random_batch(LENGTHS))
     with torch.no_grad(), autocast():
         context = model.encode(tokens, CausalPass())
-        under_autocast = evaluate(scoring_law(model, context)) + evaluate(model.law(context))
+        under_autocast = evaluate(scoring_distribution(model, context)) + evaluate(model.distribution(context))
     assert (context - model.encode(tokens, CausalPass())).abs().max() > 1e-4, "the encoder did not run in bf16"
     with torch.no_grad():
-        plain = evaluate(scoring_law(model, context.float())) + evaluate(model.law(context.float()))
+        plain = evaluate(scoring_distribution(model, context.float())) + evaluate(model.distribution(context.float()))
     for ours, expected in zip(under_autocast, plain, strict=True):
         assert ours.dtype == expected.dtype != torch.bfloat16
         assert torch.equal(ours, expected)
 
 
-def test_a_law_made_outside_is_the_same_inside() -> None:
+def test_a_distribution_made_outside_is_the_same_inside() -> None:
     with torch.no_grad():
-        law = small_model(dtype=torch.float32)(random_batch(LENGTHS))
-        outside = evaluate(law)
+        distribution = small_model(dtype=torch.float32)(random_batch(LENGTHS))
+        outside = evaluate(distribution)
         with autocast():
-            inside = evaluate(law)
+            inside = evaluate(distribution)
     assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
 
 
@@ -96,4 +96,4 @@ def test_float64_models_ignore_autocast() -> None:
     with torch.no_grad():
         expected = model(batch)
         with autocast():
-            assert_same_law(model.law(model.encode(tokens_of(batch), CausalPass())), expected, 1e-12)
+            assert_same_distribution(model.distribution(model.encode(tokens_of(batch), CausalPass())), expected, 1e-12)

@@ -1,4 +1,5 @@
-"""Backtests: origins and scores by hand, right and wrong models that are told apart, and nothing known of the future."""
+"""Backtests: origins and scores by hand, right and wrong models that are told apart, and nothing known of the
+future."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def result() -> Backtest:
     return backtest(TRUTH, TEST, 3.0, num_paths=60, within=1.0, baselines={"double": DOUBLE}, batch_size=2000)
 
 
-# --- origins ------------------------------------------------------------------------------------------------------------
+# --- origins
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_origins_have_a_whole_horizon_in_the_scored_part() -> None:
@@ -89,7 +91,8 @@ def test_what_comes_after_an_origin_changes_no_forecast(monkeypatch: pytest.Monk
     assert not torch.equal(forecast_probs(rows)[:3], forecast_probs(others)[:3])
 
 
-# --- scores of paths by hand --------------------------------------------------------------------------------------------
+# --- scores of paths by hand
+# --------------------------------------------------------------------------------------------
 
 SETS = (MarkSet("0", (0,)), MarkSet("1", (1,)), MarkSet("any", (0, 1)))
 # origin 0: path 0 has (1.0, mark 0), (3.0, mark 1), path 1 has (1.2, mark 0); origin 1: path 0 nothing, path 1 (4.0, 1)
@@ -130,7 +133,8 @@ def test_temporal_map_of_the_jth_events() -> None:
     assert found.tolist() == pytest.approx([0.5, 0.0, 0.25])
 
 
-# --- the next event's time ----------------------------------------------------------------------------------------------
+# --- the next event's time
+# ----------------------------------------------------------------------------------------------
 
 
 def scored(distributions: object, since: float, next_times: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
@@ -142,14 +146,14 @@ def scored(distributions: object, since: float, next_times: Tensor, horizon: flo
 
 
 def test_the_crps_of_the_next_time_is_the_closed_form_of_mixtures() -> None:
-    from tppsd.models.law import NextEventLaw
+    from tppsd.models.distribution import NextEventDistribution
 
     g = torch.Generator().manual_seed(0)
     weights = torch.randn(6, 5, generator=g, dtype=torch.float64).log_softmax(-1)
     means, log_stds = torch.randn(2, 6, 5, generator=g, dtype=torch.float64)
     times = torch.tensor([0.01, 0.3, 1.0, 2.5, 3.9, math.inf], dtype=torch.float64)
     mixture = LogNormalMixture(weights, means, 0.5 * log_stds, 0.2, 1.1)
-    found, pits = scored(NextEventLaw(mixture, None, None), 0.0, times, 4.0)
+    found, pits = scored(NextEventDistribution(mixture, None, None), 0.0, times, 4.0)
     torch.testing.assert_close(found, crps(mixture, times, 4.0), rtol=0, atol=2e-5)
     torch.testing.assert_close(pits[:5], mixture.cdf(times)[:5])
     assert float(mixture.cdf(torch.full((6,), 4.0, dtype=torch.float64))[5]) < float(pits[5]) < 1
@@ -159,7 +163,9 @@ def test_the_time_without_events_is_taken_into_account() -> None:
     """A Poisson process forgets it: the closed form of an exponential distribution, whatever the elapsed time."""
     process, rate, horizon = Hawkes(0.7, 0.0, 1.0), 0.7, 4.0
     times = torch.tensor([0.5, 3.0], dtype=torch.float64)
-    truncated = process.law(torch.zeros(2, process.state_size).double()).truncated(torch.full((2,), 2.0).double())
+    truncated = process.distribution(torch.zeros(2, process.state_size).double()).truncated(
+        torch.full((2,), 2.0).double()
+    )
     found, pits = scored(truncated, 2.0, times, horizon)
     below = times - 2 * -torch.expm1(-rate * times) / rate + -torch.expm1(-2 * rate * times) / (2 * rate)
     above = (torch.exp(-2 * rate * times) - math.exp(-2 * rate * horizon)) / (2 * rate)
@@ -167,7 +173,8 @@ def test_the_time_without_events_is_taken_into_account() -> None:
     torch.testing.assert_close(pits, -torch.expm1(-rate * times))
 
 
-# --- right and wrong models ---------------------------------------------------------------------------------------------
+# --- right and wrong models
+# ---------------------------------------------------------------------------------------------
 
 
 def test_the_true_process_is_calibrated(result: Backtest) -> None:
@@ -230,7 +237,8 @@ def test_nothing_is_sampled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [16, 16]
 
 
-# --- baselines ----------------------------------------------------------------------------------------------------------
+# --- baselines
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_renewal_model_samples_from_what_it_scores() -> None:
@@ -239,8 +247,8 @@ def test_the_renewal_model_samples_from_what_it_scores() -> None:
         model = RenewalTPP(3, 5).eval()
     samples = tppsd.sample(model, num_sequences=4, t_end=6.0, return_log_probs=True)
     batch = EventBatch.from_sequences(samples)
-    law = model(batch)[..., :-1].double()
-    scored_as = torch.where(batch.mask, law.log_prob(batch.inter_times, batch.marks), 0.0).sum(1)
+    distribution = model(batch)[..., :-1].double()
+    scored_as = torch.where(batch.mask, distribution.log_prob(batch.inter_times, batch.marks), 0.0).sum(1)
     sampled_as = torch.stack([log_probs.sum() for log_probs in samples.log_probs or []])
     torch.testing.assert_close(sampled_as, scored_as, rtol=1e-4, atol=1e-4)
 
@@ -270,7 +278,8 @@ def test_an_explosive_baseline_is_left_out_and_said() -> None:
     assert list(found.cases) == ["target"] and any("'explosive' is left out" in note for note in found.notes)
 
 
-# --- what is handed out -------------------------------------------------------------------------------------------------
+# --- what is handed out
+# -------------------------------------------------------------------------------------------------
 
 
 def test_the_result_as_table_file_and_page(result: Backtest, tmp_path: Path) -> None:

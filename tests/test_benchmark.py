@@ -87,7 +87,7 @@ def test_a_plan_from_data_to_page(tmp_path, events, monkeypatch, capsys):
     for row in rows:
         drafted, simulated = row["method"] == "speculative", row["data"] == "multivariate_hawkes"
         assert (row["acceptance_rate"] is not None) == drafted
-        assert row["num_events"] == 2 * 2 * 4 and 0 <= row["own_law_p_value"] <= 1
+        assert row["num_events"] == 2 * 2 * 4 and 0 <= row["model_p_value"] <= 1
         assert (row["ks_statistic"] is not None) == simulated
         assert (row["wasserstein_time"] is not None) == (not simulated and row["method"] != "reencode")
         assert row["likelihood_discrepancy"] >= 0 and row["speedup_over_reencode"] > 0
@@ -319,7 +319,7 @@ def test_the_table_shows_cells_and_the_papers_numbers(tmp_path, capsys):
     assert printed.count("speculative, self, 2") == 1  # one row for both seeds
 
 
-def test_reencoding_draws_from_the_same_law_as_the_cached_sampler():
+def test_reencoding_draws_from_the_same_distribution_as_the_cached_sampler():
     """Both give the same sequence from the same uniforms: the baseline differs in speed only."""
     model = TransformerTPP(2, embed_dim=8, num_heads=1, num_layers=2, num_components=2).double().eval()
     (sequence,) = reencode(model, Request(1, None, None, 6), seed=3)
@@ -329,7 +329,7 @@ def test_reencoding_draws_from_the_same_law_as_the_cached_sampler():
     with torch.inference_mode():
         for i in range(6):
             uniforms = torch.rand(1, 3, generator=generator, dtype=torch.float64)
-            tau, marks = model.law(model.extend(tokens, cache)).sample(uniforms.unsqueeze(1))
+            tau, marks = model.distribution(model.extend(tokens, cache)).sample(uniforms.unsqueeze(1))
             torch.testing.assert_close(sequence.inter_times[i : i + 1], tau[0], rtol=1e-9, atol=0)
             assert torch.equal(sequence.marks[i : i + 1], marks[0])
             tokens = EventTokens(marks + 1, tokens.times + tau, tau)
@@ -423,13 +423,11 @@ def test_seeds_are_averaged_and_p_values_are_not():
     values = {f.name: None for f in fields(Row)} | {"sampler": "a", "batch_size": 1, "num_events": 1, "paper": {}}
     numbers = [f.name for f in fields(Row) if f.type == "float"]
     rows = [
-        Row(**{**values, **dict.fromkeys(numbers, float(seed)), "seed": seed, "own_law_p_value": p})
+        Row(**{**values, **dict.fromkeys(numbers, float(seed)), "seed": seed, "model_p_value": p})
         for seed, p in ((1, 0.01), (2, 0.5), (6, 0.6))
     ]
     (mean,) = averaged(rows)
-    assert (
-        mean.speedup == 3 and (mean.low, mean.high) == (1, 6) and mean.own_law_p_value == 0.5 and mean.num_events == 3
-    )
+    assert mean.speedup == 3 and (mean.low, mean.high) == (1, 6) and mean.model_p_value == 0.5 and mean.num_events == 3
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------

@@ -88,8 +88,8 @@ ALONE = Cell("autoregressive", "closed form", 5, "untrained", "none", 0, "histor
     [
         ("marks_untested_joint", MARKED),
         ("adjusted_is_target_joint", MARKED),
-        ("adjusted_law_of_the_next_position", MARKED),
-        ("law_of_the_event_before", MARKED),
+        ("adjusted_distribution_of_the_next_position", MARKED),
+        ("distribution_of_the_event_before", MARKED),
         ("no_rollback_after_rejection", MARKED),
         ("wrong_rollback_after_full_acceptance", REMEMBERED),
         ("row_reads_its_neighbours_cache", REMEMBERED),
@@ -113,11 +113,11 @@ def test_the_right_sampler_is(cell: Cell, folder: Path) -> None:
 
 @torch.inference_mode()
 def test_rare_marks_are_as_rare_as_they_say(folder: Path) -> None:
-    """The target gives mark 0, the draft mark 1, a probability of 1e-7; both laws sum to one."""
+    """The target gives mark 0, the draft mark 1, a probability of 1e-7; both distributions sum to one."""
     cell = next(cell for cell in all_cells() if cell.draft == "rare marks")
     for model, mark in zip(models.build(cell, folder), (0, 1), strict=True):
         context = model.extend(_start(), model.new_cache(1, 4))
-        probs = model.law(context).mark_log_probs(torch.ones(1, 1, dtype=torch.float64)).exp()[0, 0]
+        probs = model.distribution(context).mark_log_probs(torch.ones(1, 1, dtype=torch.float64)).exp()[0, 0]
         assert float(probs[mark]) == pytest.approx(RARE) and float(probs.sum()) == pytest.approx(1.0)
 
 
@@ -218,7 +218,7 @@ def test_a_certificate_is_of_a_commit_and_of_sources(tmp_path: Path) -> None:
     assert commit(package) == head
     (package / "cli.py").write_text("# another")
     assert commit(package) == f"{head} with changes" and sources(package) == sources()
-    for changed in ("sampling/rules.py", "backends/cpp/native/laws.h"):
+    for changed in ("sampling/rules.py", "backends/cpp/native/distributions.h"):
         before = sources(package)
         (package / changed).write_text("// another")
         assert sources(package) != before

@@ -61,7 +61,7 @@ def test_the_demo_writes_what_it_promises(events, tmp_path, threads, monkeypatch
     assert RUN | {"acceptance_rate", "step_acceptance", "draft_length", "rule"} <= summary["speculative"].keys()
     ratio = summary["speculative"]["events_per_second"] / summary["autoregressive"]["events_per_second"]
     assert summary["speedup"] == pytest.approx(ratio)
-    assert summary["own_law_ks"].keys() == KS and summary["mark_pit_ks"].keys() == KS
+    assert summary["model_ks"].keys() == KS and summary["mark_pit_ks"].keys() == KS
     assert summary["true_process_ks"] is None
     assert (summary["speedup_over_eager"] is not None) == (demo_sampling.EAGER in demo_sampling.samplers())
     page = (tmp_path / "out" / "report.html").read_text()

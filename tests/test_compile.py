@@ -88,19 +88,19 @@ def test_a_snapshot_does_not_change_with_its_source(encoder: str, own: bool) -> 
         model = with_own_encoder(model)
     compiled, tokens = tppsd.compile(model), tokens_of(random_batch([9, 9]))
 
-    def contexts_and_laws() -> list[torch.Tensor]:
+    def contexts_and_distributions() -> list[torch.Tensor]:
         with torch.inference_mode():
             context = compiled.extend(tokens, compiled.new_cache(2, 10))
-            law = compiled.law(context)
-            times = torch.ones(law.batch_shape, dtype=torch.float64)
-            return [context, law.parameters, law.mark_log_probs(times)]
+            distribution = compiled.distribution(context)
+            times = torch.ones(distribution.batch_shape, dtype=torch.float64)
+            return [context, distribution.parameters, distribution.mark_log_probs(times)]
 
-    before = contexts_and_laws()
+    before = contexts_and_distributions()
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             tensor.data.mul_(1.5).add_(0.1)
     model.set_statistics(replace(model.statistics, log_mean=2.0, log_std=3.0, time_scale=9.0))
-    for then, now in zip(before, contexts_and_laws(), strict=True):
+    for then, now in zip(before, contexts_and_distributions(), strict=True):
         assert torch.equal(then, now)
 
 

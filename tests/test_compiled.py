@@ -19,7 +19,7 @@ import torch
 from faster_passes import SAMPLERS, assert_same_events, both_ways, name_of, target_and_draft
 from lightning_helpers import SMALL, fitted, small_data, trainer
 from native_builds import SOURCE, compiled_by, compiled_wrong, needs_a_compiler, optimize_less
-from small_models import ENCODERS, assert_same_law, attentive_model, random_batch, small_model, tokens_of
+from small_models import ENCODERS, assert_same_distribution, attentive_model, random_batch, small_model, tokens_of
 
 import tppsd
 from tppsd.backends.cpp import compiling
@@ -108,7 +108,7 @@ def test_compiled_passes_give_the_contexts_of_cached_ones(encoder: str, settings
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_contexts_and_laws_have_the_same_bits_in_any_company(encoder: str) -> None:
+def test_contexts_and_distributions_have_the_same_bits_in_any_company(encoder: str) -> None:
     """Whatever the number of rows, of new tokens and of threads."""
     model = tppsd.compile(attentive_model(encoder, embed_dim=32, num_heads=2, num_layers=8))
     tokens = tokens_of(random_batch([40] * 9))
@@ -118,8 +118,8 @@ def test_contexts_and_laws_have_the_same_bits_in_any_company(encoder: str) -> No
         for size in sizes:
             new, where = slice(where, where + size), where + size
             parts.append(model.extend(tokens.map(lambda field, new=new: field[rows, new]), cache))
-        laws = [model.law(part) for part in parts]
-        return torch.cat(parts, 1), torch.cat([law._fields()[0] for law in laws], 1)
+        distributions = [model.distribution(part) for part in parts]
+        return torch.cat(parts, 1), torch.cat([distribution._fields()[0] for distribution in distributions], 1)
 
     threads = torch.get_num_threads()
     with torch.inference_mode():
@@ -138,14 +138,14 @@ def test_contexts_and_laws_have_the_same_bits_in_any_company(encoder: str) -> No
 
 @pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
 @pytest.mark.parametrize("num_marks", [1, 3, 50])
-def test_compiled_laws_are_those_of_the_decoder(decoder: str, num_marks: int) -> None:
+def test_compiled_distributions_are_those_of_the_decoder(decoder: str, num_marks: int) -> None:
     model = attentive_model("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7)
     model.decoder.to_mixture.weight.data[14:] *= 30  # to both ends of the range of standard deviations
     context = torch.randn(5, 4, 16)
     with torch.inference_mode():
-        expected, compiled = model.law(context), tppsd.compile(model)
-        found, one = compiled.law(context), compiled.law(context[:, :1])
-    assert_same_law(found, expected, atol=1e-5)
+        expected, compiled = model.distribution(context), tppsd.compile(model)
+        found, one = compiled.distribution(context), compiled.distribution(context[:, :1])
+    assert_same_distribution(found, expected, atol=1e-5)
     assert found.batch_shape == (5, 4) and one.batch_shape == (5, 1)
     assert set(expected.inter_time.log_stds.unique().tolist()) >= {-6.0, 2.0}
 
@@ -193,15 +193,15 @@ def test_autocast_does_not_reach_into_compiled_passes(encoder: str) -> None:
 
 @pytest.mark.parametrize("options", SAMPLERS, ids=name_of)
 def test_every_sampler_draws_the_same_events_with_compiled_passes(options: dict[str, Any], passes: set[int]) -> None:
-    """The same noise and laws that are equal up to rounding, which flips no decision with this seed (one model in
-    twenty has one that it flips)."""
+    """The same noise and distributions that are equal up to rounding, which flips no decision with this seed (one model
+    in twenty has one that it flips)."""
     plain, fast, drafts = both_ways(*target_and_draft(), options)
     assert (plain.options.compile, fast.options.compile) == (False, True)
     assert passes == ({2, 3} if drafts else {3})
     assert_same_events(fast, plain, compares_counters="tolerance" not in fast.options.to_dict())
 
 
-def test_samples_have_the_targets_own_law_and_not_another() -> None:
+def test_samples_have_the_targets_model_and_not_another() -> None:
     """By residuals of full passes without a cache or compiled code; a right sampler fails for one seed in 10^4."""
     target, draft = attentive_model("attnhp", embed_dim=32), attentive_model("sahp")
     samples = tppsd.sample(target, draft, num_sequences=300, num_events=20, draft_length=4, compile=True, batch_size=64)

@@ -21,12 +21,12 @@ import tppsd
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.certificate import Certificate
 from tppsd.certification.judge import judge
-from tppsd.certification.recorded import RecordedLaws, divergence
+from tppsd.certification.recorded import RecordedDistributions, divergence
 from tppsd.certification.run import run_cell
 from tppsd.commands import benchmark, certify
 from tppsd.lightning.requests import Requests
 from tppsd.models.cache import KVCache
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS
@@ -148,7 +148,7 @@ def test_samples_say_their_dtype_and_float32_says_nothing() -> None:
 
 @pytest.mark.parametrize("options", [*SAMPLERS, {"drafter": "self"}], ids=name_of)
 @pytest.mark.parametrize("passes", [{"compile": False}, {"dtype": "bfloat16"}, {"compile": True}], ids=str)
-def test_laws_are_those_that_events_were_judged_by(options: dict[str, Any], passes: dict[str, Any]) -> None:
+def test_distributions_are_those_that_events_were_judged_by(options: dict[str, Any], passes: dict[str, Any]) -> None:
     """Their densities are the recorded ones; without rounding they are the target's, after a silence too."""
     target, draft = target_and_draft()
     drafts = not (options.get("method") or options.get("drafter"))
@@ -156,47 +156,59 @@ def test_laws_are_those_that_events_were_judged_by(options: dict[str, Any], pass
     histories = [replace(sequence, t_end=sequence.window_end + 0.3) for sequence in sequences]
     for end in ({"num_events": 9}, {"horizon": 6.0}):
         samples = tppsd.sample(
-            target, draft if drafts else None, history=histories, num_sequences=3, return_log_probs=True, return_laws=True,
+            target, draft if drafts else None, history=histories, num_sequences=3, return_log_probs=True, return_distributions=True,
             batch_size=4, **end, **options, **passes,
         )  # fmt: skip
-        assert samples.laws is not None and samples.log_probs is not None
-        recorded, has_end = RecordedLaws(samples), "horizon" in end
-        for i, (sequence, law, log_probs) in enumerate(zip(samples, samples.laws, samples.log_probs, strict=True)):
-            assert law.batch_shape == (len(sequence) + has_end,) and type(law) is NextEventLaw
+        assert samples.distributions is not None and samples.log_probs is not None
+        recorded, has_end = RecordedDistributions(samples), "horizon" in end
+        for i, (sequence, distribution, log_probs) in enumerate(
+            zip(samples, samples.distributions, samples.log_probs, strict=True)
+        ):
+            assert (
+                distribution.batch_shape == (len(sequence) + has_end,) and type(distribution) is NextEventDistribution
+            )
             times, marks = samples._own(samples.flat_inter_times, i), sequence.marks
-            torch.testing.assert_close(law[: len(sequence)].log_prob(times, marks), log_probs, rtol=0, atol=1e-9)
-            assert law.elapsed is not None and law.elapsed[0] == pytest.approx(0.8)
-            assert not law.parameters.is_inference()
+            torch.testing.assert_close(
+                distribution[: len(sequence)].log_prob(times, marks), log_probs, rtol=0, atol=1e-9
+            )
+            assert distribution.elapsed is not None and distribution.elapsed[0] == pytest.approx(0.8)
+            assert not distribution.parameters.is_inference()
         whole = [replace(one, index=i) for i, one in enumerate(samples.with_history())]
         assert abs(divergence(target, whole, recorded)) < (0.05 if "dtype" in passes else 1e-5)
 
 
-def test_a_drawn_first_mark_has_no_law() -> None:
+def test_a_drawn_first_mark_has_no_distribution() -> None:
     """Where windows begin with a given event."""
     model = attentive_model("thp")
     model.set_statistics(replace(model.statistics, first_mark_counts=(5, 3, 2)))
-    samples = tppsd.sample(model, num_sequences=4, num_events=5, return_laws=True)
-    assert samples.laws is not None and [law.batch_shape[0] for law in samples.laws] == [5] * 4
+    samples = tppsd.sample(model, num_sequences=4, num_events=5, return_distributions=True)
+    assert (
+        samples.distributions is not None
+        and [distribution.batch_shape[0] for distribution in samples.distributions] == [5] * 4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_laws_do_not_change_with_the_model(dtype: torch.dtype) -> None:
+def test_distributions_do_not_change_with_the_model(dtype: torch.dtype) -> None:
     """Compiled ones, and eager ones in float64."""
     model = small_model(dtype=dtype)
-    laws = tppsd.sample(model, num_events=5, return_laws=True).laws
-    assert laws is not None
+    distributions = tppsd.sample(model, num_events=5, return_distributions=True).distributions
+    assert distributions is not None
     tau = torch.linspace(0.1, 3.0, 5, dtype=torch.float64)
-    before = laws[0].mark_log_probs(tau)
+    before = distributions[0].mark_log_probs(tau)
     for weight in model.parameters():
         weight.data.zero_()
-    assert torch.equal(laws[0].mark_log_probs(tau), before) and before.std() > 0.01
+    assert torch.equal(distributions[0].mark_log_probs(tau), before) and before.std() > 0.01
 
 
-def test_laws_are_of_networks() -> None:
+def test_distributions_are_of_networks() -> None:
     model = ProcessModel(PRESETS["hawkes"].process)
-    with pytest.raises(TypeError, match="return_laws = True needs a target whose laws are NextEventLaw; these are"):
-        tppsd.sample(model, num_events=3, return_laws=True)
-    assert tppsd.sample(small_model(), num_events=3).laws is None
+    with pytest.raises(
+        TypeError,
+        match="return_distributions = True needs a target whose distributions are NextEventDistribution; these are",
+    ):
+        tppsd.sample(model, num_events=3, return_distributions=True)
+    assert tppsd.sample(small_model(), num_events=3).distributions is None
 
 
 # --- certified by the distributions that were recorded ---------------------------------------------------------------
@@ -214,20 +226,20 @@ def test_a_cell_passes_quickly(cell: Cell, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("name", "is_far"), [("marks_untested_joint", False), ("no_rollback_after_rejection", True)])
-def test_a_wrong_sampler_is_told_by_its_own_laws_or_by_their_distance(
+def test_a_wrong_sampler_is_told_by_its_own_distributions_or_by_their_distance(
     name: str, is_far: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong rule shows in residuals under the recorded laws; a wrong cache has made these laws, and shows in what they
-    are."""
+    """A wrong rule shows in residuals under the recorded distributions; a wrong cache has made these distributions, and
+    shows in what they are."""
     monkeypatch.setattr("tppsd.certification.run.sample", MUTANTS[name].samples)
     result = run_cell(WITH_MEMORY, 20_000, 0, tmp_path, True, "bfloat16")
     assert result["p_value"] == pytest.approx(0, abs=1e-6)
     target = tppsd.load(next(tmp_path.glob("thp-5-*-2.ckpt")))
     samples = MUTANTS[name].samples(
-        target, attentive_model("sahp", num_marks=5), num_sequences=60, num_events=20, draft_length=4, return_laws=True,
+        target, attentive_model("sahp", num_marks=5), num_sequences=60, num_events=20, draft_length=4, return_distributions=True,
         compile=True, dtype="bfloat16",
     )  # fmt: skip
-    assert (list(judge(target, samples)) == ["laws near the target's"]) == is_far
+    assert (list(judge(target, samples)) == ["distributions near the target's"]) == is_far
 
 
 def test_lines_of_a_certificate_say_their_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,4 +284,4 @@ def test_predict_and_the_callback_sample_in_it(tmp_path: Path) -> None:
     callback = tppsd.SpeculativeSampling(num_sequences=2, every_n_epochs=1, options=options)
     fit = trainer(max_epochs=1, callbacks=[callback])
     fit.fit(tppsd.TargetTPP(2, **size), datamodule=small_data())
-    assert fit.logged_metrics["fidelity/own_law_p_value"] >= 0
+    assert fit.logged_metrics["fidelity/model_p_value"] >= 0

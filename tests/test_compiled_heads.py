@@ -32,7 +32,7 @@ from tppsd.certification.run import run_cell
 from tppsd.lightning.requests import Requests
 from tppsd.models.blocks import TransformerBlock
 from tppsd.models.decoder import NextEventDecoder
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import auto
@@ -112,7 +112,7 @@ def test_events_are_those_of_eager_sampling(
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("until", [{"num_events": 12}, {"horizon": 6.0}, {"num_events": [1, 2, 15, 5, 9, 12]}], ids=str)
-@pytest.mark.parametrize("options", [{}, {"return_laws": True}, {"return_log_probs": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"return_distributions": True}, {"return_log_probs": True}], ids=str)
 def test_autoregressive_events_are_those_of_eager_sampling(
     encoder: str, until: dict[str, Any], options: dict[str, Any]
 ) -> None:
@@ -131,13 +131,17 @@ def test_autoregressive_events_are_those_of_eager_sampling(
         assert torch.equal(found.flat_marks, expected.flat_marks) and torch.equal(found.offsets, expected.offsets)
         torch.testing.assert_close(found.flat_inter_times, expected.flat_inter_times, rtol=1e-3, atol=1e-6)
         assert 0 < num_calls[0] <= 12 and found.stats.num_rounds == expected.stats.num_rounds
-        if found.laws is not None and expected.laws is not None:
-            medians = (torch.cat([law.inter_time.median for law in samples.laws]) for samples in (found, expected))
+        if found.distributions is not None and expected.distributions is not None:
+            medians = (
+                torch.cat([distribution.inter_time.median for distribution in samples.distributions])
+                for samples in (found, expected)
+            )
             torch.testing.assert_close(*medians, rtol=1e-4, atol=1e-6)
 
 
 def test_targets_that_no_native_code_knows(calls: list[int]) -> None:
-    """With layers or an encoder of one's own rounds are native; of another class of model, drafts alone are compiled."""
+    """With layers or an encoder of one's own rounds are native; of another class of model, drafts alone are
+    compiled."""
     target, draft = attentive_model("thp", num_layers=2), attentive_model("thp")
     arguments: dict[str, Any] = {"num_sequences": 3, "num_events": 15, "draft_length": 4}
     expected, other = tppsd.sample(target, draft, compile=False, **arguments), copy.deepcopy(target)
@@ -154,7 +158,7 @@ def test_targets_that_no_native_code_knows(calls: list[int]) -> None:
     "options",
     [
         {"method": "autoregressive"}, {"drafter": "self"}, {"rule": "block"}, {"candidates": (2, 1)}, {"draft_passes": 2},
-        {"return_log_probs": True}, {"return_laws": True}, {"draft_length": [[3, 2], [0, 2], [5, 9]]},
+        {"return_log_probs": True}, {"return_distributions": True}, {"draft_length": [[3, 2], [0, 2], [5, 9]]},
     ],
     ids=str,
 )  # fmt: skip
@@ -200,13 +204,13 @@ def test_few_rows_of_a_shallow_target_are_drafted_for(
 
 
 class OwnDecoder(NextEventDecoder):
-    """Another law of the same contexts."""
+    """Another distribution of the same contexts."""
 
-    def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventLaw:
+    def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventDistribution:
         return super().forward(1.5 * context, shift, scale, double)
 
 
-def test_laws_of_ones_own_are_not_replaced(calls: list[int]) -> None:
+def test_distributions_of_ones_own_are_not_replaced(calls: list[int]) -> None:
     target, draft = attentive_model("thp", num_layers=2), attentive_model("thp")
     target.decoder.__class__ = OwnDecoder
     arguments: dict[str, Any] = {"num_events": 12, "draft_length": 3}
@@ -274,11 +278,13 @@ def test_under_autocast_contexts_are_read_as_they_are(calls: list[int]) -> None:
     assert bool(torch.isfinite(samples.flat_event_times).all())
 
 
-def test_laws_that_are_no_densities_end_the_call() -> None:
+def test_distributions_that_are_no_densities_end_the_call() -> None:
     target, draft = own_and_draft()
     with torch.no_grad():
         draft.decoder.to_mixture.weight.fill_(3e38)  # finite, but sums of it are not
-    with pytest.raises(RuntimeError, match="no proposal was kept for 2 rows: target and draft laws are not densities"):
+    with pytest.raises(
+        RuntimeError, match="no proposal was kept for 2 rows: target and draft distributions are not densities"
+    ):
         tppsd.sample(target, draft, num_sequences=2, num_events=5)
 
 
@@ -304,7 +310,7 @@ def test_a_cell_of_the_certificate_passes_quickly(
     """2,000 events; a right sampler fails a cell for one seed in 10^4."""
     folder = tmp_path_factory.getbasetemp() / "cells"
     folder.mkdir(exist_ok=True)
-    with count_calls(CompiledHeadTPP, "law") as num_calls:
+    with count_calls(CompiledHeadTPP, "distribution") as num_calls:
         result = run_cell(dataclasses.replace(cell, weights="untrained"), 2000, 1, folder, compiled=OWN_ENCODER)
     assert result["num_events"] >= 1900 and result["p_value"] > 1e-4
     assert calls if cell.draft == "another model" else num_calls[0] > 0

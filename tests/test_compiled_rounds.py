@@ -106,7 +106,7 @@ def test_rounds_are_those_of_python(
     [{"num_marks": 1}, {"mark_decoder": "independent"}, {"max_context": 6}, {"num_marks": 3, "dtype": "bfloat16"}],
     ids=str,
 )
-def test_of_all_laws_windows_and_types(
+def test_of_all_distributions_windows_and_types(
     settings: dict[str, Any], one_by_one: Callable[..., Any], calls: list[int]
 ) -> None:
     dtype = settings.get("dtype", "float32")
@@ -185,7 +185,11 @@ SHARES = {
         False,
     ),
     "events": ("i * pass.num_new / num, (i + 1)", "(i * pass.num_new + num - 1) / num, (i + 1)", False),
-    "laws": ("laws.data() + from * decoder.width(), decoder.width());", "laws.data(), decoder.width());", False),
+    "distributions": (
+        "distributions.data() + from * decoder.width(), decoder.width());",
+        "distributions.data(), decoder.width());",
+        False,
+    ),
 }
 
 
@@ -221,11 +225,11 @@ def test_lengths_chosen_by_the_clock_are_recorded_and_replayed(
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 def test_what_compiled_rounds_do_not_do_is_done_by_python(way: Callable[..., Any], calls: list[int]) -> None:
-    """Other rules and drafters, densities and laws of events."""
+    """Other rules and drafters, densities and distributions of events."""
     target, draft = pair("thp")
     models = way(target), draft
     for options in (
-        {"rule": "block"}, {"rule": "factorised"}, {"draft_passes": 2}, {"return_log_probs": True}, {"return_laws": True},
+        {"rule": "block"}, {"rule": "factorised"}, {"draft_passes": 2}, {"return_log_probs": True}, {"return_distributions": True},
         {"candidates": (2, 1)},
     ):  # fmt: skip
         tppsd.sample(*models, num_events=20, method="speculative", **options)
@@ -236,18 +240,20 @@ def test_what_compiled_rounds_do_not_do_is_done_by_python(way: Callable[..., Any
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-def test_laws_that_are_no_densities_end_the_call(way: Callable[..., Any]) -> None:
+def test_distributions_that_are_no_densities_end_the_call(way: Callable[..., Any]) -> None:
     target, draft = pair("thp")
     with torch.no_grad():
         draft.decoder.to_mixture.weight.fill_(3e38)  # finite, but sums of it are not
-    with pytest.raises(RuntimeError, match="no proposal was kept for 2 rows: target and draft laws are not densities"):
+    with pytest.raises(
+        RuntimeError, match="no proposal was kept for 2 rows: target and draft distributions are not densities"
+    ):
         tppsd.sample(way(target), draft, method="speculative", num_sequences=2, num_events=5)
 
 
 WRONG = {
     "coins": ("draw(coins, TEST, 1)", "draw(coins, DRAFT, 1)"),
     "acceptance": ("!(std::log(coins[0]) <= log_ratio", "!(std::log(coins[0]) <= 0.5 * log_ratio"),
-    "adjusted law": ("coins[0] < -std::expm1(-delta)", "coins[0] < 2"),
+    "adjusted distribution": ("coins[0] < -std::expm1(-delta)", "coins[0] < 2"),
     "attempts": ("PROPOSAL, 2, num_accepted, attempt", "PROPOSAL, 2, num_accepted, attempt / 2"),
     "positions of proposals": ("PROPOSAL, 2, num_accepted, attempt", "PROPOSAL, 2, 0, attempt"),
     "bonus": ("noise.after(num_accepted).draw(uniforms, TARGET, 2)", "noise.draw(uniforms, TARGET, 2)"),
@@ -310,7 +316,7 @@ def test_wrong_rounds_are_told_from_right_ones(
 WRONG_IN_STEP = {
     "tokens that stay": ("num_kept = num_new + num", "num_kept = num_new"),
     "contexts": ("contexts + number * longest", "contexts + number"),
-    "laws": ("write_laws(decoder, contexts, num_new,", "write_laws(decoder, contexts, 1,"),
+    "distributions": ("write_distributions(decoder, contexts, num_new,", "write_distributions(decoder, contexts, 1,"),
     "tokens": ("ids(target.ids + row * target.most)", "ids(target.ids)"),
 }
 

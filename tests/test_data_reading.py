@@ -457,7 +457,8 @@ def test_rows_of_interleaved_sequences_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_names_of_marks_that_a_file_holds_are_kept(tmp_path: Path) -> None:
-    """As in files of samples: the marks are numbers, and a column says what they are called, those that do not occur too."""
+    """As in files of samples: the marks are numbers, and a column says what they are called, those that do not occur
+    too."""
     names = ["z", "never", "a"]
     rows = [
         {"time_since_start": [0.0, 1.0], "type_event": [2, 0], "mark_names": names, "time_unit": "h"} for _ in range(3)

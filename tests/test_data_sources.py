@@ -1,4 +1,5 @@
-"""Where data come from: every file format and object in memory reads to the same sequences; obstacles come all at once."""
+"""Where data come from: every file format and object in memory reads to the same sequences; obstacles come all at
+once."""
 
 from __future__ import annotations
 

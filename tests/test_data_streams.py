@@ -1,4 +1,5 @@
-"""Streams in windows, splits by time, ends of observation: every event is scored once, and nothing is seen too early."""
+"""Streams in windows, splits by time, ends of observation: every event is scored once, and nothing is seen too
+early."""
 
 from __future__ import annotations
 
@@ -282,7 +283,8 @@ class TestMarks:
             read_dataset(rows, mark_bins=[2, 1])
 
     def test_counts_are_of_the_training_split_and_of_no_lookback(self) -> None:
-        """`b` occurs once before validation: a mutant that counts the given copies in lookbacks finds it three times."""
+        """`b` occurs once before validation: a mutant that counts the given copies in lookbacks finds it three
+        times."""
         rows = pa.table({"time": [0.0, 3.5, *range(4, 30)], "mark": ["a", "b", *["a"] * 26]})
         dataset = read_dataset(
             rows,

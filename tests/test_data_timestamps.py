@@ -92,8 +92,15 @@ def test_naive_timestamps_are_utc_and_a_note_says_so() -> None:
 
 def test_the_unit_is_the_largest_in_which_the_median_gap_is_at_least_one() -> None:
     second = 10**9
-    for gaps, unit in [([1, 5], "ns"), ([2000, 0], "us"), ([59 * second], "s"), ([60 * second], "min"),
-                       ([1, 3600 * second, 7200 * second], "h"), ([90 * 86400 * second], "d"), ([0, 0], "s")]:  # fmt: skip
+    for gaps, unit in [
+        ([1, 5], "ns"),
+        ([2000, 0], "us"),
+        ([59 * second], "s"),
+        ([60 * second], "min"),
+        ([1, 3600 * second, 7200 * second], "h"),
+        ([90 * 86400 * second], "d"),
+        ([0, 0], "s"),
+    ]:
         assert fitting_unit(np.array(gaps)) == unit
     assert read(["2024-05-01", "2024-05-03"], time_unit="hours").sequences("train")[0].inter_times.tolist() == [0, 48]
     assert "time_unit = 'fortnight' must be one of ns, us, ms, s, min, h, d" in refusal(

@@ -1,4 +1,5 @@
-"""The pages of the repository: every link leads somewhere, every command, option and configuration that they name exists."""
+"""The pages of the repository: every link leads somewhere, every command, option and configuration that they name
+exists."""
 
 from __future__ import annotations
 

@@ -135,13 +135,13 @@ def test_a_given_first_event_and_late_times_pass_through_the_cache(model: Transf
     assert_close(model, contexts, full_pass(model, late))
 
 
-def test_cached_laws_are_the_laws_of_forward(model: TransformerTPP) -> None:
+def test_cached_distributions_are_the_distributions_of_forward(model: TransformerTPP) -> None:
     batch = random_batch(LENGTHS)
     cache = model.new_cache(3, 10)
     tokens = tokens_of(batch)
     with torch.no_grad():
         context = torch.cat([model.extend(cut(tokens, i, i + 1), cache) for i in range(10)], 1)
-        cached, whole = model.law(context), model(batch).double()
+        cached, whole = model.distribution(context), model(batch).double()
     inter_times, marks = torch.ones(3, 10, dtype=torch.float64), torch.zeros(3, 10, dtype=torch.int64)
     atol = 10 * TOLERANCE[context.dtype]  # the head amplifies the contexts' rounding
     torch.testing.assert_close(

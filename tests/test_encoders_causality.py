@@ -1,10 +1,18 @@
-"""What a law may depend on: all of its past, nothing of its future, nothing of the padding."""
+"""What a distribution may depend on: all of its past, nothing of its future, nothing of the padding."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from small_models import DTYPES, ENCODERS, TOLERANCE, assert_same_law, random_batch, random_sequence, small_model
+from small_models import (
+    DTYPES,
+    ENCODERS,
+    TOLERANCE,
+    assert_same_distribution,
+    random_batch,
+    random_sequence,
+    small_model,
+)
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
@@ -20,9 +28,9 @@ def model(request: pytest.FixtureRequest) -> TransformerTPP:
 
 def densities(model: TransformerTPP, sequence: EventSequence) -> torch.Tensor:
     """(length + 1, num_marks): log density of the next event after one unit of time, after each context."""
-    law = model(EventBatch.from_sequences([sequence]))[0]
-    tau = TAU.expand(law.batch_shape)
-    return (law.inter_time.log_prob(tau).unsqueeze(-1) + law.mark_log_probs(tau)).detach()
+    distribution = model(EventBatch.from_sequences([sequence]))[0]
+    tau = TAU.expand(distribution.batch_shape)
+    return (distribution.inter_time.log_prob(tau).unsqueeze(-1) + distribution.mark_log_probs(tau)).detach()
 
 
 def moved(sequence: EventSequence, i: int, by: float) -> EventSequence:
@@ -37,13 +45,13 @@ def remarked(sequence: EventSequence, i: int) -> EventSequence:
     return EventSequence(sequence.event_times, marks, sequence.t_start, sequence.t_end, sequence.index)
 
 
-def test_moving_the_newest_event_changes_the_next_law(model: TransformerTPP) -> None:
+def test_moving_the_newest_event_changes_the_next_distribution(model: TransformerTPP) -> None:
     sequence = random_sequence(6)
     change = densities(model, moved(sequence, 5, 0.3)) - densities(model, sequence)
     assert change[6].abs().max() > 1e-3
 
 
-def test_the_newest_mark_changes_the_next_law(model: TransformerTPP) -> None:
+def test_the_newest_mark_changes_the_next_distribution(model: TransformerTPP) -> None:
     sequence = random_sequence(6)
     change = densities(model, remarked(sequence, 5)) - densities(model, sequence)
     assert change[6].abs().max() > 1e-3
@@ -68,13 +76,13 @@ def test_moving_a_future_event_changes_nothing_before_it(model: TransformerTPP) 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_padding_changes_nothing(encoder: str, dtype: torch.dtype) -> None:
-    """A row's laws and likelihood are those it has alone, whatever the length of its neighbours."""
+    """A row's distributions and likelihood are those it has alone, whatever the length of its neighbours."""
     model, lengths = small_model(encoder, dtype=dtype), [3, 12, 0, 7]
     batch = random_batch(lengths)
-    law, likelihood = model(batch), model.log_likelihood(batch)
+    distribution, likelihood = model(batch), model.log_likelihood(batch)
     for i, length in enumerate(lengths):
         alone = EventBatch.from_sequences([batch.sequence(i)])
-        assert_same_law(law[i, : length + 1], model(alone)[0], 10 * TOLERANCE[dtype])
+        assert_same_distribution(distribution[i, : length + 1], model(alone)[0], 10 * TOLERANCE[dtype])
         torch.testing.assert_close(
             likelihood[i], model.log_likelihood(alone)[0], rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=1e-6
         )
@@ -118,7 +126,7 @@ def test_a_tie_is_encoded_at_the_declared_floor(model: TransformerTPP) -> None:
     assert difference.abs().max() < 0.1 * (densities(model, tie)[2] - densities(model, later)[2]).abs().max()
 
 
-def test_a_tie_without_a_floor_leaves_the_laws_finite(model: TransformerTPP) -> None:
+def test_a_tie_without_a_floor_leaves_the_distributions_finite(model: TransformerTPP) -> None:
     assert torch.isfinite(densities(model, EventSequence.of([1.0, 1.0, 2.0], [0, 1, 2], t_start=0.0))).all()
 
 
@@ -131,7 +139,7 @@ def test_dropout_is_for_training_only() -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_casting_the_weights_there_and_back_changes_no_law_of_late_events(encoder: str) -> None:
+def test_casting_the_weights_there_and_back_changes_no_distribution_of_late_events(encoder: str) -> None:
     """The sinusoids' frequencies stay float64: rounded to float32, they would turn a phase of 1e7 by half a radian."""
     model, sequence = (
         TransformerTPP(3, encoder, embed_dim=16).eval(),
@@ -143,7 +151,7 @@ def test_casting_the_weights_there_and_back_changes_no_law_of_late_events(encode
 
 
 def test_a_start_token_has_no_inter_time(model: TransformerTPP) -> None:
-    """In units of the training split, the first law is the same whatever that split's inter-times were."""
+    """In units of the training split, the first distribution is the same whatever that split's inter-times were."""
     first = model(random_batch([2]))[:, 0]
     model.set_statistics(DataStatistics(3, log_mean=5.0, log_std=0.1, time_scale=9.0))
     other = model(random_batch([2]))[:, 0]

@@ -126,14 +126,14 @@ def test_wilson_intervals_are_those_of_scipy(level: float) -> None:
 
 
 def test_wilson_intervals_cover_rare_events_where_the_normal_ones_do_not() -> None:
-    """P = 2 %, 100 paths, exactly: the sum of the binomial law over counts whose interval holds P."""
+    """P = 2 %, 100 paths, exactly: the sum of the binomial distribution over counts whose interval holds P."""
     counts = torch.arange(101)
-    law = torch.from_numpy(stats.binom(100, 0.02).pmf(counts.numpy()))
+    distribution = torch.from_numpy(stats.binom(100, 0.02).pmf(counts.numpy()))
     lower, upper = wilson_interval(counts, 100)
-    assert 0.93 < float(law[(lower <= 0.02) & (upper >= 0.02)].sum()) < 0.99
+    assert 0.93 < float(distribution[(lower <= 0.02) & (upper >= 0.02)].sum()) < 0.99
     p = counts / 100
     half = 1.96 * (p * (1 - p) / 100).sqrt()
-    assert float(law[(p - half <= 0.02) & (p + half >= 0.02)].sum()) < 0.90
+    assert float(distribution[(p - half <= 0.02) & (p + half >= 0.02)].sum()) < 0.90
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_events_with_a_likelihood_term_come_first_in_each_row(batch: EventBatch)
     assert batch.event_times.dtype == batch.inter_times.dtype == torch.float64
 
 
-def test_padding_has_times_and_inter_times_that_a_law_can_score(batch: EventBatch) -> None:
+def test_padding_has_times_and_inter_times_that_a_distribution_can_score(batch: EventBatch) -> None:
     assert (batch.event_times[1, 1:] == 6.0).all() and (batch.event_times[2] == 2.0).all()
     assert (batch.inter_times[~batch.mask] == 1).all() and (batch.marks[~batch.mask] == 0).all()
 

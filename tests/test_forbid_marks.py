@@ -96,12 +96,15 @@ def test_what_does_not_go_with_it_is_refused(arguments: dict[str, Any], message:
         sample(PROCESS, horizon=1.0, forbid_marks=[0], **arguments)
 
 
-# --- wrong ways --------------------------------------------------------------------------------------------------------
+# --- wrong ways
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_candidate_that_does_not_let_time_go_on_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next event given that it is of another mark."""
-    monkeypatch.setattr(WithoutMarks, "_candidates", staticmethod(lambda law, elapsed, uniforms: law.sample(uniforms)))
+    monkeypatch.setattr(
+        WithoutMarks, "_candidates", staticmethod(lambda distribution, elapsed, uniforms: distribution.sample(uniforms))
+    )
     assert p_value(draw(forbid_marks=[1])) < REJECTED
 
 

@@ -1,4 +1,5 @@
-"""Forecasts: estimates against closed forms and plain paths, wrong ones that are found out, and what the object promises."""
+"""Forecasts: estimates against closed forms and plain paths, wrong ones that are found out, and what the object
+promises."""
 
 from __future__ import annotations
 
@@ -113,7 +114,8 @@ def test_the_process_without_the_marks_says_the_same_with_less_variance() -> Non
         assert ((without.value - share.value).abs() / error < 4.9).all()
 
 
-# --- wrong sums --------------------------------------------------------------------------------------------------------
+# --- wrong sums
+# --------------------------------------------------------------------------------------------------------
 
 
 def largest_z() -> float:
@@ -139,7 +141,9 @@ def forgets_the_stop(patch: pytest.MonkeyPatch) -> None:
 
 def forgets_the_truncation(patch: pytest.MonkeyPatch) -> None:
     right = step_sums.mark_integrals
-    patch.setattr(step_sums, "mark_integrals", lambda laws, ends, sets: right(laws.whole(), ends, sets))
+    patch.setattr(
+        step_sums, "mark_integrals", lambda distributions, ends, sets: right(distributions.whole(), ends, sets)
+    )
 
 
 def integrates_from_zero_after_w(patch: pytest.MonkeyPatch) -> None:
@@ -177,7 +181,8 @@ def test_a_probability_that_forgets_the_stop_is_found_out(monkeypatch: pytest.Mo
     assert float(found.value[0, 1] - true_probability(HISTORY, HORIZON)[1]) > 6 * float(found.standard_error[0, 1])
 
 
-# --- calibration -------------------------------------------------------------------------------------------------------
+# --- calibration
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
@@ -202,7 +207,8 @@ def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
         assert 0.93 <= covered <= 0.97, (estimator, covered)
 
 
-# --- the next event ----------------------------------------------------------------------------------------------------
+# --- the next event
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [MODEL, PROCESS], ids=["transformer", "process"])
@@ -230,7 +236,8 @@ def test_the_next_event_needs_no_path_and_agrees_with_them(target: Any) -> None:
     torch.testing.assert_close(next_time.survival([0.0]), torch.ones(len(histories), 1, dtype=torch.float64))
 
 
-# --- the object --------------------------------------------------------------------------------------------------------
+# --- the object
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_declared_questions_share_their_paths_and_others_sample_again(of_process: Forecast) -> None:

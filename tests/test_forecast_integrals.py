@@ -12,7 +12,7 @@ from stubs import StubTPP
 from torch import Tensor
 
 from tppsd.forecasting.integrals import mark_integrals
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.processes import Hawkes
@@ -21,22 +21,22 @@ NUM_MARKS = 4
 SETS = torch.tensor([[True, False, False, False], [False, True, False, True], [True, True, True, True]])
 
 
-def laws_of(model: TransformerTPP) -> NextEventLaw:
+def distributions_of(model: TransformerTPP) -> NextEventDistribution:
     """Twelve distributions, (12,)."""
     with torch.inference_mode():
-        laws = model(random_batch([5] * 4, NUM_MARKS)).double()
-    return laws[torch.arange(4).repeat_interleave(3), torch.arange(3).repeat(4)]
+        distributions = model(random_batch([5] * 4, NUM_MARKS)).double()
+    return distributions[torch.arange(4).repeat_interleave(3), torch.arange(3).repeat(4)]
 
 
-def reference(law: NextEventLaw, elapsed: float, end: float) -> tuple[Tensor, Tensor]:
+def reference(distribution: NextEventDistribution, elapsed: float, end: float) -> tuple[Tensor, Tensor]:
     """(p, Lambda), (num_sets,), by a trapezoidal rule of 100,001 nodes."""
     x = torch.linspace(math.log(max(elapsed, 1e-9)), math.log(end), 100_001, dtype=torch.float64)
-    of_marks = densities(law, x)
-    survival = law.log_survival(x.exp()).exp().unsqueeze(-1)
+    of_marks = densities(distribution, x)
+    survival = distribution.log_survival(x.exp()).exp().unsqueeze(-1)
     members = SETS.double().t()
     p, hazard = (torch.trapezoid(values, x, dim=0) @ members for values in (of_marks, of_marks / survival))
     if elapsed > 0:
-        p = p / law.log_survival(torch.tensor(elapsed, dtype=torch.float64)).exp()
+        p = p / distribution.log_survival(torch.tensor(elapsed, dtype=torch.float64)).exp()
     return p, hazard
 
 
@@ -51,11 +51,11 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_integrals_are_those_of_fine_quadrature(name: str, is_truncated: bool) -> None:
     model, of_p, of_hazard = MODELS[name]
-    laws = laws_of(model)
+    distributions = distributions_of(model)
     generator = torch.Generator().manual_seed(0)
     ends = 0.01 + 4 * torch.rand(12, 3, generator=generator, dtype=torch.float64)
     elapsed = torch.rand(12, generator=generator, dtype=torch.float64) * is_truncated
-    given = laws.truncated(elapsed) if is_truncated else laws
+    given = distributions.truncated(elapsed) if is_truncated else distributions
     with torch.inference_mode():
         p, hazard = mark_integrals(given, ends, SETS)
         for i in range(12):
@@ -63,7 +63,7 @@ def test_integrals_are_those_of_fine_quadrature(name: str, is_truncated: bool) -
                 if ends[i, j] <= elapsed[i]:
                     assert (p[i, :, j] == 0).all() and (hazard[i, :, j] == 0).all()
                     continue
-                expected = reference(laws[i], float(elapsed[i]), float(ends[i, j]))
+                expected = reference(distributions[i], float(elapsed[i]), float(ends[i, j]))
                 torch.testing.assert_close(p[i, :, j], expected[0], atol=of_p * (1 + 2 * is_truncated), rtol=0)
                 torch.testing.assert_close(hazard[i, :, j], expected[1], atol=of_hazard, rtol=0)
 
@@ -71,13 +71,13 @@ def test_integrals_are_those_of_fine_quadrature(name: str, is_truncated: bool) -
 def test_a_component_narrower_than_the_nodes_is_not_missed() -> None:
     """Log-normals of standard deviation e^-6, one of which lies between two nodes."""
     stub = StubTPP.random(NUM_MARKS, seed=1)
-    law = laws_of(stub)[:1]
+    distribution = distributions_of(stub)[:1]
     mixture = LogNormalMixture(
         torch.tensor([[0.4, 0.6]], dtype=torch.float64).log(),
         torch.tensor([[0.06, 0.8]], dtype=torch.float64),
         torch.tensor([[-6.0, -5.0]], dtype=torch.float64),
     )
-    narrow = law.with_parts(inter_time=mixture)
+    narrow = distribution.with_parts(inter_time=mixture)
     with torch.inference_mode():
         p, _ = mark_integrals(narrow, torch.tensor([[1.5, 3.0]], dtype=torch.float64), SETS)
         for j, weights in enumerate((torch.tensor([0.4, 0.0]), torch.tensor([0.4, 0.6]))):
@@ -90,23 +90,25 @@ def test_processes_are_integrated_to_rounding() -> None:
     """sum over marks of p is 1 - S, that of Lambda the compensator; of one mark, a rule with 20 times the nodes."""
     process = Hawkes([0.5, 0.2, 0.4, 0.1], 0.2, 1.7)
     states = torch.rand(6, process.state_size, dtype=torch.float64)
-    law = process.law(states).truncated(torch.tensor([0.0, 0.0, 0.3, 0.7, 1.0, 0.2], dtype=torch.float64))
+    distribution = process.distribution(states).truncated(
+        torch.tensor([0.0, 0.0, 0.3, 0.7, 1.0, 0.2], dtype=torch.float64)
+    )
     ends = torch.tensor([[0.4, 2.5, 0.1]], dtype=torch.float64).expand(6, 3)
-    p, hazard = mark_integrals(law, ends, SETS)
-    survival = law.log_survival(ends.t()).t()
+    p, hazard = mark_integrals(distribution, ends, SETS)
+    survival = distribution.log_survival(ends.t()).t()
     torch.testing.assert_close(p[:, 2], 1 - survival.exp(), rtol=0, atol=1e-10)
     torch.testing.assert_close(hazard[:, 2], -survival, rtol=0, atol=1e-8)
-    elapsed = law.inter_time.elapsed
+    elapsed = distribution.inter_time.elapsed
     x = elapsed + (ends[:, 1] - elapsed) * (torch.arange(20_000, dtype=torch.float64).unsqueeze(1) + 0.5) / 20_000
-    density = (law.inter_time.log_prob(x).unsqueeze(-1) + law.mark_log_probs(x)).exp()[..., 0]
+    density = (distribution.inter_time.log_prob(x).unsqueeze(-1) + distribution.mark_log_probs(x)).exp()[..., 0]
     torch.testing.assert_close(p[:, 0, 1], density.mean(0) * (ends[:, 1] - elapsed), rtol=0, atol=1e-7)
 
 
 def test_unmarked_distributions_have_one_set() -> None:
     model = small_model("thp", num_marks=1)
     with torch.inference_mode():
-        laws = model(random_batch([4], 1)).double()[0]
+        distributions = model(random_batch([4], 1)).double()[0]
         ends = torch.tensor([[0.5, 2.0]], dtype=torch.float64).expand(5, 2)
-        p, hazard = mark_integrals(laws, ends, torch.ones(1, 1, dtype=torch.bool))
-        torch.testing.assert_close(p[:, 0], laws.unsqueeze(0).inter_time.cdf(ends.t()).t())
-        torch.testing.assert_close(hazard[:, 0], -laws.unsqueeze(0).log_survival(ends.t()).t())
+        p, hazard = mark_integrals(distributions, ends, torch.ones(1, 1, dtype=torch.bool))
+        torch.testing.assert_close(p[:, 0], distributions.unsqueeze(0).inter_time.cdf(ends.t()).t())
+        torch.testing.assert_close(hazard[:, 0], -distributions.unsqueeze(0).log_survival(ends.t()).t())

@@ -17,7 +17,7 @@ from tppsd.metrics.functional import (
     event_counts,
     lag1_correlation,
     mark_totals,
-    own_law_residuals,
+    model_residuals,
     transport_distance,
 )
 from tppsd.models.likelihood import scored_events
@@ -26,7 +26,8 @@ from tppsd.processes import PRESETS, Process
 
 every_process = pytest.mark.parametrize("process", [p.process for p in PRESETS.values()], ids=PRESETS)
 
-# --- a window that was cut where something was going on ----------------------------------------------------------------
+# --- a window that was cut where something was going on
+# ----------------------------------------------------------------
 
 
 def lookback(times: list[float], marks: list[int], **arguments: Any) -> EventSequence:
@@ -44,8 +45,8 @@ def test_an_inter_time_from_the_beginning_of_a_lookback_is_none() -> None:
     """Not in the score of a quiet lookback's window: the first event there is given, as one without a t_start is."""
     model = small_model()
     batch = EventBatch.from_sequences([QUIET, BUSY, EMPTY])
-    law = model(batch)
-    got, quiet, busy = model.log_likelihood(batch), law[0], law[1]
+    distribution = model(batch)
+    got, quiet, busy = model.log_likelihood(batch), distribution[0], distribution[1]
     tau, marks = batch.inter_times, batch.marks
     expected = quiet[1:3].log_prob(tau[0, 1:3], marks[0, 1:3]).sum() + quiet[3].log_survival(torch.tensor(2.0))
     assert float(got[0]) == pytest.approx(float(expected), abs=1e-12)
@@ -54,7 +55,7 @@ def test_an_inter_time_from_the_beginning_of_a_lookback_is_none() -> None:
     assert float(got[1]) == pytest.approx(float(expected), abs=1e-12)
     assert float(got[2]) == 0.0 and model.num_scored(batch).tolist() == [2, 2, 0]
     assert torch.equal(scored_events(batch, "benchmark"), batch.scored)  # an event is given wherever one is scored
-    residuals = own_law_residuals(model, [replace(s, index=i) for i, s in enumerate([QUIET, BUSY, EMPTY])])
+    residuals = model_residuals(model, [replace(s, index=i) for i, s in enumerate([QUIET, BUSY, EMPTY])])
     assert [len(r.gaps) for r in residuals] == [2, 2, 0] and residuals[2].leftover == 0.0
     assert float(residuals[0].gaps[0]) == pytest.approx(-float(quiet[1].log_survival(tau[0, 1])), abs=1e-12)
 
@@ -78,7 +79,8 @@ def test_a_process_has_no_term_for_it(process: Process) -> None:
     assert difference == pytest.approx(float(elapsed), rel=1e-8)
 
 
-# --- moments, frequencies, baselines -----------------------------------------------------------------------------------
+# --- moments, frequencies, baselines
+# -----------------------------------------------------------------------------------
 
 
 def test_the_statistics_of_tiles_are_those_of_the_window() -> None:
@@ -122,7 +124,7 @@ def test_the_poisson_baseline_adds_up_and_scores_no_given_event() -> None:
 
 
 def test_a_renewal_model_is_fitted_to_scored_events() -> None:
-    """The given half of each sequence comes from another law: what is fitted does not depend on it."""
+    """The given half of each sequence comes from another distribution: what is fitted does not depend on it."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(60):
@@ -163,7 +165,7 @@ def test_the_benchmark_convention_scores_what_is_not_given_and_leaves_out_a_firs
     assert 0 < given < 5
     assert scored.sum(1).tolist() == [4, 4, 5 - given, 4] == model.num_scored(batch, "benchmark").tolist()
     parts = model.log_likelihood_parts(batch, "benchmark")
-    law = model(batch)[2]
-    expected = law[given:5].inter_time.log_prob(batch.inter_times[2, given:])
-    assert float(parts.time[2]) == pytest.approx(float(expected.sum()), abs=1e-12)  # whole laws, no truncation
+    distribution = model(batch)[2]
+    expected = distribution[given:5].inter_time.log_prob(batch.inter_times[2, given:])
+    assert float(parts.time[2]) == pytest.approx(float(expected.sum()), abs=1e-12)  # whole distributions, no truncation
     assert parts.survival.tolist() == [0.0] * 4

@@ -1,4 +1,5 @@
-"""`tppsd inspect` and `tppsd convert`: the whole account in one run, a page that stands alone, and files that read back."""
+"""`tppsd inspect` and `tppsd convert`: the whole account in one run, a page that stands alone, and files that read
+back."""
 
 from __future__ import annotations
 
@@ -73,8 +74,15 @@ def test_the_command_that_it_ends_with_reads_the_log(desk: Path, capsys: Any) ->
     data = EventDataModule(**parser.parse_args(words[2:]).data)
     assert sum(len(data.sequences(split)) for split in ("train", "validation", "test")) == 60
     config = desk.parent / "run.yaml"
-    lines = ["data:", "  class_path: tppsd.EventDataModule", "  init_args:", f"    path: {desk}", "    sort: true",
-             "    columns: {sequence: case, time: when, mark: null}", "    split_times: [2025-04-15, 2025-04-25]"]  # fmt: skip
+    lines = [
+        "data:",
+        "  class_path: tppsd.EventDataModule",
+        "  init_args:",
+        f"    path: {desk}",
+        "    sort: true",
+        "    columns: {sequence: case, time: when, mark: null}",
+        "    split_times: [2025-04-15, 2025-04-25]",
+    ]
     config.write_text("\n".join(lines))
     status, out, _ = run(capsys, "inspect", "--config", config)
     assert status == 0 and "by time, at 2025-04-15, 2025-04-25" in out
@@ -208,8 +216,26 @@ def test_a_source_with_obstacles_is_not_converted(desk: Path, capsys: Any) -> No
 def test_the_demo_takes_the_same_options(desk: Path) -> None:
     from tppsd.commands import demo
 
-    options = ["--split-times", "2025-04-15", "20", "--window", "7d", "--lookback", "5", "--t_end", "last", "--sort",
-               "--drop_duplicates", "false", "--time-format", "%d/%m/%Y", "ISO8601", "--observed", "0..12", "20..30"]  # fmt: skip
+    options = [
+        "--split-times",
+        "2025-04-15",
+        "20",
+        "--window",
+        "7d",
+        "--lookback",
+        "5",
+        "--t_end",
+        "last",
+        "--sort",
+        "--drop_duplicates",
+        "false",
+        "--time-format",
+        "%d/%m/%Y",
+        "ISO8601",
+        "--observed",
+        "0..12",
+        "20..30",
+    ]
     assert demo.parse(["--data", str(desk), *options]).reading == {
         "split_times": ["2025-04-15", 20.0], "window": "7d", "lookback": 5.0, "t_end": "last", "sort": True,
         "drop_duplicates": False, "time_format": ["%d/%m/%Y", "ISO8601"], "observed": [(0.0, 12.0), (20.0, 30.0)],

@@ -41,8 +41,8 @@ def test_each_marks_share_is_its_probability_at_that_time(model: TransformerTPP)
     sequence = random_sequence(3)
     tau = 0.4
     intensity = model.intensity(sequence, sequence.event_times[-1:] + tau)[0]
-    law = model(EventBatch.from_sequences([sequence]))[0, -1]
-    shares = law.mark_log_probs(torch.tensor(tau, dtype=torch.float64)).exp().detach()
+    distribution = model(EventBatch.from_sequences([sequence]))[0, -1]
+    shares = distribution.mark_log_probs(torch.tensor(tau, dtype=torch.float64)).exp().detach()
     torch.testing.assert_close(intensity / intensity.sum(), shares)
 
 

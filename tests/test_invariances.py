@@ -142,19 +142,19 @@ def test_a_stationary_process_does_not_know_when_it_is(name: str) -> None:
 def test_nothing_happens_in_an_observed_silence_and_the_rest_is_truncated() -> None:
     """A history whose last event is at 11, observed until 20: P(first <= 21) = 1 - S(10) / S(9).
 
-    4,000 paths; the share is within four standard errors (false alarm 6e-5), and neither the law that forgets the
-    silence nor the one that starts afresh at 20 is.
+    4,000 paths; the share is within four standard errors (false alarm 6e-5), and neither the distribution that forgets
+    the silence nor the one that starts afresh at 20 is.
     """
     model = lively_transformer(3, "thp", seed=1)
     model.statistics = replace(model.statistics, log_mean=math.log(6.0), log_std=1.0)
     history = EventSequence.of([3.0, 7.5, 11.0], [0, 2, 1], t_start=0.0, t_end=20.0)
     with torch.no_grad():
-        law = model(EventBatch.from_sequences([history]))[0, -1].double()
+        distribution = model(EventBatch.from_sequences([history]))[0, -1].double()
         s9, s10, s1 = (
-            float(law.log_survival(torch.tensor(tau, dtype=torch.float64)).exp()) for tau in (9.0, 10.0, 1.0)
+            float(distribution.log_survival(torch.tensor(tau, dtype=torch.float64)).exp()) for tau in (9.0, 10.0, 1.0)
         )
     expected = 1 - s10 / s9
-    truncated = law.truncated(torch.tensor(9.0, dtype=torch.float64)).inter_time
+    truncated = distribution.truncated(torch.tensor(9.0, dtype=torch.float64)).inter_time
     assert float(truncated.cdf(torch.tensor(10.0, dtype=torch.float64))) == pytest.approx(expected, rel=1e-9)
     samples = sample(model, method="autoregressive", history=history, num_sequences=4000, t_end=21.0, seed=5)
     first = [float(times[0]) for times in samples.event_times if len(times)]
@@ -191,7 +191,7 @@ def test_a_history_is_all_given_whatever_of_it_would_be_scored(method: str) -> N
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_another_future_changes_no_law_before_it(encoder: str, decoder: str, dtype: torch.dtype) -> None:
+def test_another_future_changes_no_distribution_before_it(encoder: str, decoder: str, dtype: torch.dtype) -> None:
     """Bit for bit, and it changes those after it: another future is other times, marks, end and scored part."""
     model = small_model(encoder, dtype=dtype, mark_decoder=decoder)
     one, two = random_sequence(8, seed=1), random_sequence(8, seed=2)

@@ -23,8 +23,8 @@ LOGGED = {
     "sampling/step_acceptance",
     "sampling/events_per_second",
     "sampling/events_per_round",
-    "fidelity/own_law_ks",
-    "fidelity/own_law_p_value",
+    "fidelity/model_ks",
+    "fidelity/model_p_value",
     "fidelity/true_process_ks",
 }
 
@@ -64,7 +64,7 @@ def test_training_does_not_notice(module: type[TPPModule], other: str, checkpoin
     assert metrics.keys() >= LOGGED
     assert 0 <= metrics["sampling/acceptance_rate"] <= metrics["sampling/step_acceptance"] <= 1
     assert 1 <= metrics["sampling/events_per_round"] <= 4
-    assert 0 < metrics["fidelity/own_law_p_value"] <= 1
+    assert 0 < metrics["fidelity/model_p_value"] <= 1
     assert all(part is not callback.other for part in watched.modules())  # or it would end up in the checkpoint
 
 
@@ -89,7 +89,7 @@ def test_a_tree_counts_every_candidate_as_drafted(checkpoints: dict[str, Path]) 
 
 @pytest.mark.parametrize("drafter", [None, "poisson"])
 def test_a_target_needs_no_draft(drafter: str | None) -> None:
-    """Without one, the target's own recent laws propose."""
+    """Without one, the target's own recent distributions propose."""
     metrics = run(TargetTPP, [SpeculativeSampling(draft=drafter, every_n_epochs=1, num_sequences=2)], max_epochs=1)[1]
     assert metrics.keys() >= LOGGED and 0 < metrics["sampling/acceptance_rate"] <= 1
 

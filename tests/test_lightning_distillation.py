@@ -88,7 +88,8 @@ def test_checkpoints_hold_nothing_of_the_target_but_its_hash(target: Path, tmp_p
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_what_is_logged_is_the_mean_over_contexts(batch_size: int, target: Path) -> None:
-    """Every position that has a law, whatever the batches: number of events + 1 of a sequence with a t_start."""
+    """Every position that has a distribution, whatever the batches: number of events + 1 of a sequence with a
+    t_start."""
     draft, _ = run(Distillation(target))
     data = small_data(batch_size=batch_size, num_sequences=60)
     for stage, split, score in (("val", "validation", trainer().validate), ("test", "test", trainer().test)):
@@ -139,25 +140,28 @@ def test_several_targets_are_an_ensemble(target: Path, tmp_path: Path) -> None:
     assert both.distilled_from == f"{load(target).content_hash()},{load(other).content_hash()}"
 
     batch = EventBatch.from_sequences(small_data().sequences("test"))
-    law, alone = both.eval().model(batch), []
+    distribution, alone = both.eval().model(batch), []
     assert both.distillation is not None
     for path in (target, other):
         alone.append(Distillation(path, seed=both.distillation.seed))
         alone[-1].load(2)
-    for step, expected in ((1, alone[1].overlap(law, batch, 1).kl), (2, alone[0].overlap(law, batch, 2).kl)):
-        assert torch.equal(both.distillation.overlap(law, batch, step).kl, expected)
-    mean = (alone[0].overlap(law, batch, 0).kl + alone[1].overlap(law, batch, 0).kl) / 2
-    torch.testing.assert_close(both.distillation.overlap(law, batch, 0).kl, mean)
+    for step, expected in (
+        (1, alone[1].overlap(distribution, batch, 1).kl),
+        (2, alone[0].overlap(distribution, batch, 2).kl),
+    ):
+        assert torch.equal(both.distillation.overlap(distribution, batch, step).kl, expected)
+    mean = (alone[0].overlap(distribution, batch, 0).kl + alone[1].overlap(distribution, batch, 0).kl) / 2
+    torch.testing.assert_close(both.distillation.overlap(distribution, batch, 0).kl, mean)
 
 
 def test_autocast_leaves_the_target_as_it_is_sampled(target: Path) -> None:
     draft, _ = run(Distillation(target), precision="bf16-mixed", max_epochs=1)
     batch = EventBatch.from_sequences(small_data().sequences("test"))
     with torch.no_grad():
-        law = draft.model(batch)
-        expected = draft.distillation.overlap(law, batch, step=0)  # type: ignore[union-attr]
+        distribution = draft.model(batch)
+        expected = draft.distillation.overlap(distribution, batch, step=0)  # type: ignore[union-attr]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(draft.distillation.overlap(law, batch, step=0).kl, expected.kl)  # type: ignore[union-attr]
+            assert torch.equal(draft.distillation.overlap(distribution, batch, step=0).kl, expected.kl)  # type: ignore[union-attr]
 
 
 def test_mistakes_are_named(target: Path) -> None:

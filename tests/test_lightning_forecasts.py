@@ -24,7 +24,7 @@ from tppsd.metrics.functional import (
     marginal_mark_probs,
     mark_accuracy,
     mean_share_beyond,
-    own_law_residuals,
+    model_residuals,
     rmse,
 )
 
@@ -38,19 +38,19 @@ def by_functions(model: torch.nn.Module, sequences: list[EventSequence], horizon
     scored = batch.mask.clone()
     scored[:, 0] &= batch.start_marks >= 0
     with torch.no_grad():
-        law = model(batch)[..., :-1][scored]
+        distribution = model(batch)[..., :-1][scored]
     tau, marks = batch.inter_times[scored], batch.marks[scored]
-    probs = law.mark_log_probs(tau).exp()
+    probs = distribution.mark_log_probs(tau).exp()
     scores = {
-        "rmse_mean": rmse(capped_mean(law.inter_time, horizon), tau.clamp_max(horizon)),
-        "mean_unusable": (mean_share_beyond(law.inter_time, horizon) > 0.5).double().mean(),
-        "rmse_median": rmse(law.inter_time.median, tau),
-        "crps": crps(law.inter_time, tau, horizon).mean(),
-        "nll_untied": -law.log_prob(tau, marks).detach().mean(),
+        "rmse_mean": rmse(capped_mean(distribution.inter_time, horizon), tau.clamp_max(horizon)),
+        "mean_unusable": (mean_share_beyond(distribution.inter_time, horizon) > 0.5).double().mean(),
+        "rmse_median": rmse(distribution.inter_time.median, tau),
+        "crps": crps(distribution.inter_time, tau, horizon).mean(),
+        "nll_untied": -distribution.log_prob(tau, marks).detach().mean(),
         "mark_accuracy": mark_accuracy(probs, marks),
-        "mark_accuracy_marginal": mark_accuracy(marginal_mark_probs(law), marks),
+        "mark_accuracy_marginal": mark_accuracy(marginal_mark_probs(distribution), marks),
         "mark_ece": expected_calibration_error(confidence_bins(probs, marks)),
-        "pit_ks": torch.tensor(ks_exponential(carry_over(own_law_residuals(model, sequences))).statistic),
+        "pit_ks": torch.tensor(ks_exponential(carry_over(model_residuals(model, sequences))).statistic),
     }
     return {name: float(score) for name, score in scores.items()}
 
@@ -144,13 +144,13 @@ def test_a_mean_that_is_not_usable_is_said_and_spoils_no_score() -> None:
 
 
 def test_a_spike_at_ties_does_not_count_as_untied() -> None:
-    """A law that knows where ties are floored gains in nll, and nothing in nll_untied."""
+    """A distribution that knows where ties are floored gains in nll, and nothing in nll_untied."""
     sequence = EventSequence.of([1.0, 2.0, 2.0, 4.0], [0, 1, 2, 0], t_start=0.0)
     batch, model, metrics = EventBatch.from_sequences([sequence]), small_model(), ForecastMetrics(3)
     with torch.no_grad():
-        law = model(batch)
-        metrics.update(law, batch, 1e-3)
-        density = law[..., :-1].log_prob(batch.inter_times.clamp_min(1e-3), batch.marks)[0]
+        distribution = model(batch)
+        metrics.update(distribution, batch, 1e-3)
+        density = distribution[..., :-1].log_prob(batch.inter_times.clamp_min(1e-3), batch.marks)[0]
     assert float(metrics.compute()["nll_untied"]) == pytest.approx(-float(density[[1, 3]].mean()), rel=1e-6)
     assert int(metrics.untied.num_events) == 2
 
@@ -159,8 +159,8 @@ def test_scores_are_those_of_a_float32_head_under_autocast() -> None:
     model, plain, cast = small_model(dtype=torch.float32), ForecastMetrics(3), ForecastMetrics(3)
     batch = EventBatch.from_sequences([random_sequence(9, seed=i) for i in range(4)])
     with torch.no_grad():
-        law = model(batch)
-        plain.update(law, batch, 0.0)
+        distribution = model(batch)
+        plain.update(distribution, batch, 0.0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            cast.update(law, batch, 0.0)
+            cast.update(distribution, batch, 0.0)
     assert {n: float(v) for n, v in cast.compute().items()} == {n: float(v) for n, v in plain.compute().items()}

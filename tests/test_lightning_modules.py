@@ -154,7 +154,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 
 def test_a_trained_model_keeps_its_statistics(tmp_path: Path) -> None:
-    """Its weights were learnt with them; other data would change its law before the first step."""
+    """Its weights were learnt with them; other data would change its distribution before the first step."""
     module = TargetTPP.load_from_checkpoint(fitted(TargetTPP(2, **SMALL), tmp_path / "a.ckpt"), weights_only=True)
     before = module.model.statistics
     trainer().fit(module, datamodule=small_data(num_sequences=30))

@@ -92,7 +92,7 @@ def test_a_method_chosen_by_the_clock_is_tried_once_and_every_chunk_can_be_repla
 
 
 def test_every_shard_says_what_replays_it(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
-    """The last chunk has fewer sequences than the others have rows in flight."""
+    """The last chunk has fewer sequences than the others have running sequences."""
     import pandas
 
     sampler = Sampler(*checkpoints, SamplingOptions(draft_length="auto"), seed=3, batch_size=4)

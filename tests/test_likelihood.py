@@ -1,4 +1,5 @@
-"""Log-likelihoods of sequences: their terms, the two conventions, units, and that they are a probability law."""
+"""Log-likelihoods of sequences: their terms, the two conventions, units, and that they are a probability
+distribution."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from tppsd.processes.presets import preset
 
 @torch.no_grad()
 def by_hand(model, sequence: EventSequence, convention: str) -> float:
-    """Term by term, each from the law of its own position."""
-    law = model(EventBatch.from_sequences([sequence]))[0]
+    """Term by term, each from the distribution of its own position."""
+    distribution = model(EventBatch.from_sequences([sequence]))[0]
     given = int(sequence.first_is_given)
     times, marks = sequence.event_times, sequence.marks
     total = 0.0
@@ -29,10 +30,10 @@ def by_hand(model, sequence: EventSequence, convention: str) -> float:
         if convention == "benchmark" and i == 0:
             continue
         previous = times[i - 1] if i else torch.tensor(sequence.window_start, dtype=torch.float64)
-        total += float(law[i - given].log_prob(times[i] - previous, marks[i]))
+        total += float(distribution[i - given].log_prob(times[i] - previous, marks[i]))
     if convention == "window" and sequence.t_end is not None:
         last = times[-1] if len(times) else torch.tensor(sequence.window_start, dtype=torch.float64)
-        total += float(law[-1].log_survival(sequence.t_end - last))
+        total += float(distribution[-1].log_survival(sequence.t_end - last))
     return total
 
 

@@ -1,4 +1,5 @@
-"""Targets of bounded context: samples of any length have the law of the full pass, in a cache of bounded size."""
+"""Targets of bounded context: samples of any length have the distribution of the full pass, in a cache of bounded
+size."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def history(num_events: int, seed: int) -> EventSequence:
     ],
     ids=["autoregressive", "draft", "two passes", "jacobi", "tree", "fixed point"],
 )
-def test_long_samples_after_long_histories_have_the_law_of_the_full_pass(
+def test_long_samples_after_long_histories_have_the_distribution_of_the_full_pass(
     options: dict[str, Any], encoder: str, caches: list[KVCache]
 ) -> None:
     """Densities recorded while sampling are those of full passes over history and sample."""
@@ -71,8 +72,8 @@ def test_long_samples_after_long_histories_have_the_law_of_the_full_pass(
     ):
         batch = EventBatch.from_sequences([sequence])
         with torch.no_grad():
-            law = target(batch).double()[:, given:-1]
-            expected = law.log_prob(batch.inter_times[:, given:], batch.marks[:, given:])[0]
+            distribution = target(batch).double()[:, given:-1]
+            expected = distribution.log_prob(batch.inter_times[:, given:], batch.marks[:, given:])[0]
         torch.testing.assert_close(recorded, expected, rtol=0, atol=1e-7)
     in_flight = max(caches, key=lambda cache: int(cache.num_tokens.max()) if len(cache.lengths) else 0)
     assert in_flight.capacity <= 3 * (2 * CONTEXT + SMALL_PASS)

@@ -77,7 +77,7 @@ def test_names_of_marks_matter_to_the_index_cost_only() -> None:
     assert earth_movers_distance(far_first, far_second) == pytest.approx(7 * earth_movers_distance(first, second))
 
 
-def test_unequal_sample_sizes_of_one_law_of_marks_are_at_no_distance() -> None:
+def test_unequal_sample_sizes_of_one_distribution_of_marks_are_at_no_distance() -> None:
     for ground in ("index", "discrete"):
         assert earth_movers_distance(marks(10), marks(10).repeat(3), ground) == 0  # type: ignore[arg-type]
 

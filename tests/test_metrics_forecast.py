@@ -19,17 +19,17 @@ from tppsd.metrics.functional import (
     capped_mean,
     confidence_bins,
     crps,
+    distribution_residuals,
     expected_calibration_error,
-    law_residuals,
     marginal_mark_probs,
     mark_accuracy,
     mean_share_beyond,
-    own_law_residuals,
+    model_residuals,
     pit_calibration,
     quantiles,
     rmse,
 )
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 
 EXTREMES = torch.tensor([1e-9, 1e9], dtype=torch.float64)
@@ -40,8 +40,8 @@ def mixture(
 ) -> LogNormalMixture:
     g = torch.Generator().manual_seed(seed)
     log_weights, means, log_stds = torch.randn(3, num_events, num_components, dtype=torch.float64, generator=g)
-    law = torch.log_softmax(log_weights, -1), means, 0.5 * log_stds - 0.5
-    return LogNormalMixture(*(parameter.to(dtype) for parameter in law), shift=-0.3, scale=1.4)
+    distribution = torch.log_softmax(log_weights, -1), means, 0.5 * log_stds - 0.5
+    return LogNormalMixture(*(parameter.to(dtype) for parameter in distribution), shift=-0.3, scale=1.4)
 
 
 def single(mean: float, std: float, num_events: int = 1) -> LogNormalMixture:
@@ -59,9 +59,9 @@ def tensor(*values: float) -> Tensor:
 
 @pytest.mark.parametrize("tau", [1e-9, 0.02, 0.7, 5.0, 1e3, 1e9])
 def test_crps_is_its_integral(tau: float) -> None:
-    law = mixture(6)
-    for i, value in enumerate(crps(law, torch.full((6,), tau))):
-        assert float(value) == pytest.approx(crps_by_quadrature(law[i], tau), rel=1e-7)
+    distribution = mixture(6)
+    for i, value in enumerate(crps(distribution, torch.full((6,), tau))):
+        assert float(value) == pytest.approx(crps_by_quadrature(distribution[i], tau), rel=1e-7)
 
 
 @pytest.mark.parametrize("std", [0.003, 0.5, 3.0])
@@ -75,23 +75,27 @@ def test_crps_of_one_component_is_the_known_closed_form(std: float) -> None:
 
 
 def test_crps_of_an_exact_forecast_vanishes_and_of_a_far_one_is_the_distance() -> None:
-    law = single(0.0, 1e-6, 2)
-    torch.testing.assert_close(crps(law, tensor(1.0, 4.0)), tensor(0.0, 3.0), rtol=0, atol=1e-5)
+    distribution = single(0.0, 1e-6, 2)
+    torch.testing.assert_close(crps(distribution, tensor(1.0, 4.0)), tensor(0.0, 3.0), rtol=0, atol=1e-5)
 
 
 def test_crps_survives_a_tail_whose_mean_is_absurd() -> None:
     """E|X - tau| - E|X - X'| / 2 would subtract 1e+36 from 1e+36 to get 0.5."""
-    law = LogNormalMixture(tensor(1.0, 1e-12).log()[None], tensor(0.0, 0.0)[None], tensor(0.5, 15.0).log()[None])
-    assert float(law.mean) > 1e36
-    value = float(crps(law, tensor(2.0)))
-    assert value == pytest.approx(crps_by_quadrature(law[0], 2.0, 100_001), rel=1e-9)
+    distribution = LogNormalMixture(
+        tensor(1.0, 1e-12).log()[None], tensor(0.0, 0.0)[None], tensor(0.5, 15.0).log()[None]
+    )
+    assert float(distribution.mean) > 1e36
+    value = float(crps(distribution, tensor(2.0)))
+    assert value == pytest.approx(crps_by_quadrature(distribution[0], 2.0, 100_001), rel=1e-9)
 
 
 def test_crps_of_components_whose_means_could_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """The careful way to E min(X, X') is right where it is needed, and equal to the fast way where it is not."""
-    law = LogNormalMixture(tensor(0.7, 0.3).log()[None], tensor(0.0, 1.0)[None], tensor(0.5, 30.0).log()[None])
-    assert float(law.mean) > 1e190
-    assert float(crps(law, tensor(2.0))) == pytest.approx(crps_by_quadrature(law[0], 2.0, 100_001), rel=1e-9)
+    distribution = LogNormalMixture(tensor(0.7, 0.3).log()[None], tensor(0.0, 1.0)[None], tensor(0.5, 30.0).log()[None])
+    assert float(distribution.mean) > 1e190
+    assert float(crps(distribution, tensor(2.0))) == pytest.approx(
+        crps_by_quadrature(distribution[0], 2.0, 100_001), rel=1e-9
+    )
     taus = torch.linspace(0.1, 9, 50, dtype=torch.float64)
     fast = crps(mixture(50), taus)
     monkeypatch.setattr("tppsd.metrics.functional.scoring._LARGE", -math.inf)
@@ -102,43 +106,43 @@ def test_crps_of_components_whose_means_could_overflow(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("num_components", [1, 4, 40])
 @pytest.mark.parametrize("widest", [0.5, 12.0])
 def test_crps_until_a_horizon_is_its_integral(horizon: float, num_components: int, widest: float) -> None:
-    """Of light laws, where the closed form does, and of absurd ones, within 1e-4 of the capped mean."""
-    law = mixture(3, num_components, seed=1)
-    log_stds = law.log_stds.clone()
+    """Of light distributions, where the closed form does, and of absurd ones, within 1e-4 of the capped mean."""
+    distribution = mixture(3, num_components, seed=1)
+    log_stds = distribution.log_stds.clone()
     log_stds[:, 0] = math.log(widest)
-    law = replace(law, log_stds=log_stds)
-    means = capped_mean(law, horizon)
+    distribution = replace(distribution, log_stds=log_stds)
+    means = capped_mean(distribution, horizon)
     for tau in (0.01, 1.0, 1e4):
-        for i, value in enumerate(crps(law, torch.full((3,), tau), horizon)):
-            expected = crps_until(law[i], tau, horizon)
+        for i, value in enumerate(crps(distribution, torch.full((3,), tau), horizon)):
+            expected = crps_until(distribution[i], tau, horizon)
             assert float(value) == pytest.approx(expected, abs=2e-4 * float(means[i]) + 1e-7 * horizon)
 
 
-def crps_until(law: LogNormalMixture, tau: float, horizon: float, num_nodes: int = 20_001) -> float:
+def crps_until(distribution: LogNormalMixture, tau: float, horizon: float, num_nodes: int = 20_001) -> float:
     """integral_0^H (G - 1{x >= tau})^2 dx by the trapezoidal rule in log x, on either side of tau."""
     total = 0.0
     for low, high in ((1e-12, min(tau, horizon)), (min(tau, horizon), horizon)):
         if low < high:
             u = torch.linspace(math.log(low), math.log(high), num_nodes, dtype=torch.float64)
             is_late = low >= tau
-            below = law.cdf(u.exp()) if not is_late else law.log_survival(u.exp()).exp()
+            below = distribution.cdf(u.exp()) if not is_late else distribution.log_survival(u.exp()).exp()
             total += float(torch.trapezoid(below.square() * u.exp(), u))
     return total
 
 
 def test_a_capped_mean_is_its_integral_and_the_mean_without_a_horizon() -> None:
-    law = mixture(5, seed=2)
-    torch.testing.assert_close(capped_mean(law, math.inf), law.mean, rtol=1e-12, atol=0)
+    distribution = mixture(5, seed=2)
+    torch.testing.assert_close(capped_mean(distribution, math.inf), distribution.mean, rtol=1e-12, atol=0)
     u = torch.linspace(-30, math.log(2.0), 200_001, dtype=torch.float64)
-    for i, value in enumerate(capped_mean(law, 2.0)):
-        expected = torch.trapezoid(law[i].log_survival(u.exp()).exp() * u.exp(), u)
+    for i, value in enumerate(capped_mean(distribution, 2.0)):
+        expected = torch.trapezoid(distribution[i].log_survival(u.exp()).exp() * u.exp(), u)
         assert float(value) == pytest.approx(float(expected), rel=1e-7)
-        share = 1 - float(value) / float(law.mean[i])
-        assert float(mean_share_beyond(law, 2.0)[i]) == pytest.approx(share, rel=1e-9)
+        share = 1 - float(value) / float(distribution.mean[i])
+        assert float(mean_share_beyond(distribution, 2.0)[i]) == pytest.approx(share, rel=1e-9)
 
 
 def test_a_mean_beyond_all_numbers_is_all_beyond_the_horizon() -> None:
-    """exp(s^2 / 2) of a component 60 wide is no float64; a law without a tail has nothing beyond."""
+    """exp(s^2 / 2) of a component 60 wide is no float64; a distribution without a tail has nothing beyond."""
     wide = LogNormalMixture(tensor(0.999, 0.001).log()[None], tensor(0.0, 0.0)[None], tensor(0.5, 60.0).log()[None])
     assert float(mean_share_beyond(wide, 100.0)) == 1.0
     assert 0.5 < float(capped_mean(wide, 100.0)) < 1.5
@@ -155,38 +159,38 @@ def test_crps_prefers_the_truth() -> None:
 
 
 def test_crps_does_not_depend_on_company_or_on_the_parameters_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    law, taus = mixture(50, dtype=torch.float32), torch.rand(50, dtype=torch.float64)
-    together = crps(law, taus)
-    alone = torch.cat([crps(law[i : i + 1], taus[i : i + 1]) for i in range(50)])
+    distribution, taus = mixture(50, dtype=torch.float32), torch.rand(50, dtype=torch.float64)
+    together = crps(distribution, taus)
+    alone = torch.cat([crps(distribution[i : i + 1], taus[i : i + 1]) for i in range(50)])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
     torch.testing.assert_close(crps(mixture(50), taus), together, rtol=1e-5, atol=1e-6)
     monkeypatch.setattr("tppsd.metrics.functional.scoring._CHUNK", 48)
-    torch.testing.assert_close(crps(law, taus), together, rtol=0, atol=1e-12)
+    torch.testing.assert_close(crps(distribution, taus), together, rtol=0, atol=1e-12)
 
 
 def test_nothing_to_score_is_nothing() -> None:
-    law = NextEventLaw(mixture(0), torch.empty(0, 6, dtype=torch.float64), StubMarks())
-    assert crps(law.inter_time, torch.empty(0)).shape == (0,)
-    assert quantiles(law.inter_time, tensor(0.5)).shape == (1, 0)
-    assert marginal_mark_probs(law).shape == (0, 3)
+    distribution = NextEventDistribution(mixture(0), torch.empty(0, 6, dtype=torch.float64), StubMarks())
+    assert crps(distribution.inter_time, torch.empty(0)).shape == (0,)
+    assert quantiles(distribution.inter_time, tensor(0.5)).shape == (1, 0)
+    assert marginal_mark_probs(distribution).shape == (0, 3)
     assert rmse(torch.empty(0), torch.empty(0)).isnan()
 
 
-def test_truncated_laws_are_refused() -> None:
+def test_truncated_distributions_are_refused() -> None:
     truncated = single(0.0, 1.0).truncated(tensor(1.0))
     for score in (lambda: crps(truncated, tensor(2.0)), lambda: quantiles(truncated, tensor(0.5))):
-        with pytest.raises(ValueError, match="the law is truncated"):
+        with pytest.raises(ValueError, match="the distribution is truncated"):
             score()
 
 
 # --- point forecasts -------------------------------------------------------------------------------------------------
 
 
-def test_quantiles_are_those_of_the_law() -> None:
-    law, levels = mixture(5), tensor(0.01, 0.3, 0.5, 0.99)
-    found = quantiles(law, levels)
-    torch.testing.assert_close(law.cdf(found), levels.unsqueeze(1).expand(4, 5), rtol=0, atol=1e-11)
-    torch.testing.assert_close(found[2], law.median, rtol=1e-10, atol=0)
+def test_quantiles_are_those_of_the_distribution() -> None:
+    distribution, levels = mixture(5), tensor(0.01, 0.3, 0.5, 0.99)
+    found = quantiles(distribution, levels)
+    torch.testing.assert_close(distribution.cdf(found), levels.unsqueeze(1).expand(4, 5), rtol=0, atol=1e-11)
+    torch.testing.assert_close(found[2], distribution.median, rtol=1e-10, atol=0)
     torch.testing.assert_close(quantiles(mixture(5, dtype=torch.float32), levels), found, rtol=1e-5, atol=0)
 
 
@@ -197,40 +201,44 @@ def test_rmse_by_hand_and_of_extremes_together() -> None:
 
 
 def test_a_wide_component_spoils_the_mean_and_not_the_median() -> None:
-    law = LogNormalMixture(tensor(1.0, 1e-12).log()[None], tensor(0.0, 0.0)[None], tensor(0.5, 40.0).log()[None])
-    assert float(rmse(law.mean, tensor(1.0))) == math.inf
-    assert float(rmse(quantiles(law, tensor(0.5))[0], tensor(1.0))) < 1e-6
+    distribution = LogNormalMixture(
+        tensor(1.0, 1e-12).log()[None], tensor(0.0, 0.0)[None], tensor(0.5, 40.0).log()[None]
+    )
+    assert float(rmse(distribution.mean, tensor(1.0))) == math.inf
+    assert float(rmse(quantiles(distribution, tensor(0.5))[0], tensor(1.0))) < 1e-6
 
 
-def stub_law(num_events: int = 60, num_marks: int = 3, slope: float = 2.0) -> NextEventLaw:
+def stub_distribution(num_events: int = 60, num_marks: int = 3, slope: float = 2.0) -> NextEventDistribution:
     features = torch.randn(num_events, 2 * num_marks, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     features[:, num_marks:] *= slope
-    return NextEventLaw(mixture(num_events), features, StubMarks())
+    return NextEventDistribution(mixture(num_events), features, StubMarks())
 
 
 @pytest.mark.parametrize("num_nodes", [1, 4, 16])
 def test_marginal_mark_probabilities_are_within_the_stated_error(num_nodes: int) -> None:
     """V_k / (2 n), with the variation taken from a fine grid of times."""
-    law = stub_law()
-    exact = marginal_mark_probs(law, 1024)
+    distribution = stub_distribution()
+    exact = marginal_mark_probs(distribution, 1024)
     times = torch.logspace(-6, 6, 500, dtype=torch.float64).unsqueeze(1).expand(-1, 60)
-    variation = law.mark_log_probs(times).exp().diff(dim=0).abs().sum(0)
-    probs = marginal_mark_probs(law, num_nodes)
+    variation = distribution.mark_log_probs(times).exp().diff(dim=0).abs().sum(0)
+    probs = marginal_mark_probs(distribution, num_nodes)
     assert ((probs - exact).abs() <= variation / (2 * num_nodes) + 1e-3).all()
     torch.testing.assert_close(probs.sum(1), torch.ones_like(probs[:, 0]))
 
 
 def test_marginal_mark_probabilities_are_the_share_of_draws() -> None:
-    law = stub_law(num_events=3)
+    distribution = stub_distribution(num_events=3)
     uniforms = torch.rand(20_000, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    _, marks = law.sample(uniforms)
+    _, marks = distribution.sample(uniforms)
     shares = torch.stack([(marks == k).double().mean(0) for k in range(3)], 1)
-    assert ((marginal_mark_probs(law) - shares).abs() < 0.015).all()
+    assert ((marginal_mark_probs(distribution) - shares).abs() < 0.015).all()
 
 
 def test_marks_that_do_not_depend_on_time_need_no_quadrature() -> None:
-    law = stub_law(slope=0.0)
-    torch.testing.assert_close(marginal_mark_probs(law), law.mark_log_probs(torch.ones(60)).exp(), rtol=0, atol=1e-15)
+    distribution = stub_distribution(slope=0.0)
+    torch.testing.assert_close(
+        marginal_mark_probs(distribution), distribution.mark_log_probs(torch.ones(60)).exp(), rtol=0, atol=1e-15
+    )
 
 
 def test_mark_accuracy_by_hand_of_probabilities_and_of_their_logarithms() -> None:
@@ -262,7 +270,7 @@ def test_pit_of_the_ends_and_of_nothing() -> None:
         pit_calibration(tensor(0.5, 1.5))
 
 
-def test_pit_tells_a_right_law_from_a_wide_a_narrow_and_an_early_one() -> None:
+def test_pit_tells_a_right_distribution_from_a_wide_a_narrow_and_an_early_one() -> None:
     truth = single(0.0, 1.0, 4000)
     taus = truth.sample(torch.rand(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
 
@@ -304,13 +312,13 @@ def test_calibrated_marks_have_a_small_error_and_overconfident_ones_their_excess
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_residuals_of_a_law_at_hand_are_the_own_law_residuals(given: bool) -> None:
+def test_residuals_of_a_distribution_at_hand_are_the_model_residuals(given: bool) -> None:
     model, batch = small_model(), random_batch([4, 0, 9])
     if given:
         batch = type(batch).from_sequences([random_sequence(n, seed=i, given=True) for i, n in enumerate([4, 1, 9])])
     with torch.no_grad():
-        residuals = law_residuals(model(batch), batch)
-    expected: list[Any] = own_law_residuals(model, [batch.sequence(i) for i in range(3)])
+        residuals = distribution_residuals(model(batch), batch)
+    expected: list[Any] = model_residuals(model, [batch.sequence(i) for i in range(3)])
     for mine, other in zip(residuals, expected, strict=True):
         assert mine.index == other.index and mine.leftover == pytest.approx(other.leftover, abs=1e-10)
         torch.testing.assert_close(mine.gaps, other.gaps, rtol=0, atol=1e-10)

@@ -16,8 +16,8 @@ SHIFT, SCALE = -1.2, 1.7
 
 
 @pytest.fixture
-def law() -> LogNormalMixture:
-    """Four laws of five components, among them the narrowest and the widest that the decoder allows."""
+def distribution() -> LogNormalMixture:
+    """Four distributions of five components, among them the narrowest and the widest that the decoder allows."""
     log_stds = torch.randn(4, 5, dtype=torch.float64).clamp(-2, 1)
     log_stds[0, 0], log_stds[1, 0] = LOG_STD_RANGE
     means = 2 * torch.randn(4, 5, dtype=torch.float64)
@@ -31,111 +31,130 @@ def inter_times() -> torch.Tensor:
     return torch.logspace(-9, 9, 181, dtype=torch.float64).unsqueeze(1)
 
 
-def components(law: LogNormalMixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def components(distribution: LogNormalMixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """log weights, and mean and standard deviation of log tau, each (batch, num_components)."""
-    return law.log_weights.numpy(), (SHIFT + SCALE * law.means).numpy(), (SCALE * law.log_stds.exp()).numpy()
+    return (
+        distribution.log_weights.numpy(),
+        (SHIFT + SCALE * distribution.means).numpy(),
+        (SCALE * distribution.log_stds.exp()).numpy(),
+    )
 
 
-def test_log_prob_is_scipys(law: LogNormalMixture, inter_times: torch.Tensor) -> None:
-    log_weights, mean, std = components(law)
+def test_log_prob_is_scipys(distribution: LogNormalMixture, inter_times: torch.Tensor) -> None:
+    log_weights, mean, std = components(distribution)
     log_tau = inter_times.log().numpy()[:, :, None]
     expected = special.logsumexp(log_weights + stats.norm.logpdf(log_tau, mean, std), -1) - log_tau[..., 0]
-    np.testing.assert_allclose(law.log_prob(inter_times).numpy(), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(distribution.log_prob(inter_times).numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_log_survival_is_scipys_even_where_the_survival_underflows(
-    law: LogNormalMixture, inter_times: torch.Tensor
+    distribution: LogNormalMixture, inter_times: torch.Tensor
 ) -> None:
     tau = torch.cat([inter_times, torch.tensor([[1e30], [1e100], [1e300]], dtype=torch.float64)])
-    log_weights, mean, std = components(law)
+    log_weights, mean, std = components(distribution)
     expected = special.logsumexp(log_weights + stats.norm.logsf(tau.log().numpy()[:, :, None], mean, std), -1)
     assert expected.min() < -1e3, "exp of it must be 0 for the test to say anything"
-    np.testing.assert_allclose(law.log_survival(tau).numpy(), expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(distribution.log_survival(tau).numpy(), expected, rtol=1e-12, atol=1e-13)
 
 
-def test_cdf_is_scipys_with_all_its_digits_in_the_left_tail(law: LogNormalMixture, inter_times: torch.Tensor) -> None:
+def test_cdf_is_scipys_with_all_its_digits_in_the_left_tail(
+    distribution: LogNormalMixture, inter_times: torch.Tensor
+) -> None:
     tau = torch.cat([torch.logspace(-40, -9, 32, dtype=torch.float64).unsqueeze(1), inter_times])
-    log_weights, mean, std = components(law)
+    log_weights, mean, std = components(distribution)
     expected = (np.exp(log_weights) * stats.norm.cdf(tau.log().numpy()[:, :, None], mean, std)).sum(-1)
     assert ((expected > 1e-300) & (expected < 1e-30)).any()
-    np.testing.assert_allclose(law.cdf(tau).numpy(), expected, rtol=1e-11, atol=1e-300)
+    np.testing.assert_allclose(distribution.cdf(tau).numpy(), expected, rtol=1e-11, atol=1e-300)
 
 
-def test_cdf_and_survival_sum_to_one(law: LogNormalMixture, inter_times: torch.Tensor) -> None:
-    total = law.cdf(inter_times) + law.log_survival(inter_times).exp()
+def test_cdf_and_survival_sum_to_one(distribution: LogNormalMixture, inter_times: torch.Tensor) -> None:
+    total = distribution.cdf(inter_times) + distribution.log_survival(inter_times).exp()
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-14)
 
 
-def test_zero_is_outside_the_support(law: LogNormalMixture) -> None:
+def test_zero_is_outside_the_support(distribution: LogNormalMixture) -> None:
     zero = torch.zeros(4, dtype=torch.float64)
-    assert (law.log_prob(zero) == -math.inf).all()
-    assert (law.log_survival(zero) == 0).all()
-    assert (law.cdf(zero) == 0).all()
+    assert (distribution.log_prob(zero) == -math.inf).all()
+    assert (distribution.log_survival(zero) == 0).all()
+    assert (distribution.cdf(zero) == 0).all()
 
 
-def test_density_integrates_to_the_cdf_and_to_one(law: LogNormalMixture) -> None:
+def test_density_integrates_to_the_cdf_and_to_one(distribution: LogNormalMixture) -> None:
     """Substituting x = log tau; knots at the components, because one of them is very narrow."""
-    _, mean, std = components(law)
+    _, mean, std = components(distribution)
     for i in range(4):
 
-        def density(x: float, row: LogNormalMixture = law[i]) -> float:
+        def density(x: float, row: LogNormalMixture = distribution[i]) -> float:
             return float((row.log_prob(torch.tensor(math.exp(x), dtype=torch.float64)) + x).exp())
 
         knots = np.unique(np.concatenate([mean[i] + k * std[i] for k in (-12, -6, -2, 0, 2, 6, 12)]))
         pieces = np.array([integrate.quad(density, a, b)[0] for a, b in pairwise(knots)])
-        at_knots = law[i].cdf(torch.from_numpy(knots[1:]).exp()).numpy()
+        at_knots = distribution[i].cdf(torch.from_numpy(knots[1:]).exp()).numpy()
         np.testing.assert_allclose(pieces.cumsum(), at_knots, atol=1e-8)
         assert pieces.sum() == pytest.approx(1, abs=1e-8)
 
 
-def test_icdf_inverts_the_cdf_on_the_left_and_the_survival_on_the_right(law: LogNormalMixture) -> None:
+def test_icdf_inverts_the_cdf_on_the_left_and_the_survival_on_the_right(distribution: LogNormalMixture) -> None:
     left = torch.logspace(-300, math.log10(0.5), 60, dtype=torch.float64).unsqueeze(1)
-    torch.testing.assert_close(law.cdf(law.icdf(left)), left.expand(-1, 4), rtol=1e-11, atol=0)
+    torch.testing.assert_close(distribution.cdf(distribution.icdf(left)), left.expand(-1, 4), rtol=1e-11, atol=0)
     right = 1 - torch.logspace(math.log10(0.5), -15, 60, dtype=torch.float64).unsqueeze(1)
-    torch.testing.assert_close(law.log_survival(law.icdf(right)), torch.log1p(-right).expand(-1, 4), rtol=1e-11, atol=0)
-    assert (law.icdf(torch.linspace(0.01, 0.99, 99, dtype=torch.float64).unsqueeze(1)).diff(dim=0) > 0).all()
+    torch.testing.assert_close(
+        distribution.log_survival(distribution.icdf(right)), torch.log1p(-right).expand(-1, 4), rtol=1e-11, atol=0
+    )
+    assert (distribution.icdf(torch.linspace(0.01, 0.99, 99, dtype=torch.float64).unsqueeze(1)).diff(dim=0) > 0).all()
 
 
-def test_the_median_halves_the_law(law: LogNormalMixture) -> None:
-    torch.testing.assert_close(law.cdf(law.median), torch.full((4,), 0.5, dtype=torch.float64), rtol=0, atol=1e-13)
+def test_the_median_halves_the_distribution(distribution: LogNormalMixture) -> None:
+    torch.testing.assert_close(
+        distribution.cdf(distribution.median), torch.full((4,), 0.5, dtype=torch.float64), rtol=0, atol=1e-13
+    )
 
 
-def test_the_mean_is_scipys(law: LogNormalMixture) -> None:
-    log_weights, mean, std = components(law)
+def test_the_mean_is_scipys(distribution: LogNormalMixture) -> None:
+    log_weights, mean, std = components(distribution)
     expected = (np.exp(log_weights) * stats.lognorm.mean(std, scale=np.exp(mean))).sum(-1)
-    np.testing.assert_allclose(law.mean.numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(distribution.mean.numpy(), expected, rtol=1e-12)
 
 
-def test_the_mean_is_the_integral_of_the_survival(law: LogNormalMixture) -> None:
-    """E[tau] = integral of S over tau = integral of S e^x over x = log tau, for laws that are not extremely wide."""
-    law = LogNormalMixture(law.log_weights, law.means, law.log_stds.clamp(-2, 0), SHIFT, SCALE)
+def test_the_mean_is_the_integral_of_the_survival(distribution: LogNormalMixture) -> None:
+    """E[tau] = integral of S over tau = integral of S e^x over x = log tau, for distributions that are not extremely
+    wide."""
+    distribution = LogNormalMixture(
+        distribution.log_weights, distribution.means, distribution.log_stds.clamp(-2, 0), SHIFT, SCALE
+    )
     x = torch.linspace(-60, 60, 200_001, dtype=torch.float64).unsqueeze(1)
-    integral = torch.trapezoid((law.log_survival(x.exp()) + x).exp(), x, dim=0)
-    torch.testing.assert_close(integral, law.mean, rtol=1e-8, atol=0)
+    integral = torch.trapezoid((distribution.log_survival(x.exp()) + x).exp(), x, dim=0)
+    torch.testing.assert_close(integral, distribution.mean, rtol=1e-8, atol=0)
 
 
 def test_the_slope_of_log_survival_is_minus_the_hazard_and_stays_finite(
-    law: LogNormalMixture, inter_times: torch.Tensor
+    distribution: LogNormalMixture, inter_times: torch.Tensor
 ) -> None:
     tau = inter_times.expand(-1, 4).clone().requires_grad_()
-    law.log_survival(tau).sum().backward()
+    distribution.log_survival(tau).sum().backward()
     assert tau.grad is not None
-    hazard = (law.log_prob(inter_times) - law.log_survival(inter_times)).exp()
+    hazard = (distribution.log_prob(inter_times) - distribution.log_survival(inter_times)).exp()
     torch.testing.assert_close(-tau.grad, hazard, rtol=1e-9, atol=1e-300)
 
 
 def test_gradients_of_the_parameters_are_finite_in_the_tails(inter_times: torch.Tensor) -> None:
     parameters = [torch.randn(5, dtype=torch.float32, requires_grad=True) for _ in range(3)]
-    law = LogNormalMixture(
+    distribution = LogNormalMixture(
         torch.log_softmax(parameters[0], -1), parameters[1], parameters[2].clamp(*LOG_STD_RANGE), SHIFT, SCALE
     )
-    (law.log_prob(inter_times[:, 0]) + law.log_survival(inter_times[:, 0])).sum().backward()
+    (distribution.log_prob(inter_times[:, 0]) + distribution.log_survival(inter_times[:, 0])).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None)
 
 
-def test_float32_parameters_give_the_density_of_the_same_law_in_float64(law: LogNormalMixture) -> None:
+def test_float32_parameters_give_the_density_of_the_same_distribution_in_float64(
+    distribution: LogNormalMixture,
+) -> None:
     single = LogNormalMixture(
-        law.log_weights.float(), law.means.float(), law.log_stds.float().clamp_min(-3), SHIFT, SCALE
+        distribution.log_weights.float(),
+        distribution.means.float(),
+        distribution.log_stds.float().clamp_min(-3),
+        SHIFT,
+        SCALE,
     )
     tau = torch.logspace(-3, 2, 50, dtype=torch.float64).unsqueeze(1)
     assert single.log_prob(tau).dtype == torch.float32
@@ -145,13 +164,17 @@ def test_float32_parameters_give_the_density_of_the_same_law_in_float64(law: Log
     )
 
 
-def test_a_change_of_unit_moves_the_density_by_its_logarithm(law: LogNormalMixture, inter_times: torch.Tensor) -> None:
+def test_a_change_of_unit_moves_the_density_by_its_logarithm(
+    distribution: LogNormalMixture, inter_times: torch.Tensor
+) -> None:
     unit = 3600.0
-    scaled = LogNormalMixture(law.log_weights, law.means, law.log_stds, SHIFT + math.log(unit), SCALE)
-    torch.testing.assert_close(
-        scaled.log_prob(unit * inter_times) + math.log(unit), law.log_prob(inter_times), rtol=1e-10, atol=1e-10
+    scaled = LogNormalMixture(
+        distribution.log_weights, distribution.means, distribution.log_stds, SHIFT + math.log(unit), SCALE
     )
-    torch.testing.assert_close(scaled.median, unit * law.median, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        scaled.log_prob(unit * inter_times) + math.log(unit), distribution.log_prob(inter_times), rtol=1e-10, atol=1e-10
+    )
+    torch.testing.assert_close(scaled.median, unit * distribution.median, rtol=1e-12, atol=0)
 
 
 def test_log_ndtri_inverts_the_normal_log_cdf_where_the_cdf_underflows() -> None:

@@ -1,4 +1,4 @@
-"""Left-truncated laws: what is left of a law when nothing happened for a while."""
+"""Left-truncated distributions: what is left of a distribution when nothing happened for a while."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEEP = 1e9  # the survival of `narrow()` there is exp(-1e4) and less: it underfl
 
 
 def narrow() -> LogNormalMixture:
-    """Three laws of four components, none wider than a factor of e^0.5 in tau."""
+    """Three distributions of four components, none wider than a factor of e^0.5 in tau."""
     log_weights = torch.log_softmax(torch.randn(3, 4, dtype=torch.float64), -1)
     return LogNormalMixture(
         log_weights, torch.randn(3, 4, dtype=torch.float64), torch.full_like(log_weights, -2.0), -0.5, 1.5
@@ -27,10 +27,12 @@ def elapsed_rows(value: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("elapsed", [1e-9, 0.1, 1.0, 30.0])
 def test_truncation_divides_the_density_by_the_survival(elapsed: float) -> None:
-    law = narrow()
-    truncated = law.truncated(elapsed_rows(elapsed))
+    distribution = narrow()
+    truncated = distribution.truncated(elapsed_rows(elapsed))
     tau = elapsed * torch.tensor([[1.0001], [1.5], [4.0]], dtype=torch.float64)
-    torch.testing.assert_close(truncated.log_prob(tau), law.log_prob(tau) - law.log_survival(elapsed_rows(elapsed)))
+    torch.testing.assert_close(
+        truncated.log_prob(tau), distribution.log_prob(tau) - distribution.log_survival(elapsed_rows(elapsed))
+    )
     for below in (elapsed, 0.5 * elapsed, 0.0):
         assert (truncated.log_prob(elapsed_rows(below)) == -math.inf).all()
         assert (truncated.log_survival(elapsed_rows(below)) == 0).all()
@@ -50,8 +52,8 @@ def test_the_truncated_density_integrates_to_one_minus_its_survival(elapsed: flo
 
 
 def test_rows_with_nothing_elapsed_are_untouched() -> None:
-    law = narrow()
-    mixed = law.truncated(torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64))
+    distribution = narrow()
+    mixed = distribution.truncated(torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64))
     rows = torch.tensor([0, 2])
     uniforms = torch.rand(2000, 3, 2, dtype=torch.float64)
     tau = torch.logspace(-9, 9, 50, dtype=torch.float64).unsqueeze(1)
@@ -59,13 +61,13 @@ def test_rows_with_nothing_elapsed_are_untouched() -> None:
         [torch.logspace(-200, -1, 20, dtype=torch.float64), torch.linspace(0.1, 0.99, 20, dtype=torch.float64)]
     ).unsqueeze(1)
     for ours, plain in [
-        (mixed.log_prob(tau), law.log_prob(tau)),
-        (mixed.log_survival(tau), law.log_survival(tau)),
-        (mixed.cdf(tau), law.cdf(tau)),
-        (mixed.icdf(p), law.icdf(p)),
-        (mixed.mean, law.mean),
-        (mixed.median, law.median),
-        (mixed.sample(uniforms), law.sample(uniforms)),
+        (mixed.log_prob(tau), distribution.log_prob(tau)),
+        (mixed.log_survival(tau), distribution.log_survival(tau)),
+        (mixed.cdf(tau), distribution.cdf(tau)),
+        (mixed.icdf(p), distribution.icdf(p)),
+        (mixed.mean, distribution.mean),
+        (mixed.median, distribution.median),
+        (mixed.sample(uniforms), distribution.sample(uniforms)),
     ]:
         assert torch.equal(ours[..., rows], plain[..., rows])
         assert not torch.equal(ours[..., 1], plain[..., 1])
@@ -91,7 +93,7 @@ def test_the_truncated_mean_is_the_silence_plus_the_integral_of_the_survival(ela
 
 
 @pytest.mark.parametrize("elapsed", [1e-3, 1.0, 30.0, DEEP, 1e17])
-def test_samples_lie_beyond_the_silence_and_have_the_truncated_law(elapsed: float) -> None:
+def test_samples_lie_beyond_the_silence_and_have_the_truncated_distribution(elapsed: float) -> None:
     truncated = narrow().truncated(elapsed_rows(elapsed))
     samples = truncated.sample(torch.rand(20_000, 3, 2, dtype=torch.float64))
     assert (samples > elapsed).all()

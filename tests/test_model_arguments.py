@@ -53,9 +53,9 @@ def test_tokens_are_the_start_and_then_the_events() -> None:
     assert tokens.times[1, :2].tolist() == [0.0, 2.5] and tokens.inter_times[1, :2].tolist() == [0.0, 2.5]
 
 
-def test_the_laws_follow_the_start_token_and_each_event() -> None:
-    law = small_model()(random_batch([4, 2]))
-    assert law.batch_shape == (2, 5)
+def test_the_distributions_follow_the_start_token_and_each_event() -> None:
+    distribution = small_model()(random_batch([4, 2]))
+    assert distribution.batch_shape == (2, 5)
     assert small_model()(EventBatch.from_sequences([random_sequence(1, given=True)])).batch_shape == (1, 1)
 
 

@@ -27,7 +27,7 @@ def test_a_structure_in_place_of_another_and_a_missing_argument_are_refused() ->
     with pytest.raises(ctypes.ArgumentError, match="argument 2"):
         model.library.pass_tokens(ctypes.byref(model.encoder), ctypes.byref(model.decoder))
     with pytest.raises(ctypes.ArgumentError, match="argument 3"):
-        model.library.laws_after(ctypes.byref(model.decoder), None, 0.5, None)
+        model.library.distributions_after(ctypes.byref(model.decoder), None, 0.5, None)
     with pytest.raises(TypeError):
         model.library.pass_tokens(ctypes.byref(model.encoder))
 
@@ -66,7 +66,7 @@ class RoundedChain(ctypes.Structure):  # a number of another kind
     [
         ("Chain", LongerChain, r"reads Chain as offset or size 104 of kind 's', this package passes .* 112"),
         ("Pass", SwappedPass, r"reads Pass.ids as offset or size 8 of kind 'p', this package passes .* 0 of"),
-        ("Chain", RoundedChain, r"reads Chain.keeps_laws as .* kind 'i', this package passes .* kind 'd'"),
+        ("Chain", RoundedChain, r"reads Chain.keeps_distributions as .* kind 'i', this package passes .* kind 'd'"),
         ("Added", LongerChain, r"reads Added as nothing"),
     ],
 )
@@ -84,7 +84,7 @@ WRONG_SOURCES = {
     "missing structure": ("  SIZE(Newest, 24)", "  SIZE(Views, 48)", LayoutError, "reads Newest as nothing"),
     "missing function": ("int end_rounds(", "int finish_rounds(", LayoutError, "lacks a function: .*end_rounds"),
     "field added in C++ alone": (
-        "int64_t num, num_uniforms, keeps_laws;", "int64_t num, num_uniforms, added, keeps_laws;", ValueError, "size of Chain",
+        "int64_t num, num_uniforms, keeps_distributions;", "int64_t num, num_uniforms, added, keeps_distributions;", ValueError, "size of Chain",
     ),
     "field added in Python alone": ("SIZE(Chain, 104)", "SIZE(Chain, 112)", ValueError, "size of Chain"),
 }  # fmt: skip
@@ -188,7 +188,7 @@ def test_no_rows_are_no_work() -> None:
     own = structures.Model(*map(ctypes.addressof, (model.encoder, model.decoder, nothing)))
     model.library.follow(model.encoder, model.decoder, nothing, Chain())
     assert model.library.speculate(own, own, rounds) == 0
-    target = structures.Operated(decoder=ctypes.addressof(model.decoder))
+    target = structures.HeadPasses(decoder=ctypes.addressof(model.decoder))
     handle = Pointer(model.library.begin_rounds(target, own, rounds))
     assert model.library.propose(handle) == 0
     model.library.end_rounds(handle)

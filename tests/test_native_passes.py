@@ -113,7 +113,8 @@ LATE = WAITS.replace(
 def test_a_layer_begins_when_the_tokens_before_have_their_keys_and_values(
     is_right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the first share of the tokens is late in every layer; `>=` begins as soon as it has ended the layer before."""
+    """Where the first share of the tokens is late in every layer; `>=` begins as soon as it has ended the layer
+    before."""
     late = LATE if is_right else LATE.replace("> layer", ">= layer")
     compiled_wrong(WAITS, late, tmp_path, monkeypatch)
     model, tokens = CompiledTPP(attentive_model("thp", num_layers=16)), tokens_of(random_batch([39]))
@@ -140,19 +141,19 @@ def events_after_drops(model: EventModel, at_once: bool, num: int = 25) -> list[
         cache = model.new_cache(2, 3 * CONTEXT)
         for j in range(60):
             new = slice(j, j + 1)
-            law = model.law(model.extend(tokens.map(lambda field, new=new: field[:, new]), cache))
+            distribution = model.distribution(model.extend(tokens.map(lambda field, new=new: field[:, new]), cache))
         assert isinstance(cache, KVCache) and (cache.dropped > 30).all()
         last = tokens.times[:, -1]
         if at_once:
             assert isinstance(model, CompiledTPP)
-            decoded = model.decode(law, cache, last, uniforms, True)
+            decoded = model.decode(distribution, cache, last, uniforms, True)
             return [decoded.inter_times, decoded.marks, decoded.parameters]
         events = []
         for j in range(num):
-            tau, marks = law.sample(uniforms[:, j : j + 1])
+            tau, marks = distribution.sample(uniforms[:, j : j + 1])
             last = last + tau[:, 0]
-            events.append((tau, marks, law.double().packed().parameters))
-            law = model.law(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
+            events.append((tau, marks, distribution.double().packed().parameters))
+            distribution = model.distribution(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
     return [torch.cat(field, 1) for field in zip(*events, strict=True)]
 
 
@@ -184,10 +185,10 @@ def test_a_chain_that_forgets_what_was_dropped_is_told_from_a_right_one(
     expected = events_after_drops(compiled, False)
     right = CompiledTPP.decode
 
-    def forgetful(model: CompiledTPP, law: object, cache: KVCache, *arguments: object) -> object:
+    def forgetful(model: CompiledTPP, distribution: object, cache: KVCache, *arguments: object) -> object:
         with monkeypatch.context() as patch:
             patch.setattr(KVCache, "num_tokens", property(lambda cache: cache.lengths.clone()))
-            return right(model, law, cache, *arguments)  # type: ignore[arg-type]
+            return right(model, distribution, cache, *arguments)  # type: ignore[arg-type]
 
     if where == "decode":
         monkeypatch.setattr(CompiledTPP, "decode", forgetful)

@@ -169,11 +169,16 @@ def test_import_check_sees_every_form() -> None:
 import lightning.pytorch as pl
 def function():
     from ..sampling import options
-    from .law import NextEventLaw
+    from .distribution import NextEventDistribution
     from tppsd import sample
 """
     found = [module for _, module in imported_modules(source, "tppsd.models")]
-    expected = ["lightning.pytorch", "tppsd.sampling.options", "tppsd.models.law.NextEventLaw", "tppsd.sampling.sample"]
+    expected = [
+        "lightning.pytorch",
+        "tppsd.sampling.options",
+        "tppsd.models.distribution.NextEventDistribution",
+        "tppsd.sampling.sample",
+    ]
     assert sorted(found) == sorted(expected)
 
 

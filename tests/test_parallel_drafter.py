@@ -1,4 +1,4 @@
-"""A draft model that corrects a whole draft in a few passes: another draft, the same law.
+"""A draft model that corrects a whole draft in a few passes: another draft, the same distribution.
 
 As in test_sampling_drafters.py a right sampler fails a cell for one seed in 10,000; mutants must fall below 1e-6.
 """
@@ -64,18 +64,18 @@ def test_a_transformer_drafts_in_parallel(encoder: str) -> None:
     assert judge(draft, HISTORY, samples) < 1e-6
 
 
-def test_the_law_after_the_last_pass_is_not_the_law_drawn_from() -> None:
-    """Mutant: events are tested with the draft's laws after the drafted events themselves, which they were not drawn
-    from."""
+def test_the_distribution_after_the_last_pass_is_not_the_distribution_drawn_from() -> None:
+    """Mutant: events are tested with the draft's distributions after the drafted events themselves, which they were not
+    drawn from."""
 
     class TestsAnotherDistribution(ParallelDrafter):
         def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
             draft = super().propose(state, uniforms)
-            if draft.laws is None:
+            if draft.distributions is None:
                 return draft
-            laws = self.runner.extend(but_last(draft.tokens))
+            distributions = self.runner.extend(but_last(draft.tokens))
             self.runner.cache.roll_back(uniforms.shape[1] - 1)
-            return replace(draft, laws=type(laws).cat([draft.laws[:, :1], laws], 1))
+            return replace(draft, distributions=type(distributions).cat([draft.distributions[:, :1], distributions], 1))
 
     target, draft = pair()
     wrong = own(TestsAnotherDistribution, draft, 1)
@@ -84,19 +84,19 @@ def test_the_law_after_the_last_pass_is_not_the_law_drawn_from() -> None:
 
 @pytest.mark.parametrize("encoder", OTHER)
 def test_with_a_pass_per_event_it_drafts_as_one_by_one(encoder: str) -> None:
-    """Each event is then drawn from the draft's law after those before it: that of a pass without a cache over what the
-    target has seen."""
+    """Each event is then drawn from the draft's distribution after those before it: that of a pass without a cache over
+    what the target has seen."""
     target, draft = pair(encoder)
     seen: list[Any] = []
 
     class Watched(ParallelDrafter):
         def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
             drafted = super().propose(state, uniforms)
-            if drafted.laws is not None and state.active[0] and int(drafted.num_drafted[0]):
+            if drafted.distributions is not None and state.active[0] and int(drafted.num_drafted[0]):
                 stored, new = int(state.counts[0]), (drafted.inter_times, drafted.times, drafted.marks)
                 columns = zip(state.events.values, new, strict=True)
                 events = [torch.cat([before[0, :stored], drafted[0]]) for before, drafted in columns]
-                seen.append((stored, events, drafted.laws.log_prob(drafted.inter_times, drafted.marks)[0]))
+                seen.append((stored, events, drafted.distributions.log_prob(drafted.inter_times, drafted.marks)[0]))
             return drafted
 
     size = {"num_events": 40, "draft_length": 4, "draft_passes": 4, "seed": 1}
@@ -105,8 +105,8 @@ def test_with_a_pass_per_event_it_drafts_as_one_by_one(encoder: str) -> None:
     for stored, (inter_times, times, marks), recorded in seen:
         sequence = EventSequence.of(times.tolist(), marks.long().tolist(), t_start=0.0)
         with torch.no_grad():
-            law = draft(EventBatch.from_sequences([sequence])).double()[:, stored:-1]
-        expected = law.log_prob(inter_times[None, stored:], marks[None, stored:].long())[0]
+            distribution = draft(EventBatch.from_sequences([sequence])).double()[:, stored:-1]
+        expected = distribution.log_prob(inter_times[None, stored:], marks[None, stored:].long())[0]
         torch.testing.assert_close(recorded, expected, rtol=0, atol=1e-7)
 
 

@@ -50,11 +50,15 @@ def line_colours(axes: Axes) -> list[str]:
 
 def test_ks_plot_states_the_test_and_draws_its_band(tmp_path: Path) -> None:
     figure = plots.ks_plot(
-        {"autoregressive, own law": exponentials(5000), "speculative": exponentials(100), "none": exponentials(0)}
+        {
+            "autoregressive, own distribution": exponentials(5000),
+            "speculative": exponentials(100),
+            "none": exponentials(0),
+        }
     )
     drawn(figure, tmp_path)
     shown = texts(figure)
-    assert "autoregressive, own law: D = 0.0" in shown and "n = 5,000" in shown and "none" not in shown
+    assert "autoregressive, own distribution: D = 0.0" in shown and "n = 5,000" in shown and "none" not in shown
     left, right = figure.axes
     assert {plots.AUTOREGRESSIVE, plots.SPECULATIVE} <= set(line_colours(left)) & set(line_colours(right))
     low, high = right.patches[0].get_extents().transformed(right.transData.inverted()).intervaly
@@ -63,7 +67,7 @@ def test_ks_plot_states_the_test_and_draws_its_band(tmp_path: Path) -> None:
 
 def test_ks_plot_deviation_is_scaled_by_the_square_root_of_n() -> None:
     uniforms = torch.full((400,), 0.5, dtype=torch.float64)
-    _, right = plots.ks_plot({"speculative": uniforms}, law="uniform").axes
+    _, right = plots.ks_plot({"speculative": uniforms}, distribution="uniform").axes
     deviation = torch.as_tensor(right.lines[-1].get_ydata())
     assert abs(float(deviation.abs().max()) - 20 * (0.5 - 0.5 / 400)) < 1e-9
 

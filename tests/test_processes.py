@@ -200,8 +200,10 @@ def test_log_likelihood_of_the_other_processes_by_hand():
     correcting -= sum(math.exp(-i) * (math.exp(4 * knots[i + 1]) - math.exp(4 * knots[i])) / 4 for i in range(4))
     assert PROCESSES["self_correcting"].log_likelihood(sequence) == pytest.approx(correcting, rel=1e-12)
 
-    law = torch.distributions.LogNormal(torch.tensor(math.log(0.25) - 0.5, dtype=torch.float64), 1.0)
-    renewal = law.log_prob(sequence.inter_times).sum() + torch.log1p(-law.cdf(torch.tensor(1.0, dtype=torch.float64)))
+    distribution = torch.distributions.LogNormal(torch.tensor(math.log(0.25) - 0.5, dtype=torch.float64), 1.0)
+    renewal = distribution.log_prob(sequence.inter_times).sum() + torch.log1p(
+        -distribution.cdf(torch.tensor(1.0, dtype=torch.float64))
+    )
     assert PROCESSES["renewal"].log_likelihood(sequence) == pytest.approx(float(renewal), rel=1e-10)
 
 

@@ -1,10 +1,10 @@
-"""The history-free model: one law for every position, and a fit that finds it."""
+"""The history-free model: one distribution for every position, and a fit that finds it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from small_models import assert_same_law, random_batch
+from small_models import assert_same_distribution, random_batch
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
@@ -36,10 +36,10 @@ def per_event(model: RenewalTPP, sequences: list[EventSequence]) -> float:
         return float(model.log_likelihood(EventBatch.from_sequences(sequences)).sum()) / sum(len(s) for s in sequences)
 
 
-def test_every_position_has_the_same_law() -> None:
-    law = RenewalTPP(3, num_components=4)(random_batch([4, 2]))
-    assert law.batch_shape == (2, 5)
-    assert_same_law(law[0, 0].expand((2, 5)), law)
+def test_every_position_has_the_same_distribution() -> None:
+    distribution = RenewalTPP(3, num_components=4)(random_batch([4, 2]))
+    assert distribution.batch_shape == (2, 5)
+    assert_same_distribution(distribution[0, 0].expand((2, 5)), distribution)
 
 
 def test_the_fit_improves_on_its_start_and_on_a_poisson_process(fitted: tuple[RenewalTPP, DataStatistics]) -> None:
@@ -56,7 +56,7 @@ def test_the_fit_improves_on_its_start_and_on_a_poisson_process(fitted: tuple[Re
     assert per_event(model, test) > poisson + 0.5
 
 
-def test_the_fit_is_close_to_the_true_law(fitted: tuple[RenewalTPP, DataStatistics]) -> None:
+def test_the_fit_is_close_to_the_true_distribution(fitted: tuple[RenewalTPP, DataStatistics]) -> None:
     """The gamma density and the certain mark, without the survival term."""
     test = gamma_sequences(40, seed=2)
     gaps = torch.cat([s.inter_times for s in test])

@@ -1,4 +1,5 @@
-"""How often drafted events are accepted: always if the laws are equal, and elsewhere as often as quadrature says."""
+"""How often drafted events are accepted: always if the distributions are equal, and elsewhere as often as quadrature
+says."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from goodness import law_after, overlap_factorised, overlap_joint
+from goodness import distribution_after, overlap_factorised, overlap_joint
 from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
 
@@ -19,7 +20,10 @@ from tppsd.sampling.sample import sample
 from tppsd.sampling.state import BatchState
 from tppsd.sampling.stats import SamplingStats
 
-RULES = ("joint", "factorised")  # those that test one event after the other: acceptance is the overlap of two laws
+RULES = (
+    "joint",
+    "factorised",
+)  # those that test one event after the other: acceptance is the overlap of two distributions
 HISTORIES = [
     EventSequence.of([0.3, 0.9, 1.0], [0, 1, 1], t_start=0.0, t_end=1.4),
     EventSequence.of([], t_start=2.0),
@@ -58,7 +62,7 @@ def test_a_draft_equal_to_the_target_is_always_accepted(encoder: str, num_marks:
 
 
 @pytest.mark.parametrize("rule", [*RULES, "block"])
-def test_laws_with_nothing_in_common_are_never_accepted(rule: Any) -> None:
+def test_distributions_with_nothing_in_common_are_never_accepted(rule: Any) -> None:
     target, draft = StubTPP.constant(0.0, 1.0, [0.5, 0.5]), StubTPP.constant(100.0, 1.0, [0.5, 0.5])
     stats = sample(target, draft, num_sequences=20, num_events=10, draft_length=3, rule=rule).stats
     assert stats.num_accepted == 0
@@ -78,11 +82,11 @@ CONSTANT_PAIRS = [
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("target", "draft"), CONSTANT_PAIRS)
-def test_step_acceptance_is_the_overlap_of_the_laws(target: StubTPP, draft: StubTPP, rule: Any) -> None:
+def test_step_acceptance_is_the_overlap_of_the_distributions(target: StubTPP, draft: StubTPP, rule: Any) -> None:
     """joint: 1 - TV(g f); factorised: the integral of min(g) (1 - TV(f | tau)), never more. False alarms 6e-5 each."""
     empty = EventSequence.of([], t_start=0.0)
-    laws = law_after(target, empty), law_after(draft, empty)
-    joint, factorised = overlap_joint(*laws), overlap_factorised(*laws)
+    distributions = distribution_after(target, empty), distribution_after(draft, empty)
+    joint, factorised = overlap_joint(*distributions), overlap_factorised(*distributions)
     assert factorised <= joint + 1e-7
     size = {"num_sequences": 600, "num_events": 12, "batch_size": 600}
     stats = sample(target, draft, history=empty, draft_length=4, rule=rule, **size).stats
@@ -93,7 +97,7 @@ def test_step_acceptance_is_the_overlap_of_the_laws(target: StubTPP, draft: Stub
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_step_acceptance_of_exponential_laws_is_the_closed_form(rule: Any) -> None:
+def test_step_acceptance_of_exponential_distributions_is_the_closed_form(rule: Any) -> None:
     """Exp(a) and Exp(b), a < b, cross at t = log(b / a) / (b - a): TV = exp(-a t) - exp(-b t). False alarms 6e-5
     each."""
     a, b = 1.0, 3.0
@@ -139,12 +143,12 @@ def test_block_verification_never_accepts_less(draft_length: int, monkeypatch: p
     assert draft_length == 2 or block > joint
 
 
-def test_step_acceptance_after_a_silence_is_the_overlap_of_the_truncated_laws() -> None:
+def test_step_acceptance_after_a_silence_is_the_overlap_of_the_truncated_distributions() -> None:
     """False alarms 6e-5."""
     target, draft = StubTPP.constant(0.0, 1.0, [0.5, 0.5]), StubTPP.constant(0.8, 0.5, [0.7, 0.3])
     history = EventSequence.of([1.0], [0], t_start=0.0, t_end=4.0)
-    expected = overlap_joint(law_after(target, history), law_after(draft, history), elapsed=3.0)
-    assert abs(expected - overlap_joint(law_after(target, history), law_after(draft, history))) > 0.05
+    expected = overlap_joint(distribution_after(target, history), distribution_after(draft, history), elapsed=3.0)
+    assert abs(expected - overlap_joint(distribution_after(target, history), distribution_after(draft, history))) > 0.05
     stats = sample(
         target, draft, history=history, num_sequences=4000, num_events=1, draft_length=1, batch_size=4000, seed=3
     ).stats

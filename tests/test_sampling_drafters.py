@@ -1,4 +1,4 @@
-"""Drafters that need no model change the speed and not the law.
+"""Drafters that need no model change the speed and not the distribution.
 
 Each p-value of a right sampler is Bonferroni-corrected and is below 1e-4 for one seed in 10,000: with the 15 cells
 here, a right sampler fails this file for one seed in 600. Mutants must fall below 1e-6.
@@ -17,14 +17,14 @@ from stubs import StubTPP, lively_transformer
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
 from tppsd.sampling.drafters.own import SelfDrafter
-from tppsd.sampling.drafters.poisson import PoissonDrafter, PoissonLaw
-from tppsd.sampling.drafters.recent import RecentLaws
+from tppsd.sampling.drafters.poisson import PoissonDistribution, PoissonDrafter
+from tppsd.sampling.drafters.recent import RecentDistributions
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
@@ -81,7 +81,7 @@ def test_a_transformer_drafts_for_itself(draft):
     assert judge(model, HISTORY, samples) > 1e-4
 
 
-def test_laws_of_the_round_before_are_nearer_than_laws_held_fixed():
+def test_distributions_of_the_round_before_are_nearer_than_distributions_held_fixed():
     model = lively_transformer(3, "thp", seed=1)
     accepted = {
         draft: drawn(model, draft, "joint", draft_length=16, num_events=60, num_sequences=200).stats.step_acceptance
@@ -90,27 +90,31 @@ def test_laws_of_the_round_before_are_nearer_than_laws_held_fixed():
     assert accepted["jacobi"] > accepted["self"] + 0.02
 
 
-def test_the_law_of_the_round_before_is_used_only_after_the_same_mark():
-    """Row 0: one event of three was accepted, and the new event is of mark 1. Laws 2 and 3 followed drafted events of
-    marks 1 and 0; then come the laws of the table, which followed committed events."""
+def test_the_distribution_of_the_round_before_is_used_only_after_the_same_mark():
+    """Row 0: one event of three was accepted, and the new event is of mark 1. Distributions 2 and 3 followed drafted
+    events of marks 1 and 0; then come the distributions of the table, which followed committed events."""
     drafter = JacobiDrafter(nothing_encoded(num_marks=2), 1)
     drafted = Draft(*[torch.zeros(1, 3)] * 3, None)
-    laws = marked_laws([[10.0, 11.0, 12.0, 13.0]])
-    drafter.commit(drafted, torch.tensor([1]), None, laws, torch.tensor([[0, 1, 1, 0]]))
+    distributions = marked_distributions([[10.0, 11.0, 12.0, 13.0]])
+    drafter.commit(drafted, torch.tensor([1]), None, distributions, torch.tensor([[0, 1, 1, 0]]))
     for mark, means in ((1, [12.0, 13.0, 10.0]), (0, [10.0, 13.0, 10.0])):
         state = BatchState(1, torch.device("cpu"))
         state.last_token = state.last_token._replace(ids=torch.tensor([[mark + 1]]))
         draft = drafter.propose(state, torch.full((1, 3, 3), 0.5, dtype=torch.float64))
-        assert draft.laws.inter_time.means[0, :, 0].tolist() == means
+        assert draft.distributions.inter_time.means[0, :, 0].tolist() == means
 
 
-def test_a_density_of_another_law_than_the_one_drawn_from_is_caught():
-    """Mutant: the density of a drafted event is that of the law after it."""
+def test_a_density_of_another_distribution_than_the_one_drawn_from_is_caught():
+    """Mutant: the density of a drafted event is that of the distribution after it."""
 
     class DensityOfTheNext(SelfDrafter):
         def propose(self, state, uniforms) -> Draft:
             draft = super().propose(state, uniforms)
-            return draft if draft.laws is None else replace(draft, laws=self.recent.table.at(draft.marks))
+            return (
+                draft
+                if draft.distributions is None
+                else replace(draft, distributions=self.recent.table.at(draft.marks))
+            )
 
     model = StubTPP.random(3, seed=3, strength=2.0)
     samples = drawn(model, "self", "joint", num_sequences=2500, own_drafter=own(DensityOfTheNext))
@@ -126,7 +130,7 @@ def test_the_first_round_after_a_history_drafts_unless_the_first_event_is_given_
         assert int(stats.accepted_counts[0].sum()) == first_rounds  # rounds of rows that drafted nothing
 
 
-def test_recent_laws_of_a_history_are_those_after_its_latest_event_of_each_mark():
+def test_recent_distributions_of_a_history_are_those_after_its_latest_event_of_each_mark():
     """Of the second history no event but the newest, which has not been encoded, is of mark 1, and none of mark 2."""
     model = lively_transformer(3, "rotary", seed=1)
     events = (([0.7, 1.1, 2.6, 3.0], [0, 2, 0, 1]), ([0.2, 0.9], [0, 1]))
@@ -136,9 +140,9 @@ def test_recent_laws_of_a_history_are_those_after_its_latest_event_of_each_mark(
     rows = ModelRunner(
         model, 2, 8, Histories(tokens, batch.lengths + 1, batch.t_start, torch.zeros(2, dtype=torch.float64))
     )
-    with torch.inference_mode(), patch.object(ModelRunner, "PREFILL_CHUNK", 2):  # the laws come in two passes
+    with torch.inference_mode(), patch.object(ModelRunner, "PREFILL_CHUNK", 2):  # the distributions come in two passes
         rows.prefill(torch.tensor([0, 1]), requests_of([0, 1]))
-        recent = rows.recent_laws()
+        recent = rows.recent_distributions()
         full = model(batch).double().inter_time.means
     assert recent.is_known.tolist() == [[True, False, True, True], [True, False, False, True]]
     known = recent.table.inter_time.means
@@ -149,30 +153,30 @@ def test_recent_laws_of_a_history_are_those_after_its_latest_event_of_each_mark(
 def nothing_encoded(num_marks):
     """Rows of a target that continue nothing."""
     histories = SimpleNamespace(lengths=torch.ones(1, dtype=torch.int64))
-    nothing = RecentLaws(1, num_marks, torch.device("cpu"))
+    nothing = RecentDistributions(1, num_marks, torch.device("cpu"))
     return SimpleNamespace(
-        model=SimpleNamespace(num_marks=num_marks), histories=histories, recent_laws=lambda: nothing,
+        model=SimpleNamespace(num_marks=num_marks), histories=histories, recent_distributions=lambda: nothing,
         encoded=lambda requests: torch.zeros(len(requests), dtype=torch.int64),
     )  # fmt: skip
 
 
-def marked_laws(values):
-    """Laws told apart by their mean."""
+def marked_distributions(values):
+    """Distributions told apart by their mean."""
     means = torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
-    return NextEventLaw(LogNormalMixture(torch.zeros_like(means), means, torch.zeros_like(means)))
+    return NextEventDistribution(LogNormalMixture(torch.zeros_like(means), means, torch.zeros_like(means)))
 
 
-def test_the_table_keeps_the_newest_law_after_each_mark():
+def test_the_table_keeps_the_newest_distribution_after_each_mark():
     drafter = SelfDrafter(nothing_encoded(num_marks=3), 2)
     nothing = Draft(*[torch.zeros(2, 0)] * 3, None)
     # tokens of marks 0, 1, 0, 2; the first row accepted two drafted events (its third is dead), the second row all
     # three
-    laws, marks = marked_laws([[1.0, 2.0, 3.0, 4.0]] * 2), torch.tensor([[0, 1, 0, 2]] * 2)
-    drafter.commit(nothing, torch.tensor([2, 3]), None, laws, marks)
+    distributions, marks = marked_distributions([[1.0, 2.0, 3.0, 4.0]] * 2), torch.tensor([[0, 1, 0, 2]] * 2)
+    drafter.commit(nothing, torch.tensor([2, 3]), None, distributions, marks)
     assert drafter.recent.is_known.tolist() == [[True, True, False, True], [True, True, True, True]]
     assert drafter.recent.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 2.0, 3.0]
     assert drafter.recent.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 4.0]
-    drafter.commit(nothing, torch.tensor([0, 0]), None, marked_laws([[5.0], [6.0]]), torch.tensor([[1], [-1]]))
+    drafter.commit(nothing, torch.tensor([0, 0]), None, marked_distributions([[5.0], [6.0]]), torch.tensor([[1], [-1]]))
     assert drafter.recent.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 5.0, 5.0]
     assert drafter.recent.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 6.0]
     drafter.prefill(torch.tensor([1]), requests_of([0]), None)
@@ -194,9 +198,9 @@ def test_same_sequences_for_any_batch_size(draft):
         torch.testing.assert_close(run.flat_event_times, first.flat_event_times, rtol=0, atol=1e-9)
 
 
-def test_a_row_must_not_draft_from_the_laws_of_the_row_before_it():
-    """Mutant: a new request drafts from what its row knew. Every law is a valid draft, but batches would change
-    sequences."""
+def test_a_row_must_not_draft_from_the_distributions_of_the_row_before_it():
+    """Mutant: a new request drafts from what its row knew. Every distribution is a valid draft, but batches would
+    change sequences."""
 
     class RemembersTheRowBefore(SelfDrafter):
         def prefill(self, rows, requests, state) -> None:
@@ -206,19 +210,19 @@ def test_a_row_must_not_draft_from_the_laws_of_the_row_before_it():
     assert any(run.flat_marks.tolist() != first.flat_marks.tolist() for run in others)
 
 
-def test_poisson_law_is_a_density():
-    law = PoissonLaw(
+def test_poisson_distribution_is_a_density():
+    distribution = PoissonDistribution(
         torch.tensor([0.0, 1.5], dtype=torch.float64), 0.3, torch.tensor([0.25, 0.75], dtype=torch.float64).log()
     )
     tau = torch.linspace(0, 60, 600_001, dtype=torch.float64).unsqueeze(1)
-    density = sum(law.log_prob(tau, torch.full_like(tau, k, dtype=torch.int64)).exp() for k in (0, 1))
+    density = sum(distribution.log_prob(tau, torch.full_like(tau, k, dtype=torch.int64)).exp() for k in (0, 1))
     torch.testing.assert_close(
         torch.trapezoid(density, tau, dim=0), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-4
     )
     uniforms = torch.rand(100_000, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    inter_times, marks = law.sample(uniforms)
-    assert bool((inter_times > law.elapsed).all())
-    assert abs(float((inter_times - law.elapsed).mean()) / math.exp(-0.3) - 1) < 0.01
+    inter_times, marks = distribution.sample(uniforms)
+    assert bool((inter_times > distribution.elapsed).all())
+    assert abs(float((inter_times - distribution.elapsed).mean()) / math.exp(-0.3) - 1) < 0.01
     assert abs(float(marks.double().mean()) - 0.75) < 0.01
 
 
@@ -231,8 +235,8 @@ def test_poisson_needs_the_statistics_of_a_training_split():
 
 @pytest.mark.parametrize("draft", ["self", "model"])
 def test_nothing_is_drafted_beyond_the_end_of_a_window_and_nothing_is_lost_by_it(draft):
-    """Laws in float64 do not depend on the shape of a pass, so that the samples are the same to the last bit; and what
-    a row is counted to have drafted does not depend on the rows beside it."""
+    """Distributions in float64 do not depend on the shape of a pass, so that the samples are the same to the last bit;
+    and what a row is counted to have drafted does not depend on the rows beside it."""
     target = StubTPP.random(3, seed=0)
     job = {"history": HISTORY, "num_sequences": 12, "t_end": 6.0, "draft_length": 24, "seed": 2}
     other = target.moved(seed=1, times=0.1, marks=0.1) if draft == "model" else draft

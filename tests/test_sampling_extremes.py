@@ -1,4 +1,4 @@
-"""Inputs at the edge: nothing hangs, nothing is lost, and the law stays the target's."""
+"""Inputs at the edge: nothing hangs, nothing is lost, and the distribution stays the target's."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_inter_times_of_18_orders_of_magnitude_in_one_history(encoder: str, meth
         torch.testing.assert_close(samples.log_probs[i], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tiny_inter_times_at_a_late_time_keep_their_law() -> None:
+def test_tiny_inter_times_at_a_late_time_keep_their_distribution() -> None:
     """At t = 1e9 the spacing of float64 is 1e-7; inter-times of 1e-9 are drawn, carried and scored all the same."""
     target = StubTPP.constant(math.log(1e-9), 1.0, [0.5, 0.5])
     draft = StubTPP.constant(math.log(2e-9), 1.0, [0.7, 0.3])
@@ -69,7 +69,7 @@ def test_tiny_inter_times_at_a_late_time_keep_their_law() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bias", [-50.0, 50.0])
 def test_standard_deviations_at_their_clamps(bias: float, rule: Any) -> None:
-    """Spikes, which the draft hardly ever hits, and laws over hundreds of orders of magnitude."""
+    """Spikes, which the draft hardly ever hits, and distributions over hundreds of orders of magnitude."""
     target, draft = (lively_transformer(3, "thp", seed=seed) for seed in (0, 1))
     for model in (target, draft):
         with torch.no_grad():
@@ -113,7 +113,7 @@ def test_a_mark_that_only_the_draft_allows_or_only_the_target() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_laws_that_differ_by_rounding_only(rule: Any) -> None:
+def test_distributions_that_differ_by_rounding_only(rule: Any) -> None:
     """In float32 a draft equal to the target is rejected about once in 10^7 events, and its loop must end all the
     same."""
     target = StubTPP.random(3, seed=0)
@@ -125,7 +125,8 @@ def test_laws_that_differ_by_rounding_only(rule: Any) -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_drafted_inter_time_beyond_the_range_of_float64_does_not_hang(encoder: str, rule: Any) -> None:
-    """Laws so wide that exp overflows: an infinite time in a drafted event would make every law of the pass NaN."""
+    """Distributions so wide that exp overflows: an infinite time in a drafted event would make every distribution of
+    the pass NaN."""
     models = [lively_transformer(2, encoder, seed=seed) for seed in (0, 1)]
     for model in models:
         model.set_statistics(DataStatistics(2, log_mean=0.0, log_std=400.0, time_scale=1.0))
@@ -135,7 +136,7 @@ def test_a_drafted_inter_time_beyond_the_range_of_float64_does_not_hang(encoder:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_laws_that_are_not_numbers_are_an_error_not_an_endless_loop(rule: Any) -> None:
+def test_distributions_that_are_not_numbers_are_an_error_not_an_endless_loop(rule: Any) -> None:
     """Finite weights whose products overflow."""
     target = StubTPP.random(2, seed=0)
     broken = replace(target, means=target.means * torch.nan)

@@ -1,5 +1,5 @@
-"""Whole windows: autoregressive and speculative samples have the target's law, judged from the returned sequences
-alone.
+"""Whole windows: autoregressive and speculative samples have the target's distribution, judged from the returned
+sequences alone.
 
 Residuals come from full float64 passes without a cache, and what the end of a window censors is carried over; two
 samples are compared by whole sequences. Seeds are fixed; a right sampler fails a test of residuals here for one seed in
@@ -21,7 +21,7 @@ from tppsd.metrics.functional import (
     ks_uniform,
     lag1_independence,
     mark_totals,
-    own_law_residuals,
+    model_residuals,
     permutation_test,
     time_counts,
 )
@@ -49,10 +49,10 @@ def windows(method: str) -> SampledSequences:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_own_law_residuals_are_independent_exponentials(method: str) -> None:
+def test_model_residuals_are_independent_exponentials(method: str) -> None:
     samples = windows(method)
     assert samples.stats.method == "autoregressive" or 0.2 < samples.stats.step_acceptance < 0.9
-    residuals = own_law_residuals(TARGET, list(samples))
+    residuals = model_residuals(TARGET, list(samples))
     gaps = carry_over(residuals)
     assert len(gaps) >= 20_000
     assert ks_exponential(gaps).p_value > FALSE_ALARM
@@ -62,7 +62,7 @@ def test_own_law_residuals_are_independent_exponentials(method: str) -> None:
 
 
 def test_the_residuals_tell_the_target_from_the_draft() -> None:
-    gaps = carry_over(own_law_residuals(DRAFT, list(windows("joint"))))
+    gaps = carry_over(model_residuals(DRAFT, list(windows("joint"))))
     assert ks_exponential(gaps).p_value < 1e-20
 
 

@@ -54,8 +54,9 @@ def test_it_equals_autoregressive_sampling_of_a_ground_truth_process() -> None:
     torch.testing.assert_close(other.flat_event_times, one.flat_event_times, rtol=1e-6, atol=0)
 
 
-def test_a_large_tolerance_is_another_law() -> None:
-    """The test of the law is one: within a tolerance of nearly a standard deviation most changes count as none."""
+def test_a_large_tolerance_is_another_distribution() -> None:
+    """The test of the distribution is one: within a tolerance of nearly a standard deviation most changes count as
+    none."""
     model = StubTPP.swinging(3, seed=3)
     arguments = {"history": HISTORY, "num_sequences": 12000, "num_events": 6, "batch_size": 3000, "draft_length": 5}
     assert judge(model, HISTORY, sample(model, method="fixed_point", tolerance=1e-6, **arguments)) > 1e-4
@@ -64,12 +65,12 @@ def test_a_large_tolerance_is_another_law() -> None:
 
 def test_noise_distance_is_in_standard_deviations_of_the_component() -> None:
     weights, means, log_stds = torch.tensor([[0.5, 0.5], [-3.0, 3.0], [0.0, 1.0]], dtype=torch.float64)
-    law = LogNormalMixture(
+    distribution = LogNormalMixture(
         *torch.stack([weights.log(), means, log_stds]).unsqueeze(1).expand(-1, 2, -1), shift=0.2, scale=2.0
     )
     uniforms = torch.tensor([[0.2, 0.3], [0.9, 0.6]], dtype=torch.float64)
-    drawn = law.sample(uniforms)
-    assert law.noise_distance(drawn, uniforms).tolist() == [0.0, 0.0]
+    drawn = distribution.sample(uniforms)
+    assert distribution.noise_distance(drawn, uniforms).tolist() == [0.0, 0.0]
     std = torch.tensor([2.0, 2.0 * torch.e], dtype=torch.float64)
     moved = drawn * (0.1 * std).exp()
-    torch.testing.assert_close(law.noise_distance(moved, uniforms), torch.full((2,), 0.1, dtype=torch.float64))
+    torch.testing.assert_close(distribution.noise_distance(moved, uniforms), torch.full((2,), 0.1, dtype=torch.float64))

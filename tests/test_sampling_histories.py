@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.metrics.functional import ks_exponential, own_law_residuals
+from tppsd.metrics.functional import ks_exponential, model_residuals
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
@@ -39,16 +39,16 @@ def uncached_log_probs(model: Any, samples: SampledSequences, i: int) -> Tensor:
     m = history.num_scored
     batch = EventBatch.from_sequences([whole])
     with torch.inference_mode():
-        law = model(batch)[0, m : whole.num_scored]
-        log_probs = law.log_prob(batch.inter_times[0, m:], batch.marks[0, m:])
+        distribution = model(batch)[0, m : whole.num_scored]
+        log_probs = distribution.log_prob(batch.inter_times[0, m:], batch.marks[0, m:])
         silence = history.window_end - (float(history.event_times[-1]) if len(history) else history.window_start)
         if silence > 0 and len(log_probs):
-            log_probs[0] -= law[0].log_survival(torch.tensor(silence, dtype=torch.float64))
+            log_probs[0] -= distribution[0].log_survival(torch.tensor(silence, dtype=torch.float64))
     return log_probs
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_first_new_event_is_later_than_what_was_observed_and_has_the_truncated_law(method: str) -> None:
+def test_the_first_new_event_is_later_than_what_was_observed_and_has_the_truncated_distribution(method: str) -> None:
     """300 histories with their own silences, some longer than any inter-time seen: -log S(tau) / S(w) is Exp(1). False
     alarms 1e-4 each."""
     model = lively_transformer(3, "thp", seed=1)
@@ -64,7 +64,7 @@ def test_the_first_new_event_is_later_than_what_was_observed_and_has_the_truncat
     assert samples.observed_until == [h.window_end for h in histories] and samples.num_given == [
         len(h) for h in histories
     ]
-    residuals = own_law_residuals(model, samples.with_history(), samples.num_given, samples.observed_until)
+    residuals = model_residuals(model, samples.with_history(), samples.num_given, samples.observed_until)
     assert ks_exponential(torch.cat([r.gaps for r in residuals])).p_value > 1e-4
 
 
@@ -85,7 +85,9 @@ def test_log_probs_are_those_of_a_pass_without_a_cache(encoder: str, method: str
 
 @pytest.mark.parametrize("method", ["autoregressive", "joint"])
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_history_longer_than_a_prefill_chunk_is_continued_by_the_uncached_law(encoder: str, method: str) -> None:
+def test_a_history_longer_than_a_prefill_chunk_is_continued_by_the_uncached_distribution(
+    encoder: str, method: str
+) -> None:
     model = lively_transformer(3, encoder, seed=1)
     histories = [random_sequence(n, seed=n) for n in (700, 5, ModelRunner.PREFILL_CHUNK, ModelRunner.PREFILL_CHUNK + 1)]
     samples = draw(model, method, history=histories, num_events=12, return_log_probs=True)
@@ -106,7 +108,7 @@ def test_the_size_of_a_prefill_chunk_changes_nothing(encoder: str, monkeypatch: 
 
 
 def test_histories_are_encoded_ahead_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten histories, two rows in flight: one pass over all that fit into it, another over the rest, and the same
+    """Ten histories, two running sequences: one pass over all that fit into it, another over the rest, and the same
     samples."""
     model = lively_transformer(3, "thp", seed=1)
     arguments: dict[str, Any] = {
@@ -157,7 +159,7 @@ def test_a_given_first_event_is_drawn_from_the_first_marks_of_the_data(method: s
         assert sequence.t_start is None and len(sequence) == 2
         assert sequence.event_times[0] == 5.0 and sequence.inter_times[0] == 0 and sequence.event_times[1] > 5.0
     assert samples.num_given == [1] * 1500
-    gaps = torch.cat([r.gaps for r in own_law_residuals(model, list(samples))])
+    gaps = torch.cat([r.gaps for r in model_residuals(model, list(samples))])
     assert len(gaps) == 1500 and ks_exponential(gaps).p_value > 1e-4
 
 

@@ -1,9 +1,9 @@
-"""The tests of the law are tests: each wrong sampler of `mutants` is rejected by them at p < 1e-6, and the right one is
-not.
+"""The tests of the distribution are tests: each wrong sampler of `mutants` is rejected by them at p < 1e-6, and the
+right one is not.
 
-One cell per mutant, chosen for its power: the laws of target and draft lie at least 0.1 apart in total variation, those
-of the marks too, and the mutant differs in law there. The p-values hold all tests of a cell together (Bonferroni); a
-right sampler fails a cell for one seed in 10^4.
+One cell per mutant, chosen for its power: the distributions of target and draft lie at least 0.1 apart in total
+variation, those of the marks too, and the mutant differs in distribution there. The p-values hold all tests of a cell
+together (Bonferroni); a right sampler fails a cell for one seed in 10^4.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 from draft_lengths import LengthOfThePast, auto_without_a_clock
-from goodness import densities, grid_over, judge, judge_long, law_after, overlap_joint, silence_after
+from goodness import densities, distribution_after, grid_over, judge, judge_long, overlap_joint, silence_after
 from mutants import MUTANTS, Mutant
 from stubs import StubTPP
 
 from tppsd.data.sequences import EventSequence
-from tppsd.metrics.functional import carry_over, ks_exponential, own_law_residuals
+from tppsd.metrics.functional import carry_over, ks_exponential, model_residuals
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.results import SampledSequences
 
@@ -120,12 +120,12 @@ CELL_OF = {
     "block_probs_above_one": "block",
     "block_corrects_as_joint_does": "block",
     "block_of_the_next_prefix": "block",
-    "adjusted_law_of_the_next_position": "joint",
+    "adjusted_distribution_of_the_next_position": "joint",
     "bonus_from_the_draft": "joint",
     "length_cut_by_the_verdict": "auto",
     "length_chosen_by_coins_to_come": "lengths of the past",
-    "law_of_the_event_before": "joint",
-    "law_of_the_event_after": "joint",
+    "distribution_of_the_event_before": "joint",
+    "distribution_of_the_event_after": "joint",
     "wrong_rollback_after_full_acceptance": "memory",
     "no_rollback_after_rejection": "memory",
     "row_reads_its_neighbours_cache": "memory",
@@ -147,17 +147,17 @@ def distance_of_marks(cell: Cell) -> float:
     """TV between the marks of the first event under target and draft."""
     probs = []
     for model in (cell.target, cell.draft):
-        law = law_after(model, cell.history)
-        x = grid_over(law)
-        probs.append(torch.trapezoid(densities(law, x), x, dim=0))
+        distribution = distribution_after(model, cell.history)
+        x = grid_over(distribution)
+        probs.append(torch.trapezoid(densities(distribution, x), x, dim=0))
     return 0.5 * float((probs[0] - probs[1]).abs().sum())
 
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "autoregressive"])
 def test_target_and_draft_differ_in_the_cells(name: str) -> None:
     cell = CELLS[name]
-    laws = law_after(cell.target, cell.history), law_after(cell.draft, cell.history)
-    assert overlap_joint(*laws, elapsed=silence_after(cell.history)) < 0.9
+    distributions = distribution_after(cell.target, cell.history), distribution_after(cell.draft, cell.history)
+    assert overlap_joint(*distributions, elapsed=silence_after(cell.history)) < 0.9
     assert distance_of_marks(cell) > 0.1
 
 
@@ -176,13 +176,13 @@ def test_the_mutant_is_rejected(name: str) -> None:
 
 
 def test_dropping_the_round_that_crosses_the_end_is_seen_by_the_residuals_of_whole_windows() -> None:
-    """It touches no event's law given its prefix: only the compensator left over in each window tells."""
+    """It touches no event's distribution given its prefix: only the compensator left over in each window tells."""
 
     size = {"method": "speculative", "num_sequences": 1500, "t_end": 3.0, "batch_size": 1500}
 
     def p_value(mutant: Mutant) -> float:
         samples = mutant.samples(CHAIN, CHAIN.moved(3, times=0.5, marks=1.0), **size)
-        return ks_exponential(carry_over(own_law_residuals(CHAIN, list(samples)))).p_value
+        return ks_exponential(carry_over(model_residuals(CHAIN, list(samples)))).p_value
 
     assert p_value(RIGHT) > FALSE_ALARM
     assert p_value(MUTANTS["round_that_crosses_the_end_is_dropped"]) < REJECTED

@@ -229,7 +229,8 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def everything_in(model: nn.Module) -> list[Any]:
-    """Of every module: its class and its mode, and what it holds, by name and identity; of every tensor, its numbers."""
+    """Of every module: its class and its mode, and what it holds, by name and identity; of every tensor, its
+    numbers."""
     held = [
         (type(module), module.training, [(name, id(value)) for name, value in group.items()])
         for module in model.modules()

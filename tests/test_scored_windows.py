@@ -16,8 +16,8 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import (
     carry_over,
-    law_residuals,
-    own_law_residuals,
+    distribution_residuals,
+    model_residuals,
 )
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.renewal import RenewalTPP
@@ -150,7 +150,7 @@ def process_disagreement(process: Process, sequence: EventSequence) -> float:
 # --- residuals -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["own law", "law at hand"])
+@pytest.mark.parametrize("kind", ["own distribution", "distribution at hand"])
 @pytest.mark.parametrize("window", ["window", "given first event", "scored in part already"])
 def test_residuals_that_are_carried_over_a_cut_are_those_of_the_window(kind: str, window: str) -> None:
     assert residual_disagreement(kind, WINDOWS[window]) < 1e-11
@@ -168,7 +168,7 @@ WRONG_RESIDUALS = {
 
 
 @pytest.mark.parametrize("mutant", WRONG_RESIDUALS)
-@pytest.mark.parametrize("kind", ["own law", "law at hand"])
+@pytest.mark.parametrize("kind", ["own distribution", "distribution at hand"])
 def test_residuals_of_wrong_parts_are_not(kind: str, mutant: str) -> None:
     with ExitStack() as patches:
         for patch in WRONG_RESIDUALS[mutant]:
@@ -180,11 +180,11 @@ def residual_disagreement(kind: str, sequence: EventSequence) -> float:
     model = small_model("sahp")
 
     def residuals(sequences: list[EventSequence]) -> torch.Tensor:
-        if kind == "own law":
-            return carry_over(own_law_residuals(model, sequences))
+        if kind == "own distribution":
+            return carry_over(model_residuals(model, sequences))
         batch = EventBatch.from_sequences(sequences)
         with torch.no_grad():
-            return carry_over(law_residuals(model(batch), batch))
+            return carry_over(distribution_residuals(model(batch), batch))
 
     whole, worst = residuals([sequence]), 0.0
     for s in places_to_cut(sequence):
@@ -199,7 +199,7 @@ def residual_disagreement(kind: str, sequence: EventSequence) -> float:
 def test_mark_uniforms_and_forecasts_are_of_scored_events() -> None:
     model, sequence = small_model(), random_sequence(6)
     second = cut_in_two(sequence, 0.5 * float(sequence.event_times[2] + sequence.event_times[3]))[1]
-    (whole,), (part,) = own_law_residuals(model, [sequence]), own_law_residuals(model, [second])
+    (whole,), (part,) = model_residuals(model, [sequence]), model_residuals(model, [second])
     assert len(part.mark_uniforms) == len(part.expected_marks) == 3 and len(part.expected_times) == 4
     torch.testing.assert_close(part.expected_marks, whole.expected_marks[3:])
     torch.testing.assert_close(part.expected_times, whole.expected_times[3:])
@@ -210,5 +210,5 @@ def test_what_is_said_of_a_history_comes_before_what_the_sequence_says() -> None
     model, sequence = small_model(), random_sequence(6)
     partly = replace(sequence, score_start=float(sequence.event_times[4]))
     for said in ({"num_given": [2]}, {"num_given": [2], "observed_until": [float(sequence.event_times[1]) + 0.01]}):
-        (a,), (b,) = (own_law_residuals(model, [s], **said) for s in (sequence, partly))
+        (a,), (b,) = (model_residuals(model, [s], **said) for s in (sequence, partly))
         assert torch.equal(a.gaps, b.gaps) and len(a.gaps) == 4

@@ -135,13 +135,15 @@ def test_densities_and_distributions_end_with_the_stop() -> None:
             num_sequences=20,
             horizon=6.0,
             stop_marks=STOP,
-            return_laws=True,
+            return_distributions=True,
             return_log_probs=True,
             compile=compile,
         )
-        assert kept.laws is not None and kept.log_probs is not None
-        for law, log_prob, marks, is_stopped in zip(kept.laws, kept.log_probs, kept.marks, kept.stopped, strict=True):
-            assert len(log_prob) == len(marks) and law.batch_shape[0] == len(marks) + (not is_stopped)
+        assert kept.distributions is not None and kept.log_probs is not None
+        for distribution, log_prob, marks, is_stopped in zip(
+            kept.distributions, kept.log_probs, kept.marks, kept.stopped, strict=True
+        ):
+            assert len(log_prob) == len(marks) and distribution.batch_shape[0] == len(marks) + (not is_stopped)
 
 
 def test_marks_may_be_named_and_are_recorded(tmp_path: Path) -> None:
@@ -175,7 +177,8 @@ def test_marks_that_the_target_does_not_have_are_refused(marks: Any, message: st
         sample(MODEL, horizon=1.0, stop_marks=marks)
 
 
-# --- wrong stops -------------------------------------------------------------------------------------------------------
+# --- wrong stops
+# -------------------------------------------------------------------------------------------------------
 
 
 def drops_the_stop(state: BatchState, marks: Tensor, num_counted: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from goodness import chi_square_p, densities, grid_over, law_after, one_step_p, overlap_joint
+from goodness import chi_square_p, densities, distribution_after, grid_over, one_step_p, overlap_joint
 from stubs import StubTPP
 from torch import Tensor
 from tree_mutants import RRS_WITH_A_WRONG_SIGN
@@ -36,9 +36,9 @@ def first_steps(draft: Any, num_candidates: int, rule: str, num_rows: int = ROWS
 
 
 def optimum(draft: Any, num_candidates: int) -> float:
-    laws = law_after(TARGET, EMPTY), law_after(draft, EMPTY)
-    x = grid_over(*laws)[::10]
-    masses = [(densities(law, x) * (x[1] - x[0])).flatten() for law in laws]
+    distributions = distribution_after(TARGET, EMPTY), distribution_after(draft, EMPTY)
+    x = grid_over(*distributions)[::10]
+    masses = [(densities(distribution, x) * (x[1] - x[0])).flatten() for distribution in distributions]
     return optimal_acceptance(*masses, num_candidates)
 
 
@@ -64,7 +64,7 @@ def test_the_formula_of_the_optimum_is_that_of_the_linear_programme(num_candidat
 @pytest.mark.parametrize("draft", [NEAR, FAR], ids=["near", "far"])
 def test_linear_lies_close_under_the_optimum(draft: StubTPP) -> None:
     """One candidate is optimal; with more, up to a few per cent are left, and fewer than under `mean`."""
-    overlap = overlap_joint(law_after(TARGET, EMPTY), law_after(draft, EMPTY))
+    overlap = overlap_joint(distribution_after(TARGET, EMPTY), distribution_after(draft, EMPTY))
     assert optimum(draft, 1) == pytest.approx(overlap, abs=1e-6)
     for num_candidates in (1, 2, 8):
         best = optimum(draft, num_candidates)
@@ -78,10 +78,10 @@ def test_linear_lies_close_under_the_optimum(draft: StubTPP) -> None:
 
 def test_recursion_has_the_acceptance_of_its_formula(num_candidates: int = 4) -> None:
     """1 - P_2 P_3 / P_2 ... = 1 - P_{K+1}: what is left of the target after K candidates; P by a dense grid agrees."""
-    laws = law_after(TARGET, EMPTY)[None], law_after(FAR, EMPTY)[None]
-    scales, masses = recursion(*laws, num_candidates)
-    x = grid_over(*(law[0] for law in laws))
-    dense = [densities(law[0], x) for law in laws]
+    distributions = distribution_after(TARGET, EMPTY)[None], distribution_after(FAR, EMPTY)[None]
+    scales, masses = recursion(*distributions, num_candidates)
+    x = grid_over(*(distribution[0] for distribution in distributions))
+    dense = [densities(distribution[0], x) for distribution in distributions]
     c, p = 0.0, 1.0
     for j in range(num_candidates + 1):
         assert float(scales[0, j]) == pytest.approx(c, abs=TOLERANCE * (j + 1))
@@ -94,12 +94,12 @@ def test_recursion_has_the_acceptance_of_its_formula(num_candidates: int = 4) ->
 
 @pytest.mark.parametrize("rule", ["linear", "mean", "rrs"])
 @pytest.mark.parametrize("num_candidates", [2, 4, 8])
-def test_the_event_has_the_targets_law(rule: str, num_candidates: int) -> None:
+def test_the_event_has_the_targets_distribution(rule: str, num_candidates: int) -> None:
     """Accepted or not: chi-square against quadrature; the draft is half of the mass away."""
     samples = first_steps(FAR, num_candidates, rule, 500 if rule == "rrs" else ROWS)
     args = samples.flat_inter_times, samples.flat_marks
-    assert one_step_p(law_after(TARGET, EMPTY), *args) > 1e-4
-    assert rule == "rrs" or one_step_p(law_after(FAR, EMPTY), *args) < 1e-6
+    assert one_step_p(distribution_after(TARGET, EMPTY), *args) > 1e-4
+    assert rule == "rrs" or one_step_p(distribution_after(FAR, EMPTY), *args) < 1e-6
 
 
 # --- what follows when all candidates are rejected -------------------------------------------------------------------
@@ -118,9 +118,10 @@ class UsedAgain(Streams):
 
 
 def resampled_marks(candidates: CandidateRule, k: int, num_rows: int, kind: type[Streams] = Streams) -> Tensor:
-    """Counts of the marks that take the place of k rejected candidates, where target and draft differ in marks alone."""
+    """Counts of the marks that take the place of k rejected candidates, where target and draft differ in marks
+    alone."""
     target, draft = (
-        StubTPP.constant(0.0, 1.0, probs.tolist()).law(torch.zeros(num_rows, 1, 6, dtype=torch.float64))
+        StubTPP.constant(0.0, 1.0, probs.tolist()).distribution(torch.zeros(num_rows, 1, 6, dtype=torch.float64))
         for probs in (P, Q)
     )
     index, nothing = torch.arange(num_rows), torch.zeros(num_rows, 1, dtype=torch.float64)
@@ -202,5 +203,5 @@ def test_a_draft_without_the_targets_mass_is_corrected(draft: str, rule: str) ->
     num_rows = 400 if rule == "rrs" else 4000
     size = {"num_sequences": num_rows, "num_events": 1, "batch_size": num_rows}
     samples = sample(target, models[draft], history=EMPTY, candidates=(3,), rule=rule, **size)
-    assert one_step_p(law_after(target, EMPTY), samples.flat_inter_times, samples.flat_marks) > 1e-4
+    assert one_step_p(distribution_after(target, EMPTY), samples.flat_inter_times, samples.flat_marks) > 1e-4
     assert draft == "narrow" or samples.stats.step_acceptance < 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from goodness import judge, law_after, overlap_joint
+from goodness import distribution_after, judge, overlap_joint
 from stubs import StubTPP, lively_transformer
 from tree_mutants import TREE_MUTANTS, TreeMutant
 
@@ -45,7 +45,7 @@ CELL_OF = {
     "accepted_path_is_not_gathered": "memory",
     "negative_weights_are_not_clipped": "marks",
     "what_is_picked_is_accepted": "rule",
-    "adjusted_law_of_plain_rejection": "rule",
+    "adjusted_distribution_of_plain_rejection": "rule",
     "each_candidate_is_tested_alone": "rule",
 }
 
@@ -63,7 +63,7 @@ def test_every_mutant_has_a_cell() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_right_sampler_passes(cell: str) -> None:
     target, draft, _ = CELLS[cell]
-    assert overlap_joint(law_after(target, HISTORY), law_after(draft, HISTORY)) < 0.9
+    assert overlap_joint(distribution_after(target, HISTORY), distribution_after(draft, HISTORY)) < 0.9
     assert p_value(cell) > FALSE_ALARM
 
 

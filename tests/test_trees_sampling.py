@@ -72,12 +72,13 @@ def test_one_candidate_per_step_is_the_chain(drafter: str) -> None:
     assert tree.options == SamplingOptions("speculative", rule="linear", drafter=drafter, candidates=(1, 1, 1))  # type: ignore[arg-type]
 
 
-# --- law -----------------------------------------------------------------------------------------------------------
+# --- distribution
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drafter", ["model", "self", "poisson"])
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_paths_of_a_transformer_have_its_law(encoder: str, drafter: str) -> None:
+def test_paths_of_a_transformer_have_its_distribution(encoder: str, drafter: str) -> None:
     """With rows that finish and are refilled, after a silence."""
     target, draft = lively_pair(encoder)
     chosen = draft if drafter == "model" else drafter
@@ -90,7 +91,7 @@ def test_paths_of_a_transformer_have_its_law(encoder: str, drafter: str) -> None
 
 
 @pytest.mark.parametrize("rule", ["linear", "mean", "rrs"])
-def test_paths_have_the_targets_law_under_every_rule(rule: str) -> None:
+def test_paths_have_the_targets_distribution_under_every_rule(rule: str) -> None:
     target = StubTPP.swinging(4, seed=3)
     draft = target.moved(3, times=0.8, marks=1.5)
     num_paths = 300 if rule == "rrs" else 4000
@@ -139,8 +140,8 @@ def test_log_probs_are_those_of_a_full_pass() -> None:
     assert torch.equal(samples.flat_event_times, plain.flat_event_times)
     for sequence, log_probs in zip(samples, samples.log_probs or [], strict=True):
         with torch.no_grad():
-            laws = target(EventBatch.from_sequences([sequence]))[0, :-1]
-            expected = laws.log_prob(sequence.inter_times, sequence.marks)
+            distributions = target(EventBatch.from_sequences([sequence]))[0, :-1]
+            expected = distributions.log_prob(sequence.inter_times, sequence.marks)
         torch.testing.assert_close(log_probs, expected, rtol=0, atol=1e-9)
 
 

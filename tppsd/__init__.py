@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.lightning.sampler import Sampler
     from tppsd.lightning.writer import SampleWriter
     from tppsd.models.checkpoint import load
-    from tppsd.models.law import NextEventLaw
+    from tppsd.models.distribution import NextEventDistribution
     from tppsd.models.mixture import LogNormalMixture
     from tppsd.models.protocol import EventModel
     from tppsd.models.renewal import RenewalTPP
@@ -43,7 +43,7 @@ __all__ = [
     "EventSequence",
     "Forecast",
     "LogNormalMixture",
-    "NextEventLaw",
+    "NextEventDistribution",
     "RenewalTPP",
     "SampleWriter",
     "SampledSequences",
@@ -65,6 +65,7 @@ __all__ = [
     "sample_stream",
 ]
 
+_RENAMED = {"NextEventLaw": "NextEventDistribution"}
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
     "Backtest": "tppsd.forecasting.backtest",
@@ -77,7 +78,7 @@ _MODULE_OF = {
     "EventSequence": "tppsd.data.sequences",
     "Forecast": "tppsd.forecasting.forecast",
     "LogNormalMixture": "tppsd.models.mixture",
-    "NextEventLaw": "tppsd.models.law",
+    "NextEventDistribution": "tppsd.models.distribution",
     "backtest": "tppsd.forecasting.backtest",
     "compile": "tppsd.backends.compile",
     "RenewalTPP": "tppsd.models.renewal",
@@ -100,6 +101,8 @@ if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise take a
     def __getattr__(name: str) -> object:
         if name in _SUBMODULES:
             return import_module(f"tppsd.{name}")  # the import itself sets the attribute
+        if name in _RENAMED:
+            raise AttributeError(f"tppsd.{name} is called tppsd.{_RENAMED[name]} since version 0.2")
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'tppsd' has no attribute {name!r}")
         value = getattr(import_module(_MODULE_OF[name]), name)

@@ -22,7 +22,9 @@ TRAINER_CLI = "tppsd.lightning.cli"  # one LightningCLI for all its verbs: it wa
 
 GROUPS = {
     "Start here": {
-        "demo": Command("tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and law"),
+        "demo": Command(
+            "tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and distribution"
+        ),
         "inspect": Command("tppsd.commands.inspect", "say what was understood of a log of events, and what is in it"),
         "convert": Command("tppsd.commands.convert", "write a log of events to the Parquet file that everything reads"),
     },
@@ -41,6 +43,7 @@ GROUPS = {
         "validate": Command(TRAINER_CLI, "score a checkpoint on the validation split"),
         "test": Command(TRAINER_CLI, "score a checkpoint on the test split"),
         "predict": Command(TRAINER_CLI, "sample sequences from checkpoints and write them to Parquet"),
+        "forecast": Command("tppsd.commands.forecast", "say what comes after every sequence of a log, with error bars"),
         "verify": Command("tppsd.commands.verify", "check the files that predict has written, against their manifest"),
     },
 }

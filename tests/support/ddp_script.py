@@ -1,7 +1,7 @@
 """What tests/test_ddp.py runs on one process (imported) and on two (as a script, which Lightning starts once more).
 
-python tests/support/ddp_script.py FOLDER DRAFT: fit on two processes with the callback, test, compute every metric, then
-predict, and leave what came of it in FOLDER.
+python tests/support/ddp_script.py FOLDER DRAFT: fit on two processes with the callback, test, compute every metric,
+then predict, and leave what came of it in FOLDER.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def chain(
     *until: torch.Tensor,
     is_silent: bool = False,
 ) -> list[torch.Tensor]:
-    """Inter-times, times, marks, laws and the next context of `num` events per row, drawn by `decode` or step by step:
-    of some of nine rows of different lengths, with the first of at most 60 events' noise.
+    """Inter-times, times, marks, distributions and the next context of `num` events per row, drawn by `decode` or step
+    by step: of some of nine rows of different lengths, with the first of at most 60 events' noise.
 
     Args:
         model: compiled.
@@ -78,22 +78,22 @@ def chain(
     """
     tokens = tokens_of(random_batch([20] * 9, model.num_marks), model.num_marks).map(lambda field: field[rows])
     cache = model.new_cache(len(tokens.ids), 3)
-    law = model.law(model.extend(tokens, cache))[:, -1:]
+    distribution = model.distribution(model.extend(tokens, cache))[:, -1:]
     if is_silent:
-        law = law.truncated(torch.linspace(0, 2, 9, dtype=torch.float64)[rows].unsqueeze(1))
+        distribution = distribution.truncated(torch.linspace(0, 2, 9, dtype=torch.float64)[rows].unsqueeze(1))
     cache.roll_back(torch.arange(9)[rows])
     last, events = tokens.times[:, -1], []
     uniforms = torch.rand(9, 60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[rows, :num]
     if at_once:
-        decoded = model.decode(law, cache, last, uniforms, True, *until)
+        decoded = model.decode(distribution, cache, last, uniforms, True, *until)
         assert decoded.num.tolist() == [num] * len(last)
         fields = [decoded.inter_times, decoded.times, decoded.marks, decoded.parameters]
     else:
         for j in range(num):
-            tau, marks = law.sample(uniforms[:, j : j + 1, :3])
+            tau, marks = distribution.sample(uniforms[:, j : j + 1, :3])
             last = last + tau[:, 0]
-            events.append((tau, last.unsqueeze(1), marks, law.parameters))
+            events.append((tau, last.unsqueeze(1), marks, distribution.parameters))
             if j < num - 1:
-                law = model.law(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
+                distribution = model.distribution(model.extend(EventTokens(marks + 1, last.unsqueeze(1), tau), cache))
         fields = [torch.cat(field, 1) for field in zip(*events, strict=True)]
     return [*fields, cache.num_tokens, model.extend(tokens.map(lambda field: field[:, -1:]), cache)]

@@ -1,4 +1,4 @@
-"""Judges of samples: exact laws by quadrature, and chi-square tests of what was drawn against them."""
+"""Judges of samples: exact distributions by quadrature, and chi-square tests of what was drawn against them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from tppsd.data.sequences import NO_MARK, EventBatch, EventSequence
 from tppsd.sampling.results import SampledSequences
 
-_KNOTS = 40_001  # of the trapezoidal rule in log tau: errors below 1e-7 for the laws used here
+_KNOTS = 40_001  # of the trapezoidal rule in log tau: errors below 1e-7 for the distributions used here
 
 
-def law_after(model: Any, history: EventSequence) -> Any:
-    """The law (batch shape ()) of the next event after `history`, ignoring the silence since; from a pass without a
-    cache."""
+def distribution_after(model: Any, history: EventSequence) -> Any:
+    """The distribution (batch shape ()) of the next event after `history`, ignoring the silence since; from a pass
+    without a cache."""
     with torch.inference_mode():
         return model(EventBatch.from_sequences([history]))[0, history.num_scored]
 
@@ -26,16 +26,16 @@ def silence_after(history: EventSequence) -> float:
     return history.window_end - last
 
 
-def densities(law: Any, log_inter_times: Tensor, elapsed: float = 0.0) -> Tensor:
-    """Density of (log tau, k), (n, num_marks), of a law of batch shape () given tau > elapsed: plain normal
+def densities(distribution: Any, log_inter_times: Tensor, elapsed: float = 0.0) -> Tensor:
+    """Density of (log tau, k), (n, num_marks), of a distribution of batch shape () given tau > elapsed: plain normal
     formulas."""
-    m = law.inter_time
+    m = distribution.inter_time
     stds = m.log_stds.double().exp() * m.scale
     means = m.shift + m.scale * m.means.double()
     z = (log_inter_times.unsqueeze(-1) - means) / stds
     density = (m.log_weights.double().exp() * torch.exp(-0.5 * z**2) / (stds * math.sqrt(2 * math.pi))).sum(-1)
     with torch.inference_mode():
-        density = density.unsqueeze(-1) * law.mark_log_probs(log_inter_times.exp()).double().exp()
+        density = density.unsqueeze(-1) * distribution.mark_log_probs(log_inter_times.exp()).double().exp()
     if elapsed > 0:
         survival = (
             m.log_weights.double().exp() * 0.5 * torch.erfc((math.log(elapsed) - means) / stds / math.sqrt(2))
@@ -44,11 +44,11 @@ def densities(law: Any, log_inter_times: Tensor, elapsed: float = 0.0) -> Tensor
     return density
 
 
-def grid_over(*laws: Any, elapsed: float = 0.0) -> Tensor:
-    """Knots in log tau that hold all of the mass of `laws`."""
+def grid_over(*distributions: Any, elapsed: float = 0.0) -> Tensor:
+    """Knots in log tau that hold all of the mass of `distributions`."""
     spans = []
-    for law in laws:
-        m = law.inter_time
+    for distribution in distributions:
+        m = distribution.inter_time
         means, stds = m.shift + m.scale * m.means.double(), m.scale * m.log_stds.double().exp()
         spans += [(means - 9 * stds).min(), (means + 9 * stds).max()]
     low, high = float(min(spans)), float(max(spans))
@@ -61,7 +61,7 @@ def grid_over(*laws: Any, elapsed: float = 0.0) -> Tensor:
 
 
 def overlap_joint(target: Any, draft: Any, elapsed: float = 0.0) -> float:
-    """1 - TV of two laws of (tau, k): the acceptance of the rule `joint`."""
+    """1 - TV of two distributions of (tau, k): the acceptance of the rule `joint`."""
     x = grid_over(target, draft, elapsed=elapsed)
     return float(torch.trapezoid(torch.minimum(densities(target, x, elapsed), densities(draft, x, elapsed)).sum(-1), x))
 
@@ -86,16 +86,18 @@ def chi_square_p(counts: Tensor, expected: Tensor, num_constraints: int = 1) -> 
         counts = torch.cat([counts[~small], counts[small].sum().unsqueeze(0)])
         expected = torch.cat([expected[~small], expected[small].sum().unsqueeze(0)])
         if expected[-1] < 1e-3 and counts[-1] > 0:
-            return 0.0  # events where the law has no mass
+            return 0.0  # events where the distribution has no mass
         counts, expected = counts[expected >= 1e-3], expected[expected >= 1e-3]
     return float(chi2.sf(float(((counts - expected) ** 2 / expected).sum()), len(counts) - num_constraints))
 
 
-def one_step_p(law: Any, inter_times: Tensor, marks: Tensor, elapsed: float = 0.0, num_bins: int = 20) -> float:
-    """Chi-square of (tau bins of equal probability x marks) against the exact probabilities of a law of batch shape
-    ()."""
-    x = grid_over(law, elapsed=elapsed)
-    cumulative = torch.cumulative_trapezoid(densities(law, x, elapsed), x, dim=0)
+def one_step_p(
+    distribution: Any, inter_times: Tensor, marks: Tensor, elapsed: float = 0.0, num_bins: int = 20
+) -> float:
+    """Chi-square of (tau bins of equal probability x marks) against the exact probabilities of a distribution of batch
+    shape ()."""
+    x = grid_over(distribution, elapsed=elapsed)
+    cumulative = torch.cumulative_trapezoid(densities(distribution, x, elapsed), x, dim=0)
     cumulative = torch.cat([torch.zeros_like(cumulative[:1]), cumulative])
     assert abs(float(cumulative[-1].sum()) - 1) < 1e-6
     edges = torch.searchsorted(cumulative.sum(-1), torch.arange(1, num_bins, dtype=torch.float64) / num_bins)
@@ -114,7 +116,7 @@ def paths(samples: SampledSequences) -> tuple[Tensor, Tensor]:
     return samples.flat_inter_times.view(-1, n), samples.flat_marks.view(-1, n)
 
 
-def own_law_uniforms(model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
+def model_uniforms(model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
     """(u, v): PITs of inter-times and randomised PITs of marks of paths (num_sequences, num_events) of one history.
     Under exact sampling all of them are i.i.d. U(0, 1). From a full pass without a cache."""
     (num_paths, n), m, given = inter_times.shape, history.num_scored, int(history.first_is_given)
@@ -131,12 +133,12 @@ def own_law_uniforms(model: Any, history: EventSequence, inter_times: Tensor, ma
     every_event = torch.ones_like(k, dtype=torch.bool)
     batch = EventBatch(times, tau, k, every_event, start, start, start_marks, index, start, is_censored)
     with torch.inference_mode():
-        laws = model(batch)[:, m : m + n]
-        log_survival = laws.log_survival(inter_times)
+        distributions = model(batch)[:, m : m + n]
+        log_survival = distributions.log_survival(inter_times)
         silence = silence_after(history)
         if silence > 0:
-            log_survival[:, 0] -= laws[:, 0].log_survival(torch.full_like(inter_times[:, 0], silence))
-        probs = laws.mark_log_probs(inter_times).exp()
+            log_survival[:, 0] -= distributions[:, 0].log_survival(torch.full_like(inter_times[:, 0], silence))
+        probs = distributions.mark_log_probs(inter_times).exp()
     width = probs.gather(-1, marks.unsqueeze(-1)).squeeze(-1)
     upper = probs.cumsum(-1).gather(-1, marks.unsqueeze(-1)).squeeze(-1)
     coins = torch.rand(width.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -150,13 +152,13 @@ def _table(first: Tensor, second: Tensor, num_bins: int) -> Tensor:
 
 
 def grid_p(first: Tensor, second: Tensor, num_bins: int = 8) -> float:
-    """Chi-square of pairs against the uniform law on the unit square."""
+    """Chi-square of pairs against the uniform distribution on the unit square."""
     counts = _table(first, second, num_bins)
     return chi_square_p(counts, torch.full_like(counts, len(first) / num_bins**2, dtype=torch.float64))
 
 
 def given_p(first: Tensor, second: Tensor, num_bins: int = 8) -> float:
-    """Chi-square of `second` being U(0, 1) whatever `first` is, which may have any law."""
+    """Chi-square of `second` being U(0, 1) whatever `first` is, which may have any distribution."""
     counts = _table(first, second, num_bins)
     totals = counts.sum(1, keepdim=True)
     counts, totals = counts[totals.squeeze(1) >= 5 * num_bins], totals[totals >= 5 * num_bins]
@@ -164,27 +166,29 @@ def given_p(first: Tensor, second: Tensor, num_bins: int = 8) -> float:
 
 
 def judge(model: Any, history: EventSequence, samples: SampledSequences) -> float:
-    """One p-value for "these paths of `history` follow the model's law"; see `judge_paths`."""
+    """One p-value for "these paths of `history` follow the model's distribution"; see `judge_paths`."""
     return judge_paths(model, history, *paths(samples))
 
 
 def judge_paths(
     model: Any, history: EventSequence, inter_times: Tensor, marks: Tensor, lengths: Tensor | None = None
 ) -> float:
-    """One p-value (Bonferroni) for the first event against its exact law, every event's time and mark given its own
-    prefix, and their independence from the event before.
+    """One p-value (Bonferroni) for the first event against its exact distribution, every event's time and mark given
+    its own prefix, and their independence from the event before.
 
     Args:
         inter_times, marks: (num_sequences, num_events).
         lengths: (num_sequences,) >= 1, how many of them count; whether event i exists may depend on the events before
             it only.
     """
-    u, v = own_law_uniforms(model, history, inter_times, marks)
+    u, v = model_uniforms(model, history, inter_times, marks)
     n = u.shape[1]
     exists = torch.arange(n) < (torch.full(u.shape[:1], n) if lengths is None else lengths).unsqueeze(1)
     if not bool((u[exists] >= 0).all()):
         return 0.0  # an event inside the silence
-    p_values = [one_step_p(law_after(model, history), inter_times[:, 0], marks[:, 0], elapsed=silence_after(history))]
+    p_values = [
+        one_step_p(distribution_after(model, history), inter_times[:, 0], marks[:, 0], elapsed=silence_after(history))
+    ]
     for i in range(n):
         rows = exists[:, i]
         p_values.append(grid_p(u[rows, i], v[rows, i]))
@@ -195,7 +199,7 @@ def judge_paths(
 
 def judge_long(model: Any, history: EventSequence, samples: SampledSequences, num_bins: int = 3) -> float:
     """One p-value as of `judge` for few but long paths: each test takes the events of all positions together."""
-    u, v = own_law_uniforms(model, history, *paths(samples))
+    u, v = model_uniforms(model, history, *paths(samples))
     pairs = ((u, u), (v, u), (v, v))
     p_values = [grid_p(u.flatten(), v.flatten(), num_bins)]
     p_values += [given_p(x[:, :-1].flatten(), y[:, 1:].flatten(), num_bins) for x, y in pairs]

@@ -48,7 +48,7 @@ def residuals(num_sequences: int = 40) -> list[SequenceResiduals]:
 class Items(NamedTuple):
     """What item i brings to one class or another, (NUM_ITEMS, ...)."""
 
-    law: LogNormalMixture
+    distribution: LogNormalMixture
     inter_times: Tensor
     forecasts: Tensor
     mark_probs: Tensor
@@ -65,10 +65,10 @@ def items() -> Items:
     def normal(*shape: int) -> Tensor:
         return torch.randn(NUM_ITEMS, *shape, dtype=torch.float64, generator=g)
 
-    law = LogNormalMixture(torch.log_softmax(normal(3), -1), normal(3), 0.3 * normal(3), 0.2, 1.1)
+    distribution = LogNormalMixture(torch.log_softmax(normal(3), -1), normal(3), 0.3 * normal(3), 0.2, 1.1)
     marks = torch.randint(NUM_MARKS, (NUM_ITEMS,), generator=g)
     return Items(
-        law,
+        distribution,
         normal().exp(),
         normal().exp(),
         torch.softmax(2 * normal(NUM_MARKS), -1),
@@ -137,8 +137,8 @@ CASES: dict[str, tuple[Callable[[], Metric], Callable[[Any, Tensor], None]]] = {
     "calibration": (InterTimeCalibration, feed_residuals),
     "nll": (NegativeLogLikelihood, feed_columns("log_likelihoods", "num_events")),
     "rmse": (InterTimeRMSE, feed_columns("forecasts", "inter_times")),
-    "crps": (InterTimeCRPS, feed_columns("law", "inter_times")),
-    "mean_unusable": (UnusableMeans, lambda metric, chosen: metric.update(ITEMS.law[chosen], HORIZON)),
+    "crps": (InterTimeCRPS, feed_columns("distribution", "inter_times")),
+    "mean_unusable": (UnusableMeans, lambda metric, chosen: metric.update(ITEMS.distribution[chosen], HORIZON)),
     "accuracy": (MarkAccuracy, feed_columns("mark_probs", "marks")),
     "ece": (MarkCalibrationError, feed_columns("mark_probs", "marks")),
     "discrepancy": (LikelihoodDiscrepancy, feed_discrepancy),

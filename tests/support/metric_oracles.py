@@ -18,25 +18,28 @@ from tppsd.metrics.functional.transport import HYPRO_COSTS
 from tppsd.models.mixture import LogNormalMixture
 
 
-def mean_within(law: LogNormalMixture, horizon: float) -> float:
-    """integral_0^H S dx of one law, by Simpson's rule in log x."""
+def mean_within(distribution: LogNormalMixture, horizon: float) -> float:
+    """integral_0^H S dx of one distribution, by Simpson's rule in log x."""
     y = torch.linspace(-30, math.log(horizon), 2001, dtype=torch.float64)
-    return float(simpson((law.log_survival(y.exp()) + y).exp().numpy(), x=y.numpy()))
+    return float(simpson((distribution.log_survival(y.exp()) + y).exp().numpy(), x=y.numpy()))
 
 
-def crps_by_quadrature(law: LogNormalMixture, tau: float, num_nodes: int = 10_001) -> float:
-    """integral_0^tau G^2 dx + integral_tau^inf S^2 dx of one law, by Simpson's rule in log x."""
+def crps_by_quadrature(distribution: LogNormalMixture, tau: float, num_nodes: int = 10_001) -> float:
+    """integral_0^tau G^2 dx + integral_tau^inf S^2 dx of one distribution, by Simpson's rule in log x."""
 
     def integral(log_squared: Tensor, y: Tensor) -> float:
         return float(simpson((log_squared + y).exp().numpy(), x=y.numpy()))
 
-    a, s = law.shift + law.scale * law.means, law.scale * law.log_stds.exp()
+    a, s = (
+        distribution.shift + distribution.scale * distribution.means,
+        distribution.scale * distribution.log_stds.exp(),
+    )
     log_tau = torch.tensor(tau, dtype=torch.float64).log()
     low, high = float((a - 12 * s).min()), float((a + 3 * s * s + 12 * s).max())
     left = torch.linspace(min(low, float(log_tau) - 40), float(log_tau), num_nodes, dtype=torch.float64)
     right = torch.linspace(float(log_tau), max(high, float(log_tau)), num_nodes, dtype=torch.float64)
-    below = 2 * law.cdf(left.exp()).log()
-    return integral(below, left) + integral(2 * law.log_survival(right.exp()), right)
+    below = 2 * distribution.cdf(left.exp()).log()
+    return integral(below, left) + integral(2 * distribution.log_survival(right.exp()), right)
 
 
 def transport_by_assignment(
@@ -96,8 +99,11 @@ def oracles() -> dict[str, list[float]]:
     per_cost = [[transport_by_assignment(a, b, c) for a, b in zip(*SEQUENCES, strict=True)] for c in HYPRO_COSTS]
     index_cost, discrete_cost = next_event()
     log_likelihoods = ITEMS.log_likelihoods
-    laws = [ITEMS.law[i] for i in range(NUM_ITEMS)]
-    crps = [crps_by_quadrature(law, float(tau), 2001) for law, tau in zip(laws, ITEMS.inter_times, strict=True)]
+    distributions = [ITEMS.distribution[i] for i in range(NUM_ITEMS)]
+    crps = [
+        crps_by_quadrature(distribution, float(tau), 2001)
+        for distribution, tau in zip(distributions, ITEMS.inter_times, strict=True)
+    ]
     return {
         "time_rescaling": [times.statistic, times.pvalue, len(gaps)],
         "mark_pit": [marks.statistic, marks.pvalue, len(gaps)],
@@ -107,7 +113,11 @@ def oracles() -> dict[str, list[float]]:
         "nll": [-float(log_likelihoods.sum()) / int(ITEMS.num_events.sum())],
         "rmse": [float(np.sqrt(np.mean((ITEMS.forecasts - ITEMS.inter_times).numpy() ** 2)))],
         "crps": [np.mean(crps)],
-        "mean_unusable": [np.mean([mean_within(law, HORIZON) < 0.5 * float(law.mean) for law in laws])],
+        "mean_unusable": [
+            np.mean(
+                [mean_within(distribution, HORIZON) < 0.5 * float(distribution.mean) for distribution in distributions]
+            )
+        ],
         "accuracy": [np.mean((ITEMS.mark_probs.argmax(1) == ITEMS.marks).numpy())],
         "ece": [calibration_error()],
         "discrepancy": [abs(float(log_likelihoods[::2].mean() - log_likelihoods[1::2].mean()))],

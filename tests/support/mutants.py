@@ -15,7 +15,7 @@ import torch
 from sampling import MakeDrafter, model_drafter, sample_with
 from torch import Tensor
 
-from tppsd.models.law import sample_mark, sample_with_ratio
+from tppsd.models.distribution import sample_mark, sample_with_ratio
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling import method, speculative
 from tppsd.sampling.block import BlockRule
@@ -62,7 +62,9 @@ class Mutant(NamedTuple):
 
 
 def accept_times_only(draft: Draft, target: Any, uniforms: RoundUniforms) -> Acceptance:
-    delta = target[:, :-1].inter_time.log_prob(draft.inter_times) - draft.laws.inter_time.log_prob(draft.inter_times)
+    delta = target[:, :-1].inter_time.log_prob(draft.inter_times) - draft.distributions.inter_time.log_prob(
+        draft.inter_times
+    )
     num_accepted = (first_uniform(draft, uniforms).log() <= delta).long().cumprod(1).sum(1)
     return Acceptance(draft, target, num_accepted, torch.ones_like(num_accepted, dtype=torch.bool))
 
@@ -106,7 +108,7 @@ def fresh_of_target(rejected: Rejected, noise: Streams) -> Tensor:
 def excess_marks(rejected: Rejected, inter_times: Tensor, noise: Streams) -> Tensor:
     """k ~ norm(max(0, f_T - f_D)) at the given times."""
     uniforms = noise.attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
-    target, draft = (law.mark_log_probs(inter_times) for law in rejected.laws())
+    target, draft = (distribution.mark_log_probs(inter_times) for distribution in rejected.distributions())
     return sample_mark((target.exp() - draft.exp()).clamp_min(1e-300).log(), uniforms)
 
 
@@ -117,12 +119,12 @@ def as_if_times_had_failed(accepted: Acceptance) -> Acceptance:
 
 class AdjustedIsTargetJoint(JointRule):
     def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
-        return Recovered(rejected.positions, *rejected.laws()[0].sample(fresh_of_target(rejected, noise)))
+        return Recovered(rejected.positions, *rejected.distributions()[0].sample(fresh_of_target(rejected, noise)))
 
 
 class AdjustedIsTargetFactorised(FactorisedRule):
     def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
-        own, target = fresh_of_target(rejected, noise), rejected.laws()[0]
+        own, target = fresh_of_target(rejected, noise), rejected.distributions()[0]
         fresh = target.inter_time.sample(own[:, :2])
         inter_times = torch.where(accepted.detail[rejected.rows], fresh, rejected.events()[0])
         return Recovered(rejected.positions, inter_times, sample_mark(target.mark_log_probs(inter_times), own[:, 2]))
@@ -158,7 +160,9 @@ class LoopWithACap(JointRule):
 
     def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
         own = proposal_uniforms(rejected, noise, 0, 2)
-        tau, marks, delta = sample_with_ratio(*(law.unsqueeze(1) for law in rejected.laws()), own)
+        tau, marks, delta = sample_with_ratio(
+            *(distribution.unsqueeze(1) for distribution in rejected.distributions()), own
+        )
         is_kept = own[..., 4] < -torch.expm1(-delta)
         is_kept[:, -1] = True
         which = is_kept.long().argmax(1, keepdim=True)
@@ -179,13 +183,13 @@ class LoopCoinIsTheProposal(JointRule):
         return Recovered(rejected.positions, *drawn)
 
 
-def later(laws: Any) -> Any:
+def later(distributions: Any) -> Any:
     """Of (rows, n + 1) distributions those of the next positions, of which the last stays."""
-    n = laws.batch_shape[1] - 1
-    return laws[:, torch.arange(1, n + 2).clamp_max(n)]
+    n = distributions.batch_shape[1] - 1
+    return distributions[:, torch.arange(1, n + 2).clamp_max(n)]
 
 
-class AdjustedLawOfTheNextPosition(JointRule):
+class AdjustedDistributionOfTheNextPosition(JointRule):
     def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
         return super().resample(rejected._replace(target=later(rejected.target)), accepted, uniforms, noise)
 
@@ -277,7 +281,7 @@ class BlockOfTheNextPrefix(BlockRule):
 # --- which distribution, which cache, which noise --------------------------------------------------------------------
 
 
-class LawOfTheEventBefore(JointRule):
+class DistributionOfTheEventBefore(JointRule):
     """A stale context."""
 
     def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
@@ -285,7 +289,7 @@ class LawOfTheEventBefore(JointRule):
         return super().accept(draft, stale, uniforms, running, noise)
 
 
-class LawOfTheEventAfter(JointRule):
+class DistributionOfTheEventAfter(JointRule):
     """An off-by-one context."""
 
     def accept(self, draft: Draft, target: Any, uniforms: RoundUniforms, running: Tensor, noise: Streams) -> Acceptance:
@@ -310,10 +314,10 @@ class NeighboursCache(ModelRunner):
     def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> Any:
         own, lengths = self.cache.tensors, self.cache.lengths
         self.cache.tensors = [tensor.roll(1, self.cache.row_dim) for tensor in own]
-        laws = super().extend(tokens, parents)
+        distributions = super().extend(tokens, parents)
         self.cache.tensors, self.cache.lengths = own, lengths
         super().extend(tokens, parents)  # writes its own entries all the same
-        return laws
+        return distributions
 
 
 class AcceptedPrefixDropped(JointRule):
@@ -360,7 +364,7 @@ def silence_ignored() -> AbstractContextManager[Any]:
 
 def silence_ignored_by_the_target() -> AbstractContextManager[Any]:
     """Only the draft knows of the silence: every first event is later than it, but not by the right distribution."""
-    return patch.object(speculative, "given_elapsed", lambda laws, state: laws)
+    return patch.object(speculative, "given_elapsed", lambda distributions, state: distributions)
 
 
 class StaleContext(ModelRunner):
@@ -409,15 +413,15 @@ MUTANTS = {
     "time_redrawn_after_mark_was_rejected": Mutant(TimeRedrawnAfterMarkWasRejected),
     "loop_with_a_cap": Mutant(LoopWithACap),
     "loop_coin_is_the_proposal": Mutant(LoopCoinIsTheProposal),
-    "adjusted_law_of_the_next_position": Mutant(AdjustedLawOfTheNextPosition),
+    "adjusted_distribution_of_the_next_position": Mutant(AdjustedDistributionOfTheNextPosition),
     "bonus_from_the_draft": Mutant(BonusFromTheDraft, lambda draft: model_drafter(LooksAhead, draft)),
     "length_cut_by_the_verdict": Mutant(LengthCutByTheVerdict),
     "length_chosen_by_coins_to_come": Mutant(KnowsWhatWillPass, patch=told_of_uniforms_to_come),
     "block_probs_above_one": Mutant(BlockProbsAboveOne),
     "block_corrects_as_joint_does": Mutant(BlockCorrectsAsJointDoes),
     "block_of_the_next_prefix": Mutant(BlockOfTheNextPrefix),
-    "law_of_the_event_before": Mutant(LawOfTheEventBefore),
-    "law_of_the_event_after": Mutant(LawOfTheEventAfter),
+    "distribution_of_the_event_before": Mutant(DistributionOfTheEventBefore),
+    "distribution_of_the_event_after": Mutant(DistributionOfTheEventAfter),
     # the target's cache loses the last accepted event
     "wrong_rollback_after_full_acceptance": Mutant(patch=with_target_length(lambda kept, drafted: -(kept == drafted).long())),
     # rejected events stay in the target's cache

@@ -37,7 +37,7 @@ def sample_with(
     num_events: Any = None,
     max_events: int = 1_000_000,
     return_log_probs: bool = False,
-    return_laws: bool = False,
+    return_distributions: bool = False,
     **option_overrides: Any,
 ) -> SampledSequences:
     """Sample as `tppsd.sample` does, with parts that are passed in.
@@ -46,7 +46,7 @@ def sample_with(
         target, draft: as of `sample`, and so are all other arguments.
         own_rule, own_drafter, own_lengths: what takes the place of the parts that the options name.
     """
-    recorder = Recorder(return_log_probs, return_laws)
+    recorder = Recorder(return_log_probs, return_distributions)
     given: Any = (target, draft, options, option_overrides, batch_size, seed, max_events, recorder)
     job = SamplingJob(*given, rule=own_rule, drafter=own_drafter)
     job.chosen_lengths = own_lengths

@@ -8,7 +8,7 @@ import torch
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 
@@ -58,7 +58,7 @@ def cut(tokens: EventTokens, start: int, stop: int) -> EventTokens:
     return EventTokens(*(field[:, start:stop] for field in tokens))
 
 
-def assert_same_law(actual: NextEventLaw, expected: NextEventLaw, atol: float = 0.0) -> None:
+def assert_same_distribution(actual: NextEventDistribution, expected: NextEventDistribution, atol: float = 0.0) -> None:
     """Equal parameters of the inter-time and equal mark probabilities, at any inter-time."""
     for name in ("log_weights", "means", "log_stds"):
         torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""Models of known or of lively laws, for tests of the samplers."""
+"""Models of known or of lively distributions, for tests of the samplers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def lively_transformer(
     num_components: int = 3,
     max_context: int | None = None,
 ) -> TransformerTPP:
-    """A small untrained float64 TransformerTPP whose laws differ much from history to history, and from seed to
-    seed."""
+    """A small untrained float64 TransformerTPP whose distributions differ much from history to history, and from seed
+    to seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = TransformerTPP(num_marks, encoder, 16, 2, num_layers, num_components, max_context=max_context).double()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tppsd.models import attention
 from tppsd.models.cache import RowCache
-from tppsd.models.law import sample_with_ratio
+from tppsd.models.distribution import sample_with_ratio
 from tppsd.models.tree import is_ancestor
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import Streams
@@ -102,7 +102,7 @@ def pick_the_first_that_passes(siblings: Siblings, uniforms: Tensor) -> Tensor:
 
 def resample_with_a_wrong_sign(rejected: Rejected, num_candidates: int, noise: Streams) -> tuple[Tensor, Tensor]:
     """norm(max(0, target - draft / c)) instead of norm(max(0, target - c draft))."""
-    scale = recursion(*rejected.laws(), num_candidates)[0][:, -1]
+    scale = recursion(*rejected.distributions(), num_candidates)[0][:, -1]
     return reject_until_kept(rejected, noise, sample_with_ratio, -scale.log())
 
 
@@ -114,7 +114,7 @@ TREE_MUTANTS = {
     "negative_weights_are_not_clipped": TreeMutant(LINEAR._replace(pick=pick_by_absolute_weights)),
     # picking by the clipped weights is taken for exact
     "what_is_picked_is_accepted": TreeMutant(LINEAR._replace(reject_picks=None)),
-    "adjusted_law_of_plain_rejection": TreeMutant(LINEAR._replace(resample=resample_plainly)),
+    "adjusted_distribution_of_plain_rejection": TreeMutant(LINEAR._replace(resample=resample_plainly)),
     "each_candidate_is_tested_alone": TreeMutant(LINEAR._replace(pick=pick_the_first_that_passes, reject_picks=None)),
 }
 RRS_WITH_A_WRONG_SIGN = RECURSIVE._replace(resample=resample_with_a_wrong_sign)

@@ -1,4 +1,4 @@
-"""Tests of whether samples have the right distribution: the columns of the TPP-SD paper, and the own-law test."""
+"""Tests of whether samples have the right distribution: the columns of the TPP-SD paper, and the model test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tppsd.metrics.functional import (
     ks_exponential,
     ks_uniform,
     likelihood_discrepancy,
-    own_law_residuals,
+    model_residuals,
     wasserstein_distance,
 )
 from tppsd.models.resolve import model_device
@@ -37,7 +37,7 @@ class Fidelity:
     """Holds numbers, named as the columns of the table, and what the figures show.
 
     Attributes:
-        gaps: own-law residuals (num_events,); true_gaps: residuals under the true process, or None.
+        gaps: model residuals (num_events,); true_gaps: residuals under the true process, or None.
         mark_counts: new events of each mark, (num_marks,).
     """
 
@@ -68,12 +68,10 @@ class Judge:
     def __call__(self, timed: Timed) -> Fidelity:
         """Test all timed samples of a sampler."""
         samples, model = timed.samples, timed.sampler.model
-        residuals = own_law_residuals(
-            model, samples.sequences, samples.num_given, samples.observed_until, seed=self.seed
-        )
+        residuals = model_residuals(model, samples.sequences, samples.num_given, samples.observed_until, seed=self.seed)
         gaps, marks = carry_over(residuals), torch.cat([r.mark_uniforms for r in residuals])
         numbers: dict[str, float | None] = {
-            "own_law_p_value": ks_exponential(gaps).p_value,
+            "model_p_value": ks_exponential(gaps).p_value,
             "mark_p_value": ks_uniform(marks).p_value if len(marks) else None,
         }
         true_gaps = None

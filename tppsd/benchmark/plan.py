@@ -20,7 +20,7 @@ FIGURES: tuple[Figure, ...] = ("ks", "draft_length", "position", "accepted_count
 COLUMNS = (
     "likelihood_discrepancy", "ks_statistic", "wasserstein_time", "wasserstein_mark", "seconds", "speedup",
     "speedup_over_reencode", "acceptance_rate", "step_acceptance", "events_per_round", "events_per_second",
-    "milliseconds_per_event", "own_law_p_value", "peak_memory_mib",
+    "milliseconds_per_event", "model_p_value", "peak_memory_mib",
 )  # fmt: skip
 PAPER_KEYS = (
     "data",
@@ -111,13 +111,13 @@ class Plan:
             cache, the history encoded anew for each event, one sequence at a time; "eager": the target
             autoregressively, in eager float32, where the others are compiled.
         compile, dtype: as in SamplingOptions, of every sampler, the autoregressive one included.
-        batch_sizes: rows in flight.
+        batch_sizes: running sequences.
         repeats: timed runs of each sampler; the run that warms up is not counted.
         sequences_per_run: sequences of one run, at least the batch size; null: 8 continuations of real data, else 1.
         num_events: new events per sequence; null: until the end of the window.
         given_events: events of a test sequence that are continued; half of the sequence, where it is not twice as long.
         next_event_draws, next_event_histories: draws of the next event after each of so many histories, for the
-            distances of next-event laws (N = 100 after M = 100 events in the paper).
+            distances of next-event distributions (N = 100 after M = 100 events in the paper).
         paper: what a paper reports. An entry belongs to the rows whose fields equal its own; its other keys are
             numbers.
     """

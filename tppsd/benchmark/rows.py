@@ -40,8 +40,8 @@ class Row:
             samples.
         wasserstein_time, wasserstein_mark: 1-Wasserstein and earth mover's distance of next events from autoregressive
             ones.
-        own_law_p_value, mark_p_value: of the times and marks under the very model that was sampled; uniform if sampling
-            is exact (with dtype = bfloat16 nearly: full passes give other laws, by some 1e-4 nats per event).
+        model_p_value, mark_p_value: of the times and marks under the very model that was sampled; uniform if sampling
+            is exact (with dtype = bfloat16 nearly: full passes give other distributions, by some 1e-4 nats per event).
             Cells share the noise of a seed, so that one sampler's p-values resemble each other over cells.
         peak_memory_mib: largest over runs, beyond what was held before.
         choice: what "auto" took in the first counted run, and why.
@@ -79,7 +79,7 @@ class Row:
     ks_band: float | None = None
     wasserstein_time: float | None = None
     wasserstein_mark: float | None = None
-    own_law_p_value: float | None = None
+    model_p_value: float | None = None
     mark_p_value: float | None = None
     peak_memory_mib: float | None = None
     acceptance_by_position: list[float | None] | None = None

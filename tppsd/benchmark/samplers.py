@@ -30,7 +30,7 @@ class Sampler:
     Attributes:
         name: unique within a cell.
         method: "autoregressive", "eager", "speculative", "draft" (a draft on its own) or "reencode".
-        model: whose law it samples.
+        model: whose distribution it samples.
         run: (request, seed, running sequences) -> samples.
         draft, draft_length, rule, candidates, draft_passes: where they apply; a tree's draft length is its depth.
     """
@@ -137,8 +137,8 @@ def _continue(
     device = model_device(target)
     batch = sequences_on(device, [history])
     for _ in range(MAX_EVENTS if num_events is None else num_events):
-        law = target(batch)[:, -1].double()
-        inter_time, mark = law.sample(torch.rand(1, 3, generator=generator, dtype=torch.float64).to(device))
+        distribution = target(batch)[:, -1].double()
+        inter_time, mark = distribution.sample(torch.rand(1, 3, generator=generator, dtype=torch.float64).to(device))
         event_time = batch.last_times + inter_time
         if t_end is not None and float(event_time) > t_end:
             return _sequence(batch, history, t_end)

@@ -38,16 +38,16 @@ TABLE_COLUMNS = {
     "events_per_round": Column("per round", _digits(2)),
     "events_per_second": Column("events/s", _digits(0)),
     "milliseconds_per_event": Column("ms/event", _digits(2)),
-    "own_law_p_value": Column("own-law p", lambda value: f"{value:.2g}"),
+    "model_p_value": Column("model p", lambda value: f"{value:.2g}"),
     "peak_memory_mib": Column("MiB", _digits(1)),
 }
 SPREADS = {"milliseconds_per_event": ("low", "high"), "speedup": ("speedup_low", "speedup_high")}
-IMPORTANT = ("milliseconds_per_event", "speedup", "events_per_round", "own_law_p_value")  # what a narrow terminal shows
+IMPORTANT = ("milliseconds_per_event", "speedup", "events_per_round", "model_p_value")  # what a narrow terminal shows
 LEGEND = (
     "target and drafts: heads x layers; medians over runs (smallest to largest); "
     "ΔL, D_KS, D_WS: distances of the TPP-SD paper; alpha: accepted / drafted; "
     "per step: accepted / tested; per round: events per target pass; "
-    "own-law p: uniform if sampling is exact (in float32)"
+    "model p: uniform if sampling is exact (in float32)"
 )
 
 

@@ -35,7 +35,7 @@ DRAFT_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
     "draft_length": (1, 4, 10),
 }  # fmt: skip
 # what compiled heads of such a target are certified for, beside those rounds
-LAW_FACTORS: dict[str, tuple[Any, ...]] = DRAFT_FACTORS | {
+DISTRIBUTION_FACTORS: dict[str, tuple[Any, ...]] = DRAFT_FACTORS | {
     "method": ("autoregressive", "joint"), "num_marks": (1, 5), "draft": ("none", "self"), "draft_length": (0, 4),
 }  # fmt: skip
 _NARROW = (2, 1, 1)  # candidates after the first step of a tree
@@ -52,7 +52,8 @@ class Cell:
         draft: how the draft relates to the target; "in two passes": another model that drafts so; "self", "jacobi",
             "poisson": drafters without a model.
         draft_length: events drafted per round, or iterated at once.
-        start: "from scratch", after a "history", or after a history and a "silence" (a left-truncated first law).
+        start: "from scratch", after a "history", or after a history and a "silence" (a left-truncated first
+            distribution).
         end: of every sequence, "window" or "number of events".
         candidates: at the first step of a tree `draft_length` deep; 0 for a chain.
     """
@@ -112,7 +113,7 @@ KINDS = {
     "chains": FACTORS,
     "trees": TREE_FACTORS,
     "drafts of an own encoder": DRAFT_FACTORS,
-    "heads of an own encoder": LAW_FACTORS,
+    "heads of an own encoder": DISTRIBUTION_FACTORS,
 }
 
 

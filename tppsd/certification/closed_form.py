@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventBatch
 from tppsd.models.cache import RowCache
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
 from tppsd.models.states import extend_states
@@ -42,8 +42,8 @@ class ClosedFormTPP:
     The state is s_i = memory * s_{i-1} + token features.
 
     The cache holds s after every token, and the next s is computed from the newest live entry, so that a wrong length,
-    a wrong row or a stale entry changes every later law. `__call__` computes the same laws from the whole sequence,
-    without a cache.
+    a wrong row or a stale entry changes every later distribution. `__call__` computes the same distributions from the
+    whole sequence, without a cache.
 
     Attributes:
         log_weights (components,), means (components,), log_stds (components,): of the mixture at s = 0.
@@ -84,7 +84,7 @@ class ClosedFormTPP:
     def swinging(cls, num_marks: int, seed: int) -> ClosedFormTPP:
         """Return a model in which low marks lengthen the intervals to come and high marks shorten them.
 
-        They do so for a long time: the state of another row, or of another length, gives quite another law.
+        They do so for a long time: the state of another row, or of another length, gives quite another distribution.
         """
         model = cls.random(num_marks, seed, strength=0.3, memory=0.8)
         model.from_state[: len(model.means), :num_marks] = torch.linspace(1.0, -1.0, num_marks, dtype=torch.float64)
@@ -94,7 +94,7 @@ class ClosedFormTPP:
     def constant(
         cls, mean: float, std: float, mark_probs: list[float], slopes: list[float] | None = None
     ) -> ClosedFormTPP:
-        """Return a model of one log-normal and one mark law, whatever the history."""
+        """Return a model of one log-normal and one mark distribution, whatever the history."""
         num_marks = len(mark_probs)
         one = torch.zeros(1, dtype=torch.float64)
         return cls(
@@ -144,7 +144,7 @@ class ClosedFormTPP:
             states.append(before)
         return torch.stack(states, 1)
 
-    def law(self, context: Tensor) -> NextEventLaw:
+    def distribution(self, context: Tensor) -> NextEventDistribution:
         """Return the distribution of the next event after states."""
         moves = torch.tanh(context @ self.from_state.T)
         means = self.means + moves[..., : len(self.means)]
@@ -152,9 +152,15 @@ class ClosedFormTPP:
             [self.levels + moves[..., len(self.means) :], self.slopes.expand(*moves.shape[:-1], -1)], -1
         )
         mixture = LogNormalMixture(self.log_weights.expand_as(means), means, self.log_stds.expand_as(means))
-        return NextEventLaw(mixture) if self.num_marks == 1 else NextEventLaw(mixture, features, ClosedFormMarks())
+        return (
+            NextEventDistribution(mixture)
+            if self.num_marks == 1
+            else NextEventDistribution(mixture, features, ClosedFormMarks())
+        )
 
-    def __call__(self, batch: EventBatch) -> NextEventLaw:
-        """Return the laws of batch shape (batch, length + 1), from the whole sequences."""
+    def __call__(self, batch: EventBatch) -> NextEventDistribution:
+        """Return the distributions of batch shape (batch, length + 1), from the whole sequences."""
         tokens = EventTokens.from_batch(batch, self.num_marks)
-        return self.law(self._states(tokens, torch.zeros(len(tokens.ids), self.num_marks + 2, dtype=torch.float64)))
+        return self.distribution(
+            self._states(tokens, torch.zeros(len(tokens.ids), self.num_marks + 2, dtype=torch.float64))
+        )

@@ -1,4 +1,5 @@
-"""A model whose laws are another model's, changed in a known way: drafts of any quality, whatever the encoder."""
+"""A model whose distributions are another model's, changed in a known way: drafts of any quality, whatever the
+encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tppsd.data.sequences import EventBatch
-from tppsd.models.law import MarkDecoder, NextEventLaw
+from tppsd.models.distribution import MarkDecoder, NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventModel, EventTokens
 
@@ -19,9 +20,9 @@ RARE = 1e-7
 
 
 class DistortedTPP(nn.Module):
-    """Gives every law of `model`, passed through `change`."""
+    """Gives every distribution of `model`, passed through `change`."""
 
-    def __init__(self, model: EventModel, change: Callable[[NextEventLaw], NextEventLaw]) -> None:
+    def __init__(self, model: EventModel, change: Callable[[NextEventDistribution], NextEventDistribution]) -> None:
         super().__init__()
         self.model, self.change = model, change
         self.num_marks = model.num_marks
@@ -35,20 +36,22 @@ class DistortedTPP(nn.Module):
         """Append tokens to the cache, and return the contexts after them."""
         return self.model.extend(tokens, cache, parents)
 
-    def law(self, context: Any) -> NextEventLaw:
+    def distribution(self, context: Any) -> NextEventDistribution:
         """Return the changed distribution of the next event."""
-        law = self.model.law(context)
-        assert isinstance(law, NextEventLaw)
-        return self.change(law)
+        distribution = self.model.distribution(context)
+        assert isinstance(distribution, NextEventDistribution)
+        return self.change(distribution)
 
-    def forward(self, batch: EventBatch) -> NextEventLaw:
-        """Return the changed laws of whole sequences."""
+    def forward(self, batch: EventBatch) -> NextEventDistribution:
+        """Return the changed distributions of whole sequences."""
         return self.change(self.model(batch))  # type: ignore[operator]
 
 
-def _of_times(change: Callable[[LogNormalMixture], LogNormalMixture]) -> Callable[[NextEventLaw], NextEventLaw]:
-    """Return a change of a law that changes the mixture of its inter-times."""
-    return lambda law: law.with_parts(inter_time=change(law.inter_time))
+def _of_times(
+    change: Callable[[LogNormalMixture], LogNormalMixture],
+) -> Callable[[NextEventDistribution], NextEventDistribution]:
+    """Return a change of a distribution that changes the mixture of its inter-times."""
+    return lambda distribution: distribution.with_parts(inter_time=change(distribution.inter_time))
 
 
 def _without_heaviest(mixture: LogNormalMixture) -> LogNormalMixture:
@@ -79,15 +82,17 @@ class RareMark(NamedTuple):
         return RareMark(self.decoder.in_double(), self.mark)
 
 
-def rare_mark(mark: int) -> Callable[[NextEventLaw], NextEventLaw]:
-    """Return a change of a law by which mark `mark` has probability 1e-7 after every history."""
-    return lambda law: (
-        law if law.mark_decoder is None else law.with_parts(mark_decoder=RareMark(law.mark_decoder, mark))
+def rare_mark(mark: int) -> Callable[[NextEventDistribution], NextEventDistribution]:
+    """Return a change of a distribution by which mark `mark` has probability 1e-7 after every history."""
+    return lambda distribution: (
+        distribution
+        if distribution.mark_decoder is None
+        else distribution.with_parts(mark_decoder=RareMark(distribution.mark_decoder, mark))
     )
 
 
 # by standard deviations of log tau, which are about 1
-DISTORTIONS: dict[str, Callable[[NextEventLaw], NextEventLaw]] = {
+DISTORTIONS: dict[str, Callable[[NextEventDistribution], NextEventDistribution]] = {
     "shifted": _of_times(lambda mixture: replace(mixture, means=mixture.means + 0.6)),
     "nearly disjoint": _of_times(lambda mixture: replace(mixture, means=mixture.means + 12.0)),
     "missing modes": _of_times(_without_heaviest),

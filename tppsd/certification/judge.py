@@ -1,7 +1,7 @@
 """The way from samples to p-values.
 
-Everything is read off the sequences by full float64 passes without a cache, or, where samples come with the laws that
-they were drawn from, by these.
+Everything is read off the sequences by full float64 passes without a cache, or, where samples come with the
+distributions that they were drawn from, by these.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.certification.recorded import RecordedLaws, divergence
+from tppsd.certification.recorded import RecordedDistributions, divergence
 from tppsd.metrics.functional import (
     SequenceResiduals,
     carried_forecasts,
     carry_over,
     ks_exponential,
     ks_uniform,
-    own_law_residuals,
+    model_residuals,
     pair_independence,
 )
 from tppsd.sampling.results import SampledSequences
 
-FAR = 0.01  # nats per event, from recorded laws to the target's own
+FAR = 0.01  # nats per event, from recorded distributions to the target's own
 IMPOSSIBLE = 1e-6  # a residual below minus this is no rounding
 _POSITIONS = 4  # after the start of a sequence, where a wrong start or a wrong round shows most
 
 
 def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
-    """Return p-values of "these sequences were drawn from the target's law", by name of the test.
+    """Return p-values of "these sequences were drawn from the target's distribution", by name of the test.
 
     Time-rescaling residuals with carry-over are i.i.d. Exp(1), randomised mark PITs i.i.d. U(0, 1): Kolmogorov-Smirnov
     tests of
@@ -38,18 +38,18 @@ def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
     forecasts given the whole history, where a sampler that looked at another history shows first. Where sequences end
     by their number of events, the first events are also tested by themselves (nothing censors them there).
 
-    Recorded laws are those of a sampler in reduced precision, for which the target's own are but near: how near is
-    judged, too, or a sampler with a wrong cache would certify itself.
+    Recorded distributions are those of a sampler in reduced precision, for which the target's own are but near: how
+    near is judged, too, or a sampler with a wrong cache would certify itself.
     """
     sequences = [replace(sequence, index=i) for i, sequence in enumerate(samples.with_history())]
     model = target
-    if samples.laws is not None:
-        model = RecordedLaws(samples)
+    if samples.distributions is not None:
+        model = RecordedDistributions(samples)
         if not divergence(target, sequences, model) < FAR:
-            return {"laws near the target's": 0.0}
-    residuals = own_law_residuals(model, sequences, samples.num_given, samples.observed_until)
+            return {"distributions near the target's": 0.0}
+    residuals = model_residuals(model, sequences, samples.num_given, samples.observed_until)
     if any(bool((row.gaps < -IMPOSSIBLE).any()) for row in residuals):
-        return {"no event where the law has none": 0.0}  # within the silence, say
+        return {"no event where the distribution has none": 0.0}  # within the silence, say
     gaps = carry_over(residuals)
     times, marks = -torch.expm1(-gaps), torch.cat([row.mark_uniforms for row in residuals])
     p_values = {

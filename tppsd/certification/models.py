@@ -54,7 +54,7 @@ def training_data(num_marks: int) -> list[EventSequence]:
 
 
 def make_lively(model: TransformerTPP) -> TransformerTPP:
-    """Scale up the heads of an untrained model, so that its laws differ much from history to history."""
+    """Scale up the heads of an untrained model, so that its distributions differ much from history to history."""
     with torch.no_grad():
         model.decoder.to_mixture.weight.mul_(2.0)
         if model.decoder.marks is not None:

@@ -1,6 +1,6 @@
-"""Tests of samples by the laws that were recorded while they were drawn.
+"""Tests of samples by the distributions that were recorded while they were drawn.
 
-They are for passes whose laws depend on their shape.
+They are for passes whose distributions depend on their shape.
 """
 
 from __future__ import annotations
@@ -11,40 +11,40 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.results import SampledSequences
 
 _AT_ONCE = 64  # sequences of a pass
 
 
-class RecordedLaws:
-    """Stands in place of a model for metrics of own laws.
+class RecordedDistributions:
+    """Stands in place of a model for metrics of own distributions.
 
-    Maps an EventBatch to laws of batch shape (batch, length + 1), for the samples as whole sequences whose `index` is
-    their place. Before the first sampled event stands the law of that one.
+    Maps an EventBatch to distributions of batch shape (batch, length + 1), for the samples as whole sequences whose
+    `index` is their place. Before the first sampled event stands the distribution of that one.
     """
 
     def __init__(self, samples: SampledSequences) -> None:
-        assert samples.laws is not None
-        self._laws = samples.laws
+        assert samples.distributions is not None
+        self._distributions = samples.distributions
         self.num_given = [
             n - h.first_is_given for n, h in zip(samples.num_given, samples.histories, strict=True)
         ]  # and scored
 
-    def __call__(self, batch: EventBatch) -> NextEventLaw:
-        """Return the recorded laws of a batch of these samples."""
+    def __call__(self, batch: EventBatch) -> NextEventDistribution:
+        """Return the recorded distributions of a batch of these samples."""
         positions = torch.arange(batch.event_times.shape[1] + 1)
         rows = []
         for i in batch.index.tolist():
-            own = self._laws[i].parameters
+            own = self._distributions[i].parameters
             rows.append(own[(positions - self.num_given[i]).clamp(0, len(own) - 1)])
-        return self._laws[0].of(torch.stack(rows))
+        return self._distributions[0].of(torch.stack(rows))
 
 
 @torch.inference_mode()
-def divergence(target: TransformerTPP, sequences: list[EventSequence], recorded: RecordedLaws) -> float:
-    """Return how far the recorded laws are from those of the target in float64, in nats per event.
+def divergence(target: TransformerTPP, sequences: list[EventSequence], recorded: RecordedDistributions) -> float:
+    """Return how far the recorded distributions are from those of the target in float64, in nats per event.
 
     The mean log-density ratio of the sampled events, by full passes without a cache, estimates their Kullback-Leibler
     divergence.

@@ -87,7 +87,7 @@ def draw(
     options |= {
         "compile": "auto" if compiled == OWN_ENCODER else compiled,
         "dtype": dtype,
-        "return_laws": dtype != "float32",
+        "return_distributions": dtype != "float32",
     }
     num_pilots = max(_PILOT[0], int(_PILOT[1] * num_events / _LENGTH))
     pilot_paths = num_pilots // (len(histories) if histories else 1)

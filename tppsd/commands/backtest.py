@@ -1,4 +1,5 @@
-"""`tppsd backtest`: forecasts of a trained model from many origins of a test split, scored beside classical baselines."""
+"""`tppsd backtest`: forecasts of a trained model from many origins of a test split, scored beside classical
+baselines."""
 
 from __future__ import annotations
 

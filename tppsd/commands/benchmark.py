@@ -127,7 +127,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--draft-passes", type=int, nargs="+", help="draft models also draft in so many passes over all events")
     add("--rule", nargs="+", choices=RULES + TREE_RULES, help="acceptance rules (default: joint; of trees, linear)")
     add("--candidates", nargs="+", metavar="K,K,...", help="candidate trees beside the chains, such as 4,2,1")
-    add("--batch-size", type=int, nargs="+", help="rows in flight (default: 1)")
+    add("--batch-size", type=int, nargs="+", help="running sequences (default: 1)")
     add("--num-events", type=int, help="events per sequence (default: 200, or the window of the data)")
     add("--repeats", type=int, help="timed runs of each sampler (default: 7)")
     add("--seed", type=int, nargs="+", help="of training and sampling; results are means over seeds (default: 0)")

@@ -1,4 +1,5 @@
-"""`tppsd convert SOURCE OUT.parquet`: a log as the Parquet file that everything reads, with its splits and vocabulary."""
+"""`tppsd convert SOURCE OUT.parquet`: a log as the Parquet file that everything reads, with its splits and
+vocabulary."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _HEADERS = {
     "autoregressive": "auto-\nregressive",
     EAGER: "the same,\neager",
     "speculative": "speculative\ntrained draft",
-    "speculative_jacobi": "speculative\nits own laws",
+    "speculative_jacobi": "speculative\nits own distributions",
 }
 _SPECULATIVE = ("speculative", "speculative_jacobi")
 
@@ -71,7 +71,7 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
     summary["speedup_by_drafter"] = {name: _speedup(results, name) for name in _SPECULATIVE}
     summary[EAGER] = counters.get(EAGER)
     summary["speedup_over_eager"] = summary["speedup"] / _speedup(results, EAGER) if EAGER in results else None
-    for key in ("own_law_ks", "true_process_ks", "mark_pit_ks"):
+    for key in ("model_ks", "true_process_ks", "mark_pit_ks"):
         test = results[fastest][key]
         summary[key] = None if test is None else test._asdict()
     summary["lag1_correlation"] = {
@@ -177,15 +177,15 @@ def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> _Table:
         ["acceptance per step", *("" if s is None else f"{s.step_acceptance:.3f}" for s in drafts)],
     ]
     for label, key in (
-        ("own-law KS", "own_law_ks"),
+        ("model KS", "model_ks"),
         ("mark PIT KS", "mark_pit_ks"),
-        ("true-law KS *", "true_process_ks"),
+        ("true-distribution KS *", "true_process_ks"),
     ):
         if runs[0][key] is not None:  # D and p in rows of their own: the table fits in 80 columns
             rows.append([f"{label}: D", *(f"{run[key].statistic:.4f}" for run in runs)])
             rows.append([f"{' ' * len(label)}  p", *(f"{run[key].p_value:.2g}" for run in runs)])
     note = "* of the true process: shows what the target has not learnt, too"
-    title = f"Sampling: {gain}, under the same law"
+    title = f"Sampling: {gain}, under the same distribution"
     return _Table(title, ["", *heads], rows, None if runs[0]["true_process_ks"] is None else note)
 
 
@@ -225,7 +225,7 @@ def _figures(data: EventDataModule, results: dict[str, Any]) -> list[Figure]:
         intensities["true"] = process.intensity(sequence, times)
     shown = sequence.prefix(int((sequence.event_times <= times[-1]).sum()))
     return [
-        plots.ks_plot(curves, title="Time rescaling under the target's law"),
+        plots.ks_plot(curves, title="Time rescaling under the target's distribution"),
         plots.raster(groups, mark_names=names, time_unit=unit),
         plots.intensity_plot(times, intensities, shown, names, unit),
         plots.accepted_counts_plot(results[fastest]["stats"].accepted_counts),

@@ -22,7 +22,7 @@ from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.writer import SampleWriter
-from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, own_law_residuals
+from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, model_residuals
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.stats import SamplingStats
@@ -37,19 +37,19 @@ _NAMES = ("autoregressive", EAGER, "speculative", "speculative_jacobi")
 def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
     """Return how each sampler that this machine can run samples, and its draft.
 
-    The draft is None, "model" for the trained one, or "jacobi" for the target's own distributions.
+    The draft is None, "model" for the trained one, or "jacobi" for the target's distributions.
     """
-    own_laws = SamplingOptions("speculative", "auto"), "jacobi"
+    model = SamplingOptions("speculative", "auto"), "jacobi"
     found: dict[str, tuple[SamplingOptions, str | None]] = {"autoregressive": (SamplingOptions("autoregressive"), None)}
     try:
         check_compiler()
     except ValueError:
         return found | {
             "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
-            _NAMES[3]: own_laws,
+            _NAMES[3]: model,
         }
     found |= {EAGER: (SamplingOptions("autoregressive", compile=False), None)}
-    return found | {"speculative": (SamplingOptions("speculative", "auto"), "model"), _NAMES[3]: own_laws}
+    return found | {"speculative": (SamplingOptions("speculative", "auto"), "model"), _NAMES[3]: model}
 
 
 def sample_all_ways(
@@ -133,14 +133,14 @@ def _judge(results: dict[str, Any], data: EventDataModule, chunks: list[SampledS
     sequences = [s for chunk in chunks for s in chunk.with_history()]
     num_given = [n for chunk in chunks for n in chunk.num_given]
     observed = [w for chunk in chunks for w in chunk.observed_until]
-    residuals = own_law_residuals(results["target"]["module"].model, sequences, num_given, observed, seed=seed)
+    residuals = model_residuals(results["target"]["module"].model, sequences, num_given, observed, seed=seed)
     gaps = carry_over(residuals)
     marks = torch.cat([r.mark_uniforms for r in residuals])
     outcome: dict[str, Any] = {
         "stats": SamplingStats.total([chunk.stats for chunk in chunks]),
         "sequences": sequences,
         "gaps": gaps,
-        "own_law_ks": ks_exponential(gaps),
+        "model_ks": ks_exponential(gaps),
         "mark_pit_ks": ks_uniform(marks) if len(marks) else None,
         "true_gaps": None,
         "true_process_ks": None,

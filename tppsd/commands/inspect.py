@@ -1,4 +1,5 @@
-"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind, before anything is trained."""
+"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind, before anything is
+trained."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from tppsd.data.options import ReadOptions
 def main(args: list[str]) -> None:
     """Print the account of a source and, with `--report`, write a page with pictures.
 
-    What stands in the way of reading is named; where options would mend all of it, the log is described as it is read with
-    them, and the exit status is 2 all the same.
+    What stands in the way of reading is named; where options would mend all of it, the log is described as it is read
+    with them, and the exit status is 2 all the same.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be read, and options alone do not mend it.

@@ -1,8 +1,8 @@
 """`tppsd verify FOLDER`: are the files of a sampling job all there, and are they what was written?
 
-It reads every file that `tppsd predict` has written, with the checksums of its pages, and compares its rows, its indices
-and the SHA-256 of its bytes with the manifest of the job. What is missing or damaged is named, one file a line; giving
-the job's `tppsd predict` again samples that, and nothing else.
+It reads every file that `tppsd predict` has written, with the checksums of its pages, and compares its rows, its
+indices and the SHA-256 of its bytes with the manifest of the job. What is missing or damaged is named, one file a line;
+giving the job's `tppsd predict` again samples that, and nothing else.
 """
 
 from __future__ import annotations

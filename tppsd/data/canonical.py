@@ -17,9 +17,9 @@ from tppsd.data.sequence_table import SequenceTable, no_ticks
 def write_parquet(log: EventLog, path: str | Path) -> Path:
     """Write all splits of a log to one Parquet file (zstd); an interrupted write leaves nothing behind.
 
-    Columns: those of EasyTPP (dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event), split,
-    sequence (the id), t_start, t_end, score_start, censored_start, timestamps (where times are), and in every row
-    mark_names, time_unit and time_origin. t_start, t_end and score_start are timestamps where the times are.
+    Columns: those of EasyTPP (dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event),
+    split, sequence (the id), t_start, t_end, score_start, censored_start, timestamps (where times are), and in every
+    row mark_names, time_unit and time_origin. t_start, t_end and score_start are timestamps where the times are.
 
     Raises:
         ValueError: the path does not end in .parquet.

@@ -125,7 +125,8 @@ class LogFacts:
         return str(mark) if names is None else names[mark]
 
     def shared_ids(self) -> dict[tuple[str, str], int]:
-        """(split, split) -> how many ids of sequences occur in both; parts of one sequence that were cut by time share it."""
+        """(split, split) -> how many ids of sequences occur in both; parts of one sequence that were cut by time share
+        it."""
         ids = {
             split: set() if facts.table.sequence_ids is None else {*map(str, facts.table.sequence_ids)} - {"None"}
             for split, facts in self.splits.items()

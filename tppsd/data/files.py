@@ -1,4 +1,5 @@
-"""Read one file as an Arrow table: Parquet, CSV and TSV, JSON and JSON lines, Feather, compressed or not, here or at a URL."""
+"""Read one file as an Arrow table: Parquet, CSV and TSV, JSON and JSON lines, Feather, compressed or not, here or at a
+URL."""
 
 from __future__ import annotations
 

@@ -101,7 +101,8 @@ def _cut_starts(table: Any) -> np.ndarray | None:
 
 
 def own_vocabulary(table: Any) -> Vocabulary:
-    """What the columns mark_names, time_unit and time_origin of a canonical file or of samples say, in their first row."""
+    """What the columns mark_names, time_unit and time_origin of a canonical file or of samples say, in their first
+    row."""
 
     def first(name: str) -> Any:
         return table[name][0].as_py() if name in table.column_names and table.num_rows else None

@@ -59,8 +59,13 @@ class EventLog:
         return None if own is None else own.time_origin
 
 
-def read_log(source: Any, options: ReadOptions) -> EventLog:
+def read_log(source: Any, options: ReadOptions, is_split: bool = True) -> EventLog:
     """Read a source up to the sequences in flat form.
+
+    Args:
+        source: as of `tppsd.data.reading.read_dataset`.
+        options: how it is read.
+        is_split: cut data that come in one piece into splits; else all of them are "train".
 
     Raises:
         FileNotFoundError, TypeError: there is nothing that could be read.
@@ -70,7 +75,7 @@ def read_log(source: Any, options: ReadOptions) -> EventLog:
     opened = open_tables(source, context)
     log = None
     with context.obstacles.noted():
-        log = _understand(opened, context)
+        log = _understand(opened, context, is_split)
     context.obstacles.raise_all(_shown(opened))
     assert log is not None  # else there was an obstacle
     return log
@@ -81,11 +86,13 @@ def _shown(opened: Tables) -> str:
     return sources[0] if len(sources) == 1 else opened.name
 
 
-def _understand(opened: Tables, context: Context) -> EventLog | None:
+def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | None:
     """The log, or None where obstacles leave nothing to go on with."""
     options, obstacles = context.options, context.obstacles
     tables: dict[str | None, SequenceTable] = {}
     opened = by_column(opened)
+    if not is_split and set(opened.tables) == {None}:
+        opened = opened._replace(tables={"train": opened.tables[None]})
     for split, (source, table) in opened.tables.items():
         with obstacles.noted():
             flat = _flatten(source, table, context)

@@ -71,8 +71,8 @@ class MarkVocabulary:
     """`num_marks` marks; with `names`, mark k is the type names[k], otherwise marks are the integers of the data.
 
     `declared` says that the data themselves declare `num_marks`; otherwise it is what the training split has.
-    `has_other` says that the last mark is "other", which takes every type that has no mark of its own; `is_fixed`, that the
-    names come from the option `mark_names`.
+    `has_other` says that the last mark is "other", which takes every type that has no mark of its own; `is_fixed`, that
+    the names come from the option `mark_names`.
     """
 
     num_marks: int
@@ -86,7 +86,8 @@ class MarkVocabulary:
         cls, train: SequenceTable, min_mark_count: int | None = None, mark_names: Sequence[str] | None = None
     ) -> MarkVocabulary:
         """The sorted string types of the training split; for integers the declared number of marks, or its largest mark
-        + 1. With `min_mark_count`, types are those with so many events or more, and "other"; with `mark_names`, these."""
+        + 1. With `min_mark_count`, types are those with so many events or more, and "other"; with `mark_names`,
+        these."""
         if train.marks is None:
             return cls(1, declared=True)
         if mark_names is not None:

@@ -43,8 +43,8 @@ class ReadOptions:
         missing_mark: name of the mark that missing ones become.
         min_mark_count: marks with fewer events in the training split become "other", as do marks that it lacks.
         mark_bins: edges that make marks of numbers: [1, 2, 5] makes the marks [1, 2), [2, 5) and [5, inf).
-        mark_names: names of the marks 0, 1, ..., such as those that a model was trained with (default: the sorted types of
-            the training split); if the last is "other", it takes all that have no mark of their own.
+        mark_names: names of the marks 0, 1, ..., such as those that a model was trained with (default: the sorted types
+            of the training split); if the last is "other", it takes all that have no mark of their own.
         delimiter: of a CSV file (default: a comma; a tab in .tsv).
     """
 

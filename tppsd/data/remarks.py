@@ -51,7 +51,8 @@ def describe_ends(
     unit: str | None = None,
     origin: str | None = None,
 ) -> str | None:
-    """What it means that no end of observation is given although sequences end at very different times; None if all is well.
+    """What it means that no end of observation is given although sequences end at very different times; None if all is
+    well.
 
     Args:
         name: of the data set.

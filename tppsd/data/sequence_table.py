@@ -10,7 +10,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a canonical file says of its values: names of the marks 0, 1, ..., unit and origin of the times; None: nothing."""
+    """What a canonical file says of its values: names of the marks 0, 1, ..., unit and origin of the times; None:
+    nothing."""
 
     mark_names: tuple[str, ...] | None = None
     time_unit: str | None = None
@@ -35,7 +36,8 @@ class SequenceTable:
         sequence_ids: the ids, (num_sequences,), or None where there are none.
         skipped: int64 (num_sequences,), events of the source's sequence before this one's first; None: 0.
         score_start: ticks (num_sequences,), where scoring begins, with NaN or NaT where all is scored; None: nowhere.
-        is_cut: bool (num_sequences,), t_start is the edge of a lookback, before which there may be events; None: nowhere.
+        is_cut: bool (num_sequences,), t_start is the edge of a lookback, before which there may be events; None:
+            nowhere.
         num_duplicates: rows that are equal to an earlier one in all columns (before any were dropped).
         own: what the source says of its marks and times.
     """

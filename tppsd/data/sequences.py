@@ -38,8 +38,8 @@ class EventSequence:
             The event before the first one is not known, so tau_1 is no inter-time: the first event is given, wherever
             it lies, and a window without an event has nothing to score.
         id: what its owner calls the sequence (a case, a user), or None.
-        timestamps: int64 (length,), the original timestamps in nanoseconds since 1970 (UTC), or None where the data have
-            numbers; `event_times` are these rounded to float64 units since an origin.
+        timestamps: int64 (length,), the original timestamps in nanoseconds since 1970 (UTC), or None where the data
+            have numbers; `event_times` are these rounded to float64 units since an origin.
     """
 
     event_times: Tensor

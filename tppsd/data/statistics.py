@@ -63,8 +63,8 @@ class DataStatistics:
     @property
     def horizon(self) -> float:
         """The longest inter-time of the training split, in the unit of time; where it is not known (in checkpoints of
-        before), exp(log_mean + 4 log_std). The data say nothing about what a law does beyond it: means and the CRPS are
-        capped at it."""
+        before), exp(log_mean + 4 log_std). The data say nothing about what a distribution does beyond it: means and the
+        CRPS are capped at it."""
         return self.max_inter_time or math.exp(self.log_mean + 4 * self.log_std)
 
     def to_dict(self) -> dict[str, Any]:

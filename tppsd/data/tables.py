@@ -77,7 +77,8 @@ def open_tables(source: Any, context: Context) -> Tables:
 
 
 def by_column(opened: Tables) -> Tables:
-    """One table of sequences whose column `split` says train, validation or test, as a table for each; else as it is."""
+    """One table of sequences whose column `split` says train, validation or test, as a table for each; else as it
+    is."""
     source, table = opened.tables.get(None, ("", None))
     names = getattr(table, "column_names", [])
     if "split" not in names or not any(is_list(field.type) for field in table.schema):

@@ -53,8 +53,8 @@ def read_ticks(values: Any, place: Place, formats: Formats, note: Note, missing:
 
 
 def read_time_column(values: Any, place: Place, context: Context, note: Note) -> np.ndarray:
-    """`read_ticks` with the option `time_format`; where an obstacle names the format that reads the column, it is noted,
-    and reading goes on with that format."""
+    """`read_ticks` with the option `time_format`; where an obstacle names the format that reads the column, it is
+    noted, and reading goes on with that format."""
     try:
         return read_ticks(values, place, context.options.formats, note)
     except DataError as error:

@@ -163,13 +163,17 @@ def backtest(
     nothing else is said):
 
     - crps_of_counts, log_score_of_counts: of the number of events (tppsd.metrics.functional);
-    - brier_score, log_score, auroc (higher is better) of "an event within h" with the probabilities that `forecast` gives,
-      and brier_reliability, _resolution, _uncertainty, _within_bins, whose sum (less the resolution) is the Brier score;
+    - brier_score, log_score, auroc (higher is better) of "an event within h" with the probabilities that `forecast`
+    gives,
+      and brier_reliability, _resolution, _uncertainty, _within_bins, whose sum (less the resolution) is the Brier
+      score;
     - coverage_50, _80, _95: share of counts inside central intervals, randomised, so that it is nominal for a right
       forecast; mean_of_count_pit (1/2 for a right one; more: forecasts are too low); ks_of_count_pit: distance of the
       randomised PITs from uniform ones;
-    - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, up to the longest h;
-    - transport_distance: mean optimal transport distance D of 16 paths from what came, E D(X, y), averaged over costs of
+    - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, up to the longest
+    h;
+    - transport_distance: mean optimal transport distance D of 16 paths from what came, E D(X, y), averaged over costs
+    of
       1/64, 1/32, 1/16 and 1/8 of h; it favours forecasts that vary too little (a constant rate scored below the true
       Hawkes process in a trial), hence transport_score, E D(X, y) - E D(X, X') / 2, which models are compared by;
     - temporal_map (higher is better): T-mAP with time differences of 1/32, 1/16, 1/8 and 1/4 of h.
@@ -181,8 +185,8 @@ def backtest(
         target: an EventModel, a LightningModule or a checkpoint path.
         sequences: of a test split, which neither the target nor a baseline has seen.
         horizon: length of the forecasts, in the unit of time, or as "7d".
-        origins: a fraction of the scored part of each window; "every 7" (units, or "every 7d") from its start on; or a list
-            of times. Origins whose horizon is not observed to its end are left out and counted.
+        origins: a fraction of the scored part of each window; "every 7" (units, or "every 7d") from its start on; or a
+            list of times. Origins whose horizon is not observed to its end are left out and counted.
         num_paths: sampled continuations of each origin, at least 10.
         marks: marks or sets of marks to score, as of `tppsd.forecast`; None = each mark. "any" is always there.
         within: further, shorter horizons to score.

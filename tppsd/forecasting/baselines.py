@@ -1,4 +1,5 @@
-"""Classical models that every forecast is measured against: Poisson, renewal and Hawkes, fitted to the training split."""
+"""Classical models that every forecast is measured against: Poisson, renewal and Hawkes, fitted to the training
+split."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ class Observed(NamedTuple):
     """What came after each origin.
 
     Fields: continuations: events since the origin, on [0, longest horizon]; counts: int64 (num_origins, num_sets,
-    num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest horizon.
+    num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest
+    horizon.
     """
 
     continuations: list[EventSequence]
@@ -35,8 +36,9 @@ class Observed(NamedTuple):
 class CaseScores(NamedTuple):
     """What a model scores at every origin, for every set of marks ("any" is the last) and horizon.
 
-    Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event; their
-    mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets, num_horizons);
+    Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event;
+    their mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets,
+    num_horizons);
     outcomes: bool, likewise; count_pits: randomised PIT, likewise; next_time_pits: (num_origins,); temporal_map:
     (num_sets, num_horizons), of all origins together.
     """
@@ -143,8 +145,9 @@ class Paths(NamedTuple):
     ) -> Tensor:
         """Return mean optimal transport distances of an origin, (2, num_sets, num_horizons).
 
-        First of `TRANSPORT_PATHS` paths from what came, then of half of these paths from the other half. They are averaged
-        over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up to it. Every pair of
+        First of `TRANSPORT_PATHS` paths from what came, then of half of these paths from the other half. They are
+        averaged over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up to it.
+            Every pair of
         paths, and every mark, is a problem of its own: they are told apart as marks of one pair of sequences.
         """
         num = 2 * (min(self.num_paths, TRANSPORT_PATHS) // 2)
@@ -217,6 +220,7 @@ def _within(times: Tensor, labels: Tensor, horizon: float) -> tuple[Tensor, Tens
 
 
 def _log_score(probs: Tensor, came: Tensor, num_paths: int) -> Tensor:
-    """Return - log of the probability of what happened, with half a path of each outcome added: no estimate is 0 or 1."""
+    """Return - log of the probability of what happened, with half a path of each outcome added: no estimate is 0 or
+    1."""
     smoothed = (num_paths * probs + 0.5) / (num_paths + 1)
     return -torch.where(came, smoothed, 1 - smoothed).log()

@@ -23,7 +23,8 @@ class Estimate(NamedTuple):
     num_paths: int = 0
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of an interval of this level: Wilson's of a frequency, else value -+ z standard errors."""
+        """Lower and upper end of an interval of this level: Wilson's of a frequency, else value -+ z standard
+        errors."""
         if self.estimator == "frequency":
             return wilson_interval(self.value * self.num_paths, self.num_paths, level)
         z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
@@ -62,8 +63,8 @@ def control_variate_estimate(
         num_folds: K, 2 to num_paths.
         is_known: bool (num_folds, *batch): where True, beta_(-k) is (1, 0, ..., 0) instead of a fit, as where the other
             folds have too few events to fit anything to. It must not depend on fold k.
-    Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), section 4.1; Avramidis and Wilson, Ann. Oper.
-        Res. 45 (1993), for splitting.
+    Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), section 4.1; Avramidis and Wilson, Ann.
+        Oper. Res. 45 (1993), for splitting.
     """
     outcomes, martingales = _checked(outcomes), martingales.double()
     if martingales.shape[:-1] != outcomes.shape:
@@ -117,8 +118,8 @@ def wilson_interval(successes: Tensor, num_trials: int, level: float = 0.95) -> 
 
         (p + z^2 / (2 n) -+ z sqrt(p (1 - p) / n + z^2 / (4 n^2))) / (1 + z^2 / n),   p = successes / n
 
-    z is the (1 + level) / 2 quantile of the standard normal law. Unlike p -+ z sqrt(p (1 - p) / n) it has a width where
-    no path or every path has the event.
+    z is the (1 + level) / 2 quantile of the standard normal distribution. Unlike p -+ z sqrt(p (1 - p) / n) it has a
+    width where no path or every path has the event.
 
     Args:
         successes: number of paths with the event, (*batch,).

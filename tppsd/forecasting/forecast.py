@@ -84,8 +84,8 @@ def forecast(
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
         history: what has happened, and until when that was observed (`t_end`); several are best forecast together, by
-            one call: the paths of separate calls with one seed share their noise, so that their forecasts move together.
-            For independent calls give a seed to each.
+            one call: the paths of separate calls with one seed share their noise, so that their forecasts move
+            together. For independent calls give a seed to each.
         horizon: length of the forecast, in the unit of time of the target's data.
         num_paths: sampled continuations of each history, at least 10.
         marks: what to forecast: marks by index or name, and sets of them; a mapping gives the sets names. None = each
@@ -175,7 +175,8 @@ class Forecast:
         return NextTime(self._first, quantiles, getattr(self.target, "statistics", None))
 
     def next_mark(self) -> Tensor:
-        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks); no paths."""
+        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks); no
+        paths."""
         return next_mark_probs(self._first, self.num_marks)
 
     # --- estimates over paths -----------------------------------------------------------------------------------------
@@ -189,13 +190,14 @@ class Forecast:
         """Estimate the probability of an event of some marks until a time.
 
         Args:
-            marks: a mark or a set of them, by index or name, or the name of a declared set, (num_histories,); None = each
-                declared set, (num_histories, num_sets).
+            marks: a mark or a set of them, by index or name, or the name of a declared set, (num_histories,); None =
+                each declared set, (num_histories, num_sets).
             within: time since w, at most the horizon (None).
-            estimator: "control_variates" (the default): the share of paths, corrected by what their steps made probable,
-                never less precise than the share but for the fit of two coefficients; "step_sum": the mean over paths of
-                the steps' probabilities, until the first such event; "frequency": the share of paths; "without": the mean
-                of 1 - exp(-integral of these marks' intensity) over other paths, of the process without them, each set of
+            estimator: "control_variates" (the default): the share of paths, corrected by what their steps made
+                probable, never less precise than the share but for the fit of two coefficients; "step_sum": the mean
+                over paths of the steps' probabilities, until the first such event; "frequency": the share of paths;
+                "without": the mean of 1 - exp(-integral of these marks' intensity) over other paths, of the process
+                without them, each set of
                 marks by paths of its own: never less precise than the share, and good for what is rare.
 
         An estimate that is no frequency is unbiased, and may lie a few standard errors outside of [0, 1].

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting.integrals import mark_integrals
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.sampling.autoregressive import given_elapsed
 from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.requests import RequestPlan
@@ -45,16 +45,18 @@ def first_distributions(job: SamplingJob, plan: RequestPlan) -> Any:
         return found[0] if len(found) == 1 else type(found[0]).cat(found, 0)
 
 
-def next_mark_probs(laws: Any, num_marks: int) -> Tensor:
-    """Probability of each mark to be the next, whenever that is, float64 (num_laws, num_marks)."""
+def next_mark_probs(distributions: Any, num_marks: int) -> Tensor:
+    """Probability of each mark to be the next, whenever that is, float64 (num_distributions, num_marks)."""
     with torch.inference_mode():
-        if isinstance(laws, NextEventLaw):
-            mixture = laws.double().inter_time
+        if isinstance(distributions, NextEventDistribution):
+            mixture = distributions.double().inter_time
             last = (mixture.shift + 9 * mixture.scale * mixture.log_stds.exp() + mixture.scale * mixture.means).amax(-1)
             ends = last.clamp(-690.0, 690.0).exp().unsqueeze(-1)
         else:
-            ends = laws.inter_time.sample(torch.full((*laws.batch_shape, 1), 1e-15, dtype=torch.float64)).unsqueeze(-1)
-        probs = mark_integrals(laws, ends, torch.eye(num_marks, dtype=torch.bool))[0].squeeze(-1)
+            ends = distributions.inter_time.sample(
+                torch.full((*distributions.batch_shape, 1), 1e-15, dtype=torch.float64)
+            ).unsqueeze(-1)
+        probs = mark_integrals(distributions, ends, torch.eye(num_marks, dtype=torch.bool))[0].squeeze(-1)
         return probs / probs.sum(-1, keepdim=True)
 
 
@@ -62,7 +64,7 @@ class NextTime:
     """The time until the next event, since the history was observed: closed forms of its distribution.
 
     Args:
-        laws: (num_histories,), given that nothing came until the histories were observed.
+        distributions: (num_histories,), given that nothing came until the histories were observed.
         quantiles: levels, in (0, 1).
         statistics: of the target's training split; its horizon caps the mean.
 
@@ -72,12 +74,14 @@ class NextTime:
         mean_cap: time at which the mean is capped: a tail that no data have shown would decide it otherwise.
     """
 
-    def __init__(self, laws: Any, quantiles: Sequence[float], statistics: DataStatistics | None = None) -> None:
+    def __init__(
+        self, distributions: Any, quantiles: Sequence[float], statistics: DataStatistics | None = None
+    ) -> None:
         self.levels = torch.as_tensor(quantiles, dtype=torch.float64).flatten()
         if not bool(((self.levels > 0) & (self.levels < 1)).all()) or len(self.levels) == 0:
             raise ValueError(f"quantiles = {quantiles} must lie between 0 and 1")
-        self._laws = laws.double()
-        self._elapsed = _elapsed(self._laws)
+        self._distributions = distributions.double()
+        self._elapsed = _elapsed(self._distributions)
         self.mean_cap = math.inf if statistics is None else statistics.horizon
         with torch.inference_mode():
             self.quantiles = self._at(1 - self.levels)
@@ -85,8 +89,8 @@ class NextTime:
     def _at(self, survival: Tensor) -> Tensor:
         """Times at which the survival function has these values, (num_histories, n)."""
         num = len(self._elapsed)
-        mixture, levels = self._laws.inter_time, survival.view(-1, 1).expand(-1, num)
-        if isinstance(self._laws, NextEventLaw):
+        mixture, levels = self._distributions.inter_time, survival.view(-1, 1).expand(-1, num)
+        if isinstance(self._distributions, NextEventDistribution):
             inter_times = torch.stack([mixture.icdf(1 - level) for level in levels])
         else:
             inter_times = mixture.sample(levels.unsqueeze(-1))
@@ -96,12 +100,12 @@ class NextTime:
     def mean(self) -> Tensor:
         """E min(T, mean_cap), float64 (num_histories,)."""
         with torch.inference_mode():
-            if not isinstance(self._laws, NextEventLaw):
+            if not isinstance(self._distributions, NextEventDistribution):
                 levels = (torch.arange(_NUM_NODES, dtype=torch.float64) + 0.5) / _NUM_NODES
                 return self._at(levels).clamp_max(self.mean_cap).mean(-1)
             from tppsd.metrics.functional.capped import capped_mean
 
-            mixture, elapsed = self._laws.whole().inter_time, self._elapsed
+            mixture, elapsed = self._distributions.whole().inter_time, self._elapsed
             beyond = (
                 _capped(mixture, elapsed + self.mean_cap)
                 if math.isfinite(self.mean_cap)
@@ -118,24 +122,26 @@ class NextTime:
     def survival(self, times: Tensor | Sequence[float]) -> Tensor:
         """Probability of no event until times since the history was observed, (num_histories, n)."""
         with torch.inference_mode():
-            return self._laws.unsqueeze(0).log_survival(self._inter_times(times)).exp().t()
+            return self._distributions.unsqueeze(0).log_survival(self._inter_times(times)).exp().t()
 
     def _inter_times(self, times: Tensor | Sequence[float]) -> Tensor:
         return torch.as_tensor(times, dtype=torch.float64).view(-1, 1) + self._elapsed
 
     def _inter_time_log_prob(self, times: Tensor | Sequence[float]) -> Tensor:
-        found: Tensor = self._laws.unsqueeze(0).inter_time.log_prob(self._inter_times(times))
+        found: Tensor = self._distributions.unsqueeze(0).inter_time.log_prob(self._inter_times(times))
         return found
 
 
-def _elapsed(laws: Any) -> Tensor:
-    """The time without events that distributions are given, (num_laws,)."""
-    elapsed = laws.elapsed if isinstance(laws, NextEventLaw) else laws.inter_time.elapsed
-    return torch.zeros(laws.batch_shape, dtype=torch.float64) if elapsed is None else elapsed
+def _elapsed(distributions: Any) -> Tensor:
+    """The time without events that distributions are given, (num_distributions,)."""
+    elapsed = (
+        distributions.elapsed if isinstance(distributions, NextEventDistribution) else distributions.inter_time.elapsed
+    )
+    return torch.zeros(distributions.batch_shape, dtype=torch.float64) if elapsed is None else elapsed
 
 
 def _capped(mixture: Any, caps: Tensor) -> Tensor:
-    """E min(X, cap) of each mixture with a cap of its own, (num_laws,)."""
+    """E min(X, cap) of each mixture with a cap of its own, (num_distributions,)."""
     a = mixture.shift + mixture.scale * mixture.means
     s = mixture.scale * mixture.log_stds.exp()
     z = (caps.log().unsqueeze(-1) - a) / s

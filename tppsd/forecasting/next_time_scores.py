@@ -34,9 +34,9 @@ def next_time_scores(
         CRPS of min(X, h) at min(y, h) = integral_0^h (G(x) - 1{x >= y})^2 dx,   G(x) = P(X <= x)
         PIT = G(y); where nothing came until h: G(h) + v (1 - G(h)), v ~ U(0, 1)
 
-    Nothing is said about what is beyond h, which was not observed. The PIT is uniform for a right forecast. The integral is
-    a composite Gauss-Legendre rule on even and geometric panels: its error is below 1e-3 h for distributions with
-    components of a relative width of 1 %, and below 1e-6 h from 10 % on.
+    Nothing is said about what is beyond h, which was not observed. The PIT is uniform for a right forecast. The
+    integral is a composite Gauss-Legendre rule on even and geometric panels: its error is below 1e-3 h for
+    distributions with components of a relative width of 1 %, and below 1e-6 h from 10 % on.
 
     Args:
         distributions: (num_histories,), of the inter-time, given that nothing came until the histories were observed.

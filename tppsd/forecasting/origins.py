@@ -18,9 +18,9 @@ _ROUNDING = 1e-9  # of a time, by which a window may seem to end before a horizo
 class Origins(NamedTuple):
     """From when on which sequences are forecast.
 
-    Fields: sequence: int64 (num_origins,), places in the list of sequences; times: float64 (num_origins,), origins on the
-    sequences' own clocks; num_left_out: further origins whose horizon was not observed to its end; num_outside: given
-    times that lie before the scored part of a sequence or after its end.
+    Fields: sequence: int64 (num_origins,), places in the list of sequences; times: float64 (num_origins,), origins on
+    the sequences' own clocks; num_left_out: further origins whose horizon was not observed to its end; num_outside:
+    given times that lie before the scored part of a sequence or after its end.
     """
 
     sequence: Tensor
@@ -47,8 +47,8 @@ def find_origins(
 
     Args:
         sequences: to be forecast.
-        origins: a fraction of the scored part of each window, from 0 to below 1; "every 7" or "every 7d", from the start
-            of that part on; or times on the sequences' clock, tried on each of them.
+        origins: a fraction of the scored part of each window, from 0 to below 1; "every 7" or "every 7d", from the
+            start of that part on; or times on the sequences' clock, tried on each of them.
         horizon: of each forecast, in units of time.
         unit: of time, or None.
 

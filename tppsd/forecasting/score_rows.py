@@ -1,4 +1,5 @@
-"""From scores at every origin to the rows of a table: means with bootstrap intervals over sequences, and comparisons."""
+"""From scores at every origin to the rows of a table: means with bootstrap intervals over sequences, and
+comparisons."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class ScoreRow(NamedTuple):
 class Comparison(NamedTuple):
     """The mean difference of a score, target less baseline, with a paired 95 % bootstrap interval (NaN where none).
 
-    "An event within h" has no interval where it came at fewer than 5 origins, or at all but fewer than 5: too few to tell.
+    "An event within h" has no interval where it came at fewer than 5 origins, or at all but fewer than 5: too few to
+    tell.
     """
 
     baseline: str
@@ -70,7 +72,8 @@ class Comparison(NamedTuple):
 
 
 class _Cells(NamedTuple):
-    """Scores of every origin side by side. Fields: names: (metric, mark, horizon) of each column; values (n, columns)."""
+    """Scores of every origin side by side. Fields: names: (metric, mark, horizon) of each column; values (n,
+    columns)."""
 
     names: list[tuple[str, str, float]]
     values: Tensor

@@ -23,9 +23,9 @@ _CHUNK = 512  # tokens of a pass over the history that a session begins with
 class Session:
     """Follows one sequence of events while it happens.
 
-    Each observed event is encoded once, into the session's cache; `distribution` after it costs one pass over one token,
-    and none where it has been asked for already. Under the target's `max_context` the cache is bounded. `sample` and
-    `forecast` begin from the history as it is known, which each call encodes once for all of its paths.
+    Each observed event is encoded once, into the session's cache; `distribution` after it costs one pass over one
+    token, and none where it has been asked for already. Under the target's `max_context` the cache is bounded. `sample`
+    and `forecast` begin from the history as it is known, which each call encodes once for all of its paths.
 
     The model is compiled when the session begins, and the weights of a session never change.
 
@@ -50,7 +50,7 @@ class Session:
         tokens = EventTokens.from_batch(EventBatch.from_sequences([history]).to(device), source.num_marks)
         length = tokens.ids.shape[1]
         self._last: EventTokens = tokens.map(lambda field: field[:, length - 1 :])  # the newest, not in the cache
-        self._law: Any = None  # after the newest token, once that is in the cache
+        self._distribution: Any = None  # after the newest token, once that is in the cache
         with torch.inference_mode():
             self._cache = self.model.new_cache(1, max(64, length))
             for start in range(0, length - 1, _CHUNK):
@@ -102,7 +102,7 @@ class Session:
             torch.tensor([[since]], dtype=torch.float64, device=device),
             torch.tensor([[inter_time]], dtype=torch.float64, device=device),
         )
-        self._law = None
+        self._distribution = None
         self._times.append(time)
         self._marks.append(index)
         self._inter_times.append(inter_time)
@@ -124,15 +124,15 @@ class Session:
         """
         self._encode()
         elapsed = torch.tensor([self.observed_until - self._last_time], dtype=torch.float64)
-        return self._law if float(elapsed) == 0 else self._law.truncated(elapsed)
+        return self._distribution if float(elapsed) == 0 else self._distribution.truncated(elapsed)
 
     def intensity(self, times: Tensor | list[float]) -> Tensor:
         """Intensity of each mark at absolute times if nothing comes until then, float64 (n, num_marks)."""
-        law = self.distribution
+        distribution = self.distribution
         at = torch.as_tensor(times, dtype=torch.float64).view(-1, 1) - self._last_time
         with torch.inference_mode():
-            log_time = law.unsqueeze(0).inter_time.log_prob(at) - law.unsqueeze(0).log_survival(at)
-            found: Tensor = (log_time.unsqueeze(-1) + law.unsqueeze(0).mark_log_probs(at)).exp().squeeze(1)
+            log_time = distribution.unsqueeze(0).inter_time.log_prob(at) - distribution.unsqueeze(0).log_survival(at)
+            found: Tensor = (log_time.unsqueeze(-1) + distribution.unsqueeze(0).mark_log_probs(at)).exp().squeeze(1)
             return found
 
     def sample(self, draft: Any = None, **arguments: Any) -> SampledSequences:
@@ -145,10 +145,10 @@ class Session:
 
     def _encode(self) -> None:
         """Put the newest token into the cache, where it is not."""
-        if self._law is not None:
+        if self._distribution is not None:
             return
         with torch.inference_mode():
-            self._law = self.model.law(self.model.extend(self._last, self._cache))[:, 0]
+            self._distribution = self.model.distribution(self.model.extend(self._last, self._cache))[:, 0]
 
     def _later(self, time: float, what: str) -> float:
         number = float(time)

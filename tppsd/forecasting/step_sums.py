@@ -1,4 +1,5 @@
-"""Sums over the steps of sampled paths: events, their probabilities and their integrated intensities, by marks and bins."""
+"""Sums over the steps of sampled paths: events, their probabilities and their integrated intensities, by marks and
+bins."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from tppsd.sampling.requests import RequestPlan
 class Sums(NamedTuple):
     """Of every path, set of marks and bin, float64 (num_paths, num_sets, num_bins).
 
-    Fields: events: N, their number; probabilities: sum over steps of p_i, the chance that the step ends with such an event
-    within the bin; hazards: integral of their intensity along the path within the bin.
+    Fields: events: N, their number; probabilities: sum over steps of p_i, the chance that the step ends with such an
+    event within the bin; hazards: integral of their intensity along the path within the bin.
     """
 
     events: Tensor
@@ -73,7 +74,7 @@ class StepSums:
         is_hit = self.sets[:, marks.clamp(0, self.sets.shape[1] - 1)].t() & is_event.unsqueeze(1)  # (num_steps, sets)
 
         p, hazard = mark_integrals(
-            steps.laws[rows, positions], torch.cat([ends, inter_times.unsqueeze(1)], 1), self.sets
+            steps.distributions[rows, positions], torch.cat([ends, inter_times.unsqueeze(1)], 1), self.sets
         )
         is_lived = (ends < inter_times.unsqueeze(1)).unsqueeze(1)
         hazard = torch.where(is_lived, hazard[..., :-1], hazard[..., -1:])

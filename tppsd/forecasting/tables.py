@@ -26,12 +26,12 @@ LATER = "later than the horizon"
 def forecast_table(forecast: Forecast) -> pd.DataFrame:
     """Return the declared questions of a forecast and their answers.
 
-    Columns: history (its place in the list) and id (its owner's name for it, null without one); quantity ("next_time" and
-    "next_time_mean", "next_mark", "probability", "expected_count", "count_quantile", "first_time"); mark (a declared set's
-    label, null for any); from and to (the bin, or the span of a probability; timestamps where the data had some, else
-    numbers on their clock); level (of a quantile); estimate (times are durations since the history was observed, in the
-    data's unit); standard_error; lower and upper (95 %); at (the estimate as a timestamp or a number on the data's clock, for
-    times); note ("later than the horizon"); estimator.
+    Columns: history (its place in the list) and id (its owner's name for it, null without one); quantity ("next_time"
+    and "next_time_mean", "next_mark", "probability", "expected_count", "count_quantile", "first_time"); mark (a
+    declared set's label, null for any); from and to (the bin, or the span of a probability; timestamps where the data
+    had some, else numbers on their clock); level (of a quantile); estimate (times are durations since the history was
+    observed, in the data's unit); standard_error; lower and upper (95 %); at (the estimate as a timestamp or a number
+    on the data's clock, for times); note ("later than the horizon"); estimator.
     """
     import pandas as pd
 

@@ -17,7 +17,7 @@ from tppsd.lightning.requests import median_window
 from tppsd.metrics.functional import (
     SequenceResiduals,
     ks_exponential,
-    own_law_residuals,
+    model_residuals,
 )
 from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
@@ -33,7 +33,7 @@ class SpeculativeSampling(Callback):
     """Samples from scratch at the end of validation, autoregressively and speculatively, and logs what came of it.
 
     Logs sampling/{speedup, acceptance_rate, step_acceptance, events_per_second, events_per_round},
-    fidelity/{own_law_ks, own_law_p_value} and, where the process is known, fidelity/true_process_ks; to wandb also the
+    fidelity/{model_ks, model_p_value} and, where the process is known, fidelity/true_process_ks; to wandb also the
     KS plot and a table of accepted counts. Every rank samples its share of the indices. Training is not disturbed:
     nothing here reads or advances the global random state, and the model that is not in training lives outside the
     module.
@@ -106,13 +106,13 @@ class SpeculativeSampling(Callback):
         speculative = self._sample(trainer, target, draft, self.options)
         counts, values = self._speed(trainer, autoregressive, speculative)
         sequences = [] if speculative is None else speculative.with_history()
-        gaps = {"own_law": _gaps_of_all_ranks(trainer, own_law_residuals(target, sequences))}
+        gaps = {"model": _gaps_of_all_ranks(trainer, model_residuals(target, sequences))}
         if (process := getattr(getattr(trainer, "datamodule", None), "process_object", None)) is not None:
             residuals = [SequenceResiduals(sequence.index, *process.residuals(sequence)) for sequence in sequences]
             gaps["true_process"] = _gaps_of_all_ranks(trainer, residuals)
         tests = {name: ks_exponential(values) for name, values in gaps.items()}
         values |= {f"fidelity/{name}_ks": test.statistic for name, test in tests.items()}
-        values["fidelity/own_law_p_value"] = tests["own_law"].p_value
+        values["fidelity/model_p_value"] = tests["model"].p_value
         pl_module.log_dict(values, sync_dist=True)  # they are equal on all ranks already; without it, Lightning warns
         if trainer.is_global_zero:
             _log_to_wandb(trainer, gaps, counts)

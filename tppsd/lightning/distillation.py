@@ -12,7 +12,7 @@ from tppsd.data.sequences import EventBatch
 from tppsd.metrics.functional.overlap import Overlap, overlap
 from tppsd.models.checkpoint import load
 from tppsd.models.decoder import autocast_disabled
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.noise import row_keys, uniforms
 
@@ -96,7 +96,7 @@ class Distillation:
             check_mark_names(model.statistics.mark_names, mark_names, f"{path}: this target")
         return ",".join(model.content_hash() for model in self.models)
 
-    def overlap(self, draft: NextEventLaw, batch: EventBatch, step: int) -> Overlap:
+    def overlap(self, draft: NextEventDistribution, batch: EventBatch, step: int) -> Overlap:
         """Return KL and acceptance in every context of a batch, each (num_contexts,).
 
         Of several targets, they are those of the step's own in training and the means in validation.
@@ -111,13 +111,13 @@ class Distillation:
         overlaps = [self._overlap(model, draft, batch, step) for model in models]
         return Overlap(*(torch.stack(values).mean(0) for values in zip(*overlaps, strict=True)))
 
-    def _overlap(self, model: TransformerTPP, draft: NextEventLaw, batch: EventBatch, step: int) -> Overlap:
+    def _overlap(self, model: TransformerTPP, draft: NextEventDistribution, batch: EventBatch, step: int) -> Overlap:
         """Return KL and acceptance with one target."""
         device = batch.mask.device
-        with torch.no_grad(), autocast_disabled(device.type):  # the laws that will be sampled
+        with torch.no_grad(), autocast_disabled(device.type):  # the distributions that will be sampled
             target = model.to(device)(batch)
         positions = torch.arange(batch.mask.shape[1] + 1, device=device)
-        # (batch, length + 1), without padding and without laws of given events
+        # (batch, length + 1), without padding and without distributions of given events
         contexts = (positions <= batch.lengths.unsqueeze(1)) & (positions >= batch.num_given.unsqueeze(1))
         # path indices of samples are not negative: no draw is shared with a sampler of the same seed
         keys = row_keys(self.seed, batch.index, torch.full_like(batch.index, -1 - step))

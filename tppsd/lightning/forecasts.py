@@ -13,9 +13,9 @@ from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
 from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy, UnusableMeans
 from tppsd.metrics.functional.capped import capped_mean
 from tppsd.metrics.functional.forecast import marginal_mark_probs, quantiles
-from tppsd.metrics.functional.own_law import law_residuals
+from tppsd.metrics.functional.model_residuals import distribution_residuals
 from tppsd.metrics.likelihood import NegativeLogLikelihood
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.likelihood import scored_events
 
 
@@ -48,33 +48,35 @@ class ForecastMetrics(nn.Module):
         )
         self.has_marks = num_marks > 1
 
-    def update(self, law: NextEventLaw, batch: EventBatch, min_inter_time: float, horizon: float = math.inf) -> None:
+    def update(
+        self, distribution: NextEventDistribution, batch: EventBatch, min_inter_time: float, horizon: float = math.inf
+    ) -> None:
         """Add a batch and its distributions, (batch, length + 1).
 
         Args:
-            law: the distributions.
+            distribution: the distributions.
             batch: the sequences.
             min_inter_time: the declared floor; inter-times below it are scored at the floor.
             horizon: in the data's unit of time; inter-times beyond it are scored at the horizon
                 (DataStatistics.horizon).
         """
-        self.calibration.update(law_residuals(law, batch))
+        self.calibration.update(distribution_residuals(distribution, batch))
         scored = scored_events(batch, "benchmark")
-        law = law[..., :-1][scored]  # (num_events,)
+        distribution = distribution[..., :-1][scored]  # (num_events,)
         inter_times, marks = batch.inter_times[scored], batch.marks[scored]
         is_untied = inter_times >= min_inter_time
         inter_times = inter_times.clamp_min(min_inter_time)
-        self.untied.update(torch.where(is_untied, law.log_prob(inter_times, marks), 0.0), is_untied)
-        self.rmse_mean.update(capped_mean(law.inter_time, horizon), inter_times.clamp_max(horizon))
-        self.mean_unusable.update(law.inter_time, horizon)
+        self.untied.update(torch.where(is_untied, distribution.log_prob(inter_times, marks), 0.0), is_untied)
+        self.rmse_mean.update(capped_mean(distribution.inter_time, horizon), inter_times.clamp_max(horizon))
+        self.mean_unusable.update(distribution.inter_time, horizon)
         median = torch.tensor([0.5], dtype=torch.float64, device=inter_times.device)
-        self.rmse_median.update(quantiles(law.inter_time, median)[0], inter_times)
-        self.crps.update(law.inter_time, inter_times, horizon)
+        self.rmse_median.update(quantiles(distribution.inter_time, median)[0], inter_times)
+        self.crps.update(distribution.inter_time, inter_times, horizon)
         if self.has_marks:
-            mark_probs = law.mark_log_probs(inter_times).exp()
+            mark_probs = distribution.mark_log_probs(inter_times).exp()
             self.mark_accuracy.update(mark_probs, marks)
             self.mark_ece.update(mark_probs, marks)
-            self.mark_accuracy_marginal.update(marginal_mark_probs(law), marks)
+            self.mark_accuracy_marginal.update(marginal_mark_probs(distribution), marks)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the scores, each float64 (), over all ranks."""

@@ -28,7 +28,7 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe, read_plain
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
@@ -126,10 +126,10 @@ class TPPModule(LightningModule):
             self.metrics.update(means)
         self.forecasts = ForecastMetrics(num_marks)
 
-    def forward(self, batch: EventBatch) -> NextEventLaw:
+    def forward(self, batch: EventBatch) -> NextEventDistribution:
         """Return distributions of batch shape (batch, length + 1): after the start token and after each event."""
-        law: NextEventLaw = self.model(batch)
-        return law
+        distribution: NextEventDistribution = self.model(batch)
+        return distribution
 
     # --- what must hold before anything runs ------------------------------------------------------------------------
 
@@ -203,12 +203,12 @@ class TPPModule(LightningModule):
 
     def training_step(self, batch: EventBatch, batch_idx: int) -> Tensor:
         """Return the NLL per event, or what a Distillation makes of it."""
-        law, distillation = self.model(batch), self.distillation
-        time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time)
+        distribution, distillation = self.model(batch), self.distillation
+        time, mark, survival = likelihood_parts(distribution, batch, self.model.statistics.min_inter_time)
         nll = self._mean_over_processes("train/nll", -(time + mark + survival).sum(), batch.num_scored.sum())
         if distillation is None or not distillation.is_trained_for:
-            return nll + self._width_term(law, batch)
-        kl, acceptance = distillation.overlap(law, batch, step=self.global_step + 1)
+            return nll + self._width_term(distribution, batch)
+        kl, acceptance = distillation.overlap(distribution, batch, step=self.global_step + 1)
         num_contexts = batch.num_scored.sum() + len(batch.mask)  # of each sequence, one more than events are scored
         mean_kl = self._mean_over_processes("train/kl", kl.sum(), num_contexts)
         mean_acceptance = self._mean_over_processes("train/step_acceptance", acceptance.sum(), num_contexts)
@@ -216,11 +216,11 @@ class TPPModule(LightningModule):
             distillation.nll_weight * nll + distillation.kl_weight * mean_kl - distillation.tv_weight * mean_acceptance
         )
 
-    def _width_term(self, law: NextEventLaw, batch: EventBatch) -> Tensor | float:
+    def _width_term(self, distribution: NextEventDistribution, batch: EventBatch) -> Tensor | float:
         """Return width_penalty * mean over scored events and components of (log sigma)_+^2."""
         if self.width_penalty == 0:
             return 0.0
-        log_stds = law.inter_time.log_stds[..., :-1, :]  # in units of the training split's own
+        log_stds = distribution.inter_time.log_stds[..., :-1, :]  # in units of the training split's own
         excess = torch.where(batch.scored, torch.relu(log_stds).square().mean(-1), 0.0)
         return self.width_penalty * self._mean_over_processes("train/width", excess.sum(), batch.num_scored.sum())
 
@@ -239,18 +239,18 @@ class TPPModule(LightningModule):
 
     def validation_step(self, batch: EventBatch, batch_idx: int) -> None:
         """Add a batch to the metrics of validation."""
-        law = self.model(batch)
-        self._score(law, batch, "window", "val", "")
-        self._score_overlap(law, batch, "val")
+        distribution = self.model(batch)
+        self._score(distribution, batch, "window", "val", "")
+        self._score_overlap(distribution, batch, "val")
 
     def test_step(self, batch: EventBatch, batch_idx: int) -> None:
         """Add a batch to the metrics of a test, in both conventions."""
-        law = self.model(batch)
+        distribution = self.model(batch)
         for convention in CONVENTIONS:
-            self._score(law, batch, convention, "test", f"_{convention}")
-        self._score_overlap(law, batch, "test")
+            self._score(distribution, batch, convention, "test", f"_{convention}")
+        self._score_overlap(distribution, batch, "test")
         statistics = self.model.statistics
-        self.forecasts.update(law, batch, statistics.min_inter_time, statistics.horizon)
+        self.forecasts.update(distribution, batch, statistics.min_inter_time, statistics.horizon)
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of forecasts."""
@@ -266,8 +266,10 @@ class TPPModule(LightningModule):
             )
         self.forecasts.reset()
 
-    def _score(self, law: NextEventLaw, batch: EventBatch, convention: Convention, stage: str, suffix: str) -> None:
-        time, mark, survival = likelihood_parts(law, batch, self.model.statistics.min_inter_time, convention)
+    def _score(
+        self, distribution: NextEventDistribution, batch: EventBatch, convention: Convention, stage: str, suffix: str
+    ) -> None:
+        time, mark, survival = likelihood_parts(distribution, batch, self.model.statistics.min_inter_time, convention)
         num_events = scored_events(batch, convention).sum(1)
         self._update(f"{stage}/nll{suffix}", time + survival + mark, num_events, prog_bar=True)
         self._update(f"{stage}/nll_time{suffix}", time + survival, num_events)
@@ -277,9 +279,9 @@ class TPPModule(LightningModule):
                 f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True
             )
 
-    def _score_overlap(self, law: NextEventLaw, batch: EventBatch, stage: str) -> None:
+    def _score_overlap(self, distribution: NextEventDistribution, batch: EventBatch, stage: str) -> None:
         if self.distillation is not None:
-            overlap = self.distillation.overlap(law, batch, step=0)
+            overlap = self.distillation.overlap(distribution, batch, step=0)
             for name, values in zip(OVERLAPS, overlap, strict=True):
                 metric = self.metrics[f"{stage}/{name}"]
                 assert isinstance(metric, MeanMetric)

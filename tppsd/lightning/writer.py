@@ -41,8 +41,8 @@ class SampleWriter(BasePredictionWriter):
     The folder opens with `datasets` and `pandas` and is a data set for EventDataModule (one split, cut by its
     fractions). A shard appears whole or not at all. Chunks that the folder already holds are not sampled again if they
     are of this very job: the same models, options, seed, requests and histories, on any number of processes, with any
-    number of rows in flight; each is read and checked first, and sampled again where it is damaged. It never mixes the
-    shards of two jobs, and two processes never work on one folder at the same time, unless they are of one run.
+    number of running sequences; each is read and checked first, and sampled again where it is damaged. It never mixes
+    the shards of two jobs, and two processes never work on one folder at the same time, unless they are of one run.
 
     A job ends well only if all of its shards are there and hold what they must; a manifest then says what they hold,
     and `tppsd verify` compares. SIGTERM ends it after the shard in hand, with an exit status that is not 0.

@@ -19,7 +19,7 @@ class InterTimeCalibration(TimeRescalingKS):
     """Compares n_b, 1/B sum_b |n_b / n - 1/B| and sup |F_n(u) - u| of u_i = 1 - exp(-z_i), the PITs of inter-times.
 
     The z_i are carried over the ends of windows, which otherwise hide long inter-times, in the order of index; see
-    `functional.pit_calibration`. It takes what `functional.law_residuals` gives.
+    `functional.pit_calibration`. It takes what `functional.distribution_residuals` gives.
     """
 
     def __init__(self, num_bins: int = 10) -> None:

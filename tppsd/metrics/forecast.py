@@ -1,4 +1,4 @@
-"""Errors of point forecasts and the score of the predictive law, over all batches and ranks."""
+"""Errors of point forecasts and the score of the predictive distribution, over all batches and ranks."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class InterTimeCRPS(_MeanOverEvents):
 
     higher_is_better = False
 
-    def update(self, law: LogNormalMixture, inter_times: Tensor, horizon: float = math.inf) -> None:
+    def update(self, distribution: LogNormalMixture, inter_times: Tensor, horizon: float = math.inf) -> None:
         """Add events: their distributions, of batch shape (num_events,), and true inter-times (num_events,)."""
-        self._add(crps(law, inter_times, horizon))
+        self._add(crps(distribution, inter_times, horizon))
 
 
 class UnusableMeans(_MeanOverEvents):
@@ -82,6 +82,6 @@ class UnusableMeans(_MeanOverEvents):
 
     higher_is_better = False
 
-    def update(self, law: LogNormalMixture, horizon: float) -> None:
+    def update(self, distribution: LogNormalMixture, horizon: float) -> None:
         """Add events: their distributions, of batch shape (num_events,)."""
-        self._add(mean_share_beyond(law, horizon) > 0.5)
+        self._add(mean_share_beyond(distribution, horizon) > 0.5)

@@ -88,7 +88,7 @@ class TimeRescalingKS(_ResidualMetric):
 class MarkPIT(_ResidualMetric):
     """Tests D = sup_x |F_n(x) - x| of the randomised mark PITs u_i = F(k_i - 1) + v_i f(k_i).
 
-    See `functional.own_law_residuals` and `functional.ks_uniform`. Source: Brockwell, Stat. Probab. Lett. 77 (2007).
+    See `functional.model_residuals` and `functional.ks_uniform`. Source: Brockwell, Stat. Probab. Lett. 77 (2007).
     """
 
     @staticmethod

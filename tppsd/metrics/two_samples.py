@@ -103,7 +103,7 @@ class NextEventDistance(_Draws):
     They are D^t = W_1 and D^k = earth mover's distance.
 
     See `functional.wasserstein_distance` and `functional.earth_movers_distance`; neither is 0 for two samples of one
-    law.
+    distribution.
     Source: TPP-SD (arXiv 2507.09252), section 5.1, which takes one history and N draws.
 
     Args:

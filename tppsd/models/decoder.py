@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tppsd.models.law import MarkDecoder, NextEventLaw
+from tppsd.models.distribution import MarkDecoder, NextEventDistribution
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
 
 
@@ -58,7 +58,9 @@ class TimeConditionalMarks(nn.Module):
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """Return log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
-        with autocast_disabled(features.device.type):  # a law is evaluated wherever its user is, under autocast too
+        with autocast_disabled(
+            features.device.type
+        ):  # a distribution is evaluated wherever its user is, under autocast too
             hidden = torch.relu(features + self.mix_time(torch.relu(self.from_time(log_inter_times))))
             return torch.log_softmax(self.to_logits(hidden), -1)
 
@@ -119,11 +121,11 @@ class NextEventDecoder(nn.Module):
             self.to_mixture.bias[num_components : 2 * num_components] = torch.special.ndtri(quantiles)
             self.to_mixture.bias[2 * num_components :] = -0.7
 
-    def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventLaw:
+    def forward(self, context: Tensor, shift: float, scale: float, double: bool = False) -> NextEventDistribution:
         """Return distributions of batch shape (*batch,) from contexts (*batch, embed_dim).
 
-        With `double`, densities use float64 arithmetic on the float32 parameters of the law, so that they do not depend
-        on the shape they are computed in.
+        With `double`, densities use float64 arithmetic on the float32 parameters of the distribution, so that they do
+        not depend on the shape they are computed in.
         """
         with autocast_disabled(context.device.type):
             context = context.to(self.to_mixture.weight.dtype)
@@ -137,7 +139,7 @@ class NextEventDecoder(nn.Module):
             mixture = LogNormalMixture(
                 torch.log_softmax(logits, -1), means, log_stds.clamp(*LOG_STD_RANGE), shift, scale
             )
-            return NextEventLaw(mixture, features, marks)
+            return NextEventDistribution(mixture, features, marks)
 
 
 def autocast_disabled(device_type: str) -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tppsd.data.sequences import NO_MARK, EventBatch
 from tppsd.data.statistics import DataStatistics
-from tppsd.models.law import NextEventLaw, pick_mark
+from tppsd.models.distribution import NextEventDistribution, pick_mark
 
 Convention = Literal["window", "benchmark"]
 
@@ -65,20 +65,23 @@ class LikelihoodModel(nn.Module):
 
 
 def likelihood_parts(
-    law: NextEventLaw, batch: EventBatch, min_inter_time: float = 0.0, convention: Convention = "window"
+    distribution: NextEventDistribution,
+    batch: EventBatch,
+    min_inter_time: float = 0.0,
+    convention: Convention = "window",
 ) -> LikelihoodParts:
     """Return `LikelihoodModel.log_likelihood_parts` for distributions at hand, of batch shape (batch, length + 1)."""
     inter_times = batch.inter_times.clamp_min(min_inter_time) if min_inter_time > 0 else batch.inter_times
     scored = scored_events(batch, convention)
-    before = law[..., :-1]
+    before = distribution[..., :-1]
     time = torch.where(scored, before.inter_time.log_prob(inter_times), 0.0).sum(1)
     mark = torch.zeros_like(time)
     if before.mark_features is not None:
         mark = torch.where(scored, pick_mark(before.mark_log_probs(inter_times), batch.marks), 0.0).sum(1)
     if convention == "benchmark":
         return LikelihoodParts(time, mark, torch.zeros_like(time))
-    until_end = law.at(batch.lengths).log_survival(batch.t_end - batch.last_times)
-    until_start = law.at(batch.num_given).log_survival(batch.scored_from - batch.last_given_times)
+    until_end = distribution.at(batch.lengths).log_survival(batch.t_end - batch.last_times)
+    until_start = distribution.at(batch.num_given).log_survival(batch.scored_from - batch.last_given_times)
     return LikelihoodParts(time, mark, until_end - until_start)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 LOG_STD_RANGE = (-6.0, 2.0)  # of a component, in units of the training split's std of log tau
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _TINY = torch.finfo(torch.float64).tiny
-_LOG_TAU_RANGE = (-700.0, 700.0)  # of samples: beyond, exp is 0 or inf, which no law and no encoder can take
+_LOG_TAU_RANGE = (-700.0, 700.0)  # of samples: beyond, exp is 0 or inf, which no distribution and no encoder can take
 _BISECTIONS = 80  # halves a bracket of width 2^16 to below the spacing of float64
 
 
@@ -32,7 +32,7 @@ def log_ndtri(log_p: Tensor) -> Tensor:
 
 def pick_last(values: Tensor, index: Tensor) -> Tensor:
     """Select values (..., n) at int64 index (..., m) of their last dimension, all others broadcast."""
-    missing = values.dim() - index.dim()  # leading dimensions of several laws, or of several draws
+    missing = values.dim() - index.dim()  # leading dimensions of several distributions, or of several draws
     if missing < 0:
         values = values[(None,) * -missing]
     return torch.take_along_dim(values, index[(None,) * missing] if missing > 0 else index, -1)
@@ -135,24 +135,24 @@ class LogNormalMixture:
 
     def icdf(self, probabilities: Tensor) -> Tensor:
         """Return tau with G(tau) = p for p in (0, 1), float64 (*batch,), by bisection on log tau."""
-        law = self.double()
+        distribution = self.double()
         p = probabilities.double()
         log_sf = torch.log1p(-p)
-        if law.elapsed is not None:
-            log_sf = log_sf + law._base_log_survival(law.elapsed)
-            p = torch.where(law.elapsed > 0, -torch.expm1(log_sf), p)
+        if distribution.elapsed is not None:
+            log_sf = log_sf + distribution._base_log_survival(distribution.elapsed)
+            p = torch.where(distribution.elapsed > 0, -torch.expm1(log_sf), p)
         # each component's own p-quantile brackets the mixture's
         z = torch.where(p < 0.5, torch.special.ndtri(p), -log_ndtri(log_sf)).unsqueeze(-1)
-        quantiles = law.means + law.log_stds.exp() * z
+        quantiles = distribution.means + distribution.log_stds.exp() * z
         low, high = quantiles.amin(-1), quantiles.amax(-1)
-        untruncated = replace(law, elapsed=None, shift=0.0, scale=1.0)
+        untruncated = replace(distribution, elapsed=None, shift=0.0, scale=1.0)
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             tau = middle.exp()
             below = torch.where(p < 0.5, untruncated.cdf(tau) < p, untruncated._base_log_survival(tau) > log_sf)
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         inter_times = torch.exp(self.shift + self.scale * high)
-        return inter_times if law.elapsed is None else torch.maximum(inter_times, law.elapsed)
+        return inter_times if distribution.elapsed is None else torch.maximum(inter_times, distribution.elapsed)
 
     @property
     def median(self) -> Tensor:
@@ -170,14 +170,16 @@ class LogNormalMixture:
 
         Without truncation it is sum_m w_m exp(shift + scale mean_m + (scale std_m)^2 / 2).
         """
-        law = self.double()
-        std = law.log_stds.exp()
-        log_means = law.log_weights + self.shift + self.scale * law.means + 0.5 * (self.scale * std) ** 2
-        if law.elapsed is None:
+        distribution = self.double()
+        std = distribution.log_stds.exp()
+        log_means = (
+            distribution.log_weights + self.shift + self.scale * distribution.means + 0.5 * (self.scale * std) ** 2
+        )
+        if distribution.elapsed is None:
             return torch.logsumexp(log_means, -1).exp()
-        z = (law._standardised(law.elapsed) - law.means) / std
+        z = (distribution._standardised(distribution.elapsed) - distribution.means) / std
         log_kept = torch.special.log_ndtr(self.scale * std - z)  # E[tau; tau > c] of a log-normal
-        return (torch.logsumexp(log_means + log_kept, -1) - law._base_log_survival(law.elapsed)).exp()
+        return (torch.logsumexp(log_means + log_kept, -1) - distribution._base_log_survival(distribution.elapsed)).exp()
 
     # --- sampling ------------------------------------------------------------------------------------------------
 
@@ -201,8 +203,8 @@ class LogNormalMixture:
 
     def _sample_log(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Return log tau, unclamped, and the standard deviation of log tau in the picked component."""
-        law = self.double()
-        log_weights, log_kept = law.log_weights, law._log_kept()
+        distribution = self.double()
+        log_weights, log_kept = distribution.log_weights, distribution._log_kept()
         if log_kept is not None:
             log_weights = torch.log_softmax(log_weights + log_kept, -1)
         cumulative = log_weights.exp().cumsum(-1)
@@ -210,8 +212,8 @@ class LogNormalMixture:
         component = (cumulative[..., :-1] < threshold).sum(-1, keepdim=True)
         if log_kept is not None:
             log_kept = pick_last(log_kept, component)
-        means, log_stds = (pick_last(values, component) for values in (law.means, law.log_stds))
-        log_tau = law._log_at_level(uniforms[..., 1:2], means, log_stds, log_kept)
+        means, log_stds = (pick_last(values, component) for values in (distribution.means, distribution.log_stds))
+        log_tau = distribution._log_at_level(uniforms[..., 1:2], means, log_stds, log_kept)
         return log_tau.squeeze(-1), log_stds.squeeze(-1).exp() * self.scale
 
     def knots(self, levels: Tensor) -> Tensor:
@@ -219,10 +221,10 @@ class LogNormalMixture:
 
         At each, the survival of one component, given tau > elapsed, is one of `levels` float64 (n,).
         """
-        law = self.double()
-        level = levels.to(law.means.device).view(-1, *[1] * law.means.dim())
-        log_tau = law._log_at_level(level, law.means, law.log_stds, law._log_kept())
-        elapsed = None if law.elapsed is None else law.elapsed.unsqueeze(-1)
+        distribution = self.double()
+        level = levels.to(distribution.means.device).view(-1, *[1] * distribution.means.dim())
+        log_tau = distribution._log_at_level(level, distribution.means, distribution.log_stds, distribution._log_kept())
+        elapsed = None if distribution.elapsed is None else distribution.elapsed.unsqueeze(-1)
         return self._inter_times(log_tau, elapsed).movedim(-1, 1).flatten(0, 1)
 
     def _log_kept(self) -> Tensor | None:

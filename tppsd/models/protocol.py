@@ -133,7 +133,7 @@ class EventDistribution(DraftDistribution, Protocol):
         """Insert a batch dimension at `dim` >= 0, for several draws from each distribution."""
 
     @staticmethod
-    def cat(laws: Sequence[Any], dim: int) -> EventDistribution:
+    def cat(distributions: Sequence[Any], dim: int) -> EventDistribution:
         """Join distributions of one model along a batch dimension (>= 0)."""
 
     def truncated(self, elapsed: Tensor) -> EventDistribution:
@@ -165,7 +165,7 @@ class EventModel(Protocol):
         parent, and the row's length stays until the cache's `keep_path` commits a path of them.
         """
 
-    def law(self, context: Any) -> EventDistribution:
+    def distribution(self, context: Any) -> EventDistribution:
         """Return the distribution of the next event after each context, in float64 arithmetic."""
 
 
@@ -175,11 +175,11 @@ class DecodingModel(Protocol):
 
     def decode(
         self,
-        law: Any,
+        distribution: Any,
         cache: Any,
         last_times: Tensor,
         uniforms: Tensor,
-        keeps_laws: bool,
+        keeps_distributions: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
         stops: Tensor | None = None,

@@ -16,7 +16,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.cache import RowCache
 from tppsd.models.decoder import NextEventDecoder
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
 
@@ -55,16 +55,20 @@ class RenewalTPP(LikelihoodModel):
         cache.end(parents)
         return self.context.detach().expand(num_rows, num_new, -1)
 
-    def law(self, context: Tensor) -> NextEventLaw:
+    def distribution(self, context: Tensor) -> NextEventDistribution:
         """Return the distribution of the next event after each context (*batch, context_dim), in float64 arithmetic."""
-        law: NextEventLaw = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
-        return law if context.shape[-2] == 1 else law.packed()
+        distribution: NextEventDistribution = self.decoder(
+            context, self.statistics.log_mean, self.statistics.log_std, double=True
+        )
+        return distribution if context.shape[-2] == 1 else distribution.packed()
 
-    def forward(self, batch: EventBatch) -> NextEventLaw:
+    def forward(self, batch: EventBatch) -> NextEventDistribution:
         """Return the same distribution at every position: batch shape (batch, length + 1)."""
         shape = (batch.mask.shape[0], batch.mask.shape[1] + 1, _CONTEXT_DIM)
-        law: NextEventLaw = self.decoder(self.context, self.statistics.log_mean, self.statistics.log_std)
-        return law[None, None].expand(shape[:2])
+        distribution: NextEventDistribution = self.decoder(
+            self.context, self.statistics.log_mean, self.statistics.log_std
+        )
+        return distribution[None, None].expand(shape[:2])
 
 
 def fit_renewal(
@@ -79,7 +83,7 @@ def fit_renewal(
     """Fit a RenewalTPP by maximum window likelihood on the training split; about ten seconds on one core.
 
     Args:
-        sequences: training split; given events matter to no law here but as the start of an inter-time.
+        sequences: training split; given events matter to no distribution here but as the start of an inter-time.
         statistics: of the same split.
         num_steps: Adam steps, on batches of about `batch_events` events.
         seed: of initialisation and batch order; the global RNG is left as it was.

@@ -16,12 +16,12 @@ from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.cache import KVCache, bounded_capacity
 from tppsd.models.checkpoint import save
 from tppsd.models.decoder import NextEventDecoder
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.embedding import EncoderInput
 from tppsd.models.encoders.attnhp import AttNHPEncoder
 from tppsd.models.encoders.rotary import RotaryEncoder
 from tppsd.models.encoders.sahp import SAHPEncoder
 from tppsd.models.encoders.thp import THPEncoder
-from tppsd.models.law import NextEventLaw
 from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
 
@@ -113,7 +113,8 @@ class TransformerTPP(LikelihoodModel):
         """Take over statistics that `get_extra_state` has given."""
         self.set_statistics(DataStatistics.from_dict(state))
 
-    # --- laws ----------------------------------------------------------------------------------------------------
+    # --- distributions
+    # ----------------------------------------------------------------------------------------------------
 
     def encoder_input(self, tokens: EventTokens) -> EncoderInput:
         """Return tokens in the model's own units."""
@@ -126,16 +127,20 @@ class TransformerTPP(LikelihoodModel):
         context: Tensor = self.encoder(self.encoder_input(tokens), attention)
         return context
 
-    def law(self, context: Tensor) -> NextEventLaw:
+    def distribution(self, context: Tensor) -> NextEventDistribution:
         """Return the distribution of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
-        law: NextEventLaw = self.decoder(context, self.statistics.log_mean, self.statistics.log_std, double=True)
-        return law if context.shape[-2] == 1 else law.packed()  # of many laws some will be selected
+        distribution: NextEventDistribution = self.decoder(
+            context, self.statistics.log_mean, self.statistics.log_std, double=True
+        )
+        return (
+            distribution if context.shape[-2] == 1 else distribution.packed()
+        )  # of many distributions some will be selected
 
-    def forward(self, batch: EventBatch) -> NextEventLaw:
+    def forward(self, batch: EventBatch) -> NextEventDistribution:
         """Return distributions of batch shape (batch, length + 1): after the start token and after each event."""
         context = self.encode(EventTokens.from_batch(batch, self.num_marks), CausalPass(self.max_context))
-        law: NextEventLaw = self.decoder(context, self.statistics.log_mean, self.statistics.log_std)
-        return law
+        distribution: NextEventDistribution = self.decoder(context, self.statistics.log_mean, self.statistics.log_std)
+        return distribution
 
     # --- cached mode (tppsd.models.protocol.EventModel) -----------------------------------------------------------
 
@@ -178,10 +183,10 @@ class TransformerTPP(LikelihoodModel):
         batch = EventBatch.from_sequences([sequence]).to(device)
         if len(times) and (times.min() < batch.t_start[0] or not torch.isfinite(times).all()):
             raise ValueError(f"times must be finite and not before the window's start {batch.t_start[0].item()}")
-        law: NextEventLaw = self(batch).double()
+        distribution: NextEventDistribution = self(batch).double()
         knots = torch.cat([batch.t_start, batch.event_times[0]])
         last = torch.searchsorted(knots[1:].contiguous(), times)  # number of scored events strictly before t
-        at_times = law[0][last]
+        at_times = distribution[0][last]
         tau = (times - knots[last]).clamp_min(_TINY)
         log_hazard = at_times.inter_time.log_prob(tau) - at_times.log_survival(tau)
         return (log_hazard.unsqueeze(-1) + at_times.mark_log_probs(tau)).exp()

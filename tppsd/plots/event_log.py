@@ -21,7 +21,8 @@ WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 def event_raster(facts: LogFacts) -> Figure:
-    """The first sequences of the training split, a row each, on lines as long as their windows; given events are faint."""
+    """The first sequences of the training split, a row each, on lines as long as their windows; given events are
+    faint."""
     own, clock = facts.train, facts.log.clock
     within = int(np.searchsorted(own.table.offsets[1:], RASTER_EVENTS))
     num_rows = max(1, min(RASTER_ROWS, len(own.table), within + 1))
@@ -46,7 +47,8 @@ def event_raster(facts: LogFacts) -> Figure:
 
 
 def gap_histogram(facts: LogFacts) -> Figure:
-    """Scored inter-times on a logarithmic axis, as densities per decade, one line per split; ties are counted in the title."""
+    """Scored inter-times on a logarithmic axis, as densities per decade, one line per split; ties are counted in the
+    title."""
     figure = new_figure(5.4, 3.4)
     axes = figure.subplots()
     positive = {split: own.scored_gaps[own.scored_gaps > 0] for split, own in facts.splits.items()}
@@ -135,7 +137,8 @@ def rate_over_time(facts: LogFacts) -> Figure:
 
 
 def rate_by_hour_and_weekday(facts: LogFacts) -> Figure | None:
-    """Scored events by hour of the day and by day of the week (UTC), per hour of the calendar; None without timestamps."""
+    """Scored events by hour of the day and by day of the week (UTC), per hour of the calendar; None without
+    timestamps."""
     if not facts.log.clock.has_dates:
         return None
     ticks = np.concatenate([own.table.event_times[own.is_scored] for own in facts.splits.values()])

@@ -18,7 +18,9 @@ _MAX_POINTS = 2000  # of a curve; more only makes the file larger
 
 
 def ks_plot(
-    curves: Mapping[str, Tensor], law: Literal["exponential", "uniform"] = "exponential", title: str = "Time rescaling"
+    curves: Mapping[str, Tensor],
+    distribution: Literal["exponential", "uniform"] = "exponential",
+    title: str = "Time rescaling",
 ) -> Figure:
     """Draw empirical against theoretical distributions of residuals.
 
@@ -29,9 +31,9 @@ def ks_plot(
 
     Args:
         curves: per name, residuals (num_events,): gaps of `carry_over`, or mark PITs. At least one must not be empty.
-        law: F, Exp(1) or U(0, 1).
+        distribution: F, Exp(1) or U(0, 1).
     """
-    uniforms = {name: _sorted_uniforms(values, law) for name, values in curves.items() if values.numel()}
+    uniforms = {name: _sorted_uniforms(values, distribution) for name, values in curves.items() if values.numel()}
     if not uniforms:
         raise ValueError("a KS plot needs at least one residual; every curve is empty")
     figure = new_figure(8.6, 4.1)
@@ -44,8 +46,8 @@ def ks_plot(
     right.axhspan(-band * fewest**0.5, band * fewest**0.5, color=BAND, linewidth=0)
     right.axhline(0, color=FAINT, linewidth=0.8)
     legend = {}
-    for name, colour in colours_of(uniforms).items():
-        u = uniforms[name]
+    for curve, colour in colours_of(uniforms).items():
+        u = uniforms[curve]
         kept = torch.linspace(0, len(u) - 1, min(len(u), _MAX_POINTS)).long()
         empirical = (kept + 0.5) / len(u)
         marker = "o" if len(u) == 1 else ""  # a line through one point would not be seen
@@ -53,11 +55,11 @@ def ks_plot(
         deviation = (empirical - u[kept]) * len(u) ** 0.5
         (line,) = right.plot(u[kept], deviation, marker=marker, color=colour, linewidth=1.3)
         result = ks_uniform(u)
-        legend[f"{name}: D = {result.statistic:.4f}, p = {result.p_value:.2g}, n = {result.num_events:,}"] = line
+        legend[f"{curve}: D = {result.statistic:.4f}, p = {result.p_value:.2g}, n = {result.num_events:,}"] = line
     legend[f"95 % band of the Kolmogorov-Smirnov test (left: n = {fewest:,})"] = shade
-    distribution = "Exp(1)" if law == "exponential" else "U(0, 1)"
-    label(left, f"{distribution} probability", "empirical probability", "Distribution")
-    label(right, f"{distribution} probability", "√n (empirical - theoretical)", "Deviation")
+    name = "Exp(1)" if distribution == "exponential" else "U(0, 1)"
+    label(left, f"{name} probability", "empirical probability", "Distribution")
+    label(right, f"{name} probability", "√n (empirical - theoretical)", "Deviation")
     left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     right.set_xlim(0, 1)
     right.margins(y=0.12)
@@ -66,7 +68,7 @@ def ks_plot(
     return figure
 
 
-def _sorted_uniforms(values: Tensor, law: str) -> Tensor:
-    """Return residuals as sorted numbers in [0, 1], uniform if the law is right."""
+def _sorted_uniforms(values: Tensor, distribution: str) -> Tensor:
+    """Return residuals as sorted numbers in [0, 1], uniform if the distribution is right."""
     x = values.detach().double().cpu().flatten()
-    return (-torch.expm1(-x.clamp_min(0)) if law == "exponential" else x).sort().values
+    return (-torch.expm1(-x.clamp_min(0)) if distribution == "exponential" else x).sort().values

@@ -1,4 +1,5 @@
-"""Ground-truth processes: intensity, compensator, log-likelihood, exact simulation, and their laws for the samplers."""
+"""Ground-truth processes: intensity, compensator, log-likelihood, exact simulation, and their distributions for the
+samplers."""
 
 from tppsd.processes.base import Process
 from tppsd.processes.event_model import ProcessModel

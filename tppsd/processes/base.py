@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import NO_MARK, EventSequence
-from tppsd.models.law import pick_mark, sample_mark
+from tppsd.models.distribution import pick_mark, sample_mark
 from tppsd.processes.inversion import invert_increasing
 
 _BLOCK = 64  # uniforms are drawn for so many events at a time; results do not depend on it

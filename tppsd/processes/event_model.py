@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import NO_MARK
 from tppsd.models.cache import RowCache
-from tppsd.models.law import pick_mark, sample_mark
+from tppsd.models.distribution import pick_mark, sample_mark
 from tppsd.models.protocol import EventTokens
 from tppsd.models.states import extend_states
 from tppsd.processes.base import Process
@@ -46,10 +46,13 @@ class ProcessInterTime:
         return ProcessInterTime(self.process, self.states.expand(*batch_shape, -1), self.elapsed.expand(batch_shape))
 
     @staticmethod
-    def cat(laws: Sequence[ProcessInterTime], dim: int) -> ProcessInterTime:
+    def cat(distributions: Sequence[ProcessInterTime], dim: int) -> ProcessInterTime:
         """Join distributions of one process along a batch dimension (>= 0)."""
-        states, elapsed = torch.cat([law.states for law in laws], dim), torch.cat([law.elapsed for law in laws], dim)
-        return ProcessInterTime(laws[0].process, states, elapsed)
+        states, elapsed = (
+            torch.cat([distribution.states for distribution in distributions], dim),
+            torch.cat([distribution.elapsed for distribution in distributions], dim),
+        )
+        return ProcessInterTime(distributions[0].process, states, elapsed)
 
     def double(self) -> ProcessInterTime:
         """Return itself: a process computes in float64."""
@@ -99,7 +102,7 @@ class ProcessInterTime:
 
 
 @dataclass(frozen=True)
-class ProcessLaw:
+class ProcessDistribution:
     """Is the distribution of a process's next event, tau, then k ~ lambda*_k / lambda* at tau.
 
     It is a tppsd.models.protocol.EventDistribution.
@@ -112,11 +115,11 @@ class ProcessLaw:
         """Shape of the batch of distributions."""
         return self.inter_time.batch_shape
 
-    def __getitem__(self, index: Any) -> ProcessLaw:
-        """Select along the batch dimensions; `law[..., :-1]` drops the last position."""
-        return ProcessLaw(self.inter_time[index])
+    def __getitem__(self, index: Any) -> ProcessDistribution:
+        """Select along the batch dimensions; `distribution[..., :-1]` drops the last position."""
+        return ProcessDistribution(self.inter_time[index])
 
-    def at(self, positions: Tensor) -> ProcessLaw:
+    def at(self, positions: Tensor) -> ProcessDistribution:
         """Select `positions` of the last batch dimension in each row.
 
         Positions int64 (batch,) give distributions (batch,), positions (batch, n) give (batch, n).
@@ -124,33 +127,35 @@ class ProcessLaw:
         rows = torch.arange(self.batch_shape[0]).view(-1, *[1] * (positions.dim() - 1))
         return self[rows, positions]
 
-    def unsqueeze(self, dim: int) -> ProcessLaw:
+    def unsqueeze(self, dim: int) -> ProcessDistribution:
         """Insert a batch dimension at `dim` >= 0, for several draws from each distribution."""
         return self[(*[slice(None)] * dim, None)]
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessLaw:
+    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessDistribution:
         """Repeat the distribution without copying: (*batch,) -> `batch_shape`."""
-        return ProcessLaw(self.inter_time.expand(batch_shape))
+        return ProcessDistribution(self.inter_time.expand(batch_shape))
 
     @staticmethod
-    def cat(laws: Sequence[ProcessLaw], dim: int) -> ProcessLaw:
+    def cat(distributions: Sequence[ProcessDistribution], dim: int) -> ProcessDistribution:
         """Join distributions of one process along a batch dimension (>= 0)."""
-        return ProcessLaw(ProcessInterTime.cat([law.inter_time for law in laws], dim))
+        return ProcessDistribution(
+            ProcessInterTime.cat([distribution.inter_time for distribution in distributions], dim)
+        )
 
-    def double(self) -> ProcessLaw:
+    def double(self) -> ProcessDistribution:
         """Return itself: a process computes in float64."""
         return self
 
-    def truncated(self, elapsed: Tensor) -> ProcessLaw:
+    def truncated(self, elapsed: Tensor) -> ProcessDistribution:
         """Return the distribution given that nothing happened for `elapsed` float64 (*batch,) since the last event."""
-        return ProcessLaw(self.inter_time.truncated(elapsed))
+        return ProcessDistribution(self.inter_time.truncated(elapsed))
 
-    def whole(self) -> ProcessLaw:
+    def whole(self) -> ProcessDistribution:
         """Return a distribution that is not truncated.
 
         It is that of the time left, tau - elapsed, from the state reached at `elapsed`.
         """
-        return ProcessLaw(
+        return ProcessDistribution(
             ProcessInterTime(self.inter_time.process, self.inter_time.states, torch.zeros_like(self.inter_time.elapsed))
         )
 
@@ -217,9 +222,9 @@ class ProcessModel:
         start = self.process.start_state(torch.full(cache.lengths.shape, self.t_start, dtype=torch.float64))
         return extend_states(cache, tokens, parents, start, self._advance)
 
-    def law(self, context: Tensor) -> ProcessLaw:
+    def distribution(self, context: Tensor) -> ProcessDistribution:
         """Return the distribution of the next event after each context (*batch, state_size)."""
-        return ProcessLaw(ProcessInterTime(self.process, context, context.new_zeros(context.shape[:-1])))
+        return ProcessDistribution(ProcessInterTime(self.process, context, context.new_zeros(context.shape[:-1])))
 
     def _advance(self, tokens: EventTokens, states: Tensor) -> Tensor:
         marks = torch.where(tokens.ids == 0, NO_MARK, (tokens.ids - 1) % self.num_marks)

@@ -15,7 +15,7 @@ from tppsd.models.cache import RowCache
 from tppsd.models.protocol import EventTokens
 from tppsd.processes.base import Process
 from tppsd.processes.decayed_sums import decayed_sums
-from tppsd.processes.event_model import ProcessLaw, ProcessModel
+from tppsd.processes.event_model import ProcessDistribution, ProcessModel
 from tppsd.processes.hawkes_fit import fit_parameters
 
 Nested = float | Sequence[Any] | Tensor  # nested sequences of floats
@@ -186,9 +186,9 @@ class Hawkes(Process):
         """Append q tokens per row and return the states after them, float64 (batch, q, state_size)."""
         return ProcessModel(self).extend(tokens, cache, parents)
 
-    def law(self, context: Tensor) -> ProcessLaw:
+    def distribution(self, context: Tensor) -> ProcessDistribution:
         """Return the distribution of the next event after each context (*batch, state_size)."""
-        return ProcessModel(self).law(context)
+        return ProcessModel(self).distribution(context)
 
 
 class HawkesFit(NamedTuple):

@@ -30,9 +30,9 @@ class BoundedFit(NamedTuple):
 def fit_bounded(train: Sequence[EventSequence], statistics: DataStatistics) -> BoundedFit | None:
     """Fit a Hawkes process by maximum likelihood on the default grid of decays; None where there are too many marks.
 
-    One event of each mark is added, so that a mark that the training split lacks is rare, but not impossible. Inter-times
-    are floored at the statistics' `min_inter_time`. Many marks get fewer decays, and large splits are represented by
-    some of their sequences.
+    One event of each mark is added, so that a mark that the training split lacks is rare, but not impossible.
+    Inter-times are floored at the statistics' `min_inter_time`. Many marks get fewer decays, and large splits are
+    represented by some of their sequences.
     """
     rows = [floored(sequence, statistics.min_inter_time) for sequence in train]
     decays = default_decays(rows)

@@ -28,29 +28,29 @@ def autoregressive_step(state: BatchState, target: ModelRunner, uniforms: Tensor
     Returns:
         The events (rows, 1), and the distributions (rows, 1) that they were drawn from.
     """
-    law = given_elapsed(target.extend(state.last_token), state)
-    inter_times, marks = law.sample(uniforms[..., :3])
+    distribution = given_elapsed(target.extend(state.last_token), state)
+    inter_times, marks = distribution.sample(uniforms[..., :3])
     events = Events.of(inter_times, state.last_times.unsqueeze(1) + inter_times, marks)
     state.commit(events, torch.ones_like(state.counts))
-    return events, law
+    return events, distribution
 
 
-def given_elapsed(laws: EventDistribution, state: BatchState) -> EventDistribution:
+def given_elapsed(distributions: EventDistribution, state: BatchState) -> EventDistribution:
     """Truncate distributions (rows, n) after the last token and later ones by the elapsed time of each row.
 
     Only the first of each row is given that nothing happened for that time.
     """
     if not state.is_truncated_start:
-        return laws
-    num_later = laws.batch_shape[1] - 1
-    return laws.truncated(torch.nn.functional.pad(state.elapsed.unsqueeze(1), (0, num_later)))
+        return distributions
+    num_later = distributions.batch_shape[1] - 1
+    return distributions.truncated(torch.nn.functional.pad(state.elapsed.unsqueeze(1), (0, num_later)))
 
 
 class Autoregressive:
     """Samples one event per pass; where the model can decode, many events per call."""
 
-    def __init__(self, target: ModelRunner, noise: RowNoise, keeps_laws: bool = False) -> None:
-        self.target, self.noise, self.keeps_laws = target, noise, keeps_laws
+    def __init__(self, target: ModelRunner, noise: RowNoise, keeps_distributions: bool = False) -> None:
+        self.target, self.noise, self.keeps_distributions = target, noise, keeps_distributions
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Encode the histories of new requests."""
@@ -64,22 +64,22 @@ class Autoregressive:
         """Advance every row by an event or, by one call, by several."""
         if self.target.can_decode:
             return self._several(state)
-        events, law = autoregressive_step(state, self.target, self.noise.window(1))
+        events, distribution = autoregressive_step(state, self.target, self.noise.window(1))
         self.noise.advance(1, 1)
-        return Advance(1, events, law)
+        return Advance(1, events, distribution)
 
     def _several(self, state: BatchState) -> Advance:
         """Draw about as many events as it takes until one of the rows reaches its end; the later ones do not count."""
-        law = given_elapsed(self.target.extend(state.last_token), state)
+        distribution = given_elapsed(self.target.extend(state.last_token), state)
         wanted = state.limit - state.counts
         num = min(max(_FEWEST, _AT_ONCE // len(state)), int(wanted[state.active].max()))
         ends = torch.where(state.active, state.end, torch.inf)
         limits = torch.where(state.active, wanted, num)
         window = self.noise.window(num)
-        decoded, laws = self.target.decode(
-            law, state.last_times, window, self.keeps_laws, ends, limits, state.stop_marks
+        decoded, distributions = self.target.decode(
+            distribution, state.last_times, window, self.keeps_distributions, ends, limits, state.stop_marks
         )
         self.noise.advance(decoded.num, num)
         events = Events.of(decoded.inter_times, decoded.times, decoded.marks)
         state.commit(events, decoded.num)
-        return Advance(decoded.num, events, laws)
+        return Advance(decoded.num, events, distributions)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tppsd.models.law import sample_with_ratio
+from tppsd.models.distribution import sample_with_ratio
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import RowNoise, Streams
@@ -83,10 +83,10 @@ class BlockRule(ChainRule):
         return Recovered(num_accepted, inter_times, marks)
 
 
-def log_block_probs(draft: Draft, laws: EventDistribution) -> Tensor:
+def log_block_probs(draft: Draft, distributions: EventDistribution) -> Tensor:
     """Return log P_i, i = 1..draft_length, (rows, draft_length)."""
     log_block, steps = torch.zeros_like(draft.inter_times[:, 0]), []
-    for delta in log_ratio(draft, laws).unbind(1):
+    for delta in log_ratio(draft, distributions).unbind(1):
         log_block = (log_block + delta).clamp_max(0.0)
         steps.append(log_block)
     return torch.stack(steps, 1)
@@ -95,7 +95,7 @@ def log_block_probs(draft: Draft, laws: EventDistribution) -> Tensor:
 def _race(race: Rejected, log_block: Tensor, first: Tensor, num: int, noise: Streams) -> tuple[Tensor, Tensor, Tensor]:
     """Return (outcome, inter_time, mark), each (n,), of attempts first..first+num-1 at every position."""
     uniforms = proposal_uniforms(race, noise, first, num)
-    target, draft = (law.unsqueeze(1) for law in race.laws())
+    target, draft = (distribution.unsqueeze(1) for distribution in race.distributions())
     tau, marks, ratio = sample_with_ratio(target, draft, uniforms)
     if torch.isnan(ratio).all(1).any():
         raise RuntimeError("target and draft are not densities: no attempt of a race has a number for its odds")

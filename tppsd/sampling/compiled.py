@@ -75,7 +75,7 @@ class CompiledSpeculative(Speculative):
 
     def _update_backlog(self, speculated: Any) -> None:
         """Hold what the draft's cache lacks: the newest event, and after a fully accepted draft the one before."""
-        num = torch.where(speculated.num_rounds > 0, speculated.num_unseen, 1)
+        num = torch.where(speculated.num_rounds > 0, speculated.num_backlog, 1)
         where = (speculated.num_events - num).unsqueeze(1) + torch.arange(2)
         where = where.clamp_max(speculated.times.shape[1] - 1)
         fields = (speculated.inter_times, speculated.times, speculated.marks)

@@ -22,7 +22,7 @@ from torch import Tensor
 from tppsd.sampling.options import MAX_AUTO_LENGTH, DraftLengths, SamplingOptions
 
 LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_AUTO_LENGTH)
-_FIRST = (24, 16, 0), (8, 4, 0)  # tried before anything is known, with few rows in flight and with many
+_FIRST = (24, 16, 0), (8, 4, 0)  # tried before anything is known, with few running sequences and with many
 _FIRST_COMPILED = (8, 4, 0), (8, 4, 0)  # where passes are bound by their arithmetic
 _MANY_ROWS = 8
 _ROUNDS_AT_ONCE = 4, 16  # where several rounds can be had at once: while lengths are looked for, and later

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
@@ -28,7 +28,7 @@ class Advance(NamedTuple):
     Fields:
         num_passes: target passes of every row, or int64 (rows,).
         events: (rows, n), those that were committed, then anything.
-        laws: the target's distributions of them, or None.
+        distributions: the target's distributions of them, or None.
         num_drafted, num_accepted, num_used: int64 (m,), of every round of every active row, the events drafted,
             accepted, and of these the ones that their row had use for; None: nothing is ever drafted.
         num_rounds: rounds of the batch.
@@ -37,7 +37,7 @@ class Advance(NamedTuple):
 
     num_passes: int | Tensor
     events: Events
-    laws: EventDistribution | None
+    distributions: EventDistribution | None
     num_drafted: Tensor | None = None
     num_accepted: Tensor | None = None
     num_used: Tensor | None = None
@@ -68,7 +68,7 @@ class Finished:
         ended_by_count, stopped: bool (n,), they ended by the number of these, or by the mark of the last.
         columns: float64 (3 or 4, events), inter-times, times since t_start and marks of all, and log-densities where
             they were recorded.
-        laws: the recorded distributions of each, or None.
+        distributions: the recorded distributions of each, or None.
     """
 
     which: Tensor
@@ -76,7 +76,7 @@ class Finished:
     ended_by_count: Tensor
     stopped: Tensor
     columns: Tensor
-    laws: list[NextEventLaw] | None
+    distributions: list[NextEventDistribution] | None
 
     def __len__(self) -> int:
         return len(self.which)
@@ -87,17 +87,17 @@ class Finished:
         names = ("which", "counts", "ended_by_count", "stopped")
         flags = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         columns = torch.cat([part.columns for part in parts], 1)
-        recorded = [law for part in parts for law in part.laws or ()]
-        return cls(**flags, columns=columns, laws=None if parts[0].laws is None else recorded)
+        recorded = [distribution for part in parts for distribution in part.distributions or ()]
+        return cls(**flags, columns=columns, distributions=None if parts[0].distributions is None else recorded)
 
     def select(self, order: Tensor) -> Finished:
         """Return the requests at int64 `order` (m,), in that order."""
         counts, firsts = self.counts[order], (self.counts.cumsum(0) - self.counts)[order]
         within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
         events = firsts.repeat_interleave(counts) + within
-        laws = None if self.laws is None else [self.laws[i] for i in order.tolist()]
+        distributions = None if self.distributions is None else [self.distributions[i] for i in order.tolist()]
         flags = (self.ended_by_count[order], self.stopped[order])
-        return Finished(self.which[order], counts, *flags, self.columns[:, events], laws)
+        return Finished(self.which[order], counts, *flags, self.columns[:, events], distributions)
 
 
 class Counters:
@@ -179,7 +179,7 @@ class Engine:
         started = time.perf_counter()
         active, before, last_times = self.state.active, self.state.counts, self.state.last_times
         done = self.method.advance(self.state)
-        self.recorder.record(before, done.events, done.laws)
+        self.recorder.record(before, done.events, done.distributions)
         if self.recorder.accumulator is not None:
             self.recorder.accumulator.add(self._steps(done, active, before, last_times))
         self.counters.add(done, active)
@@ -192,11 +192,11 @@ class Engine:
     def _steps(self, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> Steps:
         """Return what a call of the method has done, step by step, from what the state was before it."""
         state = self.state
-        assert done.laws is not None
+        assert done.distributions is not None
         num_events = torch.where(active, torch.minimum(state.counts, state.limit) - counts, 0)
         is_late = state.reached_end & ~state.stopped & (state.counts < state.limit)
         starts = torch.cat([last_times.unsqueeze(1), done.events.times[:, :-1]], 1)
-        return Steps(state.request, starts, done.events, done.laws, num_events + is_late.long(), num_events)
+        return Steps(state.request, starts, done.events, done.distributions, num_events + is_late.long(), num_events)
 
     def schedule(self) -> None:
         """Fill free rows with waiting requests once an eighth is free; drop free rows when nobody waits."""
@@ -227,8 +227,8 @@ class Engine:
         counts, by_count = torch.minimum(state.counts, state.limit)[done], (state.counts >= state.limit)[done]
         stopped = state.stopped[done]
         columns = ragged(state.events.values, done, counts)
-        log_probs, laws = self.recorder.take(done, counts, by_count | stopped)
+        log_probs, distributions = self.recorder.take(done, counts, by_count | stopped)
         if log_probs is not None:
             columns = torch.cat([columns, log_probs])
         which = state.request[done].cpu()
-        return Finished(which, counts.cpu(), by_count.cpu(), stopped.cpu(), columns.cpu(), laws)
+        return Finished(which, counts.cpu(), by_count.cpu(), stopped.cpu(), columns.cpu(), distributions)

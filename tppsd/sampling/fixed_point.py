@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tppsd.models.law import sample_mark
+from tppsd.models.distribution import sample_mark
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import RowNoise, Streams

@@ -107,10 +107,10 @@ class SamplingJob:
             first_index,
             model_device(self.target),
         )
-        if self.options.forbid_marks is not None and (self.recorder.log_probs or self.recorder.laws):
+        if self.options.forbid_marks is not None and (self.recorder.log_probs or self.recorder.distributions):
             raise ValueError(
                 f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which "
-                "no distributions and densities are returned; leave out return_laws and return_log_probs"
+                "no distributions and densities are returned; leave out return_distributions and return_log_probs"
             )
         plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
@@ -226,10 +226,10 @@ class SamplingJob:
                 "their end; they are marked in `truncated`",
                 stacklevel=3,
             )
-        laws = None
-        if finished.laws is not None:
+        distributions = None
+        if finished.distributions is not None:
             elapsed = plan.histories.elapsed[requests.history].tolist()
-            laws = [after_elapsed(own, gap) for own, gap in zip(finished.laws, elapsed, strict=True)]
+            distributions = [after_elapsed(own, gap) for own, gap in zip(finished.distributions, elapsed, strict=True)]
         return SampledSequences(
             flat_event_times=times,
             flat_inter_times=inter_times.clone(),
@@ -251,7 +251,7 @@ class SamplingJob:
             mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
             target_hash=self.hashes[0],
             draft_hash=self.hashes[1],
-            laws=laws,
+            distributions=distributions,
         )
 
 

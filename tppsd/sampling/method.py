@@ -64,7 +64,7 @@ def build_engine(
         target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
-            method = Autoregressive(target, noise, recorder.wants_laws)
+            method = Autoregressive(target, noise, recorder.wants_distributions)
             if plan.forbid_marks is not None:
                 method = WithoutMarks(target, noise, plan.forbid_marks, plan.max_events)
             return Engine(method, state, noise, plan.requests, plan.histories, counters, recorder)
@@ -73,7 +73,7 @@ def build_engine(
         proposes = build_drafter(batch, options, target) if drafter is None else drafter(target)
         noise = RowNoise(seed, rule.addresses, num_rows, device)
         counters = Counters(options.longest_draft, rule.num_nodes, device)
-        is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_laws
+        is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_distributions
         kind = CompiledSpeculative if is_native else Speculative
         speculative = kind(target, proposes, rule, noise, lengths)
         return Engine(speculative, state, noise, plan.requests, plan.histories, counters, recorder, lengths)

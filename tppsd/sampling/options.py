@@ -13,6 +13,7 @@ from tppsd.sampling.checks import mark_set, whole_number
 if TYPE_CHECKING:
     from tppsd.sampling.tree.shape import Tree
 
+RENAMED = {"return_laws": "return_distributions"}  # arguments of `sample`
 METHODS = ("autoregressive", "speculative", "fixed_point", "auto")
 DRAFTERS = ("model", "self", "jacobi", "poisson")
 RULES = ("joint", "factorised", "block")
@@ -43,9 +44,9 @@ class SamplingOptions:
             "auto").
         rule: acceptance rule of a chain, "joint", "factorised" or "block", None = "joint"; or of a tree, "linear",
             "mean" or "rrs", None = "linear".
-        drafter: who drafts: "model" (the given draft), "self" (the target's recent laws), "jacobi" (its laws of the
-            round before) or "poisson" (rate and mark frequencies of the training split); None: the `draft` argument
-            decides, for method = "auto" the trial.
+        drafter: who drafts: "model" (the given draft), "self" (the target's recent distributions), "jacobi" (its
+            distributions of the round before) or "poisson" (rate and mark frequencies of the training split); None: the
+            `draft` argument decides, for method = "auto" the trial.
         draft_passes: how many passes of the draft model, each over all events of a chain, make a draft; None = a pass
             per event.
         candidates: several candidates per step: children of every node, depth by depth, of the tree that is drafted in
@@ -208,6 +209,8 @@ class SamplingOptions:
         """Return a copy with some fields replaced; unknown names raise."""
         known = {f.name for f in fields(self)}
         for name in overrides:
+            if name in RENAMED:
+                raise TypeError(f"{name} is called {RENAMED[name]} since version 0.2")
             if name not in known:
                 raise TypeError(f"{name!r} is not an option of sample(); its options are {sorted(known)}")
         return SamplingOptions(**{**asdict(self), **overrides})

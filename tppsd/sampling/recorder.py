@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.state import Events, RowStore, ragged
 
@@ -20,7 +20,8 @@ class Steps(NamedTuple):
         request: int64 (rows,), number of the request that each row works on.
         starts: float64 (rows, n), time of the event before, since the window's start.
         events: (rows, n).
-        laws: the target's distributions of them, (rows, n); the first of a row is given the time without events before.
+        distributions: the target's distributions of them, (rows, n); the first of a row is given the time without
+            events before.
         num_steps: int64 (rows,): so many of the n are steps, the leading ones; 0 for a row that works on nothing.
         num_events: int64 (rows,): so many of these are events of the sequence; the one more, if any, came too late.
     """
@@ -28,7 +29,7 @@ class Steps(NamedTuple):
     request: Tensor
     starts: Tensor
     events: Events
-    laws: EventDistribution
+    distributions: EventDistribution
     num_steps: Tensor
     num_events: Tensor
 
@@ -45,45 +46,49 @@ class Recorder:
 
     Args:
         log_probs: record log-densities.
-        laws: record the parameters of distributions.
+        distributions: record the parameters of distributions.
         accumulator: takes sums over the steps of every path.
     """
 
-    def __init__(self, log_probs: bool = False, laws: bool = False, accumulator: Accumulator | None = None) -> None:
-        self.log_probs, self.laws, self.accumulator = log_probs, laws, accumulator
-        self._example: NextEventLaw | None = None
+    def __init__(
+        self, log_probs: bool = False, distributions: bool = False, accumulator: Accumulator | None = None
+    ) -> None:
+        self.log_probs, self.distributions, self.accumulator = log_probs, distributions, accumulator
+        self._example: NextEventDistribution | None = None
         self._store: RowStore | None = None
 
     @property
-    def wants_laws(self) -> bool:
+    def wants_distributions(self) -> bool:
         """Whether the distribution of every event is of use."""
-        return self.log_probs or self.laws or self.accumulator is not None
+        return self.log_probs or self.distributions or self.accumulator is not None
 
     def start(self) -> None:
         """Begin with a new batch."""
         self._store = None
 
-    def record(self, lengths: Tensor, events: Events, laws: EventDistribution | None) -> None:
+    def record(self, lengths: Tensor, events: Events, distributions: EventDistribution | None) -> None:
         """Store what is wanted of `events` (rows, n), which follow the first `lengths` (rows,) of each row.
 
         Args:
             lengths: int64 (rows,).
             events: committed ones.
-            laws: the target's distributions of them, (rows, n).
+            distributions: the target's distributions of them, (rows, n).
         """
-        if not (self.log_probs or self.laws):
+        if not (self.log_probs or self.distributions):
             return
-        assert laws is not None
+        assert distributions is not None
         columns = []
         if self.log_probs:
-            columns.append(laws.log_prob(events.inter_times, events.marks).unsqueeze(0))
-        if self.laws:
-            if not isinstance(laws, NextEventLaw):
-                name = type(laws).__name__
-                raise TypeError(f"return_laws = True needs a target whose laws are NextEventLaw; these are {name}")
+            columns.append(distributions.log_prob(events.inter_times, events.marks).unsqueeze(0))
+        if self.distributions:
+            if not isinstance(distributions, NextEventDistribution):
+                name = type(distributions).__name__
+                raise TypeError(
+                    f"return_distributions = True needs a target whose distributions are NextEventDistribution; these are {name}"
+                )
             if self._example is None:
-                self._example = _apart(laws)
-            columns.append(laws.parameters.movedim(-1, 0))
+                self._example = _apart(distributions)
+            columns.append(distributions.parameters.movedim(-1, 0))
         joined = torch.cat(columns)
         if self._store is None:
             self._store = RowStore(len(joined), len(lengths), joined.device)
@@ -96,7 +101,7 @@ class Recorder:
 
     def take(
         self, rows: Tensor, counts: Tensor, ended_by_event: Tensor
-    ) -> tuple[Tensor | None, list[NextEventLaw] | None]:
+    ) -> tuple[Tensor | None, list[NextEventDistribution] | None]:
         """Return log-densities (1, events) and distributions of finished rows.
 
         That of the event that came too late is one of the distributions.
@@ -113,28 +118,28 @@ class Recorder:
         if (example := self._example) is None:
             return log_probs, None
         sizes = (counts + (~ended_by_event).long()).tolist()
-        laws = []
+        distributions = []
         with torch.inference_mode(False):  # they may serve a later backward
             for row, size in zip(rows.tolist(), sizes, strict=True):
                 own = values[self.log_probs :, row, :size].cpu()
-                laws.append(example.of(own.t().clone(memory_format=torch.contiguous_format)))
-        return log_probs, laws
+                distributions.append(example.of(own.t().clone(memory_format=torch.contiguous_format)))
+        return log_probs, distributions
 
 
-def _apart(law: NextEventLaw) -> NextEventLaw:
+def _apart(distribution: NextEventDistribution) -> NextEventDistribution:
     """Return an ordinary distribution on the CPU that shares nothing with its model, which may change or be gone."""
-    decoder = law.mark_decoder
+    decoder = distribution.mark_decoder
     if isinstance(decoder, nn.Module):
         with torch.inference_mode(False):
             decoder = copy.deepcopy(decoder).cpu().requires_grad_(False)
-    return law.with_parts(mark_decoder=decoder)
+    return distribution.with_parts(mark_decoder=decoder)
 
 
-def after_elapsed(laws: NextEventLaw | None, elapsed: float) -> NextEventLaw:
+def after_elapsed(distributions: NextEventDistribution | None, elapsed: float) -> NextEventDistribution:
     """Truncate the first distribution of a sequence (n,) by `elapsed`, the time without an event before it."""
-    assert laws is not None
+    assert distributions is not None
     if elapsed == 0:
-        return laws
-    of_each = torch.zeros(laws.batch_shape, dtype=torch.float64)
+        return distributions
+    of_each = torch.zeros(distributions.batch_shape, dtype=torch.float64)
     of_each[0] = elapsed
-    return laws.truncated(of_each)
+    return distributions.truncated(of_each)

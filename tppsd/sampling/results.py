@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.stats import SamplingStats
 
@@ -36,10 +36,11 @@ class SampledSequences:
             lengths give the same sequences again with as many.
         num_marks, mark_names: marks of the target, and their names in its data where they had some.
         target_hash, draft_hash: of the models that have one.
-        laws: None unless asked for; per sequence the target's law of each sampled event, a drawn first event aside, of
-            batch shape (num_events,), and after them that of the silence until its end, (num_events + 1,), where it
-            ended by its window. They are as they were worked out for the events, by the passes of the call: of
-            inter-times since the event before, the first given the silence until which its history was observed.
+        distributions: None unless asked for; per sequence the target's distribution of each sampled event, a drawn
+            first event aside, of batch shape (num_events,), and after them that of the silence until its end,
+            (num_events + 1,), where it ended by its window. They are as they were worked out for the events, by the
+            passes of the call: of inter-times since the event before, the first given the silence until which its
+                history was observed.
     """
 
     flat_event_times: Tensor
@@ -62,7 +63,7 @@ class SampledSequences:
     mark_names: tuple[str, ...] | None = None
     target_hash: str | None = None
     draft_hash: str | None = None
-    laws: list[NextEventLaw] | None = None
+    distributions: list[NextEventDistribution] | None = None
 
     def __len__(self) -> int:
         return len(self.index)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tppsd.models.law import log_density_ratio, pick_mark, sample_mark, sample_with_ratio
+from tppsd.models.distribution import log_density_ratio, pick_mark, sample_mark, sample_with_ratio
 from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import Purpose, RowNoise, Streams, address
@@ -84,9 +84,9 @@ class Rejected(NamedTuple):
     draft: Draft
     target: EventDistribution
 
-    def laws(self) -> tuple[EventDistribution, DraftDistribution]:
+    def distributions(self) -> tuple[EventDistribution, DraftDistribution]:
         """Return the distributions of target and draft at the rejected events, batch shape (n,)."""
-        return self.target[self.rows, self.positions], self.draft.drafted_laws[self.rows, self.positions]
+        return self.target[self.rows, self.positions], self.draft.drafted_distributions[self.rows, self.positions]
 
     def events(self) -> tuple[Tensor, Tensor]:
         """Return the rejected inter-times and marks, (n,)."""
@@ -194,8 +194,11 @@ class FactorisedRule(ChainRule):
     ) -> Acceptance:
         """See Rule; the detail, bool (rows,), says whether it was the inter-time that failed."""
         tau, ahead = draft.inter_times, target[:, :-1]
-        time_delta = ahead.inter_time.log_prob(tau) - draft.drafted_laws.inter_time.log_prob(tau)
-        log_marks = (pick_mark(law.mark_log_probs(tau), draft.marks) for law in (ahead, draft.drafted_laws))
+        time_delta = ahead.inter_time.log_prob(tau) - draft.drafted_distributions.inter_time.log_prob(tau)
+        log_marks = (
+            pick_mark(distribution.mark_log_probs(tau), draft.marks)
+            for distribution in (ahead, draft.drafted_distributions)
+        )
         log_uniforms = uniforms.accept[:, : draft.draft_length].log()
         time_passes = log_uniforms[..., 0] <= time_delta
         mark_passes = log_uniforms[..., 1] <= torch.sub(*log_marks)
@@ -215,7 +218,7 @@ class FactorisedRule(ChainRule):
     def fresh_marks(self, rejected: Rejected, is_time: Tensor, inter_times: Tensor, noise: Streams) -> Tensor:
         """Draw the mark that goes with each of these inter-times, int64 (n,)."""
         uniforms = noise.attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
-        target, draft = rejected.laws()
+        target, draft = rejected.distributions()
         log_target = target.mark_log_probs(inter_times)
         excess = (log_target.exp() - draft.mark_log_probs(inter_times).exp()).clamp_min(0.0)
         # no excess at all can only be rounding: the drafted mark then stands
@@ -224,9 +227,9 @@ class FactorisedRule(ChainRule):
         return torch.where(is_rounding, rejected.events()[1], sample_mark(log_marks, uniforms))
 
 
-def log_ratio(draft: Draft, laws: EventDistribution) -> Tensor:
+def log_ratio(draft: Draft, distributions: EventDistribution) -> Tensor:
     """Return Delta at the drafted events, (rows, draft_length), from the target's distributions of them."""
-    return log_density_ratio(laws, draft.drafted_laws, draft.inter_times, draft.marks)
+    return log_density_ratio(distributions, draft.drafted_distributions, draft.inter_times, draft.marks)
 
 
 def first_uniform(draft: Draft, uniforms: RoundUniforms) -> Tensor:
@@ -297,7 +300,7 @@ def reject_until_kept(
     while len(waiting):
         part = rejected.select(waiting)
         uniforms = uniforms_of(part, noise, first, num)
-        target, draft = (law.unsqueeze(1) for law in part.laws())
+        target, draft = (distribution.unsqueeze(1) for distribution in part.distributions())
         tau, mark, delta = propose(target, draft, uniforms)
         if log_scale is not None:
             delta = delta - log_scale[waiting].unsqueeze(1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens
-from tppsd.sampling.drafters.recent import RecentLaws
+from tppsd.sampling.drafters.recent import RecentDistributions
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import token_marks
 
@@ -38,7 +38,7 @@ class ModelRunner:
         self._encoded: dict[int, int] = {}  # histories of the latest prefill and their rows in _prefilled
         self._prefilled: Any = None
         self._contexts: list[tuple[Any, Tensor, Tensor]] = []  # by chunk, with marks and how many are no padding
-        self._recent: RecentLaws | None = None
+        self._recent: RecentDistributions | None = None
 
     def prefill(self, rows: Tensor, requests: Requests) -> None:
         """Encode the requests' histories, all but the newest token, into `rows`."""
@@ -78,21 +78,26 @@ class ModelRunner:
             self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter ones
         self._encoded = {history: row for row, history in enumerate(wanted)}
 
-    def recent_laws(self) -> RecentLaws:
+    def recent_distributions(self) -> RecentDistributions:
         """Return the distributions after the events of the encoded histories, by their rows."""
         if self._recent is None:
-            self._recent = RecentLaws(len(self._encoded), self.model.num_marks, self.histories.lengths.device)
+            self._recent = RecentDistributions(len(self._encoded), self.model.num_marks, self.histories.lengths.device)
             for context, marks, num in self._contexts:
-                self._recent.update(self.model.law(context), marks, num)
+                self._recent.update(self.model.distribution(context), marks, num)
             self._contexts = []
         return self._recent
 
     def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> EventDistribution:
         """Return the distributions (rows, q) of the next events after the tokens, a chain or nodes of a tree."""
-        return self.model.law(self.model.extend(tokens, self.cache, parents))
+        return self.model.distribution(self.model.extend(tokens, self.cache, parents))
 
     def decode(
-        self, law: EventDistribution, last_times: Tensor, uniforms: Tensor, keeps_laws: bool, *ends: Tensor | None
+        self,
+        distribution: EventDistribution,
+        last_times: Tensor,
+        uniforms: Tensor,
+        keeps_distributions: bool,
+        *ends: Tensor | None,
     ) -> tuple[DecodedEvents, EventDistribution | None]:
         """Draw many events by one call of the model (`DecodingModel.decode`).
 
@@ -100,14 +105,18 @@ class ModelRunner:
             The events, and their distributions or None.
         """
         model: Any = self.model
-        assert isinstance(law, NextEventLaw)
-        decoded: DecodedEvents = model.decode(law, self.cache, last_times, uniforms, keeps_laws, *ends)
-        if not keeps_laws:
+        assert isinstance(distribution, NextEventDistribution)
+        decoded: DecodedEvents = model.decode(
+            distribution, self.cache, last_times, uniforms, keeps_distributions, *ends
+        )
+        if not keeps_distributions:
             return decoded, None
-        laws = law.of(decoded.parameters)
-        if law.elapsed is not None:  # the first of each row is given the same elapsed time
-            laws = laws.truncated(torch.nn.functional.pad(law.elapsed, (0, laws.batch_shape[1] - 1)))
-        return decoded, laws
+        distributions = distribution.of(decoded.parameters)
+        if distribution.elapsed is not None:  # the first of each row is given the same elapsed time
+            distributions = distributions.truncated(
+                torch.nn.functional.pad(distribution.elapsed, (0, distributions.batch_shape[1] - 1))
+            )
+        return decoded, distributions
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""

@@ -33,7 +33,7 @@ def sample(
     first_index: int = 0,
     max_events: int = 1_000_000,
     return_log_probs: bool = False,
-    return_laws: bool = False,
+    return_distributions: bool = False,
     progress: bool = False,
     **option_overrides: Any,
 ) -> SampledSequences:
@@ -41,10 +41,10 @@ def sample(
 
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
-        draft: likewise, or the name of a drafter that needs no model: "self" (the target's own recent laws; what None
-            means for method = "speculative"), "jacobi" (its laws of the round before) or "poisson" (rate and mark
-            frequencies of the training split). It changes the speed, never the law. Where no option
-            says how to sample, fixed rules decide whether a draft model pays (`stats.choice`).
+        draft: likewise, or the name of a drafter that needs no model: "self" (the target's own recent distributions;
+            what None means for method = "speculative"), "jacobi" (its distributions of the round before) or "poisson"
+            (rate and mark frequencies of the training split). It changes the speed, never the distribution. Where no
+            option says how to sample, fixed rules decide whether a draft model pays (`stats.choice`).
         history: sequence(s) to continue; a history's `t_end` is the time until which it was observed: the first new
             event is later than it.
         num_sequences: paths per history, or sequences from scratch.
@@ -60,13 +60,13 @@ def sample(
             are not independent: `for h in histories: sample(target, history=h)` draws all histories with the same
             noise, and their paths move together. Give one call with a list, `sample(target, history=histories)`, or a
             seed per call. Where the clock
-            chooses draft lengths ("auto"), the same law; the same sequences come from the recorded `options` and
-            `batch_size`.
+            chooses draft lengths ("auto"), the same distribution; the same sequences come from the recorded `options`
+            and `batch_size`.
         first_index: index of the first sequence (or history) of this call; lets many calls share one numbering.
         max_events: safety bound per sequence; reaching it sets `truncated` and warns.
         return_log_probs: also return the target's log-density of each event.
-        return_laws: also return the law that each event has been drawn from, as it was worked out for it; after a
-            silence the first is given that silence.
+        return_distributions: also return the distribution that each event has been drawn from, as it was worked out for
+            it; after a silence the first is given that silence.
         progress: show a progress bar.
 
     Returns:
@@ -75,7 +75,7 @@ def sample(
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
-    recorder = Recorder(return_log_probs, return_laws)
+    recorder = Recorder(return_log_probs, return_distributions)
     job = SamplingJob(target, draft, options, option_overrides, batch_size, seed, max_events, recorder)
     plan = job.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     return job.assemble(plan, slice(None), job.finished(plan, progress))
@@ -118,7 +118,7 @@ def sample_stream(
     first_index: int = 0,
     max_events: int = 1_000_000,
     return_log_probs: bool = False,
-    return_laws: bool = False,
+    return_distributions: bool = False,
     progress: bool = False,
     **option_overrides: Any,
 ) -> Iterator[SampledSequences]:
@@ -127,7 +127,7 @@ def sample_stream(
     Each chunk's `stats` are those of the whole call so far. The models' weights must not change before the last chunk.
     """
     chunk_size = whole_number("chunk_size", chunk_size, 1)
-    recorder = Recorder(return_log_probs, return_laws)
+    recorder = Recorder(return_log_probs, return_distributions)
     job = SamplingJob(target, draft, options, option_overrides, batch_size, seed, max_events, recorder)
     plan = job.plan(history, num_sequences, t_start, t_end, horizon, num_events, first_index)
     steps, total = job.run(plan, progress), len(plan.requests)

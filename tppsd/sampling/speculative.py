@@ -30,13 +30,13 @@ class Round(NamedTuple):
         draft: the chain, or the path that was taken through a tree.
         num_accepted: int64 (rows,).
         events: (rows, n + 1), of which the first num_accepted + 1 of each row were committed.
-        laws: the target's distributions of them, (rows, n + 1).
+        distributions: the target's distributions of them, (rows, n + 1).
     """
 
     draft: Draft
     num_accepted: Tensor
     events: Events
-    laws: EventDistribution
+    distributions: EventDistribution
 
 
 def speculative_round(
@@ -154,7 +154,7 @@ class Speculative:
         rounds = (*until_stop(done.draft.num_drafted, done.num_accepted, num_counted, state), num_used)
         num_drafted, num_accepted, num_used = (values[active] for values in rounds)
         nodes = accepted_nodes(done.draft.nodes, rounds[1], active)
-        return Advance(1, done.events, done.laws, num_drafted, num_accepted, num_used, nodes=nodes)
+        return Advance(1, done.events, done.distributions, num_drafted, num_accepted, num_used, nodes=nodes)
 
     def _step(self, state: BatchState) -> Advance:
         """Advance every row by one event; the drafter learns of it."""
@@ -162,11 +162,11 @@ class Speculative:
         # no events, but a drafter that has not drafted before begins with the last token
         nothing, last_mark = self.drafter.propose(state, u.draft), state.last_marks(self.target.model.num_marks)
         active = state.active
-        events, law = autoregressive_step(state, self.target, u.target)
-        self.drafter.commit(nothing, nothing.num_drafted, state, law, last_mark.unsqueeze(1))
+        events, distribution = autoregressive_step(state, self.target, u.target)
+        self.drafter.commit(nothing, nothing.num_drafted, state, distribution, last_mark.unsqueeze(1))
         self.rule.consume(self.noise, torch.ones_like(state.counts), 0)
         none = nothing.num_drafted[active]
-        return Advance(1, events, law, none, none, none)
+        return Advance(1, events, distribution, none, none, none)
 
 
 def until_stop(

@@ -22,7 +22,7 @@ class SamplingStats:
         method, rule, draft_length, drafter, tree: what was done (None where it does not apply); where the draft length
             was chosen by the clock, the recorded lengths are in the samples' options.
         choice: what method = "auto" chose and why; trial_seconds: what its trial took, beside `seconds`.
-        exact: the samples have exactly the target's law, up to floating point.
+        exact: the samples have exactly the target's distribution, up to floating point.
         num_rounds: target passes summed over sequences; num_target_passes: passes over the whole batch. (Where a call
             of compiled code draws several rounds of each row, as many as of the row with the most.)
         num_drafted, num_accepted: drafted events and those accepted; events drafted after the first rejection count as

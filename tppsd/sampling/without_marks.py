@@ -44,19 +44,19 @@ class WithoutMarks(Autoregressive):
         self.num_steps = self.num_steps[rows]
 
     @staticmethod
-    def _candidates(law: EventDistribution, elapsed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def _candidates(distribution: EventDistribution, elapsed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Draw the next candidates (rows, 1), later than those that were dropped."""
-        inter_times, marks = law.truncated(elapsed).sample(uniforms)
+        inter_times, marks = distribution.truncated(elapsed).sample(uniforms)
         return inter_times, marks
 
     def advance(self, state: BatchState) -> Advance:
         """Draw candidates of every row until one is kept, comes too late, or is the last one allowed."""
-        law = given_elapsed(self.target.extend(state.last_token), state)
+        distribution = given_elapsed(self.target.extend(state.last_token), state)
         elapsed = state.elapsed.unsqueeze(1)
         inter_times, marks = torch.full_like(elapsed, torch.inf), torch.zeros_like(elapsed, dtype=torch.int64)
         drawing = state.active.unsqueeze(1)
         while drawing.any():
-            taus, candidates = self._candidates(law, elapsed, self.noise.window(1)[..., :3])
+            taus, candidates = self._candidates(distribution, elapsed, self.noise.window(1)[..., :3])
             self.noise.advance(drawing.squeeze(1).long(), 1)
             self.num_steps += drawing.squeeze(1)
             is_late = ~(state.last_times.unsqueeze(1) + taus <= state.end.unsqueeze(1))
@@ -69,4 +69,4 @@ class WithoutMarks(Autoregressive):
             drawing = drawing & ~is_exhausted
         events = Events.of(inter_times, state.last_times.unsqueeze(1) + inter_times, marks)
         state.commit(events, torch.ones_like(state.counts))
-        return Advance(1, events, law)
+        return Advance(1, events, distribution)

@@ -1,1 +1,2 @@
-"""What computes cached passes and laws in place of a model's own operators: compiled code, CUDA graphs, bfloat16."""
+"""What computes cached passes and distributions in place of a model's own operators: compiled code, CUDA graphs,
+bfloat16."""

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tppsd.backends.cpp.prepack import PackedDecoder
 from tppsd.backends.cpp.structures import Pointer, Views
-from tppsd.models.law import MarkDecoder, NextEventLaw
+from tppsd.models.distribution import MarkDecoder, NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 
 
-class LawArithmetic:
+class DistributionArithmetic:
     """Draws from the distributions of one model and computes their densities by compiled code.
 
     It may outlive the model.
@@ -25,54 +25,60 @@ class LawArithmetic:
         example: a distribution of that model; all but its parameters is used.
     """
 
-    def __init__(self, library: ctypes.CDLL, weights: PackedDecoder, example: NextEventLaw) -> None:
+    def __init__(self, library: ctypes.CDLL, weights: PackedDecoder, example: NextEventDistribution) -> None:
         self._library, self._weights, self.example = library, weights, example
 
-    def draw(self, laws: Tensor, elapsed: Tensor | None, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Return NextEventLaw.sample of packed distributions (*batch, width).
+    def draw(self, distributions: Tensor, elapsed: Tensor | None, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return NextEventDistribution.sample of packed distributions (*batch, width).
 
         With `elapsed` (*batch,) they are given that nothing happened for that time.
         """
-        shape = _broadcast(laws.shape[:-1], uniforms.shape[:-1])
+        shape = _broadcast(distributions.shape[:-1], uniforms.shape[:-1])
         inter_times = torch.empty(shape, dtype=torch.float64)
         marks = torch.empty(shape, dtype=torch.int64)
         uniforms = uniforms if uniforms.stride(-1) == 1 else uniforms.contiguous()
         uniforms = uniforms.expand(*shape, -1)
         self._call(
-            self._library.draw_events, shape, laws, elapsed, [(uniforms, uniforms.stride()[:-1])], inter_times, marks
+            self._library.draw_events,
+            shape,
+            distributions,
+            elapsed,
+            [(uniforms, uniforms.stride()[:-1])],
+            inter_times,
+            marks,
         )
         return inter_times, marks
 
-    def log_prob(self, laws: Tensor, elapsed: Tensor | None, inter_times: Tensor, marks: Tensor) -> Tensor:
-        """Return NextEventLaw.log_prob of packed distributions (*batch, width).
+    def log_prob(self, distributions: Tensor, elapsed: Tensor | None, inter_times: Tensor, marks: Tensor) -> Tensor:
+        """Return NextEventDistribution.log_prob of packed distributions (*batch, width).
 
         With `elapsed` (*batch,) they are given that nothing happened for that time.
         """
-        shape = _broadcast(laws.shape[:-1], inter_times.shape)
+        shape = _broadcast(distributions.shape[:-1], inter_times.shape)
         log_probs = torch.empty(shape, dtype=torch.float64)
         operands = [(operand, operand.stride()) for operand in (inter_times.expand(shape), marks.expand(shape))]
-        self._call(self._library.log_densities, shape, laws, elapsed, operands, log_probs)
+        self._call(self._library.log_densities, shape, distributions, elapsed, operands, log_probs)
         return log_probs
 
     def _call(
-        self, function: Callable[..., None], shape: tuple[int, ...], laws: Tensor, elapsed: Tensor | None,
+        self, function: Callable[..., None], shape: tuple[int, ...], distributions: Tensor, elapsed: Tensor | None,
         operands: list[tuple[Tensor, tuple[int, ...]]], *written: Tensor,
     ) -> None:  # fmt: skip
-        laws = laws.expand(*shape, -1)
+        distributions = distributions.expand(*shape, -1)
         silences = None if elapsed is None else elapsed.expand(shape)
-        strides = (laws.stride()[:-1], (0,) * len(shape) if silences is None else silences.stride())
+        strides = (distributions.stride()[:-1], (0,) * len(shape) if silences is None else silences.stride())
         views, _numbers = _views(shape, *strides, *(steps for _, steps in operands))
-        tensors = (laws, silences, *(operand for operand, _ in operands), *written)
+        tensors = (distributions, silences, *(operand for operand, _ in operands), *written)
         pointers = (None if tensor is None else Pointer(tensor.data_ptr()) for tensor in tensors)
         function(ctypes.byref(self._weights.decoder), ctypes.byref(views), *pointers)
 
 
-def _broadcast(laws: torch.Size, operands: torch.Size) -> tuple[int, ...]:
+def _broadcast(distributions: torch.Size, operands: torch.Size) -> tuple[int, ...]:
     """Return the shape of both together; torch.broadcast_shapes takes longer than all of a draw."""
-    if laws == operands:
-        return laws
-    missing = len(operands) - len(laws)
-    first, second = (1,) * missing + tuple(laws), (1,) * -missing + tuple(operands)
+    if distributions == operands:
+        return distributions
+    missing = len(operands) - len(distributions)
+    first, second = (1,) * missing + tuple(distributions), (1,) * -missing + tuple(operands)
     return tuple(b if a == 1 else a for a, b in zip(first, second, strict=True))
 
 
@@ -84,24 +90,24 @@ def _views(shape: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[Views, An
     return Views(num, *(first + 8 * num * i for i in range(5))), numbers
 
 
-class CompiledLaw(NextEventLaw):
+class CompiledDistribution(NextEventDistribution):
     """Is a batch of packed distributions of a compiled model, truncated or not.
 
     Args:
         arithmetic: draws and densities of the model.
-        parameters: float64 (*batch, width), as NextEventLaw packs them.
+        parameters: float64 (*batch, width), as NextEventDistribution packs them.
         elapsed: float64 (*batch,), time since the last event that is known to be without an event; None = not
             truncated.
     """
 
-    _arithmetic: LawArithmetic
+    _arithmetic: DistributionArithmetic
     _elapsed: Tensor | None
 
-    def __init__(self, arithmetic: LawArithmetic, parameters: Tensor, elapsed: Tensor | None = None) -> None:
+    def __init__(self, arithmetic: DistributionArithmetic, parameters: Tensor, elapsed: Tensor | None = None) -> None:
         self.__dict__.update(_arithmetic=arithmetic, _packed=parameters, _elapsed=elapsed)
 
     @cached_property
-    def _ordinary(self) -> NextEventLaw:
+    def _ordinary(self) -> NextEventDistribution:
         """The same distributions, field by field: most are never asked for."""
         return self._arithmetic.example._with([self.parameters], self._elapsed)
 
@@ -130,22 +136,22 @@ class CompiledLaw(NextEventLaw):
         """Time since the last event that is known to be without an event, float64 (*batch,); None = not truncated."""
         return self._elapsed
 
-    def _with(self, fields: list[Tensor], elapsed: Tensor | None) -> NextEventLaw:
-        return CompiledLaw(self._arithmetic, fields[0], elapsed)
+    def _with(self, fields: list[Tensor], elapsed: Tensor | None) -> NextEventDistribution:
+        return CompiledDistribution(self._arithmetic, fields[0], elapsed)
 
-    def with_parts(self, **parts: Any) -> NextEventLaw:
-        """Return an ordinary NextEventLaw with some attributes replaced."""
+    def with_parts(self, **parts: Any) -> NextEventDistribution:
+        """Return an ordinary NextEventDistribution with some attributes replaced."""
         return self._ordinary.with_parts(**parts)
 
-    def truncated(self, elapsed: Tensor) -> NextEventLaw:
+    def truncated(self, elapsed: Tensor) -> NextEventDistribution:
         """Return the distribution given that nothing happened for `elapsed` float64 (*batch,) since the last event."""
-        return CompiledLaw(self._arithmetic, self.parameters, elapsed.expand(self.batch_shape))
+        return CompiledDistribution(self._arithmetic, self.parameters, elapsed.expand(self.batch_shape))
 
-    def whole(self) -> NextEventLaw:
+    def whole(self) -> NextEventDistribution:
         """Return the distribution without truncation."""
-        return CompiledLaw(self._arithmetic, self.parameters)
+        return CompiledDistribution(self._arithmetic, self.parameters)
 
-    def double(self) -> NextEventLaw:
+    def double(self) -> NextEventDistribution:
         """Return itself: compiled code computes in float64."""
         return self
 
@@ -155,7 +161,7 @@ class CompiledLaw(NextEventLaw):
 
     def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
         """Return how far these inter-times are from those of `sample(uniforms)`: 0 exactly where they are the same."""
-        # that of the ordinary law is 0 for what it draws itself, which differs in last bits
+        # that of the ordinary distribution is 0 for what it draws itself, which differs in last bits
         return torch.where(self.sample(uniforms)[0] == inter_times, 0.0, super().noise_distance(inter_times, uniforms))
 
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from tppsd.backends.cpp.compiling import library
-from tppsd.backends.cpp.distribution import CompiledLaw, LawArithmetic
+from tppsd.backends.cpp.distribution import CompiledDistribution, DistributionArithmetic
 from tppsd.backends.cpp.prepack import LANES, PackedDecoder, PackedWeights
 from tppsd.backends.cpp.structures import Chain, Int, Newest, Pass, Pointer
 from tppsd.models.cache import KVCache, bounded_capacity
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
 from tppsd.models.tree import depths_on, is_ancestor
@@ -72,36 +72,38 @@ class CompiledDecoder:
         self.library, self._weights, self.decoder = native_library(), weights, weights.decoder
         self._width = 3 * self.decoder.num_components + self.decoder.num_features
         self.decoder.log_mean, self.decoder.log_std = self.statistics.log_mean, self.statistics.log_std
-        self._arithmetic = LawArithmetic(self.library, weights, self._example(model))
+        self._arithmetic = DistributionArithmetic(self.library, weights, self._example(model))
 
-    def _example(self, model: TransformerTPP) -> NextEventLaw:
+    def _example(self, model: TransformerTPP) -> NextEventDistribution:
         """Return an empty batch of the model's distributions, which says what all of them have in common."""
         nothing = torch.zeros(0, self.decoder.num_components, dtype=torch.float64)
         mixture = LogNormalMixture(nothing, nothing, nothing, self.statistics.log_mean, self.statistics.log_std)
         marks = model.decoder.marks
         if marks is None:
-            return NextEventLaw(mixture)
+            return NextEventDistribution(mixture)
         features = torch.zeros(0, self.decoder.num_features, dtype=torch.float64)
-        return NextEventLaw(mixture, features, copy.deepcopy(marks).in_double())
+        return NextEventDistribution(mixture, features, copy.deepcopy(marks).in_double())
 
     def content_hash(self) -> str:
         """Return the SHA-256 (hex) of the model that was compiled, as `TransformerTPP.content_hash`."""
         return self._content_hash
 
-    def law(self, context: Tensor) -> NextEventLaw:
+    def distribution(self, context: Tensor) -> NextEventDistribution:
         """Return the distribution of the next event after each context (*batch, embed_dim), in float64 arithmetic."""
         context = context.contiguous()
-        laws = torch.empty(*context.shape[:-1], self._width, dtype=torch.float64)
-        num = Int(laws.numel() // self._width)
-        self.library.laws_after(ctypes.byref(self.decoder), Pointer(context.data_ptr()), num, Pointer(laws.data_ptr()))
-        return CompiledLaw(self._arithmetic, laws)
+        distributions = torch.empty(*context.shape[:-1], self._width, dtype=torch.float64)
+        num = Int(distributions.numel() // self._width)
+        self.library.distributions_after(
+            ctypes.byref(self.decoder), Pointer(context.data_ptr()), num, Pointer(distributions.data_ptr())
+        )
+        return CompiledDistribution(self._arithmetic, distributions)
 
     def _chain(
         self,
-        law: NextEventLaw,
+        distribution: NextEventDistribution,
         last_times: Tensor,
         uniforms: Tensor,
-        keeps_laws: bool,
+        keeps_distributions: bool,
         *given: Tensor | None,
     ) -> tuple[Chain, DecodedEvents, tuple[Tensor | None, ...]]:
         """Return what `decode` begins with.
@@ -112,15 +114,15 @@ class CompiledDecoder:
         rows, num = uniforms.shape[:2]
         inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
         marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
-        laws = law.parameters.new_empty(rows, num if keeps_laws else 1, self._width)
-        laws[:, :1] = law.parameters
-        elapsed = None if law.elapsed is None else law.elapsed[:, 0]
+        distributions = distribution.parameters.new_empty(rows, num if keeps_distributions else 1, self._width)
+        distributions[:, :1] = distribution.parameters
+        elapsed = None if distribution.elapsed is None else distribution.elapsed[:, 0]
         tensors = (uniforms, last_times, elapsed, *given)
         read = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
-        written = (inter_times, times, laws, marks, num_drawn)
+        written = (inter_times, times, distributions, marks, num_drawn)
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *read))
-        chain = Chain(*pointers, num, uniforms.shape[2], keeps_laws)
-        return chain, DecodedEvents(inter_times, times, marks, num_drawn, laws), read
+        chain = Chain(*pointers, num, uniforms.shape[2], keeps_distributions)
+        return chain, DecodedEvents(inter_times, times, marks, num_drawn, distributions), read
 
 
 class CompiledTPP(CompiledDecoder):
@@ -183,11 +185,11 @@ class CompiledTPP(CompiledDecoder):
 
     def decode(
         self,
-        law: NextEventLaw,
+        distribution: NextEventDistribution,
         cache: KVCache,
         last_times: Tensor,
         uniforms: Tensor,
-        keeps_laws: bool,
+        keeps_distributions: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
         stops: Tensor | None = None,
@@ -197,16 +199,18 @@ class CompiledTPP(CompiledDecoder):
         All but the newest of each row join the cache.
 
         Args:
-            law: the distributions of the first events, (rows, 1).
+            distribution: the distributions of the first events, (rows, 1).
             cache: of this model.
             last_times: float64 (rows,), after which they come.
             uniforms: float64 (rows, n, at least 3).
-            keeps_laws: return the parameters of all distributions.
+            keeps_distributions: return the parameters of all distributions.
             ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many
                 events. Rows that are drawn together stop together.
             stops: bool (num_marks,): drawing stops after an event of these marks as well; None = of none.
         """
-        chain, decoded, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits, stops)
+        chain, decoded, _given = self._chain(
+            distribution, last_times, uniforms, keeps_distributions, ends, limits, stops
+        )
         rows, num = uniforms.shape[:2]
         cache.announce(num - 1)
         contexts = torch.empty(rows, 1, self.encoder.dim, dtype=torch.float32)
@@ -214,7 +218,7 @@ class CompiledTPP(CompiledDecoder):
         time, inter_time = torch.empty(2, rows, dtype=torch.float64).unbind(0)
         depth, _ = _among_new(1, (), None, 0)
         each = self.pass_of(cache, 1, contexts, ids, time, inter_time, lengths, num_before, depth, None)
-        self.library.follow(*map(ctypes.byref, (self.encoder, self.decoder, each, chain)))
+        self.library.decode(*map(ctypes.byref, (self.encoder, self.decoder, each, chain)))
         cache.lengths = lengths
         return decoded
 
@@ -244,26 +248,28 @@ class CompiledHeadTPP(CompiledDecoder):
 
     def decode(
         self,
-        law: NextEventLaw,
+        distribution: NextEventDistribution,
         cache: KVCache,
         last_times: Tensor,
         uniforms: Tensor,
-        keeps_laws: bool,
+        keeps_distributions: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
         stops: Tensor | None = None,
     ) -> DecodedEvents:
         """Draw events one after another (`CompiledTPP.decode`), all rows together."""
-        chain, decoded, _given = self._chain(law, last_times, uniforms, keeps_laws, ends, limits, stops)
+        chain, decoded, _given = self._chain(
+            distribution, last_times, uniforms, keeps_distributions, ends, limits, stops
+        )
         rows, num = uniforms.shape[:2]
-        contexts = law.parameters  # of the first event none are asked for
+        contexts = distribution.parameters  # of the first event none are asked for
         for j in range(num):
             tokens = EventTokens(
                 torch.empty(rows, 1, dtype=torch.int64), *torch.empty(2, rows, 1, dtype=torch.float64).unbind(0)
             )
             newest = Newest(*(field.data_ptr() for field in tokens))
             structures, numbers = map(ctypes.byref, (self.decoder, chain, newest)), (rows, j, torch.get_num_threads())
-            if self.library.follow_next(*structures, Pointer(contexts.data_ptr()), *map(Int, numbers)):
+            if self.library.decode_next(*structures, Pointer(contexts.data_ptr()), *map(Int, numbers)):
                 return decoded
             contexts = self.extend(tokens, cache)
         return decoded

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tppsd.backends.cpp.model import CompiledHeadTPP, CompiledTPP
-from tppsd.backends.cpp.structures import Model, Operated, Pointer, Rounds
+from tppsd.backends.cpp.structures import HeadPasses, Model, Pointer, Rounds
 from tppsd.models.cache import KVCache
 from tppsd.models.protocol import EventTokens
 
@@ -22,7 +22,7 @@ class Speculated(NamedTuple):
         marks: int64 (rows, room).
         num_drafted, num_accepted: int64 (rows, room), of each of the num_rounds rounds.
         num_events, num_rounds: int64 (rows,).
-        num_unseen: int64 (rows,), how many of the newest events the draft has not seen.
+        num_backlog: int64 (rows,), how many of the newest events the draft has not seen.
     """
 
     inter_times: Tensor
@@ -32,14 +32,14 @@ class Speculated(NamedTuple):
     num_accepted: Tensor
     num_events: Tensor
     num_rounds: Tensor
-    num_unseen: Tensor
+    num_backlog: Tensor
 
 
 class Wanted(NamedTuple):
     """Holds what rounds begin with, and what is wanted of them.
 
     Fields:
-        unseen, num_unseen: tokens (rows, n), of which the draft has not seen the first (rows,); the last of these is
+        backlog, num_backlog: tokens (rows, n), of which the draft has not seen the first (rows,); the last of these is
             the target's next one.
         keys, cursors: of the rows' noise.
         elapsed: float64 (rows,), time since the last event that is known to be without an event.
@@ -52,8 +52,8 @@ class Wanted(NamedTuple):
             None = each row draws as many as it wants.
     """
 
-    unseen: EventTokens
-    num_unseen: Tensor
+    backlog: EventTokens
+    num_backlog: Tensor
     keys: Tensor
     cursors: Tensor
     elapsed: Tensor
@@ -66,12 +66,14 @@ class Wanted(NamedTuple):
 
     def begun(self) -> tuple[Speculated, Rounds, Any]:
         """Return an empty result, the structure that writes it, and what else that structure points to."""
-        rows, width = self.unseen.ids.shape
+        rows, width = self.backlog.ids.shape
         inter_times, times = torch.zeros(2, rows, self.room, dtype=torch.float64).unbind(0)
         marks, drafted, accepted = torch.zeros(3, rows, self.room, dtype=torch.int64).unbind(0)
         num_events, num_rounds = (self.limits <= 0).long(), torch.zeros_like(self.cursors)
-        made = Speculated(inter_times, times, marks, drafted, accepted, num_events, num_rounds, self.num_unseen.clone())
-        fields = (*self.unseen, self.keys, self.cursors, self.elapsed, self.ends, self.limits, self.stops)
+        made = Speculated(
+            inter_times, times, marks, drafted, accepted, num_events, num_rounds, self.num_backlog.clone()
+        )
+        fields = (*self.backlog, self.keys, self.cursors, self.elapsed, self.ends, self.limits, self.stops)
         given = [None if tensor is None else tensor.contiguous() for tensor in fields]
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*made, *given))
         in_step = self.most_rounds is not None
@@ -95,7 +97,7 @@ class _CacheInRounds:
     def __init__(self, model: CompiledTPP, cache: KVCache, wanted: Wanted, most_new: int) -> None:
         cache.announce(most_new)
         self._cache, self._lengths, self._num_tokens = cache, cache.lengths.clone(), cache.num_tokens.clone()
-        self._depth = torch.arange(max(wanted.draft_length + 1, wanted.unseen.ids.shape[1]))
+        self._depth = torch.arange(max(wanted.draft_length + 1, wanted.backlog.ids.shape[1]))
         self._pass = model.pass_of(cache, 1, None, None, None, None, self._lengths, self._num_tokens, self._depth, None)
         self.structure = Model(*map(ctypes.addressof, (model.encoder, model.decoder, self._pass)))
 
@@ -125,7 +127,7 @@ def speculate(
     speculated, rounds, _given = wanted.begun()
     most_new = wanted.room + wanted.draft_length
     of_target = _CacheInRounds(target, caches[0], wanted, most_new)
-    of_draft = _CacheInRounds(draft, caches[1], wanted, most_new + wanted.unseen.ids.shape[1])
+    of_draft = _CacheInRounds(draft, caches[1], wanted, most_new + wanted.backlog.ids.shape[1])
     num_failed = target.library.speculate(*map(ctypes.byref, (of_target.structure, of_draft.structure, rounds)))
     _check(num_failed)
     of_target.end()
@@ -139,14 +141,14 @@ def _speculate_in_step(
     cache, draft_cache = caches
     (speculated, rounds, _given), library = wanted.begun(), draft.library
     of_draft = _CacheInRounds(
-        draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.unseen.ids.shape[1]
+        draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.backlog.ids.shape[1]
     )
     num_rows, most = len(cache.lengths), wanted.draft_length + 1
     ids = torch.zeros(num_rows, most, dtype=torch.int64)
     num_new, num_kept = torch.zeros(2, num_rows, dtype=torch.int64)
     times, inter_times = torch.zeros(2, num_rows, most, dtype=torch.float64)
     pointers = (tensor.data_ptr() for tensor in (ids, times, inter_times, num_new, num_kept))
-    passes = Operated(ctypes.addressof(target.decoder), *pointers, most)
+    passes = HeadPasses(ctypes.addressof(target.decoder), *pointers, most)
     handle = Pointer(library.begin_rounds(*map(ctypes.byref, (passes, of_draft.structure, rounds))))
     try:
         for _ in range(wanted.most_rounds or wanted.room):
@@ -167,4 +169,6 @@ def _speculate_in_step(
 
 def _check(num_failed: int) -> None:
     if num_failed:
-        raise RuntimeError(f"no proposal was kept for {num_failed} rows: target and draft laws are not densities")
+        raise RuntimeError(
+            f"no proposal was kept for {num_failed} rows: target and draft distributions are not densities"
+        )

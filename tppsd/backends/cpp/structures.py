@@ -70,8 +70,10 @@ class Chain(ctypes.Structure):
     """Describes events that are drawn one after another, and what they are written to."""
 
     _fields_ = [
-        *_fields(Pointer, "inter_times times laws marks num_drawn uniforms last_times elapsed ends limits stops"),
-        *_fields(Int, "num num_uniforms keeps_laws"),
+        *_fields(
+            Pointer, "inter_times times distributions marks num_drawn uniforms last_times elapsed ends limits stops"
+        ),
+        *_fields(Int, "num num_uniforms keeps_distributions"),
     ]
 
 
@@ -91,13 +93,13 @@ class Rounds(ctypes.Structure):
     """Describes speculative rounds: what they begin with, and what they are written to."""
 
     _fields_ = [
-        *_fields(Pointer, "inter_times times marks num_drafted num_accepted num_events num_rounds num_unseen"),
+        *_fields(Pointer, "inter_times times marks num_drafted num_accepted num_events num_rounds num_backlog"),
         *_fields(Pointer, "ids token_times token_inter_times keys cursors elapsed ends limits stops"),
         *_fields(Int, "room width draft_length most_rounds in_step"),
     ]
 
 
-class Operated(ctypes.Structure):
+class HeadPasses(ctypes.Structure):
     """Describes the passes of a target with an encoder that native code does not know."""
 
     _fields_ = [*_fields(Pointer, "decoder ids times inter_times num_new num_kept"), ("most", Int)]
@@ -106,4 +108,4 @@ class Operated(ctypes.Structure):
 class Views(ctypes.Structure):
     """Describes tensors of one shape by their strides."""
 
-    _fields_ = [("num_dims", Int), *_fields(Pointer, "sizes of_laws of_first of_second of_third")]
+    _fields_ = [("num_dims", Int), *_fields(Pointer, "sizes of_distributions of_first of_second of_third")]

@@ -40,8 +40,8 @@ from tppsd.metrics.functional.likelihood import (
     nll_per_event,
     process_nll,
 )
+from tppsd.metrics.functional.model_residuals import distribution_residuals, model_residuals
 from tppsd.metrics.functional.overlap import Overlap, overlap, stratified_inter_times
-from tppsd.metrics.functional.own_law import law_residuals, own_law_residuals
 from tppsd.metrics.functional.permutation import (
     PermutationResult,
     event_counts,
@@ -98,6 +98,7 @@ __all__ = [
     "confidence_bins",
     "crps",
     "crps_of_counts",
+    "distribution_residuals",
     "earth_movers_distance",
     "event_counts",
     "events_per_round",
@@ -109,7 +110,6 @@ __all__ = [
     "ks_uniform",
     "lag1_correlation",
     "lag1_independence",
-    "law_residuals",
     "likelihood_discrepancy",
     "log_score",
     "log_score_of_counts",
@@ -118,12 +118,12 @@ __all__ = [
     "mark_totals",
     "mean_share_beyond",
     "model_nll",
+    "model_residuals",
     "nll_by_time",
     "nll_per_event",
     "number_test",
     "optimal_acceptance",
     "overlap",
-    "own_law_residuals",
     "pair_independence",
     "permutation_test",
     "pit_calibration",

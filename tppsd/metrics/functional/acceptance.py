@@ -1,8 +1,9 @@
 """Acceptance statistics, all derived from `accepted_counts`.
 
 `accepted_counts[d, a]` is the number of rounds that drafted a chain of d events and accepted the first a of them, int64
-(max_draft_length + 1, max_draft_length + 1). A round ends with one more event, from the adjusted law or the target's.
-(Of a tree d and a are depths, so that rates per step are right and those per drafted event are not: see SamplingStats.)
+(max_draft_length + 1, max_draft_length + 1). A round ends with one more event, from the adjusted distribution or the
+target's. (Of a tree d and a are depths, so that rates per step are right and those per drafted event are not: see
+SamplingStats.)
 """
 
 from __future__ import annotations

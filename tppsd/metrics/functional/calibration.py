@@ -27,12 +27,12 @@ def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
 
         n_b = #{i: (b - 1) / B <= u_i < b / B},  deviation = 1/B sum_b |n_b / n - 1/B|,  D = sup_u |F_n(u) - u|
 
-    A hump in the middle says that the law is too wide, a valley too narrow, a slope too early or too late.
+    A hump in the middle says that the distribution is too wide, a valley too narrow, a slope too early or too late.
 
     Args:
         uniforms: (num_events,) in [0, 1]: G(tau_i | h_{i-1}). On windows that end before the next event long
-            inter-times are missing, so take 1 - exp(-gap) of the gaps of `carry_over` instead, which the right law
-            makes uniform.
+            inter-times are missing, so take 1 - exp(-gap) of the gaps of `carry_over` instead, which the right
+            distribution makes uniform.
         num_bins: B.
     Source: Gneiting, Balabdaoui and Raftery, J. R. Stat. Soc. B 69 (2007).
     """

@@ -21,7 +21,7 @@ _NUM_EVEN_PANELS = 48  # besides, so that x hardly grows within a panel
 _BELOW = 14.0  # log of the capped mean over what is far below it: e^-14 of it is not told from 0
 
 
-def capped_mean(law: LogNormalMixture, horizon: float) -> Tensor:
+def capped_mean(distribution: LogNormalMixture, horizon: float) -> Tensor:
     """Return E min(X, H), float64 (num_events,): the mean inter-time where all beyond the horizon H counts as H.
 
         E min(X, H) = sum_m w_m [exp(a_m + s_m^2 / 2) Phi(z_m - s_m) + H Phi(-z_m)],  z_m = (log H - a_m) / s_m
@@ -30,10 +30,10 @@ def capped_mean(law: LogNormalMixture, horizon: float) -> Tensor:
     of min(X, H). An infinite horizon gives the mean.
 
     Args:
-        law: of batch shape (num_events,), not truncated.
+        distribution: of batch shape (num_events,), not truncated.
         horizon: H > 0, in the data's unit of time.
     """
-    log_weights, a, s = components(law)
+    log_weights, a, s = components(distribution)
     if horizon == math.inf:
         return (log_weights + a + 0.5 * s * s).exp().sum(-1)
     z = (math.log(horizon) - a) / s
@@ -41,18 +41,18 @@ def capped_mean(law: LogNormalMixture, horizon: float) -> Tensor:
     return (within + log_weights.exp() * horizon * torch.special.ndtr(-z)).sum(-1)
 
 
-def mean_share_beyond(law: LogNormalMixture, horizon: float) -> Tensor:
+def mean_share_beyond(distribution: LogNormalMixture, horizon: float) -> Tensor:
     """Return the share of the mean beyond the horizon, 1 - E min(X, H) / E X in [0, 1], float64 (num_events,).
 
     Where it is more than a half, the mean says more about a tail that no data have shown than about inter-times: it is
     not usable as a forecast. Arguments as in `capped_mean`.
     """
-    log_weights, a, s = components(law)
+    log_weights, a, s = components(distribution)
     log_mean = torch.logsumexp(log_weights + a + 0.5 * s * s, -1)
-    return -torch.expm1(capped_mean(law, horizon).log() - log_mean).clamp_max(0.0)
+    return -torch.expm1(capped_mean(distribution, horizon).log() - log_mean).clamp_max(0.0)
 
 
-def capped_minimum(law: LogNormalMixture, horizon: float) -> Tensor:
+def capped_minimum(distribution: LogNormalMixture, horizon: float) -> Tensor:
     """Return E min(X, X', H) = integral_0^H S(x)^2 dx, float64 (num_events,), within 1e-4 of E min(X, H).
 
     X and X' are independent draws of the distribution.
@@ -60,12 +60,12 @@ def capped_minimum(law: LogNormalMixture, horizon: float) -> Tensor:
     By Gauss-Legendre with two nodes on panels in log x, between quantiles of every component, so that narrow components
     are resolved, and even points, so that x is. Arguments as in `capped_mean`.
     """
-    log_weights, a, s = components(law)
+    log_weights, a, s = components(distribution)
     num = a.shape[-1]
     own = a.new_tensor(_EDGES_OF_FEW if num < _FEW else _EDGES)
     size = max(1, _CHUNK // (num * (len(own) * num + _NUM_EVEN_PANELS)))
     top, weights = math.log(horizon), log_weights.exp()
-    low = capped_mean(law, horizon).log().clamp_max(top) - _BELOW
+    low = capped_mean(distribution, horizon).log().clamp_max(top) - _BELOW
     blocks = [slice(start, start + size) for start in range(0, len(a), size)]
     return torch.cat([a[:0, 0], *(_squared_survival(weights[b], a[b], s[b], low[b], top, own) for b in blocks)])
 
@@ -91,11 +91,15 @@ def _squared_survival(weights: Tensor, a: Tensor, s: Tensor, low: Tensor, top: f
     return total
 
 
-def components(law: LogNormalMixture) -> tuple[Tensor, Tensor, Tensor]:
+def components(distribution: LogNormalMixture) -> tuple[Tensor, Tensor, Tensor]:
     """Return log w, a and s of every component, each float64 (num_events, num_components).
 
     a and s are mean and standard deviation of log X.
     """
-    law = untruncated(law).double()
-    log_weights = torch.log_softmax(law.log_weights, -1)  # those of a float32 head sum to 1 within 1e-7 only
-    return log_weights, law.shift + law.scale * law.means, law.scale * law.log_stds.exp()
+    distribution = untruncated(distribution).double()
+    log_weights = torch.log_softmax(distribution.log_weights, -1)  # those of a float32 head sum to 1 within 1e-7 only
+    return (
+        log_weights,
+        distribution.shift + distribution.scale * distribution.means,
+        distribution.scale * distribution.log_stds.exp(),
+    )

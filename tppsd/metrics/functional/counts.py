@@ -36,8 +36,8 @@ def crps_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
 
         CRPS = sum_n (F(n) - 1{n >= y})^2  ~  1/S sum_s |x_s - y| - 1/(2 S (S - 1)) sum_s sum_s' |x_s - x_s'|
 
-    The "fair" score: its expectation is the score of the law of the paths, so that few paths are not punished, and it
-    may be negative. In numbers of events; lower is better.
+    The "fair" score: its expectation is the score of the distribution of the paths, so that few paths are not punished,
+    and it may be negative. In numbers of events; lower is better.
 
     Args:
         samples: (num_paths, *cases), at least two paths.
@@ -73,8 +73,9 @@ def log_score_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
 
         - log p(y),   p(n) = (#{s: x_s = n} + q(n)) / (S + 1),   q(n) = m^n / (1 + m)^(n + 1),   m = (sum_s x_s + 1) / S
 
-    One more path is spread over all counts by a geometric law of about the paths' mean, so that a count that no path
-    has costs much, but not everything. p sums to 1. With it the score depends on S: compare at equal numbers of paths.
+    One more path is spread over all counts by a geometric distribution of about the paths' mean, so that a count that
+    no path has costs much, but not everything. p sums to 1. With it the score depends on S: compare at equal numbers of
+        paths.
 
     Args:
         samples: (num_paths, *cases).
@@ -92,8 +93,8 @@ def randomised_pit(samples: Tensor, observed: Tensor, uniforms: Tensor) -> Tenso
 
         u = (#{s: x_s < y} + v (1 + #{s: x_s = y})) / (S + 1),   v ~ U(0, 1)
 
-    Exactly uniform, for any number of paths, if the observed counts come from the law of the paths (y is then any of
-    S + 1 exchangeable values, ties broken at random).
+    Exactly uniform, for any number of paths, if the observed counts come from the distribution of the paths (y is then
+    any of S + 1 exchangeable values, ties broken at random).
 
     Args:
         samples: (num_paths, *cases).

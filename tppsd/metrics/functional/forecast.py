@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 
 _CHUNK = 2**17  # components x nodes of a block of events
@@ -16,10 +16,10 @@ _CHUNK = 2**17  # components x nodes of a block of events
 def rmse(forecasts: Tensor, inter_times: Tensor) -> Tensor:
     """Return sqrt(mean_i (forecast_i - tau_i)^2), float64 (), in the data's unit of time; NaN without events.
 
-    The mean of the law minimises the expected square, so it is the forecast to score (`law.inter_time.mean`). But the
-    mean of a log-normal is exp(a + s^2 / 2): one wide component of tiny weight, which costs no likelihood, makes it
-    absurd or infinite, and this figure with it. Then take `capped_mean` for inter-times capped at the same horizon. The
-    median (`quantiles` at 0.5) is immune; report both.
+    The mean of the distribution minimises the expected square, so it is the forecast to score
+    (`distribution.inter_time.mean`). But the mean of a log-normal is exp(a + s^2 / 2): one wide component of tiny
+    weight, which costs no likelihood, makes it absurd or infinite, and this figure with it. Then take `capped_mean` for
+    inter-times capped at the same horizon. The median (`quantiles` at 0.5) is immune; report both.
 
     Args:
         forecasts, inter_times: (num_events,).
@@ -28,30 +28,30 @@ def rmse(forecasts: Tensor, inter_times: Tensor) -> Tensor:
     return (forecasts.double() - inter_times.double()).square().mean().sqrt()
 
 
-def quantiles(law: LogNormalMixture, levels: Tensor, num_bisections: int = 40) -> Tensor:
+def quantiles(distribution: LogNormalMixture, levels: Tensor, num_bisections: int = 40) -> Tensor:
     """Return tau with G(tau) = level, float64 (num_levels, *batch), by bisection on G in log tau.
 
     For central levels (0.01 to 0.99), and ten times cheaper there than `LogNormalMixture.icdf`, which is accurate in
     both tails at any depth. Each bisection halves the error of log tau, which starts below the distance between the
-    components' own quantiles; 40 leave 1e-12 of it, or the rounding of the dtype of the law's parameters.
+    components' own quantiles; 40 leave 1e-12 of it, or the rounding of the dtype of the distribution's parameters.
 
     Args:
-        law: not truncated.
+        distribution: not truncated.
         levels: (num_levels,), in (0, 1).
     """
-    levels = levels.to(untruncated(law).means).view(-1, *[1] * len(law.batch_shape))
-    half_weights, std = 0.5 * torch.softmax(law.log_weights, -1), law.log_stds.exp()
+    levels = levels.to(untruncated(distribution).means).view(-1, *[1] * len(distribution.batch_shape))
+    half_weights, std = 0.5 * torch.softmax(distribution.log_weights, -1), distribution.log_stds.exp()
     per_std = math.sqrt(0.5) / std
-    own = law.means + std * torch.special.ndtri(levels).unsqueeze(-1)  # (num_levels, *batch, num_components)
+    own = distribution.means + std * torch.special.ndtri(levels).unsqueeze(-1)  # (num_levels, *batch, num_components)
     low, high = own.amin(-1), own.amax(-1)
     for _ in range(num_bisections):
         middle = 0.5 * (low + high)
-        below = (half_weights * torch.erfc((law.means - middle.unsqueeze(-1)) * per_std)).sum(-1) < levels
+        below = (half_weights * torch.erfc((distribution.means - middle.unsqueeze(-1)) * per_std)).sum(-1) < levels
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.exp(law.shift + law.scale * high.double())
+    return torch.exp(distribution.shift + distribution.scale * high.double())
 
 
-def marginal_mark_probs(law: NextEventLaw, num_nodes: int = 16) -> Tensor:
+def marginal_mark_probs(distribution: NextEventDistribution, num_nodes: int = 16) -> Tensor:
     """Return the probability of each mark of the next event, whenever it comes, (num_events, num_marks).
 
         P(k | h) = integral g(tau | h) f(k | h, tau) dtau  ~  1/n sum_i f(k | h, tau_i),  G(tau_i) = (i - 1/2) / n,  i =
@@ -62,16 +62,16 @@ def marginal_mark_probs(law: NextEventLaw, num_nodes: int = 16) -> Tensor:
     marks whose logits move by 4 over tau); none at all if marks do not depend on tau.
 
     Args:
-        law: of batch shape (num_events,), not truncated.
+        distribution: of batch shape (num_events,), not truncated.
         num_nodes: n.
     """
     levels = (torch.arange(num_nodes, dtype=torch.float64) + 0.5) / num_nodes
-    num_events, num_components = law.inter_time.means.shape
+    num_events, num_components = distribution.inter_time.means.shape
     size = max(1, _CHUNK // (num_nodes * num_components))
-    blocks = [law[start : start + size] for start in range(0, num_events, size)]
-    # 12 bisections: nodes within 3e-4 of the law's width, which moves f by far less than the rule's own error
+    blocks = [distribution[start : start + size] for start in range(0, num_events, size)]
+    # 12 bisections: nodes within 3e-4 of the distribution's width, which moves f by far less than the rule's own error
     probs = [block.mark_log_probs(quantiles(block.inter_time, levels, 12)).exp().mean(0) for block in blocks]
-    return torch.cat(probs) if probs else law.mark_log_probs(law.inter_time.means.new_ones(0)).exp()
+    return torch.cat(probs) if probs else distribution.mark_log_probs(distribution.inter_time.means.new_ones(0)).exp()
 
 
 def mark_accuracy(mark_probs: Tensor, marks: Tensor) -> Tensor:
@@ -88,14 +88,14 @@ def mark_accuracy(mark_probs: Tensor, marks: Tensor) -> Tensor:
     return (mark_probs.argmax(-1) == marks).double().mean()
 
 
-def untruncated(law: LogNormalMixture) -> LogNormalMixture:
+def untruncated(distribution: LogNormalMixture) -> LogNormalMixture:
     """Return the distribution itself, after a check.
 
     Raises:
         ValueError: it is truncated.
     """
-    if law.elapsed is not None:
+    if distribution.elapsed is not None:
         raise ValueError(
-            "the law is truncated (the time since the last event is known); forecasts are scored on whole laws"
+            "the distribution is truncated (the time since the last event is known); forecasts are scored on whole distributions"
         )
-    return law
+    return distribution

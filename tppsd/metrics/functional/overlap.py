@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 
 
@@ -25,7 +25,7 @@ class Overlap(NamedTuple):
     acceptance: Tensor
 
 
-def overlap(target: NextEventLaw, draft: NextEventLaw, uniforms: Tensor) -> Overlap:
+def overlap(target: NextEventDistribution, draft: NextEventDistribution, uniforms: Tensor) -> Overlap:
     """Estimate both without bias from inter-times of the target, in closed form over the marks.
 
         KL(target || draft) = E [log g_T(tau) / g_D(tau) + sum_k f_T(k | tau) log f_T(k | tau) / f_D(k | tau)]
@@ -34,7 +34,7 @@ def overlap(target: NextEventLaw, draft: NextEventLaw, uniforms: Tensor) -> Over
     with tau ~ g_T in both. Draw s of S lies in the s-th of S equally probable strata. Gradients reach the draft only.
 
     Args:
-        target, draft: laws of the same contexts, batch shape (*batch,).
+        target, draft: distributions of the same contexts, batch shape (*batch,).
         uniforms: float64 (*batch, num_draws) in (0, 1), independent.
     Source: Leviathan et al. 2023, Theorem 3.5 (acceptance is 1 - TV).
     """
@@ -52,7 +52,7 @@ def overlap(target: NextEventLaw, draft: NextEventLaw, uniforms: Tensor) -> Over
     return Overlap(kl, acceptance)
 
 
-def stratified_inter_times(law: LogNormalMixture, uniforms: Tensor) -> Tensor:
+def stratified_inter_times(distribution: LogNormalMixture, uniforms: Tensor) -> Tensor:
     """Draw inter-times without truncation, float64 (*batch, num_draws), each marginally of the distribution.
 
     Level (s + u_s) / S of draw s picks the component by inversion of the cumulative weights, components in the order of
@@ -60,20 +60,20 @@ def stratified_inter_times(law: LogNormalMixture, uniforms: Tensor) -> Tensor:
     near components are near in log tau, and each component's share is spread over it.
 
     Args:
-        law: batch shape (*batch,).
+        distribution: batch shape (*batch,).
         uniforms: float64 (*batch, num_draws) in (0, 1), u_s.
     """
-    if law.elapsed is not None:
-        raise ValueError("stratified draws are from laws without truncation")
+    if distribution.elapsed is not None:
+        raise ValueError("stratified draws are from distributions without truncation")
     num_draws = uniforms.shape[-1]
     levels = (torch.arange(num_draws, device=uniforms.device) + uniforms) / num_draws
-    order = law.means.argsort(-1)
-    weights = law.log_weights.gather(-1, order).double().exp()
+    order = distribution.means.argsort(-1)
+    weights = distribution.log_weights.gather(-1, order).double().exp()
     ends = weights.cumsum(-1)
     levels = levels * ends[..., -1:]  # weights sum to 1 up to rounding
     component = torch.searchsorted(ends[..., :-1].contiguous(), levels)  # (*batch, num_draws)
     weight, end = weights.gather(-1, component), ends.gather(-1, component)
     p = (1 - (end - levels) / weight).clamp(1e-12, 1 - 1e-12)  # a component of weight 1e-15 has levels of few digits
     chosen = order.gather(-1, component)
-    x = law.means.gather(-1, chosen) + law.log_stds.gather(-1, chosen).exp() * torch.special.ndtri(p)
-    return torch.exp(law.shift + law.scale * x)
+    x = distribution.means.gather(-1, chosen) + distribution.log_stds.gather(-1, chosen).exp() * torch.special.ndtri(p)
+    return torch.exp(distribution.shift + distribution.scale * x)

@@ -15,7 +15,7 @@ _NEGLIGIBLE = 1e-6  # of E min(X, H), what is beyond the horizon in E min(X, X')
 _LARGE = 300.0  # log of a component's mean from which it may overflow in the formula, although the score does not
 
 
-def crps(law: LogNormalMixture, inter_times: Tensor, horizon: float = math.inf) -> Tensor:
+def crps(distribution: LogNormalMixture, inter_times: Tensor, horizon: float = math.inf) -> Tensor:
     """Return the CRPS of every inter-time under its distribution, float64 (num_events,), in the data's unit of time.
 
         CRPS = integral (G(x) - 1{x >= tau})^2 dx = E min(X, X') + 2 E (tau - X)_+ - tau,   X, X' ~ G independent
@@ -34,37 +34,37 @@ def crps(law: LogNormalMixture, inter_times: Tensor, horizon: float = math.inf) 
     blocks of events bound the memory.
 
     Args:
-        law: of batch shape (num_events,), not truncated.
+        distribution: of batch shape (num_events,), not truncated.
         inter_times: (num_events,), >= 0.
         horizon: H > 0, in the data's unit of time.
     Source: Gneiting and Raftery, JASA 102 (2007), section 4.2, with |x - y| = x + y - 2 min(x, y); with a horizon:
     Gneiting and Ranjan, J. Bus. Econ. Stat. 29 (2011), threshold weights 1{x < H}.
     """
     inter_times = inter_times.double().clamp_max(horizon)
-    minimum = _minimum(law) if horizon == math.inf else _minimum_within(law, horizon)
-    shortfall = _expected_shortfall(*components(law), inter_times)
+    minimum = _minimum(distribution) if horizon == math.inf else _minimum_within(distribution, horizon)
+    shortfall = _expected_shortfall(*components(distribution), inter_times)
     return (minimum + 2 * shortfall - inter_times).clamp_min(0.0)
 
 
-def _minimum(law: LogNormalMixture) -> Tensor:
+def _minimum(distribution: LogNormalMixture) -> Tensor:
     """Return E min(X, X'), (num_events,), in blocks of events."""
-    parts = components(law)
-    size = max(1, _CHUNK // law.means.shape[-1] ** 2)
-    blocks = [slice(start, start + size) for start in range(0, len(law.means), size)]
+    parts = components(distribution)
+    size = max(1, _CHUNK // distribution.means.shape[-1] ** 2)
+    blocks = [slice(start, start + size) for start in range(0, len(distribution.means), size)]
     return torch.cat([parts[0][:0, 0], *(_expected_minimum(*(part[b] for part in parts)) for b in blocks)])
 
 
-def _minimum_within(law: LogNormalMixture, horizon: float) -> Tensor:
+def _minimum_within(distribution: LogNormalMixture, horizon: float) -> Tensor:
     """Return E min(X, X', H), (num_events,), each in the way that it needs."""
-    log_weights, a, s = components(law)
+    log_weights, a, s = components(distribution)
     z = (math.log(horizon) - a) / s
     log_survival = torch.logsumexp(log_weights + torch.special.log_ndtr(-z), -1)
     log_beyond = torch.logsumexp(log_weights + a + 0.5 * s * s + torch.special.log_ndtr(s - z), -1)  # E[X; X > H]
     # what is cut off, integral of S^2 beyond H, is at most S(H) E[X; X > H]
-    is_heavy = log_survival + log_beyond > (_NEGLIGIBLE * capped_mean(law, horizon)).log()
+    is_heavy = log_survival + log_beyond > (_NEGLIGIBLE * capped_mean(distribution, horizon)).log()
     minimum = a.new_empty(a.shape[:-1])
-    minimum[~is_heavy] = _minimum(law[~is_heavy])
-    minimum[is_heavy] = capped_minimum(law[is_heavy], horizon)
+    minimum[~is_heavy] = _minimum(distribution[~is_heavy])
+    minimum[is_heavy] = capped_minimum(distribution[is_heavy], horizon)
     return minimum
 
 

@@ -1,4 +1,5 @@
-"""Time rescaling: under the right law, compensators between events are i.i.d. Exp(1). Also with censored windows.
+"""Time rescaling: under the right distribution, compensators between events are i.i.d. Exp(1). Also with censored
+windows.
 
 Source: Brown, Barbieri, Ventura, Kass and Frank, "The time-rescaling theorem and its application to neural spike train
 data analysis", Neural Computation 14 (2002).
@@ -47,7 +48,7 @@ class KSResult(NamedTuple):
 
 
 def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
-    """Gaps of the concatenated sequences, float64 (num_events,): exactly i.i.d. Exp(1) under the right law.
+    """Gaps of the concatenated sequences, float64 (num_events,): exactly i.i.d. Exp(1) under the right distribution.
 
         gap_1 of sequence s = z_1 + (leftovers since the last sequence with an event), gap_i = z_i for i > 1
 
@@ -55,7 +56,8 @@ def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
     is the beginning of an Exp(1) interval, which the next sequence completes. The last leftover has no successor and
     is dropped, which a test on at least 1,000 gaps does not notice.
 
-    The order is by `index`: any order that depends on the outcome (by length, by time of completion) destroys the law.
+    The order is by `index`: any order that depends on the outcome (by length, by time of completion) destroys the
+        distribution.
 
     Raises:
         ValueError: two sequences with the same index, or a residual that is NaN or negative.
@@ -74,11 +76,12 @@ def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
 
 
 def carried_forecasts(residuals: Iterable[SequenceResiduals]) -> Tensor:
-    """The law's E[log tau] when each gap of `carry_over` began, float64 (num_events,).
+    """The distribution's E[log tau] when each gap of `carry_over` began, float64 (num_events,).
 
-    Under the right law a gap is Exp(1) whatever was known at its beginning, so it does not depend on this forecast; a
-    sampler that looked at another history shows here first. A gap that was carried over began in an earlier sequence:
-    its forecast is that one's (the later one would tell that the gap was cut, and long gaps are cut more often).
+    Under the right distribution a gap is Exp(1) whatever was known at its beginning, so it does not depend on this
+    forecast; a sampler that looked at another history shows here first. A gap that was carried over began in an earlier
+    sequence: its forecast is that one's (the later one would tell that the gap was cut, and long gaps are cut more
+        often).
     """
     forecasts, pending = [], None
     for row in sorted(residuals, key=lambda row: row.index):

@@ -11,12 +11,13 @@ Ground = Literal["index", "discrete"]
 
 
 def wasserstein_distance(first: Tensor, second: Tensor) -> float:
-    """1-Wasserstein distance of two empirical laws, in the unit of the values; D^t of the paper.
+    """1-Wasserstein distance of two empirical distributions, in the unit of the values; D^t of the paper.
 
         W_1 = integral |F_first(x) - F_second(x)| dx
 
-    Times and inter-times that follow one history give the same distance. Two samples of n draws from the same law are
-    of the order of its spread / sqrt(n) apart, not 0: compare with the distance of two samples of one sampler.
+    Times and inter-times that follow one history give the same distance. Two samples of n draws from the same
+    distribution are of the order of its spread / sqrt(n) apart, not 0: compare with the distance of two samples of one
+    sampler.
 
     Args:
         first, second: (num_draws,), of any two lengths >= 1.
@@ -28,15 +29,15 @@ def wasserstein_distance(first: Tensor, second: Tensor) -> float:
 
 
 def earth_movers_distance(first: Tensor, second: Tensor, ground: Ground = "index") -> float:
-    """Earth mover's distance of two empirical laws of marks, without unit; D^k of the paper.
+    """Earth mover's distance of two empirical distributions of marks, without unit; D^k of the paper.
 
         EMD = min over couplings of E c(k, l)
         ground = "index":     c = |k - l|    EMD = sum_k |F_first(k) - F_second(k)|
         ground = "discrete":  c = 1{k != l}  EMD = 1/2 sum_k |f_first(k) - f_second(k)|, the total variation
 
     The paper's cost is "index", which takes the marks' numbers for places on a line; marks are names as a rule, and
-    then "discrete" is the distance that does not depend on their order. As for times, two samples of one law are not at
-    0.
+    then "discrete" is the distance that does not depend on their order. As for times, two samples of one distribution
+    are not at 0.
 
     Args:
         first, second: integers >= 0, (num_draws,), of any two lengths >= 1.

@@ -24,7 +24,8 @@ class Draft:
     Attributes:
         inter_times, times: float64 (rows, draft_length), times since t_start.
         marks: int64 (rows, draft_length).
-        laws: distributions of batch shape (rows, draft_length), in float64 arithmetic; None where nothing was drafted.
+        distributions: distributions of batch shape (rows, draft_length), in float64 arithmetic; None where nothing was
+            drafted.
         lengths: int64 (rows,), how many events each row drafted; None = all.
         parents: of the last token and the drafted ones, for a target pass over a tree of them; None = a chain.
         nodes: int64 (rows, draft_length), the numbers of the events in a tree that was drafted; None = a chain.
@@ -33,7 +34,7 @@ class Draft:
     inter_times: Tensor
     times: Tensor
     marks: Tensor
-    laws: DraftDistribution | None
+    distributions: DraftDistribution | None
     lengths: Tensor | None = None
 
     parents: tuple[int, ...] | None = None
@@ -51,10 +52,10 @@ class Draft:
         return self.marks.shape[1]
 
     @property
-    def drafted_laws(self) -> DraftDistribution:
+    def drafted_distributions(self) -> DraftDistribution:
         """The distributions of the drafted events, where there are some."""
-        assert self.laws is not None
-        return self.laws
+        assert self.distributions is not None
+        return self.distributions
 
     @property
     def tokens(self) -> EventTokens:
@@ -80,7 +81,7 @@ class Draft:
         num = int(lengths.max())
         inter_times, times, marks = (field[:, :num] for field in (self.inter_times, self.times, self.marks))
         own = lengths if self.lengths is None else torch.minimum(self.lengths, lengths)
-        return Draft(inter_times, times, marks, self.drafted_laws[:, :num], own)
+        return Draft(inter_times, times, marks, self.drafted_distributions[:, :num], own)
 
     def keep_in(self, cache: RowCache, num_kept: Tensor, num_cached: int, num_before: int) -> None:
         """Leave in a cache, of what a round has written there, the tokens before the draft and the first `num_kept`.
@@ -104,7 +105,12 @@ class Drafter(Protocol):
         """Draft one event per row and position, or node of a tree, from uniforms (rows, positions or nodes, >= 3)."""
 
     def commit(
-        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
     ) -> None:
         """Take note that the first `num_accepted` (rows,) drafted events and then `state.last_token` were committed.
 
@@ -112,8 +118,8 @@ class Drafter(Protocol):
             draft: the chain, or the path through a tree.
             num_accepted: int64 (rows,).
             state: after the commit.
-            laws: the target's distributions (rows, draft_length + 1), after the token before the draft and each drafted
-                one.
+            distributions: the target's distributions (rows, draft_length + 1), after the token before the draft and
+                each drafted one.
             seen_marks: int64 (rows, draft_length + 1), the marks of those tokens; -1 at the start of a window without
                 an event.
         """
@@ -129,7 +135,12 @@ class MemorylessDrafter:
         """Do nothing."""
 
     def commit(
-        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
     ) -> None:
         """Do nothing."""
 

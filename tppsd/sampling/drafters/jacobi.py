@@ -36,10 +36,10 @@ class JacobiDrafter(SelfDrafter):
 
     def __init__(self, target: ModelRunner, num_rows: int) -> None:
         super().__init__(target, num_rows)
-        self._laws: EventDistribution | None = (
+        self._distributions: EventDistribution | None = (
             None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
         )
-        self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these laws follow
+        self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these distributions follow
         self._skip = self.recent.slots.new_zeros(num_rows)  # how many of them followed committed events
         self._last = self._skip - 1  # index of the last of use; -1: none
 
@@ -50,14 +50,14 @@ class JacobiDrafter(SelfDrafter):
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
         """Draft a chain, from the round before where it knows the event, else as in `SelfDrafter`."""
-        if self._laws is None or uniforms.shape[1] == 0:
+        if self._distributions is None or uniforms.shape[1] == 0:
             return super().propose(state, uniforms)
         draft_length = uniforms.shape[1]
         positions = torch.arange(draft_length, device=uniforms.device)
         source = self._skip.unsqueeze(1) + positions
         is_seen = source <= self._last.unsqueeze(1)
         source = torch.where(is_seen, source, 0)
-        again, by_mark = self._laws.at(source), self.recent.after_marks()
+        again, by_mark = self._distributions.at(source), self.recent.after_marks()
         tau_again, mark_again = again.sample(uniforms[..., :3])
         every_tau, every_mark = by_mark.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
         assert self._marks_before is not None
@@ -66,21 +66,28 @@ class JacobiDrafter(SelfDrafter):
         before, marks = follow_marks(every_mark, state.last_marks(self.num_marks).clamp_min(0))
         is_again = fits.gather(2, before.unsqueeze(2)).squeeze(2)
         inter_times = torch.where(is_again, tau_again, every_tau.gather(2, before.unsqueeze(2)).squeeze(2))
-        laws = type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
+        distributions = (
+            type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
+        )
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        return Draft(inter_times, times, marks, laws, self.lengths(draft_length, state))
+        return Draft(inter_times, times, marks, distributions, self.lengths(draft_length, state))
 
     def commit(
-        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
     ) -> None:
         """Keep the target's distributions for the next round."""
-        super().commit(draft, num_accepted, state, laws, seen_marks)
-        self._laws, self._marks_before = laws.whole(), seen_marks
+        super().commit(draft, num_accepted, state, distributions, seen_marks)
+        self._distributions, self._marks_before = distributions.whole(), seen_marks
         self._skip, self._last = num_accepted + 1, draft.num_drafted
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
         super().compact(rows)
         self._skip, self._last = self._skip[rows], self._last[rows]
-        if self._laws is not None and self._marks_before is not None:
-            self._laws, self._marks_before = self._laws[rows], self._marks_before[rows]
+        if self._distributions is not None and self._marks_before is not None:
+            self._distributions, self._marks_before = self._distributions[rows], self._marks_before[rows]

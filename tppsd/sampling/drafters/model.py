@@ -45,32 +45,32 @@ class ModelDrafter:
         backlog = self.backlog.begin(state.last_token)
         if uniforms.shape[1] == 0:
             return Draft.nothing(uniforms)
-        law = self._first(state, backlog, uniforms.shape[1])
+        distribution = self._first(state, backlog, uniforms.shape[1])
         if self.runner.can_decode:
-            decoded, laws = self.runner.decode(law, state.last_times, uniforms, True)
+            decoded, distributions = self.runner.decode(distribution, state.last_times, uniforms, True)
             self._num_cached = uniforms.shape[1] - 1
-            draft = Draft(decoded.inter_times, decoded.times, decoded.marks, laws)
+            draft = Draft(decoded.inter_times, decoded.times, decoded.marks, distributions)
         else:
-            draft = self._event_by_event(state, law, uniforms)
+            draft = self._event_by_event(state, distribution, uniforms)
         return draft.needed(state) if self.stops_at_end else draft
 
     def _first(self, state: BatchState, backlog: EventTokens, num_steps: int) -> EventDistribution:
         """Return the distributions (rows, 1) of the first drafted events, in a cache with room for all."""
         # all at once: a later pass may drop nothing that a rejection could still need
         self.runner.cache.make_room(backlog.ids.shape[1] + num_steps - 1)
-        law = self._catch_up(backlog)
-        return law.truncated(state.elapsed.unsqueeze(1)) if state.is_truncated_start else law
+        distribution = self._catch_up(backlog)
+        return distribution.truncated(state.elapsed.unsqueeze(1)) if state.is_truncated_start else distribution
 
-    def _event_by_event(self, state: BatchState, law: EventDistribution, uniforms: Tensor) -> Draft:
+    def _event_by_event(self, state: BatchState, distribution: EventDistribution, uniforms: Tensor) -> Draft:
         time = state.last_times.unsqueeze(1)
         steps: list[tuple[Tensor, Tensor, Tensor, EventDistribution]] = []
         for j in range(uniforms.shape[1]):
             if steps:
                 tau, time, mark, _ = steps[-1]
-                law = self.runner.extend(EventTokens(mark + 1, time, tau))
-            tau, mark = law.sample(uniforms[:, j : j + 1, :3])
+                distribution = self.runner.extend(EventTokens(mark + 1, time, tau))
+            tau, mark = distribution.sample(uniforms[:, j : j + 1, :3])
             time = time + tau
-            steps.append((tau, time, mark, law))
+            steps.append((tau, time, mark, distribution))
             is_time_to_ask = self.stops_at_end and j % _ASK_EVERY == _ASK_EVERY - 1
             if is_time_to_ask and not state.want_more(time, j + 1).any():
                 break
@@ -79,12 +79,17 @@ class ModelDrafter:
 
     def _catch_up(self, backlog: EventTokens) -> EventDistribution:
         """Put the backlog into the cache and return the distribution (rows, 1) after its newest token."""
-        law = self.runner.extend(backlog).at((self.backlog.num - 1).unsqueeze(1))
+        distribution = self.runner.extend(backlog).at((self.backlog.num - 1).unsqueeze(1))
         self.runner.cache.roll_back(backlog.ids.shape[1] - self.backlog.num)  # shorter ones wrote dead entries
-        return law
+        return distribution
 
     def commit(
-        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
     ) -> None:
         """Keep what was accepted in the cache; what it has not seen of it joins the backlog."""
         if draft.draft_length == 0:
@@ -113,5 +118,10 @@ def joined(
     steps: list[tuple[Tensor, Tensor, Tensor, EventDistribution]],
 ) -> tuple[Tensor, Tensor, Tensor, EventDistribution]:
     """Return inter-times, times, marks and distributions of steps (rows, n) side by side."""
-    inter_times, times, marks, laws = zip(*steps, strict=True)
-    return torch.cat(inter_times, 1), torch.cat(times, 1), torch.cat(marks, 1), type(laws[0]).cat(laws, 1)
+    inter_times, times, marks, distributions = zip(*steps, strict=True)
+    return (
+        torch.cat(inter_times, 1),
+        torch.cat(times, 1),
+        torch.cat(marks, 1),
+        type(distributions[0]).cat(distributions, 1),
+    )

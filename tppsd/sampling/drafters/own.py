@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
-from tppsd.sampling.drafters.recent import RecentLaws
+from tppsd.sampling.drafters.recent import RecentDistributions
 from tppsd.sampling.requests import Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
@@ -32,21 +32,21 @@ class SelfDrafter:
     def __init__(self, target: ModelRunner, num_rows: int, stops_at_end: bool = False) -> None:
         self.target, self.stops_at_end = target, stops_at_end
         self.num_marks = target.model.num_marks
-        self.recent = RecentLaws(num_rows, self.num_marks, target.histories.lengths.device)
+        self.recent = RecentDistributions(num_rows, self.num_marks, target.histories.lengths.device)
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Begin with the distributions after the events of the histories."""
-        self.recent.take_over(self.target.recent_laws(), self.target.encoded(requests), rows)
+        self.recent.take_over(self.target.recent_distributions(), self.target.encoded(requests), rows)
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
         """Draft a chain: what every distribution would draw at every position, then follow the marks through it."""
         if self.recent.table is None or uniforms.shape[1] == 0:
             return Draft.nothing(uniforms)
-        laws, newest, every_tau, every_mark = self.draw(state, uniforms)
+        distributions, newest, every_tau, every_mark = self.draw(state, uniforms)
         before, marks = follow_marks(every_mark, newest)
         inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        draft = Draft(inter_times, times, marks, laws.at(before), self.lengths(uniforms.shape[1], state))
+        draft = Draft(inter_times, times, marks, distributions.at(before), self.lengths(uniforms.shape[1], state))
         return draft.needed(state) if self.stops_at_end else draft
 
     def draw(self, state: BatchState, uniforms: Tensor) -> tuple[EventDistribution, Tensor, Tensor, Tensor]:
@@ -56,9 +56,9 @@ class SelfDrafter:
             Distributions (rows, num_marks) by the mark before, mark of the newest event (rows,), and inter-times and
                 marks (rows, n, num_marks).
         """
-        laws = self.recent.after_marks()
-        every_tau, every_mark = laws.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
-        return laws, state.last_marks(self.num_marks).clamp_min(0), every_tau, every_mark
+        distributions = self.recent.after_marks()
+        every_tau, every_mark = distributions.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
+        return distributions, state.last_marks(self.num_marks).clamp_min(0), every_tau, every_mark
 
     def lengths(self, depth: int, state: BatchState) -> Tensor:
         """Return the steps that each row drafts, int64 (rows,)."""
@@ -66,10 +66,15 @@ class SelfDrafter:
         return depth * (drafts & (state.elapsed == 0) if state.is_truncated_start else drafts).long()
 
     def commit(
-        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
     ) -> None:
         """Take in the target's distributions after the committed events."""
-        self.recent.update(laws, seen_marks, num_accepted + 1)
+        self.recent.update(distributions, seen_marks, num_accepted + 1)
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""

@@ -41,16 +41,18 @@ class ParallelDrafter(ModelDrafter):
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
         """Guess a chain and redraw it from the draft model's distributions, pass by pass."""
         self.backlog.begin(state.last_token)
-        draft = self.guess.propose(state, uniforms)  # nothing after a silence, so that no law here is left-truncated
-        if draft.laws is None:
+        draft = self.guess.propose(
+            state, uniforms
+        )  # nothing after a silence, so that no distribution here is left-truncated
+        if draft.distributions is None:
             return draft
-        laws = self._catch_up_and_follow(draft.tokens)
-        first = laws[:, :1]
-        draft = redrawn(draft, laws, state, uniforms)
+        distributions = self._catch_up_and_follow(draft.tokens)
+        first = distributions[:, :1]
+        draft = redrawn(draft, distributions, state, uniforms)
         for _ in range(1, min(self.num_passes, uniforms.shape[1])):
-            laws = self.runner.extend(but_last(draft.tokens))
+            distributions = self.runner.extend(but_last(draft.tokens))
             self.runner.cache.roll_back(uniforms.shape[1] - 1)
-            draft = redrawn(draft, type(laws).cat([first, laws], 1), state, uniforms)
+            draft = redrawn(draft, type(distributions).cat([first, distributions], 1), state, uniforms)
         return draft
 
     def _catch_up_and_follow(self, drafted: EventTokens) -> EventDistribution:
@@ -60,16 +62,21 @@ class ParallelDrafter(ModelDrafter):
             Distributions (rows, n) after the newest backlog token and after each of n drafted events but the last.
         """
         tokens = self.backlog.followed_by(but_last(drafted))
-        laws = self.runner.extend(tokens)
+        distributions = self.runner.extend(tokens)
         self.runner.cache.roll_back(tokens.ids.shape[1] - self.backlog.num)
         last = self.backlog.num.unsqueeze(1) - 1
-        return laws.at(last + torch.arange(drafted.ids.shape[1], device=last.device))
+        return distributions.at(last + torch.arange(drafted.ids.shape[1], device=last.device))
 
     def commit(
-        self, draft: Draft, num_accepted: Tensor, state: BatchState, laws: EventDistribution, seen_marks: Tensor
+        self,
+        draft: Draft,
+        num_accepted: Tensor,
+        state: BatchState,
+        distributions: EventDistribution,
+        seen_marks: Tensor,
     ) -> None:
         """Keep the accepted events for the next round's backlog."""
-        self.guess.commit(draft, num_accepted, state, laws, seen_marks)
+        self.guess.commit(draft, num_accepted, state, distributions, seen_marks)
         if draft.marks.shape[1] == 0:
             self._add_to_backlog(state.last_token)
         else:  # what the cache has seen of the draft is how it was before the last pass
@@ -81,11 +88,11 @@ class ParallelDrafter(ModelDrafter):
         self.guess.compact(rows)
 
 
-def redrawn(draft: Draft, laws: EventDistribution, state: BatchState, uniforms: Tensor) -> Draft:
+def redrawn(draft: Draft, distributions: EventDistribution, state: BatchState, uniforms: Tensor) -> Draft:
     """Return the draft with every event drawn from another distribution."""
-    inter_times, marks = laws.sample(uniforms[..., :3])
+    inter_times, marks = distributions.sample(uniforms[..., :3])
     times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-    return Draft(inter_times, times, marks, laws, draft.lengths)
+    return Draft(inter_times, times, marks, distributions, draft.lengths)
 
 
 def but_last(tokens: EventTokens) -> EventTokens:

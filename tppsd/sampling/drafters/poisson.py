@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from tppsd.data.statistics import DataStatistics
-from tppsd.models.law import pick_mark, sample_mark
+from tppsd.models.distribution import pick_mark, sample_mark
 from tppsd.sampling.drafters.base import Draft, MemorylessDrafter
 from tppsd.sampling.state import BatchState
 
 
 @dataclass(frozen=True)
-class PoissonLaw:
+class PoissonDistribution:
     """Is the distribution tau - elapsed ~ Exp(rate) and k ~ Categorical(probs), whatever the history.
 
     It is a tppsd.models.protocol.DraftDistribution.
@@ -36,11 +36,11 @@ class PoissonLaw:
         """The distribution of tau alone."""
         return PoissonInterTime(self.elapsed, self.log_rate)
 
-    def __getitem__(self, index: Any) -> PoissonLaw:
+    def __getitem__(self, index: Any) -> PoissonDistribution:
         """Select along the batch dimensions."""
         return replace(self, elapsed=self.elapsed[index])
 
-    def unsqueeze(self, dim: int) -> PoissonLaw:
+    def unsqueeze(self, dim: int) -> PoissonDistribution:
         """Insert a batch dimension at `dim` >= 0."""
         return replace(self, elapsed=self.elapsed.unsqueeze(dim))
 
@@ -60,7 +60,7 @@ class PoissonLaw:
 
 @dataclass(frozen=True)
 class PoissonInterTime:
-    """Is the distribution of tau in a PoissonLaw."""
+    """Is the distribution of tau in a PoissonDistribution."""
 
     elapsed: Tensor
     log_rate: float
@@ -110,11 +110,11 @@ class PoissonDrafter(MemorylessDrafter):
         """Draft every event from the same process, the first given the elapsed time."""
         if uniforms.shape[1] == 0:
             return Draft.nothing(uniforms)
-        inter_times, marks, laws = self.draw(state, uniforms, first=1)
+        inter_times, marks, distributions = self.draw(state, uniforms, first=1)
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        return Draft(inter_times, times, marks, laws)
+        return Draft(inter_times, times, marks, distributions)
 
-    def draw(self, state: BatchState, uniforms: Tensor, first: int) -> tuple[Tensor, Tensor, PoissonLaw]:
+    def draw(self, state: BatchState, uniforms: Tensor, first: int) -> tuple[Tensor, Tensor, PoissonDistribution]:
         """Draw events from uniforms (rows, n, >= 3), of which the `first` ones follow the elapsed time.
 
         Returns:
@@ -122,5 +122,5 @@ class PoissonDrafter(MemorylessDrafter):
         """
         elapsed = torch.zeros_like(uniforms[..., 0])
         elapsed[:, :first] = state.elapsed.unsqueeze(1)
-        laws = PoissonLaw(elapsed, self.log_rate, self.log_frequencies)
-        return *laws.sample(uniforms), laws
+        distributions = PoissonDistribution(elapsed, self.log_rate, self.log_frequencies)
+        return *distributions.sample(uniforms), distributions

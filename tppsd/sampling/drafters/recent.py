@@ -8,7 +8,7 @@ from torch import Tensor
 from tppsd.models.protocol import EventDistribution
 
 
-class RecentLaws:
+class RecentDistributions:
     """Holds per row the target's distribution after the latest event of each mark, and its latest of all.
 
     Args:
@@ -26,7 +26,7 @@ class RecentLaws:
         self.is_known = torch.zeros(num_rows, num_marks + 1, dtype=torch.bool, device=device)
         self.slots = torch.arange(num_marks + 1, device=device)
 
-    def update(self, laws: EventDistribution, marks: Tensor, num: Tensor) -> None:
+    def update(self, distributions: EventDistribution, marks: Tensor, num: Tensor) -> None:
         """Take in the first `num` (rows,) of the distributions (rows, n).
 
         They follow events of `marks` int64 (rows, n); -1 is none.
@@ -37,15 +37,17 @@ class RecentLaws:
         )  # (rows, n, marks)
         newest = torch.where(follows, positions.unsqueeze(1), -1).amax(1)
         source = torch.cat([newest, num.unsqueeze(1) - 1], 1)
-        laws = laws.whole()
+        distributions = distributions.whole()
         if self.table is None:
-            self.table = laws.at(source.clamp_min(0))
+            self.table = distributions.at(source.clamp_min(0))
         else:
             kept = marks.shape[1] + self.slots
-            self.table = type(laws).cat([laws, self.table], 1).at(torch.where(source >= 0, source, kept))
+            self.table = (
+                type(distributions).cat([distributions, self.table], 1).at(torch.where(source >= 0, source, kept))
+            )
         self.is_known = self.is_known | (source >= 0)
 
-    def take_over(self, other: RecentLaws, source: Tensor, rows: Tensor) -> None:
+    def take_over(self, other: RecentDistributions, source: Tensor, rows: Tensor) -> None:
         """Begin `rows` int64 (n,) with what rows `source` (n,) of `other` know."""
         self.is_known[rows] = other.is_known[source]
         if other.table is None:

@@ -1,9 +1,9 @@
 """Several candidates per step: what their rules share, and the rule `mean`.
 
-K candidates x_1..x_K are i.i.d. from the draft's law and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or less,
-where the draft does not cover the target). Each rule keeps the target's law exactly. An r beyond 1e150 counts as
-infinite, which every formula below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv 2401.06706),
-    whose own rule is in recursive.py.
+K candidates x_1..x_K are i.i.d. from the draft's distribution and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or
+less, where the draft does not cover the target). Each rule keeps the target's distribution exactly. An r beyond 1e150
+counts as infinite, which every formula below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv
+    2401.06706), whose own rule is in recursive.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.models.law import log_density_ratio, sample_with_ratio
+from tppsd.models.distribution import log_density_ratio, sample_with_ratio
 from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.noise import Purpose, Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
@@ -55,7 +55,7 @@ class Siblings(NamedTuple):
             rows, positions, first.ratios.new_zeros(len(rows), 0), (first.target[0], target), (first.draft[0], draft)
         )
 
-    def laws(self) -> tuple[EventDistribution, DraftDistribution]:
+    def distributions(self) -> tuple[EventDistribution, DraftDistribution]:
         """Return the distributions of target and draft after the nodes, batch shape (n,)."""
         return self.target[0][self.rows, self.target[1]], self.draft[0][self.rows, self.draft[1]]
 

@@ -30,18 +30,18 @@ class TreeModelDrafter(ModelDrafter):
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
         """Draft level by level; the candidates of a node are i.i.d. from the draft's distribution after it."""
         backlog, tree = self.backlog.begin(state.last_token), self.tree
-        law, time = self._first(state, backlog, tree.num_nodes), state.last_times.unsqueeze(1)
+        distribution, time = self._first(state, backlog, tree.num_nodes), state.last_times.unsqueeze(1)
         steps: list[tuple[Tensor, Tensor, Tensor, EventDistribution]] = []
         for depth, num_children in enumerate(tree.candidates):
             if steps:
                 tau, time, mark, _ = steps[-1]
-                law = self.runner.extend(EventTokens(mark + 1, time, tau), tree.parents[tree.level(depth - 1)])
+                distribution = self.runner.extend(EventTokens(mark + 1, time, tau), tree.parents[tree.level(depth - 1)])
             if num_children > 1:
                 parents = tree.repeated(depth, time.device)
-                law, time = law[:, parents], time[:, parents]
-            tau, mark = law.sample(uniforms[:, tree.level(depth), :3])
+                distribution, time = distribution[:, parents], time[:, parents]
+            tau, mark = distribution.sample(uniforms[:, tree.level(depth), :3])
             time = time + tau
-            steps.append((tau, time, mark, law))
+            steps.append((tau, time, mark, distribution))
         self._num_cached = tree.depth - 1
         return Draft(*joined(steps), parents=tree.pass_parents)
 
@@ -57,12 +57,12 @@ class TreeSelfDrafter(SelfDrafter):
         """Draft what every distribution would draw at every node, then follow the marks down the branches."""
         if self.recent.table is None:
             return Draft.nothing(uniforms)
-        laws, newest, every_tau, every_mark = self.draw(state, uniforms)
+        distributions, newest, every_tau, every_mark = self.draw(state, uniforms)
         before, marks = follow_branches(every_mark, newest, self.tree)
         inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
         times = state.last_times.unsqueeze(1) + self.tree.path_sums(inter_times)
         lengths = self.lengths(self.tree.depth, state)
-        return Draft(inter_times, times, marks, laws.at(before), lengths, self.tree.pass_parents)
+        return Draft(inter_times, times, marks, distributions.at(before), lengths, self.tree.pass_parents)
 
 
 class TreePoissonDrafter(PoissonDrafter):
@@ -74,9 +74,9 @@ class TreePoissonDrafter(PoissonDrafter):
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
         """Draft every node from the same process, the first level given the elapsed time."""
-        inter_times, marks, laws = self.draw(state, uniforms, first=self.tree.candidates[0])
+        inter_times, marks, distributions = self.draw(state, uniforms, first=self.tree.candidates[0])
         times = state.last_times.unsqueeze(1) + self.tree.path_sums(inter_times)
-        return Draft(inter_times, times, marks, laws, parents=self.tree.pass_parents)
+        return Draft(inter_times, times, marks, distributions, parents=self.tree.pass_parents)
 
 
 def follow_branches(every_mark: Tensor, first: Tensor, tree: Tree) -> tuple[Tensor, Tensor]:

@@ -90,7 +90,7 @@ class BernoulliFactory(NamedTuple):
         """
         num_fresh = self.largest - 2
         wanted = [(Purpose.TRIAL, 2), (Purpose.TRIAL_COIN, 1), (Purpose.TRIAL_DRAFT, 2 * num_fresh)]
-        target, draft = self.siblings.laws()
+        target, draft = self.siblings.distributions()
         turns = first + torch.arange(num, device=self.widths.device)
         uniforms = noise.loop(self.siblings.rows, self.siblings.positions, wanted, turns.unsqueeze(0))
         mean = sample_with_density_ratio(target.unsqueeze(1), draft.unsqueeze(1), uniforms)[2]
@@ -128,7 +128,7 @@ def _some_turn_rejects(factory: BernoulliFactory, noise: Streams) -> Tensor:
         rejected[waiting], is_number = factory.select(waiting).turns(noise, first, num)
         first += num
         if first > MAX_PROPOSALS or not is_number.all():
-            raise RuntimeError(f"no turn of {first} ended a loop: target and draft laws are not densities")
+            raise RuntimeError(f"no turn of {first} ended a loop: target and draft distributions are not densities")
         waiting = waiting[~rejected[waiting] & (factory.num_turns[waiting] > first)]
         num = min(4 * num, proposals_per_row(len(waiting), largest=4096))
     return rejected
@@ -153,7 +153,7 @@ def resample_linear(rejected: Rejected, num_candidates: int, noise: Streams) -> 
         waiting, first = waiting[~found], first + num
         num = min(4 * num, proposals_per_row(len(waiting) * num_candidates * _INNER, largest=4096))
         if first > MAX_PROPOSALS:
-            raise RuntimeError(f"no proposal of {first} was kept: target and draft laws are not densities")
+            raise RuntimeError(f"no proposal of {first} was kept: target and draft distributions are not densities")
     return inter_times, marks
 
 
@@ -169,7 +169,7 @@ class LinearAttempts:
         self.rejected, self.num_candidates, self.noise = rejected, num_candidates, noise
         self.outer = first + torch.arange(num, device=rejected.rows.device).unsqueeze(0)
         uniforms = noise.loop(rejected.rows, rejected.positions, [(Purpose.PROPOSAL, 2)], 0, self.outer)
-        target, draft = (law.unsqueeze(1) for law in rejected.laws())
+        target, draft = (distribution.unsqueeze(1) for distribution in rejected.distributions())
         self.inter_times, self.marks, self.ratios = sample_with_density_ratio(target, draft, uniforms)
 
     def begin(self, num_turns: int) -> None:
@@ -186,7 +186,7 @@ class LinearAttempts:
                 return
             ratios = self.ratios[rows, at]
             if first > MAX_PROPOSALS or torch.isnan(ratios).any():
-                raise RuntimeError(f"no turn of {first} ended a loop: target and draft laws are not densities")
+                raise RuntimeError(f"no turn of {first} ended a loop: target and draft distributions are not densities")
             ended = self._turns(
                 self.rejected.select(rows), ratios.unsqueeze(1), outer[rows, at].unsqueeze(1), first, num
             )
@@ -210,7 +210,9 @@ class LinearAttempts:
         turns = first + torch.arange(num, device=outer.device).expand(*outer.shape, -1)
         uniforms = self.noise.loop(rejected.rows, rejected.positions, wanted, turns, outer.unsqueeze(2))
         y = ratios.unsqueeze(2).expand(*ratios.shape, num)
-        weights = linear_weights(torch.cat([y.unsqueeze(3), fresh_ratios(*rejected.laws(), uniforms[..., 2:])], 3))
+        weights = linear_weights(
+            torch.cat([y.unsqueeze(3), fresh_ratios(*rejected.distributions(), uniforms[..., 2:])], 3)
+        )
         stops = uniforms[..., 0] * (1 + y) < self.num_candidates * weights[..., 0]
         returns = uniforms[..., 1] < 1 - 1 / weights.sum(-1)
         which, stopped = stops.long().argmax(2, keepdim=True), stops.any(2)

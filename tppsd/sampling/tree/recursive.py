@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tppsd.models.law import sample_with_ratio
+from tppsd.models.distribution import sample_with_ratio
 from tppsd.models.protocol import DraftDistribution, EventDistribution
 from tppsd.sampling.noise import Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
@@ -33,7 +33,7 @@ def pick_recursive(siblings: Siblings, uniforms: Tensor) -> Tensor:
     chosen = torch.where(accepted.squeeze(1), 0, k)
     where = (chosen == k).nonzero().squeeze(1)
     if k > 1 and len(where):
-        scales, masses = recursion(*siblings.select(where).laws(), k)
+        scales, masses = recursion(*siblings.select(where).distributions(), k)
         later = (siblings.ratios[where] - scales[:, :k]).clamp_min(0.0) / masses[:, :k]
         # nothing is left of the target after this candidate: it can only be rejected by rounding
         passes = ((uniforms[where, :k] < later) | (masses[:, 1:] <= 0)) & (torch.arange(k, device=where.device) > 0)
@@ -48,7 +48,7 @@ def resample_recursive(rejected: Rejected, num_candidates: int, noise: Streams) 
     """
     scale = torch.ones_like(rejected.rows, dtype=torch.float64)
     if num_candidates > 1:
-        scale = recursion(*rejected.laws(), num_candidates)[0][:, -1]
+        scale = recursion(*rejected.distributions(), num_candidates)[0][:, -1]
     return reject_until_kept(rejected, noise, sample_with_ratio, scale.log())
 
 
@@ -68,7 +68,9 @@ def recursion(target: EventDistribution, draft: DraftDistribution, num_candidate
     scales, masses = torch.zeros(2, num_rows, num_candidates + 1, dtype=torch.float64, device=device)
     while len(waiting):
         if levels > _LAST_LEVELS:
-            raise RuntimeError(f"rule = 'rrs': the integrals of {len(waiting)} laws have not settled to {TOLERANCE}")
+            raise RuntimeError(
+                f"rule = 'rrs': the integrals of {len(waiting)} distributions have not settled to {TOLERANCE}"
+            )
         settled = []
         for part in waiting.split(max(1, _AT_ONCE // (num_components * levels * max(num_components, 8)))):
             before = masses[part]
@@ -89,8 +91,8 @@ def _recursion(
     weights[1:] += 0.5 * x.diff(dim=0)
     tau = x.exp()
     of_target, of_draft = (
-        (law.inter_time.log_prob(tau).unsqueeze(-1) + x.unsqueeze(-1) + law.mark_log_probs(tau)).exp()
-        for law in (target, draft)
+        (distribution.inter_time.log_prob(tau).unsqueeze(-1) + x.unsqueeze(-1) + distribution.mark_log_probs(tau)).exp()
+        for distribution in (target, draft)
     )  # densities of (log tau, k), (knots, n, num_marks)
     off = ((weights * of_target.sum(-1)).sum(0) - 1).abs()
     scales, masses = [torch.zeros_like(x[0])], [torch.ones_like(x[0])]

@@ -35,7 +35,7 @@ class PathDraft(Draft):
         """Return the path through `nodes` int64 (rows, depth) of a drafted tree."""
         rows = torch.arange(len(nodes), device=nodes.device).unsqueeze(1)
         inter_times, times, marks = (field.gather(1, nodes) for field in (draft.inter_times, draft.times, draft.marks))
-        return cls(inter_times, times, marks, draft.drafted_laws[rows, nodes], draft.lengths, None, nodes)
+        return cls(inter_times, times, marks, draft.drafted_distributions[rows, nodes], draft.lengths, None, nodes)
 
     def keep_in(self, cache: RowCache, num_kept: Tensor, num_cached: int, num_before: int) -> None:
         """Gather the accepted part of the path into place (`Draft.keep_in`)."""

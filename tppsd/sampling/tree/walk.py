@@ -58,16 +58,16 @@ class TreeWalk:
     def _leftmost(self) -> Tensor:
         return torch.tensor(self.tree.starts[:-1], device=self.device)
 
-    def __call__(self, laws: EventDistribution, draft: Draft, is_walking: Tensor, uniforms: Tensor) -> Walk:
+    def __call__(self, distributions: EventDistribution, draft: Draft, is_walking: Tensor, uniforms: Tensor) -> Walk:
         """Walk down in the rows `is_walking` bool (rows,).
 
         Args:
-            laws: the target's (rows, 1 + num_nodes), after the root and each node.
+            distributions: the target's (rows, 1 + num_nodes), after the root and each node.
             draft: the tree.
             is_walking: rows that drafted something.
             uniforms: float64 (rows, num_uniforms, 2), those of the levels behind one another.
         """
-        ratios = bounded_exp(log_ratio(draft, laws[:, self.parents]))
+        ratios = bounded_exp(log_ratio(draft, distributions[:, self.parents]))
         num_picked, everyone = torch.zeros_like(draft.marks[:, 0]), torch.arange(len(ratios), device=ratios.device)
         nodes, reached = self._leftmost.repeat(len(ratios), 1), torch.full_like(num_picked, -1)
         steps: list[Step] = []
@@ -78,7 +78,11 @@ class TreeWalk:
             own = ratios.gather(1, first.unsqueeze(1) + torch.arange(num_children, device=first.device))
             own = torch.where(is_walking.unsqueeze(1), own, torch.inf)
             siblings = Siblings(
-                everyone, torch.full_like(everyone, depth), own, (laws, reached + 1), (draft.drafted_laws, first)
+                everyone,
+                torch.full_like(everyone, depth),
+                own,
+                (distributions, reached + 1),
+                (draft.drafted_distributions, first),
             )
             own_uniforms = uniforms[:, self._uniforms_of(depth)].flatten(1)
             steps.append(Step(siblings, own_uniforms, self.rule.pick(siblings, own_uniforms)))

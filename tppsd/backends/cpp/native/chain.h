@@ -1,21 +1,21 @@
-// Events one after another, each drawn from the law after those before it.
+// Events one after another, each drawn from the distribution after those before it.
 #pragma once
 
-#include "laws.h"
+#include "distributions.h"
 #include "passes.h"
 
 struct Chain {
-  double *inter_times, *times, *laws;  // (rows, num) twice, written; (rows, num or 1, width): of each row the first is given
+  double *inter_times, *times, *distributions;  // (rows, num) twice, written; (rows, num or 1, width): of each row the first is given
   int64_t *marks, *num_drawn;          // (rows, num), (rows,), written
   const double *uniforms;              // (rows, num, num_uniforms), of which the first three are used
   const double *last_times, *elapsed;  // (rows,): where each chain begins; the silence after that (nullptr = none)
   const double *ends;                  // (rows,): where its row wants no more (nullptr = nowhere)
   const int64_t *limits;               // (rows,): how many events each row wants
   const bool *stops;                   // (num_marks,): marks after which a row wants no more (nullptr = none)
-  int64_t num, num_uniforms, keeps_laws;  // are the laws of all events kept, or that of the newest?
+  int64_t num, num_uniforms, keeps_distributions;  // are the distributions of all events kept, or that of the newest?
 
-  int64_t stride(const Decoder &decoder) const { return (keeps_laws ? num : 1) * decoder.width(); }  // from row to row
-  int64_t step(const Decoder &decoder) const { return keeps_laws * decoder.width(); }                // from event to event
+  int64_t stride(const Decoder &decoder) const { return (keeps_distributions ? num : 1) * decoder.width(); }  // from row to row
+  int64_t step(const Decoder &decoder) const { return keeps_distributions * decoder.width(); }                // from event to event
 };
 
 // Tokens (rows,) of the newest events, written.
@@ -29,9 +29,9 @@ static bool draw_next(const Decoder &decoder, const Chain &chain, const Newest &
   bool is_done = false;
   for (int64_t row = first; row < stop; row++) {
     const int64_t at = row * chain.num + j;
-    const double *law = chain.laws + row * chain.stride(decoder) + j * chain.step(decoder);
+    const double *distribution = chain.distributions + row * chain.stride(decoder) + j * chain.step(decoder);
     const double elapsed = chain.elapsed && j == 0 ? chain.elapsed[row] : 0;
-    const double tau = draw(decoder, law, chain.uniforms + at * chain.num_uniforms, chain.marks + at, elapsed);
+    const double tau = draw(decoder, distribution, chain.uniforms + at * chain.num_uniforms, chain.marks + at, elapsed);
     const double time = (j ? chain.times[at - 1] : chain.last_times[row]) + tau;
     chain.inter_times[at] = tau, chain.times[at] = time;
     if (chain.ends) is_done |= !(time <= chain.ends[row]) || j + 1 >= chain.limits[row];
@@ -42,10 +42,10 @@ static bool draw_next(const Decoder &decoder, const Chain &chain, const Newest &
   return is_done || j + 1 == chain.num;
 }
 
-// Laws of event j of rows [first, stop), after their contexts.
+// Distributions of event j of rows [first, stop), after their contexts.
 static void write_next(const Decoder &decoder, const Chain &chain, const float *contexts, int64_t j, int64_t first, int64_t stop) {
-  double *laws = chain.laws + first * chain.stride(decoder) + j * chain.step(decoder);
-  write_laws(decoder, contexts + first * decoder.to_mixture.in, stop - first, laws, chain.stride(decoder));
+  double *distributions = chain.distributions + first * chain.stride(decoder) + j * chain.step(decoder);
+  write_distributions(decoder, contexts + first * decoder.to_mixture.in, stop - first, distributions, chain.stride(decoder));
 }
 
 // Rows [first, stop), until one of them wants no more. Pass: of one token per row, whose fields are used up on the way.

@@ -33,21 +33,21 @@ constexpr int64_t ABI_VERSION = 1;  // of the exported functions; library.py has
     FIELD(Decoder, log_mean, 168) FIELD(Decoder, log_std, 176) FIELD(Decoder, from_time, 184) \
     FIELD(Decoder, from_time_bias, 192) FIELD(Decoder, mix_time, 200) FIELD(Decoder, logits, 208) \
     FIELD(Decoder, logits_bias, 216) \
-  SIZE(Chain, 112) FIELD(Chain, inter_times, 0) FIELD(Chain, times, 8) FIELD(Chain, laws, 16) FIELD(Chain, marks, 24) \
+  SIZE(Chain, 112) FIELD(Chain, inter_times, 0) FIELD(Chain, times, 8) FIELD(Chain, distributions, 16) FIELD(Chain, marks, 24) \
     FIELD(Chain, num_drawn, 32) FIELD(Chain, uniforms, 40) FIELD(Chain, last_times, 48) FIELD(Chain, elapsed, 56) \
     FIELD(Chain, ends, 64) FIELD(Chain, limits, 72) FIELD(Chain, stops, 80) FIELD(Chain, num, 88) \
-    FIELD(Chain, num_uniforms, 96) FIELD(Chain, keeps_laws, 104) \
+    FIELD(Chain, num_uniforms, 96) FIELD(Chain, keeps_distributions, 104) \
   SIZE(Newest, 24) FIELD(Newest, ids, 0) FIELD(Newest, times, 8) FIELD(Newest, inter_times, 16) \
   SIZE(Model, 24) FIELD(Model, encoder, 0) FIELD(Model, decoder, 8) FIELD(Model, pass, 16) \
   SIZE(Rounds, 176) FIELD(Rounds, inter_times, 0) FIELD(Rounds, times, 8) FIELD(Rounds, marks, 16) \
     FIELD(Rounds, num_drafted, 24) FIELD(Rounds, num_accepted, 32) FIELD(Rounds, num_events, 40) \
-    FIELD(Rounds, num_rounds, 48) FIELD(Rounds, num_unseen, 56) FIELD(Rounds, ids, 64) FIELD(Rounds, token_times, 72) \
+    FIELD(Rounds, num_rounds, 48) FIELD(Rounds, num_backlog, 56) FIELD(Rounds, ids, 64) FIELD(Rounds, token_times, 72) \
     FIELD(Rounds, token_inter_times, 80) FIELD(Rounds, keys, 88) FIELD(Rounds, cursors, 96) FIELD(Rounds, elapsed, 104) \
     FIELD(Rounds, ends, 112) FIELD(Rounds, limits, 120) FIELD(Rounds, stops, 128) FIELD(Rounds, room, 136) FIELD(Rounds, width, 144) \
     FIELD(Rounds, draft_length, 152) FIELD(Rounds, most_rounds, 160) FIELD(Rounds, in_step, 168) \
-  SIZE(Operated, 56) FIELD(Operated, decoder, 0) FIELD(Operated, ids, 8) FIELD(Operated, times, 16) \
-    FIELD(Operated, inter_times, 24) FIELD(Operated, num_new, 32) FIELD(Operated, num_kept, 40) FIELD(Operated, most, 48) \
-  SIZE(Views, 48) FIELD(Views, num_dims, 0) FIELD(Views, sizes, 8) FIELD(Views, of_laws, 16) FIELD(Views, of_first, 24) \
+  SIZE(HeadPasses, 56) FIELD(HeadPasses, decoder, 0) FIELD(HeadPasses, ids, 8) FIELD(HeadPasses, times, 16) \
+    FIELD(HeadPasses, inter_times, 24) FIELD(HeadPasses, num_new, 32) FIELD(HeadPasses, num_kept, 40) FIELD(HeadPasses, most, 48) \
+  SIZE(Views, 48) FIELD(Views, num_dims, 0) FIELD(Views, sizes, 8) FIELD(Views, of_distributions, 16) FIELD(Views, of_first, 24) \
     FIELD(Views, of_second, 32) FIELD(Views, of_third, 40)
 
 #define CHECK_SIZE(S, size) static_assert(sizeof(S) == size, "structures.py has another size of " #S);

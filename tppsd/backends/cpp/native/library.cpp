@@ -7,7 +7,7 @@
 
 #include "chain.h"
 #include "failures.h"
-#include "laws.h"
+#include "distributions.h"
 #include "layout.h"
 #include "passes.h"
 #include "rounds.h"
@@ -45,16 +45,16 @@ static void share(int64_t rows, int64_t largest_group, int64_t worth, int64_t mo
 }
 
 // Rounds of all rows in step, for a target whose passes Python makes.
-struct OperatedRounds {
-  const Operated target;
+struct HeadRounds {
+  const HeadPasses target;
   const Model draft;
   const Rounds rounds;
-  std::deque<Speculation<OperatedRow>> rows;
+  std::deque<Speculation<HeadRow>> rows;
   int64_t longest = 0;
 
-  OperatedRounds(const Operated &target, const Model &draft, const Rounds &rounds) : target(target), draft(draft), rounds(rounds) {
+  HeadRounds(const HeadPasses &target, const Model &draft, const Rounds &rounds) : target(target), draft(draft), rounds(rounds) {
     for (int64_t row = 0; row < draft.pass->rows; row++)
-      rows.emplace_back(OperatedRow(this->target, row), this->draft, this->rounds, row, 0);
+      rows.emplace_back(HeadRow(this->target, row), this->draft, this->rounds, row, 0);
   }
 
   // Calls run(row, its number) for every row that wants events.
@@ -138,17 +138,17 @@ int pass_tokens(const Encoder *encoder, const Pass *pass) noexcept {
   });
 }
 
-// The laws (num_laws, width) after contexts (num_laws, dim).
-int laws_after(const Decoder *decoder, const float *contexts, int64_t num_laws, double *laws) noexcept {
+// The distributions (num_distributions, width) after contexts (num_distributions, dim).
+int distributions_after(const Decoder *decoder, const float *contexts, int64_t num_distributions, double *distributions) noexcept {
   return guarded([&] {
-    for (int64_t first = 0; first < num_laws; first += GROUP)
-      write_laws(*decoder, contexts + first * decoder->to_mixture.in, std::min(GROUP, num_laws - first),
-                 laws + first * decoder->width(), decoder->width());
+    for (int64_t first = 0; first < num_distributions; first += GROUP)
+      write_distributions(*decoder, contexts + first * decoder->to_mixture.in, std::min(GROUP, num_distributions - first),
+                 distributions + first * decoder->width(), decoder->width());
   });
 }
 
 // A chain of events of every row.
-int follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, const Chain *chain) noexcept {
+int decode(const Encoder *encoder, const Decoder *decoder, const Pass *pass, const Chain *chain) noexcept {
   return guarded([&] {
     const int64_t entry = pass->is_bf16 ? sizeof(Bf16) : sizeof(float);
     const int64_t bytes_per_row = 2 * entry * encoder->num_layers * encoder->dim * pass->capacity;
@@ -158,9 +158,9 @@ int follow(const Encoder *encoder, const Decoder *decoder, const Pass *pass, con
   });
 }
 
-// Event j of the chains of all rows, after contexts (rows, dim) from a pass of Python's (for the first event, the law is given).
+// Event j of the chains of all rows, after contexts (rows, dim) from a pass of Python's (for the first event, the distribution is given).
 // is_done: does one of the rows want no more?
-int follow_next(const Decoder *decoder, const Chain *chain, const Newest *newest, const float *contexts, int64_t rows, int64_t j,
+int decode_next(const Decoder *decoder, const Chain *chain, const Newest *newest, const float *contexts, int64_t rows, int64_t j,
                 int64_t num_threads, int64_t *is_done) noexcept {
   return guarded([&] {
     std::atomic<bool> is_any_done(false);
@@ -172,46 +172,46 @@ int follow_next(const Decoder *decoder, const Chain *chain, const Newest *newest
   });
 }
 
-// Rounds of all rows. num_failed: the rows whose laws turned out not to be densities.
+// Rounds of all rows. num_failed: the rows whose distributions turned out not to be densities.
 int speculate(const Model *target, const Model *draft, const Rounds *rounds, int64_t *num_failed) noexcept {
   return guarded([&] { *num_failed = run_rounds(*target, *draft, *rounds); });
 }
 
 // Rounds of a target whose passes Python makes, between `propose` and `conclude`; to be freed by `end_rounds`.
-int begin_rounds(const Operated *target, const Model *draft, const Rounds *rounds, OperatedRounds **begun) noexcept {
-  return guarded([&] { *begun = new OperatedRounds(*target, *draft, *rounds); });
+int begin_rounds(const HeadPasses *target, const Model *draft, const Rounds *rounds, HeadRounds **begun) noexcept {
+  return guarded([&] { *begun = new HeadRounds(*target, *draft, *rounds); });
 }
 
 // num_new: the number of tokens of every row in the pass that is to be made.
-int propose(OperatedRounds *rounds, int64_t *num_new) noexcept {
+int propose(HeadRounds *rounds, int64_t *num_new) noexcept {
   return guarded([&] { *num_new = rounds->propose(); });
 }
 
-// With the contexts (rows, num_new, dim) of that pass. num_failed: the rows whose laws are not densities; -1: all rows go on.
-int conclude(OperatedRounds *rounds, const float *contexts, int64_t *num_failed) noexcept {
+// With the contexts (rows, num_new, dim) of that pass. num_failed: the rows whose distributions are not densities; -1: all rows go on.
+int conclude(HeadRounds *rounds, const float *contexts, int64_t *num_failed) noexcept {
   return guarded([&] { *num_failed = rounds->conclude(contexts); });
 }
 
-int end_rounds(OperatedRounds *rounds) noexcept {
+int end_rounds(HeadRounds *rounds) noexcept {
   return guarded([&] { delete rounds; });
 }
 
-// A draw from every law; elapsed, here and below: nullptr = no row has waited.
-int draw_events(const Decoder *decoder, const Views *views, const double *laws, const double *elapsed, const double *uniforms,
+// A draw from every distribution; elapsed, here and below: nullptr = no row has waited.
+int draw_events(const Decoder *decoder, const Views *views, const double *distributions, const double *elapsed, const double *uniforms,
                 double *inter_times, int64_t *marks) noexcept {
   return guarded([&] {
-    for_each(*views, [&](int64_t i, int64_t law, int64_t silence, int64_t first, int64_t) {
-      inter_times[i] = draw(*decoder, laws + law, uniforms + first, marks + i, elapsed ? elapsed[silence] : 0);
+    for_each(*views, [&](int64_t i, int64_t distribution, int64_t silence, int64_t first, int64_t) {
+      inter_times[i] = draw(*decoder, distributions + distribution, uniforms + first, marks + i, elapsed ? elapsed[silence] : 0);
     });
   });
 }
 
-// The log density of an event under every law.
-int log_densities(const Decoder *decoder, const Views *views, const double *laws, const double *elapsed,
+// The log density of an event under every distribution.
+int log_densities(const Decoder *decoder, const Views *views, const double *distributions, const double *elapsed,
                   const double *inter_times, const int64_t *marks, double *log_densities) noexcept {
   return guarded([&] {
-    for_each(*views, [&](int64_t i, int64_t law, int64_t silence, int64_t first, int64_t second) {
-      log_densities[i] = log_density(*decoder, laws + law, inter_times[first], marks[second], elapsed ? elapsed[silence] : 0);
+    for_each(*views, [&](int64_t i, int64_t distribution, int64_t silence, int64_t first, int64_t second) {
+      log_densities[i] = log_density(*decoder, distributions + distribution, inter_times[first], marks[second], elapsed ? elapsed[silence] : 0);
     });
   });
 }

@@ -1,4 +1,4 @@
-"""Sampling a next-event law from given uniforms: the time first, then the mark by inversion."""
+"""Sampling a next-event distribution from given uniforms: the time first, then the mark by inversion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from small_models import random_batch, small_model
 
-from tppsd.models.law import sample_mark
+from tppsd.models.distribution import sample_mark
 
 
 def test_equally_spaced_uniforms_meet_each_mark_as_often_as_its_probability_says() -> None:
@@ -34,13 +34,13 @@ def test_the_extreme_uniforms_never_pick_an_impossible_mark() -> None:
     assert 0 < sample_mark(log_probs, largest) < 51
 
 
-def test_samples_have_the_law_of_the_time_and_of_the_mark_given_the_time() -> None:
-    law = small_model()(random_batch([3]))[0, -1]
-    inter_times, marks = law.sample(torch.rand(40_000, 3, dtype=torch.float64))
+def test_samples_have_the_distribution_of_the_time_and_of_the_mark_given_the_time() -> None:
+    distribution = small_model()(random_batch([3]))[0, -1]
+    inter_times, marks = distribution.sample(torch.rand(40_000, 3, dtype=torch.float64))
     assert inter_times.dtype == torch.float64 and marks.dtype == torch.int64
-    assert stats.kstest(law.inter_time.cdf(inter_times).detach().numpy(), "uniform").pvalue > 1e-3
-    probabilities = law.mark_log_probs(inter_times).exp().detach()
-    late = inter_times > law.inter_time.median
+    assert stats.kstest(distribution.inter_time.cdf(inter_times).detach().numpy(), "uniform").pvalue > 1e-3
+    probabilities = distribution.mark_log_probs(inter_times).exp().detach()
+    late = inter_times > distribution.inter_time.median
     for group in (late, ~late):  # the marks depend on the time: each half must have its own frequencies
         counts = torch.bincount(marks[group], minlength=3).numpy()
         expected = probabilities[group].sum(0).numpy()
@@ -48,8 +48,8 @@ def test_samples_have_the_law_of_the_time_and_of_the_mark_given_the_time() -> No
 
 
 def test_the_mark_is_drawn_at_the_sampled_time() -> None:
-    law = small_model()(random_batch([3]))[0, -1]
+    distribution = small_model()(random_batch([3]))[0, -1]
     uniforms = torch.rand(100, 3, dtype=torch.float64)
-    inter_times, marks = law.sample(uniforms)
-    assert torch.equal(inter_times, law.inter_time.sample(uniforms[:, :2]))
-    assert torch.equal(marks, sample_mark(law.mark_log_probs(inter_times), uniforms[:, 2]))
+    inter_times, marks = distribution.sample(uniforms)
+    assert torch.equal(inter_times, distribution.inter_time.sample(uniforms[:, :2]))
+    assert torch.equal(marks, sample_mark(distribution.mark_log_probs(inter_times), uniforms[:, 2]))

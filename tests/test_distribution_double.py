@@ -1,5 +1,5 @@
-"""`law.double()`: float64 arithmetic on float32 parameters, so that a density does not depend on the shape of its
-batch."""
+"""`distribution.double()`: float64 arithmetic on float32 parameters, so that a density does not depend on the shape of
+its batch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ONES = torch.ones(2, 5, dtype=torch.float64)
 def test_densities_do_not_depend_on_the_shape_they_are_computed_in() -> None:
     """The same contexts, one by one and all at once: equal to float64 rounding, a thousand times finer than in
     float32."""
-    law = small_model(num_marks=50, dtype=torch.float32, embed_dim=64)(
+    distribution = small_model(num_marks=50, dtype=torch.float32, embed_dim=64)(
         random_batch([40, 17, 29], num_marks=50)
     ).double()
     inter_times, marks = torch.rand(3, 41, dtype=torch.float64), torch.randint(50, (3, 41))
-    together = law.log_prob(inter_times, marks)
+    together = distribution.log_prob(inter_times, marks)
     assert together.dtype == torch.float64
     for row, position in [(0, 0), (0, 40), (1, 16), (2, 5)]:
-        alone = law[row, position]
+        alone = distribution[row, position]
         torch.testing.assert_close(
             alone.log_prob(inter_times[row, position], marks[row, position]),
             together[row, position],
@@ -32,29 +32,35 @@ def test_densities_do_not_depend_on_the_shape_they_are_computed_in() -> None:
             atol=1e-12,
         )
         log_survival = alone.log_survival(inter_times[row, position])
-        torch.testing.assert_close(log_survival, law.log_survival(inter_times)[row, position], rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            log_survival, distribution.log_survival(inter_times)[row, position], rtol=0, atol=1e-13
+        )
 
 
-def test_it_is_the_same_law() -> None:
-    law = small_model(dtype=torch.float32)(random_batch([4, 2]))
-    torch.testing.assert_close(law.double().mark_log_probs(ONES).float(), law.mark_log_probs(ONES), rtol=0, atol=1e-5)
-    torch.testing.assert_close(law.double().log_survival(ONES).float(), law.log_survival(ONES), rtol=0, atol=1e-5)
+def test_it_is_the_same_distribution() -> None:
+    distribution = small_model(dtype=torch.float32)(random_batch([4, 2]))
+    torch.testing.assert_close(
+        distribution.double().mark_log_probs(ONES).float(), distribution.mark_log_probs(ONES), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        distribution.double().log_survival(ONES).float(), distribution.log_survival(ONES), rtol=0, atol=1e-5
+    )
     already = small_model()(random_batch([4, 2]))
     assert torch.equal(already.double().mark_log_probs(ONES), already.mark_log_probs(ONES))
 
 
-def test_the_samplers_law_is_the_scored_law_in_float64() -> None:
-    """`model.law` takes the heads' float32 outputs and does the arithmetic in float64 from there."""
+def test_the_samplers_distribution_is_the_scored_distribution_in_float64() -> None:
+    """`model.distribution` takes the heads' float32 outputs and does the arithmetic in float64 from there."""
     model, batch = small_model(dtype=torch.float32), random_batch([4, 2])
-    law, scored = model.law(model.encode(tokens_of(batch), CausalPass())), model(batch)
+    distribution, scored = model.distribution(model.encode(tokens_of(batch), CausalPass())), model(batch)
     for ours, theirs in [
-        (law.log_survival(ONES), scored.log_survival(ONES)),
-        (law.inter_time.log_prob(ONES), scored.inter_time.log_prob(ONES)),
-        (law.mark_log_probs(ONES), scored.mark_log_probs(ONES)),
+        (distribution.log_survival(ONES), scored.log_survival(ONES)),
+        (distribution.inter_time.log_prob(ONES), scored.inter_time.log_prob(ONES)),
+        (distribution.mark_log_probs(ONES), scored.mark_log_probs(ONES)),
     ]:
         assert ours.dtype == torch.float64 and theirs.dtype == torch.float32
         torch.testing.assert_close(ours.float(), theirs, rtol=0, atol=1e-5)
-    total = law.inter_time.log_weights.exp().sum(-1)
+    total = distribution.inter_time.log_weights.exp().sum(-1)
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-14)
 
 
@@ -86,8 +92,8 @@ def test_sampling_in_inference_mode_does_not_spoil_a_later_backward() -> None:
 
 def test_a_model_made_in_inference_mode_can_be_sampled() -> None:
     with torch.inference_mode():
-        law = small_model(dtype=torch.float32)(random_batch([4, 2])).double()
-        _, marks = law.sample(torch.rand(2, 5, 3, dtype=torch.float64))
+        distribution = small_model(dtype=torch.float32)(random_batch([4, 2])).double()
+        _, marks = distribution.sample(torch.rand(2, 5, 3, dtype=torch.float64))
     assert marks.shape == (2, 5)
 
 

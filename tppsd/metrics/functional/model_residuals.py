@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.metrics.functional.time_rescaling import SequenceResiduals
-from tppsd.models.law import NextEventLaw
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 
-LawModel = Callable[[EventBatch], NextEventLaw]
+DistributionModel = Callable[[EventBatch], NextEventDistribution]
 
 _MAX_POSITIONS = 4096  # of one padded batch; bounds the memory of the pass
 
@@ -30,8 +30,8 @@ class _Row(NamedTuple):
     elapsed: float
 
 
-def own_law_residuals(
-    model: LawModel,
+def model_residuals(
+    model: DistributionModel,
     sequences: Sequence[EventSequence],
     num_given: Sequence[int] | None = None,
     observed_until: Sequence[float | None] | None = None,
@@ -50,7 +50,8 @@ def own_law_residuals(
     events and has no leftover.
 
     Args:
-        model: a module (copied to float64) or a callable; EventBatch -> law of batch shape (batch, length + 1).
+        model: a module (copied to float64) or a callable; EventBatch -> distribution of batch shape (batch, length +
+            1).
         sequences: whole sequences, history first, with distinct `index`.
         num_given: per sequence, number of leading events that are not scored, the given first event included;
             default: what the sequence says (`EventSequence.num_given`), together with the time it is scored from.
@@ -60,7 +61,7 @@ def own_law_residuals(
 
     Returns:
         One SequenceResiduals per sequence, in the given order, on the CPU; no mark_uniforms for an unmarked model.
-    Source: Brown et al. (2002); randomised PIT of discrete laws: Brockwell, Stat. Probab. Lett. 77 (2007).
+    Source: Brown et al. (2002); randomised PIT of discrete distributions: Brockwell, Stat. Probab. Lett. 77 (2007).
     """
     rows = _rows(sequences, num_given, observed_until)
     model, device = _in_float64(model)
@@ -72,28 +73,30 @@ def own_law_residuals(
     return [residuals[i] for i in range(len(rows))]
 
 
-def law_residuals(law: NextEventLaw, batch: EventBatch) -> list[SequenceResiduals]:
+def distribution_residuals(distribution: NextEventDistribution, batch: EventBatch) -> list[SequenceResiduals]:
     """Return time-rescaling residuals of the scored parts of a batch, without marks, under distributions at hand.
 
-    They are z_i and leftover of `own_law_residuals`, computed in float64 from the parameters of `law`, of batch shape
-    (batch, length + 1). The first z_i begins at `score_start`.
+    They are z_i and leftover of `model_residuals`, computed in float64 from the parameters of `distribution`, of batch
+    shape (batch, length + 1). The first z_i begins at `score_start`.
     """
-    _, compensators = _compensators(law.inter_time.double(), batch)
-    compensators = _after_known(compensators, law, batch.num_given, batch.scored_from - batch.last_given_times)
+    _, compensators = _compensators(distribution.inter_time.double(), batch)
+    compensators = _after_known(compensators, distribution, batch.num_given, batch.scored_from - batch.last_given_times)
     rows = zip(batch.index.tolist(), compensators.cpu(), batch.num_given.tolist(), batch.lengths.tolist(), strict=True)
     return [SequenceResiduals(index, row[given:length], float(row[length])) for index, row, given, length in rows]
 
 
-def _after_known(compensators: Tensor, law: NextEventLaw, num_known: Tensor, elapsed: Tensor) -> Tensor:
+def _after_known(
+    compensators: Tensor, distribution: NextEventDistribution, num_known: Tensor, elapsed: Tensor
+) -> Tensor:
     """Shorten the interval after the known events in compensators (batch, length + 1).
 
     The interval after `num_known` (batch,) events begins `elapsed` (batch,) after the last of them.
     """
-    known = law.at(num_known).inter_time.double().log_survival(elapsed)
+    known = distribution.at(num_known).inter_time.double().log_survival(elapsed)
     return compensators.scatter_add(1, num_known.unsqueeze(1), known.unsqueeze(1))
 
 
-def _compensators(law: LogNormalMixture, batch: EventBatch) -> tuple[Tensor, Tensor]:
+def _compensators(distribution: LogNormalMixture, batch: EventBatch) -> tuple[Tensor, Tensor]:
     """Return tau_i and -log S(tau_i | h_{i-1}), both (batch, length + 1).
 
     Entry N of a row is for its interval from t_N to t_end.
@@ -101,7 +104,7 @@ def _compensators(law: LogNormalMixture, batch: EventBatch) -> tuple[Tensor, Ten
     silence = (batch.t_end - batch.last_times).unsqueeze(1)
     intervals = torch.cat([batch.inter_times, torch.ones_like(silence)], 1)
     intervals = intervals.scatter(1, batch.lengths.unsqueeze(1), silence)
-    return intervals, -law.log_survival(intervals)
+    return intervals, -distribution.log_survival(intervals)
 
 
 def _rows(
@@ -113,7 +116,7 @@ def _rows(
             raise ValueError(f"{name} has {len(values)} entries for {len(sequences)} sequences; it needs one for each")
     if len({sequence.index for sequence in sequences}) != len(sequences):
         raise ValueError(
-            "two sequences have the same index; own-law residuals need distinct ones to order and randomise by"
+            "two sequences have the same index; model residuals need distinct ones to order and randomise by"
         )
     rows = []
     for i, sequence in enumerate(sequences):
@@ -136,7 +139,7 @@ def _rows(
     return rows
 
 
-def _in_float64(model: LawModel) -> tuple[LawModel, torch.device]:
+def _in_float64(model: DistributionModel) -> tuple[DistributionModel, torch.device]:
     """Return a float64 copy in evaluation mode, and its device; a plain callable is used as it is."""
     if not isinstance(model, nn.Module):
         return model, torch.device("cpu")
@@ -156,16 +159,16 @@ def _by_length(lengths: list[int]) -> Iterator[list[int]]:
         yield chunk
 
 
-def _score(model: LawModel, rows: list[_Row], device: torch.device, seed: int) -> list[SequenceResiduals]:
+def _score(model: DistributionModel, rows: list[_Row], device: torch.device, seed: int) -> list[SequenceResiduals]:
     """Return the residuals of a few sequences in one pass."""
     batch = EventBatch.from_sequences(row.sequence for row in rows).to(device)
     num_history = torch.tensor([row.num_history for row in rows], device=device)
     elapsed = torch.tensor([row.elapsed for row in rows], dtype=torch.float64, device=device)
-    law = model(batch)
-    intervals, compensators = _compensators(law.inter_time, batch)
-    compensators = _after_known(compensators, law, num_history, elapsed).cpu()
-    mark_log_probs = law.mark_log_probs(intervals)[:, :-1].cpu()  # (batch, length, num_marks)
-    expected_times = law.inter_time.mean_log.cpu()
+    distribution = model(batch)
+    intervals, compensators = _compensators(distribution.inter_time, batch)
+    compensators = _after_known(compensators, distribution, num_history, elapsed).cpu()
+    mark_log_probs = distribution.mark_log_probs(intervals)[:, :-1].cpu()  # (batch, length, num_marks)
+    expected_times = distribution.inter_time.mean_log.cpu()
     expected_marks = mark_log_probs.double().exp() @ torch.arange(mark_log_probs.shape[-1], dtype=torch.float64)
 
     residuals = []

@@ -17,7 +17,7 @@ from tppsd.models.protocol import DraftDistribution
 
 
 class MarkDecoder(Protocol):
-    """Provides what a NextEventLaw needs of a mark decoder (tppsd.models.decoder)."""
+    """Provides what a NextEventDistribution needs of a mark decoder (tppsd.models.decoder)."""
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """Return log f(k | h, tau), (..., num_marks): features (..., width), standardised log tau (..., 1)."""
@@ -27,11 +27,11 @@ class MarkDecoder(Protocol):
 
 
 @dataclass(frozen=True)
-class NextEventLaw:
+class NextEventDistribution:
     """Is g(tau | h) f(k | h, tau) for every position of a batch (tppsd.models.protocol.EventDistribution).
 
     Attributes:
-        inter_time: law of tau, batch shape (*batch,).
+        inter_time: distribution of tau, batch shape (*batch,).
         mark_features: (*batch, width): what the mark decoder has computed from the context alone; None if unmarked.
         mark_decoder: maps (features, standardised log tau) to log f(. | h, tau); None if unmarked.
     """
@@ -56,7 +56,7 @@ class NextEventLaw:
         """All parameters side by side, (*batch, width)."""
         return self.packed()._fields()[0]
 
-    def packed(self) -> NextEventLaw:
+    def packed(self) -> NextEventDistribution:
         """Return the same distributions, their parameters side by side in one tensor.
 
         Selecting and joining then take one operator, not four.
@@ -70,7 +70,7 @@ class NextEventLaw:
         fields = [self.inter_time.log_weights, self.inter_time.means, self.inter_time.log_stds]
         return fields if self.mark_features is None else [*fields, self.mark_features]
 
-    def _with(self, fields: list[Tensor], elapsed: Tensor | None) -> NextEventLaw:
+    def _with(self, fields: list[Tensor], elapsed: Tensor | None) -> NextEventDistribution:
         """Return distributions of the same model with these parameters and this elapsed time."""
         together = fields[0] if len(fields) == 1 else None
         if together is not None:
@@ -80,20 +80,20 @@ class NextEventLaw:
             )
         log_weights, means, log_stds, *features = fields
         mixture = LogNormalMixture(log_weights, means, log_stds, self.inter_time.shift, self.inter_time.scale, elapsed)
-        law = NextEventLaw(mixture, features[0] if features else None, self.mark_decoder)
-        object.__setattr__(law, "_packed", together)
-        return law
+        distribution = NextEventDistribution(mixture, features[0] if features else None, self.mark_decoder)
+        object.__setattr__(distribution, "_packed", together)
+        return distribution
 
-    def of(self, parameters: Tensor) -> NextEventLaw:
+    def of(self, parameters: Tensor) -> NextEventDistribution:
         """Return distributions of the same model with other parameters, packed (*batch, width)."""
         return self._with([parameters], None)
 
-    def with_parts(self, **parts: Any) -> NextEventLaw:
+    def with_parts(self, **parts: Any) -> NextEventDistribution:
         """Return the same distribution with some of its attributes replaced."""
         return replace(self, **parts)
 
-    def __getitem__(self, index: Any) -> NextEventLaw:
-        """Select along the batch dimensions; `law[..., :-1]` drops the last position.
+    def __getitem__(self, index: Any) -> NextEventDistribution:
+        """Select along the batch dimensions; `distribution[..., :-1]` drops the last position.
 
         Two index tensors count from the front.
         """
@@ -104,7 +104,7 @@ class NextEventLaw:
         whole = (*key, slice(None)) if any(i is Ellipsis for i in key) else key
         return self._with([values[whole] for values in self._fields()], None if elapsed is None else elapsed[key])
 
-    def at(self, positions: Tensor) -> NextEventLaw:
+    def at(self, positions: Tensor) -> NextEventDistribution:
         """Select `positions` of the last batch dimension in each row.
 
         Positions int64 (batch,) give distributions (batch,), positions (batch, n) give (batch, n).
@@ -115,7 +115,7 @@ class NextEventLaw:
         rows = torch.arange(0, num_rows * length, length, device=positions.device)
         return self._take(rows.view(-1, *[1] * (positions.dim() - 1)) + positions)
 
-    def _take(self, places: Tensor) -> NextEventLaw:
+    def _take(self, places: Tensor) -> NextEventDistribution:
         """Select at int64 `places` (any shape) of the first two batch dimensions, counted as one."""
         flat, elapsed = places.flatten(), self.elapsed
 
@@ -125,47 +125,53 @@ class NextEventLaw:
 
         return self._with([take(values) for values in self._fields()], None if elapsed is None else take(elapsed))
 
-    def unsqueeze(self, dim: int) -> NextEventLaw:
+    def unsqueeze(self, dim: int) -> NextEventDistribution:
         """Insert a batch dimension at `dim` >= 0, for several draws from each distribution."""
         elapsed = self.elapsed
         fields = [values.unsqueeze(dim) for values in self._fields()]
         return self._with(fields, None if elapsed is None else elapsed.unsqueeze(dim))
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> NextEventLaw:
+    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> NextEventDistribution:
         """Broadcast to `batch_shape`; nothing is copied."""
         elapsed = self.elapsed
         fields = [values.expand(*batch_shape, values.shape[-1]) for values in self._fields()]
         return self._with(fields, None if elapsed is None else elapsed.expand(batch_shape))
 
     @staticmethod
-    def cat(laws: Sequence[NextEventLaw], dim: int) -> NextEventLaw:
+    def cat(distributions: Sequence[NextEventDistribution], dim: int) -> NextEventDistribution:
         """Join distributions of one model along a batch dimension (>= 0)."""
-        return NextEventLaw._join(laws, lambda fields: torch.cat(fields, dim))
+        return NextEventDistribution._join(distributions, lambda fields: torch.cat(fields, dim))
 
     @staticmethod
-    def _join(laws: Sequence[NextEventLaw], how: Callable[[list[Tensor]], Tensor]) -> NextEventLaw:
+    def _join(
+        distributions: Sequence[NextEventDistribution], how: Callable[[list[Tensor]], Tensor]
+    ) -> NextEventDistribution:
         elapsed = None
-        if any(law.elapsed is not None for law in laws):  # truncated and whole laws mix
-            elapsed = how([law.inter_time.elapsed_or_zero() for law in laws])
-        if any(law._packed is not None for law in laws):
-            laws = [law.packed() for law in laws]
-        fields = zip(*(law._fields() for law in laws), strict=True)
-        return laws[0]._with([how(list(values)) for values in fields], elapsed).packed()
+        if any(
+            distribution.elapsed is not None for distribution in distributions
+        ):  # truncated and whole distributions mix
+            elapsed = how([distribution.inter_time.elapsed_or_zero() for distribution in distributions])
+        if any(distribution._packed is not None for distribution in distributions):
+            distributions = [distribution.packed() for distribution in distributions]
+        fields = zip(*(distribution._fields() for distribution in distributions), strict=True)
+        return distributions[0]._with([how(list(values)) for values in fields], elapsed).packed()
 
-    def double(self) -> NextEventLaw:
+    def double(self) -> NextEventDistribution:
         """Return the same distribution in float64 arithmetic.
 
         A density then does not depend on the shape in which it is computed.
         """
         if self.mark_features is None or self.mark_decoder is None:
             return self.with_parts(inter_time=self.inter_time.double())
-        return NextEventLaw(self.inter_time.double(), self.mark_features.double(), self.mark_decoder.in_double())
+        return NextEventDistribution(
+            self.inter_time.double(), self.mark_features.double(), self.mark_decoder.in_double()
+        )
 
-    def truncated(self, elapsed: Tensor) -> NextEventLaw:
+    def truncated(self, elapsed: Tensor) -> NextEventDistribution:
         """Return the distribution given that nothing happened for `elapsed` float64 (*batch,) since the last event."""
         return self.with_parts(inter_time=self.inter_time.truncated(elapsed))
 
-    def whole(self) -> NextEventLaw:
+    def whole(self) -> NextEventDistribution:
         """Return the distribution without truncation."""
         return self if self.elapsed is None else self.with_parts(inter_time=replace(self.inter_time, elapsed=None))
 

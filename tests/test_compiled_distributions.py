@@ -1,4 +1,4 @@
-"""Draws and densities by compiled code are those of the ordinary laws, and so are whole chains of events."""
+"""Draws and densities by compiled code are those of the ordinary distributions, and so are whole chains of events."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from scipy.special import log_ndtr, ndtri
 from small_models import ENCODERS, attentive_model, random_sequence, small_model
 
 import tppsd
-from tppsd.backends.cpp.distribution import CompiledLaw
+from tppsd.backends.cpp.distribution import CompiledDistribution
 from tppsd.backends.cpp.model import CompiledHeadTPP, DecodedEvents
-from tppsd.models.law import NextEventLaw, log_density_ratio
+from tppsd.models.distribution import NextEventDistribution, log_density_ratio
 from tppsd.models.protocol import EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
 
@@ -26,13 +26,13 @@ pytestmark = needs_a_compiler
 TINY = torch.finfo(torch.float64).tiny
 
 
-def laws_of(model: TransformerTPP, *batch: int) -> tuple[CompiledLaw, NextEventLaw]:
-    """The same laws with compiled and with ordinary arithmetic."""
+def distributions_of(model: TransformerTPP, *batch: int) -> tuple[CompiledDistribution, NextEventDistribution]:
+    """The same distributions with compiled and with ordinary arithmetic."""
     context = torch.randn(*batch, 16, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        law: Any = tppsd.compile(model).law(context)
-        assert isinstance(law, CompiledLaw)
-        return law, law.with_parts()
+        distribution: Any = tppsd.compile(model).distribution(context)
+        assert isinstance(distribution, CompiledDistribution)
+        return distribution, distribution.with_parts()
 
 
 def uniforms_of(*shape: int) -> torch.Tensor:
@@ -42,7 +42,7 @@ def uniforms_of(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
 @pytest.mark.parametrize("num_marks", [1, 3, 50])
 @pytest.mark.parametrize(
-    ("of_laws", "of_draws"),
+    ("of_distributions", "of_draws"),
     [
         ((4, 9), (4, 9)),
         ((4, 1), (4, 9)),
@@ -53,11 +53,11 @@ def uniforms_of(*shape: int) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_draws_and_densities_are_those_of_the_ordinary_laws(
-    decoder: str, num_marks: int, of_laws: tuple[int, ...], of_draws: tuple[int, ...]
+def test_draws_and_densities_are_those_of_the_ordinary_distributions(
+    decoder: str, num_marks: int, of_distributions: tuple[int, ...], of_draws: tuple[int, ...]
 ) -> None:
-    compiled, ordinary = laws_of(
-        attentive_model("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7), *of_laws
+    compiled, ordinary = distributions_of(
+        attentive_model("thp", num_marks=num_marks, mark_decoder=decoder, num_components=7), *of_distributions
     )
     uniforms = uniforms_of(*of_draws, 5)[..., 1:]  # views, and more numbers than are used
     (tau, marks), (expected_tau, expected_marks) = compiled.sample(uniforms), ordinary.sample(uniforms[..., :3])
@@ -68,7 +68,7 @@ def test_draws_and_densities_are_those_of_the_ordinary_laws(
 
 @pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
 def test_extreme_uniforms_and_inter_times(decoder: str) -> None:
-    compiled, ordinary = laws_of(attentive_model("thp", mark_decoder=decoder), 1)
+    compiled, ordinary = distributions_of(attentive_model("thp", mark_decoder=decoder), 1)
     ends = torch.tensor([2.0**-53, 1e-9, 0.5, 1 - 2.0**-53], dtype=torch.float64)
     uniforms = torch.cartesian_prod(ends, ends, ends).view(-1, 1, 3)
     torch.testing.assert_close(compiled.sample(uniforms), ordinary.sample(uniforms), rtol=1e-12, atol=0)
@@ -82,11 +82,11 @@ def test_extreme_uniforms_and_inter_times(decoder: str) -> None:
     assert not (compiled.log_prob(tau, marks)[-2:] > -math.inf).any()
 
 
-def of_a_standard_component() -> CompiledLaw:
-    """The law (1,) of the exponential of a standard normal variable."""
+def of_a_standard_component() -> CompiledDistribution:
+    """The distribution (1,) of the exponential of a standard normal variable."""
     model = attentive_model("thp", num_marks=1, num_components=1)
     model.set_statistics(tppsd.DataStatistics(1))
-    compiled, _ = laws_of(model, 1)
+    compiled, _ = distributions_of(model, 1)
     with torch.inference_mode():
         compiled.parameters.zero_()
     return compiled
@@ -105,39 +105,46 @@ def test_normal_quantiles_are_right_to_the_last_digits() -> None:
     torch.testing.assert_close(tau.squeeze(1).log(), expected, rtol=1e-14, atol=1e-15)
 
 
-def test_compiled_laws_select_join_and_compare_like_ordinary_ones() -> None:
-    compiled, ordinary = laws_of(attentive_model("thp"), 3, 4)
+def test_compiled_distributions_select_join_and_compare_like_ordinary_ones() -> None:
+    compiled, ordinary = distributions_of(attentive_model("thp"), 3, 4)
     rows, positions = torch.tensor([0, 2, 2]), torch.tensor([3, 0, 1])
     tau, marks = torch.tensor([0.3, 1.0, 7.0], dtype=torch.float64), torch.tensor([0, 2, 1])
     for select in (
-        lambda law: law[rows, positions], lambda law: law[:, 1], lambda law: law.at(positions),
-        lambda law: NextEventLaw.cat([law[:, :1], law[:, 1:]], 1)[..., 2], lambda law: law.double().whole()[:, 0],
+        lambda distribution: distribution[rows, positions], lambda distribution: distribution[:, 1], lambda distribution: distribution.at(positions),
+        lambda distribution: NextEventDistribution.cat([distribution[:, :1], distribution[:, 1:]], 1)[..., 2], lambda distribution: distribution.double().whole()[:, 0],
     ):  # fmt: skip
         found, expected = select(compiled), select(ordinary)
-        assert isinstance(found, CompiledLaw) and not isinstance(expected, CompiledLaw)
+        assert isinstance(found, CompiledDistribution) and not isinstance(expected, CompiledDistribution)
         torch.testing.assert_close(found.log_prob(tau, marks), expected.log_prob(tau, marks), rtol=0, atol=1e-11)
-    ratios = [log_density_ratio(law[:, 0], law[:, 1], tau, marks) for law in (compiled, ordinary)]
+    ratios = [
+        log_density_ratio(distribution[:, 0], distribution[:, 1], tau, marks) for distribution in (compiled, ordinary)
+    ]
     torch.testing.assert_close(*ratios, rtol=0, atol=1e-11)
     silence = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
-    silent = [law[:, 0].truncated(silence)[torch.tensor([2, 0])].unsqueeze(1) for law in (compiled, ordinary)]
-    assert isinstance(silent[0], CompiledLaw) and torch.equal(silent[0].elapsed, silence[[2, 0], None])
-    torch.testing.assert_close(*(law.log_prob(tau, marks) for law in silent), rtol=0, atol=1e-11)
-    torch.testing.assert_close(*(law.log_survival(tau) for law in silent), rtol=0, atol=1e-11)
+    silent = [
+        distribution[:, 0].truncated(silence)[torch.tensor([2, 0])].unsqueeze(1)
+        for distribution in (compiled, ordinary)
+    ]
+    assert isinstance(silent[0], CompiledDistribution) and torch.equal(silent[0].elapsed, silence[[2, 0], None])
+    torch.testing.assert_close(*(distribution.log_prob(tau, marks) for distribution in silent), rtol=0, atol=1e-11)
+    torch.testing.assert_close(*(distribution.log_survival(tau) for distribution in silent), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 0.1, 1.0, 30.0, 1e4, 1e9], ids=str)
 def test_draws_and_densities_after_a_silence(decoder: str, scale: float) -> None:
     """Also after one that is all but impossible: nothing is left of a density but its logarithm."""
-    compiled, ordinary = laws_of(attentive_model("thp", mark_decoder=decoder, num_components=7), 50, 1)
+    compiled, ordinary = distributions_of(attentive_model("thp", mark_decoder=decoder, num_components=7), 50, 1)
     silence = scale * uniforms_of(50, 1)
-    laws = [law.truncated(silence) for law in (compiled, ordinary)]
-    (tau, marks), (expected_tau, expected_marks) = (law.sample(uniforms_of(50, 9, 3)) for law in laws)
+    distributions = [distribution.truncated(silence) for distribution in (compiled, ordinary)]
+    (tau, marks), (expected_tau, expected_marks) = (
+        distribution.sample(uniforms_of(50, 9, 3)) for distribution in distributions
+    )
     assert (tau > silence).all()
     torch.testing.assert_close(tau, expected_tau, rtol=1e-10, atol=0)
     assert torch.equal(marks, expected_marks)
     earlier = torch.where(torch.arange(9) % 3 == 2, silence * uniforms_of(50, 9), tau)
-    (found, expected) = (law.log_prob(earlier, marks) for law in laws)
+    (found, expected) = (distribution.log_prob(earlier, marks) for distribution in distributions)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     assert scale == 0 or (found[:, 2::3] == -math.inf).all()
 
@@ -165,7 +172,7 @@ def test_logarithms_of_the_normal_distribution_function() -> None:
     "settings", [{}, {"max_context": 5}, {"num_marks": 1}, {"mark_decoder": "independent"}], ids=str
 )
 def test_a_chain_of_own_passes_is_its_events_drawn_one_by_one_to_the_last_bit(settings: dict[str, Any]) -> None:
-    """Laws and draws are native code's. (In other company eager passes themselves round in another way.)"""
+    """Distributions and draws are native code's. (In other company eager passes themselves round in another way.)"""
     model = CompiledHeadTPP(attentive_model("thp", num_layers=2, **({"num_marks": 3} | settings)))
     with torch.inference_mode():
         found, expected = (chain(model, 40, is_silent=True, at_once=at_once) for at_once in (True, False))
@@ -209,8 +216,8 @@ def test_a_chain_ends_with_the_first_row_that_wants_no_more(compiled: Any, lengt
     def decode(ends: torch.Tensor, limits: torch.Tensor) -> DecodedEvents:
         cache = model.new_cache(rows, 3)
         start = torch.zeros(rows, 1, dtype=torch.int64)
-        law = model.law(model.extend(EventTokens(start, start.double(), start.double()), cache))
-        decoded: DecodedEvents = model.decode(law, cache, last, uniforms_of(rows, num, 3), False, ends, limits)
+        distribution = model.distribution(model.extend(EventTokens(start, start.double(), start.double()), cache))
+        decoded: DecodedEvents = model.decode(distribution, cache, last, uniforms_of(rows, num, 3), False, ends, limits)
         assert torch.equal(cache.lengths, decoded.num) and decoded.parameters.shape[:2] == (rows, 1)
         return decoded
 
@@ -230,8 +237,8 @@ WRONG = {
     "component": ("cumulative[picked] < uniform * total", "cumulative[picked + 1] < uniform * total"),
     "survival": (" * -z;", " * z;"),
     "kept": (
-        "log_kept(decoder, law, elapsed, &kept, &log_weights);\n  const",
-        "log_kept(decoder, law, 1e-9, &kept, &log_weights);\n  const",
+        "log_kept(decoder, distribution, elapsed, &kept, &log_weights);\n  const",
+        "log_kept(decoder, distribution, 1e-9, &kept, &log_weights);\n  const",
     ),
     "survival of a silence": ("std::log(uniforms[1]) + kept[component]", "std::log(uniforms[1])"),
     "density after a silence": ("log_time -= log_kept", "log_time += log_kept"),
@@ -239,9 +246,12 @@ WRONG = {
     "silences of rows": ("chain.elapsed[row]", "chain.elapsed[first]"),
     "views of silences": ("third += steps", "third += 0 * steps"),
     "mark noise": ("uniforms[2])", "uniforms[0])"),
-    "mark time": ("log_marks(decoder, law, inter_time), decoder", "log_marks(decoder, law, 1.0), decoder"),
+    "mark time": (
+        "log_marks(decoder, distribution, inter_time), decoder",
+        "log_marks(decoder, distribution, 1.0), decoder",
+    ),
     "ReLU": ("hidden[i] = std::max(hidden[i], 0.0)", "hidden[i] += 0.0"),
-    "density": ("exponents[m] = law[m] - log_stds[m]", "exponents[m] = law[m]"),
+    "density": ("exponents[m] = distribution[m] - log_stds[m]", "exponents[m] = distribution[m]"),
     "Jacobian": (" + std::log(decoder.log_std)", ""),
     "density of marks": ("log_time + log_marks", "log_time - log_marks"),
     "views": ("second += steps", "second += 0 * steps"),
@@ -250,17 +260,17 @@ WRONG = {
     "positions": ("pass.lengths[row]++, pass.num_before[row]++", "pass.lengths[row]++"),
     "lengths": ("pass.lengths[row]++, pass.num_before[row]++", "pass.num_before[row]++"),
     "noise of rows": ("chain.uniforms + at *", "chain.uniforms + j *"),
-    "groups": ("chain.laws + first * chain.stride(decoder)", "chain.laws"),
-    "laws of contexts from elsewhere": ("if (j) write_next", "if (j > 1) write_next"),
+    "groups": ("chain.distributions + first * chain.stride(decoder)", "chain.distributions"),
+    "distributions of contexts from elsewhere": ("if (j) write_next", "if (j > 1) write_next"),
 }
 
 
 def observed(model: TransformerTPP) -> list[torch.Tensor]:
     """Draws, densities and chains, of the library as it is."""
-    law, _ = laws_of(model, 9, 4)
-    silent = law.truncated(torch.linspace(0, 3, 36, dtype=torch.float64).view(9, 4))
-    (tau, marks), (later, later_marks) = law.sample(uniforms_of(9, 4, 3)), silent.sample(uniforms_of(9, 4, 3))
-    densities = [law.log_prob(tau, marks), silent.log_prob(later, later_marks)]
+    distribution, _ = distributions_of(model, 9, 4)
+    silent = distribution.truncated(torch.linspace(0, 3, 36, dtype=torch.float64).view(9, 4))
+    (tau, marks), (later, later_marks) = distribution.sample(uniforms_of(9, 4, 3)), silent.sample(uniforms_of(9, 4, 3))
+    densities = [distribution.log_prob(tau, marks), silent.log_prob(later, later_marks)]
     chains: list[torch.Tensor] = []
     for compiled in (tppsd.compile(model), head_of_compiled(model)):
         with torch.inference_mode():
@@ -285,7 +295,7 @@ def test_a_build_with_nothing_wrong_is_not_told_from_the_right_one(
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_laws_and_chains_are_told_from_right_ones(
+def test_wrong_distributions_and_chains_are_told_from_right_ones(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By what is compared above, within 1e-11 or to the last bit."""

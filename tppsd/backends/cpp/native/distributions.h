@@ -1,4 +1,4 @@
-// The laws of contexts, their draws and densities: the arithmetic of decoder.py, mixture.py and law.py, in float64.
+// The distributions of contexts, their draws and densities: the arithmetic of decoder.py, mixture.py and distribution.py, in float64.
 #pragma once
 
 #include <limits>
@@ -19,23 +19,23 @@ struct Decoder {
   int64_t width() const { return 3 * num_components + num_features; }
 };
 
-// law (3 components + features): log weights, means, log standard deviations, and what the mark decoder makes of the context.
-static void write_law(const Decoder &decoder, const float *parameters, const float *features, double *law) {
+// distribution (3 components + features): log weights, means, log standard deviations, and what the mark decoder makes of the context.
+static void write_distribution(const Decoder &decoder, const float *parameters, const float *features, double *distribution) {
   const int64_t num = decoder.num_components;
   double largest = parameters[0], total = 0;
   for (int64_t m = 1; m < num; m++) largest = std::max<double>(largest, parameters[m]);
   for (int64_t m = 0; m < num; m++) total += std::exp(parameters[m] - largest);
   const double log_total = largest + std::log(total);
   for (int64_t m = 0; m < num; m++) {
-    law[m] = parameters[m] - log_total;
-    law[num + m] = parameters[num + m];
-    law[2 * num + m] = std::min(std::max<double>(parameters[2 * num + m], decoder.least_log_std), decoder.largest_log_std);
+    distribution[m] = parameters[m] - log_total;
+    distribution[num + m] = parameters[num + m];
+    distribution[2 * num + m] = std::min(std::max<double>(parameters[2 * num + m], decoder.least_log_std), decoder.largest_log_std);
   }
-  for (int64_t i = 0; i < decoder.num_features; i++) law[3 * num + i] = features[i];
+  for (int64_t i = 0; i < decoder.num_features; i++) distribution[3 * num + i] = features[i];
 }
 
-// The laws of contexts (num, dim), each `stride` numbers behind the one before.
-static void write_laws(const Decoder &decoder, const float *contexts, int64_t num, double *laws, int64_t stride) {
+// The distributions of contexts (num, dim), each `stride` numbers behind the one before.
+static void write_distributions(const Decoder &decoder, const float *contexts, int64_t num, double *distributions, int64_t stride) {
   const int64_t dim = decoder.to_mixture.in, wide = decoder.to_mixture.out;
   const Linear &last = decoder.marks == INDEPENDENT ? decoder.to_logits : decoder.from_context;
   float *parameters = room<1>(num * (wide + dim + last.out)), *hidden = parameters + num * wide, *features = hidden + num * dim;
@@ -46,7 +46,7 @@ static void write_laws(const Decoder &decoder, const float *contexts, int64_t nu
     map(hidden, num * dim, [&](int64_t i) { return relu(load(hidden + i)); });
     linear(last, hidden, features, num);
   }
-  for (int64_t i = 0; i < num; i++) write_law(decoder, parameters + i * wide, features + i * last.out, laws + i * stride);
+  for (int64_t i = 0; i < num; i++) write_distribution(decoder, parameters + i * wide, features + i * last.out, distributions + i * stride);
 }
 
 // y (out) += W^T x: W (in, out)
@@ -69,12 +69,12 @@ static double log_sum_exp(const double *x, int64_t num) {
 static double log_of(double inter_time) { return std::log(std::max(inter_time, TINY)); }
 
 // log f(. | h, tau), in what is kept until the next call
-static double *log_marks(const Decoder &decoder, const double *law, double inter_time) {
+static double *log_marks(const Decoder &decoder, const double *distribution, double inter_time) {
   static thread_local std::vector<double> kept;
   const int64_t num = decoder.num_marks, width = decoder.num_features;
   kept.resize(num + 2 * width);
   double *logits = kept.data(), *of_time = logits + num, *hidden = of_time + width;
-  const double *features = law + 3 * decoder.num_components, x = (log_of(inter_time) - decoder.log_mean) / decoder.log_std;
+  const double *features = distribution + 3 * decoder.num_components, x = (log_of(inter_time) - decoder.log_mean) / decoder.log_std;
   if (decoder.marks == INDEPENDENT) {
     std::copy(features, features + num, logits);
   } else {
@@ -103,15 +103,15 @@ static int64_t pick(const double *log_probs, int64_t num, double uniform) {
 
 // Of what components keep beyond a silence: the logarithms, and normalised what they make of the weights; in what is kept until
 // the next call. Returns log S(elapsed).
-static double log_kept(const Decoder &decoder, const double *law, double elapsed, double **kept, double **log_weights) {
+static double log_kept(const Decoder &decoder, const double *distribution, double elapsed, double **kept, double **log_weights) {
   static thread_local std::vector<double> room;
   const int64_t num = decoder.num_components;
   const double x = (std::log(elapsed) - decoder.log_mean) / decoder.log_std;
   room.resize(2 * num);
   *kept = room.data(), *log_weights = *kept + num;
   for (int64_t m = 0; m < num; m++) {
-    (*kept)[m] = log_normal_cdf((law[num + m] - x) * std::exp(-law[2 * num + m]));
-    (*log_weights)[m] = law[m] + (*kept)[m];
+    (*kept)[m] = log_normal_cdf((distribution[num + m] - x) * std::exp(-distribution[2 * num + m]));
+    (*log_weights)[m] = distribution[m] + (*kept)[m];
   }
   const double total = log_sum_exp(*log_weights, num);
   for (int64_t m = 0; m < num; m++) (*log_weights)[m] -= total;
@@ -119,33 +119,33 @@ static double log_kept(const Decoder &decoder, const double *law, double elapsed
 }
 
 // An inter-time beyond a silence and its mark, from three uniforms.
-static double draw(const Decoder &decoder, const double *law, const double *uniforms, int64_t *mark, double elapsed) {
+static double draw(const Decoder &decoder, const double *distribution, const double *uniforms, int64_t *mark, double elapsed) {
   const int64_t num = decoder.num_components;
   double *kept, *log_weights;
-  if (elapsed > 0) log_kept(decoder, law, elapsed, &kept, &log_weights);
-  const int64_t component = pick(elapsed > 0 ? log_weights : law, num, uniforms[0]);
+  if (elapsed > 0) log_kept(decoder, distribution, elapsed, &kept, &log_weights);
+  const int64_t component = pick(elapsed > 0 ? log_weights : distribution, num, uniforms[0]);
   const double z = elapsed > 0 ? normal_quantile_of_log(std::log(uniforms[1]) + kept[component]) : normal_quantile(uniforms[1]);
-  const double x = law[num + component] + std::exp(law[2 * num + component]) * -z;
+  const double x = distribution[num + component] + std::exp(distribution[2 * num + component]) * -z;
   const double log_tau = x * decoder.log_std + decoder.log_mean;
   double inter_time = std::exp(std::min(std::max(log_tau, -LARGEST_LOG_TAU), LARGEST_LOG_TAU));
   if (elapsed > 0) inter_time = std::max(inter_time, std::nextafter(elapsed, 2 * elapsed + 1));
-  *mark = decoder.marks == UNMARKED ? 0 : pick(log_marks(decoder, law, inter_time), decoder.num_marks, uniforms[2]);
+  *mark = decoder.marks == UNMARKED ? 0 : pick(log_marks(decoder, distribution, inter_time), decoder.num_marks, uniforms[2]);
   return inter_time;
 }
 
 // Of an event, given a silence.
-static double log_density(const Decoder &decoder, const double *law, double inter_time, int64_t mark, double elapsed) {
+static double log_density(const Decoder &decoder, const double *distribution, double inter_time, int64_t mark, double elapsed) {
   if (!(inter_time > elapsed)) return inter_time <= elapsed ? -INFINITY : inter_time;
   static thread_local std::vector<double> exponents;
   const int64_t num = decoder.num_components;
-  const double log_tau = log_of(inter_time), x = (log_tau - decoder.log_mean) / decoder.log_std, *log_stds = law + 2 * num;
+  const double log_tau = log_of(inter_time), x = (log_tau - decoder.log_mean) / decoder.log_std, *log_stds = distribution + 2 * num;
   exponents.resize(num);
   for (int64_t m = 0; m < num; m++) {
-    const double z = (x - law[num + m]) * std::exp(-log_stds[m]);
-    exponents[m] = law[m] - log_stds[m] - 0.5 * z * z;
+    const double z = (x - distribution[num + m]) * std::exp(-log_stds[m]);
+    exponents[m] = distribution[m] - log_stds[m] - 0.5 * z * z;
   }
   double log_time = log_sum_exp(exponents.data(), num) - (log_tau + LOG_SQRT_2PI + std::log(decoder.log_std));
   double *kept, *log_weights;
-  if (elapsed > 0) log_time -= log_kept(decoder, law, elapsed, &kept, &log_weights);
-  return decoder.marks == UNMARKED ? log_time : log_time + log_marks(decoder, law, inter_time)[mark];
+  if (elapsed > 0) log_time -= log_kept(decoder, distribution, elapsed, &kept, &log_weights);
+  return decoder.marks == UNMARKED ? log_time : log_time + log_marks(decoder, distribution, inter_time)[mark];
 }

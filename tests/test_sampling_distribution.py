@@ -1,5 +1,5 @@
-"""Sampled events have exactly the target's law, whatever the draft: chi-square tests against quadrature and against
-own-law PITs.
+"""Sampled events have exactly the target's distribution, whatever the draft: chi-square tests against quadrature and
+against model PITs.
 
 Every `judge` is a p-value that holds all of its tests together; seeds are fixed, and a correct sampler would fail a
 test here for one seed in 10^4.
@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 import torch
 from draft_lengths import LengthOfThePast, auto_without_a_clock
-from goodness import judge, judge_long, judge_paths, law_after, overlap_factorised, overlap_joint, silence_after
+from goodness import (
+    distribution_after,
+    judge,
+    judge_long,
+    judge_paths,
+    overlap_factorised,
+    overlap_joint,
+    silence_after,
+)
 from sampling import sample_with
 from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
@@ -51,14 +59,18 @@ def one_round(
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_position_of_a_round_has_the_targets_distribution(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """100,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An
     event exists if those before it were accepted, which says nothing about itself."""
     monkeypatch.setattr(method, "_FIRST_CAPACITY", 4)
     target = StubTPP.random(4, seed=0)
     draft = target.moved(3, times=0.5, marks=1.0)
-    laws = law_after(target, SILENT), law_after(draft, SILENT)
-    overlap = overlap_joint(*laws, elapsed=silence_after(SILENT)) if rule == "joint" else overlap_factorised(*laws)
+    distributions = distribution_after(target, SILENT), distribution_after(draft, SILENT)
+    overlap = (
+        overlap_joint(*distributions, elapsed=silence_after(SILENT))
+        if rule == "joint"
+        else overlap_factorised(*distributions)
+    )
     assert overlap < 0.8
     inter_times, marks, lengths = one_round(target, draft, SILENT, rule, 3, 100_000)
     assert [int((lengths > i).sum()) > 15_000 for i in range(4)] == [True] * 4
@@ -69,15 +81,15 @@ def test_every_position_of_a_round_has_the_targets_law(rule: str, monkeypatch: p
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("num_marks", [1, 5])
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_paths_of_a_transformer_have_its_law(encoder: str, num_marks: int, rule: Any) -> None:
+def test_paths_of_a_transformer_have_its_distribution(encoder: str, num_marks: int, rule: Any) -> None:
     """Five events in two or three rounds, with rows that finish and are refilled; the draft is another kind of
     model."""
     target = lively_transformer(num_marks, encoder, seed=2)
     other = {"thp": "sahp", "sahp": "attnhp", "attnhp": "rotary", "rotary": "thp"}[encoder]
     draft = lively_transformer(num_marks, other, seed=3, num_layers=1, num_components=2)
     history = EventSequence.of([0.2, 1.0, 1.1], [num_marks - 1, 0, num_marks // 2], t_start=0.0, t_end=1.3)
-    laws = law_after(target, history), law_after(draft, history)
-    assert overlap_joint(*laws, elapsed=silence_after(history)) < 0.9
+    distributions = distribution_after(target, history), distribution_after(draft, history)
+    assert overlap_joint(*distributions, elapsed=silence_after(history)) < 0.9
     samples = sample(
         target, draft, history=history, num_sequences=4000, num_events=5, draft_length=2, rule=rule, batch_size=1500
     )
@@ -101,8 +113,8 @@ CELLS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_paths_have_the_targets_law(name: str) -> None:
-    """Six events per path of a model whose laws depend on all of its past; rows leave and are refilled."""
+def test_paths_have_the_targets_distribution(name: str) -> None:
+    """Six events per path of a model whose distributions depend on all of its past; rows leave and are refilled."""
     cell = {"num_marks": 4, "history": EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0), "draft_length": 3} | CELLS[
         name
     ]
@@ -121,7 +133,7 @@ def test_paths_have_the_targets_law(name: str) -> None:
     ("rule", "hang_on"),
     [("joint", "auto"), ("joint", "past"), ("factorised", "past"), ("block", "past")],
 )
-def test_draft_lengths_that_hang_on_the_past_leave_the_law(rule: Any, hang_on: str) -> None:
+def test_draft_lengths_that_hang_on_the_past_leave_the_distribution(rule: Any, hang_on: str) -> None:
     """Of one row at a time, whose next length its own events decide. See the mutants of such lengths."""
     target = StubTPP.swinging(4, seed=0)
     draft = target.moved(3, times=0.5, marks=1.0)

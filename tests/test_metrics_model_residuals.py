@@ -1,4 +1,4 @@
-"""Own-law residuals: the formula, position by position, and their verdict on right and wrong samplers."""
+"""model residuals: the formula, position by position, and their verdict on right and wrong samplers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tppsd.metrics.functional import (
     ks_exponential,
     ks_uniform,
     lag1_independence,
-    own_law_residuals,
+    model_residuals,
 )
 
 TARGET = StubTPP.random(3, seed=2, strength=1.0)
@@ -38,7 +38,8 @@ def silences(num_sequences: int, seed: int = 0, longest: float = 3.0) -> list[Ev
 
 
 def continued(model: Any, histories: list[EventSequence], horizon: float, lag: int = 0) -> list[EventSequence]:
-    """Continue every history for `horizon`, an event at a time, by full passes; from the law of `lag` events before."""
+    """Continue every history for `horizon`, an event at a time, by full passes; from the distribution of `lag` events
+    before."""
     generator = torch.Generator().manual_seed(1)
     rows, ends = list(histories), [h.window_end + horizon for h in histories]
     last = [float(h.event_times[-1]) if len(h) else h.window_start for h in histories]
@@ -46,8 +47,8 @@ def continued(model: Any, histories: list[EventSequence], horizon: float, lag: i
     active = list(range(len(histories)))
     while active:
         batch = EventBatch.from_sequences([rows[i] for i in active])
-        law = model(batch).at((batch.lengths - lag).clamp_min(0)).truncated(elapsed)
-        inter_times, marks = law.sample(torch.rand(len(active), 3, dtype=torch.float64, generator=generator))
+        distribution = model(batch).at((batch.lengths - lag).clamp_min(0)).truncated(elapsed)
+        inter_times, marks = distribution.sample(torch.rand(len(active), 3, dtype=torch.float64, generator=generator))
         times = batch.last_times + inter_times
         grown = []
         for i, time, mark, inter_time in zip(active, times, marks, inter_times, strict=True):
@@ -68,7 +69,7 @@ def verdict(
     histories: list[EventSequence], sequences: list[EventSequence], silence_known: bool = True
 ) -> list[SequenceResiduals]:
     observed = [h.window_end for h in histories] if silence_known else None
-    return own_law_residuals(TARGET, sequences, [len(h) for h in histories], observed)
+    return model_residuals(TARGET, sequences, [len(h) for h in histories], observed)
 
 
 def marks_of(residuals: list[SequenceResiduals]) -> Tensor:
@@ -86,16 +87,18 @@ def test_every_residual_is_that_of_its_own_prefix(encoder: str, given: bool) -> 
     double.load_state_dict(model.state_dict())
     double.double()
     sequences = [random_sequence(n, seed=i, given=given) for i, n in enumerate([5, 1, 12, 3])]
-    residuals = own_law_residuals(model, sequences)
+    residuals = model_residuals(model, sequences)
     assert next(model.parameters()).dtype == torch.float32  # scored by a copy
     for sequence, residual in zip(sequences, residuals, strict=True):
         assert residual.index == sequence.index and len(residual.gaps) == sequence.num_scored
         with torch.no_grad():
             for i in range(int(given), len(sequence)):
-                law = double(EventBatch.from_sequences([sequence.prefix(i) if i else empty(sequence)]))[0, -1]
+                distribution = double(EventBatch.from_sequences([sequence.prefix(i) if i else empty(sequence)]))[0, -1]
                 tau = sequence.inter_times[i]
-                torch.testing.assert_close(residual.gaps[i - given], -law.log_survival(tau), rtol=0, atol=1e-10)
-                probs = law.mark_log_probs(tau).exp()
+                torch.testing.assert_close(
+                    residual.gaps[i - given], -distribution.log_survival(tau), rtol=0, atol=1e-10
+                )
+                probs = distribution.mark_log_probs(tau).exp()
                 upper = float(probs[: sequence.marks[i] + 1].sum())
                 assert (
                     upper - float(probs[sequence.marks[i]]) - 1e-12
@@ -103,8 +106,8 @@ def test_every_residual_is_that_of_its_own_prefix(encoder: str, given: bool) -> 
                     <= upper + 1e-12
                 )
             silence = torch.tensor(sequence.window_end - float(sequence.event_times[-1]), dtype=torch.float64)
-            law = double(EventBatch.from_sequences([sequence]))[0, -1]
-            assert math.isclose(residual.leftover, -float(law.log_survival(silence)), abs_tol=1e-10)
+            distribution = double(EventBatch.from_sequences([sequence]))[0, -1]
+            assert math.isclose(residual.leftover, -float(distribution.log_survival(silence)), abs_tol=1e-10)
 
 
 def empty(sequence: EventSequence) -> EventSequence:
@@ -115,8 +118,8 @@ def empty(sequence: EventSequence) -> EventSequence:
 def test_company_changes_nothing(encoder: str) -> None:
     model = small_model(encoder)
     sequences = [random_sequence(n, seed=i) for i, n in enumerate([0, 30, 2, 7, 0, 15])]
-    together = own_law_residuals(model, sequences, seed=3)
-    alone = [own_law_residuals(model, [sequence], seed=3)[0] for sequence in sequences]
+    together = model_residuals(model, sequences, seed=3)
+    alone = [model_residuals(model, [sequence], seed=3)[0] for sequence in sequences]
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a.gaps, b.gaps, rtol=0, atol=1e-10)
         torch.testing.assert_close(a.mark_uniforms, b.mark_uniforms, rtol=0, atol=1e-10)
@@ -126,32 +129,32 @@ def test_company_changes_nothing(encoder: str) -> None:
 def test_given_part_is_not_scored_and_its_silence_is_taken_off() -> None:
     sequence = EventSequence.of([1.0, 2.5, 4.0], [0, 1, 2], t_start=0.0, t_end=6.0)
     (whole,), (rest,), (late,) = (
-        own_law_residuals(TARGET, [sequence]),
-        own_law_residuals(TARGET, [sequence], [1], [2.0]),
-        own_law_residuals(TARGET, [sequence], [3], [5.0]),
+        model_residuals(TARGET, [sequence]),
+        model_residuals(TARGET, [sequence], [1], [2.0]),
+        model_residuals(TARGET, [sequence], [3], [5.0]),
     )
-    law = TARGET(EventBatch.from_sequences([sequence]))[0]
+    distribution = TARGET(EventBatch.from_sequences([sequence]))[0]
     torch.testing.assert_close(rest.gaps[1:], whole.gaps[2:])
-    torch.testing.assert_close(rest.gaps[0], whole.gaps[1] + law[1].log_survival(torch.tensor(1.0)))
+    torch.testing.assert_close(rest.gaps[0], whole.gaps[1] + distribution[1].log_survival(torch.tensor(1.0)))
     assert rest.leftover == whole.leftover
     assert len(late.gaps) == len(late.mark_uniforms) == 0
-    assert math.isclose(late.leftover, whole.leftover + float(law[3].log_survival(torch.tensor(1.0))))
+    assert math.isclose(late.leftover, whole.leftover + float(distribution[3].log_survival(torch.tensor(1.0))))
 
 
 def test_an_end_by_number_of_events_leaves_nothing_over() -> None:
     sequence = EventSequence.of([1.0, 2.5], [0, 1], t_start=0.0)
-    assert own_law_residuals(TARGET, [sequence])[0].leftover == 0.0
+    assert model_residuals(TARGET, [sequence])[0].leftover == 0.0
 
 
 def test_mark_uniforms_depend_on_seed_and_index() -> None:
     sequences = [EventSequence.of([1.0, 2.0], [0, 1], t_start=0.0, index=i) for i in (0, 1)]
-    first, second = (r.mark_uniforms for r in own_law_residuals(TARGET, sequences))
-    (other,) = (r.mark_uniforms for r in own_law_residuals(TARGET, sequences[:1], seed=1))
+    first, second = (r.mark_uniforms for r in model_residuals(TARGET, sequences))
+    (other,) = (r.mark_uniforms for r in model_residuals(TARGET, sequences[:1], seed=1))
     assert not torch.isclose(first, second).any() and not torch.isclose(first, other).any()
 
 
 def test_unmarked_models_have_no_mark_uniforms() -> None:
-    (residual,) = own_law_residuals(small_model(num_marks=1), [random_sequence(4, num_marks=1)])
+    (residual,) = model_residuals(small_model(num_marks=1), [random_sequence(4, num_marks=1)])
     assert len(residual.gaps) == 4 and len(residual.mark_uniforms) == 0
 
 
@@ -168,12 +171,12 @@ def test_unmarked_models_have_no_mark_uniforms() -> None:
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        own_law_residuals(TARGET, [random_sequence(3, seed=i) for i in (0, 1)], **arguments)
+        model_residuals(TARGET, [random_sequence(3, seed=i) for i in (0, 1)], **arguments)
 
 
 def test_same_index_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="same index"):
-        own_law_residuals(TARGET, [random_sequence(3), random_sequence(3)])
+        model_residuals(TARGET, [random_sequence(3), random_sequence(3)])
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -205,11 +208,11 @@ def test_stale_context_is_rejected() -> None:
     assert ks_exponential(carry_over(residuals)).p_value < 1e-6
 
 
-def test_marks_of_another_law_are_rejected(exact: tuple[list[EventSequence], list[EventSequence]]) -> None:
+def test_marks_of_another_distribution_are_rejected(exact: tuple[list[EventSequence], list[EventSequence]]) -> None:
     rotated = [
         EventSequence(s.event_times, (s.marks + 1) % 3, s.t_start, s.t_end, s.index, s.inter_times) for s in exact[1]
     ]
-    assert ks_uniform(marks_of(own_law_residuals(TARGET, rotated))).p_value < 1e-6
+    assert ks_uniform(marks_of(model_residuals(TARGET, rotated))).p_value < 1e-6
 
 
 @pytest.mark.parametrize("method", ["autoregressive", "speculative"])
@@ -227,7 +230,7 @@ def test_samples_of_a_transformer_pass(method: str) -> None:
     )
     ended_by_count = [s.t_end is None for s in samples]
     assert any(ended_by_count) and not all(ended_by_count)
-    residuals = own_law_residuals(model, samples.with_history(), samples.num_given, samples.observed_until)
+    residuals = model_residuals(model, samples.with_history(), samples.num_given, samples.observed_until)
     assert [r.leftover == 0 for r in residuals] == ended_by_count
     gaps = carry_over(residuals)
     assert len(gaps) > 1000
