@@ -102,21 +102,25 @@ def test_links_of_copied_pages_are_seen_from_their_new_place() -> None:
 
 
 def test_docstrings_become_plain_text() -> None:
-    """What would be markup is escaped, formulas are literal, sections are left to napoleon."""
-    text = """Return lambda*_k at `x*y`.
+    """What would be markup is escaped, formulas are literal, lines of one thing are joined, sections are left alone."""
+    text = """Return lambda*_k at `x*y`,
+and more.
 
     D = |a - b|
+      + c
 
-With a_ and more.
-
+- one
+  thing;
+- another.
 Args:
-    x: one of |x|.
-
+    x: one of |x|,
+          or none.
+    y: a_.
 Source: someone,
     somewhere.""".splitlines()
-    assert docstrings.to_rst(text) == [
-        "Return lambda\\*_k at `x*y`.", "", "::", "", "    D = |a - b|", "", "With a\\_ and more.", "",
-        "Args:", "    x: one of \\|x\\|.", "", "Source: someone,", "somewhere.",
+    assert [line for line in docstrings.to_rst(text) if line] == [
+        "Return lambda\\*_k at `x*y`, and more.", "::", "    D = |a - b|", "      + c", "- one thing;", "- another.",
+        "Args:", "    x: one of \\|x\\|, or none.", "    y: a\\_.", "Source: someone, somewhere.",
     ]  # fmt: skip
 
 
