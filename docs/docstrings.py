@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:", "Yields:")
+_SECTIONS = ("Args:", "Attributes:", "Fields:", "Raises:", "Returns:", "Yields:")
 _STARTS = re.compile(r"- |\d+\. |(Source|Fields)s?: ")  # what begins a line of its own
 _SPECIAL = re.compile(r"(`[^`]*`)|([*|\\]|_(?=\W|$))")
 
