@@ -82,6 +82,8 @@ def test_the_file_tree_has_every_module_with_its_purpose() -> None:
     files = [path for path in (ROOT / "tppsd").rglob("*.py") if not path.name.startswith("_")]
     assert {path.name for path in files} <= set(lines)
     assert not [name for name, purpose in lines.items() if not purpose.endswith((".", "!", "?"))]
+    folders = dict(re.findall(r"^ +(\w+)/ *(.*)$", generate.tree(), re.MULTILINE))
+    assert [name for name, purpose in folders.items() if not purpose] == ["native"]  # no package of Python
 
 
 def test_the_table_of_options_has_every_option() -> None:

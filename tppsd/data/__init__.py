@@ -1,1 +1,1 @@
-"""Event sequences and batches of them; reading and checking data; the DataModule."""
+"""Event sequences and batches of them; reading and checking event logs."""

@@ -1,2 +1,1 @@
-"""What computes cached passes and distributions in place of a model's own operators: compiled code, CUDA graphs,
-bfloat16."""
+"""Compiled passes, distributions, draws and speculative rounds on a CPU, in float32 or bfloat16."""
