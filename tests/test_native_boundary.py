@@ -64,7 +64,7 @@ class RoundedChain(ctypes.Structure):  # a number of another kind
 @pytest.mark.parametrize(
     ("name", "wrong", "said"),
     [
-        ("Chain", LongerChain, r"reads Chain as offset or size 104 of kind 's', this package passes .* 112"),
+        ("Chain", LongerChain, r"reads Chain as offset or size 112 of kind 's', this package passes .* 120"),
         ("Pass", SwappedPass, r"reads Pass.ids as offset or size 8 of kind 'p', this package passes .* 0 of"),
         ("Chain", RoundedChain, r"reads Chain.keeps_distributions as .* kind 'i', this package passes .* kind 'd'"),
         ("Added", LongerChain, r"reads Added as nothing"),
