@@ -12,7 +12,7 @@ from tppsd import __version__
 
 
 class Command(NamedTuple):
-    """Where a command lives: a module with `main(args)`, imported only when the command runs."""
+    """Says where a command lives: a module with `main(args)`, imported only when the command runs."""
 
     module: str
     help: str

@@ -1,5 +1,4 @@
-"""`tppsd backtest`: forecasts of a trained model from many origins of a test split, scored beside classical
-baselines."""
+"""`tppsd backtest`: forecasts from many origins of a test split, scored beside those of classical baselines."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _add_options(parser: SourceParser) -> None:
 
 
 def _as_trained(options: ReadOptions, statistics: Any) -> ReadOptions:
-    """The options of reading, with the clock and the marks of the model's data where they leave them open."""
+    """Return the options of reading, with the clock and the marks of the model's data where they leave them open."""
     own = {"time_unit": statistics.time_unit, "mark_names": statistics.mark_names}
     if statistics.time_origin is not None:
         own["origin"] = statistics.time_origin
@@ -97,7 +97,7 @@ def _as_trained(options: ReadOptions, statistics: Any) -> ReadOptions:
 def _histories(
     dataset: EventDataset, split: str | None, fraction: float | None, most: int | None
 ) -> tuple[list[EventSequence], list[EventSequence] | None]:
-    """What is continued, and what has come after it where a part of each sequence is held back."""
+    """Return what is continued, and what has come after it where a part of each sequence is held back."""
     splits = list(dataset.splits) if split is None else [split]
     sequences = [sequence for name in splits for sequence in dataset.sequences(name)][:most]
     if not sequences:
@@ -111,7 +111,7 @@ def _histories(
 
 
 def _length(text: str, dataset: EventDataset) -> float:
-    """A length of time in the data's unit."""
+    """Return a length of time in the data's unit."""
     from tppsd.data.units import Clock
 
     origin = None
@@ -153,7 +153,8 @@ def _page(found: Forecast, observed: list[EventSequence] | None, name: str) -> A
     page = Page(f"{name}: forecast over {found.horizon:g}")
     num = len(found.histories)
     page.paragraph(
-        f"{num:,} {'history' if num == 1 else 'histories'}, {found.num_paths:,} paths each. Bands hold 50, 80 and 95 % of "
+        f"{num:,} {'history' if num == 1 else 'histories'}, {found.num_paths:,} paths each. Bands hold 50, 80 and 95 % "
+        "of "
         "the paths, the line is their mean" + (", the dark line is what happened." if observed else ".")
     )
     for i in range(min(num, SHOWN)):

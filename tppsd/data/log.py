@@ -1,4 +1,4 @@
-"""From a source to flat tables in splits: open, parse, check, order, cut into windows and splits."""
+"""The way from a source to flat tables in splits: open, parse, check, order, cut into windows and splits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tppsd.data.units import Clock, to_text
 
 @dataclass(frozen=True)
 class EventLog:
-    """A source as it was understood, before its sequences are built one by one.
+    """Holds a source as it was understood, before its sequences are built one by one.
 
     Attributes:
         name: short name of the source.
@@ -87,7 +87,7 @@ def _shown(opened: Tables) -> str:
 
 
 def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | None:
-    """The log, or None where obstacles leave nothing to go on with."""
+    """Return the log, or None where obstacles leave nothing to go on with."""
     options, obstacles = context.options, context.obstacles
     tables: dict[str | None, SequenceTable] = {}
     opened = by_column(opened)
@@ -135,7 +135,7 @@ def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | 
 def _observed(
     tables: dict[str | None, SequenceTable], options: ReadOptions, clock: Clock
 ) -> dict[str | None, SequenceTable]:
-    """The tables with the windows in which their sequences were observed."""
+    """Return the tables with the windows in which their sequences were observed."""
     last = max(observed_until(table).max() for table in tables.values())
     observed = {}
     for split, table in tables.items():
@@ -148,7 +148,7 @@ def _observed(
 
 
 def _own_options(options: ReadOptions, table: SequenceTable) -> ReadOptions:
-    """Without a t_end that named a column, which was read with the table."""
+    """Return the options without a t_end that named a column, which was read with the table."""
     if isinstance(options.t_end, str) and options.t_end == table.columns.get("t_end"):
         return replace(options, t_end=None)
     return options
@@ -167,7 +167,10 @@ def _flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
 
 @dataclass(frozen=True)
 class Cuts:
-    """The options `split_times`, `window` and `lookback` as ticks and differences of ticks; None where not given."""
+    """Holds the options `split_times`, `window` and `lookback` as ticks and differences of ticks.
+
+    None stands for what is not given.
+    """
 
     split_times: list[Any] | None
     window: Any
@@ -189,14 +192,17 @@ class Cuts:
         return cls(times, **lengths)
 
     def __call__(self, table: SequenceTable, segments: Segments) -> SequenceTable:
-        """Segments of a table as sequences: with all their history, or cut into windows."""
+        """Return segments of a table as sequences: with all their history, or cut into windows."""
         if self.window is None:
             return with_history(table, segments)
         return into_windows(table, segments, self.window, self.lookback)
 
 
 def _split(tables: dict[str | None, SequenceTable], options: ReadOptions, cuts: Cuts) -> dict[str, SequenceTable]:
-    """split -> its sequences. Windows are cut within splits; one stream is split by its windows, in order of time."""
+    """Return split -> its sequences.
+
+    Windows are cut within splits; one stream is split by its windows, in order of time.
+    """
     table = tables.get(None)
     if table is None:
         if options.split_times is not None:

@@ -1,5 +1,4 @@
-"""Classical models that every forecast is measured against: Poisson, renewal and Hawkes, fitted to the training
-split."""
+"""Classical models that forecasts are measured against: Poisson, renewal and Hawkes, fitted to a training split."""
 
 from __future__ import annotations
 
@@ -57,13 +56,13 @@ def baseline_models(
     found: dict[str, EventModel] = {}
     notes: list[str] = []
     for name in names:
-        model = _fitted(name, training, statistics, seed)
-        if isinstance(model, str):
+        fitted = _fitted(name, training, statistics, seed)
+        if isinstance(fitted, str):
             if wanted is not None:
-                raise ValueError(f"baselines: {model}")
-            notes.append(model)
+                raise ValueError(f"baselines: {fitted}")
+            notes.append(fitted)
         else:
-            found[name] = model
+            found[name] = fitted
     return found, notes
 
 

@@ -1,5 +1,4 @@
-"""From scores at every origin to the rows of a table: means with bootstrap intervals over sequences, and
-comparisons."""
+"""From scores at every origin to the rows of a table: means with bootstrap intervals, and comparisons."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.forecasting.case_scores import CaseScores
+from tppsd.forecasting.case_scores import CaseScores, TemporalMaps
 from tppsd.metrics.functional.bootstrap import bootstrap_interval
 from tppsd.metrics.functional.probability import auroc, brier_decomposition
 from tppsd.metrics.functional.time_rescaling import ks_uniform
@@ -19,7 +18,7 @@ COMPARED = (  # scores of which lower is better, and what they are called in a s
     "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "crps_of_next_time", "transport_score",
 )  # fmt: skip
 _NUM_RESAMPLES = 1000
-_NUM_RESAMPLES_OF_RANKS = 200  # of AUROC, which sorts all origins again for each
+_NUM_RESAMPLES_OF_RANKS = 200  # of AUROC and T-mAP, which rank all origins again for each
 _BINARY, _FEWEST = ("brier_score", "log_score"), 5  # scores of yes or no, and origins of either that a comparison needs
 _ANY = "any"
 
@@ -54,8 +53,8 @@ class Comparison(NamedTuple):
     low: float
     high: float
 
-    def sentence(self) -> str:
-        """Say who is better, and whether the interval leaves it open."""
+    def sentence(self, time_unit: str | None = None) -> str:
+        """Say who is better, and whether the interval leaves it open; the horizon is in `time_unit`."""
         if math.isnan(self.low):
             verdict = f"too little was seen to tell the target from {self.baseline}"
         elif self.high < 0:
@@ -65,15 +64,18 @@ class Comparison(NamedTuple):
         else:
             verdict = f"the target does not clearly beat {self.baseline}, nor {self.baseline} the target"
         interval = "" if math.isnan(self.low) else f", 95 % interval {self.low:+.3g} to {self.high:+.3g}"
+        unit = f" {time_unit}" if time_unit else ""
         return (
-            f"{self.metric} within {self.horizon:g}, mark {self.mark}: {verdict} ({self.target_value:.4g} against "
+            f"{self.metric}, mark {self.mark} within {self.horizon:g}{unit}: {verdict} ({self.target_value:.4g} against "
             f"{self.baseline_value:.4g}; difference {self.difference:+.3g}{interval})"
         )
 
 
 class _Cells(NamedTuple):
-    """Scores of every origin side by side. Fields: names: (metric, mark, horizon) of each column; values (n,
-    columns)."""
+    """Scores of every origin side by side.
+
+    Fields: names: (metric, mark, horizon) of each column; values: (num_origins, columns).
+    """
 
     names: list[tuple[str, str, float]]
     values: Tensor
@@ -95,8 +97,9 @@ def score_rows(
     for model, scores in models.items():
         cells = _cells(scores, labels, horizons)
         found = _bootstrap(_mean_of(cells.values, sequence), sequence, _NUM_RESAMPLES, seed)
-        for name, *numbers in zip(cells.names, *(part.tolist() for part in found), strict=True):
-            rows.append(ScoreRow(model, *name, *numbers, len(sequence)))
+        value, low, high = (part.tolist() for part in found)
+        for name, interval in zip(cells.names, zip(value, low, high, strict=True), strict=True):
+            rows.append(ScoreRow(model, *name, *interval, len(sequence)))
         for name, interval in _others(scores, labels, horizons, sequence, seed):
             rows.append(ScoreRow(model, *name, *interval, len(sequence)))
     return rows
@@ -202,6 +205,13 @@ def _others(
                 yield (f"brier_{name}", label, horizon), (float(part), math.nan, math.nan)
             distance = ks_uniform(scores.count_pits[:, a, b]).statistic
             yield ("ks_of_count_pit", label, horizon), (distance, math.nan, math.nan)
-            yield ("temporal_map", label, horizon), (float(scores.temporal_map[a, b]), math.nan, math.nan)
+    for maps, horizon in zip(scores.temporal_maps, horizons, strict=True):
+
+        def values(weights: Tensor, maps: TemporalMaps = maps) -> Tensor:
+            return maps.values(weights[places])
+
+        value, low, high = (part.tolist() for part in _bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed))
+        for label, interval in zip(labels, zip(value, low, high, strict=True), strict=True):
+            yield ("temporal_map", label, horizon), interval
     distance = ks_uniform(scores.next_time_pits).statistic
     yield ("ks_of_next_time_pit", _ANY, horizons[-1]), (distance, math.nan, math.nan)

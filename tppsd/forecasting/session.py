@@ -127,7 +127,7 @@ class Session:
         return self._distribution if float(elapsed) == 0 else self._distribution.truncated(elapsed)
 
     def intensity(self, times: Tensor | list[float]) -> Tensor:
-        """Intensity of each mark at absolute times if nothing comes until then, float64 (n, num_marks)."""
+        """Return the intensity of each mark at absolute times if nothing comes until then, float64 (n, num_marks)."""
         distribution = self.distribution
         at = torch.as_tensor(times, dtype=torch.float64).view(-1, 1) - self._last_time
         with torch.inference_mode():

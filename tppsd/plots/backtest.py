@@ -103,7 +103,8 @@ def backtest_page(backtest: Backtest) -> Page:
     unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     horizons = ", ".join(f"{h:g}" for h in backtest.horizons)
     page.paragraph(
-        f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, horizons of "
+        f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, horizons "
+        "of "
         f"{horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
         "bootstrap over sequences."
     )
@@ -147,7 +148,7 @@ def _cell(numbers: Sequence[float], with_interval: bool) -> str:
 
 
 def _colours(num_models: int) -> list[str]:
-    """The target's colour, and those of the baselines."""
+    """Return the target's colour, and those of the baselines."""
     palette = [SPECULATIVE, AUTOREGRESSIVE, *OTHERS]
     return [palette[i % len(palette)] for i in range(num_models)]
 
@@ -159,7 +160,7 @@ def _histogram(axes: Axes, pits: Tensor, colour: str) -> None:
 
 
 def _band(axes: Axes, num: int) -> None:
-    """Where 95 % of the bars of `num` independent uniform numbers lie."""
+    """Return where 95 % of the bars of `num` independent uniform numbers lie."""
     half = 1.96 * math.sqrt((_NUM_BINS - 1) / num)
     axes.axhspan(max(0.0, 1 - half), 1 + half, color=BAND, linewidth=0)
     axes.axhline(1, color=FAINT, linewidth=0.8)
