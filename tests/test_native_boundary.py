@@ -87,7 +87,7 @@ WRONG_SOURCES = {
         "int64_t num, num_uniforms, keeps_distributions;", "int64_t num, num_uniforms, added, keeps_distributions;",
         ValueError, "size of Chain",
     ),
-    "field added in Python alone": ("SIZE(Chain, 104)", "SIZE(Chain, 112)", ValueError, "size of Chain"),
+    "field added in Python alone": ("SIZE(Chain, 112)", "SIZE(Chain, 120)", ValueError, "size of Chain"),
 }  # fmt: skip
 
 

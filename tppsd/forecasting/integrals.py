@@ -27,11 +27,11 @@ _LEAST = 1e-290
 def mark_integrals(distributions: Any, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
     """Integrate probabilities and intensities of sets of marks over inter-times, up to several ends.
 
-    Of a NextEventDistribution, f(A | tau) is a parabola in log tau between nodes that lie 1/6 of a standard deviation of log tau
-    apart, and the mass and the first two moments of the mixture between two nodes are exact, however narrow a component:
-    the error of p is below 1e-4 (3e-4 for left-truncated ones), and far smaller where f is smooth. That of Lambda, which
-    takes its shape between nodes for a cubic, is below 5e-4. Marks that do not depend on tau have no such error. Other
-    distributions are integrated by Gauss-Legendre rules.
+    Of a NextEventDistribution, f(A | tau) is a parabola in log tau between nodes that lie 1/6 of a standard deviation
+    of log tau apart, and the mass and the first two moments of the mixture between two nodes are exact, however narrow
+    a component: the error of p is below 1e-4 (3e-4 for left-truncated ones), and far smaller where f is smooth. That of
+    Lambda, which takes its shape between nodes for a cubic, is below 5e-4. Marks that do not depend on tau have no such
+    error. Other distributions are integrated by Gauss-Legendre rules.
 
     Args:
         distributions: distributions of the next event, (num_distributions,), float64; they may be left-truncated.
@@ -117,8 +117,8 @@ class _Points(NamedTuple):
 def _points(mixture: LogNormalMixture, x: Tensor) -> _Points:
     """At x (num_distributions, n).
 
-    With d = (mu - x) / s of a component, E[X; X > x] = mu Phi(d) + s phi(d) and E[X^2; X > x] = (mu^2 + s^2) Phi(d) + s (mu
-    + x) phi(d).
+    With d = (mu - x) / s of a component, E[X; X > x] = mu Phi(d) + s phi(d) and E[X^2; X > x] = (mu^2 + s^2) Phi(d)
+    + s (mu + x) phi(d).
     """
     weights, means, stds = mixture.log_weights.exp(), mixture.means, mixture.log_stds.exp()
     z = (means.unsqueeze(1) - x.unsqueeze(-1)) * (math.sqrt(0.5) / stds).unsqueeze(
@@ -153,7 +153,7 @@ def _of_timed_marks(distributions: NextEventDistribution, ends: Tensor, sets: Te
 
 
 class _Parabolas(NamedTuple):
-    """f(A | x) = f + slope (x - left) - bend (x - left) (left + spacing - x) in cells that begin at `left`.
+    """f(A | x) = f + slope (x - left) - bend (x - left) (left + spacing - x), in cells that begin at `left`.
 
     Fields: f, slope, bend (num_distributions, num_cells, num_sets).
     """
@@ -164,7 +164,7 @@ class _Parabolas(NamedTuple):
 
     @classmethod
     def through(cls, probs: Tensor) -> _Parabolas:
-        """Through values at the nodes, (num_distributions, num_nodes, num_sets), with the mean second derivative at both ends."""
+        """Pass through values at the nodes, (num_distributions, num_nodes, num_sets), and bend as at both ends."""
         slopes = probs.diff(dim=1) / _SPACING
         at_nodes = torch.nn.functional.pad(slopes.diff(dim=1) / _SPACING, (0, 0, 1, 1))
         return cls(probs[:, :-1], slopes, 0.25 * (at_nodes[:, :-1] + at_nodes[:, 1:]))
