@@ -153,7 +153,7 @@ def _of_timed_marks(distributions: NextEventDistribution, ends: Tensor, sets: Te
 
 
 class _Parabolas(NamedTuple):
-    """f(A | x) = f + slope (x - left) - bend (x - left) (left + spacing - x) in cells that begin at `left`.
+    """f(A | x) = f + slope (x - left) - bend (x - left) (left + spacing - x), in cells that begin at `left`.
 
     Fields: f, slope, bend (num_distributions, num_cells, num_sets).
     """
