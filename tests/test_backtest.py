@@ -291,7 +291,7 @@ def test_the_result_as_table_file_and_page(result: Backtest, tmp_path: Path) -> 
     assert content["num_origins"] == 80 and len(content["scores"]) == len(table)
     assert any(row["low"] is None for row in content["scores"])  # what has no interval is null, not NaN
     page = result.to_html(tmp_path / "page.html").read_text()
-    assert "prefers-color-scheme: dark" in page and "<svg" in page and "the target beats double" in page
+    assert "prefers-color-scheme: dark" in page and "<svg" in page and "better: -" in page
     assert "http" not in page
     with pytest.raises(ValueError, match="choose from"):
         result.plot(mark="rain")
