@@ -114,8 +114,10 @@ def test_transport_is_that_of_each_path_alone() -> None:
     """The mean over paths of the distance of two sequences, and between the paths, as the plain function gives them."""
     paths = [EventSequence.of([1.0, 3.0], [0, 1], 0.0, 4.0), EventSequence.of([1.2], [0], 0.0, 4.0)]
     for horizon in (2.0, 4.0):
-        ends = [EventSequence.of(p.event_times[p.event_times <= horizon], p.marks[p.event_times <= horizon], 0.0, horizon)
-                for p in (*paths, CAME[0])]  # fmt: skip
+        ends = []
+        for p in (*paths, CAME[0]):
+            came = p.event_times <= horizon
+            ends.append(EventSequence.of(p.event_times[came], p.marks[came], 0.0, horizon))
         costs = [0.5 * share * horizon for share in TOLERANCES]
         to_truth = sum(transport_distance(p, ends[2], costs).mean() for p in ends[:2]) / 2
         found = PATHS.transport(0, CAME[0], SETS, [horizon], 2)

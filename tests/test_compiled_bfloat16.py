@@ -156,8 +156,8 @@ def test_distributions_are_those_that_events_were_judged_by(options: dict[str, A
     histories = [replace(sequence, t_end=sequence.window_end + 0.3) for sequence in sequences]
     for end in ({"num_events": 9}, {"horizon": 6.0}):
         samples = tppsd.sample(
-            target, draft if drafts else None, history=histories, num_sequences=3, return_log_probs=True, return_distributions=True,
-            batch_size=4, **end, **options, **passes,
+            target, draft if drafts else None, history=histories, num_sequences=3, return_log_probs=True,
+            return_distributions=True, batch_size=4, **end, **options, **passes,
         )  # fmt: skip
         assert samples.distributions is not None and samples.log_probs is not None
         recorded, has_end = RecordedDistributions(samples), "horizon" in end
@@ -236,7 +236,8 @@ def test_a_wrong_sampler_is_told_by_its_own_distributions_or_by_their_distance(
     assert result["p_value"] == pytest.approx(0, abs=1e-6)
     target = tppsd.load(next(tmp_path.glob("thp-5-*-2.ckpt")))
     samples = MUTANTS[name].samples(
-        target, attentive_model("sahp", num_marks=5), num_sequences=60, num_events=20, draft_length=4, return_distributions=True,
+        target, attentive_model("sahp", num_marks=5), num_sequences=60, num_events=20, draft_length=4,
+        return_distributions=True,
         compile=True, dtype="bfloat16",
     )  # fmt: skip
     assert (list(judge(target, samples)) == ["distributions near the target's"]) == is_far

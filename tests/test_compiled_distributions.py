@@ -110,8 +110,9 @@ def test_compiled_distributions_select_join_and_compare_like_ordinary_ones() -> 
     rows, positions = torch.tensor([0, 2, 2]), torch.tensor([3, 0, 1])
     tau, marks = torch.tensor([0.3, 1.0, 7.0], dtype=torch.float64), torch.tensor([0, 2, 1])
     for select in (
-        lambda distribution: distribution[rows, positions], lambda distribution: distribution[:, 1], lambda distribution: distribution.at(positions),
-        lambda distribution: NextEventDistribution.cat([distribution[:, :1], distribution[:, 1:]], 1)[..., 2], lambda distribution: distribution.double().whole()[:, 0],
+        lambda own: own[rows, positions], lambda own: own[:, 1], lambda own: own.at(positions),
+        lambda own: NextEventDistribution.cat([own[:, :1], own[:, 1:]], 1)[..., 2],
+        lambda own: own.double().whole()[:, 0],
     ):  # fmt: skip
         found, expected = select(compiled), select(ordinary)
         assert isinstance(found, CompiledDistribution) and not isinstance(expected, CompiledDistribution)

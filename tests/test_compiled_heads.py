@@ -157,7 +157,8 @@ def test_targets_that_no_native_code_knows(calls: list[int]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": "autoregressive"}, {"drafter": "self"}, {"rule": "block"}, {"candidates": (2, 1)}, {"draft_passes": 2},
+        {"method": "autoregressive"}, {"drafter": "self"}, {"rule": "block"}, {"candidates": (2, 1)},
+        {"draft_passes": 2},
         {"return_log_probs": True}, {"return_distributions": True}, {"draft_length": [[3, 2], [0, 2], [5, 9]]},
     ],
     ids=str,

@@ -77,7 +77,8 @@ def assert_same(found: tppsd.SampledSequences, expected: tppsd.SampledSequences)
 
 
 ENDS: list[dict[str, Any]] = [
-    {"num_events": 90}, {"horizon": 25.0}, {"num_events": [1, 2, 70, 5, 9, 33, 40, 3, 150]}, {"horizon": 25.0, "num_events": 20},
+    {"num_events": 90}, {"horizon": 25.0}, {"num_events": [1, 2, 70, 5, 9, 33, 40, 3, 150]},
+    {"horizon": 25.0, "num_events": 20},
 ]  # fmt: skip
 
 
@@ -217,7 +218,8 @@ def test_lengths_chosen_by_the_clock_are_recorded_and_replayed(
     if batch_size == 1:
         assert sum(num for _, num in lengths) == samples.stats.num_rounds
     for again in (
-        tppsd.sample(*models, options=samples.options, **arguments), one_by_one(*models, draft_length=lengths, **arguments),
+        tppsd.sample(*models, options=samples.options, **arguments),
+        one_by_one(*models, draft_length=lengths, **arguments),
     ):  # fmt: skip
         for got, wanted in zip(bits(again)[:4], bits(samples)[:4], strict=True):
             assert torch.equal(got, wanted)
@@ -229,7 +231,8 @@ def test_what_compiled_rounds_do_not_do_is_done_by_python(way: Callable[..., Any
     target, draft = pair("thp")
     models = way(target), draft
     for options in (
-        {"rule": "block"}, {"rule": "factorised"}, {"draft_passes": 2}, {"return_log_probs": True}, {"return_distributions": True},
+        {"rule": "block"}, {"rule": "factorised"}, {"draft_passes": 2}, {"return_log_probs": True},
+        {"return_distributions": True},
         {"candidates": (2, 1)},
     ):  # fmt: skip
         tppsd.sample(*models, num_events=20, method="speculative", **options)

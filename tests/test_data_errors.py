@@ -80,7 +80,8 @@ def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any
         ),
         (
             {"time_since_last_event": [0.0, 1.0]},
-            "test.json, row 1: time_since_start has 3 values and time_since_last_event has 2; the lengths of a row must agree",
+            "test.json, row 1: time_since_start has 3 values and time_since_last_event has 2; the lengths of a row "
+            "must agree",
         ),
         (
             {"time_since_last_event": [0.0, -1.0, 1.0]},
@@ -98,7 +99,8 @@ def message(path: Path | str, kind: type[Exception] = ValueError, **options: Any
         ({"dim_process": None}, "test.json, row 1: dim_process is missing; it must be an integer"),
         (
             {"time_since_start": [], "type_event": [], "time_since_last_event": [], "seq_len": 0},
-            "test.json, row 1: the sequence has no events and no t_start; an empty sequence needs a t_start, or leave it out",
+            "test.json, row 1: the sequence has no events and no t_start; an empty sequence needs a t_start, or leave "
+            "it out",
         ),
         ({"t_start": 0.5}, "test.json, row 1: t_start = 0.5 is later than the first event at 0.0; it must not be"),
         ({"t_end": 1.5}, "test.json, row 1: t_end = 1.5 is earlier than the last event at 2.0; it must not be"),
@@ -138,7 +140,8 @@ def test_values_of_an_event_table(tmp_path: Path) -> None:
         return message(folder, **options)
 
     assert event_message({"sequence": "a", "time": 0.75, "mark": 0}) == (
-        "train.csv, row 2 (sequence 'a'): time = 0.75 comes before the event at 1.0; the times of a sequence must not decrease: "
+        "train.csv, row 2 (sequence 'a'): time = 0.75 comes before the event at 1.0; the times of a sequence must not "
+        "decrease: "
         "sort: true sorts them"
     )
     assert event_message({"sequence": "a", "time": None, "mark": 0}) == (
@@ -254,7 +257,8 @@ def test_integer_marks_beyond_int64(tmp_path: Path) -> None:
     table = pa.table({"time_since_start": [[0.0, 1.0]], "type_event": pa.array([[0, 2**63]], pa.list_(pa.uint64()))})
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
     assert message(tmp_path) == (
-        f"train.parquet, row 0: type_event[1] = {2**63} is out of range; marks must be integers 0..num_marks-1, or strings"
+        f"train.parquet, row 0: type_event[1] = {2**63} is out of range; marks must be integers 0..num_marks-1, or "
+        "strings"
     )
 
 
@@ -263,7 +267,8 @@ def test_integer_marks_that_are_ids(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write(tmp_path / f"{split}.csv", rows)
     assert message(tmp_path) == (
-        "train.csv, row 1 (sequence 0): mark = 48213000 is the largest of 3 distinct marks and would make 48213001 of them; "
+        "train.csv, row 1 (sequence 0): mark = 48213000 is the largest of 3 distinct marks and would make 48213001 of "
+        "them; "
         "give IDs as strings such as 'id48213000', which are numbered by type, "
         "or declare the number of marks in a column dim_process"
     )
@@ -290,13 +295,16 @@ def test_columns_of_one_name(tmp_path: Path, suffix: str) -> None:
 def test_missing_columns_list_what_is_there(tmp_path: Path) -> None:
     write(tmp_path / "train.json", [{"time_since_start": [0.0, 1.0], "kinds": [0, 1], "x": 1}])
     assert message(tmp_path) == (
-        "train.json: the column type_event is missing; the columns are time_since_start, kinds, x: say which one it is with "
+        "train.json: the column type_event is missing; the columns are time_since_start, kinds, x: say which one it is "
+        "with "
         "columns={'mark': 'kinds'}, or declare unmarked events with columns={'mark': None}"
     )
     write(tmp_path / "events.csv", [{"user": 1, "time": 0.5, "mark": 0}])
     assert message(tmp_path / "events.csv").endswith(
-        "events.csv: the column sequence or sequence_id or seq_id or seq_idx is missing; the columns are user, time, mark: "
-        "say which one it is with columns={'sequence': 'user'}, or cut one stream of events into windows with window=..., "
+        "events.csv: the column sequence or sequence_id or seq_id or seq_idx is missing; the columns are user, time, "
+        "mark: "
+        "say which one it is with columns={'sequence': 'user'}, or cut one stream of events into windows with "
+        "window=..., "
         "such as window='7d'"
     )
     assert message(tmp_path / "events.csv", columns={"sequence": "id"}).endswith(
@@ -307,7 +315,8 @@ def test_missing_columns_list_what_is_there(tmp_path: Path) -> None:
 def test_column_map_mistakes(tmp_path: Path) -> None:
     file = write(tmp_path / "events.csv", [{"sequence": 1, "seq_id": 1, "time": 0.5, "mark": 0}])
     assert message(file, columns={"type": "mark"}) == (
-        "columns has the unknown field 'type'; the fields are time, mark, inter_time, length, num_marks, t_start, t_end, "
+        "columns has the unknown field 'type'; the fields are time, mark, inter_time, length, num_marks, t_start, "
+        "t_end, "
         "score_start, sequence"
     )
     assert message(file).endswith(
@@ -397,7 +406,8 @@ def test_paths(tmp_path: Path) -> None:
     for name in ("nowhere", "nowhere.parquet", "easytpp/taxi.parquet"):
         assert message(name, FileNotFoundError) == f"{name}: {advice}"
     assert message(tmp_path, FileNotFoundError) == (
-        f"{tmp_path}: no split files; expected train, validation and test as .parquet, .json, .jsonl, .csv, .tsv, .feather, "
+        f"{tmp_path}: no split files; expected train, validation and test as .parquet, .json, .jsonl, .csv, .tsv, "
+        ".feather, "
         "found no data file (to cut one file into splits, give its own path)"
     )
     write(tmp_path / "samples.parquet", [GOOD])

@@ -33,7 +33,10 @@ FRAME = pd.DataFrame(
         "mark": ["x", "y", "y", "x", "x"],
     }
 )
-CSV = "sequence,time,mark\na,2024-05-01 01:00,x\nb,2024-05-01 02:00,y\na,2024-05-01 03:30,y\nc,2024-05-02,x\nc,2024-05-03,x\n"
+CSV = (
+    "sequence,time,mark\na,2024-05-01 01:00,x\nb,2024-05-01 02:00,y\na,2024-05-01 03:30,y\n"
+    "c,2024-05-02,x\nc,2024-05-03,x\n"
+)
 
 
 def check(dataset: EventDataset) -> None:
@@ -187,7 +190,8 @@ class TestObstacles:
             "columns={'sequence': 'case'}",
             "columns={'time': 'when'}",
             "columns={'mark': 'activity'}",
-            "when = '02/13/2024' is not ISO 8601; day and month are not guessed: time_format: '%m/%d/%Y' reads every row",
+            "when = '02/13/2024' is not ISO 8601; day and month are not guessed: time_format: '%m/%d/%Y' reads every "
+            "row",
             "row 1: activity is missing",
             "row 1 (sequence 'a'): when = 2024-02-11T00:00:00 comes before the event at 2024-02-13T00:00:00",
         ):

@@ -309,9 +309,9 @@ def test_as_the_draft_of_a_transformer_it_leaves_the_samples_distribution_alone(
     ("make", "message"),
     [
         (lambda: fit_hawkes([]), "at least one sequence; got none"),
-        (lambda: fit_hawkes([EventSequence.of([], None, 0.0, 1.0)], decays=[1.0]), "have 0 events .* in a total time of 1"),
+        (lambda: fit_hawkes([EventSequence.of([], None, 0.0, 1.0)], decays=[1.0]), "0 events .* in a total time of 1"),
         (lambda: fit_hawkes([EventSequence.of([1.0], None)], decays=[1.0]), "have 0 events .* in a total time of 0"),
-        (lambda: fit_hawkes([EventSequence.of([0.0, 0.0], None, 0.0, 1.0)]), "no inter-time is positive: give the decays"),
+        (lambda: fit_hawkes([EventSequence.of([0.0, 0.0], None, 0.0, 1.0)]), "no inter-time is positive: give"),
         (lambda: fit_hawkes(mixed(), num_marks=1), r"sequence 0: has mark 1; with num_marks = 1 they are 0\.\.0"),
         (lambda: fit_hawkes(mixed(), decays=[1.0, -1.0]), r"decays = \[1.0, -1.0\] must be positive"),
         (lambda: fit_hawkes(mixed(), decays=[]), "at least one"),

@@ -35,10 +35,11 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     log = write_log(folder / "today.csv", 0, "abc ", hours=5.0)
     options = [word for name, value in OPTIONS.items() for word in (f"--data.{name}", value)]
-    small = ["--model.num_layers", "1", "--model.embed_dim", "16", "--model.num_components", "2", "--trainer.max_epochs", "1",
-             "--trainer.accelerator", "cpu", "--renewal_baseline.num_steps", "0"]  # fmt: skip
-    place = ["--trainer.logger.class_path", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder),
-             "--trainer.logger.name", "fit"]  # fmt: skip
+    small = ["--model.num_layers", "1", "--model.embed_dim", "16", "--model.num_components", "2",
+             "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu",
+             "--renewal_baseline.num_steps", "0"]  # fmt: skip
+    place = ["--trainer.logger.class_path", "lightning.pytorch.loggers.CSVLogger",
+             "--trainer.logger.save_dir", str(folder), "--trainer.logger.name", "fit"]  # fmt: skip
     assert tppsd("fit", "--data.path", str(log), *options, *small, *place) == 0
     return folder / "fit" / "version_0"
 

@@ -84,7 +84,8 @@ WRONG_SOURCES = {
     "missing structure": ("  SIZE(Newest, 24)", "  SIZE(Views, 48)", LayoutError, "reads Newest as nothing"),
     "missing function": ("int end_rounds(", "int finish_rounds(", LayoutError, "lacks a function: .*end_rounds"),
     "field added in C++ alone": (
-        "int64_t num, num_uniforms, keeps_distributions;", "int64_t num, num_uniforms, added, keeps_distributions;", ValueError, "size of Chain",
+        "int64_t num, num_uniforms, keeps_distributions;", "int64_t num, num_uniforms, added, keeps_distributions;",
+        ValueError, "size of Chain",
     ),
     "field added in Python alone": ("SIZE(Chain, 104)", "SIZE(Chain, 112)", ValueError, "size of Chain"),
 }  # fmt: skip
@@ -124,7 +125,9 @@ def test_a_failed_allocation_is_a_memory_error(which: str) -> None:
 
 
 UNGUARDED = {  # the pass, what is replaced by what, and how the process then ends
-    "the call": ("this thread", "} catch (const std::bad_alloc &) {", "} catch (const int &) {", "RuntimeError: compiled code"),
+    "the call": (
+        "this thread", "} catch (const std::bad_alloc &) {", "} catch (const int &) {", "RuntimeError: compiled code",
+    ),
     "a thread of rows": (
         "threads that share rows",
         "failure.catch_from([&] {\n      for",

@@ -54,8 +54,8 @@ def test_a_draft_equal_to_the_target_is_always_accepted(encoder: str, num_marks:
     histories = HISTORIES if num_marks > 1 else [unmarked(h) for h in HISTORIES]
     for draft_length, batch_size in ((1, 3), (4, 5), (4, 64)):
         samples = sample(
-            model, model, history=histories, num_sequences=3, num_events=[7, 12, 30] * 4, rule=rule, draft_length=draft_length,
-            batch_size=batch_size,
+            model, model, history=histories, num_sequences=3, num_events=[7, 12, 30] * 4, rule=rule,
+            draft_length=draft_length, batch_size=batch_size,
         )  # fmt: skip
         assert samples.stats.num_accepted == samples.stats.num_drafted >= 100
         assert samples.stats.step_acceptance == samples.stats.acceptance_rate == 1.0

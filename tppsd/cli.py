@@ -12,7 +12,7 @@ from tppsd import __version__
 
 
 class Command(NamedTuple):
-    """Where a command lives: a module with `main(args)`, imported only when the command runs."""
+    """Says where a command lives: a module with `main(args)`, imported only when the command runs."""
 
     module: str
     help: str
@@ -43,6 +43,7 @@ GROUPS = {
         "validate": Command(TRAINER_CLI, "score a checkpoint on the validation split"),
         "test": Command(TRAINER_CLI, "score a checkpoint on the test split"),
         "predict": Command(TRAINER_CLI, "sample sequences from checkpoints and write them to Parquet"),
+        "forecast": Command("tppsd.commands.forecast", "say what comes after every sequence of a log, with error bars"),
         "verify": Command("tppsd.commands.verify", "check the files that predict has written, against their manifest"),
     },
 }

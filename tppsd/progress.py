@@ -9,7 +9,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def progress(console: Any, text: str, total: int, is_shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar that the yielded function advances, by one or by as many as it is told, and that goes when all is done.
+    """Show a bar that goes when all is done; the yielded function advances it, by one or by as many as it is told.
 
     Args:
         console: of rich; None = standard output.

@@ -37,7 +37,8 @@ def both_ways(
     drafts = not (options.get("method") or options.get("drafter"))
     plain, fast = (
         tppsd.sample(
-            target, draft if drafts else None, history=[random_sequence(n, seed=n) for n in (0, 3, 12)], num_sequences=4,
+            target, draft if drafts else None, history=[random_sequence(n, seed=n) for n in (0, 3, 12)],
+            num_sequences=4,
             num_events=12, compile=compile, **options,
         )
         for compile in (False, True)

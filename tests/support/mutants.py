@@ -423,7 +423,9 @@ MUTANTS = {
     "distribution_of_the_event_before": Mutant(DistributionOfTheEventBefore),
     "distribution_of_the_event_after": Mutant(DistributionOfTheEventAfter),
     # the target's cache loses the last accepted event
-    "wrong_rollback_after_full_acceptance": Mutant(patch=with_target_length(lambda kept, drafted: -(kept == drafted).long())),
+    "wrong_rollback_after_full_acceptance": Mutant(
+        patch=with_target_length(lambda kept, drafted: -(kept == drafted).long())
+    ),
     # rejected events stay in the target's cache
     "no_rollback_after_rejection": Mutant(patch=with_target_length(lambda kept, drafted: drafted - kept)),
     "row_reads_its_neighbours_cache": Mutant(patch=with_target_runner(NeighboursCache)),

@@ -1,5 +1,7 @@
-"""A model whose distributions are another model's, changed in a known way: drafts of any quality, whatever the
-encoder."""
+"""A model whose distributions are another model's, changed in a known way.
+
+It gives drafts of any quality, whatever the encoder.
+"""
 
 from __future__ import annotations
 

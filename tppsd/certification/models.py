@@ -72,7 +72,7 @@ def make_attentive(model: TransformerTPP) -> TransformerTPP:
 
 
 def with_own_encoder(target: TransformerTPP) -> TransformerTPP:
-    """The same target with an encoder of another class, which native code does not know."""
+    """Return the same target with an encoder of another class, which native code does not know."""
     own = copy.deepcopy(target)
     own.encoder.__class__ = type(f"Own{type(own.encoder).__name__}", (type(own.encoder),), {})
     return own

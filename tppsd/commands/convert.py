@@ -1,5 +1,7 @@
-"""`tppsd convert SOURCE OUT.parquet`: a log as the Parquet file that everything reads, with its splits and
-vocabulary."""
+"""`tppsd convert SOURCE OUT.parquet`: a log as the Parquet file that everything reads.
+
+It keeps splits and vocabulary.
+"""
 
 from __future__ import annotations
 

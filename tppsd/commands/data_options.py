@@ -31,7 +31,7 @@ class SourceParser(ArgumentParser):
 
 
 def parse_source(parser: SourceParser, args: list[str]) -> tuple[Any, str, ReadOptions]:
-    """The parsed namespace, the source, and how it is read.
+    """Return the parsed namespace, the source, and how it is read.
 
     Raises:
         FileNotFoundError, ValueError: the configuration cannot be read, or there is no source.
@@ -69,7 +69,7 @@ def given_options(parsed: Any) -> dict[str, Any]:
 
 
 def _section(path: str) -> dict[str, Any]:
-    """The section `data` of a configuration file."""
+    """Return the section `data` of a configuration file."""
     import yaml
 
     if not Path(path).is_file():
@@ -83,7 +83,7 @@ def _section(path: str) -> dict[str, Any]:
 
 
 def _without_dates(value: Any) -> Any:
-    """What YAML read, with its dates as text."""
+    """Return what YAML read, with its dates as text."""
     if isinstance(value, dict):
         return {name: _without_dates(one) for name, one in value.items()}
     if isinstance(value, list):

@@ -23,7 +23,7 @@ def parse(args: list[str]) -> Settings:
     """Read the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="tppsd demo",
-        description="Train a target and a draft, sample speculatively and autoregressively, compare speed and distribution.",
+        description="Train a target and a draft, sample speculatively and autoregressively, and compare both.",
     )
     add = parser.add_argument
     add(

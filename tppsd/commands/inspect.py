@@ -1,5 +1,7 @@
-"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind, before anything is
-trained."""
+"""`tppsd inspect SOURCE`: what was understood of a log, what is in it, and what is to mind.
+
+It is for the time before anything is trained.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def main(args: list[str]) -> None:
 
 
 def command_line(source: str, options: ReadOptions) -> str:
-    """The command that trains on a source with the same options."""
+    """Return the command that trains on a source with the same options."""
     words = ["tppsd", "fit", "--data.path", source]
     for name, value in options.given().items():
         text = value if isinstance(value, str) else json.dumps(value)

@@ -31,8 +31,10 @@ STYLE = """
 body { margin: 0 auto; padding: 3rem 2rem 5rem; max-width: 74rem; background: var(--page); color: var(--text);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 0.8rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 0.5rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85rem; }
-th, td { padding: 0.25rem 0.8rem 0.25rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule); }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  font-size: 0.85rem; }
+th, td { padding: 0.25rem 0.8rem 0.25rem 0; text-align: right; vertical-align: top;
+  border-bottom: 1px solid var(--rule); }
 th { color: var(--faint); font-weight: 600; } th:first-child, td:first-child, table.account td { text-align: left; }
 figure { margin: 0; } figcaption { color: var(--faint); margin: 0.2rem 0 0.6rem; max-width: 60rem; }
 .charts { display: flex; flex-wrap: wrap; gap: 1.5rem 2rem; } svg { max-width: 100%; height: auto; }
@@ -54,7 +56,7 @@ def write_page(facts: LogFacts, path: str | Path) -> Path:
 
 
 def page(facts: LogFacts) -> str:
-    """The HTML document: everything inline, nothing loaded from anywhere."""
+    """Return the HTML document: everything inline, nothing loaded from anywhere."""
     title = escape(facts.log.name)
     account = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>"
@@ -94,7 +96,7 @@ def _pictures(facts: LogFacts) -> list[str]:
 
 
 def _svg(figure: Any, number: int) -> str:
-    """A figure as inline SVG whose colours are CSS variables, and whose identifiers are its own."""
+    """Return a figure as inline SVG whose colours are CSS variables, and whose identifiers are its own."""
     from matplotlib import rc_context
 
     stream = io.StringIO()

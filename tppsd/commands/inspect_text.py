@@ -1,4 +1,4 @@
-"""What `tppsd inspect` says: the log as it was understood, tables of splits and marks, and what is to mind."""
+"""The text of `tppsd inspect`: the log as it was understood, tables of splits and marks, and what is to mind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _table(columns: tuple[str, ...], rows: list[list[str]], title: str | None = 
 
 
 def understood(facts: LogFacts) -> list[tuple[str, str]]:
-    """(what, how it was understood): columns, times, sequences, windows, observation, splits."""
+    """Return (what, how it was understood): columns, times, sequences, windows, observation, splits."""
     log, table = facts.log, facts.log.whole[0]
     unit = log.clock.unit or "units"
     ticks = [one.event_times for one in log.whole]
@@ -136,7 +136,7 @@ def _day(tick: Any) -> str:
 
 
 def mark_rows(facts: LogFacts) -> list[list[str]]:
-    """The commonest marks of the training split: name and share in each split."""
+    """Return the commonest marks of the training split: name and share in each split."""
     num_marks = facts.log.vocabulary.num_marks
     counts = [own.mark_counts(num_marks) for own in facts.splits.values()]
     order = np.argsort(-counts[0], kind="stable")
@@ -152,7 +152,7 @@ def mark_rows(facts: LogFacts) -> list[list[str]]:
 
 
 def further(facts: LogFacts) -> list[tuple[str, str]]:
-    """Inter-times, silences, duplicates."""
+    """Return rows on inter-times, silences and duplicates."""
     unit, gaps = facts.log.clock.unit or "", facts.train.scored_gaps
     positive = gaps[gaps > 0]
     lines = []
@@ -169,7 +169,7 @@ def further(facts: LogFacts) -> list[tuple[str, str]]:
 
 
 def mind(facts: LogFacts) -> list[str]:
-    """What is to mind, each with the option that mends it where there is one."""
+    """Return what is to mind, each with the option that mends it where there is one."""
     log, train = facts.log, facts.train
     lines = list(log.notes)
     tied = sum(own.num_ties for own in facts.splits.values())
@@ -177,7 +177,8 @@ def mind(facts: LogFacts) -> list[str]:
         total = sum(own.num_scored for own in facts.splits.values())
         order = "" if log.vocabulary.num_marks == 1 else "; the score of their marks depends on the order of the rows"
         lines.append(
-            f"{tied:,} of {total:,} inter-times are ties, which are floored in training and scoring: see min_inter_time{order}"
+            f"{tied:,} of {total:,} inter-times are ties, which are floored in training and scoring: see "
+            f"min_inter_time{order}"
         )
     unscored = {split: own.num_without_scored for split, own in facts.splits.items()}
     first_is_given = bool(missing(train.table.t_start).any())
@@ -209,7 +210,8 @@ def _about_marks(facts: LogFacts) -> list[str]:
     names = ", ".join(f"{facts.mark_name(mark)} ({counts[mark]})" for mark in rare[:5].tolist())
     more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
     return [
-        f"{len(rare)} of {num_marks} marks have fewer than {RARE} training events: {names}{more}; min_mark_count groups rare ones"
+        f"{len(rare)} of {num_marks} marks have fewer than {RARE} training events: {names}{more}; min_mark_count "
+        "groups rare ones"
     ]
 
 

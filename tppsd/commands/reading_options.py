@@ -14,7 +14,10 @@ LISTS = ("fractions", "split_times", "time_format", "mark_bins", "mark_names")
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """An option for each field of `ReadOptions`, such as --split-times; --split_times, as `fit` has it, is the same."""
+    """Add an option for each field of `ReadOptions`, such as --split-times.
+
+    The name that `fit` has for it, --split_times, is the same.
+    """
     group = parser.add_argument_group("how events are read, as in `tppsd inspect` and `tppsd fit`")
     texts = _texts()
     for option in fields(ReadOptions):
@@ -43,7 +46,7 @@ def take_reading_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _texts() -> dict[str, str]:
-    """What the docstring of `ReadOptions` says of each option."""
+    """Return what the docstring of `ReadOptions` says of each option."""
     entries = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", ReadOptions.__doc__ or "", flags=re.M | re.S)
     return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
 

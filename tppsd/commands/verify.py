@@ -59,7 +59,7 @@ def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
 
 
 def _unfinished(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
-    """The same of a job without a manifest: its files say how many there are to be, and what was written before."""
+    """Compare the files of a job without a manifest: they say how many there are to be, and what was written before."""
     found = sorted(number for path in folder.glob("*.parquet") if (number := parse_name(path.name)) is not None)
     if not found:
         return 0, [f"{MANIFEST}: is missing, and so are all files: the job was never finished"]
@@ -78,7 +78,7 @@ def _unfinished(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
 
 
 def _num_rows(path: Path) -> int | None:
-    """What a file says that it holds; None: it cannot be read."""
+    """Return what a file says that it holds; None: it cannot be read."""
     import pyarrow.parquet as pq
 
     try:

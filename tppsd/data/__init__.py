@@ -1,1 +1,1 @@
-"""Event sequences and batches of them; reading and checking data; the DataModule."""
+"""Event sequences, batches of them, and reading and checking data; no Lightning."""

@@ -1,4 +1,4 @@
-"""Arrow columns to flat arrays, with a message that names the place of the first value of a wrong type."""
+"""Conversion of Arrow columns to flat arrays; a message names the place of the first value of a wrong type."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ DATE_OR_CLOCK = re.compile(r"\d[-/.]\d+[-/.]\d|\d:\d\d")
 
 
 def is_list(kind: Any) -> bool:
+    """Say whether an Arrow type is one of lists."""
     from pyarrow import types
 
     return any(
@@ -22,23 +23,24 @@ def is_list(kind: Any) -> bool:
 
 
 def list_lengths(column: Any, source: str, name: str, kind: str) -> np.ndarray:
-    """int64 (num_rows,): the length of each row's list."""
+    """Return the length of each row's list, int64 (num_rows,)."""
     import pyarrow.compute as pc
 
     if column.null_count:
         raise ValueError(f"{source}, row {first_null(column)}: {name} is missing; it must be a list of {kind}")
-    return pc.list_value_length(column).to_numpy().astype(np.int64)
+    lengths: np.ndarray = pc.list_value_length(column).to_numpy().astype(np.int64)
+    return lengths
 
 
 def list_values(column: Any) -> Any:
-    """The values of all lists, one after the other."""
+    """Return the values of all lists, one after the other."""
     import pyarrow.compute as pc
 
     return pc.list_flatten(column)
 
 
 def to_floats(values: Any, place: Place, missing: float | None = None) -> np.ndarray:
-    """float64 array; a missing value is an error unless `missing` says what it becomes."""
+    """Return a float64 array; a missing value is an error unless `missing` says what it becomes."""
     from pyarrow import types
 
     values = plain(values)
@@ -55,7 +57,7 @@ def to_floats(values: Any, place: Place, missing: float | None = None) -> np.nda
 
 
 def not_a_number(values: Any, place: Place) -> ValueError:
-    """The error for the first value of a column that holds no numbers."""
+    """Return the error for the first value of a column that holds no numbers."""
     from pyarrow import types
 
     kind = values.type
@@ -82,7 +84,7 @@ def _check_exact(integers: Any, place: Place) -> None:
 
 
 def to_marks(values: Any, place: Place) -> Any:
-    """Arrow array of int64 or strings."""
+    """Return an Arrow array of int64 or strings."""
     from pyarrow import types
 
     values = plain(values)
@@ -109,7 +111,7 @@ def to_marks(values: Any, place: Place) -> Any:
 
 
 def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
-    """int64 array of integers that are at least `minimum`."""
+    """Return an int64 array of integers that are at least `minimum`."""
     from pyarrow import types
 
     values = plain(values)
@@ -117,7 +119,7 @@ def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
         raise ValueError(f"{place(0)} = {values[0].as_py()!r} has type {values.type}; it must be an integer")
     if values.null_count:
         raise ValueError(f"{place(first_null(values))} is missing; it must be an integer")
-    numbers = values.to_numpy(zero_copy_only=False).astype(np.int64)
+    numbers: np.ndarray = values.to_numpy(zero_copy_only=False).astype(np.int64)
     if (numbers < minimum).any():
         i = int((numbers < minimum).nonzero()[0][0])
         raise ValueError(f"{place(i)} = {numbers[i]}; it must be at least {minimum}")
@@ -125,7 +127,7 @@ def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
 
 
 def plain(values: Any) -> Any:
-    """A column as one contiguous array, dictionary encoding (pandas categories) undone."""
+    """Return a column as one contiguous array, dictionary encoding (pandas categories) undone."""
     import pyarrow
 
     kind = values.type.value_type if pyarrow.types.is_dictionary(values.type) else values.type
@@ -134,7 +136,7 @@ def plain(values: Any) -> Any:
 
 
 def first_null(values: Any) -> int:
-    """Position of the first missing value."""
+    """Return the position of the first missing value."""
     return int(np.asarray(values.is_null()).nonzero()[0][0])
 
 

@@ -17,7 +17,7 @@ POOL = 16
 
 
 class SequenceDataset(Dataset[list[EventSequence]]):
-    """Sequences, fetched by a list of positions: the sampler yields whole batches."""
+    """Holds sequences that are fetched by a list of positions: the sampler yields whole batches."""
 
     def __init__(self, sequences: Sequence[EventSequence]) -> None:
         self.sequences = sequences
@@ -81,7 +81,10 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
             yield batch[self.rank :: self.num_replicas]
 
     def global_batches(self) -> list[list[int]]:
-        """The epoch's batches over all processes; within a batch by length, so that each process gets like lengths."""
+        """Return the epoch's batches over all processes.
+
+        Within a batch they are ordered by length, so that each process gets like lengths.
+        """
         generator = torch.Generator().manual_seed(self.seed + (self.epoch if self.shuffle else 0))
         n = len(self.lengths)
         edges = [n * i // self.num_batches for i in range(self.num_batches + 1)]

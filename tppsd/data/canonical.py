@@ -43,7 +43,7 @@ def write_parquet(log: EventLog, path: str | Path) -> Path:
 
 
 def to_table(log: EventLog, split: str) -> Any:
-    """The Arrow table of a split, one row per sequence."""
+    """Return the Arrow table of a split, one row per sequence."""
     import pyarrow as pa
 
     part, clock, names = log.parts[split], log.clock, log.vocabulary.names
@@ -76,7 +76,7 @@ def to_table(log: EventLog, split: str) -> Any:
 
 
 def _ticks(ticks: np.ndarray) -> Any:
-    """Arrow array of times: timestamps in UTC or numbers, null where there is none."""
+    """Return an Arrow array of times: timestamps in UTC or numbers, null where there is none."""
     import pyarrow as pa
 
     if ticks.dtype.kind == "M":
@@ -95,7 +95,7 @@ def _constant(value: Any, kind: Any, num_rows: int) -> Any:
 
 
 def _ids(part: SequenceTable) -> Any:
-    """The ids as they are where all have one type, else as text."""
+    """Return the ids as they are where all have one type, else as text."""
     import pyarrow as pa
 
     assert part.sequence_ids is not None

@@ -10,7 +10,11 @@ from tppsd.data.units import to_text
 
 
 def check_values(table: SequenceTable) -> None:
-    """Raise ValueError for the first value that no event sequence can have (marks: `tppsd.data.marks`)."""
+    """Refuse the first value that no event sequence can have (marks: `tppsd.data.marks`).
+
+    Raises:
+        ValueError: there is one; the sentence names its place.
+    """
     _check_event_times(table)
     _check_inter_times(table)
     _check_windows(table)

@@ -15,7 +15,7 @@ ROUNDING = 4 * np.finfo(np.float64).eps  # relative to the time: how far a given
 
 
 def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
-    """Unit and origin of the times of all tables of a source.
+    """Return unit and origin of the times of all tables of a source.
 
     Of timestamps the unit is `time_unit`, or the largest in which the median positive inter-time is at least 1; the
     origin is `origin`, or the midnight (UTC) before the first time. Numbers are taken as they are.
@@ -27,7 +27,8 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
     if not dated:
         if options.origin is not None:
             raise DataError(
-                f"origin = {options.origin} is for timestamps, and the times are numbers; say with time_format how they count"
+                f"origin = {options.origin} is for timestamps, and the times are numbers; say with time_format how "
+                "they count"
             )
         return Clock(options.time_unit or _own(tables, "time_unit"))
     if len(dated) < len(tables):
@@ -53,13 +54,13 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
 
 
 def _own(tables: Collection[SequenceTable], name: str) -> str | None:
-    """What the first table that says anything says of the unit or the origin."""
+    """Return what the first table that says anything says of the unit or the origin."""
     said = (getattr(table.own, name) for table in tables if table.own is not None)
     return next((value for value in said if value is not None), None)
 
 
 def _gaps(table: SequenceTable) -> np.ndarray:
-    """int64 nanoseconds between consecutive events of the same sequence."""
+    """Return nanoseconds between consecutive events of the same sequence, int64."""
     gaps = np.diff(table.event_times).astype("timedelta64[ns]").astype(np.int64)
     is_first = np.zeros(len(table.event_times) + 1, dtype=bool)
     is_first[table.offsets[:-1]] = True
@@ -67,13 +68,16 @@ def _gaps(table: SequenceTable) -> np.ndarray:
 
 
 def inter_times(table: SequenceTable, clock: Clock) -> np.ndarray:
-    """float64 (num_events,): differences of the times or, where it agrees with them up to rounding, the finer value of
-    the data. Of timestamps they are exact."""
+    """Return the inter-times, float64 (num_events,).
+
+    They are differences of the times or, where it agrees with them up to rounding, the finer value of the data. Of
+    timestamps they are exact.
+    """
     times, has_events = table.event_times, table.lengths > 0
     first = table.offsets[:-1][has_events]
     differences = np.diff(times, prepend=times[:1])
     differences[first] = times[first] - table.t_start[has_events]
-    exact = np.nan_to_num(clock.durations(differences))  # NaN: a first event without a t_start
+    exact: np.ndarray = np.nan_to_num(clock.durations(differences))  # NaN: a first event without a t_start
     if table.inter_times is None:
         return exact
     agrees = np.abs(table.inter_times - exact) <= ROUNDING * np.abs(times)

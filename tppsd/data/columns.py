@@ -1,4 +1,4 @@
-"""Which column holds what: default names, the user's column map, and the errors for columns that are missing."""
+"""The choice of the column that holds each field: default names, the user's column map, and errors for missing ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ColumnMap = Mapping[str, str | None]
 
 
 def check_column_map(columns: ColumnMap | None) -> dict[str, str | None]:
-    """The column map as a dict; None as a column's name means "do not read this field"."""
+    """Return the column map as a dict; None as a column's name means "do not read this field"."""
     unknown = [field for field in columns or {} if field not in FIELDS]
     if unknown:
         raise ValueError(f"columns has the unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}")
@@ -56,7 +56,7 @@ def check_column_map(columns: ColumnMap | None) -> dict[str, str | None]:
 
 
 def candidate_names(columns: ColumnMap) -> set[str]:
-    """Every column name that could matter; others (provenance, say) may hold anything."""
+    """Return every column name that could matter; others (provenance, say) may hold anything."""
     defaults = {name for table in (SEQUENCE_COLUMNS, EVENT_COLUMNS) for names in table.values() for name in names}
     return defaults | {name for name in columns.values() if name is not None}
 
@@ -69,7 +69,7 @@ def resolve_columns(
     obstacles: Obstacles,
     optional: Iterable[str] = (),
 ) -> dict[str, str]:
-    """Field -> name of the column that holds it, for every field that the table `source` has.
+    """Return field -> name of the column that holds it, for every field that the table `source` has.
 
     A required column that is missing becomes an obstacle; where a likely column is there, it stands in so that reading
     can go on and find the other obstacles.
@@ -100,8 +100,10 @@ def resolve_columns(
         guess = _likely(schema, field, set(resolved.values()), needs_list="length" in defaults)
         obstacles.add(
             DataError(
-                f"{source}: the column {' or '.join(defaults[field])} is missing; the columns are {', '.join(present)}: "
-                f"say which one it is with columns={{{field!r}: {'...' if guess is None else repr(guess)}}}{ALTERNATIVES[field]}",
+                f"{source}: the column {' or '.join(defaults[field])} is missing; the columns are "
+                f"{', '.join(present)}: "
+                "say which one it is with "
+                f"columns={{{field!r}: {'...' if guess is None else repr(guess)}}}{ALTERNATIVES[field]}",
                 **({} if guess is None else {"columns": {field: guess}}),
             )
         )
@@ -113,7 +115,7 @@ def resolve_columns(
 def _find(
     source: str, present: list[str], columns: ColumnMap, field: str, default_names: tuple[str, ...]
 ) -> str | None:
-    """The column of one field, or None where there is none."""
+    """Return the column of one field, or None where there is none."""
     if field in columns:
         name = columns[field]
         if name is not None and name not in present:
@@ -135,7 +137,7 @@ def _find(
 
 
 def _likely(schema: Any, field: str, taken: set[str], needs_list: bool) -> str | None:
-    """The column that most likely holds a field, by its name or type; None where nothing speaks for one."""
+    """Return the column that most likely holds a field, by its name or type; None where nothing speaks for one."""
     from pyarrow import types
 
     free = [
@@ -143,7 +145,9 @@ def _likely(schema: Any, field: str, taken: set[str], needs_list: bool) -> str |
         for column in schema
         if column.name not in taken and schema.names.count(column.name) == 1 and is_list(column.type) == needs_list
     ]
-    named = {re.sub(r"[^a-z]", "", column.name.lower()): column.name for column in free}  # "Case ID" is caseid
+    named: dict[str, str] = {
+        re.sub(r"[^a-z]", "", column.name.lower()): column.name for column in free
+    }  # "Case ID" is caseid
     for word in LIKELY[field]:
         for letters, name in named.items():
             if letters in (word, f"{word}s", f"{word}id", f"{word}name", f"{word}type"):

@@ -18,7 +18,10 @@ from tppsd.data.timestamps import read_time_column
 
 
 def is_event_table(table: Any, column_map: ColumnMap) -> bool:
-    """True unless a column holds lists, or the only time column is that of the one-row-per-sequence layout."""
+    """Say whether a table has a row per event.
+
+    It has unless a column holds lists, or the only time column is that of the one-row-per-sequence layout.
+    """
     if any(is_list(field.type) for field in table.schema):
         return False
     return "time_since_start" not in table.column_names or any(
@@ -95,8 +98,10 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
 
 
 def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (num_rows,) codes 0, 1, ... in the order of first appearance, and the id of each code; without a column
-    all rows are one sequence, which has no id."""
+    """Return codes 0, 1, ... in the order of first appearance, int64 (num_rows,), and the id of each code.
+
+    Without a column all rows are one sequence, which has no id.
+    """
     if name is None:
         return np.zeros(table.num_rows, dtype=np.int64), np.full(1, None, dtype=object)
     column = table[name]
@@ -111,7 +116,7 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
 
 
 def _constant_in_sequence(source: str, name: str | None, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Ticks (num_sequences,): the value of each sequence's first row, which all its rows must share."""
+    """Return the value of each sequence's first row, which all its rows must share, as ticks (num_sequences,)."""
     first_rows = np.unique(codes, return_index=True)[1]
     per_sequence = values[first_rows]
     expected = per_sequence[codes]

@@ -1,4 +1,4 @@
-"""What a log holds, in numbers: per split, per mark, between splits. Nothing here needs the sequences one by one."""
+"""The facts of a log, in numbers: per split, per mark, between splits. Nothing here needs the sequences one by one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tppsd.data.sequence_table import SequenceTable
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """One split of a log.
+    """Holds one split of a log.
 
     Attributes:
         table, marks: its sequences in flat form, and the marks of their events, int64 (num_events,).
@@ -35,7 +35,7 @@ class SplitFacts:
 
     @classmethod
     def of(cls, log: EventLog, split: str) -> SplitFacts:
-        """The facts of a split."""
+        """Return the facts of a split."""
         table = log.parts[split]
         is_scored = np.arange(len(table.event_times)) >= np.repeat(table.scored_from(), table.lengths)
         duration = log.clock.durations(observed_until(table) - _scored_from(table))
@@ -55,18 +55,20 @@ class SplitFacts:
 
     @property
     def num_given(self) -> int:
-        """Number of events without one."""
+        """Number of events without a likelihood term."""
         return len(self.is_scored) - self.num_scored
 
     @cached_property
     def scored_gaps(self) -> np.ndarray:
-        """float64 (num_scored,): inter-times with a likelihood term."""
-        return self.gaps[self.is_scored]
+        """Inter-times with a likelihood term, float64 (num_scored,)."""
+        gaps: np.ndarray = self.gaps[self.is_scored]
+        return gaps
 
     @cached_property
     def scored_lengths(self) -> np.ndarray:
-        """int64 (num_sequences,): scored events of each sequence."""
-        return self.table.offsets[1:] - self.table.scored_from()
+        """Scored events of each sequence, int64 (num_sequences,)."""
+        lengths: np.ndarray = self.table.offsets[1:] - self.table.scored_from()
+        return lengths
 
     @property
     def num_without_scored(self) -> int:
@@ -75,7 +77,7 @@ class SplitFacts:
 
     @property
     def num_ties(self) -> int:
-        """Scored inter-times of 0."""
+        """Number of scored inter-times of 0."""
         return int((self.scored_gaps == 0).sum())
 
     @property
@@ -90,11 +92,15 @@ class SplitFacts:
         return float(np.median(positive)) if len(positive) else float("nan")
 
     def mark_counts(self, num_marks: int) -> np.ndarray:
-        """int64 (num_marks,): scored events of each mark."""
+        """Count the scored events of each mark, int64 (num_marks,)."""
         return np.bincount(self.marks[self.is_scored], minlength=num_marks)
 
     def transitions(self, num_marks: int) -> np.ndarray:
-        """int64 (num_marks, num_marks): how often a mark (row) is followed by another (column) in the same sequence."""
+        """Count how often a mark (row) is followed by another (column) in the same sequence.
+
+        Returns:
+            int64 (num_marks, num_marks).
+        """
         follows = np.ones(len(self.marks), dtype=bool)
         follows[self.table.offsets[:-1][self.table.lengths > 0]] = False
         after = np.flatnonzero(follows & self.is_scored)
@@ -104,14 +110,14 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class LogFacts:
-    """A log as it was understood, and the facts of each of its splits."""
+    """Holds a log as it was understood, and the facts of each of its splits."""
 
     log: EventLog
     splits: dict[str, SplitFacts]
 
     @classmethod
     def of(cls, log: EventLog) -> LogFacts:
-        """The facts of a log."""
+        """Return the facts of a log."""
         return cls(log, {split: SplitFacts.of(log, split) for split in log.parts})
 
     @property
@@ -120,13 +126,15 @@ class LogFacts:
         return self.splits["train"]
 
     def mark_name(self, mark: int) -> str:
-        """The name of a mark, its number if it has none."""
+        """Return the name of a mark, its number if it has none."""
         names = self.log.vocabulary.names
         return str(mark) if names is None else names[mark]
 
     def shared_ids(self) -> dict[tuple[str, str], int]:
-        """(split, split) -> how many ids of sequences occur in both; parts of one sequence that were cut by time share
-        it."""
+        """Return (split, split) -> how many ids of sequences occur in both.
+
+        Parts of one sequence that were cut by time share its id.
+        """
         ids = {
             split: set() if facts.table.sequence_ids is None else {*map(str, facts.table.sequence_ids)} - {"None"}
             for split, facts in self.splits.items()
@@ -134,7 +142,10 @@ class LogFacts:
         return {pair: len(ids[pair[0]] & ids[pair[1]]) for pair in combinations(self.splits, 2)}
 
     def copies(self) -> dict[tuple[str, str], int]:
-        """(split, split) -> how many sequences of the second occur in the first with the same inter-times and marks."""
+        """Return (split, split) -> how many sequences of the second occur in the first.
+
+        A sequence occurs again if all of its inter-times and marks do.
+        """
         prints = {split: Counter(_fingerprints(facts)) for split, facts in self.splits.items()}
         return {
             (a, b): sum(count for key, count in prints[b].items() if key in prints[a])
@@ -142,14 +153,14 @@ class LogFacts:
         }
 
     def mark_drift(self, split: str) -> float:
-        """Total variation distance between the mark frequencies of training and of another split."""
+        """Return the total variation distance between the mark frequencies of training and of another split."""
         num_marks = self.log.vocabulary.num_marks
         counts = [facts.mark_counts(num_marks) for facts in (self.train, self.splits[split])]
         shares = [count / max(count.sum(), 1) for count in counts]
         return float(np.abs(shares[0] - shares[1]).sum() / 2)
 
     def longest_silences(self, number: int = 3) -> list[tuple[Any, Any]]:
-        """The longest stretches of the whole log without any event: ticks (from, to), longest first."""
+        """Return the longest stretches of the whole log without any event: ticks (from, to), longest first."""
         ticks = np.sort(np.concatenate([table.event_times for table in self.log.whole]))
         lengths = np.diff(ticks)
         order = np.argsort(lengths, kind="stable")[::-1][:number]
@@ -157,7 +168,7 @@ class LogFacts:
 
     @property
     def num_duplicates(self) -> int:
-        """Rows of the source that are equal to an earlier one."""
+        """Number of rows of the source that are equal to an earlier one."""
         return sum(table.num_duplicates for table in self.log.whole)
 
 
@@ -165,14 +176,14 @@ MIN_COPIED = 3  # events: shorter sequences agree by chance
 
 
 def _fingerprints(facts: SplitFacts) -> list[bytes]:
-    """What identifies the scored part of each sequence of some length: its inter-times and marks."""
+    """Return what identifies the scored part of each sequence of some length: its inter-times and marks."""
     starts, stops = facts.table.scored_from(), facts.table.offsets[1:]
     both = np.stack([facts.gaps, facts.marks.astype(np.float64)], axis=1)
     return [both[a:b].tobytes() for a, b in zip(starts.tolist(), stops.tolist(), strict=True) if b - a >= MIN_COPIED]
 
 
 def _scored_from(table: SequenceTable) -> np.ndarray:
-    """Ticks (num_sequences,): where the scored part of each window starts, as `EventSequence.scored_from`."""
+    """Return where the scored part of each window starts, as `EventSequence.scored_from`, ticks (num_sequences,)."""
     start = observed_from(table)
     if table.score_start is not None:
         start = np.where(table.score_start > start, table.score_start, start)

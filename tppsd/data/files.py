@@ -1,5 +1,7 @@
-"""Read one file as an Arrow table: Parquet, CSV and TSV, JSON and JSON lines, Feather, compressed or not, here or at a
-URL."""
+"""Reading of one file as an Arrow table, here or at a URL.
+
+Formats are Parquet, CSV and TSV, JSON and JSON lines, and Feather, compressed or not.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ DELIMITERS = (";", "\t", "|")
 
 
 class Format(NamedTuple):
-    """What the name of a file says: its stem, its format (a suffix of FORMATS, "" for none) and its compression."""
+    """Holds what the name of a file says: its stem, its format (a suffix of FORMATS, "" for none), its compression."""
 
     stem: str
     suffix: str
@@ -28,7 +30,7 @@ class Format(NamedTuple):
 
 
 def format_of(path: str) -> Format:
-    """The format of a file by its name, such as train.csv.gz."""
+    """Return the format of a file by its name, such as train.csv.gz."""
     name = Path(path.split("?")[0]).name
     compression = COMPRESSED.get(Path(name).suffix.lower())
     if compression is not None:
@@ -39,12 +41,12 @@ def format_of(path: str) -> Format:
 
 
 def is_url(path: str | Path) -> bool:
-    """True for a URL of any protocol of fsspec, such as s3://bucket/log.parquet or https://..."""
+    """Say whether a path is a URL of any protocol of fsspec, such as s3://bucket/log.parquet or https://..."""
     return "://" in str(path)
 
 
 def reason(error: Exception) -> str:
-    """The message of another library's error, to end a sentence with."""
+    """Return the message of another library's error, to end a sentence with."""
     return " ".join(str(error).split()).rstrip(".")
 
 
@@ -59,7 +61,8 @@ def open_file(file: str | Path, context: Context) -> Any:
     suffix = format_of(str(file)).suffix
     if not suffix:
         raise ValueError(
-            f"{file}: cannot read a {Path(file).suffix or 'file without a suffix'}; the formats are {', '.join(FORMATS)}"
+            f"{file}: cannot read a {Path(file).suffix or 'file without a suffix'}; the formats are "
+            f"{', '.join(FORMATS)}"
         )
     ends = {str(edge) for edge in (context.options.t_start, context.options.t_end)}  # they may name columns
     candidates = candidate_names(context.options.column_map) | ends
@@ -77,7 +80,7 @@ def open_file(file: str | Path, context: Context) -> Any:
 
 @contextlib.contextmanager
 def _stream(file: str | Path) -> Any:
-    """The decompressed bytes of a file or URL, as a file object."""
+    """Return the decompressed bytes of a file or URL, as a file object."""
     import pyarrow
 
     compression = format_of(str(file)).compression
@@ -126,7 +129,7 @@ def _read_feather(file: str | Path) -> Any:
 
 
 def _read_csv(file: str | Path, suffix: str, context: Context) -> Any:
-    """A delimited file; a header that plainly has another delimiter is an obstacle, and is read by that."""
+    """Read a delimited file; a header that plainly has another delimiter is an obstacle, and is read by that."""
     from pyarrow import csv
 
     delimiter = context.options.delimiter or ("\t" if suffix == ".tsv" else ",")
@@ -148,7 +151,10 @@ def _read_csv(file: str | Path, suffix: str, context: Context) -> Any:
 
 
 def _in_utf8(file: str | Path, table: Any, candidates: Collection[str]) -> Any:
-    """Arrow reads a column that is not UTF-8 as bytes; of those that are not read, nobody minds."""
+    """Refuse bytes in columns that may be read: Arrow reads a column that is not UTF-8 as bytes.
+
+    Of columns that are not read, nobody minds.
+    """
     import pyarrow
 
     for name, column in zip(table.column_names, table.columns, strict=True):
@@ -158,14 +164,15 @@ def _in_utf8(file: str | Path, table: Any, candidates: Collection[str]) -> Any:
 
 
 def _json_rows(file: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSON array, or of a file with one JSON object per line."""
+    """Return the objects of a JSON array, or of a file with one JSON object per line."""
     try:
         with _stream(file) as stream:
             text = stream.read().decode("utf-8-sig")  # with or without a byte-order mark
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{file}, line {line}: has the byte {error.object[error.start]:#04x}, which is not UTF-8; save the file as UTF-8"
+            f"{file}, line {line}: has the byte {error.object[error.start]:#04x}, which is not UTF-8; save the file as "
+            "UTF-8"
         ) from error
     if text.lstrip().startswith("["):
         pieces = [(1, text)]
@@ -178,7 +185,8 @@ def _json_rows(file: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             line = number + error.lineno - 1
             raise ValueError(
-                f"{file}, line {line}: not valid JSON ({error.msg}); expected an array of objects or one object per line"
+                f"{file}, line {line}: not valid JSON ({error.msg}); expected an array of objects or one object per "
+                "line"
             ) from error
         rows.extend(value if isinstance(value, list) else [value])
     for i, row in enumerate(rows):
@@ -198,7 +206,7 @@ def _rows_to_table(source: str, rows: list[dict[str, Any]], candidates: Collecti
 
 
 def _any_column(values: list[Any]) -> Any:
-    """A typed column, or the JSON of its values where types are mixed."""
+    """Return a typed column, or the JSON of its values where types are mixed."""
     import pyarrow
 
     try:
@@ -208,7 +216,7 @@ def _any_column(values: list[Any]) -> Any:
 
 
 def _json_column(source: str, name: str, values: list[Any]) -> Any:
-    """A typed column; JSON may mix types, so name the first row that does not fit those before it."""
+    """Return a typed column; JSON may mix types, so name the first row that does not fit those before it."""
     import pyarrow
 
     try:

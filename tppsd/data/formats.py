@@ -15,7 +15,7 @@ NAIVE = "has timestamps without a zone; they are read as UTC"
 
 
 def formats_of(time_format: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The option `time_format` as a tuple; empty where nothing is said.
+    """Return the option `time_format` as a tuple; empty where nothing is said.
 
     Raises:
         ValueError: a name that is no format, or one that goes with no other.
@@ -33,13 +33,14 @@ def formats_of(time_format: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def parse(texts: np.ndarray, name: str) -> np.ndarray:
-    """datetime64[ns] in UTC of strings in one format, NaT where one does not fit."""
+    """Return datetime64[ns] in UTC of strings in one format, NaT where one does not fit."""
     import pandas
 
     parsed = pandas.to_datetime(pandas.Series(texts, dtype=object), format=name, utc=True, errors="coerce")
     unit = parsed.dt.unit
     if unit == "ns":
-        return parsed.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
+        ticks: np.ndarray = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
+        return ticks
     stamps = parsed.dt.tz_localize(None).to_numpy()
     inside = np.abs(stamps.astype(f"datetime64[{unit}]").astype(np.int64)) < 2**63 // int(
         np.timedelta64(1, unit) / np.timedelta64(1, "ns")

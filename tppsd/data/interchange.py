@@ -123,8 +123,9 @@ def read_csep(
 
 
 def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_marks: int) -> None:
-    """Write sequences as EasyTPP's JSON, one record a line: dim_process, seq_idx, seq_len, time_since_start,
-    time_since_last_event, type_event.
+    """Write sequences as EasyTPP's JSON, one record a line.
+
+    Fields are dim_process, seq_idx, seq_len, time_since_start, time_since_last_event and type_event.
 
     Times count from the window's start, or from a given first event. Windows that are known are written as t_start (0)
     and t_end beside them, which EasyTPP ignores and this package reads. Numbers keep all their digits.
@@ -156,7 +157,7 @@ def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_mark
 
 
 def _csep_rows(path: Path) -> Iterator[tuple[str, int, np.datetime64 | None, float]]:
-    """(place for messages, catalog_id, date or None of a row without an event, magnitude) of every row."""
+    """Yield (place for messages, catalog_id, date or None of a row without an event, magnitude) of every row."""
     with path.open(newline="") as file:
         for number, row in enumerate(csv.reader(file), 1):
             if not row or (number == 1 and row[0].strip().lower() == "lon"):
@@ -195,16 +196,21 @@ def _nanoseconds(unit: str) -> int:
 
 
 def _to_nanoseconds(times: np.ndarray, nanoseconds: int) -> np.ndarray:
-    """Whole units and fractions apart, so that years in nanoseconds lose nothing but what the times have lost."""
+    """Return times in nanoseconds.
+
+    Whole units and fractions are converted apart, so that years in nanoseconds lose nothing but what the times have
+    lost.
+    """
     whole = np.floor(times)
-    return ((whole.astype(np.int64) * nanoseconds) + np.rint((times - whole) * nanoseconds).astype(np.int64)).astype(
-        "timedelta64[ns]"
-    )
+    ticks: np.ndarray = (
+        (whole.astype(np.int64) * nanoseconds) + np.rint((times - whole) * nanoseconds).astype(np.int64)
+    ).astype("timedelta64[ns]")
+    return ticks
 
 
 @contextmanager
 def _complete_or_absent(path: str | Path) -> Iterator[IO[str]]:
-    """A file to write to that takes its name when all is written, and leaves nothing if that fails."""
+    """Open a file that takes its name when all is written, and leaves nothing if that fails."""
     target = Path(path)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:

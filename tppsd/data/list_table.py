@@ -94,15 +94,14 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
 
 
 def _cut_starts(table: Any) -> np.ndarray | None:
-    """bool (num_rows,): the column `censored_start` of a canonical file, or None."""
+    """Return the column `censored_start` of a canonical file, bool (num_rows,), or None."""
     if CENSORED not in table.column_names or str(table[CENSORED].type) != "bool":
         return None
     return np.array(plain(table[CENSORED]).fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def own_vocabulary(table: Any) -> Vocabulary:
-    """What the columns mark_names, time_unit and time_origin of a canonical file or of samples say, in their first
-    row."""
+    """Return what the first row of a canonical file or of samples says in mark_names, time_unit and time_origin."""
 
     def first(name: str) -> Any:
         return table[name][0].as_py() if name in table.column_names and table.num_rows else None
@@ -116,7 +115,7 @@ def own_vocabulary(table: Any) -> Vocabulary:
 
 
 def _check_lengths(source: str, table: Any, columns: dict[str, str]) -> np.ndarray:
-    """int64 (num_sequences,): the common length of each row's lists."""
+    """Return the common length of each row's lists, int64 (num_sequences,)."""
     lengths = {}
     for field in ("time", "mark", "inter_time"):
         if field in columns:
@@ -146,7 +145,10 @@ def _check_lengths(source: str, table: Any, columns: dict[str, str]) -> np.ndarr
 def window_column(
     source: str, table: Any, columns: dict[str, str], field: str, times: np.ndarray, context: Context
 ) -> np.ndarray:
-    """Ticks (num_rows,): a column of window starts or ends, of the kind of `times`, NaN or NaT where there is none."""
+    """Return a column of window starts or ends as ticks (num_rows,), of the kind of `times`.
+
+    A missing one is NaN or NaT.
+    """
     if field not in columns:
         return no_ticks(times, table.num_rows)
     name = columns[field]
@@ -169,13 +171,14 @@ def window_column(
     if infinite.any():
         row = int(infinite.nonzero()[0][0])
         raise ValueError(
-            f"{source}, row {row}: {name} is {values[row]}; it must be a finite number, or empty where the window is not known"
+            f"{source}, row {row}: {name} is {values[row]}; it must be a finite number, or empty where the window is "
+            "not known"
         )
     return values
 
 
 def declared_num_marks(source: str, table: Any, columns: dict[str, str]) -> int | None:
-    """The one value of the column that declares the number of marks."""
+    """Return the one value of the column that declares the number of marks."""
     name = columns.get("num_marks")
     if name is None or table[name].null_count == table.num_rows:
         return None

@@ -1,4 +1,4 @@
-"""From a source to flat tables in splits: open, parse, check, order, cut into windows and splits."""
+"""The way from a source to flat tables in splits: open, parse, check, order, cut into windows and splits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tppsd.data.units import Clock, to_text
 
 @dataclass(frozen=True)
 class EventLog:
-    """A source as it was understood, before its sequences are built one by one.
+    """Holds a source as it was understood, before its sequences are built one by one.
 
     Attributes:
         name: short name of the source.
@@ -59,8 +59,13 @@ class EventLog:
         return None if own is None else own.time_origin
 
 
-def read_log(source: Any, options: ReadOptions) -> EventLog:
+def read_log(source: Any, options: ReadOptions, is_split: bool = True) -> EventLog:
     """Read a source up to the sequences in flat form.
+
+    Args:
+        source: as of `tppsd.data.reading.read_dataset`.
+        options: how it is read.
+        is_split: cut data that come in one piece into splits; else all of them are "train".
 
     Raises:
         FileNotFoundError, TypeError: there is nothing that could be read.
@@ -70,7 +75,7 @@ def read_log(source: Any, options: ReadOptions) -> EventLog:
     opened = open_tables(source, context)
     log = None
     with context.obstacles.noted():
-        log = _understand(opened, context)
+        log = _understand(opened, context, is_split)
     context.obstacles.raise_all(_shown(opened))
     assert log is not None  # else there was an obstacle
     return log
@@ -81,11 +86,13 @@ def _shown(opened: Tables) -> str:
     return sources[0] if len(sources) == 1 else opened.name
 
 
-def _understand(opened: Tables, context: Context) -> EventLog | None:
-    """The log, or None where obstacles leave nothing to go on with."""
+def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | None:
+    """Return the log, or None where obstacles leave nothing to go on with."""
     options, obstacles = context.options, context.obstacles
     tables: dict[str | None, SequenceTable] = {}
     opened = by_column(opened)
+    if not is_split and set(opened.tables) == {None}:
+        opened = opened._replace(tables={"train": opened.tables[None]})
     for split, (source, table) in opened.tables.items():
         with obstacles.noted():
             flat = _flatten(source, table, context)
@@ -128,7 +135,7 @@ def _understand(opened: Tables, context: Context) -> EventLog | None:
 def _observed(
     tables: dict[str | None, SequenceTable], options: ReadOptions, clock: Clock
 ) -> dict[str | None, SequenceTable]:
-    """The tables with the windows in which their sequences were observed."""
+    """Return the tables with the windows in which their sequences were observed."""
     last = max(observed_until(table).max() for table in tables.values())
     observed = {}
     for split, table in tables.items():
@@ -141,7 +148,7 @@ def _observed(
 
 
 def _own_options(options: ReadOptions, table: SequenceTable) -> ReadOptions:
-    """Without a t_end that named a column, which was read with the table."""
+    """Return the options without a t_end that named a column, which was read with the table."""
     if isinstance(options.t_end, str) and options.t_end == table.columns.get("t_end"):
         return replace(options, t_end=None)
     return options
@@ -160,7 +167,10 @@ def _flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
 
 @dataclass(frozen=True)
 class Cuts:
-    """The options `split_times`, `window` and `lookback` as ticks and differences of ticks; None where not given."""
+    """Holds the options `split_times`, `window` and `lookback` as ticks and differences of ticks.
+
+    None stands for what is not given.
+    """
 
     split_times: list[Any] | None
     window: Any
@@ -182,14 +192,17 @@ class Cuts:
         return cls(times, **lengths)
 
     def __call__(self, table: SequenceTable, segments: Segments) -> SequenceTable:
-        """Segments of a table as sequences: with all their history, or cut into windows."""
+        """Return segments of a table as sequences: with all their history, or cut into windows."""
         if self.window is None:
             return with_history(table, segments)
         return into_windows(table, segments, self.window, self.lookback)
 
 
 def _split(tables: dict[str | None, SequenceTable], options: ReadOptions, cuts: Cuts) -> dict[str, SequenceTable]:
-    """split -> its sequences. Windows are cut within splits; one stream is split by its windows, in order of time."""
+    """Return split -> its sequences.
+
+    Windows are cut within splits; one stream is split by its windows, in order of time.
+    """
     table = tables.get(None)
     if table is None:
         if options.split_times is not None:

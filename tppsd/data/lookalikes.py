@@ -1,4 +1,4 @@
-"""What only looks like a number or a timestamp: dates as integers, two formats or two units in one column."""
+"""Checks of what only looks like a number or a timestamp: dates as integers, two formats or two units in one column."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def describe_epoch(values: Any, place: Place, note: Callable[[str], None]) -> No
 
 
 def epoch_unit(numbers: np.ndarray) -> str | None:
-    """s, ms, us or ns where all whole numbers may be that since 1970."""
+    """Return s, ms, us or ns where all whole numbers may be that since 1970."""
     return next(
         (unit for unit, scale in EPOCH_SCALES.items() if len(numbers) and _is_epoch(numbers, scale).all()), None
     )
 
 
 def _whole_numbers(values: Any) -> np.ndarray | None:
-    """int64 of the values that are there, if all are whole and there is one."""
+    """Return the values that are there as int64, if all are whole and there is one."""
     from pyarrow import types
 
     numbers = np.asarray(values.drop_null())
@@ -127,7 +127,7 @@ def check_strings(
 def _refuse_formats(
     texts: np.ndarray, is_left: np.ndarray, was_read: np.ndarray, candidates: dict[str, np.ndarray], place: Place
 ) -> None:
-    """The error for formats beside ISO 8601: the best of them is offered if it reads every row, never taken."""
+    """Refuse formats beside ISO 8601: the best of them is offered if it reads every row, never taken."""
     rest = np.flatnonzero(is_left)
     best = max(candidates, key=lambda name: candidates[name].sum())
     equal = [name for name in candidates if candidates[name].sum() == candidates[best].sum()]
@@ -155,14 +155,14 @@ def _refuse_formats(
 
 
 def _candidates(texts: np.ndarray) -> dict[str, np.ndarray]:
-    """Format -> bool (num_texts,), which it reads, of the common formats that read some of the first texts."""
+    """Return format -> bool (num_texts,), which it reads, of the common formats that read some of the first texts."""
     names = [day + clock for day in DAYS for clock in CLOCKS]
     viable = [name for name in names if not np.isnat(parse(texts[:1], name)).all()]
     return {name: ~np.isnat(parse(texts, name)) for name in viable}
 
 
 def _check_zones(values: Any, texts: np.ndarray, place: Place, note: Callable[[str], None]) -> None:
-    """All timestamps of a column have a zone, or none has."""
+    """Refuse a column in which some timestamps have a zone and others have none."""
     import pyarrow.compute as pc
 
     has_clock = np.asarray(pc.match_substring_regex(values, r"\d:?\d\d").fill_null(False))

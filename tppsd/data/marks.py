@@ -20,7 +20,9 @@ OTHER = "other"  # the mark of all rare ones
 
 
 def read_marks(values: Any, place: Place, options: ReadOptions) -> Any:
-    """A column of marks as an Arrow array of int64 or strings; missing ones become `missing_mark`, numbers `mark_bins`.
+    """Return a column of marks as an Arrow array of int64 or strings.
+
+    Missing ones become `missing_mark`, numbers become `mark_bins`.
 
     Raises:
         ValueError: a mark is missing and nothing is said of it, or the column holds no marks; the row is named.
@@ -33,7 +35,8 @@ def read_marks(values: Any, place: Place, options: ReadOptions) -> Any:
     if missing_mark is None:
         many = f", {values.null_count:,} of {len(values):,} are missing" if values.null_count > 1 else ""
         raise DataError(
-            f"{place(first_null(values))} is missing; every event needs a mark{many}: missing_mark: NAME makes it a mark "
+            f"{place(first_null(values))} is missing; every event needs a mark{many}: missing_mark: NAME makes it a "
+            "mark "
             "of its own",
             missing_mark="missing",
         )
@@ -45,7 +48,7 @@ def read_marks(values: Any, place: Place, options: ReadOptions) -> Any:
 
 
 def bin_marks(values: Any, place: Place, edges: Sequence[float]) -> Any:
-    """Arrow array of int64: the bin [edges[k], edges[k + 1]) of each number; the last bin has no upper edge.
+    """Return the bin [edges[k], edges[k + 1]) of each number, an Arrow array of int64; the last has no upper edge.
 
     Raises:
         ValueError: a value is missing, no number, or below the first edge; the row is named.
@@ -62,13 +65,15 @@ def bin_marks(values: Any, place: Place, edges: Sequence[float]) -> Any:
 
 
 def bin_names(edges: Sequence[float]) -> tuple[str, ...]:
-    """The names of the bins, such as "[1, 1.5)" and "[1.5, inf)"."""
+    """Return the names of the bins, such as "[1, 1.5)" and "[1.5, inf)"."""
     return tuple(f"[{low:g}, {high:g})" for low, high in pairwise([*edges, float("inf")]))
 
 
 @dataclass(frozen=True)
 class MarkVocabulary:
-    """`num_marks` marks; with `names`, mark k is the type names[k], otherwise marks are the integers of the data.
+    """Holds `num_marks` marks.
+
+    With `names`, mark k is the type names[k], otherwise marks are the integers of the data.
 
     `declared` says that the data themselves declare `num_marks`; otherwise it is what the training split has.
     `has_other` says that the last mark is "other", which takes every type that has no mark of its own; `is_fixed`, that
@@ -85,9 +90,11 @@ class MarkVocabulary:
     def of(
         cls, train: SequenceTable, min_mark_count: int | None = None, mark_names: Sequence[str] | None = None
     ) -> MarkVocabulary:
-        """The sorted string types of the training split; for integers the declared number of marks, or its largest mark
-        + 1. With `min_mark_count`, types are those with so many events or more, and "other"; with `mark_names`,
-        these."""
+        """Return the vocabulary of the training split.
+
+        It has the sorted string types; for integers the declared number of marks, or the largest mark + 1. With
+        `min_mark_count`, types are those with so many events or more, and "other"; with `mark_names`, these.
+        """
         if train.marks is None:
             return cls(1, declared=True)
         if mark_names is not None:
@@ -109,13 +116,14 @@ class MarkVocabulary:
         return cls(num_marks)
 
     def encode(self, table: SequenceTable) -> np.ndarray:
-        """int64 (num_events,): the marks of `table`, 0..num_marks-1."""
+        """Return the marks of `table`, 0..num_marks-1, int64 (num_events,)."""
         if table.marks is None:
             return np.zeros(len(table.event_times), dtype=np.int64)
         if self.declared and table.num_marks not in (None, self.num_marks):
             name = table.columns["num_marks"]
             raise ValueError(
-                f"{table.source}: {name} = {table.num_marks}, but the training split has {self.num_marks}; they must be equal"
+                f"{table.source}: {name} = {table.num_marks}, but the training split has {self.num_marks}; they must "
+                "be equal"
             )
         is_own = self.declared and self.names is not None  # of a canonical file: integers that have names
         return self._encode_integers(table) if self.names is None or is_own else self._encode_names(table)
@@ -136,16 +144,20 @@ class MarkVocabulary:
                     f"{_shown(self.names or ())}"
                 )
             raise DataError(
-                f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; it must be one "
-                f"of {_shown(self.names or ())}, or the training split must have it; min_mark_count: 1 reads it as {OTHER!r}",
+                f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; it must "
+                "be one "
+                f"of {_shown(self.names or ())}, or the training split must have it; min_mark_count: 1 reads it as "
+                f"{OTHER!r}",
                 min_mark_count=1,
             )
-        return codes.to_numpy().astype(np.int64)
+        encoded: np.ndarray = codes.to_numpy().astype(np.int64)
+        return encoded
 
     def _encode_integers(self, table: SequenceTable) -> np.ndarray:
         if str(table.marks.type) == "string":
             raise ValueError(
-                f"{table.event_place(0, 'mark')} = {table.marks[0].as_py()!r} is a string, but the training split has integer "
+                f"{table.event_place(0, 'mark')} = {table.marks[0].as_py()!r} is a string, but the training split has "
+                "integer "
                 "marks"
             )
         marks = np.array(table.marks.to_numpy())
@@ -154,13 +166,14 @@ class MarkVocabulary:
             i = int(wrong.nonzero()[0][0])
             origin = "" if self.declared else " (from the training split; a column dim_process would declare more)"
             raise ValueError(
-                f"{table.event_place(i, 'mark')} = {marks[i]} is out of range; marks must be 0..{self.num_marks - 1}{origin}"
+                f"{table.event_place(i, 'mark')} = {marks[i]} is out of range; marks must be "
+                f"0..{self.num_marks - 1}{origin}"
             )
         return marks
 
 
 def types_of(table: SequenceTable) -> Any:
-    """Arrow array of strings (num_events,): the marks of a table by their names."""
+    """Return the marks of a table by their names, an Arrow array of strings (num_events,)."""
     import pyarrow
 
     names = None if table.own is None else table.own.mark_names
@@ -170,7 +183,7 @@ def types_of(table: SequenceTable) -> Any:
 
 
 def _frequent_types(train: SequenceTable, min_mark_count: int) -> list[str]:
-    """The sorted types with at least `min_mark_count` events of the training split that are not given."""
+    """Return the sorted types with at least `min_mark_count` events of the training split that are not given."""
     own = np.ones(len(train.event_times), dtype=bool)
     if train.score_start is not None:
         own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
@@ -183,8 +196,10 @@ def _frequent_types(train: SequenceTable, min_mark_count: int) -> list[str]:
 
 
 def check_mark_names(known: tuple[str, ...] | None, found: tuple[str, ...] | None, whose: str) -> None:
-    """Refuse data whose mark names are not those that a model (`whose`) knows; without names there is nothing to
-    compare."""
+    """Refuse data whose mark names are not those that a model (`whose`) knows.
+
+    Without names there is nothing to compare.
+    """
     if known is None or found is None or known == found:
         return
     first_difference = next(i for i, names in enumerate(zip_longest(known, found)) if names[0] != names[1])
@@ -196,19 +211,23 @@ def check_mark_names(known: tuple[str, ...] | None, found: tuple[str, ...] | Non
 
 
 def _check_not_ids(train: SequenceTable, num_marks: int) -> None:
-    """A model with a mark for every integer up to the largest ID would exhaust the memory."""
+    """Refuse integers that are IDs.
+
+    A model with a mark for every integer up to the largest ID would exhaust the memory.
+    """
     marks = train.marks.to_numpy()
     num_distinct = len(np.unique(marks))
     if num_marks > SPARSE * num_distinct:
         largest = num_marks - 1
         raise ValueError(
-            f"{train.event_place(int(marks.argmax()), 'mark')} = {largest} is the largest of {num_distinct} distinct marks and "
+            f"{train.event_place(int(marks.argmax()), 'mark')} = {largest} is the largest of {num_distinct} distinct "
+            "marks and "
             f"would make {num_marks} of them; give IDs as strings such as 'id{largest}', which are numbered by type, "
             "or declare the number of marks in a column dim_process"
         )
 
 
 def _shown(names: tuple[str, ...], start: int = 0) -> str:
-    """At most SHOWN names from `start`."""
+    """Return at most SHOWN names from `start`, for a message."""
     stop = start + SHOWN
     return ", ".join([*["..."] * (start > 0), *names[start:stop], *["..."] * (len(names) > stop)])

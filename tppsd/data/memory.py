@@ -14,22 +14,22 @@ TABLES = "a table of pandas, polars, Arrow or datasets, a list of EventSequence,
 
 
 def is_sequences(source: Any) -> bool:
-    """True for a list or tuple of EventSequence."""
+    """Say whether an object is a list or tuple of EventSequence."""
     return isinstance(source, Sequence) and bool(source) and all(isinstance(one, EventSequence) for one in source)
 
 
 def is_mapping(source: Any) -> bool:
-    """True for a dict of splits, such as a `datasets.DatasetDict`."""
+    """Say whether an object is a dict of splits, such as a `datasets.DatasetDict`."""
     return isinstance(source, Mapping)
 
 
 def name_of(source: Any) -> str:
-    """What messages call an object in memory."""
+    """Return what messages call an object in memory."""
     return type(source).__name__
 
 
 def to_arrow(source: Any) -> Any:
-    """An Arrow table of an object in memory.
+    """Return an Arrow table of an object in memory.
 
     Raises:
         TypeError: it is no table.
@@ -50,7 +50,7 @@ def to_arrow(source: Any) -> Any:
 
 
 def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceTable:
-    """The table of sequences that are in memory already; their own windows, ids and given events are kept."""
+    """Return the table of sequences that are in memory already; their own windows, ids and given events are kept."""
     import pyarrow
 
     lengths = np.array([len(one) for one in sequences])
@@ -76,7 +76,7 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
 
 
 def _objects(values: Sequence[Any]) -> np.ndarray:
-    """An array of objects, whatever they are."""
+    """Return an array of objects, whatever they are."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

@@ -17,7 +17,7 @@ EDGES = ("t_start", "t_end")
 
 
 def columns_of_windows(options: ReadOptions, names: list[str]) -> ReadOptions:
-    """The options where `t_end: closed_at` names a column of the table: that column is read."""
+    """Return the options where `t_end: closed_at` names a column of the table: that column is read."""
     for field in EDGES:
         value = getattr(options, field)
         if isinstance(value, str) and value != LAST and value in names:
@@ -69,7 +69,8 @@ def in_intervals(table: SequenceTable, observed: Sequence[Sequence[float | str]]
     if outside.any():
         i = int(outside.argmax())
         raise DataError(
-            f"{table.event_place(i, 'time')} = {to_text(table.event_times[i])} lies in none of the intervals of observed"
+            f"{table.event_place(i, 'time')} = {to_text(table.event_times[i])} lies in none of the intervals of "
+            "observed"
         )
     parents = np.repeat(np.arange(len(table)), len(pairs))
     t_start, t_end = np.tile(starts, len(table)), np.tile(ends, len(table))
@@ -87,7 +88,7 @@ def in_intervals(table: SequenceTable, observed: Sequence[Sequence[float | str]]
 
 
 def positions(table: SequenceTable, parents: np.ndarray, ticks: np.ndarray, side: str) -> np.ndarray:
-    """int64: where in `table.event_times` the events of sequence parents[i] before ("right": or at) ticks[i] end.
+    """Return where events before ("right": or at) ticks[i] end in `table.event_times`, int64, for sequence parents[i].
 
     All sequences are searched at once: the events are ordered by (sequence, time).
     """
@@ -107,18 +108,21 @@ def positions(table: SequenceTable, parents: np.ndarray, ticks: np.ndarray, side
 
 
 def observed_from(table: SequenceTable) -> np.ndarray:
-    """Ticks (num_sequences,): where each window starts, the first event without a t_start."""
+    """Return where each window starts, the first event without a t_start, ticks (num_sequences,)."""
     return _edge(table, table.t_start, 0)
 
 
 def observed_until(table: SequenceTable) -> np.ndarray:
-    """Ticks (num_sequences,): where each window ends, the last event without a t_end (the start if there is none)."""
+    """Return where each window ends, ticks (num_sequences,).
+
+    That is the last event without a t_end, and the start if there is none.
+    """
     ends = _edge(table, table.t_end, -1)
     return np.where(missing(ends), table.t_start, ends)
 
 
 def _edge(table: SequenceTable, known: np.ndarray, which: int) -> np.ndarray:
-    """`known`, and where it is missing the time of the first (0) or last (-1) event."""
+    """Return `known`, and where it is missing the time of the first (0) or last (-1) event."""
     edge = no_ticks(table.event_times, len(table))
     has_events = table.lengths > 0
     at = table.offsets[:-1] if which == 0 else table.offsets[1:] - 1

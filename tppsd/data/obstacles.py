@@ -1,4 +1,4 @@
-"""What stands in the way of reading a source: all of it in one run, each with the option that mends it."""
+"""Obstacles to reading a source: all of them in one run, each with the option that mends it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class DataError(ValueError):
-    """One obstacle: a sentence for the user, and the options that would mend it.
+    """Is one obstacle: a sentence for the user, and the options that would mend it.
 
     Attributes:
         options: option of `ReadOptions` -> value; the fields of `columns` of several obstacles are put together.
@@ -33,7 +33,7 @@ class Obstacles:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """A ValueError inside is noted, and reading goes on after the block."""
+        """Note a ValueError inside the block, and go on after it."""
         try:
             yield
         except ValueError as error:
@@ -59,7 +59,7 @@ class Obstacles:
         )
 
     def options(self) -> dict[str, Any]:
-        """The options that mend what was found, as far as they are known."""
+        """Return the options that mend what was found, as far as they are known."""
         merged: dict[str, Any] = {}
         for error in self.found:
             for name, value in getattr(error, "options", {}).items():
@@ -72,14 +72,15 @@ def _has_options(obstacle: ValueError) -> bool:
 
 
 def _kind(obstacle: ValueError) -> str:
-    """The message without its place and numbers."""
+    """Return the message without its place and numbers."""
     return re.sub(r"[0-9]+", "0", str(obstacle).split(": ", 1)[-1])
 
 
 def in_yaml(options: dict[str, Any]) -> str:
-    """Options on one line, as they stand in a configuration file, without the braces around them."""
+    """Return options on one line, as they stand in a configuration file, without the braces around them."""
     import yaml
 
-    return yaml.safe_dump(options, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()[
-        1:-1
-    ]
+    text: str = yaml.safe_dump(
+        options, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True
+    ).strip()[1:-1]
+    return text

@@ -1,4 +1,4 @@
-"""How a source is read: every option in one place, the same in Python, YAML and on the command line."""
+"""The options of reading a source, in one place: the same in Python, YAML and on the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAST = "last"  # t_end: the last time of the log
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a source becomes sequences.
+    """Says how a source becomes sequences.
 
     Args:
         columns: field -> column name, for the fields time, mark, sequence, inter_time, length, num_marks, t_start,
@@ -29,8 +29,8 @@ class ReadOptions:
         lookback: how far the given events before each window reach, likewise.
         t_start: start of observation of every sequence (a time or a timestamp); without one (and no such column) the
             first event is given.
-        t_end: end of observation of every sequence: a time, a timestamp, the name of a column, or "last", the last
-            time of the log; without one the window ends at the last event.
+        t_end: end of observation of every sequence: a time, a timestamp, the name of a column, or "last", the last time
+            of the log; without one the window ends at the last event.
         observed: intervals [start, end] in which every sequence was observed, one window each, instead of t_start and
             t_end.
         time_format: s, ms, us or ns (numbers since 1970), number, ISO8601, or a format such as '%d/%m/%Y'; several are
@@ -95,13 +95,13 @@ class ReadOptions:
             raise DataError(f"delimiter = {self.delimiter!r} must be one character")
 
     def given(self) -> dict[str, Any]:
-        """The options that differ from their defaults."""
+        """Return the options that differ from their defaults."""
         return {
             option.name: value for option in fields(self) if (value := getattr(self, option.name)) != option.default
         }
 
     def with_options(self, others: dict[str, Any]) -> ReadOptions:
-        """These options and others beside them; the fields of `columns` are put together."""
+        """Return these options and others beside them; the fields of `columns` are put together."""
         columns = {**(self.columns or {}), **others.get("columns", {})}
         return replace(self, **{**others, "columns": columns or None})
 
@@ -118,7 +118,7 @@ class ReadOptions:
 
 @dataclass
 class Context:
-    """What reading one source needs everywhere: its options, what is in the way, and what a user should be told."""
+    """Holds what reading one source needs everywhere: its options, what is in the way, and notes for the user."""
 
     options: ReadOptions
     obstacles: Obstacles = field(default_factory=Obstacles)
@@ -130,12 +130,12 @@ class Context:
             self.notes.append(line)
 
     def noter(self, place: str) -> Callable[[str], None]:
-        """A function that adds notes on `place`."""
+        """Return a function that adds notes on `place`."""
         return lambda text: self.note(place, text)
 
 
 def options_of(values: dict[str, Any]) -> ReadOptions:
-    """ReadOptions of keyword arguments.
+    """Return ReadOptions of keyword arguments.
 
     Raises:
         TypeError: there is no such option.

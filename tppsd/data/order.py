@@ -14,7 +14,7 @@ from tppsd.data.units import to_text
 
 @dataclass(frozen=True)
 class Order:
-    """Rows of an event table, grouped by sequence and in the order of their events.
+    """Holds rows of an event table, grouped by sequence and in the order of their events.
 
     Attributes:
         rows: int64, sequence after sequence; without the duplicates where those are dropped.
@@ -63,7 +63,7 @@ class Order:
 
 
 def _goes_back(times: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """bool: of rows grouped by sequence, those that are earlier than the row before in the same sequence."""
+    """Return a mask of rows that are earlier than the row before in the same sequence, for rows grouped by sequence."""
     goes_back = np.zeros(len(times), dtype=bool)
     goes_back[1:] = (times[1:] < times[:-1]) & (codes[1:] == codes[:-1])
     return goes_back
@@ -72,7 +72,7 @@ def _goes_back(times: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def _unsorted(
     source: str, columns: dict[str, str], times: np.ndarray, codes: np.ndarray, ids: np.ndarray, rows: np.ndarray
 ) -> DataError:
-    """The obstacle of rows that go back, which names the first of them in the order of the source."""
+    """Return the obstacle of rows that go back, which names the first of them in the order of the source."""
     at = np.flatnonzero(_goes_back(times[rows], codes[rows]))
     first = at[int(rows[at].argmin())]
     row, before = int(rows[first]), int(rows[first - 1])
@@ -87,7 +87,7 @@ def _unsorted(
 
 
 def _duplicates(table: Any, times: np.ndarray, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """bool (num_rows,): rows that are equal to an earlier row in all columns; only ties can be."""
+    """Return a mask (num_rows,) of rows that are equal to an earlier row in all columns; only ties can be."""
     is_tie = np.zeros(len(rows), dtype=bool)
     is_tie[1:] = (times[rows][1:] == times[rows][:-1]) & (codes[rows][1:] == codes[rows][:-1])
     is_tie[:-1] |= is_tie[1:].copy()  # the first of each group, too

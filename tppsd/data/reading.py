@@ -23,7 +23,7 @@ __all__ = ["FRACTIONS", "EventDataset", "cut", "read_dataset"]
 
 @dataclass(frozen=True)
 class EventDataset:
-    """A data set in splits; `index` of a sequence is its position in its split.
+    """Holds a data set in splits; `index` of a sequence is its position in its split.
 
     Attributes:
         name: short name of the data set.
@@ -47,7 +47,7 @@ class EventDataset:
     lookback: float | None = None
 
     def sequences(self, split: str) -> list[EventSequence]:
-        """The sequences of train, validation (val, valid, dev) or test."""
+        """Return the sequences of train, validation (val, valid, dev) or test."""
         name = split_name(split)
         if name not in self.splits:
             raise ValueError(f"{self.name}: there is no {name} split; there is {', '.join(self.splits)}")
@@ -87,7 +87,7 @@ def to_dataset(log: EventLog) -> EventDataset:
 
 
 def _sequences(table: SequenceTable, marks: np.ndarray, clock: Clock) -> list[EventSequence]:
-    """One EventSequence per sequence, on memory of its own (a view would be pickled with its whole table)."""
+    """Build one EventSequence per sequence, on memory of its own (a view would be pickled with its whole table)."""
     lengths = table.lengths.tolist()
     times = clock.times(table.event_times)
     flat = [torch.from_numpy(values).split(lengths) for values in (times, marks, inter_times(table, clock))]

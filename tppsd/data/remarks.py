@@ -1,4 +1,4 @@
-"""What a user should know of a data set before training: sequences without a scored event, and how sequences end."""
+"""Remarks on a data set before training: sequences without a scored event, and how sequences end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MANY_GAPS = 10  # ... so many median inter-times must lie for sequences to "end 
 
 
 def remarks(dataset: EventDataset) -> list[str]:
-    """Sentences about a data set, for the one who is about to train on it."""
+    """Return sentences about a data set, for the one who is about to train on it."""
     train = dataset.sequences("train")
     unscored = {split: sum(one.num_scored == 0 for one in part) for split, part in dataset.splits.items()}
     has_events = [one for one in train if len(one)]
@@ -32,7 +32,7 @@ def remarks(dataset: EventDataset) -> list[str]:
 
 
 def describe_unscored(name: str, counts: dict[str, int], total: int, first_is_given: bool) -> str | None:
-    """How many sequences of each split, of `total`, have no event with a likelihood term; None if all have one."""
+    """Say how many sequences of each split, of `total`, have no event with a likelihood term; None if all have one."""
     if not any(counts.values()):
         return None
     why = ": of one event, the first, which is given (t_start says since when sequences are observed)"
@@ -51,8 +51,9 @@ def describe_ends(
     unit: str | None = None,
     origin: str | None = None,
 ) -> str | None:
-    """What it means that no end of observation is given although sequences end at very different times; None if all is
-    well.
+    """Say what it means that no end of observation is given although sequences end at very different times.
+
+    None if all is well.
 
     Args:
         name: of the data set.
@@ -70,9 +71,12 @@ def describe_ends(
         return None
     first, last = (_time_in_words(edge, unit, origin) for edge in (low, high))
     return (
-        f"{name}: no end of observation is given, and the sequences end at very different times (80 % of their last events "
-        f"lie between {first} and {last}). Each is taken as observed until its last event only, so that the model learns "
-        "nothing of the silence after it, and samples go on after a sequence that is over. If they were observed longer, say "
+        f"{name}: no end of observation is given, and the sequences end at very different times (80 % of their last "
+        "events "
+        f"lie between {first} and {last}). Each is taken as observed until its last event only, so that the model "
+        "learns "
+        "nothing of the silence after it, and samples go on after a sequence that is over. If they were observed "
+        "longer, say "
         "so: t_end: last (all until the last time of the log), a time, or the name of a column"
     )
 

@@ -1,4 +1,4 @@
-"""What an EventSequence refuses; every message names the sequence, the field, the value and what would be right."""
+"""Checks of an EventSequence; every message names the sequence, the field, the value and what would be right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def check_fields(sequence: EventSequence) -> None:
     where, times, marks = f"sequence {sequence.index}", sequence.event_times, sequence.marks
     if times.shape != marks.shape or times.dim() != 1:
         raise ValueError(
-            f"{where}: event_times has shape {tuple(times.shape)} and marks {tuple(marks.shape)}; both must be (length,) "
+            f"{where}: event_times has shape {tuple(times.shape)} and marks {tuple(marks.shape)}; both must be "
+            "(length,) "
             "with the same length"
         )
     if marks.dtype != torch.int64:

@@ -10,8 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a canonical file says of its values: names of the marks 0, 1, ..., unit and origin of the times; None:
-    nothing."""
+    """Holds what a canonical file says of its values: names of the marks, unit and origin of the times.
+
+    None: it says nothing.
+    """
 
     mark_names: tuple[str, ...] | None = None
     time_unit: str | None = None
@@ -20,7 +22,9 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class SequenceTable:
-    """Sequences one after the other. Times are *ticks* (`tppsd.data.units.Clock`): float64, or datetime64[ns] in UTC.
+    """Holds sequences one after the other.
+
+    Times are *ticks* (`tppsd.data.units.Clock`): float64, or datetime64[ns] in UTC.
 
     Attributes:
         source: file or split, for messages.
@@ -65,22 +69,22 @@ class SequenceTable:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 (num_sequences,)."""
+        """Number of events of each sequence, int64 (num_sequences,)."""
         return np.diff(self.offsets)
 
     @property
     def has_dates(self) -> bool:
-        """True if times are timestamps."""
+        """Whether times are timestamps."""
         return self.event_times.dtype.kind == "M"
 
     def sequence_place(self, sequence: int) -> str:
-        """Where a sequence stands, to begin a message with."""
+        """Return where a sequence stands, to begin a message with."""
         if self.one_row_each or self.sequence_ids is None:
             return f"{self.source}, row {self.rows[sequence]}"
         return f"{self.source}, sequence {self.sequence_ids[sequence]!r}"
 
     def event_place(self, event: int, field: str) -> str:
-        """Where the value of `field` of an event stands, to begin a message with."""
+        """Return where the value of `field` of an event stands, to begin a message with."""
         sequence = int(np.searchsorted(self.offsets, event, side="right")) - 1
         if self.one_row_each:
             position = event - self.offsets[sequence] + (0 if self.skipped is None else self.skipped[sequence])
@@ -90,17 +94,18 @@ class SequenceTable:
         return f"{self.source}, row {self.rows[event]}{of}: {self.columns[field]}"
 
     def scored_from(self) -> np.ndarray:
-        """int64 (num_sequences,): position in `event_times` of each sequence's first event with a likelihood term."""
+        """Return the place in `event_times` of each sequence's first scored event, int64 (num_sequences,)."""
         first_is_given = missing(self.t_start) if self.is_cut is None else missing(self.t_start) | self.is_cut
         first = self.offsets[:-1] + (first_is_given & (self.lengths > 0))
         if self.score_start is None:
             return first
         given = self.event_times < np.repeat(self.score_start, self.lengths)  # False where there is no score_start
         counts = np.add.reduceat(np.append(given, False).astype(np.int64), self.offsets[:-1]) * (self.lengths > 0)
-        return np.maximum(first, self.offsets[:-1] + counts)
+        positions: np.ndarray = np.maximum(first, self.offsets[:-1] + counts)
+        return positions
 
     def part(self, start: int, stop: int) -> SequenceTable:
-        """The sequences start:stop."""
+        """Return the sequences start:stop."""
         parents = np.arange(start, stop)
         return self.cut(
             Pieces(parents, self.offsets[start:stop], self.offsets[start + 1 : stop + 1], self.t_start[start:stop],
@@ -109,7 +114,10 @@ class SequenceTable:
         )  # fmt: skip
 
     def cut(self, pieces: Pieces) -> SequenceTable:
-        """New sequences, each of consecutive events of one sequence of this table; pieces may overlap or be empty."""
+        """Return new sequences, each of consecutive events of one sequence of this table.
+
+        Pieces may overlap or be empty.
+        """
         lengths = pieces.stops - pieces.starts
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         events = np.arange(offsets[-1]) + np.repeat(pieces.starts - offsets[:-1], lengths)
@@ -132,7 +140,7 @@ class SequenceTable:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Where a table is cut: piece i holds the events starts[i]:stops[i] of the sequence parents[i].
+    """Says where a table is cut: piece i holds the events starts[i]:stops[i] of the sequence parents[i].
 
     Attributes:
         parents, starts, stops: int64 (num_pieces,); starts and stops count the events of the whole table.
@@ -150,7 +158,7 @@ class Pieces:
     is_cut: np.ndarray | None = None
 
     def take(self, which: np.ndarray) -> Pieces:
-        """The pieces at the positions `which`, or where the mask `which` is True."""
+        """Return the pieces at the positions `which`, or where the mask `which` is True."""
         return Pieces(
             *(
                 None if values is None else values[which]  # type: ignore[arg-type]
@@ -168,10 +176,11 @@ class Pieces:
 
 
 def missing(ticks: np.ndarray) -> np.ndarray:
-    """bool: where a tick stands for no time."""
-    return np.isnat(ticks) if ticks.dtype.kind == "M" else np.isnan(ticks)
+    """Say where a tick stands for no time."""
+    is_missing: np.ndarray = np.isnat(ticks) if ticks.dtype.kind == "M" else np.isnan(ticks)
+    return is_missing
 
 
 def no_ticks(like: np.ndarray, length: int) -> np.ndarray:
-    """Ticks (length,) of the kind of `like` that stand for no time."""
+    """Return ticks (length,) of the kind of `like` that stand for no time."""
     return np.full(length, np.datetime64("NaT", "ns")) if like.dtype.kind == "M" else np.full(length, np.nan)

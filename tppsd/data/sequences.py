@@ -17,7 +17,7 @@ NO_MARK = -1  # EventBatch.start_marks of a row whose window starts without an e
 
 @dataclass(frozen=True, eq=False)
 class EventSequence:
-    """One sequence of events on an observation window, of which a part is scored.
+    """Is one sequence of events on an observation window, of which a part is scored.
 
     Events before `score_start` are *given*: the model sees them, and they have no likelihood term, no residual and no
     share in moments, rates, frequencies and counts. Without a `score_start` nothing is given but the first event of a
@@ -104,15 +104,17 @@ class EventSequence:
 
     @property
     def first_is_given(self) -> bool:
-        """True if the first event carries no time information (no `t_start`)."""
+        """Whether the first event carries no time information (no `t_start`)."""
         return self.t_start is None
 
     @cached_property
     def window_start(self) -> float:
+        """Start of the window: `t_start`, or the first event."""
         return self.t_start if self.t_start is not None else float(self.event_times[0])
 
     @cached_property
     def window_end(self) -> float:
+        """End of the window: `t_end`, or the last event."""
         if self.t_end is not None:
             return self.t_end
         return float(self.event_times[-1]) if len(self) else self.window_start
@@ -137,16 +139,20 @@ class EventSequence:
 
     @cached_property
     def scored_from(self) -> float:
-        """Start of the scored part of the window: `score_start`, moved into the window, and not before the last given
-        event."""
+        """Start of the scored part of the window.
+
+        It is `score_start`, moved into the window, and not before the last given event.
+        """
         if self.censored_start and len(self) == 0:
             return self.window_end
         start = self.window_start if self.score_start is None else min(self.score_start, self.window_end)
         return max(start, self.last_given_time)
 
     def prefix(self, num_events: int, t_end: float | None = None) -> EventSequence:
-        """The first `num_events` events, observed until `t_end` (default: until the last of them); of them those are
-        scored that were before."""
+        """Return the first `num_events` events, observed until `t_end` (default: until the last of them).
+
+        Of them those are scored that were before.
+        """
         return EventSequence(
             self.event_times[:num_events],
             self.marks[:num_events],
@@ -162,15 +168,20 @@ class EventSequence:
 
 
 class EventBatch(NamedTuple):
-    """Right-padded sequences. A given first event is not among the events: it is `t_start` and `start_marks`.
-
-    Fields: event_times, inter_times float64 (batch, length); marks int64 (batch, length); mask bool (batch, length),
-    True = event, given or scored; t_start, t_end float64 (batch,), where a missing `t_end` has become the last event's
-    time (so that log S(0) = 0 adds nothing); start_marks int64 (batch,), the given first event's mark or NO_MARK; index
-    int64 (batch,); score_start float64 (batch,), where a missing one has become the window's start; censored_start bool
-    (batch,).
+    """Holds right-padded sequences; a given first event is not among the events: it is `t_start` and `start_marks`.
 
     `mask` and `lengths` are of all events, `scored` and `num_scored` of those with a likelihood term: the denominators.
+
+    Fields:
+        event_times, inter_times: float64 (batch, length).
+        marks: int64 (batch, length).
+        mask: bool (batch, length), True = event, given or scored.
+        t_start, t_end: float64 (batch,), where a missing `t_end` has become the last event's time (so that log S(0) = 0
+            adds nothing).
+        start_marks: int64 (batch,), the given first event's mark or NO_MARK.
+        index: int64 (batch,).
+        score_start: float64 (batch,), where a missing one has become the window's start.
+        censored_start: bool (batch,).
     """
 
     event_times: Tensor
@@ -186,48 +197,49 @@ class EventBatch(NamedTuple):
 
     @property
     def lengths(self) -> Tensor:
-        """int64 (batch,): number of events, given or scored."""
+        """Number of events, given or scored, int64 (batch,)."""
         return self.mask.sum(1)
 
     @property
     def num_given(self) -> Tensor:
-        """int64 (batch,): number of leading events without a likelihood term; a given first event is none of them."""
+        """Number of leading events without a likelihood term, int64 (batch,); a given first event is none of them."""
         before = (self.mask & (self.event_times < self.score_start.unsqueeze(1))).sum(1)
         return torch.maximum(before, (self.censored_start & (self.lengths > 0)).long())
 
     @property
     def scored(self) -> Tensor:
-        """bool (batch, length): events with a likelihood term."""
+        """Which events have a likelihood term, bool (batch, length)."""
         place = torch.arange(self.mask.shape[1], device=self.mask.device)
         return self.mask & (place >= self.num_given.unsqueeze(1))
 
     @property
     def num_scored(self) -> Tensor:
-        """int64 (batch,): number of events with a likelihood term."""
+        """Number of events with a likelihood term, int64 (batch,)."""
         return self.lengths - self.num_given
 
     @property
     def last_times(self) -> Tensor:
-        """float64 (batch,): time of the last event, `t_start` where there is none."""
+        """Time of the last event, `t_start` where there is none, float64 (batch,)."""
         return self._times_at(self.lengths)
 
     @property
     def last_given_times(self) -> Tensor:
-        """float64 (batch,): time of the last given event, `t_start` where there is none."""
+        """Time of the last given event, `t_start` where there is none, float64 (batch,)."""
         return self._times_at(self.num_given)
 
     @property
     def scored_from(self) -> Tensor:
-        """float64 (batch,): start of the scored part of each window (EventSequence.scored_from)."""
+        """Start of the scored part of each window (EventSequence.scored_from), float64 (batch,)."""
         start = torch.maximum(torch.minimum(self.score_start, self.t_end), self.last_given_times)
         return torch.where(self.censored_start & (self.lengths == 0), self.t_end, start)
 
     def _times_at(self, counts: Tensor) -> Tensor:
-        """float64 (batch,): time of each row's event number `counts` (from 1), `t_start` at 0."""
+        """Return the time of each row's event number `counts` (from 1), `t_start` at 0, float64 (batch,)."""
         padded = torch.cat([self.t_start.unsqueeze(1), self.event_times], 1)
         return padded.gather(1, counts.unsqueeze(1)).squeeze(1)
 
     def to(self, device: torch.device | str) -> EventBatch:
+        """Return the batch on a device."""
         return EventBatch(*(field.to(device) for field in self))
 
     @classmethod
@@ -262,7 +274,7 @@ class EventBatch(NamedTuple):
         )
 
     def sequence(self, row: int) -> EventSequence:
-        """Row `row` as an EventSequence (with the given first event, if it has one)."""
+        """Return row `row` as an EventSequence (with the given first event, if it has one)."""
         n, given = int(self.lengths[row]), int(self.start_marks[row]) != NO_MARK
         times, inter_times, marks = self.event_times[row, :n], self.inter_times[row, :n], self.marks[row, :n]
         if given:

@@ -1,4 +1,4 @@
-"""Data sets cut to what fits into a given time."""
+"""Shortening of data sets to what fits into a given time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tppsd.data.sequences import EventSequence
 def shorten(
     sequences: Sequence[EventSequence], max_length: int | None = None, max_events: int | None = None
 ) -> tuple[list[EventSequence], str]:
-    """The first `max_length` events of each of the first sequences, up to `max_events` events in all; and what was cut,
-    in words.
+    """Return the first `max_length` events of each of the first sequences, up to `max_events` events in all.
+
+    With them comes, in words, what was cut.
 
     At least one sequence is kept; None is no limit.
     """

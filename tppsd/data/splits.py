@@ -1,4 +1,4 @@
-"""Training, validation and test: by shares of the sequences, or by time."""
+"""Splitting into training, validation and test: by shares of the sequences, or by time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tppsd.data.units import to_text
 
 
 def cut(num_sequences: int, fractions: Sequence[float], source: str) -> dict[str, tuple[int, int]]:
-    """split -> (start, stop) of `num_sequences` sequences cut in order; none may be empty."""
+    """Return split -> (start, stop) of `num_sequences` sequences cut in order; none may be empty."""
     if (
         len(fractions) != 3
         or not all(0 < share < 1 for share in fractions)
@@ -40,7 +40,7 @@ def cut(num_sequences: int, fractions: Sequence[float], source: str) -> dict[str
 
 @dataclass(frozen=True)
 class Segments:
-    """The part of each sequence that a split scores: [start, end] of the sequence `parents[i]`, start <= t < end.
+    """Holds the part of each sequence that a split scores: [start, end] of sequence `parents[i]`, start <= t < end.
 
     Attributes:
         parents: int64 (num_segments,).
@@ -54,19 +54,19 @@ class Segments:
     is_last: np.ndarray
 
     def stops(self, table: SequenceTable) -> np.ndarray:
-        """int64 (num_segments,): where the events of each segment end in `table.event_times`."""
+        """Return where the events of each segment end in `table.event_times`, int64 (num_segments,)."""
         left = positions(table, self.parents, self.end, "left")
         return np.where(self.is_last, positions(table, self.parents, self.end, "right"), left)
 
 
 def whole(table: SequenceTable) -> Segments:
-    """Every sequence as one segment."""
+    """Return every sequence as one segment."""
     everything = np.arange(len(table))
     return Segments(everything, observed_from(table), observed_until(table), np.ones(len(table), dtype=bool))
 
 
 def by_time(table: SequenceTable, times: Sequence[Any]) -> dict[str, Segments]:
-    """split -> what it scores of each sequence; sequences that it scores nothing of are left out.
+    """Return split -> what it scores of each sequence; sequences that it scores nothing of are left out.
 
     Args:
         table: the sequences.
@@ -96,7 +96,7 @@ def _shown(times: Sequence[Any]) -> str:
 
 
 def _between(table: SequenceTable, low: Any, high: Any) -> Segments:
-    """What lies in low <= t < high of each sequence; a missing edge is none."""
+    """Return what lies in low <= t < high of each sequence; a missing edge is none."""
     first, last = observed_from(table), observed_until(table)
     lows, highs = (np.full(len(table), edge, dtype=first.dtype) for edge in (low, high))
     start = np.where(missing(lows) | (first > lows), first, lows)
@@ -108,7 +108,7 @@ def _between(table: SequenceTable, low: Any, high: Any) -> Segments:
 
 
 def with_history(table: SequenceTable, segments: Segments) -> SequenceTable:
-    """Sequences that are scored on their segment; all that came before is given."""
+    """Return sequences that are scored on their segment; all that came before is given."""
     t_start, t_end = table.t_start[segments.parents], table.t_end[segments.parents]
     is_later = segments.start > observed_from(table)[segments.parents]
     nothing = no_ticks(table.event_times, len(is_later))
@@ -124,5 +124,5 @@ def with_history(table: SequenceTable, segments: Segments) -> SequenceTable:
 
 
 def by_fractions(table: SequenceTable, fractions: Sequence[float]) -> dict[str, SequenceTable]:
-    """split -> its share of the sequences, in order."""
+    """Return split -> its share of the sequences, in order."""
     return {split: table.part(*edges) for split, edges in cut(len(table), fractions, table.source).items()}

@@ -1,4 +1,4 @@
-"""What a model must know of its training split: moments, scales and frequencies."""
+"""Statistics of a training split that a model must know: moments, scales and frequencies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LATER = ("time_origin", "window", "lookback", "max_inter_time")  # fields that 
 
 @dataclass(frozen=True)
 class DataStatistics:
-    """Statistics of a training split; stored inside the model and its checkpoint.
+    """Holds statistics of a training split; stored inside the model and its checkpoint.
 
     Attributes:
         num_marks: size of the mark vocabulary (1 = unmarked).
@@ -57,24 +57,29 @@ class DataStatistics:
 
     @property
     def rate(self) -> float | None:
-        """Events per unit of time, that of the Poisson process; None without events or without time."""
+        """Events per unit of time, as of the Poisson process; None without events or without time."""
         return self.num_events / self.duration if self.num_events and self.duration > 0 else None
 
     @property
     def horizon(self) -> float:
-        """The longest inter-time of the training split, in the unit of time; where it is not known (in checkpoints of
-        before), exp(log_mean + 4 log_std). The data say nothing about what a distribution does beyond it: means and the
-        CRPS are capped at it."""
+        """The longest inter-time of the training split, in the unit of time.
+
+        Where it is not known (in checkpoints of before) it is exp(log_mean + 4 log_std). The data say nothing about
+        what a distribution does beyond it: means and the CRPS are capped at it.
+        """
         return self.max_inter_time or math.exp(self.log_mean + 4 * self.log_std)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, so that a checkpoint loads with `weights_only=True`; without those of _LATER that are not
-        known, so that a model of before keeps its content hash."""
+        """Return plain values only, so that a checkpoint loads with `weights_only=True`.
+
+        Those of _LATER that are not known are left out, so that a model of before keeps its content hash.
+        """
         known = {k: v for k, v in asdict(self).items() if v or k not in _LATER}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataStatistics:
+        """Return the statistics that `to_dict` has given."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
 
@@ -87,7 +92,7 @@ class DataStatistics:
         mark_names: tuple[str, ...] | None = None,
         time_unit: str | None = None,
     ) -> DataStatistics:
-        """Statistics of `sequences` (the training split, never validation or test)."""
+        """Compute statistics of `sequences` (the training split, never validation or test)."""
         rows = list(sequences)
         inter_times = torch.cat([row.inter_times[row.num_given :] for row in rows])
         if len(inter_times) == 0:
@@ -118,7 +123,7 @@ class DataStatistics:
 
 
 def _starts_unseen(row: EventSequence) -> bool:
-    """Whether no `score_start` and no cut gives the first event, which then counts among first marks."""
+    """Say whether no `score_start` and no cut gives the first event, which then counts among first marks."""
     if row.score_start is None or len(row) == 0:
         return not row.censored_start
     return not row.censored_start and float(row.event_times[0]) >= row.score_start

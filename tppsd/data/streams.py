@@ -1,4 +1,4 @@
-"""Streams cut into consecutive windows, each with the events of a lookback before it."""
+"""Cutting of streams into consecutive windows, each with the events of a lookback before it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def into_windows(table: SequenceTable, segments: Segments, window: Any, lookback
     counts = _num_windows(segments, window)
     if counts.sum() > MOST_WINDOWS * max(len(table.event_times), 1):
         raise DataError(
-            f"{table.source}: windows of this length would be {int(counts.sum()):,} for {len(table.event_times):,} events; "
+            f"{table.source}: windows of this length would be {int(counts.sum()):,} for {len(table.event_times):,} "
+            "events; "
             "give a longer window"
         )
     which = np.repeat(np.arange(len(counts)), counts)
@@ -66,7 +67,7 @@ def into_windows(table: SequenceTable, segments: Segments, window: Any, lookback
 
 
 def _num_windows(segments: Segments, window: Any) -> np.ndarray:
-    """int64 (num_segments,): how many windows cover each segment, at least 1."""
+    """Return how many windows cover each segment, at least 1, int64 (num_segments,)."""
     length = segments.end - segments.start
     if length.dtype.kind == "m":
         nanoseconds = length.astype("timedelta64[ns]").astype(np.int64)
@@ -75,4 +76,5 @@ def _num_windows(segments: Segments, window: Any) -> np.ndarray:
         counts = np.ceil(length / window * (1 - 1e-12)).astype(
             np.int64
         )  # 0.3 / 0.1 is 3 windows, whatever it rounds to
-    return np.maximum(counts, 1)
+    at_least_one: np.ndarray = np.maximum(counts, 1)
+    return at_least_one

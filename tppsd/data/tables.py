@@ -1,4 +1,4 @@
-"""Find and open the tables of a data set: files, folders of split files, hub ids, URLs, and what is in memory.
+"""Finding and opening of the tables of a data set: files, folders of split files, hub ids, URLs, and memory.
 
 Every table becomes an Arrow table (float64 stays float64). Arrow and `datasets` are imported when a table is opened.
 """
@@ -24,10 +24,12 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 class Tables(NamedTuple):
-    """The opened tables of one data set.
+    """Holds the opened tables of one data set.
 
-    Fields: name; tables: split -> (source for messages, Arrow table or list of EventSequence), or {None: ...} for one
-    table still to be cut into splits.
+    Fields:
+        name: of the data set.
+        tables: split -> (source for messages, Arrow table or list of EventSequence), or {None: ...} for one table still
+            to be cut into splits.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Tables(NamedTuple):
 
 
 def split_name(name: str) -> str:
-    """train, validation or test for any of their usual names."""
+    """Return train, validation or test for any of their usual names."""
     split = _known_split(name)
     if split is None:
         raise ValueError(f"there is no split {name!r}; the splits are {', '.join(SPLITS)}")
@@ -77,8 +79,7 @@ def open_tables(source: Any, context: Context) -> Tables:
 
 
 def by_column(opened: Tables) -> Tables:
-    """One table of sequences whose column `split` says train, validation or test, as a table for each; else as it
-    is."""
+    """Split a table whose column `split` says train, validation or test; others stay as they are."""
     source, table = opened.tables.get(None, ("", None))
     names = getattr(table, "column_names", [])
     if "split" not in names or not any(is_list(field.type) for field in table.schema):
@@ -120,7 +121,7 @@ def _open_folder(folder: Path, context: Context) -> Tables:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """In order of their names; none where there is no such folder."""
+    """Return the data files of a folder in order of their names; none where there is no such folder."""
     return sorted(file for file in folder.glob("[!.]*") if format_of(file.name).suffix)
 
 
@@ -131,7 +132,10 @@ def _split_of(file: Path) -> str | None:
 
 
 def _check_parts(folder: Path, split: str, parts: list[Path]) -> None:
-    """A split is one file or all shards of one; a second copy, or a shard left out, would show nowhere."""
+    """Refuse a split that is neither one file nor all shards of one.
+
+    A second copy, or a shard left out, would show nowhere.
+    """
     copies = {SHARD.sub(r"\g<stem>-of-\g<total>", part.name): part.name for part in parts}
     if len(copies) > 1:
         first, second, *_ = copies.values()
@@ -185,7 +189,7 @@ def _open_saved(folder: Path, context: Context) -> Tables:
 
 
 def _from_splits(source: str, name: str, loaded: Any, context: Context) -> Tables:
-    """The tables of a mapping from the names of splits, such as a `datasets.DatasetDict`."""
+    """Return the tables of a mapping from the names of splits, such as a `datasets.DatasetDict`."""
     by_split: dict[str, Any] = {}
     for key, part in loaded.items():
         if (split := _known_split(key)) is not None and by_split.setdefault(split, part) is not part:
@@ -204,7 +208,7 @@ def _from_splits(source: str, name: str, loaded: Any, context: Context) -> Table
 
 
 def _only_train_is_unsplit(tables: dict[str | None, tuple[str, Any]]) -> dict[str | None, tuple[str, Any]]:
-    """A data set that consists of a train table alone is cut by fractions like a single file."""
+    """Leave a data set that consists of a train table alone unsplit: it is cut by fractions like a single file."""
     if "train" not in tables:
         source = next(iter(tables.values()))[0]
         raise FileNotFoundError(
@@ -214,7 +218,7 @@ def _only_train_is_unsplit(tables: dict[str | None, tuple[str, Any]]) -> dict[st
 
 
 def _concatenate(parts: list[Path], context: Context) -> tuple[str, Any]:
-    """The shards of one split as one table; rows count through all of them."""
+    """Return the shards of one split as one table; rows count through all of them."""
     import pyarrow
 
     tables = [open_file(part, context) for part in parts]

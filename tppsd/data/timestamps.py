@@ -1,4 +1,7 @@
-"""Time columns: numbers, or timestamps in UTC as int64 nanoseconds; what only looks like one of them is refused."""
+"""Reading of time columns: numbers, or timestamps in UTC as int64 nanoseconds.
+
+What only looks like one of them is refused.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ Formats = Sequence[str]
 
 
 def read_ticks(values: Any, place: Place, formats: Formats, note: Note, missing: bool = False) -> np.ndarray:
-    """A time column as float64 numbers or datetime64[ns] in UTC.
+    """Return a time column as float64 numbers or datetime64[ns] in UTC.
 
     Args:
         values: Arrow array of numbers, timestamps, dates or strings.
@@ -53,8 +56,10 @@ def read_ticks(values: Any, place: Place, formats: Formats, note: Note, missing:
 
 
 def read_time_column(values: Any, place: Place, context: Context, note: Note) -> np.ndarray:
-    """`read_ticks` with the option `time_format`; where an obstacle names the format that reads the column, it is
-    noted, and reading goes on with that format."""
+    """Read a time column with the option `time_format`.
+
+    Where an obstacle names the format that reads the column, it is noted, and reading goes on with that format.
+    """
     try:
         return read_ticks(values, place, context.options.formats, note)
     except DataError as error:
@@ -70,7 +75,7 @@ def _check_present(values: Any, place: Place, missing: bool) -> None:
 
 
 def _from_timestamps(values: Any, place: Place, note: Note, missing: bool) -> np.ndarray:
-    """Arrow timestamps, which with a zone are stored in UTC, and dates, which are midnights."""
+    """Read Arrow timestamps, which with a zone are stored in UTC, and dates, which are midnights."""
     import pyarrow
     from pyarrow import types
 
@@ -88,7 +93,7 @@ def _from_timestamps(values: Any, place: Place, note: Note, missing: bool) -> np
 
 
 def _from_epoch(values: Any, place: Place, unit: int, missing: bool) -> np.ndarray:
-    """Numbers of `unit` nanoseconds since 1970; integers stay exact."""
+    """Read numbers of `unit` nanoseconds since 1970; integers stay exact."""
     from pyarrow import types
 
     _check_present(values, place, missing)
@@ -108,7 +113,7 @@ def _from_epoch(values: Any, place: Place, unit: int, missing: bool) -> np.ndarr
 
 
 def _from_strings(values: Any, place: Place, formats: Formats, note: Note, missing: bool) -> np.ndarray:
-    """ISO 8601, or the formats that were named: each value is read by the first that fits."""
+    """Read ISO 8601, or the formats that were named: each value is read by the first that fits."""
     if formats and formats[0] in (*EPOCH, NUMBER):
         return to_floats(values, place, np.nan if missing else None)  # says which value is no number
     _check_present(values, place, missing)

@@ -37,7 +37,7 @@ DURATION_HINT = "a number of units of time, or a duration such as 12h, 7d or 2w"
 
 
 def known_unit(name: str | None) -> str | None:
-    """ns, us, ms, s, min, h or d for any of their names; None for another unit ("10,000 s") or none."""
+    """Return ns, us, ms, s, min, h or d for any of their names; None for another unit ("10,000 s") or none."""
     if name is None:
         return None
     lower = name.strip().lower()
@@ -46,7 +46,7 @@ def known_unit(name: str | None) -> str | None:
 
 
 def duration_in_nanoseconds(text: str) -> int | None:
-    """Nanoseconds of "7d", "90min" or "1d 12h"; None where `text` is no duration."""
+    """Return the nanoseconds of "7d", "90min" or "1d 12h"; None where `text` is no duration."""
     parts = PART.findall(text)
     if not parts or PART.sub("", text):
         return None
@@ -61,7 +61,7 @@ def duration_in_nanoseconds(text: str) -> int | None:
 
 
 def fitting_unit(gaps: np.ndarray) -> str:
-    """The largest unit in which the median of the positive gaps, int64 nanoseconds, is at least 1."""
+    """Return the largest unit in which the median of the positive gaps, int64 nanoseconds, is at least 1."""
     positive = gaps[gaps > 0]
     if len(positive) == 0:
         return "s"
@@ -71,7 +71,7 @@ def fitting_unit(gaps: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Clock:
-    """How the times of a source become numbers: timestamps count units since an origin, numbers stay as they are.
+    """Says how the times of a source become numbers: timestamps count units since an origin, numbers stay.
 
     A *tick* is a time as the source has it: datetime64[ns] (UTC) with an origin, float64 without.
 
@@ -85,7 +85,7 @@ class Clock:
 
     @property
     def has_dates(self) -> bool:
-        """True if ticks are timestamps."""
+        """Whether ticks are timestamps."""
         return self.origin is not None
 
     @property
@@ -94,11 +94,11 @@ class Clock:
         return np.datetime64("NaT", "ns") if self.has_dates else math.nan
 
     def times(self, ticks: np.ndarray) -> np.ndarray:
-        """float64: ticks as numbers of units since the origin, correct to one rounding; NaN where one is missing."""
+        """Return ticks as numbers of units since the origin, float64, correct to one rounding; NaN where missing."""
         return self.durations(ticks - self.origin) if self.has_dates else ticks
 
     def durations(self, differences: np.ndarray) -> np.ndarray:
-        """float64: differences of ticks (int64 nanoseconds are exact) as numbers of units; NaN where one is missing."""
+        """Return differences of ticks (int64 nanoseconds are exact) as numbers of units, float64; NaN where missing."""
         if not self.has_dates:
             return differences
         assert self.unit is not None
@@ -107,11 +107,11 @@ class Clock:
         return np.where(is_missing, np.nan, whole + rest / NANOSECONDS[self.unit])
 
     def length(self, difference: Any) -> float | None:
-        """A difference of ticks as a number of units; None stays None."""
+        """Return a difference of ticks as a number of units; None stays None."""
         return None if difference is None else float(self.durations(np.asarray(difference)))
 
     def tick(self, value: float | str, option: str) -> Any:
-        """The time that an option names: a timestamp (ISO 8601; without a zone UTC), or a number of units."""
+        """Return the time that an option names: a timestamp (ISO 8601; without a zone UTC), or a number of units."""
         number = as_number(value)
         if not self.has_dates:
             if number is None:
@@ -130,7 +130,7 @@ class Clock:
         return parse_timestamp(str(value), option)
 
     def duration(self, value: float | str, option: str) -> Any:
-        """The difference of ticks that an option names: a number of units, or "7d"; it must be positive."""
+        """Return the difference of ticks that an option names: a number of units, or "7d"; it must be positive."""
         number = as_number(value)
         length = None if number is not None else duration_in_nanoseconds(str(value))
         if number is None and length is None:
@@ -169,7 +169,7 @@ def check_time_unit(known: str | None, found: str | None, whose: str) -> None:
 
 
 def as_number(value: float | str) -> float | None:
-    """The number that a value is or spells, or None."""
+    """Return the number that a value is or spells, or None."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -177,7 +177,7 @@ def as_number(value: float | str) -> float | None:
 
 
 def parse_timestamp(text: str, option: str) -> np.datetime64:
-    """A timestamp in ISO 8601; without a zone it is read as UTC."""
+    """Return a timestamp in ISO 8601; without a zone it is read as UTC."""
     import pandas
 
     try:
@@ -188,7 +188,7 @@ def parse_timestamp(text: str, option: str) -> np.datetime64:
 
 
 def to_text(tick: Any) -> str:
-    """A tick for a message: a number, or a timestamp without trailing zeros."""
+    """Return a tick for a message: a number, or a timestamp without trailing zeros."""
     if isinstance(tick, np.datetime64):
         text = str(tick.astype("datetime64[ns]"))
         whole, _, fraction = text.partition(".")

@@ -35,7 +35,7 @@ LEVELS = (0.5, 0.8, 0.95)  # of the intervals whose coverage is scored
 
 @dataclass(frozen=True, eq=False)
 class Backtest:
-    """How forecasts from many origins compare with what happened.
+    """Says how forecasts from many origins compare with what happened.
 
     Attributes:
         scores: one row per model, metric, set of marks and horizon.
@@ -163,19 +163,16 @@ def backtest(
     nothing else is said):
 
     - crps_of_counts, log_score_of_counts: of the number of events (tppsd.metrics.functional);
-    - brier_score, log_score, auroc (higher is better) of "an event within h" with the probabilities that `forecast`
-    gives,
-      and brier_reliability, _resolution, _uncertainty, _within_bins, whose sum (less the resolution) is the Brier
-      score;
+    - brier_score, log_score, auroc (higher is better): of "an event within h", with the probabilities that `forecast`
+      gives; brier_reliability, _uncertainty and _within_bins, less _resolution, add up to the Brier score;
     - coverage_50, _80, _95: share of counts inside central intervals, randomised, so that it is nominal for a right
-      forecast; mean_of_count_pit (1/2 for a right one; more: forecasts are too low); ks_of_count_pit: distance of the
-      randomised PITs from uniform ones;
-    - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, up to the longest
-    h;
-    - transport_distance: mean optimal transport distance D of 16 paths from what came, E D(X, y), averaged over costs
-    of
-      1/64, 1/32, 1/16 and 1/8 of h; it favours forecasts that vary too little (a constant rate scored below the true
-      Hawkes process in a trial), hence transport_score, E D(X, y) - E D(X, X') / 2, which models are compared by;
+      forecast; mean_of_count_pit: 1/2 for a right one, more where forecasts are too low; ks_of_count_pit: distance of
+      the randomised PITs from uniform ones;
+    - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, as far as the
+      longest h;
+    - transport_distance: mean optimal transport distance of 16 paths from what came, E D(X, y), averaged over costs of
+      1/64, 1/32, 1/16 and 1/8 of h. It favours forecasts that vary too little, a constant rate over a true Hawkes
+      process, hence transport_score, E D(X, y) - E D(X, X') / 2, by which models are compared;
     - temporal_map (higher is better): T-mAP with time differences of 1/32, 1/16, 1/8 and 1/4 of h.
 
     Intervals are 95 % percentile intervals of a bootstrap over sequences; distances from uniform and the parts of the
@@ -243,7 +240,10 @@ def backtest(
 def _of_baseline(
     name: str, theirs: Forecast, observed: Observed, horizons: Sequence[float], seed: int, advance: Any
 ) -> CaseScores | str:
-    """Return the scores of a baseline, or why there are none: one that explodes does not end the others."""
+    """Return the scores of a baseline, or why there are none.
+
+    A Hawkes process that explodes says little, and ends nothing.
+    """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*reached max_events")  # the note says it

@@ -12,7 +12,7 @@ _FEWEST = 20  # expected events from which on coefficients are fitted
 
 
 class Estimate(NamedTuple):
-    """An estimate and its standard error, each (*batch,), float64.
+    """Holds an estimate and its standard error, each (*batch,), float64.
 
     Fields: value; standard_error; estimator: the name of what was done; num_paths: paths behind it, 0 for closed forms.
     """
@@ -23,8 +23,10 @@ class Estimate(NamedTuple):
     num_paths: int = 0
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of an interval of this level: Wilson's of a frequency, else value -+ z standard
-        errors."""
+        """Return lower and upper end of an interval of this level.
+
+        It is Wilson's of a frequency, else value -+ z standard errors.
+        """
         if self.estimator == "frequency":
             return wilson_interval(self.value * self.num_paths, self.num_paths, level)
         z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
@@ -114,7 +116,7 @@ def step_sum_estimate(
 
 
 def wilson_interval(successes: Tensor, num_trials: int, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Wilson's score interval of a probability from a frequency, lower and upper end, each float64 (*batch,).
+    """Return Wilson's score interval of a probability from a frequency, lower and upper end, each float64 (*batch,).
 
         (p + z^2 / (2 n) -+ z sqrt(p (1 - p) / n + z^2 / (4 n^2))) / (1 + z^2 / n),   p = successes / n
 
@@ -137,14 +139,15 @@ def wilson_interval(successes: Tensor, num_trials: int, level: float = 0.95) -> 
 
 
 def _coefficients(outcomes: Tensor, martingales: Tensor) -> Tensor:
-    """Least squares of Y on M with an intercept, (*batch, num_martingales); the shortest where they are not unique."""
+    """Return least squares of Y on M with an intercept, (*batch, num_martingales); the shortest where not unique."""
     outcomes, martingales = outcomes - outcomes.mean(0), martingales - martingales.mean(0)
     scales = martingales.square().mean(0).sqrt()
     martingales = martingales / torch.where(scales > 0, scales, 1.0)
     gram = torch.einsum("s...i,s...j->...ij", martingales, martingales) / len(outcomes)
     products = torch.einsum("s...i,s...->...i", martingales, outcomes) / len(outcomes)
     solution = (torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ products.unsqueeze(-1)).squeeze(-1)
-    return solution / torch.where(scales > 0, scales, 1.0)
+    coefficients: Tensor = solution / torch.where(scales > 0, scales, 1.0)
+    return coefficients
 
 
 def _checked(outcomes: Tensor) -> Tensor:

@@ -29,14 +29,14 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class MarkSet(NamedTuple):
-    """A set of marks that a forecast is about. Fields: label; marks: their indices."""
+    """Is a set of marks that a forecast is about. Fields: label; marks: their indices."""
 
     label: str
     marks: tuple[int, ...]
 
 
 class Quantiles(NamedTuple):
-    """Quantiles over paths, with distribution-free intervals of 95 %, each float64 (num_histories, ..., num_levels).
+    """Holds quantiles over paths, with distribution-free 95 % intervals, each float64 (num_histories, ..., num_levels).
 
     Fields: levels (num_levels,); values; lower, upper: order statistics between which the true quantile lies.
     """
@@ -110,7 +110,7 @@ def forecast(
 
 
 class Forecast:
-    """What is known of the future of histories; made by `tppsd.forecast`, whose arguments it takes.
+    """Answers questions about the future of histories; made by `tppsd.forecast`, whose arguments it takes.
 
     All times are since w, the time until which a history was observed. Tensors have a leading (num_histories,)
     dimension.
@@ -156,7 +156,8 @@ class Forecast:
 
     def __repr__(self) -> str:
         labels = ", ".join(one.label for one in self.sets)
-        return f"Forecast({len(self.histories)} histories, horizon={self.horizon:g}, num_paths={self.num_paths}, marks: {labels})"
+        sizes = f"{len(self.histories)} histories, horizon={self.horizon:g}, num_paths={self.num_paths}"
+        return f"Forecast({sizes}, marks: {labels})"
 
     # --- questions that need no path ----------------------------------------------------------------------------------
 
@@ -167,7 +168,7 @@ class Forecast:
         return first_distributions(job, job.plan(self.histories, horizon=self.horizon))
 
     def next_time(self, quantiles: Sequence[float] = LEVELS) -> NextTime:
-        """Quantiles, mean and density of the time until the next event of any mark, in closed form.
+        """Return quantiles, mean and density of the time until the next event of any mark, in closed form.
 
         Args:
             quantiles: levels, in (0, 1).
@@ -175,8 +176,10 @@ class Forecast:
         return NextTime(self._first, quantiles, getattr(self.target, "statistics", None))
 
     def next_mark(self) -> Tensor:
-        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks); no
-        paths."""
+        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks).
+
+        It needs no paths.
+        """
         return next_mark_probs(self._first, self.num_marks)
 
     # --- estimates over paths -----------------------------------------------------------------------------------------
@@ -238,7 +241,7 @@ class Forecast:
         quantiles: Sequence[float] = LEVELS,
         bins: int | Sequence[float] | Tensor | None = None,
     ) -> Quantiles:
-        """Quantiles of the number of events in each bin, over paths: (num_histories, num_bins, num_levels).
+        """Return quantiles of the number of events in each bin, over paths: (num_histories, num_bins, num_levels).
 
         Args:
             marks: a mark or a set of them; None = any.
@@ -251,7 +254,7 @@ class Forecast:
         return _quantiles(counts, quantiles)
 
     def first_time(self, marks: Marks, quantiles: Sequence[float] = LEVELS) -> Quantiles:
-        """Quantiles of the time until the first event of some marks, over paths: (num_histories, num_levels).
+        """Return quantiles of the time until the first event of some marks, over paths: (num_histories, num_levels).
 
         A quantile beyond the probability that there is one before the horizon is inf: it is later than the horizon.
 
@@ -272,7 +275,7 @@ class Forecast:
     # --- tables and figures -------------------------------------------------------------------------------------------
 
     def to_pandas(self) -> Any:
-        """A tidy `pandas.DataFrame` of the declared questions, one row per number (tppsd.forecasting.tables)."""
+        """Return a tidy `pandas.DataFrame` of the declared questions, one row per number (tppsd.forecasting.tables)."""
         from tppsd.forecasting.tables import forecast_table
 
         return forecast_table(self)
@@ -338,7 +341,7 @@ class Forecast:
         return done
 
     def _also(self, stops: tuple[int, ...] | None) -> tuple[Mark, ...] | None:
-        """The forecast's own stop marks and these."""
+        """Return the forecast's own stop marks and these."""
         if stops is None:
             return self.stop_marks
         own = mark_indices("stop_marks", self.stop_marks or (), self.num_marks, self.mark_names)
@@ -368,12 +371,12 @@ class Forecast:
 
     @staticmethod
     def _of(done: _Pass, sets: tuple[MarkSet, ...]) -> list[int]:
-        """The places of sets among those of a pass."""
+        """Return the places of sets among those of a pass."""
         known = [one.marks for one in done.sets]
         return [known.index(one.marks) for one in sets]
 
     def _by_history(self, sums: Sums) -> Sums:
-        """(num_paths of all histories, ...) -> (num_paths, num_histories, ...)."""
+        """Map (num_paths of all histories, ...) to (num_paths, num_histories, ...)."""
         shape = len(self.histories), self.num_paths
         return Sums(*(field.view(*shape, *field.shape[1:]).transpose(0, 1) for field in sums))
 
@@ -408,7 +411,7 @@ class Forecast:
         return tuple(sorted(mark_indices("marks", several, self.num_marks, self.mark_names)))
 
     def _set(self, marks: Marks) -> MarkSet:
-        """A declared set by its label, or the set of these marks."""
+        """Return a declared set by its label, or the set of these marks."""
         for one in self.sets:
             if isinstance(marks, str) and one.label == marks:
                 return one
@@ -448,7 +451,7 @@ def _positive(name: str, value: float) -> float:
 
 
 def _estimate(sums: Sums, estimator: Estimator, is_binary: bool) -> Estimate:
-    """Of sums (num_paths, *batch): (*batch,)."""
+    """Estimate the means over paths of sums (num_paths, *batch), (*batch,)."""
     if estimator == "control_variates":
         return step_sum_estimate(*sums, is_binary)
     if estimator == "step_sum":
@@ -456,20 +459,21 @@ def _estimate(sums: Sums, estimator: Estimator, is_binary: bool) -> Estimate:
     if estimator == "frequency":
         return mean_estimate(sums.events)._replace(estimator="frequency" if is_binary else "mean")
     raise ValueError(
-        f"estimator = {estimator!r} is unknown here; choose 'control_variates', 'step_sum' or 'frequency' (or 'without' for a "
+        f"estimator = {estimator!r} is unknown here; choose 'control_variates', 'step_sum' or 'frequency' (or "
+        "'without' for a "
         "probability)"
     )
 
 
 def _squeezed(estimate: Estimate, is_one: bool) -> Estimate:
-    """Without the dimension of sets where there is one set."""
+    """Return values without the dimension of sets where there is one set."""
     if not is_one:
         return estimate
     return estimate._replace(value=estimate.value[:, 0], standard_error=estimate.standard_error[:, 0])
 
 
 def _quantiles(outcomes: Tensor, levels: Sequence[float]) -> Quantiles:
-    """Of outcomes (num_paths, *batch): values (*batch, num_levels)."""
+    """Return quantiles of outcomes (num_paths, *batch): values (*batch, num_levels)."""
     level = torch.as_tensor(levels, dtype=torch.float64).flatten()
     if not bool(((level > 0) & (level < 1)).all()) or len(level) == 0:
         raise ValueError(f"quantiles = {levels} must lie between 0 and 1")

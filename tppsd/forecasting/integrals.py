@@ -80,7 +80,7 @@ def _ignores_time(distributions: NextEventDistribution) -> bool:
 
 
 def _standardised(mixture: LogNormalMixture, inter_times: Tensor) -> Tensor:
-    """(log tau - shift) / scale, within what a log-normal can have."""
+    """Return (log tau - shift) / scale, within what a log-normal can have."""
     return (inter_times.clamp_min(_LEAST).log() - mixture.shift) / mixture.scale
 
 
@@ -113,7 +113,7 @@ def _upper(mixture: LogNormalMixture, x: Tensor) -> _Upper:
 
 
 def _of_times(mixture: LogNormalMixture, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """(G(c), -log S(c)) without truncation, (num_distributions, n)."""
+    """Return (G(c), -log S(c)) without truncation, (num_distributions, n)."""
     z = (_standardised(mixture, ends).unsqueeze(-1) - mixture.means.unsqueeze(1)) / mixture.log_stds.exp().unsqueeze(1)
     weights = mixture.log_weights.exp().unsqueeze(-1)
     below, above = (0.5 * torch.erfc(sign * math.sqrt(0.5) * z) @ weights for sign in (-1, 1))
@@ -134,7 +134,7 @@ def _of_timed_marks(distributions: NextEventDistribution, ends: Tensor, sets: Te
 def _timed_block(
     distributions: NextEventDistribution, ends: Tensor, members: Tensor, nodes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(p, Lambda), (num_distributions, n, num_sets) each, without truncation.
+    """Return (p, Lambda), (num_distributions, n, num_sets) each, without truncation.
 
     Args:
         distributions: packed, (num_distributions,).
@@ -156,9 +156,16 @@ def _timed_block(
     slopes = probs.diff(dim=1) / _SPACING
     bends = _bends(slopes)
 
-    def shares(before: _Upper, after: _Upper, hazards: tuple[Tensor, Tensor], rates: tuple[Tensor, Tensor], left: Tensor,
-               width: Tensor, parts: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """What p and Lambda gain from `before` to `after`, within cells that begin at `left`."""
+    def shares(
+        before: _Upper,
+        after: _Upper,
+        hazards: tuple[Tensor, Tensor],
+        rates: tuple[Tensor, Tensor],
+        left: Tensor,
+        width: Tensor,
+        parts: tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Return what p and Lambda gain from `before` to `after`, within cells that begin at `left`."""
         f, slope, bend = parts
         mass, first, second = (one - other for one, other in zip(before[:3], after[:3], strict=True))
         moment = first - left * mass
@@ -177,7 +184,7 @@ def _timed_block(
     left, right = _Upper(*(cut(v, 0, num - 1) for v in upper)), _Upper(*(cut(v, 1, num) for v in upper))
     width = torch.full_like(left.survival, _SPACING)
     between = tuple((cut(v, 0, num - 1), cut(v, 1, num)) for v in (hazard, rate))
-    whole = shares(left, right, *between, nodes[:-1], width, (probs[:, :-1], slopes, bends))
+    whole = shares(left, right, between[0], between[1], nodes[:-1], width, (probs[:, :-1], slopes, bends))
     below = probs[:, :1]  # f left of the first node
     cell = ((x - nodes[0]) / _SPACING).long().clamp(0, num - 2)  # (num_distributions, n)
 
@@ -189,7 +196,7 @@ def _timed_block(
     start, stop = _Upper(*(pick(v) for v in upper)), _Upper(*(v[:, num:] for v in upper))
     within = tuple((pick(v), v[:, num:]) for v in (hazard, rate))
     at = nodes[cell]
-    last = shares(start, stop, *within, at, x - at, (pick(probs), pick(slopes), pick(bends)))
+    last = shares(start, stop, within[0], within[1], at, x - at, (pick(probs), pick(slopes), pick(bends)))
     first_node = (nodes[:1].double() * mixture.scale + mixture.shift).exp().expand(len(ends), 1)
     found = []
     for low, first, before, part in zip(
@@ -206,13 +213,18 @@ def _timed_block(
 
 
 def _in(dtype: torch.dtype, mixture: LogNormalMixture) -> LogNormalMixture:
-    """The mixture in arithmetic of `dtype`, without truncation."""
-    parameters = (values.to(dtype) for values in (mixture.log_weights, mixture.means, mixture.log_stds))
-    return LogNormalMixture(*parameters, mixture.shift, mixture.scale)
+    """Return the mixture in arithmetic of `dtype`, without truncation."""
+    log_weights, means, log_stds = (
+        values.to(dtype) for values in (mixture.log_weights, mixture.means, mixture.log_stds)
+    )
+    return LogNormalMixture(log_weights, means, log_stds, mixture.shift, mixture.scale)
 
 
 def _mark_probs(distributions: NextEventDistribution, nodes: Tensor, dtype: torch.dtype) -> Tensor:
-    """f(k | x) at standardised log inter-times (num_nodes,), in `dtype`, (num_distributions, num_nodes, num_marks)."""
+    """Return f(k | x) at standardised log inter-times (num_nodes,), in `dtype`.
+
+    Its shape is (num_distributions, num_nodes, num_marks).
+    """
     features, decoder = distributions.mark_features, distributions.mark_decoder
     assert features is not None and decoder is not None
     if dtype == torch.float32 and isinstance(decoder, DoubleMarks):
@@ -222,21 +234,28 @@ def _mark_probs(distributions: NextEventDistribution, nodes: Tensor, dtype: torc
 
 
 def _bends(slopes: Tensor) -> Tensor:
-    """Half the second derivative within each cell, from slopes (num_distributions, num_cells, num_sets) of it and its
-    neighbours."""
+    """Return half the second derivative within each cell.
+
+    It comes from slopes (num_distributions, num_cells, num_sets) of the cell and its neighbours.
+    """
     at_nodes = torch.nn.functional.pad(slopes.diff(dim=1) / _SPACING, (0, 0, 1, 1))
     return 0.25 * (at_nodes[:, :-1] + at_nodes[:, 1:])
 
 
 def _moment(hazards: Tensor, rate_before: Tensor, rate_after: Tensor, widths: Tensor) -> Tensor:
-    """Integrate (x - x_0) dLambda from x_0 over `widths`, with Lambda the cubic that has these increments and
-    slopes."""
+    """Integrate (x - x_0) dLambda from x_0 over `widths`.
+
+    Lambda is the cubic that has these increments and slopes.
+    """
     moment = 0.5 * widths * hazards - widths * widths / 12 * (rate_before - rate_after)
     return torch.minimum(moment.clamp_min(0.0), widths * hazards)
 
 
 def _of_any(distributions: Any, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre rules in the survival function for p and in time for Lambda, between consecutive ends."""
+    """Integrate by Gauss-Legendre rules between consecutive ends.
+
+    They run over the survival function for p and over time for Lambda.
+    """
     order = ends.argsort(-1)
     elapsed = distributions.inter_time.elapsed.unsqueeze(-1)
     edges = torch.cat([elapsed, torch.maximum(ends.gather(-1, order), elapsed)], -1)
@@ -265,7 +284,7 @@ def _of_any(distributions: Any, ends: Tensor, sets: Tensor) -> tuple[Tensor, Ten
 
 @lru_cache(maxsize=4)
 def _gauss_legendre(num: int) -> tuple[Tensor, Tensor]:
-    """Nodes in (0, 1) and weights of the rule with `num` nodes."""
+    """Return nodes in (0, 1) and weights of the rule with `num` nodes."""
     import numpy as np
 
     points, weights = np.polynomial.legendre.leggauss(num)

@@ -46,7 +46,7 @@ def first_distributions(job: SamplingJob, plan: RequestPlan) -> Any:
 
 
 def next_mark_probs(distributions: Any, num_marks: int) -> Tensor:
-    """Probability of each mark to be the next, whenever that is, float64 (num_distributions, num_marks)."""
+    """Return the probability of each mark to be the next, whenever that is, float64 (num_distributions, num_marks)."""
     with torch.inference_mode():
         if isinstance(distributions, NextEventDistribution):
             mixture = distributions.double().inter_time
@@ -61,7 +61,7 @@ def next_mark_probs(distributions: Any, num_marks: int) -> Tensor:
 
 
 class NextTime:
-    """The time until the next event, since the history was observed: closed forms of its distribution.
+    """Is the time until the next event, since the history was observed: closed forms of its distribution.
 
     Args:
         distributions: (num_histories,), given that nothing came until the histories were observed.
@@ -98,7 +98,7 @@ class NextTime:
 
     @property
     def mean(self) -> Tensor:
-        """E min(T, mean_cap), float64 (num_histories,)."""
+        """The mean E min(T, mean_cap), float64 (num_histories,)."""
         with torch.inference_mode():
             if not isinstance(self._distributions, NextEventDistribution):
                 levels = (torch.arange(_NUM_NODES, dtype=torch.float64) + 0.5) / _NUM_NODES
@@ -115,14 +115,18 @@ class NextTime:
             return (beyond - before) / mixture.log_survival(elapsed).exp()
 
     def density(self, times: Tensor | Sequence[float]) -> Tensor:
-        """Density of the time until the next event at times since the history was observed, (num_histories, n)."""
+        """Return the density of the time until the next event at times since then, (num_histories, n).
+
+        Times count since the history was observed.
+        """
         with torch.inference_mode():
             return self._inter_time_log_prob(times).exp().t()
 
     def survival(self, times: Tensor | Sequence[float]) -> Tensor:
-        """Probability of no event until times since the history was observed, (num_histories, n)."""
+        """Return the probability of no event until times since the history was observed, (num_histories, n)."""
         with torch.inference_mode():
-            return self._distributions.unsqueeze(0).log_survival(self._inter_times(times)).exp().t()
+            survival: Tensor = self._distributions.unsqueeze(0).log_survival(self._inter_times(times)).exp().t()
+            return survival
 
     def _inter_times(self, times: Tensor | Sequence[float]) -> Tensor:
         return torch.as_tensor(times, dtype=torch.float64).view(-1, 1) + self._elapsed
@@ -133,7 +137,7 @@ class NextTime:
 
 
 def _elapsed(distributions: Any) -> Tensor:
-    """The time without events that distributions are given, (num_distributions,)."""
+    """Return the time without events that distributions are given, (num_distributions,)."""
     elapsed = (
         distributions.elapsed if isinstance(distributions, NextEventDistribution) else distributions.inter_time.elapsed
     )
@@ -141,9 +145,10 @@ def _elapsed(distributions: Any) -> Tensor:
 
 
 def _capped(mixture: Any, caps: Tensor) -> Tensor:
-    """E min(X, cap) of each mixture with a cap of its own, (num_distributions,)."""
+    """Return E min(X, cap) of each mixture with a cap of its own, (num_distributions,)."""
     a = mixture.shift + mixture.scale * mixture.means
     s = mixture.scale * mixture.log_stds.exp()
     z = (caps.log().unsqueeze(-1) - a) / s
     within = (mixture.log_weights + a + 0.5 * s * s + torch.special.log_ndtr(z - s)).exp()
-    return (within + mixture.log_weights.exp() * caps.unsqueeze(-1) * torch.special.ndtr(-z)).sum(-1)
+    mean: Tensor = (within + mixture.log_weights.exp() * caps.unsqueeze(-1) * torch.special.ndtr(-z)).sum(-1)
+    return mean

@@ -16,7 +16,7 @@ _CHUNK = 64  # histories
 
 
 class NextTimeScores(NamedTuple):
-    """Fields: crps, pits, each float64 (num_histories,)."""
+    """Holds scores, float64 (num_histories,) each. Fields: crps, pits."""
 
     crps: Tensor
     pits: Tensor

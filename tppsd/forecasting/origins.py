@@ -16,11 +16,13 @@ _ROUNDING = 1e-9  # of a time, by which a window may seem to end before a horizo
 
 
 class Origins(NamedTuple):
-    """From when on which sequences are forecast.
+    """Says from when on which sequences are forecast.
 
-    Fields: sequence: int64 (num_origins,), places in the list of sequences; times: float64 (num_origins,), origins on
-    the sequences' own clocks; num_left_out: further origins whose horizon was not observed to its end; num_outside:
-    given times that lie before the scored part of a sequence or after its end.
+    Fields:
+        sequence: int64 (num_origins,), places in the list of sequences.
+        times: float64 (num_origins,), origins on the sequences' own clocks.
+        num_left_out: further origins whose horizon was not observed to its end.
+        num_outside: given times that lie before the scored part of a sequence or after its end.
     """
 
     sequence: Tensor

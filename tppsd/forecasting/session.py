@@ -55,7 +55,7 @@ class Session:
             self._cache = self.model.new_cache(1, max(64, length))
             for start in range(0, length - 1, _CHUNK):
                 stop = min(start + _CHUNK, length - 1)
-                self.model.extend(tokens.map(lambda field, a=start, b=stop: field[:, a:b]), self._cache)  # type: ignore[misc]
+                self.model.extend(tokens.map(lambda field, a=start, b=stop: field[:, a:b]), self._cache)
 
     def __repr__(self) -> str:
         return f"Session({len(self._times)} events, observed until {self.observed_until:g})"
@@ -127,7 +127,7 @@ class Session:
         return self._distribution if float(elapsed) == 0 else self._distribution.truncated(elapsed)
 
     def intensity(self, times: Tensor | list[float]) -> Tensor:
-        """Intensity of each mark at absolute times if nothing comes until then, float64 (n, num_marks)."""
+        """Return the intensity of each mark at absolute times if nothing comes until then, float64 (n, num_marks)."""
         distribution = self.distribution
         at = torch.as_tensor(times, dtype=torch.float64).view(-1, 1) - self._last_time
         with torch.inference_mode():

@@ -1,5 +1,7 @@
-"""Sums over the steps of sampled paths: events, their probabilities and their integrated intensities, by marks and
-bins."""
+"""Sums over the steps of sampled paths, by marks and bins.
+
+They are of events, of their probabilities and of their integrated intensities.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ from tppsd.sampling.requests import RequestPlan
 
 
 class Sums(NamedTuple):
-    """Of every path, set of marks and bin, float64 (num_paths, num_sets, num_bins).
+    """Holds sums of every path, set of marks and bin, float64 (num_paths, num_sets, num_bins).
 
-    Fields: events: N, their number; probabilities: sum over steps of p_i, the chance that the step ends with such an
-    event within the bin; hazards: integral of their intensity along the path within the bin.
+    Fields:
+        events: N, their number.
+        probabilities: sum over steps of p_i, the chance that the step ends with such an event within the bin.
+        hazards: integral of their intensity along the path within the bin.
     """
 
     events: Tensor
@@ -26,7 +30,7 @@ class Sums(NamedTuple):
 
     @classmethod
     def zeros(cls, *shape: int) -> Sums:
-        """Nothing yet."""
+        """Return sums of nothing yet."""
         return cls(*(torch.zeros(shape, dtype=torch.float64) for _ in range(3)))
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tppsd.forecasting.forecast import Forecast, Quantiles
 
 COLUMNS = (
-    "history", "id", "quantity", "mark", "from", "to", "level", "estimate", "standard_error", "lower", "upper", "at", "note",
+    "history", "id", "quantity", "mark", "from", "to", "level", "estimate", "standard_error",
+    "lower", "upper", "at", "note",
     "estimator",
 )  # fmt: skip
 LATER = "later than the horizon"

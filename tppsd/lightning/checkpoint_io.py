@@ -1,4 +1,4 @@
-"""How the Trainer reads and writes checkpoints: from local files, as plain values, with a digest of their content."""
+"""Reading and writing of the Trainer's checkpoints: local files of plain values, with a digest of their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run stores and resumes from: its best weights, its last epoch, and the patience that it is given."""
+"""Checkpoints and patience of a run: its best weights, its last epoch, and when it stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a `predict` run samples: chunks of requests (index, history, end).
+"""Requests of a `predict` run: chunks of (index, history, end).
 
 They are from scratch or continue a split of the data.
 """

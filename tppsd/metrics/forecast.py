@@ -52,7 +52,7 @@ class InterTimeRMSE(_MeanOverEvents):
 
 
 class MarkAccuracy(_MeanOverEvents):
-    """sum_i 1{k_i = argmax_k P_i(k)} / num_events; see `functional.mark_accuracy`."""
+    """Computes sum_i 1{k_i = argmax_k P_i(k)} / num_events; see `functional.mark_accuracy`."""
 
     higher_is_better = True
 

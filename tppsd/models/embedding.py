@@ -1,4 +1,4 @@
-"""What every encoder adds up for a token: an embedding of its mark, of its inter-time, and sinusoids of its time."""
+"""Token embeddings, which every encoder adds up from a mark, an inter-time, and sinusoids of the time."""
 
 from __future__ import annotations
 

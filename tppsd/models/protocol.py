@@ -1,4 +1,4 @@
-"""What a sampler needs of a model: a cache, a way to extend it, and distributions of the next event."""
+"""Protocols of what a sampler needs of a model: a cache, a way to extend it, and distributions of the next event."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ class EventDistribution(DraftDistribution, Protocol):
 class EventModel(Protocol):
     """Is a model that can be sampled: TransformerTPP, a ground-truth process, a stub of known distributions."""
 
-    num_marks: int
+    @property
+    def num_marks(self) -> int:
+        """Number of marks."""
 
     def new_cache(self, batch_size: int, capacity: int) -> Any:
         """Return an empty cache (see tppsd.models.cache.RowCache for its interface)."""

@@ -1,4 +1,4 @@
-"""From what a caller passes as a model to one that can be sampled."""
+"""Resolution of what a caller passes as a model to one that can be sampled."""
 
 from __future__ import annotations
 

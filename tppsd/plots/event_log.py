@@ -21,8 +21,10 @@ WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 def event_raster(facts: LogFacts) -> Figure:
-    """The first sequences of the training split, a row each, on lines as long as their windows; given events are
-    faint."""
+    """Draw the first sequences of the training split, a row each, on lines as long as their windows.
+
+    Given events are faint.
+    """
     own, clock = facts.train, facts.log.clock
     within = int(np.searchsorted(own.table.offsets[1:], RASTER_EVENTS))
     num_rows = max(1, min(RASTER_ROWS, len(own.table), within + 1))
@@ -47,8 +49,10 @@ def event_raster(facts: LogFacts) -> Figure:
 
 
 def gap_histogram(facts: LogFacts) -> Figure:
-    """Scored inter-times on a logarithmic axis, as densities per decade, one line per split; ties are counted in the
-    title."""
+    """Draw scored inter-times on a logarithmic axis, as densities per decade, one line per split.
+
+    Ties are counted in the title.
+    """
     figure = new_figure(5.4, 3.4)
     axes = figure.subplots()
     positive = {split: own.scored_gaps[own.scored_gaps > 0] for split, own in facts.splits.items()}
@@ -73,7 +77,10 @@ def gap_histogram(facts: LogFacts) -> Figure:
 
 
 def mark_frequencies(facts: LogFacts) -> Figure:
-    """Share of each mark among the scored events, beside each other for the splits; the commonest marks of training."""
+    """Draw the share of each mark among the scored events, beside each other for the splits.
+
+    They are the commonest marks of training.
+    """
     shown = _commonest(facts)
     figure = new_figure(5.4, 0.9 + 0.26 * max(len(shown), 4))
     axes = figure.subplots()
@@ -90,7 +97,7 @@ def mark_frequencies(facts: LogFacts) -> Figure:
 
 
 def mark_transitions(facts: LogFacts) -> Figure:
-    """Which mark follows which within a sequence, in the training split: each row sums to 1 over all marks."""
+    """Draw which mark follows which within a sequence, in the training split: each row sums to 1 over all marks."""
     shown = _commonest(facts)
     counts = facts.train.transitions(facts.log.vocabulary.num_marks)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -112,7 +119,7 @@ def mark_transitions(facts: LogFacts) -> Figure:
 
 
 def rate_over_time(facts: LogFacts) -> Figure:
-    """Events per unit of time, of the whole log; splits by time are marked by their colours."""
+    """Draw events per unit of time, of the whole log; splits by time are marked by their colours."""
     figure = new_figure(9.0, 3.0)
     axes = figure.subplots()
     times = {split: own.table.event_times[own.is_scored] for split, own in facts.splits.items()}
@@ -137,8 +144,10 @@ def rate_over_time(facts: LogFacts) -> Figure:
 
 
 def rate_by_hour_and_weekday(facts: LogFacts) -> Figure | None:
-    """Scored events by hour of the day and by day of the week (UTC), per hour of the calendar; None without
-    timestamps."""
+    """Draw scored events by hour of the day and by day of the week (UTC), per hour of the calendar.
+
+    None without timestamps.
+    """
     if not facts.log.clock.has_dates:
         return None
     ticks = np.concatenate([own.table.event_times[own.is_scored] for own in facts.splits.values()])
@@ -176,7 +185,7 @@ def _commonest(facts: LogFacts) -> list[int]:
 
 
 def _mark_colours(facts: LogFacts) -> list[str]:
-    """A colour per mark; the commonest have one of their own, the others share one."""
+    """Return a colour per mark; the commonest have one of their own, the others share one."""
     num_marks = facts.log.vocabulary.num_marks
     if num_marks == 1:
         return [REAL]

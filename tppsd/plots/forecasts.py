@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,14 +11,12 @@ import torch
 from tppsd.data.sequences import EventSequence
 from tppsd.plots.style import (
     AUTOREGRESSIVE,
-    BAND,
     FAINT,
     GRID,
     REAL,
     TEXT,
     label,
     legend_of,
-    mark_palette,
     new_figure,
     plain,
     time_label,
@@ -64,7 +62,9 @@ def forecast_plot(forecast: Forecast, observed: Sequence[EventSequence] | None =
 def _fan(
     axes: Axes, forecast: Forecast, which: int, history: int, happened: EventSequence | None, unit: str | None
 ) -> None:
-    """Quantile bands of the number of events since the history was observed."""
+    """Draw quantile bands of the number of events since the history was observed."""
+    from matplotlib.ticker import MaxNLocator
+
     own, start = forecast.sets[which], forecast.histories[history].window_end
     times = np.linspace(0.0, forecast.horizon, _POINTS)
     paths = range(history * forecast.num_paths, (history + 1) * forecast.num_paths)
@@ -79,17 +79,18 @@ def _fan(
     label(axes, time_label("time since w", unit), "events", own.label)
     axes.set_xlim(0, forecast.horizon)
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
 def _counts(sequence: EventSequence, start: float, members: torch.Tensor, times: np.ndarray) -> np.ndarray:
-    """Events of some marks in (start, start + time], for each time."""
+    """Count the events of some marks in (start, start + time], for each time."""
     is_new = torch.isin(sequence.marks, members) & (sequence.event_times > start)
     own = (sequence.event_times[is_new] - start).numpy()
     return np.searchsorted(own, times, side="right")
 
 
 def _next_time(axes: Axes, forecast: Forecast, history: int, unit: str | None) -> None:
-    """Density of the time until the next event, with its median and the half that lies around it."""
+    """Draw the density of the time until the next event, with its median and the half that lies around it."""
     found = forecast.next_time((0.01, 0.25, 0.5, 0.75, 0.98))
     _, low, middle, high, last = found.quantiles[history].tolist()
     times = np.linspace(last / 2000, last, 400)
@@ -105,17 +106,14 @@ def _next_time(axes: Axes, forecast: Forecast, history: int, unit: str | None) -
 
 
 def _bars(axes: Axes, forecast: Forecast, which: list[int], history: int) -> None:
-    """Probabilities of an event before the horizon, with intervals of 95 %."""
+    """Draw the probabilities of an event before the horizon, with intervals of 95 %."""
     chance = forecast.probability()
     low, high = (end[history].clamp(0, 1) for end in chance.interval())
-    palette: list[Any] = [*mark_palette(max(2, len(forecast.sets) - 1)), REAL]
     for row, i in enumerate(which):
         value = float(chance.value[history, i].clamp(0, 1))
         axes.barh(row, 1.0, color=GRID, height=0.62)
-        axes.barh(
-            row, value, color=palette[min(i, len(palette) - 1)] if i < len(forecast.sets) - 1 else REAL, height=0.62
-        )
-        axes.plot([float(low[i]), float(high[i])], [row, row], color=BAND, linewidth=2.2, solid_capstyle="butt")
+        axes.barh(row, value, color=AUTOREGRESSIVE, height=0.62)
+        axes.plot([float(low[i]), float(high[i])], [row, row], color=REAL, linewidth=2.0, solid_capstyle="butt")
         axes.text(1.02, row, f"{value:.1%}", va="center", fontsize=8.5, color=TEXT)
     label(axes, "probability", "", f"at least one event within {forecast.horizon:g}")
     axes.set_yticks(range(len(which)), [forecast.sets[i].label for i in which], fontsize=8.5, color=TEXT)

@@ -1,5 +1,4 @@
-"""Ground-truth processes: intensity, compensator, log-likelihood, exact simulation, and their distributions for the
-samplers."""
+"""Ground-truth processes: intensity, compensator, log-likelihood, exact simulation, and use as event models."""
 
 from tppsd.processes.base import Process
 from tppsd.processes.event_model import ProcessModel

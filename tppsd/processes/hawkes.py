@@ -149,7 +149,8 @@ class Hawkes(Process):
     def compensator_after(self, state: Tensor, elapsed: Tensor) -> Tensor:
         """Return the integrated total intensity; see Process."""
         spent = -torch.expm1(-self._decays * elapsed.unsqueeze(-1)) * state
-        return self.mu.sum() * elapsed + (self._offspring * spent).sum(-1)
+        compensator: Tensor = self.mu.sum() * elapsed + (self._offspring * spent).sum(-1)
+        return compensator
 
     def expected_counts(self, history: EventSequence, horizons: Sequence[float]) -> Tensor:
         """Return the expected number of events of each mark within each horizon after the end of the history's window.

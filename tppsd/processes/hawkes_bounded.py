@@ -21,7 +21,7 @@ _MAX_NUMBERS = 5e7  # events x terms that are in memory, twice, in float64
 
 
 class BoundedFit(NamedTuple):
-    """A fit and the number of decays that there was room for."""
+    """Holds a fit and the number of decays that there was room for."""
 
     fit: HawkesFit
     num_decays: int
@@ -58,12 +58,12 @@ def floored(sequence: EventSequence, floor: float) -> EventSequence:
 
 
 def _num_events(train: Sequence[EventSequence], statistics: DataStatistics, num_decays: int) -> int:
-    """How many training events a fit with so many decays has room for."""
+    """Return how many training events a fit with so many decays has room for."""
     return min(sum(s.num_scored for s in train), int(_MAX_NUMBERS / (num_decays * statistics.num_marks)))
 
 
 def _work(train: Sequence[EventSequence], statistics: DataStatistics, num_decays: int) -> float:
-    """Multiplications: a Hessian over the events and a linear system for each mark and step."""
+    """Count multiplications: a Hessian over the events and a linear system for each mark and step."""
     terms = float(num_decays * statistics.num_marks)
     return _NUM_STEPS * (_num_events(train, statistics, num_decays) * terms**2 + statistics.num_marks * terms**3)
 

@@ -75,7 +75,8 @@ def default_decays(sequences: Sequence[EventSequence]) -> Tensor:
     shortest = float(positive[int(0.05 * len(positive))])
     longest = max(row.window_end - row.window_start for row in sequences)
     num_steps = min(_MAX_DECAYS - 1, math.ceil(round(math.log(longest / shortest) / math.log(_SPACING), 9)))
-    return longest**-1.0 * torch.logspace(0, 1, num_steps + 1, longest / shortest, dtype=torch.float64)
+    grid: Tensor = longest**-1.0 * torch.logspace(0, 1, num_steps + 1, longest / shortest, dtype=torch.float64)
+    return grid
 
 
 def _optimised(stream: EventStream, decays: Tensor, pseudo_events: float) -> Tensor:

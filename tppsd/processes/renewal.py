@@ -64,7 +64,8 @@ class LogNormalRenewal(Process):
         return (torch.exp(self.log_mean + self.log_std * z) - age).clamp_min(0.0)
 
     def _log_survival(self, age: Tensor) -> Tensor:
-        return torch.special.log_ndtr(-self._standardised(age))
+        log_survival: Tensor = torch.special.log_ndtr(-self._standardised(age))
+        return log_survival
 
     def _standardised(self, age: Tensor) -> Tensor:
         return (age.log() - self.log_mean) / self.log_std

@@ -90,7 +90,7 @@ class SamplingJob:
         num_events: Any = None,
         first_index: int = 0,
     ) -> RequestPlan:
-        """What to sample, and how: models are compiled, and what the options leave open is chosen."""
+        """Return what to sample; models are compiled, and what the options leave open is chosen."""
         if self.draft is not None:
             check_fit(self.target, self.draft)
         plan = plan_requests(

@@ -1,4 +1,4 @@
-"""How to sample: the one object that Python, YAML, callback, predict, benchmark and file provenance share."""
+"""Options of sampling: the one object that Python, YAML, callback, predict, benchmark and file provenance share."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ class Recorder:
             if not isinstance(distributions, NextEventDistribution):
                 name = type(distributions).__name__
                 raise TypeError(
-                    f"return_distributions = True needs a target whose distributions are NextEventDistribution; these are {name}"
+                    "return_distributions = True needs a target whose distributions are NextEventDistribution; these "
+                    f"are {name}"
                 )
             if self._example is None:
                 self._example = _apart(distributions)

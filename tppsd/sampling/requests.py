@@ -1,4 +1,4 @@
-"""From the arguments of `sample` to requests: histories as tokens, one end per sequence, every mistake named."""
+"""Requests from the arguments of `sample`: histories as tokens, one end per sequence, every mistake named."""
 
 from __future__ import annotations
 

@@ -204,5 +204,5 @@ class BatchState:
 
 
 def token_marks(ids: Tensor, num_marks: int) -> Tensor:
-    """int64, marks of tokens by their ids; -1 of a plain start."""
+    """Return marks of tokens by their ids, int64; -1 of a plain start."""
     return torch.where(ids > num_marks, ids - num_marks, ids) - 1

@@ -1,2 +1,1 @@
-"""What computes cached passes and distributions in place of a model's own operators: compiled code, CUDA graphs,
-bfloat16."""
+"""Compiled code that computes cached passes and distributions in place of a model's own operators."""

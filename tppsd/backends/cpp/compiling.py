@@ -1,4 +1,4 @@
-"""From C++ source to a loaded library: compiled once per machine, by the compiler that is there."""
+"""Compiles C++ source to a library, once per machine, by the compiler that is there, and loads it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def library(source: Path) -> ctypes.CDLL:
 
 
 def _kept(folder: Path, name: str) -> ctypes.CDLL | None:
-    """A library that is there, whole and this user's own; None where it must be compiled."""
+    """Return a library that is there, whole and this user's own; None where it must be compiled."""
     for path in folder.glob(f"{name}-*.so"):
         if is_whole(path, path.stem.rpartition("-")[2]):
             with contextlib.suppress(LayoutError):

@@ -118,7 +118,7 @@ class CompiledDistribution(NextEventDistribution):
 
     @property
     def mark_features(self) -> Tensor | None:
-        """What the mark decoder has computed from the context alone, (*batch, width); None if unmarked."""
+        """Features that the mark decoder has computed from the context alone, (*batch, width); None if unmarked."""
         return self._ordinary.mark_features
 
     @property

@@ -69,4 +69,5 @@ def expected_calibration_error(bins: Tensor) -> Tensor:
     Source: Naeini et al. (AAAI 2015); Guo et al. (ICML 2017), with B = 15.
     """
     num_events, confidence, correct = bins
-    return (correct - confidence).abs().sum() / num_events.sum()
+    error: Tensor = (correct - confidence).abs().sum() / num_events.sum()
+    return error

@@ -38,7 +38,8 @@ def capped_mean(distribution: LogNormalMixture, horizon: float) -> Tensor:
         return (log_weights + a + 0.5 * s * s).exp().sum(-1)
     z = (math.log(horizon) - a) / s
     within = (log_weights + a + 0.5 * s * s + torch.special.log_ndtr(z - s)).exp()
-    return (within + log_weights.exp() * horizon * torch.special.ndtr(-z)).sum(-1)
+    mean: Tensor = (within + log_weights.exp() * horizon * torch.special.ndtr(-z)).sum(-1)
+    return mean
 
 
 def mean_share_beyond(distribution: LogNormalMixture, horizon: float) -> Tensor:

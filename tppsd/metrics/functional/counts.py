@@ -50,7 +50,8 @@ def crps_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
     ordered = samples.double().sort(0).values
     ranks = torch.arange(1, num_paths + 1, dtype=torch.float64, device=samples.device) * 2 - num_paths - 1
     spread = torch.tensordot(ranks, ordered, 1) / (num_paths * (num_paths - 1))
-    return (ordered - observed.double()).abs().mean(0) - spread
+    scores: Tensor = (ordered - observed.double()).abs().mean(0) - spread
+    return scores
 
 
 def log_score(probs: Tensor, observed: Tensor) -> Tensor:

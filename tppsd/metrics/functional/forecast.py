@@ -96,6 +96,7 @@ def untruncated(distribution: LogNormalMixture) -> LogNormalMixture:
     """
     if distribution.elapsed is not None:
         raise ValueError(
-            "the distribution is truncated (the time since the last event is known); forecasts are scored on whole distributions"
+            "the distribution is truncated (the time since the last event is known); forecasts are scored on whole "
+            "distributions"
         )
     return distribution

@@ -96,7 +96,7 @@ def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999,
 
 
 def _tie_sizes(sorted_values: Tensor) -> Tensor:
-    """(n, columns): at the last entry of a run of equal values the length of the run, elsewhere 0."""
+    """Return the length of each run of equal values at its last entry, elsewhere 0: (n, columns)."""
     n = len(sorted_values)
     is_last = torch.ones_like(sorted_values, dtype=torch.bool)
     is_last[:-1] = sorted_values[1:] != sorted_values[:-1]

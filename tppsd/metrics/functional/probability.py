@@ -124,4 +124,5 @@ def _bins(probs: Tensor, num_bins: int) -> Tensor:
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return values.mean(0)
-    return torch.tensordot(weights.double(), values, 1) / weights.double().sum()
+    mean: Tensor = torch.tensordot(weights.double(), values, 1) / weights.double().sum()
+    return mean

@@ -82,7 +82,8 @@ def _expected_minimum(log_weights: Tensor, a: Tensor, s: Tensor) -> Tensor:
         smaller = 0.5 * torch.erfc(z * -math.sqrt(0.5))
         return 2 * (log_means.exp() * (smaller @ log_weights.exp().unsqueeze(-1)).squeeze(-1)).sum(-1)
     log_terms = log_means.unsqueeze(-1) + log_weights.unsqueeze(-2) + torch.special.log_ndtr(z)
-    return 2 * log_terms.exp().sum((-2, -1))
+    minimum: Tensor = 2 * log_terms.exp().sum((-2, -1))
+    return minimum
 
 
 def _expected_shortfall(log_weights: Tensor, a: Tensor, s: Tensor, inter_times: Tensor) -> Tensor:
@@ -90,4 +91,5 @@ def _expected_shortfall(log_weights: Tensor, a: Tensor, s: Tensor, inter_times: 
     tau = inter_times.unsqueeze(-1)
     z = (tau.log() - a) / s
     below = (log_weights + a + 0.5 * s * s + torch.special.log_ndtr(z - s)).exp()
-    return (log_weights.exp() * torch.special.ndtr(z) * tau - below).sum(-1)
+    shortfall: Tensor = (log_weights.exp() * torch.special.ndtr(z) * tau - below).sum(-1)
+    return shortfall

@@ -1,5 +1,6 @@
-"""Time rescaling: under the right distribution, compensators between events are i.i.d. Exp(1). Also with censored
-windows.
+"""Time rescaling: under the right distribution, compensators between events are i.i.d. Exp(1).
+
+Windows may be censored.
 
 Source: Brown, Barbieri, Ventura, Kass and Frank, "The time-rescaling theorem and its application to neural spike train
 data analysis", Neural Computation 14 (2002).
@@ -76,7 +77,7 @@ def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
 
 
 def carried_forecasts(residuals: Iterable[SequenceResiduals]) -> Tensor:
-    """The distribution's E[log tau] when each gap of `carry_over` began, float64 (num_events,).
+    """Return the distribution's E[log tau] when each gap of `carry_over` began, float64 (num_events,).
 
     Under the right distribution a gap is Exp(1) whatever was known at its beginning, so it does not depend on this
     forecast; a sampler that looked at another history shows here first. A gap that was carried over began in an earlier

@@ -1,4 +1,4 @@
-"""How far apart two samples of the next event are: the columns of the TPP-SD paper."""
+"""Distances between two samples of the next event: the columns of the TPP-SD paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Ground = Literal["index", "discrete"]
 
 
 def wasserstein_distance(first: Tensor, second: Tensor) -> float:
-    """1-Wasserstein distance of two empirical distributions, in the unit of the values; D^t of the paper.
+    """Return the 1-Wasserstein distance of two empirical distributions, in the unit of the values; D^t of the paper.
 
         W_1 = integral |F_first(x) - F_second(x)| dx
 

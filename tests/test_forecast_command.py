@@ -1,0 +1,134 @@
+"""`tppsd forecast` and the tables and figures of forecasts: ids, mark names and timestamps of a log come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from small_models import attentive_model
+
+from tppsd import cli
+from tppsd.data.sequences import EventSequence
+from tppsd.data.statistics import DataStatistics
+from tppsd.forecasting.forecast import forecast
+from tppsd.forecasting.tables import COLUMNS, LATER
+from tppsd.models.checkpoint import save
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.processes import Hawkes
+
+NAMES = ("admission", "discharge", "surgery")
+READ = ["--columns", "{sequence: case, mark: activity}"]
+
+
+def model() -> TransformerTPP:
+    """A target whose data began at an origin and count hours."""
+    made = attentive_model("thp", num_marks=3)
+    made.set_statistics(
+        DataStatistics(3, log_std=1.0, mark_names=NAMES, time_unit="h", time_origin="2024-03-01T00:00:00")
+    )
+    return made
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """A log of two cases on another day than the origin, and a checkpoint."""
+    rows = [
+        ("case-7", "2024-03-02T01:00:00", "admission"),
+        ("case-7", "2024-03-02T02:30:00", "surgery"),
+        ("case-7", "2024-03-02T04:00:00", "discharge"),
+        ("case-9", "2024-03-02T01:15:00", "admission"),
+        ("case-9", "2024-03-02T03:45:00", "surgery"),
+    ]
+    pd.DataFrame(rows, columns=["case", "time", "activity"]).to_csv(tmp_path / "log.csv", index=False)
+    save(model(), tmp_path / "target.ckpt")
+    return str(tmp_path / "log.csv"), str(tmp_path / "target.ckpt")
+
+
+def test_the_command_writes_a_table_and_a_page(files: tuple[str, str], tmp_path: Path) -> None:
+    log, checkpoint = files
+    output = tmp_path / "out"
+    options = [
+        "--model",
+        checkpoint,
+        "--horizon",
+        "120min",
+        "--num_paths",
+        "30",
+        "--bins",
+        "2",
+        "--fractions",
+        "[0.5, 0.0, 0.5]",
+    ]
+    assert cli.main(["forecast", log, *READ, *options, "--output", str(output)]) == 0
+    assert sorted(path.name for path in output.iterdir()) == ["forecast.csv", "forecast.html", "forecast.parquet"]
+    table = pd.read_parquet(output / "forecast.parquet")
+    assert tuple(table.columns) == COLUMNS and set(table["id"]) == {"case-7", "case-9"}
+    assert set(table["mark"].dropna()) == {*NAMES, "any"}
+    own = table[(table["quantity"] == "expected_count") & (table["id"] == "case-7") & (table["mark"] == "surgery")]
+    assert own["from"].tolist() == [pd.Timestamp("2024-03-02T04:00"), pd.Timestamp("2024-03-02T05:00")]
+    assert own["to"].tolist() == [pd.Timestamp("2024-03-02T05:00"), pd.Timestamp("2024-03-02T06:00")]
+    median = table[(table["quantity"] == "next_time") & (table["level"] == 0.5) & (table["id"] == "case-9")].iloc[0]
+    hours = (median["at"] - pd.Timestamp("2024-03-02T03:45")) / pd.Timedelta("1h")
+    assert abs(hours - median["estimate"]) < 1e-6
+    page = (output / "forecast.html").read_text()
+    assert "case-9: forecast of 30 paths" in page and "Probabilities of at least one event" in page
+    assert len(pd.read_csv(output / "forecast.csv")) == len(table)
+
+
+def test_the_rest_of_each_sequence_is_drawn_where_a_share_is_given(files: tuple[str, str], tmp_path: Path) -> None:
+    log, checkpoint = files
+    options = [
+        "--model",
+        checkpoint,
+        "--horizon",
+        "2",
+        "--num_paths",
+        "20",
+        "--given_fraction",
+        "0.5",
+        "--max_histories",
+        "1",
+    ]
+    assert cli.main(["forecast", log, *READ, *options, "--output", str(tmp_path / "out")]) == 0
+    assert "the dark line is what happened" in (tmp_path / "out" / "forecast.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--horizon", "2"], "--model is missing"),
+        (["--model", "CKPT"], "--horizon is missing"),
+        (["--model", "CKPT", "--horizon", "6x"], "must be a number of units of time, or a duration"),
+        (["--model", "CKPT", "--horizon", "2", "--marks", "[death]"], "'death' is not a mark of the target"),
+        (["--model", "CKPT", "--horizon", "2", "--given_fraction", "1.5"], "must lie between 0 and 1"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    options: list[str], message: str, files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [files[1] if word == "CKPT" else word for word in options]
+    assert cli.main(["forecast", files[0], *READ, *given, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_table_without_names_and_dates_has_numbers() -> None:
+    process, history = Hawkes([0.5, 0.3], 0.1, 1.5), EventSequence.of([0.5, 1.0], [0, 1], t_start=0.0, t_end=2.0)
+    found = forecast(process, history, 3.0, num_paths=40, bins=3)
+    table = found.to_pandas()
+    assert set(table["mark"].dropna()) == {"0", "1", "any"} and table["id"].isna().all()
+    counts = table[(table["quantity"] == "expected_count") & (table["mark"] == "any")]
+    assert counts["from"].tolist() == [2.0, 3.0, 4.0] and counts["to"].tolist() == [3.0, 4.0, 5.0]
+    torch.testing.assert_close(
+        torch.tensor(counts["estimate"].tolist()).double(),
+        found.expected_counts(by_mark=False).value[0],
+        rtol=1e-6,
+        atol=0,
+    )
+    first = table[(table["quantity"] == "first_time") & (table["mark"] == "1")]
+    beyond = first["estimate"] == float("inf")
+    assert beyond.any() and (first["note"][beyond] == LATER).all() and first["at"][beyond].isna().all()
+    (axes, *_) = found.plot().axes
+    assert axes.get_title(loc="left") == "any"

@@ -1,0 +1,171 @@
+"""`tppsd forecast SOURCE`: what comes after every sequence of a log, as a table and as a page to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tppsd.commands.data_options import SourceParser, parse_source
+from tppsd.data.options import ReadOptions
+
+if TYPE_CHECKING:
+    from tppsd.data.reading import EventDataset
+    from tppsd.data.sequences import EventSequence
+    from tppsd.forecasting.forecast import Forecast
+
+SHOWN = 12  # histories with a figure of their own on the page
+
+
+def main(args: list[str]) -> None:
+    """Forecast what follows the sequences of a source, and write forecast.parquet, forecast.csv and forecast.html.
+
+    Raises:
+        FileNotFoundError, ValueError: the model or the log cannot be read, or an option does not fit them.
+    """
+    parser = SourceParser("tppsd forecast", "Forecast what comes after every sequence of a log.")
+    _add_options(parser)
+    parsed, source, options = parse_source(parser, args)
+    for name in ("model", "horizon"):
+        if getattr(parsed, name) is None:
+            raise ValueError(
+                f"--{name} is missing: give {'a checkpoint' if name == 'model' else 'a length of time, as 7d'}"
+            )
+
+    from tppsd.data.log import read_log
+    from tppsd.data.reading import to_dataset
+    from tppsd.forecasting.forecast import forecast
+    from tppsd.models.checkpoint import load
+
+    target = load(parsed.model)
+    is_split = parsed.split is not None or options.split_times is not None
+    dataset = to_dataset(read_log(source, _as_trained(options, target.statistics), is_split))
+    histories, observed = _histories(dataset, parsed.split, parsed.given_fraction, parsed.max_histories)
+    found = forecast(
+        target,
+        histories,
+        _length(parsed.horizon, dataset),
+        parsed.num_paths,
+        parsed.marks,
+        parsed.bins,
+        parsed.draft,
+        parsed.stop_marks,
+        seed=parsed.seed,
+    )
+    for path in write_forecast(found, observed, Path(parsed.output), dataset.name):
+        print(f"Written: {path}")
+
+
+def _add_options(parser: SourceParser) -> None:
+    parser.add_argument("--model", type=str | None, default=None, help="checkpoint of the target")
+    parser.add_argument(
+        "--draft", type=str | None, default=None, help="checkpoint of a draft, or the name of a drafter"
+    )
+    parser.add_argument(
+        "--horizon", type=str | None, default=None, help="length of the forecast: a number of units, or 7d"
+    )
+    parser.add_argument("--output", type=str, default="outputs/forecast", help="folder for the table and the page")
+    parser.add_argument("--num_paths", type=int, default=1000, help="sampled continuations of each history")
+    parser.add_argument("--bins", type=int, default=4, help="parts of the horizon, with counts of their own")
+    parser.add_argument("--marks", type=list[int | str] | None, default=None,
+                        help="marks to forecast, by index or name (default: each)")  # fmt: skip
+    parser.add_argument("--stop_marks", type=list[int | str] | None, default=None, help="marks that end a sequence")
+    parser.add_argument(
+        "--split", type=str | None, default=None, help="train, validation or test (default: all of them)"
+    )
+    parser.add_argument("--given_fraction", type=float | None, default=None,
+                        help="a history is this share of the events of its sequence, and the rest is drawn beside the "
+                        "forecast (default: all of them)")  # fmt: skip
+    parser.add_argument("--max_histories", type=int | None, default=None, help="at most so many, from the first on")
+    parser.add_argument("--seed", type=int, default=0, help="of the paths")
+
+
+def _as_trained(options: ReadOptions, statistics: Any) -> ReadOptions:
+    """Return the options of reading, with the clock and the marks of the model's data where they leave them open."""
+    own = {"time_unit": statistics.time_unit, "mark_names": statistics.mark_names}
+    if statistics.time_origin is not None:
+        own["origin"] = statistics.time_origin
+    for name in ("window", "lookback"):
+        own[name] = getattr(statistics, name)
+    given = options.given()
+    if "min_mark_count" in given:
+        own.pop("mark_names")
+    return options.with_options({name: value for name, value in own.items() if value is not None and name not in given})
+
+
+def _histories(
+    dataset: EventDataset, split: str | None, fraction: float | None, most: int | None
+) -> tuple[list[EventSequence], list[EventSequence] | None]:
+    """Return what is continued, and what has come after it where a part of each sequence is held back."""
+    splits = list(dataset.splits) if split is None else [split]
+    sequences = [sequence for name in splits for sequence in dataset.sequences(name)][:most]
+    if not sequences:
+        raise ValueError(f"{dataset.name}: there is no sequence to continue")
+    if fraction is None:
+        return sequences, None
+    if not 0 < fraction <= 1:
+        raise ValueError(f"--given_fraction {fraction} must lie between 0 and 1")
+    given = [max(int(s.first_is_given), int(fraction * len(s))) for s in sequences]
+    return [sequence.prefix(num) for sequence, num in zip(sequences, given, strict=True)], sequences
+
+
+def _length(text: str, dataset: EventDataset) -> float:
+    """Return a length of time in the data's unit."""
+    from tppsd.data.units import Clock
+
+    origin = None
+    if dataset.time_origin is not None:
+        from tppsd.data.units import parse_timestamp
+
+        origin = parse_timestamp(dataset.time_origin, "time_origin")
+    clock = Clock(dataset.time_unit, origin)
+    length = clock.length(clock.duration(text, "--horizon"))
+    assert length is not None
+    return length
+
+
+def write_forecast(
+    found: Forecast, observed: list[EventSequence] | None, folder: Path, name: str
+) -> tuple[Path, Path, Path]:
+    """Write the table as Parquet and CSV, and the page; each file whole or not at all."""
+    table = found.to_pandas()
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet = _whole(folder / "forecast.parquet", lambda path: table.to_parquet(path, index=False))
+    csv = _whole(folder / "forecast.csv", lambda path: table.to_csv(path, index=False))
+    return parquet, csv, _page(found, observed, name).write(folder / "forecast.html")
+
+
+def _whole(path: Path, write: Callable[[Path], None]) -> Path:
+    """Write a file under a temporary name, and give it its own once it is whole."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _page(found: Forecast, observed: list[EventSequence] | None, name: str) -> Any:
+    from tppsd.plots.page import Page
+
+    page = Page(f"{name}: forecast over {found.horizon:g}")
+    num = len(found.histories)
+    page.paragraph(
+        f"{num:,} {'history' if num == 1 else 'histories'}, {found.num_paths:,} paths each. Bands hold 50, 80 and 95 % "
+        "of "
+        "the paths, the line is their mean" + (", the dark line is what happened." if observed else ".")
+    )
+    for i in range(min(num, SHOWN)):
+        page.figure(found.plot(observed, i))
+    page.heading("Probabilities of at least one event")
+    chance = found.probability()
+    page.paragraph(f"Until the horizon, in per cent, with standard errors ({chance.estimator}).")
+    rows = []
+    for i, history in enumerate(found.histories):
+        own = str(i) if history.id is None else str(history.id)
+        pairs = zip(chance.value[i].tolist(), chance.standard_error[i].tolist(), strict=True)
+        rows.append([own, *(f"{100 * min(max(value, 0.0), 1.0):.1f} ± {100 * error:.1f}" for value, error in pairs)])
+    page.table(["history", *(one.label for one in found.sets)], rows)
+    return page
