@@ -318,6 +318,8 @@ def test_sets_of_marks_and_a_transformer() -> None:
     assert found.value("target", "crps_of_counts", "first two") >= 0
     with pytest.raises(ValueError, match="horizon = '7d' needs the unit"):
         backtest(model, rows, "7d", baselines=())
+    with pytest.raises(ValueError, match="would cut paths"):
+        backtest(model, rows, 2.0, baselines=(), options=tppsd.SamplingOptions(stop_marks=[1]))
     with pytest.raises(ValueError, match="beyond the horizon"):
         backtest(model, rows, 2.0, within=3.0, baselines=())
 

@@ -190,14 +190,17 @@ def backtest(
         baselines: "poisson", "renewal", "hawkes", which are fitted to `training_sequences`; or fitted models by name;
             None = those of the three that can be had; () = none.
         training_sequences: what baselines are fitted to.
-        draft, options, batch_size: how the target is sampled, as of `tppsd.sample`.
+        draft, options: how the target is sampled, as of `tppsd.sample`.
         seed: of the noise, of the randomised PITs and of the bootstrap.
+        batch_size: running sequences, as of `tppsd.sample`, for all models.
         max_events: a path that reaches it is an error; a baseline with such a path is left out with a note.
         progress: show a progress bar.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
+    if options is not None and options.stop_marks is not None:
+        raise ValueError(f"stop_marks = {list(options.stop_marks)} would cut paths, but not what came; leave it out")
     model = resolve_model(target, "target")
     unit = getattr(getattr(model, "statistics", None), "time_unit", None)
     horizons = _horizons(horizon, within, unit)
@@ -274,8 +277,8 @@ def _remarks(sequences: Sequence[EventSequence], origins: Origins) -> list[str]:
         remarks.append("there is one sequence, so that no score has an interval")
     if endless := sum(sequences[i].t_end is None for i in used.tolist()):
         remarks.append(
-            f"{endless} of {len(used)} sequences without an end of observation count as observed until their last event, so "
-            "that origins near it see too many events; say t_end"
+            f"{endless} of {len(used)} sequences without an end of observation count as observed until their last event, "
+            "so that origins near it see too many events; say t_end"
         )
     return remarks
 

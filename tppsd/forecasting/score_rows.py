@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """How the target does: "better" or "worse"; "open" where the interval holds 0, "unknown" without an interval."""
+        """Return "better" or "worse", of the target; "open" where the interval holds 0, "unknown" without one."""
         if math.isnan(self.low):
             return "unknown"
         return "better" if self.high < 0 else "worse" if self.low > 0 else "open"

@@ -98,14 +98,13 @@ def backtest_plot(backtest: Backtest, mark: str | None = None, horizon: float | 
 
 
 def backtest_page(backtest: Backtest) -> Page:
-    """Return the page of a backtest: what was done, sentences, calibration and all scores."""
+    """Return the page of a backtest: what was done, comparisons, calibration and all scores."""
     page = Page("Backtest")
     unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     horizons = ", ".join(f"{h:g}" for h in backtest.horizons)
     page.paragraph(
         f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, horizons "
-        "of "
-        f"{horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
+        f"of {horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
         "bootstrap over sequences."
     )
     for note in backtest.notes:
@@ -113,7 +112,7 @@ def backtest_page(backtest: Backtest) -> Page:
     if backtest.comparisons:
         page.heading("Is the target worth its cost?")
         page.paragraph(
-            "Mean differences of scores, target less baseline, with paired 95 % intervals: negative is better, and open is "
+            "Mean differences of scores, target less baseline, with paired 95 % intervals: negative is better; open is "
             "what an interval around 0 leaves open."
         )
         page.table(["score", *list(backtest.cases)[1:]], _comparison_rows(backtest))
