@@ -277,8 +277,8 @@ def _remarks(sequences: Sequence[EventSequence], origins: Origins) -> list[str]:
         remarks.append("there is one sequence, so that no score has an interval")
     if endless := sum(sequences[i].t_end is None for i in used.tolist()):
         remarks.append(
-            f"{endless} of {len(used)} sequences without an end of observation count as observed until their last event, "
-            "so that origins near it see too many events; say t_end"
+            f"{endless} of {len(used)} sequences without an end of observation count as observed until their last "
+            "event, so that origins near it see too many events; say t_end"
         )
     return remarks
 

@@ -103,8 +103,8 @@ def backtest_page(backtest: Backtest) -> Page:
     unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     horizons = ", ".join(f"{h:g}" for h in backtest.horizons)
     page.paragraph(
-        f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, horizons "
-        f"of {horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
+        f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, "
+        f"horizons of {horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
         "bootstrap over sequences."
     )
     for note in backtest.notes:
