@@ -293,7 +293,7 @@ def test_the_result_as_table_file_and_page(result: Backtest, tmp_path: Path) -> 
     assert content["num_origins"] == 80 and len(content["scores"]) == len(table)
     assert any(row["low"] is None for row in content["scores"])  # what has no interval is null, not NaN
     page = result.to_html(tmp_path / "page.html").read_text()
-    assert "prefers-color-scheme: dark" in page and "<svg" in page and "the target beats double" in page
+    assert "prefers-color-scheme: dark" in page and "<svg" in page and "better: -" in page
     assert "http" not in page
     with pytest.raises(ValueError, match="choose from"):
         result.plot(mark="rain")
@@ -318,6 +318,8 @@ def test_sets_of_marks_and_a_transformer() -> None:
     assert found.value("target", "crps_of_counts", "first two") >= 0
     with pytest.raises(ValueError, match="horizon = '7d' needs the unit"):
         backtest(model, rows, "7d", baselines=())
+    with pytest.raises(ValueError, match="would cut paths"):
+        backtest(model, rows, 2.0, baselines=(), options=tppsd.SamplingOptions(stop_marks=[1]))
     with pytest.raises(ValueError, match="beyond the horizon"):
         backtest(model, rows, 2.0, within=3.0, baselines=())
 

@@ -53,22 +53,26 @@ class Comparison(NamedTuple):
     low: float
     high: float
 
+    @property
+    def verdict(self) -> str:
+        """Return "better" or "worse", of the target; "open" where the interval holds 0, "unknown" without one."""
+        if math.isnan(self.low):
+            return "unknown"
+        return "better" if self.high < 0 else "worse" if self.low > 0 else "open"
+
     def sentence(self, time_unit: str | None = None) -> str:
         """Say who is better, and whether the interval leaves it open; the horizon is in `time_unit`."""
-        if math.isnan(self.low):
-            verdict = f"too little was seen to tell the target from {self.baseline}"
-        elif self.high < 0:
-            verdict = f"the target beats {self.baseline}"
-        elif self.low > 0:
-            verdict = f"{self.baseline} beats the target"
-        else:
-            verdict = f"the target does not clearly beat {self.baseline}, nor {self.baseline} the target"
+        said = {
+            "better": f"the target beats {self.baseline}",
+            "worse": f"{self.baseline} beats the target",
+            "open": f"the target does not clearly beat {self.baseline}, nor {self.baseline} the target",
+            "unknown": f"too little was seen to tell the target from {self.baseline}",
+        }
         interval = "" if math.isnan(self.low) else f", 95 % interval {self.low:+.3g} to {self.high:+.3g}"
         unit = f" {time_unit}" if time_unit else ""
-        return (
-            f"{self.metric}, mark {self.mark} within {self.horizon:g}{unit}: {verdict} ({self.target_value:.4g} against "
-            f"{self.baseline_value:.4g}; difference {self.difference:+.3g}{interval})"
-        )
+        what = f"{self.metric}, mark {self.mark} within {self.horizon:g}{unit}"
+        values = f"{self.target_value:.4g} against {self.baseline_value:.4g}"
+        return f"{what}: {said[self.verdict]} ({values}; difference {self.difference:+.3g}{interval})"
 
 
 class _Cells(NamedTuple):
@@ -210,8 +214,8 @@ def _others(
         def values(weights: Tensor, maps: TemporalMaps = maps) -> Tensor:
             return maps.values(weights[places])
 
-        value, low, high = (part.tolist() for part in _bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed))
-        for label, interval in zip(labels, zip(value, low, high, strict=True), strict=True):
-            yield ("temporal_map", label, horizon), interval
+        ends = torch.stack(_bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed), 1)
+        for label, (value, low, high) in zip(labels, ends.tolist(), strict=True):
+            yield ("temporal_map", label, horizon), (value, low, high)
     distance = ks_uniform(scores.next_time_pits).statistic
     yield ("ks_of_next_time_pit", _ANY, horizons[-1]), (distance, math.nan, math.nan)
