@@ -29,6 +29,7 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = [("Fields", "Attributes")]  # those of a NamedTuple
 
 html_theme = "furo"
 html_title = f"tppsd {release}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:", "Yields:")
+_SECTIONS = ("Args:", "Attributes:", "Fields:", "Raises:", "Returns:", "Yields:")
+_STARTS = re.compile(r"- |\d+\. |(Source|Fields)s?: ")  # what begins a line of its own
 _SPECIAL = re.compile(r"(`[^`]*`)|([*|\\]|_(?=\W|$))")
 
 
@@ -20,34 +21,37 @@ def skips(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) ->
 
 
 def to_rst(lines: list[str]) -> list[str]:
-    """Escape what would be markup, and set indented formulas as literal blocks.
+    """Escape what would be markup, set indented formulas as literal blocks, and join the lines of everything else.
 
     Args:
         lines: of a docstring, dedented.
     """
-    changed: list[str] = []
-    in_section, in_formula, in_source = False, False, False
+    done: list[str] = []
+    in_section = in_formula = False
     for line in lines:
-        text, indent = line.strip(), len(line) - len(line.lstrip())
-        if indent == 0 and text:
-            in_section, in_formula = text in _SECTIONS, False
-        if re.match(r"(Source|Fields)s?: ", text) and indent == 0:
-            in_source, in_section = True, False
-            changed += [] if not changed or not changed[-1] else [""]
-        elif not text:
-            in_source = False
-        if not in_section and not in_source and indent >= 4 and not in_formula and (not changed or not changed[-1]):
-            changed += ["::", ""]
+        text, indent, before = line.strip(), len(line) - len(line.lstrip()), done[-1] if done else ""
+        if not text:
+            done.append("")
+        elif indent == 0 and text in _SECTIONS:
+            in_section, in_formula = True, False
+            done += [""] * bool(before) + [text]
+        elif in_section and indent > 0:
+            if indent > 4 and before and before not in _SECTIONS:
+                done[-1] += f" {escaped(text)}"
+            else:
+                done.append(f"    {escaped(text)}")
+        elif indent >= 4 and (in_formula or not before or before.endswith(":")):
+            done += [line] if in_formula and before else ["", "::", "", line]
             in_formula = True
-        if in_formula and not in_section:
-            changed.append(line)
-        elif in_source:
-            changed.append(escaped(text))
         else:
-            changed.append(escaped(line))
-        if in_section and text in _SECTIONS and len(changed) > 1 and changed[-2]:
-            changed.insert(-1, "")
-    return changed
+            starts = bool(_STARTS.match(text)) or in_formula or in_section
+            done += [""] * (starts and bool(before))
+            if starts or not before:
+                done.append(escaped(text))
+            else:
+                done[-1] += f" {escaped(text)}"
+            in_section = in_formula = False
+    return done
 
 
 def escaped(line: str) -> str:

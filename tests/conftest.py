@@ -32,6 +32,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 SLOW = {  # file -> test -> cases that stay in the quick tier
+    "test_forecast.py": {
+        "test_intervals_of_95_percent_cover_in_93_to_97_percent": 0,
+        "test_estimates_agree_with_plain_paths_of_a_transformer": 2,
+    },
     "test_certification.py": {
         "test_a_cell_passes_quickly": 12,
         "test_a_wrong_sampler_is_not_certified": 4,

@@ -13,6 +13,7 @@ from small_models import attentive_model
 from torch import Tensor
 
 import tppsd
+from tppsd import cli
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting import backtest as module
@@ -132,7 +133,7 @@ def test_temporal_map_of_the_jth_events() -> None:
     The event of mark 0 at 1.3 is within 1/2 and 1 of 1.0, not within 1/8 and 1/4; mark 1 had no event.
     """
     found = PATHS.temporal_map(observe(CAME, SETS, [4.0], 2), SETS, 4.0, 2)
-    assert found.tolist() == pytest.approx([0.5, 0.0, 0.25])
+    assert found.values().tolist() == pytest.approx([0.5, 0.0, 0.25])
 
 
 # --- the next event's time
@@ -292,7 +293,7 @@ def test_the_result_as_table_file_and_page(result: Backtest, tmp_path: Path) -> 
     assert content["num_origins"] == 80 and len(content["scores"]) == len(table)
     assert any(row["low"] is None for row in content["scores"])  # what has no interval is null, not NaN
     page = result.to_html(tmp_path / "page.html").read_text()
-    assert "prefers-color-scheme: dark" in page and "<svg" in page and "the target beats double" in page
+    assert "prefers-color-scheme: dark" in page and "<svg" in page and "better: -" in page
     assert "http" not in page
     with pytest.raises(ValueError, match="choose from"):
         result.plot(mark="rain")
@@ -317,5 +318,44 @@ def test_sets_of_marks_and_a_transformer() -> None:
     assert found.value("target", "crps_of_counts", "first two") >= 0
     with pytest.raises(ValueError, match="horizon = '7d' needs the unit"):
         backtest(model, rows, "7d", baselines=())
+    with pytest.raises(ValueError, match="would cut paths"):
+        backtest(model, rows, 2.0, baselines=(), options=tppsd.SamplingOptions(stop_marks=[1]))
     with pytest.raises(ValueError, match="beyond the horizon"):
         backtest(model, rows, 2.0, within=3.0, baselines=())
+
+
+def test_the_command_writes_everything_and_names_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dated events, with the unit and origin that the model was trained with; origins are given as dates."""
+    model = attentive_model("thp", num_marks=2)
+    names = {"mark_names": ("a", "b"), "time_unit": "d", "time_origin": "2024-01-01T00:00:00", "min_inter_time": 0.0}
+    model.set_statistics(DataStatistics(2, log_mean=-0.4, num_events=40, duration=40.0, mark_counts=(20, 20), **names))
+    model.save(tmp_path / "model.ckpt")
+    days = [(case, f"2024-01-{day:02d}T0{case % 9}:00:00", "ab"[day % 2]) for case in range(10) for day in range(2, 20)]
+    rows = "\n".join(f"c{case},{when},{what}" for case, when, what in days)
+    (tmp_path / "log.csv").write_text(f"sequence,time,mark\n{rows}\n")
+    words = ["backtest", "--model", tmp_path / "model.ckpt", "--data.path", tmp_path / "log.csv", "--data.t_start",
+             "2024-01-01", "--data.t_end", "2024-01-21", "--data.fractions", "[0.7, 0.1, 0.2]"]  # fmt: skip
+    words += [
+        "--origins",
+        "2024-01-04,2024-01-18",
+        "--num_paths",
+        "10",
+        "--baselines",
+        "[poisson]",
+        "--output",
+        tmp_path / "out",
+    ]
+    assert cli.main([*map(str, words), "--horizon", "2d", "--within", "[1d]"]) == 0
+    out = capsys.readouterr().out
+    assert "4 origins, any mark within 2 d" in out and "the target" in out and "poisson" in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "scores.parquet", "scores.csv", "scores.json", "backtest.html",
+    }  # fmt: skip
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert content["horizons"] == [1.0, 2.0] and {row["mark"] for row in content["scores"]} == {"a", "b", "any"}
+    assert cli.main(list(map(str, words))) == 2
+    assert "--horizon is missing" in capsys.readouterr().err
+    assert cli.main(["backtest", "--horizon", "2d"]) == 2
+    assert "give either --run" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import sys
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import docstrings
 import generate
@@ -18,6 +19,7 @@ import pytest
 import tppsd
 from tppsd.cli import COMMANDS
 from tppsd.data.options import ReadOptions
+from tppsd.models.transformer_tpp import ENCODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
@@ -80,6 +82,8 @@ def test_the_file_tree_has_every_module_with_its_purpose() -> None:
     files = [path for path in (ROOT / "tppsd").rglob("*.py") if not path.name.startswith("_")]
     assert {path.name for path in files} <= set(lines)
     assert not [name for name, purpose in lines.items() if not purpose.endswith((".", "!", "?"))]
+    folders = dict(re.findall(r"^ +(\w+)/ *(.*)$", generate.tree(), re.MULTILINE))
+    assert [name for name, purpose in folders.items() if not purpose] == ["native"]  # no package of Python
 
 
 def test_the_table_of_options_has_every_option() -> None:
@@ -100,21 +104,25 @@ def test_links_of_copied_pages_are_seen_from_their_new_place() -> None:
 
 
 def test_docstrings_become_plain_text() -> None:
-    """What would be markup is escaped, formulas are literal, sections are left to napoleon."""
-    text = """Return lambda*_k at `x*y`.
+    """What would be markup is escaped, formulas are literal, lines of one thing are joined, sections are left alone."""
+    text = """Return lambda*_k at `x*y`,
+and more.
 
     D = |a - b|
+      + c
 
-With a_ and more.
-
+- one
+  thing;
+- another.
 Args:
-    x: one of |x|.
-
+    x: one of |x|,
+          or none.
+    y: a_.
 Source: someone,
     somewhere.""".splitlines()
-    assert docstrings.to_rst(text) == [
-        "Return lambda\\*_k at `x*y`.", "", "::", "", "    D = |a - b|", "", "With a\\_ and more.", "",
-        "Args:", "    x: one of \\|x\\|.", "", "Source: someone,", "somewhere.",
+    assert [line for line in docstrings.to_rst(text) if line] == [
+        "Return lambda\\*_k at `x*y`, and more.", "::", "    D = |a - b|", "      + c", "- one thing;", "- another.",
+        "Args:", "    x: one of \\|x\\|, or none.", "    y: a\\_.", "Source: someone, somewhere.",
     ]  # fmt: skip
 
 
@@ -156,3 +164,30 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
     code = block(page, "python") + "\nassert 0 < float(forecast.probability('closed').value) < 1.2\n"
     asked = subprocess.run([sys.executable, "-c", code], check=False, **options)  # type: ignore[call-overload]
     assert asked.returncode == 0, asked.stderr
+
+
+def test_the_encoder_of_the_recipe_can_be_sampled() -> None:
+    """As the guide for contributors has it."""
+    names: dict[str, Any] = {}
+    before = dict(ENCODERS)
+    try:
+        exec(block((ROOT / "CONTRIBUTING.md").read_text(), "python"), names)
+        assert "mine" in ENCODERS and type(names["model"].encoder) is names["MyEncoder"]
+        samples = tppsd.sample(names["model"], num_sequences=2, num_events=5)
+    finally:
+        ENCODERS.clear()
+        ENCODERS.update(before)
+    assert samples.stats.num_events == 10
+
+
+# --- the documentation -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
+    for package in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(package, reason=f"{package} is not installed: `make docs` installs it")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "index.html").exists() and (tmp_path / "api.html").exists()

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from torch import Tensor
 
-from tppsd.metrics.functional import ForecastEvents, temporal_map
+from tppsd.metrics.functional import ForecastEvents, match_predictions, temporal_map
 
 NUM_MARKS, HORIZON, DELTAS = 3, 10.0, (0.2, 1.0, 2.5)
 
@@ -125,3 +125,15 @@ def test_long_chains_of_moves_are_followed() -> None:
         torch.zeros(2000, dtype=torch.int64),
     )
     assert float(temporal_map([row], 1e9, [0.5], 1).value) == 1.0
+
+
+@pytest.mark.parametrize("num_scores", [None, 2], ids=["distinct scores", "equal scores"])
+def test_a_weight_counts_a_history_several_times(num_scores: int | None) -> None:
+    """As a bootstrap draws them: the same as that many copies, among them none."""
+    rows, copies = forecasts(6, 1, num_scores), [2, 0, 1, 3, 0, 1]
+    repeated = [row for row, num in zip(rows, copies, strict=True) for _ in range(num)]
+    expected = temporal_map(repeated, HORIZON, DELTAS, NUM_MARKS)
+    found = match_predictions(rows, HORIZON, DELTAS, NUM_MARKS).temporal_map(torch.tensor(copies))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert not torch.allclose(found.value, temporal_map(rows, HORIZON, DELTAS, NUM_MARKS).value)

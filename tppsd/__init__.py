@@ -1,4 +1,4 @@
-"""Transformer temporal point processes and their speculative sampling.
+"""Transformer temporal point processes: training, exact and fast sampling, and forecasts.
 
 Everything below is imported on first use, so that `import tppsd` (and `tppsd --help`) cost nothing.
 """

@@ -1,4 +1,4 @@
-"""`tppsd backtest`: forecasts of a trained model from many origins of a test split, beside classical baselines."""
+"""`tppsd backtest`: forecasts from many origins of a test split, scored beside those of classical baselines."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _parser() -> SourceParser:
 
 
 def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
-    """Return the checkpoint, and the data as it was trained on them."""
+    """The checkpoint, and the data as it was trained on them."""
     from tppsd.lightning.datamodule import EventDataModule
     from tppsd.lightning.runs import open_run
     from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
@@ -99,7 +99,7 @@ def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
 
 
 def _origins(text: str, statistics: DataStatistics) -> float | str | list[float]:
-    """Return what `--origins` says: a fraction, "every 7d", or times on the clock of the data."""
+    """What `--origins` says: a fraction, "every 7d", or times on the clock of the data."""
     import numpy as np
 
     from tppsd.data.units import Clock, as_number, parse_timestamp

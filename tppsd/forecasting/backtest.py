@@ -163,23 +163,20 @@ def backtest(
     nothing else is said):
 
     - crps_of_counts, log_score_of_counts: of the number of events (tppsd.metrics.functional);
-    - brier_score, log_score, auroc (higher is better) of "an event within h" with the probabilities that `forecast`
-    gives,
-        and brier_reliability, _resolution, _uncertainty, _within_bins, whose sum (less the resolution) is the Brier
-        score;
+    - brier_score, log_score, auroc (higher is better): of "an event within h", with the probabilities that `forecast`
+      gives; brier_reliability, _uncertainty and _within_bins, less _resolution, add up to the Brier score;
     - coverage_50, _80, _95: share of counts inside central intervals, randomised, so that it is nominal for a right
-        forecast; mean_of_count_pit (1/2 for a right one; more: forecasts are too low); ks_of_count_pit: distance of the
-        randomised PITs from uniform ones;
-    - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, up to the longest
-    h;
-    - transport_distance: mean optimal transport distance D of 16 paths from what came, E D(X, y), averaged over costs
-    of
-        1/64, 1/32, 1/16 and 1/8 of h; it favours forecasts that vary too little (a constant rate scored below the true
-        Hawkes process in a trial), hence transport_score, E D(X, y) - E D(X, X') / 2, which models are compared by;
+      forecast; mean_of_count_pit: 1/2 for a right one, more where forecasts are too low; ks_of_count_pit: distance of
+      the randomised PITs from uniform ones;
+    - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, as far as the
+      longest h;
+    - transport_distance: mean optimal transport distance of 16 paths from what came, E D(X, y), averaged over costs of
+      1/64, 1/32, 1/16 and 1/8 of h. It favours forecasts that vary too little, a constant rate over a true Hawkes
+      process, hence transport_score, E D(X, y) - E D(X, X') / 2, by which models are compared;
     - temporal_map (higher is better): T-mAP with time differences of 1/32, 1/16, 1/8 and 1/4 of h.
 
-    Intervals are 95 % percentile intervals of a bootstrap over sequences; scores that are no means, but for AUROC, have
-    none.
+    Intervals are 95 % percentile intervals of a bootstrap over sequences; distances from uniform and the parts of the
+    Brier score have none.
 
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
@@ -193,14 +190,17 @@ def backtest(
         baselines: "poisson", "renewal", "hawkes", which are fitted to `training_sequences`; or fitted models by name;
             None = those of the three that can be had; () = none.
         training_sequences: what baselines are fitted to.
-        draft, options, batch_size: how the target is sampled, as of `tppsd.sample`.
+        draft, options: how the target is sampled, as of `tppsd.sample`.
         seed: of the noise, of the randomised PITs and of the bootstrap.
+        batch_size: running sequences, as of `tppsd.sample`, for all models.
         max_events: a path that reaches it is an error; a baseline with such a path is left out with a note.
         progress: show a progress bar.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
+    if options is not None and options.stop_marks is not None:
+        raise ValueError(f"stop_marks = {list(options.stop_marks)} would cut paths, but not what came; leave it out")
     model = resolve_model(target, "target")
     unit = getattr(getattr(model, "statistics", None), "time_unit", None)
     horizons = _horizons(horizon, within, unit)
@@ -277,8 +277,8 @@ def _remarks(sequences: Sequence[EventSequence], origins: Origins) -> list[str]:
         remarks.append("there is one sequence, so that no score has an interval")
     if endless := sum(sequences[i].t_end is None for i in used.tolist()):
         remarks.append(
-            f"{endless} sequences have no end of observation: they count as observed until their last event, so that "
-            "counts come out too high; say t_end"
+            f"{endless} of {len(used)} sequences without an end of observation count as observed until their last "
+            "event, so that origins near it see too many events; say t_end"
         )
     return remarks
 

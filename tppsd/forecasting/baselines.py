@@ -1,7 +1,4 @@
-"""Classical models that every forecast is measured against, fitted to the training split.
-
-They are Poisson, renewal and Hawkes processes.
-"""
+"""Classical models that forecasts are measured against: Poisson, renewal and Hawkes, fitted to a training split."""
 
 from __future__ import annotations
 

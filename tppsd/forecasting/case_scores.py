@@ -12,7 +12,7 @@ from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast, MarkSet
 from tppsd.forecasting.next_time_scores import next_time_scores
 from tppsd.metrics.functional.counts import crps_of_counts, horizon_counts, log_score_of_counts, randomised_pit
-from tppsd.metrics.functional.temporal_map import ForecastEvents, temporal_map
+from tppsd.metrics.functional.temporal_map import ForecastEvents, MatchedPredictions, match_predictions
 from tppsd.metrics.functional.transport import transport_by_mark
 
 TOLERANCES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of the horizon, up to which events are matched with each other
@@ -21,12 +21,11 @@ LEAST_SHARE = 0.05  # of paths that have a j-th event, so that it is predicted a
 
 
 class Observed(NamedTuple):
-    """Holds what came after each origin.
+    """What came after each origin.
 
-    Fields:
-        continuations: events since the origin, on [0, longest horizon].
-        counts: int64 (num_origins, num_sets, num_horizons).
-        next_times: float64 (num_origins,), since the origin, inf where no event came within the longest horizon.
+    Fields: continuations: events since the origin, on [0, longest horizon]; counts: int64 (num_origins, num_sets,
+    num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest
+    horizon.
     """
 
     continuations: list[EventSequence]
@@ -34,17 +33,26 @@ class Observed(NamedTuple):
     next_times: Tensor
 
 
-class CaseScores(NamedTuple):
-    """Holds what a model scores at every origin, for every set of marks ("any" is the last) and horizon.
+class TemporalMaps(NamedTuple):
+    """T-mAP of sets of marks at one horizon. Fields: matched: predictions of all origins; sets: of marks."""
 
-    Fields:
-        means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event; their
-            mean over origins is the score.
-        probs: P(an event in A within h), in [0, 1], (num_origins, num_sets, num_horizons).
-        outcomes: bool, likewise.
-        count_pits: randomised PIT, likewise.
-        next_time_pits: (num_origins,).
-        temporal_map: (num_sets, num_horizons), of all origins together.
+    matched: MatchedPredictions
+    sets: tuple[tuple[int, ...], ...]
+
+    def values(self, weights: Tensor | None = None) -> Tensor:
+        """Return the mean AP of each set's marks, (num_sets,), where origins count `weights` (num_origins,) times."""
+        by_mark = self.matched.temporal_map(weights).average_precision.mean(1)
+        return torch.stack([by_mark[list(marks)].mean() for marks in self.sets])
+
+
+class CaseScores(NamedTuple):
+    """What a model scores at every origin, for every set of marks ("any" is the last) and horizon.
+
+    Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event;
+    their mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets,
+    num_horizons);
+    outcomes: bool, likewise; count_pits: randomised PIT, likewise; next_time_pits: (num_origins,); temporal_maps: by
+    horizon, of all origins together.
     """
 
     means: dict[str, Tensor]
@@ -52,7 +60,7 @@ class CaseScores(NamedTuple):
     outcomes: Tensor
     count_pits: Tensor
     next_time_pits: Tensor
-    temporal_map: Tensor
+    temporal_maps: tuple[TemporalMaps, ...]
 
 
 def observe(
@@ -110,18 +118,14 @@ def case_scores(
     }  # fmt: skip
     for level in levels:
         means[f"coverage_{100 * level:g}"] = ((pits - 0.5).abs() <= level / 2).double()
-    maps = torch.stack([paths.temporal_map(observed, forecast.sets, h, forecast.num_marks) for h in horizons], -1)
+    maps = tuple(paths.temporal_map(observed, forecast.sets, h, forecast.num_marks) for h in horizons)
     return CaseScores(means, probs, came, pits, next_time.pits, maps)
 
 
 class Paths(NamedTuple):
-    """Holds events of all paths, with times since the origin: path s of origin i is row i * num_paths + s.
+    """Events of all paths, with times since the origin: path s of origin i is row i * num_paths + s.
 
-    Fields:
-        num_paths: paths per origin.
-        offsets: int64 (num_rows + 1,).
-        times: float64 (num_events,).
-        marks: int64 (num_events,).
+    Fields: num_paths; offsets int64 (num_rows + 1,); times float64, marks int64 (num_events,).
     """
 
     num_paths: int
@@ -151,7 +155,7 @@ class Paths(NamedTuple):
     def transport(
         self, origin: int, came: EventSequence, sets: Sequence[MarkSet], horizons: Sequence[float], num_marks: int
     ) -> Tensor:
-        """Return the mean optimal transport distance of paths of an origin from what came, (num_sets, num_horizons).
+        """Return mean optimal transport distances of an origin, (2, num_sets, num_horizons).
 
         First of `TRANSPORT_PATHS` paths from what came, then of half of these paths from the other half. They are
         averaged over `TOLERANCES` of each horizon: a deletion costs half of one, so that events are aligned up to it.
@@ -186,8 +190,8 @@ class Paths(NamedTuple):
             found[:, :, place] = torch.stack([by_mark[:, list(one.marks)].sum(1) for one in sets], 1)
         return found
 
-    def temporal_map(self, observed: Observed, sets: Sequence[MarkSet], horizon: float, num_marks: int) -> Tensor:
-        """Return T-mAP of the j-th events of the paths, (num_sets,); of a set of marks the mean of its marks' AP.
+    def temporal_map(self, observed: Observed, sets: Sequence[MarkSet], horizon: float, num_marks: int) -> TemporalMaps:
+        """Match the j-th events of the paths with what came, for the T-mAP; that of a set is the mean of its marks' AP.
 
         The j-th predicted event lies at the median time of the j-th events of those paths that have one within the
         horizon; its score of mark k is the share of all paths whose j-th event is one of mark k within the horizon.
@@ -196,9 +200,8 @@ class Paths(NamedTuple):
             ForecastEvents(*self._predicted(i, horizon, num_marks), came.event_times, came.marks)
             for i, came in enumerate(observed.continuations)
         ]
-        found = temporal_map(forecasts, horizon, [share * horizon for share in TOLERANCES], num_marks)
-        by_mark = found.average_precision.mean(1)
-        return torch.stack([by_mark[list(one.marks)].mean() for one in sets])
+        matched = match_predictions(forecasts, horizon, [share * horizon for share in TOLERANCES], num_marks)
+        return TemporalMaps(matched, tuple(one.marks for one in sets))
 
     def _predicted(self, origin: int, horizon: float, num_marks: int) -> tuple[Tensor, Tensor]:
         """Return times (n,) and scores (n, num_marks) of the predicted events after an origin."""
@@ -216,7 +219,7 @@ class Paths(NamedTuple):
 
 
 def _of_sets(counts: Tensor, sets: Sequence[MarkSet]) -> Tensor:
-    """Map (n, num_marks, num_horizons) to (n, num_sets, num_horizons)."""
+    """Sum counts of marks: (n, num_marks, num_horizons) -> (n, num_sets, num_horizons)."""
     return torch.stack([counts[:, list(one.marks)].sum(1) for one in sets], 1)
 
 
@@ -228,9 +231,6 @@ def _within(times: Tensor, labels: Tensor, horizon: float) -> tuple[Tensor, Tens
 
 
 def _log_score(probs: Tensor, came: Tensor, num_paths: int) -> Tensor:
-    """Return - log of the probability of what happened, with half a path of each outcome added.
-
-    So no estimate is 0 or 1.
-    """
+    """Return - log P(what happened), with half a path of each outcome added, so that no probability is 0 or 1."""
     smoothed = (num_paths * probs + 0.5) / (num_paths + 1)
     return -torch.where(came, smoothed, 1 - smoothed).log()

@@ -71,7 +71,7 @@ def _of_mixtures(distributions: NextEventDistribution, ends: Tensor, sets: Tenso
         p, hazard = _of_timed_marks(distributions, ends, sets)
     if elapsed is None:
         return p, hazard
-    survival = _upper(mixture, _standardised(mixture, elapsed)).survival.clamp_min(_LEAST).unsqueeze(1)
+    survival = _points(mixture, _standardised(mixture, elapsed)).survival.clamp_min(_LEAST).unsqueeze(1)
     return (p[..., 1:] - p[..., :1]) / survival, hazard[..., 1:] - hazard[..., :1]
 
 
@@ -80,21 +80,42 @@ def _ignores_time(distributions: NextEventDistribution) -> bool:
 
 
 def _standardised(mixture: LogNormalMixture, inter_times: Tensor) -> Tensor:
-    """Return (log tau - shift) / scale, within what a log-normal can have."""
+    """(log tau - shift) / scale, within what a log-normal can have."""
     return (inter_times.clamp_min(_LEAST).log() - mixture.shift) / mixture.scale
 
 
-class _Upper(NamedTuple):
-    """Of the standardised log inter-time X, at points x: P(X > x), E[X; X > x], E[X^2; X > x] and the density at x."""
+class _Points(NamedTuple):
+    """What a mixture has beyond points x of the standardised log inter-time X, each (num_distributions, n).
+
+    Fields: survival: P(X > x); first, second: E[X; X > x] and E[X^2; X > x]; density: at x.
+    """
 
     survival: Tensor
     first: Tensor
     second: Tensor
     density: Tensor
 
+    @property
+    def hazard(self) -> Tensor:
+        """-log P(X > x)."""
+        return -self.survival.clamp(torch.finfo(self.survival.dtype).tiny, 1.0).log()
 
-def _upper(mixture: LogNormalMixture, x: Tensor) -> _Upper:
-    """At x (num_distributions, n): (num_distributions, n) each.
+    @property
+    def rate(self) -> Tensor:
+        """The slope of `hazard`."""
+        return self.density / self.survival.clamp_min(torch.finfo(self.survival.dtype).tiny)
+
+    def part(self, start: int, stop: int | None) -> _Points:
+        """Points start..stop-1."""
+        return _Points(*(values[:, start:stop] for values in self))
+
+    def pick(self, places: Tensor) -> _Points:
+        """The points at int64 places (num_distributions, m)."""
+        return _Points(*(values.gather(1, places) for values in self))
+
+
+def _points(mixture: LogNormalMixture, x: Tensor) -> _Points:
+    """At x (num_distributions, n).
 
     With d = (mu - x) / s of a component, E[X; X > x] = mu Phi(d) + s phi(d) and E[X^2; X > x] = (mu^2 + s^2) Phi(d) + s
     (mu + x) phi(d).
@@ -109,11 +130,11 @@ def _upper(mixture: LogNormalMixture, x: Tensor) -> _Upper:
     of_peaks = torch.exp(-z * z) @ torch.stack([spreads, spreads * means, heights / stds], -1)
     survival, first, second = of_above.unbind(-1)
     second = second + of_peaks[..., 1] + x * of_peaks[..., 0]
-    return _Upper(survival, first + of_peaks[..., 0], second, of_peaks[..., 2])
+    return _Points(survival, first + of_peaks[..., 0], second, of_peaks[..., 2])
 
 
 def _of_times(mixture: LogNormalMixture, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (G(c), -log S(c)) without truncation, (num_distributions, n)."""
+    """(G(c), -log S(c)) without truncation, (num_distributions, n)."""
     z = (_standardised(mixture, ends).unsqueeze(-1) - mixture.means.unsqueeze(1)) / mixture.log_stds.exp().unsqueeze(1)
     weights = mixture.log_weights.exp().unsqueeze(-1)
     below, above = (0.5 * torch.erfc(sign * math.sqrt(0.5) * z) @ weights for sign in (-1, 1))
@@ -131,10 +152,48 @@ def _of_timed_marks(distributions: NextEventDistribution, ends: Tensor, sets: Te
     return p.transpose(1, 2), hazard.transpose(1, 2)
 
 
+class _Parabolas(NamedTuple):
+    """f(A | x) = f + slope (x - left) - bend (x - left) (left + spacing - x), in cells that begin at `left`.
+
+    Fields: f, slope, bend (num_distributions, num_cells, num_sets).
+    """
+
+    f: Tensor
+    slope: Tensor
+    bend: Tensor
+
+    @classmethod
+    def through(cls, probs: Tensor) -> _Parabolas:
+        """Through values at the nodes, (num_distributions, num_nodes, num_sets), with the mean second derivative at
+        both ends."""
+        slopes = probs.diff(dim=1) / _SPACING
+        at_nodes = torch.nn.functional.pad(slopes.diff(dim=1) / _SPACING, (0, 0, 1, 1))
+        return cls(probs[:, :-1], slopes, 0.25 * (at_nodes[:, :-1] + at_nodes[:, 1:]))
+
+    def pick(self, cells: Tensor) -> _Parabolas:
+        """Those of int64 cells (num_distributions, n)."""
+        return _Parabolas(*(_pick(values, cells) for values in self))
+
+    def integrals(self, before: _Points, after: _Points, left: Tensor, width: Tensor | float) -> tuple[Tensor, Tensor]:
+        """What p and Lambda gain between two points of each cell: its beginning `left` and `width` behind it."""
+        mass, first, second = (one - other for one, other in zip(before[:3], after[:3], strict=True))
+        arch = (2 * left + _SPACING) * first - second - left * (left + _SPACING) * mass
+        increase = after.hazard - before.hazard
+        # Lambda is the cubic that has these increments and slopes
+        rise = 0.5 * width * increase - width * width / 12 * (before.rate - after.rate)
+        rise = torch.minimum(rise.clamp_min(0.0), width * increase)
+        bow = increase * width * (0.5 * _SPACING - width / 3)
+        return self._sum(mass, first - left * mass, arch), self._sum(increase, rise, bow)
+
+    def _sum(self, *moments: Tensor) -> Tensor:
+        once, rise, arch = (moment.unsqueeze(-1) for moment in moments)
+        return self.f * once + self.slope * rise - self.bend * arch
+
+
 def _timed_block(
     distributions: NextEventDistribution, ends: Tensor, members: Tensor, nodes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return (p, Lambda), (num_distributions, n, num_sets) each, without truncation.
+    """(p, Lambda), (num_distributions, n, num_sets) each, without truncation.
 
     Args:
         distributions: packed, (num_distributions,).
@@ -143,77 +202,38 @@ def _timed_block(
         nodes: (num_nodes,), even, standardised log inter-times; the last one is no smaller than any end's.
     """
     dtype = torch.float64 if distributions.elapsed is not None else torch.float32  # a tail may be of any depth
-    x = _standardised(distributions.inter_time, ends)
+    x, num = _standardised(distributions.inter_time, ends), len(nodes)
     is_low = (x < nodes[0]).unsqueeze(-1)
-    x, nodes, members = x.clamp_min(float(nodes[0])).to(dtype), nodes.to(dtype), members.to(dtype)
-    mixture, probs = (
-        _in(dtype, distributions.inter_time),
-        _mark_probs(distributions, nodes, dtype) @ members,
-    )  # (num_distributions, nodes, sets)
-    num, least = len(nodes), torch.finfo(dtype).tiny
-    upper = _upper(mixture, torch.cat([nodes.expand(len(x), -1), x], 1))
-    hazard, rate = -upper.survival.clamp(least, 1.0).log(), upper.density / upper.survival.clamp_min(least)
-    slopes = probs.diff(dim=1) / _SPACING
-    bends = _bends(slopes)
-
-    def shares(
-        before: _Upper,
-        after: _Upper,
-        hazards: tuple[Tensor, Tensor],
-        rates: tuple[Tensor, Tensor],
-        left: Tensor,
-        width: Tensor,
-        parts: tuple[Tensor, Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Return what p and Lambda gain from `before` to `after`, within cells that begin at `left`."""
-        f, slope, bend = parts
-        mass, first, second = (one - other for one, other in zip(before[:3], after[:3], strict=True))
-        moment = first - left * mass
-        arch = (2 * left + _SPACING) * first - second - left * (left + _SPACING) * mass
-        increase = hazards[1] - hazards[0]
-        of_hazard = _moment(increase, *rates, width), increase * width * (0.5 * _SPACING - width / 3)
-        p, integrated = (
-            f * once.unsqueeze(-1) + slope * rise.unsqueeze(-1) - bend * curve.unsqueeze(-1)
-            for once, rise, curve in ((mass, moment, arch), (increase, *of_hazard))
-        )
-        return p, integrated
-
-    def cut(values: Tensor, start: int, stop: int) -> Tensor:
-        return values[:, start:stop]
-
-    left, right = _Upper(*(cut(v, 0, num - 1) for v in upper)), _Upper(*(cut(v, 1, num) for v in upper))
-    width = torch.full_like(left.survival, _SPACING)
-    between = tuple((cut(v, 0, num - 1), cut(v, 1, num)) for v in (hazard, rate))
-    whole = shares(left, right, between[0], between[1], nodes[:-1], width, (probs[:, :-1], slopes, bends))
-    below = probs[:, :1]  # f left of the first node
-    cell = ((x - nodes[0]) / _SPACING).long().clamp(0, num - 2)  # (num_distributions, n)
-
-    def pick(values: Tensor) -> Tensor:
-        """(num_distributions, cells, ...) at the cell of each end."""
-        wide = cell if values.dim() == 2 else cell.unsqueeze(-1).expand(-1, -1, values.shape[-1])
-        return values.gather(1, wide)
-
-    start, stop = _Upper(*(pick(v) for v in upper)), _Upper(*(v[:, num:] for v in upper))
-    within = tuple((pick(v), v[:, num:]) for v in (hazard, rate))
-    at = nodes[cell]
-    last = shares(start, stop, within[0], within[1], at, x - at, (pick(probs), pick(slopes), pick(bends)))
-    first_node = (nodes[:1].double() * mixture.scale + mixture.shift).exp().expand(len(ends), 1)
+    first_node = (
+        (nodes[:1] * distributions.inter_time.scale + distributions.inter_time.shift).exp().expand(len(ends), 1)
+    )
+    x, nodes = x.clamp_min(float(nodes[0])).to(dtype), nodes.to(dtype)
+    probs = _mark_probs(distributions, nodes, dtype) @ members.to(dtype)  # (num_distributions, nodes, sets)
+    points, parabolas = (
+        _points(_in(dtype, distributions.inter_time), torch.cat([nodes.expand(len(x), -1), x], 1)),
+        _Parabolas.through(probs),
+    )
+    cells = ((x - nodes[0]) / _SPACING).long().clamp(0, num - 2)  # of the ends
+    left = nodes[cells]
+    whole = parabolas.integrals(points.part(0, num - 1), points.part(1, num), nodes[:-1], _SPACING)
+    last = parabolas.pick(cells).integrals(points.pick(cells), points.part(num, None), left, x - left)
+    f = probs[:, :1].double()  # left of the first node
+    lower = zip(_of_times(distributions.inter_time, ends), _of_times(distributions.inter_time, first_node), strict=True)
     found = []
-    for low, first, before, part in zip(
-        _of_times(distributions.inter_time, ends),
-        _of_times(distributions.inter_time, first_node),
-        whole,
-        last,
-        strict=True,
-    ):
-        earlier = torch.nn.functional.pad(before.cumsum(1)[:, :-1], (0, 0, 1, 0))
-        value = below * first.unsqueeze(-1) + pick(earlier) + part
-        found.append(torch.where(is_low, below * low.unsqueeze(-1), value.double()))
+    for (low, first), of_cells, of_last in zip(lower, whole, last, strict=True):
+        earlier = torch.nn.functional.pad(of_cells.cumsum(1)[:, :-1], (0, 0, 1, 0))
+        value = f * first.unsqueeze(-1) + _pick(earlier, cells) + of_last
+        found.append(torch.where(is_low, f * low.unsqueeze(-1), value))
     return found[0], found[1]
 
 
+def _pick(values: Tensor, cells: Tensor) -> Tensor:
+    """Values (num_distributions, num_cells, num_sets) at int64 cells (num_distributions, n)."""
+    return values.gather(1, cells.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
 def _in(dtype: torch.dtype, mixture: LogNormalMixture) -> LogNormalMixture:
-    """Return the mixture in arithmetic of `dtype`, without truncation."""
+    """The mixture in arithmetic of `dtype`, without truncation."""
     log_weights, means, log_stds = (
         values.to(dtype) for values in (mixture.log_weights, mixture.means, mixture.log_stds)
     )
@@ -221,10 +241,7 @@ def _in(dtype: torch.dtype, mixture: LogNormalMixture) -> LogNormalMixture:
 
 
 def _mark_probs(distributions: NextEventDistribution, nodes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return f(k | x) at standardised log inter-times (num_nodes,), in `dtype`.
-
-    Its shape is (num_distributions, num_nodes, num_marks).
-    """
+    """f(k | x) at standardised log inter-times (num_nodes,), in `dtype`, (num_distributions, num_nodes, num_marks)."""
     features, decoder = distributions.mark_features, distributions.mark_decoder
     assert features is not None and decoder is not None
     if dtype == torch.float32 and isinstance(decoder, DoubleMarks):
@@ -233,29 +250,8 @@ def _mark_probs(distributions: NextEventDistribution, nodes: Tensor, dtype: torc
     return decoder.log_probs(features.unsqueeze(1), nodes.to(features).unsqueeze(-1)).exp().to(dtype)
 
 
-def _bends(slopes: Tensor) -> Tensor:
-    """Return half the second derivative within each cell.
-
-    It comes from slopes (num_distributions, num_cells, num_sets) of the cell and its neighbours.
-    """
-    at_nodes = torch.nn.functional.pad(slopes.diff(dim=1) / _SPACING, (0, 0, 1, 1))
-    return 0.25 * (at_nodes[:, :-1] + at_nodes[:, 1:])
-
-
-def _moment(hazards: Tensor, rate_before: Tensor, rate_after: Tensor, widths: Tensor) -> Tensor:
-    """Integrate (x - x_0) dLambda from x_0 over `widths`.
-
-    Lambda is the cubic that has these increments and slopes.
-    """
-    moment = 0.5 * widths * hazards - widths * widths / 12 * (rate_before - rate_after)
-    return torch.minimum(moment.clamp_min(0.0), widths * hazards)
-
-
 def _of_any(distributions: Any, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
-    """Integrate by Gauss-Legendre rules between consecutive ends.
-
-    They run over the survival function for p and over time for Lambda.
-    """
+    """Gauss-Legendre rules in the survival function for p and in time for Lambda, between consecutive ends."""
     order = ends.argsort(-1)
     elapsed = distributions.inter_time.elapsed.unsqueeze(-1)
     edges = torch.cat([elapsed, torch.maximum(ends.gather(-1, order), elapsed)], -1)
@@ -284,7 +280,7 @@ def _of_any(distributions: Any, ends: Tensor, sets: Tensor) -> tuple[Tensor, Ten
 
 @lru_cache(maxsize=4)
 def _gauss_legendre(num: int) -> tuple[Tensor, Tensor]:
-    """Return nodes in (0, 1) and weights of the rule with `num` nodes."""
+    """Nodes in (0, 1) and weights of the rule with `num` nodes."""
     import numpy as np
 
     points, weights = np.polynomial.legendre.leggauss(num)

@@ -1,4 +1,4 @@
-"""The rows of a table from scores at every origin: means with bootstrap intervals over sequences, and comparisons."""
+"""From scores at every origin to the rows of a table: means with bootstrap intervals, and comparisons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.forecasting.case_scores import CaseScores
+from tppsd.forecasting.case_scores import CaseScores, TemporalMaps
 from tppsd.metrics.functional.bootstrap import bootstrap_interval
 from tppsd.metrics.functional.probability import auroc, brier_decomposition
 from tppsd.metrics.functional.time_rescaling import ks_uniform
@@ -18,13 +18,13 @@ COMPARED = (  # scores of which lower is better, and what they are called in a s
     "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "crps_of_next_time", "transport_score",
 )  # fmt: skip
 _NUM_RESAMPLES = 1000
-_NUM_RESAMPLES_OF_RANKS = 200  # of AUROC, which sorts all origins again for each
+_NUM_RESAMPLES_OF_RANKS = 200  # of AUROC and T-mAP, which rank all origins again for each
 _BINARY, _FEWEST = ("brier_score", "log_score"), 5  # scores of yes or no, and origins of either that a comparison needs
 _ANY = "any"
 
 
 class ScoreRow(NamedTuple):
-    """Is a score of a model: of a set of marks, over so many origins, with a 95 % bootstrap interval (NaN: none)."""
+    """A score of a model: of a set of marks, over so many origins, with a 95 % bootstrap interval (NaN where none)."""
 
     model: str
     metric: str
@@ -37,7 +37,7 @@ class ScoreRow(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Is the mean difference of a score, target less baseline, with a paired 95 % bootstrap interval.
+    """The mean difference of a score, target less baseline, with a paired 95 % bootstrap interval (NaN where none).
 
     "An event within h" has no interval where it came at fewer than 5 origins, or at all but fewer than 5: too few to
     tell.
@@ -53,29 +53,32 @@ class Comparison(NamedTuple):
     low: float
     high: float
 
-    def sentence(self) -> str:
-        """Say who is better, and whether the interval leaves it open."""
+    @property
+    def verdict(self) -> str:
+        """Return "better" or "worse", of the target; "open" where the interval holds 0, "unknown" without one."""
         if math.isnan(self.low):
-            verdict = f"too little was seen to tell the target from {self.baseline}"
-        elif self.high < 0:
-            verdict = f"the target beats {self.baseline}"
-        elif self.low > 0:
-            verdict = f"{self.baseline} beats the target"
-        else:
-            verdict = f"the target does not clearly beat {self.baseline}, nor {self.baseline} the target"
+            return "unknown"
+        return "better" if self.high < 0 else "worse" if self.low > 0 else "open"
+
+    def sentence(self, time_unit: str | None = None) -> str:
+        """Say who is better, and whether the interval leaves it open; the horizon is in `time_unit`."""
+        said = {
+            "better": f"the target beats {self.baseline}",
+            "worse": f"{self.baseline} beats the target",
+            "open": f"the target does not clearly beat {self.baseline}, nor {self.baseline} the target",
+            "unknown": f"too little was seen to tell the target from {self.baseline}",
+        }
         interval = "" if math.isnan(self.low) else f", 95 % interval {self.low:+.3g} to {self.high:+.3g}"
-        return (
-            f"{self.metric} within {self.horizon:g}, mark {self.mark}: {verdict} ({self.target_value:.4g} against "
-            f"{self.baseline_value:.4g}; difference {self.difference:+.3g}{interval})"
-        )
+        unit = f" {time_unit}" if time_unit else ""
+        what = f"{self.metric}, mark {self.mark} within {self.horizon:g}{unit}"
+        values = f"{self.target_value:.4g} against {self.baseline_value:.4g}"
+        return f"{what}: {said[self.verdict]} ({values}; difference {self.difference:+.3g}{interval})"
 
 
 class _Cells(NamedTuple):
-    """Holds scores of every origin side by side.
+    """Scores of every origin side by side.
 
-    Fields:
-        names: (metric, mark, horizon) of each column.
-        values: (n, columns).
+    Fields: names: (metric, mark, horizon) of each column; values: (num_origins, columns).
     """
 
     names: list[tuple[str, str, float]]
@@ -98,11 +101,11 @@ def score_rows(
     for model, scores in models.items():
         cells = _cells(scores, labels, horizons)
         found = _bootstrap(_mean_of(cells.values, sequence), sequence, _NUM_RESAMPLES, seed)
-        for name, value, low, high in zip(cells.names, *(part.tolist() for part in found), strict=True):
-            metric, mark, horizon = name
-            rows.append(ScoreRow(model, metric, mark, horizon, value, low, high, len(sequence)))
-        for name, (value, low, high) in _others(scores, labels, horizons, sequence, seed):
-            rows.append(ScoreRow(model, *name, value, low, high, len(sequence)))
+        value, low, high = (part.tolist() for part in found)
+        for name, interval in zip(cells.names, zip(value, low, high, strict=True), strict=True):
+            rows.append(ScoreRow(model, *name, *interval, len(sequence)))
+        for name, interval in _others(scores, labels, horizons, sequence, seed):
+            rows.append(ScoreRow(model, *name, *interval, len(sequence)))
     return rows
 
 
@@ -160,7 +163,7 @@ def _cells(
 
 
 def _mean_of(values: Tensor, sequence: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function: the mean over origins of values (num_origins, columns), by weights of sequences."""
+    """Return the mean over origins of values (num_origins, columns), by weights of sequences."""
     places, num = _places(sequence)
     sums = values.new_zeros(num, values.shape[1]).index_add_(0, places, values)
     counts = torch.bincount(places, minlength=num).double()
@@ -188,7 +191,7 @@ def _places(sequence: Tensor) -> tuple[Tensor, int]:
 def _others(
     scores: CaseScores, labels: Sequence[str], horizons: Sequence[float], sequence: Tensor, seed: int
 ) -> Iterator[tuple[tuple[str, str, float], tuple[float, float, float]]]:
-    """Return scores that are no means over origins."""
+    """Yield the scores that are no means over origins."""
     places = _places(sequence)[0]
     for a, label in enumerate(labels):
         for b, horizon in enumerate(horizons):
@@ -206,6 +209,13 @@ def _others(
                 yield (f"brier_{name}", label, horizon), (float(part), math.nan, math.nan)
             distance = ks_uniform(scores.count_pits[:, a, b]).statistic
             yield ("ks_of_count_pit", label, horizon), (distance, math.nan, math.nan)
-            yield ("temporal_map", label, horizon), (float(scores.temporal_map[a, b]), math.nan, math.nan)
+    for maps, horizon in zip(scores.temporal_maps, horizons, strict=True):
+
+        def values(weights: Tensor, maps: TemporalMaps = maps) -> Tensor:
+            return maps.values(weights[places])
+
+        ends = torch.stack(_bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed), 1)
+        for label, (value, low, high) in zip(labels, ends.tolist(), strict=True):
+            yield ("temporal_map", label, horizon), (value, low, high)
     distance = ks_uniform(scores.next_time_pits).statistic
     yield ("ks_of_next_time_pit", _ANY, horizons[-1]), (distance, math.nan, math.nan)

@@ -98,22 +98,24 @@ def backtest_plot(backtest: Backtest, mark: str | None = None, horizon: float | 
 
 
 def backtest_page(backtest: Backtest) -> Page:
-    """Return the page of a backtest: what was done, sentences, calibration and all scores."""
+    """Return the page of a backtest: what was done, comparisons, calibration and all scores."""
     page = Page("Backtest")
     unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     horizons = ", ".join(f"{h:g}" for h in backtest.horizons)
     page.paragraph(
-        f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, horizons "
-        "of "
-        f"{horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
+        f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, "
+        f"horizons of {horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
         "bootstrap over sequences."
     )
     for note in backtest.notes:
         page.paragraph(note)
-    if sentences := backtest.sentences():
+    if backtest.comparisons:
         page.heading("Is the target worth its cost?")
-        for sentence in sentences:
-            page.paragraph(sentence)
+        page.paragraph(
+            "Mean differences of scores, target less baseline, with paired 95 % intervals: negative is better; open is "
+            "what an interval around 0 leaves open."
+        )
+        page.table(["score", *list(backtest.cases)[1:]], _comparison_rows(backtest))
     page.heading("Calibration")
     page.figure(backtest_plot(backtest))
     heads = ["score", *backtest.cases]
@@ -126,8 +128,22 @@ def backtest_page(backtest: Backtest) -> Page:
     return page
 
 
+def _comparison_rows(backtest: Backtest) -> list[list[str]]:
+    """Return verdicts by score, under a heading for each set of marks and horizon."""
+    rows: list[list[str]] = []
+    for mark in reversed(backtest.labels):
+        for horizon in reversed(backtest.horizons):
+            own = [one for one in backtest.comparisons if (one.mark, one.horizon) == (mark, horizon)]
+            rows.append([f"{mark} within {horizon:g}"])
+            for metric in dict.fromkeys(one.metric for one in own):
+                cells = (_cell((one.difference, one.low, one.high), True) for one in own if one.metric == metric)
+                verdicts = (one.verdict for one in own if one.metric == metric)
+                rows.append([metric, *map(": ".join, zip(verdicts, cells, strict=True))])
+    return rows
+
+
 def _rows(backtest: Backtest, metrics: Sequence[str], with_interval: bool) -> list[list[str]]:
-    """Cells by metric, under a heading for each set of marks and horizon."""
+    """Return cells by metric, under a heading for each set of marks and horizon."""
     cells = {row[:4]: row for row in backtest.scores}
     rows: list[list[str]] = []
     for mark in reversed(backtest.labels):
@@ -160,7 +176,7 @@ def _histogram(axes: Axes, pits: Tensor, colour: str) -> None:
 
 
 def _band(axes: Axes, num: int) -> None:
-    """Return where 95 % of the bars of `num` independent uniform numbers lie."""
+    """Shade where 95 % of the bars of `num` independent uniform numbers lie."""
     half = 1.96 * math.sqrt((_NUM_BINS - 1) / num)
     axes.axhspan(max(0.0, 1 - half), 1 + half, color=BAND, linewidth=0)
     axes.axhline(1, color=FAINT, linewidth=0.8)

@@ -58,7 +58,13 @@ from tppsd.metrics.functional.probability import (
     reliability_bins,
 )
 from tppsd.metrics.functional.scoring import crps
-from tppsd.metrics.functional.temporal_map import ForecastEvents, TemporalMAP, temporal_map
+from tppsd.metrics.functional.temporal_map import (
+    ForecastEvents,
+    MatchedPredictions,
+    TemporalMAP,
+    match_predictions,
+    temporal_map,
+)
 from tppsd.metrics.functional.time_rescaling import (
     KSResult,
     SequenceResiduals,
@@ -78,6 +84,7 @@ __all__ = [
     "IndependenceResult",
     "KSResult",
     "Lag1Correlation",
+    "MatchedPredictions",
     "NumberTest",
     "Overlap",
     "PITCalibration",
@@ -116,6 +123,7 @@ __all__ = [
     "marginal_mark_probs",
     "mark_accuracy",
     "mark_totals",
+    "match_predictions",
     "mean_share_beyond",
     "model_nll",
     "model_residuals",

@@ -61,21 +61,60 @@ def temporal_map(
         (arXiv 2406.14341), section 4. Their code (2025) gives AP = 0 to a mark all of whose predictions are matched;
         here it has the AP of the definition.
     """
-    precisions = torch.zeros(num_marks, len(deltas), dtype=torch.float64)
-    numbers = torch.zeros(num_marks, dtype=torch.float64)
+    return match_predictions(forecasts, horizon, deltas, num_marks).temporal_map()
+
+
+class MatchedPredictions(NamedTuple):
+    """Predictions of every mark in descending order of their scores, and which of them are matched.
+
+    It gives the T-mAP for any weights of the histories, as a bootstrap needs it, without another matching.
+
+    Attributes:
+        scores: by mark, (num_predictions,).
+        is_matched: by mark, bool (num_deltas, num_predictions).
+        forecast: by mark, int64 (num_predictions,), the place of each prediction's forecast.
+        num_targets: events that came, int64 (num_marks, num_forecasts).
+    """
+
+    scores: list[Tensor]
+    is_matched: list[Tensor]
+    forecast: list[Tensor]
+    num_targets: Tensor
+
+    def temporal_map(self, weights: Tensor | None = None) -> TemporalMAP:
+        """Return the T-mAP of forecasts that count `weights` (num_forecasts,) times each; None = once."""
+        num_marks, num_forecasts = self.num_targets.shape
+        weights = torch.ones(num_forecasts, dtype=torch.float64) if weights is None else weights.double()
+        numbers = self.num_targets.double() @ weights
+        precisions = torch.zeros(num_marks, len(self.is_matched[0]), dtype=torch.float64)
+        for mark in range(num_marks):
+            if numbers[mark]:
+                own = weights[self.forecast[mark]]
+                precisions[mark] = _average_precision(self.scores[mark], self.is_matched[mark], own, numbers[mark])
+        by_mark = precisions.mean(1)
+        return TemporalMAP(by_mark.mean(), by_mark @ numbers / numbers.sum(), precisions)
+
+
+def match_predictions(
+    forecasts: Sequence[ForecastEvents], horizon: float, deltas: Sequence[float], num_marks: int
+) -> MatchedPredictions:
+    """Match predictions with what came, for `temporal_map`, whose arguments these are."""
     inside = [_before(forecast, horizon) for forecast in forecasts]
+    owner = torch.arange(len(inside)).repeat_interleave(torch.tensor([len(f.times) for f in inside], dtype=torch.int64))
+    found = MatchedPredictions([], [], [], torch.zeros(num_marks, len(inside), dtype=torch.int64))
     for mark in range(num_marks):
         targets = [f.target_times[f.target_marks == mark].sort().values for f in inside]
-        numbers[mark] = sum(len(times) for times in targets)
-        if not numbers[mark]:
-            continue
+        found.num_targets[mark] = torch.tensor([len(times) for times in targets])
         scores = torch.cat([f.scores[:, mark].double() for f in inside])
-        for place, delta in enumerate(deltas):
-            pairs = zip(inside, targets, strict=True)
-            is_matched = torch.cat([_matched(f.times, f.scores[:, mark], times, delta) for f, times in pairs])
-            precisions[mark, place] = _average_precision(scores, is_matched, int(numbers[mark]))
-    by_mark = precisions.mean(1)
-    return TemporalMAP(by_mark.mean(), by_mark @ numbers / numbers.sum(), precisions)
+        matched = [
+            torch.cat([_matched(f.times, f.scores[:, mark], t, delta) for f, t in zip(inside, targets, strict=True)])
+            for delta in deltas
+        ]
+        order = scores.argsort(descending=True, stable=True)
+        found.scores.append(scores[order])
+        found.is_matched.append(torch.stack(matched)[:, order])
+        found.forecast.append(owner[order])
+    return found
 
 
 def _before(forecast: ForecastEvents, horizon: float) -> ForecastEvents:
@@ -119,12 +158,19 @@ def _augment(prediction: int, reachable: list[list[int]], target_of: dict[int, i
     return False
 
 
-def _average_precision(scores: Tensor, is_matched: Tensor, num_targets: int) -> float:
-    """Sum over distinct scores, from the largest, the recall gained times the precision reached."""
-    order = scores.argsort(descending=True, stable=True)
-    ranked, hits = scores[order], is_matched[order].double().cumsum(0)
-    is_last = torch.ones_like(ranked, dtype=torch.bool)
-    is_last[:-1] = ranked[1:] != ranked[:-1]
-    hits, numbers = hits[is_last], torch.arange(1, len(ranked) + 1)[is_last]
-    gained = torch.diff(hits, prepend=hits.new_zeros(1))
-    return float((gained * hits / numbers).sum() / num_targets)
+def _average_precision(scores: Tensor, is_matched: Tensor, weights: Tensor, num_targets: Tensor) -> Tensor:
+    """Return sum over distinct scores, from the largest, of the recall gained times the precision reached,
+    (num_deltas,).
+
+    Args:
+        scores: (num_predictions,), falling.
+        is_matched: bool (num_deltas, num_predictions).
+        weights: of the predictions, (num_predictions,).
+        num_targets: with their weights, ().
+    """
+    hits, numbers = (is_matched * weights).cumsum(1), weights.cumsum(0)
+    is_last = torch.ones_like(scores, dtype=torch.bool)
+    is_last[:-1] = scores[1:] != scores[:-1]
+    hits, numbers = hits[:, is_last], numbers[is_last]
+    gained = torch.diff(hits, prepend=hits.new_zeros(len(hits), 1), dim=1)
+    return (gained * hits / numbers.clamp_min(torch.finfo(torch.float64).tiny)).sum(1) / num_targets
