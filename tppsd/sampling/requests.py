@@ -114,7 +114,7 @@ def plan_requests(
     """
     num_sequences = whole_number("num_sequences", num_sequences, 1)
     first_index = whole_number("first_index", first_index, 0, 2**62 // num_sequences)  # so that every index has 64 bits
-    max_events = NO_LIMIT if max_events == math.inf else whole_number("max_events", max_events, 1, NO_LIMIT)
+    max_events = NO_LIMIT if max_events == math.inf else min(whole_number("max_events", max_events, 1), NO_LIMIT)
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
     if history is None:

@@ -159,8 +159,7 @@ def _augment(prediction: int, reachable: list[list[int]], target_of: dict[int, i
 
 
 def _average_precision(scores: Tensor, is_matched: Tensor, weights: Tensor, num_targets: Tensor) -> Tensor:
-    """Return sum over distinct scores, from the largest, of the recall gained times the precision reached,
-    (num_deltas,).
+    """Sum over distinct scores, from the largest, the recall gained times the precision reached, (num_deltas,).
 
     Args:
         scores: (num_predictions,), falling.
