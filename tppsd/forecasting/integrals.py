@@ -164,8 +164,11 @@ class _Parabolas(NamedTuple):
 
     @classmethod
     def through(cls, probs: Tensor) -> _Parabolas:
-        """Through values at the nodes, (num_distributions, num_nodes, num_sets), with the mean second derivative at
-        both ends."""
+        """Through values at the nodes, with the mean second derivative at both ends.
+
+        Args:
+            probs: (num_distributions, num_nodes, num_sets).
+        """
         slopes = probs.diff(dim=1) / _SPACING
         at_nodes = torch.nn.functional.pad(slopes.diff(dim=1) / _SPACING, (0, 0, 1, 1))
         return cls(probs[:, :-1], slopes, 0.25 * (at_nodes[:, :-1] + at_nodes[:, 1:]))

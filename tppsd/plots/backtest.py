@@ -104,8 +104,8 @@ def backtest_page(backtest: Backtest) -> Page:
     horizons = ", ".join(f"{h:g}" for h in backtest.horizons)
     page.paragraph(
         f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, "
-        f"horizons of {horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a "
-        "bootstrap over sequences."
+        f"horizons of {horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. "
+        "Intervals are 95 % intervals of a bootstrap over sequences."
     )
     for note in backtest.notes:
         page.paragraph(note)
