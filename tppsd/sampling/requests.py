@@ -230,7 +230,7 @@ def _limits(num: int, num_events: Any) -> Tensor:
     if num_events is None:
         return torch.full((num,), NO_LIMIT)
     counts = _per_sequence("num_events", num_events, num)
-    for count in counts[~((counts >= 1) & (counts == counts.floor()))][:1].tolist():
+    for count in counts[~(counts.isfinite() & (counts >= 1) & (counts == counts.floor()))][:1].tolist():
         raise ValueError(f"num_events = {count:g} must be a whole number of at least 1")
     return torch.where(counts < NO_LIMIT, counts, 0).long() + torch.where(counts < NO_LIMIT, 0, NO_LIMIT)
 
