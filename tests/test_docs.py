@@ -3,6 +3,7 @@ exists."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -57,6 +58,15 @@ def test_commands_and_configurations_exist(page: Path) -> None:
     assert named <= set(COMMANDS)
     for path in re.findall(r"(?:lightning_configs|\$C)/([\w/]+\.yaml)", text):
         assert (ROOT / "lightning_configs" / path).exists(), f"{path} is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_names_what_is_public(page: Path) -> None:
+    """Blocks of Python are Python, and the names that they take from `tppsd` are there."""
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        taken = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute))
+        named = {node.attr for node in taken if isinstance(node.value, ast.Name) and node.value.id == "tppsd"}
+        assert named <= set(tppsd.__all__)
 
 
 def test_the_front_page_is_short_and_names_the_commands_of_make() -> None:

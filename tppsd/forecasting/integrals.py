@@ -164,9 +164,10 @@ class _Parabolas(NamedTuple):
 
     @classmethod
     def through(cls, probs: Tensor) -> _Parabolas:
-        """Return parabolas through values at the nodes, (num_distributions, num_nodes, num_sets).
+        """Through values at the nodes, with the mean second derivative at both ends.
 
-        At both ends they have the mean second derivative.
+        Args:
+            probs: (num_distributions, num_nodes, num_sets).
         """
         slopes = probs.diff(dim=1) / _SPACING
         at_nodes = torch.nn.functional.pad(slopes.diff(dim=1) / _SPACING, (0, 0, 1, 1))

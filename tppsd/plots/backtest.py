@@ -102,11 +102,11 @@ def backtest_page(backtest: Backtest) -> Page:
     page = Page("Backtest")
     unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     horizons = ", ".join(f"{h:g}" for h in backtest.horizons)
+    num_sequences = len(backtest.origins.sequence.unique())
     page.paragraph(
-        f"{len(backtest.origins.times):,} origins in {len(backtest.origins.sequence.unique()):,} sequences, "
-        f"horizons of {horizons}{unit}, {backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % "
-        "intervals of a "
-        "bootstrap over sequences."
+        f"{len(backtest.origins.times):,} origins in {num_sequences:,} sequences, horizons of {horizons}{unit}, "
+        f"{backtest.num_paths:,} paths each, seed {backtest.seed}. Intervals are 95 % intervals of a bootstrap over "
+        "sequences."
     )
     for note in backtest.notes:
         page.paragraph(note)

@@ -159,13 +159,16 @@ def _augment(prediction: int, reachable: list[list[int]], target_of: dict[int, i
 
 
 def _average_precision(scores: Tensor, is_matched: Tensor, weights: Tensor, num_targets: Tensor) -> Tensor:
-    """Sum over distinct scores, from the largest, the recall gained times the precision reached, (num_deltas,).
+    """Return the sum over distinct scores, from the largest, of recall gained times precision reached.
 
     Args:
         scores: (num_predictions,), falling.
         is_matched: bool (num_deltas, num_predictions).
         weights: of the predictions, (num_predictions,).
         num_targets: with their weights, ().
+
+    Returns:
+        (num_deltas,).
     """
     hits, numbers = (is_matched * weights).cumsum(1), weights.cumsum(0)
     is_last = torch.ones_like(scores, dtype=torch.bool)
