@@ -189,7 +189,7 @@ def test_no_rows_are_no_work() -> None:
     model = CompiledTPP(attentive_model("thp"))
     nothing, rounds = Pass(), structures.Rounds(draft_length=30, most_rounds=3)
     own = structures.Model(*map(ctypes.addressof, (model.encoder, model.decoder, nothing)))
-    model.library.follow(model.encoder, model.decoder, nothing, Chain())
+    model.library.decode(model.encoder, model.decoder, nothing, Chain())
     assert model.library.speculate(own, own, rounds) == 0
     target = structures.HeadPasses(decoder=ctypes.addressof(model.decoder))
     handle = Pointer(model.library.begin_rounds(target, own, rounds))
