@@ -159,6 +159,7 @@ def events_with_marks(path: Path, marks: str) -> list[str]:
     return ["--data.path", str(path)]
 
 
+@pytest.mark.filterwarnings("ignore:the mean of the next inter-time is not usable")  # after a single epoch
 def test_marks_of_other_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     known, other = events_with_marks(Path("known.csv"), "abc"), events_with_marks(Path("other.csv"), "bcd")
     size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--trainer.max_epochs", "1", *STEPWISE]
