@@ -99,7 +99,7 @@ def case_scores(
     pits = randomised_pit(counts, observed.counts, uniforms)
     probs = torch.stack([forecast.probability(within=h).value for h in horizons], -1).clamp(0.0, 1.0)
     came = observed.counts > 0
-    next_time = next_time_scores(forecast._first, forecast.histories, observed.next_times, horizons[-1], generator)
+    next_time = next_time_scores(forecast.next_event, forecast.histories, observed.next_times, horizons[-1], generator)
     distances = []
     for i, continuation in enumerate(observed.continuations):
         distances.append(paths.transport(i, continuation, forecast.sets, horizons, forecast.num_marks))

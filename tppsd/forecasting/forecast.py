@@ -162,8 +162,8 @@ class Forecast:
     # --- questions that need no path ----------------------------------------------------------------------------------
 
     @cached_property
-    def _first(self) -> Any:
-        """Distributions (num_histories,) of the next event, given that there was none until w."""
+    def next_event(self) -> Any:
+        """The distributions (num_histories,) of the next event, given that none came until the window's start."""
         job = self._job(Recorder(), self.stop_marks)
         return first_distributions(job, job.plan(self.histories, horizon=self.horizon))
 
@@ -173,14 +173,14 @@ class Forecast:
         Args:
             quantiles: levels, in (0, 1).
         """
-        return NextTime(self._first, quantiles, getattr(self.target, "statistics", None))
+        return NextTime(self.next_event, quantiles, getattr(self.target, "statistics", None))
 
     def next_mark(self) -> Tensor:
         """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks).
 
         It needs no paths.
         """
-        return next_mark_probs(self._first, self.num_marks)
+        return next_mark_probs(self.next_event, self.num_marks)
 
     # --- estimates over paths -----------------------------------------------------------------------------------------
 
