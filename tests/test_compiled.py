@@ -365,17 +365,17 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
     ("right", "wrong"),
     [
         ("place + t + 1", "place + t"),  # a token does not see itself
-        (
-            "length + pass.depth[t] - pass.max_context + 1",
-            "length + pass.depth[t] - pass.max_context",
-        ),  # one token too many
+        ("num_before - pass.max_context + 1", "num_before - pass.max_context"),  # one token too many
         ("length = pass.lengths[row]", "length = pass.lengths[0]"),  # every row is as long as the first
         (
             "pass.contexts + (first * pass.num_new + part.from) * dim",
             "pass.contexts",
         ),  # a group of rows writes over the first one
         ("one_plus_sum ? std::exp2", "false ? std::exp2"),  # the 1 of AttNHP is missing
-        ("place = length + pass.num_nodes", "place = length"),  # a tree's second pass overwrites its first
+        (
+            "place = pass.lengths[row] + pass.num_nodes",
+            "place = pass.lengths[row]",
+        ),  # a tree's second pass overwrites its first
         ("if (!seen[i - length])", "if (false)"),  # branches see one another
         ("b * cos + a * sin", "b * cos - a * sin"),  # turned the other way
         (

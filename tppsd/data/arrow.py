@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.obstacles import quoted
+
 Place = Callable[[int], str]  # position of a value -> words that say where it stands
 EXACT = 2**53  # float64 holds every integer up to here
 DATE_OR_CLOCK = re.compile(r"\d[-/.]\d+[-/.]\d|\d:\d\d")
@@ -69,7 +71,7 @@ def not_a_number(values: Any, place: Place) -> ValueError:
     hint = (
         ", or a timestamp in ISO 8601 (another format is named by time_format, such as '%d %B %Y')" if is_date else ""
     )
-    return ValueError(f"{place(i)} = {value!r} has type {kind}; it must be a number{hint}")
+    return ValueError(f"{place(i)} = {quoted(value)} has type {kind}; it must be a number{hint}")
 
 
 def _check_exact(integers: Any, place: Place) -> None:
@@ -94,13 +96,15 @@ def to_marks(values: Any, place: Place) -> Any:
     if types.is_string(kind) or types.is_large_string(kind):
         return values.cast("string")
     if not (types.is_integer(kind) or types.is_null(kind)):
+        if types.is_temporal(kind):
+            values = values.cast("string")  # as_py() knows the years 1 to 9999 only
         fractional = (
             i for i, value in enumerate(values.to_pylist()) if isinstance(value, float) and not value.is_integer()
         )
         i = next(fractional, 0)
         raise ValueError(
-            f"{place(i)} = {values[i].as_py()!r} has type {kind}; marks must be integers 0..num_marks-1, or strings"
-            f"{' (mark_bins makes marks of numbers)' if types.is_floating(kind) else ''}"
+            f"{place(i)} = {quoted(values[i].as_py())} has type {kind}; marks must be integers 0..num_marks-1, "
+            f"or strings{' (mark_bins makes marks of numbers)' if types.is_floating(kind) else ''}"
         )
     if types.is_uint64(kind) and (large := values.to_numpy(zero_copy_only=False) >= 2**63).any():
         i = int(large.nonzero()[0][0])
@@ -116,7 +120,7 @@ def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
 
     values = plain(values)
     if not types.is_integer(values.type):
-        raise ValueError(f"{place(0)} = {values[0].as_py()!r} has type {values.type}; it must be an integer")
+        raise ValueError(f"{place(0)} = {quoted(values[0].as_py())} has type {values.type}; it must be an integer")
     if values.null_count:
         raise ValueError(f"{place(first_null(values))} is missing; it must be an integer")
     numbers: np.ndarray = values.to_numpy(zero_copy_only=False).astype(np.int64)

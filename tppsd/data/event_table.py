@@ -102,6 +102,8 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
 
     Without a column all rows are one sequence, which has no id.
     """
+    import pyarrow
+
     if name is None:
         return np.zeros(table.num_rows, dtype=np.int64), np.full(1, None, dtype=object)
     column = table[name]
@@ -110,8 +112,11 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
             f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence"
         )
     encoded = plain(column).dictionary_encode()
+    names = encoded.dictionary
+    if pyarrow.types.is_temporal(names.type):
+        names = names.cast("string")  # to_pylist() knows the years 1 to 9999 only
     ids = np.empty(len(encoded.dictionary), dtype=object)
-    ids[:] = encoded.dictionary.to_pylist()
+    ids[:] = names.to_pylist()
     return encoded.indices.to_numpy().astype(np.int64), ids
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from tppsd.data.columns import candidate_names
-from tppsd.data.obstacles import DataError
+from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context
 
 FORMATS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".feather")
@@ -47,7 +47,7 @@ def is_url(path: str | Path) -> bool:
 
 def reason(error: Exception) -> str:
     """Return the message of another library's error, to end a sentence with."""
-    return " ".join(str(error).split()).rstrip(".")
+    return " ".join(str(error).split()).rstrip(".")[:300]
 
 
 def open_file(file: str | Path, context: Context) -> Any:
@@ -56,8 +56,6 @@ def open_file(file: str | Path, context: Context) -> Any:
     Raises:
         FileNotFoundError, ValueError: it cannot be read; the sentence says why.
     """
-    import pyarrow
-
     suffix = format_of(str(file)).suffix
     if not suffix:
         raise ValueError(
@@ -66,16 +64,36 @@ def open_file(file: str | Path, context: Context) -> Any:
         )
     ends = {str(edge) for edge in (context.options.t_start, context.options.t_end)}  # they may name columns
     candidates = candidate_names(context.options.column_map) | ends
-    try:
+    with _in_a_sentence(file, f"not a readable {suffix[1:]} file"):
         if suffix == ".parquet":
-            return _read_parquet(file)
+            return _in_utf8(file, _read_parquet(file), candidates)
         if suffix in (".csv", ".tsv"):
             return _in_utf8(file, _read_csv(file, suffix, context), candidates)
         if suffix == ".feather":
-            return _read_feather(file)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{file}: not a readable {suffix[1:]} file: {reason(error)}") from error
-    return _rows_to_table(str(file), _json_rows(file), candidates)
+            return _in_utf8(file, _read_feather(file), candidates)
+        return _rows_to_table(str(file), _json_rows(file), candidates)
+
+
+@contextlib.contextmanager
+def _in_a_sentence(file: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises about the content of a file into a ValueError that names the file.
+
+    Errors of the operating system (no such file, no permission, disk) and this package's own are left as they are.
+    """
+    import lzma
+    import zlib
+
+    import pyarrow
+
+    kinds = (pyarrow.ArrowException, EOFError, zlib.error, lzma.LZMAError, OverflowError, UnicodeDecodeError)
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError(f"{file}: {what}: it is nested too deeply") from error
+    except (*kinds, OSError) as error:
+        if (isinstance(error, OSError) and error.errno is not None) or isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{file}: {what}: {reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -139,7 +157,8 @@ def _read_csv(file: str | Path, suffix: str, context: Context) -> Any:
     if context.options.delimiter is None and delimiter not in header and header.count(other) > 0:
         context.obstacles.add(
             DataError(
-                f"{file}: the header {header!r} is separated by {other!r}; say delimiter: {other!r}", delimiter=other
+                f"{file}: the header {quoted(header)} is separated by {other!r}; say delimiter: {other!r}",
+                delimiter=other,
             )
         )
         delimiter = other
@@ -151,14 +170,26 @@ def _read_csv(file: str | Path, suffix: str, context: Context) -> Any:
 
 
 def _in_utf8(file: str | Path, table: Any, candidates: Collection[str]) -> Any:
-    """Refuse bytes in columns that may be read: Arrow reads a column that is not UTF-8 as bytes.
+    """Refuse bytes in columns that may be read, and names of columns that are no text.
 
-    Of columns that are not read, nobody minds.
+    Arrow reads a CSV column that is not UTF-8 as bytes, and believes other files that say that theirs is. Of columns
+    that are not read, nobody minds.
     """
     import pyarrow
 
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if name in candidates and pyarrow.types.is_binary(column.type):
+    try:
+        names = table.column_names
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: the names of its columns are not UTF-8; save the file as UTF-8") from error
+    for name, column in zip(names, table.columns, strict=True):
+        if name not in candidates:
+            continue
+        try:
+            column.validate(full=True)
+            is_text = not pyarrow.types.is_binary(column.type)
+        except pyarrow.ArrowInvalid:
+            is_text = False
+        if not is_text:
             raise ValueError(f"{file}: the column {name} is not UTF-8; save the file as UTF-8")
     return table
 

@@ -10,6 +10,7 @@ import numpy as np
 from tppsd.data.arrow import is_list, list_lengths, list_values, plain, to_floats, to_positive_integers
 from tppsd.data.columns import SEQUENCE_COLUMNS, resolve_columns
 from tppsd.data.marks import bin_names, read_marks
+from tppsd.data.obstacles import quoted
 from tppsd.data.options import Context
 from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
 from tppsd.data.timestamps import read_ticks, read_time_column
@@ -122,7 +123,7 @@ def _check_lengths(source: str, table: Any, columns: dict[str, str]) -> np.ndarr
             name, kind = columns[field], "integers or strings" if field == "mark" else "numbers"
             if not is_list(table[name].type):
                 raise ValueError(
-                    f"{source}, row 0: {name} = {table[name][0].as_py()!r} has type {table[name].type}; "
+                    f"{source}, row 0: {name} = {quoted(table[name][0].as_py())} has type {table[name].type}; "
                     f"it must be a list of {kind} "
                     "(a table with one row per event names its sequences with columns={'sequence': ...})"
                 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from tppsd.data.arrow import Place, not_a_number
 from tppsd.data.formats import NAIVE, parse
-from tppsd.data.obstacles import DataError
+from tppsd.data.obstacles import DataError, quoted
 
 SAMPLE = 1000  # rows by which formats are tried
 DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%b %d, %Y", "%m/%d/%y",
@@ -110,7 +110,9 @@ def check_strings(
     odd = int(is_left.argmax())
     if formats:
         names = " or ".join(map(repr, formats))
-        raise DataError(f"{place(odd)} = {texts[odd]!r} is not in the format {names}; time_format may list several")
+        raise DataError(
+            f"{place(odd)} = {quoted(texts[odd])} is not in the format {names}; time_format may list several"
+        )
     was_read = present & ~is_left
     candidates = _candidates(texts[is_left])
     if not candidates and not was_read.any():
@@ -118,7 +120,7 @@ def check_strings(
     if not candidates:
         first = int(was_read.argmax())
         raise DataError(
-            f"{place(odd)} = {texts[odd]!r} has another format than {texts[first]!r}, ISO 8601; "
+            f"{place(odd)} = {quoted(texts[odd])} has another format than {quoted(texts[first])}, ISO 8601; "
             "mend the row, or list the formats with time_format"
         )
     _refuse_formats(texts, is_left, was_read, candidates, place)
@@ -141,16 +143,17 @@ def _refuse_formats(
         advice = f"time_format: {named!r} reads every row"
     else:
         unread = int(rest[int((~candidates[best]).argmax())])
-        advice = f"{best!r} reads most rows, but not row {unread}, {texts[unread]!r}; list all formats with time_format"
+        advice = f"{best!r} reads most rows, but not row {unread}, {quoted(texts[unread])}; "
+        advice += "list all formats with time_format"
     if was_read.any():
         odd = int((was_read if is_left[first] else is_left).argmax())
         raise DataError(
-            f"{place(odd)} = {texts[odd]!r} has another format than the rows before it, such as {texts[first]!r}; "
-            f"day and month are not guessed: {advice}",
+            f"{place(odd)} = {quoted(texts[odd])} has another format than the rows before it, such as "
+            f"{quoted(texts[first])}; day and month are not guessed: {advice}",
             **options,
         )
     raise DataError(
-        f"{place(first)} = {texts[first]!r} is not ISO 8601; day and month are not guessed: {advice}", **options
+        f"{place(first)} = {quoted(texts[first])} is not ISO 8601; day and month are not guessed: {advice}", **options
     )
 
 
@@ -172,7 +175,7 @@ def _check_zones(values: Any, texts: np.ndarray, place: Place, note: Callable[[s
         first = bool(has_zone[int(np.asarray(values.is_valid()).argmax())])
         odd = int((lacks if first else has_zone).argmax())
         raise DataError(
-            f"{place(odd)} = {texts[odd]!r} has {'no' if first else 'a'} zone, but the rows before it have "
+            f"{place(odd)} = {quoted(texts[odd])} has {'no' if first else 'a'} zone, but the rows before it have "
             f"{'one' if first else 'none'}; time_format: ISO8601 reads those without one as UTC",
             time_format="ISO8601",
         )

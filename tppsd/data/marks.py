@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tppsd.data.arrow import Place, first_null, plain, to_floats, to_marks
-from tppsd.data.obstacles import DataError
+from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 
@@ -140,14 +140,13 @@ class MarkVocabulary:
             i = first_null(codes)
             if self.is_fixed:
                 raise DataError(
-                    f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} is none of mark_names, which are "
+                    f"{table.event_place(i, 'mark')} = {quoted(types[i].as_py())} is none of mark_names, which are "
                     f"{_shown(self.names or ())}"
                 )
             raise DataError(
-                f"{table.event_place(i, 'mark')} = {types[i].as_py()!r} does not occur in the training split; it must "
-                "be one "
-                f"of {_shown(self.names or ())}, or the training split must have it; min_mark_count: 1 reads it as "
-                f"{OTHER!r}",
+                f"{table.event_place(i, 'mark')} = {quoted(types[i].as_py())} does not occur in the training split; it "
+                f"must be one of {_shown(self.names or ())}, or the training split must have "
+                f"it; min_mark_count: 1 reads it as {OTHER!r}",
                 min_mark_count=1,
             )
         encoded: np.ndarray = codes.to_numpy().astype(np.int64)
@@ -156,9 +155,8 @@ class MarkVocabulary:
     def _encode_integers(self, table: SequenceTable) -> np.ndarray:
         if str(table.marks.type) == "string":
             raise ValueError(
-                f"{table.event_place(0, 'mark')} = {table.marks[0].as_py()!r} is a string, but the training split has "
-                "integer "
-                "marks"
+                f"{table.event_place(0, 'mark')} = {quoted(table.marks[0].as_py())} is a string, but the training "
+                "split has integer marks"
             )
         marks = np.array(table.marks.to_numpy())
         wrong = (marks < 0) | (marks >= self.num_marks)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LONGEST = 80  # characters of a value that are shown
+
 
 class DataError(ValueError):
     """Is one obstacle: a sentence for the user, and the options that would mend it.
@@ -65,6 +67,12 @@ class Obstacles:
             for name, value in getattr(error, "options", {}).items():
                 merged[name] = merged.get(name, {}) | value if isinstance(value, dict) else value
         return merged
+
+
+def quoted(value: Any) -> str:
+    """Return a value of the data to be shown in a sentence, the beginning of it where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
 
 
 def _has_options(obstacle: ValueError) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.obstacles import DataError
+from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context
 from tppsd.data.units import to_text
 
@@ -77,7 +77,7 @@ def _unsorted(
     first = at[int(rows[at].argmin())]
     row, before = int(rows[first]), int(rows[first - 1])
     name = ids[codes[row]]
-    of = "" if name is None else f" (sequence {name!r})"
+    of = "" if name is None else f" (sequence {quoted(name)})"
     many = f" ({len(at):,} rows go back)" if len(at) > 1 else ""
     return DataError(
         f"{source}, row {row}{of}: {columns['time']} = {to_text(times[row])} comes before the event at "

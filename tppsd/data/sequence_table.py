@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.obstacles import quoted
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -81,7 +83,7 @@ class SequenceTable:
         """Return where a sequence stands, to begin a message with."""
         if self.one_row_each or self.sequence_ids is None:
             return f"{self.source}, row {self.rows[sequence]}"
-        return f"{self.source}, sequence {self.sequence_ids[sequence]!r}"
+        return f"{self.source}, sequence {quoted(self.sequence_ids[sequence])}"
 
     def event_place(self, event: int, field: str) -> str:
         """Return where the value of `field` of an event stands, to begin a message with."""
@@ -90,7 +92,7 @@ class SequenceTable:
             position = event - self.offsets[sequence] + (0 if self.skipped is None else self.skipped[sequence])
             return f"{self.sequence_place(sequence)}: {self.columns[field]}[{position}]"
         name = None if self.sequence_ids is None else self.sequence_ids[sequence]
-        of = "" if name is None else f" (sequence {name!r})"
+        of = "" if name is None else f" (sequence {quoted(name)})"
         return f"{self.source}, row {self.rows[event]}{of}: {self.columns[field]}"
 
     def scored_from(self) -> np.ndarray:
