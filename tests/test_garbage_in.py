@@ -1,4 +1,4 @@
-"""Whatever is in a user's file, reading ends in sequences or in one sentence, never in a traceback or a wait.
+"""Whatever is in a file or checkpoint, reading ends in sequences or in one sentence, never in a traceback or a wait.
 
 Files are valid logs with seeded damage: bytes flipped, cut, doubled or replaced, and values of other types. Mutant: a
 reader that lets the errors of its libraries through.
@@ -6,6 +6,7 @@ reader that lets the errors of its libraries through.
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import signal
@@ -17,8 +18,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 
+import tppsd
 from tppsd.data import reading
+from tppsd.models.checkpoint import DIGEST_KEY
 
 CASES_PER_FORMAT = 125
 LONGEST_MESSAGE = 2_000
@@ -160,6 +164,45 @@ def test_damaged_files_end_in_a_sentence(tmp_path: Path, suffix: str) -> None:
         if message is not None:
             assert str(path) in message, (seed, message[:300])
             assert len(message) < LONGEST_MESSAGE, (seed, message[:300])
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the keys that lead to each value in nested mappings."""
+    if not isinstance(content, dict):
+        yield path
+        return
+    for key, value in content.items():
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("has_digest", [True, False])
+def test_damaged_checkpoints_end_in_a_sentence(tmp_path: Path, has_digest: bool) -> None:
+    """500 cases: bytes damaged, or a value inside replaced; without its digest nothing tells that it was changed."""
+    path = tmp_path / "model.ckpt"
+    tppsd.TransformerTPP(3, embed_dim=16, num_heads=2).save(path)
+    whole, loaded = path.read_bytes(), 0
+    for seed in range(250):
+        rng = random.Random(seed)
+        if has_digest:
+            path.write_bytes(damaged(whole, rng))
+        else:
+            content = torch.load(io.BytesIO(whole), weights_only=True)
+            content.pop(DIGEST_KEY)
+            *way, last = rng.choice(list(places(content)))
+            inner = content
+            for key in way:
+                inner = inner[key]
+            inner[last] = rng.choice(ODD_VALUES)
+            torch.save(content, path)
+        try:
+            with time_limit(LONGEST_SECONDS):
+                tppsd.load(path)
+            loaded += 1
+        except (OSError, TypeError, ValueError) as error:
+            assert str(path) in str(error) and len(str(error)) < LONGEST_MESSAGE, (seed, str(error)[:300])
+        except Exception as error:
+            raise AssertionError(f"case {seed} is a traceback: {error!r:.300}") from error
+    assert loaded < 200  # else nothing was damaged
 
 
 def test_errors_of_libraries_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

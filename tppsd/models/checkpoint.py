@@ -63,7 +63,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP
         prefix = "model." if any(key.startswith("model.") for key in content["state_dict"]) else ""
         weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
         model.to(weights["decoder.to_mixture.weight"].dtype).load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: its weights do not fit its configuration ({_summary(error)})") from error
     return model.eval().to(device)
 
@@ -78,8 +78,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content = read_plain(path)
     try:
-        format_version = content[CHECKPOINT_KEY]["format_version"]
-    except (KeyError, TypeError) as error:
+        format_version = int(content[CHECKPOINT_KEY]["format_version"])
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a tppsd checkpoint ({_summary(error)})") from error
     if format_version > FORMAT_VERSION:
         raise ValueError(

@@ -26,7 +26,8 @@ from tppsd.models.likelihood import LikelihoodModel
 from tppsd.models.protocol import EventTokens
 
 ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder, "rotary": RotaryEncoder}
-
+# Above these a configuration is a mistake: it is refused before memory is taken for it.
+LARGEST = {"embed_dim": 2**16, "num_layers": 1_000, "num_components": 2**16, "feedforward_dim": 2**20}
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -74,13 +75,20 @@ class TransformerTPP(LikelihoodModel):
                 f"num_heads = {num_heads}, num_layers = {num_layers} and num_components = {num_components} must be "
                 "at least 1"
             )
-        if embed_dim % num_heads or embed_dim % 2:
-            raise ValueError(f"embed_dim = {embed_dim} must be even and a multiple of num_heads = {num_heads}")
+        if embed_dim < 1 or embed_dim % num_heads or embed_dim % 2:
+            raise ValueError(
+                f"embed_dim = {embed_dim} must be positive, even and a multiple of num_heads = {num_heads}"
+            )
         self.config: dict[str, Any] = {
             "num_marks": num_marks, "encoder": encoder, "embed_dim": embed_dim, "num_heads": num_heads,
             "num_layers": num_layers, "num_components": num_components, "mark_decoder": mark_decoder,
             "dropout": dropout, "feedforward_dim": feedforward_dim, "max_context": max_context,
         }  # fmt: skip
+        for name, most in LARGEST.items():
+            if (self.config[name] or 0) > most:
+                raise ValueError(f"{name} = {self.config[name]} must be at most {most:,}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout = {dropout} must be at least 0 and less than 1")
         if max_context is not None and max_context < 1:
             raise ValueError(f"max_context = {max_context} must be at least 1 (a token attends to itself), or None")
         self.num_marks = num_marks
