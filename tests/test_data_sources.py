@@ -217,7 +217,7 @@ class TestObstacles:
             ({"observed": [[0, 1]], "t_end": 1}, "leave out t_start and t_end"),
             ({"observed": [[0, 1]], "window": 1}, "observed and window both cut"),
             ({"min_mark_count": 0}, "min_mark_count = 0 must be at least 1"),
-            ({"delimiter": "ab"}, "delimiter = 'ab' must be one character"),
+            ({"delimiter": "ab"}, "delimiter = 'ab' must be one ASCII character"),
         ):
             with pytest.raises(ValueError, match=said):
                 read_dataset(FRAME, **options)  # type: ignore[arg-type]

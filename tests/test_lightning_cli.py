@@ -159,6 +159,27 @@ def events_with_marks(path: Path, marks: str) -> list[str]:
     return ["--data.path", str(path)]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--trainer.devices", "x", "options of --trainer: `devices` selected"),
+        ("--trainer.devices", "99999999999999999999", "options of --trainer: cannot fit 'int'"),
+        ("--trainer.strategy", "[]", "options of --trainer: You selected an invalid strategy"),
+        ("--trainer.accelerator", "nan", "options of --trainer: You selected an invalid accelerator"),
+        ("--trainer.gradient_clip_val", "-1", "would turn gradients round; it must be at least 0"),
+        ("--seed_everything", "-1", "--seed_everything: -1 is not in bounds"),
+        ("--data.num_workers", "-1", "num_workers = -1 must be at least 0"),
+        ("--data.delimiter", "\u2603", "must be one ASCII character"),
+    ],
+)
+def test_values_that_libraries_stumble_over_end_in_a_sentence(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tppsd("fit", *events_with_marks(Path("known.csv"), "abc"), *QUIET, option, value) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path(".").rglob("*.ckpt"))
+
+
 @pytest.mark.filterwarnings("ignore:the mean of the next inter-time is not usable")  # after a single epoch
 def test_marks_of_other_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     known, other = events_with_marks(Path("known.csv"), "abc"), events_with_marks(Path("other.csv"), "bcd")

@@ -91,8 +91,8 @@ class ReadOptions:
             raise DataError(
                 "mark_names names each mark once, and leaves nothing to min_mark_count; leave one of them out"
             )
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            raise DataError(f"delimiter = {self.delimiter!r} must be one character")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or not self.delimiter.isascii()):
+            raise DataError(f"delimiter = {self.delimiter!r} must be one ASCII character")
 
     def given(self) -> dict[str, Any]:
         """Return the options that differ from their defaults."""

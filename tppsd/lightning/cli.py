@@ -82,15 +82,27 @@ class VerbCLI(LightningCLI):
         See `before_instantiate_classes`.
         """
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ValueError(f"--seed_everything: {error}") from error
+
     def before_instantiate_classes(self) -> None:
         """Let checkpoints be read as plain values, whatever the configuration says: nothing in them is run."""
         if self.config[self.verb].weights_only is False:
             raise ValueError("--weights_only false would run what is in a checkpoint; leave it out")
         self.config[self.verb].weights_only = True
+        clip = self.config[self.verb].trainer.gradient_clip_val
+        if clip is not None and clip < 0:
+            raise ValueError(f"--trainer.gradient_clip_val = {clip} would turn gradients round; it must be at least 0")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         self.start = StartTogether(self._get(self.config, "start_timeout"))
-        trainer = super()._instantiate_trainer(config, [*callbacks, self.start])
+        try:
+            trainer = super()._instantiate_trainer(config, [*callbacks, self.start])
+        except (OverflowError, TypeError, ValueError) as error:  # devices, strategies, ... that there are not
+            raise ValueError(f"options of --trainer: {' '.join(str(error).split())[:300]}") from error
         self.start.arrange(trainer)
         return trainer
 

@@ -104,6 +104,10 @@ class EventDataModule(LightningDataModule):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
+        if num_workers < 0:
+            raise ValueError(
+                f"num_workers = {num_workers} must be at least 0 (0: batches are prepared in this process)"
+            )
         if path is not None and num_sequences is not None:
             raise ValueError(
                 f"num_sequences = {num_sequences} is for a simulated process; "
