@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 from small_models import attentive_model
 
 from tppsd import cli
@@ -95,10 +97,35 @@ def test_the_rest_of_each_sequence_is_drawn_where_a_share_is_given(files: tuple[
     assert "the dark line is what happened" in (tmp_path / "out" / "forecast.html").read_text()
 
 
+def test_a_run_knows_its_model_and_its_data(files: tuple[str, str], tmp_path: Path) -> None:
+    """Both give the same table; and tomorrow's log is read by the options of the run."""
+    log, checkpoint = files
+    run, rest = tmp_path / "version_0", ["--horizon", "2", "--num_paths", "20"]
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(checkpoint, run / "checkpoints" / "best.ckpt")
+    options = {"path": log, "columns": {"sequence": "case", "mark": "activity"}, "batch_size": 4}
+    data = {"class_path": "tppsd.lightning.datamodule.EventDataModule", "init_args": options}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    tomorrow = tmp_path / "tomorrow.csv"
+    tomorrow.write_text(Path(log).read_text() + "case-9,2024-03-02T05:00:00,discharge\n")
+    ways = {
+        "own": [log, *READ, "--model", checkpoint],
+        "run": ["--run", str(run)],
+        "later": [str(tomorrow), "--run", str(run)],
+    }
+    for name, words in ways.items():
+        assert cli.main(["forecast", *words, *rest, "--output", str(tmp_path / name)]) == 0
+    own, of_run, later = (pd.read_parquet(tmp_path / name / "forecast.parquet") for name in ways)
+    pd.testing.assert_frame_equal(own, of_run)
+    last = later.loc[(later["quantity"] == "next_time") & (later["id"] == "case-9"), "at"].min()
+    assert last > pd.Timestamp("2024-03-02T05:00")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--horizon", "2"], "--model is missing"),
+        (["--horizon", "2"], "give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT"),
+        (["--run", "NONE", "--horizon", "2"], "--run NONE: has no checkpoints/best.ckpt"),
         (["--model", "CKPT"], "--horizon is missing"),
         (["--model", "CKPT", "--horizon", "6x"], "must be a number of units of time, or a duration"),
         (["--model", "CKPT", "--horizon", "2", "--marks", "[death]"], "'death' is not a mark of the target"),

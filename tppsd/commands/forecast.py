@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.data_options import SourceParser, parse_source
+from tppsd.commands.data_options import SourceParser, given_options, source_of, without_prefix
 from tppsd.data.options import ReadOptions
 
 if TYPE_CHECKING:
@@ -26,19 +27,19 @@ def main(args: list[str]) -> None:
     """
     parser = SourceParser("tppsd forecast", "Forecast what comes after every sequence of a log.")
     _add_options(parser)
-    parsed, source, options = parse_source(parser, args)
-    for name in ("model", "horizon"):
-        if getattr(parsed, name) is None:
-            raise ValueError(
-                f"--{name} is missing: give {'a checkpoint' if name == 'model' else 'a length of time, as 7d'}"
-            )
+    parsed = parser.parse_args(without_prefix(args))
+    if (parsed.run is None) == (parsed.model is None):
+        raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
+    if parsed.horizon is None:
+        raise ValueError("--horizon is missing: give a length of time, as 7d")
 
     from tppsd.data.log import read_log
     from tppsd.data.reading import to_dataset
     from tppsd.forecasting.forecast import forecast
     from tppsd.models.checkpoint import load
 
-    target = load(parsed.model)
+    model, source, options = _opened(parsed)
+    target = load(model)
     is_split = parsed.split is not None or options.split_times is not None
     dataset = to_dataset(read_log(source, _as_trained(options, target.statistics), is_split))
     histories, observed = _histories(dataset, parsed.split, parsed.given_fraction, parsed.max_histories)
@@ -58,7 +59,10 @@ def main(args: list[str]) -> None:
 
 
 def _add_options(parser: SourceParser) -> None:
-    parser.add_argument("--model", type=str | None, default=None, help="checkpoint of the target")
+    parser.add_argument(
+        "--run", type=str | None, default=None, help="folder of a run of fit: its best checkpoint, and its data"
+    )
+    parser.add_argument("--model", type=str | None, default=None, help="checkpoint, where SOURCE gives the data")
     parser.add_argument(
         "--draft", type=str | None, default=None, help="checkpoint of a draft, or the name of a drafter"
     )
@@ -79,6 +83,22 @@ def _add_options(parser: SourceParser) -> None:
                         "forecast (default: all of them)")  # fmt: skip
     parser.add_argument("--max_histories", type=int | None, default=None, help="at most so many, from the first on")
     parser.add_argument("--seed", type=int, default=0, help="of the paths")
+
+
+def _opened(parsed: Any) -> tuple[Path, str, ReadOptions]:
+    """Return the checkpoint, the source, and how it is read."""
+    if parsed.run is None:
+        return Path(parsed.model), *source_of(parsed)
+    from tppsd.lightning.runs import open_run
+
+    checkpoint, section = open_run(Path(parsed.run))
+    of_run = section["init_args"]
+    source = parsed.source or of_run.get("path")
+    if source is None:
+        raise ValueError(f"--run {parsed.run}: was trained on a simulated process; give a SOURCE to forecast")
+    names = {field.name for field in fields(ReadOptions)}
+    read = {name: value for name, value in of_run.items() if name in names and value is not None}
+    return checkpoint, source, ReadOptions(**read | given_options(parsed))
 
 
 def _as_trained(options: ReadOptions, statistics: Any) -> ReadOptions:
