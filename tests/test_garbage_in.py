@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -203,6 +204,15 @@ def test_damaged_checkpoints_end_in_a_sentence(tmp_path: Path, has_digest: bool)
         except Exception as error:
             raise AssertionError(f"case {seed} is a traceback: {error!r:.300}") from error
     assert loaded < 200  # else nothing was damaged
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_pipe_is_refused_at_once(tmp_path: Path, suffix: str) -> None:
+    """Nobody writes to it, so that reading would wait for ever."""
+    path = tmp_path / f"train{suffix}"
+    os.mkfifo(path)
+    assert f"{path}: no such file" in str(read(path))
+    assert f"{path}: is a pipe or a device" in str(read(tmp_path))
 
 
 def test_errors_of_libraries_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ def open_file(file: str | Path, context: Context) -> Any:
         )
     ends = {str(edge) for edge in (context.options.t_start, context.options.t_end)}  # they may name columns
     candidates = candidate_names(context.options.column_map) | ends
+    if not is_url(file) and Path(file).exists() and not (Path(file).is_file() or Path(file).is_dir()):
+        raise ValueError(f"{file}: is a pipe or a device, which may never end; save its content as a file")
     with _in_a_sentence(file, f"not a readable {suffix[1:]} file"):
         if suffix == ".parquet":
             return _in_utf8(file, _read_parquet(file), candidates)
