@@ -16,8 +16,9 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.forecasting.baselines import baseline_models
 from tppsd.forecasting.case_scores import CaseScores, Observed, case_scores, observe
-from tppsd.forecasting.forecast import Forecast, Marks, forecast
+from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.origins import Origins, duration, find_origins, history_until, what_came
+from tppsd.forecasting.questions import Marks
 from tppsd.forecasting.score_rows import Comparison, ScoreRow, comparisons, score_rows
 from tppsd.models.protocol import EventModel
 from tppsd.models.resolve import resolve_model

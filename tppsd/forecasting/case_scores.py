@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.forecasting.forecast import Forecast, MarkSet
+from tppsd.forecasting.forecast import Forecast
 from tppsd.forecasting.next_time_scores import next_time_scores
+from tppsd.forecasting.questions import MarkSet
 from tppsd.metrics.functional.counts import crps_of_counts, horizon_counts, log_score_of_counts, randomised_pit
 from tppsd.metrics.functional.temporal_map import ForecastEvents, MatchedPredictions, match_predictions
 from tppsd.metrics.functional.transport import transport_by_mark

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +12,8 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.forecasting.estimators import Estimate, mean_estimate, step_sum_estimate
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
+from tppsd.forecasting.quantiles import Quantiles, quantiles_of
+from tppsd.forecasting.questions import Mark, Marks, MarkSet, bin_edges, positive
 from tppsd.forecasting.step_sums import StepSums, Sums
 from tppsd.models.resolve import resolve_model
 from tppsd.sampling.checks import mark_indices, mark_set, whole_number
@@ -22,29 +23,8 @@ from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import as_sequences
 from tppsd.sampling.results import SampledSequences
 
-Mark = int | str
-Marks = Mark | Collection[Mark]
 Estimator = Literal["control_variates", "step_sum", "frequency", "without"]
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-class MarkSet(NamedTuple):
-    """Is a set of marks that a forecast is about. Fields: label; marks: their indices."""
-
-    label: str
-    marks: tuple[int, ...]
-
-
-class Quantiles(NamedTuple):
-    """Holds quantiles over paths, with distribution-free 95 % intervals, each float64 (num_histories, ..., num_levels).
-
-    Fields: levels (num_levels,); values; lower, upper: order statistics between which the true quantile lies.
-    """
-
-    levels: Tensor
-    values: Tensor
-    lower: Tensor
-    upper: Tensor
 
 
 class _Pass(NamedTuple):
@@ -139,7 +119,7 @@ class Forecast:
     ) -> None:
         self.target, self.draft = resolve_model(target, "target"), draft
         self.histories = as_sequences(history)
-        self.horizon, self.num_paths = _positive("horizon", horizon), whole_number("num_paths", num_paths, 10)
+        self.horizon, self.num_paths = positive("horizon", horizon), whole_number("num_paths", num_paths, 10)
         self.options = options or SamplingOptions()
         if self.options.forbid_marks is not None:
             raise ValueError(
@@ -151,7 +131,7 @@ class Forecast:
         self.mark_names: tuple[str, ...] | None = getattr(statistics, "mark_names", None)
         self.num_marks = self.target.num_marks
         self.sets = (*self._declared(marks), MarkSet("any", tuple(range(self.num_marks))))
-        self.edges = self._edges(bins)
+        self.edges = bin_edges(bins, self.horizon)
         self._passes: list[_Pass] = []
 
     def __repr__(self) -> str:
@@ -230,7 +210,7 @@ class Forecast:
             bins: as of `forecast`; None = the declared ones.
             estimator: as of `probability`.
         """
-        edges = self.edges if bins is None else self._edges(bins)
+        edges = self.edges if bins is None else bin_edges(bins, self.horizon)
         sets = self.sets if by_mark else self.sets[-1:]
         sums = self._binned(self._pass(sets, edges.tolist()), sets, edges)
         return _squeezed(_estimate(sums, estimator, is_binary=False), not by_mark)
@@ -248,10 +228,10 @@ class Forecast:
             quantiles: levels, in (0, 1).
             bins: as of `forecast`; None = the declared ones.
         """
-        edges = self.edges if bins is None else self._edges(bins)
+        edges = self.edges if bins is None else bin_edges(bins, self.horizon)
         sets = (self.sets[-1] if marks is None else self._set(marks),)
         counts = self._binned(self._pass(sets, edges.tolist()), sets, edges).events.squeeze(2)
-        return _quantiles(counts, quantiles)
+        return quantiles_of(counts, quantiles)
 
     def first_time(self, marks: Marks, quantiles: Sequence[float] = LEVELS) -> Quantiles:
         """Return quantiles of the time until the first event of some marks, over paths: (num_histories, num_levels).
@@ -265,7 +245,7 @@ class Forecast:
         sets = (self._set(marks),)
         done = self._pass(sets, [self.horizon], sets[0].marks)
         first = done.sums.first_times[:, self._of(done, sets)].squeeze(1)
-        return _quantiles(first.view(len(self.histories), self.num_paths).t(), quantiles)
+        return quantiles_of(first.view(len(self.histories), self.num_paths).t(), quantiles)
 
     @property
     def paths(self) -> SampledSequences:
@@ -417,37 +397,11 @@ class Forecast:
                 return one
         return MarkSet(str(marks), self._indices(marks))
 
-    def _edges(self, bins: int | Sequence[float] | Tensor | None) -> Tensor:
-        """Ends of bins, from 0 on; the last is the horizon where a number is given."""
-        if bins is None or isinstance(bins, int):
-            num = 1 if bins is None else whole_number("bins", bins, 1)
-            return torch.linspace(0.0, self.horizon, num + 1, dtype=torch.float64)
-        edges = torch.as_tensor(bins, dtype=torch.float64).flatten()
-        if (
-            len(edges) == 0
-            or not bool((edges.diff() > 0).all())
-            or not 0 <= float(edges[0]) <= float(edges[-1]) <= self.horizon
-        ):
-            raise ValueError(f"bins = {bins} must be increasing times between 0 and the horizon, {self.horizon:g}")
-        if float(edges[0]) > 0:
-            edges = torch.cat([edges.new_zeros(1), edges])
-        return edges
-
     def _within(self, within: float) -> float:
-        within = _positive("within", within)
+        within = positive("within", within)
         if within > self.horizon:
             raise ValueError(f"within = {within:g} is beyond the horizon, {self.horizon:g}; give a longer horizon")
         return within
-
-
-def _positive(name: str, value: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} = {value!r} must be a positive number") from None
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} = {value!r} must be a positive number")
-    return number
 
 
 def _estimate(sums: Sums, estimator: Estimator, is_binary: bool) -> Estimate:
@@ -470,15 +424,3 @@ def _squeezed(estimate: Estimate, is_one: bool) -> Estimate:
     if not is_one:
         return estimate
     return estimate._replace(value=estimate.value[:, 0], standard_error=estimate.standard_error[:, 0])
-
-
-def _quantiles(outcomes: Tensor, levels: Sequence[float]) -> Quantiles:
-    """Return quantiles of outcomes (num_paths, *batch): values (*batch, num_levels)."""
-    level = torch.as_tensor(levels, dtype=torch.float64).flatten()
-    if not bool(((level > 0) & (level < 1)).all()) or len(level) == 0:
-        raise ValueError(f"quantiles = {levels} must lie between 0 and 1")
-    num, ordered = len(outcomes), outcomes.sort(0).values
-    width = 1.959964 * (num * level * (1 - level)).sqrt()  # of the binomial number of paths below a quantile
-    ranks = ((num * level).ceil() - 1, (num * level - width).floor() - 1, (num * level + width).ceil())
-    values = (ordered[rank.long().clamp(0, num - 1)].movedim(0, -1) for rank in ranks)
-    return Quantiles(level, *values)

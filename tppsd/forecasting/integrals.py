@@ -164,7 +164,7 @@ class _Parabolas(NamedTuple):
 
     @classmethod
     def through(cls, probs: Tensor) -> _Parabolas:
-        """Through values at the nodes, with the mean second derivative at both ends.
+        """Return parabolas through values at the nodes, with the mean second derivative at both ends.
 
         Args:
             probs: (num_distributions, num_nodes, num_sets).

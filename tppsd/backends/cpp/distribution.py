@@ -104,6 +104,7 @@ class CompiledDistribution(NextEventDistribution):
     _elapsed: Tensor | None
 
     def __init__(self, arithmetic: DistributionArithmetic, parameters: Tensor, elapsed: Tensor | None = None) -> None:
+        # the fields of the frozen class above stay unset: they are made when asked for
         self.__dict__.update(_arithmetic=arithmetic, _packed=parameters, _elapsed=elapsed)
 
     @cached_property

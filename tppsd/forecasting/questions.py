@@ -1,0 +1,50 @@
+"""What a forecast is asked about: sets of marks, and bins of its horizon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tppsd.sampling.checks import whole_number
+
+Mark = int | str
+Marks = Mark | Collection[Mark]
+
+
+class MarkSet(NamedTuple):
+    """Is a set of marks that a forecast is about. Fields: label; marks: their indices."""
+
+    label: str
+    marks: tuple[int, ...]
+
+
+def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Tensor:
+    """Return the ends of bins, from 0 on; the last is the horizon where a number is given."""
+    if bins is None or isinstance(bins, int):
+        num = 1 if bins is None else whole_number("bins", bins, 1)
+        return torch.linspace(0.0, horizon, num + 1, dtype=torch.float64)
+    edges = torch.as_tensor(bins, dtype=torch.float64).flatten()
+    if len(edges) == 0 or not bool((edges.diff() > 0).all()) or not 0 <= float(edges[0]) <= float(edges[-1]) <= horizon:
+        raise ValueError(f"bins = {bins} must be increasing times between 0 and the horizon, {horizon:g}")
+    if float(edges[0]) > 0:
+        edges = torch.cat([edges.new_zeros(1), edges])
+    return edges
+
+
+def positive(name: str, value: float) -> float:
+    """Return a positive, finite number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} = {value!r} must be a positive number") from None
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} = {value!r} must be a positive number")
+    return number
