@@ -6,7 +6,7 @@ import copy
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -116,7 +116,8 @@ def _untrained(encoder: str, num_marks: int, num_layers: int) -> TransformerTPP:
     decoder: Any = "independent" if encoder == "sahp" else "time_conditional"  # so that both are certified
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(num_layers)
-        model = TransformerTPP(num_marks, encoder, num_layers=num_layers, mark_decoder=decoder, **_SIZE)  # type: ignore[arg-type]
+        sizes: dict[str, Any] = {"num_layers": num_layers, "mark_decoder": decoder, **_SIZE}
+        model = TransformerTPP(num_marks, cast(Any, encoder), **sizes)
     model.set_statistics(DataStatistics.of(training_data(num_marks), num_marks))
     return make_attentive(make_lively(model)).eval()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -60,7 +61,8 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(lengths, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        dataset: Any = lengths  # of which only the length is asked
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
         if len(lengths) < num_replicas:

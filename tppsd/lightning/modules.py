@@ -161,7 +161,8 @@ class TPPModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Add StopAtDivergence: training that diverges is no success, whoever trains."""
-        has_one = any(isinstance(callback, StopAtDivergence) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        has_one = any(isinstance(callback, StopAtDivergence) for callback in callbacks)
         return [] if has_one else [StopAtDivergence()]
 
     def compile_model(self) -> None:

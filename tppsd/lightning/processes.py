@@ -35,7 +35,8 @@ class StartTogether(Callback):
     def arrange(self, trainer: Trainer) -> None:
         """Set the time of a strategy that has the default; it must come before the run begins."""
         if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:
-            trainer.strategy._timeout = timedelta(seconds=self.seconds)  # type: ignore[attr-defined]  # the seam that DDPStrategy has
+            # the seam that DDPStrategy has
+            trainer.strategy._timeout = timedelta(seconds=self.seconds)  # type: ignore[attr-defined]
             self._is_ours = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
