@@ -20,13 +20,12 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
-from tppsd.sampling.drafters.own import SelfDrafter
+from tppsd.sampling.drafters.own import RecentDistributions, SelfDrafter
 from tppsd.sampling.drafters.poisson import PoissonDistribution, PoissonDrafter
-from tppsd.sampling.drafters.recent import RecentDistributions
 from tppsd.sampling.requests import Histories, Requests
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
 from tppsd.sampling.state import BatchState
 

@@ -15,9 +15,8 @@ from tppsd.benchmark.sources import MAX_EVENTS, Request, sequences_on
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.resolve import model_device
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.roles import DRAFTER_NAMES
 from tppsd.sampling.sample import sample
 
 AUTOREGRESSIVE, REENCODE, EAGER = "autoregressive", "reencode (uncached)", "autoregressive, eager"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tppsd.backends.snapshots import content_hash
+from tppsd.backends.compile import content_hash
 from tppsd.certification.cells import Cell
 from tppsd.certification.judge import combined, judge
 from tppsd.certification.models import MEAN_INTER_TIME, OWN_ENCODER, build, event_data, with_own_encoder

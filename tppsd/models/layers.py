@@ -6,6 +6,7 @@ three quarters of the time.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +18,7 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
     """Apply `layer` to x (..., dim)."""
-    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+    return torch.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
 
 
 def rms_norm(layer: nn.RMSNorm, x: Tensor) -> Tensor:

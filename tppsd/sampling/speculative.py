@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution
-from tppsd.sampling.autoregressive import autoregressive_step, given_elapsed
+from tppsd.sampling.autoregressive import ModelRunner, autoregressive_step, given_elapsed
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters.base import Draft, Drafter
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import RowNoise, Streams
 from tppsd.sampling.requests import Requests
 from tppsd.sampling.rules import Acceptance, Rejected, RoundUniforms, Rule
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState, Events
 
 

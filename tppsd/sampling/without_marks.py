@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution
-from tppsd.sampling.autoregressive import Autoregressive, given_elapsed
+from tppsd.sampling.autoregressive import Autoregressive, ModelRunner, given_elapsed
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.requests import Requests
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState, Events
 
 

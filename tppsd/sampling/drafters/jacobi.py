@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.own import SelfDrafter, follow_marks
 from tppsd.sampling.requests import Requests
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
 from tppsd.sampling.drafters.model import ModelDrafter
 from tppsd.sampling.requests import Requests
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 
 
