@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.forecasting.estimators import Estimate, mean_estimate, step_sum_estimate
+from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, quantiles_of, step_sum_estimate
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
-from tppsd.forecasting.quantiles import Quantiles, quantiles_of
 from tppsd.forecasting.questions import Mark, Marks, MarkSet, bin_edges, positive
 from tppsd.forecasting.step_sums import StepSums, Sums
 from tppsd.models.resolve import resolve_model

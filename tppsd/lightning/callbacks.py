@@ -15,12 +15,12 @@ from torch import Tensor
 from tppsd.backends.compile import check_finite
 from tppsd.lightning.modules import DraftTPP, check_sampling
 from tppsd.lightning.requests import median_window
+from tppsd.metrics.calibration import TimeRescalingKS
 from tppsd.metrics.functional import (
     SequenceResiduals,
     ks_exponential,
     model_residuals,
 )
-from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.method import check_fit

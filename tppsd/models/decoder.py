@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tppsd.models.blocks import linear
 from tppsd.models.distribution import MarkDecoder, NextEventDistribution
-from tppsd.models.layers import linear
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
 
 

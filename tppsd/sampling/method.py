@@ -88,7 +88,7 @@ def build_engine(
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
             method = Autoregressive(target, noise, keeps_distributions)
             if plan.forbid_marks is not None:
-                from tppsd.sampling.without_marks import WithoutMarks
+                from tppsd.sampling.autoregressive import WithoutMarks
 
                 method = WithoutMarks(target, noise, plan.forbid_marks, plan.max_events)
             return Engine(method, state, noise, plan.requests, plan.histories, counters, recorder)
@@ -141,7 +141,7 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
     models, plan, num_rows = batch[:3]
     device, statistics = model_device(models.target), getattr(models.target, "statistics", None)
     if options.method == "fixed_point" or options.drafter == "jacobi":
-        from tppsd.sampling.drafters.jacobi import JacobiDrafter
+        from tppsd.sampling.drafters.own import JacobiDrafter
 
         return JacobiDrafter(target, num_rows)
     if (tree := options.tree) is not None and not tree.is_chain:

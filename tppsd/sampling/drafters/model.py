@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
 from tppsd.sampling.autoregressive import ModelRunner
-from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.drafters.base import Committed, Draft
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import BatchState
 
@@ -145,23 +145,17 @@ class ModelDrafter:
         self.runner.cache.roll_back(backlog.ids.shape[1] - self.backlog.num)  # shorter ones wrote dead entries
         return distribution
 
-    def commit(
-        self,
-        draft: Draft,
-        num_accepted: Tensor,
-        state: BatchState,
-        distributions: EventDistribution,
-        seen_marks: Tensor,
-    ) -> None:
+    def commit(self, done: Committed) -> None:
         """Keep what was accepted in the cache; what it has not seen of it joins the backlog."""
+        draft, num_accepted, newest = done.draft, done.num_accepted, done.state.last_token
         if draft.draft_length == 0:
-            self._add_to_backlog(state.last_token)
+            self._add_to_backlog(newest)
             return
         # the cache holds all drafted events but the last: a fully accepted round leaves out that and the bonus event
         num_kept = num_accepted.clamp_max(self._num_cached)
         draft.keep_in(self.runner.cache, num_kept, self._num_cached, 0)
         last = draft.tokens.map(lambda field: field[:, -1:])
-        self.backlog.replace(last, num_accepted - num_kept, state.last_token)
+        self.backlog.replace(last, num_accepted - num_kept, newest)
 
     def _add_to_backlog(self, newest: EventTokens) -> None:
         """Add the newest token in a round that drafted nothing."""

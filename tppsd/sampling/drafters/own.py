@@ -1,18 +1,23 @@
-"""Drafting without a draft model: the target's own recent distributions, held fixed for a round.
+"""Drafting without a draft model: the target's own distributions.
 
-Source: after Bilos et al., arXiv 2510.20031.
+They are recent ones (after Bilos et al., arXiv 2510.20031), or those of the round before (exact speculative Jacobi
+decoding, after Teng et al., arXiv 2410.01699).
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution
-from tppsd.sampling.autoregressive import ModelRunner
-from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.drafters.base import Committed, Draft
 from tppsd.sampling.requests import Requests
 from tppsd.sampling.state import BatchState
+
+if TYPE_CHECKING:
+    from tppsd.sampling.autoregressive import ModelRunner
 
 
 class RecentDistributions:
@@ -133,16 +138,9 @@ class SelfDrafter:
         drafts = self.recent.is_known[:, -1]
         return depth * (drafts & (state.elapsed == 0) if state.is_truncated_start else drafts).long()
 
-    def commit(
-        self,
-        draft: Draft,
-        num_accepted: Tensor,
-        state: BatchState,
-        distributions: EventDistribution,
-        seen_marks: Tensor,
-    ) -> None:
+    def commit(self, done: Committed) -> None:
         """Take in the target's distributions after the committed events."""
-        self.recent.update(distributions, seen_marks, num_accepted + 1)
+        self.recent.update(done.distributions, done.seen_marks, done.num_accepted + 1)
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
@@ -165,3 +163,73 @@ def follow_marks(every_mark: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         step *= 2
     marks = composed.gather(2, first.view(-1, 1, 1).expand(-1, composed.shape[1], 1)).squeeze(2)
     return torch.cat([first.unsqueeze(1), marks[:, :-1]], 1), marks
+
+
+class JacobiDrafter(SelfDrafter):
+    """Drafts each event from the distribution that the target gave it in the round before, with the noise it had then.
+
+    The pass that verifies a draft also gives the distributions of the events after the first rejection, in the light of
+    all drafted events before them. The next round drafts those events again from these. As their noise stays with them,
+    they hardly change from round to round, and neither do their distributions: where fixed-point iteration (Song et
+    al., ICML 2021) waits until an event no longer changes, this needs only distributions that overlap, and it is exact.
+
+    Why it is exact: given everything up to and including the noise of the event before, the distribution that an event
+    is drafted from is fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under
+    block verification they have; there this drafter has the distribution of the round before, and other noise.)
+
+    It drafts on beyond the end of a window: after a rejection before it, the distributions of those events are of use.
+
+    A distribution that followed an event of another mark than the one now drafted, and events that no round has seen
+    yet, are drafted as in `SelfDrafter`.
+    """
+
+    def __init__(self, target: ModelRunner, num_rows: int) -> None:
+        super().__init__(target, num_rows)
+        self._distributions: EventDistribution | None = (
+            None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
+        )
+        self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these distributions follow
+        self._skip = self.recent.slots.new_zeros(num_rows)  # how many of them followed committed events
+        self._last = self._skip - 1  # index of the last of use; -1: none
+
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
+        """Forget the round before of the rows that begin new requests."""
+        super().prefill(rows, requests, state)
+        self._last[rows] = -1
+
+    def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+        """Draft a chain, from the round before where it knows the event, else as in `SelfDrafter`."""
+        if self._distributions is None or uniforms.shape[1] == 0:
+            return super().propose(state, uniforms)
+        draft_length = uniforms.shape[1]
+        positions = torch.arange(draft_length, device=uniforms.device)
+        source = self._skip.unsqueeze(1) + positions
+        is_seen = source <= self._last.unsqueeze(1)
+        source = torch.where(is_seen, source, 0)
+        again, by_mark = self._distributions.at(source), self.recent.after_marks()
+        tau_again, mark_again = again.sample(uniforms[..., :3])
+        every_tau, every_mark = by_mark.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
+        assert self._marks_before is not None
+        fits = is_seen.unsqueeze(2) & (self._marks_before.gather(1, source).unsqueeze(2) == self.recent.slots[:-1])
+        every_mark = torch.where(fits, mark_again.unsqueeze(2), every_mark)
+        before, marks = follow_marks(every_mark, state.last_marks(self.num_marks).clamp_min(0))
+        is_again = fits.gather(2, before.unsqueeze(2)).squeeze(2)
+        inter_times = torch.where(is_again, tau_again, every_tau.gather(2, before.unsqueeze(2)).squeeze(2))
+        distributions = (
+            type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
+        )
+        times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
+        return Draft(inter_times, times, marks, distributions, self.lengths(draft_length, state))
+
+    def commit(self, done: Committed) -> None:
+        """Keep the target's distributions for the next round."""
+        super().commit(done)
+        self._distributions, self._marks_before = done.distributions.whole(), done.seen_marks
+        self._skip, self._last = done.num_accepted + 1, done.draft.num_drafted
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        super().compact(rows)
+        self._skip, self._last = self._skip[rows], self._last[rows]
+        if self._distributions is not None and self._marks_before is not None:
+            self._distributions, self._marks_before = self._distributions[rows], self._marks_before[rows]
