@@ -26,16 +26,6 @@ def is_sequences(source: Any) -> bool:
     return isinstance(source, Sequence) and bool(source) and all(isinstance(one, EventSequence) for one in source)
 
 
-def is_mapping(source: Any) -> bool:
-    """Say whether an object is a dict of splits, such as a `datasets.DatasetDict`."""
-    return isinstance(source, Mapping)
-
-
-def name_of(source: Any) -> str:
-    """Return what messages call an object in memory."""
-    return type(source).__name__
-
-
 def to_arrow(source: Any) -> Any:
     """Return an Arrow table of an object in memory.
 
@@ -136,8 +126,8 @@ def open_tables(source: Any, context: Context) -> Tables:
         FileNotFoundError, ValueError, TypeError: there is nothing to read.
     """
     if not isinstance(source, str | Path):
-        name = name_of(source)
-        if is_mapping(source):
+        name = type(source).__name__
+        if isinstance(source, Mapping):
             return _from_splits(name, name, source, context)
         return Tables(name, {None: (name, source if is_sequences(source) else to_arrow(source))})
     if is_url(source):

@@ -77,6 +77,16 @@ PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 DURATION_HINT = "a number of units of time, or a duration such as 12h, 7d or 2w"
 
 
+def to_nanoseconds(numbers: np.ndarray, length: int) -> np.ndarray:
+    """Return numbers of units that are `length` nanoseconds long in nanoseconds, int64.
+
+    Whole units and fractions are converted apart: integers stay exact, and years lose only what floats have lost.
+    """
+    whole = np.floor(numbers).astype(np.int64)
+    nanoseconds: np.ndarray = whole * length + np.rint((numbers - whole) * length).astype(np.int64)
+    return nanoseconds
+
+
 def known_unit(name: str | None) -> str | None:
     """Return ns, us, ms, s, min, h or d for any of their names; None for another unit ("10,000 s") or none."""
     if name is None:
