@@ -114,7 +114,7 @@ def test_links_of_copied_pages_are_seen_from_their_new_place() -> None:
 
 
 def test_docstrings_become_plain_text() -> None:
-    """What would be markup is escaped, formulas are literal, lines of one thing are joined, sections are left alone."""
+    """Markup is escaped, formulas and examples are literal, lines are joined, and sections are left alone."""
     text = """Return lambda*_k at `x*y`,
 and more.
 
@@ -129,10 +129,16 @@ Args:
           or none.
     y: a_.
 Source: someone,
-    somewhere.""".splitlines()
+    somewhere.
+
+Example:
+    >>> f(2 * a_)
+    [1,
+     2]""".splitlines()
     assert [line for line in docstrings.to_rst(text) if line] == [
         "Return lambda\\*_k at `x*y`, and more.", "::", "    D = |a - b|", "      + c", "- one thing;", "- another.",
-        "Args:", "    x: one of \\|x\\|, or none.", "    y: a\\_.", "Source: someone, somewhere.",
+        "Args:", "    x: one of \\|x\\|, or none.", "    y: a\\_.", "Source: someone, somewhere.", "Example:",
+        "    >>> f(2 * a_)", "    [1,", "     2]",
     ]  # fmt: skip
 
 

@@ -40,6 +40,12 @@ def bootstrap_interval(
         num_resamples: replicates.
         seed: of the resampling; the global generator is neither read nor advanced.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 (clusters) and 13 (percentiles).
+
+    Example:
+        >>> errors = torch.tensor([1.0, 2.0, 4.0, 1.0, 2.0], dtype=torch.float64)  # one per sequence
+        >>> found = bootstrap_interval(lambda w: (w @ errors) / w.sum(), num_sequences=5)
+        >>> float(found.value), float(found.lower) < 2.0 < float(found.upper)
+        (2.0, True)
     """
     if num_sequences < 2:
         raise ValueError(f"a bootstrap over sequences needs at least 2 of them; got {num_sequences}")

@@ -33,6 +33,11 @@ def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1C
     error also where only one has.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8 (clusters).
+
+    Example:
+        >>> sequence = EventSequence.of([1.0, 4.0, 5.0, 8.0, 9.0, 12.0], t_start=0.0)  # short and long gaps by turns
+        >>> round(float(lag1_correlation([sequence]).correlation), 2)
+        -1.0
     """
     inter_times = [s.inter_times[s.num_given :].double() for s in sequences]
     inter_times = [tau for tau in inter_times if len(tau) >= 2]

@@ -34,6 +34,11 @@ def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult
 
     Raises:
         ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide; a value that is not in [0, 1].
+
+    Example:
+        >>> uniforms = torch.rand(2000, generator=torch.Generator().manual_seed(0))
+        >>> lag1_independence(uniforms).p_value > 0.01, lag1_independence(uniforms.sort().values).p_value < 1e-6
+        (True, True)
     """
     return pair_independence(uniforms[:-1], uniforms[1:], num_bins)
 
@@ -42,6 +47,11 @@ def pair_independence(first: Tensor, second: Tensor, num_bins: int = 8) -> Indep
     """Test pairs (first_i, second_i), both (num_pairs,) in [0, 1], by the same contingency table.
 
     Rows and columns of the grid without any value do not count; where one is left, nothing can be tested: p is NaN.
+
+    Example:
+        >>> first, second = torch.rand(2, 2000, generator=torch.Generator().manual_seed(0))
+        >>> pair_independence(first, second).p_value > 0.01, pair_independence(first, first).p_value < 1e-6
+        (True, True)
     """
     num_pairs = first.numel()
     if num_pairs < 5 * num_bins**2:

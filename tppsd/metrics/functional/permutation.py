@@ -25,7 +25,13 @@ class PermutationResult(NamedTuple):
 
 
 def event_counts(sequences: Sequence[EventSequence]) -> Tensor:
-    """Count the scored events of each sequence, float64 (num_sequences, 1)."""
+    """Count the scored events of each sequence, float64 (num_sequences, 1).
+
+    Example:
+        >>> event_counts([EventSequence.of([1.0, 2.0], t_start=0.0), EventSequence.of([], t_start=0.0, t_end=1.0)])
+        tensor([[2.],
+                [0.]], dtype=torch.float64)
+    """
     return torch.tensor([[sequence.num_scored] for sequence in sequences], dtype=torch.float64)
 
 
@@ -34,6 +40,10 @@ def mark_totals(sequences: Sequence[EventSequence], num_marks: int) -> Tensor:
 
     Raises:
         ValueError: a mark is num_marks or more.
+
+    Example:
+        >>> mark_totals([EventSequence.of([1.0, 2.0, 3.0], marks=[0, 1, 1], t_start=0.0)], num_marks=3)
+        tensor([[1., 2., 0.]], dtype=torch.float64)
     """
     for sequence in sequences:
         if len(sequence) and int(sequence.marks.max()) >= num_marks:
@@ -49,6 +59,10 @@ def time_counts(sequences: Sequence[EventSequence], edges: Tensor) -> Tensor:
 
     Returns:
         float64 (num_sequences, len(edges) - 1).
+
+    Example:
+        >>> time_counts([EventSequence.of([0.5, 1.0, 1.5], t_start=0.0)], torch.tensor([0.0, 1.0, 2.0]))
+        tensor([[2., 1.]], dtype=torch.float64)
     """
     edges = edges.double()
     ends = [torch.searchsorted(s.event_times[s.num_given :], edges, right=True) for s in sequences]
@@ -69,6 +83,11 @@ def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999,
         first, second: (num_sequences,) or (num_sequences, num_columns): one statistic per sequence, such as
             `event_counts`.
     Source: Anderson, Ann. Math. Stat. 33 (1962); Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) for the +1.
+
+    Example:
+        >>> first, second = torch.arange(30.0), torch.arange(30.0) + 20
+        >>> permutation_test(first, first).p_value, permutation_test(first, second).p_value < 0.01
+        (1.0, True)
     """
     samples = [(x if x.dim() == 2 else x.unsqueeze(1)).detach().double().cpu() for x in (first, second)]
     if not len(first) or not len(second) or samples[0].shape[1] != samples[1].shape[1]:

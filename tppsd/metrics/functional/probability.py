@@ -27,6 +27,10 @@ def brier_score(probs: Tensor, outcomes: Tensor, weights: Tensor | None = None) 
     Lower is better, p = 1/2 has 1/4.
 
     Source: Brier, Mon. Weather Rev. 78 (1950).
+
+    Example:
+        >>> brier_score(torch.tensor([0.9, 0.2]), torch.tensor([1, 0]))
+        tensor(0.0250, dtype=torch.float64)
     """
     return _mean((_checked(probs) - outcomes.double()).square(), weights)
 
@@ -41,6 +45,10 @@ def binary_log_score(probs: Tensor, outcomes: Tensor, weights: Tensor | None = N
     A frequency k of S paths may be 0 or 1: score (k + 1/2) / (S + 1) instead, and say so.
 
     Source: Good, J. R. Stat. Soc. B 14 (1952).
+
+    Example:
+        >>> binary_log_score(torch.tensor([0.5, 0.5]), torch.tensor([1, 0]))  # log 2
+        tensor(0.6931, dtype=torch.float64)
     """
     probs = _checked(probs)
     return -_mean(torch.where(outcomes.bool(), probs.log(), torch.log1p(-probs)), weights)
@@ -57,6 +65,12 @@ def reliability_bins(probs: Tensor, outcomes: Tensor, num_bins: int = 10, weight
         probs, outcomes: (num_cases,).
         num_bins: B.
         weights: (num_cases,).
+
+    Example:
+        >>> reliability_bins(torch.tensor([0.9, 0.9, 0.2]), torch.tensor([1, 0, 0]), num_bins=2)
+        tensor([[1.0000, 2.0000],
+                [0.2000, 1.8000],
+                [0.0000, 1.0000]], dtype=torch.float64)
     """
     probs, outcomes = _checked(probs), outcomes.double()
     weights = torch.ones_like(probs) if weights is None else weights.double()
@@ -77,6 +91,13 @@ def brier_decomposition(probs: Tensor, outcomes: Tensor, num_bins: int = 10) -> 
         probs, outcomes: (num_cases,).
         num_bins: number of bins of equal width.
     Source: Murphy, J. Appl. Meteorol. 12 (1973); Stephenson, Coelho and Jolliffe, Weather Forecast. 23 (2008).
+
+    Example:
+        >>> probs, outcomes = torch.tensor([0.9, 0.9, 0.2, 0.2]), torch.tensor([1, 0, 0, 0])
+        >>> parts = brier_decomposition(probs, outcomes)
+        >>> total = parts.reliability - parts.resolution + parts.uncertainty + parts.within_bins
+        >>> round(float(total), 4), round(float(brier_score(probs, outcomes)), 4)
+        (0.225, 0.225)
     """
     counts, prob_sums, outcome_sums = reliability_bins(probs, outcomes, num_bins)
     probs, outcomes, total = probs.double(), outcomes.double(), counts.sum()
@@ -100,6 +121,10 @@ def auroc(probs: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> Ten
         probs, outcomes: (num_cases,); any increasing function of the probabilities gives the same.
         weights: (num_cases,).
     Source: Hanley and McNeil, Radiology 143 (1982); the Mann-Whitney statistic.
+
+    Example:
+        >>> auroc(torch.tensor([0.9, 0.4, 0.6, 0.1]), torch.tensor([1, 1, 0, 0]))
+        tensor(0.7500, dtype=torch.float64)
     """
     weights = torch.ones_like(probs, dtype=torch.float64) if weights is None else weights.double()
     values, places = probs.unique(return_inverse=True)

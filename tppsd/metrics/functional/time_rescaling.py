@@ -62,6 +62,12 @@ def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
 
     Raises:
         ValueError: two sequences with the same index, or a residual that is NaN or negative.
+
+    Example:
+        >>> one = SequenceResiduals(0, torch.tensor([0.5, 1.5]), leftover=0.25)
+        >>> two = SequenceResiduals(1, torch.tensor([1.0]), leftover=2.0)
+        >>> carry_over([one, two])
+        tensor([0.5000, 1.5000, 1.2500], dtype=torch.float64)
     """
     rows = sorted(residuals, key=lambda row: row.index)
     if not rows:
@@ -83,6 +89,13 @@ def carried_forecasts(residuals: Iterable[SequenceResiduals]) -> Tensor:
     forecast; a sampler that looked at another history shows here first. A gap that was carried over began in an earlier
     sequence: its forecast is that one's (the later one would tell that the gap was cut, and long gaps are cut more
         often).
+
+    Example:
+        >>> none = torch.empty(0)
+        >>> one = SequenceResiduals(0, torch.tensor([0.5]), 0.25, none, expected_times=torch.tensor([-1.0, -2.0]))
+        >>> two = SequenceResiduals(1, torch.tensor([1.0]), 2.0, none, expected_times=torch.tensor([-3.0, -4.0]))
+        >>> carried_forecasts([one, two])  # the second gap began in the first sequence
+        tensor([-1., -2.])
     """
     forecasts, pending = [], None
     for row in sorted(residuals, key=lambda row: row.index):
@@ -120,6 +133,11 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
 
     Raises:
         ValueError: a value outside [0, 1] or NaN.
+
+    Example:
+        >>> result = ks_uniform(torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+        >>> round(result.statistic, 3), result.num_events
+        (0.1, 5)
     """
     num_events = uniforms.numel()
     if num_events == 0:
@@ -135,7 +153,13 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
 
 
 def ks_exponential(gaps: Tensor) -> KSResult:
-    """Test Exp(1) by Kolmogorov and Smirnov: `ks_uniform` of u = 1 - exp(-gap), (num_events,)."""
+    """Test Exp(1) by Kolmogorov and Smirnov: `ks_uniform` of u = 1 - exp(-gap), (num_events,).
+
+    Example:
+        >>> gaps = torch.empty(1000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
+        >>> ks_exponential(gaps).p_value > 0.01, ks_exponential(1.2 * gaps).p_value < 1e-4
+        (True, True)
+    """
     return ks_uniform(-torch.expm1(-gaps.double().clamp_min(0)))
 
 
@@ -143,6 +167,10 @@ def ks_band(num_events: int, level: float = 0.95) -> float:
     """Return the half width of the band that holds F_n - F everywhere with probability `level`.
 
     It is about 1.36 / sqrt(n) at 0.95.
+
+    Example:
+        >>> round(ks_band(1000), 3)
+        0.043
     """
     from scipy.stats import kstwo
 

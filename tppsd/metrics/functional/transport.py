@@ -30,6 +30,11 @@ def transport_distance(first: EventSequence, second: EventSequence, costs: Seque
             another unit of time choose others.
     Source: Mei, Qin and Eisner, "Imputing missing events in continuous-time event streams" (ICML 2019); averaged over
         several costs: HYPRO (Xue et al., NeurIPS 2022).
+
+    Example:
+        >>> first, second = EventSequence.of([1.0, 2.0], t_start=0.0), EventSequence.of([1.5], t_start=0.0)
+        >>> transport_distance(first, second, costs=[1.0])  # move one by 0.5, delete the other
+        tensor([1.5000], dtype=torch.float64)
     """
     present = torch.cat([s.marks[s.num_given :] for s in (first, second)]).unique().tolist()
     return _by_mark(first, second, present, costs).sum(0)
@@ -41,6 +46,13 @@ def transport_by_mark(
     """Summands of `transport_distance`, one for each mark, float64 (num_marks, num_costs); its arguments are the same.
 
     For a distance by horizon, give sequences that end there (`EventSequence.prefix`).
+
+    Example:
+        >>> first = EventSequence.of([1.0, 2.0], marks=[0, 1], t_start=0.0)
+        >>> second = EventSequence.of([1.5], marks=[0], t_start=0.0)
+        >>> transport_by_mark(first, second, num_marks=2, costs=[1.0])
+        tensor([[0.5000],
+                [1.0000]], dtype=torch.float64)
     """
     return _by_mark(first, second, range(num_marks), costs)
 
