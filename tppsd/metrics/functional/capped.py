@@ -147,6 +147,12 @@ def crps(distribution: LogNormalMixture, inter_times: Tensor, horizon: float = m
         horizon: H > 0, in the data's unit of time.
     Source: Gneiting and Raftery, JASA 102 (2007), section 4.2, with |x - y| = x + y - 2 min(x, y); with a horizon:
     Gneiting and Ranjan, J. Bus. Econ. Stat. 29 (2011), threshold weights 1{x < H}.
+
+    Example:
+        >>> zero = torch.zeros(2, 1, dtype=torch.float64)
+        >>> standard = LogNormalMixture(zero, zero, zero)  # log X ~ Normal(0, 1)
+        >>> crps(standard, torch.tensor([1.0, 5.0]))
+        tensor([0.2674, 2.8495], dtype=torch.float64)
     """
     inter_times = inter_times.double().clamp_max(horizon)
     minimum = _minimum(distribution) if horizon == math.inf else _minimum_within(distribution, horizon)

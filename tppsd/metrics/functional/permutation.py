@@ -43,6 +43,12 @@ def bootstrap_interval(
         num_resamples: replicates.
         seed: of the resampling; the global generator is neither read nor advanced.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 (clusters) and 13 (percentiles).
+
+    Example:
+        >>> errors = torch.tensor([1.0, 2.0, 4.0, 1.0, 2.0], dtype=torch.float64)  # one per sequence
+        >>> found = bootstrap_interval(lambda w: (w @ errors) / w.sum(), num_sequences=5)
+        >>> float(found.value), float(found.lower) < 2.0 < float(found.upper)
+        (2.0, True)
     """
     if num_sequences < 2:
         raise ValueError(f"a bootstrap over sequences needs at least 2 of them; got {num_sequences}")
@@ -85,6 +91,11 @@ def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1C
     error also where only one has.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8 (clusters).
+
+    Example:
+        >>> sequence = EventSequence.of([1.0, 4.0, 5.0, 8.0, 9.0, 12.0], t_start=0.0)  # short and long gaps by turns
+        >>> round(float(lag1_correlation([sequence]).correlation), 2)
+        -1.0
     """
     inter_times = [s.inter_times[s.num_given :].double() for s in sequences]
     inter_times = [tau for tau in inter_times if len(tau) >= 2]

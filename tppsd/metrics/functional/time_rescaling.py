@@ -203,6 +203,11 @@ def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult
 
     Raises:
         ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide; a value that is not in [0, 1].
+
+    Example:
+        >>> uniforms = torch.rand(2000, generator=torch.Generator().manual_seed(0))
+        >>> lag1_independence(uniforms).p_value > 0.01, lag1_independence(uniforms.sort().values).p_value < 1e-6
+        (True, True)
     """
     return pair_independence(uniforms[:-1], uniforms[1:], num_bins)
 
@@ -211,6 +216,11 @@ def pair_independence(first: Tensor, second: Tensor, num_bins: int = 8) -> Indep
     """Test pairs (first_i, second_i), both (num_pairs,) in [0, 1], by the same contingency table.
 
     Rows and columns of the grid without any value do not count; where one is left, nothing can be tested: p is NaN.
+
+    Example:
+        >>> first, second = torch.rand(2, 2000, generator=torch.Generator().manual_seed(0))
+        >>> pair_independence(first, second).p_value > 0.01, pair_independence(first, first).p_value < 1e-6
+        (True, True)
     """
     num_pairs = first.numel()
     if num_pairs < 5 * num_bins**2:
@@ -256,6 +266,11 @@ def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
             distribution makes uniform.
         num_bins: B.
     Source: Gneiting, Balabdaoui and Raftery, J. R. Stat. Soc. B 69 (2007).
+
+    Example:
+        >>> found = pit_calibration(torch.tensor([0.1, 0.3, 0.6, 0.9]), num_bins=2)
+        >>> found.counts.tolist(), float(found.deviation), round(float(found.ks_statistic), 2)
+        ([2, 2], 0.0, 0.2)
     """
     ks = ks_uniform(uniforms)  # refuses values outside [0, 1]
     bins = (uniforms.detach().double().cpu().flatten() * num_bins).long().clamp_max(num_bins - 1)
@@ -272,6 +287,13 @@ def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Te
 
     Args:
         mark_probs: (num_events, num_marks); marks: int64 (num_events,); num_bins: B.
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+        >>> confidence_bins(probs, torch.tensor([0, 1, 0]), num_bins=2)
+        tensor([[0.0000, 3.0000],
+                [0.0000, 2.4000],
+                [0.0000, 2.0000]], dtype=torch.float64)
     """
     confidence, predicted = mark_probs.detach().double().max(-1)
     bins = (confidence * num_bins).long().clamp(0, num_bins - 1)
@@ -288,6 +310,12 @@ def expected_calibration_error(bins: Tensor) -> Tensor:
     Args:
         bins: sums of `confidence_bins`, (3, num_bins).
     Source: Naeini et al. (AAAI 2015); Guo et al. (ICML 2017), with B = 15.
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+        >>> bins = confidence_bins(probs, torch.tensor([0, 1, 0]), num_bins=2)
+        >>> round(float(expected_calibration_error(bins)), 3)
+        0.133
     """
     num_events, confidence, correct = bins
     error: Tensor = (correct - confidence).abs().sum() / num_events.sum()
