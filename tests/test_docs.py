@@ -110,6 +110,7 @@ def test_the_reference_has_every_public_name() -> None:
 def test_links_of_copied_pages_are_seen_from_their_new_place() -> None:
     assert "](guides/data.md)" in generate.moved(ROOT / "README.md")
     assert "](contributing.md)" in generate.moved(ROOT / "README.md")
+    assert "](tutorials/01_log_to_forecast.ipynb)" in generate.moved(ROOT / "README.md")
     assert "](../tppsd/sampling/rules.py)" in generate.moved(ROOT / "CONTRIBUTING.md")
 
 
@@ -201,9 +202,11 @@ def test_the_encoder_of_the_recipe_can_be_sampled() -> None:
 
 @pytest.mark.slow
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
-    for package in ("sphinx", "myst_parser", "furo"):
+    for package in ("sphinx", "myst_nb", "furo"):
         pytest.importorskip(package, reason=f"{package} is not installed: `make docs` installs it")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(tmp_path)]
+    quiet = ["-W", "--keep-going", "-q", "-D", "nb_execution_mode=off"]  # tests/test_notebooks.py runs them
+    command = [sys.executable, "-m", "sphinx", *quiet, "docs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "index.html").exists() and (tmp_path / "api.html").exists()
+    pages = ("index", "api", "tutorials/01_log_to_forecast")
+    assert all((tmp_path / f"{page}.html").exists() for page in pages)
