@@ -4,6 +4,7 @@ exists."""
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import docstrings
 import generate
 import pytest
+import tables
 
 import tppsd
 from tppsd.cli import COMMANDS
@@ -141,6 +143,36 @@ Example:
         "Args:", "    x: one of \\|x\\|, or none.", "    y: a\\_.", "Source: someone, somewhere.", "Example:",
         "    >>> f(2 * a_)", "    [1,", "     2]",
     ]  # fmt: skip
+
+
+# --- tables of results -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_are_those_of_their_json_lines(page: Path) -> None:
+    """A number that is typed into a page is not a result: `python docs/tables.py` writes what the lines say."""
+    text = page.read_text()
+    assert text == tables.with_tables(text), "run: python docs/tables.py"
+    outside = tables.PLACE.sub("", FENCE.sub("", text))
+    is_results = page.parent == tables.RESULTS
+    assert not (is_results and re.search(r"^\|", outside, re.MULTILINE)), "a table that has no JSON lines"
+
+
+def test_every_file_of_results_has_a_place() -> None:
+    assert not list(tables.without_place())
+    assert len(list(tables.RESULTS.glob("*.jsonl"))) > 20
+
+
+def test_values_are_written_as_they_were_measured() -> None:
+    numbers = json.loads("[0.930, 26000, 9999, -0.5]", parse_float=tables.Number, parse_int=tables.Number)
+    assert list(map(tables.value_text, numbers)) == ["0.930", "26,000", "9999", "-0.5"]
+    assert (
+        tables.value_text({"median": "1.5", "min": "1.2", "max": "1.9", "draft_length": "8"}) == "1.5 (1.2 to 1.9), 8"
+    )
+    assert tables.value_text({"mean": "2.1", "std": "0.1"}) == "2.1 ± 0.1"
+    assert tables.value_text([{"value": "1", "published": "2"}, None]) == "1 (*2*), "
+    table = tables.Table({"bold": ["gain"], "table": "Here"}, [{"gain": {"median": 2, "min": 1, "max": 3}, "n": None}])
+    assert tables.written(table) == "| gain | n |\n| --- | --- |\n| **2** (1 to 3) | |\n\n*Here.*"
 
 
 # --- the quick start -------------------------------------------------------------------------------------------------
