@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import add_compile, at_least, positive_seconds
+from tppsd.arguments import use_threads
+from tppsd.commands.console import CommandParser, add_compile, add_threads, positive_seconds
 from tppsd.progress import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
@@ -26,6 +27,10 @@ DESCRIPTION = """Time samplers side by side and test their samples: from checkpo
 (--data: models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The
 tables and figures of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win
 over files. Several cells (data, encoders, batch sizes) end in a table of the fastest sampler of each."""
+EXAMPLES = (
+    "tppsd benchmark --untrained 20,8 --draft 1,1",
+    "tppsd benchmark --target target.ckpt --draft draft.ckpt --batch-size 1 16 --threads 1",
+)
 
 
 def main(args: list[str]) -> None:
@@ -80,15 +85,13 @@ def check_writable(option: str, path: Path) -> None:
 
 def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     """Run the plan and print its rows, as a table or one JSON object each."""
-    import torch
     from rich.console import Console
 
     from tppsd.backends.compile import check_compiler
     from tppsd.benchmark.run import run
     from tppsd.benchmark.table import print_table
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     if plan.compile is True and plan.device == "cpu":  # before anything is trained
         check_compiler()
     messages = Console(stderr=True)  # what is being done; the table or JSON alone is the output
@@ -103,9 +106,9 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     return measurements
 
 
-def parse(args: list[str]) -> argparse.Namespace:
-    """Read the options of the command line; those that were not given are None."""
-    parser = argparse.ArgumentParser(prog="tppsd benchmark", description=DESCRIPTION)
+def parser() -> CommandParser:
+    """Return the parser of the command line."""
+    parser = CommandParser("tppsd benchmark", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--config", action="append", default=[], help="YAML file of a plan; may be repeated, later ones win")
     which = parser.add_mutually_exclusive_group()
@@ -150,8 +153,8 @@ def parse(args: list[str]) -> argparse.Namespace:
         choices=["float32", "bfloat16"],
         help="of matrices, keys and values, in every sampler (default: float32)",
     )
-    add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
-    add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
+    add("--device", choices=["cpu", "cuda"], help="where models run (default: cpu)")
+    add_threads(parser)
     add("--json", action="store_true", help="one JSON object per row")
     add("--report", type=Path, help="write a self-contained HTML page with figures")
     add("--figure", type=Path, help="draw the fastest sampler of every cell (.svg, .png, .pdf)")
@@ -162,12 +165,18 @@ def parse(args: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="measure nothing: sum up the rows of earlier runs with --json",
     )
-    options = parser.parse_args(args)
+    return parser
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Read the options of the command line; those that were not given are None."""
+    own = parser()
+    options = own.parse_args(args)
     for option, given in (("--report", options.report), ("--json", options.json)):
         if options.recorded is not None and given:
-            parser.error(f"{option} is for what is measured, and --recorded measures nothing: leave one of them out")
+            own.error(f"{option} is for what is measured, and --recorded measures nothing: leave one of them out")
     if options.figure is not None and options.figure.suffix not in (".svg", ".png", ".pdf"):
-        parser.error(f"--figure {options.figure} must end in .svg, .png or .pdf")
+        own.error(f"--figure {options.figure} must end in .svg, .png or .pdf")
     return options
 
 

@@ -15,7 +15,7 @@ from tppsd.certification.cells import all_cells
 from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, cells_of
 from tppsd.certification.certify import Results, certify
 from tppsd.certification.models import OWN_ENCODER
-from tppsd.commands.console import at_least
+from tppsd.commands.console import CommandParser, at_least
 from tppsd.sampling.options import DTYPES
 
 EVENTS = 1_000_000  # per cell
@@ -42,12 +42,15 @@ def main(args: list[str]) -> None:
         raise SystemExit(1)
 
 
-def parse(args: list[str]) -> argparse.Namespace:
-    """Read the options of the command line."""
-    parser = argparse.ArgumentParser(prog="tppsd certify", description=__doc__)
+def parser() -> CommandParser:
+    """Return the parser of the command line."""
+    parser = CommandParser("tppsd certify", __doc__ or "", ("tppsd certify --events 10000 --only speculative",))
     add = parser.add_argument
     add("--events", type=int, default=EVENTS, help=f"per cell (default: {EVENTS:,})")
-    add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
+    add(
+        "--processes", "--threads", dest="processes", metavar="N", type=at_least(1), default=2,
+        help="cells side by side, with one processor thread each: so many threads in all (default: %(default)s)",
+    )  # fmt: skip
     add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
     add(
         "--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}"
@@ -58,7 +61,12 @@ def parse(args: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="of matrices, keys and values (default: %(default)s)")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
-    options = parser.parse_args(args)
+    return parser
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Read the options of the command line."""
+    options = parser().parse_args(args)
     if options.events < 1000:
         raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
     if options.compile == OWN_ENCODER and options.dtype != DTYPES[0]:

@@ -1,11 +1,56 @@
-"""Functions that commands share: how data are opened, the option `--compile`, and types of numbers."""
+"""What commands share: their parser, how data are opened, `--compile` and `--threads`, and types of numbers."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+from tppsd.arguments import THREADS, names_of, options_of, page, unrecognized
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Reports mistakes in one sentence with the option that was meant, and lists options on one page.
+
+    Args:
+        prog: the command, as `tppsd demo`.
+        description: what it does.
+        examples: calls of it, for its page.
+    """
+
+    def __init__(self, prog: str, description: str, examples: tuple[str, ...]) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self.examples = examples
+
+    def format_help(self) -> str:
+        """Return the page of --help."""
+        words = [option.name.upper() for option in options_of(self) if not option.name.startswith("--")]
+        groups = {
+            (group.title or "options").capitalize(): options
+            for group in self._action_groups
+            if (options := options_of(_Group(group._group_actions)))
+        }
+        usage = " ".join([self.prog, *words, "[OPTIONS]"] if "Options" in groups else [self.prog, *words])
+        about = " ".join((self.description or "").split())
+        return page(usage, about, groups, "\n".join(["Examples:", *(f"  {example}" for example in self.examples)]))
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one sentence, and where all options are listed."""
+        sentence = unrecognized(message, names_of(options_of(self)))
+        self.exit(2, f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
+
+
+class _Group:
+    """Holds the options of a group, as a parser does."""
+
+    def __init__(self, actions: list[argparse.Action]) -> None:
+        self._actions = actions
+
+
+def add_threads(parser: argparse.ArgumentParser, text: str = THREADS) -> None:
+    """Add the option `--threads`, which is of every command that computes."""
+    parser.add_argument("--threads", type=at_least(1), metavar="N", help=text)
 
 
 def compile_mode(text: str) -> bool | str:

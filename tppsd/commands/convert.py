@@ -8,15 +8,24 @@ from __future__ import annotations
 from tppsd.commands.data_options import SourceParser, parse_source
 
 
+def parser() -> SourceParser:
+    """Return the parser of the command line."""
+    parser = SourceParser(
+        "tppsd convert",
+        "Write a log of events to the Parquet file that everything reads.",
+        ("tppsd convert log.csv log.parquet --columns.time when --columns.mark what",),
+    )
+    parser.add_argument("output", type=str, help="file to write, which ends in .parquet")
+    return parser
+
+
 def main(args: list[str]) -> None:
     """Read a source and write its canonical Parquet file.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be read, or the name is not that of a Parquet file.
     """
-    parser = SourceParser("tppsd convert", "Write a log of events to the Parquet file that everything reads.")
-    parser.add_argument("output", type=str, help="file to write, which ends in .parquet")
-    parsed, source, options = parse_source(parser, args)
+    parsed, source, options = parse_source(parser(), args)
 
     from tppsd.data.canonical import write_parquet
     from tppsd.data.log import read_log

@@ -5,12 +5,12 @@ It trains a target and a draft, samples in several ways, and compares speed and 
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
 
-from tppsd.commands.console import add_columns, at_least, positive_seconds
+from tppsd.arguments import THREADS, use_threads
+from tppsd.commands.console import CommandParser, add_columns, add_threads, at_least, positive_seconds
 from tppsd.commands.demo_settings import Settings
 from tppsd.commands.reading_options import add_reading_options, take_reading_options
 
@@ -19,11 +19,12 @@ TARGET_SECONDS, DRAFT_SECONDS = 170.0, 60.0
 NUM_SEQUENCES = 40
 
 
-def parse(args: list[str]) -> Settings:
-    """Read the options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="tppsd demo",
-        description="Train a target and a draft, sample speculatively and autoregressively, and compare both.",
+def parser() -> CommandParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(
+        "tppsd demo",
+        "Train a target and a draft, sample speculatively and event by event, forecast, and show it on one page.",
+        ("tppsd demo", "tppsd demo --data log.csv --columns sequence=user time=hours mark=kind"),
     )
     add = parser.add_argument
     add(
@@ -40,8 +41,14 @@ def parse(args: list[str]) -> Settings:
     add("--draft-seconds", **seconds, default=DRAFT_SECONDS, help="training time of the draft (default: %(default)s)")
     add("--num-sequences", type=at_least(1), default=NUM_SEQUENCES, help="sequences to sample (default: %(default)s)")
     add("--seed", type=at_least(0), default=0, help="of data, training and sampling (default: %(default)s)")
+    add_threads(parser, f"of training: {THREADS}; sampling, one sequence at a time, has one")
     add_reading_options(parser)
-    options = parser.parse_args(args)
+    return parser
+
+
+def parse(args: list[str]) -> Settings:
+    """Read the options of the command line."""
+    options = parser().parse_args(args)
     return Settings(reading=take_reading_options(options), **vars(options))
 
 
@@ -49,6 +56,7 @@ def main(args: list[str]) -> None:
     """Run the demo and print its table."""
     settings = parse(args)
     started = time.perf_counter()
+    use_threads(settings.threads)
     from rich.console import Console
 
     console = Console()

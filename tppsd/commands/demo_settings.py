@@ -19,6 +19,7 @@ class Settings:
         target_seconds, draft_seconds: training times.
         num_sequences: how many sequences are sampled.
         seed: of data, training and sampling.
+        threads: of training; None = torch's choice.
         reading: options of `tppsd.data.options.ReadOptions` that were given.
     """
 
@@ -30,4 +31,5 @@ class Settings:
     draft_seconds: float
     num_sequences: int
     seed: int
+    threads: int | None
     reading: dict[str, Any]

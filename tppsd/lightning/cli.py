@@ -14,9 +14,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
+from tppsd.arguments import THREADS, names_of, use_threads
 from tppsd.lightning.baseline import RenewalBaseline
 from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, Patience, best_checkpoint
 from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.help import ShowPage, full_page, options_by_name, short_page
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
@@ -75,6 +77,17 @@ class VerbCLI(LightningCLI):
             default=60.0,
             help="Seconds that the processes of a distributed run wait for each other at the start.",
         )
+        parser.add_argument("--threads", type=int | None, default=None, help=THREADS)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        """Return the parser of the verb, with pages that begin with data and model."""
+        parser: OneSentenceParser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        parser.page = lambda: short_page(subcommand, parser)
+        parser.known_options = lambda: names_of(options_by_name(subcommand, parser).values())
+        parser.add_argument(
+            "--help-all", action=ShowPage, show=lambda: full_page(subcommand, parser), help="list every option"
+        )
+        return parser
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint's hyper-parameters replace the optimiser too.
@@ -90,6 +103,7 @@ class VerbCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Let checkpoints be read as plain values, whatever the configuration says: nothing in them is run."""
+        use_threads(self.config[self.verb].threads)
         if self.config[self.verb].weights_only is False:
             raise ValueError("--weights_only false would run what is in a checkpoint; leave it out")
         self.config[self.verb].weights_only = True
@@ -260,6 +274,25 @@ class SamplingCLI(VerbCLI):
         requests: Requests = self._get(self.config_init, "requests")
         loader: DataLoader[RequestChunk] = requests.loader(datamodule)
         self.trainer.predict(model, loader, **{**arguments, "return_predictions": False})
+
+
+class _Built(Exception):
+    """Carries the parser of a verb out of a LightningCLI, which would go on to parse and run."""
+
+
+def parser_of(verb: str) -> OneSentenceParser:
+    """Return the parser of a verb; nothing is parsed."""
+    kind = SamplingCLI if verb == "predict" else TrainingCLI
+
+    def stop(self: VerbCLI, parser: LightningArgumentParser, args: Any) -> None:
+        raise _Built(self._parser(verb))
+
+    try:
+        type(kind.__name__, (kind,), {"parse_arguments": stop})(verb, [])
+    except _Built as built:
+        parser: OneSentenceParser = built.args[0]
+        return parser
+    raise AssertionError("a LightningCLI parses its arguments")
 
 
 def main(args: list[str]) -> None:
