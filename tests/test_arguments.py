@@ -118,7 +118,10 @@ def test_the_nearest_option_is_the_one_that_was_meant(typed: str, meant: str | N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "--model.learning_rate", "0.1"], "no option --model.learning_rate; did you mean --model.optimizer.lr?"),
+        (
+            ["fit", "--model.learning_rate", "0.1"],
+            "no option --model.learning_rate; did you mean --model.optimizer.lr?",
+        ),
         (["fit", "--lr", "0.1"], "there is no option --lr; did you mean --model.optimizer.lr?"),
         (["fit", "--model.max_epochs", "3"], "no option --model.max_epochs; did you mean --trainer.max_epochs?"),
         (["predict", "--target", "x"], "there is no option --target; did you mean --model.target?"),

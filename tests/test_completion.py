@@ -68,7 +68,9 @@ def test_zsh_completes(scripts: dict[str, Path]) -> None:
         os.chdir(folder)
         os.environ |= {"TERM": "dumb", "PS1": "> "}
         os.execvp("zsh", ["zsh", "-f", "-i"])
-    set_up = f"unsetopt zle_bracketed_paste; fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D; print re''ady\n"
+    set_up = (
+        f"unsetopt zle_bracketed_paste; fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D; print re''ady\n"
+    )
     try:
         os.write(terminal, set_up.encode())
         assert "ready" in read_until(terminal, "ready")

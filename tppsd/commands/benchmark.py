@@ -60,7 +60,9 @@ def main(args: list[str]) -> None:
         from tppsd.benchmark.report import write_report
 
         assert plan is not None  # --report and --recorded exclude each other
-        print(f"report: {write_report(plan, measurements, options.report)}", file=sys.stderr)
+        print(f"Written: {write_report(plan, measurements, options.report)}", file=sys.stderr)
+    elif plan is not None and not options.json:
+        print("Nothing is written; --json > rows.jsonl keeps the rows, --report page.html draws them", file=sys.stderr)
 
 
 def check_writable(option: str, path: Path) -> None:

@@ -113,4 +113,5 @@ def _print(certificate: Certificate, path: Path) -> None:
         console.print(f"[red]{num_rejected} of {num_cells} cells are rejected[/] (Holm, family-wise level {LEVEL}).")
     else:
         console.print(f"No cell is rejected (Holm over {num_cells} cells, family-wise level {LEVEL}).")
-    console.print(f"Written: {path}")
+    rest = "; `tppsd certify` without --only tests the other cells" if path.name == PARTIAL else ""
+    console.print(f"Written: {path}{rest}", soft_wrap=True)

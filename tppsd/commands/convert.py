@@ -5,6 +5,8 @@ It keeps splits and vocabulary.
 
 from __future__ import annotations
 
+import shlex
+
 from tppsd.commands.data_options import SourceParser, parse_source
 
 
@@ -35,4 +37,5 @@ def main(args: list[str]) -> None:
     for note in log.notes:
         print(note)
     sizes = ", ".join(f"{len(part):,} {split}" for split, part in log.parts.items())
-    print(f"{path}: {sizes} sequences, {log.vocabulary.num_marks} marks")
+    print(f"Written: {path} ({sizes} sequences, {log.vocabulary.num_marks} marks)")
+    print(f"Next: tppsd inspect {shlex.quote(str(path))}, or tppsd fit --data.path {shlex.quote(str(path))}")

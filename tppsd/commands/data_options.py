@@ -24,9 +24,7 @@ class SourceParser(ArgumentParser):
         has_threads: it computes, and takes `--threads`.
     """
 
-    def __init__(
-        self, prog: str, description: str, examples: tuple[str, ...] = (), has_threads: bool = False
-    ) -> None:
+    def __init__(self, prog: str, description: str, examples: tuple[str, ...] = (), has_threads: bool = False) -> None:
         super().__init__(prog=prog, description=description)
         self.examples, self.has_threads = examples, has_threads
         self.add_argument("source", type=str | None, default=None, nargs="?",

@@ -59,11 +59,11 @@ def main(args: list[str]) -> None:
     facts = LogFacts.of(log)
     for part in describe(facts):
         console.print(part)
-    console.print(f"\nThe same in training:\n  {command_line(source, options)}")
     if parsed.report is not None:
         from tppsd.commands.inspect_page import write_page
 
-        console.print(f"Written: {write_page(facts, parsed.report)}")
+        console.print(f"\nWritten: {write_page(facts, parsed.report)}")
+    console.print(f"\nThe same in training:\n  {command_line(source, options)}")
     if obstacles is not None:
         raise SystemExit(2)
 

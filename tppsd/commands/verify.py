@@ -44,6 +44,7 @@ def main(args: list[str]) -> None:
         print(f"{folder}: {len(wrong)} things are not as they must be; the same `tppsd predict` mends what is missing")
         raise SystemExit(1)
     print(f"{folder}: all {num_files} files are there and as they were written")
+    print(f"Next: tppsd inspect {folder}, or pandas.read_parquet({str(folder)!r})")
 
 
 def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:

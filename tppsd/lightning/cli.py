@@ -28,6 +28,7 @@ from tppsd.lightning.runs import HELP as RUN_HELP
 from tppsd.lightning.runs import with_run
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.saving import SaveRunConfig, run_directory
+from tppsd.lightning.scores import print_scores, some_events, write_scores
 from tppsd.lightning.stopping import Stopped
 from tppsd.lightning.writer import SampleWriter
 from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
@@ -83,6 +84,8 @@ class VerbCLI(LightningCLI):
         """Return the parser of the verb, with pages that begin with data and model."""
         parser: OneSentenceParser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         parser.page = lambda: short_page(subcommand, parser)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # Lightning's table has 16 digits and no explanations
         parser.known_options = lambda: names_of(options_by_name(subcommand, parser).values())
         parser.add_argument(
             "--help-all", action=ShowPage, show=lambda: full_page(subcommand, parser), help="list every option"
@@ -240,6 +243,36 @@ class TrainingCLI(VerbCLI):
         best = best_checkpoint(self.trainer)
         if best is not None and best.best_model_path:
             rank_zero_info(f"best checkpoint: {best.best_model_path} ({best.monitor} = {best.best_model_score:.4f})")
+
+    def after_validate(self) -> None:
+        """Say what the scores are, where they are in full, and what to try next."""
+        self._say_scores("validation", "test")
+
+    def after_test(self) -> None:
+        """Say what the scores are, where they are in full, and what to try next."""
+        self._say_scores("test", "forecast")
+
+    def _say_scores(self, split: str, next_verb: str) -> None:
+        """Print scores, write them beside the checkpoint, and name the next command."""
+        if not self.trainer.is_global_zero:
+            return
+        scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        statistics = self.model.model.statistics
+        print_scores(scores, statistics.time_unit, split)
+        checkpoint = Path(self.config[self.verb].ckpt_path)
+        run = checkpoint.parent.parent
+        model = f"--run {run}" if (run / "config.yaml").is_file() else f"--ckpt_path {checkpoint}"
+        if next_verb == "forecast" and self.datamodule.process is not None:  # which has no log that goes on
+            next_verb = "predict"
+            model = f"{model.replace('--ckpt_path', '--model.target')} --requests.horizon {some_events(statistics)}"
+        elif next_verb == "forecast":
+            model = f"{model.replace('--ckpt_path', 'LOG --model')} --horizon {some_events(statistics)}"
+        path = checkpoint.with_suffix(f".{self.verb}.json")
+        try:
+            write_scores(path, scores, {"checkpoint": str(checkpoint), "data": self.datamodule.dataset_name})
+            print(f"In full: {path}. Next: tppsd {next_verb} {model}")
+        except OSError as error:
+            print(f"Not written: {path} ({error.strerror}). Next: tppsd {next_verb} {model}")
 
 
 class SamplingCLI(VerbCLI):
