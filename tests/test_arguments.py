@@ -68,12 +68,24 @@ def test_every_option_of_the_first_page_is_taken(capsys: pytest.CaptureFixture[s
     values = {"--model.optimizer": "torch.optim.SGD", "--model.lr_scheduler": "null", "--data.columns": "{time: when}",
               "--data.sort": "true", "--data.drop_duplicates": "true", "--model.compile": "false",
               "--data.fractions": "[0.8,0.1,0.1]", "--data.observed": "[[0,1]]"}  # fmt: skip
+    values |= dict.fromkeys(
+        ("--data.path", "--data.process", "--data.time_unit", "--data.origin", "--data.missing_mark",
+         "--data.time_format", "--data.delimiter", "--model.distillation.target"), "word",
+    )  # fmt: skip
     lists = ("split_times", "mark_bins", "mark_names")
     assert len(of_data) > 40
     for option in of_data:
         choice = re.search(rf"{re.escape(option)} {{(\w+)", text)
-        value = "[1,2]" if option.endswith(lists) else choice[1] if choice else values.get(option, "1")
-        parser.parse_args([option, value], _skip_validation=True)
+        value = (
+            "[a,b]"
+            if option.endswith("names")
+            else "[1,2]"
+            if option.endswith(lists)
+            else choice[1]
+            if choice
+            else values.get(option, "1")
+        )
+        parser.parse_args([option, value])
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -189,7 +201,7 @@ def test_threads_are_those_that_a_command_computes_with(
     log = tmp_path / "log.csv"
     rows = [f"{i},{0.5 * j + 0.01 * i},{(i + j) % 2}" for i in range(6) for j in range(1, 9)]
     log.write_text("\n".join(["sequence,time,mark", *rows]) + "\n")
-    plain = ["forecast", log, "--model", checkpoint, "--horizon", "1", "--num_paths", "4", "--max_histories", "1"]
+    plain = ["forecast", log, "--model", checkpoint, "--horizon", "1", "--num_paths", "10", "--max_histories", "1"]
     assert tppsd(*plain, "--threads", "3") == 0 and seen == [3]
     assert tppsd(*plain) == 0 and seen == [3, 3], "without the option nothing is changed"
     assert tppsd("validate", *simulated, *quiet, "--ckpt_path", checkpoint, "--threads", "0") == 2

@@ -55,6 +55,7 @@ GROUPS = {
         "certify": Command("tppsd.commands.certify", "test samplers for exactness", "tppsd certify --events 10000"),
     },
     "Around it": {
+        "dashboard": Command("tppsd.commands.dashboard", "a workspace of W&B for runs", "tppsd dashboard PROJECT"),
         "completion": Command(
             "tppsd.commands.completion", "completion by Tab, for bash or zsh", "tppsd completion bash"
         ),

@@ -9,29 +9,29 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
-from tppsd.arguments import THREADS, names_of, use_threads
+from tppsd.lightning.artifacts import model_artifact, samples_artifact, use, wandb_runs
 from tppsd.lightning.baseline import RenewalBaseline
 from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, Patience, best_checkpoint
 from tppsd.lightning.datamodule import EventDataModule
-from tppsd.lightning.help import ShowPage, full_page, options_by_name, short_page
+from tppsd.lightning.loggers import data_name
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
-from tppsd.lightning.processes import StartTogether
 from tppsd.lightning.requests import RequestChunk, Requests
 from tppsd.lightning.runs import HELP as RUN_HELP
 from tppsd.lightning.runs import with_run
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.saving import SaveRunConfig, run_directory
-from tppsd.lightning.scores import print_scores, some_events, write_scores
-from tppsd.lightning.stopping import Stopped
+from tppsd.lightning.scores import say_scores
+from tppsd.lightning.tracking import Tracking
+from tppsd.lightning.verb_cli import VerbCLI
 from tppsd.lightning.writer import SampleWriter
 from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from tppsd.sampling.roles import DRAFTER_NAMES
 
 CLASS_OF_ROLE = {module.role: f"{module.__module__}.{module.__qualname__}" for module in (TargetTPP, DraftTPP)}
 CSV_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outputs", "name": "fit"}}
@@ -49,96 +49,6 @@ CHECKPOINTS = {
     "auto_insert_metric_name": False,
     "enable_version_counter": False,  # one best.ckpt, overwritten in place
 }
-
-
-class VerbCLI(LightningCLI):
-    """Is a LightningCLI of one verb: parsers of the others would be built in vain."""
-
-    def __init__(self, verb: str, **arguments: Any) -> None:
-        self.verb = verb
-        super().__init__(
-            auto_configure_optimizers=False,  # the module takes an optimiser and a scheduler itself
-            load_from_checkpoint_support=False,  # hyper-parameters are the constructor's plain arguments
-            seed_everything_default=0,
-            parser_kwargs={"prog": "tppsd"},
-            parser_class=OneSentenceParser,
-            **arguments,
-        )
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a static method there
-        """Return the one verb and the arguments that its method leaves to the parser."""
-        return {self.verb: LightningCLI.subcommands()[self.verb]}
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add Lightning's own options and `--start_timeout`."""
-        super().add_default_arguments_to_parser(parser)
-        parser.add_argument(
-            "--start_timeout",
-            type=float,
-            default=60.0,
-            help="Seconds that the processes of a distributed run wait for each other at the start.",
-        )
-        parser.add_argument("--threads", type=int | None, default=None, help=THREADS)
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
-        """Return the parser of the verb, with pages that begin with data and model."""
-        parser: OneSentenceParser = super()._prepare_subcommand_parser(klass, subcommand, **options)
-        parser.page = lambda: short_page(subcommand, parser)
-        if subcommand in ("validate", "test"):
-            parser.set_defaults({"verbose": False})  # Lightning's table has 16 digits and no explanations
-        parser.known_options = lambda: names_of(options_by_name(subcommand, parser).values())
-        parser.add_argument(
-            "--help-all", action=ShowPage, show=lambda: full_page(subcommand, parser), help="list every option"
-        )
-        return parser
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning would let a checkpoint's hyper-parameters replace the optimiser too.
-
-        See `before_instantiate_classes`.
-        """
-
-    def _set_seed(self) -> None:
-        try:
-            super()._set_seed()
-        except ValueError as error:
-            raise ValueError(f"--seed_everything: {error}") from error
-
-    def before_instantiate_classes(self) -> None:
-        """Let checkpoints be read as plain values, whatever the configuration says: nothing in them is run."""
-        use_threads(self.config[self.verb].threads)
-        if self.config[self.verb].weights_only is False:
-            raise ValueError("--weights_only false would run what is in a checkpoint; leave it out")
-        self.config[self.verb].weights_only = True
-        clip = self.config[self.verb].trainer.gradient_clip_val
-        if clip is not None and clip < 0:
-            raise ValueError(f"--trainer.gradient_clip_val = {clip} would turn gradients round; it must be at least 0")
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        self.start = StartTogether(self._get(self.config, "start_timeout"))
-        try:
-            trainer = super()._instantiate_trainer(config, [*callbacks, self.start])
-        except (OverflowError, TypeError, ValueError) as error:  # devices, strategies, ... that there are not
-            raise ValueError(f"options of --trainer: {' '.join(str(error).split())[:300]}") from error
-        self.start.arrange(trainer)
-        return trainer
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb; a run that SIGTERM has ended, or that has lost a process, is not done and says so."""
-        try:
-            super()._run_subcommand(subcommand)
-        except Stopped:
-            raise
-        except SIGTERMException:  # Lightning's, whose exit status is 0
-            raise Stopped(self.how_to_go_on()) from None
-        except RuntimeError as error:
-            if (explained := self.start.explain(self.trainer, error)) is not None:
-                raise explained from error
-            raise
-
-    def how_to_go_on(self) -> str:
-        """Return what to do after SIGTERM."""
-        return "stopped by SIGTERM; give the same command again"
 
 
 class TrainingCLI(VerbCLI):
@@ -165,6 +75,7 @@ class TrainingCLI(VerbCLI):
         if self.verb != "validate":
             parser.add_lightning_class_args(RenewalBaseline, "renewal_baseline")
         if self.verb == "fit":
+            parser.add_lightning_class_args(Tracking, "tracking")
             parser.add_lightning_class_args(Patience, "early_stopping")
             parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
             parser.set_defaults({f"early_stopping.{name}": value for name, value in STOPPING.items()})
@@ -246,33 +157,11 @@ class TrainingCLI(VerbCLI):
 
     def after_validate(self) -> None:
         """Say what the scores are, where they are in full, and what to try next."""
-        self._say_scores("validation", "test")
+        say_scores(self.trainer, self.config[self.verb].ckpt_path, "test")
 
     def after_test(self) -> None:
         """Say what the scores are, where they are in full, and what to try next."""
-        self._say_scores("test", "forecast")
-
-    def _say_scores(self, split: str, next_verb: str) -> None:
-        """Print scores, write them beside the checkpoint, and name the next command."""
-        if not self.trainer.is_global_zero:
-            return
-        scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        statistics = self.model.model.statistics
-        print_scores(scores, statistics.time_unit, split)
-        checkpoint = Path(self.config[self.verb].ckpt_path)
-        run = checkpoint.parent.parent
-        model = f"--run {run}" if (run / "config.yaml").is_file() else f"--ckpt_path {checkpoint}"
-        if next_verb == "forecast" and self.datamodule.process is not None:  # which has no log that goes on
-            next_verb = "predict"
-            model = f"{model.replace('--ckpt_path', '--model.target')} --requests.horizon {some_events(statistics)}"
-        elif next_verb == "forecast":
-            model = f"{model.replace('--ckpt_path', 'LOG --model')} --horizon {some_events(statistics)}"
-        path = checkpoint.with_suffix(f".{self.verb}.json")
-        try:
-            write_scores(path, scores, {"checkpoint": str(checkpoint), "data": self.datamodule.dataset_name})
-            print(f"In full: {path}. Next: tppsd {next_verb} {model}")
-        except OSError as error:
-            print(f"Not written: {path} ({error.strerror}). Next: tppsd {next_verb} {model}")
+        say_scores(self.trainer, self.config[self.verb].ckpt_path, "forecast")
 
 
 class SamplingCLI(VerbCLI):
@@ -307,6 +196,19 @@ class SamplingCLI(VerbCLI):
         requests: Requests = self._get(self.config_init, "requests")
         loader: DataLoader[RequestChunk] = requests.loader(datamodule)
         self.trainer.predict(model, loader, **{**arguments, "return_predictions": False})
+        self._keep_artifacts()
+
+    def _keep_artifacts(self) -> None:
+        """Keep the samples in W&B as made from the models that were sampled."""
+        config = self.config[self.verb]
+        name = data_name(config.get("data")) or "model"
+        writer: SampleWriter = self._get(self.config_init, "writer")
+        for run in wandb_runs(self.trainer):
+            for model in (config.model.target, config.model.draft):
+                if model is not None and model not in DRAFTER_NAMES:
+                    use(run, model_artifact(Path(model), name))
+            files = sorted(path for path in writer.output_dir.iterdir() if path.is_file())
+            run.log_artifact(samples_artifact(files, name, self.model.job()))
 
 
 class _Built(Exception):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
+
 NLL = "nats per event; lower is better"
 WINDOW = "the window convention: all scored events, and the time after the last one"
 BENCHMARK = "the benchmark convention of EasyTPP: without first events and ends of windows"
@@ -83,6 +85,38 @@ def write_scores(path: Path, scores: Mapping[str, float], about: Mapping[str, An
         temporary.unlink(missing_ok=True)
 
 
-def some_events(statistics: Any) -> str:
-    """Return a horizon of some ten events, for an example."""
-    return f"{10 * statistics.duration / max(1, statistics.num_events):.2g}"
+def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None:
+    """Print the scores of a Trainer, write them beside the checkpoint, and name the next command, on rank zero.
+
+    Args:
+        trainer: after `validate` or `test`.
+        checkpoint: that was scored.
+        next_verb: what to try next: test, or forecast (of a simulated process, which has no log that goes on, predict).
+    """
+    if not trainer.is_global_zero:
+        return
+    verb = trainer.state.fn.value if trainer.state.fn is not None else "test"
+    scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    statistics: Any = trainer.lightning_module.model.statistics
+    print_scores(scores, statistics.time_unit, {"validate": "validation"}.get(verb, verb))
+    path = Path(checkpoint).with_suffix(f".{verb}.json")
+    following = _following(Path(checkpoint), next_verb, data.process is not None, statistics)
+    try:
+        write_scores(path, scores, {"checkpoint": str(checkpoint), "data": data.dataset_name})
+        print(f"In full: {path}. Next: {following}")
+    except OSError as error:
+        print(f"Not written: {path} ({error.strerror}). Next: {following}")
+
+
+def _following(checkpoint: Path, verb: str, is_simulated: bool, statistics: Any) -> str:
+    """Return the command to try next, with a horizon of some ten events."""
+    run = checkpoint.parent.parent
+    is_run = (run / "config.yaml").is_file()
+    horizon = f"{10 * statistics.duration / max(1, statistics.num_events):.2g}"
+    if verb == "test":
+        return f"tppsd test --run {run}" if is_run else f"tppsd test --ckpt_path {checkpoint}"
+    if is_simulated:
+        model = f"--run {run}" if is_run else f"--model.target {checkpoint}"
+        return f"tppsd predict {model} --requests.horizon {horizon}"
+    return f"tppsd forecast {f'--run {run}' if is_run else f'LOG --model {checkpoint}'} --horizon {horizon}"
