@@ -85,7 +85,8 @@ def test_every_option_of_the_first_page_is_taken(capsys: pytest.CaptureFixture[s
             if choice
             else values.get(option, "1")
         )
-        parser.parse_args([option, value])
+        needed = ["--model.distillation.target", "target.ckpt"] if "distillation" in option else []
+        parser.parse_args([*needed, option, value])
 
 
 @pytest.mark.parametrize("name", OTHERS)

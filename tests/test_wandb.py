@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 from lightning_helpers import small_data, tppsd, trainer
 
 from tppsd import TargetTPP
 from tppsd.commands.dashboard import SECTIONS, document, empty_panels, workspace
 from tppsd.lightning.artifacts import data_facts
 from tppsd.lightning.cli import parser_of
-from tppsd.lightning.loggers import data_name
+from tppsd.lightning.loggers import data_name, name_projects
 from tppsd.lightning.recorded_run import RecordedRun, read_recorded_run, run_file
 from tppsd.lightning.tracking import Tracking
 from tppsd.models.checkpoint import load
@@ -192,6 +193,24 @@ def test_projects_are_called_after_the_data(options: dict[str, str | None], name
     assert data_name({"init_args": options}) == name
 
 
+@pytest.mark.parametrize(
+    ("logger", "arguments", "expected"),
+    [
+        ("WandbLogger", {"project": None, "name": "fit"}, {"project": "taxi", "name": None}),
+        ("WandbLogger", {"project": "mine", "name": "first"}, {"project": "mine", "name": "first"}),
+        ("TensorBoardLogger", {"name": "lightning_logs"}, {"name": "taxi"}),
+        ("CSVLogger", {"name": "fit"}, {"name": "fit"}),
+    ],
+)
+def test_a_logger_keeps_the_names_that_it_was_given(
+    logger: str, arguments: dict[str, str | None], expected: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    one = Namespace(class_path=f"lightning.pytorch.loggers.{logger}", init_args=Namespace(**arguments))
+    name_projects([one], "taxi")
+    assert one.init_args.as_dict() == expected
+
+
 def test_csv_has_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert tppsd("fit", *DATA, *SMALL, *QUIET, "--trainer.max_epochs", "2") == 0
@@ -208,7 +227,7 @@ def test_tensorboard_has_numbers_pictures_and_tables(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     logger = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "outputs"]
     assert tppsd("fit", *DATA, *SMALL, *QUIET, *SAMPLING, *BACKTEST, *logger, "--trainer.max_epochs", "1") == 0
-    found = reading.EventAccumulator("outputs/multivariate_hawkes/version_0")
+    found = reading.EventAccumulator("outputs/fit/version_0")
     found.Reload()
     tags = found.Tags()
     assert {"train/gradient_norm", "best/nll", "sampling/speedup", "backtest/brier_score"} <= set(tags["scalars"])

@@ -62,12 +62,13 @@ def data_name(data: Mapping[str, Any] | None) -> str | None:
     return last.split(".")[0] or last
 
 
-def name_projects(loggers: Any, name: str | None) -> None:
+def name_projects(loggers: Any, name: str | None, own_name: str = "fit") -> None:
     """Call the projects of loggers in a configuration after the data, where nobody has named them.
 
     Args:
         loggers: the option `trainer.logger`: one logger, several, or none.
         name: of the data.
+        own_name: of the default logger, whose arguments stay where an option puts another in its place.
     """
     if name is None:
         return
@@ -76,17 +77,21 @@ def name_projects(loggers: Any, name: str | None) -> None:
         if arguments is None:
             continue
         kind = logger.class_path.rsplit(".", 1)[-1]
+        if kind == "WandbLogger" and arguments.get("name") == own_name:
+            arguments.name = None  # left over of the default logger: W&B would call every run so
         if kind == "WandbLogger" and arguments.get("project") is None and "WANDB_PROJECT" not in os.environ:
             arguments.project = name
         elif kind in ("CSVLogger", "TensorBoardLogger") and arguments.get("name") == LIGHTNING_NAME:
             arguments.name = name
 
 
-def missing_package(error: ModuleNotFoundError, loggers: Any) -> ValueError | None:
-    """Return what to say where the package of a logger is not installed; None where it is another that is missing."""
+def missing_package(error: BaseException | None, loggers: Any) -> ValueError | None:
+    """Return what to say where the package of a logger is not installed; None where something else is wrong."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__  # jsonargparse wraps what a constructor raises
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         kind = str(getattr(logger, "class_path", "")).rsplit(".", 1)[-1]
         package = PACKAGES.get(kind)
-        if package is not None and re.search(package.split("-")[0], str(error), re.IGNORECASE):
+        if error is not None and package is not None and re.search(package.split("-")[0], str(error), re.IGNORECASE):
             return ValueError(f"--trainer.logger {kind} needs a package that is not installed: pip install {package}")
     return None

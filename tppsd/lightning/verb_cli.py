@@ -84,7 +84,7 @@ class VerbCLI(LightningCLI):
         """Build everything; where the package of a logger is missing, say which."""
         try:
             super().instantiate_classes()
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, ValueError) as error:
             if (explained := missing_package(error, self.config[self.verb].trainer.logger)) is not None:
                 raise explained from None
             raise
