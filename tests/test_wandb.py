@@ -211,13 +211,20 @@ def test_a_logger_keeps_the_names_that_it_was_given(
     assert one.init_args.as_dict() == expected
 
 
-def test_csv_has_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("mode", "best"), [("min", min), ("max", max)])
+def test_csv_has_the_numbers(
+    mode: str, best: Callable[[list[float]], float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the worst score is looked for, the best epoch is the first: that of the last would be seen."""
     monkeypatch.chdir(tmp_path)
-    assert tppsd("fit", *DATA, *SMALL, *QUIET, "--trainer.max_epochs", "2") == 0
+    options = ["--trainer.max_epochs", "2", "--checkpoint.mode", mode, "--early_stopping.patience", "5"]
+    assert tppsd("fit", *DATA, *SMALL, *QUIET, *options) == 0
     rows = list(csv.DictReader(Path("outputs/fit/version_0/metrics.csv").read_text().splitlines()))
     assert {"train/learning_rate", "train/gradient_norm", "best/nll", "best/epoch"} <= rows[0].keys()
     scores = [float(row["val/nll"]) for row in rows if row["val/nll"]]
-    assert min(scores) == pytest.approx([float(row["best/nll"]) for row in rows if row["best/nll"]][-1])
+    found = [row for row in rows if row["best/nll"]][-1]
+    assert float(found["best/nll"]) == pytest.approx(best(scores))
+    assert int(float(found["best/epoch"])) == scores.index(best(scores)) == (mode == "min")
 
 
 def test_tensorboard_has_numbers_pictures_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

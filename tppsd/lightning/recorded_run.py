@@ -80,7 +80,7 @@ def _items(items: Any) -> Iterator[tuple[str, Any]]:
 
 def _records(data: bytes) -> Iterator[Any]:
     """Yield the records of a file: blocks of parts, each after a header of checksum, length and kind."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
     position, parts = FILE_HEADER, b""
     while position + HEADER <= len(data):
@@ -93,5 +93,5 @@ def _records(data: bytes) -> Iterator[Any]:
         parts += data[position + HEADER : position + HEADER + length]
         position += HEADER + length
         if kind in (WHOLE, LAST):
-            yield Record.FromString(parts)
+            yield wandb_internal_pb2.Record.FromString(parts)  # type: ignore[attr-defined]  # made when it is imported
             parts = b""

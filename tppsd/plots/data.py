@@ -69,6 +69,7 @@ def _inter_times(axes: Axes, sequences: Sequence[EventSequence], time_unit: str 
         edges = torch.logspace(low - 0.01, high + 0.01, _BINS + 1, dtype=torch.float64)
         axes.hist(values.numpy(), bins=edges.tolist(), color=REAL)
         axes.set_xscale("log")
+        axes.minorticks_off()
     label(axes, time_label("inter-time", time_unit), "events", "time between events")
 
 
