@@ -142,6 +142,7 @@ def test_the_nearest_option_is_the_one_that_was_meant(typed: str, meant: str | N
         (["forecast", "--run", "x", "--horizn", "3"], "there is no option --horizn; did you mean --horizon?"),
         (["demo", "--target-second", "3"], "there is no option --target-second; did you mean --target-seconds?"),
         (["benchmark", "--thread", "3"], "there is no option --thread; did you mean --threads?"),
+        (["test", "--run.x", "3"], "there is no option --run.x: --run takes one value"),
         (["verify", "folder", "another"], "another is one word too many"),
         (["certify", "--threads", "0"], "0 must be a whole number of at least 1"),
     ],

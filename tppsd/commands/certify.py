@@ -99,7 +99,11 @@ def _print(certificate: Certificate, path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Tests of samples under the model that was sampled", title_justify="left")
+    note = "accepted: share of tested drafted events; p: that exact samples differ from the model by as much as these"
+    table = Table(
+        title="Tests of samples under the model that was sampled", title_justify="left", caption=note,
+        caption_justify="left",
+    )  # fmt: skip
     for column in ("passes", "cell", "events", "accepted", "p", "verdict"):
         table.add_column(column, justify="right" if column in ("events", "accepted", "p") else "left", no_wrap=True)
     for line in certificate.cells:

@@ -57,6 +57,8 @@ def in_one_sentence(message: str, known: Sequence[str] = ()) -> str:
         return f"there is no option {wrong}{did_you_mean(wrong, [*_of_class(option, message), *known])}"
     if lost := _LOST.search(message):
         return f"{option} names a class that is not there: {lost[0]}"
+    if nested := re.search(r"NestedArg\(key='([^']+)'", message):
+        return f"there is no option {option}.{nested[1]}: {option} takes one value"
     inner = _innermost(message)
     given, kinds = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: .*)?$", inner, re.M), _kinds(inner)
     if given is None or not kinds:
