@@ -7,11 +7,11 @@ can be compared with what a recorded run holds.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.commands.console import CommandParser
+from tppsd.data.whole_files import write_text
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -86,7 +86,7 @@ def main(args: list[str]) -> None:
             print(f"empty for this run: {title} ({', '.join(keys)})")
         if not missing:
             print("this run has something for every panel")
-    _write(options.output, document(made))
+    write_text(options.output, json.dumps(document(made), indent=1) + "\n")
     if options.publish:
         made.save()
         print(f"Written: {options.output}. Published: {made.url}")
@@ -137,14 +137,3 @@ def empty_panels(keys: set[str]) -> dict[str, tuple[str, ...]]:
     """Return the panels for which a run has logged none of their keys, by title."""
     panels = [panel for panels in SECTIONS.values() for panel in panels]
     return {title: wanted for _, title, wanted in panels if not keys & set(wanted)}
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,13 +7,49 @@ forecasts what has happened in the test split.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tppsd.arguments import THREADS, use_threads
-from tppsd.commands.console import CommandParser, add_columns, add_threads, at_least, positive_seconds
-from tppsd.commands.demo_settings import Settings
-from tppsd.commands.reading_options import add_reading_options, take_reading_options
+from tppsd.commands.console import (
+    CommandParser,
+    add_columns,
+    add_reading_options,
+    add_threads,
+    at_least,
+    positive_seconds,
+    take_reading_options,
+)
+
+
+@dataclass
+class Settings:
+    """Holds the options of the demo.
+
+    Attributes:
+        data: folder or file of events, hub id, or process preset.
+        columns: pairs of a field and the column that it is read from, where that is not the usual one.
+        unmarked: the events have no marks, or theirs are left aside.
+        output: folder of all results.
+        target_seconds, draft_seconds: training times.
+        num_sequences: how many sequences are sampled.
+        seed: of data, training and sampling.
+        threads: of training; None = torch's choice.
+        reading: options of `tppsd.data.options.ReadOptions` that were given.
+    """
+
+    data: str
+    columns: list[tuple[str, str]]
+    unmarked: bool
+    output: Path
+    target_seconds: float
+    draft_seconds: float
+    num_sequences: int
+    seed: int
+    threads: int | None
+    reading: dict[str, Any]
+
 
 DEFAULT_PROCESS = "multivariate_hawkes"
 TARGET_SECONDS, DRAFT_SECONDS = 160.0, 50.0

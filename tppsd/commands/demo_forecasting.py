@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
-from tppsd.commands.demo_settings import Settings
 from tppsd.forecasting.backtest import Backtest, backtest
 from tppsd.forecasting.baselines import poisson_process
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.lightning.datamodule import EventDataModule
+
+if TYPE_CHECKING:
+    from tppsd.commands.demo import Settings
 
 ORIGINS = 150  # about so many, over all test sequences
 MAX_SEQUENCES = 150  # of the test split

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from tppsd import plots
 from tppsd.commands.demo_sampling import LOOP, is_compiled
-from tppsd.commands.demo_settings import Settings
 from tppsd.commands.demo_tables import (
     SAMPLED,
     SPECULATIVE,
@@ -30,6 +29,7 @@ from tppsd.commands.demo_tables import (
     speedup,
     told_apart,
 )
+from tppsd.data.whole_files import write_text
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.metrics.functional import lag1_correlation
 from tppsd.plots.page import Page
@@ -37,6 +37,8 @@ from tppsd.sampling.stats import SamplingStats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tppsd.commands.demo import Settings
 
 SCHEMA = 2
 
@@ -116,10 +118,7 @@ def write(
     if results["why_not"] is not None:
         console.print(f"Forecasts are not scored here: {results['why_not']}", markup=False, soft_wrap=True)
     written = _page(data, results, tables).write(settings.output / "report.html")
-    path = settings.output / "summary.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(temporary, path)
+    path = write_text(settings.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     console.print(_next_steps(data, results), soft_wrap=True)
     console.print("[bold]Written[/]")
     for name in SAMPLED:

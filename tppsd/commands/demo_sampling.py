@@ -10,7 +10,7 @@ import shutil
 import time
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -20,7 +20,6 @@ from rich.console import Console
 from tppsd.backends.compile import check_compiler
 from tppsd.benchmark.samplers import reencode
 from tppsd.benchmark.sources import Request
-from tppsd.commands.demo_settings import Settings
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
@@ -31,6 +30,9 @@ from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample
 from tppsd.sampling.stats import SamplingStats
+
+if TYPE_CHECKING:
+    from tppsd.commands.demo import Settings
 
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)

@@ -42,7 +42,7 @@ def main(args: list[str]) -> None:
 
     from rich.console import Console
 
-    from tppsd.commands.inspect_text import describe
+    from tppsd.commands.inspect_text import describe, page_of
     from tppsd.data.facts import LogFacts
     from tppsd.data.log import read_log
 
@@ -60,9 +60,7 @@ def main(args: list[str]) -> None:
     for part in describe(facts):
         console.print(part)
     if parsed.report is not None:
-        from tppsd.commands.inspect_page import write_page
-
-        console.print(f"\nWritten: {write_page(facts, parsed.report)}")
+        console.print(f"\nWritten: {page_of(facts).write(parsed.report)}")
     console.print(f"\nThe same in training:\n  {command_line(source, options)}")
     if obstacles is not None:
         raise SystemExit(2)

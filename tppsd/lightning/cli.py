@@ -31,7 +31,7 @@ from tppsd.lightning.tracking import Tracking
 from tppsd.lightning.verb_cli import VerbCLI
 from tppsd.lightning.writer import SampleWriter
 from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
-from tppsd.sampling.roles import DRAFTER_NAMES
+from tppsd.sampling.options import DRAFTER_NAMES
 
 CLASS_OF_ROLE = {module.role: f"{module.__module__}.{module.__qualname__}" for module in (TargetTPP, DraftTPP)}
 CSV_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outputs", "name": "fit"}}

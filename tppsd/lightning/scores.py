@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+
+from tppsd.data.whole_files import write_text
 
 NLL = "nats per event; lower is better"
 WINDOW = "the window convention: all scored events, and the time after the last one"
@@ -75,16 +76,6 @@ def print_scores(scores: Mapping[str, float], unit: str | None, split: str) -> N
     Console(highlight=False).print(table)
 
 
-def write_scores(path: Path, scores: Mapping[str, float], about: Mapping[str, Any]) -> None:
-    """Write scores in full, with what they are of, as JSON; the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps({**about, "scores": dict(scores)}, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None:
     """Print the scores of a Trainer, write them beside the checkpoint, and name the next command, on rank zero.
 
@@ -103,7 +94,8 @@ def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None
     path = Path(checkpoint).with_suffix(f".{verb}.json")
     following = _following(Path(checkpoint), next_verb, data.process is not None, statistics)
     try:
-        write_scores(path, scores, {"checkpoint": str(checkpoint), "data": data.dataset_name})
+        about = {"checkpoint": str(checkpoint), "data": data.dataset_name, "scores": scores}
+        write_text(path, json.dumps(about, indent=1) + "\n")
         print(f"In full: {path}. Next: {following}")
     except OSError as error:
         print(f"Not written: {path} ({error.strerror}). Next: {following}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from html import escape
@@ -10,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tppsd.data.whole_files import write_text
 from tppsd.plots.style import AUTOREGRESSIVE, BAND, FAINT, GRID, MARKS, OTHERS, REAL, SPECULATIVE, TEXT
 
 if TYPE_CHECKING:
@@ -99,15 +99,7 @@ class Page:
 
     def write(self, path: str | Path) -> Path:
         """Write the page, whole or not at all, make the folder if need be, and return the path."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(self.html(), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return write_text(path, self.html())
 
 
 def _variable(colour: str) -> str:
