@@ -18,8 +18,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
 from tppsd.backends.compile import check_compiler
-from tppsd.benchmark.samplers import reencode
-from tppsd.benchmark.sources import Request
+from tppsd.benchmark.samplers import Request, reencode
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
