@@ -9,11 +9,13 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
+from tppsd.lightning.averaging import AveragedWeights
 from tppsd.lightning.baseline import RenewalBaseline
 from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, best_checkpoint
 from tppsd.lightning.datamodule import EventDataModule
@@ -157,6 +159,7 @@ class TrainingCLI(VerbCLI):
             parser.link_arguments("data.num_events", "model.init_args.num_events", apply_on="instantiate")
             parser.add_lightning_class_args(Patience, "early_stopping")
             parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(AveragedWeights, "averaging")
             parser.set_defaults({f"early_stopping.{name}": value for name, value in STOPPING.items()})
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 
@@ -211,6 +214,10 @@ class TrainingCLI(VerbCLI):
         if config.get("enable_checkpointing") is False:  # a dry run keeps nothing
             callbacks = [callback for callback in callbacks if not isinstance(callback, OwnCheckpoint)]
             self.trainer_defaults.pop("callbacks", None)
+        others = [each for each in config.get("callbacks") or [] if isinstance(each, WeightAveraging)]
+        callbacks = [
+            each for each in callbacks if not isinstance(each, AveragedWeights) or not (others or each.power is None)
+        ]
         if self.verb == "fit" and config.get("logger") is False and config.get("default_root_dir") is None:
             config["default_root_dir"] = str(free_run_directory())  # as a logger would choose it
         return super()._instantiate_trainer(config, callbacks)

@@ -22,7 +22,7 @@ class ModelSize(NamedTuple):
 
 
 # number of training events below which a size holds -> the size; measured on eight logs: docs/results/defaults.md
-_TARGETS = {10_000: ModelSize(32, 1, 0.1), math.inf: ModelSize(64, 2, 0.1)}
+_TARGETS = {20_000: ModelSize(32, 1, 0.2), math.inf: ModelSize(64, 2, 0.1)}
 
 
 def target_size(num_events: int | None) -> ModelSize:
