@@ -19,7 +19,7 @@ class AveragedWeights(WeightAveraging):
         power: g; larger averages forget sooner. None = no averages: on the command line the callback is left out.
     """
 
-    def __init__(self, power: float | None = 8.0) -> None:
+    def __init__(self, power: float | None = 16.0) -> None:
         if power is not None and not power >= 0:
             raise ValueError(f"power = {power} must be at least 0, where all steps count alike, or null")
         self.power = power
