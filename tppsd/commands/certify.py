@@ -12,8 +12,7 @@ from pathlib import Path
 
 from tppsd.backends.compile import check_compiler
 from tppsd.certification.cells import all_cells
-from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, cells_of
-from tppsd.certification.certify import Results, certify
+from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, Results, cells_of, certify
 from tppsd.certification.models import OWN_ENCODER
 from tppsd.commands.console import at_least
 from tppsd.sampling.options import DTYPES

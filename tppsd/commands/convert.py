@@ -18,7 +18,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("output", type=str, help="file to write, which ends in .parquet")
     parsed, source, options = parse_source(parser, args)
 
-    from tppsd.data.canonical import write_parquet
+    from tppsd.data.interchange import write_parquet
     from tppsd.data.log import read_log
 
     log = read_log(source, options)

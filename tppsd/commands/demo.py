@@ -7,12 +7,38 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tppsd.commands.console import add_columns, at_least, positive_seconds
-from tppsd.commands.demo_settings import Settings
-from tppsd.commands.reading_options import add_reading_options, take_reading_options
+from tppsd.commands.console import add_columns, add_reading_options, at_least, positive_seconds, take_reading_options
+
+
+@dataclass
+class Settings:
+    """Holds the options of the demo.
+
+    Attributes:
+        data: folder or file of events, hub id, or process preset.
+        columns: pairs of a field and the column that it is read from, where that is not the usual one.
+        unmarked: the events have no marks, or theirs are left aside.
+        output: folder of all results.
+        target_seconds, draft_seconds: training times.
+        num_sequences: how many sequences are sampled.
+        seed: of data, training and sampling.
+        reading: options of `tppsd.data.options.ReadOptions` that were given.
+    """
+
+    data: str
+    columns: list[tuple[str, str]]
+    unmarked: bool
+    output: Path
+    target_seconds: float
+    draft_seconds: float
+    num_sequences: int
+    seed: int
+    reading: dict[str, Any]
+
 
 DEFAULT_PROCESS = "multivariate_hawkes"
 TARGET_SECONDS, DRAFT_SECONDS = 170.0, 60.0

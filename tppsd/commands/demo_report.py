@@ -16,8 +16,8 @@ from rich.table import Table
 
 from tppsd import plots
 from tppsd.commands.demo_sampling import EAGER
-from tppsd.commands.demo_settings import Settings
 from tppsd.commands.demo_training import layers
+from tppsd.data.whole_files import write_text
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.metrics.functional import history_share, lag1_correlation
 from tppsd.plots.page import Page
@@ -25,6 +25,8 @@ from tppsd.sampling.stats import SamplingStats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tppsd.commands.demo import Settings
 
 SCHEMA = 1
 _HEADERS = {
@@ -126,10 +128,7 @@ def write(
     for figure in _figures(data, results):
         page.figure(figure)
     written = page.write(settings.output / "report.html")
-    path = settings.output / "summary.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(temporary, path)
+    path = write_text(settings.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     console.print("\n[bold]Written[/]")
     for place in (*(results[name]["folder"] for name in _ran(results)), written, path):
         console.print(f"  {place}")

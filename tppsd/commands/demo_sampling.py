@@ -9,7 +9,7 @@ import math
 import shutil
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
 from tppsd.backends.compile import check_compiler
-from tppsd.commands.demo_settings import Settings
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
@@ -26,6 +25,9 @@ from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponenti
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.stats import SamplingStats
+
+if TYPE_CHECKING:
+    from tppsd.commands.demo import Settings
 
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from tppsd.commands.console import open_events
-from tppsd.commands.demo_settings import Settings
-from tppsd.data.shortening import shorten
+from tppsd.data.remarks import shorten
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.fitting import adamw, fit_best, small_batch_size
@@ -25,6 +24,9 @@ from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.functional import model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
+
+if TYPE_CHECKING:
+    from tppsd.commands.demo import Settings
 
 MAX_LENGTH = 1000  # events of a sequence, and ...
 MAX_SCORED_EVENTS = 60_000  # ... events of the validation and of the test split: they bound the time on large data sets

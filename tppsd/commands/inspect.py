@@ -33,7 +33,7 @@ def main(args: list[str]) -> None:
 
     from rich.console import Console
 
-    from tppsd.commands.inspect_text import describe
+    from tppsd.commands.inspect_text import describe, page_of
     from tppsd.data.facts import LogFacts
     from tppsd.data.log import read_log
 
@@ -52,9 +52,7 @@ def main(args: list[str]) -> None:
         console.print(part)
     console.print(f"\nThe same in training:\n  {command_line(source, options)}")
     if parsed.report is not None:
-        from tppsd.commands.inspect_page import write_page
-
-        console.print(f"Written: {write_page(facts, parsed.report)}")
+        console.print(f"Written: {page_of(facts).write(parsed.report)}")
     if obstacles is not None:
         raise SystemExit(2)
 

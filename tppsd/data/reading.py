@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tppsd.data.clocks import inter_times
-from tppsd.data.log import EventLog, read_log
+from tppsd.data.log import EventLog, inter_times, read_log
 from tppsd.data.options import FRACTIONS, options_of
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence

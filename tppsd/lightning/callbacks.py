@@ -12,19 +12,20 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from tppsd.backends.compile import check_finite
 from tppsd.lightning.modules import DraftTPP, check_sampling
 from tppsd.lightning.requests import median_window
+from tppsd.metrics.calibration import TimeRescalingKS
 from tppsd.metrics.functional import (
     SequenceResiduals,
     ks_exponential,
     model_residuals,
 )
-from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.method import check_fit
+from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.roles import DRAFTER_NAMES, check_finite, check_fit
 from tppsd.sampling.sample import sample
 from tppsd.sampling.stats import SamplingStats
 
@@ -85,7 +86,8 @@ class SpeculativeSampling(Callback):
                 self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted).to(pl_module.device)
         if isinstance(self.other, TransformerTPP):
             models = (pl_module.model, self.other) if self.target is None else (self.other, pl_module.model)
-            check_finite(*models)
+            for role, model in zip(("target", "draft"), models, strict=True):
+                check_finite(model, role)
             check_fit(*models)
         check_sampling(trainer, pl_module.model if self.target is None else self.other, self.options)
         if self.horizon is None and self.num_events is None:

@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from tppsd.data.batching import LengthBucketSampler, SequenceDataset
 from tppsd.data.options import FRACTIONS, ReadOptions
 from tppsd.data.reading import EventDataset, cut, read_dataset
-from tppsd.data.remarks import remarks
+from tppsd.data.remarks import check_floor, default_floor, describe_ties, remarks
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.data.ties import check_floor, default_floor, describe_ties
 from tppsd.processes.base import Process
 from tppsd.processes.presets import Preset, preset
 

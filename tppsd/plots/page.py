@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from html import escape
@@ -10,7 +9,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tppsd.plots.style import AUTOREGRESSIVE, BAND, FAINT, GRID, OTHERS, REAL, SPECULATIVE, TEXT
+from tppsd.data.whole_files import write_text
+from tppsd.plots.style import AUTOREGRESSIVE, BAND, FAINT, GRID, MARKS, OTHERS, REAL, SPECULATIVE, TEXT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ _IN_DARK = {  # colours of figures and of the page, and what stands for them on 
     _PAPER: "#14171B", TEXT: "#E6E8EB", FAINT: "#98A1AE", GRID: "#2B3038", BAND: "#39424E", REAL: "#C9CED6",
     AUTOREGRESSIVE: "#56B4E9", SPECULATIVE: "#FF8A4C",
     OTHERS[0]: "#3FC79A", OTHERS[1]: "#E39CC6", OTHERS[2]: "#ECB73F", OTHERS[3]: "#8FC9EF",
+    MARKS[0]: "#A3A6F5", MARKS[5]: "#5FC985",
 }  # fmt: skip
 _STYLE = """
 :root { color-scheme: light dark; LIGHT }
@@ -91,15 +92,7 @@ class Page:
 
     def write(self, path: str | Path) -> Path:
         """Write the page, whole or not at all, make the folder if need be, and return the path."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(self.html(), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return write_text(path, self.html())
 
 
 def _variable(colour: str) -> str:

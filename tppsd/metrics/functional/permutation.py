@@ -1,17 +1,118 @@
-"""Permutation test of two samples of sequences: whether they come from one distribution.
-
-It permutes whole sequences, because events within one depend on each other.
-"""
+"""Resampling of whole sequences, because events within one depend on each other: permutation tests and bootstraps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
+
+
+class BootstrapInterval(NamedTuple):
+    """Holds a statistic, its standard error, and a percentile interval; each of the statistic's shape."""
+
+    value: Tensor
+    standard_error: Tensor
+    lower: Tensor
+    upper: Tensor
+
+
+def bootstrap_interval(
+    statistic: Callable[[Tensor], Tensor],
+    num_sequences: int,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> BootstrapInterval:
+    """Bootstrap a statistic of sequences that are independent of each other; events and origins within one are not.
+
+        value = T(1, ..., 1),   replicate r = T(w_r),   w_r ~ Multinomial(n; 1/n, ..., 1/n)
+
+    The interval has the (1 - level) / 2 quantiles of the replicates for ends. Replicates that are NaN, such as an AUROC
+    without a positive case, are left out.
+
+    Args:
+        statistic: T, from how often each sequence counts, float64 (num_sequences,), to a tensor; for a mean over cases
+            that is `lambda w: (w @ sums) / (w @ numbers)`, with sums and numbers of cases by sequence.
+        num_sequences: n, at least 2.
+        level: of the interval.
+        num_resamples: replicates.
+        seed: of the resampling; the global generator is neither read nor advanced.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 (clusters) and 13 (percentiles).
+    """
+    if num_sequences < 2:
+        raise ValueError(f"a bootstrap over sequences needs at least 2 of them; got {num_sequences}")
+    generator = torch.Generator().manual_seed(seed)
+    replicates = []
+    for _ in range(num_resamples):
+        drawn = torch.randint(num_sequences, (num_sequences,), generator=generator)
+        replicates.append(statistic(torch.bincount(drawn, minlength=num_sequences).double()).double())
+    values, tail = torch.stack(replicates), (1 - level) / 2
+    is_number = ~values.isnan()
+    mean = values.nanmean(0)
+    deviations = torch.where(is_number, values - mean, 0.0).square().sum(0)
+    return BootstrapInterval(
+        statistic(torch.ones(num_sequences, dtype=torch.float64)).double(),
+        (deviations / (is_number.sum(0) - 1)).sqrt(),
+        values.nanquantile(tail, 0),
+        values.nanquantile(1 - tail, 0),
+    )
+
+
+_NUM_RESAMPLES = 500
+
+
+class Lag1Correlation(NamedTuple):
+    """Holds the Pearson correlation of (tau_i, tau_{i+1}), its bootstrap standard error, and the number of pairs."""
+
+    correlation: float
+    standard_error: float
+    num_pairs: int
+
+
+def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1Correlation:
+    """Return the correlation of successive inter-times within sequences, pooled over sequences.
+
+        r = sum (x - mean x)(y - mean y) / sqrt(sum (x - mean x)^2 sum (y - mean y)^2),  (x, y) = (tau_i, tau_{i+1})
+
+    The standard error resamples whole sequences with replacement (events within one depend on each other).
+    Given events are left out. Windows censor long intervals, so compare only samples from windows
+    of the same length. Both are NaN where no sequence has two scored events or inter-times do not vary, the standard
+    error also where only one has.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8 (clusters).
+    """
+    inter_times = [s.inter_times[s.num_given :].double() for s in sequences]
+    inter_times = [tau for tau in inter_times if len(tau) >= 2]
+    if not inter_times:
+        return Lag1Correlation(float("nan"), float("nan"), 0)
+    centre = torch.cat(inter_times).mean()  # subtracted beforehand, so that the sums of squares lose no digits
+    moments = torch.stack([_moments(tau - centre) for tau in inter_times])  # (num_sequences, 6)
+    num_sequences = len(moments)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(num_sequences, (_NUM_RESAMPLES, num_sequences), generator=generator)
+    multiplicity = torch.zeros(_NUM_RESAMPLES, num_sequences, dtype=torch.float64)
+    multiplicity.scatter_add_(1, drawn, torch.ones_like(multiplicity))
+    resampled = _correlation(multiplicity @ moments)
+    total = moments.sum(0)
+    standard_error = float(resampled.std()) if num_sequences > 1 else math.nan
+    return Lag1Correlation(float(_correlation(total)), standard_error, int(total[0]))
+
+
+def _moments(tau: Tensor) -> Tensor:
+    """Return (n, sum x, sum y, sum x^2, sum y^2, sum xy) of the lag-1 pairs of one sequence."""
+    x, y = tau[:-1], tau[1:]
+    return torch.stack([x.new_tensor(len(x)), x.sum(), y.sum(), x @ x, y @ y, x @ y])
+
+
+def _correlation(moments: Tensor) -> Tensor:
+    n, x, y, xx, yy, xy = moments.unbind(-1)
+    return (n * xy - x * y) / ((n * xx - x * x) * (n * yy - y * y)).sqrt()
+
 
 _CHUNK = 2**22  # elements of a block of permutations
 
