@@ -8,7 +8,7 @@ import numpy as np
 
 from tppsd.data.facts import LogFacts
 from tppsd.data.observation import observed_from, observed_until
-from tppsd.plots.style import FAINT, GRID, MARKS, OTHERS, REAL, TEXT, label, new_figure, time_label
+from tppsd.plots.style import FAINT, GRID, MARKS, OTHERS, REAL, TEXT, label, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,12 +41,7 @@ def event_raster(facts: LogFacts) -> Figure:
             colours[k] if scored else FAINT for k, scored in zip(own.marks[events], own.is_scored[events], strict=True)
         ]
         axes.vlines(times[events] - start[row], row - 0.36, row + 0.36, colors=shown, linewidth=1.0, zorder=2)
-    label(
-        axes,
-        time_label("time since the start of the window", facts.log.clock.unit),
-        "",
-        f"first {num_rows} sequences of training",
-    )
+    label(axes, _with_unit(facts, "time since the start of the window"), "", f"first {num_rows} sequences of training")
     axes.set_ylim(num_rows - 0.4, -0.6)
     axes.set_yticks([])
     axes.grid(False)
@@ -74,7 +69,7 @@ def gap_histogram(facts: LogFacts) -> Figure:
     ties = sum(own.num_ties for own in facts.splits.values())
     label(
         axes,
-        time_label("inter-time", facts.log.clock.unit),
+        _with_unit(facts, "inter-time"),
         "density per decade",
         f"{ties:,} ties are not shown" if ties else "no ties",
     )
@@ -143,12 +138,7 @@ def rate_over_time(facts: LogFacts) -> Figure:
         locator = dates.AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-    label(
-        axes,
-        "date (UTC)" if clock.has_dates else time_label("time", facts.log.clock.unit),
-        _per_unit(facts),
-        "scored events",
-    )
+    label(axes, "date (UTC)" if clock.has_dates else _with_unit(facts, "time"), _per_unit(facts), "scored events")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
     return figure
 
@@ -212,6 +202,10 @@ def _of_all(facts: LogFacts, shown: list[int]) -> str:
 
 def _short(name: str, most: int = 22) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _with_unit(facts: LogFacts, text: str) -> str:
+    return f"{text} [{facts.log.clock.unit}]" if facts.log.clock.unit else text
 
 
 def _per_unit(facts: LogFacts) -> str:
