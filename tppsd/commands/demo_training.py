@@ -6,6 +6,7 @@ The target is as deep as can learn in the time; the draft has one layer and is d
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def target_size(data: EventDataModule) -> dict[str, Any]:
 def train_models(settings: Settings, data: EventDataModule, console: Console) -> dict[str, Any]:
     """Train the target, distil the draft from it, fit the renewal baseline, score all on the test split."""
     quieten()
+    warnings.filterwarnings("ignore", "the mean of the next inter-time is not usable")  # the demo does not use it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(
         logging.WARNING
     )  # the demo gives its own account
@@ -83,6 +85,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
         renewal = fit_renewal(train, data.statistics, seed=settings.seed, validation=validation, advance=advance)
     test = data.sequences("test")
     results["convention"] = "benchmark" if data.statistics.first_is_given else "window"
+    results["renewal"] = renewal
     results["renewal_nll"] = model_nll(renewal, test, results["convention"])
     process = data.process_object
     results["true_nll"] = None
