@@ -55,7 +55,7 @@ TEXTS = {
     "trainer.devices": "processes on CPUs, or GPUs, that train together (default: auto)",
     "trainer.precision": "32-true, or bf16-mixed on GPUs (default: 32-true)",
     "trainer.logger": "where metrics go: CSVLogger, TensorBoardLogger, WandbLogger or false",
-    "early_stopping.patience": "validations without improvement until the learning rate falls and fit ends (default: 10)",
+    "early_stopping.patience": "validations without improvement; then the rate falls and fit ends (default: 10)",
     "checkpoint.dirpath": "folder of best.ckpt and last.ckpt (default: checkpoints/ in the run's folder)",
     "requests.t_end": "end of the windows: of each the events until then",
     "requests.horizon": "length of the windows, or of what is continued, instead of an end",
