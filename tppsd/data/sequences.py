@@ -104,6 +104,15 @@ class EventSequence:
         id: what its owner calls the sequence (a case, a user), or None.
         timestamps: int64 (length,), the original timestamps in nanoseconds since 1970 (UTC), or None where the data
             have numbers; `event_times` are these rounded to float64 units since an origin.
+
+    Example:
+        >>> sequence = EventSequence.of([1.5, 2.0, 4.0], marks=[0, 1, 0], t_start=0.0, t_end=5.0)
+        >>> sequence
+        EventSequence(3 events on [0.0, 5.0], index=0)
+        >>> sequence.inter_times
+        tensor([1.5000, 0.5000, 2.0000], dtype=torch.float64)
+        >>> sequence.prefix(2, t_end=3.0)  # what was known at 3.0
+        EventSequence(2 events on [0.0, 3.0], index=0)
     """
 
     event_times: Tensor
@@ -156,6 +165,13 @@ class EventSequence:
             score_start=None if score_start is None else float(score_start),
             censored_start=bool(censored_start),
         )
+
+    @classmethod
+    def unchecked(cls, **values: Any) -> EventSequence:
+        """Build a sequence of all its attributes, whose values have been checked."""
+        sequence = object.__new__(cls)
+        sequence.__dict__.update(values)
+        return sequence
 
     def __len__(self) -> int:
         return len(self.event_times)
@@ -246,6 +262,12 @@ class EventBatch(NamedTuple):
         index: int64 (batch,).
         score_start: float64 (batch,), where a missing one has become the window's start.
         censored_start: bool (batch,).
+
+    Example:
+        >>> rows = [EventSequence.of([1.0, 2.0], t_start=0.0), EventSequence.of([4.0], t_start=0.0)]
+        >>> EventBatch.from_sequences(rows).mask
+        tensor([[ True,  True],
+                [ True, False]])
     """
 
     event_times: Tensor

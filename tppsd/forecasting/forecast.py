@@ -82,6 +82,21 @@ def forecast(
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
+
+    Example:
+        >>> from tppsd.processes import Hawkes
+        >>> poisson = Hawkes(mu=[1.0, 0.5], alpha=0.0, beta=1.0)  # a model that was trained is asked in the same way
+        >>> history = EventSequence.of([0.5, 2.0], marks=[0, 1], t_start=0.0, t_end=3.0)  # observed until 3
+        >>> found = forecast(poisson, history, horizon=2.0, num_paths=200, bins=2)
+        >>> found
+        Forecast(1 histories, horizon=2, num_paths=200, marks: 0, 1, any)
+        >>> chance = found.probability(1)  # 1 - exp(-1) = 0.632, but for its standard error
+        >>> abs(float(chance.value) - 0.632) < 4 * float(chance.standard_error)
+        True
+        >>> abs(float(found.expected_counts(by_mark=False).value.sum()) - 3.0) < 0.5
+        True
+        >>> found.next_time((0.5,)).quantiles  # log(2) / 1.5
+        tensor([[0.4621]], dtype=torch.float64)
     """
     return Forecast(
         target, history, horizon, num_paths, marks, bins, draft, stop_marks, options, seed, batch_size, max_events

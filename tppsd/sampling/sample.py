@@ -92,6 +92,20 @@ def sample(
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
+
+    Example:
+        >>> from tppsd.processes import Hawkes
+        >>> target = Hawkes(mu=1.0, alpha=0.5, beta=2.0)  # a Transformer that was trained is sampled in the same way
+        >>> samples = sample(target, num_sequences=3, t_end=10.0, seed=1)
+        >>> len(samples), samples[0].t_end
+        (3, 10.0)
+        >>> history = EventSequence.of([1.0, 2.5], t_start=0.0, t_end=3.0)  # observed until 3
+        >>> paths = sample(target, history=history, num_sequences=100, horizon=2.0)
+        >>> bool((paths.flat_event_times > 3.0).all())
+        True
+        >>> drafted = sample(target, Hawkes(1.2, 0.3, 2.0), num_sequences=3, t_end=10.0, method='speculative')
+        >>> drafted.stats.step_acceptance > 0.8
+        True
     """
     job, plan = _begun(
         target, draft, options, batch_size, seed, max_events, return_log_probs, return_distributions,

@@ -43,6 +43,12 @@ def bootstrap_interval(
         num_resamples: replicates.
         seed: of the resampling; the global generator is neither read nor advanced.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 (clusters) and 13 (percentiles).
+
+    Example:
+        >>> errors = torch.tensor([1.0, 2.0, 4.0, 1.0, 2.0], dtype=torch.float64)  # one per sequence
+        >>> found = bootstrap_interval(lambda w: (w @ errors) / w.sum(), num_sequences=5)
+        >>> float(found.value), float(found.lower) < 2.0 < float(found.upper)
+        (2.0, True)
     """
     if num_sequences < 2:
         raise ValueError(f"a bootstrap over sequences needs at least 2 of them; got {num_sequences}")
@@ -85,6 +91,11 @@ def lag1_correlation(sequences: Sequence[EventSequence], seed: int = 0) -> Lag1C
     error also where only one has.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8 (clusters).
+
+    Example:
+        >>> sequence = EventSequence.of([1.0, 4.0, 5.0, 8.0, 9.0, 12.0], t_start=0.0)  # short and long gaps by turns
+        >>> round(float(lag1_correlation([sequence]).correlation), 2)
+        -1.0
     """
     inter_times = [s.inter_times[s.num_given :].double() for s in sequences]
     inter_times = [tau for tau in inter_times if len(tau) >= 2]
@@ -126,7 +137,13 @@ class PermutationResult(NamedTuple):
 
 
 def event_counts(sequences: Sequence[EventSequence]) -> Tensor:
-    """Count the scored events of each sequence, float64 (num_sequences, 1)."""
+    """Count the scored events of each sequence, float64 (num_sequences, 1).
+
+    Example:
+        >>> event_counts([EventSequence.of([1.0, 2.0], t_start=0.0), EventSequence.of([], t_start=0.0, t_end=1.0)])
+        tensor([[2.],
+                [0.]], dtype=torch.float64)
+    """
     return torch.tensor([[sequence.num_scored] for sequence in sequences], dtype=torch.float64)
 
 
@@ -135,6 +152,10 @@ def mark_totals(sequences: Sequence[EventSequence], num_marks: int) -> Tensor:
 
     Raises:
         ValueError: a mark is num_marks or more.
+
+    Example:
+        >>> mark_totals([EventSequence.of([1.0, 2.0, 3.0], marks=[0, 1, 1], t_start=0.0)], num_marks=3)
+        tensor([[1., 2., 0.]], dtype=torch.float64)
     """
     for sequence in sequences:
         if len(sequence) and int(sequence.marks.max()) >= num_marks:
@@ -150,6 +171,10 @@ def time_counts(sequences: Sequence[EventSequence], edges: Tensor) -> Tensor:
 
     Returns:
         float64 (num_sequences, len(edges) - 1).
+
+    Example:
+        >>> time_counts([EventSequence.of([0.5, 1.0, 1.5], t_start=0.0)], torch.tensor([0.0, 1.0, 2.0]))
+        tensor([[2., 1.]], dtype=torch.float64)
     """
     edges = edges.double()
     ends = [torch.searchsorted(s.event_times[s.num_given :], edges, right=True) for s in sequences]
@@ -170,6 +195,11 @@ def permutation_test(first: Tensor, second: Tensor, num_permutations: int = 999,
         first, second: (num_sequences,) or (num_sequences, num_columns): one statistic per sequence, such as
             `event_counts`.
     Source: Anderson, Ann. Math. Stat. 33 (1962); Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) for the +1.
+
+    Example:
+        >>> first, second = torch.arange(30.0), torch.arange(30.0) + 20
+        >>> permutation_test(first, first).p_value, permutation_test(first, second).p_value < 0.01
+        (1.0, True)
     """
     samples = [(x if x.dim() == 2 else x.unsqueeze(1)).detach().double().cpu() for x in (first, second)]
     if not len(first) or not len(second) or samples[0].shape[1] != samples[1].shape[1]:

@@ -26,7 +26,14 @@ class NumberTest(NamedTuple):
 
 
 def horizon_counts(sequence: EventSequence, start: float, horizons: Sequence[float], num_marks: int) -> Tensor:
-    """Count the events of each mark in (start, start + h] for every horizon h, int64 (num_marks, num_horizons)."""
+    """Count the events of each mark in (start, start + h] for every horizon h, int64 (num_marks, num_horizons).
+
+    Example:
+        >>> sequence = EventSequence.of([1.0, 2.0, 2.5, 4.0], marks=[0, 1, 0, 1])
+        >>> horizon_counts(sequence, start=1.0, horizons=[1.0, 3.0], num_marks=2)
+        tensor([[0, 1],
+                [1, 2]])
+    """
     ends = start + torch.tensor(horizons, dtype=torch.float64)
     is_in = (sequence.event_times.unsqueeze(1) > start) & (sequence.event_times.unsqueeze(1) <= ends)
     counts = torch.zeros(num_marks, len(ends), dtype=torch.int64)
@@ -45,6 +52,11 @@ def crps_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
         samples: (num_paths, *cases), at least two paths.
         observed: (*cases,).
     Source: Ferro, Q. J. R. Meteorol. Soc. 140 (2014); Gneiting and Raftery, JASA 102 (2007).
+
+    Example:
+        >>> paths = torch.tensor([0, 1, 1, 2])
+        >>> crps_of_counts(paths, torch.tensor(1)), crps_of_counts(paths, torch.tensor(4))
+        (tensor(0., dtype=torch.float64), tensor(2.5000, dtype=torch.float64))
     """
     num_paths = len(samples)
     if num_paths < 2:
@@ -63,6 +75,10 @@ def log_score(probs: Tensor, observed: Tensor) -> Tensor:
         probs: (*cases, num_values), of the values 0, 1, ...; a value beyond them has probability 0.
         observed: int64 (*cases,).
     Source: Good, J. R. Stat. Soc. B 14 (1952).
+
+    Example:
+        >>> log_score(torch.tensor([0.5, 0.25, 0.25]), torch.tensor(1)).exp()
+        tensor(4., dtype=torch.float64)
     """
     beyond = observed >= probs.shape[-1]
     picked = probs.double().gather(-1, observed.clamp_max(probs.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
@@ -83,6 +99,11 @@ def log_score_of_counts(samples: Tensor, observed: Tensor) -> Tensor:
     Args:
         samples: (num_paths, *cases).
         observed: (*cases,).
+
+    Example:
+        >>> paths = torch.tensor([0, 1, 1, 2])
+        >>> [round(float(log_score_of_counts(paths, torch.tensor(y))), 2) for y in (1, 4)]
+        [0.8, 4.77]
     """
     num_paths, y = len(samples), observed.double()
     mean = (samples.double().sum(0) + 1) / num_paths
@@ -104,6 +125,10 @@ def randomised_pit(samples: Tensor, observed: Tensor, uniforms: Tensor) -> Tenso
         observed: (*cases,).
         uniforms: v, (*cases,), in (0, 1), independent of all else.
     Source: Czado, Gneiting and Held, Biometrics 65 (2009).
+
+    Example:
+        >>> randomised_pit(torch.tensor([0, 1, 1, 2]), torch.tensor(1), torch.tensor(0.5))
+        tensor(0.5000, dtype=torch.float64)
     """
     below, equal = (samples < observed).sum(0), (samples == observed).sum(0)
     return (below + uniforms.double() * (1 + equal)) / (len(samples) + 1)
@@ -120,6 +145,10 @@ def central_interval(samples: Tensor, level: float) -> tuple[Tensor, Tensor]:
     Args:
         samples: (num_paths, *cases), with (num_paths + 1) (1 - level) >= 2.
         level: in (0, 1).
+
+    Example:
+        >>> central_interval(torch.arange(1, 100), level=0.8)
+        (tensor(10), tensor(90))
     """
     num_paths = len(samples)
     if not 0 < level < 1:
@@ -141,6 +170,10 @@ def pit_coverage(pits: Tensor, levels: Sequence[float]) -> Tensor:
     Args:
         pits: u, (num_cases, ...), of `randomised_pit`.
         levels: such as (0.5, 0.8, 0.95).
+
+    Example:
+        >>> pit_coverage(torch.tensor([0.1, 0.4, 0.5, 0.98]), [0.5, 0.9])
+        tensor([0.5000, 0.7500], dtype=torch.float64)
     """
     half = torch.tensor(levels, dtype=torch.float64, device=pits.device).view(-1, *[1] * pits.dim()) / 2
     return ((pits.double() - 0.5).abs() <= half).double().mean(1)
@@ -159,6 +192,11 @@ def number_test(samples: Tensor, observed: Tensor) -> NumberTest:
         observed: (*cases,).
     Source: Zechar, Gerstenberger and Rhoades, Bull. Seismol. Soc. Am. 100 (2010); for simulated catalogues Savran et
         al., ibid. 110 (2020).
+
+    Example:
+        >>> found = number_test(torch.tensor([3, 4, 5, 6]), torch.tensor(5))
+        >>> float(found.delta_1), float(found.delta_2)
+        (0.5, 0.75)
     """
     return NumberTest((samples >= observed).double().mean(0), (samples <= observed).double().mean(0))
 
@@ -178,6 +216,10 @@ def brier_score(probs: Tensor, outcomes: Tensor, weights: Tensor | None = None) 
     Lower is better, p = 1/2 has 1/4.
 
     Source: Brier, Mon. Weather Rev. 78 (1950).
+
+    Example:
+        >>> brier_score(torch.tensor([0.9, 0.2]), torch.tensor([1, 0]))
+        tensor(0.0250, dtype=torch.float64)
     """
     return _mean((_checked(probs) - outcomes.double()).square(), weights)
 
@@ -192,6 +234,10 @@ def binary_log_score(probs: Tensor, outcomes: Tensor, weights: Tensor | None = N
     A frequency k of S paths may be 0 or 1: score (k + 1/2) / (S + 1) instead, and say so.
 
     Source: Good, J. R. Stat. Soc. B 14 (1952).
+
+    Example:
+        >>> binary_log_score(torch.tensor([0.5, 0.5]), torch.tensor([1, 0]))  # log 2
+        tensor(0.6931, dtype=torch.float64)
     """
     probs = _checked(probs)
     return -_mean(torch.where(outcomes.bool(), probs.log(), torch.log1p(-probs)), weights)
@@ -208,6 +254,12 @@ def reliability_bins(probs: Tensor, outcomes: Tensor, num_bins: int = 10, weight
         probs, outcomes: (num_cases,).
         num_bins: B.
         weights: (num_cases,).
+
+    Example:
+        >>> reliability_bins(torch.tensor([0.9, 0.9, 0.2]), torch.tensor([1, 0, 0]), num_bins=2)
+        tensor([[1.0000, 2.0000],
+                [0.2000, 1.8000],
+                [0.0000, 1.0000]], dtype=torch.float64)
     """
     probs, outcomes = _checked(probs), outcomes.double()
     weights = torch.ones_like(probs) if weights is None else weights.double()
@@ -228,6 +280,13 @@ def brier_decomposition(probs: Tensor, outcomes: Tensor, num_bins: int = 10) -> 
         probs, outcomes: (num_cases,).
         num_bins: number of bins of equal width.
     Source: Murphy, J. Appl. Meteorol. 12 (1973); Stephenson, Coelho and Jolliffe, Weather Forecast. 23 (2008).
+
+    Example:
+        >>> probs, outcomes = torch.tensor([0.9, 0.9, 0.2, 0.2]), torch.tensor([1, 0, 0, 0])
+        >>> parts = brier_decomposition(probs, outcomes)
+        >>> total = parts.reliability - parts.resolution + parts.uncertainty + parts.within_bins
+        >>> round(float(total), 4), round(float(brier_score(probs, outcomes)), 4)
+        (0.225, 0.225)
     """
     counts, prob_sums, outcome_sums = reliability_bins(probs, outcomes, num_bins)
     probs, outcomes, total = probs.double(), outcomes.double(), counts.sum()
@@ -251,6 +310,10 @@ def auroc(probs: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> Ten
         probs, outcomes: (num_cases,); any increasing function of the probabilities gives the same.
         weights: (num_cases,).
     Source: Hanley and McNeil, Radiology 143 (1982); the Mann-Whitney statistic.
+
+    Example:
+        >>> auroc(torch.tensor([0.9, 0.4, 0.6, 0.1]), torch.tensor([1, 1, 0, 0]))
+        tensor(0.7500, dtype=torch.float64)
     """
     weights = torch.ones_like(probs, dtype=torch.float64) if weights is None else weights.double()
     values, places = probs.unique(return_inverse=True)

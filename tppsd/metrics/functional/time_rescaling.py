@@ -63,6 +63,12 @@ def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
 
     Raises:
         ValueError: two sequences with the same index, or a residual that is NaN or negative.
+
+    Example:
+        >>> one = SequenceResiduals(0, torch.tensor([0.5, 1.5]), leftover=0.25)
+        >>> two = SequenceResiduals(1, torch.tensor([1.0]), leftover=2.0)
+        >>> carry_over([one, two])
+        tensor([0.5000, 1.5000, 1.2500], dtype=torch.float64)
     """
     rows = sorted(residuals, key=lambda row: row.index)
     if not rows:
@@ -84,6 +90,13 @@ def carried_forecasts(residuals: Iterable[SequenceResiduals]) -> Tensor:
     forecast; a sampler that looked at another history shows here first. A gap that was carried over began in an earlier
     sequence: its forecast is that one's (the later one would tell that the gap was cut, and long gaps are cut more
         often).
+
+    Example:
+        >>> none = torch.empty(0)
+        >>> one = SequenceResiduals(0, torch.tensor([0.5]), 0.25, none, expected_times=torch.tensor([-1.0, -2.0]))
+        >>> two = SequenceResiduals(1, torch.tensor([1.0]), 2.0, none, expected_times=torch.tensor([-3.0, -4.0]))
+        >>> carried_forecasts([one, two])  # the second gap began in the first sequence
+        tensor([-1., -2.])
     """
     forecasts, pending = [], None
     for row in sorted(residuals, key=lambda row: row.index):
@@ -121,6 +134,11 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
 
     Raises:
         ValueError: a value outside [0, 1] or NaN.
+
+    Example:
+        >>> result = ks_uniform(torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+        >>> round(result.statistic, 3), result.num_events
+        (0.1, 5)
     """
     num_events = uniforms.numel()
     if num_events == 0:
@@ -136,7 +154,13 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
 
 
 def ks_exponential(gaps: Tensor) -> KSResult:
-    """Test Exp(1) by Kolmogorov and Smirnov: `ks_uniform` of u = 1 - exp(-gap), (num_events,)."""
+    """Test Exp(1) by Kolmogorov and Smirnov: `ks_uniform` of u = 1 - exp(-gap), (num_events,).
+
+    Example:
+        >>> gaps = torch.empty(1000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
+        >>> ks_exponential(gaps).p_value > 0.01, ks_exponential(1.2 * gaps).p_value < 1e-4
+        (True, True)
+    """
     return ks_uniform(-torch.expm1(-gaps.double().clamp_min(0)))
 
 
@@ -144,6 +168,10 @@ def ks_band(num_events: int, level: float = 0.95) -> float:
     """Return the half width of the band that holds F_n - F everywhere with probability `level`.
 
     It is about 1.36 / sqrt(n) at 0.95.
+
+    Example:
+        >>> round(ks_band(1000), 3)
+        0.043
     """
     from scipy.stats import kstwo
 
@@ -175,6 +203,11 @@ def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult
 
     Raises:
         ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide; a value that is not in [0, 1].
+
+    Example:
+        >>> uniforms = torch.rand(2000, generator=torch.Generator().manual_seed(0))
+        >>> lag1_independence(uniforms).p_value > 0.01, lag1_independence(uniforms.sort().values).p_value < 1e-6
+        (True, True)
     """
     return pair_independence(uniforms[:-1], uniforms[1:], num_bins)
 
@@ -183,6 +216,11 @@ def pair_independence(first: Tensor, second: Tensor, num_bins: int = 8) -> Indep
     """Test pairs (first_i, second_i), both (num_pairs,) in [0, 1], by the same contingency table.
 
     Rows and columns of the grid without any value do not count; where one is left, nothing can be tested: p is NaN.
+
+    Example:
+        >>> first, second = torch.rand(2, 2000, generator=torch.Generator().manual_seed(0))
+        >>> pair_independence(first, second).p_value > 0.01, pair_independence(first, first).p_value < 1e-6
+        (True, True)
     """
     num_pairs = first.numel()
     if num_pairs < 5 * num_bins**2:
@@ -228,6 +266,11 @@ def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
             distribution makes uniform.
         num_bins: B.
     Source: Gneiting, Balabdaoui and Raftery, J. R. Stat. Soc. B 69 (2007).
+
+    Example:
+        >>> found = pit_calibration(torch.tensor([0.1, 0.3, 0.6, 0.9]), num_bins=2)
+        >>> found.counts.tolist(), float(found.deviation), round(float(found.ks_statistic), 2)
+        ([2, 2], 0.0, 0.2)
     """
     ks = ks_uniform(uniforms)  # refuses values outside [0, 1]
     bins = (uniforms.detach().double().cpu().flatten() * num_bins).long().clamp_max(num_bins - 1)
@@ -244,6 +287,13 @@ def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Te
 
     Args:
         mark_probs: (num_events, num_marks); marks: int64 (num_events,); num_bins: B.
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+        >>> confidence_bins(probs, torch.tensor([0, 1, 0]), num_bins=2)
+        tensor([[0.0000, 3.0000],
+                [0.0000, 2.4000],
+                [0.0000, 2.0000]], dtype=torch.float64)
     """
     confidence, predicted = mark_probs.detach().double().max(-1)
     bins = (confidence * num_bins).long().clamp(0, num_bins - 1)
@@ -260,6 +310,12 @@ def expected_calibration_error(bins: Tensor) -> Tensor:
     Args:
         bins: sums of `confidence_bins`, (3, num_bins).
     Source: Naeini et al. (AAAI 2015); Guo et al. (ICML 2017), with B = 15.
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+        >>> bins = confidence_bins(probs, torch.tensor([0, 1, 0]), num_bins=2)
+        >>> round(float(expected_calibration_error(bins)), 3)
+        0.133
     """
     num_events, confidence, correct = bins
     error: Tensor = (correct - confidence).abs().sum() / num_events.sum()
