@@ -61,8 +61,7 @@ TEXTS = {
     "requests.t_end": "end of the windows: of each the events until then",
     "requests.horizon": "length of the windows, or of what is continued, instead of an end",
     "requests.num_events": "end after so many events",
-    "averaging.power": "averages of the weights over the last share of the steps: larger ones forget sooner, null = none "
-    "(default: 16)",
+    "averaging.power": "weights are averaged: a larger power forgets earlier steps sooner, null = none (default: 16)",
     "renewal_baseline.num_steps": "steps of fitting the baselines without a learnt history; 0 = none (default: 300)",
 }
 VALUES = {"config": "FILE", "trainer.max_time": "TIME", "trainer.logger": "LOGGER", "trainer.accelerator": "NAME",
