@@ -35,7 +35,7 @@ class SourceParser(ArgumentParser):
         if has_threads:
             self.add_argument("--threads", type=int | None, default=None, help=THREADS)
 
-    def format_help(self) -> str:
+    def format_help(self, *_: Any) -> str:
         """Return the page of --help: what is the command's own comes before how a log is read."""
         of_reading = {f"--{field.name}" for field in fields(ReadOptions)}
         options = options_of(self)

@@ -42,8 +42,8 @@ EXAMPLES = {
 # the options of the Trainer and of its callbacks that a first page names
 COMMON = (
     "trainer.max_epochs", "trainer.max_time", "trainer.accelerator", "trainer.devices", "trainer.precision",
-    "trainer.logger", "early_stopping.patience", "checkpoint.dirpath", "renewal_baseline.num_steps", "ckpt_path",
-    "seed_everything", "threads",
+    "trainer.logger", "early_stopping.patience", "averaging.power", "checkpoint.dirpath", "renewal_baseline.num_steps",
+    "ckpt_path", "seed_everything", "threads",
 )  # fmt: skip
 TEXTS = {
     "ckpt_path": "checkpoint: fit goes on from it, validate and test score it",
@@ -60,6 +60,7 @@ TEXTS = {
     "requests.t_end": "end of the windows: of each the events until then",
     "requests.horizon": "length of the windows, or of what is continued, instead of an end",
     "requests.num_events": "end after so many events",
+    "averaging.power": "weights are averaged: a larger power forgets earlier steps sooner, null = none (default: 16)",
     "renewal_baseline.num_steps": "steps of fitting the baselines without a learnt history; 0 = none (default: 300)",
 }
 VALUES = {"config": "FILE", "trainer.max_time": "TIME", "trainer.logger": "LOGGER", "trainer.accelerator": "NAME",

@@ -47,7 +47,8 @@ class VerbCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         """Return the parser of the verb, with pages that begin with data and model."""
-        parser: OneSentenceParser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        assert isinstance(parser, OneSentenceParser)  # by parser_class
         parser.page = lambda: short_page(subcommand, parser)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # Lightning's table has 16 digits and no explanations
