@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses=auto --maxpr
 .PHONY: help demo lint check test docs sanitize
 
 help:
-	@echo "make demo              install on first use, then train, sample and compare on a simulated Hawkes process"
+	@echo "make demo              install on first use, then train, sample and forecast on a simulated Hawkes process"
 	@echo "make demo DATA=PATH    the same on your data: a folder of Parquet/JSON splits, or a hub id such as easytpp/taxi"
 	@echo "make check             install on first use, then run ruff, mypy and the quick tests: while you work"
 	@echo "make test              the same with all tests: before you push, and in continuous integration"

@@ -169,8 +169,12 @@ def directive(name: str, has_members: bool) -> str:
 
 def commands() -> str:
     """A table of the commands."""
-    rows = [f"| `tppsd {name}` | {command.help} |" for group in GROUPS.values() for name, command in group.items()]
-    return "\n".join(["| command | what it does |", "|---|---|", *rows]) + "\n"
+    rows = [
+        f"| `tppsd {name}` | {command.help} | `{command.example}` |"
+        for group in GROUPS.values()
+        for name, command in group.items()
+    ]
+    return "\n".join(["| command | what it does | example |", "|---|---|---|", *rows]) + "\n"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import add_compile, at_least, positive_seconds
+from tppsd.arguments import use_threads
+from tppsd.commands.console import CommandParser, add_compile, add_threads, positive_seconds
 from tppsd.progress import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
@@ -24,6 +25,10 @@ DESCRIPTION = """Time samplers side by side and test their samples: from checkpo
 (--data: models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The
 tables and figures of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win
 over files. Several cells (data, encoders, batch sizes) end in a table of the fastest sampler of each."""
+EXAMPLES = (
+    "tppsd benchmark --untrained 20,8 --draft 1,1",
+    "tppsd benchmark --target target.ckpt --draft draft.ckpt --batch-size 1 16 --threads 1",
+)
 
 
 def main(args: list[str]) -> None:
@@ -42,7 +47,9 @@ def main(args: list[str]) -> None:
     if options.report is not None:
         from tppsd.benchmark.report import write_report
 
-        print(f"report: {write_report(plan, measurements, options.report)}", file=sys.stderr)
+        print(f"Written: {write_report(plan, measurements, options.report)}", file=sys.stderr)
+    elif not options.json:
+        print("Nothing is written; --json > rows.jsonl keeps the rows, --report page.html draws them", file=sys.stderr)
 
 
 def check_writable(option: str, path: Path) -> None:
@@ -67,15 +74,13 @@ def check_writable(option: str, path: Path) -> None:
 
 def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     """Run the plan and print its rows, as a table or one JSON object each."""
-    import torch
     from rich.console import Console
 
     from tppsd.backends.compile import check_compiler
     from tppsd.benchmark.run import run
     from tppsd.benchmark.table import print_table
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     if plan.compile is True and plan.device == "cpu":  # before anything is trained
         check_compiler()
     messages = Console(stderr=True)  # what is being done; the table or JSON alone is the output
@@ -90,9 +95,9 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     return measurements
 
 
-def parse(args: list[str]) -> argparse.Namespace:
-    """Read the options of the command line; those that were not given are None."""
-    parser = argparse.ArgumentParser(prog="tppsd benchmark", description=DESCRIPTION)
+def parser() -> CommandParser:
+    """Return the parser of the command line."""
+    parser = CommandParser("tppsd benchmark", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--config", action="append", default=[], help="YAML file of a plan; may be repeated, later ones win")
     which = parser.add_mutually_exclusive_group()
@@ -137,11 +142,16 @@ def parse(args: list[str]) -> argparse.Namespace:
         choices=["float32", "bfloat16"],
         help="of matrices, keys and values, in every sampler (default: float32)",
     )
-    add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
-    add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
+    add("--device", choices=["cpu", "cuda"], help="where models run (default: cpu)")
+    add_threads(parser)
     add("--json", action="store_true", help="one JSON object per row")
     add("--report", type=Path, help="write a self-contained HTML page with figures")
-    return parser.parse_args(args)
+    return parser
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Read the options of the command line; those that were not given are None."""
+    return parser().parse_args(args)
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Functions that commands share: how data are opened, options of reading, and types of numbers."""
+"""What commands share: their parser, how data are opened, options of reading, --threads, and types of numbers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,56 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
 
+from tppsd.arguments import THREADS, names_of, options_of, page, unrecognized
 from tppsd.data.options import ReadOptions
 
 LEFT_OUT = ("columns",)  # has options of its own: FIELD=COLUMN and --unmarked
 LISTS = ("fractions", "split_times", "time_format", "mark_bins", "mark_names")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Reports mistakes in one sentence with the option that was meant, and lists options on one page.
+
+    Args:
+        prog: the command, as `tppsd demo`.
+        description: what it does.
+        examples: calls of it, for its page.
+    """
+
+    def __init__(self, prog: str, description: str, examples: tuple[str, ...]) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self.examples = examples
+
+    def format_help(self) -> str:
+        """Return the page of --help."""
+        words = [option.name.upper() for option in options_of(self) if not option.name.startswith("--")]
+        groups = {
+            (group.title or "options").capitalize(): options
+            for group in self._action_groups
+            if (options := options_of(_Group(group._group_actions)))
+        }
+        usage = " ".join([self.prog, *words, "[OPTIONS]"] if "Options" in groups else [self.prog, *words])
+        about = " ".join((self.description or "").split())
+        return page(usage, about, groups, "\n".join(["Examples:", *(f"  {example}" for example in self.examples)]))
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one sentence, and where all options are listed."""
+        sentence = unrecognized(message, names_of(options_of(self)))
+        self.exit(2, f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
+
+
+class _Group:
+    """Holds the options of a group, as a parser does."""
+
+    def __init__(self, actions: list[argparse.Action]) -> None:
+        self._actions = actions
+
+
+def add_threads(parser: argparse.ArgumentParser, text: str = THREADS) -> None:
+    """Add the option `--threads`, which is of every command that computes."""
+    parser.add_argument("--threads", type=at_least(1), metavar="N", help=text)
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

@@ -148,7 +148,10 @@ LABELS = (
 def split_rows(facts: LogFacts) -> list[list[str]]:
     """One row per label: what it is of each split."""
     columns = [_split_column(own) for own in facts.splits.values()]
-    return [[label, *values] for label, *values in zip(LABELS, *columns, strict=True)]
+    unit = facts.log.clock.unit
+    in_unit = {"events per unit": f"events per {unit}", "median gap": f"median gap [{unit}]"} if unit else {}
+    labels = [in_unit.get(label, label) for label in LABELS]
+    return [[label, *values] for label, *values in zip(labels, *columns, strict=True)]
 
 
 def _split_column(own: SplitFacts) -> list[str]:

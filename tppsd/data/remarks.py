@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.reading import EventDataset
 from tppsd.data.sequences import EventSequence
 from tppsd.data.units import to_text
@@ -19,7 +19,8 @@ Splits = Mapping[str, Sequence[EventSequence]]
 
 def scored_inter_times(sequences: Sequence[EventSequence]) -> Tensor:
     """Return the inter-times with a likelihood term, float64 (num_scored,)."""
-    return torch.cat([sequence.inter_times[sequence.num_given :] for sequence in sequences])
+    flat = FlatSequences.of(sequences)
+    return flat.inter_times[flat.is_scored]
 
 
 def check_floor(min_inter_time: float | None) -> None:
@@ -50,8 +51,9 @@ def default_floor(splits: Splits) -> float:
 
 def describe_ties(name: str, splits: Splits, floor: float, declared: bool, num_marks: int = 1) -> str | None:
     """Return one sentence that counts the ties of each split, inter-times not above the floor; None without any."""
-    counts = {split: int((scored_inter_times(sequences) <= floor).sum()) for split, sequences in splits.items()}
-    tied, total = sum(counts.values()), sum(len(scored_inter_times(sequences)) for sequences in splits.values())
+    gaps = {split: scored_inter_times(sequences) for split, sequences in splits.items()}
+    counts = {split: int((own <= floor).sum()) for split, own in gaps.items()}
+    tied, total = sum(counts.values()), sum(map(len, gaps.values()))
     if tied == 0:
         return None
     per_split = ", ".join(f"{split} {count:,}" for split, count in counts.items())
@@ -76,19 +78,20 @@ MANY_GAPS = 10  # ... so many median inter-times must lie for sequences to "end 
 
 def remarks(dataset: EventDataset) -> list[str]:
     """Return sentences about a data set, for the one who is about to train on it."""
-    train = dataset.sequences("train")
-    unscored = {split: sum(one.num_scored == 0 for one in part) for split, part in dataset.splits.items()}
-    has_events = [one for one in train if len(one)]
+    splits = {split: FlatSequences.of(part) for split, part in dataset.splits.items()}
+    unscored = {split: int((part.num_scored == 0).sum()) for split, part in splits.items()}
+    train = splits["train"]
+    has_events = train.lengths > 0
     ends = describe_ends(
         dataset.name,
-        np.array([float(one.event_times[-1]) for one in has_events]),
-        np.array([one.t_end is not None for one in has_events]),
+        train.event_times[train.offsets[1:][has_events] - 1].numpy(),
+        (~train.t_end.isnan())[has_events].numpy(),
         scored_inter_times(train).numpy(),
         dataset.time_unit,
         dataset.time_origin,
     )
     total = sum(map(len, dataset.splits.values()))
-    first_is_given = any(one.first_is_given for one in train)
+    first_is_given = bool(train.first_is_given.any())
     found = describe_unscored(dataset.name, unscored, total, first_is_given)
     return [remark for remark in (found, None if dataset.window is not None else ends) if remark is not None]
 

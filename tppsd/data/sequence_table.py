@@ -112,13 +112,23 @@ class SequenceTable:
         return positions
 
     def part(self, start: int, stop: int) -> SequenceTable:
-        """Return the sequences start:stop."""
-        parents = np.arange(start, stop)
-        return self.cut(
-            Pieces(parents, self.offsets[start:stop], self.offsets[start + 1 : stop + 1], self.t_start[start:stop],
-                   self.t_end[start:stop], None if self.score_start is None else self.score_start[start:stop],
-                   None if self.is_cut is None else self.is_cut[start:stop])
-        )  # fmt: skip
+        """Return the sequences start:stop, on the memory of this table."""
+        own, first = slice(start, stop), int(self.offsets[start])
+        events = slice(first, int(self.offsets[stop]))
+        return replace(
+            self,
+            event_times=self.event_times[events],
+            marks=None if self.marks is None else self.marks[events],
+            offsets=self.offsets[start : stop + 1] - first,
+            inter_times=None if self.inter_times is None else self.inter_times[events],
+            t_start=self.t_start[own],
+            t_end=self.t_end[own],
+            rows=self.rows[own if self.one_row_each else events],
+            sequence_ids=None if self.sequence_ids is None else self.sequence_ids[own],
+            skipped=None if self.skipped is None else self.skipped[own],
+            score_start=None if self.score_start is None else self.score_start[own],
+            is_cut=None if self.is_cut is None else self.is_cut[own],
+        )
 
     def cut(self, pieces: Pieces) -> SequenceTable:
         """Return new sequences, each of consecutive events of one sequence of this table.

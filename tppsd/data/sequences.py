@@ -166,6 +166,13 @@ class EventSequence:
             censored_start=bool(censored_start),
         )
 
+    @classmethod
+    def unchecked(cls, **values: Any) -> EventSequence:
+        """Build a sequence of all its attributes, whose values have been checked."""
+        sequence = object.__new__(cls)
+        sequence.__dict__.update(values)
+        return sequence
+
     def __len__(self) -> int:
         return len(self.event_times)
 
