@@ -177,7 +177,8 @@ def _whole(path: Path, write: Callable[[Path], None]) -> Path:
 def _page(found: Forecast, observed: list[EventSequence] | None, name: str) -> Any:
     from tppsd.plots.page import Page
 
-    page = Page(f"{name}: forecast over {found.horizon:g}")
+    unit = getattr(getattr(found.target, "statistics", None), "time_unit", None)
+    page = Page(f"{name}: forecast over {found.horizon:g}" + (f" {unit}" if unit else ""))
     num = len(found.histories)
     page.paragraph(
         f"{num:,} {'history' if num == 1 else 'histories'}, {found.num_paths:,} paths each. Bands hold 50, 80 and 95 % "
