@@ -45,6 +45,21 @@ def is_url(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def local_path(path: str | Path, option: str) -> Path:
+    """Return the path of something to write; `exp:1` is a legal name, a URL would become a folder `s3:`.
+
+    Args:
+        path: what a user gave.
+        option: by which it was given.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    if is_url(path):
+        raise ValueError(f"{option} {path} is a URL, and results are written here only; give a local path, and copy it")
+    return Path(path)
+
+
 def reason(error: Exception) -> str:
     """Return the message of another library's error, to end a sentence with."""
     return " ".join(str(error).split()).rstrip(".")[:300]

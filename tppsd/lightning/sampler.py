@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
-
 from tppsd.backends.snapshots import content_hash
 from tppsd.data.marks import check_mark_names
-from tppsd.lightning.checkpoint_io import use_local_checkpoints
-from tppsd.lightning.modules import check_precision, check_sampling
+from tppsd.lightning.job_module import JobModule
+from tppsd.lightning.modules import check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.models.resolve import resolve_model
@@ -28,7 +26,7 @@ class PredictedSequences(SampledSequences):
         return self
 
 
-class Sampler(LightningModule):
+class Sampler(JobModule):
     """Samples chunks of requests from a target, with a draft for speed.
 
     Use: `trainer.predict(sampler, Requests(...).loader(data))`. A sequence depends on its index and the seed, not on
@@ -56,13 +54,11 @@ class Sampler(LightningModule):
         max_events: int = 1_000_000,
     ) -> None:
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer chunks than processes
         self.target = load(target)
         self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
         self._chosen = options  # by "auto", once it has chosen,
         self._choice: str | None = None  # and why
-        self.finished_chunks: frozenset[int] = frozenset()  # set by a SampleWriter that has them already
 
     def job(self) -> dict[str, Any]:
         """Return what its samples depend on, as plain values."""
@@ -73,17 +69,9 @@ class Sampler(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check precision and options before the writer begins."""
-        check_precision(self.trainer.precision)
-        use_local_checkpoints(self.trainer)
+        super().setup(stage)
         if self.options is not None:  # before the writer begins
             check_sampling(self.trainer, self.target, self.options)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore nothing: the models come from their own files, and a job goes on by what its folder holds.
-
-        Lightning would load whatever a requeued SLURM job has left in the working directory.
-        """
-        checkpoint["state_dict"] = self.state_dict()
 
     def on_predict_start(self) -> None:
         """Compare the marks of the histories with the target's."""

@@ -230,6 +230,6 @@ class SampledSequences:
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write one row per sequence in the EasyTPP columns; an interrupted write leaves nothing behind."""
-        from tppsd.sampling.columns import write_parquet
+        from tppsd.sampling.columns import to_table, write_durably
 
-        return write_parquet(self.to_columns(), path)
+        return write_durably(to_table(self.to_columns()), path)
