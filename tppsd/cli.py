@@ -44,7 +44,9 @@ GROUPS = {
         "test": Command(TRAINER_CLI, "score a checkpoint on the test split"),
         "predict": Command(TRAINER_CLI, "sample sequences from checkpoints and write them to Parquet"),
         "forecast": Command("tppsd.commands.forecast", "say what comes after every sequence of a log, with error bars"),
-        "verify": Command("tppsd.commands.verify", "check the files that predict has written, against their manifest"),
+        "verify": Command(
+            "tppsd.commands.verify", "check the files of predict, forecast or backtest against their manifest"
+        ),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

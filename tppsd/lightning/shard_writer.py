@@ -62,6 +62,7 @@ class ShardWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")  # "epoch" would keep all predictions in memory
         self.output_dir = local_path(output_dir, self.kind.option)
         self._job: dict[str, Any] = {}
+        self._chunks: ChunkDataset[Any] | None = None
         self._has_claimed = False  # this process has left the record of the job
         self._shards: list[Shard] = []  # that the folder is to hold
         self._lock = Lock(self.output_dir, self.kind)
@@ -76,7 +77,7 @@ class ShardWriter(BasePredictionWriter):
     def written(self, prediction: Any) -> None:
         """Take note of what was written."""
 
-    def make_results(self, trainer: Trainer, module: JobModule) -> None:
+    def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
         """Make the results of all shards, on rank zero when all are there."""
 
     def say(self, trainer: Trainer) -> None:
@@ -108,6 +109,7 @@ class ShardWriter(BasePredictionWriter):
             raise ValueError(
                 f"a {type(self).__name__} needs a loader of chunks, as in trainer.predict(sampler, requests.loader())"
             )
+        self._chunks = chunks
         self._job = json.loads(json.dumps(pl_module.job() | chunks.job))
         self._has_claimed = claim(self.output_dir, self._job)
         check_names(self.output_dir, len(chunks), self.kind)
@@ -209,7 +211,8 @@ class ShardWriter(BasePredictionWriter):
                 f"({wrong[0]}); give the same command again, which has only these {self.kind.again}"
             )
         if not wrong:
-            self.make_results(trainer, module)
+            assert self._chunks is not None
+            self.make_results(module, self._chunks)
             write_manifest(self.output_dir, self._job, self._shards)
         self.say(trainer)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
-from tppsd.sampling.columns import write_durably
+from tppsd.sampling.columns import sync_folder, write_durably
 
 if TYPE_CHECKING:
     import pyarrow
@@ -73,6 +74,25 @@ def named_file(path: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         raise OSError(error.errno, f"cannot be written: {error}", str(path)) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name; the file takes its own, of `path`, when all of it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; names the file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with named_file(path):
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> str | None:
