@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.backends.compile import compile
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
-    from tppsd.forecasting.backtest import Backtest, backtest
+    from tppsd.forecasting.backtest import backtest
+    from tppsd.forecasting.backtest_result import Backtest
     from tppsd.forecasting.forecast import Forecast, forecast
     from tppsd.forecasting.session import Session
     from tppsd.lightning.callbacks import SpeculativeSampling
@@ -68,7 +69,7 @@ __all__ = [
 _RENAMED = {"NextEventLaw": "NextEventDistribution"}
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
-    "Backtest": "tppsd.forecasting.backtest",
+    "Backtest": "tppsd.forecasting.backtest_result",
     "DataStatistics": "tppsd.data.statistics",
     "Distillation": "tppsd.lightning.distillation",
     "DraftTPP": "tppsd.lightning.modules",

@@ -27,7 +27,7 @@ def next_time_scores(
     histories: Sequence[EventSequence],
     next_times: Tensor,
     horizon: float,
-    generator: torch.Generator,
+    uniforms: Tensor,
 ) -> NextTimeScores:
     """Score the distributions of the time X until the next event against the time y that it took.
 
@@ -43,7 +43,7 @@ def next_time_scores(
         histories: whose ends the times are counted from.
         next_times: y, (num_histories,); inf where nothing came until h.
         horizon: h, in the unit of time.
-        generator: of v.
+        uniforms: v, (num_histories,).
     Source: Gneiting and Ranjan, J. Bus. Econ. Stat. 29 (2011), threshold weights 1{x < h}.
     """
     elapsed = torch.tensor([_silence(history) for history in histories], dtype=torch.float64)
@@ -58,7 +58,6 @@ def next_time_scores(
             errors = torch.where(nodes < reached[part], (1 - survival).square(), survival.square())
             crps.append((weights * errors).sum(0))
             below.append(1 - own.log_survival(reached[part] + elapsed[part]).exp())
-    uniforms = torch.rand(len(histories), generator=generator, dtype=torch.float64)
     at_end = torch.cat(below)
     pits = torch.where(next_times <= horizon, at_end, at_end + uniforms * (1 - at_end))
     return NextTimeScores(torch.cat(crps), pits)

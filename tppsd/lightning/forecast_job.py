@@ -9,28 +9,19 @@ from typing import TYPE_CHECKING, Any
 from tppsd.backends.snapshots import content_hash
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast, forecast
-from tppsd.forecasting.questions import Marks
+from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ItemChunks
 from tppsd.lightning.job_kinds import FORECAST
 from tppsd.lightning.job_module import JobModule
 from tppsd.models.resolve import resolve_model
-from tppsd.sampling.checks import whole_number
 from tppsd.sampling.roles import DRAFTER_NAMES
 
 if TYPE_CHECKING:
     import pyarrow
     from matplotlib.figure import Figure
 
-PATHS_PER_CHUNK = 20_000  # which bounds the memory, and what an interruption loses
 SHOWN = 12  # histories with a figure of their own on the page
 _KINDS = {"quantity": "string", "mark": "string", "note": "string", "estimator": "string", "history": "int64"}
-
-
-def items_per_chunk(chunk_size: int | None, num_paths: int) -> int:
-    """Return how many items with so many paths each make a chunk; `chunk_size` is what a user has said, or None."""
-    if chunk_size is not None:
-        return whole_number("chunk_size", chunk_size, 1)
-    return max(1, PATHS_PER_CHUNK // max(1, num_paths))
 
 
 def sequences_hash(sequences: Sequence[EventSequence]) -> str:
@@ -42,6 +33,11 @@ def sequences_hash(sequences: Sequence[EventSequence]) -> str:
         for values in (s.event_times, s.inter_times, s.marks):
             digest.update(values.numpy().tobytes())
     return digest.hexdigest()
+
+
+def resolve_draft(draft: Any) -> Any:
+    """Return a draft model once for all chunks, from a checkpoint where that is given; names of drafters stay."""
+    return draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
 
 
 class Forecaster(JobModule):
@@ -72,8 +68,7 @@ class Forecaster(JobModule):
     ) -> None:
         super().__init__()
         self.target = target
-        named = draft is None or draft in DRAFTER_NAMES
-        self.draft = draft if named else resolve_model(draft, "draft", DRAFTER_NAMES)
+        self.draft = resolve_draft(draft)
         self.histories, self.observed = histories, observed
         self._questions: dict[str, Any] = {"horizon": horizon, "num_paths": num_paths, "marks": marks, "bins": bins}
         self._questions |= {"stop_marks": stop_marks, "seed": seed}
