@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.commands.data_options import SourceParser, given_options, source_of, without_prefix
+from tppsd.data.paths import local_path
 
 if TYPE_CHECKING:
     from tppsd.data.statistics import DataStatistics
@@ -30,6 +31,7 @@ def main(args: list[str]) -> None:
         raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
     if parsed.horizon is None:
         raise ValueError("--horizon is missing: give a number of units of time, or a duration such as 7d")
+    local_path(parsed.output, "--output")
 
     from tppsd.data.marks import check_mark_names
     from tppsd.data.units import check_time_unit

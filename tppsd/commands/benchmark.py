@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import add_compile, at_least, positive_seconds
+from tppsd.commands.console import add_compile, at_least, output_path, positive_seconds
 from tppsd.progress import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
@@ -153,8 +153,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
     add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
     add("--json", action="store_true", help="one JSON object per row")
-    add("--report", type=Path, help="write a self-contained HTML page with figures")
-    add("--figure", type=Path, help="draw the fastest sampler of every cell (.svg, .png, .pdf)")
+    add("--report", type=output_path, help="write a self-contained HTML page with figures")
+    add("--figure", type=output_path, help="draw the fastest sampler of every cell (.svg, .png, .pdf)")
     add(
         "--recorded",
         type=Path,

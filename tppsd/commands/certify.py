@@ -15,7 +15,7 @@ from tppsd.certification.cells import all_cells
 from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, cells_of
 from tppsd.certification.certify import Results, certify
 from tppsd.certification.models import OWN_ENCODER
-from tppsd.commands.console import at_least
+from tppsd.commands.console import at_least, output_path
 from tppsd.sampling.options import DTYPES
 
 EVENTS = 1_000_000  # per cell
@@ -57,7 +57,12 @@ def parse(args: list[str]) -> argparse.Namespace:
         help=f"compiled targets; {OWN_ENCODER}: targets whose encoder native code does not know",
     )  # fmt: skip
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="of matrices, keys and values (default: %(default)s)")
-    add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
+    add(
+        "--output",
+        type=output_path,
+        default=Path("outputs/certify"),
+        help="where results are kept (default: %(default)s)",
+    )
     options = parser.parse_args(args)
     if options.events < 1000:
         raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")

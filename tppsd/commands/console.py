@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from tppsd.data.paths import local_path
 
 
 def compile_mode(text: str) -> bool | str:
@@ -14,6 +17,14 @@ def compile_mode(text: str) -> bool | str:
     if text not in modes:
         raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(modes)}")
     return modes[text]
+
+
+def output_path(text: str) -> Path:
+    """Return the value of an option that names a file or folder to write, which is a local one."""
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_compile(parser: argparse.ArgumentParser) -> None:

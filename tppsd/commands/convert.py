@@ -6,6 +6,7 @@ It keeps splits and vocabulary.
 from __future__ import annotations
 
 from tppsd.commands.data_options import SourceParser, parse_source
+from tppsd.data.paths import local_path
 
 
 def main(args: list[str]) -> None:
@@ -17,6 +18,7 @@ def main(args: list[str]) -> None:
     parser = SourceParser("tppsd convert", "Write a log of events to the Parquet file that everything reads.")
     parser.add_argument("output", type=str, help="file to write, which ends in .parquet")
     parsed, source, options = parse_source(parser, args)
+    local_path(parsed.output, "OUT")
 
     from tppsd.data.canonical import write_parquet
     from tppsd.data.log import read_log

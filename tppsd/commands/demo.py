@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tppsd.commands.console import add_columns, at_least, positive_seconds
+from tppsd.commands.console import add_columns, at_least, output_path, positive_seconds
 from tppsd.commands.demo_settings import Settings
 from tppsd.commands.reading_options import add_reading_options, take_reading_options
 
@@ -32,7 +32,7 @@ def parse(args: list[str]) -> Settings:
         help="folder or file of events, hub id, or process preset (default: %(default)s)",
     )
     add_columns(parser)
-    add("--output", type=Path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
+    add("--output", type=output_path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
     seconds: dict[str, Any] = {"type": positive_seconds, "metavar": "SECONDS"}
     add(
         "--target-seconds", **seconds, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tppsd.commands.data_options import SourceParser, given_options, source_of, without_prefix
 from tppsd.data.options import ReadOptions
+from tppsd.data.paths import local_path
 
 if TYPE_CHECKING:
     from tppsd.data.reading import EventDataset
@@ -32,6 +33,7 @@ def main(args: list[str]) -> None:
         raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
     if parsed.horizon is None:
         raise ValueError("--horizon is missing: give a length of time, as 7d")
+    local_path(parsed.output, "--output")
 
     from tppsd.data.log import read_log
     from tppsd.data.reading import to_dataset

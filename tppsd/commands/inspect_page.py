@@ -11,6 +11,7 @@ from typing import Any
 
 from tppsd.commands.inspect_text import further, mark_rows, mind, split_rows, understood
 from tppsd.data.facts import LogFacts
+from tppsd.data.paths import local_path
 from tppsd.plots import event_log as plots
 from tppsd.plots.style import FAINT, GRID, MARKS, OTHERS, REAL, TEXT
 
@@ -44,7 +45,7 @@ li { margin: 0.3rem 0; max-width: 62rem; }
 
 def write_page(facts: LogFacts, path: str | Path) -> Path:
     """Write the page and return its path; an interrupted write leaves nothing behind."""
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

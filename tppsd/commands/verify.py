@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tppsd.data.paths import for_arrow
 from tppsd.lightning.chunks import ItemChunks
 from tppsd.lightning.job_folder import JOB, MANIFEST, check_names, read_record
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
@@ -120,7 +121,7 @@ def _num_rows(path: Path) -> int | None:
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(path).num_rows)
+        return int(pq.read_metadata(for_arrow(path)).num_rows)
     except Exception:  # whatever the reader meets; `fault` will say it
         return None
 

@@ -11,6 +11,7 @@ import numpy as np
 from tppsd.data.clocks import inter_times
 from tppsd.data.list_table import CENSORED, NAMES, ORIGIN, STAMPS, UNIT
 from tppsd.data.log import EventLog
+from tppsd.data.paths import for_arrow, local_path
 from tppsd.data.sequence_table import SequenceTable, no_ticks
 
 
@@ -27,14 +28,14 @@ def write_parquet(log: EventLog, path: str | Path) -> Path:
     import pyarrow
     import pyarrow.parquet as parquet
 
-    path = Path(path)
+    path = local_path(path)
     if path.suffix.lower() != ".parquet":
         raise ValueError(f"{path}: the canonical file is Parquet; give a name that ends in .parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         parquet.write_table(
-            pyarrow.concat_tables(to_table(log, split) for split in log.parts), temporary, compression="zstd"
+            pyarrow.concat_tables(to_table(log, split) for split in log.parts), for_arrow(temporary), compression="zstd"
         )
         os.replace(temporary, path)
     finally:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tppsd.data.arrow import is_list
-from tppsd.data.files import FORMATS, format_of, is_url, open_file, reason
+from tppsd.data.files import FORMATS, format_of, open_file, reason
 from tppsd.data.memory import is_mapping, is_sequences, name_of, to_arrow
 from tppsd.data.options import Context
+from tppsd.data.paths import is_url
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tppsd.data.paths import local_path
 from tppsd.forecasting.case_scores import CaseScores
 from tppsd.forecasting.origins import Origins
 from tppsd.forecasting.score_rows import Comparison, ScoreRow
@@ -96,7 +97,7 @@ class Backtest:
 
     def to_json(self, path: str | Path) -> Path:
         """Write `to_dict` as a file, whole or not at all, make the folder if need be, and return the path."""
-        path = Path(path)
+        path = local_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.backends.snapshots import content_hash
+from tppsd.data.paths import for_arrow
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.backtest_plan import BacktestPlan, Scores
 from tppsd.forecasting.backtest_result import Backtest
@@ -141,7 +142,7 @@ class BacktestWriter(ShardWriter):
         import pyarrow.parquet as pq
 
         assert isinstance(module, Backtester)
-        tables = [pq.ParquetFile(self.output_dir / shard.name).read() for shard in self._shards]
+        tables = [pq.ParquetFile(for_arrow(self.output_dir / shard.name)).read() for shard in self._shards]
         notes = json.loads(tables[0].schema.metadata[_NOTES])
         plan = module.plan
         cases = read_cases(tables, plan.sets, plan.horizons, plan.num_marks)

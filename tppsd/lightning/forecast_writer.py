@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tppsd.data.paths import for_arrow
 from tppsd.lightning.chunks import ChunkDataset, ItemChunks
 from tppsd.lightning.forecast_job import Forecaster
 from tppsd.lightning.job_kinds import FORECAST
@@ -45,7 +46,7 @@ class ForecastWriter(ShardWriter):
     def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
         """Join the shards and draw the page; each file is there as a whole or not at all."""
         assert isinstance(module, Forecaster) and isinstance(chunks, ItemChunks)
-        shards = [self.output_dir / shard.name for shard in self._shards]
+        shards = [for_arrow(self.output_dir / shard.name) for shard in self._shards]
         parquet, csv, html = (self.output_dir / name for name in self.kind.results)
         is_fine = getattr(getattr(module.target, "statistics", None), "time_unit", None) in _FINE
         with whole_file(parquet) as table, whole_file(csv) as text:

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
-from tppsd.data.files import local_path
+from tppsd.data.paths import local_path
 from tppsd.lightning.chunks import ChunkDataset
 from tppsd.lightning.job_folder import (
     JOB,

@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tppsd.data.paths import for_arrow
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
 from tppsd.sampling.columns import sync_folder, write_durably
 
@@ -83,7 +84,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; names the file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = for_arrow(path.with_name(f".{path.name}.{os.getpid()}"))
     with named_file(path):
         try:
             yield temporary
@@ -136,7 +137,7 @@ def _read(path: Path, kind: JobKind) -> tuple[list[int], str | None, dict[str, s
 
     indices: list[int] = []
     columns: dict[str, set[Any]] = {"seed": set()} if kind is PREDICT else {}
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with pq.ParquetFile(for_arrow(path), page_checksum_verification=True) as file:
         owner = (file.schema_arrow.metadata or {}).get(_JOB_KEY)
         for batch in file.iter_batches():
             indices += batch.column(kind.item_column).to_pylist()

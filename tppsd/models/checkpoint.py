@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tppsd.data.paths import local_path
+
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
@@ -35,7 +37,7 @@ def save(model: TransformerTPP, path: str | Path) -> None:
 
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """Write `content` and its digest to a local file, which is replaced only when the new one is safely on the disk."""
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

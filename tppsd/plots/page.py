@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tppsd.data.paths import local_path
 from tppsd.plots.style import AUTOREGRESSIVE, BAND, FAINT, GRID, OTHERS, REAL, SPECULATIVE, TEXT
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Page:
 
     def write(self, path: str | Path) -> Path:
         """Write the page, whole or not at all, make the folder if need be, and return the path."""
-        path = Path(path)
+        path = local_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tppsd.data.paths import for_arrow, local_path
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -35,11 +37,11 @@ def write_durably(table: pyarrow.Table, path: str | Path) -> Path:
     """
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, for_arrow(temporary), compression="zstd", write_page_checksum=True)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
