@@ -11,6 +11,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does the same at run time
     from tppsd import metrics, plots, processes
     from tppsd.backends.compile import compile
+    from tppsd.data.named import named_history, read_histories
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
     from tppsd.forecasting.backtest import backtest
@@ -60,8 +61,10 @@ __all__ = [
     "forecast",
     "load",
     "metrics",
+    "named_history",
     "plots",
     "processes",
+    "read_histories",
     "sample",
     "sample_stream",
 ]
@@ -93,6 +96,8 @@ _MODULE_OF = {
     "TransformerTPP": "tppsd.models.transformer_tpp",
     "forecast": "tppsd.forecasting.forecast",
     "load": "tppsd.models.checkpoint",
+    "named_history": "tppsd.data.named",
+    "read_histories": "tppsd.data.named",
     "sample": "tppsd.sampling.sample",
     "sample_stream": "tppsd.sampling.sample",
 }

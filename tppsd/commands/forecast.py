@@ -144,12 +144,7 @@ def _length(text: str, dataset: EventDataset) -> float:
     """Return a length of time in the data's unit."""
     from tppsd.data.units import Clock
 
-    origin = None
-    if dataset.time_origin is not None:
-        from tppsd.data.units import parse_timestamp
-
-        origin = parse_timestamp(dataset.time_origin, "time_origin")
-    clock = Clock(dataset.time_unit, origin)
+    clock = Clock.stored(dataset.time_unit, dataset.time_origin)
     length = clock.length(clock.duration(text, "--horizon"))
     assert length is not None
     return length

@@ -62,7 +62,7 @@ class BacktestPlan:
         self.model = resolve_model(target, "target")
         self.time_unit: str | None = getattr(getattr(self.model, "statistics", None), "time_unit", None)
         self.horizons = _horizons(horizon, within, self.time_unit)
-        self.rows = as_sequences(sequences)
+        self.rows = as_sequences(sequences, getattr(self.model, "statistics", None))
         self.origins: Origins = find_origins(self.rows, origins, self.horizons[-1], self.time_unit)
         self.num_paths, self.seed, self.max_events = num_paths, seed, max_events
         self._places = list(zip(self.origins.sequence.tolist(), self.origins.times.tolist(), strict=True))

@@ -12,6 +12,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.forecasting.estimators import Estimate, mean_estimate, step_sum_estimate
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
+from tppsd.forecasting.origins import duration
 from tppsd.forecasting.quantiles import Quantiles, quantiles_of
 from tppsd.forecasting.questions import Mark, Marks, MarkSet, bin_edges, positive
 from tppsd.forecasting.step_sums import StepSums, Sums
@@ -44,8 +45,8 @@ class _Pass(NamedTuple):
 
 def forecast(
     target: Any,
-    history: EventSequence | Sequence[EventSequence] | EventBatch,
-    horizon: float,
+    history: EventSequence | Sequence[EventSequence] | EventBatch | Any,
+    horizon: float | str,
     num_paths: int = 1000,
     marks: Iterable[Marks] | Mapping[str, Marks] | None = None,
     bins: int | Sequence[float] | Tensor | None = None,
@@ -65,8 +66,8 @@ def forecast(
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
         history: what has happened, and until when that was observed (`t_end`); several are best forecast together, by
-            one call (see `seed`).
-        horizon: length of the forecast, in the unit of time of the target's data.
+            one call (see `seed`). Also a table with mark names and timestamps (tppsd.read_histories).
+        horizon: length of the forecast, in the unit of time of the target's data, or as "7d".
         num_paths: sampled continuations of each history, at least 10.
         marks: what to forecast: marks by index or name, and sets of them; a mapping gives the sets names. None = each
             mark.
@@ -110,8 +111,8 @@ class Forecast:
     def __init__(
         self,
         target: Any,
-        history: EventSequence | Sequence[EventSequence] | EventBatch,
-        horizon: float,
+        history: EventSequence | Sequence[EventSequence] | EventBatch | Any,
+        horizon: float | str,
         num_paths: int,
         marks: Iterable[Marks] | Mapping[str, Marks] | None,
         bins: int | Sequence[float] | Tensor | None,
@@ -124,8 +125,10 @@ class Forecast:
         first_index: int,
     ) -> None:
         self.target, self.draft = resolve_model(target, "target"), draft
-        self.histories = as_sequences(history)
-        self.horizon, self.num_paths = positive("horizon", horizon), whole_number("num_paths", num_paths, 10)
+        self.histories = as_sequences(history, getattr(self.target, "statistics", None))
+        unit = getattr(getattr(self.target, "statistics", None), "time_unit", None)
+        self.horizon = duration(horizon, "horizon", unit) if isinstance(horizon, str) else positive("horizon", horizon)
+        self.num_paths = whole_number("num_paths", num_paths, 10)
         self.options = options or SamplingOptions()
         if self.options.forbid_marks is not None:
             raise ValueError(

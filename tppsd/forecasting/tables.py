@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from tppsd.data.units import NANOSECONDS, parse_timestamp
+from tppsd.data.named import clock_of_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,16 +70,11 @@ class _Table:
         self.first_index = forecast.first_index
         self.ids = [history.id for history in forecast.histories]
         self.observed = np.array([history.window_end for history in forecast.histories])
-        statistics = getattr(forecast.target, "statistics", None)
-        self.origin, self.unit = getattr(statistics, "time_origin", None), getattr(statistics, "time_unit", None)
+        self._clock = clock_of_model(getattr(forecast.target, "statistics", None))
 
     def clock(self, times: np.ndarray) -> np.ndarray:
         """Times on the data's clock as timestamps where the data had some; NaT or NaN where they are not finite."""
-        if self.origin is None or self.unit not in NANOSECONDS:
-            return np.where(np.isfinite(times), times, np.nan)
-        ticks = np.where(np.isfinite(times), times, 0.0) * NANOSECONDS[self.unit]
-        stamps = parse_timestamp(self.origin, "time_origin") + np.rint(ticks).astype("timedelta64[ns]")
-        return np.where(np.isfinite(times), stamps, np.datetime64("NaT", "ns"))
+        return self._clock.stamps(times) if self._clock.has_dates else np.where(np.isfinite(times), times, np.nan)
 
     def add(
         self,

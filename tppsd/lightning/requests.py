@@ -101,6 +101,7 @@ class RequestChunk(NamedTuple):
         history: the histories to continue; None = from scratch.
         arguments: further keywords of `tppsd.sample`.
         job: what all chunks are, as plain values.
+        ids: of the histories, or None.
     """
 
     chunk: int
@@ -110,6 +111,7 @@ class RequestChunk(NamedTuple):
     history: EventBatch | None
     arguments: dict[str, Any]
     job: dict[str, Any]
+    ids: tuple[Any, ...] | None = None
 
     def to_come(self, num_processes: int) -> range:
         """Return this chunk and those after it that the same process has (tppsd.lightning.chunks.ShareSampler)."""
@@ -158,7 +160,9 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         sources = [self.sequences[i] for i in items]
         window_ends = torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)
         history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
-        return RequestChunk(chunk, len(self), first, self.paths, history, self.ends or {"t_end": window_ends}, self.job)
+        ids = None if all(s.id is None for s in sources) else tuple(s.id for s in sources)
+        ends = self.ends or {"t_end": window_ends}
+        return RequestChunk(chunk, len(self), first, self.paths, history, ends, self.job, ids)
 
 
 def content_hash(sequences: Sequence[EventSequence]) -> str:

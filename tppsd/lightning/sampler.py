@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tppsd.backends.snapshots import content_hash
 from tppsd.data.marks import check_mark_names
+from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.lightning.job_module import JobModule
 from tppsd.lightning.modules import check_sampling
 from tppsd.lightning.requests import RequestChunk
@@ -91,7 +93,7 @@ class Sampler(JobModule):
             batch_size=self.rows_in_flight,
             seed=self.seed,
             max_events=self.max_events,
-            history=batch.history,
+            history=_named(batch.history, batch.ids),
             num_sequences=batch.num_sequences,
             first_index=batch.first_index,
             **batch.arguments,
@@ -101,3 +103,10 @@ class Sampler(JobModule):
             self._choice = samples.stats.choice
         samples.stats.choice = self._choice or samples.stats.choice
         return PredictedSequences(**vars(samples))
+
+
+def _named(history: EventBatch | None, ids: tuple[Any, ...] | None) -> EventBatch | list[EventSequence] | None:
+    """Return the histories of a chunk with their ids, which a batch does not hold."""
+    if history is None or ids is None:
+        return history
+    return [replace(history.sequence(i), id=own) for i, own in enumerate(ids)]

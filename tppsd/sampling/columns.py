@@ -25,7 +25,7 @@ def to_table(columns: dict[str, list[Any]]) -> pyarrow.Table:
         "history_index": pa.int64(), "path_index": pa.int64(), "truncated": pa.bool_(), "stopped": pa.bool_(),
         "target_hash": pa.string(),
         "draft_hash": pa.string(), "seed": pa.int64(), "options": pa.string(), "batch_size": pa.int64(),
-        "choice": pa.string(),
+        "choice": pa.string(), "time_unit": pa.string(), "time_origin": pa.string(), "history_id": pa.string(),
     }  # fmt: skip
     return pa.table(columns, schema=pa.schema(list(types.items())))
 

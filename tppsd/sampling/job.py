@@ -248,7 +248,10 @@ class SamplingJob:
             batch_size=self._num_rows(plan),
             stats=self.stats.copy(),
             num_marks=self.target.num_marks,
-            mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
+            **{
+                name: getattr(getattr(self.target, "statistics", None), name, None)
+                for name in ("mark_names", "time_unit", "time_origin")
+            },
             target_hash=self.hashes[0],
             draft_hash=self.hashes[1],
             distributions=distributions,
