@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,8 +15,9 @@ from tppsd.data.obstacles import DataError
 from tppsd.data.options import ReadOptions
 from tppsd.data.reading import to_dataset
 from tppsd.data.sequences import EventSequence
+from tppsd.data.stamps import clock_of_model
 from tppsd.data.statistics import DataStatistics
-from tppsd.data.units import Clock, as_number, check_time_unit, parse_timestamp
+from tppsd.data.units import check_time_unit
 
 _LIBRARIES = ("pandas", "polars", "pyarrow", "datasets")
 _ONE = "sequence"  # the column of ids that a table of one history gets
@@ -27,47 +27,6 @@ def is_table(source: Any) -> bool:
     """Say whether an object is a table of pandas, polars, Arrow or datasets."""
     is_known = type(source).__module__.split(".")[0] in _LIBRARIES
     return hasattr(source, "__arrow_c_stream__") or (is_known and hasattr(source, "columns"))
-
-
-def clock_of_model(statistics: DataStatistics | None) -> Clock:
-    """Return the clock of the data that a model was trained on; numbers without a unit where nothing is known."""
-    return Clock.stored(getattr(statistics, "time_unit", None), getattr(statistics, "time_origin", None))
-
-
-def stamp_of(value: Any) -> np.datetime64 | None:
-    """Return a timestamp in UTC, of text in ISO 8601 or an object that holds one; None for a number."""
-    if isinstance(value, str) and as_number(value) is None:
-        return parse_timestamp(value, "time")
-    if isinstance(value, datetime.date | np.datetime64):  # a pandas.Timestamp is a datetime
-        import pandas
-
-        stamp = pandas.to_datetime(value, utc=True).as_unit("ns")
-        return np.datetime64(stamp.value, "ns")
-    return None
-
-
-def time_of(value: Any, clock: Clock, name: str) -> float:
-    """Return a time as a number on the clock of a model, from a number or a timestamp.
-
-    Args:
-        value: what a caller gave.
-        clock: of the model.
-        name: of the argument, for messages.
-
-    Raises:
-        ValueError: a timestamp for a model whose times are numbers, or neither.
-    """
-    stamp = stamp_of(value)
-    if stamp is None:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} = {value!r} is neither a number nor a timestamp") from None
-    if not clock.has_dates:
-        raise ValueError(
-            f"{name} = {value!r} is a timestamp, and the times of the model's data are numbers; give a number"
-        )
-    return float(clock.times(np.asarray(stamp)))
 
 
 def read_histories(source: Any, target: Any, **options: Any) -> list[EventSequence]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tppsd.backends.compile import Compile, runnable
-from tppsd.data.named import clock_of_model, stamp_of, time_of
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.stamps import clock_of_model, stamp_of, time_of
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.models.protocol import EventTokens, check_starts
 from tppsd.models.resolve import model_device, resolve_model
@@ -54,7 +54,8 @@ class Session:
         self.model = runnable(source, "target", compile)
         self._names, self._clock = getattr(statistics, "mark_names", None), clock_of_model(statistics)
         self._given, self.observed_until = history, history.window_end
-        self._times, self._marks = history.event_times.tolist(), history.marks.tolist()
+        self._times: list[float] = history.event_times.tolist()
+        self._marks: list[int] = history.marks.tolist()
         self._inter_times = history.inter_times.tolist()
         self._stamps: list[int] | None = None if history.timestamps is None else history.timestamps.tolist()
         device = model_device(source)

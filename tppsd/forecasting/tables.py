@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from tppsd.data.named import clock_of_model
+from tppsd.data.stamps import clock_of_model
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.data.named import is_table, read_histories
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.protocol import EventTokens
@@ -158,8 +157,11 @@ def as_sequences(history: Any, statistics: DataStatistics | None = None) -> list
         TypeError: it is none.
         ValueError: it is empty, or a table that is not of the model's data.
     """
-    if is_table(history):
-        return read_histories(history, statistics)
+    if not isinstance(history, EventSequence | EventBatch | list | tuple):
+        from tppsd.data.named import is_table, read_histories  # what reads files is loaded where it is of use
+
+        if is_table(history):
+            return read_histories(history, statistics)
     if isinstance(history, EventSequence):
         return [history]
     if isinstance(history, EventBatch):
