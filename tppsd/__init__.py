@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.forecasting.backtest_result import Backtest
     from tppsd.forecasting.forecast import Forecast, forecast
     from tppsd.forecasting.session import Session
+    from tppsd.lightning.backtesting import BacktestAfterFit
     from tppsd.lightning.callbacks import SpeculativeSampling
     from tppsd.lightning.datamodule import EventDataModule
     from tppsd.lightning.distillation import Distillation
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
 
 __all__ = [
     "Backtest",
+    "BacktestAfterFit",
     "DataStatistics",
     "Distillation",
     "DraftTPP",
@@ -73,6 +75,7 @@ _RENAMED = {"NextEventLaw": "NextEventDistribution"}
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
     "Backtest": "tppsd.forecasting.backtest_result",
+    "BacktestAfterFit": "tppsd.lightning.backtesting",
     "DataStatistics": "tppsd.data.statistics",
     "Distillation": "tppsd.lightning.distillation",
     "DraftTPP": "tppsd.lightning.modules",

@@ -17,7 +17,7 @@ from tppsd.benchmark.plan import ModelSize, Plan, draft_names
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.roles import DRAFTER_NAMES
+from tppsd.sampling.options import DRAFTER_NAMES
 
 CHECKPOINTS = Path("outputs/benchmark/checkpoints")
 

@@ -23,12 +23,10 @@ def main(args: list[str]) -> None:
     Raises:
         FileNotFoundError, ValueError: the model or the log cannot be read, or an option does not fit them.
     """
-    from tppsd.lightning.running import add_trainer_options, run_job
+    from tppsd.lightning.running import run_job
 
-    parser = SourceParser("tppsd forecast", "Forecast what comes after every sequence of a log.")
-    _add_options(parser)
-    add_trainer_options(parser)
-    parsed = parser.parse_args(without_prefix(args))
+    own = parser()
+    parsed = own.parse_args(without_prefix(args))
     if (parsed.run is None) == (parsed.model is None):
         raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
     if parsed.horizon is None:
@@ -59,9 +57,21 @@ def main(args: list[str]) -> None:
         observed,
     )
     writer = ForecastWriter(parsed.output, dataset.name)
-    if run_job(module, module.chunks(parsed.chunk_size), writer, parser, parsed):
+    if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed):
         for path in writer.paths:
             print(f"Written: {path}")
+
+
+def parser() -> SourceParser:
+    """Return the parser of the command line."""
+    examples = ("tppsd forecast --run outputs/fit/version_0 --horizon 7d",
+                "tppsd forecast log.csv --model best.ckpt --horizon 30 --output outputs/forecast")  # fmt: skip
+    from tppsd.lightning.running import add_trainer_options
+
+    parser = SourceParser("tppsd forecast", "Forecast what comes after every sequence of a log.", examples, True)
+    _add_options(parser)
+    add_trainer_options(parser)
+    return parser
 
 
 def _add_options(parser: SourceParser) -> None:

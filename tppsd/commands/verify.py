@@ -7,15 +7,27 @@ damaged is named, one file a line; giving the job's command again mends that, an
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
+from tppsd.commands.console import CommandParser
 from tppsd.data.paths import for_arrow
 from tppsd.lightning.chunks import ItemChunks
 from tppsd.lightning.job_folder import JOB, MANIFEST, check_names, read_record
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
 from tppsd.lightning.shards import ForeignShardError, Shard, fault, file_hash, parse_name, shard_name
+
+
+def parser() -> CommandParser:
+    """Return the parser of the command line."""
+    about = (__doc__ or "").partition("\n\n")[2]
+    parser = CommandParser("tppsd verify", about, ("tppsd verify outputs/samples", "tppsd verify outputs/forecast"))
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="what was given to predict as --writer.output_dir, to forecast or backtest as --output",
+    )
+    return parser
 
 
 def main(args: list[str]) -> None:
@@ -24,15 +36,7 @@ def main(args: list[str]) -> None:
     Raises:
         ValueError: not a folder of samples, or nobody knows of which job.
     """
-    parser = argparse.ArgumentParser(
-        prog="tppsd verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "folder",
-        type=Path,
-        help="what was given to predict as --writer.output_dir, to forecast or backtest as --output",
-    )
-    folder: Path = parser.parse_args(args).folder
+    folder: Path = parser().parse_args(args).folder
     if not (folder / JOB).is_file():
         raise ValueError(f"{folder} is not a folder of samples, forecasts or scores: no job has left its {JOB} there")
     job = read_record(folder / JOB)
@@ -51,6 +55,7 @@ def main(args: list[str]) -> None:
         )
         raise SystemExit(1)
     print(f"{folder}: all {num_files} files are there and as they were written")
+    print(f"Next: tppsd inspect {folder}, or pandas.read_parquet({str(folder)!r})")
 
 
 def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:

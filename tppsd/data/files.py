@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from tppsd.data.columns import candidate_names
 from tppsd.data.obstacles import DataError, quoted
-from tppsd.data.options import Context
+from tppsd.data.options import Context, candidate_names
 from tppsd.data.paths import for_arrow, is_url
 
 FORMATS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".feather")

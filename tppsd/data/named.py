@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.columns import EVENT_COLUMNS, LIKELY
 from tppsd.data.log import read_log
-from tppsd.data.memory import to_arrow
 from tppsd.data.obstacles import DataError
-from tppsd.data.options import ReadOptions
+from tppsd.data.options import EVENT_COLUMNS, LIKELY, ReadOptions
 from tppsd.data.reading import to_dataset
 from tppsd.data.sequences import EventSequence
 from tppsd.data.stamps import clock_of_model
 from tppsd.data.statistics import DataStatistics
+from tppsd.data.tables import to_arrow
 from tppsd.data.units import check_time_unit
 
 _LIBRARIES = ("pandas", "polars", "pyarrow", "datasets")
@@ -75,7 +74,7 @@ def read_histories(source: Any, target: Any, **options: Any) -> list[EventSequen
             f"(unit: {statistics.time_unit or 'not known'}); give numbers"
         )
     found = to_dataset(log).sequences("train")
-    return found if has_id else [replace(one, id=None) for one in found]
+    return list(found) if has_id else [replace(one, id=None) for one in found]
 
 
 def named_history(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.data.paths import local_path
+from tppsd.data.whole_files import write_text
 from tppsd.forecasting.case_scores import CaseScores
 from tppsd.forecasting.origins import Origins
 from tppsd.forecasting.score_rows import Comparison, ScoreRow
@@ -97,15 +96,7 @@ class Backtest:
 
     def to_json(self, path: str | Path) -> Path:
         """Write `to_dict` as a file, whole or not at all, make the folder if need be, and return the path."""
-        path = local_path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     def plot(self, mark: str | None = None, horizon: float | None = None) -> Figure:
         """Draw a reliability diagram, histograms of PITs and the coverage of intervals (tppsd.plots.backtest).

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.backends.snapshots import content_hash
+from tppsd.backends.compile import content_hash
 from tppsd.data.paths import for_arrow
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.backtest_plan import BacktestPlan, Scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, cast
@@ -12,12 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from tppsd.data.batching import LengthBucketSampler, SequenceDataset
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.options import FRACTIONS, ReadOptions
 from tppsd.data.reading import EventDataset, cut, read_dataset
-from tppsd.data.remarks import remarks
+from tppsd.data.remarks import check_floor, default_floor, describe_ties, remarks
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.data.ties import check_floor, default_floor, describe_ties
 from tppsd.processes.base import Process
 from tppsd.processes.presets import Preset, preset
 
@@ -210,7 +211,7 @@ class EventDataModule(LightningDataModule):
         """The true process of simulated data; None for real data."""
         return None if self.preset is None else self.preset.process
 
-    def sequences(self, split: str) -> list[EventSequence]:
+    def sequences(self, split: str) -> Sequence[EventSequence]:
         """Return all sequences of train, validation or test."""
         return self.dataset.sequences(split)
 
@@ -246,8 +247,9 @@ class EventDataModule(LightningDataModule):
             self.trainer, "overfit_batches", 0
         ):  # Lightning then replaces every sampler but the plain sequential one
             return DataLoader(dataset=cast(Dataset[EventSequence], sequences), batch_size=self.batch_size, **options)
+        flat = FlatSequences.of(sequences)
         sampler = LengthBucketSampler(
-            [len(sequence) - sequence.first_is_given for sequence in sequences],
+            flat.lengths - flat.first_is_given.long(),
             self.batch_size,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
             rank=0 if self.trainer is None else self.trainer.global_rank,

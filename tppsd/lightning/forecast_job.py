@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tppsd.backends.snapshots import content_hash
+from tppsd.backends.compile import content_hash
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.questions import Marks, items_per_chunk
@@ -14,7 +14,7 @@ from tppsd.lightning.chunks import Chunk, ItemChunks
 from tppsd.lightning.job_kinds import FORECAST
 from tppsd.lightning.job_module import JobModule
 from tppsd.models.resolve import resolve_model
-from tppsd.sampling.roles import DRAFTER_NAMES
+from tppsd.sampling.options import DRAFTER_NAMES
 
 if TYPE_CHECKING:
     import pyarrow

@@ -54,6 +54,9 @@ def check_names(folder: Path, num_chunks: int | None = None, kind: JobKind = PRE
     names = sorted(path.name for path in (folder / kind.folder).glob("*.parquet"))
     parsed = [parse_name(name, kind) for name in names]
     is_recorded = (folder / JOB).exists()
+    there = kind_of(read_record(folder / JOB)) if is_recorded else kind
+    if there is not kind:
+        raise ValueError(f"{folder} holds {there.content} of `tppsd {there.command}`; choose another {kind.option}")
     if names and (None in parsed or not is_recorded):
         raise ValueError(
             f"{folder / kind.folder} already holds {len(names)} Parquet files ({names[0]}, ...); {what_to_do(kind)}"
@@ -147,9 +150,6 @@ def claim(folder: Path, job: dict[str, Any]) -> bool:
         finally:
             temporary.unlink(missing_ok=True)
     there, kind = read_record(path), kind_of(job)
-    if kind_of(there) is not kind:
-        raise ValueError(f"{folder} holds {kind_of(there).content} of `tppsd {kind_of(there).command}`; "
-                         f"choose another {kind.option}")  # fmt: skip
     for name in sorted(there.keys() | job.keys()):
         if there.get(name) != job.get(name):
             values = f"{name} is {there.get(name)!r} there and {job.get(name)!r} here"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tppsd.data.paths import for_arrow
+from tppsd.data.whole_files import whole_or_absent
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
 from tppsd.sampling.columns import sync_folder, write_durably
 
@@ -84,16 +84,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; names the file.
     """
-    temporary = for_arrow(path.with_name(f".{path.name}.{os.getpid()}"))
-    with named_file(path):
-        try:
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with named_file(path), whole_or_absent(path, is_synced=True) as temporary:
+        yield temporary
+    sync_folder(path.parent)
 
 
 def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,3 +61,5 @@ class SampleWriter(ShardWriter):
         )
         if self.choice is not None:
             rank_zero_info(f"auto chose {self.choice}{share}")
+        folder = shlex.quote(str(self.output_dir))
+        rank_zero_info(f"Next: tppsd verify {folder}, tppsd inspect {folder}, or pandas.read_parquet({folder!r})")

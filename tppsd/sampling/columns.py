@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.data.paths import for_arrow, local_path
+from tppsd.data.whole_files import whole_or_absent
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,9 +23,10 @@ def to_table(columns: dict[str, list[Any]]) -> pyarrow.Table:
         "t_start": pa.float64(),
         "t_end": pa.float64(),
         "history_index": pa.int64(), "path_index": pa.int64(), "truncated": pa.bool_(), "stopped": pa.bool_(),
+        "history_id": pa.string(),
         "target_hash": pa.string(),
         "draft_hash": pa.string(), "seed": pa.int64(), "options": pa.string(), "batch_size": pa.int64(),
-        "choice": pa.string(), "time_unit": pa.string(), "time_origin": pa.string(), "history_id": pa.string(),
+        "choice": pa.string(), "time_unit": pa.string(), "time_origin": pa.string(),
     }  # fmt: skip
     return pa.table(columns, schema=pa.schema(list(types.items())))
 
@@ -37,17 +38,10 @@ def write_durably(table: pyarrow.Table, path: str | Path) -> Path:
     """
     import pyarrow.parquet as pq
 
-    path = local_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(table, for_arrow(temporary), compression="zstd", write_page_checksum=True)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path = Path(path)
+    with whole_or_absent(path, is_synced=True) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    sync_folder(path.parent)
     return path
 
 
