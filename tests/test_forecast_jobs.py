@@ -6,6 +6,9 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from dated_log import READ, dated_model, write_dated_log
 from lightning_helpers import tppsd as run_tppsd
+from real_processes import tppsd as tppsd_process
+from tppsd.sampling.job import SamplingJob
 
 import tppsd
 from tppsd import cli
@@ -22,7 +27,6 @@ from tppsd.data.reading import read_dataset
 from tppsd.forecasting import backtest_plan
 from tppsd.lightning.forecast_job import Forecaster
 from tppsd.lightning.job_folder import JOB, LOCK, MANIFEST, Lock
-from tppsd.sampling.job import SamplingJob
 
 NUM_CASES, CHUNK = 12, 5
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -285,3 +289,53 @@ def test_the_figures_are_those_of_the_first_histories(files: tuple[str, str]) ->
         module._figures.clear()
         titles = [figure.get_suptitle() for figure in module.figures(module.chunks(size))]
         assert titles[:3] == [f"case-{i}: forecast of 10 paths" for i in range(3)]
+
+
+# --- real processes --------------------------------------------------------------------------------------------------
+
+
+def wait_for_shards(folder: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1800):
+        assert process.poll() is None, process.stderr and process.stderr.read()[-3000:]
+        if (folder / "shards").exists() and len(list((folder / "shards").glob("*.parquet"))) >= 2:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no shards")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(("command", "how"), [("forecast", signal.SIGKILL), ("backtest", signal.SIGTERM)])
+def test_killed_and_started_again_on_two_processes_it_is_the_unbroken_run(
+    command: str, how: signal.Signals, tmp_path: Path
+) -> None:
+    """To the last bit of every file, each item once; what was done before the signal is not done again."""
+    files = write_dated_log(tmp_path, 60)
+    more = {"forecast": ["--num_paths", "100", "--chunk_size", "2"], "backtest": ["--num_paths", "60"]}[command]
+    with tppsd_process(tmp_path, *words(command, files, tmp_path / "one", *more)) as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said[-3000:]
+    folder = tmp_path / "two"
+    with tppsd_process(tmp_path, *words(command, files, folder, *more)) as process:
+        wait_for_shards(folder, process)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=120)
+    done, total = shards(folder), len(shards(tmp_path / "one"))
+    done = [path for path in done if path.suffix == ".parquet"]
+    assert 2 <= len(done) < total and not (folder / MANIFEST).exists()
+    if how is signal.SIGTERM:
+        assert process.returncode == 143
+        assert f"tppsd {command}: stopped by SIGTERM with {len(done)} of {total} files" in said
+    times = {path: path.stat().st_mtime_ns for path in done}
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    with tppsd_process(tmp_path, *words(command, files, folder, *more, *two)) as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said[-3000:]
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert {name: data for name, data in content(folder).items() if name != MANIFEST} == {
+        name: data for name, data in content(tmp_path / "one").items() if name != MANIFEST
+    }
+    if command == "forecast":
+        found = pd.read_parquet(folder / "forecast.parquet")
+        assert found["history"].drop_duplicates().tolist() == list(range(60))
+        assert not found.duplicated(["history", "quantity", "mark", "from", "to", "level"]).any()
