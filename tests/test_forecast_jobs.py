@@ -19,7 +19,8 @@ import pytest
 from dated_log import READ, dated_model, write_dated_log
 from lightning_helpers import tppsd as run_tppsd
 from real_processes import tppsd as tppsd_process
-from tppsd.sampling.job import SamplingJob
+from tppsd.sampling.requests import Wanted
+from tppsd.sampling.sample import SamplingJob
 
 import tppsd
 from tppsd import cli
@@ -108,8 +109,8 @@ def test_a_forecast_in_chunks_is_the_one_of_a_single_call(
 
     right = SamplingJob.plan
 
-    def forgetful(self: SamplingJob, *arguments: Any, **named: Any) -> Any:
-        return right(self, *arguments, **named | {"first_index": 0})
+    def forgetful(self: SamplingJob, wanted: Wanted) -> Any:
+        return right(self, wanted._replace(first_index=0))
 
     monkeypatch.setattr(SamplingJob, "plan", forgetful)
     assert cli.main(words("forecast", files, tmp_path / "mutant")) == 0

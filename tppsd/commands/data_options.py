@@ -15,8 +15,7 @@ from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecog
 from tppsd.data.options import ReadOptions
 
 TRAINER = {  # options of the Trainer that a page shows
-    "--trainer.accelerator": "cpu, gpu or auto (default: auto)",
-    "--trainer.devices": "processes on CPUs, or GPUs, that share the work (default: auto)",
+    "--trainer.devices": "processes that share the work (default: 1)",
     "--trainer.num_nodes": "machines that share the work (default: 1)",
     "--trainer.enable_progress_bar": "show how far the work is (default: true)",
     "--start_timeout": "seconds that processes wait for each other at the start (default: 60)",
@@ -55,7 +54,7 @@ class SourceParser(ArgumentParser):
                 (one for one in options if one not in words and one.name not in of_reading and not _is_trainers(one)),
                 key=lambda option: option.name == "--threads",
             ),
-            "Several processes or devices, by PyTorch Lightning's Trainer": _of_trainer(options),
+            "Several processes, by PyTorch Lightning's Trainer": _of_trainer(options),
             "How the log is read, as in `tppsd fit` under --data.": [one for one in options if one.name in of_reading],
         }
         usage = " ".join([self.prog, *(word.name.upper() for word in words), "[OPTIONS]"])

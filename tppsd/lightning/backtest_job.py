@@ -43,6 +43,8 @@ class Backtester(JobModule):
         training_sequences: what baselines are fitted to.
     """
 
+    needs_cpu = True
+
     def __init__(
         self,
         target: Any,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tppsd.backends.compile import content_hash
@@ -52,6 +53,8 @@ class Forecaster(JobModule):
         horizon, num_paths, marks, bins, draft, stop_marks, seed: as of `tppsd.forecast`.
         observed: sequences as long as the histories with their continuations, to be drawn, or None.
     """
+
+    needs_cpu = True
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class Forecaster(JobModule):
         schema = pa.schema([(name, types.get(name, pa.float64())) for name in frame.columns])
         return pa.Table.from_pandas(frame, schema, preserve_index=False)
 
-    @property
+    @cached_property
     def _id_type(self) -> Any:
         """The Arrow type of the ids of all histories; text where they have none, or several."""
         import pyarrow as pa

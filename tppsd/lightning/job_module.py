@@ -15,7 +15,10 @@ class JobModule(LightningModule):
 
     Attributes:
         finished_chunks: set by a writer that has them already.
+        needs_cpu: sums along paths are taken on CPUs only.
     """
+
+    needs_cpu = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,8 +30,11 @@ class JobModule(LightningModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Check the precision before the writer begins."""
+        """Check precision and device before the writer begins."""
         check_precision(self.trainer.precision)
+        device = self.trainer.strategy.root_device
+        if self.needs_cpu and device.type != "cpu":
+            raise ValueError(f"forecasts are worked out on CPUs, and not on {device}; say --trainer.accelerator cpu")
         use_local_checkpoints(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -20,11 +20,14 @@ from tppsd.lightning.stopping import Stopped
 START_TIMEOUT = 60.0  # seconds
 START_TIMEOUT_HELP = "Seconds that the processes of a distributed run wait for each other at the start."
 AGAIN = "stopped by SIGTERM; give the same command again"
-_DEFAULTS = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+_DEFAULTS = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
 
 
 def add_trainer_options(parser: Any) -> None:
-    """Add the options of the Trainer and `--start_timeout` to a parser of jsonargparse, as predict has them."""
+    """Add the options of the Trainer and `--start_timeout` to a parser of jsonargparse, as predict has them.
+
+    The accelerator is the CPU, on which forecasts are worked out.
+    """
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True)
     parser.add_argument("--start_timeout", type=float, default=START_TIMEOUT, help=START_TIMEOUT_HELP)
     parser.set_defaults({f"trainer.{name}": value for name, value in _DEFAULTS.items()})
