@@ -19,8 +19,6 @@ import pytest
 from dated_log import READ, dated_model, write_dated_log
 from lightning_helpers import tppsd as run_tppsd
 from real_processes import tppsd as tppsd_process
-from tppsd.sampling.requests import Wanted
-from tppsd.sampling.sample import SamplingJob
 
 import tppsd
 from tppsd import cli
@@ -28,6 +26,8 @@ from tppsd.data.reading import read_dataset
 from tppsd.forecasting import backtest_plan
 from tppsd.lightning.forecast_job import Forecaster
 from tppsd.lightning.job_folder import JOB, LOCK, MANIFEST, Lock
+from tppsd.sampling.requests import Wanted
+from tppsd.sampling.sample import SamplingJob
 
 NUM_CASES, CHUNK = 12, 5
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
