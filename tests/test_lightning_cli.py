@@ -105,9 +105,10 @@ def test_a_run_is_resumed_from_its_last_epoch_and_keeps_its_best(caplog: pytest.
 
 def test_checkpoints_of_another_run_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["fit", *DATA, *QUIET, *STEPWISE, "--trainer.max_epochs", "1", "--trainer.logger", "false"]
-    assert tppsd(*arguments) == 0
+    here = ["--checkpoint.dirpath", "checkpoints"]
+    assert tppsd(*arguments, *here) == 0
     before = Path("checkpoints/best.ckpt").read_bytes()
-    assert tppsd(*arguments, "--seed_everything", "1") == 2
+    assert tppsd(*arguments, *here, "--seed_everything", "1") == 2
     assert "best.ckpt is of another run; give another --checkpoint.dirpath" in capsys.readouterr().err
     assert Path("checkpoints/best.ckpt").read_bytes() == before
     assert tppsd(*arguments, "--checkpoint.dirpath", "elsewhere") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,7 +55,7 @@ def forecast_test_split(
 
 
 def _shown(
-    target: Any, scored: Backtest, sequences: list[Any], horizon: float, arguments: dict[str, Any]
+    target: Any, scored: Backtest, sequences: Sequence[Any], horizon: float, arguments: dict[str, Any]
 ) -> tuple[Forecast, Any]:
     """Return the forecast from an origin with a long history, and what came."""
     from tppsd.forecasting.origins import history_until

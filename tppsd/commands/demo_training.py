@@ -21,6 +21,7 @@ from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.fitting import adamw, fit_best, small_batch_size
 from tppsd.lightning.messages import quieten
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
+from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.functional import model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
@@ -62,7 +63,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
         logging.WARNING
     )  # the demo gives its own account
     seed_everything(settings.seed, verbose=False)
-    target = TargetTPP(data.num_marks, **target_size(data), optimizer=adamw(3e-3))
+    target = TargetTPP(data.num_marks, **target_size(data), optimizer=adamw(3e-3), lr_scheduler=WarmupCosine)
     console.print(f"\n[bold]Training the target[/] ({_size(target)}) for {settings.target_seconds:.0f} s")
     results: dict[str, Any] = {"target": _fit(settings, data, target, "target", settings.target_seconds)}
     draft = DraftTPP(
@@ -71,6 +72,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
         num_heads=2,
         num_components=16,
         optimizer=adamw(3e-3),
+        lr_scheduler=WarmupCosine,  # the time is planned
         distillation=Distillation(results["target"]["path"]),
     )
     console.print(

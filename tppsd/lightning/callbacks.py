@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from tppsd.backends.compile import check_finite
+from tppsd.data.sequences import EventSequence
 from tppsd.lightning.artifacts import samples_artifact, wandb_runs
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.loggers import log_figure, log_table
@@ -190,7 +191,7 @@ def _show(
     if samples is None:
         return
     data = getattr(trainer, "datamodule", None)
-    groups = {"speculative": samples.with_history()}
+    groups: dict[str, Sequence[EventSequence]] = {"speculative": samples.with_history()}
     if isinstance(data, EventDataModule) and data.sequences("validation"):
         groups = {"data": data.sequences("validation"), **groups}
     log_figure(trainer, "sampling/raster", raster(groups, mark_names=samples.mark_names))

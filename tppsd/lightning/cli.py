@@ -9,24 +9,29 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from tppsd.lightning.artifacts import model_artifact, samples_artifact, use, wandb_runs
+from tppsd.lightning.averaging import AveragedWeights
 from tppsd.lightning.baseline import RenewalBaseline
-from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, Patience, best_checkpoint
+from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, best_checkpoint
 from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.ending import last_line
 from tppsd.lightning.loggers import data_name
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
+from tppsd.lightning.patience import Patience
 from tppsd.lightning.requests import RequestChunk, Requests
 from tppsd.lightning.runs import HELP as RUN_HELP
 from tppsd.lightning.runs import with_run
 from tppsd.lightning.sampler import Sampler
-from tppsd.lightning.saving import SaveRunConfig, run_directory
+from tppsd.lightning.saving import RUNS, SaveRunConfig, free_run_directory, run_directory
 from tppsd.lightning.scores import say_scores
+from tppsd.lightning.size import ModelSize, describe_size
 from tppsd.lightning.tracking import Tracking
 from tppsd.lightning.verb_cli import VerbCLI
 from tppsd.lightning.writer import SampleWriter
@@ -34,7 +39,10 @@ from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from tppsd.sampling.options import DRAFTER_NAMES
 
 CLASS_OF_ROLE = {module.role: f"{module.__module__}.{module.__qualname__}" for module in (TargetTPP, DraftTPP)}
-CSV_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outputs", "name": "fit"}}
+CSV_LOGGER = {
+    "class_path": "lightning.pytorch.loggers.CSVLogger",
+    "init_args": {"save_dir": str(RUNS.parent), "name": RUNS.name},
+}
 DATA_CLASS = "tppsd.lightning.datamodule.EventDataModule"
 FIT_DEFAULTS: dict[str, Any] = {
     "max_epochs": 100,
@@ -76,8 +84,10 @@ class TrainingCLI(VerbCLI):
             parser.add_lightning_class_args(RenewalBaseline, "renewal_baseline")
         if self.verb == "fit":
             parser.add_lightning_class_args(Tracking, "tracking")
+            parser.link_arguments("data.num_events", "model.init_args.num_events", apply_on="instantiate")
             parser.add_lightning_class_args(Patience, "early_stopping")
             parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(AveragedWeights, "averaging")
             parser.set_defaults({f"early_stopping.{name}": value for name, value in STOPPING.items()})
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 
@@ -113,11 +123,31 @@ class TrainingCLI(VerbCLI):
                 f"--model.num_marks {given} is wrong: the data have num_marks = {self.datamodule.num_marks}; "
                 "leave it out"
             )
+        if self.verb == "fit":
+            self._note_size()
+
+    def _note_size(self) -> None:
+        """Write the size that was chosen by the number of events into the configuration that the run keeps, and say it.
+
+        A run that is repeated from its configuration, or goes on from its checkpoint, has the same size.
+        """
+        options = self.config[self.verb].model.init_args
+        chosen = {name: self.model.hparams[name] for name in ModelSize._fields if options.get(name) is None}
+        for name, value in chosen.items():
+            options[name] = value
+        if chosen and isinstance(self.datamodule, EventDataModule):
+            rank_zero_info(describe_size(chosen, self.datamodule.num_events))
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False:  # a dry run keeps nothing
             callbacks = [callback for callback in callbacks if not isinstance(callback, OwnCheckpoint)]
             self.trainer_defaults.pop("callbacks", None)
+        others = [each for each in config.get("callbacks") or [] if isinstance(each, WeightAveraging)]
+        callbacks = [
+            each for each in callbacks if not isinstance(each, AveragedWeights) or not (others or each.power is None)
+        ]
+        if self.verb == "fit" and config.get("logger") is False and config.get("default_root_dir") is None:
+            config["default_root_dir"] = str(free_run_directory())  # as a logger would choose it
         return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -150,10 +180,14 @@ class TrainingCLI(VerbCLI):
                 callback.resumed_from = None if path is None else Path(path)
 
     def after_fit(self) -> None:
-        """Say where the best checkpoint is."""
-        best = best_checkpoint(self.trainer)
-        if best is not None and best.best_model_path:
-            rank_zero_info(f"best checkpoint: {best.best_model_path} ({best.monitor} = {best.best_model_score:.4f})")
+        """Say in one line why training stopped, what the model has learnt, and how to go on."""
+        if not self.trainer.is_global_zero:
+            return
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a Trainer's helper
+        renewal = next((each for each in callbacks if isinstance(each, RenewalBaseline)), None)
+        baselines = {} if renewal is None else renewal.validation_scores(self.trainer)
+        is_dated = self.model.model.statistics.time_origin is not None
+        rank_zero_info(last_line(self.trainer, best_checkpoint(self.trainer), baselines, "7d" if is_dated else "H"))
 
     def after_validate(self) -> None:
         """Say what the scores are, where they are in full, and what to try next."""

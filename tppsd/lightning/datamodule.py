@@ -26,8 +26,8 @@ from tppsd.processes.presets import Preset, preset
 class EventDataModule(LightningDataModule):
     """Event sequences in splits, read from `path` or simulated from the preset `process`, in length-bucketed batches.
 
-    `num_marks`, `statistics`, `sequences(split)` and `process_object` need no `setup()`: the data are read or simulated
-    on first use, once.
+    `num_marks`, `num_events`, `statistics`, `sequences(split)` and `process_object` need no `setup()`: the data are
+    read or simulated on first use, once.
 
     Args:
         path: folder of split files, one file (Parquet, CSV, TSV, JSON, JSON lines, Feather, compressed or not), a hub
@@ -200,6 +200,11 @@ class EventDataModule(LightningDataModule):
     def num_marks(self) -> int:
         """Size of the mark vocabulary (1 = unmarked)."""
         return self.dataset.num_marks if self.preset is None else self.preset.process.num_marks
+
+    @property
+    def num_events(self) -> int:
+        """How many events of the training split have a likelihood term: what the size of a model is chosen by."""
+        return sum(sequence.num_scored for sequence in self.sequences("train"))
 
     @property
     def dataset_name(self) -> str:
