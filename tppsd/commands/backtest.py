@@ -89,6 +89,7 @@ def parser() -> SourceParser:
         help="folder for the table, the JSON file and the page, and for what is done")  # fmt: skip
     add("--chunk_size", type=int | None, default=None,
         help="origins that are done and written together (default: some 20,000 paths)")  # fmt: skip
+    add_trainer_options(parser)
     return parser
 
 

@@ -6,8 +6,6 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tppsd.data.obstacles import nearest
-
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None, or_else: str = "") -> int:
     """Return `value` as an int where it is a whole number from `least` to `most`: 4, NumPy's or torch's 4, or 4.0.
@@ -78,6 +76,8 @@ def mark_indices(name: str, marks: Iterable[int | str], num_marks: int, mark_nam
         index = known.get(mark, -1) if isinstance(mark, str) else mark
         if not 0 <= index < num_marks:
             names = f", or names such as {list(known)[:6]}" if known else ""
+            from tppsd.data.obstacles import nearest  # of no use to a request that is right
+
             near = nearest(mark, known) if isinstance(mark, str) else ""
             raise ValueError(
                 f"{name}: {mark!r} is not a mark of the target; its marks are 0..{num_marks - 1}{names}{near}"

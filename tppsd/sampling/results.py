@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.data.units import Clock
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.stats import SamplingStats
@@ -203,6 +202,8 @@ class SampledSequences:
         for each.
         """
         import pandas as pd
+
+        from tppsd.data.units import Clock
 
         sequences = list(self)
         repeats = torch.tensor([len(sequence) for sequence in sequences])
