@@ -68,6 +68,8 @@ def main(args: list[str]) -> None:
 
 def parser() -> SourceParser:
     """Return the parser of the command line."""
+    from tppsd.lightning.running import add_trainer_options
+
     about = "Score forecasts from many origins of a test split by what happened."
     examples = ("tppsd backtest --run outputs/fit/version_0 --horizon 7d --origins 'every 7d'",)
 
