@@ -65,7 +65,7 @@ def test_the_command_writes_a_table_and_a_page(files: tuple[str, str], tmp_path:
     ]
     assert cli.main(["forecast", log, *READ, *options, "--output", str(output)]) == 0
     assert sorted(path.name for path in output.iterdir()) == [
-        ".job.json", ".manifest.json", "forecast.csv", "forecast.html", "forecast.parquet", "shards",
+        ".job.json", ".manifest.json", ".shards", "forecast.csv", "forecast.html", "forecast.parquet",
     ]  # fmt: skip
     table = pd.read_parquet(output / "forecast.parquet")
     assert tuple(table.columns) == COLUMNS and set(table["id"]) == {"case-7", "case-9"}

@@ -68,7 +68,7 @@ def job(finished: tuple[str, Path], tmp_path: Path) -> tuple[str, Path]:
 
 
 def shards(folder: Path) -> list[Path]:
-    return sorted((folder / "shards").iterdir())
+    return sorted((folder / ".shards").iterdir())
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -105,7 +105,7 @@ def test_a_forecast_in_chunks_is_the_one_of_a_single_call(
     expected = single_call(files)
     found = pd.read_parquet(finished[1] / "forecast.parquet")
     pd.testing.assert_frame_equal(found, expected, check_exact=False, rtol=1e-5, atol=1e-7, check_dtype=False)
-    assert len(pd.read_csv(finished[1] / "forecast.csv")) == len(found)
+    assert len(pd.read_csv(finished[1] / "forecast.csv")) == len(pd.read_parquet(finished[1])) == len(found)
 
     right = SamplingJob.plan
 
@@ -204,8 +204,8 @@ def test_what_is_damaged_is_named_and_done_again_and_nothing_else(
         (folder / MANIFEST).unlink()
     times = {path: path.stat().st_mtime_ns for path in shards(folder) if path != second}
     assert verify(folder) == 1
-    named = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("shards/")]
-    assert named == [f"shards/{second.name}"]
+    named = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith(".shards/")]
+    assert named == [f".shards/{second.name}"]
     assert cli.main(words(command, files, folder)) == 0
     assert content(folder) == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -275,7 +275,7 @@ def test_one_folder_has_one_writer_and_a_full_disk_is_one_sentence(
 
 def test_what_killed_writers_have_left_is_removed(job: tuple[str, Path], files: tuple[str, str]) -> None:
     command, folder = job
-    left = [f".{name}.77" for name in RESULTS[command]] + [f"shards/.{shards(folder)[0].name}.123", f"{JOB}.7.1"]
+    left = [f".{name}.77" for name in RESULTS[command]] + [f".shards/.{shards(folder)[0].name}.123", f"{JOB}.7.1"]
     for name in left:
         (folder / name).write_text("half")
     assert cli.main(words(command, files, folder)) == 0
@@ -298,7 +298,7 @@ def test_the_figures_are_those_of_the_first_histories(files: tuple[str, str]) ->
 def wait_for_shards(folder: Path, process: subprocess.Popen[str]) -> None:
     for _ in range(1800):
         assert process.poll() is None, process.stderr and process.stderr.read()[-3000:]
-        if (folder / "shards").exists() and len(list((folder / "shards").glob("*.parquet"))) >= 2:
+        if (folder / ".shards").exists() and len(list((folder / ".shards").glob("*.parquet"))) >= 2:
             return
         time.sleep(0.05)
     raise AssertionError("no shards")

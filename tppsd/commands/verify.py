@@ -55,7 +55,8 @@ def main(args: list[str]) -> None:
         )
         raise SystemExit(1)
     print(f"{folder}: all {num_files} files are there and as they were written")
-    print(f"Next: tppsd inspect {folder}, or pandas.read_parquet({str(folder)!r})")
+    look = f"tppsd inspect {folder}, or " if kind is PREDICT else ""
+    print(f"Next: {look}pandas.read_parquet({str(folder)!r})")
 
 
 def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:

@@ -118,7 +118,7 @@ def _origins_hash(plan: BacktestPlan) -> str:
 
 
 class BacktestWriter(ShardWriter):
-    """Writes each chunk of a Backtester to `output_dir`/shards, and at the end table, JSON file and page.
+    """Writes each chunk of a Backtester to `output_dir`/.shards, and at the end table, JSON file and page.
 
     Args:
         output_dir: a new folder, or that of the same job, interrupted.

@@ -25,7 +25,7 @@ _FINE = ("ms", "us", "ns")  # units whose timestamps need all digits in the CSV 
 
 
 class ForecastWriter(ShardWriter):
-    """Writes each chunk of a Forecaster to `output_dir`/shards, and at the end forecast.parquet, .csv and .html.
+    """Writes each chunk of a Forecaster to `output_dir`/.shards, and at the end forecast.parquet, .csv and .html.
 
     Args:
         output_dir: a new folder, or that of the same job, interrupted.

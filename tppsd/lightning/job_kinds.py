@@ -17,7 +17,8 @@ class JobKind(NamedTuple):
         content: what a file holds, in messages.
         again: what happens to a file that is damaged, in messages.
         option: by which the folder is given.
-        folder: of the shards, inside the job's folder: "" or a name that ends in "/".
+        folder: of the shards, inside the job's folder: "" or a name that ends in "/", hidden from those who read the
+            job's folder as data.
         prefix: of the shards' names.
         item_column: the column with the number of the item that a row is of.
         is_unique: an item has one row, else at least one.
@@ -37,11 +38,11 @@ class JobKind(NamedTuple):
 
 PREDICT = JobKind("predict", "samples", "sampled again", "--writer.output_dir", "", "train", "seq_idx", True)
 FORECAST = JobKind(
-    "forecast", "forecasts", "forecast again", "--output", "shards/", "forecast", "history", False,
+    "forecast", "forecasts", "forecast again", "--output", ".shards/", "forecast", "history", False,
     ("forecast.parquet", "forecast.csv", "forecast.html"),
 )  # fmt: skip
 BACKTEST = JobKind(
-    "backtest", "scores", "scored again", "--output", "shards/", "scores", "case", False,
+    "backtest", "scores", "scored again", "--output", ".shards/", "scores", "case", False,
     ("scores.parquet", "scores.csv", "scores.json", "backtest.html"),
 )  # fmt: skip
 _KINDS = {kind.command: kind for kind in (PREDICT, FORECAST, BACKTEST)}
