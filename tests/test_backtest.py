@@ -16,8 +16,9 @@ import tppsd
 from tppsd import cli
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.forecasting import backtest as module
-from tppsd.forecasting.backtest import Backtest, backtest
+from tppsd.forecasting import backtest_plan as module
+from tppsd.forecasting.backtest import backtest
+from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, poisson_process
 from tppsd.forecasting.case_scores import TOLERANCES, Paths, next_time_scores, observe
 from tppsd.forecasting.forecast import Forecast
@@ -144,7 +145,11 @@ def scored(distributions: object, since: float, next_times: Tensor, horizon: flo
     """Of histories whose last event was at 1, observed until `since` later."""
     history = EventSequence.of([1.0], None, 0.0, 1.0 + since)
     return next_time_scores(
-        distributions, [history] * len(next_times), next_times, horizon, torch.Generator().manual_seed(0)
+        distributions,
+        [history] * len(next_times),
+        next_times,
+        horizon,
+        torch.full((len(next_times),), 0.5, dtype=torch.float64),
     )
 
 
@@ -351,7 +356,7 @@ def test_the_command_writes_everything_and_names_what_is_missing(
     out = capsys.readouterr().out
     assert "4 origins, any mark within 2 d" in out and "the target" in out and "poisson" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "scores.parquet", "scores.csv", "scores.json", "backtest.html",
+        "scores.parquet", "scores.csv", "scores.json", "backtest.html", ".shards", ".job.json", ".manifest.json",
     }  # fmt: skip
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert content["horizons"] == [1.0, 2.0] and {row["mark"] for row in content["scores"]} == {"a", "b", "any"}

@@ -64,7 +64,9 @@ def test_the_command_writes_a_table_and_a_page(files: tuple[str, str], tmp_path:
         "[0.5, 0.0, 0.5]",
     ]
     assert cli.main(["forecast", log, *READ, *options, "--output", str(output)]) == 0
-    assert sorted(path.name for path in output.iterdir()) == ["forecast.csv", "forecast.html", "forecast.parquet"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".job.json", ".manifest.json", ".shards", "forecast.csv", "forecast.html", "forecast.parquet",
+    ]  # fmt: skip
     table = pd.read_parquet(output / "forecast.parquet")
     assert tuple(table.columns) == COLUMNS and set(table["id"]) == {"case-7", "case-9"}
     assert set(table["mark"].dropna()) == {*NAMES, "any"}

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tppsd.data.arrow import is_list
-from tppsd.data.files import FORMATS, format_of, is_url, open_file, reason
+from tppsd.data.files import FORMATS, format_of, open_file, reason
 from tppsd.data.options import Context
+from tppsd.data.paths import is_url
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
 

@@ -134,6 +134,14 @@ class Clock:
     unit: str | None = None
     origin: np.datetime64 | None = None
 
+    @classmethod
+    def stored(cls, unit: str | None, origin: str | None) -> Clock:
+        """Return the clock that a model or file has stored; its times are numbers without an origin or a known unit."""
+        name = known_unit(unit)
+        if origin is None or name is None:
+            return cls(unit)
+        return cls(name, parse_timestamp(origin, "time_origin"))
+
     @property
     def has_dates(self) -> bool:
         """Whether ticks are timestamps."""
@@ -156,6 +164,14 @@ class Clock:
         is_missing = np.isnat(differences)
         whole, rest = np.divmod(differences.astype("timedelta64[ns]").astype(np.int64), NANOSECONDS[self.unit])
         return np.where(is_missing, np.nan, whole + rest / NANOSECONDS[self.unit])
+
+    def stamps(self, times: np.ndarray) -> np.ndarray:
+        """Return numbers of units since the origin as timestamps, datetime64[ns]; NaT where they are not finite."""
+        assert self.unit is not None and self.origin is not None
+        is_finite = np.isfinite(times)
+        ticks = np.where(is_finite, times, 0.0) * NANOSECONDS[self.unit]
+        stamps = self.origin + np.rint(ticks).astype("timedelta64[ns]")
+        return np.where(is_finite, stamps, np.datetime64("NaT", "ns"))
 
     def length(self, difference: Any) -> float | None:
         """Return a difference of ticks as a number of units; None stays None."""
