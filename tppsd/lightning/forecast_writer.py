@@ -85,11 +85,12 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
     from tppsd.plots.page import Page
 
     asked, num = module.example, len(module.histories)
-    page = Page(f"{name}: forecast over {asked.horizon:g}")
-    what_came = "." if module.observed is None else ", the dark line is what happened."
+    unit = getattr(getattr(module.target, "statistics", None), "time_unit", None)
+    page = Page(f"{name}: forecast over {asked.horizon:g}{f' {unit}' if unit else ''}")
+    what_came = "." if module.observed is None else ", the line in steps is what happened."
     page.paragraph(
         f"{num:,} {'history' if num == 1 else 'histories'}, {asked.num_paths:,} paths each. Bands hold 50, 80 and 95 % "
-        f"of the paths, the line is their mean{what_came}"
+        f"of the paths, the smooth line is their mean{what_came}"
     )
     for figure in module.figures(chunks):
         page.figure(figure)
