@@ -192,6 +192,8 @@ def test_the_true_process_is_calibrated(result: Backtest) -> None:
     for level in (0.5, 0.8, 0.95):
         error = result.value("target", f"coverage_{100 * level:g}") - level
         assert abs(error) < RARE * math.sqrt(level * (1 - level) / num)
+    passed = result.value("target", "number_test_passed")
+    assert passed > 0.95 - RARE * math.sqrt(0.95 * 0.05 / num)
     for metric in ("mean_of_count_pit", "mean_of_next_time_pit"):
         assert abs(result.value("target", metric) - 0.5) < RARE / math.sqrt(12 * num)
     for metric in ("ks_of_count_pit", "ks_of_next_time_pit"):
@@ -203,6 +205,7 @@ def test_twice_the_rate_is_found_out(result: Backtest) -> None:
     assert result.value("double", "mean_of_count_pit") < 0.5 - RARE / math.sqrt(12 * num)
     assert result.value("double", "ks_of_count_pit") > 1.95 / math.sqrt(num)
     assert result.value("double", "coverage_80") < 0.8 - RARE * math.sqrt(0.8 * 0.2 / num)
+    assert result.value("double", "number_test_passed") < result.value("target", "number_test_passed")
     clear = {one.metric for one in result.comparisons if one.horizon == 3.0 and one.high < 0}
     assert {"crps_of_counts", "log_score_of_counts", "transport_score"} <= clear
     assert any("the target beats double" in sentence for sentence in result.sentences())

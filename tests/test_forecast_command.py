@@ -96,7 +96,7 @@ def test_the_rest_of_each_sequence_is_drawn_where_a_share_is_given(files: tuple[
         "1",
     ]
     assert cli.main(["forecast", log, *READ, *options, "--output", str(tmp_path / "out")]) == 0
-    assert "the dark line is what happened" in (tmp_path / "out" / "forecast.html").read_text()
+    assert "the line in steps is what happened" in (tmp_path / "out" / "forecast.html").read_text()
 
 
 def test_a_run_knows_its_model_and_its_data(files: tuple[str, str], tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def backtest(
     - coverage_50, _80, _95: share of counts inside central intervals, randomised, so that it is nominal for a right
       forecast; mean_of_count_pit: 1/2 for a right one, more where forecasts are too low; ks_of_count_pit: distance of
       the randomised PITs from uniform ones;
+    - number_test_passed: share of origins whose count lies outside neither 2.5 % tail of the paths' (CSEP's number
+      test); counts are whole numbers, so that a right forecast passes at 95 % of them or more;
     - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, as far as the
       longest h;
     - transport_distance: mean optimal transport distance of 16 paths from what came, E D(X, y), averaged over costs of

@@ -11,7 +11,13 @@ from torch import Tensor
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast
 from tppsd.forecasting.questions import MarkSet
-from tppsd.metrics.functional.probability import crps_of_counts, horizon_counts, log_score_of_counts, randomised_pit
+from tppsd.metrics.functional.probability import (
+    crps_of_counts,
+    horizon_counts,
+    log_score_of_counts,
+    number_test,
+    randomised_pit,
+)
 from tppsd.metrics.functional.temporal_map import ForecastEvents, MatchedPredictions, match_predictions
 from tppsd.metrics.functional.transport import transport_by_mark
 
@@ -86,6 +92,7 @@ def _rule(reached: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
 
 
 TOLERANCES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of the horizon, up to which events are matched with each other
+NUMBER_TEST_TAIL = 0.025  # on either side, CSEP's level of 5 %
 TRANSPORT_PATHS = 16  # of each origin, whose transport distances are averaged
 LEAST_SHARE = 0.05  # of paths that have a j-th event, so that it is predicted at all
 
@@ -228,6 +235,8 @@ def case_scores(
     }  # fmt: skip
     for level in levels:
         means[f"coverage_{100 * level:g}"] = ((pits - 0.5).abs() <= level / 2).double()
+    number = number_test(counts, observed.counts)
+    means["number_test_passed"] = (torch.minimum(number.delta_1, number.delta_2) > NUMBER_TEST_TAIL).double()
     maps = tuple(paths.temporal_map(observed, forecast.sets, h, forecast.num_marks) for h in horizons)
     return CaseScores(means, probs, came, pits, next_time.pits, maps)
 
