@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
-from tppsd.sampling.drafters.own import SelfDrafter, follow_marks
+from tppsd.sampling.drafters.own import Again, SelfDrafter
 from tppsd.sampling.requests import Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
@@ -57,18 +57,13 @@ class JacobiDrafter(SelfDrafter):
         source = self._skip.unsqueeze(1) + positions
         is_seen = source <= self._last.unsqueeze(1)
         source = torch.where(is_seen, source, 0)
-        again, by_mark = self._distributions.at(source), self.recent.after_marks()
-        tau_again, mark_again = again.sample(uniforms[..., :3])
-        every_tau, every_mark = by_mark.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
-        assert self._marks_before is not None
-        fits = is_seen.unsqueeze(2) & (self._marks_before.gather(1, source).unsqueeze(2) == self.recent.slots[:-1])
-        every_mark = torch.where(fits, mark_again.unsqueeze(2), every_mark)
-        before, marks = follow_marks(every_mark, state.last_marks(self.num_marks).clamp_min(0))
-        is_again = fits.gather(2, before.unsqueeze(2)).squeeze(2)
-        inter_times = torch.where(is_again, tau_again, every_tau.gather(2, before.unsqueeze(2)).squeeze(2))
-        distributions = (
-            type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
-        )
+        distributions, assumed = self._distributions.at(source), self._marks_before
+        assert assumed is not None
+        marks_before = torch.where(is_seen, assumed.gather(1, source), -1)
+        again = Again(marks_before, *distributions.sample(uniforms[..., :3]))
+        before, inter_times, marks = self.follow(state, uniforms, again)
+        where = torch.where(marks_before == before, positions, draft_length + positions)
+        distributions = type(distributions).cat([distributions, self.recent.after(before)], 1).at(where)
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
         return Draft(inter_times, times, marks, distributions, self.lengths(draft_length, state))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventDistribution
 
 
@@ -37,14 +38,18 @@ class RecentDistributions:
         )  # (rows, n, marks)
         newest = torch.where(follows, positions.unsqueeze(1), -1).amax(1)
         source = torch.cat([newest, num.unsqueeze(1) - 1], 1)
-        distributions = distributions.whole()
-        if self.table is None:
+        distributions, table = distributions.whole(), self.table
+        if table is None:
             self.table = distributions.at(source.clamp_min(0))
+        elif isinstance(table, NextEventDistribution) and isinstance(distributions, NextEventDistribution):
+            # only what changes is written: a table of many marks is large
+            rows, slots = (source >= 0).nonzero(as_tuple=True)
+            parameters = table.parameters
+            parameters[rows, slots] = distributions.parameters[rows, source[rows, slots]].to(parameters.dtype)
+            self.table = table.of(parameters)
         else:
             kept = marks.shape[1] + self.slots
-            self.table = (
-                type(distributions).cat([distributions, self.table], 1).at(torch.where(source >= 0, source, kept))
-            )
+            self.table = type(distributions).cat([distributions, table], 1).at(torch.where(source >= 0, source, kept))
         self.is_known = self.is_known | (source >= 0)
 
     def take_over(self, other: RecentDistributions, source: Tensor, rows: Tensor) -> None:
@@ -63,12 +68,16 @@ class RecentDistributions:
             self.table = type(self.table).cat([self.table, other.table], 0)[where]
 
     def after_marks(self) -> EventDistribution:
-        """Return distributions (rows, num_marks) to draft from after an event of each mark.
+        """Return distributions (rows, num_marks) to draft from after an event of each mark, as `after`."""
+        return self.after(self.slots[:-1].expand(len(self.is_known), -1))
+
+    def after(self, marks: Tensor) -> EventDistribution:
+        """Return distributions (rows, n) to draft from after events of `marks` int64 (rows, n).
 
         It is the latest of all where none has followed that mark yet.
         """
         assert self.table is not None
-        return self.table.at(torch.where(self.is_known[:, :-1], self.slots[:-1], len(self.slots) - 1))
+        return self.table.at(torch.where(self.is_known.gather(1, marks), marks, len(self.slots) - 1))
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
