@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <deque>
-#include <thread>
 #include <vector>
 
 #include "chain.h"
@@ -10,6 +9,7 @@
 #include "distributions.h"
 #include "layout.h"
 #include "passes.h"
+#include "pool.h"
 #include "rounds.h"
 #include "views.h"
 
@@ -33,14 +33,9 @@ static void share(int64_t rows, int64_t largest_group, int64_t worth, int64_t mo
       for (int64_t first; (first = next.fetch_add(group)) < rows;) run(first, std::min(rows, first + group));
     });
   };
-  std::vector<std::thread> others;
-  others.reserve(num_threads - 1);  // may throw, but before any thread runs
-  try {
-    for (int64_t i = 1; i < num_threads; i++) others.emplace_back(work);
-  } catch (const std::exception &) {  // no more threads, or no memory for one: those that run do all the work
-  }
+  Helpers others(num_threads - 1, work);
   work();
-  for (auto &thread : others) thread.join();
+  others.wait_for_end();
   failure.rethrow();
 }
 

@@ -5,9 +5,9 @@
 #include <atomic>
 #include <cstdint>
 #include <thread>
-#include <vector>
 
 #include "failures.h"
+#include "pool.h"
 
 constexpr int64_t MOST_PARTS = 16;
 constexpr int64_t PATIENCE = 1000;  // looks, after which a waiting thread lets other threads have the processor
@@ -29,18 +29,12 @@ static inline int64_t largest_team(int64_t num_threads) {
 
 class Team {
  public:
-  // Starts num_helpers threads beside the caller, or as many as the system allows.
-  explicit Team(int64_t num_helpers) {
-    helpers.reserve(num_helpers);  // may throw, but before any thread runs
-    try {
-      for (int64_t i = 0; i < num_helpers; i++) helpers.emplace_back([this] { help(); });
-    } catch (const std::exception &) {  // no more threads, or no memory for one
-    }
-  }
+  // With num_helpers threads beside the caller, or as many as the system allows.
+  explicit Team(int64_t num_helpers) : helpers(num_helpers, [this] { help(); }) {}
 
   ~Team() {
     ticket.store(THE_END, std::memory_order_release);
-    for (auto &helper : helpers) helper.join();
+    helpers.wait_for_end();
   }
 
   int64_t size() const { return std::min<int64_t>(MOST_PARTS, 1 + helpers.size()); }
@@ -67,7 +61,7 @@ class Team {
   void *job = nullptr;                      // of the ticket, like `call`: the next job begins
   void (*call)(void *, int64_t) = nullptr;  // when all parts that were taken are done
   FirstException failure;                   // of the parts
-  std::vector<std::thread> helpers;
+  Helpers helpers;                          // the last: they begin with all else in place
 
   // Runs one part of the job, if one is left.
   bool take() {
