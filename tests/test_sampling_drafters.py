@@ -20,7 +20,7 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
-from tppsd.sampling.drafters import own
+from tppsd.sampling.drafters import own as own_module
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.jacobi import JacobiDrafter
 from tppsd.sampling.drafters.own import SelfDrafter
@@ -256,7 +256,7 @@ WAYS_TO_FOLLOW = ("self", "jacobi", "two passes")
 
 def with_most_draws(most: int, way: str, monkeypatch: pytest.MonkeyPatch):
     """Samples of a chain drawn all at once where there are at most so many draws."""
-    monkeypatch.setattr(own, "_MOST_DRAWS", most)
+    monkeypatch.setattr(own_module, "_MOST_DRAWS", most)
     target = StubTPP.random(5, seed=0)
     draft = target.moved(seed=1, times=0.1, marks=0.1) if way == "two passes" else way
     options = {"draft_passes": 2} if way == "two passes" else {}
@@ -270,7 +270,7 @@ def test_events_drawn_one_after_another_are_those_drawn_all_at_once(way, monkeyp
     assert torch.equal(at_once.flat_event_times, one_by_one.flat_event_times)
     assert torch.equal(at_once.flat_marks, one_by_one.flat_marks)
     assert torch.equal(at_once.stats.accepted_counts, one_by_one.stats.accepted_counts)
-    right = own.RecentDistributions.after
-    monkeypatch.setattr(own.RecentDistributions, "after", lambda self, marks: right(self, torch.zeros_like(marks)))
+    right = own_module.RecentDistributions.after
+    monkeypatch.setattr(own_module.RecentDistributions, "after", lambda self, marks: right(self, torch.zeros_like(marks)))
     wrong = with_most_draws(0, way, monkeypatch)
     assert not torch.equal(wrong.stats.accepted_counts, at_once.stats.accepted_counts)
