@@ -67,17 +67,28 @@ static void embed(const Encoder &encoder, const Pass &pass, int64_t row, int64_t
 
 // --- layers ---------------------------------------------------------------------------------------------------------------
 
-// Keys and values of new tokens [from, to) of one row into its cache.
+// Keys and values of new tokens [from, to) of one row into its cache. Of several tokens, whole vectors: a core waits less for
+// memory than with many stores to the same places.
 template <class E, class Part>
 static void write_row(const Encoder &encoder, const Pass &pass, const Part &part, E *cache, int64_t layer, int64_t row,
                       const float *qkv) {
   const int64_t dim = encoder.dim, capacity = pass.capacity, place = pass.lengths[row] + pass.num_nodes;
-  E *keys = cache + (layer * 2 * pass.cache_rows + row) * dim * capacity, *values = keys + pass.cache_rows * dim * capacity;
-  for (int64_t c = 0; c < dim; c++)
-    for (int64_t t = part.from; t < part.to; t++) {
-      const float *own = qkv + (t - part.from) * 3 * dim;
-      put(keys + c * capacity + place + t, own[dim + c]);
-      put(values + c * capacity + place + t, own[2 * dim + c]);
+  const int64_t from_keys = pass.cache_rows * dim * capacity;  // to values
+  E *entries = cache + (layer * 2 * pass.cache_rows + row) * dim * capacity + place;
+  for (int64_t which = 1; which < 3; which++, entries += from_keys)
+    for (int64_t t = part.from; t < part.to; t += LANES) {
+      const int num = (int)std::min<int64_t>(LANES, part.to - t);
+      const float *own = qkv + (t - part.from) * 3 * dim + which * dim;
+      for (int64_t c = 0; c < dim; c += LANES) {
+        if (num == 1) {
+          for (int64_t i = c; i < c + LANES; i++) put(entries + i * capacity + t, own[i]);
+          continue;
+        }
+        Vec block[LANES];
+        for (int i = 0; i < LANES; i++) block[i] = i < num ? load(own + i * 3 * dim + c) : Vec{};
+        transpose(block, std::make_integer_sequence<int, LANES>());
+        for (int i = 0; i < LANES; i++) store_first(entries + (c + i) * capacity + t, block[i], num);
+      }
     }
 }
 

@@ -118,6 +118,23 @@ static inline void put(Bf16 *p, float x) {  // to the nearest, of two as near to
   p->bits = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// The first `num` lanes to p.
+static inline void store_first(float *p, Vec x, int num) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, lanes_between(0, num), (__m512)x);
+#else
+  for (int i = 0; i < num; i++) p[i] = x[i];
+#endif
+}
+static inline void store_first(Bf16 *p, Vec x, int num) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  const Words bits = (Words)x, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  _mm256_mask_storeu_epi16(p, lanes_between(0, num), _mm512_cvtepi32_epi16((__m512i)rounded));
+#else
+  for (int i = 0; i < num; i++) put(p + i, x[i]);
+#endif
+}
+
 static inline Vec all(float x) { return Vec{} + x; }
 
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
@@ -136,6 +153,32 @@ static inline Vec lanes_of(Vec a, Vec b, std::integer_sequence<int, I...>) {
 template <int HALF, bool SECOND, int... I>
 static inline Vec halves_of(Vec a, Vec b, std::integer_sequence<int, I...>) {
   return lanes_of(a, b, std::integer_sequence<int, (I / HALF * 2 * HALF + I % HALF + SECOND * HALF)...>());
+}
+
+// f(i as a constant) for i from 0 to N - 1: what compilers keep in registers where they would keep an array that a loop fills
+// in memory.
+template <class F, int... I>
+static inline ALWAYS_INLINE void unrolled(F f, std::integer_sequence<int, I...>) {
+  (f(std::integral_constant<int, I>()), ...);
+}
+template <int N, class F>
+static inline ALWAYS_INLINE void unrolled(F f) {
+  unrolled(f, std::make_integer_sequence<int, N>());
+}
+
+// Rows and columns exchanged, of LANES vectors: vectors i and i + LANES / 2 are interleaved, as many times as halves a vector has.
+template <int HALVES = LANES, int... I>
+static inline void transpose(Vec *vectors, std::integer_sequence<int, I...> lanes) {
+  if constexpr (HALVES > 1) {
+    Vec next[LANES];
+    unrolled<LANES / 2>([&](auto i) ALWAYS_INLINE {
+      const Vec a = vectors[i], b = vectors[i + LANES / 2];
+      next[2 * i] = lanes_of(a, b, std::integer_sequence<int, (I / 2 + I % 2 * LANES)...>());
+      next[2 * i + 1] = lanes_of(a, b, std::integer_sequence<int, (LANES / 2 + I / 2 + I % 2 * LANES)...>());
+    });
+    unrolled<LANES>([&](auto i) ALWAYS_INLINE { vectors[i] = next[i]; });
+    transpose<HALVES / 2>(vectors, lanes);
+  }
 }
 
 // f over all lanes of a vector, by halves: a few instructions where one by one would be as many as there are lanes.
@@ -215,17 +258,6 @@ static inline Vec bounded(Vec x, float most) { x = x > most ? all(most) : x; ret
 static inline Vec relu(Vec x) { return x < 0.0f ? Vec{} : x; }
 static inline Vec silu(Vec x) { return x / (1.0f + exp2_(bounded(-LOG2_E * x, 120.0f))); }
 static inline Vec tanh_(Vec x) { return 1.0f - 2.0f / (1.0f + exp2_(bounded(2.0f * LOG2_E * x, 40.0f))); }
-
-// f(i as a constant) for i from 0 to N - 1: what compilers keep in registers where they would keep an array that a loop fills
-// in memory.
-template <class F, int... I>
-static inline ALWAYS_INLINE void unrolled(F f, std::integer_sequence<int, I...>) {
-  (f(std::integral_constant<int, I>()), ...);
-}
-template <int N, class F>
-static inline ALWAYS_INLINE void unrolled(F f) {
-  unrolled(f, std::make_integer_sequence<int, N>());
-}
 
 // f(n as a constant), for n from 1 to MOST
 template <int MOST, class F>
