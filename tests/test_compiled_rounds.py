@@ -206,7 +206,10 @@ def test_what_threads_wait_for(which: str, tmp_path: Path, monkeypatch: pytest.M
     assert all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(alone, together, strict=True)) == is_right
 
 
-FORKED = (None, ("[] { current() = new Pool; }", "[] {}"))  # the second: a child waits for threads that it does not have
+FORKED = (
+    None,
+    ("[] { current() = new Pool; }", "[] {}"),
+)  # the second: a child waits for threads that it does not have
 
 
 @needs_a_compiler

@@ -82,7 +82,10 @@ def test_nor_on_processors_with_narrower_vectors(
 
 READS = {
     "behind": ("rounded_down(every.stop), rounded_up(any.stop)", "rounded_up(every.stop), rounded_up(any.stop)"),
-    "before": ("{rounded_down(any.first), rounded_up(every.first)", "{rounded_down(any.first), rounded_down(every.first)"),
+    "before": (
+        "{rounded_down(any.first), rounded_up(every.first)",
+        "{rounded_down(any.first), rounded_down(every.first)",
+    ),
     "one more": ("std::min<int64_t>(LANES, range.stop - i)", "std::min<int64_t>(LANES, range.stop - i + 1)"),
     "one before": ("std::max<int64_t>(0, range.first - i)", "std::max<int64_t>(0, range.first - i - 1)"),
 }

@@ -271,6 +271,8 @@ def test_events_drawn_one_after_another_are_those_drawn_all_at_once(way, monkeyp
     assert torch.equal(at_once.flat_marks, one_by_one.flat_marks)
     assert torch.equal(at_once.stats.accepted_counts, one_by_one.stats.accepted_counts)
     right = own_module.RecentDistributions.after
-    monkeypatch.setattr(own_module.RecentDistributions, "after", lambda self, marks: right(self, torch.zeros_like(marks)))
+    monkeypatch.setattr(
+        own_module.RecentDistributions, "after", lambda self, marks: right(self, torch.zeros_like(marks))
+    )
     wrong = with_most_draws(0, way, monkeypatch)
     assert not torch.equal(wrong.stats.accepted_counts, at_once.stats.accepted_counts)

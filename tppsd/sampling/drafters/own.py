@@ -17,7 +17,6 @@ from tppsd.sampling.requests import Requests
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 
-
 # Draws of a round beyond which events are drawn one after another: so many take as long as the calls of one of them.
 # A draw of a mark takes about as long as 20 marks' probabilities.
 _MOST_DRAWS, _MARKS_PER_DRAW = 2500, 20

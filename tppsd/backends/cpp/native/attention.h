@@ -41,8 +41,8 @@ struct Sight {
   }
 };
 
-// What `num` queries with these ranges see; masks join those in the vector. nodes (num, num_nodes): which entries each sees from
-// entry `length` on; nullptr = all.
+// What `num` queries with these ranges see; masks join those in the vector. nodes (num, num_nodes): which entries each
+// sees from entry `length` on; nullptr = all.
 static Sight sight_of(const Range *seen, int64_t num, const uint8_t *nodes, int64_t num_nodes, int64_t length,
                       std::vector<Lanes> &masks) {
   Range any = seen[0], every = seen[0];
@@ -80,7 +80,8 @@ struct Segment {
 
 // scores (T, .) of vectors i, ..., i + N - 1 = queries (T, D) keys (D, .), and the largest of each query.
 template <int T, int N, class E>
-static inline void score(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment, int64_t i, Vec *most) {
+static inline void score(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
+    int64_t i, Vec *most) {
   Vec sums[T][N];  // registers, as long as nothing fills all of it at once
   for (int t = 0; t < T; t++)
     for (int n = 0; n < N; n++) sums[t][n] = Vec{};
@@ -100,10 +101,11 @@ static inline void score(const float *queries, int64_t stride, int64_t head_dim,
     }
 }
 
-// The same of one vector that has masks: -inf for entries that a query does not see. Those that no query sees are not read: other
-// threads may be writing them.
+// The same of one vector that has masks: -inf for entries that a query does not see. Those that no query sees are not
+// read: other threads may be writing them.
 template <int T, class E>
-static inline void score_masked(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment, int64_t i,
+static inline void score_masked(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
+    int64_t i,
                                 Vec *most) {
   Vec sums[T];
   for (int t = 0; t < T; t++) sums[t] = Vec{};
@@ -123,7 +125,8 @@ static inline void score_masked(const float *queries, int64_t stride, int64_t he
 
 // Scores of all vectors that hold what one of T queries sees.
 template <int T, class E>
-static inline void score_all(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment, Vec *most) {
+static inline void score_all(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
+    Vec *most) {
   const Sight sight = segment.sight;
   int64_t i = sight.from;
   for (; i < sight.whole_from; i += LANES) score_masked<T>(queries, stride, head_dim, segment, i, most);
@@ -150,11 +153,12 @@ static inline void weights_of(const Segment<E> &segment, float scale, const floa
   for (int t = 0; t < T; t++) totals[t] = sums[t];
 }
 
-// attended[t][c] = inverse[t] * sum_i weights[t][i] values[c][i], with `more` added to what is there, for T queries, from `first`
-// on, and D dimensions from c on.
+// attended[t][c] = inverse[t] * sum_i weights[t][i] values[c][i], with `more` added to what is there, for T queries,
+// from `first` on, and D dimensions from c on.
 // Weights of zero would not hide values that are not finite: no sum takes in an entry that its query does not see.
 template <int T, int D, class E>
-static inline void weigh(const Segment<E> &segment, int first, int64_t c, const float *inverse, bool more, float *attended,
+static inline void weigh(const Segment<E> &segment, int first, int64_t c, const float *inverse, bool more,
+    float *attended,
                          int64_t stride) {
   Vec sums[T * D];
   unrolled<T * D>([&](auto i) ALWAYS_INLINE { sums[i] = Vec{}; });
@@ -205,7 +209,8 @@ struct Head {
 
 // T queries of one head over one or two segments.
 template <int T, class E>
-static void attend(const Head &head, const float *queries, const Segment<E> *segments, int num_segments, float *attended) {
+static void attend(const Head &head, const float *queries, const Segment<E> *segments, int num_segments,
+    float *attended) {
   alignas(64) Vec most[T], totals[T];
   for (int t = 0; t < T; t++) most[t] = all(head.one_plus_sum ? 0.0f : -INFINITY), totals[t] = Vec{};
   for (int s = 0; s < num_segments; s++) score_all<T>(queries, head.query_stride, head.dims, segments[s], most);

@@ -1,7 +1,7 @@
 // Products with the matrices of linear layers, and norms.
 //
-// Weights come in panels of TILE * LANES columns (the last one narrower), each (in, columns) in one piece; widths are multiples
-// of 16.
+// Weights come in panels of TILE * LANES columns (the last one narrower), each (in, columns) in one piece; widths are
+// multiples of 16.
 #pragma once
 
 #include <algorithm>
@@ -20,9 +20,11 @@ constexpr int64_t AHEAD = 2048;  // bytes that are fetched before they are neede
 // What is done with the products.
 enum class End { STORED, ADDED, RELU };
 
-// y (T, N * LANES) = x (T, in) panel + bias. `lines` cache lines per input are fetched from `ahead` on: what is multiplied next.
+// y (T, N * LANES) = x (T, in) panel + bias. `lines` cache lines per input are fetched from `ahead` on: what is
+// multiplied next.
 template <int T, int N, int LINES, End END, class W>
-static inline void tile(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out, const char *ahead) {
+static inline void tile(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out,
+    const char *ahead) {
   Vec sums[T][N];
   for (int t = 0; t < T; t++)
     for (int n = 0; n < N; n++) sums[t][n] = bias ? load(bias + n * LANES) : Vec{};
@@ -42,7 +44,8 @@ static inline void tile(const float *x, int64_t in, const W *panel, const float 
 
 // All tokens by one panel of weights. While a core multiplies, it fetches the next panel, a part with each tile.
 template <int N, End END, class W>
-static void column(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out, int64_t tokens) {
+static void column(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out,
+    int64_t tokens) {
   constexpr int LINES = std::max<int>(1, N * LANES * sizeof(W) / 64);  // per input, of a panel
   const int64_t tiles = (tokens + TOKENS - 1) / TOKENS, bytes = in * LINES * 64;
   const char *ahead = (const char *)panel + (tiles == 1 ? AHEAD : bytes), *end = ahead + bytes;

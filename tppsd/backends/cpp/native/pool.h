@@ -44,9 +44,9 @@ class Worker {
   std::function<void()> job;
 };
 
-// The workers of this process that nobody uses. A process that was forked has none of the threads of its parent, and whoever held
-// a lock at that moment does not let go of it there: it begins with a pool of its own. Pools are never destroyed, since their
-// threads may outlive whatever would do that.
+// The workers of this process that nobody uses. A process that was forked has none of the threads of its parent, and
+// whoever held a lock at that moment does not let go of it there: it begins with a pool of its own. Pools are never
+// destroyed, since their threads may outlive whatever would do that.
 class Pool {
  public:
   static Pool &of_this_process() {

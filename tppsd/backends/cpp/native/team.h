@@ -1,4 +1,5 @@
-// Threads that share jobs which take less time than starting a thread does: between jobs they keep looking for the next one.
+// Threads that share jobs which take less time than starting a thread does: between jobs they keep looking for the next
+// one.
 #pragma once
 
 #include <algorithm>
@@ -39,9 +40,9 @@ class Team {
 
   int64_t size() const { return std::min<int64_t>(MOST_PARTS, 1 + helpers.size()); }
 
-  // Runs f(0), ..., f(num - 1), begun in this order: a part may wait for something in those before it. The caller runs the parts
-  // that no helper has begun, so that it does not wait for helpers that the system has put to sleep. An exception of a part is
-  // thrown here once all parts have ended.
+  // Runs f(0), ..., f(num - 1), begun in this order: a part may wait for something in those before it. The caller runs
+  // the parts that no helper has begun, so that it does not wait for helpers that the system has put to sleep. An
+  // exception of a part is thrown here once all parts have ended.
   template <class F>
   void run(int64_t num, F f) {
     job = &f, call = [](void *job, int64_t part) { (*(F *)job)(part); };
@@ -56,7 +57,8 @@ class Team {
 
  private:
   static constexpr uint64_t THE_END = ~(uint64_t)0;
-  std::atomic<uint64_t> ticket{0};  // number of the job (48 bits), how many parts it has, how many are taken (8 bits each)
+  // number of the job (48 bits), how many parts it has, how many are taken (8 bits each)
+  std::atomic<uint64_t> ticket{0};
   std::atomic<int64_t> num_done{0};
   void *job = nullptr;                      // of the ticket, like `call`: the next job begins
   void (*call)(void *, int64_t) = nullptr;  // when all parts that were taken are done

@@ -155,8 +155,8 @@ static inline Vec halves_of(Vec a, Vec b, std::integer_sequence<int, I...>) {
   return lanes_of(a, b, std::integer_sequence<int, (I / HALF * 2 * HALF + I % HALF + SECOND * HALF)...>());
 }
 
-// f(i as a constant) for i from 0 to N - 1: what compilers keep in registers where they would keep an array that a loop fills
-// in memory.
+// f(i as a constant) for i from 0 to N - 1: what compilers keep in registers where they would keep an array that a loop
+// fills in memory.
 template <class F, int... I>
 static inline ALWAYS_INLINE void unrolled(F f, std::integer_sequence<int, I...>) {
   (f(std::integral_constant<int, I>()), ...);
@@ -166,7 +166,8 @@ static inline ALWAYS_INLINE void unrolled(F f) {
   unrolled(f, std::make_integer_sequence<int, N>());
 }
 
-// Rows and columns exchanged, of LANES vectors: vectors i and i + LANES / 2 are interleaved, as many times as halves a vector has.
+// Rows and columns exchanged, of LANES vectors: vectors i and i + LANES / 2 are interleaved, as many times as halves a
+// vector has.
 template <int HALVES = LANES, int... I>
 static inline void transpose(Vec *vectors, std::integer_sequence<int, I...> lanes) {
   if constexpr (HALVES > 1) {
@@ -207,13 +208,15 @@ template <int LENGTH>
 static inline ALWAYS_INLINE Vec folded_blocks(Vec v) {
   if constexpr (LENGTH > 1) {
     constexpr auto lanes = std::make_integer_sequence<int, LANES>();
-    return folded_blocks<LENGTH / 2>(halves_of<LENGTH / 2, false>(v, v, lanes) + halves_of<LENGTH / 2, true>(v, v, lanes));
+    return folded_blocks<LENGTH / 2>(halves_of<LENGTH / 2, false>(v, v, lanes) + halves_of<LENGTH / 2, true>(v, v,
+        lanes));
   }
   return v;
 }
 
-// totals[i] = what all lanes of vector i add up to, for powers of two and sums of them. All together they take a quarter of the
-// instructions of one after the other. In which order the lanes of a vector meet does not depend on the others: as in `sum`.
+// totals[i] = what all lanes of vector i add up to, for powers of two and sums of them. All together they take a
+// quarter of the instructions of one after the other. In which order the lanes of a vector meet does not depend on the
+// others: as in `sum`.
 template <int NUM>
 static inline ALWAYS_INLINE void add_lanes(const Vec *vectors, float *totals) {
   if constexpr (NUM > LANES) {
@@ -229,10 +232,14 @@ constexpr float LOG2_E = 1.44269504f;
 #if defined(__AVX512F__)
 // 2^(i / 32), in two registers
 alignas(64) constexpr float POWERS[32] = {
-  1.000000000e+00f, 1.021897149e+00f, 1.044273782e+00f, 1.067140401e+00f, 1.090507733e+00f, 1.114386743e+00f, 1.138788635e+00f, 1.163724859e+00f,
-  1.189207115e+00f, 1.215247360e+00f, 1.241857812e+00f, 1.269050957e+00f, 1.296839555e+00f, 1.325236643e+00f, 1.354255547e+00f, 1.383909882e+00f,
-  1.414213562e+00f, 1.445180807e+00f, 1.476826146e+00f, 1.509164428e+00f, 1.542210825e+00f, 1.575980845e+00f, 1.610490332e+00f, 1.645755478e+00f,
-  1.681792831e+00f, 1.718619298e+00f, 1.756252160e+00f, 1.794709075e+00f, 1.834008086e+00f, 1.874167634e+00f, 1.915206561e+00f, 1.957144124e+00f};
+  1.000000000e+00f, 1.021897149e+00f, 1.044273782e+00f, 1.067140401e+00f, 1.090507733e+00f, 1.114386743e+00f,
+      1.138788635e+00f, 1.163724859e+00f,
+  1.189207115e+00f, 1.215247360e+00f, 1.241857812e+00f, 1.269050957e+00f, 1.296839555e+00f, 1.325236643e+00f,
+      1.354255547e+00f, 1.383909882e+00f,
+  1.414213562e+00f, 1.445180807e+00f, 1.476826146e+00f, 1.509164428e+00f, 1.542210825e+00f, 1.575980845e+00f,
+      1.610490332e+00f, 1.645755478e+00f,
+  1.681792831e+00f, 1.718619298e+00f, 1.756252160e+00f, 1.794709075e+00f, 1.834008086e+00f, 1.874167634e+00f,
+      1.915206561e+00f, 1.957144124e+00f};
 
 // 2^x for x < 128, 0 below -126: 2^(i / 32) of the nearest i, which lies in the lowest bits of x + 1.5 * 2^18, times a
 // polynomial (minimax, relative error 6e-8; 2e-7 as all of it is evaluated) of what is left.
@@ -244,12 +251,13 @@ static inline Vec exp2_(Vec x) {
   return (Vec)_mm512_maskz_scalef_ps(is_large, (__m512)(power * p), (__m512)near);
 }
 #else
-// 2^x for x < 128, 0 below -126: a polynomial (minimax, relative error 8e-8 as it is evaluated) of what is left of the nearest
-// whole number, which lies in the lowest bits of x + 1.5 * 2^23.
+// 2^x for x < 128, 0 below -126: a polynomial (minimax, relative error 8e-8 as it is evaluated) of what is left of the
+// nearest whole number, which lies in the lowest bits of x + 1.5 * 2^23.
 static inline Vec exp2_(Vec x) {
   const Vec shifted = x + 12582912.0f, rest = x - (shifted - 12582912.0f);
   Vec p = all(1.534581190e-4f);
-  for (float c : {1.339993122e-3f, 9.618488957e-3f, 5.550328777e-2f, 2.402264689e-1f, 6.931472057e-1f, 1.0f}) p = p * rest + c;
+  for (float c : {1.339993122e-3f, 9.618488957e-3f, 5.550328777e-2f, 2.402264689e-1f, 6.931472057e-1f, 1.0f}) p =
+      p * rest + c;
   return x < -126.0f ? Vec{} : (Vec)((Words)p + ((Words)shifted << 23));  // of unsigned numbers, which may overflow
 }
 #endif
@@ -266,8 +274,8 @@ static inline void with_constant(int64_t n, F f) {
   if constexpr (MOST > 1) with_constant<MOST - 1>(n, f);
 }
 
-// f(the size of a group as a constant, its first member), for groups of MOST or fewer members that make up `num`. Sizes differ
-// by one at most: a small group takes more time per member than a large one.
+// f(the size of a group as a constant, its first member), for groups of MOST or fewer members that make up `num`. Sizes
+// differ by one at most: a small group takes more time per member than a large one.
 template <int MOST, class F>
 static inline void in_groups(int64_t num, F f) {
   const int64_t groups = (num + MOST - 1) / MOST;
