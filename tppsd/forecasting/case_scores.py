@@ -10,13 +10,89 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast
-from tppsd.forecasting.next_time_scores import next_time_scores
 from tppsd.forecasting.questions import MarkSet
-from tppsd.metrics.functional.counts import crps_of_counts, horizon_counts, log_score_of_counts, randomised_pit
+from tppsd.metrics.functional.probability import (
+    crps_of_counts,
+    horizon_counts,
+    log_score_of_counts,
+    number_test,
+    randomised_pit,
+)
 from tppsd.metrics.functional.temporal_map import ForecastEvents, MatchedPredictions, match_predictions
 from tppsd.metrics.functional.transport import transport_by_mark
 
+_NUM_GEOMETRIC, _NUM_EVEN, _SMALLEST = 48, 32, 1e-6  # panels of the quadrature, and the first, in horizons
+_POINTS, _WEIGHTS = (-0.7745966692414834, 0.0, 0.7745966692414834), (5 / 9, 8 / 9, 5 / 9)  # Gauss-Legendre
+_CHUNK = 64  # histories
+
+
+class NextTimeScores(NamedTuple):
+    """Holds scores, float64 (num_histories,) each. Fields: crps, pits."""
+
+    crps: Tensor
+    pits: Tensor
+
+
+def next_time_scores(
+    distributions: Any,
+    histories: Sequence[EventSequence],
+    next_times: Tensor,
+    horizon: float,
+    uniforms: Tensor,
+) -> NextTimeScores:
+    """Score the distributions of the time X until the next event against the time y that it took.
+
+        CRPS of min(X, h) at min(y, h) = integral_0^h (G(x) - 1{x >= y})^2 dx,   G(x) = P(X <= x)
+        PIT = G(y); where nothing came until h: G(h) + v (1 - G(h)), v ~ U(0, 1)
+
+    Nothing is said about what is beyond h, which was not observed. The PIT is uniform for a right forecast. The
+    integral is a composite Gauss-Legendre rule on even and geometric panels: its error is below 1e-3 h for
+    distributions with components of a relative width of 1 %, and below 1e-6 h from 10 % on.
+
+    Args:
+        distributions: (num_histories,), of the inter-time, given that nothing came until the histories were observed.
+        histories: whose ends the times are counted from.
+        next_times: y, (num_histories,); inf where nothing came until h.
+        horizon: h, in the unit of time.
+        uniforms: v, (num_histories,).
+    Source: Gneiting and Ranjan, J. Bus. Econ. Stat. 29 (2011), threshold weights 1{x < h}.
+    """
+    elapsed = torch.tensor([_silence(history) for history in histories], dtype=torch.float64)
+    reached = next_times.clamp_max(horizon)
+    crps, below = [], []
+    with torch.inference_mode():
+        for start in range(0, len(histories), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            own = distributions[part].double()
+            nodes, weights = _rule(reached[part], horizon)
+            survival = own.unsqueeze(0).log_survival(nodes + elapsed[part]).exp()
+            errors = torch.where(nodes < reached[part], (1 - survival).square(), survival.square())
+            crps.append((weights * errors).sum(0))
+            below.append(1 - own.log_survival(reached[part] + elapsed[part]).exp())
+    at_end = torch.cat(below)
+    pits = torch.where(next_times <= horizon, at_end, at_end + uniforms * (1 - at_end))
+    return NextTimeScores(torch.cat(crps), pits)
+
+
+def _silence(history: EventSequence) -> float:
+    """Return the time without an event before a history ends."""
+    return history.window_end - (float(history.event_times[-1]) if len(history) else history.window_start)
+
+
+def _rule(reached: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
+    """Return nodes and weights on [0, horizon], (num_nodes, n), with an edge of panels at `reached` (n,)."""
+    even = torch.linspace(0, 1, _NUM_EVEN + 1, dtype=torch.float64)
+    geometric = torch.logspace(0, 1, _NUM_GEOMETRIC + 1, 1 / _SMALLEST, dtype=torch.float64) * _SMALLEST
+    common = horizon * torch.cat([even, geometric[:-1]])
+    edges = torch.cat([common.unsqueeze(1).expand(-1, len(reached)), reached.unsqueeze(0)]).sort(0).values
+    half = 0.5 * edges.diff(dim=0)
+    middle = edges[:-1] + half
+    nodes = torch.cat([middle + point * half for point in _POINTS])
+    return nodes, torch.cat([weight * half for weight in _WEIGHTS])
+
+
 TOLERANCES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of the horizon, up to which events are matched with each other
+NUMBER_TEST_TAIL = 0.025  # on either side, CSEP's level of 5 %
 TRANSPORT_PATHS = 16  # of each origin, whose transport distances are averaged
 LEAST_SHARE = 0.05  # of paths that have a j-th event, so that it is predicted at all
 
@@ -45,6 +121,11 @@ class TemporalMaps(NamedTuple):
         by_mark = self.matched.temporal_map(weights).average_precision.mean(1)
         return torch.stack([by_mark[list(marks)].mean() for marks in self.sets])
 
+    @classmethod
+    def cat(cls, parts: Sequence[TemporalMaps]) -> TemporalMaps:
+        """Join those of origins one after the other."""
+        return cls(MatchedPredictions.cat([part.matched for part in parts]), parts[0].sets)
+
 
 class CaseScores(NamedTuple):
     """What a model scores at every origin, for every set of marks ("any" is the last) and horizon.
@@ -63,6 +144,41 @@ class CaseScores(NamedTuple):
     next_time_pits: Tensor
     temporal_maps: tuple[TemporalMaps, ...]
 
+    @classmethod
+    def cat(cls, parts: Sequence[CaseScores]) -> CaseScores:
+        """Join those of origins one after the other."""
+        means = {name: torch.cat([part.means[name] for part in parts]) for name in parts[0].means}
+        maps = zip(*(part.temporal_maps for part in parts), strict=True)
+        return cls(
+            means,
+            torch.cat([part.probs for part in parts]),
+            torch.cat([part.outcomes for part in parts]),
+            torch.cat([part.count_pits for part in parts]),
+            torch.cat([part.next_time_pits for part in parts]),
+            tuple(TemporalMaps.cat(own) for own in maps),
+        )
+
+
+class Uniforms(NamedTuple):
+    """Holds the numbers in (0, 1) that make PITs continuous, of every origin whatever chunk it is in.
+
+    Fields: counts: (num_origins, num_sets, num_horizons); next_times: (num_origins,).
+    """
+
+    counts: Tensor
+    next_times: Tensor
+
+    @classmethod
+    def of(cls, seed: int, num_origins: int, num_sets: int, num_horizons: int) -> Uniforms:
+        """Draw those of all origins."""
+        generator = torch.Generator().manual_seed(seed)
+        counts = torch.rand(num_origins, num_sets, num_horizons, generator=generator, dtype=torch.float64)
+        return cls(counts, torch.rand(num_origins, generator=generator, dtype=torch.float64))
+
+    def of_chunk(self, which: slice) -> Uniforms:
+        """Return those of some origins."""
+        return Uniforms(self.counts[which], self.next_times[which])
+
 
 def observe(
     continuations: list[EventSequence], sets: Sequence[MarkSet], horizons: Sequence[float], num_marks: int
@@ -78,29 +194,29 @@ def case_scores(
     observed: Observed,
     horizons: Sequence[float],
     levels: Sequence[float],
-    seed: int,
+    uniforms: Uniforms,
     advance: Callable[[], Any] = lambda: None,
 ) -> CaseScores:
-    """Score a forecast of all origins, from one set of paths.
+    """Score a forecast of some origins, from one set of paths.
 
     Args:
         forecast: with `bins` at the horizons.
         observed: what came.
         horizons: increasing; the last is the forecast's.
         levels: of the intervals whose coverage is asked for.
-        seed: of the numbers that make the PIT of a count continuous.
+        uniforms: of these origins.
         advance: is called after every origin.
     """
     paths = Paths.of(forecast)
     counts = paths.counts(
         forecast.sets, horizons, forecast.num_marks
     )  # (num_paths, num_origins, num_sets, num_horizons)
-    generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(observed.counts.shape, generator=generator, dtype=torch.float64)
-    pits = randomised_pit(counts, observed.counts, uniforms)
+    pits = randomised_pit(counts, observed.counts, uniforms.counts)
     probs = torch.stack([forecast.probability(within=h).value for h in horizons], -1).clamp(0.0, 1.0)
     came = observed.counts > 0
-    next_time = next_time_scores(forecast.next_event, forecast.histories, observed.next_times, horizons[-1], generator)
+    next_time = next_time_scores(
+        forecast.next_event, forecast.histories, observed.next_times, horizons[-1], uniforms.next_times
+    )
     distances = []
     for i, continuation in enumerate(observed.continuations):
         distances.append(paths.transport(i, continuation, forecast.sets, horizons, forecast.num_marks))
@@ -119,6 +235,8 @@ def case_scores(
     }  # fmt: skip
     for level in levels:
         means[f"coverage_{100 * level:g}"] = ((pits - 0.5).abs() <= level / 2).double()
+    number = number_test(counts, observed.counts)
+    means["number_test_passed"] = (torch.minimum(number.delta_1, number.delta_2) > NUMBER_TEST_TAIL).double()
     maps = tuple(paths.temporal_map(observed, forecast.sets, h, forecast.num_marks) for h in horizons)
     return CaseScores(means, probs, came, pits, next_time.pits, maps)
 

@@ -5,19 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.data.statistics import DataStatistics
-from tppsd.models.protocol import EventTokens
+from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.resolve import model_device
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.noise import Purpose, address, row_keys, uniforms
 
+if TYPE_CHECKING:
+    from tppsd.data.statistics import DataStatistics
+
 NO_LIMIT = 2**62  # events
 FROM_SCRATCH = -1  # history_index of a sequence that continues nothing
+
+
+class Wanted(NamedTuple):
+    """Says what a caller wants sampled; the fields are arguments of `tppsd.sample`."""
+
+    history: EventSequence | Sequence[EventSequence] | EventBatch | None = None
+    num_sequences: int = 1
+    t_start: Any = None
+    t_end: Any = None
+    horizon: Any = None
+    num_events: Any = None
+    first_index: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,25 +108,14 @@ class RequestPlan(NamedTuple):
         return torch.tensor([source.window_end for source in self.sources], dtype=torch.float64)
 
 
-def plan_requests(
-    history: EventSequence | Sequence[EventSequence] | EventBatch | None,
-    num_sequences: int,
-    t_start: Any,
-    t_end: Any,
-    horizon: Any,
-    num_events: Any,
-    max_events: int,
-    num_marks: int,
-    statistics: DataStatistics | None,
-    seed: int,
-    first_index: int,
-    device: torch.device,
-) -> RequestPlan:
+def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int) -> RequestPlan:
     """Return requests in index order: `num_sequences` from scratch, or that many paths of each history.
 
     Raises:
         ValueError: an argument is out of place; the sentence names it and its value.
     """
+    history, num_sequences, t_start, t_end, horizon, num_events, first_index = wanted
+    num_marks, statistics = target.num_marks, getattr(target, "statistics", None)
     num_sequences = whole_number("num_sequences", num_sequences, 1)
     first_index = whole_number("first_index", first_index, 0, 2**62 // num_sequences)  # so that every index has 64 bits
     max_events = NO_LIMIT if max_events == math.inf else min(whole_number("max_events", max_events, 1), NO_LIMIT)
@@ -126,7 +130,7 @@ def plan_requests(
             raise ValueError(
                 f"t_start = {t_start} was given together with a history, whose window it already has; leave it out"
             )
-        sources, base = as_sequences(history), first_index * num_sequences
+        sources, base = as_sequences(history, statistics), first_index * num_sequences
         which = torch.arange(len(sources)).repeat_interleave(num_sequences)
         history_index, path_index = first_index + which, torch.arange(num_sequences).repeat(len(sources))
     for i, source in enumerate(sources):
@@ -141,17 +145,27 @@ def plan_requests(
     limits, most = _limits(len(which), num_events) - given_first, max_events - given_first
     number = base + torch.arange(len(which))
     columns = (number, which, history_index, path_index, ends, limits.clamp_max(most), limits > most)
-    histories = _encode(sources, num_marks, device)
+    histories = _encode(sources, num_marks, model_device(target))
     return RequestPlan(Requests(*columns), sources, histories, max_events=max_events)
 
 
-def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
+def as_sequences(history: Any, statistics: DataStatistics | None = None) -> list[EventSequence]:
     """Return histories as a list.
+
+    Args:
+        history: one or several EventSequence, an EventBatch, or a table, which is read in the words of the model's data
+            (tppsd.read_histories).
+        statistics: of the model's data.
 
     Raises:
         TypeError: it is none.
-        ValueError: it is empty.
+        ValueError: it is empty, or a table that is not of the model's data.
     """
+    if not isinstance(history, EventSequence | EventBatch | list | tuple):
+        from tppsd.data.named import is_table, read_histories  # what reads files is loaded where it is of use
+
+        if is_table(history):
+            return read_histories(history, statistics)
     if isinstance(history, EventSequence):
         return [history]
     if isinstance(history, EventBatch):

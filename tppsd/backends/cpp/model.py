@@ -130,7 +130,7 @@ class CompiledDecoder:
         return decoded
 
     def _run(self, chain: Chain, distribution: NextEventDistribution, cache: KVCache, shape: torch.Size) -> None:
-        """Draw the events of a chain (rows, n), the first of each row from `distribution`, and let them join the cache."""
+        """Draw the events of a chain (rows, n), the first of each row from `distribution`."""
         raise NotImplementedError
 
     def _chain(

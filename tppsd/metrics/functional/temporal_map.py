@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,13 @@ def temporal_map(
     Source: Karpukhin, Shipilov and Savchenko, "HoTPP benchmark: are we good at the long horizon events forecasting?"
         (arXiv 2406.14341), section 4. Their code (2025) gives AP = 0 to a mark all of whose predictions are matched;
         here it has the AP of the definition.
+
+    Example:
+        >>> came = torch.tensor([1.0, 3.0]), torch.tensor([0, 1])
+        >>> scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+        >>> close = ForecastEvents(torch.tensor([1.1, 3.2]), scores, *came)
+        >>> round(float(temporal_map([close], horizon=5.0, deltas=[0.5], num_marks=2).value), 3)
+        1.0
     """
     return match_predictions(forecasts, horizon, deltas, num_marks).temporal_map()
 
@@ -81,6 +89,20 @@ class MatchedPredictions(NamedTuple):
     forecast: list[Tensor]
     num_targets: Tensor
 
+    @classmethod
+    def cat(cls, parts: Sequence[MatchedPredictions]) -> MatchedPredictions:
+        """Join those of forecasts one after the other; the same as if all had been matched together."""
+        firsts = [0, *accumulate(part.num_targets.shape[1] for part in parts)]
+        found = cls([], [], [], torch.cat([part.num_targets for part in parts], 1))
+        for mark in range(len(parts[0].scores)):
+            scores = torch.cat([part.scores[mark] for part in parts])
+            owner = torch.cat([part.forecast[mark] + first for part, first in zip(parts, firsts, strict=False)])
+            order = scores.argsort(descending=True, stable=True)
+            found.scores.append(scores[order])
+            found.is_matched.append(torch.cat([part.is_matched[mark] for part in parts], 1)[:, order])
+            found.forecast.append(owner[order])
+        return found
+
     def temporal_map(self, weights: Tensor | None = None) -> TemporalMAP:
         """Return the T-mAP of forecasts that count `weights` (num_forecasts,) times each; None = once."""
         num_marks, num_forecasts = self.num_targets.shape
@@ -98,7 +120,15 @@ class MatchedPredictions(NamedTuple):
 def match_predictions(
     forecasts: Sequence[ForecastEvents], horizon: float, deltas: Sequence[float], num_marks: int
 ) -> MatchedPredictions:
-    """Match predictions with what came, for `temporal_map`, whose arguments these are."""
+    """Match predictions with what came, for `temporal_map`, whose arguments these are.
+
+    Example:
+        >>> came = torch.tensor([1.0, 3.0]), torch.tensor([0, 1])
+        >>> close = ForecastEvents(torch.tensor([1.1, 3.2]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), *came)
+        >>> match_predictions([close], horizon=5.0, deltas=[0.5], num_marks=2).num_targets
+        tensor([[1],
+                [1]])
+    """
     inside = [_before(forecast, horizon) for forecast in forecasts]
     owner = torch.arange(len(inside)).repeat_interleave(torch.tensor([len(f.times) for f in inside], dtype=torch.int64))
     found = MatchedPredictions([], [], [], torch.zeros(num_marks, len(inside), dtype=torch.int64))
