@@ -38,7 +38,7 @@ def forecast_plot(forecast: Forecast, observed: Sequence[EventSequence] | None =
 
     Args:
         forecast: answers of `tppsd.forecast`; its declared questions are sampled if they have not been.
-        observed: sequences that begin with the histories, one each, where it is known what happened; a dark line.
+        observed: sequences that begin with the histories, one each, where it is known what happened: a line in steps.
         history: which of the histories to draw.
     """
     unit = getattr(getattr(forecast.target, "statistics", None), "time_unit", None)

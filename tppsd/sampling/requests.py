@@ -130,7 +130,7 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
             raise ValueError(
                 f"t_start = {t_start} was given together with a history, whose window it already has; leave it out"
             )
-        sources, base = as_sequences(history), first_index * num_sequences
+        sources, base = as_sequences(history, statistics), first_index * num_sequences
         which = torch.arange(len(sources)).repeat_interleave(num_sequences)
         history_index, path_index = first_index + which, torch.arange(num_sequences).repeat(len(sources))
     for i, source in enumerate(sources):
@@ -149,13 +149,23 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
     return RequestPlan(Requests(*columns), sources, histories, max_events=max_events)
 
 
-def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
+def as_sequences(history: Any, statistics: DataStatistics | None = None) -> list[EventSequence]:
     """Return histories as a list.
+
+    Args:
+        history: one or several EventSequence, an EventBatch, or a table, which is read in the words of the model's data
+            (tppsd.read_histories).
+        statistics: of the model's data.
 
     Raises:
         TypeError: it is none.
-        ValueError: it is empty.
+        ValueError: it is empty, or a table that is not of the model's data.
     """
+    if not isinstance(history, EventSequence | EventBatch | list | tuple):
+        from tppsd.data.named import is_table, read_histories  # what reads files is loaded where it is of use
+
+        if is_table(history):
+            return read_histories(history, statistics)
     if isinstance(history, EventSequence):
         return [history]
     if isinstance(history, EventBatch):
