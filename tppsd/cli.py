@@ -143,7 +143,9 @@ def interrupted(name: str) -> int:
 
 def fail(where: str, message: str) -> int:
     """Write an error to stderr, and return the exit status of a mistake in the input."""
-    print(f"{where}: error: {message}", file=sys.stderr)
+    from tppsd.data.obstacles import shortened
+
+    print(f"{where}: error: {shortened(message)}", file=sys.stderr)
     return 2
 
 

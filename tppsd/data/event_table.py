@@ -10,7 +10,7 @@ from tppsd.data.arrow import first_null, is_list, plain
 from tppsd.data.columns import EVENT_COLUMNS, ColumnMap, resolve_columns
 from tppsd.data.list_table import declared_num_marks, window_column
 from tppsd.data.marks import bin_names, read_marks
-from tppsd.data.obstacles import DataError
+from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context
 from tppsd.data.order import Order
 from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
@@ -111,13 +111,26 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
         raise ValueError(
             f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence"
         )
-    encoded = plain(column).dictionary_encode()
+    encoded = _ids(source, plain(column), name).dictionary_encode()
     names = encoded.dictionary
     if pyarrow.types.is_temporal(names.type):
         names = names.cast("string")  # to_pylist() knows the years 1 to 9999 only
     ids = np.empty(len(encoded.dictionary), dtype=object)
     ids[:] = names.to_pylist()
     return encoded.indices.to_numpy().astype(np.int64), ids
+
+
+def _ids(source: str, column: Any, name: str) -> Any:
+    """Return ids that can be compared with one another: those of extension types, such as UUIDs, as strings."""
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_nested(kind):
+        raise ValueError(
+            f"{source}, row 0: {name} = {quoted(column[0].as_py())} has type {kind}; "
+            "the id of a sequence must be one number, string or timestamp"
+        )
+    return pyarrow.array(map(str, column.to_pylist())) if isinstance(kind, pyarrow.BaseExtensionType) else column
 
 
 def _constant_in_sequence(source: str, name: str | None, values: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from tppsd.data.arrow import Place, first_null, plain, to_floats, to_marks
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
+from tppsd.data.statistics import MOST_MARKS
 
 LARGE, SPARSE = 1000, 20  # integers are taken for IDs if they make more than 1000 marks and 20 times those that occur
 SHOWN = 6  # names in a message
@@ -109,6 +110,11 @@ class MarkVocabulary:
             names = tuple(sorted(train.marks.unique().to_pylist()))
             return cls(len(names), names)
         if train.num_marks is not None:
+            if train.num_marks > MOST_MARKS:
+                raise ValueError(
+                    f"{train.source}: {train.columns['num_marks']} = {train.num_marks:,}; "
+                    f"there must be at most {MOST_MARKS:,} marks"
+                )
             return cls(train.num_marks, declared=True)
         num_marks = int(np.max(train.marks.to_numpy(), initial=0)) + 1
         if num_marks > LARGE:

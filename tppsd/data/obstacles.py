@@ -75,6 +75,11 @@ def quoted(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
 
 
+def shortened(sentence: str) -> str:
+    """Return a sentence whose words of more than 200 characters, which somebody has given, end after 80."""
+    return re.sub(r"\S{201,}", lambda word: f"{word[0][:80]}... ({len(word[0]):,} characters)", sentence)
+
+
 def _has_options(obstacle: ValueError) -> bool:
     return bool(getattr(obstacle, "options", None))
 

@@ -11,6 +11,7 @@ import torch
 
 from tppsd.data.sequences import EventSequence
 
+MOST_MARKS = 2**20  # beyond, memory runs out long before anything is learnt of most of them
 _LATER = ("time_origin", "window", "lookback", "max_inter_time")  # fields that first checkpoints did not have
 
 
@@ -104,6 +105,12 @@ class DataStatistics:
         marks = torch.cat([row.marks[row.num_given :] for row in rows])
         first_marks = torch.cat([row.marks[: int(_starts_unseen(row))] for row in rows])
         log_std = float(log_tau.std(correction=0))
+        duration = sum(row.window_end - row.scored_from for row in rows)
+        if not math.isfinite(duration) or not bool(positive.mean().isfinite()):
+            raise ValueError(
+                f"the times of the training split add up to more than float64 can hold (the longest inter-time is "
+                f"{float(positive.max()):.6g}); give them in a coarser unit"
+            )
         return cls(
             num_marks=num_marks,
             log_mean=float(log_tau.mean()),
@@ -111,7 +118,7 @@ class DataStatistics:
             time_scale=float(positive.mean()),
             min_inter_time=float(min_inter_time),
             num_events=len(inter_times),
-            duration=sum(row.window_end - row.scored_from for row in rows),
+            duration=duration,
             num_ties=int((inter_times <= min_inter_time).sum()),
             first_is_given=any(row.first_is_given for row in rows),
             mark_counts=tuple(torch.bincount(marks, minlength=num_marks).tolist()),

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tppsd.data.obstacles import shortened
+
 _LOST = re.compile(r"module '[^']+' has no attribute '[^']+'|No module named '[^']+'")
 _MISSING = re.compile(r"the following arguments are required: (\w+)\.(\S+)")
 
@@ -27,7 +29,8 @@ class OneSentenceParser(LightningArgumentParser):
         command = " ".join(word for word in parser.prog.split() if not word.startswith("["))
         if missing := _MISSING.fullmatch(message):  # the parser of all verbs says so
             command = f"{command} {missing[1]}"
-        sys.stderr.write(f"{command}: error: {in_one_sentence(message)} (`{command} --help` lists the options)\n")
+        sentence = shortened(in_one_sentence(message))
+        sys.stderr.write(f"{command}: error: {sentence} (`{command} --help` lists the options)\n")
         raise SystemExit(2)
 
 
