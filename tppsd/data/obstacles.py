@@ -52,7 +52,7 @@ class Obstacles:
         if not self.found:
             return
         texts = [str(error).removeprefix(source).lstrip(":, ") for error in self.found]
-        lines = [f"  {number}. {text}" for number, text in enumerate(texts, 1)]
+        lines = [f"  {number}. {shortened(text)}" for number, text in enumerate(texts, 1)]
         options, has_all = self.options(), all(map(_has_options, self.found))
         if options:
             lines.append(f"  Options that mend {'them' if has_all else 'some of them'}: {in_yaml(options)}")
