@@ -58,7 +58,8 @@ def try_family(family: str, first: int, num: int, folder: Path) -> int:
         slowest = max(slowest, time.process_time() - began)
     print(
         f"{family}: {num:,} cases in {time.monotonic() - start:.0f} s: {num_done:,} were done, "
-        f"{num - num_done - faults:,} ended in a sentence, {faults:,} went wrong; the slowest took {slowest:.1f} s of processor time",
+        f"{num - num_done - faults:,} ended in a sentence, {faults:,} went wrong; "
+        f"the slowest took {slowest:.1f} s of processor time",
         flush=True,
     )
     return faults

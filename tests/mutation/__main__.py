@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("tppsd", "tests", "docs", "lightning_configs", "notebooks", "pyproject.toml", "Makefile", ".constraints.txt")
 # Imported once: every run of tests is a fork of this process, and begins with what takes most of a test's time.
 PRELOADED = ("torch", "numpy", "pandas", "pyarrow", "scipy.stats", "lightning.pytorch", "torchmetrics", "pytest")
-LONGEST = 900  # seconds of one run of tests
+LONGEST = 300  # seconds of one run of tests; a mistake that makes loops endless is caught by them
 PASSED, FAILED, NO_TESTS = 0, 1, 5  # exit statuses of pytest; 2: a module could not be imported
 
 

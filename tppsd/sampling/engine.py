@@ -22,6 +22,10 @@ from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import BatchState, Events, ragged
 
 
+class NotANumberError(RuntimeError):
+    """Says that the time of an event is not a number."""
+
+
 class Advance(NamedTuple):
     """Says what one call of a method has done.
 
@@ -221,7 +225,7 @@ class Engine:
     def _collect(self, done: Tensor) -> Finished:
         state = self.state
         if torch.isnan(state.last_times[done]).any():
-            raise RuntimeError(
+            raise NotANumberError(
                 "the target's distribution of a next event is not a number: the weights or the event times overflow"
             )
         counts, by_count = torch.minimum(state.counts, state.limit)[done], (state.counts >= state.limit)[done]

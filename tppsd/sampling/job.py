@@ -20,13 +20,13 @@ from tppsd.sampling.choose import choose_default
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength
 from tppsd.sampling.draft_length_cache import DRAFT_LENGTHS
 from tppsd.sampling.drafters.base import Drafter
-from tppsd.sampling.engine import Engine, Finished
+from tppsd.sampling.engine import Engine, Finished, NotANumberError
 from tppsd.sampling.method import Batch, build_engine, choose_draft_length
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder, after_elapsed
 from tppsd.sampling.requests import FROM_SCRATCH, RequestPlan, plan_requests
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.roles import DRAFTER_NAMES, Models, check_fit
+from tppsd.sampling.roles import DRAFTER_NAMES, Models, check_fit, largest_weight
 from tppsd.sampling.rules import Rule
 from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.stats import SamplingStats
@@ -93,6 +93,11 @@ class SamplingJob:
         """Return what to sample; models are compiled, and what the options leave open is chosen."""
         if self.draft is not None:
             check_fit(self.target, self.draft)
+        if (default := torch.get_default_device()).type == "meta":
+            raise ValueError(
+                f"torch's default device is {default}, on which nothing has a value; "
+                "sample outside of `with torch.device(...)`, or after torch.set_default_device('cpu')"
+            )
         plan = plan_requests(
             history,
             num_sequences,
@@ -182,7 +187,10 @@ class SamplingJob:
             steps = engine.run()
             while True:
                 started = time.perf_counter()
-                finished = next(steps, None)
+                try:
+                    finished = next(steps, None)
+                except NotANumberError as error:
+                    raise RuntimeError(f"{error}{largest_weight(self.target)}") from None
                 self.stats.seconds += time.perf_counter() - started
                 self.stats.take(engine.counters)
                 if finished is None:

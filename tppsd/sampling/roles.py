@@ -31,6 +31,16 @@ def check_finite(target: EventModel, draft: EventModel | None) -> None:
             raise ValueError(f"{role}: parameter {name} has values that are not finite; the checkpoint is damaged")
 
 
+def largest_weight(model: EventModel) -> str:
+    """Return the name and the size of the parameter with the largest weight, in words; "" of a model without any."""
+    weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    sizes = {name: float(weight.detach().abs().max()) for name, weight in weights.items() if weight.numel()}
+    if not sizes:
+        return ""
+    name = max(sizes, key=sizes.__getitem__)
+    return f" (its largest weight is {sizes[name]:.3g}, in the parameter {name})"
+
+
 def check_fit(target: EventModel, draft: EventModel) -> None:
     """Refuse a draft that does not fit its target, whatever its weights.
 
