@@ -32,6 +32,7 @@ from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.stats import SamplingStats
 
 DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
+LONG_HISTORY = 20_000  # events: from here on encoding one takes more than seconds (docs/guides/size.md)
 _LOG = logging.getLogger("tppsd")
 
 
@@ -116,6 +117,14 @@ class SamplingJob:
             raise ValueError(
                 f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which "
                 "no distributions and densities are returned; leave out return_distributions and return_log_probs"
+            )
+        longest = int(plan.histories.lengths.max()) - 1
+        if longest > LONG_HISTORY and getattr(self.target, "max_context", 0) is None:
+            warnings.warn(
+                f"a history has {longest:,} events, of which each looks at all before it: the time until the first "
+                "event is drawn grows with the square of that number. A model with max_context looks at so many only; "
+                "a window that begins later (lookback) gives it fewer",
+                stacklevel=3,
             )
         plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
