@@ -14,11 +14,11 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses=auto --maxpr
 .PHONY: help demo lint check test docs sanitize lowest mutants fuzz certify audit
 
 help:
-	@echo "make demo              install on first use, then train, sample and compare on a simulated Hawkes process"
+	@echo "make demo              install on first use, then train, sample and forecast on a simulated Hawkes process"
 	@echo "make demo DATA=PATH    the same on your data: a folder of Parquet/JSON splits, or a hub id such as easytpp/taxi"
 	@echo "make check             install on first use, then run ruff, mypy and the quick tests: while you work"
 	@echo "make test              the same with all tests: before you push, and in continuous integration"
-	@echo "make docs              build the documentation into docs/_build; a warning is an error"
+	@echo "make docs              build the documentation into docs/_build, notebooks run; a warning is an error"
 	@echo "make sanitize          run the tests of the compiled code in a build that finds wrong reads, writes and arithmetic"
 	@echo "make lowest            run the quick tests with the oldest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make mutants           plant 150 mistakes, one at a time, and run the tests that must catch each: hours"
@@ -91,7 +91,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	@echo "Installing what builds the documentation (Sphinx, MyST, Furo): half a minute, this once."
+	@echo "Installing what builds the documentation (Sphinx, MyST, Furo): half a minute, this once; the first build runs the notebooks."
 	@$(INSTALL) --editable '.[docs]'
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Sphinx configuration: MyST pages, and the API from docstrings. `make docs` builds it with warnings as errors."""
+"""Sphinx configuration: pages, notebooks, and the API from docstrings. `make docs` has warnings as errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ project = "tppsd"
 author = "the tppsd authors"
 release = version = tppsd.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "_generated"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = True
+
+nb_execution_mode = "cache"  # a notebook runs again when its code has changed
+nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
+nb_execution_in_temp = True  # what a notebook writes goes with it
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 
 default_role = "code"  # `name` in a docstring
 autodoc_typehints = "none"  # the docstrings say what the arguments are
@@ -39,5 +46,7 @@ html_copy_source = False
 def setup(app: object) -> None:
     """Write the generated pages, and let docstrings, which are plain text, pass as reStructuredText."""
     generate.write(HERE / "_generated")
+    generate.write_tutorials(HERE / "tutorials")
+    app.connect("source-read", generate.to_tutorials)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", docstrings.process, priority=100)  # type: ignore[attr-defined]
     app.connect("autodoc-skip-member", docstrings.skips)  # type: ignore[attr-defined]

@@ -23,9 +23,13 @@ def skips(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) ->
 def to_rst(lines: list[str]) -> list[str]:
     """Escape what would be markup, set indented formulas as literal blocks, and join the lines of everything else.
 
+    An example stands at the end of a docstring and stays as it is.
+
     Args:
         lines: of a docstring, dedented.
     """
+    place = next((i for i, line in enumerate(lines) if line == "Example:"), len(lines))
+    lines, example = lines[:place], lines[place:]
     done: list[str] = []
     in_section = in_formula = False
     for line in lines:
@@ -51,7 +55,7 @@ def to_rst(lines: list[str]) -> list[str]:
             else:
                 done[-1] += f" {escaped(text)}"
             in_section = in_formula = False
-    return done
+    return [*done, "", *example] if example else done
 
 
 def escaped(line: str) -> str:

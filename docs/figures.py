@@ -16,8 +16,8 @@ import tppsd
 from tppsd.processes import Hawkes, ProcessModel
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.model import ModelDrafter
-from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.recorder import Recorder
+from tppsd.sampling.sample import SamplingJob
 from tppsd.sampling.state import BatchState
 
 IMAGES = Path(__file__).resolve().parent / "images"

@@ -1,9 +1,10 @@
-"""Pages made from the code: the file tree, the options of reading, the public names, and the commands."""
+"""Pages made from the code: the file tree, the options of reading, the public names, the commands, the tutorials."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import re
 from pathlib import Path
@@ -28,7 +29,12 @@ COPIES = {
     "contributing.md": "CONTRIBUTING.md",
     "recipes.md": "lightning_configs/recipes/README.md",
 }
-PAGES = {"CONTRIBUTING.md": "docs/contributing.md", "CHANGELOG.md": "docs/changelog.md"}
+PAGES = {
+    "README.md": "docs/start.md",
+    "CONTRIBUTING.md": "docs/contributing.md",
+    "CHANGELOG.md": "docs/changelog.md",
+    "notebooks": "docs/tutorials",
+}
 LINK = re.compile(r"(\]\()([^)#\s]+)(?=[)#])")
 
 
@@ -50,15 +56,45 @@ def write(folder: Path) -> None:
 def moved(source: Path) -> str:
     """A page without its title, its links as they are seen from a page in `docs/`, or in `docs/results/`."""
     here = ROOT / "docs" / ("results" if source.parent != ROOT else "")
+    return linked(source.read_text().partition("\n")[2], source.parent, here)
 
-    def linked(found: re.Match[str]) -> str:
+
+def linked(text: str, before: Path, after: Path) -> str:
+    """A text whose links are seen from the folder `before`, with its links as they are seen from `after`."""
+
+    def seen(found: re.Match[str]) -> str:
         target = found[2]
-        if "://" in target:
+        if "://" in target or target.startswith("mailto:"):
             return found[0]
-        path = (source.parent / PAGES.get(target, target)).resolve()
-        return found[1] + os.path.relpath(path, here)
+        path = (before / target).resolve().relative_to(ROOT)
+        for old, new in PAGES.items():
+            if path == Path(old) or Path(old) in path.parents:
+                path = Path(new) / path.relative_to(old)
+        return found[1] + os.path.relpath(ROOT / path, after)
 
-    return LINK.sub(linked, source.read_text().partition("\n")[2])
+    return LINK.sub(seen, text)
+
+
+# --- the tutorials ---------------------------------------------------------------------------------------------------
+
+
+def write_tutorials(folder: Path) -> None:
+    """Write the notebooks into `folder`, their links as they are seen from there."""
+    folder.mkdir(exist_ok=True)
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(source.read_text())
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = linked("".join(cell["source"]), source.parent, folder)
+        written = json.dumps(notebook, indent=1, ensure_ascii=False)
+        path = folder / source.name
+        if not path.exists() or path.read_text() != written:
+            path.write_text(written)
+
+
+def to_tutorials(app: object, name: str, source: list[str]) -> None:
+    """Let a page of the documentation link to the tutorials where it links to the notebooks in the repository."""
+    source[0] = source[0].replace("../notebooks/", "tutorials/")
 
 
 # --- the file tree ---------------------------------------------------------------------------------------------------
@@ -133,8 +169,12 @@ def directive(name: str, has_members: bool) -> str:
 
 def commands() -> str:
     """A table of the commands."""
-    rows = [f"| `tppsd {name}` | {command.help} |" for group in GROUPS.values() for name, command in group.items()]
-    return "\n".join(["| command | what it does |", "|---|---|", *rows]) + "\n"
+    rows = [
+        f"| `tppsd {name}` | {command.help} | `{command.example}` |"
+        for group in GROUPS.values()
+        for name, command in group.items()
+    ]
+    return "\n".join(["| command | what it does | example |", "|---|---|---|", *rows]) + "\n"
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_a_wrong_sampler_is_not_certified": 4,
     },
     "test_commands.py": {
-        "test_the_demo_writes_what_it_promises": 0,
+        "test_the_demo_tells_its_story_from_the_data_to_a_forecast": 0,
     },
     "test_compiled.py": {
         "test_a_compiled_cell_passes_quickly": 5,

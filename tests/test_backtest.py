@@ -19,9 +19,8 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting import backtest as module
 from tppsd.forecasting.backtest import Backtest, backtest
 from tppsd.forecasting.baselines import baseline_models, poisson_process
-from tppsd.forecasting.case_scores import TOLERANCES, Paths, observe
+from tppsd.forecasting.case_scores import TOLERANCES, Paths, next_time_scores, observe
 from tppsd.forecasting.forecast import Forecast
-from tppsd.forecasting.next_time_scores import next_time_scores
 from tppsd.forecasting.origins import find_origins, history_until, what_came
 from tppsd.forecasting.questions import MarkSet
 from tppsd.metrics.functional import bootstrap_interval, crps, transport_distance

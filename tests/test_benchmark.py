@@ -13,17 +13,12 @@ import torch
 from rich.console import Console
 
 from tppsd.benchmark.config import read_yaml
-from tppsd.benchmark.figures import draft_length_figures
-from tppsd.benchmark.machine import Machine
-from tppsd.benchmark.memory import PeakMemory
-from tppsd.benchmark.names import short_names
-from tppsd.benchmark.plan import COLUMNS, PAPER_KEYS, read_plan
-from tppsd.benchmark.report import write_report
+from tppsd.benchmark.measuring import Machine, PeakMemory
+from tppsd.benchmark.plan import COLUMNS, PAPER_KEYS, read_plan, short_names
+from tppsd.benchmark.report import draft_length_figures, write_report
 from tppsd.benchmark.rows import Row
-from tppsd.benchmark.samplers import reencode
-from tppsd.benchmark.sources import Request
-from tppsd.benchmark.summary import read_rows
-from tppsd.benchmark.table import TABLE_COLUMNS, averaged, print_table
+from tppsd.benchmark.samplers import Request, reencode
+from tppsd.benchmark.table import TABLE_COLUMNS, averaged, markdown, print_table, summaries
 from tppsd.commands import benchmark
 from tppsd.data.sequences import EventSequence
 from tppsd.models.checkpoint import load
@@ -176,12 +171,12 @@ def test_auto_is_offered_the_first_draft_that_is_a_model(capsys):
 
 
 def test_methods_have_a_place_in_the_report(tmp_path, capsys):
-    """Also those that no draft helps, and a figure beside it."""
-    page, figure = tmp_path / "page.html", tmp_path / "speedups.svg"
+    """Also those that no draft helps."""
+    page = tmp_path / "page.html"
     size = ["--num-events", "5", "--repeats", "1", "--draft-length", "2", "--method", "fixed_point", "auto", "--json"]
-    benchmark.main(["--untrained", "1,2", "--draft", "self", *size, "--report", str(page), "--figure", str(figure)])
+    benchmark.main(["--untrained", "1,2", "--draft", "self", *size, "--report", str(page)])
     samplers = re.findall(r"<tr><td>([^<]*)</td><td>", page.read_text())
-    assert samplers == ["autoregressive", "speculative, self, 2", "fixed point, 2", "auto"] and figure.exists()
+    assert samplers == ["autoregressive", "speculative, self, 2", "fixed point, 2", "auto"]
 
 
 def test_lines_over_draft_lengths_are_apart_by_draft_passes(capsys):
@@ -195,8 +190,7 @@ def test_lines_over_draft_lengths_are_apart_by_draft_passes(capsys):
     assert [axes.get_title("left") for axes in figure.axes] == ["speed-up", "alpha"]
 
 
-@pytest.mark.parametrize("option", ["--report", "--figure"])
-def test_an_output_that_cannot_be_written_is_refused_before_measuring(option, tmp_path, monkeypatch):
+def test_an_output_that_cannot_be_written_is_refused_before_measuring(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
     (tmp_path / "folder.svg").mkdir()
     (tmp_path / "file").touch()
@@ -204,8 +198,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_measuring(option, tm
         ("folder.svg", "is a folder; name a file"),
         ("file/page.svg", "cannot be written (Not a directory)"),
     ):
-        with pytest.raises(ValueError, match=re.escape(f"{option} {tmp_path / name} {said}")):
-            benchmark.main(["--untrained", "1,1", option, str(tmp_path / name)])
+        with pytest.raises(ValueError, match=re.escape(f"--report {tmp_path / name} {said}")):
+            benchmark.main(["--untrained", "1,1", "--report", str(tmp_path / name)])
     assert {path.name for path in tmp_path.iterdir()} == {"folder.svg", "file"}
 
 
@@ -351,14 +345,12 @@ def test_peak_memory_sees_what_was_held():
     assert len(held) == 1
 
 
-def test_recorded_rows_are_summed_up_in_a_table_and_a_figure(tmp_path, capsys):
+def test_rows_are_summed_up_in_a_table(capsys):
     size = ["--num-events", "5", "--repeats", "2", "--draft-length", "2", "3", "--batch-size", "1", "2", "--json"]
     benchmark.main(["--untrained", "1,2", "--draft", "self", "--method", "auto", "fixed_point", *size])
     rows = rows_of(capsys.readouterr().out)
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    benchmark.main(["--recorded", str(tmp_path / "rows.jsonl"), "--figure", str(tmp_path / "speedups.svg")])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 2 and (tmp_path / "speedups.svg").read_text().rstrip().endswith("</svg>")
+    lines = markdown(summaries([Row(**row) for row in rows])).splitlines()
+    assert len(lines) == 2 + 2
     for batch_size, line in zip((1, 2), lines[2:], strict=True):
         own = [row for row in rows if row["batch_size"] == batch_size]
         best = max((row for row in own if row["method"] == "speculative"), key=lambda row: row["speedup"])
@@ -368,23 +360,9 @@ def test_recorded_rows_are_summed_up_in_a_table_and_a_figure(tmp_path, capsys):
         assert cells[7].startswith(f"{best['speedup']:.2f} (") and cells[8].startswith(f"{auto['speedup']:.2f}")
 
 
-def test_nothing_to_draw_is_one_sentence(tmp_path, capsys):
-    benchmark.main(["--untrained", "1,2", "--method", "fixed_point", "--num-events", "5", "--repeats", "1", "--json"])
-    others = [row for row in rows_of(capsys.readouterr().out) if row["method"] != "speculative"]
-    assert others[0]["method"] == "autoregressive"
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, others)))
-    figure = tmp_path / "speedups.svg"
-    with pytest.raises(ValueError, match="--figure has nothing to draw"):
-        benchmark.main(["--recorded", str(tmp_path / "rows.jsonl"), "--figure", str(figure)])
-    assert not figure.exists()
-
-
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--recorded", "rows.jsonl", "--json"], "--json is for what is measured"),
-        (["--recorded", "rows.jsonl", "--report", "page.html"], "--report is for what is measured"),
-        (["--untrained", "1,2", "--figure", "speedups.txt"], "must end in .svg, .png or .pdf"),
         (["--untrained", "1,2", "--threads", "0"], "--threads: 0 must be a whole number of at least 1"),
         (
             ["--data", "hawkes", "--training-seconds", "5", "-1"],
@@ -396,27 +374,6 @@ def test_options_that_contradict_each_other_are_refused_before_anything_runs(arg
     with pytest.raises(SystemExit):
         benchmark.main(args)
     assert said in capsys.readouterr().err
-
-
-def test_a_mistake_in_recorded_rows_is_one_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"rows\.jsonl: there is no such file"):
-        read_rows([tmp_path / "rows.jsonl"])
-    (tmp_path / "rows.jsonl").write_text('{"sampler": "x"}')
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not a row"):
-        read_rows([tmp_path / "rows.jsonl"])
-
-    (tmp_path / "rows.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"rows\.jsonl: the file is empty; it must hold rows"):
-        read_rows([tmp_path / "rows.jsonl"])
-    (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"rows\.jsonl: not a text file in UTF-8"):
-        read_rows([tmp_path / "rows.jsonl"])
-    values = {f.name: 1 if f.type in ("int", "float") else "a" if f.type == "str" else None for f in fields(Row)}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(values) + "\n" + json.dumps(values | {"speedup": "fast"}))
-    with pytest.raises(
-        ValueError, match=r"line 2: not a row of `tppsd benchmark --json` \(speedup = 'fast' must be float\)"
-    ):
-        read_rows([tmp_path / "rows.jsonl"])
 
 
 def test_seeds_are_averaged_and_p_values_are_not():

@@ -19,16 +19,15 @@ from tppsd.certification.certificate import (
     PACKAGE,
     Certificate,
     Line,
+    certify,
     commit,
     new_certificate,
     passes_of,
     sources,
     with_lines_of,
 )
-from tppsd.certification.certify import certify
-from tppsd.certification.distorted import RARE
-from tppsd.certification.judge import combined, holm
-from tppsd.certification.run import run_cell
+from tppsd.certification.closed_form import RARE
+from tppsd.certification.run import combined, holm, run_cell
 from tppsd.commands.certify import main as command
 from tppsd.models.protocol import EventTokens
 
@@ -144,7 +143,7 @@ def test_the_command_keeps_finished_cells_and_rejects_in_plain_words(
     kept = json.loads(path.read_text())
     kept["result"]["p_value"] = 1e-9
     path.write_text(json.dumps(kept))
-    monkeypatch.setattr("tppsd.certification.certify.run_cell", None)  # nothing is left to run
+    monkeypatch.setattr("tppsd.certification.certificate.run_cell", None)  # nothing is left to run
     with pytest.raises(SystemExit) as stopped:
         command(["--events", "1000", "--only", cells[0].name, "--output", str(tmp_path)])
     assert stopped.value.code == 1

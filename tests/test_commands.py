@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from stubs import lively_transformer
 
-from tppsd.commands import benchmark, certify, demo, demo_sampling, demo_training
+from tppsd.commands import benchmark, certify, demo, demo_forecasting, demo_sampling, demo_tables, demo_training
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.processes.presets import preset
+from tppsd.sampling.sample import sample
 
 KS = {"statistic", "p_value", "num_events"}
 MODEL = {
@@ -49,28 +51,86 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_the_demo_writes_what_it_promises(events, tmp_path, threads, monkeypatch, capsys):
+def test_the_demo_tells_its_story_from_the_data_to_a_forecast(events, tmp_path, threads, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--target-seconds", "2", "--draft-seconds", "1", "--num-sequences", "2", "--output", "out"]
     demo.main(["--data", str(events), *options])
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["target"].keys() >= MODEL and summary["draft"].keys() >= MODEL
-    assert summary["schema"] == 1 and summary["target"]["convention"] == "benchmark"
+    assert summary["schema"] == 2 and summary["target"]["convention"] == "benchmark"
     assert summary["target"]["history_share"] is None and summary["true_nll_per_event"] is None
     assert summary["autoregressive"].keys() >= RUN
     assert RUN | {"acceptance_rate", "step_acceptance", "draft_length", "rule"} <= summary["speculative"].keys()
     ratio = summary["speculative"]["events_per_second"] / summary["autoregressive"]["events_per_second"]
+    loop = summary["papers_loop"]
     assert summary["speedup"] == pytest.approx(ratio)
+    of_loop = loop["events_per_second"] / loop["cached_events_per_second"]
+    assert summary["speedup_over_papers_loop"] == pytest.approx(ratio / of_loop)
+    assert loop["num_events"] == demo_sampling.LOOP_EVENTS and loop["events_per_second"] > 0
     assert summary["model_ks"].keys() == KS and summary["mark_pit_ks"].keys() == KS
     assert summary["true_process_ks"] is None
-    assert (summary["speedup_over_eager"] is not None) == (demo_sampling.EAGER in demo_sampling.samplers())
+    assert summary["backtest"]["num_origins"] > 20 and summary["backtest"]["horizons"] == [summary["horizon"]]
+    assert {row["model"] for row in summary["backtest"]["scores"]} == {"target", "Poisson", "renewal"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<svg ") == 4 and page.count("<table>") == 2 and "<td>speed-up</td><td>1.00</td>" in page
+    assert page.count("<svg ") == 7 and page.count("<table>") == 4
+    story = ["1. The data", ">time between events<", "2. What was learnt", summary["learnt"][:40], "3. Sampling"]
+    story += ["papers&#x27; loop)", "4. Is it the same distribution?", "5. A forecast", ">any<", ">Calibration at "]
+    places = [page.find(text) for text in story]
+    assert -1 not in places and places == sorted(places)
     assert list((tmp_path / "out" / "samples" / "speculative").glob("*.parquet"))
     printed = capsys.readouterr().out
-    assert (
-        "speed-up" in printed and "out/report.html" in printed and "out/summary.json" in printed and "Next" in printed
-    )
+    assert all(text in printed for text in ("speed-up", "out/report.html", "out/summary.json", "Next", "papers' loop"))
+    assert "out/report.html  <- open this page" in printed.splitlines()[-2]
+
+
+@pytest.mark.parametrize(
+    ("nll", "renewal", "true", "said"),
+    [
+        (-7.98, -8.50, None, "Nothing was learnt of the history: the target scores -7.980 nats per event"),
+        (0.580, 0.585, None, "Hardly anything was learnt of the history"),
+        (0.530, 0.587, 0.503, "The history is worth 0.057 nats per event"),
+        (1.001, 1.000, 0.998, "There is nothing to learn of the history of these events"),
+    ],
+)
+def test_it_is_said_what_was_learnt_of_the_history(nll, renewal, true, said):
+    """An order book of long sequences had the first of these scores."""
+    results = {"convention": "window", "target": {"metrics": {"test/nll_window": nll}}, "renewal_nll": renewal}
+    words = demo_tables.learnt(results | {"true_nll": true})
+    assert words.startswith(said) and f"{renewal:.3f} of the best renewal model" in words
+    assert ("68 % of what the true process knows" in words) == (true == 0.503)
+
+
+def test_the_papers_loop_is_timed_on_a_request_that_is_also_sampled_with_a_cache(events):
+    """Both continue the same history by as many events, so that their speeds compare."""
+    settings = demo.parse(["--data", str(events)])
+    data = demo_training.open_data(settings, Console())
+    target = lively_transformer(2, "thp", seed=0)
+    seen = []
+
+    def sampled(model, **arguments):
+        seen.append(arguments)
+        return sample(model, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_sampling, "sample", sampled)
+        loop = demo_sampling.papers_loop(settings, data, target)
+    history = seen[0]["history"].sequence(0)
+    source = next(s for s in data.sequences("test") if len(s) > 1)
+    assert history.event_times.equal(source.event_times[: len(source) // 2])
+    assert loop["num_events"] == seen[0]["num_events"] == demo_sampling.LOOP_EVENTS
+    assert loop["events_per_second"] == pytest.approx(loop["num_events"] / loop["seconds"])
+
+
+def test_a_demo_whose_forecasts_cannot_be_scored_goes_on_and_says_why(events, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("a path reached max_events")
+
+    monkeypatch.setattr(demo_forecasting, "backtest", refuse)
+    settings = demo.parse(["--data", str(events)])
+    data = demo_training.open_data(settings, Console())
+    results = {"target": {"module": SimpleNamespace(model=lively_transformer(2, "thp", seed=0))}, "renewal": None}
+    found = demo_forecasting.forecast_test_split(settings, data, results, Console())
+    assert found["backtest"] is None and found["why_not"] == "a path reached max_events"
 
 
 def test_the_demo_does_without_a_compiler(monkeypatch):
@@ -78,7 +138,8 @@ def test_the_demo_does_without_a_compiler(monkeypatch):
         raise ValueError("none was found")
 
     monkeypatch.setattr(demo_sampling, "check_compiler", refuse)
-    assert list(demo_sampling.samplers()) == ["autoregressive", "speculative", "speculative_jacobi"]
+    assert not demo_sampling.is_compiled()
+    assert demo_sampling.samplers()["speculative"][0].draft_passes == 2
     assert all(options.compile is not True for options, _ in demo_sampling.samplers().values())
 
 

@@ -22,10 +22,9 @@ from torch import nn
 
 import tppsd
 from tppsd.backends import compile as backend
-from tppsd.backends.compile import _say_once, is_compiled, why_not_compilable
+from tppsd.backends.compile import Snapshot, _say_once, content_hash, is_compiled, snapshot, why_not_compilable
 from tppsd.backends.cpp import model as native
 from tppsd.backends.cpp.model import CompiledHeadTPP, CompiledTPP
-from tppsd.backends.snapshots import Snapshot, content_hash, snapshot
 from tppsd.certification.models import with_own_encoder
 from tppsd.lightning.requests import Requests
 from tppsd.models.protocol import DecodingModel, EventModel

@@ -27,9 +27,8 @@ from tppsd.backends.cpp.compiling import library
 from tppsd.backends.cpp.model import CompiledTPP
 from tppsd.backends.cpp.structures import Pass
 from tppsd.certification.cells import Cell, all_cells
-from tppsd.certification.judge import combined, judge
 from tppsd.certification.models import build
-from tppsd.certification.run import draw, run_cell
+from tppsd.certification.run import combined, draw, judge, run_cell
 from tppsd.commands import benchmark
 from tppsd.lightning.requests import Requests
 from tppsd.models.protocol import EventTokens

@@ -20,9 +20,7 @@ from small_models import ENCODERS, attentive_model, cut, random_batch, random_se
 import tppsd
 from tppsd.certification.cells import Cell, all_cells
 from tppsd.certification.certificate import Certificate
-from tppsd.certification.judge import judge
-from tppsd.certification.recorded import RecordedDistributions, divergence
-from tppsd.certification.run import run_cell
+from tppsd.certification.run import RecordedDistributions, divergence, judge, run_cell
 from tppsd.commands import benchmark, certify
 from tppsd.lightning.requests import Requests
 from tppsd.models.cache import KVCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from small_models import random_sequence
 
-from tppsd.data.shortening import shorten
+from tppsd.data.remarks import shorten
 
 LENGTHS = [3, 12, 7, 5]
 

@@ -4,6 +4,7 @@ exists."""
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import docstrings
 import generate
 import pytest
+import tables
 
 import tppsd
 from tppsd.cli import COMMANDS
@@ -110,11 +112,12 @@ def test_the_reference_has_every_public_name() -> None:
 def test_links_of_copied_pages_are_seen_from_their_new_place() -> None:
     assert "](guides/data.md)" in generate.moved(ROOT / "README.md")
     assert "](contributing.md)" in generate.moved(ROOT / "README.md")
+    assert "](tutorials/01_log_to_forecast.ipynb)" in generate.moved(ROOT / "README.md")
     assert "](../tppsd/sampling/rules.py)" in generate.moved(ROOT / "CONTRIBUTING.md")
 
 
 def test_docstrings_become_plain_text() -> None:
-    """What would be markup is escaped, formulas are literal, lines of one thing are joined, sections are left alone."""
+    """Markup is escaped, formulas and examples are literal, lines are joined, and sections are left alone."""
     text = """Return lambda*_k at `x*y`,
 and more.
 
@@ -129,11 +132,47 @@ Args:
           or none.
     y: a_.
 Source: someone,
-    somewhere.""".splitlines()
+    somewhere.
+
+Example:
+    >>> f(2 * a_)
+    [1,
+     2]""".splitlines()
     assert [line for line in docstrings.to_rst(text) if line] == [
         "Return lambda\\*_k at `x*y`, and more.", "::", "    D = |a - b|", "      + c", "- one thing;", "- another.",
-        "Args:", "    x: one of \\|x\\|, or none.", "    y: a\\_.", "Source: someone, somewhere.",
+        "Args:", "    x: one of \\|x\\|, or none.", "    y: a\\_.", "Source: someone, somewhere.", "Example:",
+        "    >>> f(2 * a_)", "    [1,", "     2]",
     ]  # fmt: skip
+
+
+# --- tables of results -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_are_those_of_their_json_lines(page: Path) -> None:
+    """A number that is typed into a page is not a result: `python docs/tables.py` writes what the lines say."""
+    text = page.read_text()
+    assert text == tables.with_tables(text), "run: python docs/tables.py"
+    outside = tables.PLACE.sub("", FENCE.sub("", text))
+    is_results = page.parent == tables.RESULTS
+    assert not (is_results and re.search(r"^\|", outside, re.MULTILINE)), "a table that has no JSON lines"
+
+
+def test_every_file_of_results_has_a_place() -> None:
+    assert not list(tables.without_place())
+    assert len(list(tables.RESULTS.glob("*.jsonl"))) > 20
+
+
+def test_values_are_written_as_they_were_measured() -> None:
+    numbers = json.loads("[0.930, 26000, 9999, -0.5]", parse_float=tables.Number, parse_int=tables.Number)
+    assert list(map(tables.value_text, numbers)) == ["0.930", "26,000", "9999", "-0.5"]
+    assert (
+        tables.value_text({"median": "1.5", "min": "1.2", "max": "1.9", "draft_length": "8"}) == "1.5 (1.2 to 1.9), 8"
+    )
+    assert tables.value_text({"mean": "2.1", "std": "0.1"}) == "2.1 ± 0.1"
+    assert tables.value_text([{"value": "1", "published": "2"}, None]) == "1 (*2*), "
+    table = tables.Table({"bold": ["gain"], "table": "Here"}, [{"gain": {"median": 2, "min": 1, "max": 3}, "n": None}])
+    assert tables.written(table) == "| gain | n |\n| --- | --- |\n| **2** (1 to 3) | |\n\n*Here.*"
 
 
 # --- the quick start -------------------------------------------------------------------------------------------------
@@ -195,9 +234,11 @@ def test_the_encoder_of_the_recipe_can_be_sampled() -> None:
 
 @pytest.mark.slow
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
-    for package in ("sphinx", "myst_parser", "furo"):
+    for package in ("sphinx", "myst_nb", "furo"):
         pytest.importorskip(package, reason=f"{package} is not installed: `make docs` installs it")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(tmp_path)]
+    quiet = ["-W", "--keep-going", "-q", "-D", "nb_execution_mode=off"]  # tests/test_notebooks.py runs them
+    command = [sys.executable, "-m", "sphinx", *quiet, "docs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "index.html").exists() and (tmp_path / "api.html").exists()
+    pages = ("index", "api", "tutorials/01_log_to_forecast")
+    assert all((tmp_path / f"{page}.html").exists() for page in pages)

@@ -9,11 +9,11 @@ import torch
 from small_models import attentive_model, random_sequence
 
 from tppsd.data.sequences import EventSequence
+from tppsd.metrics.calibration import SequenceResiduals
 from tppsd.metrics.functional import carry_over, ks_exponential
-from tppsd.metrics.residuals import SequenceResiduals
 from tppsd.processes import Hawkes
+from tppsd.sampling.autoregressive import WithoutMarks
 from tppsd.sampling.sample import sample
-from tppsd.sampling.without_marks import WithoutMarks
 
 ALPHA = [[0.3, 1.2, 0.1], [0.5, 0.2, 0.0], [0.2, 0.3, 0.3]]
 PROCESS = Hawkes([0.4, 0.8, 0.3], ALPHA, 2.5)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from small_models import random_sequence, small_model
-from windows import OF_SEQUENCES, cut_in_two, places_to_cut, tiled
+from windows import OF_FLAT_SEQUENCES, cut_in_two, places_to_cut, tiled
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
@@ -89,9 +89,9 @@ def test_the_statistics_of_tiles_are_those_of_the_window() -> None:
     edges = torch.linspace(2.0, sequence.window_end, 7, dtype=torch.float64).tolist()
     tiles = tiled(sequence, edges)
     assert_same_statistics(tiles, sequence)
-    with OF_SEQUENCES["given events scored"](), pytest.raises(AssertionError):
+    with OF_FLAT_SEQUENCES["given events scored"](), pytest.raises(AssertionError):
         assert_same_statistics(tiles, sequence)
-    with OF_SEQUENCES["scored from the window's start"](), pytest.raises(AssertionError):
+    with OF_FLAT_SEQUENCES["scored from the window's start"](), pytest.raises(AssertionError):
         assert_same_statistics(tiles, sequence)
 
 

@@ -17,9 +17,8 @@ import tppsd
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.metrics.functional import event_counts, mark_totals, permutation_test
 from tppsd.processes import Hawkes, ProcessModel, default_decays, excitation, fit_hawkes, hawkes_fit
-from tppsd.processes.decayed_sums import decayed_sums
-from tppsd.processes.excitation import EventStream, decay_gradient
-from tppsd.processes.mixture_weights import mixture_weights
+from tppsd.processes.excitation import EventStream, decay_gradient, decayed_sums
+from tppsd.processes.hawkes_fit import mixture_weights
 
 TRUTH = Hawkes(mu=(0.5, 0.3), alpha=((0.8, 0.6), (0.1, 0.9)), beta=2.0)
 SEEDS = range(4)

@@ -1,16 +1,13 @@
-"""SpeculativeSampling: what it logs, when, to wandb too, and that training does not notice it."""
+"""SpeculativeSampling: what it logs, when, and that training does not notice it."""
 
 from __future__ import annotations
 
-import struct
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from lightning.pytorch.loggers import WandbLogger
 from lightning_helpers import SMALL, fitted, small_data, trainer
 from stubs import lively_transformer
 
@@ -115,40 +112,3 @@ def test_another_model_that_does_not_fit_is_refused_before_training(tmp_path: Pa
     callback = SpeculativeSampling(draft=tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"draft has num_marks = 3, the target 2"):
         run(TargetTPP, [callback], max_steps=0)
-
-
-def offline_keys(path: Path) -> set[str]:
-    """Keys of all history records of an offline wandb run: 32 KiB blocks of records with a (crc, length, type)
-    header."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, position, keys, parts = path.read_bytes(), 7, set(), b""
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:  # too little room for a header: the block is padded
-            position += 32768 - position % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        if position + 7 + length > len(data):  # the rest is not written yet
-            break
-        parts += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record, parts = Record.FromString(parts), b""
-            keys |= {item.key or "/".join(item.nested_key) for item in record.history.item}
-    return keys
-
-
-def test_wandb_receives_numbers_plot_and_table(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    """The file of an offline run, read back."""
-    logger = WandbLogger(project="tppsd", save_dir=tmp_path, offline=True)
-    callback = SpeculativeSampling(draft=checkpoints["draft"], every_n_epochs=1, num_sequences=2)
-    run(TargetTPP, [callback], logger=logger, max_epochs=1, log_every_n_steps=1)
-    logger.experiment.finish()
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    wanted = LOGGED | {"train/nll", "val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "trainer/global_step"}
-    wanted |= {"fidelity/ks_plot/_type", "sampling/accepted_counts/_type"}
-    keys, deadline = offline_keys(file), time.monotonic() + 60
-    while not keys >= wanted and time.monotonic() < deadline:  # a process of wandb's own writes the file
-        time.sleep(0.5)
-        keys = offline_keys(file)
-    assert keys >= wanted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from lightning_helpers import SMALL, fitted, tppsd
 from native_builds import needs_a_compiler
 
 from tppsd import DraftTPP, TargetTPP, load
+from tppsd.lightning.scores import MEANINGS
 
 DATA = [
     "--data.process",
@@ -102,9 +105,10 @@ def test_a_run_is_resumed_from_its_last_epoch_and_keeps_its_best(caplog: pytest.
 
 def test_checkpoints_of_another_run_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["fit", *DATA, *QUIET, *STEPWISE, "--trainer.max_epochs", "1", "--trainer.logger", "false"]
-    assert tppsd(*arguments) == 0
+    here = ["--checkpoint.dirpath", "checkpoints"]
+    assert tppsd(*arguments, *here) == 0
     before = Path("checkpoints/best.ckpt").read_bytes()
-    assert tppsd(*arguments, "--seed_everything", "1") == 2
+    assert tppsd(*arguments, *here, "--seed_everything", "1") == 2
     assert "best.ckpt is of another run; give another --checkpoint.dirpath" in capsys.readouterr().err
     assert Path("checkpoints/best.ckpt").read_bytes() == before
     assert tppsd(*arguments, "--checkpoint.dirpath", "elsewhere") == 0
@@ -213,9 +217,32 @@ def test_the_architecture_comes_from_the_checkpoint(
 ) -> None:
     """Also its class, here a draft with another encoder, although a TargetTPP with a rotary encoder is the default."""
     assert tppsd("test", *DATA, *QUIET, "--ckpt_path", checkpoints[1]) == 0
-    assert "test/nll_benchmark" in capsys.readouterr().out
+    assert "nll_benchmark" in capsys.readouterr().out
     assert tppsd("validate", *DATA, *QUIET, "--ckpt_path", checkpoints[0]) == 0
-    assert "val/nll" in capsys.readouterr().out
+    assert "nll_poisson" in capsys.readouterr().out
+
+
+def test_scores_are_rounded_and_explained_on_the_screen_and_in_full_in_a_file(
+    checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every score that is logged has a meaning, and the last line says where they are and what comes next."""
+    target = Path("run/checkpoints/best.ckpt")
+    target.parent.mkdir(parents=True)
+    target.write_bytes(checkpoints[0].read_bytes())
+    for verb, first, following in (
+        ("validate", "nll ", f"tppsd test --ckpt_path {target}"),
+        ("test", "nll_window ", f"tppsd predict --model.target {target} --requests.horizon "),
+    ):
+        assert tppsd(verb, *DATA, *QUIET, "--ckpt_path", target) == 0
+        lines = capsys.readouterr().out.splitlines()
+        written = target.with_suffix(f".{verb}.json")
+        assert lines[-1].startswith(f"In full: {written}. Next: {following}")
+        scores = json.loads(written.read_text())["scores"]
+        assert {name.partition("/")[2] for name in scores} <= MEANINGS.keys()
+        assert any(len(repr(value)) > 12 for value in scores.values())  # in full
+        shown = "\n".join(lines)
+        assert first in shown and all(f" {value:.4g} " in shown for value in scores.values())
+        assert not re.search(r"\d\.\d{7}", shown)
 
 
 def test_a_draft_is_distilled_and_resumed(checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +263,7 @@ def test_a_draft_is_distilled_and_resumed(checkpoints: tuple[Path, Path], capsys
     assert "train/kl" in Path("outputs/fit/version_1/metrics.csv").read_text().splitlines()[0]
     scored = ["test", *DATA, *QUIET, "--ckpt_path", run / "checkpoints" / "best.ckpt"]
     assert tppsd(*scored, "--model.distillation.target", checkpoints[0]) == 0
-    assert "test/step_acceptance" in capsys.readouterr().out
+    assert "step_acceptance" in capsys.readouterr().out
     runs = sorted(Path("outputs/fit").iterdir())
     assert tppsd(*arguments, "nowhere.ckpt") == 2
     assert "nowhere.ckpt: there is no such checkpoint" in capsys.readouterr().err
@@ -334,7 +361,7 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str, capsys: p
         (["--data.pth", "x"], "there is no option --data.pth; did you mean --data.path?"),
         (["--data.batch_size", "2.5"], "--data.batch_size = 2.5 is wrong; it must be a whole number ("),
         (["--trainer.max_epochs", "many"], "--trainer.max_epochs = many is wrong; it must be a whole number or null ("),
-        (["--nonsense", "3"], "unrecognized arguments: --nonsense 3"),
+        (["--nonsense", "3"], "there is no option --nonsense ("),
         (["--model.optimizer.lr", "x"], "--model.optimizer.lr = x is wrong; it must be a number or"),
         (["--model", "Nope"], "--model = Nope is wrong; it must be the path of a class"),
         (["--trainer.logger", "Nope"], "--trainer.logger = Nope is wrong; it must be the path of a class or"),

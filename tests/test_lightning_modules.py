@@ -53,8 +53,10 @@ def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
 
 
 def test_default_sizes_of_target_and_draft() -> None:
-    assert TargetTPP(3).model.num_layers == 2
-    assert DraftTPP(3).model.num_layers == 1
+    assert TargetTPP(3).model.num_layers == 2 and TargetTPP(3, num_events=1000).model.num_layers == 1
+    assert DraftTPP(3).model.num_layers == DraftTPP(3, num_events=10**6).model.num_layers == 1
+    given = TargetTPP(3, embed_dim=16, num_layers=4, dropout=0.3, num_events=1000)
+    assert [given.model.config[name] for name in ("embed_dim", "num_layers", "dropout")] == [16, 4, 0.3]
     assert TargetTPP(3).forward(EventBatch.from_sequences(small_data().sequences("train")[:2])) is not None
 
 
@@ -186,8 +188,8 @@ def scheduled(module: TPPModule) -> WarmupCosine:
     return scheduler
 
 
-def test_the_schedule_warms_up_and_ends_where_the_trainer_does() -> None:
-    scheduler = scheduled(TargetTPP(2, **SMALL))
+def test_a_cosine_warms_up_and_ends_where_the_trainer_does() -> None:
+    scheduler = scheduled(TargetTPP(2, lr_scheduler=WarmupCosine, **SMALL))
     assert scheduler.total_steps == 40 and scheduler.last_epoch == 40
     assert scheduler.factor(0) == pytest.approx(0.5) and scheduler.factor(1) == pytest.approx(1, abs=0.01)
     factors = [scheduler.factor(step) for step in range(1, 50)]

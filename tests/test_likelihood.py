@@ -15,8 +15,7 @@ from small_models import ENCODERS, random_batch, random_sequence, small_model
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import model_nll, nll_by_time, process_nll
-from tppsd.processes.poisson import InhomogeneousPoisson
-from tppsd.processes.presets import preset
+from tppsd.processes.presets import InhomogeneousPoisson, preset
 
 
 @torch.no_grad()

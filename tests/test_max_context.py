@@ -16,7 +16,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.cache import KVCache
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import method
-from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.sample import sample
 
 CONTEXT, SMALL_PASS = 6, 24
@@ -26,7 +26,7 @@ CONTEXT, SMALL_PASS = 6, 24
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[KVCache]:
     """Of all calls, made so small that they must drop."""
     monkeypatch.setattr("tppsd.models.cache._LARGEST_PASS", SMALL_PASS)
-    monkeypatch.setattr("tppsd.sampling.runner.ModelRunner.PREFILL_CHUNK", SMALL_PASS)
+    monkeypatch.setattr("tppsd.sampling.autoregressive.ModelRunner.PREFILL_CHUNK", SMALL_PASS)
     made: list[KVCache] = []
     right = TransformerTPP.new_cache
 

@@ -98,7 +98,7 @@ def test_crps_of_components_whose_means_could_overflow(monkeypatch: pytest.Monke
     )
     taus = torch.linspace(0.1, 9, 50, dtype=torch.float64)
     fast = crps(mixture(50), taus)
-    monkeypatch.setattr("tppsd.metrics.functional.scoring._LARGE", -math.inf)
+    monkeypatch.setattr("tppsd.metrics.functional.capped._LARGE", -math.inf)
     torch.testing.assert_close(crps(mixture(50), taus), fast, rtol=1e-12, atol=0)
 
 
@@ -164,7 +164,7 @@ def test_crps_does_not_depend_on_company_or_on_the_parameters_dtype(monkeypatch:
     alone = torch.cat([crps(distribution[i : i + 1], taus[i : i + 1]) for i in range(50)])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
     torch.testing.assert_close(crps(mixture(50), taus), together, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr("tppsd.metrics.functional.scoring._CHUNK", 48)
+    monkeypatch.setattr("tppsd.metrics.functional.capped._CHUNK", 48)
     torch.testing.assert_close(crps(distribution, taus), together, rtol=0, atol=1e-12)
 
 

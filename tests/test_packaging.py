@@ -40,7 +40,7 @@ def test_sampling_is_made_of_few_modules() -> None:
     code = "import sys, tppsd\ntppsd.sample\nprint(*(name for name in sys.modules if name.startswith('tppsd')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded = set(done.stdout.split())
-    assert {"tppsd.sampling.speculative", "tppsd.sampling.engine"} <= loaded and len(loaded) <= 55, sorted(loaded)
+    assert {"tppsd.sampling.speculative", "tppsd.sampling.engine"} <= loaded and len(loaded) <= 40, sorted(loaded)
     unused = {
         "tppsd.models.encoders",
         "tppsd.models.transformer_tpp",

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tppsd import plots
+from tppsd import EventSequence, plots
 from tppsd.plots.page import Page
+from tppsd.plots.style import MARKS
 
 
 class Parser(HTMLParser):
@@ -49,6 +50,10 @@ def example() -> Page:
     for _ in range(2):  # twice the same figure: its ids must not be there twice
         page.figure(plots.ks_plot({"autoregressive": gaps, "speculative": gaps[:90]}))
         page.figure(plots.accepted_counts_plot(counts))
+    page.lead("The main thing")
+    marks = torch.arange(40) % len(MARKS)
+    sequence = EventSequence.of(torch.arange(1.0, 41.0), marks=marks, t_start=0.0, t_end=41.0)
+    page.figure(plots.data_plot([sequence]))
     return page
 
 
@@ -65,7 +70,7 @@ def test_the_page_is_well_formed_and_loads_nothing(tmp_path: Path) -> None:
     assert not re.search(r"https?://|url\([^#]|@import|<script|<link", html)
     assert "<h2>A &lt; B</h2>" in html and "Of one &amp; all" in html and "Times &amp; &lt;marks&gt;" in html
     assert '<td colspan="2">THP, &lt;1 row&gt;</td>' in html and "<td>a &amp; b</td><td>12</td>" in html
-    assert html.count("<svg ") == 4 and ">empirical probability</text>" in html
+    assert html.count("<svg ") == 5 and ">empirical probability</text>" in html
 
 
 def test_every_colour_has_one_for_dark_screens() -> None:

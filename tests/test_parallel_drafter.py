@@ -16,9 +16,9 @@ from stubs import StubTPP, lively_transformer
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.parallel import ParallelDrafter, but_last
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
 from tppsd.sampling.state import BatchState
 

@@ -242,3 +242,22 @@ def test_speedups_have_a_panel_a_line_and_a_colour_each(tmp_path: Path) -> None:
     assert dots == {(3.0, 3.0), (18.0, 18.0)} and "deep\nflat" in texts(figure)
     with pytest.raises(ValueError, match="one to 4 series; there are 0"):
         plots.speedup_plot([])
+
+
+def test_a_picture_of_data_has_rows_inter_times_and_marks() -> None:
+    """The histogram holds every positive inter-time, and the bars are the shares of the marks."""
+    sequences = [
+        EventSequence.of([0.5, 0.5, 2.0, 4.0], marks=[0, 1, 1, 1], t_start=0.0, t_end=5.0),
+        EventSequence.of([1.0], marks=[1], t_start=0.0, t_end=5.0),
+        EventSequence.of([], t_start=0.0, t_end=5.0),
+    ]
+    figure = plots.data_plot(sequences, mark_names=("call", "mail"), time_unit="h")
+    rows, gaps, marks = figure.axes
+    assert sum(patch.get_height() for patch in gaps.patches) == 4, "the tie has none"
+    assert gaps.get_xscale() == "log" and gaps.get_xlabel() == "inter-time [h]"
+    assert [patch.get_width() for patch in marks.patches] == pytest.approx([80.0, 20.0])
+    assert [text.get_text() for text in marks.get_yticklabels()] == ["mail", "call"]
+    assert "first 2 of 3" in rows.get_title(loc="left")
+    assert len(plots.data_plot([EventSequence.of([1.0], t_start=0.0)]).axes) == 2
+    with pytest.raises(ValueError, match="all sequences are empty"):
+        plots.data_plot(sequences[2:])

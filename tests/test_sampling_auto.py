@@ -14,19 +14,16 @@ from draft_lengths import auto_without_a_clock
 from stubs import StubTPP, lively_transformer
 
 import tppsd
+import tppsd.sampling.sample as sample_module
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import auto
-from tppsd.sampling import job as job_module
 from tppsd.sampling.draft_length import _FIRST as FIRST_LENGTHS
-from tppsd.sampling.draft_length import LENGTHS, AutoDraftLength, RecordedDraftLength
-from tppsd.sampling.draft_length_cache import DRAFT_LENGTHS, DraftLengthCache
-from tppsd.sampling.method import Batch, build_engine
+from tppsd.sampling.draft_length import DRAFT_LENGTHS, LENGTHS, AutoDraftLength, DraftLengthCache, RecordedDraftLength
+from tppsd.sampling.method import Batch, Models, build_engine
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.recorder import Recorder
-from tppsd.sampling.requests import plan_requests
-from tppsd.sampling.roles import Models
+from tppsd.sampling.requests import Wanted, plan_requests
 from tppsd.sampling.sample import sample, sample_stream
 
 _FIRST, _FIRST_OF_MANY = FIRST_LENGTHS
@@ -290,9 +287,9 @@ def test_a_trial_takes_a_small_part_of_the_job(
         return 1.0, None
 
     monkeypatch.setattr(auto, "_try", try_out)
-    many, device = 10 * num_events, torch.device("cpu")
-    plan = plan_requests(None, num_sequences, None, None, None, num_events, many, 3, None, 0, 0, device)
-    batch = Batch(Models(StubTPP.random(3, seed=0), None), plan, num_sequences, 0, Recorder())
+    stub = StubTPP.random(3, seed=0)
+    plan = plan_requests(Wanted(num_sequences=num_sequences, num_events=num_events), stub, 10 * num_events, 0)
+    batch = Batch(Models(stub, None), plan, num_sequences, 0)
     auto.choose(batch, SamplingOptions("auto", "auto"))
     assert tried[1:] == num_rounds, "of autoregressive, jacobi and self, after a warm-up"
 
@@ -383,7 +380,7 @@ def test_a_draft_that_loses_the_trial_is_let_go(monkeypatch: pytest.MonkeyPatch)
         return build_engine(batch, *arguments)
 
     monkeypatch.setattr(auto, "_try", try_out)
-    monkeypatch.setattr(job_module, "build_engine", build)
+    monkeypatch.setattr(sample_module, "build_engine", build)
     assert sample(target, draft, method="auto", num_events=500).draft_hash is None
     *in_trial, afterwards = drafts
     assert all(found is draft for found in in_trial) and afterwards is None

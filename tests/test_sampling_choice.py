@@ -14,10 +14,10 @@ from stubs import StubTPP, lively_transformer
 
 import tppsd
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling import choose
-from tppsd.sampling.choose import choose_default
+from tppsd.sampling import auto
+from tppsd.sampling.auto import choose_default
+from tppsd.sampling.method import Models
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.roles import Models
 from tppsd.sampling.sample import sample
 
 TARGET, DRAFT = lively_transformer(3, "thp", seed=0, num_layers=16), lively_transformer(3, "sahp", seed=1, num_layers=1)
@@ -62,8 +62,8 @@ def compilable(embed_dim: int, num_layers: int, encoder: str = "thp") -> Transfo
 def test_compiled_drafts_pay_under_large_targets(num_threads: int) -> None:
     """From 400,000 weights on, eight times as many as the draft has; whatever the number of rows."""
     small, large, draft = (tppsd.compile(compilable(*size)) for size in ((64, 2), (128, 3), (32, 1)))
-    weights = [choose.num_weights(model) for model in (small, large, draft)]
-    assert weights[0] < choose._LARGE <= weights[1] and choose._SMALLER * weights[2] <= weights[1]
+    weights = [auto.num_weights(model) for model in (small, large, draft)]
+    assert weights[0] < auto._LARGE <= weights[1] and auto._SMALLER * weights[2] <= weights[1]
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

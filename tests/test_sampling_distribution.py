@@ -29,9 +29,8 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling import method
-from tppsd.sampling.job import SamplingJob
-from tppsd.sampling.recorder import Recorder
-from tppsd.sampling.sample import sample
+from tppsd.sampling.requests import Wanted
+from tppsd.sampling.sample import SamplingJob, sample
 
 FALSE_ALARM = 1e-4
 RULES = ("joint", "factorised", "block")
@@ -47,8 +46,8 @@ def one_round(
     parts = []
     for first in range(0, num_rows, chunk):
         options = {"rule": rule, "draft_length": draft_length}
-        job = SamplingJob(target, draft, None, options, chunk, 11, 10**6, Recorder())
-        engine = job._start(job.plan(history, chunk, num_events=1000, first_index=first))
+        job = SamplingJob(target, draft, None, options, chunk, 11, 10**6)
+        engine = job._start(job.plan(Wanted(history, chunk, num_events=1000, first_index=first)))
         with torch.inference_mode():
             engine.schedule()
             engine.step()

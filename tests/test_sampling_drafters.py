@@ -20,13 +20,11 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
-from tppsd.sampling.drafters.base import Draft
-from tppsd.sampling.drafters.jacobi import JacobiDrafter
-from tppsd.sampling.drafters.own import SelfDrafter
+from tppsd.sampling.autoregressive import ModelRunner
+from tppsd.sampling.drafters.base import Committed, Draft
+from tppsd.sampling.drafters.own import JacobiDrafter, RecentDistributions, SelfDrafter
 from tppsd.sampling.drafters.poisson import PoissonDistribution, PoissonDrafter
-from tppsd.sampling.drafters.recent import RecentDistributions
 from tppsd.sampling.requests import Histories, Requests
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.sample import sample
 from tppsd.sampling.state import BatchState
 
@@ -96,7 +94,7 @@ def test_the_distribution_of_the_round_before_is_used_only_after_the_same_mark()
     drafter = JacobiDrafter(nothing_encoded(num_marks=2), 1)
     drafted = Draft(*[torch.zeros(1, 3)] * 3, None)
     distributions = marked_distributions([[10.0, 11.0, 12.0, 13.0]])
-    drafter.commit(drafted, torch.tensor([1]), None, distributions, torch.tensor([[0, 1, 1, 0]]))
+    drafter.commit(Committed(drafted, torch.tensor([1]), None, distributions, torch.tensor([[0, 1, 1, 0]])))
     for mark, means in ((1, [12.0, 13.0, 10.0]), (0, [10.0, 13.0, 10.0])):
         state = BatchState(1, torch.device("cpu"))
         state.last_token = state.last_token._replace(ids=torch.tensor([[mark + 1]]))
@@ -172,11 +170,13 @@ def test_the_table_keeps_the_newest_distribution_after_each_mark():
     # tokens of marks 0, 1, 0, 2; the first row accepted two drafted events (its third is dead), the second row all
     # three
     distributions, marks = marked_distributions([[1.0, 2.0, 3.0, 4.0]] * 2), torch.tensor([[0, 1, 0, 2]] * 2)
-    drafter.commit(nothing, torch.tensor([2, 3]), None, distributions, marks)
+    drafter.commit(Committed(nothing, torch.tensor([2, 3]), None, distributions, marks))
     assert drafter.recent.is_known.tolist() == [[True, True, False, True], [True, True, True, True]]
     assert drafter.recent.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 2.0, 3.0]
     assert drafter.recent.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 4.0]
-    drafter.commit(nothing, torch.tensor([0, 0]), None, marked_distributions([[5.0], [6.0]]), torch.tensor([[1], [-1]]))
+    drafter.commit(
+        Committed(nothing, torch.tensor([0, 0]), None, marked_distributions([[5.0], [6.0]]), torch.tensor([[1], [-1]]))
+    )
     assert drafter.recent.table.inter_time.means[0, [0, 1, 3], 0].tolist() == [3.0, 5.0, 5.0]
     assert drafter.recent.table.inter_time.means[1, :, 0].tolist() == [3.0, 2.0, 4.0, 6.0]
     drafter.prefill(torch.tensor([1]), requests_of([0]), None)

@@ -46,6 +46,16 @@ def test_a_session_knows_what_its_history_says(target: Any, compile: Any) -> Non
     assert len(session.history) == len(HISTORY) + len(LATER)
 
 
+@pytest.mark.parametrize("target", [MODEL, PROCESS])
+def test_the_intensity_of_the_present_is_the_one_until_the_next_event(target: Any) -> None:
+    """A distribution that is truncated at the present has no density there, and would say 0."""
+    session = Session(target, HISTORY, False)
+    session.elapse(now := HISTORY.window_end + 0.5)
+    expected = target.intensity(whole(0, now), torch.tensor([now, now + 1.0], dtype=torch.float64))
+    torch.testing.assert_close(session.intensity([now, now + 1.0]), expected, rtol=1e-5, atol=1e-7)
+    assert float(expected.min()) > 0
+
+
 def test_no_token_is_encoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(MODEL, HISTORY, False)
     passed: list[int] = []

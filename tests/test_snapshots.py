@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tppsd.backends import snapshots
-from tppsd.backends.snapshots import snapshot
+import tppsd.backends.compile as snapshots
+from tppsd.backends.compile import snapshot
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.sample import sample
 

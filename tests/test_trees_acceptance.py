@@ -20,8 +20,7 @@ from tppsd.sampling.noise import Purpose, Streams, row_keys
 from tppsd.sampling.rules import Rejected
 from tppsd.sampling.sample import sample
 from tppsd.sampling.tree import linear
-from tppsd.sampling.tree.candidates import CandidateRule
-from tppsd.sampling.tree.recursive import TOLERANCE, recursion
+from tppsd.sampling.tree.candidates import TOLERANCE, CandidateRule, recursion
 from tppsd.sampling.tree.rule import CANDIDATE_RULES
 
 EMPTY = EventSequence.of([], t_start=0.0)

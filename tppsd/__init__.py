@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
     from tppsd.forecasting.backtest import Backtest, backtest
     from tppsd.forecasting.forecast import Forecast, forecast
     from tppsd.forecasting.session import Session
+    from tppsd.lightning.backtesting import BacktestAfterFit
     from tppsd.lightning.callbacks import SpeculativeSampling
     from tppsd.lightning.datamodule import EventDataModule
     from tppsd.lightning.distillation import Distillation
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does 
 
 __all__ = [
     "Backtest",
+    "BacktestAfterFit",
     "DataStatistics",
     "Distillation",
     "DraftTPP",
@@ -69,6 +71,7 @@ _RENAMED = {"NextEventLaw": "NextEventDistribution"}
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
     "Backtest": "tppsd.forecasting.backtest",
+    "BacktestAfterFit": "tppsd.lightning.backtesting",
     "DataStatistics": "tppsd.data.statistics",
     "Distillation": "tppsd.lightning.distillation",
     "DraftTPP": "tppsd.lightning.modules",

@@ -13,10 +13,17 @@ from tppsd import __version__
 
 
 class Command(NamedTuple):
-    """Says where a command lives: a module with `main(args)`, imported only when the command runs."""
+    """Says where a command lives: a module with `main(args)`, imported only when the command runs.
+
+    Fields:
+        module: its name.
+        help: what the command does, in a few words.
+        example: a call of it.
+    """
 
     module: str
     help: str
+    example: str
 
 
 CONFIGS = "lightning_configs/"  # a folder of the package as well as of the repository
@@ -24,44 +31,40 @@ TRAINER_CLI = "tppsd.lightning.cli"  # one LightningCLI for all its verbs: it wa
 
 GROUPS = {
     "Start here": {
-        "demo": Command(
-            "tppsd.commands.demo", "train a target and a draft, sample both ways, compare speed and distribution"
+        "demo": Command("tppsd.commands.demo", "the whole job on one page, in 5 minutes", "tppsd demo"),
+        "inspect": Command("tppsd.commands.inspect", "what is in a log of events", "tppsd inspect log.csv"),
+        "convert": Command("tppsd.commands.convert", "write a log as Parquet", "tppsd convert log.csv log.parquet"),
+    },
+    "Train and sample": {
+        "fit": Command(TRAINER_CLI, "train a target or a draft; writes RUN", "tppsd fit --data.path log.csv"),
+        "validate": Command(TRAINER_CLI, "score it on the validation split", "tppsd validate --run RUN"),
+        "test": Command(TRAINER_CLI, "score it on the test split", "tppsd test --run RUN"),
+        "predict": Command(TRAINER_CLI, "sample sequences into Parquet files", "tppsd predict --run RUN"),
+        "verify": Command("tppsd.commands.verify", "check the files of predict", "tppsd verify outputs/samples"),
+    },
+    "Forecast": {
+        "forecast": Command(
+            "tppsd.commands.forecast", "what comes next, with error bars", "tppsd forecast --run RUN --horizon 7d"
         ),
-        "inspect": Command("tppsd.commands.inspect", "say what was understood of a log of events, and what is in it"),
-        "convert": Command("tppsd.commands.convert", "write a log of events to the Parquet file that everything reads"),
+        "backtest": Command(
+            "tppsd.commands.backtest", "score forecasts of what has happened", "tppsd backtest --run RUN --horizon 7d"
+        ),
     },
     "Measure": {
-        "backtest": Command(
-            "tppsd.commands.backtest", "forecast from many origins of a test split, and score what happened"
-        ),
         "benchmark": Command(
-            "tppsd.commands.benchmark",
-            "time samplers side by side and test their samples; the tables of the TPP-SD paper",
+            "tppsd.commands.benchmark", "time samplers; the papers' tables", "tppsd benchmark --untrained 20,8"
         ),
-        "certify": Command("tppsd.commands.certify", "test every sampler for exactness, at a million events per cell"),
+        "certify": Command("tppsd.commands.certify", "test samplers for exactness", "tppsd certify --events 10000"),
     },
-    "Train and sample, configured by YAML files (lightning_configs/) and options": {
-        "fit": Command(TRAINER_CLI, "train a target or a draft model"),
-        "validate": Command(TRAINER_CLI, "score a checkpoint on the validation split"),
-        "test": Command(TRAINER_CLI, "score a checkpoint on the test split"),
-        "predict": Command(TRAINER_CLI, "sample sequences from checkpoints and write them to Parquet"),
-        "forecast": Command("tppsd.commands.forecast", "say what comes after every sequence of a log, with error bars"),
-        "verify": Command("tppsd.commands.verify", "check the files that predict has written, against their manifest"),
+    "Around it": {
+        "dashboard": Command("tppsd.commands.dashboard", "a workspace of W&B for runs", "tppsd dashboard PROJECT"),
+        "completion": Command(
+            "tppsd.commands.completion", "completion by Tab, for bash or zsh", "tppsd completion bash"
+        ),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
-
-HELP_FOOTER = """\
-Options:
-  -h, --help  this page; after a command: the options of that command
-  --version   the version of tppsd
-
-Examples:
-  tppsd demo                      a few minutes on two cores, nothing else needed
-  tppsd demo --data easytpp/taxi  the same on real events: a folder of splits or a hub id
-  tppsd fit --help                what can be configured
-
-A mistake in the input ends in one sentence; TPPSD_DEBUG=1 shows the traceback as well."""
+HELP_FOOTER = "RUN is a folder of fit, as outputs/fit/version_0. tppsd COMMAND --help: options"
 
 
 def main(args: list[str] | None = None) -> int:
@@ -159,10 +162,10 @@ def unknown_command(name: str) -> str:
 
 
 def help_page() -> str:
-    """Return the page of `tppsd --help`."""
-    lines = ["usage: tppsd COMMAND [OPTIONS]", "", "Speculative sampling of Transformer temporal point processes.", ""]
+    """Return the page of `tppsd --help`: an example of every command, on a screen of 24 lines of 80 letters."""
+    lines = ["usage: tppsd COMMAND [OPTIONS]: train, sample and forecast with point processes"]
+    width = max(len(command.example) for command in COMMANDS.values()) + 2
     for title, commands in GROUPS.items():
         lines.append(f"{title}:")
-        lines += [f"  {name:<10}  {command.help}" for name, command in commands.items()]
-        lines.append("")
+        lines += [f"  {command.example:<{width}}{command.help}" for command in commands.values()]
     return "\n".join([*lines, HELP_FOOTER])

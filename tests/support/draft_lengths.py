@@ -12,8 +12,8 @@ from unittest.mock import patch
 from torch import Tensor
 
 from tppsd.sampling import draft_length, engine, speculative
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.draft_length import FixedDraftLength
-from tppsd.sampling.runner import ModelRunner
 
 
 class LengthOfThePast(FixedDraftLength):

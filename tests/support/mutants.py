@@ -18,6 +18,7 @@ from torch import Tensor
 from tppsd.models.distribution import sample_mark, sample_with_ratio
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling import method, speculative
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.block import BlockRule
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.model import ModelDrafter
@@ -37,7 +38,6 @@ from tppsd.sampling.rules import (
     proposal_uniforms,
     reject_until_kept,
 )
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.state import BatchState, Events
 

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from tppsd.models.protocol import EventModel
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.drafters.model import ModelDrafter
-from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder
+from tppsd.sampling.requests import Wanted
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.rules import Rule
-from tppsd.sampling.runner import ModelRunner
+from tppsd.sampling.sample import SamplingJob
 
 MakeDrafter = Callable[[ModelRunner], Drafter]
 
@@ -50,8 +51,8 @@ def sample_with(
     given: Any = (target, draft, options, option_overrides, batch_size, seed, max_events, recorder)
     job = SamplingJob(*given, rule=own_rule, drafter=own_drafter)
     job.chosen_lengths = own_lengths
-    plan = job.plan(history, num_sequences, t_start, t_end, horizon, num_events)
-    return job.assemble(plan, range(len(plan.requests)), job.finished(plan))
+    plan = job.plan(Wanted(history, num_sequences, t_start, t_end, horizon, num_events))
+    return job.sampled(plan)
 
 
 def model_drafter(kind: type[ModelDrafter], draft: EventModel) -> MakeDrafter:

@@ -20,9 +20,8 @@ from tppsd.sampling.noise import Streams
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.rules import Acceptance, Rejected, RoundUniforms, reject_until_kept
 from tppsd.sampling.tree import linear
-from tppsd.sampling.tree.candidates import CandidateRule, Siblings
+from tppsd.sampling.tree.candidates import RECURSIVE, CandidateRule, Siblings, recursion
 from tppsd.sampling.tree.linear import LINEAR
-from tppsd.sampling.tree.recursive import RECURSIVE, recursion
 from tppsd.sampling.tree.rule import CANDIDATE_RULES, TreeRule
 from tppsd.sampling.tree.shape import Tree
 

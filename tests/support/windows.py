@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import torch
 
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventBatch, EventSequence
 
 
@@ -63,3 +64,13 @@ OF_SEQUENCES: dict[str, Callable[[], Any]] = {
     "truncated since the window's start": lambda: _property(EventSequence, "last_given_time", lambda s: s.window_start),
     "scored from the window's start": lambda: _property(EventSequence, "scored_from", lambda s: s.window_start),
 }
+OF_FLAT_SEQUENCES: dict[str, Callable[[], Any]] = {
+    "given events scored": lambda: _property(FlatSequences, "num_given", lambda flat: flat.first_is_given.long()),
+    "scored from the window's start": lambda: _property(FlatSequences, "scored_from", lambda flat: flat.window_start),
+    "a cut start forgotten": lambda: _property(FlatSequences, "scored_from", _scored_from_without_cuts),
+}
+
+
+def _scored_from_without_cuts(flat: FlatSequences) -> torch.Tensor:
+    whole = replace(flat, censored_start=torch.zeros_like(flat.censored_start))
+    return torch.stack([torch.tensor(row.scored_from, dtype=torch.float64) for row in whole])

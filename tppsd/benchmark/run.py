@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tppsd.benchmark.fidelity import Judge
 from tppsd.benchmark.measuring import alternate
-from tppsd.benchmark.names import short_names
-from tppsd.benchmark.plan import ModelSize, Plan
-from tppsd.benchmark.rows import Measurement, measurement
-from tppsd.benchmark.samplers import samplers
-from tppsd.benchmark.sources import DEFAULT_CONTINUATIONS, open_data, request
+from tppsd.benchmark.plan import ModelSize, Plan, short_names
+from tppsd.benchmark.rows import Judge, Measurement, measurement
+from tppsd.benchmark.samplers import DEFAULT_CONTINUATIONS, open_data, request, samplers
 from tppsd.benchmark.training import models
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.models.transformer_tpp import TransformerTPP

@@ -1,10 +1,10 @@
-"""The table on the terminal: a section per cell, a paper's number beside ours where it has one."""
+"""The tables: a section per cell, a paper's number beside ours where it has one; and the fastest sampler of each."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -142,30 +142,100 @@ def _width(table: Any, console: Any) -> int:
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
-def _table(plan: Plan, rows: Sequence[Row], columns: Sequence[str], write: Callable[[Row, str], str]) -> Any:
-    """Build the table of some columns, whose cells `write` writes."""
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
+def table_of(
+    rows: Sequence[Row], columns: Sequence[str], write: Callable[[Row, str], str] = text
+) -> tuple[list[str], list[list[str]]]:
+    """Return heads and lines: a line of one cell begins a section, and a paper's number stands beside ours.
 
+    Args:
+        rows: averaged ones.
+        columns: names of the columns.
+        write: writes the number of a column; papers' numbers go with `text` alone.
+    """
     reported = {name for row in rows for name in row.paper} if write is text else set()
-    setting = f"{plan.title} (threads: {torch.get_num_threads()}, runs: {plan.repeats})"
-    table = Table(title=setting, title_justify="left", caption=LEGEND, caption_justify="left", box=SIMPLE_HEAD)
-    table.add_column("sampler", overflow="fold")
+    heads, lines, previous = ["sampler"], list[list[str]](), None
     for name in columns:
-        table.add_column(TABLE_COLUMNS[name].heading, justify="right", no_wrap=write is text)
-        if name in reported:
-            table.add_column("(paper)", justify="right", style="dim", no_wrap=True)
-    previous = None
+        heads += [TABLE_COLUMNS[name].heading, *(["(paper)"] if name in reported else [])]
     for row in rows:
         if where(row) != previous:
             previous = where(row)
-            table.add_section()
-            table.add_row(f"[bold]{escape(previous)}[/]")
-        cells = []
+            lines.append([previous])
+        cells = [row.sampler]
         for name in columns:
             cells.append(write(row, name))
             if name in reported:
                 cells.append(TABLE_COLUMNS[name].form(row.paper[name]) if name in row.paper else "")
-        table.add_row(escape(row.sampler), *cells)
+        lines.append(cells)
+    return heads, lines
+
+
+def _table(plan: Plan, rows: Sequence[Row], columns: Sequence[str], write: Callable[[Row, str], str]) -> Any:
+    """Build the table of some columns for the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    heads, lines = table_of(rows, columns, write)
+    setting = f"{plan.title} (threads: {torch.get_num_threads()}, runs: {plan.repeats})"
+    table = Table(title=setting, title_justify="left", caption=LEGEND, caption_justify="left", box=SIMPLE_HEAD)
+    table.add_column(heads[0], overflow="fold")
+    for head in heads[1:]:
+        table.add_column(head, justify="right", no_wrap=write is text, style="dim" if head == "(paper)" else "")
+    for line in lines:
+        if len(line) == 1:
+            table.add_section()
+            table.add_row(f"[bold]{escape(line[0])}[/]")
+        else:
+            table.add_row(escape(line[0]), *line[1:])
     return table
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Holds the rows of a cell that count.
+
+    Attributes:
+        autoregressive: its row.
+        fastest: row of the largest median speed-up among the samplers whose method and draft are given.
+        auto: row of the method "auto", None where it was not asked for.
+    """
+
+    autoregressive: Row
+    fastest: Row
+    auto: Row | None
+
+
+def summaries(rows: Sequence[Row]) -> list[Summary]:
+    """Return every cell in which something was compared with the autoregressive sampler, in order of appearance."""
+    cells: dict[tuple[str | None, str, str, int], list[Row]] = {}
+    for row in averaged(rows):
+        cells.setdefault((row.data, row.encoder, row.target, row.batch_size), []).append(row)
+    found = []
+    for cell in cells.values():
+        compared = [row for row in cell if row.method == "speculative"]
+        base = [row for row in cell if row.method == "autoregressive"]
+        if compared and base:
+            auto = next((row for row in cell if row.method == "auto"), None)
+            found.append(Summary(base[0], max(compared, key=lambda row: row.speedup), auto))
+    return found
+
+
+def markdown(cells: Sequence[Summary]) -> str:
+    """Return a table with a line per cell."""
+    heads = ["data", "encoder", "target", "rows", "autoregressive, ms per event", "fastest", "ms per event"]
+    heads += ["speed-up", "`auto`"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for cell in cells:
+        base, best = cell.autoregressive, cell.fastest
+        name = best.sampler.removeprefix("speculative, ")
+        auto = "" if cell.auto is None else text(cell.auto, "speedup")
+        numbers = [
+            text(base, "milliseconds_per_event"),
+            name,
+            text(best, "milliseconds_per_event"),
+            text(best, "speedup"),
+            auto,
+        ]
+        where = [base.data or "from scratch", encoder_name(base), base.target, str(base.batch_size)]
+        lines.append("| " + " | ".join(where + numbers) + " |")
+    return "\n".join(lines)

@@ -17,7 +17,7 @@ from tppsd.benchmark.plan import ModelSize, Plan, draft_names
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.roles import DRAFTER_NAMES
+from tppsd.sampling.options import DRAFTER_NAMES
 
 CHECKPOINTS = Path("outputs/benchmark/checkpoints")
 
@@ -118,6 +118,7 @@ def _train(
     from tppsd.lightning.fitting import adamw, fit_best, small_batch_size
     from tppsd.lightning.messages import quieten
     from tppsd.lightning.modules import DraftTPP, TargetTPP
+    from tppsd.lightning.schedule import WarmupCosine
 
     quieten()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -127,7 +128,7 @@ def _train(
     how = "training" if teacher is None else "distilling"
     say(f"{how} a {encoder} {role} (heads x layers {size.name}) on {data.dataset_name} for {how_long}")
     seed_everything(seed, verbose=False)
-    schedule: dict[str, Any] = {} if seconds is not None else {"lr_scheduler": None}
+    schedule: dict[str, Any] = {"lr_scheduler": None if seconds is None else WarmupCosine}
     module_class = TargetTPP if role == "target" else DraftTPP
     arguments: dict[str, Any] = {"encoder": encoder, **size.to_dict(), **schedule}
     arguments["distillation"] = None if teacher is None else Distillation(teacher.path)

@@ -11,8 +11,7 @@ from typing import Any, cast
 import torch
 
 from tppsd.certification.cells import Cell
-from tppsd.certification.closed_form import ClosedFormTPP
-from tppsd.certification.distorted import DISTORTIONS, DistortedTPP, rare_mark
+from tppsd.certification.closed_form import DISTORTIONS, ClosedFormTPP, DistortedTPP, rare_mark
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.checkpoint import load

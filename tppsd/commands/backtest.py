@@ -21,7 +21,7 @@ def main(args: list[str]) -> None:
     Raises:
         FileNotFoundError, ValueError: an argument is wrong, or data and model do not belong together.
     """
-    parsed = _parser().parse_args(without_prefix(args))
+    parsed = parser().parse_args(without_prefix(args))
     if (parsed.run is None) == (parsed.model is None):
         raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
     if parsed.horizon is None:
@@ -60,8 +60,11 @@ def main(args: list[str]) -> None:
         print(f"Written: {path}")
 
 
-def _parser() -> SourceParser:
-    parser = SourceParser("tppsd backtest", "Score forecasts from many origins of a test split by what happened.")
+def parser() -> SourceParser:
+    """Return the parser of the command line."""
+    about = "Score forecasts from many origins of a test split by what happened."
+    examples = ("tppsd backtest --run outputs/fit/version_0 --horizon 7d --origins 'every 7d'",)
+    parser = SourceParser("tppsd backtest", about, examples, True)
     add = parser.add_argument
     add("--run", type=str | None, default=None, help="folder of a run of fit: its data and its best checkpoint")
     add("--model", type=str | None, default=None, help="checkpoint, where the data are given by SOURCE")

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import add_compile, at_least, positive_seconds
+from tppsd.arguments import use_threads
+from tppsd.commands.console import CommandParser, add_compile, add_threads, positive_seconds
 from tppsd.progress import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
@@ -20,42 +21,35 @@ if TYPE_CHECKING:
     from tppsd.benchmark.plan import Plan
     from tppsd.benchmark.rows import Measurement
 
-_NOTHING_TO_DRAW = "--figure has nothing to draw: no speculative sampler was timed beside the autoregressive one"
-
 DESCRIPTION = """Time samplers side by side and test their samples: from checkpoints (--target, --draft), from data
 (--data: models are trained once and kept in outputs/benchmark/checkpoints), or with random weights (--untrained). The
 tables and figures of the TPP-SD paper are files: --config lightning_configs/benchmark/small/table1.yaml. Options win
 over files. Several cells (data, encoders, batch sizes) end in a table of the fastest sampler of each."""
+EXAMPLES = (
+    "tppsd benchmark --untrained 20,8 --draft 1,1",
+    "tppsd benchmark --target target.ckpt --draft draft.ckpt --batch-size 1 16 --threads 1",
+)
 
 
 def main(args: list[str]) -> None:
-    """Measure, or read what was measured, and print."""
+    """Measure and print."""
     options = parse(args)
     from tppsd.benchmark.plan import read_plan
-    from tppsd.benchmark.summary import markdown, read_rows, speedups, summaries
+    from tppsd.benchmark.table import markdown, summaries
 
-    for option, path in (("--report", options.report), ("--figure", options.figure)):
-        if path is not None:
-            check_writable(option, path)
-    plan = None if options.recorded is not None else read_plan(options.config, overrides(options))
-    if options.figure is not None and plan is not None and not plan.drafts:
-        raise ValueError(_NOTHING_TO_DRAW)
-    measurements = [] if plan is None else measure(plan, options)
-    rows = [measured.row for measured in measurements] if options.recorded is None else read_rows(options.recorded)
-    cells = summaries(rows)
-    if not options.json and (len(cells) > 1 or options.recorded is not None):
+    if options.report is not None:
+        check_writable("--report", options.report)
+    plan = read_plan(options.config, overrides(options))
+    measurements = measure(plan, options)
+    cells = summaries([measured.row for measured in measurements])
+    if not options.json and len(cells) > 1:
         print(markdown(cells))
-    if options.figure is not None:
-        from tppsd.plots import save, speedup_plot
-
-        if not cells:
-            raise ValueError(_NOTHING_TO_DRAW)
-        save(speedup_plot(speedups(cells)), options.figure)
     if options.report is not None:
         from tppsd.benchmark.report import write_report
 
-        assert plan is not None  # --report and --recorded exclude each other
-        print(f"report: {write_report(plan, measurements, options.report)}", file=sys.stderr)
+        print(f"Written: {write_report(plan, measurements, options.report)}", file=sys.stderr)
+    elif not options.json:
+        print("Nothing is written; --json > rows.jsonl keeps the rows, --report page.html draws them", file=sys.stderr)
 
 
 def check_writable(option: str, path: Path) -> None:
@@ -80,15 +74,13 @@ def check_writable(option: str, path: Path) -> None:
 
 def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     """Run the plan and print its rows, as a table or one JSON object each."""
-    import torch
     from rich.console import Console
 
     from tppsd.backends.compile import check_compiler
     from tppsd.benchmark.run import run
     from tppsd.benchmark.table import print_table
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     if plan.compile is True and plan.device == "cpu":  # before anything is trained
         check_compiler()
     messages = Console(stderr=True)  # what is being done; the table or JSON alone is the output
@@ -103,9 +95,9 @@ def measure(plan: Plan, options: argparse.Namespace) -> list[Measurement]:
     return measurements
 
 
-def parse(args: list[str]) -> argparse.Namespace:
-    """Read the options of the command line; those that were not given are None."""
-    parser = argparse.ArgumentParser(prog="tppsd benchmark", description=DESCRIPTION)
+def parser() -> CommandParser:
+    """Return the parser of the command line."""
+    parser = CommandParser("tppsd benchmark", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--config", action="append", default=[], help="YAML file of a plan; may be repeated, later ones win")
     which = parser.add_mutually_exclusive_group()
@@ -150,25 +142,16 @@ def parse(args: list[str]) -> argparse.Namespace:
         choices=["float32", "bfloat16"],
         help="of matrices, keys and values, in every sampler (default: float32)",
     )
-    add("--device", choices=["cpu", "cuda"], help="(default: cpu)")
-    add("--threads", type=at_least(1), help="torch threads (default: torch's own)")
+    add("--device", choices=["cpu", "cuda"], help="where models run (default: cpu)")
+    add_threads(parser)
     add("--json", action="store_true", help="one JSON object per row")
     add("--report", type=Path, help="write a self-contained HTML page with figures")
-    add("--figure", type=Path, help="draw the fastest sampler of every cell (.svg, .png, .pdf)")
-    add(
-        "--recorded",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="measure nothing: sum up the rows of earlier runs with --json",
-    )
-    options = parser.parse_args(args)
-    for option, given in (("--report", options.report), ("--json", options.json)):
-        if options.recorded is not None and given:
-            parser.error(f"{option} is for what is measured, and --recorded measures nothing: leave one of them out")
-    if options.figure is not None and options.figure.suffix not in (".svg", ".png", ".pdf"):
-        parser.error(f"--figure {options.figure} must end in .svg, .png or .pdf")
-    return options
+    return parser
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Read the options of the command line; those that were not given are None."""
+    return parser().parse_args(args)
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from tppsd.backends.compile import check_compiler
 from tppsd.certification.cells import all_cells
-from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, cells_of
-from tppsd.certification.certify import Results, certify
+from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, Results, cells_of, certify
 from tppsd.certification.models import OWN_ENCODER
-from tppsd.commands.console import at_least
+from tppsd.commands.console import CommandParser, at_least
 from tppsd.sampling.options import DTYPES
 
 EVENTS = 1_000_000  # per cell
@@ -42,12 +41,15 @@ def main(args: list[str]) -> None:
         raise SystemExit(1)
 
 
-def parse(args: list[str]) -> argparse.Namespace:
-    """Read the options of the command line."""
-    parser = argparse.ArgumentParser(prog="tppsd certify", description=__doc__)
+def parser() -> CommandParser:
+    """Return the parser of the command line."""
+    parser = CommandParser("tppsd certify", __doc__ or "", ("tppsd certify --events 10000 --only speculative",))
     add = parser.add_argument
     add("--events", type=int, default=EVENTS, help=f"per cell (default: {EVENTS:,})")
-    add("--processes", type=at_least(1), default=2, help="cells side by side, one thread each (default: %(default)s)")
+    add(
+        "--processes", "--threads", dest="processes", metavar="N", type=at_least(1), default=2,
+        help="cells side by side, with one processor thread each: so many threads in all (default: %(default)s)",
+    )  # fmt: skip
     add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")
     add(
         "--only", default="", metavar="TEXT", help=f"only cells with TEXT in their name; their verdicts go to {PARTIAL}"
@@ -58,7 +60,12 @@ def parse(args: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="of matrices, keys and values (default: %(default)s)")
     add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
-    options = parser.parse_args(args)
+    return parser
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Read the options of the command line."""
+    options = parser().parse_args(args)
     if options.events < 1000:
         raise ValueError(f"--events {options.events} is too few to judge a sampler by; give at least 1000")
     if options.compile == OWN_ENCODER and options.dtype != DTYPES[0]:
@@ -91,7 +98,11 @@ def _print(certificate: Certificate, path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Tests of samples under the model that was sampled", title_justify="left")
+    note = "accepted: share of tested drafted events; p: that exact samples differ from the model by as much as these"
+    table = Table(
+        title="Tests of samples under the model that was sampled", title_justify="left", caption=note,
+        caption_justify="left",
+    )  # fmt: skip
     for column in ("passes", "cell", "events", "accepted", "p", "verdict"):
         table.add_column(column, justify="right" if column in ("events", "accepted", "p") else "left", no_wrap=True)
     for line in certificate.cells:
@@ -105,4 +116,5 @@ def _print(certificate: Certificate, path: Path) -> None:
         console.print(f"[red]{num_rejected} of {num_cells} cells are rejected[/] (Holm, family-wise level {LEVEL}).")
     else:
         console.print(f"No cell is rejected (Holm over {num_cells} cells, family-wise level {LEVEL}).")
-    console.print(f"Written: {path}")
+    rest = "; `tppsd certify` without --only tests the other cells" if path.name == PARTIAL else ""
+    console.print(f"Written: {path}{rest}", soft_wrap=True)

@@ -5,7 +5,20 @@ It keeps splits and vocabulary.
 
 from __future__ import annotations
 
+import shlex
+
 from tppsd.commands.data_options import SourceParser, parse_source
+
+
+def parser() -> SourceParser:
+    """Return the parser of the command line."""
+    parser = SourceParser(
+        "tppsd convert",
+        "Write a log of events to the Parquet file that everything reads.",
+        ("tppsd convert log.csv log.parquet --columns.time when --columns.mark what",),
+    )
+    parser.add_argument("output", type=str, help="file to write, which ends in .parquet")
+    return parser
 
 
 def main(args: list[str]) -> None:
@@ -14,11 +27,9 @@ def main(args: list[str]) -> None:
     Raises:
         FileNotFoundError, ValueError: it cannot be read, or the name is not that of a Parquet file.
     """
-    parser = SourceParser("tppsd convert", "Write a log of events to the Parquet file that everything reads.")
-    parser.add_argument("output", type=str, help="file to write, which ends in .parquet")
-    parsed, source, options = parse_source(parser, args)
+    parsed, source, options = parse_source(parser(), args)
 
-    from tppsd.data.canonical import write_parquet
+    from tppsd.data.interchange import write_parquet
     from tppsd.data.log import read_log
 
     log = read_log(source, options)
@@ -26,4 +37,5 @@ def main(args: list[str]) -> None:
     for note in log.notes:
         print(note)
     sizes = ", ".join(f"{len(part):,} {split}" for split, part in log.parts.items())
-    print(f"{path}: {sizes} sequences, {log.vocabulary.num_marks} marks")
+    print(f"Written: {path} ({sizes} sequences, {log.vocabulary.num_marks} marks)")
+    print(f"Next: tppsd inspect {shlex.quote(str(path))}, or tppsd fit --data.path {shlex.quote(str(path))}")

@@ -10,23 +10,60 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from tppsd.arguments import THREADS, names_of, options_of, page, unrecognized, use_threads
 from tppsd.data.options import ReadOptions
 
 
 class SourceParser(ArgumentParser):
-    """Takes SOURCE, every option of `ReadOptions`, with or without the prefix `--data.`, and a run's configuration."""
+    """Takes SOURCE, every option of `ReadOptions`, with or without the prefix `--data.`, and a run's configuration.
 
-    def __init__(self, prog: str, description: str) -> None:
+    Args:
+        prog: the command, as `tppsd inspect`.
+        description: what it does.
+        examples: calls of it, for its page.
+        has_threads: it computes, and takes `--threads`.
+    """
+
+    def __init__(self, prog: str, description: str, examples: tuple[str, ...] = (), has_threads: bool = False) -> None:
         super().__init__(prog=prog, description=description)
+        self.examples, self.has_threads = examples, has_threads
         self.add_argument("source", type=str | None, default=None, nargs="?",
                           help="file, folder of split files, hub id or URL; of --config unless given")  # fmt: skip
         self.add_argument("--config", type=str | None, default=None,
                           help="a configuration file with a section `data`, such as that of a run")  # fmt: skip
         self.add_class_arguments(ReadOptions)
+        if has_threads:
+            self.add_argument("--threads", type=int | None, default=None, help=THREADS)
+
+    def format_help(self) -> str:
+        """Return the page of --help: what is the command's own comes before how a log is read."""
+        of_reading = {f"--{field.name}" for field in fields(ReadOptions)}
+        options = options_of(self)
+        words = [option for option in options if not option.name.startswith("--")]
+        groups = {
+            "What is given": words,
+            "Options": sorted(
+                (one for one in options if one not in words and one.name not in of_reading),
+                key=lambda option: option.name == "--threads",
+            ),
+            "How the log is read, as in `tppsd fit` under --data.": [one for one in options if one.name in of_reading],
+        }
+        usage = " ".join([self.prog, *(word.name.upper() for word in words), "[OPTIONS]"])
+        footer = "\n".join(["Examples:", *(f"  {example}" for example in self.examples)])
+        return page(usage, self.description or "", groups, footer if self.examples else "")
+
+    def parse_args(self, *args: Any, **options: Any) -> Any:
+        """Parse a command line, and take the threads that it asks for."""
+        parsed = super().parse_args(*args, **options)
+        if self.has_threads:
+            use_threads(parsed.threads)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence, and where all options are listed."""
-        sys.stderr.write(f"{self.prog}: error: {' '.join(message.split())} (`{self.prog} --help` lists the options)\n")
+        known = names_of(options_of(self))
+        sentence = unrecognized(" ".join(message.split()), known)
+        sys.stderr.write(f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
         raise SystemExit(2)
 
 

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from tppsd import plots
-from tppsd.commands.demo_sampling import EAGER
-from tppsd.commands.demo_settings import Settings
-from tppsd.commands.demo_training import layers
+from tppsd.commands.demo_sampling import LOOP, is_compiled
+from tppsd.commands.demo_tables import (
+    SAMPLED,
+    SPECULATIVE,
+    DemoTable,
+    fastest_sampler,
+    fidelity_table,
+    forecast_table,
+    learnt,
+    likelihood_table,
+    loop_speedup,
+    share_of_history,
+    speed_table,
+    speedup,
+    told_apart,
+)
+from tppsd.data.whole_files import write_text
 from tppsd.lightning.datamodule import EventDataModule
-from tppsd.metrics.functional import history_share, lag1_correlation
+from tppsd.metrics.functional import lag1_correlation
 from tppsd.plots.page import Page
 from tppsd.sampling.stats import SamplingStats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA = 1
-_HEADERS = {
-    "autoregressive": "auto-\nregressive",
-    EAGER: "the same,\neager",
-    "speculative": "speculative\ntrained draft",
-    "speculative_jacobi": "speculative\nits own distributions",
-}
-_SPECULATIVE = ("speculative", "speculative_jacobi")
+    from tppsd.commands.demo import Settings
+
+SCHEMA = 2
 
 
 def describe_data(data: EventDataModule) -> str:
@@ -56,21 +63,23 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
             "nll_time": metrics[f"test/nll_time_{convention}"],
             "nll_mark": metrics[f"test/nll_mark_{convention}"],
             "convention": convention,
-            "history_share": _history_share(results, metrics[f"test/nll_{convention}"]),
+            "history_share": share_of_history(results, metrics[f"test/nll_{convention}"]),
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "num_layers": model.num_layers,
             "epochs": results[name]["epochs"],
         }
     summary["true_nll_per_event"] = results["true_nll"]
     summary["renewal_nll_per_event"] = results["renewal_nll"]
-    counters = {name: _counters(results[name]["stats"]) for name in _ran(results)}
+    summary["learnt"] = learnt(results)
+    counters = {name: _counters(results[name]["stats"]) for name in SAMPLED}
     fastest = fastest_sampler(results)
     summary["autoregressive"] = counters["autoregressive"]
     summary["speculative"] = counters[fastest]
-    summary["speedup"] = _speedup(results, fastest)
-    summary["speedup_by_drafter"] = {name: _speedup(results, name) for name in _SPECULATIVE}
-    summary[EAGER] = counters.get(EAGER)
-    summary["speedup_over_eager"] = summary["speedup"] / _speedup(results, EAGER) if EAGER in results else None
+    summary["speedup"] = speedup(results, fastest)
+    summary["speedup_by_drafter"] = {name: speedup(results, name) for name in SPECULATIVE}
+    summary["is_compiled"] = is_compiled()
+    summary[LOOP] = results[LOOP]
+    summary["speedup_over_papers_loop"] = summary["speedup"] / loop_speedup(results)
     for key in ("model_ks", "true_process_ks", "mark_pit_ks"):
         test = results[fastest][key]
         summary[key] = None if test is None else test._asdict()
@@ -78,22 +87,14 @@ def summarise(data: EventDataModule, results: dict[str, Any]) -> dict[str, Any]:
         "data": lag1_correlation(data.sequences("test"))._asdict(),
         "samples": lag1_correlation(results[fastest]["sequences"])._asdict(),
     }
+    summary["horizon"], scored = results["horizon"], results["backtest"]
+    summary["backtest"] = None if scored is None else scored.to_dict()
     return summary
 
 
-def _ran(results: dict[str, Any]) -> list[str]:
-    """Return the names of the samplers that ran; compiled code needs a compiler."""
-    return [name for name in _HEADERS if name in results]
-
-
-def fastest_sampler(results: dict[str, Any]) -> str:
-    """Return the name of the fastest speculative sampler."""
-    return max(_SPECULATIVE, key=lambda name: results[name]["stats"].events_per_second)
-
-
-def _speedup(results: dict[str, Any], name: str) -> float:
-    """Return how many times as many events per second as the autoregressive sampler one has drawn."""
-    return float(results[name]["stats"].events_per_second / results["autoregressive"]["stats"].events_per_second)
+def what_was_learnt(results: dict[str, Any]) -> str:
+    """Return, for the terminal, what the target has learnt of the history."""
+    return f"\n[bold]What was learnt[/]\n{learnt(results)}"
 
 
 def _counters(stats: SamplingStats) -> dict[str, Any]:
@@ -105,131 +106,98 @@ def _counters(stats: SamplingStats) -> dict[str, Any]:
     return counters | ({"draft_length": round(stats.mean_draft_length)} if stats.method == "speculative" else {})
 
 
-def _history_share(results: dict[str, Any], nll: float) -> float | None:
-    """Return the history share of a model, None where the true process is not known."""
-    share = math.nan if results["true_nll"] is None else history_share(nll, results["renewal_nll"], results["true_nll"])
-    return None if math.isnan(share) else share
-
-
 def write(
     settings: Settings, data: EventDataModule, results: dict[str, Any], summary: dict[str, Any], console: Console
 ) -> None:
     """Print the tables, write the page and the summary, and say what to try next."""
-    tables = [_speed_table(results, summary), _likelihood_table(summary)]
-    page = Page(f"tppsd demo: {data.dataset_name}")
+    tables = [likelihood_table(summary), speed_table(results, summary), fidelity_table(results)]
+    if results["backtest"] is not None:
+        tables.append(forecast_table(results["backtest"], results["horizon"], data.statistics.time_unit))
     for table in tables:
         console.print(table.printed())
-        page.heading(table.title)
-        page.table(table.heads, table.rows)
-        if table.note:
-            page.paragraph(table.note)
-    for figure in _figures(data, results):
-        page.figure(figure)
-    written = page.write(settings.output / "report.html")
-    path = settings.output / "summary.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(temporary, path)
-    console.print("\n[bold]Written[/]")
-    for place in (*(results[name]["folder"] for name in _ran(results)), written, path):
-        console.print(f"  {place}")
+    if results["why_not"] is not None:
+        console.print(f"Forecasts are not scored here: {results['why_not']}", markup=False, soft_wrap=True)
+    written = _page(data, results, tables).write(settings.output / "report.html")
+    path = write_text(settings.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     console.print(_next_steps(data, results), soft_wrap=True)
+    console.print("[bold]Written[/]")
+    for name in SAMPLED:
+        console.print(f"  {results[name]['folder']}")
+    console.print(f"  {path}\n  {written}  [bold]<- open this page[/]", soft_wrap=True)
 
 
-class _Table(NamedTuple):
-    """Holds a table for the terminal and for the page. `note` explains a mark in it, None where there is none."""
-
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
-    note: str | None = None
-
-    def printed(self) -> Table:
-        """Return the table for the terminal."""
-        table = Table(title=self.title, title_justify="left", caption=self.note)
-        for i, head in enumerate(self.heads):
-            table.add_column(head, justify="right" if i else "left")
-        for row in self.rows:
-            table.add_row(*row, style="bold" if row[0] == "speed-up" else "")
-        return table
-
-
-def _speed_table(results: dict[str, Any], summary: dict[str, Any]) -> _Table:
-    """Return counters, speed and tests of all samplers."""
-    gain, over_eager = (
-        f"drafts are {summary['speedup']:.2f} times as fast as event by event",
-        summary["speedup_over_eager"],
+def _page(data: EventDataModule, results: dict[str, Any], tables: list[DemoTable]) -> Page:
+    """Return the page: from a picture of the data to a forecast and how good such forecasts are."""
+    names, unit = data.statistics.mark_names, data.statistics.time_unit
+    likelihood, speed, fidelity, *forecasts = tables
+    page = Page(f"tppsd demo: {data.dataset_name}")
+    page.heading("1. The data")
+    page.paragraph(describe_data(data).replace("[bold]", "").replace("[/]", ""))
+    page.figure(plots.data_plot(data.sequences("test"), names, unit, title="The test split"))
+    page.heading("2. What was learnt")
+    page.lead(learnt(results))
+    _add(page, likelihood)
+    page.figure(_intensities(data, results))
+    page.heading("3. Sampling")
+    _add(page, speed)
+    page.figure(_sequences(data, results))
+    page.figure(plots.accepted_counts_plot(results[fastest_sampler(results)]["stats"].accepted_counts))
+    page.heading("4. Is it the same distribution?")
+    page.lead(told_apart(results))
+    _add(page, fidelity)
+    page.figure(_time_rescaling(results))
+    page.heading("5. A forecast, and how good such forecasts are")
+    if not forecasts:
+        page.paragraph(f"Forecasts are not scored here: {results['why_not']}")
+        return page
+    shown, whole = results["shown"]
+    page.paragraph(
+        "Bands hold 50, 80 and 95 % of the sampled continuations; the dark line is what came. Below: at how many "
+        "origins an event came, against the probability that was forecast; on the diagonal, forecasts mean what they "
+        "say."
     )
-    if over_eager is not None:
-        gain = f"{gain} (both compiled; {over_eager:.0f} times as fast as eager)"
-    names = _ran(results)
-    heads = [_HEADERS[name] for name in names]
-    runs = [results[name] for name in names]
-    stats = [run["stats"] for run in runs]
-    drafts = [(s if s.method == "speculative" else None) for s in stats]
-    rows = [
-        ["events", *(f"{s.num_events:,}" for s in stats)],
-        ["seconds", *(f"{s.seconds:.1f}" for s in stats)],
-        ["events/s", *(f"{s.events_per_second:.0f}" for s in stats)],
-        ["speed-up", *(f"{_speedup(results, name):.2f}" for name in names)],
-        ["draft length, mean", *("" if s is None else f"{s.mean_draft_length:.1f}" for s in drafts)],
-        ["acceptance rate", *("" if s is None else f"{s.acceptance_rate:.3f}" for s in drafts)],
-        ["acceptance per step", *("" if s is None else f"{s.step_acceptance:.3f}" for s in drafts)],
-    ]
-    for label, key in (
-        ("model KS", "model_ks"),
-        ("mark PIT KS", "mark_pit_ks"),
-        ("true-distribution KS *", "true_process_ks"),
-    ):
-        if runs[0][key] is not None:  # D and p in rows of their own: the table fits in 80 columns
-            rows.append([f"{label}: D", *(f"{run[key].statistic:.4f}" for run in runs)])
-            rows.append([f"{' ' * len(label)}  p", *(f"{run[key].p_value:.2g}" for run in runs)])
-    note = "* of the true process: shows what the target has not learnt, too"
-    title = f"Sampling: {gain}, under the same distribution"
-    return _Table(title, ["", *heads], rows, None if runs[0]["true_process_ks"] is None else note)
+    page.figure(shown.plot([whole]))
+    page.figure(results["backtest"].plot())
+    _add(page, forecasts[0])
+    return page
 
 
-def _likelihood_table(summary: dict[str, Any]) -> _Table:
-    """Return the test NLL of target and draft, between the true process and the best model without a history."""
-    convention = summary["target"]["convention"]
-    rows = []
-    if summary["true_nll_per_event"] is not None:
-        rows.append(["true process", f"{summary['true_nll_per_event']:.4f}", "", "", "1"])
-    for name in ("target", "draft"):
-        m = summary[name]
-        share = "" if m["history_share"] is None else f"{m['history_share']:.2f}"
-        label = f"{name} ({layers(m['num_layers'])})"
-        rows.append([label, f"{m['nll_per_event']:.4f}", f"{m['nll_time']:.4f}", f"{m['nll_mark']:.4f}", share])
-    rows.append(["best renewal model (no history)", f"{summary['renewal_nll_per_event']:.4f}", "", "", "0"])
-    return _Table(
-        f"Test NLL per event ({convention} convention)", ["model", "NLL", "time", "mark", "history share"], rows
-    )
+def _add(page: Page, table: DemoTable) -> None:
+    """Add a table with its title and its note to a page."""
+    page.lead(table.title)
+    page.table(table.heads, table.rows)
+    if table.note:
+        page.paragraph(table.note)
 
 
-def _figures(data: EventDataModule, results: dict[str, Any]) -> list[Figure]:
-    """Draw time rescaling, sequences, intensities, and what rounds accept."""
-    statistics = data.statistics
-    names, unit = statistics.mark_names, statistics.time_unit
+def _sequences(data: EventDataModule, results: dict[str, Any]) -> Figure:
+    """Draw sampled sequences beside those of the data."""
     fastest = fastest_sampler(results)
-    shown_as = {"autoregressive": "autoregressive", "speculative": fastest}
-    curves = {label: results[name]["gaps"] for label, name in shown_as.items()}
+    sampled = {"autoregressive": results["autoregressive"], "speculative": results[fastest]}
+    groups = {"data": data.sequences("test"), **{name: own["sequences"] for name, own in sampled.items()}}
+    return plots.raster(groups, mark_names=data.statistics.mark_names, time_unit=data.statistics.time_unit)
+
+
+def _time_rescaling(results: dict[str, Any]) -> Figure:
+    """Draw the tests of the sampled times."""
+    fastest = fastest_sampler(results)
+    curves = {"autoregressive": results["autoregressive"]["gaps"], "speculative": results[fastest]["gaps"]}
     if results[fastest]["true_gaps"] is not None:
         curves["speculative, against the true process"] = results[fastest]["true_gaps"]
-    groups = {"data": data.sequences("test"), **{label: results[name]["sequences"] for label, name in shown_as.items()}}
-    sequence = results[fastest]["sequences"][0]
+    return plots.ks_plot(curves, title="Time rescaling under the target's distribution")
+
+
+def _intensities(data: EventDataModule, results: dict[str, Any]) -> Figure:
+    """Draw intensities along a sequence of the test split, and the true ones where the process is known."""
+    statistics = data.statistics
+    sequence = max(data.sequences("test")[:20], key=len)
     start, stop = sequence.window_start, sequence.window_end
     times = torch.linspace(start, start + min(stop - start, 40 * statistics.time_scale), 1500, dtype=torch.float64)[1:]
     intensities = {"target": results["target"]["module"].model.intensity(sequence, times)}
-    process = data.process_object
-    if process is not None:
-        intensities["true"] = process.intensity(sequence, times)
+    if data.process_object is not None:
+        intensities["true"] = data.process_object.intensity(sequence, times)
     shown = sequence.prefix(int((sequence.event_times <= times[-1]).sum()))
-    return [
-        plots.ks_plot(curves, title="Time rescaling under the target's distribution"),
-        plots.raster(groups, mark_names=names, time_unit=unit),
-        plots.intensity_plot(times, intensities, shown, names, unit),
-        plots.accepted_counts_plot(results[fastest]["stats"].accepted_counts),
-    ]
+    return plots.intensity_plot(times, intensities, shown, statistics.mark_names, statistics.time_unit)
 
 
 def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
@@ -238,16 +206,14 @@ def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
     end = "horizon=10.0" if data.process_object is None else "t_end=100.0"
     # `make demo` installs into a virtual environment that is not the shell's
     folder = "" if shutil.which("tppsd") else f"{os.path.relpath(Path(sys.executable).parent)}{os.sep}"
-    how, else_ = f'draft="{draft}"', ""
-    if EAGER not in results:
-        else_ = "  With a C++ compiler here, the same samples come several times as fast.\n"
     return f"""
 [bold]Next[/]
-  {folder}tppsd demo --data PATH       the same on your own events: a folder of splits, a file or a hub id
-  {folder}tppsd fit --data.path PATH   train with every option; lightning_configs/README.md lists recipes
+  {folder}tppsd inspect PATH           what is in your own log of events
+  {folder}tppsd demo --data PATH       the same on it: a folder of splits, a file or a hub id
+  {folder}tppsd fit --data.path PATH   train with every option; then forecast, backtest, predict
   {folder}python                       sample in three lines:
     import tppsd
     samples = tppsd.sample("{target}",
-                           {how}, num_sequences=8, {end})
+                           draft="{draft}", num_sequences=8, {end})
     samples.to_pandas()
-{else_}"""
+"""

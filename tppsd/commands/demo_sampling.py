@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -17,39 +18,55 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
 from tppsd.backends.compile import check_compiler
-from tppsd.commands.demo_settings import Settings
+from tppsd.benchmark.samplers import Request, reencode
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.sampler import Sampler
 from tppsd.lightning.writer import SampleWriter
 from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential, ks_uniform, model_residuals
+from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import sample
 from tppsd.sampling.stats import SamplingStats
+
+if TYPE_CHECKING:
+    from tppsd.commands.demo import Settings
 
 MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
-EAGER = "autoregressive_eager"
-_NAMES = ("autoregressive", EAGER, "speculative", "speculative_jacobi")
+LOOP = "papers_loop"
+LOOP_EVENTS = 100  # of the papers' loop, which encodes all events again for each: bounds the time
+LABELS = {
+    LOOP: "event by event, every event encoded again (the papers' loop)",
+    "autoregressive": "event by event, with a cache",
+    "speculative": "speculative, draft distilled from the target",
+    "speculative_jacobi": "speculative, the target drafts for itself",
+}
+_NAMES = ("autoregressive", "speculative", "speculative_jacobi")
 
 
-def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
-    """Return how each sampler that this machine can run samples, and its draft.
-
-    The draft is None, "model" for the trained one, or "jacobi" for the target's distributions.
-    """
-    model = SamplingOptions("speculative", "auto"), "jacobi"
-    found: dict[str, tuple[SamplingOptions, str | None]] = {"autoregressive": (SamplingOptions("autoregressive"), None)}
+def is_compiled() -> bool:
+    """Say whether this machine compiles samplers."""
     try:
         check_compiler()
     except ValueError:
-        return found | {
-            "speculative": (SamplingOptions("speculative", "auto", draft_passes=2), "model"),
-            _NAMES[3]: model,
-        }
-    found |= {EAGER: (SamplingOptions("autoregressive", compile=False), None)}
-    return found | {"speculative": (SamplingOptions("speculative", "auto"), "model"), _NAMES[3]: model}
+        return False
+    return True
+
+
+def samplers() -> dict[str, tuple[SamplingOptions, str | None]]:
+    """Return how each sampler samples, and its draft.
+
+    The draft is None, "model" for the trained one, or "jacobi" for the target's distributions.
+    """
+    draft_passes = None if is_compiled() else 2  # drafting event by event is dear in eager PyTorch
+    return {
+        "autoregressive": (SamplingOptions("autoregressive"), None),
+        "speculative": (SamplingOptions("speculative", "auto", draft_passes=draft_passes), "model"),
+        "speculative_jacobi": (SamplingOptions("speculative", "auto"), "jacobi"),
+    }
 
 
 def sample_all_ways(
@@ -57,10 +74,20 @@ def sample_all_ways(
 ) -> dict[str, Any]:
     """Sample the same requests in all ways, and test the samples; one key per sampler."""
     console.print("\n[bold]Sampling[/] one sequence at a time on one thread ...")
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a single sequence is too little work for more: they would only wait for each other
+    try:
+        return _sample_all_ways(settings, data, results, console)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _sample_all_ways(
+    settings: Settings, data: EventDataModule, results: dict[str, Any], console: Console
+) -> dict[str, Any]:
     outcome: dict[str, Any] = {}
     for name in samplers():
-        console.print(f"  {name}")
+        console.print(f"  {LABELS[name]}")
         _predict(results, name, _requests(data, 1).loader(data), settings.seed + 100, None)  # warms up
         folder = settings.output / "samples" / name
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,7 +101,38 @@ def sample_all_ways(
                 f"{data.dataset_name}: no event was sampled until the ends of the test sequences, so there are no "
                 "speeds to compare; the demo needs longer test sequences, or more of them"
             )
+    console.print(f"  {LABELS[LOOP]}")
+    outcome[LOOP] = papers_loop(settings, data, results["target"]["module"].model)
     return outcome
+
+
+def papers_loop(settings: Settings, data: EventDataModule, target: TransformerTPP) -> dict[str, Any]:
+    """Time the loop of the papers, event by event with all events encoded again for each, on one sequence.
+
+    Returns:
+        num_events, seconds, events_per_second; cached_events_per_second, of the event-by-event sampler with a cache on
+        the same request, so that the two compare.
+    """
+    request = Request(1, None, None, LOOP_EVENTS)
+    if data.process_object is None:
+        source = next(s for s, events in zip(data.sequences("test"), _to_come(data), strict=True) if events)
+        request = request._replace(histories=[_HALVES.history(source)])
+    given = sum(map(len, request.histories or []))
+    target.eval()
+    with torch.inference_mode():
+        started = time.perf_counter()
+        (sequence,) = reencode(target, request, settings.seed)
+        seconds = time.perf_counter() - started
+        options = SamplingOptions("autoregressive")
+        for _ in range(2):  # the first warms up
+            cached = sample(target, options=options, seed=settings.seed, batch_size=1, **request.arguments()).stats
+    number = len(sequence) - given
+    return {
+        "num_events": number,
+        "seconds": seconds,
+        "events_per_second": number / seconds,
+        "cached_events_per_second": cached.events_per_second,
+    }
 
 
 def _requests(data: EventDataModule, num_sequences: int, chunk_size: int = 4) -> Requests:

@@ -6,24 +6,28 @@ The target is as deep as can learn in the time; the draft has one layer and is d
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from tppsd.commands.console import open_events
-from tppsd.commands.demo_settings import Settings
-from tppsd.data.shortening import shorten
+from tppsd.data.remarks import shorten
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.fitting import adamw, fit_best, small_batch_size
 from tppsd.lightning.messages import quieten
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
+from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.functional import model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
+
+if TYPE_CHECKING:
+    from tppsd.commands.demo import Settings
 
 MAX_LENGTH = 1000  # events of a sequence, and ...
 MAX_SCORED_EVENTS = 60_000  # ... events of the validation and of the test split: they bound the time on large data sets
@@ -54,11 +58,12 @@ def target_size(data: EventDataModule) -> dict[str, Any]:
 def train_models(settings: Settings, data: EventDataModule, console: Console) -> dict[str, Any]:
     """Train the target, distil the draft from it, fit the renewal baseline, score all on the test split."""
     quieten()
+    warnings.filterwarnings("ignore", "the mean of the next inter-time is not usable")  # the demo does not use it
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(
         logging.WARNING
     )  # the demo gives its own account
     seed_everything(settings.seed, verbose=False)
-    target = TargetTPP(data.num_marks, **target_size(data), optimizer=adamw(3e-3))
+    target = TargetTPP(data.num_marks, **target_size(data), optimizer=adamw(3e-3), lr_scheduler=WarmupCosine)
     console.print(f"\n[bold]Training the target[/] ({_size(target)}) for {settings.target_seconds:.0f} s")
     results: dict[str, Any] = {"target": _fit(settings, data, target, "target", settings.target_seconds)}
     draft = DraftTPP(
@@ -67,6 +72,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
         num_heads=2,
         num_components=16,
         optimizer=adamw(3e-3),
+        lr_scheduler=WarmupCosine,  # the time is planned
         distillation=Distillation(results["target"]["path"]),
     )
     console.print(
@@ -79,6 +85,7 @@ def train_models(settings: Settings, data: EventDataModule, console: Console) ->
         renewal = fit_renewal(train, data.statistics, seed=settings.seed, validation=validation, advance=advance)
     test = data.sequences("test")
     results["convention"] = "benchmark" if data.statistics.first_is_given else "window"
+    results["renewal"] = renewal
     results["renewal_nll"] = model_nll(renewal, test, results["convention"])
     process = data.process_object
     results["true_nll"] = None

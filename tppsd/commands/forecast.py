@@ -25,9 +25,7 @@ def main(args: list[str]) -> None:
     Raises:
         FileNotFoundError, ValueError: the model or the log cannot be read, or an option does not fit them.
     """
-    parser = SourceParser("tppsd forecast", "Forecast what comes after every sequence of a log.")
-    _add_options(parser)
-    parsed = parser.parse_args(without_prefix(args))
+    parsed = parser().parse_args(without_prefix(args))
     if (parsed.run is None) == (parsed.model is None):
         raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
     if parsed.horizon is None:
@@ -56,6 +54,15 @@ def main(args: list[str]) -> None:
     )
     for path in write_forecast(found, observed, Path(parsed.output), dataset.name):
         print(f"Written: {path}")
+
+
+def parser() -> SourceParser:
+    """Return the parser of the command line."""
+    examples = ("tppsd forecast --run outputs/fit/version_0 --horizon 7d",
+                "tppsd forecast log.csv --model best.ckpt --horizon 30 --output outputs/forecast")  # fmt: skip
+    parser = SourceParser("tppsd forecast", "Forecast what comes after every sequence of a log.", examples, True)
+    _add_options(parser)
+    return parser
 
 
 def _add_options(parser: SourceParser) -> None:

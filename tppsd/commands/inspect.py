@@ -14,6 +14,19 @@ from tppsd.data.obstacles import DataError
 from tppsd.data.options import ReadOptions
 
 
+def parser() -> SourceParser:
+    """Return the parser of the command line."""
+    parser = SourceParser(
+        "tppsd inspect",
+        "Say what was understood of a log of events, and what is in it.",
+        ("tppsd inspect log.csv --report log.html", "tppsd inspect log.csv --window 7d --lookback 30d"),
+    )
+    parser.add_argument(
+        "--report", type=str | None, default=None, metavar="PAGE.html", help="also draw it, on one page"
+    )
+    return parser
+
+
 def main(args: list[str]) -> None:
     """Print the account of a source and, with `--report`, write a page with pictures.
 
@@ -23,17 +36,13 @@ def main(args: list[str]) -> None:
     Raises:
         FileNotFoundError, ValueError: it cannot be read, and options alone do not mend it.
     """
-    parser = SourceParser("tppsd inspect", "Say what was understood of a log of events, and what is in it.")
-    parser.add_argument(
-        "--report", type=str | None, default=None, metavar="PAGE.html", help="also draw it, on one page"
-    )
-    parsed, source, options = parse_source(parser, args)
+    parsed, source, options = parse_source(parser(), args)
     if parsed.report is not None and Path(parsed.report).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report {parsed.report} must be a page: give a name that ends in .html")
 
     from rich.console import Console
 
-    from tppsd.commands.inspect_text import describe
+    from tppsd.commands.inspect_text import describe, page_of
     from tppsd.data.facts import LogFacts
     from tppsd.data.log import read_log
 
@@ -50,11 +59,9 @@ def main(args: list[str]) -> None:
     facts = LogFacts.of(log)
     for part in describe(facts):
         console.print(part)
-    console.print(f"\nThe same in training:\n  {command_line(source, options)}")
     if parsed.report is not None:
-        from tppsd.commands.inspect_page import write_page
-
-        console.print(f"Written: {write_page(facts, parsed.report)}")
+        console.print(f"\nWritten: {page_of(facts).write(parsed.report)}")
+    console.print(f"\nThe same in training:\n  {command_line(source, options)}")
     if obstacles is not None:
         raise SystemExit(2)
 

@@ -1,4 +1,4 @@
-"""The text of `tppsd inspect`: the log as it was understood, tables of splits and marks, and what is to mind."""
+"""The account of `tppsd inspect`, as text and as a page: the log as it was understood, tables, what is to mind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tppsd.data.observation import observed_until
 from tppsd.data.remarks import describe_ends, describe_unscored
 from tppsd.data.sequence_table import missing
 from tppsd.data.units import to_text
+from tppsd.plots import event_log
+from tppsd.plots.page import Page
 
 SHOWN_MARKS = 12  # of the table of marks
 RARE = 10  # events of the training split below which a mark is called rare
@@ -49,6 +51,37 @@ def _table(columns: tuple[str, ...], rows: list[list[str]], title: str | None = 
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def page_of(facts: LogFacts) -> Page:
+    """Return the same account as a page, with pictures."""
+    page, splits = Page(facts.log.name), list(facts.splits)
+    page.table(["", ""], [list(line) for line in [*understood(facts), *further(facts)]])
+    page.heading("To mind")
+    for line in mind(facts) or ["Nothing."]:
+        page.paragraph(line)
+    page.heading("Splits")
+    page.table(["", *splits], split_rows(facts))
+    has_marks = facts.log.vocabulary.num_marks > 1
+    if has_marks:
+        page.heading("Marks")
+        page.table(["share of events", *splits], mark_rows(facts))
+    page.heading("Pictures")
+    drawn = [
+        (event_log.event_raster(facts), "Events of the first sequences; colours are marks, given events are grey."),
+        (event_log.rate_over_time(facts), "Rate over time."),
+        (event_log.gap_histogram(facts), "Inter-times on a logarithmic axis."),
+    ]
+    if has_marks:
+        caption = "Which mark follows which: each row holds the shares of the next."
+        drawn.append((event_log.mark_frequencies(facts), "How often each mark occurs."))
+        drawn.append((event_log.mark_transitions(facts), caption))
+    if (by_hour := event_log.rate_by_hour_and_weekday(facts)) is not None:
+        drawn.append((by_hour, "When in the day and in the week events happen."))
+    for figure, caption in drawn:
+        page.paragraph(caption)
+        page.figure(figure)
+    return page
 
 
 def understood(facts: LogFacts) -> list[tuple[str, str]]:
@@ -115,7 +148,10 @@ LABELS = (
 def split_rows(facts: LogFacts) -> list[list[str]]:
     """One row per label: what it is of each split."""
     columns = [_split_column(own) for own in facts.splits.values()]
-    return [[label, *values] for label, *values in zip(LABELS, *columns, strict=True)]
+    unit = facts.log.clock.unit
+    in_unit = {"events per unit": f"events per {unit}", "median gap": f"median gap [{unit}]"} if unit else {}
+    labels = [in_unit.get(label, label) for label in LABELS]
+    return [[label, *values] for label, *values in zip(labels, *columns, strict=True)]
 
 
 def _split_column(own: SplitFacts) -> list[str]:

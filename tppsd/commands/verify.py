@@ -7,12 +7,20 @@ giving the job's `tppsd predict` again samples that, and nothing else.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
+from tppsd.commands.console import CommandParser
 from tppsd.lightning.job_folder import JOB, MANIFEST, check_names, read_record
 from tppsd.lightning.shards import ForeignShardError, Shard, fault, parse_name, shard_name
+
+
+def parser() -> CommandParser:
+    """Return the parser of the command line."""
+    about = (__doc__ or "").partition("\n\n")[2]
+    parser = CommandParser("tppsd verify", about, ("tppsd verify outputs/samples",))
+    parser.add_argument("folder", type=Path, help="what was given to predict as --writer.output_dir")
+    return parser
 
 
 def main(args: list[str]) -> None:
@@ -21,11 +29,7 @@ def main(args: list[str]) -> None:
     Raises:
         ValueError: not a folder of samples, or nobody knows of which job.
     """
-    parser = argparse.ArgumentParser(
-        prog="tppsd verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="what was given to predict as --writer.output_dir")
-    folder: Path = parser.parse_args(args).folder
+    folder: Path = parser().parse_args(args).folder
     if not (folder / JOB).is_file():
         raise ValueError(f"{folder} is not a folder of samples: `tppsd predict` has left no {JOB} there")
     job = read_record(folder / JOB)
@@ -40,6 +44,7 @@ def main(args: list[str]) -> None:
         print(f"{folder}: {len(wrong)} things are not as they must be; the same `tppsd predict` mends what is missing")
         raise SystemExit(1)
     print(f"{folder}: all {num_files} files are there and as they were written")
+    print(f"Next: tppsd inspect {folder}, or pandas.read_parquet({str(folder)!r})")
 
 
 def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -53,7 +54,7 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Tensor,
         batch_size: int,
         *,
         num_replicas: int = 1,

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.clocks import inter_times
-from tppsd.data.log import EventLog
+from tppsd.data.log import EventLog, inter_times
 from tppsd.data.observation import observed_from, observed_until
 from tppsd.data.sequence_table import SequenceTable
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from tppsd.data.arrow import check_no_truth_values
-from tppsd.data.columns import candidate_names
 from tppsd.data.obstacles import DataError, quoted
-from tppsd.data.options import Context
+from tppsd.data.options import Context, candidate_names
 
 FORMATS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".feather")
 OTHER_NAMES = {".arrow": ".feather", ".ndjson": ".jsonl", ".pq": ".parquet"}

@@ -1,20 +1,109 @@
-"""Files for other programs: CSEP's ASCII catalogues (seismology) and EasyTPP's JSON."""
+"""Files for this and other programs: the canonical Parquet file, CSEP's ASCII catalogues, and EasyTPP's JSON."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from tppsd.data.list_table import CENSORED, NAMES, ORIGIN, STAMPS, UNIT
+from tppsd.data.log import EventLog, inter_times
+from tppsd.data.sequence_table import SequenceTable, no_ticks
 from tppsd.data.sequences import EventSequence
+from tppsd.data.whole_files import whole_or_absent
+
+
+def write_parquet(log: EventLog, path: str | Path) -> Path:
+    """Write all splits of a log to one Parquet file (zstd); an interrupted write leaves nothing behind.
+
+    Columns: those of EasyTPP (dim_process, seq_idx, seq_len, time_since_start, time_since_last_event, type_event),
+    split, sequence (the id), t_start, t_end, score_start, censored_start, timestamps (where times are), and in every
+    row mark_names, time_unit and time_origin. t_start, t_end and score_start are timestamps where the times are.
+
+    Raises:
+        ValueError: the path does not end in .parquet.
+    """
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    path = Path(path)
+    if path.suffix.lower() != ".parquet":
+        raise ValueError(f"{path}: the canonical file is Parquet; give a name that ends in .parquet")
+    with whole_or_absent(path) as temporary:
+        parquet.write_table(
+            pyarrow.concat_tables(to_table(log, split) for split in log.parts), temporary, compression="zstd"
+        )
+    return path
+
+
+def to_table(log: EventLog, split: str) -> Any:
+    """Return the Arrow table of a split, one row per sequence."""
+    import pyarrow as pa
+
+    part, clock, names = log.parts[split], log.clock, log.vocabulary.names
+    offsets, num_rows = pa.array(part.offsets, pa.int64()), len(part)
+
+    def lists(values: Any) -> Any:
+        return pa.LargeListArray.from_arrays(offsets, values)
+
+    columns = {
+        "split": pa.array([split] * num_rows).dictionary_encode(),
+        "dim_process": np.full(num_rows, log.vocabulary.num_marks),
+        "seq_idx": np.arange(num_rows),
+        "seq_len": part.lengths,
+        "time_since_start": lists(pa.array(clock.times(part.event_times))),
+        "time_since_last_event": lists(pa.array(inter_times(part, clock))),
+        "type_event": lists(pa.array(log.marks[split])),
+        "t_start": _ticks(part.t_start),
+        "t_end": _ticks(part.t_end),
+        "score_start": _ticks(no_ticks(part.event_times, num_rows) if part.score_start is None else part.score_start),
+        CENSORED: np.zeros(num_rows, dtype=bool) if part.is_cut is None else part.is_cut,
+        NAMES: _constant(None if names is None else list(names), pa.list_(pa.string()), num_rows),
+        UNIT: _constant(clock.unit, pa.string(), num_rows),
+        ORIGIN: _constant(log.time_origin, pa.string(), num_rows),
+    }
+    if part.sequence_ids is not None:
+        columns["sequence"] = _ids(part)
+    if clock.has_dates:
+        columns[STAMPS] = lists(_ticks(part.event_times))
+    return pa.table(columns)
+
+
+def _ticks(ticks: np.ndarray) -> Any:
+    """Return an Arrow array of times: timestamps in UTC or numbers, null where there is none."""
+    import pyarrow as pa
+
+    if ticks.dtype.kind == "M":
+        return pa.array(ticks).cast(pa.timestamp("ns")).cast(pa.timestamp("ns", "UTC"))
+    return pa.array(ticks, from_pandas=True)
+
+
+def _constant(value: Any, kind: Any, num_rows: int) -> Any:
+    import pyarrow as pa
+
+    return (
+        pa.nulls(num_rows, kind)
+        if value is None
+        else pa.array([value], kind).take(pa.array(np.zeros(num_rows, dtype=np.int64)))
+    )
+
+
+def _ids(part: SequenceTable) -> Any:
+    """Return the ids as they are where all have one type, else as text."""
+    import pyarrow as pa
+
+    assert part.sequence_ids is not None
+    try:
+        return pa.array(part.sequence_ids.tolist())
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array(list(map(str, part.sequence_ids)))
+
 
 _CSEP_COLUMNS = ("lon", "lat", "mag", "time_string", "depth", "catalog_id", "event_id")
 _NANOSECONDS = {
@@ -57,7 +146,7 @@ def write_csep(
             raise ValueError(
                 f"catalogue {i}: has mark {largest}, but magnitudes are given for marks 0..{len(magnitudes) - 1}"
             )
-    with _complete_or_absent(path) as file:
+    with whole_or_absent(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_CSEP_COLUMNS)
         for i, catalog in enumerate(catalogs):
@@ -138,7 +227,7 @@ def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_mark
     """
     has_start = any(not s.first_is_given for s in sequences)
     has_end = any(s.t_end is not None for s in sequences)
-    with _complete_or_absent(path) as file:
+    with whole_or_absent(path) as temporary, temporary.open("w", newline="") as file:
         for sequence in sequences:
             start = sequence.window_start
             record: dict[str, Any] = {
@@ -206,16 +295,3 @@ def _to_nanoseconds(times: np.ndarray, nanoseconds: int) -> np.ndarray:
         (whole.astype(np.int64) * nanoseconds) + np.rint((times - whole) * nanoseconds).astype(np.int64)
     ).astype("timedelta64[ns]")
     return ticks
-
-
-@contextmanager
-def _complete_or_absent(path: str | Path) -> Iterator[IO[str]]:
-    """Open a file that takes its name when all is written, and leaves nothing if that fails."""
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", newline="") as file:
-            yield file
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)

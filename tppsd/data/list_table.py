@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from tppsd.data.arrow import is_list, list_lengths, list_values, plain, to_floats, to_positive_integers
-from tppsd.data.columns import SEQUENCE_COLUMNS, resolve_columns
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import quoted
-from tppsd.data.options import Context
+from tppsd.data.options import SEQUENCE_COLUMNS, Context, resolve_columns
 from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
 from tppsd.data.timestamps import read_ticks, read_time_column
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from tppsd.data.clocks import inter_times
-from tppsd.data.log import EventLog, read_log
+from tppsd.data.flat_sequences import FlatSequences
+from tppsd.data.log import EventLog, inter_times, read_log
 from tppsd.data.options import FRACTIONS, options_of
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
@@ -37,7 +37,7 @@ class EventDataset:
     """
 
     name: str
-    splits: dict[str, list[EventSequence]]
+    splits: Mapping[str, Sequence[EventSequence]]
     num_marks: int
     mark_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class EventDataset:
     window: float | None = None
     lookback: float | None = None
 
-    def sequences(self, split: str) -> list[EventSequence]:
+    def sequences(self, split: str) -> Sequence[EventSequence]:
         """Return the sequences of train, validation (val, valid, dev) or test."""
         name = split_name(split)
         if name not in self.splits:
@@ -71,11 +71,11 @@ def read_dataset(path: Any, **options: Any) -> EventDataset:
 
 
 def to_dataset(log: EventLog) -> EventDataset:
-    """Build the sequences of a log."""
+    """Return the sequences of a log, each of which is built when it is asked for."""
     vocabulary, clock = log.vocabulary, log.clock
     return EventDataset(
         log.name,
-        {split: _sequences(part, log.marks[split], clock) for split, part in log.parts.items()},
+        {split: _flat(part, log.marks[split], clock) for split, part in log.parts.items()},
         vocabulary.num_marks,
         vocabulary.names,
         log.notes,
@@ -86,45 +86,21 @@ def to_dataset(log: EventLog) -> EventDataset:
     )
 
 
-def _sequences(table: SequenceTable, marks: np.ndarray, clock: Clock) -> list[EventSequence]:
-    """Build one EventSequence per sequence, on memory of its own (a view would be pickled with its whole table)."""
-    lengths = table.lengths.tolist()
-    times = clock.times(table.event_times)
-    flat = [torch.from_numpy(values).split(lengths) for values in (times, marks, inter_times(table, clock))]
-    stamps: Any = [None] * len(table)
-    if clock.has_dates:
-        stamps = torch.from_numpy(table.event_times.astype(np.int64)).split(lengths)
-    edges = [clock.times(ticks).tolist() for ticks in (table.t_start, table.t_end)]
-    score_start = [math.nan] * len(table) if table.score_start is None else clock.times(table.score_start).tolist()
-    is_cut = [False] * len(table) if table.is_cut is None else table.is_cut.tolist()
-    ids = [None] * len(table) if table.sequence_ids is None else table.sequence_ids.tolist()
-    rows = zip(*flat, *edges, score_start, is_cut, ids, stamps, strict=True)
-    return [
-        EventSequence(
-            event_times.clone(),
-            row_marks.clone(),
-            _finite_or_none(start),
-            _finite_or_none(end),
-            index,
-            row_inter_times.clone(),
-            _finite_or_none(scored),
-            cut_off,
-            name,
-            None if row_stamps is None else row_stamps.clone(),
-        )
-        for index, (
-            event_times,
-            row_marks,
-            row_inter_times,
-            start,
-            end,
-            scored,
-            cut_off,
-            name,
-            row_stamps,
-        ) in enumerate(rows)
-    ]
-
-
-def _finite_or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _flat(table: SequenceTable, marks: np.ndarray, clock: Clock) -> FlatSequences:
+    """Return the sequences of a table, whose values have been checked, with times in units since the origin."""
+    num = len(table)
+    score_start = np.full(num, np.nan) if table.score_start is None else clock.times(table.score_start)
+    is_cut = np.zeros(num, dtype=bool) if table.is_cut is None else table.is_cut
+    return FlatSequences(
+        torch.from_numpy(clock.times(table.event_times)),
+        torch.from_numpy(inter_times(table, clock)),
+        torch.from_numpy(marks),
+        torch.from_numpy(table.offsets),
+        torch.from_numpy(clock.times(table.t_start)),
+        torch.from_numpy(clock.times(table.t_end)),
+        torch.from_numpy(score_start),
+        torch.from_numpy(is_cut),
+        torch.arange(num),
+        None if table.sequence_ids is None else table.sequence_ids.tolist(),
+        torch.from_numpy(table.event_times.astype(np.int64)) if clock.has_dates else None,
+    )

@@ -1,12 +1,76 @@
-"""Remarks on a data set before training: sequences without a scored event, and how sequences end."""
+"""What to know of a data set before training: ties and their floor, unscored sequences, their ends, and its size."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
+import numpy as np
+from torch import Tensor
+
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.reading import EventDataset
-from tppsd.data.ties import scored_inter_times
+from tppsd.data.sequences import EventSequence
 from tppsd.data.units import to_text
+
+Splits = Mapping[str, Sequence[EventSequence]]
+
+
+def scored_inter_times(sequences: Sequence[EventSequence]) -> Tensor:
+    """Return the inter-times with a likelihood term, float64 (num_scored,)."""
+    flat = FlatSequences.of(sequences)
+    return flat.inter_times[flat.is_scored]
+
+
+def check_floor(min_inter_time: float | None) -> None:
+    """Refuse a floor that is negative or not finite.
+
+    Raises:
+        ValueError: the floor is one.
+    """
+    if min_inter_time is not None and not (math.isfinite(min_inter_time) and min_inter_time >= 0):
+        raise ValueError(
+            f"min_inter_time = {min_inter_time} must be a finite number of at least 0, in the unit of the data"
+        )
+
+
+def default_floor(splits: Splits) -> float:
+    """Return half the smallest positive inter-time of the training split if any split has ties, else 0 (no floor).
+
+    Times of resolution r are multiples of r, so the smallest positive inter-time is r and a tie hides a true inter-time
+    between 0 and r. Half of r lies in that range and below every positive inter-time of the training split: only ties
+    move.
+    """
+    if not any((scored_inter_times(sequences) == 0).any() for sequences in splits.values()):
+        return 0.0
+    train = scored_inter_times(splits["train"])
+    positive = train[train > 0]
+    return float(positive.min()) / 2 if len(positive) else 0.0
+
+
+def describe_ties(name: str, splits: Splits, floor: float, declared: bool, num_marks: int = 1) -> str | None:
+    """Return one sentence that counts the ties of each split, inter-times not above the floor; None without any."""
+    gaps = {split: scored_inter_times(sequences) for split, sequences in splits.items()}
+    counts = {split: int((own <= floor).sum()) for split, own in gaps.items()}
+    tied, total = sum(counts.values()), sum(map(len, gaps.values()))
+    if tied == 0:
+        return None
+    per_split = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    if floor == 0:
+        return (
+            f"{name}: {tied:,} of {total:,} inter-times are 0 ({per_split}); min_inter_time = 0 leaves them without a "
+            "density"
+        )
+    origin = "as declared" if declared else "half the smallest positive inter-time of the training split"
+    found = f"{name}: {tied:,} of {total:,} inter-times are ties ({per_split})"
+    order = (
+        ""
+        if num_marks == 1
+        else "; events of a tie keep the order of the data, on which the score of their marks depends"
+    )
+    return f"{found}, floored at {floor:.6g} in training and scoring: {origin}{order}"
+
 
 MIDDLE = (0.1, 0.9)  # the quantiles of the last events between which ...
 COARSE = 1e-3  # of the median inter-time: a wider spacing of float64 at the latest time is said
@@ -15,19 +79,20 @@ MANY_GAPS = 10  # ... so many median inter-times must lie for sequences to "end 
 
 def remarks(dataset: EventDataset) -> list[str]:
     """Return sentences about a data set, for the one who is about to train on it."""
-    train = dataset.sequences("train")
-    unscored = {split: sum(one.num_scored == 0 for one in part) for split, part in dataset.splits.items()}
-    has_events = [one for one in train if len(one)]
+    splits = {split: FlatSequences.of(part) for split, part in dataset.splits.items()}
+    unscored = {split: int((part.num_scored == 0).sum()) for split, part in splits.items()}
+    train = splits["train"]
+    has_events = train.lengths > 0
     ends = describe_ends(
         dataset.name,
-        np.array([float(one.event_times[-1]) for one in has_events]),
-        np.array([one.t_end is not None for one in has_events]),
+        train.event_times[train.offsets[1:][has_events] - 1].numpy(),
+        (~train.t_end.isnan())[has_events].numpy(),
         scored_inter_times(train).numpy(),
         dataset.time_unit,
         dataset.time_origin,
     )
     total = sum(map(len, dataset.splits.values()))
-    first_is_given = any(one.first_is_given for one in train)
+    first_is_given = bool(train.first_is_given.any())
     found = describe_unscored(dataset.name, unscored, total, first_is_given)
     latest = max((abs(float(one.event_times[-1])) for one in has_events), default=0.0)
     spacing = None
@@ -113,3 +178,24 @@ def _time_in_words(time: float, unit: str | None, origin: str | None) -> str:
         return f"{time:.6g}{f' {unit}' if unit else ''}"
     nanoseconds = np.timedelta64(round(time * NANOSECONDS[unit]), "ns")
     return to_text((np.datetime64(origin, "ns") + nanoseconds).astype("datetime64[s]"))
+
+
+def shorten(
+    sequences: Sequence[EventSequence], max_length: int | None = None, max_events: int | None = None
+) -> tuple[list[EventSequence], str]:
+    """Return the first `max_length` events of each of the first sequences, up to `max_events` events in all.
+
+    With them comes, in words, what was cut.
+
+    At least one sequence is kept; None is no limit.
+    """
+    kept, notes = list(sequences), []
+    if max_length is not None and any(len(s) > max_length for s in kept):
+        kept = [s if len(s) <= max_length else s.prefix(max_length) for s in kept]
+        notes.append(f"sequences to their first {max_length:,} events")
+    if max_events is not None:
+        within = max(1, sum(total <= max_events for total in accumulate(len(s) for s in kept)))
+        if within < len(kept):
+            notes.append(f"{within:,} of {len(kept):,} sequences")
+            kept = kept[:within]
+    return kept, " and ".join(notes)

@@ -1,4 +1,8 @@
-"""The events of one table in flat form, before they become sequences: one layout for every file format."""
+"""The events of one table in flat form, before they become sequences, and checks of their values.
+
+It is one layout for every file format; a message names the source, the row, the field, the value and what would be
+right.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.obstacles import quoted
+from tppsd.data.obstacles import DataError, quoted
+from tppsd.data.units import to_text
 
 
 @dataclass(frozen=True)
@@ -107,13 +112,23 @@ class SequenceTable:
         return positions
 
     def part(self, start: int, stop: int) -> SequenceTable:
-        """Return the sequences start:stop."""
-        parents = np.arange(start, stop)
-        return self.cut(
-            Pieces(parents, self.offsets[start:stop], self.offsets[start + 1 : stop + 1], self.t_start[start:stop],
-                   self.t_end[start:stop], None if self.score_start is None else self.score_start[start:stop],
-                   None if self.is_cut is None else self.is_cut[start:stop])
-        )  # fmt: skip
+        """Return the sequences start:stop, on the memory of this table."""
+        own, first = slice(start, stop), int(self.offsets[start])
+        events = slice(first, int(self.offsets[stop]))
+        return replace(
+            self,
+            event_times=self.event_times[events],
+            marks=None if self.marks is None else self.marks[events],
+            offsets=self.offsets[start : stop + 1] - first,
+            inter_times=None if self.inter_times is None else self.inter_times[events],
+            t_start=self.t_start[own],
+            t_end=self.t_end[own],
+            rows=self.rows[own if self.one_row_each else events],
+            sequence_ids=None if self.sequence_ids is None else self.sequence_ids[own],
+            skipped=None if self.skipped is None else self.skipped[own],
+            score_start=None if self.score_start is None else self.score_start[own],
+            is_cut=None if self.is_cut is None else self.is_cut[own],
+        )
 
     def cut(self, pieces: Pieces) -> SequenceTable:
         """Return new sequences, each of consecutive events of one sequence of this table.
@@ -186,3 +201,66 @@ def missing(ticks: np.ndarray) -> np.ndarray:
 def no_ticks(like: np.ndarray, length: int) -> np.ndarray:
     """Return ticks (length,) of the kind of `like` that stand for no time."""
     return np.full(length, np.datetime64("NaT", "ns")) if like.dtype.kind == "M" else np.full(length, np.nan)
+
+
+def check_values(table: SequenceTable) -> None:
+    """Refuse the first value that no event sequence can have (marks: `tppsd.data.marks`).
+
+    Raises:
+        ValueError: there is one; the sentence names its place.
+    """
+    _check_event_times(table)
+    _check_inter_times(table)
+    _check_windows(table)
+
+
+def _first(wrong: np.ndarray) -> int | None:
+    return int(wrong.nonzero()[0][0]) if wrong.any() else None
+
+
+def _check_event_times(table: SequenceTable) -> None:
+    times = table.event_times
+    if (i := _first(~np.isfinite(times))) is not None:
+        raise ValueError(f"{table.event_place(i, 'time')} is {times[i]}; it must be a finite number")
+    goes_back = np.zeros(len(times), dtype=bool)
+    goes_back[1:] = times[1:] < times[:-1]
+    goes_back[table.offsets[:-1][table.lengths > 0]] = False  # the first event of a sequence follows none
+    if (i := _first(goes_back)) is not None:
+        raise DataError(
+            f"{table.event_place(i, 'time')} = {to_text(times[i])} comes before the event at {to_text(times[i - 1])}; "
+            "the times of a sequence must not decrease: sort: true sorts them",
+            sort=True,
+        )
+
+
+def _check_inter_times(table: SequenceTable) -> None:
+    if table.inter_times is None:
+        return
+    if (i := _first(~(np.isfinite(table.inter_times) & (table.inter_times >= 0)))) is not None:
+        raise ValueError(
+            f"{table.event_place(i, 'inter_time')} = {table.inter_times[i]}; it must be a finite number of at least 0"
+        )
+
+
+def _check_windows(table: SequenceTable) -> None:
+    lengths, t_start, t_end = table.lengths, table.t_start, table.t_end
+    if (i := _first((lengths == 0) & missing(t_start))) is not None:
+        raise ValueError(
+            f"{table.sequence_place(i)}: the sequence has no events and no t_start; "
+            "an empty sequence needs a t_start, or leave it out"
+        )
+    has_events = lengths > 0
+    first, last = t_start.copy(), t_start.copy()  # comparisons with a missing edge are False
+    first[has_events] = table.event_times[table.offsets[:-1][has_events]]
+    last[has_events] = table.event_times[table.offsets[1:][has_events] - 1]
+    if (i := _first(t_start > first)) is not None:
+        raise ValueError(
+            f"{table.sequence_place(i)}: t_start = {to_text(t_start[i])} is later than the first event at "
+            f"{to_text(first[i])}; it must not be"
+        )
+    if (i := _first(t_end < last)) is not None:
+        what = "last event" if lengths[i] else "t_start"
+        raise ValueError(
+            f"{table.sequence_place(i)}: t_end = {to_text(t_end[i])} is earlier than the {what} at {to_text(last[i])}; "
+            "it must not be"
+        )

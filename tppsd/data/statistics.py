@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventSequence
 
 MOST_MARKS = 2**20  # beyond, memory runs out long before anything is learnt of most of them
@@ -94,18 +96,18 @@ class DataStatistics:
         time_unit: str | None = None,
     ) -> DataStatistics:
         """Compute statistics of `sequences` (the training split, never validation or test)."""
-        rows = list(sequences)
-        inter_times = torch.cat([row.inter_times[row.num_given :] for row in rows])
+        flat = FlatSequences.of(sequences)
+        is_scored = flat.is_scored
+        inter_times, marks = flat.inter_times[is_scored], flat.marks[is_scored]
         if len(inter_times) == 0:
             raise ValueError("the training split has no event with a likelihood term; at least one is needed")
         positive = inter_times.clamp_min(min_inter_time) if min_inter_time > 0 else inter_times[inter_times > 0]
         if len(positive) == 0:
             raise ValueError("every inter-time of the training split is 0; declare a floor with min_inter_time")
         log_tau = positive.log()
-        marks = torch.cat([row.marks[row.num_given :] for row in rows])
-        first_marks = torch.cat([row.marks[: int(_starts_unseen(row))] for row in rows])
+        first_marks = flat.marks[flat.offsets[:-1][_starts_unseen(flat)]]
         log_std = float(log_tau.std(correction=0))
-        duration = sum(row.window_end - row.scored_from for row in rows)
+        duration = sum((flat.window_end - flat.scored_from).tolist())
         if not math.isfinite(duration) or not bool(positive.mean().isfinite()):
             raise ValueError(
                 f"the times of the training split add up to more than float64 can hold (the longest inter-time is "
@@ -120,7 +122,7 @@ class DataStatistics:
             num_events=len(inter_times),
             duration=duration,
             num_ties=int((inter_times <= min_inter_time).sum()),
-            first_is_given=any(row.first_is_given for row in rows),
+            first_is_given=bool(flat.first_is_given.any()),
             mark_counts=tuple(torch.bincount(marks, minlength=num_marks).tolist()),
             first_mark_counts=tuple(torch.bincount(first_marks, minlength=num_marks).tolist()),
             mark_names=mark_names,
@@ -129,8 +131,9 @@ class DataStatistics:
         )
 
 
-def _starts_unseen(row: EventSequence) -> bool:
-    """Say whether no `score_start` and no cut gives the first event, which then counts among first marks."""
-    if row.score_start is None or len(row) == 0:
-        return not row.censored_start
-    return not row.censored_start and float(row.event_times[0]) >= row.score_start
+def _starts_unseen(flat: FlatSequences) -> Tensor:
+    """Say which sequences have a first event that no `score_start` and no cut gives: it counts among first marks."""
+    has_events = flat.lengths > 0
+    is_before = torch.zeros_like(has_events)
+    is_before[has_events] = flat.event_times[flat.offsets[:-1][has_events]] < flat.score_start[has_events]
+    return has_events & ~flat.censored_start & ~is_before

@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.forecasting.estimators import Estimate, mean_estimate, step_sum_estimate
+from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, quantiles_of, step_sum_estimate
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
-from tppsd.forecasting.quantiles import Quantiles, quantiles_of
 from tppsd.forecasting.questions import Mark, Marks, MarkSet, bin_edges, positive
 from tppsd.forecasting.step_sums import StepSums, Sums
 from tppsd.models.resolve import resolve_model
 from tppsd.sampling.checks import mark_indices, mark_set, whole_number
-from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder
-from tppsd.sampling.requests import as_sequences
+from tppsd.sampling.requests import Wanted, as_sequences
 from tppsd.sampling.results import SampledSequences
+from tppsd.sampling.sample import SamplingJob
 
 Estimator = Literal["control_variates", "step_sum", "frequency", "without"]
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -83,6 +82,21 @@ def forecast(
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
+
+    Example:
+        >>> from tppsd.processes import Hawkes
+        >>> poisson = Hawkes(mu=[1.0, 0.5], alpha=0.0, beta=1.0)  # a model that was trained is asked in the same way
+        >>> history = EventSequence.of([0.5, 2.0], marks=[0, 1], t_start=0.0, t_end=3.0)  # observed until 3
+        >>> found = forecast(poisson, history, horizon=2.0, num_paths=200, bins=2)
+        >>> found
+        Forecast(1 histories, horizon=2, num_paths=200, marks: 0, 1, any)
+        >>> chance = found.probability(1)  # 1 - exp(-1) = 0.632, but for its standard error
+        >>> abs(float(chance.value) - 0.632) < 4 * float(chance.standard_error)
+        True
+        >>> abs(float(found.expected_counts(by_mark=False).value.sum()) - 3.0) < 0.5
+        True
+        >>> found.next_time((0.5,)).quantiles  # log(2) / 1.5
+        tensor([[0.4621]], dtype=torch.float64)
     """
     return Forecast(
         target, history, horizon, num_paths, marks, bins, draft, stop_marks, options, seed, batch_size, max_events
@@ -144,8 +158,8 @@ class Forecast:
     @cached_property
     def next_event(self) -> Any:
         """The distributions (num_histories,) of the next event, given that none came until the window's start."""
-        job = self._job(Recorder(), self.stop_marks)
-        return first_distributions(job, job.plan(self.histories, horizon=self.horizon))
+        job = self._job(None, self.stop_marks)
+        return first_distributions(job, job.plan(Wanted(self.histories, horizon=self.horizon)))
 
     def next_time(self, quantiles: Sequence[float] = LEVELS) -> NextTime:
         """Return quantiles, mean and density of the time until the next event of any mark, in closed form.
@@ -288,7 +302,7 @@ class Forecast:
     # --- paths --------------------------------------------------------------------------------------------------------
 
     def _job(
-        self, recorder: Recorder, stops: tuple[Mark, ...] | None, forbidden: tuple[int, ...] | None = None
+        self, recorder: Recorder | None, stops: tuple[Mark, ...] | None, forbidden: tuple[int, ...] | None = None
     ) -> SamplingJob:
         options, draft = self.options.with_overrides(stop_marks=stops), self.draft
         if forbidden is not None:
@@ -339,9 +353,9 @@ class Forecast:
             row[list(one.marks)] = True
         sums = StepSums(members, edges)
         job = self._job(Recorder(accumulator=sums), stops, forbidden)
-        plan = job.plan(self.histories, self.num_paths, horizon=self.horizon)
+        plan = job.plan(Wanted(self.histories, self.num_paths, horizon=self.horizon))
         sums.begin(plan)
-        samples = job.assemble(plan, slice(None), job.finished(plan))
+        samples = job.sampled(plan)
         if samples.truncated.any():
             raise ValueError(
                 f"{int(samples.truncated.sum())} paths reached max_events = {self.max_events} before the horizon "

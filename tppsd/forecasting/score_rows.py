@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tppsd.forecasting.case_scores import CaseScores, TemporalMaps
-from tppsd.metrics.functional.bootstrap import bootstrap_interval
+from tppsd.metrics.functional.permutation import bootstrap_interval
 from tppsd.metrics.functional.probability import auroc, brier_decomposition
 from tppsd.metrics.functional.time_rescaling import ks_uniform
 

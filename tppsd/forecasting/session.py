@@ -127,12 +127,17 @@ class Session:
         return self._distribution if float(elapsed) == 0 else self._distribution.truncated(elapsed)
 
     def intensity(self, times: Tensor | list[float]) -> Tensor:
-        """Return the intensity of each mark at absolute times if nothing comes until then, float64 (n, num_marks)."""
-        distribution = self.distribution
+        """Return the intensity of each mark at absolute times if nothing comes until then, float64 (n, num_marks).
+
+        Args:
+            times: from the last event on; the present, `observed_until`, is one of them.
+        """
+        self._encode()
+        distribution = self._distribution.unsqueeze(0)  # whole: what is known to be empty cancels in density / survival
         at = torch.as_tensor(times, dtype=torch.float64).view(-1, 1) - self._last_time
         with torch.inference_mode():
-            log_time = distribution.unsqueeze(0).inter_time.log_prob(at) - distribution.unsqueeze(0).log_survival(at)
-            found: Tensor = (log_time.unsqueeze(-1) + distribution.unsqueeze(0).mark_log_probs(at)).exp().squeeze(1)
+            log_time = distribution.inter_time.log_prob(at) - distribution.log_survival(at)
+            found: Tensor = (log_time.unsqueeze(-1) + distribution.mark_log_probs(at)).exp().squeeze(1)
             return found
 
     def sample(self, draft: Any = None, **arguments: Any) -> SampledSequences:

@@ -14,8 +14,8 @@ from tppsd.data.units import NANOSECONDS, parse_timestamp
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tppsd.forecasting.estimators import Quantiles
     from tppsd.forecasting.forecast import Forecast
-    from tppsd.forecasting.quantiles import Quantiles
 
 COLUMNS = (
     "history", "id", "quantity", "mark", "from", "to", "level", "estimate", "standard_error",

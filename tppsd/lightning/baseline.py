@@ -13,7 +13,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.datamodule import EventDataModule
-from tppsd.lightning.hawkes_baseline import compare, describe_hawkes, score_hawkes
+from tppsd.lightning.hawkes_baseline import HAWKES, POISSON, RENEWAL, compare, describe_hawkes, score_hawkes
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
@@ -86,6 +86,20 @@ class RenewalBaseline(Callback):
             # every rank has computed the same
             pl_module.log("val/nll_renewal", self._nll, prog_bar=True, rank_zero_only=True)
 
+    def validation_scores(self, trainer: Trainer) -> dict[str, float]:
+        """Return the NLL per event of all baselines on the validation split, by their names in a sentence.
+
+        It is for the end of `fit`, and fits a Hawkes process. Without baselines, or where nothing was validated, it is
+        empty.
+        """
+        data, poisson = getattr(trainer, "datamodule", None), trainer.callback_metrics.get("val/nll_poisson")
+        if self._nll is None or poisson is None or not isinstance(data, EventDataModule):
+            return {}
+        scores = {POISSON: float(poisson), RENEWAL: self._nll}
+        rank_zero_info("fitting a Hawkes process, to see what a classical model makes of the history")
+        hawkes = score_hawkes(data.sequences("train"), data.sequences("validation"), data.statistics)
+        return scores if hawkes is None else scores | {HAWKES: hawkes.nll}
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log the scores of all baselines, and say which of them the model beats."""
         data = getattr(trainer, "datamodule", None)
@@ -96,7 +110,7 @@ class RenewalBaseline(Callback):
         rank_zero_info("fitting a Hawkes process (nll_hawkes)")
         with torch.inference_mode(False):
             hawkes = score_hawkes(data.sequences("train"), data.sequences("test"), data.statistics)
-        named = {"a Poisson process": poisson, "the best renewal model": scores["test/nll_renewal"]}
+        named = {POISSON: poisson, RENEWAL: scores["test/nll_renewal"]}
         if hawkes is None:
             rank_zero_info(f"no Hawkes process is fitted: {data.num_marks} marks are too many")
         else:

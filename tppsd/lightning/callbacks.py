@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from tppsd.backends.compile import check_finite
+from tppsd.data.sequences import EventSequence
+from tppsd.lightning.artifacts import samples_artifact, wandb_runs
+from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.loggers import log_figure, log_table
 from tppsd.lightning.modules import DraftTPP, check_sampling
 from tppsd.lightning.requests import median_window
+from tppsd.metrics.calibration import TimeRescalingKS
 from tppsd.metrics.functional import (
     SequenceResiduals,
     ks_exponential,
     model_residuals,
 )
-from tppsd.metrics.residuals import TimeRescalingKS
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.method import check_fit
+from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.roles import DRAFTER_NAMES, check_finite, check_fit
 from tppsd.sampling.sample import sample
 from tppsd.sampling.stats import SamplingStats
 
@@ -33,10 +38,11 @@ class SpeculativeSampling(Callback):
     """Samples from scratch at the end of validation, autoregressively and speculatively, and logs what came of it.
 
     Logs sampling/{speedup, acceptance_rate, step_acceptance, events_per_second, events_per_round},
-    fidelity/{model_ks, model_p_value} and, where the process is known, fidelity/true_process_ks; to wandb also the
-    KS plot and a table of accepted counts. Every rank samples its share of the indices. Training is not disturbed:
-    nothing here reads or advances the global random state, and the model that is not in training lives outside the
-    module.
+    fidelity/{model_ks, model_p_value} and, where the process is known, fidelity/true_process_ks. W&B and TensorBoard
+    also get pictures (fidelity/ks_plot, sampling/raster, sampling/accepted_histogram) and the table
+    sampling/accepted_counts, and W&B the samples as an artifact. Every rank samples its share of the indices. Training
+    is not disturbed: nothing here reads or advances the global random state, and the model that is not in training
+    lives outside the module.
 
     Args:
         target: checkpoint of the target, when a draft is trained.
@@ -85,7 +91,8 @@ class SpeculativeSampling(Callback):
                 self.other = str(wanted) if wanted in DRAFTER_NAMES else load(wanted).to(pl_module.device)
         if isinstance(self.other, TransformerTPP):
             models = (pl_module.model, self.other) if self.target is None else (self.other, pl_module.model)
-            check_finite(*models)
+            for role, model in zip(("target", "draft"), models, strict=True):
+                check_finite(model, role)
             check_fit(*models)
         check_sampling(trainer, pl_module.model if self.target is None else self.other, self.options)
         if self.horizon is None and self.num_events is None:
@@ -115,7 +122,7 @@ class SpeculativeSampling(Callback):
         values["fidelity/model_p_value"] = tests["model"].p_value
         pl_module.log_dict(values, sync_dist=True)  # they are equal on all ranks already; without it, Lightning warns
         if trainer.is_global_zero:
-            _log_to_wandb(trainer, gaps, counts)
+            _show(trainer, gaps, counts, speculative)
 
     def _sample(
         self, trainer: Trainer, target: TransformerTPP, draft: Any, options: SamplingOptions
@@ -171,18 +178,28 @@ def _gaps_of_all_ranks(trainer: Trainer, residuals: list[SequenceResiduals]) -> 
         return metric.gaps()
 
 
-def _log_to_wandb(trainer: Trainer, gaps: Mapping[str, Tensor], accepted_counts: Tensor) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            import wandb
+def _show(
+    trainer: Trainer, gaps: Mapping[str, Tensor], accepted_counts: Tensor, samples: SampledSequences | None
+) -> None:
+    """Hand pictures, tables and samples to the loggers that take them; the samples are those of rank zero."""
+    from tppsd.plots import accepted_counts_plot, ks_plot, raster
 
-            from tppsd.plots import ks_plot
-
-            rows = [[*cell, int(accepted_counts[tuple(cell)])] for cell in accepted_counts.nonzero().tolist()]
-            logger.experiment.log(
-                {
-                    "fidelity/ks_plot": wandb.Image(ks_plot(gaps)),
-                    "sampling/accepted_counts": wandb.Table(columns=["drafted", "accepted", "rounds"], data=rows),
-                    "trainer/global_step": trainer.global_step,
-                }
+    log_figure(trainer, "fidelity/ks_plot", ks_plot(gaps))
+    log_figure(trainer, "sampling/accepted_histogram", accepted_counts_plot(accepted_counts))
+    rows = [[*cell, int(accepted_counts[tuple(cell)])] for cell in accepted_counts.nonzero().tolist()]
+    log_table(trainer, "sampling/accepted_counts", ["drafted", "accepted", "rounds"], rows)
+    if samples is None:
+        return
+    data = getattr(trainer, "datamodule", None)
+    groups: dict[str, Sequence[EventSequence]] = {"speculative": samples.with_history()}
+    if isinstance(data, EventDataModule) and data.sequences("validation"):
+        groups = {"data": data.sequences("validation"), **groups}
+    log_figure(trainer, "sampling/raster", raster(groups, mark_names=samples.mark_names))
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "samples.parquet")
+        for run in wandb_runs(trainer):
+            samples.to_pandas().to_parquet(file, index=False)
+            name = data.dataset_name if isinstance(data, EventDataModule) else "model"
+            run.log_artifact(
+                samples_artifact([file], name, {"step": trainer.global_step, "epoch": trainer.current_epoch})
             )

@@ -1,4 +1,4 @@
-"""Checkpoints and patience of a run: its best weights, its last epoch, and when it stops."""
+"""Checkpoints of a run: its best weights and its last epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class OwnCheckpoint(ModelCheckpoint):
@@ -65,12 +65,3 @@ class LastCheckpoint(OwnCheckpoint):
         best = best_checkpoint(trainer)
         self.dirpath = self.dirpath if best is None else best.dirpath  # set up before this one
         super().setup(trainer, pl_module, stage)
-
-
-class Patience(EarlyStopping):
-    """Stops early; a resumed run has the patience that it is given, not that of the run before."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over all but the patience."""
-        super().load_state_dict(state_dict | {"patience": self.patience})
-        self.strict = False  # a run that was cut before a validation has no score yet when its epoch ends

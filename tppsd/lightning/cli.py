@@ -9,29 +9,40 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
+from tppsd.lightning.artifacts import model_artifact, samples_artifact, use, wandb_runs
+from tppsd.lightning.averaging import AveragedWeights
 from tppsd.lightning.baseline import RenewalBaseline
-from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, Patience, best_checkpoint
+from tppsd.lightning.checkpoints import BestCheckpoint, LastCheckpoint, OwnCheckpoint, best_checkpoint
 from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.ending import last_line
+from tppsd.lightning.loggers import data_name
 from tppsd.lightning.messages import original, quieten, refuse_data_as_path
 from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
-from tppsd.lightning.processes import StartTogether
+from tppsd.lightning.patience import Patience
 from tppsd.lightning.requests import RequestChunk, Requests
 from tppsd.lightning.runs import HELP as RUN_HELP
 from tppsd.lightning.runs import with_run
 from tppsd.lightning.sampler import Sampler
-from tppsd.lightning.saving import SaveRunConfig, run_directory
-from tppsd.lightning.stopping import Stopped
+from tppsd.lightning.saving import RUNS, SaveRunConfig, free_run_directory, run_directory
+from tppsd.lightning.scores import say_scores
+from tppsd.lightning.size import ModelSize, describe_size
+from tppsd.lightning.tracking import Tracking
+from tppsd.lightning.verb_cli import VerbCLI
 from tppsd.lightning.writer import SampleWriter
 from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from tppsd.sampling.options import DRAFTER_NAMES
 
 CLASS_OF_ROLE = {module.role: f"{module.__module__}.{module.__qualname__}" for module in (TargetTPP, DraftTPP)}
-CSV_LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "outputs", "name": "fit"}}
+CSV_LOGGER = {
+    "class_path": "lightning.pytorch.loggers.CSVLogger",
+    "init_args": {"save_dir": str(RUNS.parent), "name": RUNS.name},
+}
 DATA_CLASS = "tppsd.lightning.datamodule.EventDataModule"
 FIT_DEFAULTS: dict[str, Any] = {
     "max_epochs": 100,
@@ -46,82 +57,6 @@ CHECKPOINTS = {
     "auto_insert_metric_name": False,
     "enable_version_counter": False,  # one best.ckpt, overwritten in place
 }
-
-
-class VerbCLI(LightningCLI):
-    """Is a LightningCLI of one verb: parsers of the others would be built in vain."""
-
-    def __init__(self, verb: str, **arguments: Any) -> None:
-        self.verb = verb
-        super().__init__(
-            auto_configure_optimizers=False,  # the module takes an optimiser and a scheduler itself
-            load_from_checkpoint_support=False,  # hyper-parameters are the constructor's plain arguments
-            seed_everything_default=0,
-            parser_kwargs={"prog": "tppsd"},
-            parser_class=OneSentenceParser,
-            **arguments,
-        )
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a static method there
-        """Return the one verb and the arguments that its method leaves to the parser."""
-        return {self.verb: LightningCLI.subcommands()[self.verb]}
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add Lightning's own options and `--start_timeout`."""
-        super().add_default_arguments_to_parser(parser)
-        parser.add_argument(
-            "--start_timeout",
-            type=float,
-            default=60.0,
-            help="Seconds that the processes of a distributed run wait for each other at the start.",
-        )
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning would let a checkpoint's hyper-parameters replace the optimiser too.
-
-        See `before_instantiate_classes`.
-        """
-
-    def _set_seed(self) -> None:
-        try:
-            super()._set_seed()
-        except ValueError as error:
-            raise ValueError(f"--seed_everything: {error}") from error
-
-    def before_instantiate_classes(self) -> None:
-        """Let checkpoints be read as plain values, whatever the configuration says: nothing in them is run."""
-        if self.config[self.verb].weights_only is False:
-            raise ValueError("--weights_only false would run what is in a checkpoint; leave it out")
-        self.config[self.verb].weights_only = True
-        clip = self.config[self.verb].trainer.gradient_clip_val
-        if clip is not None and clip < 0:
-            raise ValueError(f"--trainer.gradient_clip_val = {clip} would turn gradients round; it must be at least 0")
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        self.start = StartTogether(self._get(self.config, "start_timeout"))
-        try:
-            trainer = super()._instantiate_trainer(config, [*callbacks, self.start])
-        except (OverflowError, TypeError, ValueError) as error:  # devices, strategies, ... that there are not
-            raise ValueError(f"options of --trainer: {' '.join(str(error).split())[:300]}") from error
-        self.start.arrange(trainer)
-        return trainer
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb; a run that SIGTERM has ended, or that has lost a process, is not done and says so."""
-        try:
-            super()._run_subcommand(subcommand)
-        except Stopped:
-            raise
-        except SIGTERMException:  # Lightning's, whose exit status is 0
-            raise Stopped(self.how_to_go_on()) from None
-        except RuntimeError as error:
-            if (explained := self.start.explain(self.trainer, error)) is not None:
-                raise explained from error
-            raise
-
-    def how_to_go_on(self) -> str:
-        """Return what to do after SIGTERM."""
-        return "stopped by SIGTERM; give the same command again"
 
 
 class TrainingCLI(VerbCLI):
@@ -148,8 +83,11 @@ class TrainingCLI(VerbCLI):
         if self.verb != "validate":
             parser.add_lightning_class_args(RenewalBaseline, "renewal_baseline")
         if self.verb == "fit":
+            parser.add_lightning_class_args(Tracking, "tracking")
+            parser.link_arguments("data.num_events", "model.init_args.num_events", apply_on="instantiate")
             parser.add_lightning_class_args(Patience, "early_stopping")
             parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(AveragedWeights, "averaging")
             parser.set_defaults({f"early_stopping.{name}": value for name, value in STOPPING.items()})
             parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINTS.items()})
 
@@ -185,11 +123,31 @@ class TrainingCLI(VerbCLI):
                 f"--model.num_marks {given} is wrong: the data have num_marks = {self.datamodule.num_marks}; "
                 "leave it out"
             )
+        if self.verb == "fit":
+            self._note_size()
+
+    def _note_size(self) -> None:
+        """Write the size that was chosen by the number of events into the configuration that the run keeps, and say it.
+
+        A run that is repeated from its configuration, or goes on from its checkpoint, has the same size.
+        """
+        options = self.config[self.verb].model.init_args
+        chosen = {name: self.model.hparams[name] for name in ModelSize._fields if options.get(name) is None}
+        for name, value in chosen.items():
+            options[name] = value
+        if chosen and isinstance(self.datamodule, EventDataModule):
+            rank_zero_info(describe_size(chosen, self.datamodule.num_events))
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False:  # a dry run keeps nothing
             callbacks = [callback for callback in callbacks if not isinstance(callback, OwnCheckpoint)]
             self.trainer_defaults.pop("callbacks", None)
+        others = [each for each in config.get("callbacks") or [] if isinstance(each, WeightAveraging)]
+        callbacks = [
+            each for each in callbacks if not isinstance(each, AveragedWeights) or not (others or each.power is None)
+        ]
+        if self.verb == "fit" and config.get("logger") is False and config.get("default_root_dir") is None:
+            config["default_root_dir"] = str(free_run_directory())  # as a logger would choose it
         return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -222,10 +180,22 @@ class TrainingCLI(VerbCLI):
                 callback.resumed_from = None if path is None else Path(path)
 
     def after_fit(self) -> None:
-        """Say where the best checkpoint is."""
-        best = best_checkpoint(self.trainer)
-        if best is not None and best.best_model_path:
-            rank_zero_info(f"best checkpoint: {best.best_model_path} ({best.monitor} = {best.best_model_score:.4f})")
+        """Say in one line why training stopped, what the model has learnt, and how to go on."""
+        if not self.trainer.is_global_zero:
+            return
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a Trainer's helper
+        renewal = next((each for each in callbacks if isinstance(each, RenewalBaseline)), None)
+        baselines = {} if renewal is None else renewal.validation_scores(self.trainer)
+        is_dated = self.model.model.statistics.time_origin is not None
+        rank_zero_info(last_line(self.trainer, best_checkpoint(self.trainer), baselines, "7d" if is_dated else "H"))
+
+    def after_validate(self) -> None:
+        """Say what the scores are, where they are in full, and what to try next."""
+        say_scores(self.trainer, self.config[self.verb].ckpt_path, "test")
+
+    def after_test(self) -> None:
+        """Say what the scores are, where they are in full, and what to try next."""
+        say_scores(self.trainer, self.config[self.verb].ckpt_path, "forecast")
 
 
 class SamplingCLI(VerbCLI):
@@ -260,6 +230,38 @@ class SamplingCLI(VerbCLI):
         requests: Requests = self._get(self.config_init, "requests")
         loader: DataLoader[RequestChunk] = requests.loader(datamodule)
         self.trainer.predict(model, loader, **{**arguments, "return_predictions": False})
+        self._keep_artifacts()
+
+    def _keep_artifacts(self) -> None:
+        """Keep the samples in W&B as made from the models that were sampled."""
+        config = self.config[self.verb]
+        name = data_name(config.get("data")) or "model"
+        writer: SampleWriter = self._get(self.config_init, "writer")
+        for run in wandb_runs(self.trainer):
+            for model in (config.model.target, config.model.draft):
+                if model is not None and model not in DRAFTER_NAMES:
+                    use(run, model_artifact(Path(model), name))
+            files = sorted(path for path in writer.output_dir.iterdir() if path.is_file())
+            run.log_artifact(samples_artifact(files, name, self.model.job()))
+
+
+class _Built(Exception):
+    """Carries the parser of a verb out of a LightningCLI, which would go on to parse and run."""
+
+
+def parser_of(verb: str) -> OneSentenceParser:
+    """Return the parser of a verb; nothing is parsed."""
+    kind = SamplingCLI if verb == "predict" else TrainingCLI
+
+    def stop(self: VerbCLI, parser: LightningArgumentParser, args: Any) -> None:
+        raise _Built(self._parser(verb))
+
+    try:
+        type(kind.__name__, (kind,), {"parse_arguments": stop})(verb, [])
+    except _Built as built:
+        parser: OneSentenceParser = built.args[0]
+        return parser
+    raise AssertionError("a LightningCLI parses its arguments")
 
 
 def main(args: list[str]) -> None:

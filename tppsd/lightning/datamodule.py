@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, cast
@@ -12,12 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from tppsd.data.batching import LengthBucketSampler, SequenceDataset
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.options import FRACTIONS, ReadOptions
 from tppsd.data.reading import EventDataset, cut, read_dataset
-from tppsd.data.remarks import remarks
+from tppsd.data.remarks import check_floor, default_floor, describe_ties, remarks
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.data.ties import check_floor, default_floor, describe_ties
 from tppsd.processes.base import Process
 from tppsd.processes.presets import Preset, preset
 
@@ -25,8 +26,8 @@ from tppsd.processes.presets import Preset, preset
 class EventDataModule(LightningDataModule):
     """Event sequences in splits, read from `path` or simulated from the preset `process`, in length-bucketed batches.
 
-    `num_marks`, `statistics`, `sequences(split)` and `process_object` need no `setup()`: the data are read or simulated
-    on first use, once.
+    `num_marks`, `num_events`, `statistics`, `sequences(split)` and `process_object` need no `setup()`: the data are
+    read or simulated on first use, once.
 
     Args:
         path: folder of split files, one file (Parquet, CSV, TSV, JSON, JSON lines, Feather, compressed or not), a hub
@@ -201,6 +202,11 @@ class EventDataModule(LightningDataModule):
         return self.dataset.num_marks if self.preset is None else self.preset.process.num_marks
 
     @property
+    def num_events(self) -> int:
+        """How many events of the training split have a likelihood term: what the size of a model is chosen by."""
+        return sum(sequence.num_scored for sequence in self.sequences("train"))
+
+    @property
     def dataset_name(self) -> str:
         """Name of the data set or of the process."""
         return self.dataset.name if self.process is None else self.process
@@ -210,7 +216,7 @@ class EventDataModule(LightningDataModule):
         """The true process of simulated data; None for real data."""
         return None if self.preset is None else self.preset.process
 
-    def sequences(self, split: str) -> list[EventSequence]:
+    def sequences(self, split: str) -> Sequence[EventSequence]:
         """Return all sequences of train, validation or test."""
         return self.dataset.sequences(split)
 
@@ -246,8 +252,9 @@ class EventDataModule(LightningDataModule):
             self.trainer, "overfit_batches", 0
         ):  # Lightning then replaces every sampler but the plain sequential one
             return DataLoader(dataset=cast(Dataset[EventSequence], sequences), batch_size=self.batch_size, **options)
+        flat = FlatSequences.of(sequences)
         sampler = LengthBucketSampler(
-            [len(sequence) - sequence.first_is_given for sequence in sequences],
+            flat.lengths - flat.first_is_given.long(),
             self.batch_size,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
             rank=0 if self.trainer is None else self.trainer.global_rank,

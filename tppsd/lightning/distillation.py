@@ -9,7 +9,7 @@ import torch
 
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch
-from tppsd.metrics.functional.overlap import Overlap, overlap
+from tppsd.metrics.functional.transport import Overlap, overlap
 from tppsd.models.checkpoint import load
 from tppsd.models.decoder import autocast_disabled
 from tppsd.models.distribution import NextEventDistribution

@@ -10,6 +10,8 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import process_nll
 from tppsd.processes.hawkes_bounded import fit_bounded, floored
 
+POISSON, RENEWAL, HAWKES = "a Poisson process", "the best renewal model", "a fitted Hawkes process"
+
 
 class HawkesScore(NamedTuple):
     """Holds the score of a fitted Hawkes process.

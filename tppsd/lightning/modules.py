@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,8 @@ from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.divergence import StopAtDivergence
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.random_state import random_states, restore_random_state
-from tppsd.lightning.schedule import WarmupCosine
+from tppsd.lightning.schedule import PlannedSchedule, WarmupStableDecay
+from tppsd.lightning.size import ModelSize, draft_size, target_size
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
 from tppsd.models.checkpoint import CHECKPOINT_KEY, describe, read_plain
@@ -48,14 +50,16 @@ class TPPModule(LightningModule):
     Args:
         num_marks: number of marks; 1 = unmarked. On the command line it comes from the data.
         encoder: "thp", "sahp", "attnhp" or "rotary", which stands longer windows than it was trained on.
-        embed_dim: width D of the token stream.
+        embed_dim: width D of the token stream; None = by num_events, 64 where that is not known.
         num_heads: attention heads per layer; divides embed_dim.
-        num_layers: number of layers; None = 2 for a target, 1 for a draft.
+        num_layers: number of layers; None = 1 for a draft, for a target by num_events, 2 where that is not known.
         num_components: log-normal components M of the mixture.
         mark_decoder: "time_conditional" (k given the history and tau) or "independent" (k given the history).
-        dropout: dropout rate in the encoder while training.
+        dropout: dropout rate in the encoder while training; None = by num_events, 0 where that is not known.
         feedforward_dim: width of the feed-forward layers (AttNHP has none); None = 4 * embed_dim.
         max_context: how many tokens each token attends to in every layer, itself included; None = all.
+        num_events: how many events with a likelihood term the target learns from; what is None above follows from it
+            (`ModelSize`). On the command line it comes from the data.
         optimizer: builds the optimiser from the parameters.
         lr_scheduler: builds the scheduler from the optimiser; None = constant learning rates.
         lr_interval: the scheduler advances once per "step" or once per "epoch".
@@ -69,37 +73,42 @@ class TPPModule(LightningModule):
     """
 
     role: str
-    default_num_layers: int
+    size_for: Callable[[int | None], ModelSize]  # what a size is that is not given, by the number of training events
 
     def __init__(
         self,
         num_marks: int,
         encoder: Literal["thp", "sahp", "attnhp", "rotary"] = "rotary",
-        embed_dim: int = 64,
+        embed_dim: int | None = None,
         num_heads: int = 4,
         num_layers: int | None = None,
         num_components: int = 64,
         mark_decoder: Literal["time_conditional", "independent"] = "time_conditional",
-        dropout: float = 0.0,
+        dropout: float | None = None,
         feedforward_dim: int | None = None,
         max_context: int | None = None,
+        num_events: int | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01),
-        lr_scheduler: LRSchedulerCallable | None = lambda optimizer: WarmupCosine(optimizer, warmup=0.05, final=0.01),
+        lr_scheduler: LRSchedulerCallable | None = WarmupStableDecay,
         lr_interval: Literal["step", "epoch"] = "step",
         distillation: Distillation | None = None,
         width_penalty: float = 0.0,
         compile: bool = False,
     ) -> None:
         super().__init__()
+        size = self.size_for(num_events)
+        embed_dim = size.embed_dim if embed_dim is None else embed_dim
+        num_layers = size.num_layers if num_layers is None else num_layers
+        dropout = size.dropout if dropout is None else dropout
         self.save_hyperparameters(
-            ignore=["optimizer", "lr_scheduler", "distillation", "width_penalty", "compile"]
-        )  # what is left is plain values
+            ignore=["num_events", "optimizer", "lr_scheduler", "distillation", "width_penalty", "compile"]
+        )  # what is left is plain values, those of the size as well
         self.model = TransformerTPP(
             num_marks,
             encoder,
             embed_dim,
             num_heads,
-            self.default_num_layers if num_layers is None else num_layers,
+            num_layers,
             num_components,
             mark_decoder,
             dropout,
@@ -304,7 +313,7 @@ class TPPModule(LightningModule):
             return optimizer
         scheduler = self.scheduler_factory(optimizer)
         planned_steps = self.trainer.estimated_stepping_batches
-        if isinstance(scheduler, WarmupCosine) and planned_steps != float("inf"):
+        if isinstance(scheduler, PlannedSchedule) and planned_steps != float("inf"):
             scheduler.plan(int(planned_steps))
         interval = "epoch" if isinstance(scheduler, ReduceLROnPlateau) else self.lr_interval
         config = {"scheduler": scheduler, "interval": interval, "monitor": getattr(scheduler, "monitor", "val/nll")}
@@ -377,11 +386,11 @@ class TargetTPP(TPPModule):
     """Trains the model to sample from; arguments are those of TPPModule."""
 
     role = "target"
-    default_num_layers = 2
+    size_for = staticmethod(target_size)
 
 
 class DraftTPP(TPPModule):
     """Trains the small model that proposes events; arguments are those of TPPModule."""
 
     role = "draft"
-    default_num_layers = 1
+    size_for = staticmethod(draft_size)

@@ -1,17 +1,18 @@
-"""A parser that reports mistakes on the command line in one sentence instead of a page of usage."""
+"""A parser that reports mistakes on the command line in one sentence, and names the option that was meant."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import takewhile
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tppsd.arguments import did_you_mean, unrecognized
 from tppsd.data.obstacles import shortened
 
 _LOST = re.compile(r"module '[^']+' has no attribute '[^']+'|No module named '[^']+'")
@@ -19,7 +20,19 @@ _MISSING = re.compile(r"the following arguments are required: (\w+)\.(\S+)")
 
 
 class OneSentenceParser(LightningArgumentParser):
-    """Says what is wrong with an option, and where all of them are listed."""
+    """Says what is wrong with an option, which was meant, and where all of them are listed.
+
+    Attributes:
+        page: makes the page of --help, where that is not jsonargparse's.
+        known_options: lists the options that may be suggested.
+    """
+
+    page: Callable[[], str] | None = None
+    known_options: Callable[[], Sequence[str]] = staticmethod(lambda: ())  # type: ignore[assignment]
+
+    def format_help(self) -> str:
+        """Return the page of --help."""
+        return super().format_help() if self.page is None else self.page()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and how to list the options, and exit with status 2."""
@@ -29,20 +42,24 @@ class OneSentenceParser(LightningArgumentParser):
         command = " ".join(word for word in parser.prog.split() if not word.startswith("["))
         if missing := _MISSING.fullmatch(message):  # the parser of all verbs says so
             command = f"{command} {missing[1]}"
-        sentence = shortened(in_one_sentence(message))
+        known = getattr(parser, "known_options", tuple)()
+        sentence = shortened(unrecognized(in_one_sentence(message, known), known))
         sys.stderr.write(f"{command}: error: {sentence} (`{command} --help` lists the options)\n")
         raise SystemExit(2)
 
 
-def in_one_sentence(message: str) -> str:
+def in_one_sentence(message: str, known: Sequence[str] = ()) -> str:
     """Return the innermost of what jsonargparse says of a value that fits none of the types of its option."""
     option = "--" + ".".join(re.findall(r'Parser key "([^"]+)":', message))
     if missing := _MISSING.fullmatch(message):
         return f"--{missing[2]} is required"
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
-        return f"there is no option {option}.{unknown[1]}{_nearest(option, unknown[1], message)}"
+        wrong = f"{option}.{unknown[1]}"
+        return f"there is no option {wrong}{did_you_mean(wrong, [*_of_class(option, message), *known])}"
     if lost := _LOST.search(message):
         return f"{option} names a class that is not there: {lost[0]}"
+    if nested := re.search(r"NestedArg\(key='([^']+)'", message):
+        return f"there is no option {option}.{nested[1]}: {option} takes one value"
     inner = _innermost(message)
     given, kinds = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: .*)?$", inner, re.M), _kinds(inner)
     if given is None or not kinds:
@@ -74,11 +91,10 @@ def _plainly(kind: str) -> str:
     return re.sub(r"typing\.Literal\[(.*)\]", lambda found: f"one of {found[1]}" if "," in found[1] else found[1], kind)
 
 
-def _nearest(option: str, name: str, message: str) -> str:
-    """Suggest the option of the class in question with the most similar name."""
+def _of_class(option: str, message: str) -> list[str]:
+    """Return the options of the class in question."""
     found = re.search(r"class_path '([^']+)\.([^'.]+)'", message)
     if found is None:
-        return ""
-    known: Any = inspect.signature(getattr(import_module(found[1]), found[2])).parameters
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {option}.{near[0]}?" if near else ""
+        return []
+    kind = getattr(import_module(found[1]), found[2])
+    return [f"{option}.{name}" for name in inspect.signature(kind).parameters]

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.sampling.checks import whole_number
 
@@ -203,8 +204,8 @@ def _content_hash(sequences: Sequence[EventSequence]) -> str:
 
 def median_window(sequences: Sequence[EventSequence]) -> float:
     """Return the median length of the windows."""
-    lengths: Tensor = torch.tensor([s.window_end - s.window_start for s in sequences], dtype=torch.float64)
-    return float(lengths.median())
+    flat = FlatSequences.of(sequences)
+    return float((flat.window_end - flat.window_start).median())
 
 
 def _only(chunks: list[RequestChunk]) -> RequestChunk:

@@ -7,17 +7,17 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from tppsd.backends.snapshots import content_hash
+from tppsd.backends.compile import content_hash
 from tppsd.data.marks import check_mark_names
 from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.modules import check_precision, check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.models.resolve import resolve_model
-from tppsd.sampling.options import SamplingOptions
+from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
+from tppsd.sampling.requests import Wanted
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.roles import DRAFTER_NAMES
-from tppsd.sampling.sample import sample_chunk
+from tppsd.sampling.sample import SamplingJob
 
 
 class PredictedSequences(SampledSequences):
@@ -95,19 +95,11 @@ class Sampler(LightningModule):
         if batch.chunk in self.finished_chunks:
             return None
         is_to_choose = self._chosen is not None and self._chosen.method == "auto"
-        samples = sample_chunk(
-            self.target,
-            self.draft,
-            num_chunks=len(set(batch.to_come(self.trainer.world_size)) - self.finished_chunks) if is_to_choose else 1,
-            options=self._chosen,
-            batch_size=self.rows_in_flight,
-            seed=self.seed,
-            max_events=self.max_events,
-            history=batch.history,
-            num_sequences=batch.num_sequences,
-            first_index=batch.first_index,
-            **batch.arguments,
-        )
+        to_come = set(batch.to_come(self.trainer.world_size)) - self.finished_chunks if is_to_choose else {batch.chunk}
+        given: Any = (self._chosen, {}, self.rows_in_flight, self.seed, self.max_events, None, len(to_come))
+        job = SamplingJob(self.target, self.draft, *given)
+        wanted = Wanted(batch.history, batch.num_sequences, first_index=batch.first_index, **batch.arguments)
+        samples = job.sampled(job.plan(wanted))
         if is_to_choose:  # once for all chunks; a length that is left to the clock goes on being so
             self._chosen = samples.options.with_overrides(draft_length=samples.stats.draft_length)
             self._choice = samples.stats.choice

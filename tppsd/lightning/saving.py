@@ -9,6 +9,8 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+RUNS = Path("outputs/fit")  # folder of the runs of `tppsd fit`
+
 
 class SaveRunConfig(SaveConfigCallback):
     """Writes config.yaml beside the checkpoints of a run, whatever the logger, and gives it to the logger as well."""
@@ -37,3 +39,9 @@ def run_directory(trainer: Trainer) -> Path:
     logger = trainer.loggers[0]
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)
+
+
+def free_run_directory() -> Path:
+    """Return the next RUNS/version_N, as a logger numbers them: one more than the largest that is there."""
+    taken = [int(path.name.removeprefix("version_")) for path in RUNS.glob("version_*") if path.name[8:].isdecimal()]
+    return RUNS / f"version_{max(taken, default=-1) + 1}"

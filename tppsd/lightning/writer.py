@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,8 @@ class SampleWriter(BasePredictionWriter):
         )
         if self.choice is not None:
             rank_zero_info(f"auto chose {self.choice}{share}")
+        folder = shlex.quote(str(self.output_dir))
+        rank_zero_info(f"Next: tppsd verify {folder}, tppsd inspect {folder}, or pandas.read_parquet({folder!r})")
 
     def _how_to_go_on(self) -> str:
         num_there = sum((self.output_dir / shard.name).is_file() for shard in self._shards)

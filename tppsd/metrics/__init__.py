@@ -9,14 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tppsd.metrics.acceptance import AcceptanceStatistics
-    from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
+    from tppsd.metrics.calibration import (
+        GapIndependence,
+        InterTimeCalibration,
+        MarkCalibrationError,
+        MarkIndependence,
+        MarkPIT,
+        TimeRescalingKS,
+    )
     from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy, UnusableMeans
-    from tppsd.metrics.independence import GapIndependence, MarkIndependence
     from tppsd.metrics.likelihood import NegativeLogLikelihood
-    from tppsd.metrics.residuals import MarkPIT, TimeRescalingKS
-    from tppsd.metrics.transport import OptimalTransportDistance
-    from tppsd.metrics.two_samples import LikelihoodDiscrepancy, NextEventDistance, SequencePermutationTest
+    from tppsd.metrics.two_samples import (
+        AcceptanceStatistics,
+        LikelihoodDiscrepancy,
+        NextEventDistance,
+        OptimalTransportDistance,
+        SequencePermutationTest,
+    )
 
 __all__ = [
     "AcceptanceStatistics",
@@ -39,21 +48,21 @@ __all__ = [
 
 # torchmetrics takes seconds to import and brings matplotlib and scipy: only for those who ask for a class
 _MODULES = {
-    "AcceptanceStatistics": "acceptance",
-    "GapIndependence": "independence",
+    "AcceptanceStatistics": "two_samples",
+    "GapIndependence": "calibration",
     "InterTimeCRPS": "forecast",
     "InterTimeCalibration": "calibration",
     "InterTimeRMSE": "forecast",
     "LikelihoodDiscrepancy": "two_samples",
     "MarkAccuracy": "forecast",
     "MarkCalibrationError": "calibration",
-    "MarkIndependence": "independence",
-    "MarkPIT": "residuals",
+    "MarkIndependence": "calibration",
+    "MarkPIT": "calibration",
     "NegativeLogLikelihood": "likelihood",
     "NextEventDistance": "two_samples",
-    "OptimalTransportDistance": "transport",
+    "OptimalTransportDistance": "two_samples",
     "SequencePermutationTest": "two_samples",
-    "TimeRescalingKS": "residuals",
+    "TimeRescalingKS": "calibration",
     "UnusableMeans": "forecast",
 }
 

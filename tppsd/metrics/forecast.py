@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from tppsd.metrics.functional.capped import mean_share_beyond
-from tppsd.metrics.functional.scoring import crps
+from tppsd.metrics.functional.capped import crps, mean_share_beyond
 from tppsd.models.mixture import LogNormalMixture
 
 

@@ -1,19 +1,99 @@
-"""Comparisons of two samples, the draws of two samplers, over all batches and ranks.
+"""Metrics of samples over all batches and ranks: acceptance, transport distance, and comparisons of two samplers.
 
-A batch may hold draws of either.
+A batch may hold draws of either of two samplers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from tppsd.data.sequences import EventSequence
+from tppsd.metrics.functional.acceptance import acceptance_rate, events_per_round, step_acceptance
 from tppsd.metrics.functional.permutation import PermutationResult, permutation_test
-from tppsd.metrics.functional.wasserstein import Ground, earth_movers_distance, wasserstein_distance
+from tppsd.metrics.functional.transport import (
+    HYPRO_COSTS,
+    Ground,
+    earth_movers_distance,
+    transport_distance,
+    wasserstein_distance,
+)
+
+
+class AcceptanceStatistics(Metric):
+    """Adds up accepted counts and gives the rates that follow from them.
+
+    acceptance_rate = accepted / drafted, step_acceptance = accepted / tested, events_per_round = (accepted + rounds) /
+    rounds. The only state is the sum of `accepted_counts`, (drafted, accepted); see
+    `tppsd.metrics.functional.acceptance`.
+    """
+
+    full_state_update = False
+    accepted_counts: Tensor
+
+    def __init__(self, max_draft_length: int = 64) -> None:
+        super().__init__()
+        size = max_draft_length + 1
+        self.add_state("accepted_counts", torch.zeros(size, size, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, accepted_counts: Tensor) -> None:
+        """Add the rounds of one call, int64 (drafted, accepted), of any size up to max_draft_length + 1."""
+        rows, columns = accepted_counts.shape
+        size = len(self.accepted_counts)
+        if max(rows, columns) > size:
+            raise ValueError(
+                f"accepted_counts has shape {(rows, columns)}; max_draft_length = {size - 1} allows "
+                f"at most {(size, size)}"
+            )
+        padded = F.pad(accepted_counts.to(self.accepted_counts), (0, size - columns, 0, size - rows))
+        self.accepted_counts = self.accepted_counts + padded
+
+    def compute(self) -> dict[str, float]:
+        """Return acceptance_rate, step_acceptance and events_per_round; NaN without drafts or rounds."""
+        return {
+            "acceptance_rate": acceptance_rate(self.accepted_counts),
+            "step_acceptance": step_acceptance(self.accepted_counts),
+            "events_per_round": events_per_round(self.accepted_counts),
+        }
+
+
+class OptimalTransportDistance(Metric):
+    """Averages sum_marks min_alignments [c * #{not aligned} + sum |t - t'|] over pairs of sequences and costs c.
+
+    In the data's unit of time, like the costs; see `functional.transport_distance`. Source: Mei, Qin and Eisner (ICML
+    2019).
+
+    Args:
+        costs: c, of a deletion or insertion.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    total: Tensor
+    num_pairs: Tensor
+
+    def __init__(self, costs: Sequence[float] = HYPRO_COSTS) -> None:
+        super().__init__()
+        self.costs = tuple(costs)
+        self.add_state("total", torch.zeros(len(self.costs), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_pairs", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, first: Iterable[EventSequence], second: Iterable[EventSequence]) -> None:
+        """Add pairs, such as continuations and what really followed, both without their history."""
+        for one, other in zip(first, second, strict=True):
+            self.total = self.total + transport_distance(one, other, self.costs).to(self.total)
+            self.num_pairs = self.num_pairs + 1
+
+    def compute(self) -> Tensor:
+        """Return the mean distance, float64 (); NaN without pairs."""
+        return self.total.mean() / self.num_pairs
+
 
 Sampler = Literal["first", "second"]
 

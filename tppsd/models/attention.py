@@ -149,20 +149,19 @@ class CachedPass:
     def attend(self, layer: int, qkv: Tensor, num_heads: int, kind: Attention) -> Tensor:
         """Write the tokens' keys and values to the cache and attend: (rows, num_new, 3 dim) -> (rows, num_new, dim)."""
         rows, num_new, width = qkv.shape
-        queries, *new = qkv.view(rows, num_new, 3, num_heads, width // (3 * num_heads)).split([1, 2], 2)
-        keys, values = self.cache.write_layer(layer, *new)
-        queries = queries.squeeze(2)
+        fused = qkv.view(rows, num_new, 3, num_heads, width // (3 * num_heads))
+        keys, values = self.cache.write_layer(layer, fused[:, :, 1:])
+        queries = fused[:, :, 0]
         q = queries.transpose(1, 2).flatten(0, 1)
         scale = queries.shape[3] ** -0.5
         scores = torch.baddbmm(self.mask, q, keys, beta=self.beta, alpha=scale)  # (rows * heads, q, used)
-        num_before = 0
-        if self.shared is not None:  # those of the history in front of the row's own
-            scores = torch.cat([self.shared.scores(layer, queries), scores], 2)
-            num_before = scores.shape[2] - keys.shape[2]
-        weights = _softmax(scores, kind)
-        attended = torch.bmm(weights[..., num_before:], values)
-        if self.shared is not None:
-            attended = attended + self.shared.weighted(layer, weights[..., :num_before], num_heads)
+        if self.shared is None:
+            attended = torch.bmm(_softmax(scores, kind), values)
+        else:  # the history's keys come before the row's own
+            before = self.shared.scores(layer, queries)
+            weights = _softmax(torch.cat([before, scores], 2), kind)
+            of_history, own = weights.split([before.shape[2], scores.shape[2]], 2)
+            attended = torch.bmm(own, values) + self.shared.weighted(layer, of_history, num_heads)
         if num_new > 1:
             attended = attended.view(rows, num_heads, num_new, -1).transpose(1, 2)
         return attended.reshape(rows, num_new, -1)

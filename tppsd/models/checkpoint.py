@@ -6,7 +6,6 @@ A checkpoint holds weights, configuration and statistics of the training split.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from tppsd.data.whole_files import whole_or_absent
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
@@ -36,17 +37,8 @@ def save(model: TransformerTPP, path: str | Path) -> None:
 
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """Write `content` and its digest to a local file, which is replaced only when the new one is safely on the disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content | {DIGEST_KEY: digest(content)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_or_absent(path, is_synced=True) as temporary, temporary.open("wb") as file:
+        torch.save(content | {DIGEST_KEY: digest(content)}, file)
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tppsd.models.blocks import linear
 from tppsd.models.distribution import MarkDecoder, NextEventDistribution
 from tppsd.models.mixture import LOG_STD_RANGE, LogNormalMixture
 
@@ -26,8 +27,7 @@ class IndependentMarks(nn.Module):
 
     def features(self, context: Tensor) -> Tensor:
         """Compute what depends on the context alone: (..., embed_dim) -> (..., num_marks)."""
-        logits: Tensor = self.to_logits(torch.relu(self.from_context(context)))
-        return logits
+        return linear(self.to_logits, torch.relu(linear(self.from_context, context)))
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """Return log f(k | h): features (..., num_marks), standardised log tau (..., 1) (for its shape only)."""
@@ -53,8 +53,7 @@ class TimeConditionalMarks(nn.Module):
 
     def features(self, context: Tensor) -> Tensor:
         """Compute what depends on the context alone: (..., embed_dim) -> (..., embed_dim)."""
-        features: Tensor = self.from_context(context)
-        return features
+        return linear(self.from_context, context)
 
     def log_probs(self, features: Tensor, log_inter_times: Tensor) -> Tensor:
         """Return log f(k | h, tau), (..., num_marks): features (..., embed_dim), standardised log tau (..., 1)."""
@@ -129,13 +128,13 @@ class NextEventDecoder(nn.Module):
         """
         with autocast_disabled(context.device.type):
             context = context.to(self.to_mixture.weight.dtype)
-            parameters = self.to_mixture(context)
+            parameters = linear(self.to_mixture, context)
             features = None if self.marks is None else self.marks.features(context)
             marks: MarkDecoder | None = self.marks
             if double:
                 parameters, features = parameters.double(), None if features is None else features.double()
                 marks = None if self.marks is None else self.marks.in_double()
-            logits, means, log_stds = parameters.split(self.num_components, -1)
+            logits, means, log_stds = parameters.chunk(3, -1)
             mixture = LogNormalMixture(
                 torch.log_softmax(logits, -1), means, log_stds.clamp(*LOG_STD_RANGE), shift, scale
             )

@@ -13,11 +13,11 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import MOST_MARKS, DataStatistics
 from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
+from tppsd.models.blocks import EncoderInput
 from tppsd.models.cache import KVCache, bounded_capacity
 from tppsd.models.checkpoint import save
 from tppsd.models.decoder import NextEventDecoder
 from tppsd.models.distribution import NextEventDistribution
-from tppsd.models.embedding import EncoderInput
 from tppsd.models.encoders.attnhp import AttNHPEncoder
 from tppsd.models.encoders.rotary import RotaryEncoder
 from tppsd.models.encoders.sahp import SAHPEncoder

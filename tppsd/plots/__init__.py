@@ -5,12 +5,11 @@ Figures are made without pyplot: no global state, no display, nothing to close. 
 colour-blind safe (Okabe and Ito 2008; Tol 2021).
 """
 
-from tppsd.plots.likelihood import nll_by_time_plot
-from tppsd.plots.rounds import accepted_counts_plot, accepted_paths_plot
+from tppsd.plots.data import data_plot
+from tppsd.plots.rounds import Speedup, accepted_counts_plot, accepted_paths_plot, speedup_plot
 from tppsd.plots.sequences import intensity_plot, raster
-from tppsd.plots.speedups import Speedup, speedup_plot
 from tppsd.plots.style import AUTOREGRESSIVE, REAL, SPECULATIVE, save
-from tppsd.plots.time_rescaling import ks_plot
+from tppsd.plots.time_rescaling import ks_plot, nll_by_time_plot
 
 __all__ = [
     "AUTOREGRESSIVE",
@@ -19,6 +18,7 @@ __all__ = [
     "Speedup",
     "accepted_counts_plot",
     "accepted_paths_plot",
+    "data_plot",
     "intensity_plot",
     "ks_plot",
     "nll_by_time_plot",

@@ -76,7 +76,7 @@ def _fan(
     axes.plot(times, counts.mean(0), color=AUTOREGRESSIVE, linewidth=1.6)
     if happened is not None:
         axes.step(times, _counts(happened, start, members, times), color=REAL, linewidth=1.4, where="post")
-    label(axes, time_label("time since w", unit), "events", own.label)
+    label(axes, time_label("time since the forecast began", unit), "events", own.label)
     axes.set_xlim(0, forecast.horizon)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

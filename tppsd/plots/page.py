@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from html import escape
@@ -10,7 +9,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tppsd.plots.style import AUTOREGRESSIVE, BAND, FAINT, GRID, OTHERS, REAL, SPECULATIVE, TEXT
+from tppsd.data.whole_files import write_text
+from tppsd.plots.style import AUTOREGRESSIVE, BAND, FAINT, GRID, MARKS, OTHERS, REAL, SPECULATIVE, TEXT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +20,8 @@ _IN_DARK = {  # colours of figures and of the page, and what stands for them on 
     _PAPER: "#14171B", TEXT: "#E6E8EB", FAINT: "#98A1AE", GRID: "#2B3038", BAND: "#39424E", REAL: "#C9CED6",
     AUTOREGRESSIVE: "#56B4E9", SPECULATIVE: "#FF8A4C",
     OTHERS[0]: "#3FC79A", OTHERS[1]: "#E39CC6", OTHERS[2]: "#ECB73F", OTHERS[3]: "#8FC9EF",
+    MARKS[0]: "#A3A6F5", MARKS[1]: "#E3BE4E", MARKS[2]: "#5EC4B2", MARKS[3]: "#E08A98", MARKS[4]: "#9ED6F3",
+    MARKS[5]: "#5FC985", MARKS[6]: "#CF7FC3", MARKS[7]: "#BDBD5A",
 }  # fmt: skip
 _STYLE = """
 :root { color-scheme: light dark; LIGHT }
@@ -30,6 +32,7 @@ body { font-size: 15px; line-height: 1.55; }
 h1 { font-size: 1.7rem; margin: 0 0 0.6rem; }
 h2 { font-size: 1.15rem; margin: 3rem 0 0.3rem; }
 p { max-width: 62rem; margin: 0.2rem 0 0.8rem; color: FAINT; }
+p.lead { color: TEXT; }
 div { overflow-x: auto; margin: 1.4rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.82rem; }
 th, td { padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; }
@@ -38,6 +41,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0.2rem; }
 td[colspan] { padding-top: 1.2rem; font-weight: 650; border-bottom: 1px solid GRID; }
 svg { max-width: 100%; height: auto; }
 svg text { fill: TEXT; }
+@media (max-width: 45rem) { body { padding: 1.2rem 1rem 3rem; } svg { max-width: none; width: 44rem; } }
 """
 
 
@@ -56,6 +60,10 @@ class Page:
     def paragraph(self, text: str) -> None:
         """Add a paragraph."""
         self._parts.append(f"<p>{escape(text)}</p>")
+
+    def lead(self, text: str) -> None:
+        """Add a paragraph that says the main thing of a section."""
+        self._parts.append(f'<p class="lead">{escape(text)}</p>')
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Add a table.
@@ -91,15 +99,7 @@ class Page:
 
     def write(self, path: str | Path) -> Path:
         """Write the page, whole or not at all, make the folder if need be, and return the path."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(self.html(), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return write_text(path, self.html())
 
 
 def _variable(colour: str) -> str:

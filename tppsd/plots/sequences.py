@@ -58,7 +58,7 @@ def raster(
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     colours = colours_of(shown)
     for panel, (name, sequences) in zip(panels, shown.items(), strict=True):
-        _raster_panel(panel, sequences, palette if len(palette) > 1 else [colours[name]])
+        draw_rows(panel, sequences, palette if len(palette) > 1 else [colours[name]])
         panel.set_title(name, loc="left", fontsize=10, fontweight="bold", color=colours[name], pad=3)
     panels[-1].set_xlabel(time_label("time since the start of the window", time_unit), fontsize=9.5, color=TEXT)
     panels[-1].set_xlim(0, max(s.window_end - s.window_start for sequences in shown.values() for s in sequences) or 1.0)
@@ -67,7 +67,7 @@ def raster(
     return figure
 
 
-def _raster_panel(axes: Axes, sequences: Sequence[EventSequence], palette: list[Any]) -> None:
+def draw_rows(axes: Axes, sequences: Sequence[EventSequence], palette: list[Any]) -> None:
     """Draw the sequences of one group."""
     plain(axes)
     for row, sequence in enumerate(sequences):

@@ -4,10 +4,7 @@ from tppsd.processes.base import Process
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.hawkes import Hawkes, HawkesFit, fit_hawkes
 from tppsd.processes.hawkes_fit import default_decays
-from tppsd.processes.poisson import InhomogeneousPoisson
-from tppsd.processes.presets import PRESETS, Preset, preset
-from tppsd.processes.renewal import LogNormalRenewal
-from tppsd.processes.self_correcting import SelfCorrecting
+from tppsd.processes.presets import PRESETS, InhomogeneousPoisson, LogNormalRenewal, Preset, SelfCorrecting, preset
 
 __all__ = [
     "PRESETS",

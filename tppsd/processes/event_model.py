@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tppsd.data.sequences import NO_MARK
-from tppsd.models.cache import RowCache
+from tppsd.models.cache import RowCache, extend_states
 from tppsd.models.distribution import pick_mark, sample_mark
 from tppsd.models.protocol import EventTokens
-from tppsd.models.states import extend_states
 from tppsd.processes.base import Process
 
 
 @dataclass(frozen=True)
-class ProcessInterTime:
-    """Is the distribution of a process's next inter-time tau, given tau > elapsed; log S(tau) = -(its compensator).
+class ProcessDistribution:
+    """Is the distribution of a process's next event given tau > elapsed: tau, then k ~ lambda*_k / lambda* at tau.
+
+    log S(tau) is minus the process's compensator. It is a tppsd.models.protocol.EventDistribution.
 
     Attributes:
         process: the process.
@@ -32,92 +33,19 @@ class ProcessInterTime:
     elapsed: Tensor
 
     @property
-    def batch_shape(self) -> torch.Size:
-        """Shape of the batch of distributions."""
-        return self.elapsed.shape
-
-    def __getitem__(self, index: Any) -> ProcessInterTime:
-        """Select along the batch dimensions."""
-        index = index if isinstance(index, tuple) else (index,)
-        return ProcessInterTime(self.process, self.states[(*index, slice(None))], self.elapsed[index])
-
-    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessInterTime:
-        """Repeat the distribution without copying: (*batch,) -> `batch_shape`."""
-        return ProcessInterTime(self.process, self.states.expand(*batch_shape, -1), self.elapsed.expand(batch_shape))
-
-    @staticmethod
-    def cat(distributions: Sequence[ProcessInterTime], dim: int) -> ProcessInterTime:
-        """Join distributions of one process along a batch dimension (>= 0)."""
-        states, elapsed = (
-            torch.cat([distribution.states for distribution in distributions], dim),
-            torch.cat([distribution.elapsed for distribution in distributions], dim),
-        )
-        return ProcessInterTime(distributions[0].process, states, elapsed)
-
-    def double(self) -> ProcessInterTime:
-        """Return itself: a process computes in float64."""
-        return self
-
-    def truncated(self, elapsed: Tensor) -> ProcessInterTime:
-        """Return the distribution given tau > elapsed (float64 (*batch,)) as well."""
-        further = (elapsed - self.elapsed).clamp_min(0.0).unsqueeze(-1)
-        states = self.process.advance(
-            self.states, further, torch.full_like(further, NO_MARK, dtype=torch.int64)
-        ).squeeze(-2)
-        return ProcessInterTime(self.process, states, torch.maximum(elapsed, self.elapsed))
-
-    def log_intensity(self, inter_times: Tensor) -> Tensor:
-        """Return log lambda*_k at `inter_times` (..., *batch) after the last event: (..., *batch, num_marks)."""
-        return self.process.log_intensity_after(self.states, self._beyond(inter_times))
-
-    def log_survival(self, inter_times: Tensor) -> Tensor:
-        """Return log P(no event for `inter_times`), (..., *batch); 0 up to `elapsed`."""
-        return -self.process.compensator_after(self.states, self._beyond(inter_times))
-
-    def log_prob(self, inter_times: Tensor) -> Tensor:
-        """Return log g(tau) = log lambda*(tau) + log S(tau), (..., *batch); -inf before `elapsed`."""
-        log_density = self.log_intensity(inter_times).logsumexp(-1) + self.log_survival(inter_times)
-        return torch.where(inter_times >= self.elapsed, log_density, -torch.inf)
-
-    def sample(self, uniforms: Tensor) -> Tensor:
-        """Return tau > elapsed with S(tau) = uniforms[..., 0], float64 (..., *batch).
-
-        Args:
-            uniforms: float64 (..., *batch, 1 or more).
-        """
-        inter_times = self.elapsed + self.process.elapsed_at(self.states, -uniforms[..., 0].log())
-        return torch.maximum(inter_times, torch.nextafter(self.elapsed, self.elapsed + 1))
-
-    def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
-        """Return |S(tau) - uniforms[..., 0]|, float64 (..., *batch): 0 for what `sample(uniforms)` gives."""
-        distance = (self.log_survival(inter_times).exp() - uniforms[..., 0]).abs()
-        return torch.where(inter_times == self.sample(uniforms), 0.0, distance)
-
-    def knots(self, levels: Tensor) -> Tensor:
-        """Return inter-times where the survival, given tau > elapsed, is one of `levels` (n,): (n, *batch)."""
-        return self.sample(levels.view(-1, *[1] * (self.elapsed.dim() + 1)).expand(-1, *self.elapsed.shape, -1))
-
-    def _beyond(self, inter_times: Tensor) -> Tensor:
-        return (inter_times - self.elapsed).clamp_min(0.0)
-
-
-@dataclass(frozen=True)
-class ProcessDistribution:
-    """Is the distribution of a process's next event, tau, then k ~ lambda*_k / lambda* at tau.
-
-    It is a tppsd.models.protocol.EventDistribution.
-    """
-
-    inter_time: ProcessInterTime
+    def inter_time(self) -> ProcessInterTime:
+        """The distribution of tau alone."""
+        return ProcessInterTime(self)
 
     @property
     def batch_shape(self) -> torch.Size:
         """Shape of the batch of distributions."""
-        return self.inter_time.batch_shape
+        return self.elapsed.shape
 
     def __getitem__(self, index: Any) -> ProcessDistribution:
         """Select along the batch dimensions; `distribution[..., :-1]` drops the last position."""
-        return ProcessDistribution(self.inter_time[index])
+        index = index if isinstance(index, tuple) else (index,)
+        return ProcessDistribution(self.process, self.states[(*index, slice(None))], self.elapsed[index])
 
     def at(self, positions: Tensor) -> ProcessDistribution:
         """Select `positions` of the last batch dimension in each row.
@@ -133,14 +61,13 @@ class ProcessDistribution:
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessDistribution:
         """Repeat the distribution without copying: (*batch,) -> `batch_shape`."""
-        return ProcessDistribution(self.inter_time.expand(batch_shape))
+        return ProcessDistribution(self.process, self.states.expand(*batch_shape, -1), self.elapsed.expand(batch_shape))
 
     @staticmethod
     def cat(distributions: Sequence[ProcessDistribution], dim: int) -> ProcessDistribution:
         """Join distributions of one process along a batch dimension (>= 0)."""
-        return ProcessDistribution(
-            ProcessInterTime.cat([distribution.inter_time for distribution in distributions], dim)
-        )
+        states, elapsed = (torch.cat([getattr(d, name) for d in distributions], dim) for name in ("states", "elapsed"))
+        return ProcessDistribution(distributions[0].process, states, elapsed)
 
     def double(self) -> ProcessDistribution:
         """Return itself: a process computes in float64."""
@@ -148,20 +75,29 @@ class ProcessDistribution:
 
     def truncated(self, elapsed: Tensor) -> ProcessDistribution:
         """Return the distribution given that nothing happened for `elapsed` float64 (*batch,) since the last event."""
-        return ProcessDistribution(self.inter_time.truncated(elapsed))
+        further = (elapsed - self.elapsed).clamp_min(0.0).unsqueeze(-1)
+        nothing = torch.full_like(further, NO_MARK, dtype=torch.int64)
+        states = self.process.advance(self.states, further, nothing).squeeze(-2)
+        return ProcessDistribution(self.process, states, torch.maximum(elapsed, self.elapsed))
 
     def whole(self) -> ProcessDistribution:
         """Return a distribution that is not truncated.
 
         It is that of the time left, tau - elapsed, from the state reached at `elapsed`.
         """
-        return ProcessDistribution(
-            ProcessInterTime(self.inter_time.process, self.inter_time.states, torch.zeros_like(self.inter_time.elapsed))
-        )
+        return ProcessDistribution(self.process, self.states, torch.zeros_like(self.elapsed))
+
+    def log_intensity(self, inter_times: Tensor) -> Tensor:
+        """Return log lambda*_k at `inter_times` (..., *batch) after the last event: (..., *batch, num_marks)."""
+        return self.process.log_intensity_after(self.states, (inter_times - self.elapsed).clamp_min(0.0))
+
+    def log_survival(self, inter_times: Tensor) -> Tensor:
+        """Return log P(no event for `inter_times`), (..., *batch); 0 up to `elapsed`."""
+        return -self.process.compensator_after(self.states, (inter_times - self.elapsed).clamp_min(0.0))
 
     def mark_log_probs(self, inter_times: Tensor) -> Tensor:
         """Return log f(k | tau) = log lambda*_k - log lambda*, (..., *batch, num_marks); -inf at intensity 0."""
-        log_intensity = self.inter_time.log_intensity(inter_times)
+        log_intensity = self.log_intensity(inter_times)
         log_total = log_intensity.logsumexp(-1, keepdim=True)
         return log_intensity - log_total.clamp_min(torch.finfo(torch.float64).min)
 
@@ -169,13 +105,10 @@ class ProcessDistribution:
         """Return log g(tau) + log f(k | tau), (..., *batch)."""
         return self.inter_time.log_prob(inter_times) + pick_mark(self.mark_log_probs(inter_times), marks)
 
-    def log_survival(self, inter_times: Tensor) -> Tensor:
-        """Return log P(no event for `inter_times`), (..., *batch)."""
-        return self.inter_time.log_survival(inter_times)
-
     def noise_distance(self, inter_times: Tensor, uniforms: Tensor) -> Tensor:
-        """Return how far these inter-times are from those of `sample(uniforms)` (ProcessInterTime.noise_distance)."""
-        return self.inter_time.noise_distance(inter_times, uniforms)
+        """Return |S(tau) - uniforms[..., 0]|, float64 (..., *batch): 0 for what `sample(uniforms)` gives."""
+        distance = (self.log_survival(inter_times).exp() - uniforms[..., 0]).abs()
+        return torch.where(inter_times == self.inter_time.sample(uniforms), 0.0, distance)
 
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Return (inter_times float64, marks int64) from float64 uniforms (..., *batch, 3).
@@ -184,6 +117,37 @@ class ProcessDistribution:
         """
         inter_times = self.inter_time.sample(uniforms)
         return inter_times, sample_mark(self.mark_log_probs(inter_times), uniforms[..., 2])
+
+
+class ProcessInterTime(NamedTuple):
+    """Is the distribution of the inter-time alone in a ProcessDistribution."""
+
+    event: ProcessDistribution
+
+    @property
+    def elapsed(self) -> Tensor:
+        """The time since the last event that is known to be without an event, float64 (*batch,)."""
+        return self.event.elapsed
+
+    def log_prob(self, inter_times: Tensor) -> Tensor:
+        """Return log g(tau) = log lambda*(tau) + log S(tau), (..., *batch); -inf before `elapsed`."""
+        log_density = self.event.log_intensity(inter_times).logsumexp(-1) + self.event.log_survival(inter_times)
+        return torch.where(inter_times >= self.event.elapsed, log_density, -torch.inf)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Return tau > elapsed with S(tau) = uniforms[..., 0], float64 (..., *batch).
+
+        Args:
+            uniforms: float64 (..., *batch, 1 or more).
+        """
+        process, states, elapsed = self.event.process, self.event.states, self.event.elapsed
+        inter_times = elapsed + process.elapsed_at(states, -uniforms[..., 0].log())
+        return torch.maximum(inter_times, torch.nextafter(elapsed, elapsed + 1))
+
+    def knots(self, levels: Tensor) -> Tensor:
+        """Return inter-times where the survival, given tau > elapsed, is one of `levels` (n,): (n, *batch)."""
+        elapsed = self.elapsed
+        return self.sample(levels.view(-1, *[1] * (elapsed.dim() + 1)).expand(-1, *elapsed.shape, -1))
 
 
 class ProcessModel:
@@ -224,7 +188,7 @@ class ProcessModel:
 
     def distribution(self, context: Tensor) -> ProcessDistribution:
         """Return the distribution of the next event after each context (*batch, state_size)."""
-        return ProcessDistribution(ProcessInterTime(self.process, context, context.new_zeros(context.shape[:-1])))
+        return ProcessDistribution(self.process, context, context.new_zeros(context.shape[:-1]))
 
     def _advance(self, tokens: EventTokens, states: Tensor) -> Tensor:
         marks = torch.where(tokens.ids == 0, NO_MARK, (tokens.ids - 1) % self.num_marks)

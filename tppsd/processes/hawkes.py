@@ -14,9 +14,9 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.models.cache import RowCache
 from tppsd.models.protocol import EventTokens
 from tppsd.processes.base import Process
-from tppsd.processes.decayed_sums import decayed_sums
 from tppsd.processes.event_model import ProcessDistribution, ProcessModel
-from tppsd.processes.hawkes_fit import fit_parameters
+from tppsd.processes.excitation import decayed_sums
+from tppsd.processes.hawkes_fit import HawkesParameters, fit_parameters
 
 Nested = float | Sequence[Any] | Tensor  # nested sequences of floats
 
@@ -82,7 +82,7 @@ class Hawkes(Process):
 
         `tppsd.processes.fit_hawkes` takes the same, explains it, and also returns the log-likelihood.
         """
-        return _fit(sequences, num_marks, decays, optimise_decays, pseudo_events).process
+        return _fit(fit_parameters(sequences, num_marks, decays, optimise_decays, pseudo_events)).process
 
     def _kernels(self, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and beta, both (num_marks, num_marks) or (num_decays, num_marks, num_marks)."""
@@ -248,17 +248,10 @@ def fit_hawkes(
 
     Source: Ozaki, Ann. Inst. Stat. Math. 31 (1979); Bacry, Mastromatteo and Muzy, "Hawkes processes in finance" (2015).
     """
-    return _fit(sequences, num_marks, decays, optimise_decays, pseudo_events)
+    return _fit(fit_parameters(sequences, num_marks, decays, optimise_decays, pseudo_events))
 
 
-def _fit(
-    sequences: Sequence[EventSequence] | EventBatch,
-    num_marks: int | None,
-    decays: Sequence[float] | Tensor | None,
-    optimise_decays: bool,
-    pseudo_events: float,
-) -> HawkesFit:
-    found = fit_parameters(sequences, num_marks, decays, optimise_decays, pseudo_events)
+def _fit(found: HawkesParameters) -> HawkesFit:
     process = Hawkes(found.mu, found.alpha, found.decays, is_stable=False)
     if process.branching_ratio >= 1:
         warnings.warn(

@@ -1,16 +1,134 @@
-"""Autoregressive sampling: one target pass per event. The oracle, and the baseline of every speed-up."""
+"""Autoregressive sampling, one target pass per event: the oracle, and the baseline of every speed-up.
+
+Also the runner of a model, whose cache is row by row in step with the running sequences.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tppsd.models.protocol import EventDistribution
+from tppsd.models.distribution import NextEventDistribution
+from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import Purpose, RowNoise, address
-from tppsd.sampling.requests import Requests
-from tppsd.sampling.runner import ModelRunner
-from tppsd.sampling.state import BatchState, Events
+from tppsd.sampling.requests import Histories, Requests
+from tppsd.sampling.state import BatchState, Events, token_marks
+
+if TYPE_CHECKING:
+    from tppsd.backends.cpp.model import DecodedEvents
+    from tppsd.sampling.drafters.own import RecentDistributions
+
+
+class ModelRunner:
+    """Runs one model over the rows of a batch.
+
+    A history is encoded once and shared by all of its paths; with few running sequences those of the next requests are
+    encoded along with it, as one pass over many costs little more.
+
+    Attributes:
+        cache: of the model, one row per running sequence.
+        can_decode: the model draws many events per call.
+    """
+
+    PREFILL_CHUNK = 512  # tokens per pass over a history: bounds the attention mask of a long one
+    AHEAD = 512  # tokens of a pass up to which histories are encoded ahead
+
+    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
+        self.model, self.can_decode = model, isinstance(model, DecodingModel)
+        self.cache: Any = model.new_cache(num_rows, capacity)
+        self.histories = histories
+        self._encoded: dict[int, int] = {}  # histories of the latest prefill and their rows in _prefilled
+        self._prefilled: Any = None
+        self._contexts: list[tuple[Any, Tensor, Tensor]] = []  # by chunk, with marks and how many are no padding
+        self._recent: RecentDistributions | None = None
+
+    def prefill(self, rows: Tensor, requests: Requests) -> None:
+        """Encode the requests' histories, all but the newest token, into `rows`."""
+        wanted = list(dict.fromkeys(requests.history.tolist()))
+        if not self._encoded.keys() >= set(wanted):
+            self._encode(self._with_next(wanted))
+        self.cache.continue_rows(self._prefilled, self.encoded(requests), rows)
+
+    def encoded(self, requests: Requests) -> Tensor:
+        """Return the rows of the histories of the latest prefill, int64 (requests,)."""
+        rows = [self._encoded[history] for history in requests.history.tolist()]
+        return torch.tensor(rows, device=self.histories.lengths.device)
+
+    def _with_next(self, wanted: list[int]) -> list[int]:
+        """Return the wanted histories and those after them, which the next requests continue."""
+        lengths, longest = self.histories.lengths, int(self.histories.lengths[wanted].max())
+        if longest == 1:  # nothing to encode: the newest token is not
+            return wanted
+        first = max(wanted) + 1
+        next_lengths = lengths[first : first + self.AHEAD].clamp_min(longest).cummax(0).values
+        sizes = next_lengths * torch.arange(len(wanted) + 1, len(wanted) + 1 + len(next_lengths), device=lengths.device)
+        return wanted + list(range(first, first + int((sizes <= self.AHEAD).sum())))
+
+    def _encode(self, wanted: list[int]) -> None:
+        which = torch.tensor(wanted, device=self.histories.lengths.device)
+        lengths = self.histories.lengths[which] - 1
+        longest = int(lengths.max())
+        self._prefilled = self.model.new_cache(len(wanted), max(1, longest))
+        self._contexts, self._recent = [], None
+        for start in range(0, longest, self.PREFILL_CHUNK):
+            stop = min(longest, start + self.PREFILL_CHUNK)
+            part = slice(start, stop)
+            tokens = self.histories.tokens.map(lambda field, part=part: field[which, part])
+            context = self.model.extend(tokens, self._prefilled)
+            marks, num = token_marks(tokens.ids, self.model.num_marks), (lengths - start).clamp(0, stop - start)
+            self._contexts.append((context, marks, num))
+            self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter ones
+        self._encoded = {history: row for row, history in enumerate(wanted)}
+
+    def recent_distributions(self) -> RecentDistributions:
+        """Return the distributions after the events of the encoded histories, by their rows."""
+        if self._recent is None:
+            from tppsd.sampling.drafters.own import RecentDistributions
+
+            self._recent = RecentDistributions(len(self._encoded), self.model.num_marks, self.histories.lengths.device)
+            for context, marks, num in self._contexts:
+                self._recent.update(self.model.distribution(context), marks, num)
+            self._contexts = []
+        return self._recent
+
+    def extend(self, tokens: EventTokens, parents: tuple[int, ...] | None = None) -> EventDistribution:
+        """Return the distributions (rows, q) of the next events after the tokens, a chain or nodes of a tree."""
+        return self.model.distribution(self.model.extend(tokens, self.cache, parents))
+
+    def decode(
+        self,
+        distribution: EventDistribution,
+        last_times: Tensor,
+        uniforms: Tensor,
+        keeps_distributions: bool,
+        *ends: Tensor | None,
+    ) -> tuple[DecodedEvents, EventDistribution | None]:
+        """Draw many events by one call of the model (`DecodingModel.decode`).
+
+        Returns:
+            The events, and their distributions or None.
+        """
+        model: Any = self.model
+        assert isinstance(distribution, NextEventDistribution)
+        decoded: DecodedEvents = model.decode(
+            distribution, self.cache, last_times, uniforms, keeps_distributions, *ends
+        )
+        if not keeps_distributions:
+            return decoded, None
+        distributions = distribution.of(decoded.parameters)
+        if distribution.elapsed is not None:  # the first of each row is given the same elapsed time
+            distributions = distributions.truncated(
+                torch.nn.functional.pad(distribution.elapsed, (0, distributions.batch_shape[1] - 1))
+            )
+        return decoded, distributions
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        self.cache.keep_rows(rows)
+
 
 ADDRESSES = [int(address(0, Purpose.TARGET, draw)) for draw in range(2)]
 # events that one native call draws: of all rows together, but of each so many that its cache stays near
@@ -83,3 +201,57 @@ class Autoregressive:
         events = Events.of(decoded.inter_times, decoded.times, decoded.marks)
         state.commit(events, decoded.num)
         return Advance(decoded.num, events, distributions)
+
+
+class WithoutMarks(Autoregressive):
+    """Samples one event per pass of the target with the intensity of some marks set to zero.
+
+    Args:
+        target: runs the target.
+        noise: of the rows.
+        forbidden: bool (num_marks,).
+        max_steps: candidates of a row, dropped ones included, after which it ends without a further event.
+    """
+
+    def __init__(self, target: ModelRunner, noise: RowNoise, forbidden: Tensor, max_steps: int) -> None:
+        super().__init__(target, noise)
+        self.forbidden, self.max_steps = forbidden, max_steps
+        self.num_steps = torch.zeros(len(noise.keys), dtype=torch.int64, device=forbidden.device)
+
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
+        """Encode the histories of new requests."""
+        super().prefill(rows, requests, state)
+        self.num_steps[rows] = 0
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        super().compact(rows)
+        self.num_steps = self.num_steps[rows]
+
+    @staticmethod
+    def _candidates(distribution: EventDistribution, elapsed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the next candidates (rows, 1), later than those that were dropped."""
+        inter_times, marks = distribution.truncated(elapsed).sample(uniforms)
+        return inter_times, marks
+
+    def advance(self, state: BatchState) -> Advance:
+        """Draw candidates of every row until one is kept, comes too late, or is the last one allowed."""
+        distribution = given_elapsed(self.target.extend(state.last_token), state)
+        elapsed = state.elapsed.unsqueeze(1)
+        inter_times, marks = torch.full_like(elapsed, torch.inf), torch.zeros_like(elapsed, dtype=torch.int64)
+        drawing = state.active.unsqueeze(1)
+        while drawing.any():
+            taus, candidates = self._candidates(distribution, elapsed, self.noise.window(1)[..., :3])
+            self.noise.advance(drawing.squeeze(1).long(), 1)
+            self.num_steps += drawing.squeeze(1)
+            is_late = ~(state.last_times.unsqueeze(1) + taus <= state.end.unsqueeze(1))
+            is_kept = drawing & (is_late | ~self.forbidden[candidates])
+            inter_times, marks = torch.where(is_kept, taus, inter_times), torch.where(is_kept, candidates, marks)
+            elapsed = torch.where(drawing, taus, elapsed)
+            drawing = drawing & ~is_kept
+            is_exhausted = drawing & (self.num_steps >= self.max_steps).unsqueeze(1)
+            state.limit = torch.where(is_exhausted.squeeze(1), state.counts, state.limit)
+            drawing = drawing & ~is_exhausted
+        events = Events.of(inter_times, state.last_times.unsqueeze(1) + inter_times, marks)
+        state.commit(events, torch.ones_like(state.counts))
+        return Advance(1, events, distribution)

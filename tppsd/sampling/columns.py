@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tppsd.data.whole_files import whole_or_absent
+
 
 def write_parquet(columns: dict[str, list[Any]], path: str | Path, metadata: dict[bytes, bytes] | None = None) -> Path:
     """Write the columns of `SampledSequences.to_columns` to one Parquet file, with a checksum of every page.
@@ -33,16 +35,9 @@ def write_parquet(columns: dict[str, list[Any]], path: str | Path, metadata: dic
     }  # fmt: skip
     table = pa.table(columns, schema=pa.schema(list(types.items()), metadata=metadata))
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_or_absent(path, is_synced=True) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
     return path
 
 

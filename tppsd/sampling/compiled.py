@@ -10,8 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tppsd.backends.compile import is_compiled
-from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.protocol import EventTokens
 from tppsd.sampling.draft_length import FixedDraftLength
 from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.drafters.model import ModelDrafter
@@ -23,9 +22,9 @@ from tppsd.sampling.state import BatchState, Events
 _AT_ONCE = 128  # events of a row after which a call begins no further round: interrupts and other rows wait for it
 
 
-def can_speculate(target: EventModel, drafter: Drafter, rule: Rule) -> bool:
-    """Say whether native code knows these rounds."""
-    if not is_compiled(target) or type(drafter) is not ModelDrafter or type(rule) is not JointRule:
+def can_speculate(drafter: Drafter, rule: Rule) -> bool:
+    """Say whether native code knows these rounds of a compiled target."""
+    if type(drafter) is not ModelDrafter or type(rule) is not JointRule:
         return False
     from tppsd.backends.cpp.model import CompiledTPP
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
-from tppsd.sampling.recorder import Recorder, Steps
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import BatchState, Events, ragged
+
+if TYPE_CHECKING:
+    from tppsd.sampling.recorder import Recorder
 
 
 class NotANumberError(RuntimeError):
@@ -144,7 +146,7 @@ class Engine:
         requests: in index order.
         histories: that they continue.
         counters: of the job.
-        recorder: of more than the events.
+        recorder: of more than the events; None: of nothing more.
         draft_length: what is told how long rounds take and what they accept; None: nothing is drafted.
     """
 
@@ -156,14 +158,13 @@ class Engine:
         requests: Requests,
         histories: Histories,
         counters: Counters,
-        recorder: Recorder,
+        recorder: Recorder | None,
         draft_length: DraftLength | None = None,
     ) -> None:
         self.method, self.state, self.noise = method, state, noise
         self.requests, self.histories = requests, histories
         self.counters, self.recorder, self.draft_length = counters, recorder, draft_length
         self.next_request = self.num_active = 0
-        recorder.start()
 
     def run(self) -> Iterator[Finished]:
         """Yield every request once, in the order of completion, those of one call together."""
@@ -183,9 +184,8 @@ class Engine:
         started = time.perf_counter()
         active, before, last_times = self.state.active, self.state.counts, self.state.last_times
         done = self.method.advance(self.state)
-        self.recorder.record(before, done.events, done.distributions)
-        if self.recorder.accumulator is not None:
-            self.recorder.accumulator.add(self._steps(done, active, before, last_times))
+        if self.recorder is not None:
+            self._record(self.recorder, done, active, before, last_times)
         self.counters.add(done, active)
         if self.draft_length is not None and done.num_drafted is not None and done.num_used is not None:
             longest = int(done.num_drafted.max())
@@ -193,14 +193,20 @@ class Engine:
             seconds = time.perf_counter() - started
             self.draft_length.record(longest, done.num_used, is_longest, seconds, done.num_rounds)
 
-    def _steps(self, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> Steps:
-        """Return what a call of the method has done, step by step, from what the state was before it."""
+    def _record(self, recorder: Recorder, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> None:
+        """Record what a call of the method has done, step by step, from what the state was before it."""
+        recorder.record(counts, done.events, done.distributions)
+        if recorder.accumulator is None:
+            return
+        from tppsd.sampling.recorder import Steps
+
         state = self.state
         assert done.distributions is not None
         num_events = torch.where(active, torch.minimum(state.counts, state.limit) - counts, 0)
         is_late = state.reached_end & ~state.stopped & (state.counts < state.limit)
         starts = torch.cat([last_times.unsqueeze(1), done.events.times[:, :-1]], 1)
-        return Steps(state.request, starts, done.events, done.distributions, num_events + is_late.long(), num_events)
+        num_steps = num_events + is_late.long()
+        recorder.accumulator.add(Steps(state.request, starts, done.events, done.distributions, num_steps, num_events))
 
     def schedule(self) -> None:
         """Fill free rows with waiting requests once an eighth is free; drop free rows when nobody waits."""
@@ -211,8 +217,10 @@ class Engine:
             self._prefill(free, self.requests[self.next_request : self.next_request + len(free)])
         elif num_waiting == 0 and 0 < len(state) - len(free) <= 0.75 * len(state):
             kept = state.active.nonzero().squeeze(1)
-            for part in (state, self.noise, self.method, self.recorder):
+            for part in (state, self.noise, self.method):
                 part.compact(kept)
+            if self.recorder is not None:
+                self.recorder.compact(kept)
 
     def _prefill(self, rows: Tensor, requests: Requests) -> None:
         which = torch.arange(self.next_request, self.next_request + len(rows), device=rows.device)
@@ -231,7 +239,9 @@ class Engine:
         counts, by_count = torch.minimum(state.counts, state.limit)[done], (state.counts >= state.limit)[done]
         stopped = state.stopped[done]
         columns = ragged(state.events.values, done, counts)
-        log_probs, distributions = self.recorder.take(done, counts, by_count | stopped)
+        log_probs, distributions = None, None
+        if self.recorder is not None:
+            log_probs, distributions = self.recorder.take(done, counts, by_count | stopped)
         if log_probs is not None:
             columns = torch.cat([columns, log_probs])
         which = state.request[done].cpu()

@@ -6,40 +6,72 @@ What the options do not name is not imported.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
+from tppsd.backends.compile import is_compiled
+from tppsd.models.protocol import EventModel
 from tppsd.models.resolve import model_device
 from tppsd.sampling import autoregressive
-from tppsd.sampling.autoregressive import Autoregressive
-from tppsd.sampling.compiled import CompiledSpeculative, can_speculate
+from tppsd.sampling.autoregressive import Autoregressive, ModelRunner
 from tppsd.sampling.draft_length import AutoDraftLength, DraftLength, FixedDraftLength, RecordedDraftLength
 from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.drafters.model import ModelDrafter
 from tppsd.sampling.engine import Counters, Engine
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import RequestPlan
-from tppsd.sampling.roles import Models
 from tppsd.sampling.rules import FactorisedRule, JointRule, Rule
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.speculative import Speculative
 from tppsd.sampling.state import BatchState
-from tppsd.sampling.without_marks import WithoutMarks
+
+if TYPE_CHECKING:
+    from tppsd.sampling.recorder import Recorder
 
 _FIRST_CAPACITY = 16
 
 
+class Models(NamedTuple):
+    """Holds the model that is sampled and, where there is one, the model that drafts."""
+
+    target: EventModel
+    draft: EventModel | None
+
+
+def largest_weight(model: EventModel) -> str:
+    """Return the name and the size of the parameter with the largest weight, in words; "" of a model without any."""
+    weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    sizes = {name: float(weight.detach().abs().max()) for name, weight in weights.items() if weight.numel()}
+    if not sizes:
+        return ""
+    name = max(sizes, key=sizes.__getitem__)
+    return f" (its largest weight is {sizes[name]:.3g}, in the parameter {name})"
+
+
+def check_fit(target: EventModel, draft: EventModel) -> None:
+    """Refuse a draft that does not fit its target, whatever its weights.
+
+    Raises:
+        ValueError: the sentence says in what.
+    """
+    if model_device(draft) != model_device(target):
+        raise ValueError(
+            f"the draft is on {model_device(draft)}, the target on {model_device(target)}; move them to one device"
+        )
+    if draft.num_marks != target.num_marks:
+        raise ValueError(f"draft has num_marks = {draft.num_marks}, the target {target.num_marks}; they must agree")
+
+
 class Batch(NamedTuple):
-    """Says what a method is built for: models, plan, number of running sequences, seed and recorder."""
+    """Says what a method is built for: models, plan, number of running sequences, seed and, if any, recorder."""
 
     models: Models
     plan: RequestPlan
     num_rows: int
     seed: int
-    recorder: Recorder
+    recorder: Recorder | None = None
 
 
 def build_engine(
@@ -59,13 +91,16 @@ def build_engine(
     """
     models, plan, num_rows, seed, recorder = batch
     device = model_device(models.target)
+    keeps_distributions = recorder is not None and recorder.wants_distributions
     with torch.inference_mode():
         state = BatchState(num_rows, device, plan.stop_marks)
         target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
-            method = Autoregressive(target, noise, recorder.wants_distributions)
+            method = Autoregressive(target, noise, keeps_distributions)
             if plan.forbid_marks is not None:
+                from tppsd.sampling.autoregressive import WithoutMarks
+
                 method = WithoutMarks(target, noise, plan.forbid_marks, plan.max_events)
             return Engine(method, state, noise, plan.requests, plan.histories, counters, recorder)
         rule = rule or build_rule(options, device)
@@ -73,8 +108,11 @@ def build_engine(
         proposes = build_drafter(batch, options, target) if drafter is None else drafter(target)
         noise = RowNoise(seed, rule.addresses, num_rows, device)
         counters = Counters(options.longest_draft, rule.num_nodes, device)
-        is_native = can_speculate(models.target, proposes, rule) and not recorder.wants_distributions
-        kind = CompiledSpeculative if is_native else Speculative
+        kind = Speculative
+        if is_compiled(models.target) and not keeps_distributions:
+            from tppsd.sampling.compiled import CompiledSpeculative, can_speculate
+
+            kind = CompiledSpeculative if can_speculate(proposes, rule) else Speculative
         speculative = kind(target, proposes, rule, noise, lengths)
         return Engine(speculative, state, noise, plan.requests, plan.histories, counters, recorder, lengths)
 
@@ -114,7 +152,7 @@ def build_drafter(batch: Batch, options: SamplingOptions, target: ModelRunner) -
     models, plan, num_rows = batch[:3]
     device, statistics = model_device(models.target), getattr(models.target, "statistics", None)
     if options.method == "fixed_point" or options.drafter == "jacobi":
-        from tppsd.sampling.drafters.jacobi import JacobiDrafter
+        from tppsd.sampling.drafters.own import JacobiDrafter
 
         return JacobiDrafter(target, num_rows)
     if (tree := options.tree) is not None and not tree.is_chain:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 RENAMED = {"return_laws": "return_distributions"}  # arguments of `sample`
 METHODS = ("autoregressive", "speculative", "fixed_point", "auto")
-DRAFTERS = ("model", "self", "jacobi", "poisson")
+DRAFTER_NAMES = ("self", "jacobi", "poisson")  # drafters that need no model of their own
+DRAFTERS = ("model", *DRAFTER_NAMES)
 RULES = ("joint", "factorised", "block")
 TREE_RULES = ("linear", "mean", "rrs")
 DTYPES = ("float32", "bfloat16")

@@ -58,13 +58,14 @@ class Recorder:
         self._store: RowStore | None = None
 
     @property
+    def returns_columns(self) -> bool:
+        """Whether densities or distributions are recorded for the caller."""
+        return self.log_probs or self.distributions
+
+    @property
     def wants_distributions(self) -> bool:
         """Whether the distribution of every event is of use."""
-        return self.log_probs or self.distributions or self.accumulator is not None
-
-    def start(self) -> None:
-        """Begin with a new batch."""
-        self._store = None
+        return self.returns_columns or self.accumulator is not None
 
     def record(self, lengths: Tensor, events: Events, distributions: EventDistribution | None) -> None:
         """Store what is wanted of `events` (rows, n), which follow the first `lengths` (rows,) of each row.
@@ -74,7 +75,7 @@ class Recorder:
             events: committed ones.
             distributions: the target's distributions of them, (rows, n).
         """
-        if not (self.log_probs or self.distributions):
+        if not self.returns_columns:
             return
         assert distributions is not None
         columns = []

@@ -6,20 +6,35 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.data.statistics import DataStatistics
-from tppsd.models.protocol import EventTokens
+from tppsd.models.protocol import EventModel, EventTokens
+from tppsd.models.resolve import model_device
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.noise import Purpose, address, row_keys, uniforms
+
+if TYPE_CHECKING:
+    from tppsd.data.statistics import DataStatistics
 
 NO_LIMIT = 2**62  # events
 BYTES_EACH = 90  # of the plan of a sequence, measured with 3 million of them; its events come on top
 FROM_SCRATCH = -1  # history_index of a sequence that continues nothing
+
+
+class Wanted(NamedTuple):
+    """Says what a caller wants sampled; the fields are arguments of `tppsd.sample`."""
+
+    history: EventSequence | Sequence[EventSequence] | EventBatch | None = None
+    num_sequences: int = 1
+    t_start: Any = None
+    t_end: Any = None
+    horizon: Any = None
+    num_events: Any = None
+    first_index: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,32 +110,21 @@ class RequestPlan(NamedTuple):
         return torch.tensor([source.window_end for source in self.sources], dtype=torch.float64)
 
 
-def plan_requests(
-    history: EventSequence | Sequence[EventSequence] | EventBatch | None,
-    num_sequences: int,
-    t_start: Any,
-    t_end: Any,
-    horizon: Any,
-    num_events: Any,
-    max_events: int,
-    num_marks: int,
-    statistics: DataStatistics | None,
-    seed: int,
-    first_index: int,
-    device: torch.device,
-) -> RequestPlan:
+def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int) -> RequestPlan:
     """Return requests in index order: `num_sequences` from scratch, or that many paths of each history.
 
     Raises:
         ValueError: an argument is out of place; the sentence names it and its value.
     """
+    history, num_sequences, t_start, t_end, horizon, num_events, first_index = wanted
+    num_marks, statistics = target.num_marks, getattr(target, "statistics", None)
     num_sequences = whole_number("num_sequences", num_sequences, 1)
     first_index = whole_number("first_index", first_index, 0, 2**62 // num_sequences)  # so that every index has 64 bits
     max_events = NO_LIMIT if max_events == math.inf else min(whole_number("max_events", max_events, 1), NO_LIMIT)
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
-    num_histories = 1 if history is None else len(as_sequences(history))
-    _check_memory(num_sequences * num_histories, num_sequences, num_histories)
+    given = [] if history is None else as_sequences(history)
+    _check_memory(num_sequences, max(1, len(given)))
     if history is None:
         sources, which = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
         history_index, base = torch.full_like(which, FROM_SCRATCH), first_index
@@ -130,7 +134,7 @@ def plan_requests(
             raise ValueError(
                 f"t_start = {t_start} was given together with a history, whose window it already has; leave it out"
             )
-        sources, base = as_sequences(history), first_index * num_sequences
+        sources, base = given, first_index * num_sequences
         which = torch.arange(len(sources)).repeat_interleave(num_sequences)
         history_index, path_index = first_index + which, torch.arange(num_sequences).repeat(len(sources))
     for i, source in enumerate(sources):
@@ -145,18 +149,18 @@ def plan_requests(
     limits, most = _limits(len(which), num_events) - given_first, max_events - given_first
     number = base + torch.arange(len(which))
     columns = (number, which, history_index, path_index, ends, limits.clamp_max(most), limits > most)
-    histories = _encode(sources, num_marks, device)
+    histories = _encode(sources, num_marks, model_device(target))
     return RequestPlan(Requests(*columns), sources, histories, max_events=max_events)
 
 
-def _check_memory(num: int, num_sequences: int, num_histories: int) -> None:
+def _check_memory(num_sequences: int, num_histories: int) -> None:
     """Refuse so many sequences that their plan alone would not fit into this machine's memory.
 
     Raises:
         ValueError: the sentence says what they want.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if (wanted := num * BYTES_EACH) > memory:
+    if (wanted := num_sequences * num_histories * BYTES_EACH) > memory:
         each = "" if num_histories == 1 else f" for each of {num_histories:,} histories"
         raise ValueError(
             f"num_sequences = {num_sequences:,}{each} wants {wanted / 2**30:,.0f} GiB before the first event is drawn, "

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution
-from tppsd.sampling.autoregressive import autoregressive_step, given_elapsed
+from tppsd.sampling.autoregressive import ModelRunner, autoregressive_step, given_elapsed
 from tppsd.sampling.draft_length import DraftLength
-from tppsd.sampling.drafters.base import Draft, Drafter
+from tppsd.sampling.drafters.base import Committed, Draft, Drafter
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.noise import RowNoise, Streams
 from tppsd.sampling.requests import Requests
 from tppsd.sampling.rules import Acceptance, Rejected, RoundUniforms, Rule
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState, Events
 
 
@@ -72,7 +71,7 @@ def speculative_round(
     accepted.draft.keep_in(target.cache, num_accepted, draft.draft_length, 1)
     state.commit(events, num_accepted + 1)
     seen_marks = torch.cat([last_mark.unsqueeze(1), accepted.draft.marks], 1)
-    drafter.commit(accepted.draft, num_accepted, state, accepted.target, seen_marks)
+    drafter.commit(Committed(accepted.draft, num_accepted, state, accepted.target, seen_marks))
     rule.consume(noise, num_accepted + 1, draft_length)
     return Round(accepted.draft, num_accepted, events, accepted.target)
 
@@ -163,10 +162,10 @@ class Speculative:
         nothing, last_mark = self.drafter.propose(state, u.draft), state.last_marks(self.target.model.num_marks)
         active = state.active
         events, distribution = autoregressive_step(state, self.target, u.target)
-        self.drafter.commit(nothing, nothing.num_drafted, state, distribution, last_mark.unsqueeze(1))
+        none = nothing.num_drafted
+        self.drafter.commit(Committed(nothing, none, state, distribution, last_mark.unsqueeze(1)))
         self.rule.consume(self.noise, torch.ones_like(state.counts), 0)
-        none = nothing.num_drafted[active]
-        return Advance(1, events, distribution, none, none, none)
+        return Advance(1, events, distribution, none[active], none[active], none[active])
 
 
 def until_stop(

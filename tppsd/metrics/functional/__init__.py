@@ -10,28 +10,8 @@ from tppsd.metrics.functional.acceptance import (
     optimal_acceptance,
     step_acceptance,
 )
-from tppsd.metrics.functional.bootstrap import BootstrapInterval, bootstrap_interval
-from tppsd.metrics.functional.calibration import (
-    PITCalibration,
-    confidence_bins,
-    expected_calibration_error,
-    pit_calibration,
-)
-from tppsd.metrics.functional.capped import capped_mean, mean_share_beyond
-from tppsd.metrics.functional.correlation import Lag1Correlation, lag1_correlation
-from tppsd.metrics.functional.counts import (
-    NumberTest,
-    central_interval,
-    crps_of_counts,
-    horizon_counts,
-    log_score,
-    log_score_of_counts,
-    number_test,
-    pit_coverage,
-    randomised_pit,
-)
+from tppsd.metrics.functional.capped import capped_mean, crps, mean_share_beyond
 from tppsd.metrics.functional.forecast import marginal_mark_probs, mark_accuracy, quantiles, rmse
-from tppsd.metrics.functional.independence import IndependenceResult, lag1_independence, pair_independence
 from tppsd.metrics.functional.likelihood import (
     history_share,
     likelihood_discrepancy,
@@ -41,23 +21,34 @@ from tppsd.metrics.functional.likelihood import (
     process_nll,
 )
 from tppsd.metrics.functional.model_residuals import distribution_residuals, model_residuals
-from tppsd.metrics.functional.overlap import Overlap, overlap, stratified_inter_times
 from tppsd.metrics.functional.permutation import (
+    BootstrapInterval,
+    Lag1Correlation,
     PermutationResult,
+    bootstrap_interval,
     event_counts,
+    lag1_correlation,
     mark_totals,
     permutation_test,
     time_counts,
 )
 from tppsd.metrics.functional.probability import (
     BrierDecomposition,
+    NumberTest,
     auroc,
     binary_log_score,
     brier_decomposition,
     brier_score,
+    central_interval,
+    crps_of_counts,
+    horizon_counts,
+    log_score,
+    log_score_of_counts,
+    number_test,
+    pit_coverage,
+    randomised_pit,
     reliability_bins,
 )
-from tppsd.metrics.functional.scoring import crps
 from tppsd.metrics.functional.temporal_map import (
     ForecastEvents,
     MatchedPredictions,
@@ -66,16 +57,30 @@ from tppsd.metrics.functional.temporal_map import (
     temporal_map,
 )
 from tppsd.metrics.functional.time_rescaling import (
+    IndependenceResult,
     KSResult,
+    PITCalibration,
     SequenceResiduals,
     carried_forecasts,
     carry_over,
+    confidence_bins,
+    expected_calibration_error,
     ks_band,
     ks_exponential,
     ks_uniform,
+    lag1_independence,
+    pair_independence,
+    pit_calibration,
 )
-from tppsd.metrics.functional.transport import transport_by_mark, transport_distance
-from tppsd.metrics.functional.wasserstein import earth_movers_distance, wasserstein_distance
+from tppsd.metrics.functional.transport import (
+    Overlap,
+    earth_movers_distance,
+    overlap,
+    stratified_inter_times,
+    transport_by_mark,
+    transport_distance,
+    wasserstein_distance,
+)
 
 __all__ = [
     "BootstrapInterval",

@@ -34,6 +34,11 @@ def acceptance_rate(accepted_counts: Tensor) -> float:
     Events after the first rejection count as drafted.
 
     Source: TPP-SD (arXiv 2507.09252), section 5.
+
+    Example:
+        >>> counts = torch.tensor([[0, 0, 0], [0, 0, 0], [1, 2, 7]])  # ten rounds of two drafted events
+        >>> acceptance_rate(counts)
+        0.8
     """
     counts, drafted, accepted = _drafted_accepted(accepted_counts)
     return float((counts * accepted).sum() / (counts * drafted).sum())
@@ -43,6 +48,11 @@ def step_acceptance(accepted_counts: Tensor) -> float:
     """Return num_accepted / num_tested, which compares with 1 - TV; NaN without drafts.
 
     num_tested = sum min(accepted + 1, drafted).
+
+    Example:
+        >>> counts = torch.tensor([[0, 0, 0], [0, 0, 0], [1, 2, 7]])  # ten rounds of two drafted events
+        >>> round(step_acceptance(counts), 3)
+        0.842
     """
     counts, drafted, accepted = _drafted_accepted(accepted_counts)
     return float((counts * accepted).sum() / (counts * torch.minimum(accepted + 1, drafted)).sum())
@@ -52,6 +62,11 @@ def events_per_round(accepted_counts: Tensor) -> float:
     """Return sum (accepted + 1) / num_rounds, events per target pass; NaN without rounds.
 
     Events beyond `t_end` are not cut off yet.
+
+    Example:
+        >>> counts = torch.tensor([[0, 0, 0], [0, 0, 0], [1, 2, 7]])  # ten rounds of two drafted events
+        >>> events_per_round(counts)
+        2.6
     """
     counts, _, accepted = _drafted_accepted(accepted_counts)
     return float((counts * (accepted + 1)).sum() / counts.sum())
@@ -62,6 +77,11 @@ def acceptance_by_position(accepted_counts: Tensor) -> Tensor:
 
     Returns:
         float64 (max_draft_length,), NaN where never tested.
+
+    Example:
+        >>> counts = torch.tensor([[0, 0, 0], [0, 0, 0], [1, 2, 7]])  # ten rounds of two drafted events
+        >>> acceptance_by_position(counts)
+        tensor([0.9000, 0.7778], dtype=torch.float64)
     """
     counts, drafted, accepted = _drafted_accepted(accepted_counts)
     positions = torch.arange(1, counts.shape[0], device=counts.device).view(-1, 1, 1)
@@ -82,6 +102,11 @@ def optimal_acceptance(target_masses: Tensor, draft_masses: Tensor, num_candidat
         target_masses, draft_masses: probabilities of the same cells, (cells,); for densities, of cells so small that
             the ratio hardly varies within one.
         num_candidates: K.
+
+    Example:
+        >>> target, draft = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+        >>> [round(optimal_acceptance(target, draft, k), 3) for k in (1, 2, 4)]
+        [0.6, 0.69, 0.844]
     """
     order = (target_masses.double() / draft_masses.double().clamp_min(1e-300)).argsort()
     target, draft = (

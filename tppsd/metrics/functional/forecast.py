@@ -24,6 +24,10 @@ def rmse(forecasts: Tensor, inter_times: Tensor) -> Tensor:
     Args:
         forecasts, inter_times: (num_events,).
     Source: EasyTPP (Xue et al., ICLR 2024), which scores events 2..N.
+
+    Example:
+        >>> rmse(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 3.0]))
+        tensor(0.7071, dtype=torch.float64)
     """
     return (forecasts.double() - inter_times.double()).square().mean().sqrt()
 
@@ -38,6 +42,11 @@ def quantiles(distribution: LogNormalMixture, levels: Tensor, num_bisections: in
     Args:
         distribution: not truncated.
         levels: (num_levels,), in (0, 1).
+
+    Example:
+        >>> zero = torch.zeros(1, 1, dtype=torch.float64)
+        >>> quantiles(LogNormalMixture(zero, zero, zero), torch.tensor([0.025, 0.5, 0.975])).squeeze(1)
+        tensor([0.1409, 1.0000, 7.0991], dtype=torch.float64)
     """
     levels = levels.to(untruncated(distribution).means).view(-1, *[1] * len(distribution.batch_shape))
     half_weights, std = 0.5 * torch.softmax(distribution.log_weights, -1), distribution.log_stds.exp()
@@ -64,6 +73,15 @@ def marginal_mark_probs(distribution: NextEventDistribution, num_nodes: int = 16
     Args:
         distribution: of batch shape (num_events,), not truncated.
         num_nodes: n.
+
+    Example:
+        >>> from tppsd.data.sequences import EventBatch, EventSequence
+        >>> from tppsd.models.renewal import RenewalTPP
+        >>> model = RenewalTPP(num_marks=2).requires_grad_(False)
+        >>> batch = EventBatch.from_sequences([EventSequence.of([1.0, 2.0], t_start=0.0)])
+        >>> probs = marginal_mark_probs(model(batch)[0])  # after the start and after each of two events
+        >>> probs.shape, bool(torch.allclose(probs.sum(-1), torch.ones(3, dtype=probs.dtype)))
+        (torch.Size([3, 2]), True)
     """
     levels = (torch.arange(num_nodes, dtype=torch.float64) + 0.5) / num_nodes
     num_events, num_components = distribution.inter_time.means.shape
@@ -84,6 +102,10 @@ def mark_accuracy(mark_probs: Tensor, marks: Tensor) -> Tensor:
             time is known when the mark is forecast, or `marginal_mark_probs`, if it is not. Say which.
         marks: int64 (num_events,).
     Source: EasyTPP (Xue et al., ICLR 2024).
+
+    Example:
+        >>> mark_accuracy(torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]]), torch.tensor([0, 1, 0]))
+        tensor(0.6667, dtype=torch.float64)
     """
     return (mark_probs.argmax(-1) == marks).double().mean()
 

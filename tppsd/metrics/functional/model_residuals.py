@@ -62,6 +62,13 @@ def model_residuals(
     Returns:
         One SequenceResiduals per sequence, in the given order, on the CPU; no mark_uniforms for an unmarked model.
     Source: Brown et al. (2002); randomised PIT of discrete distributions: Brockwell, Stat. Probab. Lett. 77 (2007).
+
+    Example:
+        >>> from tppsd.models.renewal import RenewalTPP
+        >>> sequences = [EventSequence.of([1.0, 2.0], t_start=0.0, t_end=3.0)]
+        >>> (own,) = model_residuals(RenewalTPP(num_marks=1), sequences)
+        >>> len(own.gaps), own.leftover > 0
+        (2, True)
     """
     rows = _rows(sequences, num_given, observed_until)
     model, device = _in_float64(model)
@@ -78,6 +85,13 @@ def distribution_residuals(distribution: NextEventDistribution, batch: EventBatc
 
     They are z_i and leftover of `model_residuals`, computed in float64 from the parameters of `distribution`, of batch
     shape (batch, length + 1). The first z_i begins at `score_start`.
+
+    Example:
+        >>> from tppsd.models.renewal import RenewalTPP
+        >>> batch = EventBatch.from_sequences([EventSequence.of([1.0, 2.0], t_start=0.0, t_end=3.0)])
+        >>> (own,) = distribution_residuals(RenewalTPP(num_marks=1).requires_grad_(False)(batch), batch)
+        >>> len(own.gaps), own.leftover > 0
+        (2, True)
     """
     _, compensators = _compensators(distribution.inter_time.double(), batch)
     compensators = _after_known(compensators, distribution, batch.num_given, batch.scored_from - batch.last_given_times)

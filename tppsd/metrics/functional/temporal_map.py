@@ -60,6 +60,13 @@ def temporal_map(
     Source: Karpukhin, Shipilov and Savchenko, "HoTPP benchmark: are we good at the long horizon events forecasting?"
         (arXiv 2406.14341), section 4. Their code (2025) gives AP = 0 to a mark all of whose predictions are matched;
         here it has the AP of the definition.
+
+    Example:
+        >>> came = torch.tensor([1.0, 3.0]), torch.tensor([0, 1])
+        >>> scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+        >>> close = ForecastEvents(torch.tensor([1.1, 3.2]), scores, *came)
+        >>> round(float(temporal_map([close], horizon=5.0, deltas=[0.5], num_marks=2).value), 3)
+        1.0
     """
     return match_predictions(forecasts, horizon, deltas, num_marks).temporal_map()
 
@@ -98,7 +105,15 @@ class MatchedPredictions(NamedTuple):
 def match_predictions(
     forecasts: Sequence[ForecastEvents], horizon: float, deltas: Sequence[float], num_marks: int
 ) -> MatchedPredictions:
-    """Match predictions with what came, for `temporal_map`, whose arguments these are."""
+    """Match predictions with what came, for `temporal_map`, whose arguments these are.
+
+    Example:
+        >>> came = torch.tensor([1.0, 3.0]), torch.tensor([0, 1])
+        >>> close = ForecastEvents(torch.tensor([1.1, 3.2]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]), *came)
+        >>> match_predictions([close], horizon=5.0, deltas=[0.5], num_marks=2).num_targets
+        tensor([[1],
+                [1]])
+    """
     inside = [_before(forecast, horizon) for forecast in forecasts]
     owner = torch.arange(len(inside)).repeat_interleave(torch.tensor([len(f.times) for f in inside], dtype=torch.int64))
     found = MatchedPredictions([], [], [], torch.zeros(num_marks, len(inside), dtype=torch.int64))

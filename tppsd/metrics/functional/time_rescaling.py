@@ -8,6 +8,7 @@ data analysis", Neural Computation 14 (2002).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -62,6 +63,12 @@ def carry_over(residuals: Iterable[SequenceResiduals]) -> Tensor:
 
     Raises:
         ValueError: two sequences with the same index, or a residual that is NaN or negative.
+
+    Example:
+        >>> one = SequenceResiduals(0, torch.tensor([0.5, 1.5]), leftover=0.25)
+        >>> two = SequenceResiduals(1, torch.tensor([1.0]), leftover=2.0)
+        >>> carry_over([one, two])
+        tensor([0.5000, 1.5000, 1.2500], dtype=torch.float64)
     """
     rows = sorted(residuals, key=lambda row: row.index)
     if not rows:
@@ -83,6 +90,13 @@ def carried_forecasts(residuals: Iterable[SequenceResiduals]) -> Tensor:
     forecast; a sampler that looked at another history shows here first. A gap that was carried over began in an earlier
     sequence: its forecast is that one's (the later one would tell that the gap was cut, and long gaps are cut more
         often).
+
+    Example:
+        >>> none = torch.empty(0)
+        >>> one = SequenceResiduals(0, torch.tensor([0.5]), 0.25, none, expected_times=torch.tensor([-1.0, -2.0]))
+        >>> two = SequenceResiduals(1, torch.tensor([1.0]), 2.0, none, expected_times=torch.tensor([-3.0, -4.0]))
+        >>> carried_forecasts([one, two])  # the second gap began in the first sequence
+        tensor([-1., -2.])
     """
     forecasts, pending = [], None
     for row in sorted(residuals, key=lambda row: row.index):
@@ -120,6 +134,11 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
 
     Raises:
         ValueError: a value outside [0, 1] or NaN.
+
+    Example:
+        >>> result = ks_uniform(torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+        >>> round(result.statistic, 3), result.num_events
+        (0.1, 5)
     """
     num_events = uniforms.numel()
     if num_events == 0:
@@ -135,7 +154,13 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
 
 
 def ks_exponential(gaps: Tensor) -> KSResult:
-    """Test Exp(1) by Kolmogorov and Smirnov: `ks_uniform` of u = 1 - exp(-gap), (num_events,)."""
+    """Test Exp(1) by Kolmogorov and Smirnov: `ks_uniform` of u = 1 - exp(-gap), (num_events,).
+
+    Example:
+        >>> gaps = torch.empty(1000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
+        >>> ks_exponential(gaps).p_value > 0.01, ks_exponential(1.2 * gaps).p_value < 1e-4
+        (True, True)
+    """
     return ks_uniform(-torch.expm1(-gaps.double().clamp_min(0)))
 
 
@@ -143,7 +168,155 @@ def ks_band(num_events: int, level: float = 0.95) -> float:
     """Return the half width of the band that holds F_n - F everywhere with probability `level`.
 
     It is about 1.36 / sqrt(n) at 0.95.
+
+    Example:
+        >>> round(ks_band(1000), 3)
+        0.043
     """
     from scipy.stats import kstwo
 
     return float(kstwo.isf(1 - level, num_events))
+
+
+class IndependenceResult(NamedTuple):
+    """Holds Pearson's chi-square, its p-value, its degrees of freedom and the number of pairs."""
+
+    statistic: float
+    p_value: float
+    dof: int
+    num_pairs: int
+
+
+def lag1_independence(uniforms: Tensor, num_bins: int = 8) -> IndependenceResult:
+    """Test the pairs (u_i, u_{i+1}) by a contingency table on an m x m grid.
+
+        X2 = sum_ab (n_ab - n_a. n_.b / n)^2 / (n_a. n_.b / n)  ~  chi-square with (m - 1)^2 degrees of freedom
+
+    Successive pairs overlap. With the expected counts taken from the margins, X2 has the limit of a table of
+    independent pairs all the same: it tests order 0 against order 1 of a Markov chain. Source: Anderson and Goodman,
+    Ann. Math. Stat. 28 (1957).
+
+    Args:
+        uniforms: (num_events,) in [0, 1], i.i.d. under the null hypothesis: 1 - exp(-gap) of the gaps of `carry_over`,
+            or mark PITs in the order of index.
+        num_bins: m.
+
+    Raises:
+        ValueError: fewer than 5 pairs per cell, below which the limit is a poor guide; a value that is not in [0, 1].
+
+    Example:
+        >>> uniforms = torch.rand(2000, generator=torch.Generator().manual_seed(0))
+        >>> lag1_independence(uniforms).p_value > 0.01, lag1_independence(uniforms.sort().values).p_value < 1e-6
+        (True, True)
+    """
+    return pair_independence(uniforms[:-1], uniforms[1:], num_bins)
+
+
+def pair_independence(first: Tensor, second: Tensor, num_bins: int = 8) -> IndependenceResult:
+    """Test pairs (first_i, second_i), both (num_pairs,) in [0, 1], by the same contingency table.
+
+    Rows and columns of the grid without any value do not count; where one is left, nothing can be tested: p is NaN.
+
+    Example:
+        >>> first, second = torch.rand(2, 2000, generator=torch.Generator().manual_seed(0))
+        >>> pair_independence(first, second).p_value > 0.01, pair_independence(first, first).p_value < 1e-6
+        (True, True)
+    """
+    num_pairs = first.numel()
+    if num_pairs < 5 * num_bins**2:
+        raise ValueError(
+            f"{num_pairs} pairs are too few for a {num_bins} x {num_bins} grid; it needs at least {5 * num_bins**2}"
+        )
+    pairs = torch.stack([first, second]).detach().double().cpu()
+    if not ((pairs >= 0) & (pairs <= 1)).all():
+        wrong = pairs[~((pairs >= 0) & (pairs <= 1))][0].item()
+        raise ValueError(f"a residual is {wrong}; they must be numbers in [0, 1]")
+    rows, columns = (pairs * num_bins).long().clamp_max(num_bins - 1)
+    table = torch.bincount(rows * num_bins + columns, minlength=num_bins**2).double().view(num_bins, num_bins)
+    expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / num_pairs
+    statistic = float(((table - expected) ** 2 / expected).nan_to_num(0.0).sum())
+    from scipy.stats import chi2
+
+    dof = math.prod(int((table.sum(dim) > 0).sum()) - 1 for dim in (0, 1))
+    return IndependenceResult(statistic, float(chi2.sf(statistic, dof)) if dof else math.nan, dof, num_pairs)
+
+
+class PITCalibration(NamedTuple):
+    """Holds a histogram of PITs int64 (num_bins,) and how far it is from uniform.
+
+    Beside it are its mean absolute deviation, D = sup |F_n(u) - u| and n.
+    """
+
+    counts: Tensor
+    deviation: float
+    ks_statistic: float
+    num_events: int
+
+
+def pit_calibration(uniforms: Tensor, num_bins: int = 10) -> PITCalibration:
+    """Compare probability integral transforms with U(0, 1); deviation and D are NaN without events.
+
+        n_b = #{i: (b - 1) / B <= u_i < b / B},  deviation = 1/B sum_b |n_b / n - 1/B|,  D = sup_u |F_n(u) - u|
+
+    A hump in the middle says that the distribution is too wide, a valley too narrow, a slope too early or too late.
+
+    Args:
+        uniforms: (num_events,) in [0, 1]: G(tau_i | h_{i-1}). On windows that end before the next event long
+            inter-times are missing, so take 1 - exp(-gap) of the gaps of `carry_over` instead, which the right
+            distribution makes uniform.
+        num_bins: B.
+    Source: Gneiting, Balabdaoui and Raftery, J. R. Stat. Soc. B 69 (2007).
+
+    Example:
+        >>> found = pit_calibration(torch.tensor([0.1, 0.3, 0.6, 0.9]), num_bins=2)
+        >>> found.counts.tolist(), float(found.deviation), round(float(found.ks_statistic), 2)
+        ([2, 2], 0.0, 0.2)
+    """
+    ks = ks_uniform(uniforms)  # refuses values outside [0, 1]
+    bins = (uniforms.detach().double().cpu().flatten() * num_bins).long().clamp_max(num_bins - 1)
+    counts = torch.bincount(bins, minlength=num_bins)
+    deviation = float((counts.double() / counts.sum() - 1 / num_bins).abs().mean())
+    return PITCalibration(counts, deviation, ks.statistic, ks.num_events)
+
+
+def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Tensor:
+    """Sort events by the probability p_i of their most probable mark into B bins of equal width, float64 (3, B).
+
+        rows: n_b = #{i in b}, sum_{i in b} p_i, sum_{i in b} 1{k_i is the most probable mark};  i in b: (b-1)/B <= p_i
+            < b/B
+
+    Args:
+        mark_probs: (num_events, num_marks); marks: int64 (num_events,); num_bins: B.
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+        >>> confidence_bins(probs, torch.tensor([0, 1, 0]), num_bins=2)
+        tensor([[0.0000, 3.0000],
+                [0.0000, 2.4000],
+                [0.0000, 2.0000]], dtype=torch.float64)
+    """
+    confidence, predicted = mark_probs.detach().double().max(-1)
+    bins = (confidence * num_bins).long().clamp(0, num_bins - 1)
+    columns = torch.stack([torch.ones_like(confidence), confidence, (predicted == marks).double()])
+    return columns.new_zeros(3, num_bins).index_add_(1, bins, columns)
+
+
+def expected_calibration_error(bins: Tensor) -> Tensor:
+    """Return ECE = sum_b n_b / n |accuracy_b - mean confidence_b|, float64 () in [0, 1]; NaN without events.
+
+    0 for calibrated probabilities of infinitely many events; for n events it is positive by chance, of order sqrt(B /
+    n).
+
+    Args:
+        bins: sums of `confidence_bins`, (3, num_bins).
+    Source: Naeini et al. (AAAI 2015); Guo et al. (ICML 2017), with B = 15.
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+        >>> bins = confidence_bins(probs, torch.tensor([0, 1, 0]), num_bins=2)
+        >>> round(float(expected_calibration_error(bins)), 3)
+        0.133
+    """
+    num_events, confidence, correct = bins
+    error: Tensor = (correct - confidence).abs().sum() / num_events.sum()
+    return error

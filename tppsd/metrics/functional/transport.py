@@ -1,14 +1,94 @@
-"""Optimal transport distance of two event sequences: how far a continuation is from what really followed."""
+"""Distances: of two samples of the next event, of two event sequences, and of two distributions of the next event."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tppsd.data.sequences import EventSequence
+from tppsd.models.distribution import NextEventDistribution
+from tppsd.models.mixture import LogNormalMixture
+
+Ground = Literal["index", "discrete"]
+
+
+def wasserstein_distance(first: Tensor, second: Tensor) -> float:
+    """Return the 1-Wasserstein distance of two empirical distributions, in the unit of the values; D^t of the paper.
+
+        W_1 = integral |F_first(x) - F_second(x)| dx
+
+    Times and inter-times that follow one history give the same distance. Two samples of n draws from the same
+    distribution are of the order of its spread / sqrt(n) apart, not 0: compare with the distance of two samples of one
+    sampler.
+
+    Args:
+        first, second: (num_draws,), of any two lengths >= 1.
+    Source: TPP-SD (arXiv 2507.09252), section 5.1.
+
+    Example:
+        >>> wasserstein_distance(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 2.5]))
+        1.0
+    """
+    first, second = (_checked(values, "values").double() for values in (first, second))
+    values, order = torch.cat([first, second]).sort()
+    return float(_distance_of_cdfs(order < len(first), order >= len(first))[:-1] @ values.diff())
+
+
+def earth_movers_distance(first: Tensor, second: Tensor, ground: Ground = "index") -> float:
+    """Earth mover's distance of two empirical distributions of marks, without unit; D^k of the paper.
+
+        EMD = min over couplings of E c(k, l)
+        ground = "index":     c = |k - l|    EMD = sum_k |F_first(k) - F_second(k)|
+        ground = "discrete":  c = 1{k != l}  EMD = 1/2 sum_k |f_first(k) - f_second(k)|, the total variation
+
+    The paper's cost is "index", which takes the marks' numbers for places on a line; marks are names as a rule, and
+    then "discrete" is the distance that does not depend on their order. As for times, two samples of one distribution
+    are not at 0.
+
+    Args:
+        first, second: integers >= 0, (num_draws,), of any two lengths >= 1.
+        ground: "index" or "discrete".
+    Source: TPP-SD (arXiv 2507.09252), section 5.1.
+
+    Example:
+        >>> first, second = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 2])
+        >>> [round(earth_movers_distance(first, second, ground), 3) for ground in ('index', 'discrete')]
+        [1.0, 0.667]
+    """
+    if ground not in ("index", "discrete"):
+        raise ValueError(f"ground = {ground!r} is unknown; choose 'index' (|k - l|) or 'discrete' (0 or 1)")
+    first, second = (_checked(marks, "marks") for marks in (first, second))
+    size = 1 + int(torch.maximum(first.max(), second.max()))
+    counts = [torch.bincount(marks, minlength=size) for marks in (first, second)]
+    if ground == "index":
+        return float(_distance_of_cdfs(*counts).sum())
+    return float(
+        (counts[0] * len(second) - counts[1] * len(first)).abs().sum().double() / (2 * len(first) * len(second))
+    )
+
+
+def _distance_of_cdfs(first: Tensor, second: Tensor) -> Tensor:
+    """Return |F_first - F_second| at every point, from the numbers of draws at each.
+
+    These are whole numbers up to the division, so that it is exact.
+    """
+    below_first, below_second = first.long().cumsum(0), second.long().cumsum(0)
+    num_first, num_second = below_first[-1], below_second[-1]
+    return (below_first * num_second - below_second * num_first).abs().double() / (num_first * num_second)
+
+
+def _checked(values: Tensor, name: str) -> Tensor:
+    values = values.detach().flatten().cpu()
+    if not len(values):
+        raise ValueError(f"a sample has no {name}; both samples need at least one draw")
+    if not values.double().isfinite().all():
+        raise ValueError(f"a sample has {name} that are infinite or NaN; a distance needs finite ones")
+    return values
+
 
 HYPRO_COSTS = (0.05, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -30,6 +110,11 @@ def transport_distance(first: EventSequence, second: EventSequence, costs: Seque
             another unit of time choose others.
     Source: Mei, Qin and Eisner, "Imputing missing events in continuous-time event streams" (ICML 2019); averaged over
         several costs: HYPRO (Xue et al., NeurIPS 2022).
+
+    Example:
+        >>> first, second = EventSequence.of([1.0, 2.0], t_start=0.0), EventSequence.of([1.5], t_start=0.0)
+        >>> transport_distance(first, second, costs=[1.0])  # move one by 0.5, delete the other
+        tensor([1.5000], dtype=torch.float64)
     """
     present = torch.cat([s.marks[s.num_given :] for s in (first, second)]).unique().tolist()
     return _by_mark(first, second, present, costs).sum(0)
@@ -41,6 +126,13 @@ def transport_by_mark(
     """Summands of `transport_distance`, one for each mark, float64 (num_marks, num_costs); its arguments are the same.
 
     For a distance by horizon, give sequences that end there (`EventSequence.prefix`).
+
+    Example:
+        >>> first = EventSequence.of([1.0, 2.0], marks=[0, 1], t_start=0.0)
+        >>> second = EventSequence.of([1.5], marks=[0], t_start=0.0)
+        >>> transport_by_mark(first, second, num_marks=2, costs=[1.0])
+        tensor([[0.5000],
+                [1.0000]], dtype=torch.float64)
     """
     return _by_mark(first, second, range(num_marks), costs)
 
@@ -83,3 +175,83 @@ def _alignment_costs(sources: list[Tensor], targets: list[Tensor], prices: Tenso
         done = lengths.sum(1) == diagonal
         result[done] = current[done, lengths[done, 0]]
     return result
+
+
+class Overlap(NamedTuple):
+    """Holds estimates per context, each (*batch,).
+
+    Fields: kl: KL(target || draft) in nats; acceptance: 1 - TV(target, draft), the probability that the `joint` rule
+    accepts an event drafted in this context.
+    """
+
+    kl: Tensor
+    acceptance: Tensor
+
+
+def overlap(target: NextEventDistribution, draft: NextEventDistribution, uniforms: Tensor) -> Overlap:
+    """Estimate both without bias from inter-times of the target, in closed form over the marks.
+
+        KL(target || draft) = E [log g_T(tau) / g_D(tau) + sum_k f_T(k | tau) log f_T(k | tau) / f_D(k | tau)]
+        1 - TV(target, draft) = E [sum_k f_T(k | tau) min(1, g_D(tau) f_D(k | tau) / (g_T(tau) f_T(k | tau)))]
+
+    with tau ~ g_T in both. Draw s of S lies in the s-th of S equally probable strata. Gradients reach the draft only.
+
+    Args:
+        target, draft: distributions of the same contexts, batch shape (*batch,).
+        uniforms: float64 (*batch, num_draws) in (0, 1), independent.
+    Source: Leviathan et al. 2023, Theorem 3.5 (acceptance is 1 - TV).
+
+    Example:
+        >>> zero = torch.zeros(1, 1, dtype=torch.float64)
+        >>> target = NextEventDistribution(LogNormalMixture(zero, zero, zero))
+        >>> draft = NextEventDistribution(LogNormalMixture(zero, zero + 0.5, zero))  # shifted by half a deviation
+        >>> uniforms = torch.full((1, 1000), 0.5, dtype=torch.float64)
+        >>> found = overlap(target, draft, uniforms)
+        >>> round(float(found.kl), 3), round(float(found.acceptance), 3)  # exactly 1/8 and 2 Phi(-1/4)
+        (0.125, 0.803)
+    """
+    with torch.no_grad():
+        inter_times = stratified_inter_times(target.inter_time, uniforms)
+        target = target.unsqueeze(uniforms.dim() - 1)  # (*batch, 1), against (*batch, num_draws)
+        target_time = target.inter_time.log_prob(inter_times).unsqueeze(-1)  # (*batch, num_draws, 1)
+        target_mark = target.mark_log_probs(inter_times)  # (*batch, num_draws, num_marks)
+    draft = draft.unsqueeze(uniforms.dim() - 1)
+    log_ratio = draft.inter_time.log_prob(inter_times).unsqueeze(-1) - target_time
+    log_ratio = log_ratio + (draft.mark_log_probs(inter_times) - target_mark)  # draft / target, per mark
+    mark_probs = target_mark.exp()
+    kl = -(mark_probs * log_ratio).sum(-1).mean(-1)
+    acceptance = (mark_probs * log_ratio.clamp_max(0.0).exp()).sum(-1).mean(-1)
+    return Overlap(kl, acceptance)
+
+
+def stratified_inter_times(distribution: LogNormalMixture, uniforms: Tensor) -> Tensor:
+    """Draw inter-times without truncation, float64 (*batch, num_draws), each marginally of the distribution.
+
+    Level (s + u_s) / S of draw s picks the component by inversion of the cumulative weights, components in the order of
+    their means, and what the level leaves within the component's share is the probability of its quantile: strata of
+    near components are near in log tau, and each component's share is spread over it.
+
+    Args:
+        distribution: batch shape (*batch,).
+        uniforms: float64 (*batch, num_draws) in (0, 1), u_s.
+
+    Example:
+        >>> zero = torch.zeros(1, 1, dtype=torch.float64)
+        >>> standard, middles = LogNormalMixture(zero, zero, zero), torch.full((1, 2), 0.5, dtype=torch.float64)
+        >>> stratified_inter_times(standard, middles).log()  # quantiles of Normal(0, 1) at 1/4 and 3/4
+        tensor([[-0.6745,  0.6745]], dtype=torch.float64)
+    """
+    if distribution.elapsed is not None:
+        raise ValueError("stratified draws are from distributions without truncation")
+    num_draws = uniforms.shape[-1]
+    levels = (torch.arange(num_draws, device=uniforms.device) + uniforms) / num_draws
+    order = distribution.means.argsort(-1)
+    weights = distribution.log_weights.gather(-1, order).double().exp()
+    ends = weights.cumsum(-1)
+    levels = levels * ends[..., -1:]  # weights sum to 1 up to rounding
+    component = torch.searchsorted(ends[..., :-1].contiguous(), levels)  # (*batch, num_draws)
+    weight, end = weights.gather(-1, component), ends.gather(-1, component)
+    p = (1 - (end - levels) / weight).clamp(1e-12, 1 - 1e-12)  # a component of weight 1e-15 has levels of few digits
+    chosen = order.gather(-1, component)
+    x = distribution.means.gather(-1, chosen) + distribution.log_stds.gather(-1, chosen).exp() * torch.special.ndtri(p)
+    return torch.exp(distribution.shift + distribution.scale * x)

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tppsd.models.attention import Attention, AttentionPass
-from tppsd.models.blocks import start_local
-from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
-from tppsd.models.layers import layer_norm, linear
+from tppsd.models.blocks import EncoderInput, FixedPhases, TokenEmbedding, layer_norm, linear, sinusoids, start_local
 
 
 class AttNHPLayer(nn.Module):

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tppsd.models.attention import Attention, AttentionPass
-from tppsd.models.blocks import start_local
-from tppsd.models.embedding import EncoderInput, TokenEmbedding
-from tppsd.models.layers import linear, rms_norm
+from tppsd.models.blocks import EncoderInput, TokenEmbedding, linear, rms_norm, start_local
 
 _FASTEST, _SLOWEST = 4.0, 4000.0  # periods, in mean inter-times and in events
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tppsd.models.attention import AttentionPass
-from tppsd.models.blocks import TransformerBlock
-from tppsd.models.embedding import EncoderInput, FixedPhases, TokenEmbedding, sinusoids
-from tppsd.models.layers import layer_norm
+from tppsd.models.blocks import EncoderInput, FixedPhases, TokenEmbedding, TransformerBlock, layer_norm, sinusoids
 
 
 class THPEncoder(nn.Module):

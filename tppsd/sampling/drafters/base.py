@@ -6,7 +6,7 @@ Drafters differ in speed only; the rules keep the target's distribution.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -95,6 +95,26 @@ class Draft:
         cache.roll_back(num_cached - num_kept)
 
 
+class Committed(NamedTuple):
+    """Says what a round has committed: the first `num_accepted` drafted events, then `state.last_token`.
+
+    Fields:
+        draft: the chain, or the path through a tree.
+        num_accepted: int64 (rows,).
+        state: after the commit.
+        distributions: the target's distributions (rows, draft_length + 1), after the token before the draft and each
+            drafted one.
+        seen_marks: int64 (rows, draft_length + 1), the marks of those tokens; -1 at the start of a window without an
+            event.
+    """
+
+    draft: Draft
+    num_accepted: Tensor
+    state: BatchState
+    distributions: EventDistribution
+    seen_marks: Tensor
+
+
 class Drafter(Protocol):
     """Proposes events with their distributions for every row, and is told what was committed."""
 
@@ -104,25 +124,8 @@ class Drafter(Protocol):
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
         """Draft one event per row and position, or node of a tree, from uniforms (rows, positions or nodes, >= 3)."""
 
-    def commit(
-        self,
-        draft: Draft,
-        num_accepted: Tensor,
-        state: BatchState,
-        distributions: EventDistribution,
-        seen_marks: Tensor,
-    ) -> None:
-        """Take note that the first `num_accepted` (rows,) drafted events and then `state.last_token` were committed.
-
-        Args:
-            draft: the chain, or the path through a tree.
-            num_accepted: int64 (rows,).
-            state: after the commit.
-            distributions: the target's distributions (rows, draft_length + 1), after the token before the draft and
-                each drafted one.
-            seen_marks: int64 (rows, draft_length + 1), the marks of those tokens; -1 at the start of a window without
-                an event.
-        """
+    def commit(self, done: Committed) -> None:
+        """Take note of what a round has committed."""
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
@@ -134,14 +137,7 @@ class MemorylessDrafter:
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Do nothing."""
 
-    def commit(
-        self,
-        draft: Draft,
-        num_accepted: Tensor,
-        state: BatchState,
-        distributions: EventDistribution,
-        seen_marks: Tensor,
-    ) -> None:
+    def commit(self, done: Committed) -> None:
         """Do nothing."""
 
     def compact(self, rows: Tensor) -> None:

@@ -6,11 +6,73 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
-from tppsd.sampling.drafters.backlog import DraftBacklog
-from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.autoregressive import ModelRunner
+from tppsd.sampling.drafters.base import Committed, Draft
 from tppsd.sampling.requests import Histories, Requests
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
+
+
+class DraftBacklog:
+    """Holds tokens (rows, n) of which the first `num` int64 (rows,) of each row are real.
+
+    A draft model is shown nothing in rounds that draft nothing, and never the event that ends a round.
+    """
+
+    def __init__(self, num_rows: int, device: torch.device) -> None:
+        self.tokens: EventTokens | None = None  # before the first round
+        self.num = torch.ones(num_rows, dtype=torch.int64, device=device)
+
+    def begin(self, newest: EventTokens) -> EventTokens:
+        """Return the tokens; before the first draft of all, the newest of every row (rows, 1)."""
+        if self.tokens is None:
+            self.tokens = newest
+        return self.tokens
+
+    def prefill(self, rows: Tensor, newest: EventTokens) -> None:
+        """Hold the newest token alone of new requests in `rows`."""
+        if self.tokens is not None:
+            self.num[rows] = 1
+            for mine, theirs in zip(self.tokens, newest, strict=True):
+                mine[rows, 0] = theirs[rows, 0]
+
+    def replace(self, events: EventTokens, num_kept: Tensor, newest: EventTokens) -> None:
+        """Hold from now on the first `num_kept` (rows,) of `events`, then `newest` (rows, 1)."""
+        most = int(num_kept.max())
+        self.tokens, self.num = behind(events.map(lambda field: field[:, :most]), num_kept, newest), num_kept + 1
+
+    def add(self, newest: EventTokens) -> None:
+        """Add `newest` (rows, 1)."""
+        assert self.tokens is not None
+        self.tokens, self.num = behind(self.tokens, self.num, newest), self.num + 1
+
+    def clear(self) -> None:
+        """Forget all tokens: they were shown."""
+        assert self.tokens is not None
+        self.tokens, self.num = self.tokens.map(lambda field: field[:, :0]), torch.zeros_like(self.num)
+
+    def followed_by(self, drafted: EventTokens) -> EventTokens:
+        """Return each row's own unseen tokens, the drafted ones behind them without a gap, and dead ones."""
+        assert self.tokens is not None
+        num, width = self.num.unsqueeze(1), self.tokens.ids.shape[1]
+        both = self.tokens.cat(drafted)
+        length = both.ids.shape[1]
+        places = torch.arange(length, device=num.device)
+        source = torch.where(places < num, places, places + width - num).clamp_max(length - 1)
+        return both.map(lambda field: field.gather(1, source))
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        self.num = self.num[rows]
+        if self.tokens is not None:
+            self.tokens = self.tokens.map(lambda field: field[rows])
+
+
+def behind(tokens: EventTokens, num: Tensor, newest: EventTokens) -> EventTokens:
+    """Return tokens (rows, n + 1) with `newest` (rows, 1) after the first `num` (rows,) of each row."""
+    return tokens.map(
+        lambda old, new: torch.cat([old, torch.zeros_like(new)], 1).scatter(1, num.unsqueeze(1), new), newest
+    )
+
 
 _ASK_EVERY = 4  # drafted events: whether any row still needs one
 _LONGEST_BACKLOG = 64  # tokens that a draft model may lag behind in rounds without a draft
@@ -83,23 +145,17 @@ class ModelDrafter:
         self.runner.cache.roll_back(backlog.ids.shape[1] - self.backlog.num)  # shorter ones wrote dead entries
         return distribution
 
-    def commit(
-        self,
-        draft: Draft,
-        num_accepted: Tensor,
-        state: BatchState,
-        distributions: EventDistribution,
-        seen_marks: Tensor,
-    ) -> None:
+    def commit(self, done: Committed) -> None:
         """Keep what was accepted in the cache; what it has not seen of it joins the backlog."""
+        draft, num_accepted, newest = done.draft, done.num_accepted, done.state.last_token
         if draft.draft_length == 0:
-            self._add_to_backlog(state.last_token)
+            self._add_to_backlog(newest)
             return
         # the cache holds all drafted events but the last: a fully accepted round leaves out that and the bonus event
         num_kept = num_accepted.clamp_max(self._num_cached)
         draft.keep_in(self.runner.cache, num_kept, self._num_cached, 0)
         last = draft.tokens.map(lambda field: field[:, -1:])
-        self.backlog.replace(last, num_accepted - num_kept, state.last_token)
+        self.backlog.replace(last, num_accepted - num_kept, newest)
 
     def _add_to_backlog(self, newest: EventTokens) -> None:
         """Add the newest token in a round that drafted nothing."""

@@ -1,19 +1,92 @@
-"""Drafting without a draft model: the target's own recent distributions, held fixed for a round.
+"""Drafting without a draft model: the target's own distributions.
 
-Source: after Bilos et al., arXiv 2510.20031.
+They are recent ones (after Bilos et al., arXiv 2510.20031), or those of the round before (exact speculative Jacobi
+decoding, after Teng et al., arXiv 2410.01699).
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution
-from tppsd.sampling.drafters.base import Draft
-from tppsd.sampling.drafters.recent import RecentDistributions
+from tppsd.sampling.drafters.base import Committed, Draft
 from tppsd.sampling.requests import Requests
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
+
+if TYPE_CHECKING:
+    from tppsd.sampling.autoregressive import ModelRunner
+
+
+class RecentDistributions:
+    """Holds per row the target's distribution after the latest event of each mark, and its latest of all.
+
+    Args:
+        num_rows: rows.
+        num_marks: marks of the target.
+        device: where the rows are.
+
+    Attributes:
+        table: distributions (rows, num_marks + 1), by mark and then the latest; None before the first.
+        is_known: bool (rows, num_marks + 1), what of the table is of use.
+    """
+
+    def __init__(self, num_rows: int, num_marks: int, device: torch.device) -> None:
+        self.table: EventDistribution | None = None
+        self.is_known = torch.zeros(num_rows, num_marks + 1, dtype=torch.bool, device=device)
+        self.slots = torch.arange(num_marks + 1, device=device)
+
+    def update(self, distributions: EventDistribution, marks: Tensor, num: Tensor) -> None:
+        """Take in the first `num` (rows,) of the distributions (rows, n).
+
+        They follow events of `marks` int64 (rows, n); -1 is none.
+        """
+        positions = torch.arange(marks.shape[1], device=marks.device)
+        follows = (marks.unsqueeze(2) == self.slots[:-1]) & (positions < num.unsqueeze(1)).unsqueeze(
+            2
+        )  # (rows, n, marks)
+        newest = torch.where(follows, positions.unsqueeze(1), -1).amax(1)
+        source = torch.cat([newest, num.unsqueeze(1) - 1], 1)
+        distributions = distributions.whole()
+        if self.table is None:
+            self.table = distributions.at(source.clamp_min(0))
+        else:
+            kept = marks.shape[1] + self.slots
+            self.table = (
+                type(distributions).cat([distributions, self.table], 1).at(torch.where(source >= 0, source, kept))
+            )
+        self.is_known = self.is_known | (source >= 0)
+
+    def take_over(self, other: RecentDistributions, source: Tensor, rows: Tensor) -> None:
+        """Begin `rows` int64 (n,) with what rows `source` (n,) of `other` know."""
+        self.is_known[rows] = other.is_known[source]
+        if other.table is None:
+            return
+        if self.table is None:
+            self.table = other.table[
+                torch.zeros_like(self.is_known[:, 0], dtype=torch.int64).index_copy(0, rows, source)
+            ]
+        else:
+            where = torch.arange(len(self.is_known), device=rows.device).index_copy(
+                0, rows, len(self.is_known) + source
+            )
+            self.table = type(self.table).cat([self.table, other.table], 0)[where]
+
+    def after_marks(self) -> EventDistribution:
+        """Return distributions (rows, num_marks) to draft from after an event of each mark.
+
+        It is the latest of all where none has followed that mark yet.
+        """
+        assert self.table is not None
+        return self.table.at(torch.where(self.is_known[:, :-1], self.slots[:-1], len(self.slots) - 1))
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        self.is_known = self.is_known[rows]
+        if self.table is not None:
+            self.table = self.table[rows]
 
 
 class SelfDrafter:
@@ -65,16 +138,9 @@ class SelfDrafter:
         drafts = self.recent.is_known[:, -1]
         return depth * (drafts & (state.elapsed == 0) if state.is_truncated_start else drafts).long()
 
-    def commit(
-        self,
-        draft: Draft,
-        num_accepted: Tensor,
-        state: BatchState,
-        distributions: EventDistribution,
-        seen_marks: Tensor,
-    ) -> None:
+    def commit(self, done: Committed) -> None:
         """Take in the target's distributions after the committed events."""
-        self.recent.update(distributions, seen_marks, num_accepted + 1)
+        self.recent.update(done.distributions, done.seen_marks, done.num_accepted + 1)
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
@@ -97,3 +163,73 @@ def follow_marks(every_mark: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         step *= 2
     marks = composed.gather(2, first.view(-1, 1, 1).expand(-1, composed.shape[1], 1)).squeeze(2)
     return torch.cat([first.unsqueeze(1), marks[:, :-1]], 1), marks
+
+
+class JacobiDrafter(SelfDrafter):
+    """Drafts each event from the distribution that the target gave it in the round before, with the noise it had then.
+
+    The pass that verifies a draft also gives the distributions of the events after the first rejection, in the light of
+    all drafted events before them. The next round drafts those events again from these. As their noise stays with them,
+    they hardly change from round to round, and neither do their distributions: where fixed-point iteration (Song et
+    al., ICML 2021) waits until an event no longer changes, this needs only distributions that overlap, and it is exact.
+
+    Why it is exact: given everything up to and including the noise of the event before, the distribution that an event
+    is drafted from is fixed, and its own noise is fresh, because events after a rejection have decided nothing. (Under
+    block verification they have; there this drafter has the distribution of the round before, and other noise.)
+
+    It drafts on beyond the end of a window: after a rejection before it, the distributions of those events are of use.
+
+    A distribution that followed an event of another mark than the one now drafted, and events that no round has seen
+    yet, are drafted as in `SelfDrafter`.
+    """
+
+    def __init__(self, target: ModelRunner, num_rows: int) -> None:
+        super().__init__(target, num_rows)
+        self._distributions: EventDistribution | None = (
+            None  # (rows, n + 1) of the round before, after the newest event and each of n drafted ones
+        )
+        self._marks_before: Tensor | None = None  # int64 (rows, n + 1): the marks that these distributions follow
+        self._skip = self.recent.slots.new_zeros(num_rows)  # how many of them followed committed events
+        self._last = self._skip - 1  # index of the last of use; -1: none
+
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
+        """Forget the round before of the rows that begin new requests."""
+        super().prefill(rows, requests, state)
+        self._last[rows] = -1
+
+    def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
+        """Draft a chain, from the round before where it knows the event, else as in `SelfDrafter`."""
+        if self._distributions is None or uniforms.shape[1] == 0:
+            return super().propose(state, uniforms)
+        draft_length = uniforms.shape[1]
+        positions = torch.arange(draft_length, device=uniforms.device)
+        source = self._skip.unsqueeze(1) + positions
+        is_seen = source <= self._last.unsqueeze(1)
+        source = torch.where(is_seen, source, 0)
+        again, by_mark = self._distributions.at(source), self.recent.after_marks()
+        tau_again, mark_again = again.sample(uniforms[..., :3])
+        every_tau, every_mark = by_mark.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
+        assert self._marks_before is not None
+        fits = is_seen.unsqueeze(2) & (self._marks_before.gather(1, source).unsqueeze(2) == self.recent.slots[:-1])
+        every_mark = torch.where(fits, mark_again.unsqueeze(2), every_mark)
+        before, marks = follow_marks(every_mark, state.last_marks(self.num_marks).clamp_min(0))
+        is_again = fits.gather(2, before.unsqueeze(2)).squeeze(2)
+        inter_times = torch.where(is_again, tau_again, every_tau.gather(2, before.unsqueeze(2)).squeeze(2))
+        distributions = (
+            type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
+        )
+        times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
+        return Draft(inter_times, times, marks, distributions, self.lengths(draft_length, state))
+
+    def commit(self, done: Committed) -> None:
+        """Keep the target's distributions for the next round."""
+        super().commit(done)
+        self._distributions, self._marks_before = done.distributions.whole(), done.seen_marks
+        self._skip, self._last = done.num_accepted + 1, done.draft.num_drafted
+
+    def compact(self, rows: Tensor) -> None:
+        """Keep only `rows`."""
+        super().compact(rows)
+        self._skip, self._last = self._skip[rows], self._last[rows]
+        if self._distributions is not None and self._marks_before is not None:
+            self._distributions, self._marks_before = self._distributions[rows], self._marks_before[rows]

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
-from tppsd.sampling.drafters.base import Draft
-from tppsd.sampling.drafters.jacobi import JacobiDrafter
+from tppsd.sampling.autoregressive import ModelRunner
+from tppsd.sampling.drafters.base import Committed, Draft
 from tppsd.sampling.drafters.model import ModelDrafter
+from tppsd.sampling.drafters.own import JacobiDrafter
 from tppsd.sampling.requests import Requests
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 
 
@@ -67,20 +67,13 @@ class ParallelDrafter(ModelDrafter):
         last = self.backlog.num.unsqueeze(1) - 1
         return distributions.at(last + torch.arange(drafted.ids.shape[1], device=last.device))
 
-    def commit(
-        self,
-        draft: Draft,
-        num_accepted: Tensor,
-        state: BatchState,
-        distributions: EventDistribution,
-        seen_marks: Tensor,
-    ) -> None:
+    def commit(self, done: Committed) -> None:
         """Keep the accepted events for the next round's backlog."""
-        self.guess.commit(draft, num_accepted, state, distributions, seen_marks)
-        if draft.marks.shape[1] == 0:
-            self._add_to_backlog(state.last_token)
+        self.guess.commit(done)
+        if done.draft.draft_length == 0:
+            self._add_to_backlog(done.state.last_token)
         else:  # what the cache has seen of the draft is how it was before the last pass
-            self.backlog.replace(draft.tokens, num_accepted, state.last_token)
+            self.backlog.replace(done.draft.tokens, done.num_accepted, done.state.last_token)
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.protocol import EventDistribution, EventModel, EventTokens
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.model import ModelDrafter, joined
 from tppsd.sampling.drafters.own import SelfDrafter
 from tppsd.sampling.drafters.poisson import PoissonDrafter
 from tppsd.sampling.requests import Histories
-from tppsd.sampling.runner import ModelRunner
 from tppsd.sampling.state import BatchState
 from tppsd.sampling.tree.shape import Tree
 

@@ -8,6 +8,8 @@ chain. Source: Multi-Candidate Speculative Decoding (MCSD, Yang et al., arXiv 24
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +18,25 @@ from tppsd.models.cache import RowCache
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.noise import Purpose, RowNoise, Streams, address
-from tppsd.sampling.rules import Acceptance, Recovered, Rejected, RoundUniforms
-from tppsd.sampling.tree.candidates import MEAN, CandidateRule
+from tppsd.sampling.rules import Acceptance, Recovered, Rejected, RoundUniforms, log_ratio
+from tppsd.sampling.tree.candidates import MEAN, RECURSIVE, CandidateRule, Siblings, Step, bounded_exp
 from tppsd.sampling.tree.linear import LINEAR
-from tppsd.sampling.tree.recursive import RECURSIVE
 from tppsd.sampling.tree.shape import Tree
-from tppsd.sampling.tree.walk import TreeWalk
+
+
+class Walk(NamedTuple):
+    """Says where the walks of all rows went.
+
+    Fields:
+        nodes: int64 (rows, depth), one per level, any from where a row's walk ended.
+        num_picked: int64 (rows,), how many of them it led to.
+        steps: of all rows alike: where a row's walk has ended, its candidates have infinite odds.
+    """
+
+    nodes: Tensor
+    num_picked: Tensor
+    steps: list[Step]
+
 
 CANDIDATE_RULES: dict[str, CandidateRule] = {"linear": LINEAR, "mean": MEAN, "rrs": RECURSIVE}
 
@@ -56,7 +71,11 @@ class TreeRule:
 
     def __init__(self, tree: Tree, candidates: CandidateRule, device: torch.device) -> None:
         self.tree, self.candidates = tree, candidates
-        self.walk = TreeWalk(tree, candidates, device)
+        self._parents = torch.tensor(tree.parents, device=device) + 1  # of the nodes, among the target's distributions
+        self._widths = torch.tensor(tree.candidates, device=device)
+        self._leftmost = torch.tensor(tree.starts[:-1], device=device)
+        ends = list(accumulate((candidates.num_uniforms(width) for width in tree.candidates), initial=0))
+        self._uniforms_of = [slice(*edges) for edges in pairwise(ends)]  # of each level, among those of a round
         self.addresses, self.num_nodes = tree_addresses(tree, candidates), tree.num_nodes
 
     def uniforms(self, noise: RowNoise, draft_length: int) -> RoundUniforms:
@@ -81,10 +100,44 @@ class TreeRule:
         along = target.at(torch.nn.functional.pad(nodes + 1, (1, 0)))
         return Acceptance(PathDraft.of(draft, nodes), along, num_accepted)
 
+    def walk(self, distributions: EventDistribution, draft: Draft, is_walking: Tensor, uniforms: Tensor) -> Walk:
+        """Walk down in the rows `is_walking` bool (rows,).
+
+        Args:
+            distributions: the target's (rows, 1 + num_nodes), after the root and each node.
+            draft: the tree.
+            is_walking: rows that drafted something.
+            uniforms: float64 (rows, num_uniforms, 2), those of the levels behind one another.
+        """
+        ratios = bounded_exp(log_ratio(draft, distributions[:, self._parents]))
+        num_picked, everyone = torch.zeros_like(draft.marks[:, 0]), torch.arange(len(ratios), device=ratios.device)
+        nodes, reached = self._leftmost.repeat(len(ratios), 1), torch.full_like(num_picked, -1)
+        steps: list[Step] = []
+        for depth, num_children in enumerate(self.tree.candidates):
+            if not is_walking.any():
+                break
+            first = self.tree.first_child(depth, reached)
+            own = ratios.gather(1, first.unsqueeze(1) + torch.arange(num_children, device=first.device))
+            own = torch.where(is_walking.unsqueeze(1), own, torch.inf)
+            siblings = Siblings(
+                everyone,
+                torch.full_like(everyone, depth),
+                own,
+                (distributions, reached + 1),
+                (draft.drafted_distributions, first),
+            )
+            own_uniforms = uniforms[:, self._uniforms_of[depth]].flatten(1)
+            steps.append(Step(siblings, own_uniforms, self.candidates.pick(siblings, own_uniforms)))
+            is_walking = is_walking & (steps[-1].picked < num_children)
+            reached = first + torch.where(is_walking, steps[-1].picked, 0)
+            nodes[:, depth] = reached
+            num_picked = num_picked + is_walking
+        return Walk(nodes, num_picked, steps)
+
     def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
         """Draw from the rule's adjusted distribution, for all positions with the same number of candidates together."""
         inter_times, marks = (values.clone() for values in rejected.events())
-        widths = self.walk.widths[rejected.positions]
+        widths = self._widths[rejected.positions]
         for width in set(self.tree.candidates):
             which = (widths == width).nonzero().squeeze(1)
             if len(which):

@@ -1,0 +1,36 @@
+"""Files that take their name when all of them is written, so that an interrupted write leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]:
+    """Give the path of a temporary file beside `path`, which takes its name at the end, and is gone after an error.
+
+    Args:
+        path: of the file; its folder is made where there is none.
+        is_synced: have all of it on the disk before it takes its name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        if is_synced:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file, whole or not at all, and return its path."""
+    with whole_or_absent(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
