@@ -52,6 +52,10 @@ def mistakes() -> list[Mistake]:
 
 
 def pytest_arguments(tests: str, folder: str = "tests") -> list[str]:
-    """Return the arguments of pytest: files in their folder, options as they are; slow tests are left out."""
+    """Return the arguments of pytest: files in their folder, options as they are.
+
+    Slow tests are left out, unless there is an option -m that says otherwise.
+    """
     words = shlex.split(tests)
-    return [f"{folder}/{word}" if word.endswith(".py") else word for word in words] + ["-m", "not slow"]
+    quick = [] if "-m" in words else ["-m", "not slow"]
+    return [f"{folder}/{word}" if word.endswith(".py") else word for word in words] + quick
