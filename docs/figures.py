@@ -1,7 +1,7 @@
 """Draw the pictures of the documentation: `python docs/figures.py` writes them to docs/images/.
 
 The picture of speculative sampling needs no training: target and draft are Hawkes processes, so that it is the same on
-every machine.
+every machine. Those of results are of the JSON lines that their tables are made from (docs/tables.py).
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tables
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import tppsd
 from tppsd.processes import Hawkes, ProcessModel
-from tppsd.sampling.drafters.base import Draft
+from tppsd.sampling.drafters.base import Committed
 from tppsd.sampling.drafters.model import ModelDrafter
 from tppsd.sampling.recorder import Recorder
+from tppsd.sampling.requests import Wanted
 from tppsd.sampling.sample import SamplingJob
-from tppsd.sampling.state import BatchState
 
 IMAGES = Path(__file__).resolve().parent / "images"
+TARGET = ProcessModel(Hawkes(mu=1.0, alpha=1.4, beta=2.0))
+DRAFT = ProcessModel(Hawkes(mu=2.0, alpha=0.2, beta=1.0))
 END, DRAFT_LENGTH, SEED = 12.0, 5, 5
 ACCEPTED, REJECTED, RECOVERED = "#0072b2", "#999999", "#d55e00"  # Okabe and Ito 2008
 
@@ -38,28 +41,25 @@ class Watched(ModelDrafter):
 
     rounds: list[Round]
 
-    def commit(
-        self, draft: Draft, num_accepted: Tensor, state: BatchState, distributions: Any, seen_marks: Tensor
-    ) -> None:
+    def commit(self, done: Committed) -> None:
         """See Drafter."""
-        self.rounds.append(Round(draft.times[0].clone(), int(num_accepted[0]), float(state.last_times[0])))
-        super().commit(draft, num_accepted, state, distributions, seen_marks)
+        last = float(done.state.last_times[0])
+        self.rounds.append(Round(done.draft.times[0].clone(), int(done.num_accepted[0]), last))
+        super().commit(done)
 
 
 def sampled_rounds() -> list[Round]:
     """The rounds of one sequence of a Hawkes process, drafted by another one that is less excitable."""
-    target = ProcessModel(Hawkes(mu=1.0, alpha=1.4, beta=2.0))
-    draft = ProcessModel(Hawkes(mu=2.0, alpha=0.2, beta=1.0))
     rounds: list[Round] = []
 
     def drafter(runner: Any) -> Watched:
-        watched = Watched(draft, 1, runner.cache.capacity, runner.histories, stops_at_end=True)
+        watched = Watched(DRAFT, 1, runner.cache.capacity, runner.histories, stops_at_end=True)
         watched.rounds = rounds
         return watched
 
     options = {"method": "speculative", "draft_length": DRAFT_LENGTH}
-    job = SamplingJob(target, draft, None, options, 1, SEED, 1000, Recorder(False, False), drafter=drafter)
-    job.finished(job.plan(t_end=END))
+    job = SamplingJob(TARGET, DRAFT, None, options, 1, SEED, 1000, Recorder(False, False), drafter=drafter)
+    job.sampled(job.plan(Wanted(t_end=END)))
     return rounds
 
 
@@ -93,11 +93,60 @@ def rounds_picture() -> Figure:
     return figure
 
 
+def drafts_over_compiled_picture() -> Figure:
+    """The fastest sampler with a draft over compiled sampling without one, with the range of the runs."""
+    rows = tables.read("drafts_over_compiled").rows
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for depth, colour, shift in (("20 layers", ACCEPTED, -0.15), ("3 or 1 layers", RECOVERED, 0.15)):
+        cells = [row[f"{depth}: over it"] for row in rows]
+        middle, low, high = ([float(cell[key]) for cell in cells] for key in ("median", "min", "max"))
+        places = [place + shift for place in range(len(rows))]
+        axes.hlines(places, low, high, color=colour, linewidth=1.2, alpha=0.5)
+        axes.scatter(middle, places, 30, colour, label=f"{depth}: median, smallest to largest run")
+    axes.axvline(1, color="#333333", linewidth=0.9, linestyle=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([0.5, 0.75, 1, 1.5, 2, 3], ["0.5", "0.75", "1", "1.5", "2", "3"])
+    axes.set_yticks(range(len(rows)), [f"{row['data']}, {row['encoder']}" for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("speed-up over compiled event-by-event sampling, one sequence at a time")
+    axes.set_title("The best draft over compiled sampling", loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def shared_histories_picture() -> Figure:
+    """Milliseconds per path, with a copy of the history's cache for each and with one for all."""
+    rows = tables.read("shared_histories").rows
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    for name, colour, shift in (("copied caches", REJECTED, -0.2), ("shared", ACCEPTED, 0.2)):
+        heights = [float(row[f"{name}, ms per path"]) for row in rows]
+        bars = axes.bar([place + shift for place in range(len(rows))], heights, 0.38, color=colour, label=name)
+        axes.bar_label(bars, [f"{height:g}" for height in heights], fontsize=8.5, padding=2)
+    axes.set_xticks(range(len(rows)), [str(row["new events per path"]) for row in rows])
+    axes.set_xlabel("new events per path")
+    axes.set_ylabel("time [ms per path]")
+    axes.set_title("1,000 paths of each of 4 histories of 275 events, 8 layers, compiled", loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.15)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+PICTURES = {
+    "rounds": rounds_picture,
+    "drafts_over_compiled": drafts_over_compiled_picture,
+    "shared_histories": shared_histories_picture,
+}
+
+
 def main() -> None:
     """Draw all pictures."""
     IMAGES.mkdir(exist_ok=True)
-    tppsd.plots.save(rounds_picture(), IMAGES / "rounds.png")
-    print(f"written: {IMAGES / 'rounds.png'}")
+    for name, draw in PICTURES.items():
+        print(f"written: {tppsd.plots.save(draw(), IMAGES / f'{name}.png')}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     "test_commands.py": {
         "test_the_demo_tells_its_story_from_the_data_to_a_forecast": 0,
     },
+    "test_completion.py": {
+        "test_bash_completes": 0,
+        "test_zsh_completes": 0,
+    },
     "test_compiled.py": {
         "test_a_compiled_cell_passes_quickly": 5,
         "test_a_library_that_was_cut_short_is_compiled_anew": 0,
@@ -181,6 +185,15 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_batch_size_changes_nothing": 1,
         "test_paths_have_the_targets_distribution_under_every_rule": 1,
         "test_paths_of_a_transformer_have_its_distribution": 1,
+    },
+    "test_wandb.py": {
+        "test_a_run_has_its_configuration_and_the_name_of_its_data": 0,
+        "test_a_run_has_learning_rates_gradients_and_the_best_values": 0,
+        "test_every_panel_of_the_dashboard_has_something_of_the_run": 0,
+        "test_artifacts_say_what_was_made_of_what": 0,
+        "test_csv_has_the_numbers": 0,
+        "test_tensorboard_has_numbers_pictures_and_tables": 0,
+        "test_a_sweep_asks_for_what_fit_takes_and_logs": 0,
     },
 }
 

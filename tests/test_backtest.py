@@ -16,8 +16,9 @@ import tppsd
 from tppsd import cli
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.forecasting import backtest as module
-from tppsd.forecasting.backtest import Backtest, backtest
+from tppsd.forecasting import backtest_plan as module
+from tppsd.forecasting.backtest import backtest
+from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, poisson_process
 from tppsd.forecasting.case_scores import TOLERANCES, Paths, next_time_scores, observe
 from tppsd.forecasting.forecast import Forecast
@@ -144,7 +145,11 @@ def scored(distributions: object, since: float, next_times: Tensor, horizon: flo
     """Of histories whose last event was at 1, observed until `since` later."""
     history = EventSequence.of([1.0], None, 0.0, 1.0 + since)
     return next_time_scores(
-        distributions, [history] * len(next_times), next_times, horizon, torch.Generator().manual_seed(0)
+        distributions,
+        [history] * len(next_times),
+        next_times,
+        horizon,
+        torch.full((len(next_times),), 0.5, dtype=torch.float64),
     )
 
 
@@ -187,6 +192,8 @@ def test_the_true_process_is_calibrated(result: Backtest) -> None:
     for level in (0.5, 0.8, 0.95):
         error = result.value("target", f"coverage_{100 * level:g}") - level
         assert abs(error) < RARE * math.sqrt(level * (1 - level) / num)
+    passed = result.value("target", "number_test_passed")
+    assert passed > 0.95 - RARE * math.sqrt(0.95 * 0.05 / num)
     for metric in ("mean_of_count_pit", "mean_of_next_time_pit"):
         assert abs(result.value("target", metric) - 0.5) < RARE / math.sqrt(12 * num)
     for metric in ("ks_of_count_pit", "ks_of_next_time_pit"):
@@ -198,6 +205,7 @@ def test_twice_the_rate_is_found_out(result: Backtest) -> None:
     assert result.value("double", "mean_of_count_pit") < 0.5 - RARE / math.sqrt(12 * num)
     assert result.value("double", "ks_of_count_pit") > 1.95 / math.sqrt(num)
     assert result.value("double", "coverage_80") < 0.8 - RARE * math.sqrt(0.8 * 0.2 / num)
+    assert result.value("double", "number_test_passed") < result.value("target", "number_test_passed")
     clear = {one.metric for one in result.comparisons if one.horizon == 3.0 and one.high < 0}
     assert {"crps_of_counts", "log_score_of_counts", "transport_score"} <= clear
     assert any("the target beats double" in sentence for sentence in result.sentences())
@@ -351,7 +359,7 @@ def test_the_command_writes_everything_and_names_what_is_missing(
     out = capsys.readouterr().out
     assert "4 origins, any mark within 2 d" in out and "the target" in out and "poisson" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "scores.parquet", "scores.csv", "scores.json", "backtest.html",
+        "scores.parquet", "scores.csv", "scores.json", "backtest.html", ".shards", ".job.json", ".manifest.json",
     }  # fmt: skip
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert content["horizons"] == [1.0, 2.0] and {row["mark"] for row in content["scores"]} == {"a", "b", "any"}

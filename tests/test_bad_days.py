@@ -8,19 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas
 import pytest
 import torch
 from lightning_helpers import SMALL, fitted
+from real_processes import ROOT, children, tppsd
 
 from tppsd import TargetTPP
 
 pytestmark = [pytest.mark.slow]
-ROOT = Path(__file__).parent.parent
 NUM = 60_000  # sequences, of which a run is far from done when it is told to stop
 SAMPLED = ["--requests.num_events", "20", "--requests.num_sequences", str(NUM), "--requests.chunk_size", "64"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -30,22 +28,6 @@ QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     return fitted(TargetTPP(2, **SMALL), tmp_path_factory.mktemp("target") / "target.ckpt")
-
-
-@contextmanager
-def tppsd(folder: Path, *arguments: str | Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """`python -m tppsd ARGUMENTS`, in a process group of its own that does not outlive the test."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tppsd", *map(str, arguments)], cwd=folder, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def shards(folder: Path) -> list[Path]:
@@ -59,10 +41,6 @@ def wait_for_shards(folder: Path, process: subprocess.Popen[str]) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("no shards")
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def free_port() -> str:

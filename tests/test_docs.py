@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import docstrings
+import figures
 import generate
 import pytest
 import tables
@@ -173,6 +174,25 @@ def test_values_are_written_as_they_were_measured() -> None:
     assert tables.value_text([{"value": "1", "published": "2"}, None]) == "1 (*2*), "
     table = tables.Table({"bold": ["gain"], "table": "Here"}, [{"gain": {"median": 2, "min": 1, "max": 3}, "n": None}])
     assert tables.written(table) == "| gain | n |\n| --- | --- |\n| **2** (1 to 3) | |\n\n*Here.*"
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_the_rounds_of_the_picture_make_the_sequence_that_is_sampled() -> None:
+    rounds = figures.sampled_rounds()
+    drawn = [time for one in rounds for time in (*one.drafted[: one.num_accepted].tolist(), one.last)]
+    options = {"method": "speculative", "draft_length": figures.DRAFT_LENGTH, "seed": figures.SEED}
+    samples = tppsd.sample(figures.TARGET, figures.DRAFT, t_end=figures.END, **options)
+    assert [time for time in drawn if time <= figures.END] == samples.event_times[0].tolist()
+    assert sum(len(one.drafted) - one.num_accepted for one in rounds) > 0
+
+
+@pytest.mark.parametrize("draw", figures.PICTURES.values(), ids=figures.PICTURES)
+def test_pictures_have_titles_or_legends_and_labelled_axes(draw: Any) -> None:
+    figure = draw()
+    assert all(axes.get_xlabel() for axes in figure.axes)
+    assert figure.legends or all(axes.get_legend() for axes in figure.axes)
 
 
 # --- the quick start -------------------------------------------------------------------------------------------------

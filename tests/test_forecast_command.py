@@ -64,7 +64,9 @@ def test_the_command_writes_a_table_and_a_page(files: tuple[str, str], tmp_path:
         "[0.5, 0.0, 0.5]",
     ]
     assert cli.main(["forecast", log, *READ, *options, "--output", str(output)]) == 0
-    assert sorted(path.name for path in output.iterdir()) == ["forecast.csv", "forecast.html", "forecast.parquet"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".job.json", ".manifest.json", ".shards", "forecast.csv", "forecast.html", "forecast.parquet",
+    ]  # fmt: skip
     table = pd.read_parquet(output / "forecast.parquet")
     assert tuple(table.columns) == COLUMNS and set(table["id"]) == {"case-7", "case-9"}
     assert set(table["mark"].dropna()) == {*NAMES, "any"}
@@ -94,7 +96,7 @@ def test_the_rest_of_each_sequence_is_drawn_where_a_share_is_given(files: tuple[
         "1",
     ]
     assert cli.main(["forecast", log, *READ, *options, "--output", str(tmp_path / "out")]) == 0
-    assert "the dark line is what happened" in (tmp_path / "out" / "forecast.html").read_text()
+    assert "the line in steps is what happened" in (tmp_path / "out" / "forecast.html").read_text()
 
 
 def test_a_run_knows_its_model_and_its_data(files: tuple[str, str], tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_long_value_is_shown_in_short(capsys: pytest.CaptureFixture[str]) -> N
     """By the parser, and by what a constructor says."""
     from tppsd import cli
 
-    for option in ("--model.dropout", "--data.lookback"):
+    for option in ("--trainer.max_epochs", "--data.lookback"):
         try:
             status = cli.main(["fit", "--data.path", "none.csv", f"{option}={'x' * 10_000}"])
         except SystemExit as ended:

@@ -330,7 +330,7 @@ def test_predict_compiles_what_it_is_told_to(checkpoints: tuple[Path, Path]) -> 
         (["fit", *QUIET, *DATA, "--trainer.precision", "bf16-true"], "precision = 'bf16-true' would round event times"),
         (
             ["fit", *QUIET, *DATA, "--model.num_heads", "3"],
-            "embed_dim = 64 must be positive, even and a multiple of num_heads = 3",
+            "embed_dim = 32 must be positive, even and a multiple of num_heads = 3",
         ),
         (
             ["fit", *QUIET, *DATA, "--model.num_marks", "7"],

@@ -23,8 +23,8 @@ from tppsd import (
     load,
     sample,
 )
+from tppsd.lightning.job_folder import JOB
 from tppsd.lightning.requests import Requests, median_window
-from tppsd.lightning.writer import JOB
 from tppsd.sampling import auto
 from tppsd.sampling.method import Batch
 from tppsd.sampling.results import SampledSequences

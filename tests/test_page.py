@@ -14,6 +14,17 @@ from tppsd.plots.page import Page
 from tppsd.plots.style import MARKS
 
 
+def test_sentences_of_an_account_wrap_and_begin_at_the_left() -> None:
+    page = Page("an account")
+    page.account([("times", "timestamps <in UTC>")])
+    page.table(["", "n"], [["a", "1"]])
+    html = page.html()
+    account, numbers = re.findall(r"<table.*?</table>", html)
+    assert 'class="text"' in account and "&lt;in UTC&gt;" in account and 'class="text"' not in numbers
+    (rule,) = re.findall(r"table\.text td \{(.*?)\}", html)
+    assert "text-align: left" in rule and "white-space: normal" in rule
+
+
 class Parser(HTMLParser):
     """Checks that tags close in order, and collects ids and where attributes point."""
 

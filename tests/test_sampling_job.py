@@ -15,7 +15,7 @@ import torch
 from lightning_helpers import SMALL, fitted, tppsd, trainer
 
 from tppsd import Sampler, SampleWriter, TargetTPP
-from tppsd.lightning import writer as writer_module
+from tppsd.lightning import shard_writer as writer_module
 from tppsd.lightning.job_folder import JOB, LOCK, MANIFEST, Lock, claim
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.shards import Shard, fault, fingerprint, shard_name

@@ -163,19 +163,19 @@ class SaveAt(Checkpoint):
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize("epoch", [1, 5, 7], ids=["before", "where it begins", "while it falls"])
+@pytest.mark.parametrize("epoch", [1, 5, 6, 7], ids=["before", "where it begins", "while it falls", "after it"])
 def test_a_resumed_run_is_the_unbroken_one(epoch: int, tmp_path: Path) -> None:
     scores, file = [1.0] * 40, tmp_path / "epoch.ckpt"
 
-    def run(path: Path | None, *callbacks: Callback) -> tuple[Any, dict[str, torch.Tensor]]:
+    def run(path: Path | None, saving: Checkpoint) -> tuple[Any, dict[str, torch.Tensor]]:
         torch.manual_seed(0 if path is None else 1)
         module = TargetTPP(2, dropout=0.1, **SMALL)
-        stopping = Patience("val/score", patience=5)
-        run = trainer(max_epochs=40, callbacks=[Worse(scores), stopping, *callbacks])
+        callbacks = [Worse(scores), Patience("val/score", patience=5), saving]
+        run = trainer(max_epochs=40, enable_checkpointing=True, callbacks=callbacks)
         run.fit(module, datamodule=small_data(), ckpt_path=path, weights_only=True)
         return run, {name: value.detach().clone() for name, value in module.named_parameters()}
 
     whole, expected = run(None, SaveAt(file, epoch))
-    resumed, weights = run(file)
+    resumed, weights = run(file, SaveAt(tmp_path / "other.ckpt", epoch))
     assert resumed.global_step == whole.global_step == 8 * STEPS
     assert all(torch.equal(weights[name], value) for name, value in expected.items())

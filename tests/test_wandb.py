@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning_helpers import small_data, tppsd, trainer
 
-from tppsd import TargetTPP
+from tppsd import BacktestAfterFit, TargetTPP
 from tppsd.commands.dashboard import SECTIONS, document, empty_panels, workspace
 from tppsd.lightning.artifacts import data_facts
 from tppsd.lightning.cli import parser_of
@@ -159,6 +159,41 @@ def test_artifacts_say_what_was_made_of_what(folder: Path) -> None:
     assert own["best/nll"] == target.summary["best/nll"]
     assert about["multivariate_hawkes-draft", False]["distilled_from"] == own["content_hash"]
     assert about["multivariate_hawkes-samples", False]["target"] == own["content_hash"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["taxi", "--publish"], "--publish needs --entity: the user or team that the project belongs to"),
+        (["taxi", "--check", "nowhere"], "nowhere: has no run-ID.wandb; give the folder of a run"),
+    ],
+)
+def test_a_dashboard_that_cannot_be_made_says_why(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("wandb_workspaces", reason="the package wandb-workspaces is not installed")
+    monkeypatch.chdir(tmp_path)
+    assert tppsd("dashboard", *arguments) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (BacktestAfterFit(2.0, split="nothing"), "nothing"),
+        (BacktestAfterFit("7d"), "horizon = '7d'"),
+    ],
+)
+def test_a_backtest_that_cannot_be_made_is_refused_before_training(callback: BacktestAfterFit, message: str) -> None:
+    module = TargetTPP(2, embed_dim=8, num_heads=2, num_components=4)
+    before = module.model.content_hash()
+    with pytest.raises(ValueError, match=message):
+        trainer(callbacks=[callback]).fit(module, datamodule=small_data())
+    assert module.model.content_hash() == before
 
 
 def test_the_facts_of_data_have_no_events_and_tell_data_apart() -> None:

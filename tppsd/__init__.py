@@ -11,9 +11,11 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does the same at run time
     from tppsd import metrics, plots, processes
     from tppsd.backends.compile import compile
+    from tppsd.data.named import named_history, read_histories
     from tppsd.data.sequences import EventBatch, EventSequence
     from tppsd.data.statistics import DataStatistics
-    from tppsd.forecasting.backtest import Backtest, backtest
+    from tppsd.forecasting.backtest import backtest
+    from tppsd.forecasting.backtest_result import Backtest
     from tppsd.forecasting.forecast import Forecast, forecast
     from tppsd.forecasting.session import Session
     from tppsd.lightning.backtesting import BacktestAfterFit
@@ -61,8 +63,10 @@ __all__ = [
     "forecast",
     "load",
     "metrics",
+    "named_history",
     "plots",
     "processes",
+    "read_histories",
     "sample",
     "sample_stream",
 ]
@@ -70,7 +74,7 @@ __all__ = [
 _RENAMED = {"NextEventLaw": "NextEventDistribution"}
 _SUBMODULES = ("metrics", "plots", "processes")
 _MODULE_OF = {
-    "Backtest": "tppsd.forecasting.backtest",
+    "Backtest": "tppsd.forecasting.backtest_result",
     "BacktestAfterFit": "tppsd.lightning.backtesting",
     "DataStatistics": "tppsd.data.statistics",
     "Distillation": "tppsd.lightning.distillation",
@@ -95,6 +99,8 @@ _MODULE_OF = {
     "TransformerTPP": "tppsd.models.transformer_tpp",
     "forecast": "tppsd.forecasting.forecast",
     "load": "tppsd.models.checkpoint",
+    "named_history": "tppsd.data.named",
+    "read_histories": "tppsd.data.named",
     "sample": "tppsd.sampling.sample",
     "sample_stream": "tppsd.sampling.sample",
 }

@@ -109,7 +109,7 @@ def _of_default(name: str, default: Mapping[str, Any]) -> list[Option]:
     texts = {option.name: option.text for option in options}
     return [
         Option(f"{name}.{argument}", "NUMBER", _text(first_sentence(texts[f"{name}.{argument}"]), value))
-        for argument, value in default["init_args"].items()
+        for argument, value in default.get("init_args", {}).items()
     ]
 
 

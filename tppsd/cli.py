@@ -40,7 +40,7 @@ GROUPS = {
         "validate": Command(TRAINER_CLI, "score it on the validation split", "tppsd validate --run RUN"),
         "test": Command(TRAINER_CLI, "score it on the test split", "tppsd test --run RUN"),
         "predict": Command(TRAINER_CLI, "sample sequences into Parquet files", "tppsd predict --run RUN"),
-        "verify": Command("tppsd.commands.verify", "check the files of predict", "tppsd verify outputs/samples"),
+        "verify": Command("tppsd.commands.verify", "check the files of a job", "tppsd verify outputs/samples"),
     },
     "Forecast": {
         "forecast": Command(

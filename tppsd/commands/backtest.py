@@ -6,30 +6,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.commands.data_options import SourceParser, given_options, source_of, without_prefix
+from tppsd.data.paths import local_path
 
 if TYPE_CHECKING:
     from tppsd.data.statistics import DataStatistics
-    from tppsd.forecasting.backtest import Backtest
+    from tppsd.forecasting.backtest_result import Backtest
     from tppsd.lightning.datamodule import EventDataModule
-
-TABLE, PAGE = "scores", "backtest.html"
 
 
 def main(args: list[str]) -> None:
     """Backtest a checkpoint, print the scores of all marks together, and write table, JSON and page.
 
+    It runs through the Trainer in chunks; killed and started again, it goes on where it stopped.
+
     Raises:
         FileNotFoundError, ValueError: an argument is wrong, or data and model do not belong together.
     """
-    parsed = parser().parse_args(without_prefix(args))
+    from tppsd.lightning.running import run_job
+
+    own = parser()
+    parsed = own.parse_args(without_prefix(args))
     if (parsed.run is None) == (parsed.model is None):
         raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
     if parsed.horizon is None:
         raise ValueError("--horizon is missing: give a number of units of time, or a duration such as 7d")
+    local_path(parsed.output, "--output")
 
     from tppsd.data.marks import check_mark_names
     from tppsd.data.units import check_time_unit
-    from tppsd.forecasting.backtest import backtest
+    from tppsd.lightning.backtest_job import Backtester, BacktestWriter
     from tppsd.models.checkpoint import load
 
     model, data = _opened(parsed)
@@ -42,28 +47,32 @@ def main(args: list[str]) -> None:
         raise ValueError(
             f"{data.dataset_name}: there is no split {parsed.split!r} to forecast; name another by --split"
         )
-    found = backtest(
+    module = Backtester(
         target,
         sequences,
         parsed.horizon,
         _origins(parsed.origins, statistics),
         parsed.num_paths,
-        within=parsed.within or (),
-        baselines=parsed.baselines,
-        training_sequences=data.sequences("train"),
-        draft=parsed.draft,
-        seed=parsed.seed,
-        progress=True,
+        parsed.within or (),
+        parsed.baselines,
+        data.sequences("train"),
+        parsed.draft,
+        parsed.seed,
     )
-    _say(found)
-    for path in _written(found, Path(parsed.output)):
-        print(f"Written: {path}")
+    writer = BacktestWriter(parsed.output)
+    if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed) and writer.found is not None:
+        _say(writer.found)
+        for path in writer.paths:
+            print(f"Written: {path}")
 
 
 def parser() -> SourceParser:
     """Return the parser of the command line."""
+    from tppsd.lightning.running import add_trainer_options
+
     about = "Score forecasts from many origins of a test split by what happened."
     examples = ("tppsd backtest --run outputs/fit/version_0 --horizon 7d --origins 'every 7d'",)
+
     parser = SourceParser("tppsd backtest", about, examples, True)
     add = parser.add_argument
     add("--run", type=str | None, default=None, help="folder of a run of fit: its data and its best checkpoint")
@@ -78,7 +87,11 @@ def parser() -> SourceParser:
         help="of poisson, renewal and hawkes, as a list; [] for none (default: all)")  # fmt: skip
     add("--draft", type=str | None, default=None, help="checkpoint of a draft, or the name of a drafter, for speed")
     add("--seed", type=int, default=0, help="of the sampling")
-    add("--output", type=str, default="outputs/backtest", help="folder for the table, the JSON file and the page")
+    add("--output", type=str, default="outputs/backtest",
+        help="folder for the table, the JSON file and the page, and for what is done")  # fmt: skip
+    add("--chunk_size", type=int | None, default=None,
+        help="origins that are done and written together (default: some 20,000 paths)")  # fmt: skip
+    add_trainer_options(parser)
     return parser
 
 
@@ -132,12 +145,3 @@ def _say(found: Backtest) -> None:
     console.print(table)
     for line in (*found.notes, *found.sentences()):
         console.print(line, markup=False)
-
-
-def _written(found: Backtest, folder: Path) -> list[Path]:
-    """Write all files and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table, paths = found.to_pandas(), [folder / f"{TABLE}.parquet", folder / f"{TABLE}.csv"]
-    table.to_parquet(paths[0], index=False)
-    table.to_csv(paths[1], index=False)
-    return [*paths, found.to_json(folder / f"{TABLE}.json"), found.to_html(folder / PAGE)]

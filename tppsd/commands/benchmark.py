@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.arguments import use_threads
-from tppsd.commands.console import CommandParser, add_compile, add_threads, positive_seconds
+from tppsd.commands.console import CommandParser, add_compile, add_threads, output_path, positive_seconds
 from tppsd.progress import progress
 from tppsd.sampling.options import RULES, TREE_RULES
 
@@ -145,7 +145,7 @@ def parser() -> CommandParser:
     add("--device", choices=["cpu", "cuda"], help="where models run (default: cpu)")
     add_threads(parser)
     add("--json", action="store_true", help="one JSON object per row")
-    add("--report", type=Path, help="write a self-contained HTML page with figures")
+    add("--report", type=output_path, help="write a self-contained HTML page with figures")
     return parser
 
 

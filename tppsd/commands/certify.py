@@ -14,7 +14,7 @@ from tppsd.backends.compile import check_compiler
 from tppsd.certification.cells import all_cells
 from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, Results, cells_of, certify
 from tppsd.certification.models import OWN_ENCODER
-from tppsd.commands.console import CommandParser, at_least
+from tppsd.commands.console import CommandParser, at_least, output_path
 from tppsd.sampling.options import DTYPES
 
 EVENTS = 1_000_000  # per cell
@@ -59,7 +59,12 @@ def parser() -> CommandParser:
         help=f"compiled targets; {OWN_ENCODER}: targets whose encoder native code does not know",
     )  # fmt: skip
     add("--dtype", choices=DTYPES, default=DTYPES[0], help="of matrices, keys and values (default: %(default)s)")
-    add("--output", type=Path, default=Path("outputs/certify"), help="where results are kept (default: %(default)s)")
+    add(
+        "--output",
+        type=output_path,
+        default=Path("outputs/certify"),
+        help="where results are kept (default: %(default)s)",
+    )
     return parser
 
 

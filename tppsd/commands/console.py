@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tppsd.arguments import THREADS, names_of, options_of, page, unrecognized
 from tppsd.data.options import ReadOptions
+from tppsd.data.paths import local_path
 
 LEFT_OUT = ("columns",)  # has options of its own: FIELD=COLUMN and --unmarked
 LISTS = ("fractions", "split_times", "time_format", "mark_bins", "mark_names")
@@ -115,6 +117,14 @@ def _interval(text: str) -> tuple[float | str, float | str]:
     if len(edges) != 2:
         raise argparse.ArgumentTypeError(f"{text} must be START..END, such as 0..12 or 2024-01-01..2024-03-31")
     return _value(edges[0]), _value(edges[1])
+
+
+def output_path(text: str) -> Path:
+    """Return the value of an option that names a file or folder to write, which is a local one."""
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def compile_mode(text: str) -> bool | str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 
 from tppsd.commands.data_options import SourceParser, parse_source
+from tppsd.data.paths import local_path
 
 
 def parser() -> SourceParser:
@@ -28,6 +29,7 @@ def main(args: list[str]) -> None:
         FileNotFoundError, ValueError: it cannot be read, or the name is not that of a Parquet file.
     """
     parsed, source, options = parse_source(parser(), args)
+    local_path(parsed.output, "OUT")
 
     from tppsd.data.interchange import write_parquet
     from tppsd.data.log import read_log

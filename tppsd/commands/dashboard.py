@@ -62,7 +62,7 @@ def parser() -> CommandParser:
     )
     add = own.add_argument
     add("project", help="name of the project: that of the data, unless a logger was told another")
-    add("--entity", default="me", help="user or team that the project belongs to (default: %(default)s)")
+    add("--entity", default="", help="user or team that the project belongs to; --publish needs it")
     add("--name", default="tppsd", help="name of the workspace (default: %(default)s)")
     add("--check", type=Path, metavar="PATH", help="folder of a recorded run: say which panels would be empty for it")
     add("--output", type=Path, default=Path("outputs/dashboard.json"), help="file to write (default: %(default)s)")
@@ -74,9 +74,11 @@ def main(args: list[str]) -> None:
     """Write the workspace; say what a run lacks of it; publish it if that is asked for.
 
     Raises:
-        ValueError: the package is not installed, or there is no such run.
+        FileNotFoundError, ValueError: there is no such run; the package is not installed, or --entity is missing.
     """
     options = parser().parse_args(args)
+    if options.publish and not options.entity:
+        raise ValueError("--publish needs --entity: the user or team that the project belongs to")
     made = workspace(options.entity, options.project, options.name)
     if options.check is not None:
         from tppsd.lightning.recorded_run import read_recorded_run, run_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -10,8 +11,15 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from tppsd.arguments import THREADS, names_of, options_of, page, unrecognized, use_threads
+from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecognized, use_threads
 from tppsd.data.options import ReadOptions
+
+TRAINER = {  # options of the Trainer that a page shows
+    "--trainer.devices": "processes that share the work (default: 1)",
+    "--trainer.num_nodes": "machines that share the work (default: 1)",
+    "--trainer.enable_progress_bar": "show how far the work is (default: true)",
+    "--start_timeout": "seconds that processes wait for each other at the start (default: 60)",
+}
 
 
 class SourceParser(ArgumentParser):
@@ -35,7 +43,7 @@ class SourceParser(ArgumentParser):
         if has_threads:
             self.add_argument("--threads", type=int | None, default=None, help=THREADS)
 
-    def format_help(self) -> str:
+    def format_help(self, *_: Any) -> str:
         """Return the page of --help: what is the command's own comes before how a log is read."""
         of_reading = {f"--{field.name}" for field in fields(ReadOptions)}
         options = options_of(self)
@@ -43,13 +51,15 @@ class SourceParser(ArgumentParser):
         groups = {
             "What is given": words,
             "Options": sorted(
-                (one for one in options if one not in words and one.name not in of_reading),
+                (one for one in options if one not in words and one.name not in of_reading and not _is_trainers(one)),
                 key=lambda option: option.name == "--threads",
             ),
+            "Several processes, by PyTorch Lightning's Trainer": _of_trainer(options),
             "How the log is read, as in `tppsd fit` under --data.": [one for one in options if one.name in of_reading],
         }
         usage = " ".join([self.prog, *(word.name.upper() for word in words), "[OPTIONS]"])
         footer = "\n".join(["Examples:", *(f"  {example}" for example in self.examples)])
+        groups = {title: several for title, several in groups.items() if several}
         return page(usage, self.description or "", groups, footer if self.examples else "")
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
@@ -65,6 +75,15 @@ class SourceParser(ArgumentParser):
         sentence = unrecognized(" ".join(message.split()), known)
         sys.stderr.write(f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
         raise SystemExit(2)
+
+
+def _is_trainers(option: Option) -> bool:
+    return option.name.startswith("--trainer.") or option.name == "--start_timeout"
+
+
+def _of_trainer(options: Sequence[Option]) -> list[Option]:
+    """Return those of the Trainer's options that a page shows; all are taken, as in `tppsd predict --help-all`."""
+    return [one._replace(text=TRAINER[one.name]) for one in options if one.name in TRAINER]
 
 
 def parse_source(parser: SourceParser, args: list[str]) -> tuple[Any, str, ReadOptions]:

@@ -18,6 +18,7 @@ from tppsd.commands.console import (
     add_reading_options,
     add_threads,
     at_least,
+    output_path,
     positive_seconds,
     take_reading_options,
 )
@@ -70,7 +71,7 @@ def parser() -> CommandParser:
         help="folder or file of events, hub id, or process preset (default: %(default)s)",
     )
     add_columns(parser)
-    add("--output", type=Path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
+    add("--output", type=output_path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
     seconds: dict[str, Any] = {"type": positive_seconds, "metavar": "SECONDS"}
     add(
         "--target-seconds", **seconds, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)"

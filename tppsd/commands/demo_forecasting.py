@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from tppsd.forecasting.backtest import Backtest, backtest
+from tppsd.forecasting.backtest import backtest
+from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import poisson_process
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.lightning.datamodule import EventDataModule

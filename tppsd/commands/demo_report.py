@@ -152,7 +152,7 @@ def _page(data: EventDataModule, results: dict[str, Any], tables: list[DemoTable
         return page
     shown, whole = results["shown"]
     page.paragraph(
-        "Bands hold 50, 80 and 95 % of the sampled continuations; the dark line is what came. Below: at how many "
+        "Bands hold 50, 80 and 95 % of the sampled continuations; the line in steps is what came. Below: at how many "
         "origins an event came, against the probability that was forecast; on the diagonal, forecasts mean what they "
         "say."
     )

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tppsd.commands.demo_sampling import LABELS, LOOP
 from tppsd.commands.demo_training import layers
-from tppsd.forecasting.backtest import Backtest
+from tppsd.forecasting.backtest_result import Backtest
 from tppsd.metrics.functional import history_share
 
 SPECULATIVE = ("speculative", "speculative_jacobi")

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.commands.data_options import SourceParser, given_options, source_of, without_prefix
 from tppsd.data.options import ReadOptions
+from tppsd.data.paths import local_path
 
 if TYPE_CHECKING:
     from tppsd.data.reading import EventDataset
     from tppsd.data.sequences import EventSequence
-    from tppsd.forecasting.forecast import Forecast
-
-SHOWN = 12  # histories with a figure of their own on the page
 
 
 def main(args: list[str]) -> None:
     """Forecast what follows the sequences of a source, and write forecast.parquet, forecast.csv and forecast.html.
 
+    It runs through the Trainer in chunks; killed and started again, it goes on where it stopped.
+
     Raises:
         FileNotFoundError, ValueError: the model or the log cannot be read, or an option does not fit them.
     """
-    parsed = parser().parse_args(without_prefix(args))
+    from tppsd.lightning.running import run_job
+
+    own = parser()
+    parsed = own.parse_args(without_prefix(args))
     if (parsed.run is None) == (parsed.model is None):
         raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
     if parsed.horizon is None:
         raise ValueError("--horizon is missing: give a length of time, as 7d")
+    local_path(parsed.output, "--output")
 
     from tppsd.data.log import read_log
     from tppsd.data.reading import to_dataset
-    from tppsd.forecasting.forecast import forecast
+    from tppsd.lightning.forecast_job import Forecaster
+    from tppsd.lightning.forecast_writer import ForecastWriter
     from tppsd.models.checkpoint import load
 
     model, source, options = _opened(parsed)
@@ -41,7 +44,7 @@ def main(args: list[str]) -> None:
     is_split = parsed.split is not None or options.split_times is not None
     dataset = to_dataset(read_log(source, _as_trained(options, target.statistics), is_split))
     histories, observed = _histories(dataset, parsed.split, parsed.given_fraction, parsed.max_histories)
-    found = forecast(
+    module = Forecaster(
         target,
         histories,
         _length(parsed.horizon, dataset),
@@ -50,18 +53,24 @@ def main(args: list[str]) -> None:
         parsed.bins,
         parsed.draft,
         parsed.stop_marks,
-        seed=parsed.seed,
+        parsed.seed,
+        observed,
     )
-    for path in write_forecast(found, observed, Path(parsed.output), dataset.name):
-        print(f"Written: {path}")
+    writer = ForecastWriter(parsed.output, dataset.name)
+    if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed):
+        for path in writer.paths:
+            print(f"Written: {path}")
 
 
 def parser() -> SourceParser:
     """Return the parser of the command line."""
     examples = ("tppsd forecast --run outputs/fit/version_0 --horizon 7d",
                 "tppsd forecast log.csv --model best.ckpt --horizon 30 --output outputs/forecast")  # fmt: skip
+    from tppsd.lightning.running import add_trainer_options
+
     parser = SourceParser("tppsd forecast", "Forecast what comes after every sequence of a log.", examples, True)
     _add_options(parser)
+    add_trainer_options(parser)
     return parser
 
 
@@ -76,7 +85,9 @@ def _add_options(parser: SourceParser) -> None:
     parser.add_argument(
         "--horizon", type=str | None, default=None, help="length of the forecast: a number of units, or 7d"
     )
-    parser.add_argument("--output", type=str, default="outputs/forecast", help="folder for the table and the page")
+    parser.add_argument(
+        "--output", type=str, default="outputs/forecast", help="folder for the table and the page, and for what is done"
+    )
     parser.add_argument("--num_paths", type=int, default=1000, help="sampled continuations of each history")
     parser.add_argument("--bins", type=int, default=4, help="parts of the horizon, with counts of their own")
     parser.add_argument("--marks", type=list[int | str] | None, default=None,
@@ -90,6 +101,8 @@ def _add_options(parser: SourceParser) -> None:
                         "forecast (default: all of them)")  # fmt: skip
     parser.add_argument("--max_histories", type=int | None, default=None, help="at most so many, from the first on")
     parser.add_argument("--seed", type=int, default=0, help="of the paths")
+    parser.add_argument("--chunk_size", type=int | None, default=None,
+                        help="histories that are done and written together (default: some 20,000 paths)")  # fmt: skip
 
 
 def _opened(parsed: Any) -> tuple[Path, str, ReadOptions]:
@@ -141,58 +154,7 @@ def _length(text: str, dataset: EventDataset) -> float:
     """Return a length of time in the data's unit."""
     from tppsd.data.units import Clock
 
-    origin = None
-    if dataset.time_origin is not None:
-        from tppsd.data.units import parse_timestamp
-
-        origin = parse_timestamp(dataset.time_origin, "time_origin")
-    clock = Clock(dataset.time_unit, origin)
+    clock = Clock.stored(dataset.time_unit, dataset.time_origin)
     length = clock.length(clock.duration(text, "--horizon"))
     assert length is not None
     return length
-
-
-def write_forecast(
-    found: Forecast, observed: list[EventSequence] | None, folder: Path, name: str
-) -> tuple[Path, Path, Path]:
-    """Write the table as Parquet and CSV, and the page; each file whole or not at all."""
-    table = found.to_pandas()
-    folder.mkdir(parents=True, exist_ok=True)
-    parquet = _whole(folder / "forecast.parquet", lambda path: table.to_parquet(path, index=False))
-    csv = _whole(folder / "forecast.csv", lambda path: table.to_csv(path, index=False))
-    return parquet, csv, _page(found, observed, name).write(folder / "forecast.html")
-
-
-def _whole(path: Path, write: Callable[[Path], None]) -> Path:
-    """Write a file under a temporary name, and give it its own once it is whole."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def _page(found: Forecast, observed: list[EventSequence] | None, name: str) -> Any:
-    from tppsd.plots.page import Page
-
-    page = Page(f"{name}: forecast over {found.horizon:g}")
-    num = len(found.histories)
-    page.paragraph(
-        f"{num:,} {'history' if num == 1 else 'histories'}, {found.num_paths:,} paths each. Bands hold 50, 80 and 95 % "
-        "of "
-        "the paths, the line is their mean" + (", the dark line is what happened." if observed else ".")
-    )
-    for i in range(min(num, SHOWN)):
-        page.figure(found.plot(observed, i))
-    page.heading("Probabilities of at least one event")
-    chance = found.probability()
-    page.paragraph(f"Until the horizon, in per cent, with standard errors ({chance.estimator}).")
-    rows = []
-    for i, history in enumerate(found.histories):
-        own = str(i) if history.id is None else str(history.id)
-        pairs = zip(chance.value[i].tolist(), chance.standard_error[i].tolist(), strict=True)
-        rows.append([own, *(f"{100 * min(max(value, 0.0), 1.0):.1f} ± {100 * error:.1f}" for value, error in pairs)])
-    page.table(["history", *(one.label for one in found.sets)], rows)
-    return page

@@ -12,6 +12,7 @@ from pathlib import Path
 from tppsd.commands.data_options import SourceParser, parse_source
 from tppsd.data.obstacles import DataError
 from tppsd.data.options import ReadOptions
+from tppsd.data.paths import local_path
 
 
 def parser() -> SourceParser:
@@ -39,6 +40,9 @@ def main(args: list[str]) -> None:
     parsed, source, options = parse_source(parser(), args)
     if parsed.report is not None and Path(parsed.report).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report {parsed.report} must be a page: give a name that ends in .html")
+
+    if parsed.report is not None:
+        local_path(parsed.report, "--report")
 
     from rich.console import Console
 

@@ -56,7 +56,7 @@ def _table(columns: tuple[str, ...], rows: list[list[str]], title: str | None = 
 def page_of(facts: LogFacts) -> Page:
     """Return the same account as a page, with pictures."""
     page, splits = Page(facts.log.name), list(facts.splits)
-    page.table(["", ""], [list(line) for line in [*understood(facts), *further(facts)]])
+    page.account([*understood(facts), *further(facts)])
     page.heading("To mind")
     for line in mind(facts) or ["Nothing."]:
         page.paragraph(line)

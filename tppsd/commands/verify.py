@@ -1,8 +1,8 @@
-"""`tppsd verify FOLDER`: are the files of a sampling job all there, and are they what was written?
+"""`tppsd verify FOLDER`: are the files of a job all there, and are they what was written?
 
-It reads every file that `tppsd predict` has written, with the checksums of its pages, and compares its rows, its
-indices and the SHA-256 of its bytes with the manifest of the job. What is missing or damaged is named, one file a line;
-giving the job's `tppsd predict` again samples that, and nothing else.
+It reads every file that `tppsd predict`, `forecast` or `backtest` has written in chunks, with the checksums of its
+pages, and compares its rows, its indices and the SHA-256 of its bytes with the manifest of the job. What is missing or
+damaged is named, one file a line; giving the job's command again mends that, and does nothing else again.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from tppsd.commands.console import CommandParser
+from tppsd.data.paths import for_arrow
+from tppsd.lightning.chunks import ItemChunks
 from tppsd.lightning.job_folder import JOB, MANIFEST, check_names, read_record
-from tppsd.lightning.shards import ForeignShardError, Shard, fault, parse_name, shard_name
+from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
+from tppsd.lightning.shards import ForeignShardError, Shard, fault, file_hash, parse_name, shard_name
 
 
 def parser() -> CommandParser:
     """Return the parser of the command line."""
     about = (__doc__ or "").partition("\n\n")[2]
-    parser = CommandParser("tppsd verify", about, ("tppsd verify outputs/samples",))
-    parser.add_argument("folder", type=Path, help="what was given to predict as --writer.output_dir")
+    parser = CommandParser("tppsd verify", about, ("tppsd verify outputs/samples", "tppsd verify outputs/forecast"))
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="what was given to predict as --writer.output_dir, to forecast or backtest as --output",
+    )
     return parser
 
 
@@ -31,9 +38,10 @@ def main(args: list[str]) -> None:
     """
     folder: Path = parser().parse_args(args).folder
     if not (folder / JOB).is_file():
-        raise ValueError(f"{folder} is not a folder of samples: `tppsd predict` has left no {JOB} there")
+        raise ValueError(f"{folder} is not a folder of samples, forecasts or scores: no job has left its {JOB} there")
     job = read_record(folder / JOB)
-    check_names(folder)
+    kind = kind_of(job)
+    check_names(folder, kind=kind)
     if (folder / MANIFEST).exists():
         num_files, wrong = _compared(folder, job)
     else:
@@ -41,45 +49,77 @@ def main(args: list[str]) -> None:
     for line in wrong:
         print(line)
     if wrong:
-        print(f"{folder}: {len(wrong)} things are not as they must be; the same `tppsd predict` mends what is missing")
+        print(
+            f"{folder}: {len(wrong)} things are not as they must be; the same `tppsd {kind.command}` mends what is "
+            "missing"
+        )
         raise SystemExit(1)
     print(f"{folder}: all {num_files} files are there and as they were written")
-    print(f"Next: tppsd inspect {folder}, or pandas.read_parquet({str(folder)!r})")
+    look = f"tppsd inspect {folder}, or " if kind is PREDICT else ""
+    print(f"Next: {look}pandas.read_parquet({str(folder)!r})")
 
 
 def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
     """Number of files in the manifest, and what differs from it."""
     manifest = read_record(folder / MANIFEST)
     try:
-        entries = [(Shard(s["name"], s["first_index"], s["rows"]), s["sha256"]) for s in manifest["shards"]]
+        entries = [(Shard(s["name"], s["first_index"], s["last_index"] - s["first_index"] + 1), s["sha256"])
+                   for s in manifest["shards"]]  # fmt: skip
+        results = {r["name"]: r["sha256"] for r in manifest.get("results", [])}
         recorded = manifest["job"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error})") from None
     wrong = [f"{JOB}: is not the job of the manifest"] if recorded != job else []
     for shard, sha256 in entries:
         wrong += _line(folder, shard, job, sha256)
+    for name, sha256 in results.items():
+        if not (folder / name).is_file():
+            wrong.append(f"{name}: is missing")
+        elif file_hash(folder / name) != sha256:
+            wrong.append(f"{name}: its SHA-256 is not that of the manifest")
     known = {shard.name for shard, _ in entries}
-    extra = sorted(path.name for path in folder.glob("*.parquet") if path.name not in known)
-    return len(entries), wrong + [f"{name}: is not in the manifest" for name in extra]
+    place = kind_of(job).folder
+    there = (place + path.name for path in (folder / place).glob("*.parquet"))
+    extra = sorted(name for name in there if name not in known)
+    return len(entries) + len(results), wrong + [f"{name}: is not in the manifest" for name in extra]
 
 
 def _unfinished(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
-    """Compare the files of a job without a manifest: they say how many there are to be, and what was written before."""
-    found = sorted(number for path in folder.glob("*.parquet") if (number := parse_name(path.name)) is not None)
+    """Compare the files of a job without a manifest with what its record, or the files themselves, say."""
+    kind = kind_of(job)
+    paths = (folder / kind.folder).glob("*.parquet")
+    found = sorted(number for path in paths if (number := parse_name(path.name, kind)) is not None)
     if not found:
         return 0, [f"{MANIFEST}: is missing, and so are all files: the job was never finished"]
-    num_chunks, wrong = found[0][1], [f"{MANIFEST}: is missing: the job was never finished"]
+    wrong = [f"{MANIFEST}: is missing: the job was never finished"]
+    there = {chunk for chunk, _ in found}
+    shards = _shards_of_samples(folder, found) if kind is PREDICT else _shards(job, kind)
+    for chunk, shard in enumerate(shards):
+        wrong += _line(folder, shard, job) if chunk in there else [f"{shard.name}: is missing"]
+    return len(shards), wrong
+
+
+def _shards(job: dict[str, Any], kind: JobKind) -> list[Shard]:
+    """Return the shards that a job is to have, by its record."""
+    try:
+        chunks = ItemChunks(int(job["num_items"]), int(job["chunk_size"]), {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{JOB} is damaged ({type(error).__name__}: {error})") from None
+    every = ((chunk, chunks.indices(chunk)) for chunk in range(len(chunks)))
+    return [Shard(shard_name(chunk, len(chunks), kind), own.start, len(own)) for chunk, own in every]
+
+
+def _shards_of_samples(folder: Path, found: list[tuple[int, int]]) -> list[Shard]:
+    """Return the shards of a predict job: the files say how many there are to be, and how many rows a chunk has."""
+    num_chunks = found[0][1]
     there = {chunk: _num_rows(folder / shard_name(chunk, num_chunks)) for chunk, _ in found}
     full = [rows for chunk, rows in there.items() if chunk < num_chunks - 1 and rows is not None]
     usual = max(full, key=full.count, default=None)  # all chunks but the last have as many
+    shards = []
     for chunk in range(num_chunks):
-        name = shard_name(chunk, num_chunks)
-        if chunk not in there:
-            wrong.append(f"{name}: is missing")
-            continue
-        rows = (there[chunk] or 0) if usual is None or chunk == num_chunks - 1 else usual
-        wrong += _line(folder, Shard(name, chunk * (rows if usual is None else usual), rows), job)
-    return num_chunks, wrong
+        rows = (there.get(chunk) or 0) if usual is None or chunk == num_chunks - 1 else usual
+        shards.append(Shard(shard_name(chunk, num_chunks), chunk * (rows if usual is None else usual), rows))
+    return shards
 
 
 def _num_rows(path: Path) -> int | None:
@@ -87,7 +127,7 @@ def _num_rows(path: Path) -> int | None:
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(path).num_rows)
+        return int(pq.read_metadata(for_arrow(path)).num_rows)
     except Exception:  # whatever the reader meets; `fault` will say it
         return None
 
@@ -96,5 +136,5 @@ def _line(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = 
     try:
         found = fault(folder, shard, job, sha256)
     except ForeignShardError:
-        found = "holds samples of another job"
+        found = f"holds {kind_of(job).content} of another job"
     return [] if found is None else [f"{shard.name}: {found}"]

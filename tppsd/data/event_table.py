@@ -190,8 +190,6 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
 
     Without a column all rows are one sequence, which has no id.
     """
-    import pyarrow
-
     if name is None:
         return np.zeros(table.num_rows, dtype=np.int64), np.full(1, None, dtype=object)
     column = table[name]
@@ -201,10 +199,11 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
         )
     encoded = _ids(source, plain(column), name).dictionary_encode()
     names = encoded.dictionary
-    if pyarrow.types.is_temporal(names.type):
-        names = names.cast("string")  # to_pylist() knows the years 1 to 9999 only
-    ids = np.empty(len(encoded.dictionary), dtype=object)
-    ids[:] = names.to_pylist()
+    ids = np.empty(len(names), dtype=object)
+    try:
+        ids[:] = names.to_pylist()
+    except (OverflowError, ValueError):  # dates outside of the years 1 to 9999
+        ids[:] = names.cast("string").to_pylist()
     return encoded.indices.to_numpy().astype(np.int64), ids
 
 

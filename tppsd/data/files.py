@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 from tppsd.data.arrow import check_no_truth_values
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context, candidate_names
+from tppsd.data.paths import for_arrow, is_url
 
 FORMATS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".feather")
 OTHER_NAMES = {".arrow": ".feather", ".ndjson": ".jsonl", ".pq": ".parquet"}
@@ -38,11 +39,6 @@ def format_of(path: str) -> Format:
     suffix = Path(name).suffix.lower()
     suffix = OTHER_NAMES.get(suffix, suffix)
     return Format(Path(name).stem, suffix if suffix in FORMATS else "", compression)
-
-
-def is_url(path: str | Path) -> bool:
-    """Say whether a path is a URL of any protocol of fsspec, such as s3://bucket/log.parquet or https://..."""
-    return "://" in str(path)
 
 
 def reason(error: Exception) -> str:
@@ -134,7 +130,8 @@ def _read_parquet(file: str | Path) -> Any:
         with _stream(file) as stream:
             return parquet.ParquetFile(stream).read()
     # read_table takes a folder of parts too, but no file where a column name occurs twice
-    return parquet.read_table(file) if Path(file).is_dir() else parquet.ParquetFile(file, memory_map=True).read()
+    path = for_arrow(file)
+    return parquet.read_table(path) if path.is_dir() else parquet.ParquetFile(path, memory_map=True).read()
 
 
 def _read_feather(file: str | Path) -> Any:

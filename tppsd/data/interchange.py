@@ -16,6 +16,7 @@ from tppsd.data.list_table import CENSORED, NAMES, ORIGIN, STAMPS, UNIT
 from tppsd.data.log import EventLog, inter_times
 from tppsd.data.sequence_table import SequenceTable, no_ticks
 from tppsd.data.sequences import EventSequence
+from tppsd.data.units import NANOSECONDS, to_nanoseconds
 from tppsd.data.whole_files import whole_or_absent
 
 
@@ -106,9 +107,6 @@ def _ids(part: SequenceTable) -> Any:
 
 
 _CSEP_COLUMNS = ("lon", "lat", "mag", "time_string", "depth", "catalog_id", "event_id")
-_NANOSECONDS = {
-    "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9,
-}  # fmt: skip
 
 
 def write_csep(
@@ -150,7 +148,7 @@ def write_csep(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_CSEP_COLUMNS)
         for i, catalog in enumerate(catalogs):
-            stamps = start + _to_nanoseconds(catalog.event_times.numpy(), nanoseconds)
+            stamps = start + to_nanoseconds(catalog.event_times.numpy(), nanoseconds).astype("timedelta64[ns]")
             dates = np.datetime_as_string(stamps.astype("datetime64[us]"), unit="us").tolist()
             for number, (date, mark) in enumerate(zip(dates, catalog.marks.tolist(), strict=True)):
                 writer.writerow([*place[:2], repr(float(magnitudes[mark])), date, place[2], i, number])
@@ -279,19 +277,6 @@ def _parse_date(text: str, name: str) -> np.datetime64:
 
 
 def _nanoseconds(unit: str) -> int:
-    if unit not in _NANOSECONDS:
-        raise ValueError(f"unit = {unit!r} is unknown; choose one of {', '.join(_NANOSECONDS)}")
-    return _NANOSECONDS[unit]
-
-
-def _to_nanoseconds(times: np.ndarray, nanoseconds: int) -> np.ndarray:
-    """Return times in nanoseconds.
-
-    Whole units and fractions are converted apart, so that years in nanoseconds lose nothing but what the times have
-    lost.
-    """
-    whole = np.floor(times)
-    ticks: np.ndarray = (
-        (whole.astype(np.int64) * nanoseconds) + np.rint((times - whole) * nanoseconds).astype(np.int64)
-    ).astype("timedelta64[ns]")
-    return ticks
+    if unit not in NANOSECONDS:
+        raise ValueError(f"unit = {unit!r} is unknown; choose one of {', '.join(NANOSECONDS)}")
+    return NANOSECONDS[unit]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tppsd.data.arrow import Place, first_null, plain, to_floats, to_marks
-from tppsd.data.obstacles import DataError, quoted
+from tppsd.data.obstacles import DataError, nearest, quoted
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.statistics import MOST_MARKS
@@ -147,7 +147,7 @@ class MarkVocabulary:
             if self.is_fixed:
                 raise DataError(
                     f"{table.event_place(i, 'mark')} = {quoted(types[i].as_py())} is none of mark_names, which are "
-                    f"{_shown(self.names or ())}"
+                    f"{_shown(self.names or ())}{nearest(types[i].as_py(), self.names or ())}"
                 )
             raise DataError(
                 f"{table.event_place(i, 'mark')} = {quoted(types[i].as_py())} does not occur in the training split; it "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 _LONGEST = 80  # characters of a value that are shown
@@ -71,13 +73,22 @@ class Obstacles:
 
 def quoted(value: Any) -> str:
     """Return a value of the data to be shown in a sentence, the beginning of it where it is long."""
-    text = repr(value)
+    text = repr(str(value) if isinstance(value, date) else value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
 
 
 def shortened(sentence: str) -> str:
     """Return a sentence whose words of more than 200 characters, which somebody has given, end after 80."""
     return re.sub(r"\S{201,}", lambda word: f"{word[0][:80]}... ({len(word[0]):,} characters)", sentence)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence with the names that are most like one that is not known; empty without any."""
+    by_lower = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=3)
+    return f"; the nearest {'is' if len(found) == 1 else 'are'} {', '.join(by_lower[one] for one in found)}" * bool(
+        found
+    )
 
 
 def _has_options(obstacle: ValueError) -> bool:

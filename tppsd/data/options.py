@@ -284,12 +284,3 @@ class Context:
     def noter(self, place: str) -> Callable[[str], None]:
         """Return a function that adds notes on `place`."""
         return lambda text: self.note(place, text)
-
-
-def options_of(values: dict[str, Any]) -> ReadOptions:
-    """Return ReadOptions of keyword arguments.
-
-    Raises:
-        TypeError: there is no such option.
-    """
-    return ReadOptions(**values)

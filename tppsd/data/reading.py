@@ -11,7 +11,7 @@ import torch
 
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.log import EventLog, inter_times, read_log
-from tppsd.data.options import FRACTIONS, options_of
+from tppsd.data.options import FRACTIONS, ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
 from tppsd.data.splits import cut
@@ -67,7 +67,7 @@ def read_dataset(path: Any, **options: Any) -> EventDataset:
         FileNotFoundError, TypeError: there is nothing that could be read.
         ValueError: what stands in the way, all of it, each with the option that mends it.
     """
-    return to_dataset(read_log(path, options_of(options)))
+    return to_dataset(read_log(path, ReadOptions(**options)))
 
 
 def to_dataset(log: EventLog) -> EventDataset:

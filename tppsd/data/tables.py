@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tppsd.data.arrow import is_list
-from tppsd.data.files import FORMATS, format_of, is_url, open_file, reason
+from tppsd.data.files import FORMATS, format_of, open_file, reason
 from tppsd.data.options import Context
+from tppsd.data.paths import is_url
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
 
@@ -24,16 +25,6 @@ TABLES = "a table of pandas, polars, Arrow or datasets, a list of EventSequence,
 def is_sequences(source: Any) -> bool:
     """Say whether an object is a list or tuple of EventSequence."""
     return isinstance(source, Sequence) and bool(source) and all(isinstance(one, EventSequence) for one in source)
-
-
-def is_mapping(source: Any) -> bool:
-    """Say whether an object is a dict of splits, such as a `datasets.DatasetDict`."""
-    return isinstance(source, Mapping)
-
-
-def name_of(source: Any) -> str:
-    """Return what messages call an object in memory."""
-    return type(source).__name__
 
 
 def to_arrow(source: Any) -> Any:
@@ -136,8 +127,8 @@ def open_tables(source: Any, context: Context) -> Tables:
         FileNotFoundError, ValueError, TypeError: there is nothing to read.
     """
     if not isinstance(source, str | Path):
-        name = name_of(source)
-        if is_mapping(source):
+        name = type(source).__name__
+        if isinstance(source, Mapping):
             return _from_splits(name, name, source, context)
         return Tables(name, {None: (name, source if is_sequences(source) else to_arrow(source))})
     if is_url(source):

@@ -13,7 +13,7 @@ import numpy as np
 from tppsd.data.arrow import Place, first_null, not_a_number, plain, to_floats
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context
-from tppsd.data.units import EPOCH, ISO, NAIVE, NANOSECONDS, NUMBER, formats_of, parse
+from tppsd.data.units import EPOCH, ISO, NAIVE, NANOSECONDS, NUMBER, formats_of, parse, to_nanoseconds
 
 SAMPLE = 1000  # rows by which formats are tried
 DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%b %d, %Y", "%m/%d/%y",
@@ -277,9 +277,7 @@ def _from_epoch(values: Any, place: Place, unit: int, missing: bool) -> np.ndarr
     if too_far.any():
         i = int(too_far.argmax())
         raise DataError(f"{place(i)} = {numbers[i]} is too far away for this time_format; {RANGE}")
-    whole = np.floor(numbers).astype(np.int64)
-    nanoseconds = whole * unit + np.rint((numbers - whole) * unit).astype(np.int64)
-    return np.where(is_null, np.iinfo(np.int64).min, nanoseconds).view("datetime64[ns]")
+    return np.where(is_null, np.iinfo(np.int64).min, to_nanoseconds(numbers, unit)).view("datetime64[ns]")
 
 
 def _from_strings(values: Any, place: Place, formats: Formats, note: Note, missing: bool) -> np.ndarray:

@@ -77,6 +77,16 @@ PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 DURATION_HINT = "a number of units of time, or a duration such as 12h, 7d or 2w"
 
 
+def to_nanoseconds(numbers: np.ndarray, length: int) -> np.ndarray:
+    """Return numbers of units that are `length` nanoseconds long in nanoseconds, int64.
+
+    Whole units and fractions are converted apart: integers stay exact, and years lose only what floats have lost.
+    """
+    whole = np.floor(numbers).astype(np.int64)
+    nanoseconds: np.ndarray = whole * length + np.rint((numbers - whole) * length).astype(np.int64)
+    return nanoseconds
+
+
 def known_unit(name: str | None) -> str | None:
     """Return ns, us, ms, s, min, h or d for any of their names; None for another unit ("10,000 s") or none."""
     if name is None:
@@ -124,6 +134,14 @@ class Clock:
     unit: str | None = None
     origin: np.datetime64 | None = None
 
+    @classmethod
+    def stored(cls, unit: str | None, origin: str | None) -> Clock:
+        """Return the clock that a model or file has stored; its times are numbers without an origin or a known unit."""
+        name = known_unit(unit)
+        if origin is None or name is None:
+            return cls(unit)
+        return cls(name, parse_timestamp(origin, "time_origin"))
+
     @property
     def has_dates(self) -> bool:
         """Whether ticks are timestamps."""
@@ -146,6 +164,14 @@ class Clock:
         is_missing = np.isnat(differences)
         whole, rest = np.divmod(differences.astype("timedelta64[ns]").astype(np.int64), NANOSECONDS[self.unit])
         return np.where(is_missing, np.nan, whole + rest / NANOSECONDS[self.unit])
+
+    def stamps(self, times: np.ndarray) -> np.ndarray:
+        """Return numbers of units since the origin as timestamps, datetime64[ns]; NaT where they are not finite."""
+        assert self.unit is not None and self.origin is not None
+        is_finite = np.isfinite(times)
+        ticks = np.where(is_finite, times, 0.0) * NANOSECONDS[self.unit]
+        stamps = self.origin + np.rint(ticks).astype("timedelta64[ns]")
+        return np.where(is_finite, stamps, np.datetime64("NaT", "ns"))
 
     def length(self, difference: Any) -> float | None:
         """Return a difference of ticks as a number of units; None stays None."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tppsd.data.paths import for_arrow, local_path
+
 
 @contextmanager
 def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]:
@@ -15,10 +17,13 @@ def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]
     Args:
         path: of the file; its folder is made where there is none.
         is_synced: have all of it on the disk before it takes its name.
+
+    Raises:
+        ValueError: the path is a URL.
     """
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = for_arrow(path.with_name(f".{path.name}.{os.getpid()}"))
     try:
         yield temporary
         if is_synced:

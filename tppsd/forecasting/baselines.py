@@ -48,10 +48,7 @@ def baseline_models(
                     f"baselines[{name!r}] has {model.num_marks} marks, the target {target.num_marks}; they must agree"
                 )
         return models, []
-    names = NAMES if wanted is None else tuple(wanted)
-    for name in names:
-        if name not in NAMES:
-            raise ValueError(f"baselines: {name!r} is unknown; choose from {NAMES}, or give models by name")
+    names = NAMES if wanted is None else check_baselines(wanted)
     statistics = _statistics(training, target)
     found: dict[str, EventModel] = {}
     notes: list[str] = []
@@ -64,6 +61,19 @@ def baseline_models(
         else:
             found[name] = fitted
     return found, notes
+
+
+def check_baselines(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of `NAMES`.
+
+    Raises:
+        ValueError: one is unknown.
+    """
+    several = tuple(names)
+    for name in several:
+        if name not in NAMES:
+            raise ValueError(f"baselines: {name!r} is unknown; choose from {NAMES}, or give models by name")
+    return several
 
 
 def _statistics(training: Sequence[EventSequence] | None, target: EventModel) -> DataStatistics | None:

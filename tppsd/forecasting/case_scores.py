@@ -11,7 +11,13 @@ from torch import Tensor
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast
 from tppsd.forecasting.questions import MarkSet
-from tppsd.metrics.functional.probability import crps_of_counts, horizon_counts, log_score_of_counts, randomised_pit
+from tppsd.metrics.functional.probability import (
+    crps_of_counts,
+    horizon_counts,
+    log_score_of_counts,
+    number_test,
+    randomised_pit,
+)
 from tppsd.metrics.functional.temporal_map import ForecastEvents, MatchedPredictions, match_predictions
 from tppsd.metrics.functional.transport import transport_by_mark
 
@@ -32,7 +38,7 @@ def next_time_scores(
     histories: Sequence[EventSequence],
     next_times: Tensor,
     horizon: float,
-    generator: torch.Generator,
+    uniforms: Tensor,
 ) -> NextTimeScores:
     """Score the distributions of the time X until the next event against the time y that it took.
 
@@ -48,7 +54,7 @@ def next_time_scores(
         histories: whose ends the times are counted from.
         next_times: y, (num_histories,); inf where nothing came until h.
         horizon: h, in the unit of time.
-        generator: of v.
+        uniforms: v, (num_histories,).
     Source: Gneiting and Ranjan, J. Bus. Econ. Stat. 29 (2011), threshold weights 1{x < h}.
     """
     elapsed = torch.tensor([_silence(history) for history in histories], dtype=torch.float64)
@@ -63,7 +69,6 @@ def next_time_scores(
             errors = torch.where(nodes < reached[part], (1 - survival).square(), survival.square())
             crps.append((weights * errors).sum(0))
             below.append(1 - own.log_survival(reached[part] + elapsed[part]).exp())
-    uniforms = torch.rand(len(histories), generator=generator, dtype=torch.float64)
     at_end = torch.cat(below)
     pits = torch.where(next_times <= horizon, at_end, at_end + uniforms * (1 - at_end))
     return NextTimeScores(torch.cat(crps), pits)
@@ -87,6 +92,7 @@ def _rule(reached: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
 
 
 TOLERANCES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of the horizon, up to which events are matched with each other
+NUMBER_TEST_TAIL = 0.025  # on either side, CSEP's level of 5 %
 TRANSPORT_PATHS = 16  # of each origin, whose transport distances are averaged
 LEAST_SHARE = 0.05  # of paths that have a j-th event, so that it is predicted at all
 
@@ -115,6 +121,11 @@ class TemporalMaps(NamedTuple):
         by_mark = self.matched.temporal_map(weights).average_precision.mean(1)
         return torch.stack([by_mark[list(marks)].mean() for marks in self.sets])
 
+    @classmethod
+    def cat(cls, parts: Sequence[TemporalMaps]) -> TemporalMaps:
+        """Join those of origins one after the other."""
+        return cls(MatchedPredictions.cat([part.matched for part in parts]), parts[0].sets)
+
 
 class CaseScores(NamedTuple):
     """What a model scores at every origin, for every set of marks ("any" is the last) and horizon.
@@ -133,6 +144,41 @@ class CaseScores(NamedTuple):
     next_time_pits: Tensor
     temporal_maps: tuple[TemporalMaps, ...]
 
+    @classmethod
+    def cat(cls, parts: Sequence[CaseScores]) -> CaseScores:
+        """Join those of origins one after the other."""
+        means = {name: torch.cat([part.means[name] for part in parts]) for name in parts[0].means}
+        maps = zip(*(part.temporal_maps for part in parts), strict=True)
+        return cls(
+            means,
+            torch.cat([part.probs for part in parts]),
+            torch.cat([part.outcomes for part in parts]),
+            torch.cat([part.count_pits for part in parts]),
+            torch.cat([part.next_time_pits for part in parts]),
+            tuple(TemporalMaps.cat(own) for own in maps),
+        )
+
+
+class Uniforms(NamedTuple):
+    """Holds the numbers in (0, 1) that make PITs continuous, of every origin whatever chunk it is in.
+
+    Fields: counts: (num_origins, num_sets, num_horizons); next_times: (num_origins,).
+    """
+
+    counts: Tensor
+    next_times: Tensor
+
+    @classmethod
+    def of(cls, seed: int, num_origins: int, num_sets: int, num_horizons: int) -> Uniforms:
+        """Draw those of all origins."""
+        generator = torch.Generator().manual_seed(seed)
+        counts = torch.rand(num_origins, num_sets, num_horizons, generator=generator, dtype=torch.float64)
+        return cls(counts, torch.rand(num_origins, generator=generator, dtype=torch.float64))
+
+    def of_chunk(self, which: slice) -> Uniforms:
+        """Return those of some origins."""
+        return Uniforms(self.counts[which], self.next_times[which])
+
 
 def observe(
     continuations: list[EventSequence], sets: Sequence[MarkSet], horizons: Sequence[float], num_marks: int
@@ -148,29 +194,29 @@ def case_scores(
     observed: Observed,
     horizons: Sequence[float],
     levels: Sequence[float],
-    seed: int,
+    uniforms: Uniforms,
     advance: Callable[[], Any] = lambda: None,
 ) -> CaseScores:
-    """Score a forecast of all origins, from one set of paths.
+    """Score a forecast of some origins, from one set of paths.
 
     Args:
         forecast: with `bins` at the horizons.
         observed: what came.
         horizons: increasing; the last is the forecast's.
         levels: of the intervals whose coverage is asked for.
-        seed: of the numbers that make the PIT of a count continuous.
+        uniforms: of these origins.
         advance: is called after every origin.
     """
     paths = Paths.of(forecast)
     counts = paths.counts(
         forecast.sets, horizons, forecast.num_marks
     )  # (num_paths, num_origins, num_sets, num_horizons)
-    generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(observed.counts.shape, generator=generator, dtype=torch.float64)
-    pits = randomised_pit(counts, observed.counts, uniforms)
+    pits = randomised_pit(counts, observed.counts, uniforms.counts)
     probs = torch.stack([forecast.probability(within=h).value for h in horizons], -1).clamp(0.0, 1.0)
     came = observed.counts > 0
-    next_time = next_time_scores(forecast.next_event, forecast.histories, observed.next_times, horizons[-1], generator)
+    next_time = next_time_scores(
+        forecast.next_event, forecast.histories, observed.next_times, horizons[-1], uniforms.next_times
+    )
     distances = []
     for i, continuation in enumerate(observed.continuations):
         distances.append(paths.transport(i, continuation, forecast.sets, horizons, forecast.num_marks))
@@ -189,6 +235,8 @@ def case_scores(
     }  # fmt: skip
     for level in levels:
         means[f"coverage_{100 * level:g}"] = ((pits - 0.5).abs() <= level / 2).double()
+    number = number_test(counts, observed.counts)
+    means["number_test_passed"] = (torch.minimum(number.delta_1, number.delta_2) > NUMBER_TEST_TAIL).double()
     maps = tuple(paths.temporal_map(observed, forecast.sets, h, forecast.num_marks) for h in horizons)
     return CaseScores(means, probs, came, pits, next_time.pits, maps)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, quantiles_of, step_sum_estimate
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
+from tppsd.forecasting.origins import duration
 from tppsd.forecasting.questions import Mark, Marks, MarkSet, bin_edges, positive
 from tppsd.forecasting.step_sums import StepSums, Sums
 from tppsd.models.resolve import resolve_model
@@ -43,8 +44,8 @@ class _Pass(NamedTuple):
 
 def forecast(
     target: Any,
-    history: EventSequence | Sequence[EventSequence] | EventBatch,
-    horizon: float,
+    history: EventSequence | Sequence[EventSequence] | EventBatch | Any,
+    horizon: float | str,
     num_paths: int = 1000,
     marks: Iterable[Marks] | Mapping[str, Marks] | None = None,
     bins: int | Sequence[float] | Tensor | None = None,
@@ -54,6 +55,7 @@ def forecast(
     seed: int = 0,
     batch_size: int | None = None,
     max_events: int = 1_000_000,
+    first_index: int = 0,
 ) -> Forecast:
     """Forecast what follows histories that were observed until w, up to w + horizon.
 
@@ -63,9 +65,8 @@ def forecast(
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
         history: what has happened, and until when that was observed (`t_end`); several are best forecast together, by
-            one call: the paths of separate calls with one seed share their noise, so that their forecasts move
-            together. For independent calls give a seed to each.
-        horizon: length of the forecast, in the unit of time of the target's data.
+            one call (see `seed`). Also a table with mark names and timestamps (tppsd.read_histories).
+        horizon: length of the forecast, in the unit of time of the target's data, or as "7d".
         num_paths: sampled continuations of each history, at least 10.
         marks: what to forecast: marks by index or name, and sets of them; a mapping gives the sets names. None = each
             mark.
@@ -73,8 +74,12 @@ def forecast(
         draft: a draft model or the name of a drafter, for speed.
         stop_marks: paths end at their first event of these marks; what is counted is counted until then.
         options: how to sample; `forbid_marks` are refused.
-        seed: of the counter-based noise.
+        seed: of the counter-based noise. The paths of history `index` are the same in every call with this seed, so
+            that calls with one seed are not independent: forecasts of `for h in histories: forecast(target, h, 7.0)`
+            all draw the same noise and move together. Give one call with a list, `forecast(target, histories, 7.0)`,
+            or a seed per call.
         batch_size, max_events: as of `tppsd.sample`; a path that reaches max_events is an error.
+        first_index: index of the first history of this call; lets many calls share one numbering.
 
     Returns:
         A Forecast, with `next_time`, `next_mark`, `probability`, `expected_counts`, `count_quantiles`, `first_time`,
@@ -99,8 +104,9 @@ def forecast(
         tensor([[0.4621]], dtype=torch.float64)
     """
     return Forecast(
-        target, history, horizon, num_paths, marks, bins, draft, stop_marks, options, seed, batch_size, max_events
-    )
+        target, history, horizon, num_paths, marks, bins, draft, stop_marks, options, seed, batch_size, max_events,
+        first_index,
+    )  # fmt: skip
 
 
 class Forecast:
@@ -113,14 +119,14 @@ class Forecast:
         histories: that are continued.
         sets: of marks, as declared, and at last "any", all marks.
         edges: float64 (num_bins + 1,), ends of the bins, from 0 to the horizon.
-        horizon, num_paths, seed: as given.
+        horizon, num_paths, seed, first_index: as given.
     """
 
     def __init__(
         self,
         target: Any,
-        history: EventSequence | Sequence[EventSequence] | EventBatch,
-        horizon: float,
+        history: EventSequence | Sequence[EventSequence] | EventBatch | Any,
+        horizon: float | str,
         num_paths: int,
         marks: Iterable[Marks] | Mapping[str, Marks] | None,
         bins: int | Sequence[float] | Tensor | None,
@@ -130,10 +136,13 @@ class Forecast:
         seed: int,
         batch_size: int | None,
         max_events: int,
+        first_index: int,
     ) -> None:
         self.target, self.draft = resolve_model(target, "target"), draft
-        self.histories = as_sequences(history)
-        self.horizon, self.num_paths = positive("horizon", horizon), whole_number("num_paths", num_paths, 10)
+        self.histories = as_sequences(history, getattr(self.target, "statistics", None))
+        unit = getattr(getattr(self.target, "statistics", None), "time_unit", None)
+        self.horizon = duration(horizon, "horizon", unit) if isinstance(horizon, str) else positive("horizon", horizon)
+        self.num_paths = whole_number("num_paths", num_paths, 10)
         self.options = options or SamplingOptions()
         if self.options.forbid_marks is not None:
             raise ValueError(
@@ -141,6 +150,7 @@ class Forecast:
             )
         self.stop_marks = mark_set("stop_marks", stop_marks) or self.options.stop_marks
         self.seed, self.batch_size, self.max_events = seed, batch_size, max_events
+        self.first_index = whole_number("first_index", first_index, 0)
         statistics = getattr(self.target, "statistics", None)
         self.mark_names: tuple[str, ...] | None = getattr(statistics, "mark_names", None)
         self.num_marks = self.target.num_marks
@@ -159,7 +169,8 @@ class Forecast:
     def next_event(self) -> Any:
         """The distributions (num_histories,) of the next event, given that none came until the window's start."""
         job = self._job(None, self.stop_marks)
-        return first_distributions(job, job.plan(Wanted(self.histories, horizon=self.horizon)))
+        wanted = Wanted(self.histories, horizon=self.horizon, first_index=self.first_index)
+        return first_distributions(job, job.plan(wanted))
 
     def next_time(self, quantiles: Sequence[float] = LEVELS) -> NextTime:
         """Return quantiles, mean and density of the time until the next event of any mark, in closed form.
@@ -353,7 +364,7 @@ class Forecast:
             row[list(one.marks)] = True
         sums = StepSums(members, edges)
         job = self._job(Recorder(accumulator=sums), stops, forbidden)
-        plan = job.plan(Wanted(self.histories, self.num_paths, horizon=self.horizon))
+        plan = job.plan(Wanted(self.histories, self.num_paths, horizon=self.horizon, first_index=self.first_index))
         sums.begin(plan)
         samples = job.sampled(plan)
         if samples.truncated.any():

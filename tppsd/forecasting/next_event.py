@@ -105,12 +105,9 @@ class NextTime:
             from tppsd.metrics.functional.capped import capped_mean
 
             mixture, elapsed = self._distributions.whole().inter_time, self._elapsed
-            beyond = (
-                _capped(mixture, elapsed + self.mean_cap)
-                if math.isfinite(self.mean_cap)
-                else capped_mean(mixture, math.inf)
-            )
-            before = torch.where(elapsed > 0, _capped(mixture, elapsed.clamp_min(1e-290)), 0.0)
+            cap = elapsed + self.mean_cap if math.isfinite(self.mean_cap) else math.inf
+            beyond = capped_mean(mixture, cap)
+            before = torch.where(elapsed > 0, capped_mean(mixture, elapsed.clamp_min(1e-290)), 0.0)
             return (beyond - before) / mixture.log_survival(elapsed).exp()
 
     def density(self, times: Tensor | Sequence[float]) -> Tensor:
@@ -119,7 +116,8 @@ class NextTime:
         Times count since the history was observed.
         """
         with torch.inference_mode():
-            return self._inter_time_log_prob(times).exp().t()
+            density: Tensor = self._distributions.unsqueeze(0).inter_time.log_prob(self._inter_times(times)).exp().t()
+            return density
 
     def survival(self, times: Tensor | Sequence[float]) -> Tensor:
         """Return the probability of no event until times since the history was observed, (num_histories, n)."""
@@ -130,10 +128,6 @@ class NextTime:
     def _inter_times(self, times: Tensor | Sequence[float]) -> Tensor:
         return torch.as_tensor(times, dtype=torch.float64).view(-1, 1) + self._elapsed
 
-    def _inter_time_log_prob(self, times: Tensor | Sequence[float]) -> Tensor:
-        found: Tensor = self._distributions.unsqueeze(0).inter_time.log_prob(self._inter_times(times))
-        return found
-
 
 def _elapsed(distributions: Any) -> Tensor:
     """Return the time without events that distributions are given, (num_distributions,)."""
@@ -141,13 +135,3 @@ def _elapsed(distributions: Any) -> Tensor:
         distributions.elapsed if isinstance(distributions, NextEventDistribution) else distributions.inter_time.elapsed
     )
     return torch.zeros(distributions.batch_shape, dtype=torch.float64) if elapsed is None else elapsed
-
-
-def _capped(mixture: Any, caps: Tensor) -> Tensor:
-    """Return E min(X, cap) of each mixture with a cap of its own, (num_distributions,)."""
-    a = mixture.shift + mixture.scale * mixture.means
-    s = mixture.scale * mixture.log_stds.exp()
-    z = (caps.log().unsqueeze(-1) - a) / s
-    within = (mixture.log_weights + a + 0.5 * s * s + torch.special.log_ndtr(z - s)).exp()
-    mean: Tensor = (within + mixture.log_weights.exp() * caps.unsqueeze(-1) * torch.special.ndtr(-z)).sum(-1)
-    return mean

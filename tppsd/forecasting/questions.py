@@ -11,6 +11,8 @@ from torch import Tensor
 
 from tppsd.sampling.checks import whole_number
 
+PATHS_PER_CHUNK = 20_000  # which bounds the memory, and what an interruption loses
+
 Mark = int | str
 Marks = Mark | Collection[Mark]
 
@@ -48,3 +50,15 @@ def positive(name: str, value: float) -> float:
     if not 0 < number < math.inf:
         raise ValueError(f"{name} = {value!r} must be a positive number")
     return number
+
+
+def items_per_chunk(chunk_size: int | None, num_paths: int) -> int:
+    """Return how many histories with so many paths each are done together.
+
+    Args:
+        chunk_size: what a user has said; None = so many that they have about 20,000 paths.
+        num_paths: of each.
+    """
+    if chunk_size is not None:
+        return whole_number("chunk_size", chunk_size, 1)
+    return max(1, PATHS_PER_CHUNK // max(1, num_paths))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tppsd.backends.compile import Compile, runnable
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.stamps import clock_of_model, stamp_of, time_of
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.models.protocol import EventTokens, check_starts
 from tppsd.models.resolve import model_device, resolve_model
 from tppsd.sampling.checks import mark_indices
+from tppsd.sampling.requests import as_sequences
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample
 
@@ -29,23 +32,32 @@ class Session:
 
     The model is compiled when the session begins, and the weights of a session never change.
 
+    Where the model's data have timestamps and names, `observe("2024-05-03T10:00", "closed")` takes them.
+
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.
-        history: what has happened so far, observed until its `t_end`.
+        history: what has happened so far, observed until its `t_end`; also a table of it (tppsd.read_histories).
         compile: as of SamplingOptions.
 
     Attributes:
         observed_until: w, time until which the sequence is known.
     """
 
-    def __init__(self, target: Any, history: EventSequence, compile: Compile = "auto") -> None:
+    def __init__(self, target: Any, history: Any, compile: Compile = "auto") -> None:
         source = resolve_model(target, "target")
+        statistics = getattr(source, "statistics", None)
+        several = as_sequences(history, statistics)
+        if len(several) != 1:
+            raise ValueError(f"a session follows one sequence; history has {len(several)}")
+        (history,) = several
         check_starts(source, [history.window_start])
         self.model = runnable(source, "target", compile)
-        self._names = getattr(getattr(source, "statistics", None), "mark_names", None)
+        self._names, self._clock = getattr(statistics, "mark_names", None), clock_of_model(statistics)
         self._given, self.observed_until = history, history.window_end
-        self._times, self._marks = history.event_times.tolist(), history.marks.tolist()
+        self._times: list[float] = history.event_times.tolist()
+        self._marks: list[int] = history.marks.tolist()
         self._inter_times = history.inter_times.tolist()
+        self._stamps: list[int] | None = None if history.timestamps is None else history.timestamps.tolist()
         device = model_device(source)
         tokens = EventTokens.from_batch(EventBatch.from_sequences([history]).to(device), source.num_marks)
         length = tokens.ids.shape[1]
@@ -74,28 +86,30 @@ class Session:
             given.score_start,
             given.censored_start,
             given.id,
+            None if self._stamps is None else torch.tensor(self._stamps, dtype=torch.int64),
         )
 
     @property
     def _last_time(self) -> float:
         return self._times[-1] if self._times else self._given.window_start
 
-    def observe(self, time: float, mark: int | str = 0) -> None:
+    def observe(self, time: Any, mark: int | str = 0) -> None:
         """Append an event; the sequence is then known until its time.
 
         Args:
-            time: absolute, later than every event and not before the time until which the sequence is known.
+            time: absolute, later than every event and not before the time until which the sequence is known: a number,
+                or a timestamp (text in ISO 8601, without a zone in UTC, or an object) where the model's data have some.
             mark: by index or name.
 
         Raises:
             ValueError: the time is not later, or there is no such mark.
         """
-        time = self._later(time, "an event")
+        stamp, time = stamp_of(time), self._later(time, "an event")
         if not time > self._last_time:
             raise ValueError(f"time = {time} is not later than the last event, at {self._last_time}")
         (index,) = mark_indices("mark", [mark], self.model.num_marks, self._names)
         self._encode()
-        inter_time, device = time - self._last_time, self._last.times.device
+        inter_time, device = self._since_last(time, stamp), self._last.times.device
         since = time - self._given.window_start
         self._last = EventTokens(
             torch.tensor([[index + 1]], device=device),
@@ -108,11 +122,22 @@ class Session:
         self._inter_times.append(inter_time)
         self.observed_until = time
 
-    def elapse(self, until: float) -> None:
+    def _since_last(self, time: float, stamp: np.datetime64 | None) -> float:
+        """Return the inter-time of an event, of two timestamps in whole nanoseconds, and note its timestamp."""
+        if stamp is None or self._stamps is None:
+            self._stamps = None
+            return time - self._last_time
+        before = self._stamps[-1:]
+        self._stamps.append(int(stamp.astype(np.int64)))
+        if not before:
+            return time - self._last_time
+        return float(self._clock.durations(np.asarray(stamp - np.datetime64(before[0], "ns"))))
+
+    def elapse(self, until: Any) -> None:
         """Say that nothing has happened until a time.
 
         Args:
-            until: absolute, not before the time until which the sequence is known.
+            until: absolute, a number or a timestamp, not before the time until which the sequence is known.
         """
         self.observed_until = self._later(until, "time")
 
@@ -144,7 +169,7 @@ class Session:
         """Continue the sequence; as `tppsd.sample`, whose other arguments it takes."""
         return sample(self.model, draft, history=self.history, **arguments)
 
-    def forecast(self, horizon: float, **arguments: Any) -> Forecast:
+    def forecast(self, horizon: float | str, **arguments: Any) -> Forecast:
         """Forecast the sequence; as `tppsd.forecast`, whose other arguments it takes."""
         return forecast(self.model, self.history, horizon, **arguments)
 
@@ -155,8 +180,8 @@ class Session:
         with torch.inference_mode():
             self._distribution = self.model.distribution(self.model.extend(self._last, self._cache))[:, 0]
 
-    def _later(self, time: float, what: str) -> float:
-        number = float(time)
+    def _later(self, time: Any, what: str) -> float:
+        number = time_of(time, self._clock, "time")
         if not math.isfinite(number) or number < self.observed_until:
             raise ValueError(
                 f"{what} at {number} comes before {self.observed_until}, until which the sequence is known already"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from tppsd.data.units import NANOSECONDS, parse_timestamp
+from tppsd.data.stamps import clock_of_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +28,12 @@ LATER = "later than the horizon"
 def forecast_table(forecast: Forecast) -> pd.DataFrame:
     """Return the declared questions of a forecast and their answers.
 
-    Columns: history (its place in the list) and id (its owner's name for it, null without one); quantity ("next_time"
-    and "next_time_mean", "next_mark", "probability", "expected_count", "count_quantile", "first_time"); mark (a
-    declared set's label, null for any); from and to (the bin, or the span of a probability; timestamps where the data
-    had some, else numbers on their clock); level (of a quantile); estimate (times are durations since the history was
-    observed, in the data's unit); standard_error; lower and upper (95 %); at (the estimate as a timestamp or a number
-    on the data's clock, for times); note ("later than the horizon"); estimator.
+    Columns: history (its place in the list, from `first_index` on) and id (its owner's name for it, null without one);
+    quantity ("next_time" and "next_time_mean", "next_mark", "probability", "expected_count", "count_quantile",
+    "first_time"); mark (a declared set's label, null for any); from and to (the bin, or the span of a probability;
+    timestamps where the data had some, else numbers on their clock); level (of a quantile); estimate (times are
+    durations since the history was observed, in the data's unit); standard_error; lower and upper (95 %); at (the
+    estimate as a timestamp or a number on the data's clock, for times); note ("later than the horizon"); estimator.
     """
     import pandas as pd
 
@@ -67,18 +67,14 @@ class _Table:
 
     def __init__(self, forecast: Forecast) -> None:
         self.parts: list[pd.DataFrame] = []
+        self.first_index = forecast.first_index
         self.ids = [history.id for history in forecast.histories]
         self.observed = np.array([history.window_end for history in forecast.histories])
-        statistics = getattr(forecast.target, "statistics", None)
-        self.origin, self.unit = getattr(statistics, "time_origin", None), getattr(statistics, "time_unit", None)
+        self._clock = clock_of_model(getattr(forecast.target, "statistics", None))
 
     def clock(self, times: np.ndarray) -> np.ndarray:
         """Times on the data's clock as timestamps where the data had some; NaT or NaN where they are not finite."""
-        if self.origin is None or self.unit not in NANOSECONDS:
-            return np.where(np.isfinite(times), times, np.nan)
-        ticks = np.where(np.isfinite(times), times, 0.0) * NANOSECONDS[self.unit]
-        stamps = parse_timestamp(self.origin, "time_origin") + np.rint(ticks).astype("timedelta64[ns]")
-        return np.where(np.isfinite(times), stamps, np.datetime64("NaT", "ns"))
+        return self._clock.stamps(times) if self._clock.has_dates else np.where(np.isfinite(times), times, np.nan)
 
     def add(
         self,
@@ -105,7 +101,7 @@ class _Table:
         self.parts.append(
             pd.DataFrame(
                 {
-                    "history": own,
+                    "history": self.first_index + own,
                     "id": pd.Series([self.ids[i] for i in own], dtype=object),
                     "quantity": quantity,
                     "mark": pd.Series(list(labels) * (num * n // len(labels)), dtype=object),

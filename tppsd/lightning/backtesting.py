@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tppsd.forecasting.backtest import Backtest, backtest
+from tppsd.forecasting.backtest import backtest
+from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.origins import duration
 from tppsd.lightning.checkpoints import best_checkpoint
 from tppsd.lightning.datamodule import EventDataModule

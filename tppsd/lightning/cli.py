@@ -186,8 +186,9 @@ class TrainingCLI(VerbCLI):
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a Trainer's helper
         renewal = next((each for each in callbacks if isinstance(each, RenewalBaseline)), None)
         baselines = {} if renewal is None else renewal.validation_scores(self.trainer)
-        is_dated = self.model.model.statistics.time_origin is not None
-        rank_zero_info(last_line(self.trainer, best_checkpoint(self.trainer), baselines, "7d" if is_dated else "H"))
+        statistics = self.model.model.statistics
+        horizon = "7d" if statistics.time_origin is not None else f"{10 * statistics.time_scale:.2g}"
+        rank_zero_info(last_line(self.trainer, best_checkpoint(self.trainer), baselines, horizon))
 
     def after_validate(self) -> None:
         """Say what the scores are, where they are in full, and what to try next."""

@@ -49,6 +49,9 @@ def why_it_stopped(trainer: Trainer) -> str:
         return f"{after}: {reason}"
     if (limit := _limit_reached(trainer)) is not None:
         return f"{after}: {limit[0]} = {limit[1]} was reached"
+    schedule = stable_decay(trainer)
+    if schedule is not None and schedule.has_decayed:
+        return f"{after}: the learning rate has fallen to its planned end"
     return f"{after}: a callback ended it"
 
 

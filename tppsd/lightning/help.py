@@ -42,8 +42,8 @@ EXAMPLES = {
 # the options of the Trainer and of its callbacks that a first page names
 COMMON = (
     "trainer.max_epochs", "trainer.max_time", "trainer.accelerator", "trainer.devices", "trainer.precision",
-    "trainer.logger", "early_stopping.patience", "checkpoint.dirpath", "renewal_baseline.num_steps", "ckpt_path",
-    "seed_everything", "threads",
+    "trainer.logger", "early_stopping.patience", "averaging.power", "checkpoint.dirpath", "renewal_baseline.num_steps",
+    "ckpt_path", "seed_everything", "threads",
 )  # fmt: skip
 TEXTS = {
     "ckpt_path": "checkpoint: fit goes on from it, validate and test score it",
@@ -55,11 +55,12 @@ TEXTS = {
     "trainer.devices": "processes on CPUs, or GPUs, that train together (default: auto)",
     "trainer.precision": "32-true, or bf16-mixed on GPUs (default: 32-true)",
     "trainer.logger": "where metrics go: CSVLogger, TensorBoardLogger, WandbLogger or false",
-    "early_stopping.patience": "validations without improvement after which training ends (default: 10)",
+    "early_stopping.patience": "validations without improvement; then the rate falls and fit ends (default: 10)",
     "checkpoint.dirpath": "folder of best.ckpt and last.ckpt (default: checkpoints/ in the run's folder)",
     "requests.t_end": "end of the windows: of each the events until then",
     "requests.horizon": "length of the windows, or of what is continued, instead of an end",
     "requests.num_events": "end after so many events",
+    "averaging.power": "weights are averaged: a larger power forgets earlier steps sooner, null = none (default: 16)",
     "renewal_baseline.num_steps": "steps of fitting the baselines without a learnt history; 0 = none (default: 300)",
 }
 VALUES = {"config": "FILE", "trainer.max_time": "TIME", "trainer.logger": "LOGGER", "trainer.accelerator": "NAME",
@@ -77,7 +78,7 @@ def options_by_name(verb: str, parser: ArgumentParser) -> dict[str, Option]:
     found = options_of(parser, skip=("--data", "--model", "--help-all"))
     found += options_of_class(EventDataModule, "data")
     if verb != "predict":  # whose model is a Sampler, and no choice of classes
-        found += options_of_class(TargetTPP, "model", frozenset({"num_marks"}))
+        found += options_of_class(TargetTPP, "model", frozenset({"num_marks", "num_events"}))
     return {option.name.removeprefix("--"): option for option in found}
 
 

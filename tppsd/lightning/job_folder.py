@@ -1,4 +1,4 @@
-"""The folder of a sampling job: whose it is, who works in it, and what it holds when it is done.
+"""The folder of a job: whose it is, who works in it, and what it holds when it is done.
 
 It knows no Lightning.
 """
@@ -16,17 +16,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
 from tppsd.lightning.shards import Shard, file_hash, parse_name
 from tppsd.sampling.columns import sync_folder
 
 JOB = ".job.json"  # these are hidden from those who read the folder as data
 MANIFEST = ".manifest.json"
 LOCK = ".lock"
-WHAT_TO_DO = "choose another --writer.output_dir, or delete it to sample again"
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse what cannot become a folder or be written to, before anything is sampled.
+def what_to_do(kind: JobKind) -> str:
+    """Return the advice for a folder that cannot be used."""
+    return f"choose another {kind.option}, or delete it to have them {kind.again}"
+
+
+def check_writable(folder: Path, kind: JobKind = PREDICT) -> None:
+    """Refuse what cannot become a folder or be written to, before anything is done.
 
     Raises:
         ValueError: the sentence says why.
@@ -34,25 +39,36 @@ def check_writable(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ValueError(
-            f"{folder} cannot be a folder of samples: {there} is a file; choose another --writer.output_dir"
+            f"{folder} cannot be a folder of {kind.content}: {there} is a file; choose another {kind.option}"
         )
     if not os.access(there, os.W_OK):
-        raise ValueError(f"{folder} cannot be written: {there} is read-only; choose another --writer.output_dir")
+        raise ValueError(f"{folder} cannot be written: {there} is read-only; choose another {kind.option}")
 
 
-def check_names(folder: Path, num_chunks: int | None = None) -> None:
-    """Refuse a folder with Parquet files that are not of one job, the one that has its record there.
+def check_names(folder: Path, num_chunks: int | None = None, kind: JobKind = PREDICT) -> None:
+    """Refuse a folder with files that are not of one job, the one that has its record there.
 
     Raises:
         ValueError: the sentence names one of them.
     """
-    names = sorted(path.name for path in folder.glob("*.parquet"))
-    parsed = [parse_name(name) for name in names]
-    if names and (None in parsed or not (folder / JOB).exists()):
-        raise ValueError(f"{folder} already holds {len(names)} Parquet files ({names[0]}, ...); {WHAT_TO_DO}")
+    names = sorted(path.name for path in (folder / kind.folder).glob("*.parquet"))
+    parsed = [parse_name(name, kind) for name in names]
+    is_recorded = (folder / JOB).exists()
+    there = kind_of(read_record(folder / JOB)) if is_recorded else kind
+    if there is not kind:
+        raise ValueError(f"{folder} holds {there.content} of `tppsd {there.command}`; choose another {kind.option}")
+    if names and (None in parsed or not is_recorded):
+        raise ValueError(
+            f"{folder / kind.folder} already holds {len(names)} Parquet files ({names[0]}, ...); {what_to_do(kind)}"
+        )
+    for name in kind.results:
+        if not is_recorded and (folder / name).exists():
+            raise ValueError(f"{folder} already holds {name}, and no record of its job; {what_to_do(kind)}")
     for name, found in zip(names, parsed, strict=True):
         if num_chunks is not None and found is not None and (found[1] != num_chunks or found[0] >= num_chunks):
-            raise ValueError(f"{folder / name} is not of this job, which has {num_chunks} chunks; move it away")
+            raise ValueError(
+                f"{folder / kind.folder / name} is not of this job, which has {num_chunks} chunks; move it away"
+            )
 
 
 class Lock:
@@ -61,8 +77,8 @@ class Lock:
     On a file system without locks nobody is kept out; the job's record still keeps other jobs out.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    def __init__(self, folder: Path, kind: JobKind = PREDICT) -> None:
+        self.path, self._kind = folder / LOCK, kind
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -83,7 +99,7 @@ class Lock:
                 os.close(descriptor)
                 raise ValueError(
                     f"{self.path.parent} is being written by {holder}; wait for its end, or choose another "
-                    "--writer.output_dir"
+                    f"{self._kind.option}"
                 ) from None
             except OSError:  # no locks here
                 os.close(descriptor)
@@ -133,11 +149,11 @@ def claim(folder: Path, job: dict[str, Any]) -> bool:
             pass
         finally:
             temporary.unlink(missing_ok=True)
-    there = read_record(path)
+    there, kind = read_record(path), kind_of(job)
     for name in sorted(there.keys() | job.keys()):
         if there.get(name) != job.get(name):
             values = f"{name} is {there.get(name)!r} there and {job.get(name)!r} here"
-            raise ValueError(f"{folder} holds samples of another job ({values}); {WHAT_TO_DO}")
+            raise ValueError(f"{folder} holds {kind.content} of another job ({values}); {what_to_do(kind)}")
     return False
 
 
@@ -163,15 +179,17 @@ def read_record(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"it is a {type(content).__name__}")
     except (ValueError, RecursionError):  # no text, no JSON, or something else in it
-        raise ValueError(f"{path} is damaged, so that nobody knows whose samples these are; {WHAT_TO_DO}") from None
+        raise ValueError(
+            f"{path} is damaged, so that nobody knows whose files these are; choose another folder, or delete this one"
+        ) from None
     return content
 
 
 def write_manifest(folder: Path, job: dict[str, Any], shards: Iterable[Shard]) -> None:
     """Say in a file what the folder of a finished job holds.
 
-    It has the job, the versions that sampled it last, and of every file its rows, its first and last index and the
-    SHA-256 of its bytes.
+    It has the job, the versions that worked at it last, of every shard its rows, its first and last index and the
+    SHA-256 of its bytes, and the SHA-256 of each result that was made of them.
     """
     from tppsd import __version__
 
@@ -187,9 +205,12 @@ def write_manifest(folder: Path, job: dict[str, Any], shards: Iterable[Shard]) -
         }
         for shard in shards
     ]
+    content: dict[str, Any] = {"job": job, "versions": versions, "shards": files}
+    if results := kind_of(job).results:
+        content["results"] = [{"name": name, "sha256": file_hash(folder / name)} for name in results]
     temporary = folder / f"{MANIFEST}.{os.getpid()}"
     try:
-        _write_durably(temporary, {"job": job, "versions": versions, "shards": files})
+        _write_durably(temporary, content)
         os.replace(temporary, folder / MANIFEST)
         sync_folder(folder)
     finally:

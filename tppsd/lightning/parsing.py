@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import takewhile
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -28,11 +28,11 @@ class OneSentenceParser(LightningArgumentParser):
     """
 
     page: Callable[[], str] | None = None
-    known_options: Callable[[], Sequence[str]] = staticmethod(lambda: ())  # type: ignore[assignment]
+    known_options: Callable[[], Sequence[str]] | None = None
 
-    def format_help(self) -> str:
+    def format_help(self, *formatter: Any) -> str:
         """Return the page of --help."""
-        return super().format_help() if self.page is None else self.page()
+        return super().format_help(*formatter) if self.page is None else self.page()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and how to list the options, and exit with status 2."""
@@ -42,7 +42,8 @@ class OneSentenceParser(LightningArgumentParser):
         command = " ".join(word for word in parser.prog.split() if not word.startswith("["))
         if missing := _MISSING.fullmatch(message):  # the parser of all verbs says so
             command = f"{command} {missing[1]}"
-        known = getattr(parser, "known_options", tuple)()
+        listed = getattr(parser, "known_options", None)
+        known: Sequence[str] = () if listed is None else listed()
         sentence = shortened(unrecognized(in_one_sentence(message, known), known))
         sys.stderr.write(f"{command}: error: {sentence} (`{command} --help` lists the options)\n")
         raise SystemExit(2)

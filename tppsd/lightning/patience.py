@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 
 from tppsd.lightning.schedule import stable_decay
@@ -21,6 +21,12 @@ class Patience(EarlyStopping):
     """
 
     _checked_at = 0  # steps of the schedule at the last check
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a run at once that goes on from where patience has ended it."""
+        schedule = stable_decay(trainer)
+        if schedule is not None and schedule.found is not None and schedule.has_decayed:
+            trainer.should_stop = True
 
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
         """Check as Lightning does; where patience is over, let the learning rate fall before training ends."""

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import distributed
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.lightning.chunks import ChunkDataset, chunk_loader
 from tppsd.sampling.checks import whole_number
 
 
@@ -88,10 +88,7 @@ class Requests:
         Args:
             data: an EventDataModule; needed to continue a split and for the default end.
         """
-        chunks = RequestDataset(self, data)
-        return DataLoader(
-            chunks, batch_size=1, sampler=ShareSampler(chunks), collate_fn=_only, generator=torch.Generator()
-        )
+        return chunk_loader(RequestDataset(self, data))
 
 
 class RequestChunk(NamedTuple):
@@ -104,6 +101,7 @@ class RequestChunk(NamedTuple):
         history: the histories to continue; None = from scratch.
         arguments: further keywords of `tppsd.sample`.
         job: what all chunks are, as plain values.
+        ids: of the histories, or None.
     """
 
     chunk: int
@@ -113,13 +111,14 @@ class RequestChunk(NamedTuple):
     history: EventBatch | None
     arguments: dict[str, Any]
     job: dict[str, Any]
+    ids: tuple[Any, ...] | None = None
 
     def to_come(self, num_processes: int) -> range:
-        """Return this chunk and those after it that the same process has (ShareSampler)."""
+        """Return this chunk and those after it that the same process has (tppsd.lightning.chunks.ShareSampler)."""
         return range(self.chunk, self.num_chunks, num_processes)
 
 
-class RequestDataset(Dataset[RequestChunk]):
+class RequestDataset(ChunkDataset[RequestChunk]):
     """Holds chunks in index order.
 
     Each can be sampled anywhere: its sequences depend on their index and the seed alone.
@@ -144,20 +143,12 @@ class RequestDataset(Dataset[RequestChunk]):
                     "sampling needs an end: give t_end, horizon or num_events, or data whose windows to imitate"
                 )
             self.ends["horizon"] = median_window(data.sequences("train"))
-        self.paths = 1 if requests.continue_split is None else requests.num_sequences
+        self.paths = self.per_item = 1 if requests.continue_split is None else requests.num_sequences
         self.num_items = requests.num_sequences if requests.continue_split is None else len(self.sequences)
         self.items_per_chunk = max(1, requests.chunk_size // self.paths)
         self.job = (
-            asdict(requests) | self.ends | {"histories": _content_hash(self.sequences) if self.sequences else None}
+            asdict(requests) | self.ends | {"histories": content_hash(self.sequences) if self.sequences else None}
         )
-
-    def __len__(self) -> int:
-        return math.ceil(self.num_items / self.items_per_chunk)
-
-    def indices(self, chunk: int) -> range:
-        """Return the indices of the sequences of a chunk."""
-        first = chunk * self.items_per_chunk * self.paths
-        return range(first, min(first + self.items_per_chunk * self.paths, self.num_items * self.paths))
 
     def __getitem__(self, chunk: int) -> RequestChunk:
         first = chunk * self.items_per_chunk
@@ -169,32 +160,12 @@ class RequestDataset(Dataset[RequestChunk]):
         sources = [self.sequences[i] for i in items]
         window_ends = torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)
         history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
-        return RequestChunk(chunk, len(self), first, self.paths, history, self.ends or {"t_end": window_ends}, self.job)
+        ids = None if all(s.id is None for s in sources) else tuple(s.id for s in sources)
+        ends = self.ends or {"t_end": window_ends}
+        return RequestChunk(chunk, len(self), first, self.paths, history, ends, self.job, ids)
 
 
-class ShareSampler(DistributedSampler[RequestChunk]):
-    """Gives every n-th chunk to each of n processes.
-
-    Unlike Lightning's, it gives nothing to some where there are fewer chunks.
-    """
-
-    def __init__(self, chunks: RequestDataset) -> None:
-        super().__init__(chunks, num_replicas=1, rank=0)
-        self.num_chunks = len(chunks)
-
-    def _share(self) -> range:
-        """Return this process's share; asked late, as the processes find each other after the command line is read."""
-        first, step = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-        return range(first, self.num_chunks, step)
-
-    def __iter__(self) -> Iterator[int]:  # type: ignore[override]  # torch's stub names the type of the items
-        return iter(self._share())
-
-    def __len__(self) -> int:
-        return len(self._share())
-
-
-def _content_hash(sequences: Sequence[EventSequence]) -> str:
+def content_hash(sequences: Sequence[EventSequence]) -> str:
     """Return the SHA-256 of times, marks and windows."""
     digest = hashlib.sha256()
     for s in sequences:
@@ -206,8 +177,3 @@ def median_window(sequences: Sequence[EventSequence]) -> float:
     """Return the median length of the windows."""
     flat = FlatSequences.of(sequences)
     return float((flat.window_end - flat.window_start).median())
-
-
-def _only(chunks: list[RequestChunk]) -> RequestChunk:
-    (chunk,) = chunks
-    return chunk

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
-
 from tppsd.backends.compile import content_hash
 from tppsd.data.marks import check_mark_names
-from tppsd.lightning.checkpoint_io import use_local_checkpoints
-from tppsd.lightning.modules import check_precision, check_sampling
+from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.lightning.job_module import JobModule
+from tppsd.lightning.modules import check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.models.resolve import resolve_model
@@ -28,7 +28,7 @@ class PredictedSequences(SampledSequences):
         return self
 
 
-class Sampler(LightningModule):
+class Sampler(JobModule):
     """Samples chunks of requests from a target, with a draft for speed.
 
     Use: `trainer.predict(sampler, Requests(...).loader(data))`. A sequence depends on its index and the seed, not on
@@ -56,13 +56,11 @@ class Sampler(LightningModule):
         max_events: int = 1_000_000,
     ) -> None:
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer chunks than processes
         self.target = load(target)
         self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
         self._chosen = options  # by "auto", once it has chosen,
         self._choice: str | None = None  # and why
-        self.finished_chunks: frozenset[int] = frozenset()  # set by a SampleWriter that has them already
 
     def job(self) -> dict[str, Any]:
         """Return what its samples depend on, as plain values."""
@@ -73,17 +71,9 @@ class Sampler(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check precision and options before the writer begins."""
-        check_precision(self.trainer.precision)
-        use_local_checkpoints(self.trainer)
+        super().setup(stage)
         if self.options is not None:  # before the writer begins
             check_sampling(self.trainer, self.target, self.options)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore nothing: the models come from their own files, and a job goes on by what its folder holds.
-
-        Lightning would load whatever a requeued SLURM job has left in the working directory.
-        """
-        checkpoint["state_dict"] = self.state_dict()
 
     def on_predict_start(self) -> None:
         """Compare the marks of the histories with the target's."""
@@ -98,10 +88,18 @@ class Sampler(LightningModule):
         to_come = set(batch.to_come(self.trainer.world_size)) - self.finished_chunks if is_to_choose else {batch.chunk}
         given: Any = (self._chosen, {}, self.rows_in_flight, self.seed, self.max_events, None, len(to_come))
         job = SamplingJob(self.target, self.draft, *given)
-        wanted = Wanted(batch.history, batch.num_sequences, first_index=batch.first_index, **batch.arguments)
+        history = _named(batch.history, batch.ids)
+        wanted = Wanted(history, batch.num_sequences, first_index=batch.first_index, **batch.arguments)
         samples = job.sampled(job.plan(wanted))
         if is_to_choose:  # once for all chunks; a length that is left to the clock goes on being so
             self._chosen = samples.options.with_overrides(draft_length=samples.stats.draft_length)
             self._choice = samples.stats.choice
         samples.stats.choice = self._choice or samples.stats.choice
         return PredictedSequences(**vars(samples))
+
+
+def _named(history: EventBatch | None, ids: tuple[Any, ...] | None) -> EventBatch | list[EventSequence] | None:
+    """Return the histories of a chunk with their ids, which a batch does not hold."""
+    if history is None or ids is None:
+        return history
+    return [replace(history.sequence(i), id=own) for i, own in enumerate(ids)]

@@ -89,7 +89,8 @@ def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None
     verb = trainer.state.fn.value if trainer.state.fn is not None else "test"
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    statistics: Any = trainer.lightning_module.model.statistics
+    module: Any = trainer.lightning_module
+    statistics = module.model.statistics
     print_scores(scores, statistics.time_unit, {"validate": "validation"}.get(verb, verb))
     path = Path(checkpoint).with_suffix(f".{verb}.json")
     following = _following(Path(checkpoint), next_verb, data.process is not None, statistics)

@@ -1,28 +1,34 @@
-"""The files of a sampling job, one per chunk: how they are named, written and checked.
+"""The files of a job, one per chunk: how they are named, written and checked.
 
 It knows no Lightning.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tppsd.sampling.columns import write_parquet
+from tppsd.data.paths import for_arrow
+from tppsd.data.whole_files import whole_or_absent
+from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
+from tppsd.sampling.columns import sync_folder, write_durably
 
 if TYPE_CHECKING:
-    from tppsd.sampling.results import SampledSequences
+    import pyarrow
 
-_NAME = re.compile(r"train-(\d{5,})-of-(\d{5,})\.parquet")
-_LEFT_OVER = re.compile(r"\.{1,2}(train-\d+-of-\d+\.parquet|job\.json|manifest\.json)\.\d+(\.\d+)?")
+_NAME = r"{}-(\d{{5,}})-of-(\d{{5,}})\.parquet"
+_LEFT_OVER = r"\.{{1,2}}({}-\d+-of-\d+\.parquet|job\.json|manifest\.json|{})\.\d+(\.\d+)?"
 _JOB_KEY = b"tppsd.job"  # of the metadata of a file: the fingerprint of its job
 
 
 class Shard(NamedTuple):
-    """Says what a file must hold: the sequences with indices first ... first + rows - 1."""
+    """Says what a file must hold: the items (of predict: sequences) with indices first ... first + rows - 1."""
 
     name: str
     first: int
@@ -33,14 +39,14 @@ class ForeignShardError(ValueError):
     """Says that a file is of another job, which must not be replaced."""
 
 
-def shard_name(chunk: int, num_chunks: int) -> str:
-    """Return the file name of a chunk; names sort by index."""
-    return f"train-{chunk:05d}-of-{num_chunks:05d}.parquet"
+def shard_name(chunk: int, num_chunks: int, kind: JobKind = PREDICT) -> str:
+    """Return the file name of a chunk, as seen from the job's folder; names sort by index."""
+    return f"{kind.folder}{kind.prefix}-{chunk:05d}-of-{num_chunks:05d}.parquet"
 
 
-def parse_name(name: str) -> tuple[int, int] | None:
+def parse_name(name: str, kind: JobKind = PREDICT) -> tuple[int, int] | None:
     """Return chunk and number of chunks of a file name; None for other names."""
-    match = _NAME.fullmatch(name)
+    match = re.fullmatch(_NAME.format(kind.prefix), name)
     return None if match is None else (int(match[1]), int(match[2]))
 
 
@@ -49,18 +55,38 @@ def fingerprint(job: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 
-def write_shard(samples: SampledSequences, path: Path, job: dict[str, Any]) -> None:
-    """Write the samples of a chunk with the fingerprint of their job; the file appears when all of it is on the disk.
+def write_shard(table: pyarrow.Table, path: Path, job: dict[str, Any]) -> None:
+    """Write the rows of a chunk with the fingerprint of their job; the file appears when all of it is on the disk.
 
     Raises:
         OSError: it cannot be written; names the file.
     """
+    metadata = {**(table.schema.metadata or {}), _JOB_KEY: fingerprint(job).encode()}
+    with named_file(path):
+        write_durably(table.replace_schema_metadata(metadata), path)
+
+
+@contextlib.contextmanager
+def named_file(path: Path) -> Iterator[None]:
+    """Let an error of the operating system name the file that cannot be written."""
     try:
-        write_parquet(samples.to_columns(), path, {_JOB_KEY: fingerprint(job).encode()})
+        yield
     except OSError as error:
         if error.filename is not None:
             raise
         raise OSError(error.errno, f"cannot be written: {error}", str(path)) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name; the file takes its own, of `path`, when all of it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; names the file.
+    """
+    with named_file(path), whole_or_absent(path, is_synced=True) as temporary:
+        yield temporary
+    sync_folder(path.parent)
 
 
 def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> str | None:
@@ -74,7 +100,7 @@ def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = 
     Raises:
         ForeignShardError: an intact file of another job.
     """
-    path = folder / shard.name
+    path, kind = folder / shard.name, kind_of(job)
     if not path.exists():
         return "is missing"
     if not path.is_file():
@@ -82,33 +108,36 @@ def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = 
     if sha256 is not None and file_hash(path) != sha256:
         return "is damaged: its SHA-256 is not that of the manifest"
     try:
-        indices, owner, columns = _read(path)
+        indices, owner, columns = _read(path, kind)
     except Exception as error:  # whatever the reader meets in a damaged file
         return f"is damaged ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
     wrong = [name for name, values in columns.items() if values - {job.get(name)}]
     if owner not in (None, fingerprint(job)) or wrong:
-        raise ForeignShardError(f"{path} holds samples of another job; move it away, or delete it")
+        raise ForeignShardError(f"{path} holds {kind.content} of another job; move it away, or delete it")
     if indices != list(range(shard.first, shard.first + shard.rows)):
-        found = f"{len(indices)} sequences from {indices[0]}" if indices else "no sequences"
+        what = "sequences" if kind is PREDICT else "items"
+        found = f"{len(indices)} {what} from {indices[0]}" if indices else f"no {what}"
         return f"holds {found}, not {shard.rows} from {shard.first}"
     return None
 
 
-def _read(path: Path) -> tuple[list[int], str | None, dict[str, set[Any]]]:
+def _read(path: Path, kind: JobKind) -> tuple[list[int], str | None, dict[str, set[Any]]]:
     """Return indices, fingerprint of the job, and the values that say whose samples they are.
 
-    Files from before there were fingerprints have these values.
+    Samples from before there were fingerprints have these values. Rows of one item stand together.
     """
     import pyarrow.parquet as pq
 
     indices: list[int] = []
-    columns: dict[str, set[Any]] = {"seed": set()}
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    columns: dict[str, set[Any]] = {"seed": set()} if kind is PREDICT else {}
+    with pq.ParquetFile(for_arrow(path), page_checksum_verification=True) as file:
         owner = (file.schema_arrow.metadata or {}).get(_JOB_KEY)
         for batch in file.iter_batches():
-            indices += batch.column("seq_idx").to_pylist()
+            indices += batch.column(kind.item_column).to_pylist()
             for name, values in columns.items():
                 values |= set(batch.column(name).to_pylist())
+    if not kind.is_unique:
+        indices = [index for index, _ in groupby(indices)]
     return indices, None if owner is None else owner.decode(), columns
 
 
@@ -118,8 +147,10 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_left_overs(folder: Path) -> None:
+def remove_left_overs(folder: Path, kind: JobKind = PREDICT) -> None:
     """Remove the temporary files of writers that were killed; nobody may be writing meanwhile."""
-    for path in folder.glob(".*"):
-        if _LEFT_OVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    pattern = re.compile(_LEFT_OVER.format(kind.prefix, "|".join(map(re.escape, kind.results)) or "-"))
+    for place in {folder, folder / kind.folder}:
+        for path in place.glob(".*"):
+            if pattern.fullmatch(path.name):
+                path.unlink(missing_ok=True)

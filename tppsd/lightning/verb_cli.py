@@ -6,14 +6,13 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tppsd.arguments import THREADS, names_of, use_threads
 from tppsd.lightning.help import ShowPage, full_page, options_by_name, short_page
 from tppsd.lightning.loggers import data_name, missing_package, name_projects
 from tppsd.lightning.parsing import OneSentenceParser
 from tppsd.lightning.processes import StartTogether
-from tppsd.lightning.stopping import Stopped
+from tppsd.lightning.running import AGAIN, START_TIMEOUT, START_TIMEOUT_HELP, ended_well, options_named
 
 
 class VerbCLI(LightningCLI):
@@ -40,14 +39,15 @@ class VerbCLI(LightningCLI):
         parser.add_argument(
             "--start_timeout",
             type=float,
-            default=60.0,
-            help="Seconds that the processes of a distributed run wait for each other at the start.",
+            default=START_TIMEOUT,
+            help=START_TIMEOUT_HELP,
         )
         parser.add_argument("--threads", type=int | None, default=None, help=THREADS)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         """Return the parser of the verb, with pages that begin with data and model."""
-        parser: OneSentenceParser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        assert isinstance(parser, OneSentenceParser)  # by parser_class
         parser.page = lambda: short_page(subcommand, parser)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # Lightning's table has 16 digits and no explanations
@@ -91,26 +91,16 @@ class VerbCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         self.start = StartTogether(self._get(self.config, "start_timeout"))
-        try:
+        with options_named():
             trainer = super()._instantiate_trainer(config, [*callbacks, self.start])
-        except (OverflowError, TypeError, ValueError) as error:  # devices, strategies, ... that there are not
-            raise ValueError(f"options of --trainer: {' '.join(str(error).split())[:300]}") from error
         self.start.arrange(trainer)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; a run that SIGTERM has ended, or that has lost a process, is not done and says so."""
-        try:
+        with ended_well(self.start, self.trainer, lambda: self.how_to_go_on()):
             super()._run_subcommand(subcommand)
-        except Stopped:
-            raise
-        except SIGTERMException:  # Lightning's, whose exit status is 0
-            raise Stopped(self.how_to_go_on()) from None
-        except RuntimeError as error:
-            if (explained := self.start.explain(self.trainer, error)) is not None:
-                raise explained from error
-            raise
 
     def how_to_go_on(self) -> str:
         """Return what to do after SIGTERM."""
-        return "stopped by SIGTERM; give the same command again"
+        return AGAIN

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tppsd.forecasting.backtest import Backtest
+    from tppsd.forecasting.backtest_result import Backtest
 
 _NUM_BINS = 10
 _PROPER = (

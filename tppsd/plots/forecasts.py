@@ -38,7 +38,7 @@ def forecast_plot(forecast: Forecast, observed: Sequence[EventSequence] | None =
 
     Args:
         forecast: answers of `tppsd.forecast`; its declared questions are sampled if they have not been.
-        observed: sequences that begin with the histories, one each, where it is known what happened; a dark line.
+        observed: sequences that begin with the histories, one each, where it is known what happened: a line in steps.
         history: which of the histories to draw.
     """
     unit = getattr(getattr(forecast.target, "statistics", None), "time_unit", None)
@@ -115,7 +115,9 @@ def _bars(axes: Axes, forecast: Forecast, which: list[int], history: int) -> Non
         axes.barh(row, value, color=AUTOREGRESSIVE, height=0.62)
         axes.plot([float(low[i]), float(high[i])], [row, row], color=REAL, linewidth=2.0, solid_capstyle="butt")
         axes.text(1.02, row, f"{value:.1%}", va="center", fontsize=8.5, color=TEXT)
-    label(axes, "probability", "", f"at least one event within {forecast.horizon:g}")
+    unit = getattr(getattr(forecast.target, "statistics", None), "time_unit", None)
+    within = f"{forecast.horizon:g} {unit}" if unit else f"{forecast.horizon:g}"
+    label(axes, "probability", "", f"at least one event within {within}")
     axes.set_yticks(range(len(which)), [forecast.sets[i].label for i in which], fontsize=8.5, color=TEXT)
     axes.set_ylim(len(which) - 0.5, -0.5)
     axes.set_xlim(0, 1.12)

@@ -38,6 +38,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; }
 th { color: FAINT; border-bottom: 1px solid GRID; vertical-align: bottom; white-space: pre; }
 th:first-child, td:first-child { text-align: left; padding-left: 0.2rem; }
+table.text td { text-align: left; vertical-align: top; white-space: normal; }
+table.text td:first-child { white-space: nowrap; }
 td[colspan] { padding-top: 1.2rem; font-weight: 650; border-bottom: 1px solid GRID; }
 svg { max-width: 100%; height: auto; }
 svg text { fill: TEXT; }
@@ -83,6 +85,11 @@ class Page:
             lines.append("<tr>" + "".join(f"{opened}{escape(cell)}</td>" for cell in row) + "</tr>")
         head = "".join(f"<th>{escape(text)}</th>" for text in heads)
         self._parts.append(f"<div><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>")
+
+    def account(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Add names with what is said of each, in sentences that wrap."""
+        lines = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in rows)
+        self._parts.append(f'<div><table class="text"><tbody>{lines}</tbody></table></div>')
 
     def figure(self, figure: Figure) -> None:
         """Add a figure as inline SVG; its colours change with the reader's light or dark setting."""

@@ -76,6 +76,11 @@ def mark_indices(name: str, marks: Iterable[int | str], num_marks: int, mark_nam
         index = known.get(mark, -1) if isinstance(mark, str) else mark
         if not 0 <= index < num_marks:
             names = f", or names such as {list(known)[:6]}" if known else ""
-            raise ValueError(f"{name}: {mark!r} is not a mark of the target; its marks are 0..{num_marks - 1}{names}")
+            from tppsd.data.obstacles import nearest  # of no use to a request that is right
+
+            near = nearest(mark, known) if isinstance(mark, str) else ""
+            raise ValueError(
+                f"{name}: {mark!r} is not a mark of the target; its marks are 0..{num_marks - 1}{names}{near}"
+            )
         found.append(index)
     return found

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tppsd.data.whole_files import whole_or_absent
 
+if TYPE_CHECKING:
+    import pyarrow
 
-def write_parquet(columns: dict[str, list[Any]], path: str | Path, metadata: dict[bytes, bytes] | None = None) -> Path:
-    """Write the columns of `SampledSequences.to_columns` to one Parquet file, with a checksum of every page.
 
-    The file appears under its name when all of it is on the disk.
-
-    Args:
-        columns: one value per sequence in each.
-        path: of the file; its folder is made where there is none.
-        metadata: kept in the file's schema.
-    """
+def to_table(columns: dict[str, list[Any]]) -> pyarrow.Table:
+    """Return the columns of `SampledSequences.to_columns` as an Arrow table; one value per sequence in each."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     times, marks = pa.list_(pa.float64()), pa.list_(pa.int64())
     types = {
@@ -29,11 +23,21 @@ def write_parquet(columns: dict[str, list[Any]], path: str | Path, metadata: dic
         "t_start": pa.float64(),
         "t_end": pa.float64(),
         "history_index": pa.int64(), "path_index": pa.int64(), "truncated": pa.bool_(), "stopped": pa.bool_(),
+        "history_id": pa.string(),
         "target_hash": pa.string(),
         "draft_hash": pa.string(), "seed": pa.int64(), "options": pa.string(), "batch_size": pa.int64(),
-        "choice": pa.string(),
+        "choice": pa.string(), "time_unit": pa.string(), "time_origin": pa.string(),
     }  # fmt: skip
-    table = pa.table(columns, schema=pa.schema(list(types.items()), metadata=metadata))
+    return pa.table(columns, schema=pa.schema(list(types.items())))
+
+
+def write_durably(table: pyarrow.Table, path: str | Path) -> Path:
+    """Write a table to one Parquet file, with a checksum of every page.
+
+    The file appears under its name when all of it is on the disk; its folder is made where there is none.
+    """
+    import pyarrow.parquet as pq
+
     path = Path(path)
     with whole_or_absent(path, is_synced=True) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

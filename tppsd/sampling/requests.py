@@ -123,7 +123,7 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
     max_events = NO_LIMIT if max_events == math.inf else min(whole_number("max_events", max_events, 1), NO_LIMIT)
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
-    given = [] if history is None else as_sequences(history)
+    given = [] if history is None else as_sequences(history, statistics)
     _check_memory(num_sequences, max(1, len(given)))
     if history is None:
         sources, which = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
@@ -169,13 +169,23 @@ def _check_memory(num_sequences: int, num_histories: int) -> None:
         )
 
 
-def as_sequences(history: EventSequence | Sequence[EventSequence] | EventBatch) -> list[EventSequence]:
+def as_sequences(history: Any, statistics: DataStatistics | None = None) -> list[EventSequence]:
     """Return histories as a list.
+
+    Args:
+        history: one or several EventSequence, an EventBatch, or a table, which is read in the words of the model's data
+            (tppsd.read_histories).
+        statistics: of the model's data.
 
     Raises:
         TypeError: it is none.
-        ValueError: it is empty.
+        ValueError: it is empty, or a table that is not of the model's data.
     """
+    if not isinstance(history, EventSequence | EventBatch | list | tuple):
+        from tppsd.data.named import is_table, read_histories  # what reads files is loaded where it is of use
+
+        if is_table(history):
+            return read_histories(history, statistics)
     if isinstance(history, EventSequence):
         return [history]
     if isinstance(history, EventBatch):

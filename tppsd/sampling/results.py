@@ -35,6 +35,7 @@ class SampledSequences:
         options, seed, batch_size, stats: how they were made, with `batch_size` running sequences; recorded draft
             lengths give the same sequences again with as many.
         num_marks, mark_names: marks of the target, and their names in its data where they had some.
+        time_unit, time_origin: unit of its times, and the timestamp that is time 0; None where its data have none.
         target_hash, draft_hash: of the models that have one.
         distributions: None unless asked for; per sequence the target's distribution of each sampled event, a drawn
             first event aside, of batch shape (num_events,), and after them that of the silence until its end,
@@ -64,6 +65,8 @@ class SampledSequences:
     target_hash: str | None = None
     draft_hash: str | None = None
     distributions: list[NextEventDistribution] | None = None
+    time_unit: str | None = None
+    time_origin: str | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -152,7 +155,8 @@ class SampledSequences:
         t_end (null where the first event is given, or where the sequence ended with an event); history_index,
         path_index, truncated, stopped, target_hash, draft_hash, seed, options (JSON), batch_size (running sequences:
         together with the options it gives the same sequences again); choice (what method = "auto" chose and why; null
-        for others).
+        for others); time_unit and time_origin (null where the target's data have none); history_id (the id of what is
+        continued, as text, or null).
         """
         sequences = list(self)
         provenance = {
@@ -162,6 +166,8 @@ class SampledSequences:
             "options": json.dumps(self.options.to_dict(), sort_keys=True),
             "batch_size": self.batch_size,
             "choice": self.stats.choice,
+            "time_unit": self.time_unit,
+            "time_origin": self.time_origin,
         }
         return {
             "dim_process": [self.num_marks] * len(sequences),
@@ -177,6 +183,7 @@ class SampledSequences:
             "path_index": self.path_index.tolist(),
             "truncated": self.truncated.tolist(),
             "stopped": self.stopped.tolist(),
+            "history_id": [None if one.id is None else str(one.id) for one in self.histories],
             **{name: [value] * len(sequences) for name, value in provenance.items()},
         }
 
@@ -189,11 +196,14 @@ class SampledSequences:
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with one row per event of every `[i]`.
 
-        Its columns are index, history_index, path_index, time, inter_time, mark, mark_name where marks have names, and
-        log_prob if asked for (nan for a drawn first event). A sequence without events has no row: `counts()` has one
+        Its columns are index, history_index, path_index, time, inter_time, mark, mark_name where marks have names,
+        timestamp (UTC) where the target's data have some, history_id where histories have ids, and log_prob if asked
+        for (nan for a drawn first event). A sequence without events has no row: `counts()` has one
         for each.
         """
         import pandas as pd
+
+        from tppsd.data.units import Clock
 
         sequences = list(self)
         repeats = torch.tensor([len(sequence) for sequence in sequences])
@@ -204,6 +214,12 @@ class SampledSequences:
         frame["mark"] = torch.cat([sequence.marks for sequence in sequences]).numpy()
         if self.mark_names is not None:
             frame["mark_name"] = pd.Categorical.from_codes(frame["mark"], self.mark_names)
+        clock = Clock.stored(self.time_unit, self.time_origin)
+        if clock.has_dates:
+            frame["timestamp"] = clock.stamps(frame["time"])
+        if any(history.id is not None for history in self.histories):
+            ids = pd.Series([history.id for history in self.histories], dtype=object)
+            frame["history_id"] = ids.repeat(repeats.numpy()).to_numpy()
         if self.log_probs is not None:
             missing = [
                 torch.full((len(s) - len(p),), torch.nan) for s, p in zip(sequences, self.log_probs, strict=True)
@@ -230,6 +246,6 @@ class SampledSequences:
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write one row per sequence in the EasyTPP columns; an interrupted write leaves nothing behind."""
-        from tppsd.sampling.columns import write_parquet
+        from tppsd.sampling.columns import to_table, write_durably
 
-        return write_parquet(self.to_columns(), path)
+        return write_durably(to_table(self.to_columns()), path)

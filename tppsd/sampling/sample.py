@@ -65,7 +65,7 @@ def sample(
             (rate and mark frequencies of the training split). It changes the speed, never the distribution. Where no
             option says how to sample, fixed rules decide whether a draft model pays (`stats.choice`).
         history: sequence(s) to continue; a history's `t_end` is the time until which it was observed: the first new
-            event is later than it.
+            event is later than it. Also a table with mark names and timestamps (tppsd.read_histories).
         num_sequences: paths per history, or sequences from scratch.
         t_start: start of from-scratch windows (default 0).
         t_end, horizon, num_events: where sequences end, whichever comes first: an absolute time, a time after the start
@@ -387,7 +387,10 @@ class SamplingJob:
             batch_size=self._num_rows(plan),
             stats=self.stats.copy(),
             num_marks=self.target.num_marks,
-            mark_names=getattr(getattr(self.target, "statistics", None), "mark_names", None),
+            **{
+                name: getattr(getattr(self.target, "statistics", None), name, None)
+                for name in ("mark_names", "time_unit", "time_origin")
+            },
             target_hash=self.hashes[0],
             draft_hash=self.hashes[1],
             distributions=distributions,

@@ -21,7 +21,7 @@ _NUM_EVEN_PANELS = 48  # besides, so that x hardly grows within a panel
 _BELOW = 14.0  # log of the capped mean over what is far below it: e^-14 of it is not told from 0
 
 
-def capped_mean(distribution: LogNormalMixture, horizon: float) -> Tensor:
+def capped_mean(distribution: LogNormalMixture, horizon: float | Tensor) -> Tensor:
     """Return E min(X, H), float64 (num_events,): the mean inter-time where all beyond the horizon H counts as H.
 
         E min(X, H) = sum_m w_m [exp(a_m + s_m^2 / 2) Phi(z_m - s_m) + H Phi(-z_m)],  z_m = (log H - a_m) / s_m
@@ -31,7 +31,7 @@ def capped_mean(distribution: LogNormalMixture, horizon: float) -> Tensor:
 
     Args:
         distribution: of batch shape (num_events,), not truncated.
-        horizon: H > 0, in the data's unit of time.
+        horizon: H > 0, in the data's unit of time; or one of each event, float64 (num_events,), all finite.
 
     Example:
         >>> zero = torch.zeros(1, 1, dtype=torch.float64)
@@ -40,11 +40,12 @@ def capped_mean(distribution: LogNormalMixture, horizon: float) -> Tensor:
         [0.762, 1.596, 1.649]
     """
     log_weights, a, s = components(distribution)
-    if horizon == math.inf:
+    if not isinstance(horizon, Tensor) and horizon == math.inf:
         return (log_weights + a + 0.5 * s * s).exp().sum(-1)
-    z = (math.log(horizon) - a) / s
+    caps = torch.as_tensor(horizon, dtype=a.dtype, device=a.device).unsqueeze(-1)
+    z = (caps.log() - a) / s
     within = (log_weights + a + 0.5 * s * s + torch.special.log_ndtr(z - s)).exp()
-    mean: Tensor = (within + log_weights.exp() * horizon * torch.special.ndtr(-z)).sum(-1)
+    mean: Tensor = (within + log_weights.exp() * caps * torch.special.ndtr(-z)).sum(-1)
     return mean
 
 

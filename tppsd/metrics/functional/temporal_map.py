@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -87,6 +88,20 @@ class MatchedPredictions(NamedTuple):
     is_matched: list[Tensor]
     forecast: list[Tensor]
     num_targets: Tensor
+
+    @classmethod
+    def cat(cls, parts: Sequence[MatchedPredictions]) -> MatchedPredictions:
+        """Join those of forecasts one after the other; the same as if all had been matched together."""
+        firsts = [0, *accumulate(part.num_targets.shape[1] for part in parts)]
+        found = cls([], [], [], torch.cat([part.num_targets for part in parts], 1))
+        for mark in range(len(parts[0].scores)):
+            scores = torch.cat([part.scores[mark] for part in parts])
+            owner = torch.cat([part.forecast[mark] + first for part, first in zip(parts, firsts, strict=False)])
+            order = scores.argsort(descending=True, stable=True)
+            found.scores.append(scores[order])
+            found.is_matched.append(torch.cat([part.is_matched[mark] for part in parts], 1)[:, order])
+            found.forecast.append(owner[order])
+        return found
 
     def temporal_map(self, weights: Tensor | None = None) -> TemporalMAP:
         """Return the T-mAP of forecasts that count `weights` (num_forecasts,) times each; None = once."""

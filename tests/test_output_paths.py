@@ -1,0 +1,60 @@
+"""Results are local files: a URL is one sentence and makes no folder `s3:`, and `exp:1` is a legal name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import attentive_model
+
+from tppsd import cli
+from tppsd.data.paths import local_path
+from tppsd.data.reading import read_dataset
+from tppsd.models.checkpoint import save
+
+LOG = "sequence,time,mark\n" + "\n".join(f"{case},{0.5 + i},a" for case in range(20) for i in range(4)) + "\n"
+URL = "s3://bucket/x"
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log and a checkpoint in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_text(LOG)
+    torch.manual_seed(0)
+    save(attentive_model("thp", num_marks=1), "target.ckpt")
+
+
+COMMANDS = [
+    ["predict", "--model.target", "target.ckpt", "--requests.num_events", "2", "--writer.output_dir", URL],
+    ["forecast", "log.csv", "--model", "target.ckpt", "--horizon", "2", "--output", URL],
+    ["backtest", "log.csv", "--model", "target.ckpt", "--horizon", "2", "--output", URL],
+    ["inspect", "log.csv", "--report", f"{URL}.html"],
+    ["convert", "log.csv", f"{URL}.parquet"],
+    ["demo", "--output", URL],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_a_url_is_refused_and_leaves_nothing(words: list[str], files: None, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = cli.main(words)
+    except SystemExit as ended:  # argparse
+        status = int(ended.code or 0)
+    assert status == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert f"{URL}" in line and "is a URL, and results are written to local files" in line
+    assert sorted(path.name for path in Path().iterdir()) == ["log.csv", "target.ckpt"]
+
+
+def test_a_colon_is_a_legal_part_of_a_name(files: None) -> None:
+    assert local_path("exp:1") == Path("exp:1")
+    assert cli.main(["convert", "log.csv", "exp:1/log.parquet"]) == 0
+    assert len(read_dataset("exp:1/log.parquet").sequences("train")) == 16
+    words = ["forecast", "log.csv", "--model", "target.ckpt", "--horizon", "2", "--num_paths", "10"]
+    assert cli.main([*words, "--trainer.accelerator", "cpu", "--output", "exp:2"]) == 0
+    assert sorted(path.name for path in Path("exp:2").glob("forecast.*"))[1] == "forecast.html"
+    words = ["predict", "--model.target", "target.ckpt", "--requests.num_events", "2", "--trainer.accelerator", "cpu"]
+    assert cli.main([*words, "--writer.output_dir", "exp:3"]) == 0
+    assert cli.main(["verify", "exp:3"]) == 0

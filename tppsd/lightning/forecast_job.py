@@ -1,0 +1,153 @@
+"""Forecasts of many histories, for `Trainer.predict`: shared out in chunks, each a file of table rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tppsd.backends.compile import content_hash
+from tppsd.data.sequences import EventSequence
+from tppsd.forecasting.forecast import Forecast, forecast
+from tppsd.forecasting.questions import Marks, items_per_chunk
+from tppsd.lightning.chunks import Chunk, ItemChunks
+from tppsd.lightning.job_kinds import FORECAST
+from tppsd.lightning.job_module import JobModule
+from tppsd.models.resolve import resolve_model
+from tppsd.sampling.options import DRAFTER_NAMES
+
+if TYPE_CHECKING:
+    import pyarrow
+    from matplotlib.figure import Figure
+
+SHOWN = 12  # histories with a figure of their own on the page
+_KINDS = {"quantity": "string", "mark": "string", "note": "string", "estimator": "string", "history": "int64"}
+
+
+def sequences_hash(sequences: Sequence[EventSequence]) -> str:
+    """Return the SHA-256 (hex) of all that sequences hold: ids, windows, times, inter-times and marks."""
+    digest = hashlib.sha256()
+    for s in sequences:
+        window = (s.id, s.t_start, s.t_end, s.score_start, s.censored_start, len(s))
+        digest.update(repr(window).encode())
+        for values in (s.event_times, s.inter_times, s.marks):
+            digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def resolve_draft(draft: Any) -> Any:
+    """Return a draft model once for all chunks, from a checkpoint where that is given; names of drafters stay."""
+    return draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
+
+
+class Forecaster(JobModule):
+    """Forecasts chunks of histories; a prediction is the table of one (tppsd.forecasting.tables).
+
+    A forecast depends on the index of its history and the seed, not on the number of processes. The chunk it is in
+    changes no more than the order of floating-point sums.
+
+    Args:
+        target: the model.
+        histories: what is continued.
+        horizon, num_paths, marks, bins, draft, stop_marks, seed: as of `tppsd.forecast`.
+        observed: sequences as long as the histories with their continuations, to be drawn, or None.
+    """
+
+    needs_cpu = True
+
+    def __init__(
+        self,
+        target: Any,
+        histories: Sequence[EventSequence],
+        horizon: float,
+        num_paths: int = 1000,
+        marks: Sequence[Marks] | None = None,
+        bins: int | None = None,
+        draft: Any = None,
+        stop_marks: Marks | None = None,
+        seed: int = 0,
+        observed: Sequence[EventSequence] | None = None,
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.draft = resolve_draft(draft)
+        self.histories, self.observed = histories, observed
+        self._questions: dict[str, Any] = {"horizon": horizon, "num_paths": num_paths, "marks": marks, "bins": bins}
+        self._questions |= {"stop_marks": stop_marks, "seed": seed}
+        self.example = self._forecast(slice(0, 1))  # checks all of them, before the writer begins
+        self._figures: dict[int, Figure] = {}
+
+    def chunks(self, chunk_size: int | None = None) -> ItemChunks:
+        """Return the chunks of the histories; None: with about 20,000 paths each."""
+        return ItemChunks(len(self.histories), items_per_chunk(chunk_size, self.example.num_paths), {})
+
+    def job(self) -> dict[str, Any]:
+        """Return what the forecasts and the page depend on, as plain values."""
+        asked, draft = self.example, self.draft
+        return {
+            "command": FORECAST.command,
+            "target": content_hash(self.target),
+            "draft": draft if draft is None or isinstance(draft, str) else content_hash(draft),
+            "horizon": asked.horizon,
+            "num_paths": asked.num_paths,
+            "marks": [[one.label, list(one.marks)] for one in asked.sets],
+            "bins": asked.edges.tolist(),
+            "stop_marks": None if asked.stop_marks is None else list(asked.stop_marks),
+            "seed": asked.seed,
+            "max_events": asked.max_events,
+            "histories": sequences_hash(self.histories),
+            "observed": None if self.observed is None else sequences_hash(self.observed),
+        }
+
+    def predict_step(self, batch: Chunk, batch_idx: int) -> pyarrow.Table | None:
+        """Return the table of a chunk; None: it is in the writer's folder."""
+        if batch.chunk in self.finished_chunks:
+            return None
+        found = self._forecast(batch.items)
+        if self.global_rank == 0:  # which makes the page
+            self._draw(found)
+        return self._table(found)
+
+    def figures(self, chunks: ItemChunks) -> list[Figure]:
+        """Return the figures of the first histories; of chunks done by others, or earlier, they are drawn again."""
+        wanted = range(min(SHOWN, len(self.histories)))
+        for i in wanted:
+            if i not in self._figures:
+                self._draw(self._forecast(chunks[i // chunks.items_per_chunk].items))
+        return [self._figures[i] for i in wanted]
+
+    def _forecast(self, which: slice) -> Forecast:
+        return forecast(
+            self.target, self.histories[which], draft=self.draft, first_index=which.start, **self._questions
+        )
+
+    def _draw(self, found: Forecast) -> None:
+        first, observed = found.first_index, self.observed
+        for i in range(first, min(SHOWN, first + len(found.histories))):
+            own = None if observed is None else observed[first : first + len(found.histories)]
+            self._figures[i] = found.plot(own, i - first)
+
+    def _table(self, found: Forecast) -> pyarrow.Table:
+        """Return the rows in the order of the histories; every chunk has the same types."""
+        import pyarrow as pa
+
+        frame = found.to_pandas().sort_values("history", kind="stable")
+        clock = pa.from_numpy_dtype(frame["from"].dtype)
+        types = {"id": self._id_type, **dict.fromkeys(("from", "to", "at"), clock)}
+        types |= {name: getattr(pa, kind)() for name, kind in _KINDS.items()}
+        if types["id"] == pa.string():
+            frame["id"] = [None if one is None else str(one) for one in frame["id"]]
+        schema = pa.schema([(name, types.get(name, pa.float64())) for name in frame.columns])
+        return pa.Table.from_pandas(frame, schema, preserve_index=False)
+
+    @cached_property
+    def _id_type(self) -> Any:
+        """The Arrow type of the ids of all histories; text where they have none, or several."""
+        import pyarrow as pa
+
+        try:
+            found = pa.array([history.id for history in self.histories]).type
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return pa.string()
+        return pa.string() if found == pa.null() else found

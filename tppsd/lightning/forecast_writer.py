@@ -1,0 +1,118 @@
+"""`ForecastWriter`: the shards of forecasts, and the table and the page that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tppsd.data.paths import for_arrow
+from tppsd.lightning.chunks import ChunkDataset, ItemChunks
+from tppsd.lightning.forecast_job import Forecaster
+from tppsd.lightning.job_kinds import FORECAST
+from tppsd.lightning.job_module import JobModule
+from tppsd.lightning.shard_writer import ShardWriter
+from tppsd.lightning.shards import whole_file
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from tppsd.plots.page import Page
+
+_LISTED = 1000  # histories in the table on the page
+_FINE = ("ms", "us", "ns")  # units whose timestamps need all digits in the CSV file
+
+
+class ForecastWriter(ShardWriter):
+    """Writes each chunk of a Forecaster to `output_dir`/.shards, and at the end forecast.parquet, .csv and .html.
+
+    Args:
+        output_dir: a new folder, or that of the same job, interrupted.
+        name: of the data, for the page.
+    """
+
+    kind = FORECAST
+
+    def __init__(self, output_dir: str | Path, name: str) -> None:
+        super().__init__(output_dir)
+        self.name = name
+        self.paths: list[Path] = []  # of the results, once they are there
+
+    def to_table(self, prediction: pyarrow.Table) -> pyarrow.Table:
+        """Return the prediction, which is a table."""
+        return prediction
+
+    def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
+        """Join the shards and draw the page; each file is there as a whole or not at all."""
+        assert isinstance(module, Forecaster) and isinstance(chunks, ItemChunks)
+        shards = [for_arrow(self.output_dir / shard.name) for shard in self._shards]
+        parquet, csv, html = (self.output_dir / name for name in self.kind.results)
+        is_fine = getattr(getattr(module.target, "statistics", None), "time_unit", None) in _FINE
+        with whole_file(parquet) as table, whole_file(csv) as text:
+            _join(shards, table, text, is_fine)
+        page = _page(module, chunks, shards, self.name)
+        with whole_file(html) as file:
+            file.write_text(page.html(), encoding="utf-8")
+        self.paths = [parquet, csv, html]
+
+
+def _join(shards: Sequence[Path], parquet: Path, csv: Path, is_fine: bool) -> None:
+    """Write the rows of all shards to one Parquet and one CSV file, a shard at a time.
+
+    Timestamps in the CSV file have milliseconds, which spreadsheets read, unless they are finer than that.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(shards[0])
+    schema = schema.with_metadata({key: value for key, value in schema.metadata.items() if key == b"pandas"})
+    short = [pa.field(f.name, pa.timestamp("ms")) if pa.types.is_timestamp(f.type) else f for f in schema]
+    plain = schema if is_fine else pa.schema(short)
+    options = pyarrow.csv.WriteOptions(quoting_style="needed")
+    with (
+        pq.ParquetWriter(parquet, schema, compression="zstd") as table,
+        pyarrow.csv.CSVWriter(csv, plain, write_options=options) as text,
+    ):
+        for path in shards:
+            part = pq.ParquetFile(path).read().replace_schema_metadata(schema.metadata)
+            table.write_table(part)
+            text.write_table(part.cast(plain, safe=False))
+
+
+def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: str) -> Page:
+    from tppsd.plots.page import Page
+
+    asked, num = module.example, len(module.histories)
+    unit = getattr(getattr(module.target, "statistics", None), "time_unit", None)
+    page = Page(f"{name}: forecast over {asked.horizon:g}{f' {unit}' if unit else ''}")
+    what_came = "." if module.observed is None else ", the line in steps is what happened."
+    page.paragraph(
+        f"{num:,} {'history' if num == 1 else 'histories'}, {asked.num_paths:,} paths each. Bands hold 50, 80 and 95 % "
+        f"of the paths, the smooth line is their mean{what_came}"
+    )
+    for figure in module.figures(chunks):
+        page.figure(figure)
+    page.heading("Probabilities of at least one event")
+    rows, estimators = zip(*islice(_probabilities(module, shards), _LISTED), strict=True)
+    rest = f" These are the first {_LISTED:,} histories; the files have all." if num > _LISTED else ""
+    page.paragraph(f"Until the horizon, in per cent, with standard errors ({estimators[0]}).{rest}")
+    page.table(["history", *(one.label for one in asked.sets)], rows)
+    return page
+
+
+def _probabilities(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[str], str]]:
+    """Yield of every history its name and the probabilities until the horizon, and how they were estimated."""
+    import pyarrow.parquet as pq
+
+    sets = len(module.example.sets)
+    columns = ["history", "quantity", "estimate", "standard_error", "estimator"]
+    for path in shards:
+        frame = pq.ParquetFile(path).read(columns).to_pandas()
+        frame = frame[frame["quantity"] == "probability"].groupby("history").tail(sets)  # of the last bin's end
+        for history, own in frame.groupby("history"):
+            name = module.histories[int(history)].id
+            pairs = zip(own["estimate"], own["standard_error"], strict=True)
+            cells = [f"{100 * min(max(value, 0.0), 1.0):.1f} ± {100 * error:.1f}" for value, error in pairs]
+            yield [str(history) if name is None else str(name), *cells], str(own["estimator"].iloc[0])
