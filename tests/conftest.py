@@ -74,6 +74,9 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     "test_configs.py": {
         "test_each_file_is_parsed": 14,
     },
+    "test_garbage_in.py": {
+        "test_odd_options": 1,
+    },
     "test_lightning_cli.py": {
         "test_a_draft_is_distilled_and_resumed": 0,
         "test_checkpoints_of_another_run_are_left_alone": 0,
