@@ -33,11 +33,12 @@ PAGES = {
          "--num_paths", "500", "--marks", "[closed, resolved, escalated]"], "outputs/forecast/forecast.html", 1500,
     ),
     "backtest": (
-        ["backtest", *RUN, "--horizon", "24h", "--origins", "every 36h", "--num_paths", "40"],
+        ["backtest", *RUN, "--horizon", "24h", "--origins", "every 48h", "--num_paths", "30"],
         "outputs/backtest/backtest.html", 1500,
     ),
     "demo": (
-        ["demo", "--data", "tickets.csv", *READ, "--target-seconds", "20", "--draft-seconds", "10",
+        ["demo", "--data", "tickets.csv", "--columns", "sequence=ticket", "time=timestamp", "mark=activity",
+         "--t-end", "last", "--time-unit", "h", "--target-seconds", "20", "--draft-seconds", "10",
          "--num-sequences", "10"], "outputs/demo/report.html", 2000,
     ),
 }  # fmt: skip
@@ -72,13 +73,18 @@ def main(only: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_log(folder / "tickets.csv", 500)
-        commands = [] if set(only) <= {"inspect", "demo"} else [["fit", "--data.path", "tickets.csv", *FIT]]
-        for command in (*commands, *(PAGES[picture][0] for picture in only)):
-            subprocess.run([sys.executable, "-m", "tppsd", *command], cwd=folder, check=True)
+        if not set(only) <= {"inspect", "demo"}:
+            run(["fit", "--data.path", "tickets.csv", *FIT], folder)
         for picture in only:
-            _, page, height = PAGES[picture]
+            command, page, height = PAGES[picture]
+            run(command, folder)
             photograph(folder / page, IMAGES / f"page_{picture}.png", height)
             print(f"written: {IMAGES / f'page_{picture}.png'}")
+
+
+def run(command: list[str], folder: Path) -> None:
+    """Run a command of tppsd in a folder."""
+    subprocess.run([sys.executable, "-m", "tppsd", *command], cwd=folder, check=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ future."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -209,6 +210,8 @@ def test_twice_the_rate_is_found_out(result: Backtest) -> None:
     clear = {one.metric for one in result.comparisons if one.horizon == 3.0 and one.high < 0}
     assert {"crps_of_counts", "log_score_of_counts", "transport_score"} <= clear
     assert any("the target beats double" in sentence for sentence in result.sentences())
+    with_unit = dataclasses.replace(result, time_unit="h").sentences()
+    assert all(f"within {result.horizons[-1]:g} h: " in sentence for sentence in with_unit)
 
 
 def test_a_forecast_that_looks_ahead_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,8 @@ class Backtest:
 
     def sentences(self, mark: str = "any") -> list[str]:
         """Say of every score whether the target beats each baseline, for a set of marks at the longest horizon."""
-        return [one.sentence() for one in self.comparisons if one.mark == mark and one.horizon == self.horizons[-1]]
+        chosen = (one for one in self.comparisons if one.mark == mark and one.horizon == self.horizons[-1])
+        return [one.sentence(self.time_unit) for one in chosen]
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the scores as a tidy table: model, metric, mark, horizon, value, low, high, num_origins."""
