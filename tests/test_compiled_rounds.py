@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,38 @@ def test_what_threads_wait_for(which: str, tmp_path: Path, monkeypatch: pytest.M
     models = deep_pair("thp")
     alone, together = (bits(with_threads(num, models, draft_length=6)) for num in (1, 20))
     assert all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(alone, together, strict=True)) == is_right
+
+
+FORKED = (
+    None,
+    ("[] { current() = new Pool; }", "[] {}"),
+)  # the second: a child waits for threads that it does not have
+
+
+@needs_a_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("wrong", FORKED)
+def test_a_forked_process_starts_threads_of_its_own(
+    wrong: tuple[str, str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As workers of a data loader do, after their parent has used threads."""
+    if wrong:
+        compiled_wrong(*wrong, tmp_path, monkeypatch)
+    models, before = deep_pair("thp"), torch.get_num_threads()
+
+    def drawn() -> list[torch.Tensor]:
+        return bits(tppsd.sample(*models, num_sequences=3, num_events=60, draft_length=6, compile=True))
+
+    try:
+        torch.set_num_threads(2)  # not in the child, where PyTorch waits for the threads of its parent's own pool
+        expected = drawn()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(120 if wrong is None else 10)  # ends a child that waits forever
+            os._exit(0 if all(map(torch.equal, drawn(), expected)) else 1)
+        assert (os.waitpid(child, 0)[1] == 0) == (wrong is None)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("num_sequences", "batch_size"), [(3, 1), (7, 4)])

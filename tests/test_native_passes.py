@@ -81,10 +81,13 @@ def test_nor_on_processors_with_narrower_vectors(
 
 
 READS = {
-    "behind": ("if (i < stop) f(i, read_some);", "if (i < stop) f(i, read_whole);"),
-    "before": ("if (i < first) f(i, read_some), i += LANES;", "if (i < first) f(i, read_whole), i += LANES;"),
-    "one more": ("std::min<int64_t>(LANES, stop - i)", "std::min<int64_t>(LANES, stop - i + 1)"),
-    "one before": ("std::max<int64_t>(0, first - i)", "std::max<int64_t>(0, first - i - 1)"),
+    "behind": ("rounded_down(every.stop), rounded_up(any.stop)", "rounded_up(every.stop), rounded_up(any.stop)"),
+    "before": (
+        "{rounded_down(any.first), rounded_up(every.first)",
+        "{rounded_down(any.first), rounded_down(every.first)",
+    ),
+    "one more": ("std::min<int64_t>(LANES, range.stop - i)", "std::min<int64_t>(LANES, range.stop - i + 1)"),
+    "one before": ("std::max<int64_t>(0, range.first - i)", "std::max<int64_t>(0, range.first - i - 1)"),
 }
 
 

@@ -21,6 +21,7 @@ from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.protocol import EventTokens
 from tppsd.sampling.autoregressive import ModelRunner
+from tppsd.sampling.drafters import own as own_module
 from tppsd.sampling.drafters.base import Committed, Draft
 from tppsd.sampling.drafters.own import JacobiDrafter, RecentDistributions, SelfDrafter
 from tppsd.sampling.drafters.poisson import PoissonDistribution, PoissonDrafter
@@ -248,3 +249,30 @@ def test_nothing_is_drafted_beyond_the_end_of_a_window_and_nothing_is_lost_by_it
         assert torch.equal(samples.flat_marks, whole.flat_marks)
     assert torch.equal(alone.stats.accepted_counts, together.stats.accepted_counts)
     assert 0 < alone.stats.num_drafted < whole.stats.num_drafted
+
+
+WAYS_TO_FOLLOW = ("self", "jacobi", "two passes")
+
+
+def with_most_draws(most: int, way: str, monkeypatch: pytest.MonkeyPatch):
+    """Samples of a chain drawn all at once where there are at most so many draws."""
+    monkeypatch.setattr(own_module, "_MOST_DRAWS", most)
+    target = StubTPP.random(5, seed=0)
+    draft = target.moved(seed=1, times=0.1, marks=0.1) if way == "two passes" else way
+    options = {"draft_passes": 2} if way == "two passes" else {}
+    return sample(target, draft, num_sequences=6, batch_size=4, num_events=40, draft_length=6, seed=3, **options)
+
+
+@pytest.mark.parametrize("way", WAYS_TO_FOLLOW)
+def test_events_drawn_one_after_another_are_those_drawn_all_at_once(way, monkeypatch):
+    """And not if each followed the first one's mark."""
+    at_once, one_by_one = (with_most_draws(most, way, monkeypatch) for most in (10**9, 0))
+    assert torch.equal(at_once.flat_event_times, one_by_one.flat_event_times)
+    assert torch.equal(at_once.flat_marks, one_by_one.flat_marks)
+    assert torch.equal(at_once.stats.accepted_counts, one_by_one.stats.accepted_counts)
+    right = own_module.RecentDistributions.after
+    monkeypatch.setattr(
+        own_module.RecentDistributions, "after", lambda self, marks: right(self, torch.zeros_like(marks))
+    )
+    wrong = with_most_draws(0, way, monkeypatch)
+    assert not torch.equal(wrong.stats.accepted_counts, at_once.stats.accepted_counts)

@@ -98,6 +98,41 @@ class CompiledDecoder:
         )
         return CompiledDistribution(self._arithmetic, distributions)
 
+    def decode(
+        self,
+        distribution: NextEventDistribution,
+        cache: KVCache,
+        last_times: Tensor,
+        uniforms: Tensor,
+        keeps_distributions: bool,
+        ends: Tensor | None = None,
+        limits: Tensor | None = None,
+        stops: Tensor | None = None,
+    ) -> DecodedEvents:
+        """Draw events one after another, each from the distribution after those before it.
+
+        All but the newest of each row join the cache.
+
+        Args:
+            distribution: the distributions of the first events, (rows, 1).
+            cache: of this model.
+            last_times: float64 (rows,), after which they come.
+            uniforms: float64 (rows, n, at least 3).
+            keeps_distributions: return the parameters of all distributions.
+            ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many
+                events. Rows that are drawn together stop together.
+            stops: bool (num_marks,): drawing stops after an event of these marks as well; None = of none.
+        """
+        chain, decoded, _given = self._chain(
+            distribution, last_times, uniforms, keeps_distributions, ends, limits, stops
+        )
+        self._run(chain, distribution, cache, uniforms.shape[:2])
+        return decoded
+
+    def _run(self, chain: Chain, distribution: NextEventDistribution, cache: KVCache, shape: torch.Size) -> None:
+        """Draw the events of a chain (rows, n), the first of each row from `distribution`."""
+        raise NotImplementedError
+
     def _chain(
         self,
         distribution: NextEventDistribution,
@@ -183,35 +218,8 @@ class CompiledTPP(CompiledDecoder):
         given = (histories, shared.slots, shared.lengths)
         return Pass(*pointers, *numbers, *own, *(x.data_ptr() for x in given), histories.shape[5], histories.shape[2])
 
-    def decode(
-        self,
-        distribution: NextEventDistribution,
-        cache: KVCache,
-        last_times: Tensor,
-        uniforms: Tensor,
-        keeps_distributions: bool,
-        ends: Tensor | None = None,
-        limits: Tensor | None = None,
-        stops: Tensor | None = None,
-    ) -> DecodedEvents:
-        """Draw events one after another, each from the distribution after those before it.
-
-        All but the newest of each row join the cache.
-
-        Args:
-            distribution: the distributions of the first events, (rows, 1).
-            cache: of this model.
-            last_times: float64 (rows,), after which they come.
-            uniforms: float64 (rows, n, at least 3).
-            keeps_distributions: return the parameters of all distributions.
-            ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many
-                events. Rows that are drawn together stop together.
-            stops: bool (num_marks,): drawing stops after an event of these marks as well; None = of none.
-        """
-        chain, decoded, _given = self._chain(
-            distribution, last_times, uniforms, keeps_distributions, ends, limits, stops
-        )
-        rows, num = uniforms.shape[:2]
+    def _run(self, chain: Chain, distribution: NextEventDistribution, cache: KVCache, shape: torch.Size) -> None:
+        rows, num = shape
         cache.announce(num - 1)
         contexts = torch.empty(rows, 1, self.encoder.dim, dtype=torch.float32)
         ids, lengths, num_before = torch.empty_like(cache.lengths), cache.lengths.clone(), cache.num_tokens
@@ -220,7 +228,6 @@ class CompiledTPP(CompiledDecoder):
         each = self.pass_of(cache, 1, contexts, ids, time, inter_time, lengths, num_before, depth, None)
         self.library.decode(*map(ctypes.byref, (self.encoder, self.decoder, each, chain)))
         cache.lengths = lengths
-        return decoded
 
 
 class CompiledHeadTPP(CompiledDecoder):
@@ -246,22 +253,9 @@ class CompiledHeadTPP(CompiledDecoder):
         """Run the model's own pass; contexts are as native code reads them, also under autocast."""
         return self.model.extend(tokens, cache, parents).float().contiguous()
 
-    def decode(
-        self,
-        distribution: NextEventDistribution,
-        cache: KVCache,
-        last_times: Tensor,
-        uniforms: Tensor,
-        keeps_distributions: bool,
-        ends: Tensor | None = None,
-        limits: Tensor | None = None,
-        stops: Tensor | None = None,
-    ) -> DecodedEvents:
-        """Draw events one after another (`CompiledTPP.decode`), all rows together."""
-        chain, decoded, _given = self._chain(
-            distribution, last_times, uniforms, keeps_distributions, ends, limits, stops
-        )
-        rows, num = uniforms.shape[:2]
+    def _run(self, chain: Chain, distribution: NextEventDistribution, cache: KVCache, shape: torch.Size) -> None:
+        """Draw all rows together, event by event."""
+        rows, num = shape
         contexts = distribution.parameters  # of the first event none are asked for
         for j in range(num):
             tokens = EventTokens(
@@ -270,9 +264,8 @@ class CompiledHeadTPP(CompiledDecoder):
             newest = Newest(*(field.data_ptr() for field in tokens))
             structures, numbers = map(ctypes.byref, (self.decoder, chain, newest)), (rows, j, torch.get_num_threads())
             if self.library.decode_next(*structures, Pointer(contexts.data_ptr()), *map(Int, numbers)):
-                return decoded
+                return
             contexts = self.extend(tokens, cache)
-        return decoded
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tppsd.backends.cpp.structures import Decoder, Encoder, Layer, Linear, Norm
 from tppsd.models.blocks import TransformerBlock
+from tppsd.models.cache import multiple
 from tppsd.models.decoder import IndependentMarks, TimeConditionalMarks
 from tppsd.models.encoders.attnhp import AttNHPEncoder, AttNHPLayer
 from tppsd.models.encoders.rotary import RotaryBlock, RotaryEncoder
@@ -20,6 +21,8 @@ from tppsd.models.mixture import LOG_STD_RANGE
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
+_CACHE_LINE = 64  # bytes
+_BLOCK = 1 << 24  # bytes of memory that weights are packed into at once; what is not used is never touched
 LANES = 16  # widths and the capacities of caches are multiples of it
 BLOCKS = {
     THPEncoder: TransformerBlock,
@@ -44,14 +47,25 @@ class Packed:
     """
 
     def __init__(self, panel_width: int) -> None:
-        self._panel, self._kept = panel_width, list[Tensor]()
+        self._panel, self._kept, self._room = panel_width, list[Tensor](), torch.empty(0, dtype=torch.uint8)
 
     def _pointer(self, values: Tensor | None) -> int | None:
+        """Copy values, and return where the copy is: behind the one before as far as possible.
+
+        A pass reads them in this order, and fetches what comes next while it computes.
+        """
         if values is None:
             return None
+        num_bytes = multiple(values.numel() * values.element_size(), _CACHE_LINE)
+        if num_bytes > len(self._room):
+            self._room = torch.empty(max(num_bytes, _BLOCK) + _CACHE_LINE, dtype=torch.uint8)
+            self._room = self._room[-self._room.data_ptr() % _CACHE_LINE :]
+            self._kept.append(self._room)
         # a copy: weights that are changed later must not change a part of what has been packed
-        self._kept.append(values.detach().clone(memory_format=torch.contiguous_format))
-        return self._kept[-1].data_ptr()
+        copied = self._room[: values.numel() * values.element_size()].view(values.dtype)
+        copied.copy_(values.detach().flatten())
+        self._room = self._room[num_bytes:]
+        return copied.data_ptr()
 
     def _in_double(self, values: Tensor) -> int | None:
         return self._pointer(values.double())

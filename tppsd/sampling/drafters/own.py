@@ -6,11 +6,12 @@ decoding, after Teng et al., arXiv 2410.01699).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventDistribution
 from tppsd.sampling.drafters.base import Committed, Draft
 from tppsd.sampling.requests import Requests
@@ -49,14 +50,18 @@ class RecentDistributions:
         )  # (rows, n, marks)
         newest = torch.where(follows, positions.unsqueeze(1), -1).amax(1)
         source = torch.cat([newest, num.unsqueeze(1) - 1], 1)
-        distributions = distributions.whole()
-        if self.table is None:
+        distributions, table = distributions.whole(), self.table
+        if table is None:
             self.table = distributions.at(source.clamp_min(0))
+        elif isinstance(table, NextEventDistribution) and isinstance(distributions, NextEventDistribution):
+            # only what changes is written: a table of many marks is large
+            rows, slots = (source >= 0).nonzero(as_tuple=True)
+            parameters = table.parameters
+            parameters[rows, slots] = distributions.parameters[rows, source[rows, slots]].to(parameters.dtype)
+            self.table = table.of(parameters)
         else:
             kept = marks.shape[1] + self.slots
-            self.table = (
-                type(distributions).cat([distributions, self.table], 1).at(torch.where(source >= 0, source, kept))
-            )
+            self.table = type(distributions).cat([distributions, table], 1).at(torch.where(source >= 0, source, kept))
         self.is_known = self.is_known | (source >= 0)
 
     def take_over(self, other: RecentDistributions, source: Tensor, rows: Tensor) -> None:
@@ -75,18 +80,45 @@ class RecentDistributions:
             self.table = type(self.table).cat([self.table, other.table], 0)[where]
 
     def after_marks(self) -> EventDistribution:
-        """Return distributions (rows, num_marks) to draft from after an event of each mark.
+        """Return distributions (rows, num_marks) to draft from after an event of each mark, as `after`."""
+        return self.after(self.slots[:-1].expand(len(self.is_known), -1))
+
+    def after(self, marks: Tensor) -> EventDistribution:
+        """Return distributions (rows, n) to draft from after events of `marks` int64 (rows, n).
 
         It is the latest of all where none has followed that mark yet.
         """
         assert self.table is not None
-        return self.table.at(torch.where(self.is_known[:, :-1], self.slots[:-1], len(self.slots) - 1))
+        return self.table.at(torch.where(self.is_known.gather(1, marks), marks, len(self.slots) - 1))
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
         self.is_known = self.is_known[rows]
         if self.table is not None:
             self.table = self.table[rows]
+
+
+# Draws of a round beyond which events are drawn one after another: so many take as long as the calls of one of them.
+# A draw of a mark takes about as long as 20 marks' probabilities.
+_MOST_DRAWS, _MARKS_PER_DRAW = 2500, 20
+
+
+class Again(NamedTuple):
+    """Holds what each event of a draft is if the mark before it is the one that is expected.
+
+    Fields:
+        marks_before: int64 (rows, n), the marks that are expected; -1 = nothing is known of that event.
+        inter_times: float64 (rows, n).
+        marks: int64 (rows, n).
+    """
+
+    marks_before: Tensor
+    inter_times: Tensor
+    marks: Tensor
+
+    def replace(self, where: Tensor, inter_times: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inter-times and marks, those of this draft in place of others `where` bool (rows, n) says so."""
+        return torch.where(where, self.inter_times, inter_times), torch.where(where, self.marks, marks)
 
 
 class SelfDrafter:
@@ -112,15 +144,41 @@ class SelfDrafter:
         self.recent.take_over(self.target.recent_distributions(), self.target.encoded(requests), rows)
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
-        """Draft a chain: what every distribution would draw at every position, then follow the marks through it."""
+        """Draft a chain of events."""
         if self.recent.table is None or uniforms.shape[1] == 0:
             return Draft.nothing(uniforms)
-        distributions, newest, every_tau, every_mark = self.draw(state, uniforms)
-        before, marks = follow_marks(every_mark, newest)
-        inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
+        before, inter_times, marks = self.follow(state, uniforms)
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
-        draft = Draft(inter_times, times, marks, distributions.at(before), self.lengths(uniforms.shape[1], state))
+        lengths = self.lengths(uniforms.shape[1], state)
+        draft = Draft(inter_times, times, marks, self.recent.after(before), lengths)
         return draft.needed(state) if self.stops_at_end else draft
+
+    def follow(self, state: BatchState, uniforms: Tensor, again: Again | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a chain of events from uniforms (rows, n, >= 3), each from the distribution after the mark before it.
+
+        With few marks and rows, what every distribution would draw at every position is drawn at once; that are K draws
+        per event, and K probabilities each. Else one event is drawn after another.
+
+        Args:
+            state: what the chain continues.
+            uniforms: the noise.
+            again: events that are taken from elsewhere.
+
+        Returns:
+            The mark before each event, its inter-time and its mark, (rows, n).
+        """
+        num_marks, first = self.num_marks, state.last_marks(self.num_marks).clamp_min(0)
+        if len(first) * num_marks * (num_marks + _MARKS_PER_DRAW) > _MOST_DRAWS:
+            return one_by_one(self.recent, first, uniforms, again)
+        every_tau, every_mark = self.draw(state, uniforms)[2:]
+        if again is not None:
+            fits = again.marks_before.unsqueeze(2) == self.recent.slots[:-1]
+            every_mark = torch.where(fits, again.marks.unsqueeze(2), every_mark)
+        before, marks = follow_marks(every_mark, first)
+        inter_times = every_tau.gather(2, before.unsqueeze(2)).squeeze(2)
+        if again is not None:
+            inter_times, marks = again.replace(again.marks_before == before, inter_times, marks)
+        return before, inter_times, marks
 
     def draw(self, state: BatchState, uniforms: Tensor) -> tuple[EventDistribution, Tensor, Tensor, Tensor]:
         """Draw what each recent distribution gives at every position, from uniforms (rows, n, >= 3).
@@ -145,6 +203,23 @@ class SelfDrafter:
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
         self.recent.compact(rows)
+
+
+def one_by_one(
+    recent: RecentDistributions, mark: Tensor, uniforms: Tensor, again: Again | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw events one after another, the first after an event of `mark` int64 (rows,), as SelfDrafter.follow."""
+    drawn = []
+    for j in range(uniforms.shape[1]):
+        before = mark.unsqueeze(1)
+        inter_time, own = recent.after(before).sample(uniforms[:, j : j + 1, :3])
+        if again is not None:
+            here = Again(*(field[:, j : j + 1] for field in again))
+            inter_time, own = here.replace(here.marks_before == before, inter_time, own)
+        drawn.append((before, inter_time, own))
+        mark = own.squeeze(1)
+    before, inter_times, marks = (torch.cat(fields, 1) for fields in zip(*drawn, strict=True))
+    return before, inter_times, marks
 
 
 def follow_marks(every_mark: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,18 +281,13 @@ class JacobiDrafter(SelfDrafter):
         source = self._skip.unsqueeze(1) + positions
         is_seen = source <= self._last.unsqueeze(1)
         source = torch.where(is_seen, source, 0)
-        again, by_mark = self._distributions.at(source), self.recent.after_marks()
-        tau_again, mark_again = again.sample(uniforms[..., :3])
-        every_tau, every_mark = by_mark.unsqueeze(1).sample(uniforms.unsqueeze(2)[..., :3])
-        assert self._marks_before is not None
-        fits = is_seen.unsqueeze(2) & (self._marks_before.gather(1, source).unsqueeze(2) == self.recent.slots[:-1])
-        every_mark = torch.where(fits, mark_again.unsqueeze(2), every_mark)
-        before, marks = follow_marks(every_mark, state.last_marks(self.num_marks).clamp_min(0))
-        is_again = fits.gather(2, before.unsqueeze(2)).squeeze(2)
-        inter_times = torch.where(is_again, tau_again, every_tau.gather(2, before.unsqueeze(2)).squeeze(2))
-        distributions = (
-            type(by_mark).cat([again, by_mark], 1).at(torch.where(is_again, positions, draft_length + before))
-        )
+        distributions, assumed = self._distributions.at(source), self._marks_before
+        assert assumed is not None
+        marks_before = torch.where(is_seen, assumed.gather(1, source), -1)
+        again = Again(marks_before, *distributions.sample(uniforms[..., :3]))
+        before, inter_times, marks = self.follow(state, uniforms, again)
+        where = torch.where(marks_before == before, positions, draft_length + positions)
+        distributions = type(distributions).cat([distributions, self.recent.after(before)], 1).at(where)
         times = state.last_times.unsqueeze(1) + inter_times.cumsum(1)
         return Draft(inter_times, times, marks, distributions, self.lengths(draft_length, state))
 

@@ -1,106 +1,230 @@
-// Attention of one query over the entries, float or Bf16, of a row's cache, whose vectors along the tokens are whole.
+// Attention of queries over the entries, float or Bf16, of a row's cache, whose vectors along the tokens are whole.
+//
+// Queries of one head are scored and weighed together, each vector of keys and values being read once for several of
+// them. A query's sums run in an order that does not depend on which queries go with it.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
+#include <vector>
 
 #include "vectors.h"
 
-// Calls f(i, load) for every vector of entries that holds some of [first, stop), in this order; `load` reads none but those:
-// other threads may be writing the entries behind them, and weights of zero would not hide values that are not finite.
-template <class F>
-static inline void for_entries(int64_t first, int64_t stop, F f) {
-  const auto read_whole = [](const auto *p) { return load(p); };
-  int64_t i = first / LANES * LANES;
-  const auto read_some = [&](const auto *p) {
-    return load_lanes(p, (int)std::max<int64_t>(0, first - i), (int)std::min<int64_t>(LANES, stop - i));
+constexpr int QUERIES = TOKENS;  // that are scored together
+#if defined(__AVX512F__)
+constexpr int WEIGHED = 2, DIMS = 8;  // queries that are weighed together, and their dimensions: 16 sums
+#else
+constexpr int WEIGHED = 2, DIMS = 4;
+#endif
+
+static inline int64_t rounded_down(int64_t i) { return i / LANES * LANES; }
+static inline int64_t rounded_up(int64_t i) { return (i + LANES - 1) / LANES * LANES; }
+
+// Entries [first, stop) of a cache.
+struct Range {
+  int64_t first, stop;
+};
+
+// The lanes of the vector at i that are in a range.
+static inline Lanes lanes_in(const Range &range, int64_t i) {
+  return lanes_between(std::max<int64_t>(0, range.first - i), std::min<int64_t>(LANES, range.stop - i));
+}
+
+// Which entries of a cache each of some queries sees: vectors [from, to) hold them, and all queries see all of vectors
+// [whole_from, whole_to). Of the other vectors there are masks: for each query, and for what one of them sees at least.
+struct Sight {
+  int64_t from, whole_from, whole_to, to, first_mask, num;
+
+  bool is_empty() const { return from == to; }
+  int64_t mask_of(int64_t i) const {
+    return first_mask + (num + 1) * ((i < whole_to ? i - from : i - whole_to + whole_from - from) / LANES);
+  }
+};
+
+// What `num` queries with these ranges see; masks join those in the vector. nodes (num, num_nodes): which entries each
+// sees from entry `length` on; nullptr = all.
+static Sight sight_of(const Range *seen, int64_t num, const uint8_t *nodes, int64_t num_nodes, int64_t length,
+                      std::vector<Lanes> &masks) {
+  Range any = seen[0], every = seen[0];
+  for (int64_t t = 1; t < num; t++) {
+    any = {std::min(any.first, seen[t].first), std::max(any.stop, seen[t].stop)};
+    every = {std::max(every.first, seen[t].first), std::min(every.stop, seen[t].stop)};
+  }
+  if (nodes) every.stop = std::min(every.stop, length);
+  if (any.first >= any.stop) return {0, 0, 0, 0, 0, num};
+  Sight sight{rounded_down(any.first), rounded_up(every.first), rounded_down(every.stop), rounded_up(any.stop),
+              (int64_t)masks.size(), num};
+  if (sight.whole_from >= sight.whole_to) sight.whole_from = sight.whole_to = sight.to;
+  for (int64_t i = sight.from; i < sight.to; i += LANES) {
+    if (i >= sight.whole_from && i < sight.whole_to) continue;
+    for (int64_t t = 0; t < num; t++) {
+      Lanes own = lanes_in(seen[t], i);
+      for (int64_t j = std::max(i, length); nodes && j < std::min(i + LANES, seen[t].stop); j++)
+        if (!nodes[t * num_nodes + j - length]) leave_out(own, (int)(j - i));
+      masks.push_back(own);
+    }
+    masks.push_back(lanes_in(any, i));
+  }
+  return sight;
+}
+
+// What some queries of one head see of a cache: of the history that the row shares with other rows, or of its own.
+template <class E>
+struct Segment {
+  const E *keys, *values;  // (head_dim, capacity)
+  int64_t capacity;
+  float *scores;           // (queries, capacity), written
+  const Sight &sight;
+  const Lanes *masks;
+};
+
+// scores (T, .) of vectors i, ..., i + N - 1 = queries (T, D) keys (D, .), and the largest of each query.
+template <int T, int N, class E>
+static inline void score(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
+    int64_t i, Vec *most) {
+  Vec sums[T][N];  // registers, as long as nothing fills all of it at once
+  for (int t = 0; t < T; t++)
+    for (int n = 0; n < N; n++) sums[t][n] = Vec{};
+  const E *own = segment.keys + i;
+  float *scores = segment.scores + i;
+  const int64_t capacity = segment.capacity;
+  for (int64_t c = 0; c < head_dim; c++, own += capacity) {
+    Vec keys[N];
+    for (int n = 0; n < N; n++) keys[n] = load(own + n * LANES);
+    for (int t = 0; t < T; t++)
+      for (int n = 0; n < N; n++) sums[t][n] += queries[t * stride + c] * keys[n];
+  }
+  for (int t = 0; t < T; t++)
+    for (int n = 0; n < N; n++) {
+      store(scores + t * capacity + n * LANES, sums[t][n]);
+      most[t] = larger(most[t], sums[t][n]);
+    }
+}
+
+// The same of one vector that has masks: -inf for entries that a query does not see. Those that no query sees are not
+// read: other threads may be writing them.
+template <int T, class E>
+static inline void score_masked(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
+    int64_t i,
+                                Vec *most) {
+  Vec sums[T];
+  for (int t = 0; t < T; t++) sums[t] = Vec{};
+  const Lanes *masks = segment.masks + segment.sight.mask_of(i);
+  const Lanes any = masks[T];
+  const E *own = segment.keys + i;
+  for (int64_t c = 0; c < head_dim; c++, own += segment.capacity) {
+    const Vec keys = load(own, any);
+    for (int t = 0; t < T; t++) sums[t] += queries[t * stride + c] * keys;
+  }
+  for (int t = 0; t < T; t++) {
+    const Vec seen = chosen(masks[t], sums[t], all(-INFINITY));
+    store(segment.scores + i + t * segment.capacity, seen);
+    most[t] = larger(most[t], seen);
+  }
+}
+
+// Scores of all vectors that hold what one of T queries sees.
+template <int T, class E>
+static inline void score_all(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
+    Vec *most) {
+  const Sight sight = segment.sight;
+  int64_t i = sight.from;
+  for (; i < sight.whole_from; i += LANES) score_masked<T>(queries, stride, head_dim, segment, i, most);
+  in_groups<TILE>((sight.whole_to - sight.whole_from) / LANES, [&](auto num, int64_t) {
+    score<T, num>(queries, stride, head_dim, segment, i, most);
+    i += num * LANES;
+  });
+  for (; i < sight.to; i += LANES) score_masked<T>(queries, stride, head_dim, segment, i, most);
+}
+
+// The weights of T queries in place of their scores, and what they add up to.
+template <int T, class E>
+static inline void weights_of(const Segment<E> &segment, float scale, const float *offsets, Vec *totals) {
+  const int64_t capacity = segment.capacity, from = segment.sight.from, to = segment.sight.to;
+  float *scores = segment.scores;
+  Vec sums[T], shifts[T];
+  for (int t = 0; t < T; t++) sums[t] = totals[t], shifts[t] = all(offsets[t]);
+  for (int64_t i = from; i < to; i += LANES)
+    for (int t = 0; t < T; t++) {
+      const Vec weight = exp2_(load(scores + t * capacity + i) * scale - shifts[t]);
+      store(scores + t * capacity + i, weight);
+      sums[t] += weight;
+    }
+  for (int t = 0; t < T; t++) totals[t] = sums[t];
+}
+
+// attended[t][c] = inverse[t] * sum_i weights[t][i] values[c][i], with `more` added to what is there, for T queries,
+// from `first` on, and D dimensions from c on.
+// Weights of zero would not hide values that are not finite: no sum takes in an entry that its query does not see.
+template <int T, int D, class E>
+static inline void weigh(const Segment<E> &segment, int first, int64_t c, const float *inverse, bool more,
+    float *attended,
+                         int64_t stride) {
+  Vec sums[T * D];
+  unrolled<T * D>([&](auto i) ALWAYS_INLINE { sums[i] = Vec{}; });
+  const int64_t capacity = segment.capacity;
+  const float *weights = segment.scores + first * capacity;
+  const E *values = segment.values + c * capacity;
+  const Sight sight = segment.sight;
+  const auto add_masked = [&](int64_t i) ALWAYS_INLINE {
+    const Lanes *masks = segment.masks + sight.mask_of(i);
+    unrolled<D>([&](auto d) ALWAYS_INLINE {
+      const Vec value = load(values + d * capacity + i, masks[sight.num]);
+      unrolled<T>([&](auto t) ALWAYS_INLINE {
+        Vec &total = sums[t * D + d];
+        total = plus_product(total, load(weights + t * capacity + i), value, masks[first + t]);
+      });
+    });
   };
-  if (i < first) f(i, read_some), i += LANES;
-  for (; i + LANES <= stop; i += LANES) f(i, read_whole);
-  if (i < stop) f(i, read_some);
+  for (int64_t i = sight.from; i < sight.whole_from; i += LANES) add_masked(i);
+  for (int64_t i = sight.whole_from; i < sight.whole_to; i += LANES)
+    unrolled<D>([&](auto d) ALWAYS_INLINE {
+      const Vec value = load(values + d * capacity + i);
+      unrolled<T>([&](auto t) ALWAYS_INLINE { sums[t * D + d] += load(weights + t * capacity + i) * value; });
+    });
+  for (int64_t i = sight.whole_to; i < sight.to; i += LANES) add_masked(i);
+  alignas(64) float totals[T * D];
+  add_lanes<T * D>(sums, totals);
+  typedef float Piece __attribute__((vector_size(4 * D), aligned(4), may_alias));
+  for (int t = 0; t < T; t++) {
+    Piece *own = (Piece *)(attended + t * stride + c);
+    *own = (more ? *own : Piece{}) + inverse[t] * *(const Piece *)(totals + t * D);
+  }
 }
 
-// scores[i] = query . keys[., i], of D dimensions, or of D more
-template <int D, class E>
-static inline void score(const float *query, const E *keys, int64_t first, int64_t stop, int64_t capacity, bool more,
-                         float *scores) {
-  Vec wanted[D];  // or compilers fetch every number anew for every vector of keys
-  for (int c = 0; c < D; c++) wanted[c] = all(query[c]);
-  for_entries(first, stop, [&](int64_t i, auto read) {
-    Vec total = more ? load(scores + i) : Vec{};
-    for (int c = 0; c < D; c++) total += wanted[c] * read(keys + c * capacity + i);
-    store(scores + i, total);
-  });
-}
-
-// attended[c] = inverse * sum_i weights[i] values[c][i], of D dimensions
-template <int D, class E>
-static inline void weigh(const float *weights, const E *values, int64_t first, int64_t stop, int64_t capacity, float inverse, bool more,
-                         float *attended) {
-  Vec sums[D] = {};
-  for_entries(first, stop, [&](int64_t i, auto read) {
-    for (int c = 0; c < D; c++) sums[c] += load(weights + i) * read(values + c * capacity + i);
-  });
-  for (int c = 0; c < D; c++) attended[c] = (more ? attended[c] : 0.0f) + sum(sums[c]) * inverse;
-}
-
-// f(the number of dimensions as a constant, the first of them), for pieces of 8, 4 and 1 that make up all
+// f(the number of dimensions as a constant, the first of them), for pieces of DIMS, 4 and 1 that make up all
 template <class F>
 static inline void by_pieces(int64_t dims, F f) {
   int64_t c = 0;
-  for (; c + 8 <= dims; c += 8) f(std::integral_constant<int, 8>(), c);
+  for (; c + DIMS <= dims; c += DIMS) f(std::integral_constant<int, DIMS>(), c);
   for (; c + 4 <= dims; c += 4) f(std::integral_constant<int, 4>(), c);
   for (; c < dims; c++) f(std::integral_constant<int, 1>(), c);
 }
 
-// Entries [first, stop) of a row, for one head: of the history that it shares with other rows, or its own.
-template <class E>
-struct Segment {
-  const E *keys, *values;  // (head_dim, capacity)
-  int64_t capacity, first, stop;
-  float *scores;  // room for the capacity
-
-  int64_t from() const { return first / LANES * LANES; }
-  int64_t to() const { return (stop + LANES - 1) / LANES * LANES; }
+// One head: its dimensions, from a token's query and result to the next one's, and whether a 1 stands beside the sum.
+struct Head {
+  int64_t dims, query_stride, attended_stride;
+  bool one_plus_sum;
 };
 
-// The weights of a segment in place of its scores, and what they add up to.
-template <class E>
-static inline Vec weights_of(const Segment<E> &segment, float largest, float scale) {
-  Vec total = {};
-  for (int64_t i = segment.from(); i < segment.to(); i += LANES) {
-    const Vec weight = exp2_((load(segment.scores + i) - largest) * scale);
-    store(segment.scores + i, weight);
-    total += weight;
-  }
-  return total;
-}
-
-// One query of one head over one or two segments. `seen` masks entries of the last one, from `length` on.
-template <class E>
-static void attend(const float *query, const Segment<E> *segments, int num_segments, int64_t head_dim, int64_t length,
-                   const uint8_t *seen, bool one_plus_sum, float *attended) {
-  Vec most = all(one_plus_sum ? 0.0f : -INFINITY);
-  for (int s = 0; s < num_segments; s++) {
-    const Segment<E> &own = segments[s];
-    by_pieces(head_dim, [&](auto num, int64_t c) {
-      score<num>(query + c, own.keys + c * own.capacity, own.first, own.stop, own.capacity, c > 0, own.scores);
+// T queries of one head over one or two segments.
+template <int T, class E>
+static void attend(const Head &head, const float *queries, const Segment<E> *segments, int num_segments,
+    float *attended) {
+  alignas(64) Vec most[T], totals[T];
+  for (int t = 0; t < T; t++) most[t] = all(head.one_plus_sum ? 0.0f : -INFINITY), totals[t] = Vec{};
+  for (int s = 0; s < num_segments; s++) score_all<T>(queries, head.query_stride, head.dims, segments[s], most);
+  const float scale = LOG2_E / std::sqrt((float)head.dims);
+  float offsets[T], inverse[T];
+  for (int t = 0; t < T; t++) offsets[t] = largest_of(most[t]) * scale;
+  for (int s = 0; s < num_segments; s++) weights_of<T>(segments[s], scale, offsets, totals);
+  for (int t = 0; t < T; t++)
+    inverse[t] = 1.0f / (sum(totals[t]) + (head.one_plus_sum ? std::exp2(-offsets[t]) : 0.0f));
+  for (int s = 0; s < num_segments; s++)
+    by_pieces(head.dims, [&](auto num, int64_t c) {
+      in_groups<WEIGHED>(T, [&](auto together, int64_t t) {
+        weigh<together, num>(segments[s], t, c, inverse + t, s > 0, attended + t * head.attended_stride,
+                              head.attended_stride);
+      });
     });
-    for (int64_t i = own.from(); i < own.first; i++) own.scores[i] = -INFINITY;
-    for (int64_t i = own.stop; i < own.to(); i++) own.scores[i] = -INFINITY;
-    if (seen && s + 1 == num_segments)
-      for (int64_t i = std::max(own.first, length); i < own.stop; i++)
-        if (!seen[i - length]) own.scores[i] = -INFINITY;
-    for (int64_t i = own.from(); i < own.to(); i += LANES) most = larger(most, load(own.scores + i));
-  }
-  const float scale = LOG2_E / std::sqrt((float)head_dim), largest = largest_of(most);
-  Vec total = {};
-  for (int s = 0; s < num_segments; s++) total += weights_of(segments[s], largest, scale);
-  const float inverse = 1.0f / (sum(total) + (one_plus_sum ? std::exp2(-largest * scale) : 0.0f));
-  for (int s = 0; s < num_segments; s++) {
-    const Segment<E> &own = segments[s];
-    by_pieces(head_dim, [&](auto num, int64_t c) {
-      weigh<num>(own.scores, own.values + c * own.capacity, own.first, own.stop, own.capacity, inverse, s > 0, attended + c);
-    });
-  }
 }

@@ -5,7 +5,8 @@
 #include "passes.h"
 
 struct Chain {
-  double *inter_times, *times, *distributions;  // (rows, num) twice, written; (rows, num or 1, width): of each row the first is given
+  // (rows, num) twice, written; (rows, num or 1, width): of each row the first is given
+  double *inter_times, *times, *distributions;
   int64_t *marks, *num_drawn;          // (rows, num), (rows,), written
   const double *uniforms;              // (rows, num, num_uniforms), of which the first three are used
   const double *last_times, *elapsed;  // (rows,): where each chain begins; the silence after that (nullptr = none)
@@ -14,8 +15,10 @@ struct Chain {
   const bool *stops;                   // (num_marks,): marks after which a row wants no more (nullptr = none)
   int64_t num, num_uniforms, keeps_distributions;  // are the distributions of all events kept, or that of the newest?
 
-  int64_t stride(const Decoder &decoder) const { return (keeps_distributions ? num : 1) * decoder.width(); }  // from row to row
-  int64_t step(const Decoder &decoder) const { return keeps_distributions * decoder.width(); }                // from event to event
+  // from row to row
+  int64_t stride(const Decoder &decoder) const { return (keeps_distributions ? num : 1) * decoder.width(); }
+  // from event to event
+  int64_t step(const Decoder &decoder) const { return keeps_distributions * decoder.width(); }
 };
 
 // Tokens (rows,) of the newest events, written.
@@ -25,7 +28,8 @@ struct Newest {
 };
 
 // Event j of rows [first, stop). Does one of them want no more?
-static bool draw_next(const Decoder &decoder, const Chain &chain, const Newest &newest, int64_t j, int64_t first, int64_t stop) {
+static bool draw_next(const Decoder &decoder, const Chain &chain, const Newest &newest, int64_t j, int64_t first,
+    int64_t stop) {
   bool is_done = false;
   for (int64_t row = first; row < stop; row++) {
     const int64_t at = row * chain.num + j;
@@ -43,13 +47,16 @@ static bool draw_next(const Decoder &decoder, const Chain &chain, const Newest &
 }
 
 // Distributions of event j of rows [first, stop), after their contexts.
-static void write_next(const Decoder &decoder, const Chain &chain, const float *contexts, int64_t j, int64_t first, int64_t stop) {
+static void write_next(const Decoder &decoder, const Chain &chain, const float *contexts, int64_t j, int64_t first,
+    int64_t stop) {
   double *distributions = chain.distributions + first * chain.stride(decoder) + j * chain.step(decoder);
-  write_distributions(decoder, contexts + first * decoder.to_mixture.in, stop - first, distributions, chain.stride(decoder));
+  write_distributions(decoder, contexts + first * decoder.to_mixture.in, stop - first, distributions,
+      chain.stride(decoder));
 }
 
 // Rows [first, stop), until one of them wants no more. Pass: of one token per row, whose fields are used up on the way.
-static void run_chain(const Encoder &encoder, const Decoder &decoder, const Pass &pass, const Chain &chain, int64_t first,
+static void run_chain(const Encoder &encoder, const Decoder &decoder, const Pass &pass, const Chain &chain,
+    int64_t first,
                       int64_t stop) {
   const Newest newest{pass.ids, pass.times, pass.inter_times};
   for (int64_t j = 0; !draw_next(decoder, chain, newest, j, first, stop); j++) {

@@ -1,4 +1,5 @@
-// The distributions of contexts, their draws and densities: the arithmetic of decoder.py, mixture.py and distribution.py, in float64.
+// The distributions of contexts, their draws and densities: the arithmetic of decoder.py, mixture.py and
+// distribution.py, in float64.
 #pragma once
 
 #include <limits>
@@ -13,14 +14,17 @@ struct Decoder {
   int64_t marks, num_components, num_features, num_marks;
   Linear to_mixture, from_context, to_logits;  // to_logits: of INDEPENDENT
   double least_log_std, largest_log_std, log_mean, log_std;
-  // of TIME_CONDITIONAL: (num_features,) twice; (num_features, num_features), (num_features, num_marks) by inputs; (num_marks,)
+  // of TIME_CONDITIONAL: (num_features,) twice; (num_features, num_features), (num_features, num_marks) by inputs;
+  // (num_marks,)
   const double *from_time, *from_time_bias, *mix_time, *logits, *logits_bias;
 
   int64_t width() const { return 3 * num_components + num_features; }
 };
 
-// distribution (3 components + features): log weights, means, log standard deviations, and what the mark decoder makes of the context.
-static void write_distribution(const Decoder &decoder, const float *parameters, const float *features, double *distribution) {
+// distribution (3 components + features): log weights, means, log standard deviations, and what the mark decoder makes
+// of the context.
+static void write_distribution(const Decoder &decoder, const float *parameters, const float *features,
+    double *distribution) {
   const int64_t num = decoder.num_components;
   double largest = parameters[0], total = 0;
   for (int64_t m = 1; m < num; m++) largest = std::max<double>(largest, parameters[m]);
@@ -29,16 +33,19 @@ static void write_distribution(const Decoder &decoder, const float *parameters, 
   for (int64_t m = 0; m < num; m++) {
     distribution[m] = parameters[m] - log_total;
     distribution[num + m] = parameters[num + m];
-    distribution[2 * num + m] = std::min(std::max<double>(parameters[2 * num + m], decoder.least_log_std), decoder.largest_log_std);
+    distribution[2 * num + m] = std::min(std::max<double>(parameters[2 * num + m], decoder.least_log_std),
+        decoder.largest_log_std);
   }
   for (int64_t i = 0; i < decoder.num_features; i++) distribution[3 * num + i] = features[i];
 }
 
 // The distributions of contexts (num, dim), each `stride` numbers behind the one before.
-static void write_distributions(const Decoder &decoder, const float *contexts, int64_t num, double *distributions, int64_t stride) {
+static void write_distributions(const Decoder &decoder, const float *contexts, int64_t num, double *distributions,
+    int64_t stride) {
   const int64_t dim = decoder.to_mixture.in, wide = decoder.to_mixture.out;
   const Linear &last = decoder.marks == INDEPENDENT ? decoder.to_logits : decoder.from_context;
-  float *parameters = room<1>(num * (wide + dim + last.out)), *hidden = parameters + num * wide, *features = hidden + num * dim;
+  float *parameters = room<1>(num * (wide + dim + last.out)), *hidden = parameters + num * wide, *features =
+      hidden + num * dim;
   linear(decoder.to_mixture, contexts, parameters, num);
   if (decoder.marks == TIME_CONDITIONAL) linear(last, contexts, features, num);
   if (decoder.marks == INDEPENDENT) {
@@ -46,7 +53,8 @@ static void write_distributions(const Decoder &decoder, const float *contexts, i
     map(hidden, num * dim, [&](int64_t i) { return relu(load(hidden + i)); });
     linear(last, hidden, features, num);
   }
-  for (int64_t i = 0; i < num; i++) write_distribution(decoder, parameters + i * wide, features + i * last.out, distributions + i * stride);
+  for (int64_t i = 0; i < num; i++) write_distribution(decoder, parameters + i * wide, features + i * last.out,
+      distributions + i * stride);
 }
 
 // y (out) += W^T x: W (in, out)
@@ -74,11 +82,13 @@ static double *log_marks(const Decoder &decoder, const double *distribution, dou
   const int64_t num = decoder.num_marks, width = decoder.num_features;
   kept.resize(num + 2 * width);
   double *logits = kept.data(), *of_time = logits + num, *hidden = of_time + width;
-  const double *features = distribution + 3 * decoder.num_components, x = (log_of(inter_time) - decoder.log_mean) / decoder.log_std;
+  const double *features = distribution + 3 * decoder.num_components, x =
+      (log_of(inter_time) - decoder.log_mean) / decoder.log_std;
   if (decoder.marks == INDEPENDENT) {
     std::copy(features, features + num, logits);
   } else {
-    for (int64_t i = 0; i < width; i++) of_time[i] = std::max(decoder.from_time[i] * x + decoder.from_time_bias[i], 0.0);
+    for (int64_t i = 0; i < width; i++) of_time[i] = std::max(decoder.from_time[i] * x + decoder.from_time_bias[i],
+        0.0);
     std::copy(features, features + width, hidden);
     add_product(decoder.mix_time, of_time, width, width, hidden);
     for (int64_t i = 0; i < width; i++) hidden[i] = std::max(hidden[i], 0.0);
@@ -101,9 +111,10 @@ static int64_t pick(const double *log_probs, int64_t num, double uniform) {
   return picked;
 }
 
-// Of what components keep beyond a silence: the logarithms, and normalised what they make of the weights; in what is kept until
-// the next call. Returns log S(elapsed).
-static double log_kept(const Decoder &decoder, const double *distribution, double elapsed, double **kept, double **log_weights) {
+// Of what components keep beyond a silence: the logarithms, and normalised what they make of the weights; in what is
+// kept until the next call. Returns log S(elapsed).
+static double log_kept(const Decoder &decoder, const double *distribution, double elapsed, double **kept,
+    double **log_weights) {
   static thread_local std::vector<double> room;
   const int64_t num = decoder.num_components;
   const double x = (std::log(elapsed) - decoder.log_mean) / decoder.log_std;
@@ -119,26 +130,31 @@ static double log_kept(const Decoder &decoder, const double *distribution, doubl
 }
 
 // An inter-time beyond a silence and its mark, from three uniforms.
-static double draw(const Decoder &decoder, const double *distribution, const double *uniforms, int64_t *mark, double elapsed) {
+static double draw(const Decoder &decoder, const double *distribution, const double *uniforms, int64_t *mark,
+    double elapsed) {
   const int64_t num = decoder.num_components;
   double *kept, *log_weights;
   if (elapsed > 0) log_kept(decoder, distribution, elapsed, &kept, &log_weights);
   const int64_t component = pick(elapsed > 0 ? log_weights : distribution, num, uniforms[0]);
-  const double z = elapsed > 0 ? normal_quantile_of_log(std::log(uniforms[1]) + kept[component]) : normal_quantile(uniforms[1]);
+  const double z = elapsed > 0 ?
+      normal_quantile_of_log(std::log(uniforms[1]) + kept[component]) : normal_quantile(uniforms[1]);
   const double x = distribution[num + component] + std::exp(distribution[2 * num + component]) * -z;
   const double log_tau = x * decoder.log_std + decoder.log_mean;
   double inter_time = std::exp(std::min(std::max(log_tau, -LARGEST_LOG_TAU), LARGEST_LOG_TAU));
   if (elapsed > 0) inter_time = std::max(inter_time, std::nextafter(elapsed, 2 * elapsed + 1));
-  *mark = decoder.marks == UNMARKED ? 0 : pick(log_marks(decoder, distribution, inter_time), decoder.num_marks, uniforms[2]);
+  *mark = decoder.marks == UNMARKED ? 0 : pick(log_marks(decoder, distribution, inter_time), decoder.num_marks,
+      uniforms[2]);
   return inter_time;
 }
 
 // Of an event, given a silence.
-static double log_density(const Decoder &decoder, const double *distribution, double inter_time, int64_t mark, double elapsed) {
+static double log_density(const Decoder &decoder, const double *distribution, double inter_time, int64_t mark,
+    double elapsed) {
   if (!(inter_time > elapsed)) return inter_time <= elapsed ? -INFINITY : inter_time;
   static thread_local std::vector<double> exponents;
   const int64_t num = decoder.num_components;
-  const double log_tau = log_of(inter_time), x = (log_tau - decoder.log_mean) / decoder.log_std, *log_stds = distribution + 2 * num;
+  const double log_tau = log_of(inter_time), x = (log_tau - decoder.log_mean) / decoder.log_std, *log_stds =
+      distribution + 2 * num;
   exponents.resize(num);
   for (int64_t m = 0; m < num; m++) {
     const double z = (x - distribution[num + m]) * std::exp(-log_stds[m]);

@@ -1,5 +1,5 @@
-// How failures reach Python. An exception must not leave a function that is called as a C function, nor the function of a
-// thread: either would end the process.
+// How failures reach Python. An exception must not leave a function that is called as a C function, nor the function of
+// a thread: either would end the process.
 #pragma once
 
 #include <atomic>

@@ -1,8 +1,8 @@
-// The functions that Python calls (../library.py declares them): each does the work of hundreds of operators in one call.
+// The functions that Python calls (../library.py declares them): each does the work of hundreds of operators in one
+// call.
 
 #include <atomic>
 #include <deque>
-#include <thread>
 #include <vector>
 
 #include "chain.h"
@@ -10,17 +10,19 @@
 #include "distributions.h"
 #include "layout.h"
 #include "passes.h"
+#include "pool.h"
 #include "rounds.h"
 #include "views.h"
 
-constexpr int64_t GROUP = 128;  // tokens that go through all layers together: what they need stays in the cache of a core
+// tokens that go through all layers together: what they need stays in the cache of a core
+constexpr int64_t GROUP = 128;
 constexpr int64_t NEAR = 6 << 20;  // bytes of keys and values that stay near a core from event to event of a chain,
 constexpr int64_t FEWEST = 4, MOST = 16;  // which decide how many rows run together: at least 4, at most 16
 constexpr int64_t WORTH_A_THREAD = 256;  // tokens times layers: starting a thread takes as long as a few dozen of them
 constexpr int64_t WORTH_A_TEAM = 40;     // likewise, for a pass that is one of many
 
-// Calls run(first, stop) for all rows, in groups of them, by as many threads as `worth` says. An exception of any thread is
-// thrown here once all threads have ended.
+// Calls run(first, stop) for all rows, in groups of them, by as many threads as `worth` says. An exception of any
+// thread is thrown here once all threads have ended.
 template <class F>
 static void share(int64_t rows, int64_t largest_group, int64_t worth, int64_t most_threads, F run) {
   const int64_t num_threads = std::max<int64_t>(1, std::min({most_threads, rows, worth / WORTH_A_THREAD}));
@@ -33,14 +35,9 @@ static void share(int64_t rows, int64_t largest_group, int64_t worth, int64_t mo
       for (int64_t first; (first = next.fetch_add(group)) < rows;) run(first, std::min(rows, first + group));
     });
   };
-  std::vector<std::thread> others;
-  others.reserve(num_threads - 1);  // may throw, but before any thread runs
-  try {
-    for (int64_t i = 1; i < num_threads; i++) others.emplace_back(work);
-  } catch (const std::exception &) {  // no more threads, or no memory for one: those that run do all the work
-  }
+  Helpers others(num_threads - 1, work);
   work();
-  for (auto &thread : others) thread.join();
+  others.wait_for_end();
   failure.rethrow();
 }
 
@@ -52,7 +49,8 @@ struct HeadRounds {
   std::deque<Speculation<HeadRow>> rows;
   int64_t longest = 0;
 
-  HeadRounds(const HeadPasses &target, const Model &draft, const Rounds &rounds) : target(target), draft(draft), rounds(rounds) {
+  HeadRounds(const HeadPasses &target, const Model &draft, const Rounds &rounds) : target(target), draft(draft),
+      rounds(rounds) {
     for (int64_t row = 0; row < draft.pass->rows; row++)
       rows.emplace_back(HeadRow(this->target, row), this->draft, this->rounds, row, 0);
   }
@@ -90,7 +88,8 @@ static int64_t run_rounds(const Model &target, const Model &draft, const Rounds 
   const bool is_long = (rounds.draft_length + 1) * target.encoder->num_layers >= WORTH_A_TEAM;
   const int64_t helpers = is_long ? largest_team(target.pass->num_threads) / num - 1 : 0;
   for (int64_t row = 0; row < num; row++)
-    rows.emplace_back(ModelRow(target, row, rounds.draft_length + 1), draft, rounds, row, rounds.limits[row] > 0 ? helpers : 0);
+    rows.emplace_back(ModelRow(target, row, rounds.draft_length + 1), draft, rounds, row, rounds.limits[row] > 0 ?
+        helpers : 0);
   std::atomic<int64_t> num_failed(0), num_ended(0);
   for (int64_t i = 0; i < rounds.most_rounds && num_failed + num_ended == 0; i += at_once)
     share(num, 1, worth * at_once, target.pass->num_threads, [&](int64_t row, int64_t) {
@@ -105,7 +104,7 @@ static int64_t run_rounds(const Model &target, const Model &draft, const Rounds 
 
 extern "C" {
 
-// --- constants, which cannot fail -------------------------------------------------------------------------------------------
+// --- constants, which cannot fail ------------------------------------------------------------------------------------
 
 int64_t abi_version() noexcept { return ABI_VERSION; }
 
@@ -121,7 +120,7 @@ const char *last_error() noexcept { return last_message; }
 // The number of columns of a matrix that lie together (see matrices.h).
 int64_t panel_width() noexcept { return TILE * LANES; }
 
-// --- calls, which return a Status and write their result, if they have one, to their last argument ------------------------------
+// --- calls, which return a Status and write their result, if they have one, to their last argument -------------------
 
 // Contexts of new tokens, whose keys and values join the cache.
 int pass_tokens(const Encoder *encoder, const Pass *pass) noexcept {
@@ -139,10 +138,12 @@ int pass_tokens(const Encoder *encoder, const Pass *pass) noexcept {
 }
 
 // The distributions (num_distributions, width) after contexts (num_distributions, dim).
-int distributions_after(const Decoder *decoder, const float *contexts, int64_t num_distributions, double *distributions) noexcept {
+int distributions_after(const Decoder *decoder, const float *contexts, int64_t num_distributions,
+    double *distributions) noexcept {
   return guarded([&] {
     for (int64_t first = 0; first < num_distributions; first += GROUP)
-      write_distributions(*decoder, contexts + first * decoder->to_mixture.in, std::min(GROUP, num_distributions - first),
+      write_distributions(*decoder, contexts + first * decoder->to_mixture.in, std::min(GROUP,
+          num_distributions - first),
                  distributions + first * decoder->width(), decoder->width());
   });
 }
@@ -158,9 +159,10 @@ int decode(const Encoder *encoder, const Decoder *decoder, const Pass *pass, con
   });
 }
 
-// Event j of the chains of all rows, after contexts (rows, dim) from a pass of Python's (for the first event, the distribution is given).
-// is_done: does one of the rows want no more?
-int decode_next(const Decoder *decoder, const Chain *chain, const Newest *newest, const float *contexts, int64_t rows, int64_t j,
+// Event j of the chains of all rows, after contexts (rows, dim) from a pass of Python's (for the first event, the
+// distribution is given). is_done: does one of the rows want no more?
+int decode_next(const Decoder *decoder, const Chain *chain, const Newest *newest, const float *contexts,
+    int64_t rows, int64_t j,
                 int64_t num_threads, int64_t *is_done) noexcept {
   return guarded([&] {
     std::atomic<bool> is_any_done(false);
@@ -187,7 +189,8 @@ int propose(HeadRounds *rounds, int64_t *num_new) noexcept {
   return guarded([&] { *num_new = rounds->propose(); });
 }
 
-// With the contexts (rows, num_new, dim) of that pass. num_failed: the rows whose distributions are not densities; -1: all rows go on.
+// With the contexts (rows, num_new, dim) of that pass. num_failed: the rows whose distributions are not densities; -1:
+// all rows go on.
 int conclude(HeadRounds *rounds, const float *contexts, int64_t *num_failed) noexcept {
   return guarded([&] { *num_failed = rounds->conclude(contexts); });
 }
@@ -197,11 +200,13 @@ int end_rounds(HeadRounds *rounds) noexcept {
 }
 
 // A draw from every distribution; elapsed, here and below: nullptr = no row has waited.
-int draw_events(const Decoder *decoder, const Views *views, const double *distributions, const double *elapsed, const double *uniforms,
+int draw_events(const Decoder *decoder, const Views *views, const double *distributions, const double *elapsed,
+    const double *uniforms,
                 double *inter_times, int64_t *marks) noexcept {
   return guarded([&] {
     for_each(*views, [&](int64_t i, int64_t distribution, int64_t silence, int64_t first, int64_t) {
-      inter_times[i] = draw(*decoder, distributions + distribution, uniforms + first, marks + i, elapsed ? elapsed[silence] : 0);
+      inter_times[i] = draw(*decoder, distributions + distribution, uniforms + first, marks + i, elapsed ?
+          elapsed[silence] : 0);
     });
   });
 }
@@ -211,7 +216,8 @@ int log_densities(const Decoder *decoder, const Views *views, const double *dist
                   const double *inter_times, const int64_t *marks, double *log_densities) noexcept {
   return guarded([&] {
     for_each(*views, [&](int64_t i, int64_t distribution, int64_t silence, int64_t first, int64_t second) {
-      log_densities[i] = log_density(*decoder, distributions + distribution, inter_times[first], marks[second], elapsed ? elapsed[silence] : 0);
+      log_densities[i] = log_density(*decoder, distributions + distribution, inter_times[first], marks[second],
+          elapsed ? elapsed[silence] : 0);
     });
   });
 }

@@ -1,7 +1,7 @@
 // Cached passes of the encoders: the arithmetic of embedding.py, blocks.py, rotary.py, attnhp.py and attention.py.
 //
-// A token's result depends on its row's past alone, and in a chain to the last bit: every sum runs in an order that neither the
-// number of rows nor that of new tokens changes.
+// A token's result depends on its row's past alone, and in a chain to the last bit: every sum runs in an order that
+// neither the number of rows nor that of new tokens changes.
 #pragma once
 
 #include <limits>
@@ -24,7 +24,8 @@ struct Encoder {
   const Layer *layers;
   Norm norm;
   const float *marks, *inter_time;       // (token ids, dim); (2, dim): of standardised log tau and of its tanh
-  const double *of_time, *of_order;      // (num_phases,): a phase is their products with time and number of tokens before
+  // (num_phases,): a phase is their products with time and number of tokens before
+  const double *of_time, *of_order;
   double time_scale, log_mean, log_std, min_inter_time;
 };
 
@@ -32,28 +33,35 @@ struct Pass {
   float *contexts;                       // (rows, num_new, dim), written
   int64_t *ids;                          // (rows, num_new)
   double *times, *inter_times;           // likewise
-  int64_t *lengths, *num_before;         // (rows,): entries of the cache that are committed, and tokens, dropped ones included
+  // (rows,): entries of the cache that are committed, and tokens, dropped ones included
+  int64_t *lengths, *num_before;
   const int64_t *depth;                  // (num_new,): tokens between the committed ones and each new one
-  const uint8_t *seen;                   // (num_new, num_nodes + num_new): which uncommitted ones each sees; nullptr = a chain
+  // (num_new, num_nodes + num_new): which uncommitted ones each sees; nullptr = a chain
+  const uint8_t *seen;
   int64_t rows, num_new, num_nodes, max_context;  // nodes of a tree before the new tokens; max_context: 0 = all
-  void *cache;                           // float or Bf16 (layers, 2, cache_rows, heads, head_dim, capacity), at the first row
+  // float or Bf16 (layers, 2, cache_rows, heads, head_dim, capacity), at the first row
+  void *cache;
   int64_t capacity, cache_rows, is_bf16, num_threads;  // capacity: a multiple of 16
-  // (layers, 2, shared_rows, heads, head_dim, shared_capacity): histories, each shared by the rows with its slot; nullptr = none
+  // (layers, 2, shared_rows, heads, head_dim, shared_capacity): histories, each shared by the rows with its slot;
+  // nullptr = none
   const void *shared;
   const int64_t *shared_slots, *shared_lengths;  // (rows,)
   int64_t shared_capacity, shared_rows;
 };
 
-// --- tokens ---------------------------------------------------------------------------------------------------------------
+// --- tokens ----------------------------------------------------------------------------------------------------------
 
-// x (dim): the embedded token; waves (2 num_phases): [sin, cos] of its phases, of ROTARY [cos, sin]. TRANSFORMER adds them to x.
+// x (dim): the embedded token; waves (2 num_phases): [sin, cos] of its phases, of ROTARY [cos, sin]. TRANSFORMER adds
+// them to x.
 static void embed(const Encoder &encoder, const Pass &pass, int64_t row, int64_t t, float *x, float *waves) {
   const int64_t token = row * pass.num_new + t, id = pass.ids[token], num = encoder.num_phases;
   const bool is_event = id >= 1 && id <= encoder.num_marks;
   const double log_tau = std::log(std::max(pass.inter_times[token], encoder.min_inter_time));
   const float standardised = is_event ? (float)((log_tau - encoder.log_mean) / encoder.log_std) : 0.0f;
-  const float bounded = std::tanh(standardised), *marks = encoder.marks + id * encoder.dim, *map_tau = encoder.inter_time;
-  for (int64_t i = 0; i < encoder.dim; i++) x[i] = marks[i] + (standardised * map_tau[i] + bounded * map_tau[encoder.dim + i]);
+  const float bounded = std::tanh(standardised), *marks = encoder.marks + id * encoder.dim, *map_tau =
+      encoder.inter_time;
+  for (int64_t i = 0; i < encoder.dim; i++) x[i] =
+      marks[i] + (standardised * map_tau[i] + bounded * map_tau[encoder.dim + i]);
   const double time = pass.times[token] / encoder.time_scale, order = (double)(pass.num_before[row] + pass.depth[t]);
   const bool cos_first = encoder.kind == ROTARY;
   for (int64_t j = 0; j < num; j++) {
@@ -65,54 +73,113 @@ static void embed(const Encoder &encoder, const Pass &pass, int64_t row, int64_t
     for (int64_t i = 0; i < encoder.dim; i++) x[i] += waves[i];
 }
 
-// --- layers ---------------------------------------------------------------------------------------------------------------
+// --- layers ----------------------------------------------------------------------------------------------------------
 
-// Keys and values of new tokens [from, to) of one row into its cache.
+// Keys and values of new tokens [from, to) of one row into its cache. Of several tokens, whole vectors: a core waits
+// less for memory than with many stores to the same places.
 template <class E, class Part>
 static void write_row(const Encoder &encoder, const Pass &pass, const Part &part, E *cache, int64_t layer, int64_t row,
                       const float *qkv) {
   const int64_t dim = encoder.dim, capacity = pass.capacity, place = pass.lengths[row] + pass.num_nodes;
-  E *keys = cache + (layer * 2 * pass.cache_rows + row) * dim * capacity, *values = keys + pass.cache_rows * dim * capacity;
-  for (int64_t c = 0; c < dim; c++)
-    for (int64_t t = part.from; t < part.to; t++) {
-      const float *own = qkv + (t - part.from) * 3 * dim;
-      put(keys + c * capacity + place + t, own[dim + c]);
-      put(values + c * capacity + place + t, own[2 * dim + c]);
+  const int64_t from_keys = pass.cache_rows * dim * capacity;  // to values
+  E *entries = cache + (layer * 2 * pass.cache_rows + row) * dim * capacity + place;
+  for (int64_t which = 1; which < 3; which++, entries += from_keys)
+    for (int64_t t = part.from; t < part.to; t += LANES) {
+      const int num = (int)std::min<int64_t>(LANES, part.to - t);
+      const float *own = qkv + (t - part.from) * 3 * dim + which * dim;
+      for (int64_t c = 0; c < dim; c += LANES) {
+        if (num == 1) {
+          for (int64_t i = c; i < c + LANES; i++) put(entries + i * capacity + t, own[i]);
+          continue;
+        }
+        Vec block[LANES];
+        for (int i = 0; i < LANES; i++) block[i] = i < num ? load(own + i * 3 * dim + c) : Vec{};
+        transpose(block, std::make_integer_sequence<int, LANES>());
+        for (int i = 0; i < LANES; i++) store_first(entries + (c + i) * capacity + t, block[i], num);
+      }
     }
 }
 
-// Queries of one head of new tokens [from, to) of one row: over the history that the row shares with others, and its own entries.
-template <class E, class Part>
-static void attend_row(const Encoder &encoder, const Pass &pass, const Part &part, const E *cache, int64_t layer, int64_t row,
-                       int64_t head, const float *qkv, float *scores, float *attended) {
-  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, offset = head * head_dim;
-  const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted = pass.num_nodes + pass.num_new;
+// What the tokens of one row see in a group of them that are attended together: of the history that the row shares with
+// others, and of its own entries. It is the same for all layers and heads.
+struct Group {
+  Sight shared, own;
+};
+
+// Groups of new tokens [from, to) of one row.
+template <class Part>
+static void see(const Pass &pass, const Part &part, int64_t row, std::vector<Group> &groups,
+    std::vector<Lanes> &masks) {
+  const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted =
+      pass.num_nodes + pass.num_new;
   const int64_t num_shared = pass.shared ? pass.shared_lengths[row] : 0;
-  Segment<E> segments[2];
-  const auto segment = [&](const E *entries, int64_t rows, int64_t capacity, int64_t at, float *room) {
-    const E *keys = entries + ((layer * 2 * rows + at) * dim + offset) * capacity;
-    return Segment<E>{keys, keys + rows * dim * capacity, capacity, 0, 0, room};
-  };
-  if (num_shared) segments[0] = segment((const E *)pass.shared, pass.shared_rows, pass.shared_capacity, pass.shared_slots[row], scores);
-  segments[1] = segment(cache, pass.cache_rows, pass.capacity, row, scores + pass.shared_capacity);
-  if (row + 1 < pass.rows)  // the next row's, which a core does not foresee
-    for (int64_t c = 0; c < head_dim; c++)
-      for (int64_t i = 0; i < place; i += 64 / (int64_t)sizeof(E)) {
-        __builtin_prefetch(segments[1].keys + (dim + c) * pass.capacity + i);
-        __builtin_prefetch(segments[1].values + (dim + c) * pass.capacity + i);
-      }
-  for (int64_t t = part.from; t < part.to; t++) {
-    const uint8_t *seen = pass.seen ? pass.seen + t * num_uncommitted : nullptr;
-    const int64_t num_before = length + pass.depth[t];  // of the row's own entries
-    int64_t first = pass.max_context ? std::max<int64_t>(0, num_before - pass.max_context + 1) : 0;
-    if (seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
-    segments[1].first = first, segments[1].stop = seen ? length + num_uncommitted : place + t + 1;
-    const int64_t num_hidden = pass.max_context ? num_shared + num_before + 1 - pass.max_context : 0;
-    segments[0].first = std::min(num_shared, std::max<int64_t>(0, num_hidden)), segments[0].stop = num_shared;
-    const bool shares = segments[0].first < num_shared;
-    attend(qkv + (t - part.from) * 3 * dim + offset, segments + !shares, 1 + shares, head_dim, length, seen,
-           encoder.kind == ATTNHP, attended + (t - part.from) * dim + offset);
+  in_groups<QUERIES>(part.to - part.from, [&](auto num, int64_t at) {
+    Range shared[num], own[num];
+    for (int i = 0; i < num; i++) {
+      const int64_t t = part.from + at + i, num_before = length + pass.depth[t];  // of the row's own entries
+      int64_t first = pass.max_context ? std::max<int64_t>(0, num_before - pass.max_context + 1) : 0;
+      if (pass.seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
+      own[i] = {first, pass.seen ? length + num_uncommitted : place + t + 1};
+      const int64_t num_hidden = pass.max_context ? num_shared + num_before + 1 - pass.max_context : 0;
+      shared[i] = {std::min(num_shared, std::max<int64_t>(0, num_hidden)), num_shared};
+    }
+    const uint8_t *nodes = pass.seen ? pass.seen + (part.from + at) * num_uncommitted : nullptr;
+    groups.push_back({sight_of(shared, num, nullptr, 0, 0, masks), sight_of(own, num, nodes, num_uncommitted, length,
+        masks)});
+  });
+}
+
+// Fetches what a head of a row attends to of its own entries: a core does not foresee that one dimension's follow
+// another's.
+template <class E>
+static inline void fetch_head(const Encoder &encoder, const Pass &pass, const E *cache, int64_t layer, int64_t row,
+    int64_t head) {
+  const int64_t head_dim = encoder.dim / encoder.num_heads, num = pass.lengths[row] + pass.num_nodes;
+  const E *keys = cache + ((layer * 2 * pass.cache_rows + row) * encoder.dim + head * head_dim) * pass.capacity;
+  const E *values = keys + pass.cache_rows * encoder.dim * pass.capacity;
+  for (int64_t c = 0; c < head_dim; c++)
+    for (int64_t i = 0; i < num; i += 64 / (int64_t)sizeof(E)) {
+      __builtin_prefetch(keys + c * pass.capacity + i);
+      __builtin_prefetch(values + c * pass.capacity + i);
+    }
+}
+
+// Fetches where the keys and values of new tokens will be written.
+template <class E, class Part>
+static inline void fetch_places(const Encoder &encoder, const Pass &pass, const Part &part, E *cache, int64_t layer,
+    int64_t row) {
+  const int64_t dim = encoder.dim, place = pass.lengths[row] + pass.num_nodes;
+  for (int64_t which = 0; which < 2; which++) {
+    const E *entries = cache + ((layer * 2 + which) * pass.cache_rows + row) * dim * pass.capacity;
+    for (int64_t c = 0; c < dim; c++, entries += pass.capacity) {
+      __builtin_prefetch(entries + place + part.from, 1);
+      __builtin_prefetch(entries + place + part.to - 1, 1);
+    }
   }
+}
+
+// The queries of one head of new tokens [from, to) of one row.
+template <class E, class Part>
+static void attend_row(const Encoder &encoder, const Pass &pass, const Part &part, const Group *group,
+    const Lanes *masks, const E *cache,
+                       int64_t layer, int64_t row, int64_t head, const float *queries, float *scores, float *attended) {
+  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, offset = head * head_dim;
+  const auto segment = [&](const E *entries, int64_t rows, int64_t capacity, int64_t at, const Sight &sight,
+      float *room) {
+    const E *keys = entries + ((layer * 2 * rows + at) * dim + offset) * capacity;
+    return Segment<E>{keys, keys + rows * dim * capacity, capacity, room, sight, masks};
+  };
+  in_groups<QUERIES>(part.to - part.from, [&](auto num, int64_t t) {
+    const bool shares = pass.shared && !group->shared.is_empty();
+    const Segment<E> segments[] = {
+      segment((const E *)pass.shared, pass.shared_rows, pass.shared_capacity, shares ? pass.shared_slots[row] : 0,
+          group->shared, scores),
+      segment(cache, pass.cache_rows, pass.capacity, row, group->own, scores + num * pass.shared_capacity)};
+    attend<num>({head_dim, 3 * dim, dim, encoder.kind == ATTNHP}, queries + t * 3 * dim + offset, segments + !shares,
+        1 + shares,
+                attended + t * dim + offset);
+    group++;
+  });
 }
 
 // Queries and keys: dimensions (j, j + head_dim / 2) of every head turned by phase j.
@@ -133,8 +200,8 @@ struct Whole {
   void announce_and_wait(int64_t) const {}
 };
 
-// Some of the new tokens of a chain. Other threads run the tokens before them, whose keys and values every layer needs, and the
-// tokens behind them, whose entries of the cache are never read here: they may be written at the same time.
+// Some of the new tokens of a chain. Other threads run the tokens before them, whose keys and values every layer needs,
+// and the tokens behind them, whose entries of the cache are never read here: they may be written at the same time.
 struct Share {
   int64_t from, to, number;
   std::atomic<int64_t> *num_layers;  // of each share: the number of layers whose keys and values it has written
@@ -152,10 +219,12 @@ struct Share {
 // A part of the new tokens of rows [first, stop): of several rows, the whole.
 template <class Part>
 static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, int64_t stop, const Part &part) {
-  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, q = part.to - part.from, tokens = (stop - first) * q;
+  const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, q = part.to - part.from, tokens =
+      (stop - first) * q;
   const bool is_attnhp = encoder.kind == ATTNHP;
   const int64_t width = is_attnhp ? 2 * dim : dim, wide = is_attnhp ? 0 : encoder.layers[0].expand.out;
-  float *normed = room<0>(tokens * (width + 6 * dim + wide) + pass.capacity + pass.shared_capacity), *qkv = normed + tokens * width;
+  float *normed = room<0>(tokens * (width + 6 * dim + wide) + QUERIES * (pass.capacity + pass.shared_capacity)),
+      *qkv = normed + tokens * width;
   float *attended = qkv + tokens * 3 * dim, *update = attended + tokens * dim, *waves = update + tokens * dim;
   float *hidden = waves + tokens * dim, *scores = hidden + tokens * wide;
   float *x = pass.contexts + (first * pass.num_new + part.from) * dim;
@@ -163,40 +232,55 @@ static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, in
     embed(encoder, pass, first + i / q, part.from + i % q, x + i * dim,
           is_attnhp ? normed + i * width : waves + i * 2 * encoder.num_phases);
 
+  static thread_local std::vector<Group> groups;
+  static thread_local std::vector<Lanes> masks;
+  groups.clear(), masks.clear();
+  for (int64_t row = first; row < stop; row++) see(pass, part, row, groups, masks);
+  const int64_t num_groups = groups.size() / (stop - first);
+
   for (int64_t i = 0; i < encoder.num_layers; i++) {
     const Layer &layer = encoder.layers[i];
+    const auto in_cache = [&](auto f) { pass.is_bf16 ? f((Bf16 *)pass.cache) : f((float *)pass.cache); };
+    in_cache([&](auto *cache) {
+      for (int64_t row = first; row < stop; row++) fetch_places(encoder, pass, part, cache, i, row);
+      fetch_head(encoder, pass, cache, i, first, 0);
+    });
     normalise(layer.attention_norm, x, normed + width - dim, tokens, dim, width);
     linear(layer.to_qkv, normed, qkv, tokens);
     if (encoder.kind == ROTARY) turn(qkv, waves, tokens, dim, head_dim);
-    const auto attend_to = [&](auto *cache) {
-      for (int64_t row = first; row < stop; row++) write_row(encoder, pass, part, cache, i, row, qkv + (row - first) * q * 3 * dim);
+    in_cache([&](auto *cache) {
+      for (int64_t row = first; row < stop; row++) write_row(encoder, pass, part, cache, i, row,
+          qkv + (row - first) * q * 3 * dim);
       part.announce_and_wait(i);
-      for (int64_t head = 0; head < encoder.num_heads; head++)  // a history that several rows share is read once per head
+      // a history that several rows share is read once per head
+      for (int64_t head = 0; head < encoder.num_heads; head++)
         for (int64_t row = first; row < stop; row++) {
           const int64_t t = (row - first) * q;
-          attend_row(encoder, pass, part, cache, i, row, head, qkv + t * 3 * dim, scores, attended + t * dim);
+          const bool is_last = row + 1 == stop;
+          if (!is_last || head + 1 < encoder.num_heads)
+            fetch_head(encoder, pass, cache, i, is_last ? first : row + 1, head + is_last);
+          attend_row(encoder, pass, part, groups.data() + (row - first) * num_groups, masks.data(), cache, i, row,
+              head, qkv + t * 3 * dim, scores, attended + t * dim);
         }
-    };
-    pass.is_bf16 ? attend_to((Bf16 *)pass.cache) : attend_to((float *)pass.cache);
-    linear(layer.from_heads, attended, update, tokens);
+    });
     if (is_attnhp) {
+      linear(layer.from_heads, attended, update, tokens);
       map(x, tokens * dim, [&](int64_t j) { return load(x + j) + tanh_(load(update + j)); });
       continue;
     }
-    map(x, tokens * dim, [&](int64_t j) { return load(x + j) + load(update + j); });
+    linear<End::ADDED>(layer.from_heads, attended, x, tokens);
     normalise(layer.feedforward_norm, x, normed, tokens, dim, dim);
-    linear(layer.expand, normed, hidden, tokens);
     if (encoder.kind == ROTARY) {
+      linear(layer.expand, normed, hidden, tokens);
       const int64_t half = layer.contract.in;
       for (int64_t t = 0; t < tokens; t++) {  // in place: what is written has been read
         const float *gates = hidden + t * 2 * half;
         map(hidden + t * half, half, [&](int64_t j) { return silu(load(gates + j)) * load(gates + half + j); });
       }
     } else {
-      map(hidden, tokens * wide, [&](int64_t j) { return relu(load(hidden + j)); });
+      linear<End::RELU>(layer.expand, normed, hidden, tokens);
     }
-    linear(layer.contract, hidden, update, tokens);
-    map(x, tokens * dim, [&](int64_t j) { return load(x + j) + load(update + j); });
+    linear<End::ADDED>(layer.contract, hidden, x, tokens);
   }
   normalise(encoder.norm, x, x, tokens, dim, dim);
 }

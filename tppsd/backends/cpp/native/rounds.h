@@ -1,5 +1,6 @@
-// Speculative rounds of one row after another: draft, verify, accept, correct, commit, as in tppsd/sampling/speculative.py with a
-// draft model and the rule `joint`, number for number. The target's passes are compiled, too, or made by Python.
+// Speculative rounds of one row after another: draft, verify, accept, correct, commit, as in
+// tppsd/sampling/speculative.py with a draft model and the rule `joint`, number for number. The target's passes are
+// compiled, too, or made by Python.
 #pragma once
 
 #include <memory>
@@ -51,7 +52,8 @@ struct ModelRow {
 
   ModelRow(const Model &model, int64_t row, int64_t most_tokens)
       : encoder(*model.encoder), decoder(*model.decoder), pass(*model.pass), ids(most_tokens), times(most_tokens),
-        inter_times(most_tokens), distributions(most_tokens * decoder.width()), contexts(most_tokens * encoder.dim + 16) {
+        inter_times(most_tokens), distributions(most_tokens * decoder.width()),
+            contexts(most_tokens * encoder.dim + 16) {
     const int64_t entry = pass.is_bf16 ? sizeof(Bf16) : sizeof(float);
     pass.contexts = (float *)(((uintptr_t)contexts.data() + 63) / 64 * 64);  // see `room`
     pass.ids = ids.data(), pass.times = times.data(), pass.inter_times = inter_times.data();
@@ -70,7 +72,8 @@ struct ModelRow {
   void extend(int64_t num, int64_t first) {
     pass.num_new = num;
     run_rows(encoder, pass, 0, 1);
-    write_distributions(decoder, pass.contexts + first * encoder.dim, num - first, distributions.data(), decoder.width());
+    write_distributions(decoder, pass.contexts + first * encoder.dim, num - first, distributions.data(),
+        decoder.width());
     move(num);
   }
 
@@ -79,7 +82,8 @@ struct ModelRow {
     if (!team) return extend(num, (int64_t)0);
     pass.num_new = num;
     run_together(encoder, pass, 0, *team, [&](int64_t from, int64_t to) {
-      write_distributions(decoder, pass.contexts + from * encoder.dim, to - from, distributions.data() + from * decoder.width(), decoder.width());
+      write_distributions(decoder, pass.contexts + from * encoder.dim, to - from,
+          distributions.data() + from * decoder.width(), decoder.width());
     });
     move(num);
   }
@@ -96,7 +100,8 @@ struct HeadRow {
 
   HeadRow(const HeadPasses &target, int64_t row)
       : decoder(*target.decoder), ids(target.ids + row * target.most), num_new(target.num_new[row]),
-        num_kept(target.num_kept[row]), times(target.times + row * target.most), inter_times(target.inter_times + row * target.most),
+        num_kept(target.num_kept[row]), times(target.times + row * target.most),
+            inter_times(target.inter_times + row * target.most),
         distributions(target.most * decoder.width()) {}
 
   void put(int64_t at, int64_t id, double time, double inter_time) {
@@ -106,7 +111,8 @@ struct HeadRow {
   void extend(int64_t num, Team *) { num_new = num; }
 
   // The pass has been made.
-  void take(const float *contexts) { write_distributions(decoder, contexts, num_new, distributions.data(), decoder.width()); }
+  void take(const float *contexts) { write_distributions(decoder, contexts, num_new, distributions.data(),
+      decoder.width()); }
 
   void move(int64_t num) { num_kept = num_new + num; }
 
@@ -151,7 +157,8 @@ struct Speculation {
     draft.extend(num_backlog, num_backlog - 1);
     draft.pass.num_new = 1;
     run_chain(draft.encoder, draft.decoder, draft.pass,
-              {inter_times, times, draft.distributions.data(), marks, &num_drafted, uniforms.data(), &target.times[0], &elapsed, &end,
+              {inter_times, times, draft.distributions.data(), marks, &num_drafted, uniforms.data(),
+                  &target.times[0], &elapsed, &end,
                &num_left, rounds.stops, rounds.draft_length, NUM_UNIFORMS, true},
               0, 1);
   }
@@ -172,7 +179,8 @@ struct Speculation {
   }
 
   void draw_new(const double *uniforms) {
-    new_inter_time = draw(target.decoder, target.distribution(num_accepted), uniforms, &new_mark, silence_before(num_accepted));
+    new_inter_time = draw(target.decoder, target.distribution(num_accepted), uniforms, &new_mark,
+        silence_before(num_accepted));
   }
 
   void accept() {
@@ -183,7 +191,8 @@ struct Speculation {
     }
   }
 
-  // One more event: the target's own after a fully accepted draft, else from the adjusted distribution. False: distributions are not densities.
+  // One more event: the target's own after a fully accepted draft, else from the adjusted distribution. False:
+  // distributions are not densities.
   bool correct() {
     double uniforms[4], coins[2];
     if (num_accepted == num_drafted) {
@@ -219,7 +228,8 @@ struct Speculation {
 
   // Does the row want more, and is there room for another round?
   bool goes_on() const {
-    return !is_stopped && target.times[0] <= end && num_left > 0 && limit - num_left + rounds.draft_length < rounds.room;
+    return !is_stopped && target.times[0] <= end && num_left > 0 &&
+        limit - num_left + rounds.draft_length < rounds.room;
   }
 
   // False: distributions are not densities.

@@ -1,13 +1,14 @@
-// Threads that share jobs which take less time than starting a thread does: between jobs they keep looking for the next one.
+// Threads that share jobs which take less time than starting a thread does: between jobs they keep looking for the next
+// one.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <thread>
-#include <vector>
 
 #include "failures.h"
+#include "pool.h"
 
 constexpr int64_t MOST_PARTS = 16;
 constexpr int64_t PATIENCE = 1000;  // looks, after which a waiting thread lets other threads have the processor
@@ -29,25 +30,19 @@ static inline int64_t largest_team(int64_t num_threads) {
 
 class Team {
  public:
-  // Starts num_helpers threads beside the caller, or as many as the system allows.
-  explicit Team(int64_t num_helpers) {
-    helpers.reserve(num_helpers);  // may throw, but before any thread runs
-    try {
-      for (int64_t i = 0; i < num_helpers; i++) helpers.emplace_back([this] { help(); });
-    } catch (const std::exception &) {  // no more threads, or no memory for one
-    }
-  }
+  // With num_helpers threads beside the caller, or as many as the system allows.
+  explicit Team(int64_t num_helpers) : helpers(num_helpers, [this] { help(); }) {}
 
   ~Team() {
     ticket.store(THE_END, std::memory_order_release);
-    for (auto &helper : helpers) helper.join();
+    helpers.wait_for_end();
   }
 
   int64_t size() const { return std::min<int64_t>(MOST_PARTS, 1 + helpers.size()); }
 
-  // Runs f(0), ..., f(num - 1), begun in this order: a part may wait for something in those before it. The caller runs the parts
-  // that no helper has begun, so that it does not wait for helpers that the system has put to sleep. An exception of a part is
-  // thrown here once all parts have ended.
+  // Runs f(0), ..., f(num - 1), begun in this order: a part may wait for something in those before it. The caller runs
+  // the parts that no helper has begun, so that it does not wait for helpers that the system has put to sleep. An
+  // exception of a part is thrown here once all parts have ended.
   template <class F>
   void run(int64_t num, F f) {
     job = &f, call = [](void *job, int64_t part) { (*(F *)job)(part); };
@@ -62,12 +57,13 @@ class Team {
 
  private:
   static constexpr uint64_t THE_END = ~(uint64_t)0;
-  std::atomic<uint64_t> ticket{0};  // number of the job (48 bits), how many parts it has, how many are taken (8 bits each)
+  // number of the job (48 bits), how many parts it has, how many are taken (8 bits each)
+  std::atomic<uint64_t> ticket{0};
   std::atomic<int64_t> num_done{0};
   void *job = nullptr;                      // of the ticket, like `call`: the next job begins
   void (*call)(void *, int64_t) = nullptr;  // when all parts that were taken are done
   FirstException failure;                   // of the parts
-  std::vector<std::thread> helpers;
+  Helpers helpers;                          // the last: they begin with all else in place
 
   // Runs one part of the job, if one is left.
   bool take() {

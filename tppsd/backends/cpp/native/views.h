@@ -7,7 +7,8 @@
 struct Views {
   int64_t num_dims;
   const int64_t *sizes;                                      // (num_dims,)
-  const int64_t *of_distributions, *of_first, *of_second, *of_third;  // (num_dims,): strides, 0 where an operand is the same for all
+  // (num_dims,): strides, 0 where an operand is the same for all
+  const int64_t *of_distributions, *of_first, *of_second, *of_third;
 };
 
 // f(element, where its distribution and its operands are)
