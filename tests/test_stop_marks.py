@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.sampling import method as building
+from tppsd.sampling import compiled as building
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample, sample_stream

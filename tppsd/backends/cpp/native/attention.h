@@ -153,12 +153,12 @@ static inline void weights_of(const Segment<E> &segment, float scale, const floa
   for (int t = 0; t < T; t++) totals[t] = sums[t];
 }
 
-// attended[t][c] = inverse[t] * sum_i weights[t][i] values[c][i], with `more` added to what is there, for T queries,
-// from `first` on, and D dimensions from c on.
+// attended[t][c] = inverse[t] * sum_i weights[t][i] values[c][i], with MORE added to what is there, for T queries,
+// from `first` on, and D dimensions from c on. (A constant: where it was not, whether a compiler fused the product with
+// the sum depended on T.)
 // Weights of zero would not hide values that are not finite: no sum takes in an entry that its query does not see.
-template <int T, int D, class E>
-static inline void weigh(const Segment<E> &segment, int first, int64_t c, const float *inverse, bool more,
-    float *attended,
+template <int T, int D, bool MORE, class E>
+static inline void weigh(const Segment<E> &segment, int first, int64_t c, const float *inverse, float *attended,
                          int64_t stride) {
   Vec sums[T * D];
   unrolled<T * D>([&](auto i) ALWAYS_INLINE { sums[i] = Vec{}; });
@@ -188,7 +188,8 @@ static inline void weigh(const Segment<E> &segment, int first, int64_t c, const 
   typedef float Piece __attribute__((vector_size(4 * D), aligned(4), may_alias));
   for (int t = 0; t < T; t++) {
     Piece *own = (Piece *)(attended + t * stride + c);
-    *own = (more ? *own : Piece{}) + inverse[t] * *(const Piece *)(totals + t * D);
+    if constexpr (MORE) *own += inverse[t] * *(const Piece *)(totals + t * D);
+    else *own = inverse[t] * *(const Piece *)(totals + t * D);
   }
 }
 
@@ -220,11 +221,14 @@ static void attend(const Head &head, const float *queries, const Segment<E> *seg
   for (int s = 0; s < num_segments; s++) weights_of<T>(segments[s], scale, offsets, totals);
   for (int t = 0; t < T; t++)
     inverse[t] = 1.0f / (sum(totals[t]) + (head.one_plus_sum ? std::exp2(-offsets[t]) : 0.0f));
-  for (int s = 0; s < num_segments; s++)
+  const auto weigh_all = [&](const Segment<E> &segment, auto more) {
     by_pieces(head.dims, [&](auto num, int64_t c) {
       in_groups<WEIGHED>(T, [&](auto together, int64_t t) {
-        weigh<together, num>(segments[s], t, c, inverse + t, s > 0, attended + t * head.attended_stride,
-                              head.attended_stride);
+        weigh<together, num, more>(segment, t, c, inverse + t, attended + t * head.attended_stride,
+                                   head.attended_stride);
       });
     });
+  };
+  weigh_all(segments[0], std::false_type());
+  if (num_segments > 1) weigh_all(segments[1], std::true_type());
 }
