@@ -115,9 +115,9 @@ def folder_lines(folder: Path, depth: int) -> list[str]:
     width = max((len(path.name) for path in files), default=0)
     lines += [f"{space}{path.name:<{width}}  {purpose(path)}" for path in files]
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() and (inner := folder_lines(path, depth + 1)):  # not where there is no code: configurations
             about = purpose(path / "__init__.py") if (path / "__init__.py").exists() else ""
-            lines += [f"{space}{path.name}/  {about}".rstrip(), *folder_lines(path, depth + 1)]
+            lines += [f"{space}{path.name}/  {about}".rstrip(), *inner]
     return lines
 
 

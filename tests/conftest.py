@@ -74,6 +74,9 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     "test_configs.py": {
         "test_each_file_is_parsed": 14,
     },
+    "test_garbage_in.py": {
+        "test_odd_options": 1,
+    },
     "test_lightning_cli.py": {
         "test_a_draft_is_distilled_and_resumed": 0,
         "test_checkpoints_of_another_run_are_left_alone": 0,
@@ -163,6 +166,9 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
         "test_num_events_keeps_the_first_ones": 1,
         "test_t_end_keeps_the_events_until_then_and_no_other": 1,
         "test_the_first_of_several_ends_counts": 1,
+    },
+    "test_supply.py": {
+        "test_the_tests_of_the_source_distribution_pass": 0,
     },
     "test_trees_acceptance.py": {
         "test_a_draft_without_the_targets_mass_is_corrected": 1,

@@ -17,7 +17,7 @@ from small_models import ENCODERS, attentive_model, random_sequence
 import tppsd
 from tppsd.backends.cpp import rounds
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling import method
+from tppsd.sampling import compiled
 
 pytestmark = needs_a_compiler
 
@@ -28,7 +28,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tppsd.SampledSe
 
     def sample(*arguments: Any, **options: Any) -> tppsd.SampledSequences:
         with monkeypatch.context() as patch:
-            patch.setattr(method, "can_speculate", lambda *of_round: False)
+            patch.setattr(compiled, "can_speculate", lambda *of_round: False)
             return tppsd.sample(*arguments, compile=True, **options)
 
     return sample

@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser
 from tppsd import EventDataModule
 from tppsd.data.options import ReadOptions
 from tppsd.data.reading import EventDataset, read_dataset
+from tppsd.data.remarks import remarks
 from tppsd.data.sequences import EventSequence
 
 THIRDS = (1 / 3, 1 / 3, 1 / 3)
@@ -280,3 +281,13 @@ class TestDataModule:
             == 1
         )
         assert sum("the sequences end at very different times" in line for line in said) == 1
+
+
+def test_times_too_large_to_tell_events_apart_are_said() -> None:
+    """At 1e16 float64 numbers are 2 apart; at 1e9, a ten-millionth. Differences of timestamps are exact."""
+    rows = [{"sequence": i, "time": t + 0.0, "mark": 0} for i in range(30) for t in range(0, 12, 4)]
+    for shift, is_said in ((0.0, False), (1e9, False), (1e16, True)):
+        table = pa.Table.from_pylist([row | {"time": row["time"] + shift} for row in rows])
+        said = [one for one in remarks(read_dataset(table)) if "subtract an origin" in one]
+        assert len(said) == is_said
+    assert "float64 numbers are 2 apart, which is 50.0% of the median inter-time" in said[0]

@@ -61,7 +61,9 @@ def test_indexing_selects_along_the_batch_dimensions(distribution: NextEventDist
     inter_times, marks = torch.rand(3, 5, dtype=torch.float64), torch.randint(3, (3, 5))
     whole = distribution.log_prob(inter_times, marks)
     mask = torch.tensor([[True, False, True, False, True]] * 3)
-    for index in [0, (1, 2), (..., slice(None, -1)), (..., 0), (slice(None), 2), (slice(1, None), slice(2, 4)), mask]:
+    pairs = torch.tensor([2, 0, 1]), torch.tensor([[4], [1]])
+    slices = [(..., slice(None, -1)), (slice(None), 2), (slice(1, None), slice(2, 4))]
+    for index in [0, (1, 2), (..., 0), *slices, mask, pairs]:
         part = distribution[index]
         assert part.batch_shape == whole[index].shape
         torch.testing.assert_close(part.log_prob(inter_times[index], marks[index]), whole[index], rtol=0, atol=1e-12)

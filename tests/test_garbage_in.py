@@ -1,19 +1,18 @@
-"""Whatever is in a file or checkpoint, reading ends in sequences or in one sentence, never in a traceback or a wait.
+"""Whatever is in a file, a checkpoint, an option or a request: a result or one sentence, never a traceback or a wait.
 
-Files are valid logs with seeded damage: bytes flipped, cut, doubled or replaced, and values of other types. Mutant: a
-reader that lets the errors of its libraries through.
+The cases are those of `python -m tests.fuzz` (tests/fuzz/), which tries as many as one likes. Mutant: a reader that
+lets the errors of its libraries through.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import random
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+import tracemalloc
+import uuid
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow
@@ -22,205 +21,167 @@ import pytest
 import torch
 
 import tppsd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.fuzz import checkpoints, data, options, sampler
 from tppsd.data import reading
-from tppsd.models.checkpoint import DIGEST_KEY
-
-CASES_PER_FORMAT = 125
-LONGEST_MESSAGE = 2_000
-LONGEST_SECONDS = 10
-ODD_VALUES: list[Any] = [
-    None,
-    True,
-    "",
-    "x" * 1_000_000,
-    "1e309",
-    float("nan"),
-    float("inf"),
-    -1,
-    2**70,
-    1e300,
-    -1e308,
-    1e-320,
-    [1, 2],
-    {"a": 1},
-    "2024-02-30",
-    "0000-01-01",
-    "\x00",
-    "naïve ☃",
-]
+from tppsd.data.sequences import EventSequence
+from tppsd.data.statistics import DataStatistics
 
 
-def rows_of(rng: random.Random) -> list[dict[str, Any]]:
-    """Return 60 events of six sequences, with one to three values replaced by odd ones in half of all cases."""
-    rows: list[dict[str, Any]] = [
-        {"sequence": i, "time": round(0.7 * j + 0.01 * i, 3), "mark": "abc"[(i + j) % 3]}
-        for i in range(6)
-        for j in range(1, 11)
-    ]
-    if rng.random() < 0.5:
-        for _ in range(rng.randint(1, 3)):
-            rng.choice(rows)[rng.choice(["sequence", "time", "mark", "t_end"])] = rng.choice(ODD_VALUES)
-    if rng.random() < 0.1:  # a whole column of another type
-        name, value = rng.choice(["sequence", "time", "mark"]), rng.choice(ODD_VALUES)
-        for row in rows:
-            row[name] = value
-    return rows
-
-
-def csv_of(rows: list[dict[str, Any]]) -> bytes:
-    """Return rows as CSV, without quotes."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [",".join(names), *(",".join(str(row.get(name, "")) for name in names) for row in rows)]
-    return "\n".join(lines).encode("utf-8", "replace")
-
-
-def json_of(rows: list[dict[str, Any]]) -> bytes:
-    """Return rows as an array of objects, NaN and Infinity as Python writes them."""
-    return json.dumps(rows).encode()
-
-
-def lines_of(rows: list[dict[str, Any]]) -> bytes:
-    """Return rows as JSON lines."""
-    return "\n".join(map(json.dumps, rows)).encode()
-
-
-def parquet_of(rows: list[dict[str, Any]]) -> bytes:
-    """Return rows as Parquet, with types of their own where a column's values have one type, else as strings."""
-    columns: dict[str, Any] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
+def numbers_of_done(family: ModuleType, seeds: range, folder: Path, *arguments: str) -> int:
+    """Try cases and count those that were done; the others ended in a sentence."""
+    done = 0
+    for seed in seeds:
         try:
-            columns[name] = pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
-            columns[name] = pyarrow.array([str(value) for value in values])
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(columns), sink, row_group_size=20)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+            done += family.try_case(seed, folder, *arguments) is None
+        except AssertionError as error:
+            raise AssertionError(f"{family.__name__}, case {seed}: {error}") from error
+    return done
 
 
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """Return the bytes with one kind of damage, or none."""
-    kind, at = rng.randrange(7), rng.randrange(max(1, len(data)))
-    if kind == 0:
-        return data[:at]
-    if kind == 1:
-        return data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
-    if kind == 2:
-        return data[:at] + data[at:] * 2
-    if kind == 3:
-        return data[:at] + rng.choice([b"\x00", b"\xff\xfe", b"\n\n", b",,,", b'"', b"[" * 3_000, b"1e400"]) + data[at:]
-    if kind == 4:
-        return bytes(rng.randrange(256) for _ in range(200))
-    return data
-
-
-FORMATS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
-    ".csv": csv_of,
-    ".json": json_of,
-    ".jsonl": lines_of,
-    ".parquet": parquet_of,
-}
-
-
-@contextmanager
-def time_limit(seconds: int) -> Iterator[None]:
-    """Raise in this thread when the block takes longer."""
-
-    def late(*_: Any) -> None:
-        raise AssertionError(f"still reading after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def read(path: Path) -> str | None:
-    """Return the sentence that reading ended in, or None; other errors than a user's are raised."""
-    try:
-        with time_limit(LONGEST_SECONDS):
-            data = reading.read_dataset(path)
-    except (OSError, TypeError, ValueError) as error:  # what the command line says in a sentence
-        return str(error)
-    for sequence in data.sequences("train"):
-        assert sequence.event_times.isfinite().all()
-    return None
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_damaged_files_end_in_a_sentence(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", data.FORMATS)
+def test_damaged_files(tmp_path: Path, suffix: str) -> None:
     """500 cases in all; every sentence names the file, and none quotes it at length."""
-    path = tmp_path / f"log{suffix}"
-    for seed in range(CASES_PER_FORMAT):
-        rng = random.Random(seed)
-        path.write_bytes(damaged(FORMATS[suffix](rows_of(rng)), rng))
-        try:
-            message = read(path)
-        except Exception as error:
-            raise AssertionError(f"case {seed} of {suffix} is a traceback: {error!r:.300}") from error
-        if message is not None:
-            assert str(path) in message, (seed, message[:300])
-            assert len(message) < LONGEST_MESSAGE, (seed, message[:300])
+    assert 5 < numbers_of_done(data, range(125), tmp_path, suffix) < 100
 
 
-def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the keys that lead to each value in nested mappings."""
-    if not isinstance(content, dict):
-        yield path
-        return
-    for key, value in content.items():
-        yield from places(value, (*path, key))
+@pytest.mark.parametrize("kind", ["bytes", "values"])
+def test_damaged_checkpoints(tmp_path: Path, kind: str) -> None:
+    """500 cases: bytes damaged, or values replaced and no digest that would tell."""
+    assert 10 < numbers_of_done(checkpoints, range(250), tmp_path, kind) < 220
 
 
-@pytest.mark.parametrize("has_digest", [True, False])
-def test_damaged_checkpoints_end_in_a_sentence(tmp_path: Path, has_digest: bool) -> None:
-    """500 cases: bytes damaged, or a value inside replaced; without its digest nothing tells that it was changed."""
+@pytest.mark.parametrize("part", range(10))
+def test_odd_options(tmp_path: Path, part: int) -> None:
+    """500 cases: everything that `tppsd fit` builds before it trains."""
+    assert numbers_of_done(options, range(50 * part, 50 * part + 50), tmp_path) < 45
+
+
+def test_odd_requests(tmp_path: Path) -> None:
+    """500 cases of `tppsd.sample`."""
+    assert 50 < numbers_of_done(sampler, range(500), tmp_path) < 400
+
+
+# --- limits, checked before memory is taken --------------------------------------------------------------------------
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    """A GiB of zeros in a MiB; nothing of it is unpacked."""
+    tracemalloc.start()
+    sentence = checkpoints.try_case(0, tmp_path, "bomb")
+    assert "its entries claim 1,0" in str(sentence)
+    (tmp_path / "model.ckpt").stat()
+    tracemalloc.reset_peak()
+    with pytest.raises(ValueError, match="its entries claim"):
+        tppsd.load(tmp_path / "model.ckpt")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_layers", 100_000), ("num_layers", 999), ("num_marks", 2**19), ("feedforward_dim", 2**20)],
+)
+def test_a_checkpoint_of_other_sizes_than_its_weights_is_refused(tmp_path: Path, name: str, value: int) -> None:
+    """No parameter of these sizes is made: `meta` tensors tell the shapes."""
     path = tmp_path / "model.ckpt"
+    content: dict[str, Any] = torch.load(Path(_saved(tmp_path)), weights_only=True)
+    content.pop("content_sha256")
+    content["tppsd"]["config"][name] = value
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="its weights do not fit its configuration"):
+        tppsd.load(path)
+
+
+def _saved(folder: Path) -> Path:
+    path = folder / "whole.ckpt"
     tppsd.TransformerTPP(3, embed_dim=16, num_heads=2).save(path)
-    whole, loaded = path.read_bytes(), 0
-    for seed in range(250):
-        rng = random.Random(seed)
-        if has_digest:
-            path.write_bytes(damaged(whole, rng))
-        else:
-            content = torch.load(io.BytesIO(whole), weights_only=True)
-            content.pop(DIGEST_KEY)
-            *way, last = rng.choice(list(places(content)))
-            inner = content
-            for key in way:
-                inner = inner[key]
-            inner[last] = rng.choice(ODD_VALUES)
-            torch.save(content, path)
+    return path
+
+
+def test_too_many_marks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_marks = 1000000000 must be at most 1,048,576"):
+        tppsd.TransformerTPP(10**9)
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps([{"time_since_start": [1.0, 2.0], "type_event": [0, 1], "dim_process": 10**9}] * 30))
+    assert "dim_process = 1,000,000,000; there must be at most 1,048,576 marks" in str(data.read(path))
+
+
+def test_statistics_beyond_float64_are_refused() -> None:
+    rows = [EventSequence.of([1e308, 1.7e308], [0, 0], t_start=0.0) for _ in range(30)]
+    with pytest.raises(ValueError, match="add up to more than float64 can hold"):
+        DataStatistics.of(rows, 1)
+
+
+# --- single kinds of garbage -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["list", "row"])
+def test_true_among_numbers_is_no_number(tmp_path: Path, place: str) -> None:
+    """Arrow reads [0.5, true, 2.0] as 0.5, 1.0, 2.0."""
+    path = tmp_path / "log.json"
+    if place == "list":
+        path.write_text(json.dumps([{"time_since_start": [0.5, True, 2.0], "type_event": [0, 1, 0]}] * 30))
+        assert "row 0: time_since_start[1] = true stands among numbers" in str(data.read(path))
+    else:
+        rows = [{"sequence": i, "time": t, "mark": 0} for i in range(30) for t in (0.5, True, 2.0)]
+        path.write_text(json.dumps(rows))
+        assert "row 1: time = true stands among numbers" in str(data.read(path))
+
+
+def test_ids_are_compared_or_refused(tmp_path: Path) -> None:
+    """UUIDs are ids; structures and maps are not."""
+    path, n = tmp_path / "log.parquet", 60
+    columns = {"time": [0.5 * (i % 3 + 1) for i in range(n)], "mark": [i % 2 for i in range(n)]}
+    nested = pyarrow.array([{"a": i // 3} for i in range(n)])
+    pyarrow.parquet.write_table(pyarrow.table({"sequence": nested, **columns}), path)
+    assert "row 0: sequence = {'a': 0} has type struct" in str(data.read(path))
+    if not hasattr(pyarrow, "uuid"):
+        pytest.skip("this version of pyarrow has no UUIDs")
+    ids = [uuid.UUID(int=i // 3) for i in range(n)]
+    storage = pyarrow.array([one.bytes for one in ids], pyarrow.binary(16))
+    own = pyarrow.ExtensionArray.from_storage(pyarrow.uuid(), storage)
+    pyarrow.parquet.write_table(pyarrow.table({"sequence": own, **columns}), path)
+    assert reading.read_dataset(path).sequences("train")[1].id == str(ids[3])
+
+
+def test_a_header_that_is_not_utf8_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes("séquence,time,mark\n0,0.5,1\n".encode("latin-1"))
+    assert data.read(path) == f"{path}: the names of its columns are not UTF-8; save the file as UTF-8"
+
+
+def test_a_long_value_is_shown_in_short(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the parser, and by what a constructor says."""
+    from tppsd import cli
+
+    for option in ("--trainer.max_epochs", "--data.lookback"):
         try:
-            with time_limit(LONGEST_SECONDS):
-                tppsd.load(path)
-            loaded += 1
-        except (OSError, TypeError, ValueError) as error:
-            assert str(path) in str(error) and len(str(error)) < LONGEST_MESSAGE, (seed, str(error)[:300])
-        except Exception as error:
-            raise AssertionError(f"case {seed} is a traceback: {error!r:.300}") from error
-    assert loaded < 200  # else nothing was damaged
+            status = cli.main(["fit", "--data.path", "none.csv", f"{option}={'x' * 10_000}"])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        said = capsys.readouterr().err
+        assert status == 2 and "(10,000 characters)" in said and len(said) < 1_000
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", data.FORMATS)
 def test_a_pipe_is_refused_at_once(tmp_path: Path, suffix: str) -> None:
     """Nobody writes to it, so that reading would wait for ever."""
     path = tmp_path / f"train{suffix}"
     os.mkfifo(path)
-    assert f"{path}: no such file" in str(read(path))
-    assert f"{path}: is a pipe or a device" in str(read(tmp_path))
+    assert f"{path}: no such file" in str(data.read(path))
+    assert f"{path}: is a pipe or a device" in str(data.read(tmp_path))
 
 
 def test_errors_of_libraries_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: a reader that raises what its library raises."""
 
     def fail(*_: Any, **__: Any) -> None:
-        raise pyarrow.ArrowNotImplementedError("as planned")
+        pyarrow.array([{}]).dictionary_encode()
 
     monkeypatch.setattr(reading, "read_dataset", fail)
     with pytest.raises(AssertionError, match="is a traceback"):
-        test_damaged_files_end_in_a_sentence(tmp_path, ".csv")
+        test_damaged_files(tmp_path, ".csv")

@@ -135,8 +135,10 @@ def test_transport_of_one_event_of_none_and_of_extremes() -> None:
 
 
 def test_a_given_first_event_is_no_event_of_the_window() -> None:
-    given, alike = EventSequence.of([3.0, 4.0], [1, 0]), EventSequence.of([4.0], [0], t_start=3.0)
-    assert (transport_distance(given, alike) == 0).all()
+    alike = EventSequence.of([4.0], [0], t_start=3.0)
+    for mark in (0, 1):  # one that is to be compared, and one that is not
+        given = EventSequence.of([3.0, 4.0], [mark, 0])
+        assert (transport_distance(given, alike) == 0).all() and (transport_distance(alike, given) == 0).all()
 
 
 def test_long_sequences_agree_with_the_assignment() -> None:

@@ -288,6 +288,8 @@ def test_confidence_bins_and_error_by_hand() -> None:
     bins = confidence_bins(probs, torch.tensor([0, 0, 0, 1]), num_bins=2)
     assert bins.tolist() == [[0.0, 4.0], [0.0, pytest.approx(3.1)], [0.0, 2.0]]
     assert float(expected_calibration_error(bins)) == pytest.approx(abs(2 - 3.1) / 4)
+    thirds = confidence_bins(probs, torch.tensor([0, 0, 0, 1]), num_bins=3)  # 0.6 lies in the second
+    assert thirds.tolist() == [[0.0, 2.0, 2.0], [0.0, pytest.approx(1.2), pytest.approx(1.9)], [0.0, 1.0, 1.0]]
     assert expected_calibration_error(torch.zeros(3, 5)).isnan()
 
 

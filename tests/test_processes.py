@@ -89,6 +89,12 @@ def test_poisson_counts_have_the_mean_and_variance_of_the_integrated_rate():
     assert abs(counts.var() / expected - 1) < 4 * math.sqrt(2 / 400)
 
 
+def test_the_branching_ratio_is_the_largest_eigenvalue():
+    """Marks that excite each other with 0.9 and 0.5 have sqrt(0.45) children each, not 0.9."""
+    process = Hawkes([1.0, 1.0], [[0.0, 1.8], [0.5, 0.0]], [[1.0, 2.0], [1.0, 1.0]])
+    assert process.branching_ratio == pytest.approx(math.sqrt(0.45), rel=1e-12)
+
+
 @pytest.mark.parametrize("name", ["hawkes", "multivariate_hawkes", "asymmetric_hawkes"])
 def test_hawkes_reaches_its_stationary_rate(name):
     process = PROCESSES[name]

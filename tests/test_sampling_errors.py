@@ -187,6 +187,15 @@ def test_whole_numbers_of_other_types_are_as_good() -> None:
     assert sample(MODEL, num_events=2, max_events=math.inf).truncated.sum() == 0
 
 
+@pytest.mark.parametrize("num_histories", [0, 1, 1000])
+def test_so_many_sequences_that_their_plan_fills_the_memory_are_refused_at_once(num_histories: int) -> None:
+    """90 bytes each: 10^12 of them want 84,000 GiB. Nothing of it is taken before."""
+    history = [EventSequence.of([1.0], [0], t_start=0.0)] * num_histories or None
+    num_sequences = 10**12 // max(1, num_histories)
+    with pytest.raises(ValueError, match=rf"num_sequences = {num_sequences:,}.* wants 83,819 GiB before the first"):
+        sample(StubTPP.random(2, seed=0), history=history, num_sequences=num_sequences, num_events=1)
+
+
 def test_a_stream_says_the_same() -> None:
     with pytest.raises(ValueError, match="sampling needs an end"):
         next(sample_stream(MODEL))

@@ -146,6 +146,22 @@ def test_distributions_that_are_not_numbers_are_an_error_not_an_endless_loop(rul
         sample(broken, num_sequences=3, t_end=5.0)
 
 
+@pytest.mark.parametrize("compile", [False, "auto"])
+def test_weights_that_overflow_are_named(compile: Any) -> None:
+    """Finite ones, whose product with a context is not."""
+    model = TransformerTPP(3, embed_dim=8, num_heads=2, num_layers=1, num_components=4).eval()
+    with torch.no_grad():
+        model.decoder.to_mixture.weight.fill_(3e38)
+        model.decoder.to_mixture.weight[::2] *= -1
+    with pytest.raises(RuntimeError, match=r"overflow \(its largest weight is 3e\+38, in the parameter decoder.to_mix"):
+        sample(model, num_events=5, compile=compile)
+
+
+def test_a_default_device_without_values_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match="default device is meta, on which nothing has a value"):
+        sample(StubTPP.random(2, seed=0), num_events=5)
+
+
 @pytest.mark.parametrize("rule", ["linear", "mean"])
 def test_nor_are_they_endless_for_several_candidates(rule: Any) -> None:
     target = StubTPP.random(2, seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch import Tensor
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import ks_exponential, model_residuals
+from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling import sample as job
 from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample
@@ -168,3 +171,17 @@ def test_the_first_mark_does_not_depend_on_the_method() -> None:
     object.__setattr__(model, "statistics", DataStatistics(3, first_is_given=True, first_mark_counts=(1, 1, 1)))
     first_marks = [[int(s.marks[0]) for s in draw(model, method, num_sequences=30, num_events=2)] for method in METHODS]
     assert first_marks[0] == first_marks[1] == first_marks[2]
+
+
+@pytest.mark.parametrize("max_context", [None, 8])
+def test_a_long_history_without_a_bound_is_said(max_context: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That encoding it takes the square of its length; a model that looks at few events says nothing."""
+    monkeypatch.setattr(job, "LONG_HISTORY", 19)
+    model = TransformerTPP(1, embed_dim=8, num_heads=2, num_layers=1, max_context=max_context).eval()
+    history = EventSequence.of(torch.arange(1.0, 21.0), t_start=0.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sample(model, history=history, num_events=2, compile=False)
+        sample(model, history=history.prefix(19), num_events=2, compile=False)
+    said = [str(one.message) for one in caught if "a history has 20 events" in str(one.message)]
+    assert len(said) == (max_context is None) and all("max_context" in one for one in said)

@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 from tppsd import __version__
@@ -25,6 +26,7 @@ class Command(NamedTuple):
     example: str
 
 
+CONFIGS = "lightning_configs/"  # a folder of the package as well as of the repository
 TRAINER_CLI = "tppsd.lightning.cli"  # one LightningCLI for all its verbs: it wants the verb as first argument
 
 GROUPS = {
@@ -89,6 +91,7 @@ def run(name: str, args: list[str]) -> int:
     # OpenMP threads that spin while they wait starve each other on shared cores: two threads trained 14 times slower
     # than one
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = with_packaged_configs(args)
     try:
         import_module(module).main([name, *args] if module == TRAINER_CLI else args)
     except KeyboardInterrupt:
@@ -105,6 +108,21 @@ def run(name: str, args: list[str]) -> int:
             raise
         return fail(f"tppsd {name}", str(error))
     return 0
+
+
+def with_packaged_configs(args: list[str]) -> list[str]:
+    """Return the arguments with `lightning_configs/FILE` as the path of the installed file, where no such file is here.
+
+    So the commands of the documentation work in any folder. Only what follows `--config` is looked at.
+    """
+    found = list(args)
+    for i, argument in enumerate(args):
+        option, equals, value = argument.rpartition("=") if argument.startswith("--config=") else ("", "", argument)
+        if option or (i > 0 and args[i - 1] == "--config"):
+            packaged = Path(__file__).parent / value
+            if value.startswith(CONFIGS) and not Path(value).exists() and packaged.exists():
+                found[i] = f"{option}{equals}{packaged}"
+    return found
 
 
 def meant_for_the_user(error: Exception) -> bool:
@@ -128,7 +146,9 @@ def interrupted(name: str) -> int:
 
 def fail(where: str, message: str) -> int:
     """Write an error to stderr, and return the exit status of a mistake in the input."""
-    print(f"{where}: error: {message}", file=sys.stderr)
+    from tppsd.data.obstacles import shortened
+
+    print(f"{where}: error: {shortened(message)}", file=sys.stderr)
     return 2
 
 

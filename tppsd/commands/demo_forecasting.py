@@ -18,8 +18,8 @@ from tppsd.lightning.datamodule import EventDataModule
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
-ORIGINS = 150  # about so many, over all test sequences
-MAX_SEQUENCES = 150  # of the test split
+ORIGINS = 100  # about so many, over all test sequences
+MAX_SEQUENCES = 100  # of the test split
 EVENTS = 3  # expected within the horizon
 PATHS, SHOWN_PATHS = 100, 500  # continuations of each origin, and of the one that is drawn
 MAX_EVENTS = 5_000  # of one path: a badly trained model may explode

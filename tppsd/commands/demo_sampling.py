@@ -33,7 +33,7 @@ from tppsd.sampling.stats import SamplingStats
 if TYPE_CHECKING:
     from tppsd.commands.demo import Settings
 
-MAX_SAMPLED_EVENTS = 12_000  # expected, per sampler: bounds the time
+MAX_SAMPLED_EVENTS = 8_000  # expected, per sampler: bounds the time
 _HALVES = Requests(1, "test", given_fraction=0.5)
 MAX_PER_SEQUENCE = 5_000  # of a sequence that explodes
 LOOP = "papers_loop"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,26 @@ def list_values(column: Any) -> Any:
     import pyarrow.compute as pc
 
     return pc.list_flatten(column)
+
+
+def check_no_truth_values(values: Sequence[Any], kind: Any, place: Place) -> None:
+    """Refuse true and false among numbers, of which Arrow makes 1 and 0.
+
+    Args:
+        values: of a column, numbers or lists of them.
+        kind: the Arrow type that was found for them.
+        place: of a row.
+    """
+    from pyarrow import types
+
+    inner = kind.value_type if is_list(kind) else kind
+    if not (types.is_integer(inner) or types.is_floating(inner)):
+        return
+    for row, value in enumerate(values):
+        for i, one in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(one, bool):
+                which = f"[{i}]" if isinstance(value, list) else ""
+                raise ValueError(f"{place(row)}{which} = {str(one).lower()} stands among numbers; it must be a number")
 
 
 def to_floats(values: Any, place: Place, missing: float | None = None) -> np.ndarray:

@@ -197,7 +197,7 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
         raise ValueError(
             f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence"
         )
-    encoded = plain(column).dictionary_encode()
+    encoded = _ids(source, plain(column), name).dictionary_encode()
     names = encoded.dictionary
     ids = np.empty(len(names), dtype=object)
     try:
@@ -205,6 +205,19 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
     except (OverflowError, ValueError):  # dates outside of the years 1 to 9999
         ids[:] = names.cast("string").to_pylist()
     return encoded.indices.to_numpy().astype(np.int64), ids
+
+
+def _ids(source: str, column: Any, name: str) -> Any:
+    """Return ids that can be compared with one another: those of extension types, such as UUIDs, as strings."""
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_nested(kind):
+        raise ValueError(
+            f"{source}, row 0: {name} = {quoted(column[0].as_py())} has type {kind}; "
+            "the id of a sequence must be one number, string or timestamp"
+        )
+    return pyarrow.array(map(str, column.to_pylist())) if isinstance(kind, pyarrow.BaseExtensionType) else column
 
 
 def _constant_in_sequence(source: str, name: str | None, values: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from tppsd.data.arrow import check_no_truth_values
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context, candidate_names
 from tppsd.data.paths import for_arrow, is_url
@@ -249,7 +250,9 @@ def _json_column(source: str, name: str, values: list[Any]) -> Any:
     import pyarrow
 
     try:
-        return pyarrow.array(values)
+        column = pyarrow.array(values)
+        check_no_truth_values(values, column.type, lambda row: f"{source}, row {row}: {name}")
+        return column
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
         low, high = 1, len(values)  # the first `low - 1` values fit together, the first `high` do not
         while low < high:

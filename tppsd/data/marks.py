@@ -13,6 +13,7 @@ from tppsd.data.arrow import Place, first_null, plain, to_floats, to_marks
 from tppsd.data.obstacles import DataError, nearest, quoted
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
+from tppsd.data.statistics import MOST_MARKS
 
 LARGE, SPARSE = 1000, 20  # integers are taken for IDs if they make more than 1000 marks and 20 times those that occur
 SHOWN = 6  # names in a message
@@ -109,6 +110,11 @@ class MarkVocabulary:
             names = tuple(sorted(train.marks.unique().to_pylist()))
             return cls(len(names), names)
         if train.num_marks is not None:
+            if train.num_marks > MOST_MARKS:
+                raise ValueError(
+                    f"{train.source}: {train.columns['num_marks']} = {train.num_marks:,}; "
+                    f"there must be at most {MOST_MARKS:,} marks"
+                )
             return cls(train.num_marks, declared=True)
         num_marks = int(np.max(train.marks.to_numpy(), initial=0)) + 1
         if num_marks > LARGE:
@@ -182,10 +188,12 @@ def types_of(table: SequenceTable) -> Any:
 
 def _frequent_types(train: SequenceTable, min_mark_count: int) -> list[str]:
     """Return the sorted types with at least `min_mark_count` events of the training split that are not given."""
+    import pyarrow
+
     own = np.ones(len(train.event_times), dtype=bool)
     if train.score_start is not None:
         own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
-    counts = types_of(train).filter(own).value_counts()
+    counts = types_of(train).filter(pyarrow.array(own)).value_counts()
     return sorted(
         count["values"].as_py()
         for count in counts

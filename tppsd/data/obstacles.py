@@ -54,7 +54,7 @@ class Obstacles:
         if not self.found:
             return
         texts = [str(error).removeprefix(source).lstrip(":, ") for error in self.found]
-        lines = [f"  {number}. {text}" for number, text in enumerate(texts, 1)]
+        lines = [f"  {number}. {shortened(text)}" for number, text in enumerate(texts, 1)]
         options, has_all = self.options(), all(map(_has_options, self.found))
         if options:
             lines.append(f"  Options that mend {'them' if has_all else 'some of them'}: {in_yaml(options)}")
@@ -75,6 +75,11 @@ def quoted(value: Any) -> str:
     """Return a value of the data to be shown in a sentence, the beginning of it where it is long."""
     text = repr(str(value) if isinstance(value, date) else value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
+
+
+def shortened(sentence: str) -> str:
+    """Return a sentence whose words of more than 200 characters, which somebody has given, end after 80."""
+    return re.sub(r"\S{201,}", lambda word: f"{word[0][:80]}... ({len(word[0]):,} characters)", sentence)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

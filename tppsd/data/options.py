@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from tppsd.data.arrow import is_list
-from tppsd.data.obstacles import DataError, Obstacles
+from tppsd.data.obstacles import DataError, Obstacles, shortened
 from tppsd.data.units import formats_of
 
 # One row per sequence (the EasyTPP columns, with an optional window).
@@ -105,7 +105,7 @@ def resolve_columns(
         obstacles.add(
             DataError(
                 f"{source}: the column {' or '.join(defaults[field])} is missing; the columns are "
-                f"{', '.join(present)}: "
+                f"{shortened(', '.join(present))}: "
                 "say which one it is with "
                 f"columns={{{field!r}: {'...' if guess is None else repr(guess)}}}{ALTERNATIVES[field]}",
                 **({} if guess is None else {"columns": {field: guess}}),
@@ -123,7 +123,8 @@ def _find(
     if field in columns:
         name = columns[field]
         if name is not None and name not in present:
-            raise DataError(f"{source}: columns names {name!r} for {field!r}, but the columns are {', '.join(present)}")
+            shown = shortened(", ".join(present))
+            raise DataError(f"{source}: columns names {name!r} for {field!r}, but the columns are {shown}")
         found = [] if name is None else [name]
     else:
         found = [name for name in default_names if name in present]

@@ -73,6 +73,7 @@ def describe_ties(name: str, splits: Splits, floor: float, declared: bool, num_m
 
 
 MIDDLE = (0.1, 0.9)  # the quantiles of the last events between which ...
+COARSE = 1e-3  # of the median inter-time: a wider spacing of float64 at the latest time is said
 MANY_GAPS = 10  # ... so many median inter-times must lie for sequences to "end at very different times"
 
 
@@ -93,7 +94,31 @@ def remarks(dataset: EventDataset) -> list[str]:
     total = sum(map(len, dataset.splits.values()))
     first_is_given = bool(train.first_is_given.any())
     found = describe_unscored(dataset.name, unscored, total, first_is_given)
-    return [remark for remark in (found, None if dataset.window is not None else ends) if remark is not None]
+    latest = max((abs(float(one.event_times[-1])) for one in has_events), default=0.0)
+    spacing = None
+    if dataset.time_origin is None:  # inter-times of timestamps are exact
+        spacing = describe_spacing(dataset.name, latest, scored_inter_times(train).numpy())
+    said = (found, None if dataset.window is not None else ends, spacing)
+    return [remark for remark in said if remark is not None]
+
+
+def describe_spacing(name: str, latest: float, gaps: np.ndarray) -> str | None:
+    """Say that float64 hardly tells neighbouring events apart at the latest time; None where it does.
+
+    Args:
+        name: of the data set.
+        latest: the largest absolute value of a time.
+        gaps: float64 (num_scored,), scored inter-times.
+    """
+    positive = gaps[gaps > 0]
+    spacing = float(np.spacing(latest))
+    if len(positive) == 0 or spacing <= COARSE * np.median(positive):
+        return None
+    return (
+        f"{name}: near the time {latest:.6g} float64 numbers are {spacing:.3g} apart, which is "
+        f"{spacing / np.median(positive):.1%} of the median inter-time, so that inter-times are rounded and events "
+        "may become ties: subtract an origin from the times"
+    )
 
 
 def describe_unscored(name: str, counts: dict[str, int], total: int, first_is_given: bool) -> str | None:

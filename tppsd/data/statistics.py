@@ -13,6 +13,7 @@ from torch import Tensor
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventSequence
 
+MOST_MARKS = 2**20  # beyond, memory runs out long before anything is learnt of most of them
 _LATER = ("time_origin", "window", "lookback", "max_inter_time")  # fields that first checkpoints did not have
 
 
@@ -106,6 +107,12 @@ class DataStatistics:
         log_tau = positive.log()
         first_marks = flat.marks[flat.offsets[:-1][_starts_unseen(flat)]]
         log_std = float(log_tau.std(correction=0))
+        duration = sum((flat.window_end - flat.scored_from).tolist())
+        if not math.isfinite(duration) or not bool(positive.mean().isfinite()):
+            raise ValueError(
+                f"the times of the training split add up to more than float64 can hold (the longest inter-time is "
+                f"{float(positive.max()):.6g}); give them in a coarser unit"
+            )
         return cls(
             num_marks=num_marks,
             log_mean=float(log_tau.mean()),
@@ -113,7 +120,7 @@ class DataStatistics:
             time_scale=float(positive.mean()),
             min_inter_time=float(min_inter_time),
             num_events=len(inter_times),
-            duration=sum((flat.window_end - flat.scored_from).tolist()),
+            duration=duration,
             num_ties=int((inter_times <= min_inter_time).sum()),
             first_is_given=bool(flat.first_is_given.any()),
             mark_counts=tuple(torch.bincount(marks, minlength=num_marks).tolist()),

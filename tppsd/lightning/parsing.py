@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tppsd.arguments import did_you_mean, unrecognized
+from tppsd.data.obstacles import shortened
 
 _LOST = re.compile(r"module '[^']+' has no attribute '[^']+'|No module named '[^']+'")
 _MISSING = re.compile(r"the following arguments are required: (\w+)\.(\S+)")
@@ -43,7 +44,7 @@ class OneSentenceParser(LightningArgumentParser):
             command = f"{command} {missing[1]}"
         listed = getattr(parser, "known_options", None)
         known: Sequence[str] = () if listed is None else listed()
-        sentence = unrecognized(in_one_sentence(message, known), known)
+        sentence = shortened(unrecognized(in_one_sentence(message, known), known))
         sys.stderr.write(f"{command}: error: {sentence} (`{command} --help` lists the options)\n")
         raise SystemExit(2)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP
 
     content = read_checkpoint(path)
     try:
-        model = TransformerTPP(**content[CHECKPOINT_KEY]["config"])
+        config = content[CHECKPOINT_KEY]["config"]
         prefix = "model." if any(key.startswith("model.") for key in content["state_dict"]) else ""
         weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+        _check_sizes(config, weights)
+        model = TransformerTPP(**config)
         model.to(weights["decoder.to_mixture.weight"].dtype).load_state_dict(weights)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: its weights do not fit its configuration ({_summary(error)})") from error
@@ -91,6 +94,7 @@ def read_plain(path: str | Path) -> dict[str, Any]:
     """
     file = local_file(path)
     try:
+        _check_stored(file)
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         stored = content.pop(DIGEST_KEY, None)
     except Exception as error:  # whatever the unpickler met: the user needs one sentence
@@ -100,6 +104,38 @@ def read_plain(path: str | Path) -> dict[str, Any]:
             f"{path}: is damaged: its content does not have the SHA-256 that was stored with it; use another copy"
         )
     return content
+
+
+def _check_stored(file: Path) -> None:
+    """Refuse an archive whose entries are larger than the file: torch.save compresses nothing.
+
+    Raises:
+        ValueError: reading it would take more memory than the file has bytes.
+    """
+    if not zipfile.is_zipfile(file):  # of a format of before, which is not compressed either
+        return
+    with zipfile.ZipFile(file) as archive:
+        inside = sum(entry.file_size for entry in archive.infolist())
+    if inside > file.stat().st_size:
+        raise ValueError(f"its entries claim {inside:,} bytes, the file has {file.stat().st_size:,}")
+
+
+def _check_sizes(config: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """Refuse a configuration of other sizes than the weights, before memory is taken for it.
+
+    Raises:
+        ValueError: the first weight that is not as the configuration says.
+    """
+    from tppsd.models.transformer_tpp import TransformerTPP
+
+    if config["num_layers"] > len(weights):  # shapes of so many layers would take long
+        raise ValueError(f"num_layers = {config['num_layers']}, but there are {len(weights)} weights")
+    with torch.device("meta"):  # shapes without memory
+        expected = TransformerTPP(**config).state_dict()
+    for name, value in expected.items():
+        if isinstance(value, Tensor) and value.shape != getattr(weights.get(name), "shape", None):
+            found_shape = getattr(weights.get(name), "shape", ())
+            raise ValueError(f"{name} has shape {tuple(found_shape)}, not {tuple(value.shape)}")
 
 
 def local_file(path: str | Path) -> Path:

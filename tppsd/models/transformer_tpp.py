@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.data.statistics import DataStatistics
+from tppsd.data.statistics import MOST_MARKS, DataStatistics
 from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.blocks import EncoderInput
 from tppsd.models.cache import KVCache, bounded_capacity
@@ -27,7 +27,13 @@ from tppsd.models.protocol import EventTokens
 
 ENCODERS: dict[str, Any] = {"thp": THPEncoder, "sahp": SAHPEncoder, "attnhp": AttNHPEncoder, "rotary": RotaryEncoder}
 # Above these a configuration is a mistake: it is refused before memory is taken for it.
-LARGEST = {"embed_dim": 2**16, "num_layers": 1_000, "num_components": 2**16, "feedforward_dim": 2**20}
+LARGEST = {
+    "num_marks": MOST_MARKS,
+    "embed_dim": 2**16,
+    "num_layers": 1_000,
+    "num_components": 2**16,
+    "feedforward_dim": 2**20,
+}
 
 _TINY = torch.finfo(torch.float64).tiny
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from tppsd.sampling.recorder import Recorder
 
 
+class NotANumberError(RuntimeError):
+    """Says that the time of an event is not a number."""
+
+
 class Advance(NamedTuple):
     """Says what one call of a method has done.
 
@@ -229,7 +233,7 @@ class Engine:
     def _collect(self, done: Tensor) -> Finished:
         state = self.state
         if torch.isnan(state.last_times[done]).any():
-            raise RuntimeError(
+            raise NotANumberError(
                 "the target's distribution of a next event is not a number: the weights or the event times overflow"
             )
         counts, by_count = torch.minimum(state.counts, state.limit)[done], (state.counts >= state.limit)[done]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
 from tppsd.backends.compile import is_compiled
 from tppsd.models.protocol import EventModel
@@ -37,6 +38,16 @@ class Models(NamedTuple):
 
     target: EventModel
     draft: EventModel | None
+
+
+def largest_weight(model: EventModel) -> str:
+    """Return the name and the size of the parameter with the largest weight, in words; "" of a model without any."""
+    weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    sizes = {name: float(weight.detach().abs().max()) for name, weight in weights.items() if weight.numel()}
+    if not sizes:
+        return ""
+    name = max(sizes, key=sizes.__getitem__)
+    return f" (its largest weight is {sizes[name]:.3g}, in the parameter {name})"
 
 
 def check_fit(target: EventModel, draft: EventModel) -> None:

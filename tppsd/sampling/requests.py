@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tppsd.data.statistics import DataStatistics
 
 NO_LIMIT = 2**62  # events
+BYTES_EACH = 90  # of the plan of a sequence, measured with 3 million of them; its events come on top
 FROM_SCRATCH = -1  # history_index of a sequence that continues nothing
 
 
@@ -121,6 +123,8 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
     max_events = NO_LIMIT if max_events == math.inf else min(whole_number("max_events", max_events, 1), NO_LIMIT)
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
+    given = [] if history is None else as_sequences(history, statistics)
+    _check_memory(num_sequences, max(1, len(given)))
     if history is None:
         sources, which = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
         history_index, base = torch.full_like(which, FROM_SCRATCH), first_index
@@ -130,7 +134,7 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
             raise ValueError(
                 f"t_start = {t_start} was given together with a history, whose window it already has; leave it out"
             )
-        sources, base = as_sequences(history, statistics), first_index * num_sequences
+        sources, base = given, first_index * num_sequences
         which = torch.arange(len(sources)).repeat_interleave(num_sequences)
         history_index, path_index = first_index + which, torch.arange(num_sequences).repeat(len(sources))
     for i, source in enumerate(sources):
@@ -147,6 +151,22 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
     columns = (number, which, history_index, path_index, ends, limits.clamp_max(most), limits > most)
     histories = _encode(sources, num_marks, model_device(target))
     return RequestPlan(Requests(*columns), sources, histories, max_events=max_events)
+
+
+def _check_memory(num_sequences: int, num_histories: int) -> None:
+    """Refuse so many sequences that their plan alone would not fit into this machine's memory.
+
+    Raises:
+        ValueError: the sentence says what they want.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (wanted := num_sequences * num_histories * BYTES_EACH) > memory:
+        each = "" if num_histories == 1 else f" for each of {num_histories:,} histories"
+        raise ValueError(
+            f"num_sequences = {num_sequences:,}{each} wants {wanted / 2**30:,.0f} GiB before the first event is drawn, "
+            f"of {memory / 2**30:,.0f} GiB that this machine has; draw them by several calls, each with its own "
+            "first_index, or by `tppsd predict`, which writes them in shards"
+        )
 
 
 def as_sequences(history: Any, statistics: DataStatistics | None = None) -> list[EventSequence]:

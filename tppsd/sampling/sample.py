@@ -20,8 +20,8 @@ from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.checks import mark_indices, whole_number
 from tppsd.sampling.draft_length import DRAFT_LENGTHS, AutoDraftLength, DraftLength
 from tppsd.sampling.drafters.base import Drafter
-from tppsd.sampling.engine import Engine, Finished
-from tppsd.sampling.method import Batch, Models, build_engine, check_fit, choose_draft_length
+from tppsd.sampling.engine import Engine, Finished, NotANumberError
+from tppsd.sampling.method import Batch, Models, build_engine, check_fit, choose_draft_length, largest_weight
 from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
 from tppsd.sampling.requests import FROM_SCRATCH, RequestPlan, Wanted, plan_requests
 from tppsd.sampling.results import SampledSequences
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tppsd.sampling.recorder import Recorder
 
 DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
+LONG_HISTORY = 20_000  # events: from here on encoding one takes more than seconds (docs/guides/size.md)
 _LOG = logging.getLogger("tppsd")
 
 
@@ -225,11 +226,24 @@ class SamplingJob:
         """Return what to sample; models are compiled, and what the options leave open is chosen."""
         if self.draft is not None:
             check_fit(self.target, self.draft)
+        if (default := torch.get_default_device()).type == "meta":
+            raise ValueError(
+                f"torch's default device is {default}, on which nothing has a value; "
+                "sample outside of `with torch.device(...)`, or after torch.set_default_device('cpu')"
+            )
         plan = plan_requests(wanted, self.target, self.max_events, self.seed)
         if self.options.forbid_marks is not None and self.recorder is not None and self.recorder.returns_columns:
             raise ValueError(
                 f"forbid_marks = {list(self.options.forbid_marks)} samples another process than the target, of which "
                 "no distributions and densities are returned; leave out return_distributions and return_log_probs"
+            )
+        longest = int(plan.histories.lengths.max()) - 1
+        if longest > LONG_HISTORY and getattr(self.target, "max_context", 0) is None:
+            warnings.warn(
+                f"a history has {longest:,} events, of which each looks at all before it: the time until the first "
+                "event is drawn grows with the square of that number. A model with max_context looks at so many only; "
+                "a window that begins later (lookback) gives it fewer",
+                stacklevel=3,
             )
         plan = plan._replace(stop_marks=self._marks("stop_marks"), forbid_marks=self._marks("forbid_marks"))
         for model in (self.target, self.draft):
@@ -302,7 +316,10 @@ class SamplingJob:
             steps = engine.run()
             while True:
                 started = time.perf_counter()
-                finished = next(steps, None)
+                try:
+                    finished = next(steps, None)
+                except NotANumberError as error:
+                    raise RuntimeError(f"{error}{largest_weight(self.target)}") from None
                 self.stats.seconds += time.perf_counter() - started
                 self.stats.take(engine.counters)
                 if finished is None:
