@@ -12,6 +12,9 @@
 #include <utility>
 #include <vector>
 
+// Of this library alone: two that are loaded would otherwise share the pool of the first.
+namespace {
+
 // A thread of the pool.
 class Worker {
  public:
@@ -116,3 +119,5 @@ class Helpers {
   Pool &pool;
   std::vector<Worker *> workers;
 };
+
+}  // namespace
