@@ -48,7 +48,9 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"bash": folder / "_bash", "zsh": folder / "_tppsd"}
 
 
-@pytest.mark.parametrize(("words", "expected"), CASES, ids=lambda value: " ".join(map(str, value)))
+@pytest.mark.parametrize(
+    ("words", "expected"), CASES, ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value)
+)
 def test_bash_completes(words: list[str], expected: set[str], scripts: dict[str, Path]) -> None:
     """The function that the script has registered is called as bash calls it when Tab is typed."""
     done = subprocess.run(
