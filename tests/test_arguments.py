@@ -22,6 +22,12 @@ KNOWN = ["--data.path", "--data.batch_size", "--model.optimizer.lr", "--model.em
          "--model.encoder", "--trainer.devices", "--threads", "--seed_everything"]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 100 columns, whatever the tests run in."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def page_of(name: str, capsys: pytest.CaptureFixture[str], option: str = "--help") -> str:
     """What `tppsd NAME --help` prints."""
     with pytest.raises(SystemExit) as ended:
