@@ -83,21 +83,22 @@ def remarks(dataset: EventDataset) -> list[str]:
     unscored = {split: int((part.num_scored == 0).sum()) for split, part in splits.items()}
     train = splits["train"]
     has_events = train.lengths > 0
+    last_times, gaps = train.event_times[train.offsets[1:][has_events] - 1].numpy(), scored_inter_times(train).numpy()
     ends = describe_ends(
         dataset.name,
-        train.event_times[train.offsets[1:][has_events] - 1].numpy(),
+        last_times,
         (~train.t_end.isnan())[has_events].numpy(),
-        scored_inter_times(train).numpy(),
+        gaps,
         dataset.time_unit,
         dataset.time_origin,
     )
     total = sum(map(len, dataset.splits.values()))
     first_is_given = bool(train.first_is_given.any())
     found = describe_unscored(dataset.name, unscored, total, first_is_given)
-    latest = max((abs(float(one.event_times[-1])) for one in has_events), default=0.0)
+    latest = float(np.abs(last_times).max(initial=0.0))
     spacing = None
     if dataset.time_origin is None:  # inter-times of timestamps are exact
-        spacing = describe_spacing(dataset.name, latest, scored_inter_times(train).numpy())
+        spacing = describe_spacing(dataset.name, latest, gaps)
     said = (found, None if dataset.window is not None else ends, spacing)
     return [remark for remark in said if remark is not None]
 

@@ -59,7 +59,8 @@ def in_one_sentence(message: str, known: Sequence[str] = ()) -> str:
         return f"there is no option {wrong}{did_you_mean(wrong, [*_of_class(option, message), *known])}"
     if lost := _LOST.search(message):
         return f"{option} names a class that is not there: {lost[0]}"
-    if nested := re.search(r"NestedArg\(key='([^']+)'", message):
+    nested = re.search(r"NestedArg\(key='([^']+)'", message)
+    if nested and not option.endswith(f".{nested[1]}"):  # else it is the option itself, as what holds it is given it
         return f"there is no option {option}.{nested[1]}: {option} takes one value"
     inner = _innermost(message)
     given, kinds = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: .*)?$", inner, re.M), _kinds(inner)
