@@ -370,12 +370,12 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
             "pass.contexts + (first * pass.num_new + part.from) * dim",
             "pass.contexts",
         ),  # a group of rows writes over the first one
-        ("one_plus_sum ? std::exp2", "false ? std::exp2"),  # the 1 of AttNHP is missing
+        ("head.one_plus_sum ? std::exp2", "false ? std::exp2"),  # the 1 of AttNHP is missing
         (
-            "place = pass.lengths[row] + pass.num_nodes",
-            "place = pass.lengths[row]",
+            "capacity = pass.capacity, place = pass.lengths[row] + pass.num_nodes",
+            "capacity = pass.capacity, place = pass.lengths[row]",
         ),  # a tree's second pass overwrites its first
-        ("if (!seen[i - length])", "if (false)"),  # branches see one another
+        ("if (!nodes[t * num_nodes + j - length])", "if (false)"),  # branches see one another
         ("b * cos + a * sin", "b * cos - a * sin"),  # turned the other way
         (
             "pass.num_before[row] + pass.depth[t]",
