@@ -105,7 +105,7 @@ def test_a_forecast_in_chunks_is_the_one_of_a_single_call(
     expected = single_call(files)
     found = pd.read_parquet(finished[1] / "forecast.parquet")
     pd.testing.assert_frame_equal(found, expected, check_exact=False, rtol=1e-5, atol=1e-7, check_dtype=False)
-    assert len(pd.read_csv(finished[1] / "forecast.csv")) == len(pd.read_parquet(finished[1])) == len(found)
+    assert len(pd.read_csv(finished[1] / "forecast.csv")) == len(found)
 
     right = SamplingJob.plan
 
