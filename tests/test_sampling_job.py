@@ -192,11 +192,7 @@ def test_a_part_that_was_asked_for_is_a_success_without_a_manifest(target: Path,
 
 
 def test_every_flipped_bit_is_found(job: Path) -> None:
-    """With the manifest all of 300; without it those in pages, by their checksums.
-
-    This small file is mostly footer, which has no checksum, and in which dates, ids and names have columns of their
-    own: 11 of 300 are silent there.
-    """
+    """With the manifest all of 300; without it those in pages, by their checksums: this small file is mostly footer."""
     record, path = json.loads((job / JOB).read_text()), job / name(1)
     shard, whole, table = Shard(path.name, 2, 2), path.read_bytes(), pq.read_table(path)
     manifest = {s["name"]: s["sha256"] for s in json.loads((job / MANIFEST).read_text())["shards"]}
@@ -211,7 +207,7 @@ def test_every_flipped_bit_is_found(job: Path) -> None:
                 silent += 1
         except ValueError:  # another job's, as far as anyone can tell
             pass
-    assert silent <= 12
+    assert silent <= 3  # 0 with pyarrow 26, whose footers have all names twice
 
 
 def test_the_manifest_says_what_there_is(job: Path, target: Path) -> None:

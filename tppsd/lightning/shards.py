@@ -5,6 +5,7 @@ It knows no Lightning.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -126,12 +127,16 @@ def _read(path: Path, kind: JobKind) -> tuple[list[int], str | None, dict[str, s
 
     Samples from before there were fingerprints have these values. Rows of one item stand together.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     indices: list[int] = []
     columns: dict[str, set[Any]] = {"seed": set()} if kind is PREDICT else {}
     with pq.ParquetFile(for_arrow(path), page_checksum_verification=True) as file:
         owner = (file.schema_arrow.metadata or {}).get(_JOB_KEY)
+        twice = (file.metadata.metadata or {}).get(b"ARROW:schema")  # the footer has no checksum, but its names twice
+        if twice and pa.ipc.read_schema(pa.py_buffer(base64.b64decode(twice))).names != file.schema_arrow.names:
+            raise ValueError("its footer has two names for one column")
         for batch in file.iter_batches():
             indices += batch.column(kind.item_column).to_pylist()
             for name, values in columns.items():
