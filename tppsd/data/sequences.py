@@ -170,7 +170,8 @@ class EventSequence:
     def unchecked(cls, **values: Any) -> EventSequence:
         """Build a sequence of all its attributes, whose values have been checked."""
         sequence = object.__new__(cls)
-        sequence.__dict__.update(values)
+        for name, value in values.items():
+            object.__setattr__(sequence, name, value)  # the class is frozen
         return sequence
 
     def __len__(self) -> int:
