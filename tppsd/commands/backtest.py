@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.data_options import SourceParser, given_options, source_of, without_prefix
-from tppsd.data.paths import local_path
+from tppsd.commands.data_options import SourceParser, given_options, parse_job, source_of
 
 if TYPE_CHECKING:
     from tppsd.data.statistics import DataStatistics
@@ -25,12 +24,7 @@ def main(args: list[str]) -> None:
     from tppsd.lightning.running import run_job
 
     own = parser()
-    parsed = own.parse_args(without_prefix(args))
-    if (parsed.run is None) == (parsed.model is None):
-        raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
-    if parsed.horizon is None:
-        raise ValueError("--horizon is missing: give a number of units of time, or a duration such as 7d")
-    local_path(parsed.output, "--output")
+    parsed = parse_job(own, args)
 
     from tppsd.data.marks import check_mark_names
     from tppsd.data.units import check_time_unit
@@ -115,7 +109,7 @@ def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
 
 
 def _origins(text: str, statistics: DataStatistics) -> float | str | list[float]:
-    """What `--origins` says: a fraction, "every 7d", or times on the clock of the data."""
+    """Return what `--origins` says: a fraction, "every 7d", or times on the clock of the data."""
     import numpy as np
 
     from tppsd.data.units import Clock, as_number, parse_timestamp

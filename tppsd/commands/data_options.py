@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecognized, use_threads
 from tppsd.data.options import ReadOptions
+from tppsd.data.paths import local_path
 
 TRAINER = {  # options of the Trainer that a page shows
     "--trainer.devices": "processes that share the work (default: 1)",
@@ -75,6 +76,21 @@ class SourceParser(ArgumentParser):
         sentence = unrecognized(" ".join(message.split()), known)
         sys.stderr.write(f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
         raise SystemExit(2)
+
+
+def parse_job(parser: SourceParser, args: list[str]) -> Any:
+    """Return the options of a command that forecasts: of a run or a model, to a horizon, into a folder.
+
+    Raises:
+        ValueError: there is neither or both of --run and --model, no horizon, or the output is no local folder.
+    """
+    parsed = parser.parse_args(without_prefix(args))
+    if (parsed.run is None) == (parsed.model is None):
+        raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
+    if parsed.horizon is None:
+        raise ValueError("--horizon is missing: give a number of units of time, or a duration such as 7d")
+    local_path(parsed.output, "--output")
+    return parsed
 
 
 def _is_trainers(option: Option) -> bool:

@@ -6,9 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.data_options import SourceParser, given_options, source_of, without_prefix
+from tppsd.commands.data_options import SourceParser, given_options, parse_job, source_of
 from tppsd.data.options import ReadOptions
-from tppsd.data.paths import local_path
 
 if TYPE_CHECKING:
     from tppsd.data.reading import EventDataset
@@ -26,12 +25,7 @@ def main(args: list[str]) -> None:
     from tppsd.lightning.running import run_job
 
     own = parser()
-    parsed = own.parse_args(without_prefix(args))
-    if (parsed.run is None) == (parsed.model is None):
-        raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
-    if parsed.horizon is None:
-        raise ValueError("--horizon is missing: give a length of time, as 7d")
-    local_path(parsed.output, "--output")
+    parsed = parse_job(own, args)
 
     from tppsd.data.log import read_log
     from tppsd.data.reading import to_dataset

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.backends.compile import content_hash
 from tppsd.data.paths import for_arrow
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.backtest_plan import BacktestPlan, Scores
@@ -19,7 +18,7 @@ from tppsd.forecasting.questions import items_per_chunk
 from tppsd.lightning.chunks import Chunk, ChunkDataset, ItemChunks
 from tppsd.lightning.forecast_job import resolve_draft, sequences_hash
 from tppsd.lightning.job_kinds import BACKTEST
-from tppsd.lightning.job_module import JobModule
+from tppsd.lightning.job_module import JobModule, hashes
 from tppsd.lightning.shard_writer import ShardWriter
 from tppsd.lightning.shards import whole_file
 from tppsd.models.protocol import EventModel
@@ -75,11 +74,10 @@ class Backtester(JobModule):
 
     def job(self) -> dict[str, Any]:
         """Return what the scores depend on, as plain values."""
-        plan, draft = self.plan, self.draft
+        plan = self.plan
         return {
             "command": BACKTEST.command,
-            "target": content_hash(self.target),
-            "draft": draft if draft is None or isinstance(draft, str) else content_hash(draft),
+            **hashes(self.target, self.draft),
             "horizons": plan.horizons,
             "num_paths": plan.num_paths,
             "marks": [[one.label, list(one.marks)] for one in plan.sets],

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tppsd.backends.compile import content_hash
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ItemChunks
 from tppsd.lightning.job_kinds import FORECAST
-from tppsd.lightning.job_module import JobModule
+from tppsd.lightning.job_module import JobModule, hashes
 from tppsd.models.resolve import resolve_model
 from tppsd.sampling.options import DRAFTER_NAMES
 
@@ -84,11 +83,10 @@ class Forecaster(JobModule):
 
     def job(self) -> dict[str, Any]:
         """Return what the forecasts and the page depend on, as plain values."""
-        asked, draft = self.example, self.draft
+        asked = self.example
         return {
             "command": FORECAST.command,
-            "target": content_hash(self.target),
-            "draft": draft if draft is None or isinstance(draft, str) else content_hash(draft),
+            **hashes(self.target, self.draft),
             "horizon": asked.horizon,
             "num_paths": asked.num_paths,
             "marks": [[one.label, list(one.marks)] for one in asked.sets],

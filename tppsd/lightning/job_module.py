@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from tppsd.backends.compile import content_hash
 from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.modules import check_precision
 
@@ -43,3 +44,9 @@ class JobModule(LightningModule):
         Lightning would load whatever a requeued SLURM job has left in the working directory.
         """
         checkpoint["state_dict"] = self.state_dict()
+
+
+def hashes(target: Any, draft: Any) -> dict[str, Any]:
+    """Return the content hashes of target and draft for the record of a job; a draft that is a name or None is kept."""
+    kept = draft is None or isinstance(draft, str)
+    return {"target": content_hash(target), "draft": draft if kept else content_hash(draft)}

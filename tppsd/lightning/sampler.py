@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tppsd.backends.compile import content_hash
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventBatch, EventSequence
-from tppsd.lightning.job_module import JobModule
+from tppsd.lightning.job_module import JobModule, hashes
 from tppsd.lightning.modules import check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
@@ -64,10 +63,8 @@ class Sampler(JobModule):
 
     def job(self) -> dict[str, Any]:
         """Return what its samples depend on, as plain values."""
-        draft = self.draft if self.draft is None or isinstance(self.draft, str) else content_hash(self.draft)
         options = None if self.options is None else self.options.to_dict()
-        hashes = {"target": content_hash(self.target), "draft": draft}
-        return {**hashes, "options": options, "seed": self.seed, "max_events": self.max_events}
+        return {**hashes(self.target, self.draft), "options": options, "seed": self.seed, "max_events": self.max_events}
 
     def setup(self, stage: str) -> None:
         """Check precision and options before the writer begins."""
