@@ -98,7 +98,7 @@ LEAST_SHARE = 0.05  # of paths that have a j-th event, so that it is predicted a
 
 
 class Observed(NamedTuple):
-    """What came after each origin.
+    """Holds what came after each origin.
 
     Fields: continuations: events since the origin, on [0, longest horizon]; counts: int64 (num_origins, num_sets,
     num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest
@@ -128,7 +128,7 @@ class TemporalMaps(NamedTuple):
 
 
 class CaseScores(NamedTuple):
-    """What a model scores at every origin, for every set of marks ("any" is the last) and horizon.
+    """Holds what a model scores at every origin, for every set of marks ("any" is the last) and horizon.
 
     Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event;
     their mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets,

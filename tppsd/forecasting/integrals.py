@@ -85,7 +85,7 @@ def _standardised(mixture: LogNormalMixture, inter_times: Tensor) -> Tensor:
 
 
 class _Points(NamedTuple):
-    """What a mixture has beyond points x of the standardised log inter-time X, each (num_distributions, n).
+    """Holds what a mixture has beyond points x of the standardised log inter-time X, each (num_distributions, n).
 
     Fields: survival: P(X > x); first, second: E[X; X > x] and E[X^2; X > x]; density: at x.
     """
@@ -178,7 +178,7 @@ class _Parabolas(NamedTuple):
         return _Parabolas(*(_pick(values, cells) for values in self))
 
     def integrals(self, before: _Points, after: _Points, left: Tensor, width: Tensor | float) -> tuple[Tensor, Tensor]:
-        """What p and Lambda gain between two points of each cell: its beginning `left` and `width` behind it."""
+        """Return what p and Lambda gain between two points of each cell: its beginning `left` and `width` behind it."""
         mass, first, second = (one - other for one, other in zip(before[:3], after[:3], strict=True))
         arch = (2 * left + _SPACING) * first - second - left * (left + _SPACING) * mass
         increase = after.hazard - before.hazard

@@ -1,4 +1,4 @@
-"""From scores at every origin to the rows of a table: means with bootstrap intervals, and comparisons."""
+"""The rows of a table of scores: means over origins with bootstrap intervals, and comparisons."""
 
 from __future__ import annotations
 
