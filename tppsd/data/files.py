@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from tppsd.data.arrow import check_no_truth_values
+from tppsd.data.memory import warn_of_size
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context, candidate_names
 from tppsd.data.paths import for_arrow, is_url
@@ -62,6 +63,8 @@ def open_file(file: str | Path, context: Context) -> Any:
     if not is_url(file) and Path(file).exists() and not (Path(file).is_file() or Path(file).is_dir()):
         raise ValueError(f"{file}: is a pipe or a device, which may never end; save its content as a file")
     with _in_a_sentence(file, f"not a readable {suffix[1:]} file"):
+        if not is_url(file):
+            warn_of_size(Path(file))
         if suffix == ".parquet":
             return _in_utf8(file, _read_parquet(file), candidates)
         if suffix in (".csv", ".tsv"):
@@ -85,6 +88,8 @@ def _in_a_sentence(file: str | Path, what: str) -> Iterator[None]:
     kinds = (pyarrow.ArrowException, EOFError, zlib.error, lzma.LZMAError, OverflowError, UnicodeDecodeError)
     try:
         yield
+    except MemoryError:  # Arrow's too, which is said elsewhere
+        raise
     except RecursionError as error:
         raise ValueError(f"{file}: {what}: it is nested too deeply") from error
     except (*kinds, OSError) as error:

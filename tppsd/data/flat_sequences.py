@@ -169,9 +169,13 @@ class FlatSequences(Sequence[EventSequence]):
 
     @property
     def is_scored(self) -> Tensor:
-        """Which events have a likelihood term, bool (num_events,); of a split, ask each of its `blocks`."""
+        """Which events have a likelihood term, bool (num_events,)."""
         place = torch.arange(len(self.event_times))
         return place >= (self.offsets[:-1] + self.num_given).repeat_interleave(self.lengths)
+
+    def of_scored(self, values: Tensor) -> Tensor:
+        """Return the `values` (num_events,) of events with a likelihood term; of a split, ask each of its `blocks`."""
+        return values[self.is_scored] if bool(self.num_given.any()) else values
 
     @property
     def scored_from(self) -> Tensor:
@@ -191,6 +195,8 @@ class FlatSequences(Sequence[EventSequence]):
 
 def _num_before_score_start(flat: FlatSequences) -> Tensor:
     """Return how many events of each sequence come before its score_start, 0 where there is none."""
+    if bool(flat.score_start.isnan().all()):
+        return torch.zeros_like(flat.index)
     is_before = flat.event_times < flat.score_start.repeat_interleave(flat.lengths)
     counts = torch.nn.functional.pad(is_before.cumsum(0), (1, 0))
     return counts[flat.offsets[1:]] - counts[flat.offsets[:-1]]

@@ -11,6 +11,7 @@ import numpy as np
 from tppsd.data.event_table import from_event_rows, is_event_table
 from tppsd.data.list_table import from_sequence_rows
 from tppsd.data.marks import MarkVocabulary
+from tppsd.data.memory import memory_for
 from tppsd.data.observation import columns_of_windows, in_intervals, observed_until, with_window
 from tppsd.data.obstacles import DataError, Obstacles
 from tppsd.data.options import Context, ReadOptions
@@ -141,10 +142,11 @@ def read_log(source: Any, options: ReadOptions, is_split: bool = True) -> EventL
         ValueError: what stands in the way, all of it, each with the option that mends it.
     """
     context = Context(options)
-    opened = open_tables(source, context)
     log = None
-    with context.obstacles.noted():
-        log = _understand(opened, context, is_split)
+    with memory_for(source):
+        opened = open_tables(source, context)
+        with context.obstacles.noted():
+            log = _understand(opened, context, is_split)
     context.obstacles.raise_all(_shown(opened))
     assert log is not None  # else there was an obstacle
     return log

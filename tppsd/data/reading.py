@@ -13,6 +13,7 @@ from tppsd.data.files import format_of
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.log import EventLog, inter_times, read_log
 from tppsd.data.mapped import MappedFile, open_mapped
+from tppsd.data.memory import memory_for
 from tppsd.data.options import FRACTIONS, ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
@@ -75,7 +76,8 @@ def read_dataset(path: Any, **options: Any) -> EventDataset:
     file, note = open_mapped(path, read)
     if file is not None:
         return _of_mapped(format_of(str(path)).stem, file)
-    dataset = to_dataset(read_log(path, read))
+    with memory_for(path):
+        dataset = to_dataset(read_log(path, read))
     return dataset if note is None else replace(dataset, notes=(*dataset.notes, note))
 
 

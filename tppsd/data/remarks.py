@@ -20,13 +20,13 @@ Splits = Mapping[str, Sequence[EventSequence]]
 def scored_inter_times(sequences: Sequence[EventSequence]) -> Iterator[Tensor]:
     """Yield the inter-times with a likelihood term, float64 (num_scored,), of one block of sequences after another."""
     for block in FlatSequences.of(sequences).blocks():
-        yield block.inter_times[block.is_scored]
+        yield block.of_scored(block.inter_times)
 
 
 def typical_inter_times(flat: FlatSequences) -> np.ndarray:
     """Return inter-times with a likelihood term, float64: all, or about BLOCK of them from all over a larger split."""
     share = math.ceil(len(flat.event_times) / BLOCK)
-    pieces = [own[: math.ceil(len(own) / share)] for own in scored_inter_times(flat)]
+    pieces = [own[: math.ceil(len(own) / share)].clone() for own in scored_inter_times(flat)]
     return np.concatenate([np.zeros(0), *(piece.numpy() for piece in pieces)])
 
 

@@ -144,13 +144,12 @@ class _Sums:
 
     def add(self, flat: FlatSequences) -> None:
         """Add the scored events of a block."""
-        is_scored, num_marks = flat.is_scored, len(self.mark_counts)
-        inter_times = flat.inter_times[is_scored]
+        inter_times, num_marks = flat.of_scored(flat.inter_times), len(self.mark_counts)
         positive = inter_times.clamp_min(self.floor) if self.floor > 0 else inter_times[inter_times > 0]
         self.num_events += len(inter_times)
         self.num_ties += int((inter_times <= self.floor).sum())
         self.duration = sum((flat.window_end - flat.scored_from).tolist(), self.duration)
-        self.mark_counts += torch.bincount(flat.marks[is_scored], minlength=num_marks)
+        self.mark_counts += torch.bincount(flat.of_scored(flat.marks), minlength=num_marks)
         first_marks = flat.marks[flat.offsets[:-1][_starts_unseen(flat)]]
         self.first_mark_counts += torch.bincount(first_marks, minlength=num_marks)
         if len(positive):

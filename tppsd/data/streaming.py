@@ -332,7 +332,7 @@ def _notes(context: Context, scan: Scan) -> tuple[str, ...]:
     notes: dict[str, str] = {}
     for note in context.notes:
         if "exact copies" not in note:
-            notes.setdefault(re.sub(r", from row [0-9,]+|[0-9]+", "", note), note)
+            notes.setdefault(re.sub(r", from row [0-9]+(,[0-9]{3})*|[0-9]+", "", note), note)
     if scan.num_duplicates and scan.first is not None:
         what = "dropped" if context.options.drop_duplicates else "kept as events; drop_duplicates: true drops them"
         notes["copies"] = (
