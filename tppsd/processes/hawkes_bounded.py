@@ -73,7 +73,8 @@ def _work(num_events: int, statistics: DataStatistics, num_decays: int) -> float
 def _some(train: Sequence[EventSequence], num_events: int, floor: float) -> list[EventSequence]:
     """Floored sequences with at most so many events, at least one, in an order that does not follow the split's."""
     rows: list[EventSequence] = []
-    for i in torch.randperm(len(train), generator=torch.Generator().manual_seed(0)):
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).numpy()
+    for i in order:
         sequence = train[int(i)]
         num_events -= sequence.num_scored
         if num_events < 0 and rows:
