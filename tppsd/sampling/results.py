@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
-from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventSequence
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.stats import SamplingStats
+
+if TYPE_CHECKING:
+    from tppsd.data.flat_sequences import FlatSequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,8 @@ class SampledSequences:
 
     def flat(self) -> FlatSequences:
         """Return the sequences of `[i]` in flat storage, without building and checking each."""
+        from tppsd.data.flat_sequences import FlatSequences
+
         if any(
             i < 0 and one.first_is_given for i, one in zip(self.history_index.tolist(), self.histories, strict=True)
         ):
