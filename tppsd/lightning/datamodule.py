@@ -22,6 +22,8 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.processes.base import Process
 from tppsd.processes.presets import Preset, preset
 
+_MOST_WORKERS = 1024  # processes that a loader starts: far above any use, and refused before the first
+
 
 class EventDataModule(LightningDataModule):
     """Event sequences in splits, read from `path` or simulated from the preset `process`, in length-bucketed batches.
@@ -105,9 +107,10 @@ class EventDataModule(LightningDataModule):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        if num_workers < 0:
+        if not 0 <= num_workers <= _MOST_WORKERS:
             raise ValueError(
-                f"num_workers = {num_workers} must be at least 0 (0: batches are prepared in this process)"
+                f"num_workers = {num_workers} must be from 0 to {_MOST_WORKERS:,} "
+                "(0: batches are prepared in this process)"
             )
         if path is not None and num_sequences is not None:
             raise ValueError(
