@@ -114,8 +114,7 @@ def test_the_process_without_the_marks_says_the_same_with_less_variance() -> Non
         assert ((without.value - share.value).abs() / error < 4.9).all()
 
 
-# --- wrong sums
-# --------------------------------------------------------------------------------------------------------
+# --- wrong sums -------------------------------------------------------------------------------------------------------
 
 
 def largest_z() -> float:
@@ -181,8 +180,7 @@ def test_a_probability_that_forgets_the_stop_is_found_out(monkeypatch: pytest.Mo
     assert float(found.value[0, 1] - true_probability(HISTORY, HORIZON)[1]) > 6 * float(found.standard_error[0, 1])
 
 
-# --- calibration
-# -------------------------------------------------------------------------------------------------------
+# --- calibration ------------------------------------------------------------------------------------------------------
 
 
 def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
@@ -207,8 +205,7 @@ def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
         assert 0.93 <= covered <= 0.97, (estimator, covered)
 
 
-# --- the next event
-# ----------------------------------------------------------------------------------------------------
+# --- the next event ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [MODEL, PROCESS], ids=["transformer", "process"])
@@ -236,8 +233,7 @@ def test_the_next_event_needs_no_path_and_agrees_with_them(target: Any) -> None:
     torch.testing.assert_close(next_time.survival([0.0]), torch.ones(len(histories), 1, dtype=torch.float64))
 
 
-# --- the object
-# --------------------------------------------------------------------------------------------------------
+# --- the object -------------------------------------------------------------------------------------------------------
 
 
 def test_declared_questions_share_their_paths_and_others_sample_again(of_process: Forecast) -> None:

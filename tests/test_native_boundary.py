@@ -45,8 +45,7 @@ def test_outcomes_have_64_bits(result: int, tmp_path: Path, monkeypatch: pytest.
     assert native_library().propose(Pointer(0)) == result
 
 
-# --- layouts
-# --------------------------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------------
 
 
 class LongerChain(ctypes.Structure):
@@ -100,8 +99,7 @@ def test_sources_of_another_version_are_refused(which: str, tmp_path: Path, monk
         native_library()
 
 
-# --- failures
-# --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 TOO_MANY = 1 << 40  # new tokens: what they need is larger than an address space
 PASSES = {"this thread": (1, 1), "threads that share rows": (4, 3), "threads that share tokens": (1, 2)}
