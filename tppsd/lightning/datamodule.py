@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -69,6 +70,21 @@ class EventDataModule(LightningDataModule):
             of the training split); if the last is "other", it takes all that have no mark of their own.
         delimiter: of a CSV file (default: a comma; a tab in .tsv).
     """
+
+    @classmethod
+    def of_run(cls, run: str | Path, **options: Any) -> EventDataModule:
+        """Return the data of a run of `tppsd fit`, read as they were there, with the marks and the clock of its model.
+
+        Args:
+            run: its folder, such as outputs/fit/version_0.
+            options: what is to be otherwise, such as `path` for the same log with other rows.
+
+        Raises:
+            FileNotFoundError, ValueError: the folder is not that of a run.
+        """
+        from tppsd.lightning.runs import open_run
+
+        return cls(**open_run(Path(run))[1]["init_args"] | options)
 
     def __init__(
         self,
