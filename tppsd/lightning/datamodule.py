@@ -223,7 +223,7 @@ class EventDataModule(LightningDataModule):
     @property
     def num_events(self) -> int:
         """How many events of the training split have a likelihood term: what the size of a model is chosen by."""
-        return sum(sequence.num_scored for sequence in self.sequences("train"))
+        return int(FlatSequences.of(self.sequences("train")).num_scored.sum())
 
     @property
     def dataset_name(self) -> str:
