@@ -116,7 +116,7 @@ def _origins_hash(plan: BacktestPlan) -> str:
 
 
 class BacktestWriter(ShardWriter):
-    """Writes each chunk of a Backtester to `output_dir`/.shards, and at the end table, JSON file and page.
+    """Writes each chunk of a Backtester to `output_dir`/.shards, and at the end tables, JSON file and page.
 
     Args:
         output_dir: a new folder, or that of the same job, interrupted.
@@ -150,12 +150,14 @@ class BacktestWriter(ShardWriter):
         self.found = plan.result([cases], notes)
         scores = self.found.to_pandas()
         self.paths = [self.output_dir / name for name in self.kind.results]
-        parquet, csv, record, page = self.paths
+        parquet, csv, record, origins, page = self.paths
         with whole_file(parquet) as file:
             scores.to_parquet(file, index=False)
         with whole_file(csv) as file:
             scores.to_csv(file, index=False)
         with whole_file(record) as file:
             self.found.to_json(file)
+        with whole_file(origins) as file:
+            self.found.by_origin().to_csv(file, index=False)
         with whole_file(page) as file:
             self.found.to_html(file)
