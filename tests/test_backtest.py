@@ -382,7 +382,8 @@ def test_the_command_writes_everything_and_names_what_is_missing(
     out = capsys.readouterr().out
     assert "4 origins, any mark within 2 d" in out and "the target" in out and "poisson" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "scores.parquet", "scores.csv", "scores.json", "origins.csv", "backtest.html", ".shards", ".job.json", ".manifest.json",
+        "scores.parquet", "scores.csv", "scores.json", "origins.csv", "backtest.html",
+        ".shards", ".job.json", ".manifest.json",
     }  # fmt: skip
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert content["horizons"] == [1.0, 2.0] and {row["mark"] for row in content["scores"]} == {"a", "b", "any"}
