@@ -120,6 +120,22 @@ def test_compiled_integrals_are_those_of_fine_quadrature(is_truncated: bool) -> 
 
 
 @needs_a_compiler
+@pytest.mark.parametrize("is_truncated", [False, True], ids=["whole", "truncated"])
+@pytest.mark.parametrize("num_marks", [1, NUM_MARKS], ids=["unmarked", "independent"])
+def test_compiled_integrals_of_times_alone_are_those_of_operators(num_marks: int, is_truncated: bool) -> None:
+    model = small_model("thp", num_marks, mark_decoder="independent")
+    sets = SETS if num_marks > 1 else torch.ones(1, 1, dtype=torch.bool)
+    with torch.inference_mode():
+        own = CompiledTPP(model).distribution(torch.randn(12, model.config["embed_dim"]))
+        given = own.truncated(WAITS) if is_truncated else own
+        for found, expected in zip(
+            mark_integrals(given, ENDS, sets), mark_integrals(given.with_parts(), ENDS, sets), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+            assert bool((found[:, :, 1] > 0).any()) and bool((found[:, :, 0] == 0).all())
+
+
+@needs_a_compiler
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

@@ -38,7 +38,7 @@ class Backtester(JobModule):
 
     Args:
         target: the model.
-        sequences, horizon, origins, num_paths, within, baselines, draft, seed: as of `tppsd.backtest`.
+        sequences, horizon, origins, num_paths, within, baselines, draft, seed, batch_size: as of `tppsd.backtest`.
         training_sequences: what baselines are fitted to.
     """
 
@@ -56,12 +56,14 @@ class Backtester(JobModule):
         training_sequences: Sequence[EventSequence] = (),
         draft: Any = None,
         seed: int = 0,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.target, self.draft = target, resolve_draft(draft)
         self.plan = BacktestPlan(
-            target, sequences, horizon, origins, num_paths, within=within, draft=self.draft, seed=seed
-        )
+            target, sequences, horizon, origins, num_paths, within=within, draft=self.draft, seed=seed,
+            batch_size=batch_size,
+        )  # fmt: skip
         self.baselines = None if baselines is None else check_baselines(baselines)
         self.training_sequences = training_sequences
         self._models: dict[str, EventModel] = {}

@@ -66,7 +66,7 @@ class DistributionArithmetic:
         """Integrate probabilities and intensities of sets of marks (tppsd.forecasting.integrals), float64.
 
         Args:
-            distributions: packed, (n, width), of a model whose marks depend on the inter-time.
+            distributions: packed, (n, width).
             elapsed: (n,), or None.
             ends: (n, num_ends).
             sets: bool (num_sets, num_marks).

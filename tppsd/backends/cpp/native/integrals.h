@@ -1,5 +1,5 @@
-// Probabilities and integrated intensities of sets of marks up to several ends, of distributions whose marks depend on
-// the inter-time: the rule of forecasting/integrals.py, which has the formulas, one distribution at a time.
+// Probabilities and integrated intensities of sets of marks up to several ends: the rule of forecasting/integrals.py,
+// which has the formulas, one distribution at a time.
 #pragma once
 
 #include <limits>
@@ -217,6 +217,36 @@ static void integrate_marks(const MarksAtNodes &marks, const double *distributio
       }
       p[a * num_ends + e] = left < FEWEST_LEFT ? NAN : found[0] / left;
       hazard[a * num_ends + e] = left < FEWEST_LEFT ? NAN : found[1];
+    }
+  }
+}
+
+// The same of a distribution whose marks, if it has any, do not depend on the inter-time: sets (num_sets, num_marks).
+static void integrate_times(const Decoder &decoder, const double *sets, int64_t num_sets, const double *distribution,
+    double elapsed, const double *ends, int64_t num_ends, double *p, double *hazard) {
+  static thread_local Components mixture;
+  static thread_local std::vector<float> kept;
+  const int64_t padded = (num_ends + LANES) / LANES * LANES;
+  kept.assign(5 * padded, 0);
+  float *room = kept.data();
+  const Beyond at{room, room + padded, room + 2 * padded, room + 3 * padded, room + 4 * padded};
+  for (int64_t e = 0; e < num_ends; e++) at.x[e] = standardised(decoder, ends[e]);
+  at.x[num_ends] = standardised(decoder, elapsed);
+  mixture.read(distribution, decoder.num_components);
+  mixture.look_beyond(at, padded);
+  const double left = elapsed > 0 ? at.survival[num_ends] : 1;
+  const double *log_probs = decoder.marks == UNMARKED ? nullptr : log_marks(decoder, distribution, 1);
+  for (int64_t a = 0; a < num_sets; a++) {
+    double of_set = log_probs ? 0 : sets[a];
+    for (int64_t k = 0; log_probs && k < decoder.num_marks; k++)
+      of_set += sets[a * decoder.num_marks + k] * std::exp(log_probs[k]);
+    for (int64_t e = 0; e < num_ends; e++) {
+      const double beyond = std::max(at.survival[e], Gain::least()) / left;
+      const bool is_low = !(elapsed > 0) && beyond > 0.99;  // where 1 - P(X > x) would lose digits
+      const double below = ends[e] <= elapsed ? 0 : is_low ? mixture.below(at.x[e]) : std::max(0.0, 1 - beyond);
+      p[a * num_ends + e] = left < FEWEST_LEFT ? NAN : of_set * below;
+      hazard[a * num_ends + e] = left < FEWEST_LEFT ? NAN : of_set * (is_low ? -std::log1p(-below) : below > 0 ?
+          -std::log(beyond) : 0);
     }
   }
 }

@@ -230,15 +230,24 @@ int mark_integrals(const Decoder *decoder, const double *distributions, const do
     const double *ends, int64_t num_ends, const double *sets, int64_t num_sets, int64_t num_threads, double *p,
     double *hazard) noexcept {
   return guarded([&] {
+    const int64_t size = num_sets * num_ends, width = decoder->width();
+    const auto for_all = [&](auto integrate) {
+      share(num, GROUP, num * TOKENS_OF_AN_INTEGRAL, num_threads, [&](int64_t first, int64_t stop) {
+        for (int64_t i = first; i < stop; i++)
+          integrate(distributions + i * width, elapsed ? elapsed[i] : 0, ends + i * num_ends, p + i * size, hazard +
+              i * size);
+      });
+    };
+    if (decoder->marks != TIME_CONDITIONAL)
+      return for_all([&](auto distribution, double elapsed, auto ends, auto p, auto hazard) {
+        integrate_times(*decoder, sets, num_sets, distribution, elapsed, ends, num_ends, p, hazard);
+      });
     double latest = LOWEST_NODE;
     for (int64_t i = 0; i < num * num_ends; i++) latest = std::max(latest, standardised(*decoder, ends[i]));
     for (int64_t i = 0; elapsed && i < num; i++) latest = std::max(latest, standardised(*decoder, elapsed[i]));
     const MarksAtNodes marks(*decoder, cell_of(latest) + NODES_OF_A_CELL, sets, num_sets);
-    const int64_t size = num_sets * num_ends;
-    share(num, GROUP, num * TOKENS_OF_AN_INTEGRAL, num_threads, [&](int64_t first, int64_t stop) {
-      for (int64_t i = first; i < stop; i++)
-        integrate_marks(marks, distributions + i * decoder->width(), elapsed ? elapsed[i] : 0, ends + i * num_ends,
-            num_ends, p + i * size, hazard + i * size);
+    for_all([&](auto distribution, double elapsed, auto ends, auto p, auto hazard) {
+      integrate_marks(marks, distribution, elapsed, ends, num_ends, p, hazard);
     });
   });
 }
