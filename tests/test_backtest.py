@@ -8,6 +8,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_models import attentive_model
@@ -200,6 +201,25 @@ def test_the_true_process_is_calibrated(result: Backtest) -> None:
         assert result.value("target", metric) < 1.95 / math.sqrt(num)  # Kolmogorov's 99.9 % quantile
 
 
+def test_the_table_by_origin_holds_every_score_in_its_place(result: Backtest) -> None:
+    """A mutant that swaps marks and horizons, or origins and marks, puts counts that came elsewhere."""
+    table = result.by_origin()
+    assert len(table) == 2 * len(TEST) * len(result.labels) * 2
+    for row in table[::17].itertuples():
+        came = what_came(TEST[row.sequence], row.origin, row.horizon)
+        wanted = len(came) if row.mark == "any" else int((came.marks == int(row.mark)).sum())
+        assert row.num_events == wanted and row.outcome == (wanted > 0)
+        share = row.delta_1 + row.delta_2 - 1  # of paths with just as many
+        assert -1e-9 <= share <= 1 and (wanted > 0 or row.delta_1 == 1)
+    for metric in ("num_events", "num_events_expected", "delta_1", "delta_2", "number_test_passed"):
+        mean = table.groupby(["model", "mark", "horizon"])[metric].mean()
+        for (model, mark, horizon), value in mean.items():
+            assert math.isclose(value, result.value(model, metric, mark, horizon))
+    dated = dataclasses.replace(result, time_unit="d", time_origin="2024-01-01T00:00:00").by_origin()
+    days = (dated["origin"] - np.datetime64("2024-01-01")) / np.timedelta64(1, "D")
+    assert np.allclose(days, table["origin"])
+
+
 def test_twice_the_rate_is_found_out(result: Backtest) -> None:
     num = len(TEST)
     assert result.value("double", "mean_of_count_pit") < 0.5 - RARE / math.sqrt(12 * num)
@@ -359,7 +379,8 @@ def test_the_command_writes_everything_and_names_what_is_missing(
     out = capsys.readouterr().out
     assert "4 origins, any mark within 2 d" in out and "the target" in out and "poisson" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "scores.parquet", "scores.csv", "scores.json", "backtest.html", ".shards", ".job.json", ".manifest.json",
+        "scores.parquet", "scores.csv", "scores.json", "origins.csv", "backtest.html",
+        ".shards", ".job.json", ".manifest.json",
     }  # fmt: skip
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert content["horizons"] == [1.0, 2.0] and {row["mark"] for row in content["scores"]} == {"a", "b", "any"}

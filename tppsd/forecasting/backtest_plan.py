@@ -145,6 +145,7 @@ class BacktestPlan:
             self.seed,
             self.time_unit,
             (*said, *_remarks(self.rows, self.origins)),
+            getattr(getattr(self.model, "statistics", None), "time_origin", None),
         )
 
 

@@ -116,6 +116,8 @@ def case_scores(
         means[f"coverage_{100 * level:g}"] = ((pits - 0.5).abs() <= level / 2).double()
     number = number_test(counts, observed.counts)
     means["number_test_passed"] = (torch.minimum(number.delta_1, number.delta_2) > NUMBER_TEST_TAIL).double()
+    means |= {"delta_1": number.delta_1, "delta_2": number.delta_2}
+    means |= {"num_events": observed.counts.double(), "num_events_expected": counts.double().mean(0)}
     maps = tuple(paths.temporal_map(observed, forecast.sets, h, forecast.num_marks) for h in horizons)
     return CaseScores(means, probs, came, pits, next_time.pits, maps)
 
