@@ -67,10 +67,15 @@ def memory_for(source: Any) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):  # as torch says it
+        if not is_out_of_memory(error):
             raise
         where = source if isinstance(source, str | Path) else type(source).__name__
         raise ValueError(f"{where}: there is not enough memory to read it as a whole; {_way_out(where)}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error means that memory was asked for and not given, as Python, NumPy, Arrow and torch say it."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "bad_alloc" in str(error)
 
 
 def _way_out(source: str | Path) -> str:
