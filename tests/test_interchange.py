@@ -136,8 +136,7 @@ def test_easytpp_files_have_its_fields_and_are_read_back(tmp_path: Path, is_wind
         assert (one.t_start, one.t_end) == ((0.0, 20.0) if is_window_known else (None, None))
 
 
-# --- samples of predict
-# --------------------------------------------------------------------------------------------
+# --- samples of predict -----------------------------------------------------------------------------------------------
 
 
 def sampled(tmp_path: Path, **changed) -> tuple[SampledSequences, Path]:
