@@ -189,7 +189,7 @@ def _csv_options(file: str | Path, suffix: str, context: Context) -> dict[str, A
     }
 
 
-BLOCK_ROWS, BLOCK_BYTES = 2**18, 2**24  # of a file that is read block by block, at most
+BLOCK_ROWS, BLOCK_BYTES = 2**17, 2**22  # of a file that is read block by block, at most
 
 
 def row_blocks(file: str | Path, context: Context) -> Iterator[Any]:
