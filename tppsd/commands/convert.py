@@ -1,6 +1,6 @@
 """`tppsd convert SOURCE OUT`: a log as the Parquet file that everything reads, or as an Arrow file that is mapped.
 
-It keeps splits and vocabulary.
+With `--magnitudes`, samples of `predict` as catalogue forecasts of CSEP.
 """
 
 from __future__ import annotations
@@ -21,24 +21,39 @@ def parser() -> SourceParser:
         (
             "tppsd convert log.csv log.parquet --columns.time when --columns.mark what",
             "tppsd convert log.parquet log.arrow   # for a log that is larger than the memory",
+            "tppsd convert outputs/samples outputs/catalogues --magnitudes '[1, 1.5, 2, 2.5]'",
         ),
     )
     parser.add_argument(
         "output",
         type=str,
-        help="file to write: .parquet, or .arrow, whose events are read from the disk while a model is trained",
+        help="file to write: .parquet, or .arrow, whose events are read from the disk while a model is trained; "
+        "with --magnitudes a folder",
+    )
+    parser.add_argument(
+        "--magnitudes",
+        type=list[float] | None,
+        default=None,
+        help="SOURCE is a folder of `tppsd predict` with continuations: write those of each history as a catalogue "
+        "forecast of CSEP, with these magnitudes for marks 0, 1 and so on",
     )
     return parser
 
 
 def main(args: list[str]) -> None:
-    """Read a source and write its canonical file.
+    """Read a source and write its canonical file, or the catalogues that it samples.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be read, or the name is not that of a Parquet or Arrow file.
     """
     parsed, source, options = parse_source(parser(), args)
     path = local_path(parsed.output, "OUT")
+    if parsed.magnitudes is not None:
+        from tppsd.data.catalogs import write_catalogs
+
+        files = write_catalogs(source, parsed.output, parsed.magnitudes)
+        print(f"Written: {len(files)} catalogue forecasts, {files[0]} to {files[-1]}")
+        return
 
     from tppsd.data.arrow_file import SUFFIX
     from tppsd.data.interchange import write_parquet
