@@ -22,9 +22,10 @@ from tppsd.forecasting import backtest_plan as module
 from tppsd.forecasting.backtest import backtest
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, poisson_process
-from tppsd.forecasting.case_scores import TOLERANCES, Paths, next_time_scores, observe
-from tppsd.forecasting.forecast import Forecast
+from tppsd.forecasting.next_time_scores import next_time_scores
 from tppsd.forecasting.origins import find_origins, history_until, what_came
+from tppsd.forecasting.path_events import TOLERANCES, PathEvents, observe
+from tppsd.forecasting.paths import PathSampler
 from tppsd.forecasting.questions import MarkSet
 from tppsd.metrics.functional import bootstrap_interval, crps, transport_distance
 from tppsd.models.mixture import LogNormalMixture
@@ -42,8 +43,7 @@ def result() -> Backtest:
     return backtest(TRUTH, TEST, 3.0, num_paths=60, within=1.0, baselines={"double": DOUBLE}, batch_size=2000)
 
 
-# --- origins
-# ------------------------------------------------------------------------------------------------------------
+# --- origins ----------------------------------------------------------------------------------------------------------
 
 
 def test_origins_have_a_whole_horizon_in_the_scored_part() -> None:
@@ -95,12 +95,13 @@ def test_what_comes_after_an_origin_changes_no_forecast(monkeypatch: pytest.Monk
     assert not torch.equal(forecast_probs(rows)[:3], forecast_probs(others)[:3])
 
 
-# --- scores of paths by hand
-# --------------------------------------------------------------------------------------------
+# --- scores of paths by hand ------------------------------------------------------------------------------------------
 
 SETS = (MarkSet("0", (0,)), MarkSet("1", (1,)), MarkSet("any", (0, 1)))
 # origin 0: path 0 has (1.0, mark 0), (3.0, mark 1), path 1 has (1.2, mark 0); origin 1: path 0 nothing, path 1 (4.0, 1)
-PATHS = Paths(2, torch.tensor([0, 2, 3, 3, 4]), torch.tensor([1.0, 3.0, 1.2, 4.0]).double(), torch.tensor([0, 1, 0, 1]))
+PATHS = PathEvents(
+    2, torch.tensor([0, 2, 3, 3, 4]), torch.tensor([1.0, 3.0, 1.2, 4.0]).double(), torch.tensor([0, 1, 0, 1])
+)
 CAME = [EventSequence.of([1.3], [0], 0.0, 4.0), EventSequence.of([], [], 0.0, 4.0)]
 
 
@@ -139,8 +140,7 @@ def test_temporal_map_of_the_jth_events() -> None:
     assert found.values().tolist() == pytest.approx([0.5, 0.0, 0.25])
 
 
-# --- the next event's time
-# ----------------------------------------------------------------------------------------------
+# --- the next event's time --------------------------------------------------------------------------------------------
 
 
 def scored(distributions: object, since: float, next_times: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
@@ -183,8 +183,7 @@ def test_the_time_without_events_is_taken_into_account() -> None:
     torch.testing.assert_close(pits, -torch.expm1(-rate * times))
 
 
-# --- right and wrong models
-# ---------------------------------------------------------------------------------------------
+# --- right and wrong models -------------------------------------------------------------------------------------------
 
 
 def test_the_true_process_is_calibrated(result: Backtest) -> None:
@@ -260,19 +259,18 @@ def test_rows_are_means_with_bootstrap_intervals(result: Backtest) -> None:
 
 def test_nothing_is_sampled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    right = Forecast._sampled
+    right = PathSampler._sampled
 
-    def counted(self: Forecast, *arguments: object) -> object:
-        calls.append(len(self.histories))
+    def counted(self: PathSampler, *arguments: object) -> object:
+        calls.append(len(self.wanted.history))
         return right(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Forecast, "_sampled", counted)
+    monkeypatch.setattr(PathSampler, "_sampled", counted)
     backtest(TRUTH, TEST[:4], 2.0, origins="every 2", num_paths=10, within=(0.5, 1.0), baselines={"double": DOUBLE})
     assert calls == [16, 16]
 
 
-# --- baselines
-# ----------------------------------------------------------------------------------------------------------
+# --- baselines --------------------------------------------------------------------------------------------------------
 
 
 def test_the_renewal_model_samples_from_what_it_scores() -> None:
@@ -312,8 +310,7 @@ def test_an_explosive_baseline_is_left_out_and_said() -> None:
     assert list(found.cases) == ["target"] and any("'explosive' is left out" in note for note in found.notes)
 
 
-# --- what is handed out
-# -------------------------------------------------------------------------------------------------
+# --- what is handed out -----------------------------------------------------------------------------------------------
 
 
 def test_the_result_as_table_file_and_page(result: Backtest, tmp_path: Path) -> None:

@@ -72,8 +72,7 @@ def test_integrals_are_those_of_fine_quadrature(name: str, is_truncated: bool) -
                 torch.testing.assert_close(hazard[i, :, j], expected[1], atol=of_hazard, rtol=0)
 
 
-# --- compiled code, which has the same rule
-# ----------------------------------------------------------------------------------------
+# --- compiled code, which has the same rule ---------------------------------------------------------------------------
 
 
 def compiled_distributions(seed: int = 0) -> CompiledDistribution:

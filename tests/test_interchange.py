@@ -136,8 +136,7 @@ def test_easytpp_files_have_its_fields_and_are_read_back(tmp_path: Path, is_wind
         assert (one.t_start, one.t_end) == ((0.0, 20.0) if is_window_known else (None, None))
 
 
-# --- samples of predict
-# --------------------------------------------------------------------------------------------
+# --- samples of predict -----------------------------------------------------------------------------------------------
 
 
 def sampled(tmp_path: Path, **changed) -> tuple[SampledSequences, Path]:
@@ -146,7 +145,7 @@ def sampled(tmp_path: Path, **changed) -> tuple[SampledSequences, Path]:
     histories = [EventSequence.of([day + 0.5], [0], day, day + 1.0) for day in (10.0, 11.0)]
     clock = {"time_unit": "d", "time_origin": "2008-01-01T00:00:00"} | changed
     found = dataclasses.replace(tppsd.sample(process, history=histories, num_sequences=5, horizon=1.0), **clock)
-    table = to_table(found.to_columns())
+    table = to_table(found)
     for i in range(2):
         write_durably(table.slice(5 * i, 5), tmp_path / "samples" / f"train-{i}-of-2.parquet")
     return found, tmp_path / "samples"

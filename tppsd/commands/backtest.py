@@ -95,12 +95,10 @@ def parser() -> SourceParser:
 def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
     """The checkpoint, and the data as it was trained on them."""
     from tppsd.lightning.datamodule import EventDataModule
-    from tppsd.lightning.runs import open_run
-    from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
+    from tppsd.models.checkpoint import CHECKPOINT_KEY, best_of_run, read_checkpoint
 
     if parsed.run is not None:
-        checkpoint, section = open_run(Path(parsed.run))
-        return checkpoint, EventDataModule(**{**section["init_args"], **given_options(parsed)})
+        return best_of_run(Path(parsed.run)), EventDataModule.of_run(parsed.run, **given_options(parsed))
     source, options = source_of(parsed)
     known = read_checkpoint(parsed.model)[CHECKPOINT_KEY].get("statistics", {})
     given = options.given()

@@ -2,6 +2,10 @@
 //
 // Queries of one head are scored and weighed together, each vector of keys and values being read once for several of
 // them. A query's sums run in an order that does not depend on which queries go with it.
+//
+// Weights are 2^(score - offset), the offset being the score of a query with its own key: so they add up to 1 or more,
+// and exponentials are taken while scores are in registers, as nothing waits for the largest of all. A query whose
+// weights are huge all the same begins again with its largest score as the offset.
 #pragma once
 
 #include <algorithm>
@@ -10,12 +14,17 @@
 
 #include "vectors.h"
 
-constexpr int QUERIES = TOKENS;  // that are scored together
+constexpr int QUERIES = TOKENS;  // that are attended together
+// How many vectors of keys they are scored with at once, and how many dimensions of values T of them are weighed with:
+// as many sums as there are registers for, beside what an exponential needs.
 #if defined(__AVX512F__)
-constexpr int WEIGHED = 2, DIMS = 8;  // queries that are weighed together, and their dimensions: 16 sums
+constexpr int KEYS = 3;
+constexpr int dims_of(int T) { return T <= 3 ? 8 : 4; }
 #else
-constexpr int WEIGHED = 2, DIMS = 4;
+constexpr int KEYS = 2;
+constexpr int dims_of(int T) { return T <= 3 ? 4 : 2; }
 #endif
+constexpr float HUGE_TOTAL = 0x1p60f;  // of weights: they times values must stay finite
 
 static inline int64_t rounded_down(int64_t i) { return i / LANES * LANES; }
 static inline int64_t rounded_up(int64_t i) { return (i + LANES - 1) / LANES * LANES; }
@@ -68,102 +77,117 @@ static Sight sight_of(const Range *seen, int64_t num, const uint8_t *nodes, int6
   return sight;
 }
 
+// One head: its dimensions, from a token's query and result to the next one's, and whether a 1 stands beside the sum.
+struct Head {
+  int64_t dims, query_stride, attended_stride;
+  bool one_plus_sum;
+};
+
 // What some queries of one head see of a cache: of the history that the row shares with other rows, or of its own.
 template <class E>
 struct Segment {
   const E *keys, *values;  // (head_dim, capacity)
   int64_t capacity;
-  float *scores;           // (queries, capacity), written
+  float *weights;          // (queries, capacity), written
   const Sight &sight;
   const Lanes *masks;
 };
 
-// scores (T, .) of vectors i, ..., i + N - 1 = queries (T, D) keys (D, .), and the largest of each query.
-template <int T, int N, class E>
-static inline void score(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
-    int64_t i, Vec *most) {
-  Vec sums[T][N];  // registers, as long as nothing fills all of it at once
-  for (int t = 0; t < T; t++)
-    for (int n = 0; n < N; n++) sums[t][n] = Vec{};
+// use(t, score) of queries t = 0, ..., T - 1, less their offsets, with vector i of a segment, ..., i + N - 1.
+template <int T, int N, class E, class F>
+static inline ALWAYS_INLINE void score(const Head &head, const float *queries, const float *offsets,
+                                       const Segment<E> &segment, int64_t i, F use) {
+  Vec sums[T * N];
+  unrolled<T * N>([&](auto j) ALWAYS_INLINE { sums[j] = all(-offsets[j / N]); });
   const E *own = segment.keys + i;
-  float *scores = segment.scores + i;
-  const int64_t capacity = segment.capacity;
-  for (int64_t c = 0; c < head_dim; c++, own += capacity) {
+  for (int64_t c = 0; c < head.dims; c++, own += segment.capacity) {
     Vec keys[N];
-    for (int n = 0; n < N; n++) keys[n] = load(own + n * LANES);
-    for (int t = 0; t < T; t++)
-      for (int n = 0; n < N; n++) sums[t][n] += queries[t * stride + c] * keys[n];
+    unrolled<N>([&](auto n) ALWAYS_INLINE { keys[n] = load(own + n * LANES); });
+    unrolled<T * N>([&](auto j) ALWAYS_INLINE { sums[j] += queries[j / N * head.query_stride + c] * keys[j % N]; });
   }
-  for (int t = 0; t < T; t++)
-    for (int n = 0; n < N; n++) {
-      store(scores + t * capacity + n * LANES, sums[t][n]);
-      most[t] = larger(most[t], sums[t][n]);
-    }
+  unrolled<T * N>([&](auto j) ALWAYS_INLINE {
+    use(std::integral_constant<int, j / N>(), i + j % N * LANES, sums[j]);
+  });
 }
 
-// The same of one vector that has masks: -inf for entries that a query does not see. Those that no query sees are not
-// read: other threads may be writing them.
-template <int T, class E>
-static inline void score_masked(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
-    int64_t i,
-                                Vec *most) {
+// The same of one vector that has masks, those of query `first` and on. Entries that no query sees are not read: other
+// threads may be writing them.
+template <int T, class E, class F>
+static inline ALWAYS_INLINE void score_masked(const Head &head, const float *queries, const float *offsets,
+                                              const Segment<E> &segment, int first, int64_t i, F use) {
   Vec sums[T];
-  for (int t = 0; t < T; t++) sums[t] = Vec{};
+  unrolled<T>([&](auto t) ALWAYS_INLINE { sums[t] = all(-offsets[t]); });
   const Lanes *masks = segment.masks + segment.sight.mask_of(i);
-  const Lanes any = masks[T];
+  const Lanes any = masks[segment.sight.num];
   const E *own = segment.keys + i;
-  for (int64_t c = 0; c < head_dim; c++, own += segment.capacity) {
+  for (int64_t c = 0; c < head.dims; c++, own += segment.capacity) {
     const Vec keys = load(own, any);
-    for (int t = 0; t < T; t++) sums[t] += queries[t * stride + c] * keys;
+    unrolled<T>([&](auto t) ALWAYS_INLINE { sums[t] += queries[t * head.query_stride + c] * keys; });
   }
-  for (int t = 0; t < T; t++) {
-    const Vec seen = chosen(masks[t], sums[t], all(-INFINITY));
-    store(segment.scores + i + t * segment.capacity, seen);
-    most[t] = larger(most[t], seen);
-  }
+  unrolled<T>([&](auto t) ALWAYS_INLINE { use(t, i, sums[t], masks[first + t]); });
 }
 
-// Scores of all vectors that hold what one of T queries sees.
-template <int T, class E>
-static inline void score_all(const float *queries, int64_t stride, int64_t head_dim, const Segment<E> &segment,
-    Vec *most) {
+// whole(t, i, score) or masked(t, i, score, the lanes that are seen) of all vectors that T queries, from `first` on,
+// see of a segment.
+template <int T, class E, class Whole, class Masked>
+static inline ALWAYS_INLINE void score_all(const Head &head, const float *queries, const float *offsets,
+                                           const Segment<E> &segment, int first, Whole whole, Masked masked) {
   const Sight sight = segment.sight;
   int64_t i = sight.from;
-  for (; i < sight.whole_from; i += LANES) score_masked<T>(queries, stride, head_dim, segment, i, most);
-  in_groups<TILE>((sight.whole_to - sight.whole_from) / LANES, [&](auto num, int64_t) {
-    score<T, num>(queries, stride, head_dim, segment, i, most);
+  for (; i < sight.whole_from; i += LANES) score_masked<T>(head, queries, offsets, segment, first, i, masked);
+  in_groups<KEYS>((sight.whole_to - sight.whole_from) / LANES, [&](auto num, int64_t) {
+    score<T, num>(head, queries, offsets, segment, i, whole);
     i += num * LANES;
   });
-  for (; i < sight.to; i += LANES) score_masked<T>(queries, stride, head_dim, segment, i, most);
+  for (; i < sight.to; i += LANES) score_masked<T>(head, queries, offsets, segment, first, i, masked);
 }
 
-// The weights of T queries in place of their scores, and what they add up to.
+// The weights of T queries, from `first` on; what they add up to is added to the totals.
 template <int T, class E>
-static inline void weights_of(const Segment<E> &segment, float scale, const float *offsets, Vec *totals) {
-  const int64_t capacity = segment.capacity, from = segment.sight.from, to = segment.sight.to;
-  float *scores = segment.scores;
-  Vec sums[T], shifts[T];
-  for (int t = 0; t < T; t++) sums[t] = totals[t], shifts[t] = all(offsets[t]);
-  for (int64_t i = from; i < to; i += LANES)
-    for (int t = 0; t < T; t++) {
-      const Vec weight = exp2_(load(scores + t * capacity + i) * scale - shifts[t]);
-      store(scores + t * capacity + i, weight);
-      sums[t] += weight;
-    }
-  for (int t = 0; t < T; t++) totals[t] = sums[t];
+static void find_weights(const Head &head, const float *queries, const float *offsets, const Segment<E> &segment,
+                         int first, Vec *totals) {
+  Vec sums[T];
+  unrolled<T>([&](auto t) ALWAYS_INLINE { sums[t] = totals[t]; });
+  float *weights = segment.weights + first * segment.capacity;
+  const auto keep = [&](auto t, int64_t i, Vec weight) ALWAYS_INLINE {
+    store(weights + t * segment.capacity + i, weight);
+    sums[t] += weight;
+  };
+  score_all<T>(head, queries, offsets, segment, first,
+    [&](auto t, int64_t i, Vec score) ALWAYS_INLINE { keep(t, i, exp2_(score)); },
+    [&](auto t, int64_t i, Vec score, Lanes seen) ALWAYS_INLINE { keep(t, i, chosen(seen, exp2_(score), Vec{})); });
+  unrolled<T>([&](auto t) ALWAYS_INLINE { totals[t] = sums[t]; });
 }
 
-// attended[t][c] = inverse[t] * sum_i weights[t][i] values[c][i], with MORE added to what is there, for T queries,
-// from `first` on, and D dimensions from c on. (A constant: where it was not, whether a compiler fused the product with
-// the sum depended on T.)
+// Query number `t` once more, with its largest score as the offset; of AttNHP at least 0, the 1 beside the sum being
+// 2^0. Returns what its weights add up to.
+template <class E>
+static float find_again(const Head &head, const float *query, const Segment<E> *segments, int num_segments, int t,
+                        float *offset) {
+  alignas(64) Vec most[] = {all(head.one_plus_sum ? 0.0f : -INFINITY)}, total[] = {Vec{}};
+  *offset = 0;
+  for (int s = 0; s < num_segments; s++)
+    score_all<1>(head, query, offset, segments[s], t,
+      [&](auto, int64_t, Vec score) ALWAYS_INLINE { *most = larger(*most, score); },
+      [&](auto, int64_t, Vec score, Lanes seen) ALWAYS_INLINE {
+        *most = larger(*most, chosen(seen, score, all(-INFINITY)));
+      });
+  *offset = largest_of(*most);
+  for (int s = 0; s < num_segments; s++) find_weights<1>(head, query, offset, segments[s], t, total);
+  return sum(*total);
+}
+
+// attended[t][c] = inverse[t] * sum_i weights[t][i] values[c][i], with MORE added to what is there, for T queries and D
+// dimensions from c on. (MORE is a constant: where it was not, whether a compiler fused the product with the sum depended
+// on T.)
 // Weights of zero would not hide values that are not finite: no sum takes in an entry that its query does not see.
 template <int T, int D, bool MORE, class E>
-static inline void weigh(const Segment<E> &segment, int first, int64_t c, const float *inverse, float *attended,
+static inline void weigh(const Segment<E> &segment, int64_t c, const float *inverse, float *attended,
                          int64_t stride) {
   Vec sums[T * D];
   unrolled<T * D>([&](auto i) ALWAYS_INLINE { sums[i] = Vec{}; });
   const int64_t capacity = segment.capacity;
-  const float *weights = segment.scores + first * capacity;
+  const float *weights = segment.weights;
   const E *values = segment.values + c * capacity;
   const Sight sight = segment.sight;
   const auto add_masked = [&](int64_t i) ALWAYS_INLINE {
@@ -172,7 +196,7 @@ static inline void weigh(const Segment<E> &segment, int first, int64_t c, const 
       const Vec value = load(values + d * capacity + i, masks[sight.num]);
       unrolled<T>([&](auto t) ALWAYS_INLINE {
         Vec &total = sums[t * D + d];
-        total = plus_product(total, load(weights + t * capacity + i), value, masks[first + t]);
+        total = plus_product(total, load(weights + t * capacity + i), value, masks[t]);
       });
     });
   };
@@ -184,7 +208,7 @@ static inline void weigh(const Segment<E> &segment, int first, int64_t c, const 
     });
   for (int64_t i = sight.whole_to; i < sight.to; i += LANES) add_masked(i);
   alignas(64) float totals[T * D];
-  add_lanes<T * D>(sums, totals);
+  fold_lanes<Sum, T * D>(sums, totals);
   typedef float Piece __attribute__((vector_size(4 * D), aligned(4), may_alias));
   for (int t = 0; t < T; t++) {
     Piece *own = (Piece *)(attended + t * stride + c);
@@ -193,40 +217,33 @@ static inline void weigh(const Segment<E> &segment, int first, int64_t c, const 
   }
 }
 
-// f(the number of dimensions as a constant, the first of them), for pieces of DIMS, 4 and 1 that make up all
-template <class F>
+// f(the number of dimensions as a constant, the first of them), for pieces of MOST, 4 and 1 that make up all
+template <int MOST, class F>
 static inline void by_pieces(int64_t dims, F f) {
   int64_t c = 0;
-  for (; c + DIMS <= dims; c += DIMS) f(std::integral_constant<int, DIMS>(), c);
+  for (; c + MOST <= dims; c += MOST) f(std::integral_constant<int, MOST>(), c);
   for (; c + 4 <= dims; c += 4) f(std::integral_constant<int, 4>(), c);
   for (; c < dims; c++) f(std::integral_constant<int, 1>(), c);
 }
 
-// One head: its dimensions, from a token's query and result to the next one's, and whether a 1 stands beside the sum.
-struct Head {
-  int64_t dims, query_stride, attended_stride;
-  bool one_plus_sum;
-};
-
-// T queries of one head over one or two segments.
+// T queries of one head, in units of which scores are powers of two, over one or two segments. own_scores (T): those
+// with their own keys.
 template <int T, class E>
-static void attend(const Head &head, const float *queries, const Segment<E> *segments, int num_segments,
-    float *attended) {
-  alignas(64) Vec most[T], totals[T];
-  for (int t = 0; t < T; t++) most[t] = all(head.one_plus_sum ? 0.0f : -INFINITY), totals[t] = Vec{};
-  for (int s = 0; s < num_segments; s++) score_all<T>(queries, head.query_stride, head.dims, segments[s], most);
-  const float scale = LOG2_E / std::sqrt((float)head.dims);
-  float offsets[T], inverse[T];
-  for (int t = 0; t < T; t++) offsets[t] = largest_of(most[t]) * scale;
-  for (int s = 0; s < num_segments; s++) weights_of<T>(segments[s], scale, offsets, totals);
+static void attend(const Head &head, const float *queries, const float *own_scores, const Segment<E> *segments,
+                   int num_segments, float *attended) {
+  alignas(64) Vec sums[T];
+  float offsets[T], totals[T], inverse[T];
+  for (int t = 0; t < T; t++) sums[t] = Vec{}, offsets[t] = head.one_plus_sum ? 0 : own_scores[t];
+  for (int s = 0; s < num_segments; s++) find_weights<T>(head, queries, offsets, segments[s], 0, sums);
+  fold_lanes<Sum, T>(sums, totals);
   for (int t = 0; t < T; t++)
-    inverse[t] = 1.0f / (sum(totals[t]) + (head.one_plus_sum ? std::exp2(-offsets[t]) : 0.0f));
+    if (!(totals[t] < HUGE_TOTAL))
+      totals[t] = find_again(head, queries + t * head.query_stride, segments, num_segments, t, offsets + t);
+  for (int t = 0; t < T; t++)
+    inverse[t] = 1.0f / (totals[t] + (head.one_plus_sum ? std::exp2(-offsets[t]) : 0.0f));
   const auto weigh_all = [&](const Segment<E> &segment, auto more) {
-    by_pieces(head.dims, [&](auto num, int64_t c) {
-      in_groups<WEIGHED>(T, [&](auto together, int64_t t) {
-        weigh<together, num, more>(segment, t, c, inverse + t, attended + t * head.attended_stride,
-                                   head.attended_stride);
-      });
+    by_pieces<dims_of(T)>(head.dims, [&](auto num, int64_t c) {
+      weigh<T, num, more>(segment, c, inverse, attended, head.attended_stride);
     });
   };
   weigh_all(segments[0], std::false_type());

@@ -16,49 +16,76 @@ struct Linear {
 };
 
 constexpr int64_t AHEAD = 2048;  // bytes that are fetched before they are needed: more than a core foresees
+constexpr int64_t BLOCK = 64;    // inputs whose weights in a panel stay near a core, with the next ones
+constexpr int64_t FEW_TILES = 3; // so many of them take less time than fetching the weights of wide layers
 
 // What is done with the products.
 enum class End { STORED, ADDED, RELU };
 
-// y (T, N * LANES) = x (T, in) panel + bias. `lines` cache lines per input are fetched from `ahead` on: what is
-// multiplied next.
+// What sums begin with: `from` is of the first token, then `stride` numbers on, for each the next one; nullptr = zeros.
+struct Begin {
+  const float *from;
+  int64_t stride;
+};
+
+// y (T, N * LANES) = x (T, num) weights + what they begin with; tokens of x lie `in` numbers apart, those of y `out`.
+// `lines` cache lines per input are fetched from `ahead` on: what is multiplied next.
 template <int T, int N, int LINES, End END, class W>
-static inline void tile(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out,
-    const char *ahead) {
-  Vec sums[T][N];
-  for (int t = 0; t < T; t++)
-    for (int n = 0; n < N; n++) sums[t][n] = bias ? load(bias + n * LANES) : Vec{};
-  for (int64_t k = 0; k < in; k++) {
+static inline void tile(const float *x, int64_t in, int64_t num, const W *weights, const Begin &begin, float *y,
+                        int64_t out, const char *ahead) {
+  Vec sums[T * N];
+  unrolled<T * N>([&](auto i) ALWAYS_INLINE {
+    sums[i] = begin.from ? load(begin.from + i / N * begin.stride + i % N * LANES) : Vec{};
+  });
+  for (int64_t k = 0; k < num; k++) {
     for (int line = 0; line < LINES; line++) __builtin_prefetch(ahead + (k * LINES + line) * 64);
-    Vec weights[N];
-    for (int n = 0; n < N; n++) weights[n] = load(panel + (k * N + n) * LANES);
-    for (int t = 0; t < T; t++)
-      for (int n = 0; n < N; n++) sums[t][n] += x[t * in + k] * weights[n];
+    Vec of_input[N];
+    unrolled<N>([&](auto n) ALWAYS_INLINE { of_input[n] = load(weights + (k * N + n) * LANES); });
+    unrolled<T * N>([&](auto i) ALWAYS_INLINE { sums[i] += x[i / N * in + k] * of_input[i % N]; });
   }
-  for (int t = 0; t < T; t++)
-    for (int n = 0; n < N; n++) {
-      float *to = y + t * out + n * LANES;
-      store(to, END == End::ADDED ? load(to) + sums[t][n] : END == End::RELU ? relu(sums[t][n]) : sums[t][n]);
-    }
+  unrolled<T * N>([&](auto i) ALWAYS_INLINE {
+    float *to = y + i / N * out + i % N * LANES;
+    store(to, END == End::ADDED ? load(to) + sums[i] : END == End::RELU ? relu(sums[i]) : sums[i]);
+  });
 }
 
-// All tokens by one panel of weights. While a core multiplies, it fetches the next panel, a part with each tile.
+// All tokens by the weights of `num` inputs in one panel. While a core multiplies, it fetches as many that lie behind
+// them, a part with each tile.
+template <int N, End END, class W>
+static void block(const float *x, int64_t in, int64_t num, const W *weights, const Begin &begin, float *y, int64_t out,
+                  int64_t tokens) {
+  constexpr int LINES = std::max<int>(1, N * LANES * sizeof(W) / 64);  // per input
+  int64_t tiles = (tokens + TOKENS - 1) / TOKENS, left = LINES;
+  const char *ahead = (const char *)weights + (tiles == 1 ? AHEAD : num * LINES * 64);
+  in_groups<TOKENS>(tokens, [&](auto together, int64_t first) {
+    const auto run = [&](auto lines) {
+      tile<together, N, lines, END>(x + first * in, in, num, weights, {begin.from + first * begin.stride, begin.stride},
+                                    y + first * out, out, ahead);
+      ahead += lines * num * 64;
+    };
+    const int64_t lines = (left + tiles - 1) / tiles;
+    left -= lines, tiles--;
+    if (lines == LINES) run(std::integral_constant<int, LINES>());
+    else if (lines == 2) run(std::integral_constant<int, std::min(2, LINES)>());
+    else if (lines == 1) run(std::integral_constant<int, 1>());
+    else run(std::integral_constant<int, 0>());
+  });
+}
+
+// All tokens by one panel. A few tiles go through it block by block: else fetching the next panel takes longer than
+// multiplying. Sums go on where they were, so that they are the same to the last bit.
 template <int N, End END, class W>
 static void column(const float *x, int64_t in, const W *panel, const float *bias, float *y, int64_t out,
-    int64_t tokens) {
-  constexpr int LINES = std::max<int>(1, N * LANES * sizeof(W) / 64);  // per input, of a panel
-  const int64_t tiles = (tokens + TOKENS - 1) / TOKENS, bytes = in * LINES * 64;
-  const char *ahead = (const char *)panel + (tiles == 1 ? AHEAD : bytes), *end = ahead + bytes;
-  in_groups<TOKENS>(tokens, [&](auto num, int64_t first) {
-    const auto run = [&](auto lines) {
-      tile<num, N, lines, END>(x + first * in, in, panel, bias, y + first * out, out, ahead);
-      ahead += lines * in * 64;
-    };
-    if (ahead >= end) run(std::integral_constant<int, 0>());
-    else if (tiles == 1) run(std::integral_constant<int, LINES>());
-    else if (tiles < 4) run(std::integral_constant<int, std::max(1, LINES / 2)>());
-    else run(std::integral_constant<int, std::max(1, LINES / 4)>());
-  });
+                   int64_t tokens) {
+  constexpr int64_t MOST = FEW_TILES * TOKENS, WIDTH = N * LANES;
+  if (tokens <= TOKENS || tokens > MOST || in <= BLOCK)
+    return block<N, END>(x, in, in, panel, {bias, 0}, y, out, tokens);
+  alignas(64) float sums[MOST * WIDTH];
+  Begin begin{bias, 0};
+  int64_t k = 0;
+  for (; k + BLOCK < in; k += BLOCK, begin = {sums, WIDTH})
+    block<N, End::STORED>(x + k, in, BLOCK, panel + k * WIDTH, begin, sums, WIDTH, tokens);
+  block<N, END>(x + k, in, in - k, panel + k * WIDTH, begin, y, out, tokens);
 }
 
 template <End END, class W>

@@ -161,8 +161,8 @@ static inline void fetch_places(const Encoder &encoder, const Pass &pass, const 
 // The queries of one head of new tokens [from, to) of one row.
 template <class E, class Part>
 static void attend_row(const Encoder &encoder, const Pass &pass, const Part &part, const Group *group,
-    const Lanes *masks, const E *cache,
-                       int64_t layer, int64_t row, int64_t head, const float *queries, float *scores, float *attended) {
+                       const Lanes *masks, const E *cache, int64_t layer, int64_t row, int64_t head,
+                       const float *queries, const float *own_scores, float *weights, float *attended) {
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, offset = head * head_dim;
   const auto segment = [&](const E *entries, int64_t rows, int64_t capacity, int64_t at, const Sight &sight,
       float *room) {
@@ -173,13 +173,30 @@ static void attend_row(const Encoder &encoder, const Pass &pass, const Part &par
     const bool shares = pass.shared && !group->shared.is_empty();
     const Segment<E> segments[] = {
       segment((const E *)pass.shared, pass.shared_rows, pass.shared_capacity, shares ? pass.shared_slots[row] : 0,
-          group->shared, scores),
-      segment(cache, pass.cache_rows, pass.capacity, row, group->own, scores + num * pass.shared_capacity)};
-    attend<num>({head_dim, 3 * dim, dim, encoder.kind == ATTNHP}, queries + t * 3 * dim + offset, segments + !shares,
-        1 + shares,
-                attended + t * dim + offset);
+          group->shared, weights),
+      segment(cache, pass.cache_rows, pass.capacity, row, group->own, weights + num * pass.shared_capacity)};
+    attend<num>({head_dim, 3 * dim, dim, encoder.kind == ATTNHP}, queries + t * 3 * dim + offset, own_scores + t,
+                segments + !shares, 1 + shares, attended + t * dim + offset);
     group++;
   });
+}
+
+// Queries in units of which scores are powers of two, and what each scores with its own key: own_scores (heads,
+// tokens).
+static void scale_queries(float *qkv, int64_t tokens, int64_t dim, int64_t head_dim, float *own_scores) {
+  const float scale = LOG2_E / std::sqrt((float)head_dim);
+  for (int64_t t = 0; t < tokens; t++, qkv += 3 * dim) {
+    map(qkv, dim, [&](int64_t i) { return scale * load(qkv + i); });
+    for (int64_t head = 0; head < dim / head_dim; head++) {
+      const float *query = qkv + head * head_dim;
+      Vec products = {};
+      for (int64_t c = 0; c < head_dim; c += LANES) {
+        const Lanes lanes = lanes_between(0, std::min<int64_t>(LANES, head_dim - c));
+        products += load(query + c, lanes) * load(query + dim + c, lanes);
+      }
+      own_scores[head * tokens + t] = sum(products);
+    }
+  }
 }
 
 // Queries and keys: dimensions (j, j + head_dim / 2) of every head turned by phase j.
@@ -223,10 +240,11 @@ static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, in
       (stop - first) * q;
   const bool is_attnhp = encoder.kind == ATTNHP;
   const int64_t width = is_attnhp ? 2 * dim : dim, wide = is_attnhp ? 0 : encoder.layers[0].expand.out;
-  float *normed = room<0>(tokens * (width + 6 * dim + wide) + QUERIES * (pass.capacity + pass.shared_capacity)),
-      *qkv = normed + tokens * width;
+  const int64_t num_weights = QUERIES * (pass.capacity + pass.shared_capacity);
+  float *normed = room<0>(tokens * (width + 6 * dim + wide + encoder.num_heads) + num_weights);
+  float *qkv = normed + tokens * width;
   float *attended = qkv + tokens * 3 * dim, *update = attended + tokens * dim, *waves = update + tokens * dim;
-  float *hidden = waves + tokens * dim, *scores = hidden + tokens * wide;
+  float *hidden = waves + tokens * dim, *weights = hidden + tokens * wide, *own_scores = weights + num_weights;
   float *x = pass.contexts + (first * pass.num_new + part.from) * dim;
   for (int64_t i = 0; i < tokens; i++)  // of ATTNHP the time encoding goes into every layer, beside the normed tokens
     embed(encoder, pass, first + i / q, part.from + i % q, x + i * dim,
@@ -252,6 +270,7 @@ static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, in
       for (int64_t row = first; row < stop; row++) write_row(encoder, pass, part, cache, i, row,
           qkv + (row - first) * q * 3 * dim);
       part.announce_and_wait(i);
+      scale_queries(qkv, tokens, dim, head_dim, own_scores);
       // a history that several rows share is read once per head
       for (int64_t head = 0; head < encoder.num_heads; head++)
         for (int64_t row = first; row < stop; row++) {
@@ -259,8 +278,8 @@ static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, in
           const bool is_last = row + 1 == stop;
           if (!is_last || head + 1 < encoder.num_heads)
             fetch_head(encoder, pass, cache, i, is_last ? first : row + 1, head + is_last);
-          attend_row(encoder, pass, part, groups.data() + (row - first) * num_groups, masks.data(), cache, i, row,
-              head, qkv + t * 3 * dim, scores, attended + t * dim);
+          attend_row(encoder, pass, part, groups.data() + (row - first) * num_groups, masks.data(), cache, i, row, head,
+                     qkv + t * 3 * dim, own_scores + head * tokens + t, weights, attended + t * dim);
         }
     });
     if (is_attnhp) {

@@ -1,6 +1,7 @@
 // Vectors as wide as the processor's registers, and the functions that Transformers take of them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -137,7 +138,17 @@ static inline void store_first(Bf16 *p, Vec x, int num) {
 
 static inline Vec all(float x) { return Vec{} + x; }
 
-static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+// a > b ? a : b, and a < b ? a : b: one instruction, where compilers make two of these words
+static inline Vec larger(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+static inline Vec smaller(Vec a, Vec b) { return -larger(-a, -b); }
 
 // The lanes I of two vectors behind one another.
 template <int... I>
@@ -191,81 +202,72 @@ static inline float over_lanes(Vec v, F f) {
 static inline float sum(Vec v) { return over_lanes(v, [](Vec a, Vec b) { return a + b; }); }
 static inline float largest_of(Vec v) { return over_lanes(v, larger); }
 
-// Of each of NUM vectors, a block of lanes that add up to what all of its lanes do.
-template <int NUM>
+struct Sum {
+  Vec operator()(Vec a, Vec b) const { return a + b; }
+};
+struct Largest {
+  Vec operator()(Vec a, Vec b) const { return larger(a, b); }
+};
+
+// Of each of NUM vectors, a block of lanes that fold to what all of its lanes do.
+template <class F, int NUM>
 static inline ALWAYS_INLINE Vec blocks_of(const Vec *vectors) {
   if constexpr (NUM == 1) {
     return *vectors;
   } else {
     constexpr auto lanes = std::make_integer_sequence<int, LANES>();
-    const Vec a = blocks_of<NUM / 2>(vectors), b = blocks_of<NUM / 2>(vectors + NUM / 2);
-    return halves_of<LANES / NUM, false>(a, b, lanes) + halves_of<LANES / NUM, true>(a, b, lanes);
+    const Vec a = blocks_of<F, NUM / 2>(vectors), b = blocks_of<F, NUM / 2>(vectors + NUM / 2);
+    return F()(halves_of<LANES / NUM, false>(a, b, lanes), halves_of<LANES / NUM, true>(a, b, lanes));
   }
 }
 
 // Blocks of LENGTH lanes folded to one lane each, which come first.
-template <int LENGTH>
+template <class F, int LENGTH>
 static inline ALWAYS_INLINE Vec folded_blocks(Vec v) {
   if constexpr (LENGTH > 1) {
     constexpr auto lanes = std::make_integer_sequence<int, LANES>();
-    return folded_blocks<LENGTH / 2>(halves_of<LENGTH / 2, false>(v, v, lanes) + halves_of<LENGTH / 2, true>(v, v,
-        lanes));
+    return folded_blocks<F, LENGTH / 2>(
+        F()(halves_of<LENGTH / 2, false>(v, v, lanes), halves_of<LENGTH / 2, true>(v, v, lanes)));
   }
   return v;
 }
 
-// totals[i] = what all lanes of vector i add up to, for powers of two and sums of them. All together they take a
-// quarter of the instructions of one after the other. In which order the lanes of a vector meet does not depend on the
-// others: as in `sum`.
-template <int NUM>
-static inline ALWAYS_INLINE void add_lanes(const Vec *vectors, float *totals) {
-  if constexpr (NUM > LANES) {
-    add_lanes<LANES>(vectors, totals), add_lanes<NUM - LANES>(vectors + LANES, totals + LANES);
-  } else {
-    const Vec folded = folded_blocks<LANES / NUM>(blocks_of<NUM>(vectors));
-    std::memcpy(totals, &folded, NUM * sizeof(float));
-  }
+constexpr int power_of_two(int most) { return most < 2 ? 1 : 2 * power_of_two(most / 2); }
+
+// folded[i] = what all lanes of vector i fold to. Many together take a quarter of the instructions of one after the
+// other. In which order the lanes of a vector meet does not depend on the others: as in `sum`.
+template <class F, int NUM>
+static inline ALWAYS_INLINE void fold_lanes(const Vec *vectors, float *folded) {
+  constexpr int FIRST = std::min(LANES, power_of_two(NUM));
+  const Vec first = folded_blocks<F, LANES / FIRST>(blocks_of<F, FIRST>(vectors));
+  std::memcpy(folded, &first, FIRST * sizeof(float));
+  if constexpr (NUM > FIRST) fold_lanes<F, NUM - FIRST>(vectors + FIRST, folded + FIRST);
 }
 
 constexpr float LOG2_E = 1.44269504f;
 
-#if defined(__AVX512F__)
-// 2^(i / 32), in two registers
-alignas(64) constexpr float POWERS[32] = {
-  1.000000000e+00f, 1.021897149e+00f, 1.044273782e+00f, 1.067140401e+00f, 1.090507733e+00f, 1.114386743e+00f,
-      1.138788635e+00f, 1.163724859e+00f,
-  1.189207115e+00f, 1.215247360e+00f, 1.241857812e+00f, 1.269050957e+00f, 1.296839555e+00f, 1.325236643e+00f,
-      1.354255547e+00f, 1.383909882e+00f,
-  1.414213562e+00f, 1.445180807e+00f, 1.476826146e+00f, 1.509164428e+00f, 1.542210825e+00f, 1.575980845e+00f,
-      1.610490332e+00f, 1.645755478e+00f,
-  1.681792831e+00f, 1.718619298e+00f, 1.756252160e+00f, 1.794709075e+00f, 1.834008086e+00f, 1.874167634e+00f,
-      1.915206561e+00f, 1.957144124e+00f};
-
-// 2^x for x < 128, 0 below -126: 2^(i / 32) of the nearest i, which lies in the lowest bits of x + 1.5 * 2^18, times a
-// polynomial (minimax, relative error 6e-8; 2e-7 as all of it is evaluated) of what is left.
+// 2^x for x < 128, but at least 2^LEAST_POWER, which is nothing beside 1: below 2^-126 some processors take a hundred
+// times as long. A power of two times a polynomial (minimax, relative error 2e-7 as all of it is evaluated).
+constexpr float LEAST_POWER = -100.0f;
 static inline Vec exp2_(Vec x) {
-  const Vec shifted = x + 393216.0f, near = shifted - 393216.0f, rest = x - near;
-  const Vec power = (Vec)_mm512_permutex2var_ps(_mm512_load_ps(POWERS), (__m512i)shifted, _mm512_load_ps(POWERS + 16));
-  const Vec p = (2.402267869e-01f * rest + 6.931573295e-01f) * rest + 1.0f;
-  const __mmask16 is_large = _mm512_cmp_ps_mask((__m512)x, (__m512)all(-126.0f), _CMP_NLT_UQ);
-  return (Vec)_mm512_maskz_scalef_ps(is_large, (__m512)(power * p), (__m512)near);
-}
-#else
-// 2^x for x < 128, 0 below -126: a polynomial (minimax, relative error 8e-8 as it is evaluated) of what is left of the
-// nearest whole number, which lies in the lowest bits of x + 1.5 * 2^23.
-static inline Vec exp2_(Vec x) {
+  x = larger(all(LEAST_POWER), x);
+#if defined(__AVX512DQ__)
+  const Vec rest = (Vec)_mm512_reduce_ps((__m512)x, 1);  // what is left of the next whole number below
+  Vec p = all(1.867100596e-3f);
+  for (float c : {9.017093107e-3f, 5.579986796e-2f, 2.401644588e-1f, 6.931512952e-1f, 1.0f}) p = p * rest + c;
+  return (Vec)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else  // of the nearest whole number, which lies in the lowest bits of x + 1.5 * 2^23
   const Vec shifted = x + 12582912.0f, rest = x - (shifted - 12582912.0f);
   Vec p = all(1.534581190e-4f);
   for (float c : {1.339993122e-3f, 9.618488957e-3f, 5.550328777e-2f, 2.402264689e-1f, 6.931472057e-1f, 1.0f}) p =
       p * rest + c;
-  return x < -126.0f ? Vec{} : (Vec)((Words)p + ((Words)shifted << 23));  // of unsigned numbers, which may overflow
-}
+  return (Vec)((Words)p + ((Words)shifted << 23));  // of unsigned numbers, which may overflow
 #endif
+}
 
-static inline Vec bounded(Vec x, float most) { x = x > most ? all(most) : x; return x < -most ? all(-most) : x; }
-static inline Vec relu(Vec x) { return x < 0.0f ? Vec{} : x; }
-static inline Vec silu(Vec x) { return x / (1.0f + exp2_(bounded(-LOG2_E * x, 120.0f))); }
-static inline Vec tanh_(Vec x) { return 1.0f - 2.0f / (1.0f + exp2_(bounded(2.0f * LOG2_E * x, 40.0f))); }
+static inline Vec relu(Vec x) { return larger(Vec{}, x); }
+static inline Vec silu(Vec x) { return x / (1.0f + exp2_(smaller(all(120.0f), -LOG2_E * x))); }
+static inline Vec tanh_(Vec x) { return 1.0f - 2.0f / (1.0f + exp2_(smaller(all(40.0f), 2.0f * LOG2_E * x))); }
 
 // f(n as a constant), for n from 1 to MOST
 template <int MOST, class F>
