@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tppsd.backends.cpp import compiling
 from tppsd.backends.cpp.model import CompiledTPP
+from tppsd.backends.cpp.prepack import blocks_of
 from tppsd.models.cache import KVCache
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -96,6 +97,58 @@ def test_a_build_that_reads_more_is_told_from_the_right_one(
 ) -> None:
     compiled_wrong(*READS[which], tmp_path, monkeypatch)
     assert not contexts_over(model_of("thp", CONTEXT), torch.nan).isfinite().all()
+
+
+# --- queries whose weights would overflow -----------------------------------------------------------------------------
+
+
+def sharp_model(encoder: str) -> TransformerTPP:
+    """A query may look at one past event a thousand powers of two as much as at its own."""
+    model = attentive_model(encoder, embed_dim=48, num_heads=4)
+    for block in blocks_of(model.encoder):
+        block.to_qkv.weight.data[:48] *= 300
+    return model
+
+
+def contexts_by(model: EventModel, sizes: list[int]) -> Tensor:
+    """Contexts (2, n, embed_dim) of chains, in passes over so many tokens each."""
+    tokens, cache = tokens_of(random_batch([sum(sizes) - 1] * 2)), model.new_cache(2, 64)
+    where, found = 0, list[Tensor]()
+    with torch.inference_mode():
+        for num_new in sizes:
+            new = slice(where, where + num_new)
+            found.append(model.extend(tokens.map(lambda field, new=new: field[:, new]), cache))
+            where += num_new
+    return torch.cat(found, 1)
+
+
+SIZES = [7, 16, 1, 11, 5]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_weights_that_would_overflow_are_found_again(encoder: str) -> None:
+    """As the model's own operators find them, and to the last bit whichever queries go together."""
+    model = sharp_model(encoder)
+    found = contexts_by(CompiledTPP(model), SIZES)
+    assert torch.equal(found, contexts_by(CompiledTPP(model), [1] * sum(SIZES)))
+    assert (found - contexts_by(model, SIZES)).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("if (!(totals[t] < HUGE_TOTAL))", "if (false)"),  # never
+        ("offset, segments[s], t, total);", "offset, segments[s], 0, total);"),  # in place of another query's
+    ],
+    ids=["never", "place"],
+)
+def test_weights_that_are_not_found_again_are_told_from_right_ones(
+    right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sharp_model("thp")
+    expected = contexts_by(model, SIZES)
+    compiled_wrong(right, wrong, tmp_path, monkeypatch)
+    assert not (contexts_by(CompiledTPP(model), SIZES) - expected).abs().max() < 1
 
 
 # --- threads that share the tokens of a pass --------------------------------------------------------------------------
