@@ -20,6 +20,7 @@ RESULTS = ROOT / "docs/results"
 PAGES = (
     *sorted(RESULTS.glob("*.md")),
     ROOT / "docs/concepts/fidelity.md",
+    ROOT / "docs/concepts/estimators.md",
     ROOT / "lightning_configs/recipes/README.md",
 )
 PLACE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)

@@ -154,7 +154,8 @@ def test_the_nearest_option_is_the_one_that_was_meant(typed: str, meant: str | N
         (["benchmark", "--thread", "3"], "there is no option --thread; did you mean --threads?"),
         (["test", "--run.x", "3"], "there is no option --run.x: --run takes one value"),
         (["verify", "folder", "another"], "another is one word too many"),
-        (["certify", "--threads", "0"], "0 must be a whole number of at least 1"),
+        (["certify", "--threads", "0"], "0 must be a whole number from 1 to 1,024"),
+        (["benchmark", "--threads", "1025"], "1025 must be a whole number from 1 to 1,024"),
     ],
 )
 def test_a_mistyped_option_ends_in_one_sentence_with_the_one_that_was_meant(
@@ -216,5 +217,8 @@ def test_threads_are_those_that_a_command_computes_with(
     plain = ["forecast", log, "--model", checkpoint, "--horizon", "1", "--num_paths", "10", "--max_histories", "1"]
     assert tppsd(*plain, "--threads", "3", "--output", "three") == 0 and seen == [3]
     assert tppsd(*plain, "--output", "none") == 0 and seen == [3, 3], "without the option nothing is changed"
-    assert tppsd("validate", *simulated, *quiet, "--ckpt_path", checkpoint, "--threads", "0") == 2
-    assert "--threads 0 must be a whole number of at least 1" in capsys.readouterr().err
+    before = torch.get_num_threads()
+    for number in ("0", "1025", "1000000000"):  # with the last, the first product of matrices would not end
+        assert tppsd("validate", *simulated, *quiet, "--ckpt_path", checkpoint, "--threads", number) == 2
+        assert f"--threads {number} must be a whole number from 1 to 1,024" in capsys.readouterr().err
+        assert torch.get_num_threads() == before

@@ -8,6 +8,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_models import attentive_model
@@ -21,9 +22,10 @@ from tppsd.forecasting import backtest_plan as module
 from tppsd.forecasting.backtest import backtest
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, poisson_process
-from tppsd.forecasting.case_scores import TOLERANCES, Paths, next_time_scores, observe
-from tppsd.forecasting.forecast import Forecast
+from tppsd.forecasting.next_time_scores import next_time_scores
 from tppsd.forecasting.origins import find_origins, history_until, what_came
+from tppsd.forecasting.path_events import TOLERANCES, PathEvents, observe
+from tppsd.forecasting.paths import PathSampler
 from tppsd.forecasting.questions import MarkSet
 from tppsd.metrics.functional import bootstrap_interval, crps, transport_distance
 from tppsd.models.mixture import LogNormalMixture
@@ -41,8 +43,7 @@ def result() -> Backtest:
     return backtest(TRUTH, TEST, 3.0, num_paths=60, within=1.0, baselines={"double": DOUBLE}, batch_size=2000)
 
 
-# --- origins
-# ------------------------------------------------------------------------------------------------------------
+# --- origins ----------------------------------------------------------------------------------------------------------
 
 
 def test_origins_have_a_whole_horizon_in_the_scored_part() -> None:
@@ -94,12 +95,13 @@ def test_what_comes_after_an_origin_changes_no_forecast(monkeypatch: pytest.Monk
     assert not torch.equal(forecast_probs(rows)[:3], forecast_probs(others)[:3])
 
 
-# --- scores of paths by hand
-# --------------------------------------------------------------------------------------------
+# --- scores of paths by hand ------------------------------------------------------------------------------------------
 
 SETS = (MarkSet("0", (0,)), MarkSet("1", (1,)), MarkSet("any", (0, 1)))
 # origin 0: path 0 has (1.0, mark 0), (3.0, mark 1), path 1 has (1.2, mark 0); origin 1: path 0 nothing, path 1 (4.0, 1)
-PATHS = Paths(2, torch.tensor([0, 2, 3, 3, 4]), torch.tensor([1.0, 3.0, 1.2, 4.0]).double(), torch.tensor([0, 1, 0, 1]))
+PATHS = PathEvents(
+    2, torch.tensor([0, 2, 3, 3, 4]), torch.tensor([1.0, 3.0, 1.2, 4.0]).double(), torch.tensor([0, 1, 0, 1])
+)
 CAME = [EventSequence.of([1.3], [0], 0.0, 4.0), EventSequence.of([], [], 0.0, 4.0)]
 
 
@@ -138,8 +140,7 @@ def test_temporal_map_of_the_jth_events() -> None:
     assert found.values().tolist() == pytest.approx([0.5, 0.0, 0.25])
 
 
-# --- the next event's time
-# ----------------------------------------------------------------------------------------------
+# --- the next event's time --------------------------------------------------------------------------------------------
 
 
 def scored(distributions: object, since: float, next_times: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
@@ -182,8 +183,7 @@ def test_the_time_without_events_is_taken_into_account() -> None:
     torch.testing.assert_close(pits, -torch.expm1(-rate * times))
 
 
-# --- right and wrong models
-# ---------------------------------------------------------------------------------------------
+# --- right and wrong models -------------------------------------------------------------------------------------------
 
 
 def test_the_true_process_is_calibrated(result: Backtest) -> None:
@@ -199,6 +199,25 @@ def test_the_true_process_is_calibrated(result: Backtest) -> None:
         assert abs(result.value("target", metric) - 0.5) < RARE / math.sqrt(12 * num)
     for metric in ("ks_of_count_pit", "ks_of_next_time_pit"):
         assert result.value("target", metric) < 1.95 / math.sqrt(num)  # Kolmogorov's 99.9 % quantile
+
+
+def test_the_table_by_origin_holds_every_score_in_its_place(result: Backtest) -> None:
+    """A mutant that swaps marks and horizons, or origins and marks, puts counts that came elsewhere."""
+    table = result.by_origin()
+    assert len(table) == 2 * len(TEST) * len(result.labels) * 2
+    for row in table[::17].itertuples():
+        came = what_came(TEST[row.sequence], row.origin, row.horizon)
+        wanted = len(came) if row.mark == "any" else int((came.marks == int(row.mark)).sum())
+        assert row.num_events == wanted and row.outcome == (wanted > 0)
+        share = row.delta_1 + row.delta_2 - 1  # of paths with just as many
+        assert -1e-9 <= share <= 1 and (wanted > 0 or row.delta_1 == 1)
+    for metric in ("num_events", "num_events_expected", "delta_1", "delta_2", "number_test_passed"):
+        mean = table.groupby(["model", "mark", "horizon"])[metric].mean()
+        for (model, mark, horizon), value in mean.items():
+            assert math.isclose(value, result.value(model, metric, mark, horizon))
+    dated = dataclasses.replace(result, time_unit="d", time_origin="2024-01-01T00:00:00").by_origin()
+    days = (dated["origin"] - np.datetime64("2024-01-01")) / np.timedelta64(1, "D")
+    assert np.allclose(days, table["origin"])
 
 
 def test_twice_the_rate_is_found_out(result: Backtest) -> None:
@@ -240,19 +259,18 @@ def test_rows_are_means_with_bootstrap_intervals(result: Backtest) -> None:
 
 def test_nothing_is_sampled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    right = Forecast._sampled
+    right = PathSampler._sampled
 
-    def counted(self: Forecast, *arguments: object) -> object:
-        calls.append(len(self.histories))
+    def counted(self: PathSampler, *arguments: object) -> object:
+        calls.append(len(self.wanted.history))
         return right(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Forecast, "_sampled", counted)
+    monkeypatch.setattr(PathSampler, "_sampled", counted)
     backtest(TRUTH, TEST[:4], 2.0, origins="every 2", num_paths=10, within=(0.5, 1.0), baselines={"double": DOUBLE})
     assert calls == [16, 16]
 
 
-# --- baselines
-# ----------------------------------------------------------------------------------------------------------
+# --- baselines --------------------------------------------------------------------------------------------------------
 
 
 def test_the_renewal_model_samples_from_what_it_scores() -> None:
@@ -292,8 +310,7 @@ def test_an_explosive_baseline_is_left_out_and_said() -> None:
     assert list(found.cases) == ["target"] and any("'explosive' is left out" in note for note in found.notes)
 
 
-# --- what is handed out
-# -------------------------------------------------------------------------------------------------
+# --- what is handed out -----------------------------------------------------------------------------------------------
 
 
 def test_the_result_as_table_file_and_page(result: Backtest, tmp_path: Path) -> None:
@@ -362,7 +379,8 @@ def test_the_command_writes_everything_and_names_what_is_missing(
     out = capsys.readouterr().out
     assert "4 origins, any mark within 2 d" in out and "the target" in out and "poisson" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "scores.parquet", "scores.csv", "scores.json", "backtest.html", ".shards", ".job.json", ".manifest.json",
+        "scores.parquet", "scores.csv", "scores.json", "origins.csv", "backtest.html",
+        ".shards", ".job.json", ".manifest.json",
     }  # fmt: skip
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert content["horizons"] == [1.0, 2.0] and {row["mark"] for row in content["scores"]} == {"a", "b", "any"}

@@ -363,7 +363,7 @@ def test_rows_are_summed_up_in_a_table(capsys):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--untrained", "1,2", "--threads", "0"], "--threads: 0 must be a whole number of at least 1"),
+        (["--untrained", "1,2", "--threads", "0"], "--threads: 0 must be a whole number from 1 to 1,024"),
         (
             ["--data", "hawkes", "--training-seconds", "5", "-1"],
             "--training-seconds: -1 must be a positive number of seconds",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from contextlib import redirect_stdout
 from types import ModuleType
 
 import pytest
@@ -99,4 +102,20 @@ def test_interrupt_is_130_without_traceback(body: str, command, capsys: pytest.C
 def test_exit_status_of_a_command_is_kept(command) -> None:
     command("raise SystemExit(2)")
     with pytest.raises(SystemExit, match="2"):
+        cli.main(["fake"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help-all"]])
+def test_a_reader_who_leaves_is_no_error(arguments: list[str]) -> None:
+    """As `| head` does. Mutants: the traceback of before; a pipe of another kind that is taken for the output's."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "tppsd", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_pipe_that_breaks_is_an_error(command) -> None:
+    command("raise BrokenPipeError(32, 'a worker has gone')")
+    with pytest.raises(BrokenPipeError, match="a worker"), open(os.devnull, "w") as output, redirect_stdout(output):
         cli.main(["fake"])

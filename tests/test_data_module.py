@@ -171,6 +171,14 @@ class TestProcess:
         ),
         ({"path": "a", "batch_size": 0}, "batch_size = 0 must be at least 1"),
         (
+            {"path": "a", "num_workers": -1},
+            "num_workers = -1 must be from 0 to 1,024 (0: batches are prepared in this process)",
+        ),
+        (
+            {"path": "a", "num_workers": 10**9},
+            "num_workers = 1000000000 must be from 0 to 1,024 (0: batches are prepared in this process)",
+        ),
+        (
             {"path": "a", "num_sequences": 5},
             "num_sequences = 5 is for a simulated process; the data at a have the number they have",
         ),

@@ -11,7 +11,13 @@ from scipy import stats
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.forecasting.estimators import Estimate, control_variate_estimate, mean_estimate, wilson_interval
+from tppsd.forecasting.estimators import (
+    Estimate,
+    control_variate_estimate,
+    mean_estimate,
+    step_sum_estimate,
+    wilson_interval,
+)
 from tppsd.processes import Hawkes
 
 
@@ -54,6 +60,34 @@ def test_standard_errors_are_those_of_replications_and_the_variance_falls() -> N
     # corr(E^2, E)^2 = 16 / 20: a fifth of the variance is left
     assert float(controlled.value.var() / plain.value.var()) == pytest.approx(0.2, rel=0.2)
     assert float(other_sign(outcomes, martingales).value.var()) > 2 * float(plain.value.var())
+
+
+def nearly_certain(num_paths: int, num_replications: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Fifteen steps of chance 0.3 each, until the first hit: Y of mean 1 - 0.7^15 = 0.995, and twice sum p_i."""
+    generator = torch.Generator().manual_seed(seed)
+    hits = torch.rand(15, num_paths, num_replications, generator=generator) < 0.3
+    first = torch.where(hits.any(0), hits.double().argmax(0) + 1, 15)
+    return hits.any(0).double(), 0.3 * first.double(), 0.3 * first.double()
+
+
+def test_what_is_nearly_certain_is_no_worse_than_its_share() -> None:
+    """sum p_i has 170 times the variance of Y here, and 2 or 3 of 500 paths have no event: nothing to fit to.
+
+    The step sum alone is the mutant. 4,000 replications: means within 4 standard errors of the truth.
+    """
+    outcomes, sums, hazards = nearly_certain(500, 4000, 3)
+    found, plain, mutant = (
+        step_sum_estimate(outcomes, sums, hazards, True),
+        mean_estimate(outcomes),
+        mean_estimate(sums),
+    )
+    for estimate in (found, plain, mutant):
+        score = (estimate.value.mean() - (1 - 0.7**15)) / (estimate.value.std() / math.sqrt(4000))
+        assert abs(float(score)) < 4
+    assert float(found.value.var() / plain.value.var()) < 1.05 < float(mutant.value.var() / plain.value.var())
+    assert float(found.standard_error.min()) > 0.0015 > float(plain.standard_error.min())  # where all have an event
+    same = torch.full_like(sums, 0.995)  # of a first step that nothing can follow
+    assert float(step_sum_estimate(outcomes, same, hazards, True).value.var()) < 1e-20
 
 
 def test_it_is_never_worse_than_plain_beyond_the_error_of_its_coefficients() -> None:

@@ -96,8 +96,7 @@ def test_what_does_not_go_with_it_is_refused(arguments: dict[str, Any], message:
         sample(PROCESS, horizon=1.0, forbid_marks=[0], **arguments)
 
 
-# --- wrong ways
-# --------------------------------------------------------------------------------------------------------
+# --- wrong ways -------------------------------------------------------------------------------------------------------
 
 
 def test_a_candidate_that_does_not_let_time_go_on_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

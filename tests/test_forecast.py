@@ -114,15 +114,14 @@ def test_the_process_without_the_marks_says_the_same_with_less_variance() -> Non
         assert ((without.value - share.value).abs() / error < 4.9).all()
 
 
-# --- wrong sums
-# --------------------------------------------------------------------------------------------------------
+# --- wrong sums -------------------------------------------------------------------------------------------------------
 
 
 def largest_z() -> float:
     """Of the means of all martingales of a forecast after two units without an event."""
     histories = [history.prefix(len(history), history.window_end + 1.5) for history in HISTORIES[1:]]
     found = forecast(MODEL, histories, HORIZON, num_paths=3000, bins=2, batch_size=500)
-    sums = found._pass(found.sets, found.edges.tolist()).sums
+    sums = found._paths.with_sums(found.sets, found.edges.tolist()).sums
     largest = 0.0
     for values in (sums.totals, sums.until_first):
         for expected in (values.probabilities, values.hazards):
@@ -181,8 +180,7 @@ def test_a_probability_that_forgets_the_stop_is_found_out(monkeypatch: pytest.Mo
     assert float(found.value[0, 1] - true_probability(HISTORY, HORIZON)[1]) > 6 * float(found.standard_error[0, 1])
 
 
-# --- calibration
-# -------------------------------------------------------------------------------------------------------
+# --- calibration ------------------------------------------------------------------------------------------------------
 
 
 def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
@@ -207,8 +205,7 @@ def test_intervals_of_95_percent_cover_in_93_to_97_percent() -> None:
         assert 0.93 <= covered <= 0.97, (estimator, covered)
 
 
-# --- the next event
-# ----------------------------------------------------------------------------------------------------
+# --- the next event ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [MODEL, PROCESS], ids=["transformer", "process"])
@@ -217,7 +214,7 @@ def test_the_next_event_needs_no_path_and_agrees_with_them(target: Any) -> None:
     levels = (0.1, 0.5, 0.9)
     found = forecast(target, histories, HORIZON)
     next_time, next_mark = found.next_time(levels), found.next_mark()
-    assert not found._passes, "nothing was sampled"
+    assert not found._paths.kept, "nothing was sampled"
     num = 4000
     paths = tppsd.sample(target, history=histories, num_sequences=num, num_events=1, seed=5, batch_size=1000)
     ends = torch.tensor([history.window_end for history in histories], dtype=torch.float64).repeat_interleave(num)
@@ -236,21 +233,20 @@ def test_the_next_event_needs_no_path_and_agrees_with_them(target: Any) -> None:
     torch.testing.assert_close(next_time.survival([0.0]), torch.ones(len(histories), 1, dtype=torch.float64))
 
 
-# --- the object
-# --------------------------------------------------------------------------------------------------------
+# --- the object -------------------------------------------------------------------------------------------------------
 
 
 def test_declared_questions_share_their_paths_and_others_sample_again(of_process: Forecast) -> None:
     found = forecast(MODEL, HISTORIES, HORIZON, num_paths=20, marks=[0, [1, 2]], bins=2)
     found.probability(), found.probability(0), found.probability([2, 1], within=1.5), found.expected_counts()
     found.expected_counts(by_mark=False, bins=1), found.count_quantiles(0), found.first_time([1, 2]), found.paths
-    assert len(found._passes) == 1 and [one.label for one in found.sets] == ["0", "1 or 2", "any"]
+    assert len(found._paths.kept) == 1 and [one.label for one in found.sets] == ["0", "1 or 2", "any"]
     assert len(found.paths) == 60 and found.paths.history_index.tolist() == [h for h in range(3) for _ in range(20)]
     undeclared = found.probability(3)
-    assert undeclared.value.shape == (3,) and len(found._passes) == 2
-    assert found._passes[1].samples.options.stop_marks == (3,) and found._passes[1].samples.stopped.any()
+    assert undeclared.value.shape == (3,) and len(found._paths.kept) == 2
+    assert found._paths.kept[1].samples.options.stop_marks == (3,) and found._paths.kept[1].samples.stopped.any()
     found.probability(0, within=0.7)
-    assert len(found._passes) == 3
+    assert len(found._paths.kept) == 3
     named = forecast(MODEL, HISTORIES, HORIZON, num_paths=20, marks={"quick": [0, 3]})
     torch.testing.assert_close(named.probability("quick").value, named.probability([3, 0]).value)
 

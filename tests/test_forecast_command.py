@@ -127,7 +127,7 @@ def test_a_run_knows_its_model_and_its_data(files: tuple[str, str], tmp_path: Pa
     ("options", "message"),
     [
         (["--horizon", "2"], "give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT"),
-        (["--run", "NONE", "--horizon", "2"], "--run NONE: has no checkpoints/best.ckpt"),
+        (["--run", "NONE", "--horizon", "2"], "NONE: has no checkpoints/best.ckpt"),
         (["--model", "CKPT"], "--horizon is missing"),
         (["--model", "CKPT", "--horizon", "6x"], "must be a number of units of time, or a duration"),
         (["--model", "CKPT", "--horizon", "2", "--marks", "[death]"], "'death' is not a mark of the target"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from goodness import densities
+from native_builds import compiled_wrong, needs_a_compiler
 from small_models import attentive_model, random_batch, small_model
 from stubs import StubTPP
 from torch import Tensor
 
+from tppsd.backends.cpp.distribution import CompiledDistribution
+from tppsd.backends.cpp.model import CompiledTPP
 from tppsd.forecasting.integrals import mark_integrals
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
@@ -66,6 +70,110 @@ def test_integrals_are_those_of_fine_quadrature(name: str, is_truncated: bool) -
                 expected = reference(distributions[i], float(elapsed[i]), float(ends[i, j]))
                 torch.testing.assert_close(p[i, :, j], expected[0], atol=of_p * (1 + 2 * is_truncated), rtol=0)
                 torch.testing.assert_close(hazard[i, :, j], expected[1], atol=of_hazard, rtol=0)
+
+
+# --- compiled code, which has the same rule ---------------------------------------------------------------------------
+
+
+def compiled_distributions(seed: int = 0) -> CompiledDistribution:
+    """Twelve distributions of a compiled model, (12,), from contexts that no history has to lead to."""
+    torch.manual_seed(seed)
+    model = attentive_model("thp", num_marks=NUM_MARKS)
+    found = CompiledTPP(model).distribution(torch.randn(12, model.config["embed_dim"]))
+    assert isinstance(found, CompiledDistribution)
+    return found
+
+
+ENDS = torch.tensor([0.0, 1e-7, 0.02, 0.3, 1.1, 7.0], dtype=torch.float64).expand(12, 6)  # the second: before all nodes
+WAITS = torch.tensor([0.0, 1e-8, 0.05, 0.3, 1.0, 2.5], dtype=torch.float64).repeat(2)
+
+
+def largest_errors(found: tuple[Tensor, Tensor], distributions: NextEventDistribution, waits: Tensor) -> list[float]:
+    """Return those of p and Lambda against fine quadrature."""
+    errors = torch.zeros(2, dtype=torch.float64)
+    for i in range(12):
+        for j in range(6):
+            nothing = torch.zeros(len(SETS), dtype=torch.float64)
+            is_late = bool(ENDS[i, j] > waits[i])
+            expected = (
+                reference(distributions[i], float(waits[i]), float(ENDS[i, j])) if is_late else (nothing, nothing)
+            )
+            of_case = torch.stack([(a[i, :, j] - b).abs().max() for a, b in zip(found, expected, strict=True)])
+            errors = torch.maximum(errors, of_case)
+    return errors.tolist()
+
+
+def natively_integrated(is_truncated: bool) -> list[float]:
+    own = compiled_distributions()
+    waits = WAITS * is_truncated
+    with torch.inference_mode():
+        found = mark_integrals(own.truncated(waits) if is_truncated else own, ENDS, SETS)
+        return largest_errors(found, own.with_parts(), waits)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("is_truncated", [False, True], ids=["whole", "truncated"])
+def test_compiled_integrals_are_those_of_fine_quadrature(is_truncated: bool) -> None:
+    of_p, of_hazard = natively_integrated(is_truncated)
+    assert of_p < 1e-4 * (1 + 2 * is_truncated) and of_hazard < 5e-4
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("is_truncated", [False, True], ids=["whole", "truncated"])
+@pytest.mark.parametrize("num_marks", [1, NUM_MARKS], ids=["unmarked", "independent"])
+def test_compiled_integrals_of_times_alone_are_those_of_operators(num_marks: int, is_truncated: bool) -> None:
+    model = small_model("thp", num_marks, mark_decoder="independent")
+    sets = SETS if num_marks > 1 else torch.ones(1, 1, dtype=torch.bool)
+    with torch.inference_mode():
+        own = CompiledTPP(model).distribution(torch.randn(12, model.config["embed_dim"]))
+        given = own.truncated(WAITS) if is_truncated else own
+        for found, expected in zip(
+            mark_integrals(given, ENDS, sets), mark_integrals(given.with_parts(), ENDS, sets), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+            assert bool((found[:, :, 1] > 0).any()) and bool((found[:, :, 0] == 0).all())
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("NAN : found[0] / left;", "NAN : found[0];"),  # forgets that nothing came until then
+        ("cell == first_cell ? begin : cell - first", "cell - first"),  # begins at the node before
+        ("add(cell_of(x[e]), parts[e], found);", ";"),  # ends at the node before
+        ("f[j] * gain.mass + slope * gain.rise", "f[j] * gain.mass"),  # the same from node to node
+    ],
+)
+def test_wrong_compiled_integrals_are_found_out(
+    right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled_wrong(right, wrong, tmp_path, monkeypatch)
+    of_p, of_hazard = natively_integrated(is_truncated=True)
+    assert of_p > 3e-4 or of_hazard > 5e-4
+
+
+@needs_a_compiler
+def test_a_silence_of_any_length_is_integrated() -> None:
+    """P(X > elapsed) down to what a float cannot hold, where the operators' float64 takes over.
+
+    The reference of all marks together is the ratio of survival functions, that of a set the operators' integral, which
+    is a difference of tails and so no reference where these are tiny.
+    """
+    own = compiled_distributions()
+    with torch.inference_mode():
+        waits = 10.0 ** torch.linspace(0.5, 6, 12, dtype=torch.float64)
+        left = own.with_parts().log_survival(waits)
+        assert float(left.min()) < math.log(1e-45) and float(left.max()) > math.log(1e-8)
+        ends = waits.unsqueeze(1) * torch.tensor([[1.2, 3.0]], dtype=torch.float64)
+        p, hazard = mark_integrals(own.truncated(waits), ends, SETS)
+        assert bool(p.isfinite().all() and hazard.isfinite().all())
+        beyond = own.with_parts().log_survival(ends.t()).t() - left.unsqueeze(1)
+        is_kept = left > math.log(1e-28)
+        assert 3 <= int(is_kept.sum()) < 12
+        torch.testing.assert_close(p[is_kept, 2], -beyond[is_kept].expm1(), rtol=0, atol=3e-4)
+        is_kept = left > math.log(1e-10)
+        by_operators = mark_integrals(own.with_parts().truncated(waits), ends, SETS)
+        torch.testing.assert_close(p[is_kept], by_operators[0][is_kept], rtol=0, atol=3e-4)
 
 
 def test_a_component_narrower_than_the_nodes_is_not_missed() -> None:

@@ -33,7 +33,7 @@ NUM_CASES, CHUNK = 12, 5
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 RESULTS = {
     "forecast": ["forecast.parquet", "forecast.csv", "forecast.html"],
-    "backtest": ["scores.parquet", "scores.csv", "scores.json", "backtest.html"],
+    "backtest": ["scores.parquet", "scores.csv", "scores.json", "origins.csv", "backtest.html"],
 }
 
 

@@ -26,8 +26,7 @@ from tppsd.processes import PRESETS, Process
 
 every_process = pytest.mark.parametrize("process", [p.process for p in PRESETS.values()], ids=PRESETS)
 
-# --- a window that was cut where something was going on
-# ----------------------------------------------------------------
+# --- a window that was cut where something was going on ---------------------------------------------------------------
 
 
 def lookback(times: list[float], marks: list[int], **arguments: Any) -> EventSequence:
@@ -79,8 +78,7 @@ def test_a_process_has_no_term_for_it(process: Process) -> None:
     assert difference == pytest.approx(float(elapsed), rel=1e-8)
 
 
-# --- moments, frequencies, baselines
-# -----------------------------------------------------------------------------------
+# --- moments, frequencies, baselines ----------------------------------------------------------------------------------
 
 
 def test_the_statistics_of_tiles_are_those_of_the_window() -> None:

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import torch
+from same_data import same
 
 from tppsd import EventDataModule, cli
 from tppsd.data.interchange import write_parquet
 from tppsd.data.log import read_log
 from tppsd.data.options import ReadOptions
-from tppsd.data.reading import EventDataset, read_dataset
+from tppsd.data.reading import read_dataset
 
 OPTIONS = ["--columns", "{sequence: case, time: when, mark: activity}", "--sort", "true", "--missing_mark", "missing"]
 
@@ -152,22 +152,6 @@ def test_the_page_stands_alone_in_light_and_dark(desk: Path, capsys: Any, option
     assert used <= defined and {"c22262b", "c3a3f47"} <= used
     assert "#22262b" not in text.partition("<body>")[2].lower(), "a colour that is the same in light and dark"
     assert [file.name for file in page.parent.iterdir()] == ["desk.html"]
-
-
-def same(one: EventDataset, other: EventDataset) -> bool:
-    """Whether two data sets have the same sequences, down to the last bit, and the same words for them."""
-    assert (one.num_marks, one.mark_names, one.time_unit, one.time_origin) == (
-        other.num_marks, other.mark_names, other.time_unit, other.time_origin)  # fmt: skip
-    assert list(one.splits) == list(other.splits)
-    for split, part in one.splits.items():
-        for a, b in zip(part, other.splits[split], strict=True):
-            assert (a.id, a.index, a.t_start, a.t_end, a.score_start, a.censored_start) == (
-                b.id, b.index, b.t_start, b.t_end, b.score_start, b.censored_start)  # fmt: skip
-            for x, y in ((a.event_times, b.event_times), (a.inter_times, b.inter_times), (a.marks, b.marks)):
-                assert torch.equal(x, y)
-            assert (a.timestamps is None) == (b.timestamps is None)
-            assert a.timestamps is None or b.timestamps is None or torch.equal(a.timestamps, b.timestamps)
-    return True
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+import tppsd
+from tppsd.cli import main
+from tppsd.data.catalogs import write_catalogs
 from tppsd.data.interchange import read_csep, write_csep, write_easytpp
 from tppsd.data.reading import read_dataset
 from tppsd.data.sequences import EventSequence
-from tppsd.processes import PRESETS
+from tppsd.processes import PRESETS, Hawkes
+from tppsd.sampling.columns import to_table, write_durably
+from tppsd.sampling.results import SampledSequences
 
 MAGNITUDES = (1.0, 1.5, 2.0, 2.5)
 CATALOGS = [
@@ -128,3 +134,45 @@ def test_easytpp_files_have_its_fields_and_are_read_back(tmp_path: Path, is_wind
         assert torch.equal(one.marks, other.marks) and torch.equal(one.inter_times[1:], other.inter_times[1:])
         torch.testing.assert_close(one.event_times, other.event_times - other.window_start, rtol=0, atol=1e-12)
         assert (one.t_start, one.t_end) == ((0.0, 20.0) if is_window_known else (None, None))
+
+
+# --- samples of predict -----------------------------------------------------------------------------------------------
+
+
+def sampled(tmp_path: Path, **changed) -> tuple[SampledSequences, Path]:
+    """Two histories with five paths each, in two files as `predict` writes them."""
+    process = Hawkes([0.5, 0.2, 0.1, 0.1], 0.1, 1.0)
+    histories = [EventSequence.of([day + 0.5], [0], day, day + 1.0) for day in (10.0, 11.0)]
+    clock = {"time_unit": "d", "time_origin": "2008-01-01T00:00:00"} | changed
+    found = dataclasses.replace(tppsd.sample(process, history=histories, num_sequences=5, horizon=1.0), **clock)
+    table = to_table(found)
+    for i in range(2):
+        write_durably(table.slice(5 * i, 5), tmp_path / "samples" / f"train-{i}-of-2.parquet")
+    return found, tmp_path / "samples"
+
+
+def test_continuations_become_one_catalogue_forecast_of_each_history(tmp_path: Path) -> None:
+    """Mutants that mix up histories, paths or the origin of times give other events, or other names of files."""
+    found, folder = sampled(tmp_path)
+    assert main(["convert", str(folder), str(tmp_path / "out"), "--magnitudes", "[1, 1.5, 2, 2.5]"]) == 0
+    files = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in files] == ["2008-01-12T00-00-00.csv", "2008-01-13T00-00-00.csv"]
+    assert found.offsets[-1] > 4  # events to be lost
+    for i, path in enumerate(files):
+        options = {"origin": "2008-01-01", "unit": "d", "magnitude_edges": MAGNITUDES, "t_start": 11.0 + i}
+        for got, wanted in zip(read_csep(path, **options), found[5 * i : 5 * i + 5], strict=True):
+            assert got.marks.tolist() == wanted.marks.tolist()
+            torch.testing.assert_close(got.event_times, wanted.event_times, rtol=0, atol=1e-10)
+
+
+def test_samples_that_are_no_forecasts_with_dates_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there are no samples"):
+        write_catalogs(tmp_path / "nowhere", tmp_path / "out", MAGNITUDES)
+    _, folder = sampled(tmp_path, time_origin=None)
+    with pytest.raises(ValueError, match="have no dates"):
+        write_catalogs(folder, tmp_path / "out", MAGNITUDES)
+    (tmp_path / "log.csv").write_text("time,mark\n1,0\n")
+    scratch = tppsd.sample(Hawkes(0.5, 0.3, 1.0), num_sequences=2, t_end=1.0)
+    with pytest.raises(ValueError, match="continue nothing"):
+        write_catalogs(scratch.to_parquet(tmp_path / "scratch.parquet"), tmp_path / "out", MAGNITUDES)
+    assert not (tmp_path / "out").exists()

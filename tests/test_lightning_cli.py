@@ -172,7 +172,7 @@ def events_with_marks(path: Path, marks: str) -> list[str]:
         ("--trainer.accelerator", "nan", "options of --trainer: You selected an invalid accelerator"),
         ("--trainer.gradient_clip_val", "-1", "would turn gradients round; it must be at least 0"),
         ("--seed_everything", "-1", "--seed_everything: -1 is not in bounds"),
-        ("--data.num_workers", "-1", "num_workers = -1 must be at least 0"),
+        ("--data.num_workers", "-1", "num_workers = -1 must be from 0 to 1,024"),
         ("--data.delimiter", "\u2603", "must be one ASCII character"),
     ],
 )

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning_helpers import tppsd
 
-from tppsd import load
+from tppsd import EventDataModule, load, sample
 from tppsd.lightning.runs import with_run
 
 OPTIONS = {"columns": "{sequence: case, time: when, mark: what}", "sort": "true", "missing_mark": "lost"}
@@ -88,6 +89,22 @@ def test_tomorrows_log_is_read_in_the_units_and_marks_of_the_model(
     unknown = write_log(tmp_path / "unknown.csv", 1, "abd", hours=0.3)
     status, said = scores(capsys, "validate", "--run", run_folder, "--data.path", unknown)
     assert status == 2 and "what = 'd' is none of mark_names, which are a, b, c, lost" in said
+
+
+def test_a_run_is_opened_in_python_as_by_run(run_folder: Path, tmp_path: Path) -> None:
+    """Its folder stands for its best checkpoint, and its data are read with all of its options."""
+    model, best = load(run_folder), load(run_folder / "checkpoints" / "best.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), best.parameters(), strict=True))
+    data = EventDataModule.of_run(run_folder)
+    assert data.statistics == best.statistics
+    tomorrow = write_log(tmp_path / "tomorrow.csv", 1, "ab", hours=0.3)
+    other = EventDataModule.of_run(run_folder, path=tomorrow).statistics
+    assert other.mark_names == best.statistics.mark_names and other.time_unit == "h", "of the model, not of the rows"
+    sampled = sample(str(run_folder), num_events=3)
+    assert torch.equal(sampled.flat_event_times, sample(best, num_events=3).flat_event_times)
+    for open_it in (load, EventDataModule.of_run):
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path}: has no checkpoints/best.ckpt"):
+            open_it(tmp_path)
 
 
 def test_what_is_no_run(run_folder: Path, tmp_path: Path) -> None:

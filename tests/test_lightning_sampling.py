@@ -4,6 +4,7 @@ again."""
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tppsd import (
     load,
     sample,
 )
+from tppsd.lightning import requests as requests_of
 from tppsd.lightning.job_folder import JOB
 from tppsd.lightning.requests import Requests, median_window
 from tppsd.sampling import auto
@@ -110,6 +112,37 @@ def test_every_shard_says_what_replays_it(checkpoints: tuple[Path, Path], tmp_pa
             times.tolist() for times in again.event_times
         ]
     assert in_flight == [4, 3]
+
+
+@pytest.mark.parametrize("num_events", [1, 8, 100, 5000, 10**7])
+def test_files_grow_with_the_job(num_events: int) -> None:
+    """A small job loses little when it ends early, a large one has neither thousands of files nor too large ones."""
+    before = 0
+    for num_sequences in (1, 255, 256, 1000, 25_600, 10**6, 10**7, 10**9):
+        size = requests_of.default_chunk_size(num_sequences, num_events)
+        assert size >= before and size >= requests_of.SMALLEST
+        is_largest = (size + 1) * num_events > requests_of.LARGEST
+        assert size == requests_of.SMALLEST or size <= math.ceil(num_sequences / requests_of.SHARE)
+        assert is_largest or size == max(requests_of.SMALLEST, math.ceil(num_sequences / requests_of.SHARE))
+        assert size == requests_of.SMALLEST or size * num_events <= requests_of.LARGEST
+        before = size
+
+
+def test_a_job_with_files_of_the_default_size_is_resumed(
+    checkpoints: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests_of, "SMALLEST", 3)
+    monkeypatch.setattr(requests_of, "SHARE", 4)
+    requests = Requests(22, num_events=4)  # files of 6 sequences
+    whole = predicted(Sampler(checkpoints[0], seed=5), requests, callbacks=[SampleWriter(tmp_path / "whole")])
+    assert [len(chunk) for chunk in whole] == [6, 6, 6, 4]
+    sampler = Sampler(checkpoints[0], seed=5)
+    predicted(sampler, requests, callbacks=[SampleWriter(tmp_path / "cut")], limit_predict_batches=2)
+    again = predicted(Sampler(checkpoints[0], seed=5), requests, callbacks=[SampleWriter(tmp_path / "cut")])
+    assert [chunk is None for chunk in again] == [True, True, False, False]
+    for one, other in zip(*(sorted((tmp_path / name).glob("*.parquet")) for name in ("whole", "cut")), strict=True):
+        assert one.name == other.name and one.read_bytes() == other.read_bytes()
+    assert json.loads((tmp_path / "cut" / JOB).read_text())["chunk_size"] == 6
 
 
 @pytest.mark.parametrize(

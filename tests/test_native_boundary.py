@@ -14,7 +14,7 @@ from native_builds import compiled_wrong, needs_a_compiler, needs_a_plain_build
 from small_models import attentive_model, random_batch, tokens_of
 
 from tppsd.backends.cpp import structures
-from tppsd.backends.cpp.library import LayoutError, declare
+from tppsd.backends.cpp.library import ABI_VERSION, LayoutError, declare
 from tppsd.backends.cpp.model import CompiledTPP, native_library
 from tppsd.backends.cpp.structures import Chain, Double, Int, Pass, Pointer
 
@@ -45,8 +45,7 @@ def test_outcomes_have_64_bits(result: int, tmp_path: Path, monkeypatch: pytest.
     assert native_library().propose(Pointer(0)) == result
 
 
-# --- layouts
-# --------------------------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------------
 
 
 class LongerChain(ctypes.Structure):
@@ -80,7 +79,10 @@ def test_structures_that_the_library_reads_in_another_way_are_refused(
 
 
 WRONG_SOURCES = {
-    "version": ("ABI_VERSION = 1;", "ABI_VERSION = 2;", LayoutError, "has ABI version 2, this package 1"),
+    "version": (
+        f"ABI_VERSION = {ABI_VERSION};", "ABI_VERSION = 0;", LayoutError,
+        f"has ABI version 0, this package {ABI_VERSION}",
+    ),
     "missing structure": ("  SIZE(Newest, 24)", "  SIZE(Views, 48)", LayoutError, "reads Newest as nothing"),
     "missing function": ("int end_rounds(", "int finish_rounds(", LayoutError, "lacks a function: .*end_rounds"),
     "field added in C++ alone": (
@@ -100,8 +102,7 @@ def test_sources_of_another_version_are_refused(which: str, tmp_path: Path, monk
         native_library()
 
 
-# --- failures
-# --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 TOO_MANY = 1 << 40  # new tokens: what they need is larger than an address space
 PASSES = {"this thread": (1, 1), "threads that share rows": (4, 3), "threads that share tokens": (1, 2)}

@@ -161,8 +161,7 @@ def test_without_the_check_a_planted_library_runs(
     assert (folder.parents[1] / "was-run").exists()
 
 
-# --- folders
-# --------------------------------------------------------------------------------------------------
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 
 def open_to_all(folder: Path) -> None:
@@ -274,8 +273,7 @@ def test_where_no_folder_can_be_used_the_reasons_are_said(folder: Path, monkeypa
         library.__wrapped__(SOURCE)
 
 
-# --- several processes
-# --------------------------------------------------------------------------------------------------
+# --- several processes ------------------------------------------------------------------------------------------------
 
 
 def started(count: int, environment: dict[str, str]) -> list[subprocess.Popen[str]]:

@@ -23,8 +23,7 @@ pytestmark = needs_a_compiler
 CONTEXT = 5  # tokens that a windowed model looks at
 
 
-# --- entries that a query does not look at
-# --------------------------------------------------------------------------------------------------
+# --- entries that a query does not look at ----------------------------------------------------------------------------
 
 
 def contexts_over(model: CompiledTPP, garbage: float, num_rows: int = 2) -> Tensor:
@@ -100,8 +99,7 @@ def test_a_build_that_reads_more_is_told_from_the_right_one(
     assert not contexts_over(model_of("thp", CONTEXT), torch.nan).isfinite().all()
 
 
-# --- queries whose weights would overflow
-# --------------------------------------------------------------------------------------------------
+# --- queries whose weights would overflow -----------------------------------------------------------------------------
 
 
 def sharp_model(encoder: str) -> TransformerTPP:
@@ -153,8 +151,7 @@ def test_weights_that_are_not_found_again_are_told_from_right_ones(
     assert not (contexts_by(CompiledTPP(model), SIZES) - expected).abs().max() < 1
 
 
-# --- threads that share the tokens of a pass
-# --------------------------------------------------------------------------------------------------
+# --- threads that share the tokens of a pass --------------------------------------------------------------------------
 
 ANNOUNCED = "num_layers[number].store(layer + 1, std::memory_order_release);"
 WAITS = f"""{ANNOUNCED}
@@ -186,8 +183,7 @@ def test_a_layer_begins_when_the_tokens_before_have_their_keys_and_values(
     assert torch.equal(*found) == is_right
 
 
-# --- positions after old tokens were dropped
-# --------------------------------------------------------------------------------------------------
+# --- positions after old tokens were dropped --------------------------------------------------------------------------
 
 
 def events_after_drops(model: EventModel, at_once: bool, num: int = 25) -> list[Tensor]:

@@ -15,6 +15,7 @@ from stubs import StubTPP, lively_transformer
 from tppsd.data.sequences import EventSequence
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.hawkes import Hawkes
+from tppsd.sampling import block
 from tppsd.sampling.drafters.model import ModelDrafter
 from tppsd.sampling.sample import sample
 from tppsd.sampling.state import BatchState
@@ -118,6 +119,20 @@ def test_block_verification_accepts_more_than_event_by_event(rule: Any, expected
     stats = sample(target, draft, num_sequences=2000, num_events=20, draft_length=2, rule=rule, batch_size=2000).stats
     assert stats.num_rounds > 17_000
     assert abs(stats.num_accepted / stats.num_rounds - expected) < 4 / math.sqrt(stats.num_rounds)
+
+
+def test_races_end_alike_however_many_attempts_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The races of block verification go on from the rightmost that has not failed. Mutant: from the rightmost that has
+    succeeded, which leaves out those still open."""
+    target = StubTPP.random(3, seed=0)
+    draft, runs = target.moved(1, times=0.7, marks=0.7), []
+    for num in (1, 2, 16):
+        monkeypatch.setattr(block, "proposals_per_row", lambda num_rows, largest, num=num: num)
+        monkeypatch.setattr(block, "more_proposals", lambda num, num_rows: num)
+        runs.append(sample(target, draft, num_sequences=100, num_events=20, draft_length=6, rule="block"))
+    for run in runs[1:]:
+        assert torch.equal(run.offsets, runs[0].offsets) and torch.equal(run.flat_marks, runs[0].flat_marks)
+        torch.testing.assert_close(run.flat_event_times, runs[0].flat_event_times, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("draft_length", [2, 5, 10])

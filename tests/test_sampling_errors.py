@@ -138,8 +138,8 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"target": None, "num_events": 1}, TypeError, "target is a NoneType; give an EventModel"),
     ({"target": "none.ckpt", "num_events": 1}, FileNotFoundError, "none.ckpt: there is no such checkpoint file"),
     ({"draft": Path("none.ckpt"), "num_events": 1}, FileNotFoundError, "none.ckpt: there is no such checkpoint file"),
-    ({"draft": "", "num_events": 1}, FileNotFoundError, "draft = '' is neither a checkpoint file nor"),
-    ({"draft": "slef", "num_events": 1}, FileNotFoundError, "draft = 'slef' is neither a checkpoint file nor"),
+    ({"draft": "", "num_events": 1}, FileNotFoundError, "draft = '' is neither a checkpoint file or run nor"),
+    ({"draft": "slef", "num_events": 1}, FileNotFoundError, "draft = 'slef' is neither a checkpoint file or run nor"),
     ({"draft": "poisson", "num_events": 1}, ValueError, "draft = 'poisson' needs a target that carries the statistics"),
     (
         {"draft": "poisson", "method": "auto", "num_events": 1},

@@ -39,6 +39,16 @@ def test_it_equals_autoregressive_sampling(tolerance: float, draft_length: int) 
     assert other.stats.exact == (tolerance == 0) and one.stats.exact
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.5])
+def test_a_mark_that_changes_is_a_change_where_times_do_not_depend_on_the_past(tolerance: float) -> None:
+    """Mutant: marks that are not looked at. Only through them does the history change what comes here."""
+    model = StubTPP.random(3, seed=1, strength=2.0)
+    model.from_state[: len(model.means)] = 0.0
+    one, other = both(model, num_events=20, tolerance=tolerance, draft_length=8)
+    assert torch.equal(other.flat_marks, one.flat_marks)
+    torch.testing.assert_close(other.flat_inter_times, one.flat_inter_times, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("num_marks", [1, 3])
 def test_it_equals_autoregressive_sampling_of_a_transformer(encoder: str, num_marks: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import ks_exponential, model_residuals
 from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling import long_history
 from tppsd.sampling import sample as job
 from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.results import SampledSequences
@@ -97,6 +100,35 @@ def test_a_history_longer_than_a_prefill_chunk_is_continued_by_the_uncached_dist
     assert samples.log_probs is not None
     for i in range(len(samples)):
         torch.testing.assert_close(samples.log_probs[i], uncached_log_probs(model, samples, i), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("max_context", [None, 10])
+def test_how_far_the_encoding_of_a_long_history_is_is_said(
+    max_context: int | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a clock that goes with the pairs of events that look at each other, what is said to be left is what is left.
+
+    A mutant that takes the work to be linear says too little at the beginning.
+    """
+    seen, extend = [0], TransformerTPP.extend
+
+    def work(num_tokens: int) -> int:
+        return sum(min(i, max_context or i) for i in range(1, num_tokens + 1))
+
+    def counted(self: Any, tokens: Any, *rest: Any) -> Tensor:
+        seen[0] += tokens.ids.shape[1]
+        return extend(self, tokens, *rest)
+
+    monkeypatch.setattr(TransformerTPP, "extend", counted)
+    monkeypatch.setattr(long_history, "EVERY", 0.0)
+    monkeypatch.setattr(long_history, "time", SimpleNamespace(monotonic=lambda: work(seen[0])))
+    monkeypatch.setattr(ModelRunner, "PREFILL_CHUNK", 8)
+    model = lively_transformer(3, "thp", seed=1, max_context=max_context)
+    draw(model, "autoregressive", history=[random_sequence(100)], num_events=1, compile=False)
+    said = [re.findall(r"[0-9]+", line) for line in caplog.messages if line.startswith("encoding a history")]
+    assert [int(line[0]) for line in said] == list(range(8, 100, 8))
+    for line in said[2:]:
+        assert int(line[2]) + int(line[3]) == pytest.approx(work(100), rel=0.12)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

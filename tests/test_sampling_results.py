@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
 import torch
-from small_models import small_model
+from small_models import random_sequence, small_model
 from stubs import StubTPP, lively_transformer
 from torch import nn
 
@@ -338,3 +339,44 @@ def test_sequences_without_events_count() -> None:
     assert counts["num_events"].tolist() == lengths.tolist() and counts["index"].tolist() == samples.index.tolist()
     assert counts[[0, 1, 2]].sum().tolist() == torch.bincount(samples.flat_marks, minlength=3).tolist()
     assert counts["num_events"].mean() < samples.to_pandas().groupby("index").size().mean()
+
+
+SEVERAL = {
+    "from scratch, until a time": {"num_sequences": 6, "t_start": 1.0, "t_end": 4.0},
+    "from scratch, a number of events": {"num_sequences": 5, "num_events": 7},
+    "histories, some without events": {
+        "history": [random_sequence(n, seed=n) for n in (0, 3, 9)], "num_sequences": 3, "horizon": 2.0
+    },
+    "observed after the last event": {
+        "history": [replace(random_sequence(4), t_end=90.0, id="a case")], "num_sequences": 4, "num_events": 3
+    },
+    "with a given first event": {"num_sequences": 5, "num_events": 4, "first_is_given": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_flat_storage_and_rows_are_those_of_each_sequence(name: str) -> None:
+    """A mutant that forgets the silence before the first new event has other inter-times in the third and fourth."""
+    arguments = dict(SEVERAL[name])
+    model = small_model()
+    if arguments.pop("first_is_given", False):
+        model.set_statistics(replace(model.statistics, first_is_given=True, first_mark_counts=(3, 1, 2)))
+    samples = sample(model, seed=2, **arguments)
+    assert len(samples) > 2
+    for one, other in zip(samples, samples.flat(), strict=True):
+        for field in ("event_times", "inter_times", "marks"):
+            assert torch.equal(getattr(one, field), getattr(other, field)), field
+        assert (one.t_start, one.t_end, one.index) == (other.t_start, other.t_end, other.index)
+        replace(other)  # runs the checks
+    columns = samples.to_columns()
+    rows = list(samples)
+    assert columns["time_since_start"] == [row.event_times.tolist() for row in rows]
+    assert columns["time_since_last_event"] == [row.inter_times.tolist() for row in rows]
+    assert columns["type_event"] == [row.marks.tolist() for row in rows]
+    assert (columns["t_start"], columns["t_end"]) == ([r.t_start for r in rows], [r.t_end for r in rows])
+    assert columns["seq_len"] == [len(row) for row in rows] == samples.counts()["num_events"].tolist()
+    assert columns["history_id"] == [own.id for own in samples.histories]
+    frame = samples.to_pandas()
+    assert frame["inter_time"].tolist() == [tau for row in rows for tau in row.inter_times.tolist()]
+    marks = [torch.bincount(row.marks, minlength=3).tolist() for row in rows]
+    assert samples.counts()[[0, 1, 2]].to_numpy().tolist() == marks

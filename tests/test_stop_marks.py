@@ -177,8 +177,7 @@ def test_marks_that_the_target_does_not_have_are_refused(marks: Any, message: st
         sample(MODEL, horizon=1.0, stop_marks=marks)
 
 
-# --- wrong stops
-# -------------------------------------------------------------------------------------------------------
+# --- wrong stops ------------------------------------------------------------------------------------------------------
 
 
 def drops_the_stop(state: BatchState, marks: Tensor, num_counted: Tensor) -> Tensor:

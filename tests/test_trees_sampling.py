@@ -72,8 +72,7 @@ def test_one_candidate_per_step_is_the_chain(drafter: str) -> None:
     assert tree.options == SamplingOptions("speculative", rule="linear", drafter=drafter, candidates=(1, 1, 1))  # type: ignore[arg-type]
 
 
-# --- distribution
-# -----------------------------------------------------------------------------------------------------------
+# --- distribution -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drafter", ["model", "self", "poisson"])

@@ -15,6 +15,7 @@ THREADS = (
     "processor threads that a process computes with, those of compiled samplers included (default: torch's choice, one "
     "per core, or what OMP_NUM_THREADS says)"
 )
+MOST_THREADS = 1024  # that torch is asked for: with 10^9 the first product of matrices would not end
 # what other libraries call an option -> the last part of its name here
 SYNONYMS = {
     "learning_rate": "optimizer.lr",
@@ -259,12 +260,12 @@ def use_threads(number: int | None) -> None:
     """Compute with so many threads from now on; None leaves it to torch.
 
     Raises:
-        ValueError: it is less than one.
+        ValueError: it is less than one, or more than torch can start and share work among.
     """
     if number is None:
         return
-    if number < 1:
-        raise ValueError(f"--threads {number} must be a whole number of at least 1")
+    if not 1 <= number <= MOST_THREADS:
+        raise ValueError(f"--threads {number} must be a whole number from 1 to {MOST_THREADS:,}")
     import torch
 
     torch.set_num_threads(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import select
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -71,9 +72,21 @@ def main(args: list[str] | None = None) -> int:
     """Run `tppsd ARGS` (default: the process's own arguments) and return its exit status.
 
     0: done; 1: what was tested or verified is not as it must be; 2: a mistake in the input, or work that could not be
-    done, said in one sentence; 130: interrupted by Ctrl-C; 143: stopped by SIGTERM.
+    done, said in one sentence; 130: interrupted by Ctrl-C; 141: whoever read the output left; 143: stopped by SIGTERM.
     """
-    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    try:
+        status = dispatch(sys.argv[1:] if args is None else args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_left():
+            raise
+        return 141  # 128 + SIGPIPE, as shells have it
+    return status
+
+
+def dispatch(args: list[str]) -> int:
+    """Run the command that the arguments name, and return its exit status."""
+    name, *rest = args or ["--help"]
     if name in ("-h", "--help"):
         print(help_page())
     elif name == "--version":
@@ -103,6 +116,8 @@ def run(name: str, args: list[str]) -> int:
             print(f"tppsd {name}: {message}", file=sys.stderr)
             return int(error.code or 1)
         raise
+    except BrokenPipeError:
+        raise  # `main` knows whether it is the output's
     except (OSError, TypeError, ValueError) as error:
         if os.environ.get("TPPSD_DEBUG") == "1" or not meant_for_the_user(error):
             raise
@@ -136,6 +151,16 @@ def meant_for_the_user(error: Exception) -> bool:
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("tppsd.")
+
+
+def reader_left() -> bool:
+    """Say whether nobody reads the output any more, as after `| head`; what is left of it is then dropped."""
+    looked = select.poll()
+    looked.register(sys.stdout, 0)
+    if not looked.poll(0):  # of a pipe, an error or a hang-up: another one broke
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
+    return True
 
 
 def interrupted(name: str) -> int:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
+
 from tests.fuzz.judge import sentence_of
 from tppsd import cli
+from tppsd.arguments import MOST_THREADS
 from tppsd.lightning.cli import TrainingCLI
 
 ODD = ["-1", "0", "1e9", "1000000000", "nan", "inf", "1e400", "x", "[]", "{}", "null", "true", "1.5", "", "-0.5"]
@@ -70,8 +73,12 @@ def try_case(seed: int, folder: Path) -> str | None:
             assert len(lines[0]) < 2_000, f"a sentence of {len(lines[0]):,} characters"
             said.append(lines[0])
 
+    threads = torch.get_num_threads()
     try:
         sentence_of(act, None)
+        assert torch.get_num_threads() <= MOST_THREADS, f"{torch.get_num_threads():,} threads would not end"
     except AssertionError as error:
         raise AssertionError(f"{[word[:80] for word in odd]} {error}") from error
+    finally:
+        torch.set_num_threads(threads)  # a case's `--threads` is not for those that follow
     return said[0] if said else None

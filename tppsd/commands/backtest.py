@@ -52,6 +52,7 @@ def main(args: list[str]) -> None:
         data.sequences("train"),
         parsed.draft,
         parsed.seed,
+        parsed.batch_size,
     )
     writer = BacktestWriter(parsed.output)
     if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed) and writer.found is not None:
@@ -85,6 +86,8 @@ def parser() -> SourceParser:
         help="folder for the table, the JSON file and the page, and for what is done")  # fmt: skip
     add("--chunk_size", type=int | None, default=None,
         help="origins that are done and written together (default: some 20,000 paths)")  # fmt: skip
+    add("--batch_size", type=int | None, default=None,
+        help="paths that are sampled side by side; more are faster, and take more memory")  # fmt: skip
     add_trainer_options(parser)
     return parser
 
@@ -92,12 +95,10 @@ def parser() -> SourceParser:
 def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
     """The checkpoint, and the data as it was trained on them."""
     from tppsd.lightning.datamodule import EventDataModule
-    from tppsd.lightning.runs import open_run
-    from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
+    from tppsd.models.checkpoint import CHECKPOINT_KEY, best_of_run, read_checkpoint
 
     if parsed.run is not None:
-        checkpoint, section = open_run(Path(parsed.run))
-        return checkpoint, EventDataModule(**{**section["init_args"], **given_options(parsed)})
+        return best_of_run(Path(parsed.run)), EventDataModule.of_run(parsed.run, **given_options(parsed))
     source, options = source_of(parsed)
     known = read_checkpoint(parsed.model)[CHECKPOINT_KEY].get("statistics", {})
     given = options.given()

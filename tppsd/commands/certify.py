@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from tppsd.arguments import MOST_THREADS
 from tppsd.backends.compile import check_compiler
 from tppsd.certification.cells import all_cells
 from tppsd.certification.certificate import LEVEL, PARTIAL, WHOLE, Certificate, How, Results, cells_of, certify
@@ -47,7 +48,7 @@ def parser() -> CommandParser:
     add = parser.add_argument
     add("--events", type=int, default=EVENTS, help=f"per cell (default: {EVENTS:,})")
     add(
-        "--processes", "--threads", dest="processes", metavar="N", type=at_least(1), default=2,
+        "--processes", "--threads", dest="processes", metavar="N", type=at_least(1, MOST_THREADS), default=2,
         help="cells side by side, with one processor thread each: so many threads in all (default: %(default)s)",
     )  # fmt: skip
     add("--seed", type=at_least(0), default=0, help="of all samples (default: %(default)s)")

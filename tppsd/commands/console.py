@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tppsd.arguments import THREADS, names_of, options_of, page, unrecognized
+from tppsd.arguments import MOST_THREADS, THREADS, names_of, options_of, page, unrecognized
 from tppsd.data.options import ReadOptions
 from tppsd.data.paths import local_path
 
@@ -58,7 +58,7 @@ class _Group:
 
 def add_threads(parser: argparse.ArgumentParser, text: str = THREADS) -> None:
     """Add the option `--threads`, which is of every command that computes."""
-    parser.add_argument("--threads", type=at_least(1), metavar="N", help=text)
+    parser.add_argument("--threads", type=at_least(1, MOST_THREADS), metavar="N", help=text)
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -143,8 +143,8 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Return the type of an option that takes whole numbers from `minimum` on.
+def at_least(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return the type of an option that takes whole numbers from `minimum` on, up to `maximum`.
 
     argparse names the option in front of the refusal.
     """
@@ -155,8 +155,9 @@ def at_least(minimum: int) -> Callable[[str], int]:
             number = int(text)
         except ValueError:
             number = minimum - 1
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least {minimum}")
+        if number < minimum or (maximum is not None and number > maximum):
+            where = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum:,}"
+            raise argparse.ArgumentTypeError(f"{text} must be a whole number {where}")
         return number
 
     return whole_number

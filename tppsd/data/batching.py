@@ -83,8 +83,8 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
         for batch in self.global_batches():
             yield batch[self.rank :: self.num_replicas]
 
-    def global_batches(self) -> list[list[int]]:
-        """Return the epoch's batches over all processes.
+    def global_batches(self) -> Iterator[list[int]]:
+        """Yield the epoch's batches over all processes.
 
         Within a batch they are ordered by length, so that each process gets like lengths.
         """
@@ -97,4 +97,5 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
             inside = positions[start:stop]
             positions[start:stop] = inside[torch.argsort(self.lengths[inside], stable=True)]
         order = torch.randperm(self.num_batches, generator=generator).tolist()
-        return [positions[edges[i] : edges[i + 1]].tolist() for i in order]
+        for i in order:
+            yield positions[edges[i] : edges[i + 1]].tolist()

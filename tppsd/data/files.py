@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from tppsd.data.arrow import check_no_truth_values
+from tppsd.data.memory import warn_of_size
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context, candidate_names
 from tppsd.data.paths import for_arrow, is_url
@@ -58,11 +59,12 @@ def open_file(file: str | Path, context: Context) -> Any:
             f"{file}: cannot read a {Path(file).suffix or 'file without a suffix'}; the formats are "
             f"{', '.join(FORMATS)}"
         )
-    ends = {str(edge) for edge in (context.options.t_start, context.options.t_end)}  # they may name columns
-    candidates = candidate_names(context.options.column_map) | ends
+    candidates = _candidates(context)
     if not is_url(file) and Path(file).exists() and not (Path(file).is_file() or Path(file).is_dir()):
         raise ValueError(f"{file}: is a pipe or a device, which may never end; save its content as a file")
     with _in_a_sentence(file, f"not a readable {suffix[1:]} file"):
+        if not is_url(file):
+            warn_of_size(Path(file))
         if suffix == ".parquet":
             return _in_utf8(file, _read_parquet(file), candidates)
         if suffix in (".csv", ".tsv"):
@@ -86,6 +88,8 @@ def _in_a_sentence(file: str | Path, what: str) -> Iterator[None]:
     kinds = (pyarrow.ArrowException, EOFError, zlib.error, lzma.LZMAError, OverflowError, UnicodeDecodeError)
     try:
         yield
+    except MemoryError:  # Arrow's too, which is said elsewhere
+        raise
     except RecursionError as error:
         raise ValueError(f"{file}: {what}: it is nested too deeply") from error
     except (*kinds, OSError) as error:
@@ -145,8 +149,26 @@ def _read_feather(file: str | Path) -> Any:
         return feather.read_table(pyarrow.BufferReader(stream.read()))
 
 
+def _candidates(context: Context) -> set[str]:
+    """Return the names of columns that may be read; t_start and t_end may name some."""
+    return candidate_names(context.options.column_map) | {
+        str(edge) for edge in (context.options.t_start, context.options.t_end)
+    }
+
+
 def _read_csv(file: str | Path, suffix: str, context: Context) -> Any:
-    """Read a delimited file; a header that plainly has another delimiter is an obstacle, and is read by that."""
+    from pyarrow import csv
+
+    options = _csv_options(file, suffix, context)
+    with _stream(file) as stream:
+        return csv.read_csv(stream, **options)
+
+
+def _csv_options(file: str | Path, suffix: str, context: Context) -> dict[str, Any]:
+    """Return how Arrow reads a delimited file.
+
+    A header that plainly has another delimiter is an obstacle, and is read by that.
+    """
     from pyarrow import csv
 
     delimiter = context.options.delimiter or ("\t" if suffix == ".tsv" else ",")
@@ -161,11 +183,39 @@ def _read_csv(file: str | Path, suffix: str, context: Context) -> Any:
             )
         )
         delimiter = other
-    empty_is_missing = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-    with _stream(file) as stream:
-        return csv.read_csv(
-            stream, convert_options=empty_is_missing, parse_options=csv.ParseOptions(delimiter=delimiter)
-        )
+    return {
+        "convert_options": csv.ConvertOptions(null_values=[""], strings_can_be_null=True),  # empty is missing
+        "parse_options": csv.ParseOptions(delimiter=delimiter),
+    }
+
+
+BLOCK_ROWS, BLOCK_BYTES = 2**17, 2**22  # of a file that is read block by block, at most
+
+
+def row_blocks(file: str | Path, context: Context) -> Iterator[Any]:
+    """Yield the rows of a local Parquet, CSV or TSV file as Arrow tables, of which only one is in memory at a time.
+
+    Of a Parquet file, a row group is held besides.
+
+    Raises:
+        OSError, ValueError: as `open_file`, for the part that is wrong.
+    """
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    suffix, candidates = format_of(str(file)).suffix, _candidates(context)
+    with _in_a_sentence(file, f"not a readable {suffix[1:]} file"), contextlib.ExitStack() as stack:
+        if suffix == ".parquet":
+            opened = parquet.ParquetFile(for_arrow(file), memory_map=True, pre_buffer=False)
+            groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
+            per_row = sum(group.total_byte_size for group in groups) / max(1, opened.metadata.num_rows)
+            batches = opened.iter_batches(batch_size=int(min(BLOCK_ROWS, max(1, BLOCK_BYTES / max(1.0, per_row)))))
+        else:
+            options = _csv_options(file, suffix, context)
+            stream = stack.enter_context(_stream(file))
+            batches = csv.open_csv(stream, read_options=csv.ReadOptions(block_size=BLOCK_BYTES), **options)
+        for batch in batches:
+            yield _in_utf8(file, pyarrow.table(batch), candidates)
 
 
 def _in_utf8(file: str | Path, table: Any, candidates: Collection[str]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, overload
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
+
+BLOCK = 2**20  # events that are looked at together where all of a split is: what that takes beside the split itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,36 @@ class FlatSequences(Sequence[EventSequence]):
             timestamps=None if self.timestamps is None else self.timestamps[own].clone(),
         )
 
+    def part(self, start: int, stop: int) -> FlatSequences:
+        """Return the sequences start:stop, on the memory of these."""
+        first, own = int(self.offsets[start]), slice(start, stop)
+        events = slice(first, int(self.offsets[stop]))
+        return FlatSequences(
+            self.event_times[events],
+            self.inter_times[events],
+            self.marks[events],
+            self.offsets[start : stop + 1] - first,
+            self.t_start[own],
+            self.t_end[own],
+            self.score_start[own],
+            self.censored_start[own],
+            self.index[own],
+            None if self.ids is None else self.ids[own],
+            None if self.timestamps is None else self.timestamps[events],
+        )
+
+    def blocks(self, num_events: int = BLOCK) -> Iterator[FlatSequences]:
+        """Yield all sequences in order, in parts of at most `num_events` sequences and events, or of one sequence.
+
+        What is computed of each part in turn takes no memory that grows with the split.
+        """
+        start = 0
+        while start < len(self):
+            stop = int(torch.searchsorted(self.offsets, self.offsets[start] + num_events, right=True)) - 1
+            stop = min(max(stop, start + 1), start + num_events, len(self))
+            yield self.part(start, stop)
+            start = stop
+
     def __repr__(self) -> str:
         return f"FlatSequences({len(self):,} sequences of {len(self.event_times):,} events)"
 
@@ -126,22 +158,24 @@ class FlatSequences(Sequence[EventSequence]):
     @cached_property
     def num_given(self) -> Tensor:
         """EventSequence.num_given of each, int64 (num_sequences,)."""
-        lengths = self.lengths
-        is_before = self.event_times < self.score_start.repeat_interleave(lengths)  # False where there is none
-        counts = torch.nn.functional.pad(is_before.cumsum(0), (1, 0))
-        before = counts[self.offsets[1:]] - counts[self.offsets[:-1]]
-        return torch.maximum(before, ((self.first_is_given | self.censored_start) & (lengths > 0)).long())
+        counts = [torch.zeros(0, dtype=torch.int64), *(_num_before_score_start(block) for block in self.blocks())]
+        is_first_given = (self.first_is_given | self.censored_start) & (self.lengths > 0)
+        return torch.maximum(torch.cat(counts), is_first_given.long())
 
     @property
     def num_scored(self) -> Tensor:
         """EventSequence.num_scored of each, int64 (num_sequences,)."""
         return self.lengths - self.num_given
 
-    @cached_property
+    @property
     def is_scored(self) -> Tensor:
         """Which events have a likelihood term, bool (num_events,)."""
         place = torch.arange(len(self.event_times))
         return place >= (self.offsets[:-1] + self.num_given).repeat_interleave(self.lengths)
+
+    def of_scored(self, values: Tensor) -> Tensor:
+        """Return the `values` (num_events,) of events with a likelihood term; of a split, ask each of its `blocks`."""
+        return values[self.is_scored] if bool(self.num_given.any()) else values
 
     @property
     def scored_from(self) -> Tensor:
@@ -157,6 +191,15 @@ class FlatSequences(Sequence[EventSequence]):
         if len(self.event_times) == 0:
             return torch.full_like(self.t_start, math.nan)
         return self.event_times[(self.offsets[:-1] + place).clamp(0, len(self.event_times) - 1)]
+
+
+def _num_before_score_start(flat: FlatSequences) -> Tensor:
+    """Return how many events of each sequence come before its score_start, 0 where there is none."""
+    if bool(flat.score_start.isnan().all()):
+        return torch.zeros_like(flat.index)
+    is_before = flat.event_times < flat.score_start.repeat_interleave(flat.lengths)
+    counts = torch.nn.functional.pad(is_before.cumsum(0), (1, 0))
+    return counts[flat.offsets[1:]] - counts[flat.offsets[:-1]]
 
 
 def _finite_or_none(value: Tensor) -> float | None:

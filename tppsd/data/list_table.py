@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +17,13 @@ from tppsd.data.timestamps import read_ticks, read_time_column
 
 STAMPS, CENSORED = "timestamps", "censored_start"  # columns of a canonical file beside those of EasyTPP
 NAMES, UNIT, ORIGIN = "mark_names", "time_unit", "time_origin"  # the same in every row
+FILE_KEY = b"tppsd"  # in the metadata of an Arrow file, which has these three once, as JSON (tppsd.data.arrow_file)
 
 
 def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTable | None:
     """Read a table with one row per sequence; None where obstacles leave nothing to go on with."""
     chosen, obstacles = context.options.column_map, context.obstacles
-    if "time" not in chosen and ORIGIN in table.column_names and STAMPS in table.column_names:
+    if "time" not in chosen and STAMPS in table.column_names and own_vocabulary(table).time_origin is not None:
         chosen["time"] = STAMPS
     columns = resolve_columns(source, table.schema, chosen, SEQUENCE_COLUMNS, obstacles, optional=("sequence",))
     if "time" not in columns:
@@ -101,9 +103,15 @@ def _cut_starts(table: Any) -> np.ndarray | None:
 
 
 def own_vocabulary(table: Any) -> Vocabulary:
-    """Return what the first row of a canonical file or of samples says in mark_names, time_unit and time_origin."""
+    """Return what the first row of a canonical file or of samples says in mark_names, time_unit and time_origin.
+
+    An Arrow file says it in its metadata.
+    """
+    metadata = table.schema.metadata or {}
 
     def first(name: str) -> Any:
+        if FILE_KEY in metadata:
+            return json.loads(metadata.get(name.encode(), b"null"))
         return table[name][0].as_py() if name in table.column_names and table.num_rows else None
 
     names, unit, origin = (first(name) for name in (NAMES, UNIT, ORIGIN))

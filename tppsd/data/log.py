@@ -11,6 +11,7 @@ import numpy as np
 from tppsd.data.event_table import from_event_rows, is_event_table
 from tppsd.data.list_table import from_sequence_rows
 from tppsd.data.marks import MarkVocabulary
+from tppsd.data.memory import memory_for
 from tppsd.data.observation import columns_of_windows, in_intervals, observed_until, with_window
 from tppsd.data.obstacles import DataError, Obstacles
 from tppsd.data.options import Context, ReadOptions
@@ -48,7 +49,7 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
     unit = known_unit(options.time_unit or _own(tables, "time_unit"))
     if options.time_unit is not None and unit is None:
         raise DataError(f"time_unit = {options.time_unit!r} must be one of {', '.join(NANOSECONDS)} for timestamps")
-    gaps = np.concatenate([_gaps(table) for table in dated])
+    gaps = np.concatenate([tick_gaps(table) for table in dated])
     earliest = min(
         ticks[~missing(ticks)].min()
         for table in dated
@@ -67,7 +68,7 @@ def _own(tables: Collection[SequenceTable], name: str) -> str | None:
     return next((value for value in said if value is not None), None)
 
 
-def _gaps(table: SequenceTable) -> np.ndarray:
+def tick_gaps(table: SequenceTable) -> np.ndarray:
     """Return nanoseconds between consecutive events of the same sequence, int64."""
     gaps = np.diff(table.event_times).astype("timedelta64[ns]").astype(np.int64)
     is_first = np.zeros(len(table.event_times) + 1, dtype=bool)
@@ -141,10 +142,11 @@ def read_log(source: Any, options: ReadOptions, is_split: bool = True) -> EventL
         ValueError: what stands in the way, all of it, each with the option that mends it.
     """
     context = Context(options)
-    opened = open_tables(source, context)
     log = None
-    with context.obstacles.noted():
-        log = _understand(opened, context, is_split)
+    with memory_for(source):
+        opened = open_tables(source, context)
+        with context.obstacles.noted():
+            log = _understand(opened, context, is_split)
     context.obstacles.raise_all(_shown(opened))
     assert log is not None  # else there was an obstacle
     return log
@@ -164,7 +166,7 @@ def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | 
         opened = opened._replace(tables={"train": opened.tables[None]})
     for split, (source, table) in opened.tables.items():
         with obstacles.noted():
-            flat = _flatten(source, table, context)
+            flat = flatten(source, table, context)
             if flat is not None:
                 check_values(flat)
                 tables[split] = flat
@@ -211,19 +213,20 @@ def _observed(
         if options.observed is not None:
             observed[split] = in_intervals(table, options.observed, clock)
         else:
-            observed[split] = with_window(table, _own_options(options, table), clock, last)
+            observed[split] = with_window(table, own_options(options, table), clock, last)
         check_values(observed[split])
     return observed
 
 
-def _own_options(options: ReadOptions, table: SequenceTable) -> ReadOptions:
+def own_options(options: ReadOptions, table: SequenceTable) -> ReadOptions:
     """Return the options without a t_end that named a column, which was read with the table."""
     if isinstance(options.t_end, str) and options.t_end == table.columns.get("t_end"):
         return replace(options, t_end=None)
     return options
 
 
-def _flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
+def flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
+    """Return a table or a list of EventSequence in flat form; None where obstacles leave nothing to go on with."""
     if is_sequences(table):
         return from_sequences(source, table)
     if table.num_rows == 0:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from tppsd.data.files import format_of
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.log import EventLog, inter_times, read_log
+from tppsd.data.mapped import MappedFile, open_mapped
+from tppsd.data.memory import memory_for
 from tppsd.data.options import FRACTIONS, ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
@@ -63,11 +66,34 @@ def read_dataset(path: Any, **options: Any) -> EventDataset:
             polars, Arrow, `datasets`), a list of EventSequence, or a dict of them by split.
         options: of `tppsd.data.options.ReadOptions`.
 
+    An .arrow file of `tppsd convert` is mapped: its events stay on the disk.
+
     Raises:
         FileNotFoundError, TypeError: there is nothing that could be read.
         ValueError: what stands in the way, all of it, each with the option that mends it.
     """
-    return to_dataset(read_log(path, ReadOptions(**options)))
+    read = ReadOptions(**options)
+    file, note = open_mapped(path, read)
+    if file is not None:
+        return _of_mapped(format_of(str(path)).stem, file)
+    with memory_for(path):
+        dataset = to_dataset(read_log(path, read))
+    return dataset if note is None else replace(dataset, notes=(*dataset.notes, note))
+
+
+def _of_mapped(name: str, file: MappedFile) -> EventDataset:
+    facts = file.facts
+    return EventDataset(
+        name,
+        {split: file.sequences(split) for split in facts.splits},
+        facts.num_marks,
+        facts.mark_names,
+        (),
+        facts.time_unit,
+        facts.time_origin,
+        facts.window,
+        facts.lookback,
+    )
 
 
 def to_dataset(log: EventLog) -> EventDataset:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
 from torch import Tensor
 
-from tppsd.data.flat_sequences import FlatSequences
+from tppsd.data.flat_sequences import BLOCK, FlatSequences
 from tppsd.data.reading import EventDataset
 from tppsd.data.sequences import EventSequence
 from tppsd.data.units import to_text
@@ -17,10 +17,17 @@ from tppsd.data.units import to_text
 Splits = Mapping[str, Sequence[EventSequence]]
 
 
-def scored_inter_times(sequences: Sequence[EventSequence]) -> Tensor:
-    """Return the inter-times with a likelihood term, float64 (num_scored,)."""
-    flat = FlatSequences.of(sequences)
-    return flat.inter_times[flat.is_scored]
+def scored_inter_times(sequences: Sequence[EventSequence]) -> Iterator[Tensor]:
+    """Yield the inter-times with a likelihood term, float64 (num_scored,), of one block of sequences after another."""
+    for block in FlatSequences.of(sequences).blocks():
+        yield block.of_scored(block.inter_times)
+
+
+def typical_inter_times(flat: FlatSequences) -> np.ndarray:
+    """Return inter-times with a likelihood term, float64: all, or about BLOCK of them from all over a larger split."""
+    share = math.ceil(len(flat.event_times) / BLOCK)
+    pieces = [own[: math.ceil(len(own) / share)].clone() for own in scored_inter_times(flat)]
+    return np.concatenate([np.zeros(0), *(piece.numpy() for piece in pieces)])
 
 
 def check_floor(min_inter_time: float | None) -> None:
@@ -42,18 +49,20 @@ def default_floor(splits: Splits) -> float:
     between 0 and r. Half of r lies in that range and below every positive inter-time of the training split: only ties
     move.
     """
-    if not any((scored_inter_times(sequences) == 0).any() for sequences in splits.values()):
+    if not any((own == 0).any() for sequences in splits.values() for own in scored_inter_times(sequences)):
         return 0.0
-    train = scored_inter_times(splits["train"])
-    positive = train[train > 0]
-    return float(positive.min()) / 2 if len(positive) else 0.0
+    positive = (own[own > 0] for own in scored_inter_times(splits["train"]))
+    return min((float(own.min()) for own in positive if len(own)), default=0.0) / 2
 
 
 def describe_ties(name: str, splits: Splits, floor: float, declared: bool, num_marks: int = 1) -> str | None:
     """Return one sentence that counts the ties of each split, inter-times not above the floor; None without any."""
-    gaps = {split: scored_inter_times(sequences) for split, sequences in splits.items()}
-    counts = {split: int((own <= floor).sum()) for split, own in gaps.items()}
-    tied, total = sum(counts.values()), sum(map(len, gaps.values()))
+    counts, total = dict.fromkeys(splits, 0), 0
+    for split, sequences in splits.items():
+        for own in scored_inter_times(sequences):
+            counts[split] += int((own <= floor).sum())
+            total += len(own)
+    tied = sum(counts.values())
     if tied == 0:
         return None
     per_split = ", ".join(f"{split} {count:,}" for split, count in counts.items())
@@ -83,7 +92,7 @@ def remarks(dataset: EventDataset) -> list[str]:
     unscored = {split: int((part.num_scored == 0).sum()) for split, part in splits.items()}
     train = splits["train"]
     has_events = train.lengths > 0
-    last_times, gaps = train.event_times[train.offsets[1:][has_events] - 1].numpy(), scored_inter_times(train).numpy()
+    last_times, gaps = train.event_times[train.offsets[1:][has_events] - 1].numpy(), typical_inter_times(train)
     ends = describe_ends(
         dataset.name,
         last_times,
@@ -109,7 +118,7 @@ def describe_spacing(name: str, latest: float, gaps: np.ndarray) -> str | None:
     Args:
         name: of the data set.
         latest: the largest absolute value of a time.
-        gaps: float64 (num_scored,), scored inter-times.
+        gaps: float64, scored inter-times, or many of them.
     """
     positive = gaps[gaps > 0]
     spacing = float(np.spacing(latest))
@@ -150,7 +159,7 @@ def describe_ends(
         name: of the data set.
         last_times: float64 (num_sequences,), time of the last event of each sequence that has one.
         has_end: bool (num_sequences,), the sequence has a t_end.
-        gaps: float64 (num_scored,), scored inter-times.
+        gaps: float64, scored inter-times, or many of them.
         unit, origin: of the times, where known; with an origin times are shown as timestamps.
     """
     positive = gaps[gaps > 0]

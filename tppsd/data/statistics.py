@@ -97,38 +97,77 @@ class DataStatistics:
     ) -> DataStatistics:
         """Compute statistics of `sequences` (the training split, never validation or test)."""
         flat = FlatSequences.of(sequences)
-        is_scored = flat.is_scored
-        inter_times, marks = flat.inter_times[is_scored], flat.marks[is_scored]
-        if len(inter_times) == 0:
+        sums = _Sums(num_marks, min_inter_time)
+        for block in flat.blocks():
+            sums.add(block)
+        if sums.num_events == 0:
             raise ValueError("the training split has no event with a likelihood term; at least one is needed")
-        positive = inter_times.clamp_min(min_inter_time) if min_inter_time > 0 else inter_times[inter_times > 0]
-        if len(positive) == 0:
+        if sums.num_positive == 0:
             raise ValueError("every inter-time of the training split is 0; declare a floor with min_inter_time")
-        log_tau = positive.log()
-        first_marks = flat.marks[flat.offsets[:-1][_starts_unseen(flat)]]
-        log_std = float(log_tau.std(correction=0))
-        duration = sum((flat.window_end - flat.scored_from).tolist())
-        if not math.isfinite(duration) or not bool(positive.mean().isfinite()):
+        log_mean, log_variance = sums.log_moments
+        log_std, time_scale = math.sqrt(log_variance), sums.moments[0]
+        if not math.isfinite(sums.duration) or not math.isfinite(time_scale):
             raise ValueError(
                 f"the times of the training split add up to more than float64 can hold (the longest inter-time is "
-                f"{float(positive.max()):.6g}); give them in a coarser unit"
+                f"{sums.longest:.6g}); give them in a coarser unit"
             )
         return cls(
             num_marks=num_marks,
-            log_mean=float(log_tau.mean()),
+            log_mean=log_mean,
             log_std=log_std if log_std > 1e-6 and math.isfinite(log_std) else 1.0,
-            time_scale=float(positive.mean()),
+            time_scale=time_scale,
             min_inter_time=float(min_inter_time),
-            num_events=len(inter_times),
-            duration=duration,
-            num_ties=int((inter_times <= min_inter_time).sum()),
+            num_events=sums.num_events,
+            duration=sums.duration,
+            num_ties=sums.num_ties,
             first_is_given=bool(flat.first_is_given.any()),
-            mark_counts=tuple(torch.bincount(marks, minlength=num_marks).tolist()),
-            first_mark_counts=tuple(torch.bincount(first_marks, minlength=num_marks).tolist()),
+            mark_counts=tuple(sums.mark_counts.tolist()),
+            first_mark_counts=tuple(sums.first_mark_counts.tolist()),
             mark_names=mark_names,
             time_unit=time_unit,
-            max_inter_time=float(positive.max()),
+            max_inter_time=sums.longest,
         )
+
+
+class _Sums:
+    """Adds up what statistics are made of, block by block of a split.
+
+    Means and variances are put together as by Chan, Golub and LeVeque (1979); of one block they are its own to the bit.
+    """
+
+    def __init__(self, num_marks: int, min_inter_time: float) -> None:
+        self.floor = min_inter_time
+        self.num_events = self.num_positive = self.num_ties = 0
+        self.duration = self.longest = 0.0
+        self.moments = self.log_moments = (0.0, 0.0)  # mean and variance of positive inter-times and of their logs
+        self.mark_counts, self.first_mark_counts = (torch.zeros(num_marks, dtype=torch.int64) for _ in range(2))
+
+    def add(self, flat: FlatSequences) -> None:
+        """Add the scored events of a block."""
+        inter_times, num_marks = flat.of_scored(flat.inter_times), len(self.mark_counts)
+        positive = inter_times.clamp_min(self.floor) if self.floor > 0 else inter_times[inter_times > 0]
+        self.num_events += len(inter_times)
+        self.num_ties += int((inter_times <= self.floor).sum())
+        self.duration = sum((flat.window_end - flat.scored_from).tolist(), self.duration)
+        self.mark_counts += torch.bincount(flat.of_scored(flat.marks), minlength=num_marks)
+        first_marks = flat.marks[flat.offsets[:-1][_starts_unseen(flat)]]
+        self.first_mark_counts += torch.bincount(first_marks, minlength=num_marks)
+        if len(positive):
+            self.longest = max(self.longest, float(positive.max()))
+            self.moments = _joined(self.moments, self.num_positive, positive)
+            self.log_moments = _joined(self.log_moments, self.num_positive, positive.log())
+            self.num_positive += len(positive)
+
+
+def _joined(moments: tuple[float, float], num: int, values: Tensor) -> tuple[float, float]:
+    """Return mean and variance of `num` values that have these moments and of others together."""
+    mean, variance = float(values.mean()), float(values.var(correction=0))
+    if num == 0:
+        return mean, variance
+    share = len(values) / (num + len(values))
+    difference = mean - moments[0]
+    spread = (1 - share) * moments[1] + share * variance + share * (1 - share) * difference**2
+    return moments[0] + share * difference, spread
 
 
 def _starts_unseen(flat: FlatSequences) -> Tensor:

@@ -161,6 +161,18 @@ def by_column(opened: Tables) -> Tables:
 
 
 def _open_folder(folder: Path, context: Context) -> Tables:
+    tables: dict[str | None, tuple[str, Any]] = {
+        split: _concatenate(files, context) for split, files in split_files(folder, context).items()
+    }
+    return Tables(folder.resolve().name, _only_train_is_unsplit(tables))
+
+
+def split_files(folder: Path, context: Context) -> dict[str, list[Path]]:
+    """Return split -> its file or shards in order, of a folder of split files; others are noted.
+
+    Raises:
+        FileNotFoundError, ValueError: there are none, or a split has two copies or lacks a shard.
+    """
     files = _data_files(folder)
     if not any(_split_of(file) for file in files):
         files += _data_files(folder / "data")  # where repositories of the hub have them
@@ -178,13 +190,11 @@ def _open_folder(folder: Path, context: Context) -> Tables:
             f"{folder}: no split files; expected train, validation and test as {', '.join(FORMATS)}, found {found} "
             "(to cut one file into splits, give its own path)"
         )
-    tables: dict[str | None, tuple[str, Any]] = {}
-    for split in (split for split in SPLITS if split in by_split):
-        _check_parts(folder, split, by_split[split])
-        tables[split] = _concatenate(by_split[split], context)
+    for split, parts in by_split.items():
+        _check_parts(folder, split, parts)
     if ignored:
         context.note(str(folder), f"ignored {', '.join(ignored)} (not a split file)")
-    return Tables(folder.resolve().name, _only_train_is_unsplit(tables))
+    return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
 def _data_files(folder: Path) -> list[Path]:

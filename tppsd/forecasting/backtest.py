@@ -47,7 +47,9 @@ def backtest(
       forecast; mean_of_count_pit: 1/2 for a right one, more where forecasts are too low; ks_of_count_pit: distance of
       the randomised PITs from uniform ones;
     - number_test_passed: share of origins whose count lies outside neither 2.5 % tail of the paths' (CSEP's number
-      test); counts are whole numbers, so that a right forecast passes at 95 % of them or more;
+      test); counts are whole numbers, so that a right forecast passes at 95 % of them or more; delta_1, delta_2: means
+      of the shares of paths with at least, and with at most, as many events as came; num_events and
+      num_events_expected: means of what came and of the paths;
     - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, as far as the
       longest h;
     - transport_distance: mean optimal transport distance of 16 paths from what came, E D(X, y), averaged over costs of
@@ -55,7 +57,8 @@ def backtest(
       process, hence transport_score, E D(X, y) - E D(X, X') / 2, by which models are compared;
     - temporal_map (higher is better): T-mAP with time differences of 1/32, 1/16, 1/8 and 1/4 of h.
 
-    Intervals are 95 % percentile intervals of a bootstrap over sequences; distances from uniform and the parts of the
+    `by_origin()` of the result has them origin by origin. Intervals are 95 % percentile intervals of a bootstrap over
+    sequences; distances from uniform and the parts of the
     Brier score have none.
 
     Args:

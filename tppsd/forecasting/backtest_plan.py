@@ -10,9 +10,10 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.forecasting.backtest_result import Backtest
-from tppsd.forecasting.case_scores import CaseScores, Observed, Uniforms, case_scores, observe
+from tppsd.forecasting.case_scores import CaseScores, Uniforms, case_scores
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.origins import Origins, duration, find_origins, history_until, what_came
+from tppsd.forecasting.path_events import Observed, observe
 from tppsd.forecasting.questions import Marks
 from tppsd.forecasting.score_rows import comparisons, score_rows
 from tppsd.models.protocol import EventModel
@@ -144,6 +145,7 @@ class BacktestPlan:
             self.seed,
             self.time_unit,
             (*said, *_remarks(self.rows, self.origins)),
+            getattr(getattr(self.model, "statistics", None), "time_origin", None),
         )
 
 

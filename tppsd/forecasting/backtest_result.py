@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from tppsd.data.units import Clock
 from tppsd.data.whole_files import write_text
 from tppsd.forecasting.case_scores import CaseScores
 from tppsd.forecasting.origins import Origins
@@ -33,6 +37,7 @@ class Backtest:
         num_paths, seed: as given.
         time_unit: of the target's data, or None.
         notes: what a reader should know.
+        time_origin: date of time 0 of the target's data, or None.
     """
 
     scores: tuple[ScoreRow, ...]
@@ -45,6 +50,7 @@ class Backtest:
     seed: int
     time_unit: str | None
     notes: tuple[str, ...]
+    time_origin: str | None = None
 
     def __repr__(self) -> str:
         horizons = ", ".join(f"{h:g}" for h in self.horizons)
@@ -78,6 +84,33 @@ class Backtest:
         import pandas as pd
 
         return pd.DataFrame(self.scores, columns=list(ScoreRow._fields))
+
+    def by_origin(self) -> pd.DataFrame:
+        """Return one row per model, origin, set of marks and horizon.
+
+        Columns: model; sequence, its place in the list; origin (a timestamp where the data have dates); mark; horizon;
+        probability and outcome of "an event within the horizon"; count_pit; and every score that is a mean over
+        origins, such as num_events, delta_1 and delta_2.
+        """
+        import pandas as pd
+
+        clock = Clock.stored(self.time_unit, self.time_origin)
+        times = self.origins.times.numpy()
+        places = list(itertools.product(range(len(times)), range(len(self.labels)), range(len(self.horizons))))
+        origin, label, horizon = np.array(places).T
+        common = {
+            "sequence": self.origins.sequence.numpy()[origin],
+            "origin": (clock.stamps(times) if clock.has_dates else times)[origin],
+            "mark": np.array(self.labels, dtype=object)[label],
+            "horizon": np.array(self.horizons)[horizon],
+        }
+        parts = []
+        for model, scores in self.cases.items():
+            values = {"probability": scores.probs, "outcome": scores.outcomes, "count_pit": scores.count_pits}
+            values |= {name: own for name, own in scores.means.items() if own.dim() > 1}
+            columns = {name: own.numpy().ravel() for name, own in values.items()}
+            parts.append(pd.DataFrame({"model": model, **common, **columns}))
+        return pd.concat(parts, ignore_index=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return settings, scores and comparisons as plain values; what is not a number is None."""

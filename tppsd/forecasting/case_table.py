@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tppsd.forecasting.case_scores import TOLERANCES, CaseScores, TemporalMaps
+from tppsd.forecasting.case_scores import CaseScores
+from tppsd.forecasting.path_events import TOLERANCES, TemporalMaps
 from tppsd.forecasting.questions import MarkSet
 from tppsd.metrics.functional.temporal_map import MatchedPredictions
 

@@ -72,7 +72,7 @@ def mean_estimate(outcomes: Tensor) -> Estimate:
 
 
 def control_variate_estimate(
-    outcomes: Tensor, martingales: Tensor, num_folds: int = 5, is_known: Tensor | None = None
+    outcomes: Tensor, martingales: Tensor, num_folds: int = 5, known: Tensor | None = None
 ) -> Estimate:
     """Estimate E Y with control variates M of known mean 0, their coefficients fitted on other paths.
 
@@ -89,8 +89,8 @@ def control_variate_estimate(
         outcomes: Y, (num_paths, *batch), i.i.d. along the first dimension.
         martingales: M, (num_paths, *batch, num_martingales), of mean 0.
         num_folds: K, 2 to num_paths.
-        is_known: bool (num_folds, *batch): where True, beta_(-k) is (1, 0, ..., 0) instead of a fit, as where the other
-            folds have too few events to fit anything to. It must not depend on fold k.
+        known: (num_folds, *batch): where it is a number, beta_(-k) is (number, 0, ..., 0) instead of a fit, as where
+            the other folds have too few events to fit anything to; NaN: fitted. It must not depend on fold k.
     Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), section 4.1; Avramidis and Wilson, Ann.
         Oper. Res. 45 (1993), for splitting.
     """
@@ -106,10 +106,10 @@ def control_variate_estimate(
     corrected = torch.empty_like(outcomes)
     for k in range(num_folds):
         coefficients = _coefficients(outcomes[fold != k], martingales[fold != k])
-        if is_known is not None:
+        if known is not None:
             first = torch.zeros_like(coefficients)
-            first[..., 0] = 1.0
-            coefficients = torch.where(is_known[k].unsqueeze(-1), first, coefficients)
+            first[..., 0] = known[k]
+            coefficients = torch.where(known[k].isnan().unsqueeze(-1), coefficients, first)
         corrected[fold == k] = outcomes[fold == k] - (martingales[fold == k] * coefficients).sum(-1)
     return mean_estimate(corrected)._replace(estimator="control variates")
 
@@ -119,9 +119,10 @@ def step_sum_estimate(
 ) -> Estimate:
     """Estimate E N of a number of events with the martingales N - sum p_i and N - integral of the intensity.
 
-    The coefficients are fitted on other paths (`control_variate_estimate`); where these expect fewer than 20 events, or
-    of an outcome of 0 or 1 fewer than 20 paths without one, a fit would say nothing and (1, 0) is taken, with which the
-    estimate is the mean of sum p_i.
+    The coefficients are fitted on other paths (`control_variate_estimate`). Where these expect fewer than 20 events, a
+    fit would say nothing, and (1, 0) is taken, with which the estimate is the mean of sum p_i. Where fewer than 20 of
+    them have no event, of an outcome of 0 or 1, it is (1, 0) or (0, 0), the share of paths, whichever has the smaller
+    variance among them; the variance of a share counts one path more of either outcome, here and in the standard error.
 
     Args:
         outcomes: N, (num_paths, *batch).
@@ -132,13 +133,21 @@ def step_sum_estimate(
         num_folds: as of `control_variate_estimate`.
     """
     fold = torch.arange(len(outcomes)) % num_folds
-    expected = torch.stack([probabilities[fold != k].sum(0) for k in range(num_folds)])
-    is_few = expected < _FEWEST
-    if is_binary:
-        num_others = torch.stack([(fold != k).sum() for k in range(num_folds)])
-        is_few |= num_others.view(-1, *[1] * (expected.dim() - 1)) - expected < _FEWEST
+    rest = [fold != k for k in range(num_folds)]
+    expected = torch.stack([probabilities[own].sum(0) for own in rest])
+    known = torch.where(expected < _FEWEST, 1.0, torch.nan)
     martingales = torch.stack([outcomes - probabilities, outcomes - hazards], -1)
-    return control_variate_estimate(outcomes, martingales, num_folds, is_few)
+    if not is_binary:
+        return control_variate_estimate(outcomes, martingales, num_folds, known)
+    without = 1 - outcomes
+    num_without = torch.stack([without[own].sum(0) for own in rest])
+    share = torch.stack([(without[own].sum(0) + 1) / (int(own.sum()) + 2) for own in rest])
+    is_steady = torch.stack([probabilities[own].var(0) for own in rest]) < share * (1 - share)
+    known = torch.where(num_without < _FEWEST, is_steady.double(), known)
+    found = control_variate_estimate(outcomes, martingales, num_folds, known)
+    share = (without.sum(0) + 1) / (len(outcomes) + 2)
+    least = torch.where((known == 0).any(0), (share * (1 - share) / len(outcomes)).sqrt(), 0.0)
+    return found._replace(standard_error=torch.maximum(found.standard_error, least))
 
 
 def wilson_interval(successes: Tensor, num_trials: int, level: float = 0.95) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,33 +13,17 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, quantiles_of, step_sum_estimate
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
 from tppsd.forecasting.origins import duration
-from tppsd.forecasting.questions import Mark, Marks, MarkSet, bin_edges, positive
-from tppsd.forecasting.step_sums import StepSums, Sums
+from tppsd.forecasting.paths import PathSampler
+from tppsd.forecasting.questions import Marks, MarkSet, Vocabulary, bin_edges, positive
+from tppsd.forecasting.step_sums import Sums
 from tppsd.models.resolve import resolve_model
-from tppsd.sampling.checks import mark_indices, mark_set, whole_number
+from tppsd.sampling.checks import mark_set, whole_number
 from tppsd.sampling.options import SamplingOptions
-from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import Wanted, as_sequences
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.sample import SamplingJob
 
 Estimator = Literal["control_variates", "step_sum", "frequency", "without"]
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-class _Pass(NamedTuple):
-    """Paths that have been sampled, and their sums.
-
-    Fields: sets; edges float64 (num_bins + 1,); stops: marks at which paths end; forbidden: marks that do not happen;
-    samples; sums.
-    """
-
-    sets: tuple[MarkSet, ...]
-    edges: Tensor
-    stops: tuple[int | str, ...] | None
-    forbidden: tuple[int, ...] | None
-    samples: SampledSequences
-    sums: StepSums
 
 
 def forecast(
@@ -139,24 +123,25 @@ class Forecast:
         first_index: int,
     ) -> None:
         self.target, self.draft = resolve_model(target, "target"), draft
-        self.histories = as_sequences(history, getattr(self.target, "statistics", None))
-        unit = getattr(getattr(self.target, "statistics", None), "time_unit", None)
+        statistics = getattr(self.target, "statistics", None)
+        self.histories = as_sequences(history, statistics)
+        unit = getattr(statistics, "time_unit", None)
         self.horizon = duration(horizon, "horizon", unit) if isinstance(horizon, str) else positive("horizon", horizon)
         self.num_paths = whole_number("num_paths", num_paths, 10)
-        self.options = options or SamplingOptions()
-        if self.options.forbid_marks is not None:
-            raise ValueError(
-                f"forbid_marks = {list(self.options.forbid_marks)} would forecast another process; leave it out"
-            )
-        self.stop_marks = mark_set("stop_marks", stop_marks) or self.options.stop_marks
-        self.seed, self.batch_size, self.max_events = seed, batch_size, max_events
-        self.first_index = whole_number("first_index", first_index, 0)
-        statistics = getattr(self.target, "statistics", None)
-        self.mark_names: tuple[str, ...] | None = getattr(statistics, "mark_names", None)
+        self.seed, self.first_index, self.max_events = seed, whole_number("first_index", first_index, 0), max_events
         self.num_marks = self.target.num_marks
-        self.sets = (*self._declared(marks), MarkSet("any", tuple(range(self.num_marks))))
-        self.edges = bin_edges(bins, self.horizon)
-        self._passes: list[_Pass] = []
+        self.vocabulary = Vocabulary(self.num_marks, getattr(statistics, "mark_names", None))
+        self.sets, self.edges = self.vocabulary.sets(marks), bin_edges(bins, self.horizon)
+        options = options or SamplingOptions()
+        if options.forbid_marks is not None:
+            forbidden = list(options.forbid_marks)
+            raise ValueError(f"forbid_marks = {forbidden} would forecast another process; leave it out")
+        self.stop_marks = mark_set("stop_marks", stop_marks) or options.stop_marks
+        self._wanted = Wanted(self.histories, self.num_paths, horizon=self.horizon, first_index=self.first_index)
+        self._paths = PathSampler(
+            self.target, draft, options, batch_size, seed, max_events, self.stop_marks, self._wanted, self.sets,
+            self.edges,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         labels = ", ".join(one.label for one in self.sets)
@@ -168,9 +153,8 @@ class Forecast:
     @cached_property
     def next_event(self) -> Any:
         """The distributions (num_histories,) of the next event, given that none came until the window's start."""
-        job = self._job(None, self.stop_marks)
-        wanted = Wanted(self.histories, horizon=self.horizon, first_index=self.first_index)
-        return first_distributions(job, job.plan(wanted))
+        job = self._paths.job(stops=self.stop_marks)
+        return first_distributions(job, job.plan(self._wanted._replace(num_sequences=1)))
 
     def next_time(self, quantiles: Sequence[float] = LEVELS) -> NextTime:
         """Return quantiles, mean and density of the time until the next event of any mark, in closed form.
@@ -215,10 +199,8 @@ class Forecast:
         if estimator == "without":
             parts = torch.stack([self._missed(one, end) for one in sets], -1)  # (num_paths, num_histories, num_sets)
             return _squeezed(mean_estimate(parts)._replace(estimator="process without the marks"), marks is not None)
-        stops = None if marks is None else sets[0].marks
-        done = self._pass(sets, [end], stops)
-        which, bins = self._of(done, sets), int(torch.searchsorted(done.edges, end))
-        sums = self._by_history(Sums(*(field[:, which, :bins].sum(-1) for field in done.sums.until_first)))
+        paths = self._paths.with_sums(sets, [end], None if marks is None else sets[0].marks)
+        sums = paths.until_first(sets, end)
         return _squeezed(_estimate(sums, estimator, is_binary=True), marks is not None)
 
     def expected_counts(
@@ -237,7 +219,7 @@ class Forecast:
         """
         edges = self.edges if bins is None else bin_edges(bins, self.horizon)
         sets = self.sets if by_mark else self.sets[-1:]
-        sums = self._binned(self._pass(sets, edges.tolist()), sets, edges)
+        sums = self._paths.with_sums(sets, edges.tolist()).in_bins(sets, edges)
         return _squeezed(_estimate(sums, estimator, is_binary=False), not by_mark)
 
     def count_quantiles(
@@ -255,7 +237,7 @@ class Forecast:
         """
         edges = self.edges if bins is None else bin_edges(bins, self.horizon)
         sets = (self.sets[-1] if marks is None else self._set(marks),)
-        counts = self._binned(self._pass(sets, edges.tolist()), sets, edges).events.squeeze(2)
+        counts = self._paths.with_sums(sets, edges.tolist()).in_bins(sets, edges).events.squeeze(2)
         return quantiles_of(counts, quantiles)
 
     def first_time(self, marks: Marks, quantiles: Sequence[float] = LEVELS) -> Quantiles:
@@ -268,14 +250,14 @@ class Forecast:
             quantiles: levels, in (0, 1).
         """
         sets = (self._set(marks),)
-        done = self._pass(sets, [self.horizon], sets[0].marks)
-        first = done.sums.first_times[:, self._of(done, sets)].squeeze(1)
+        paths = self._paths.with_sums(sets, [self.horizon], sets[0].marks)
+        first = paths.sums.first_times[:, paths.places(sets)].squeeze(1)
         return quantiles_of(first.view(len(self.histories), self.num_paths).t(), quantiles)
 
     @property
     def paths(self) -> SampledSequences:
         """The sampled continuations, `num_paths` of each history, that the declared questions are answered from."""
-        return self._pass(self.sets, self.edges.tolist()).samples
+        return self._paths.with_sums(self.sets, self.edges.tolist()).samples
 
     # --- tables and figures -------------------------------------------------------------------------------------------
 
@@ -296,131 +278,27 @@ class Forecast:
 
         return forecast_plot(self, observed, history)
 
-    def _missed(self, one: MarkSet, end: float) -> Tensor:
-        """Return 1 - exp(-integral of the set's intensity until `end`), (num_paths, num_histories).
-
-        Along paths of the process without the set of marks.
-        """
-        known = [done for done in self._passes if done.forbidden == one.marks and bool((done.edges == end).any())]
-        if not known:
-            edges = torch.tensor(sorted({0.0, *self.edges.tolist(), end, self.horizon}), dtype=torch.float64)
-            known = [self._sampled((one,), edges, self.stop_marks, one.marks)]
-            self._passes.append(known[0])
-        done = known[0]
-        hazards = self._by_history(done.sums.totals).hazards.squeeze(2)
-        return -torch.expm1(-hazards[..., : int(torch.searchsorted(done.edges, end))].sum(-1))
-
-    # --- paths --------------------------------------------------------------------------------------------------------
-
-    def _job(
-        self, recorder: Recorder | None, stops: tuple[Mark, ...] | None, forbidden: tuple[int, ...] | None = None
-    ) -> SamplingJob:
-        options, draft = self.options.with_overrides(stop_marks=stops), self.draft
-        if forbidden is not None:
-            common = options.common | {"forbid_marks": forbidden}
-            options, draft = SamplingOptions("autoregressive", **common), None
-        return SamplingJob(self.target, draft, options, {}, self.batch_size, self.seed, self.max_events, recorder)
-
-    def _pass(self, sets: tuple[MarkSet, ...], ends: list[float], stops: tuple[int, ...] | None = None) -> _Pass:
-        """Paths with the sums of these sets of marks and with these ends of bins; sampled where there are none yet.
-
-        Args:
-            sets: of marks.
-            ends: of bins, times since w.
-            stops: marks at which paths may end, as nothing after them matters.
-        """
-        own, wanted = self.stop_marks, {one.marks for one in sets}
-        for done in [done for done in self._passes if done.forbidden is None]:
-            has_ends = all(bool((done.edges == end).any()) for end in ends)
-            if {one.marks for one in done.sets} >= wanted and has_ends and done.stops in (own, self._also(stops)):
-                return done
-        is_declared = {one.marks for one in self.sets} >= wanted and all(
-            bool((self.edges == end).any()) for end in ends
-        )
-        if is_declared:
-            done = self._sampled(self.sets, self.edges, own)
-        else:
-            edges = torch.tensor(sorted({0.0, *ends, self.horizon}), dtype=torch.float64)
-            done = self._sampled(sets, edges, self._also(stops))
-        self._passes.append(done)
-        return done
-
-    def _also(self, stops: tuple[int, ...] | None) -> tuple[Mark, ...] | None:
-        """Return the forecast's own stop marks and these."""
-        if stops is None:
-            return self.stop_marks
-        own = mark_indices("stop_marks", self.stop_marks or (), self.num_marks, self.mark_names)
-        return mark_set("stop_marks", [*own, *stops])
-
-    def _sampled(
-        self,
-        sets: tuple[MarkSet, ...],
-        edges: Tensor,
-        stops: tuple[Mark, ...] | None,
-        forbidden: tuple[int, ...] | None = None,
-    ) -> _Pass:
-        members = torch.zeros(len(sets), self.num_marks, dtype=torch.bool)
-        for row, one in zip(members, sets, strict=True):
-            row[list(one.marks)] = True
-        sums = StepSums(members, edges)
-        job = self._job(Recorder(accumulator=sums), stops, forbidden)
-        plan = job.plan(Wanted(self.histories, self.num_paths, horizon=self.horizon, first_index=self.first_index))
-        sums.begin(plan)
-        samples = job.sampled(plan)
-        if samples.truncated.any():
-            raise ValueError(
-                f"{int(samples.truncated.sum())} paths reached max_events = {self.max_events} before the horizon "
-                f"{self.horizon:g}; give a shorter horizon or a larger max_events"
-            )
-        return _Pass(sets, edges, stops, forbidden, samples, sums)
-
-    @staticmethod
-    def _of(done: _Pass, sets: tuple[MarkSet, ...]) -> list[int]:
-        """Return the places of sets among those of a pass."""
-        known = [one.marks for one in done.sets]
-        return [known.index(one.marks) for one in sets]
-
-    def _by_history(self, sums: Sums) -> Sums:
-        """Map (num_paths of all histories, ...) to (num_paths, num_histories, ...)."""
-        shape = len(self.histories), self.num_paths
-        return Sums(*(field.view(*shape, *field.shape[1:]).transpose(0, 1) for field in sums))
-
-    def _binned(self, done: _Pass, sets: tuple[MarkSet, ...], edges: Tensor) -> Sums:
-        """Sums of sets of marks in bins of a pass or in joined ones: (num_paths, num_histories, num_sets, num_bins)."""
-        which, at = self._of(done, sets), torch.searchsorted(done.edges, edges)
-
-        def joined(field: Tensor) -> Tensor:
-            cumulative = torch.nn.functional.pad(field[:, which].cumsum(-1), (1, 0))
-            return cumulative[..., at].diff(dim=-1)
-
-        return self._by_history(Sums(*map(joined, done.sums.totals)))
-
-    # --- arguments ----------------------------------------------------------------------------------------------------
-
-    def _declared(self, marks: Iterable[Marks] | Mapping[str, Marks] | None) -> list[MarkSet]:
-        if marks is None:
-            return [MarkSet(self.label(mark), (mark,)) for mark in range(self.num_marks)] if self.num_marks > 1 else []
-        if isinstance(marks, Mapping):
-            return [MarkSet(label, self._indices(several)) for label, several in marks.items()]
-        if isinstance(marks, str | int):
-            marks = [marks]
-        indices = [self._indices(several) for several in marks]
-        return [MarkSet(" or ".join(map(self.label, own)), own) for own in indices]
+    # --- arguments of questions ---------------------------------------------------------------------------------------
 
     def label(self, mark: int) -> str:
         """Return the name of a mark in the target's data, or its number."""
-        return str(mark) if self.mark_names is None else self.mark_names[mark]
-
-    def _indices(self, marks: Marks) -> tuple[int, ...]:
-        several = mark_set("marks", marks) or ()
-        return tuple(sorted(mark_indices("marks", several, self.num_marks, self.mark_names)))
+        return self.vocabulary.label(mark)
 
     def _set(self, marks: Marks) -> MarkSet:
         """Return a declared set by its label, or the set of these marks."""
         for one in self.sets:
             if isinstance(marks, str) and one.label == marks:
                 return one
-        return MarkSet(str(marks), self._indices(marks))
+        return MarkSet(str(marks), self.vocabulary.indices(marks))
+
+    def _missed(self, one: MarkSet, end: float) -> Tensor:
+        """Return 1 - exp(-integral of the set's intensity until `end`), (num_paths, num_histories).
+
+        Along paths of the process without the set of marks.
+        """
+        paths = self._paths.without(one, end)
+        hazards = paths.by_history(paths.sums.totals).hazards.squeeze(2)
+        return -torch.expm1(-hazards[..., : paths.number_of_bins(end)].sum(-1))
 
     def _within(self, within: float) -> float:
         within = positive("within", within)

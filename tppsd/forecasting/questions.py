@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tppsd.sampling.checks import whole_number
+from tppsd.sampling.checks import mark_indices, mark_set, whole_number
 
 PATHS_PER_CHUNK = 20_000  # which bounds the memory, and what an interruption loses
 
@@ -22,6 +22,33 @@ class MarkSet(NamedTuple):
 
     label: str
     marks: tuple[int, ...]
+
+
+class Vocabulary(NamedTuple):
+    """Knows the marks of a target by index and by name. Fields: num_marks; mark_names: of its data, or None."""
+
+    num_marks: int
+    mark_names: tuple[str, ...] | None
+
+    def label(self, mark: int) -> str:
+        """Return the name of a mark in the target's data, or its number."""
+        return str(mark) if self.mark_names is None else self.mark_names[mark]
+
+    def indices(self, marks: Marks) -> tuple[int, ...]:
+        """Return the indices of a mark or of several, in increasing order."""
+        several = mark_set("marks", marks) or ()
+        return tuple(sorted(mark_indices("marks", several, self.num_marks, self.mark_names)))
+
+    def sets(self, marks: Iterable[Marks] | Mapping[str, Marks] | None) -> tuple[MarkSet, ...]:
+        """Return the sets that a forecast declares, see `forecast`; the last is of any mark."""
+        if isinstance(marks, Mapping):
+            declared = [MarkSet(label, self.indices(several)) for label, several in marks.items()]
+        else:
+            if marks is None:
+                marks = range(self.num_marks) if self.num_marks > 1 else ()
+            one_by_one = [marks] if isinstance(marks, str | int) else marks
+            declared = [MarkSet(" or ".join(map(self.label, own)), own) for own in map(self.indices, one_by_one)]
+        return (*declared, MarkSet("any", tuple(range(self.num_marks))))
 
 
 def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Tensor:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.forecasting.case_scores import CaseScores, TemporalMaps
+from tppsd.forecasting.case_scores import CaseScores
+from tppsd.forecasting.path_events import TemporalMaps
 from tppsd.metrics.functional.permutation import bootstrap_interval
 from tppsd.metrics.functional.probability import auroc, brier_decomposition
 from tppsd.metrics.functional.time_rescaling import ks_uniform

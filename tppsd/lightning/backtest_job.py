@@ -38,7 +38,7 @@ class Backtester(JobModule):
 
     Args:
         target: the model.
-        sequences, horizon, origins, num_paths, within, baselines, draft, seed: as of `tppsd.backtest`.
+        sequences, horizon, origins, num_paths, within, baselines, draft, seed, batch_size: as of `tppsd.backtest`.
         training_sequences: what baselines are fitted to.
     """
 
@@ -56,12 +56,14 @@ class Backtester(JobModule):
         training_sequences: Sequence[EventSequence] = (),
         draft: Any = None,
         seed: int = 0,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.target, self.draft = target, resolve_draft(draft)
         self.plan = BacktestPlan(
-            target, sequences, horizon, origins, num_paths, within=within, draft=self.draft, seed=seed
-        )
+            target, sequences, horizon, origins, num_paths, within=within, draft=self.draft, seed=seed,
+            batch_size=batch_size,
+        )  # fmt: skip
         self.baselines = None if baselines is None else check_baselines(baselines)
         self.training_sequences = training_sequences
         self._models: dict[str, EventModel] = {}
@@ -116,7 +118,7 @@ def _origins_hash(plan: BacktestPlan) -> str:
 
 
 class BacktestWriter(ShardWriter):
-    """Writes each chunk of a Backtester to `output_dir`/.shards, and at the end table, JSON file and page.
+    """Writes each chunk of a Backtester to `output_dir`/.shards, and at the end tables, JSON file and page.
 
     Args:
         output_dir: a new folder, or that of the same job, interrupted.
@@ -150,12 +152,14 @@ class BacktestWriter(ShardWriter):
         self.found = plan.result([cases], notes)
         scores = self.found.to_pandas()
         self.paths = [self.output_dir / name for name in self.kind.results]
-        parquet, csv, record, page = self.paths
+        parquet, csv, record, origins, page = self.paths
         with whole_file(parquet) as file:
             scores.to_parquet(file, index=False)
         with whole_file(csv) as file:
             scores.to_csv(file, index=False)
         with whole_file(record) as file:
             self.found.to_json(file)
+        with whole_file(origins) as file:
+            self.found.by_origin().to_csv(file, index=False)
         with whole_file(page) as file:
             self.found.to_html(file)

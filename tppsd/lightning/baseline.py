@@ -10,10 +10,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from tppsd.data.memory import is_out_of_memory
 from tppsd.data.sequences import EventBatch
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.datamodule import EventDataModule
-from tppsd.lightning.hawkes_baseline import HAWKES, POISSON, RENEWAL, compare, describe_hawkes, score_hawkes
+from tppsd.lightning.hawkes_baseline import (
+    HAWKES,
+    POISSON,
+    RENEWAL,
+    HawkesScore,
+    compare,
+    describe_hawkes,
+    score_hawkes,
+)
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
@@ -97,7 +106,7 @@ class RenewalBaseline(Callback):
             return {}
         scores = {POISSON: float(poisson), RENEWAL: self._nll}
         rank_zero_info("fitting a Hawkes process, to see what a classical model makes of the history")
-        hawkes = score_hawkes(data.sequences("train"), data.sequences("validation"), data.statistics)
+        hawkes = _score_hawkes(data, "validation")
         return scores if hawkes is None else scores | {HAWKES: hawkes.nll}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -109,11 +118,9 @@ class RenewalBaseline(Callback):
         nll, poisson = (float(pl_module.metrics[f"test/{name}"].compute()) for name in ("nll_window", "nll_poisson"))
         rank_zero_info("fitting a Hawkes process (nll_hawkes)")
         with torch.inference_mode(False):
-            hawkes = score_hawkes(data.sequences("train"), data.sequences("test"), data.statistics)
+            hawkes = _score_hawkes(data, "test")
         named = {POISSON: poisson, RENEWAL: scores["test/nll_renewal"]}
-        if hawkes is None:
-            rank_zero_info(f"no Hawkes process is fitted: {data.num_marks} marks are too many")
-        else:
+        if hawkes is not None:
             scores["test/nll_hawkes"] = hawkes.nll
             named[describe_hawkes(hawkes)] = hawkes.nll
         rank_zero_info(compare(nll, named))
@@ -121,3 +128,17 @@ class RenewalBaseline(Callback):
             scores["test/nll_true"] = process_nll(data.process_object, data.sequences("test"))
             scores["test/history_share"] = history_share(nll, scores["test/nll_renewal"], scores["test/nll_true"])
         pl_module.log_dict(scores, rank_zero_only=True)  # every rank has computed the same
+
+
+def _score_hawkes(data: EventDataModule, split: str) -> HawkesScore | None:
+    """Score a Hawkes process on a split; where there is none, say why, and go on: it is only a baseline."""
+    try:
+        score = score_hawkes(data.sequences("train"), data.sequences(split), data.statistics)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rank_zero_info("no Hawkes process is fitted: there is not enough memory for it")
+        return None
+    if score is None:
+        rank_zero_info(f"no Hawkes process is fitted: {data.num_marks} marks are too many")
+    return score

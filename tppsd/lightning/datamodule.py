@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,8 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.processes.base import Process
 from tppsd.processes.presets import Preset, preset
+
+_MOST_WORKERS = 1024  # processes that a loader starts: far above any use, and refused before the first
 
 
 class EventDataModule(LightningDataModule):
@@ -68,6 +71,21 @@ class EventDataModule(LightningDataModule):
         delimiter: of a CSV file (default: a comma; a tab in .tsv).
     """
 
+    @classmethod
+    def of_run(cls, run: str | Path, **options: Any) -> EventDataModule:
+        """Return the data of a run of `tppsd fit`, read as they were there, with the marks and the clock of its model.
+
+        Args:
+            run: its folder, such as outputs/fit/version_0.
+            options: what is to be otherwise, such as `path` for the same log with other rows.
+
+        Raises:
+            FileNotFoundError, ValueError: the folder is not that of a run.
+        """
+        from tppsd.lightning.runs import open_run
+
+        return cls(**open_run(Path(run))[1]["init_args"] | options)
+
     def __init__(
         self,
         path: str | Any | None = None,
@@ -105,9 +123,10 @@ class EventDataModule(LightningDataModule):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        if num_workers < 0:
+        if not 0 <= num_workers <= _MOST_WORKERS:
             raise ValueError(
-                f"num_workers = {num_workers} must be at least 0 (0: batches are prepared in this process)"
+                f"num_workers = {num_workers} must be from 0 to {_MOST_WORKERS:,} "
+                "(0: batches are prepared in this process)"
             )
         if path is not None and num_sequences is not None:
             raise ValueError(
@@ -204,7 +223,7 @@ class EventDataModule(LightningDataModule):
     @property
     def num_events(self) -> int:
         """How many events of the training split have a likelihood term: what the size of a model is chosen by."""
-        return sum(sequence.num_scored for sequence in self.sequences("train"))
+        return int(FlatSequences.of(self.sequences("train")).num_scored.sum())
 
     @property
     def dataset_name(self) -> str:

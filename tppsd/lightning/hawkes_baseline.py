@@ -43,7 +43,7 @@ def score_hawkes(
     if found is None:
         return None
     fit = found.fit
-    nll = process_nll(fit.process, [floored(sequence, statistics.min_inter_time) for sequence in test])
+    nll = process_nll(fit.process, (floored(sequence, statistics.min_inter_time) for sequence in test))
     return HawkesScore(nll, fit.branching_ratio, found.num_decays, fit.num_events)
 
 

@@ -43,7 +43,7 @@ FORECAST = JobKind(
 )  # fmt: skip
 BACKTEST = JobKind(
     "backtest", "scores", "scored again", "--output", ".shards/", "scores", "case", False,
-    ("scores.parquet", "scores.csv", "scores.json", "backtest.html"),
+    ("scores.parquet", "scores.csv", "scores.json", "origins.csv", "backtest.html"),
 )  # fmt: skip
 _KINDS = {kind.command: kind for kind in (PREDICT, FORECAST, BACKTEST)}
 

@@ -19,6 +19,11 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.lightning.chunks import ChunkDataset, chunk_loader
 from tppsd.sampling.checks import whole_number
 
+SHARE = 100  # files of a job, where nobody says how many
+SMALLEST = 256  # sequences of a file
+LARGEST = 2**20  # events of a file: about 20 MB
+SOME_EVENTS = 100  # of a sequence, where nothing tells how many it will have
+
 
 @dataclass(frozen=True)
 class Requests:
@@ -35,7 +40,9 @@ class Requests:
         t_end, horizon, num_events: where sequences end, whichever comes first: a time, a time after the start (or after
             the history), a number of new events. All None: a history's sequence ends where its window in the data does,
             a sequence from scratch after the median length of the training split's windows.
-        chunk_size: requests per predict batch and written file; the continuations of one history stay together.
+        chunk_size: sequences per predict batch and written file; the continuations of one history stay together. None =
+            a hundredth of all, at least SMALLEST and at most with some LARGEST events: an interrupted job loses a
+            hundredth, and files of a large job have 10 to 40 MB.
     """
 
     num_sequences: int = 1
@@ -48,7 +55,7 @@ class Requests:
     t_end: float | None = None
     horizon: float | None = None
     num_events: int | None = None
-    chunk_size: int = 256
+    chunk_size: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("num_sequences", 1), ("chunk_size", 1), ("max_histories", 1), ("given_events", 0)):
@@ -145,10 +152,22 @@ class RequestDataset(ChunkDataset[RequestChunk]):
             self.ends["horizon"] = median_window(data.sequences("train"))
         self.paths = self.per_item = 1 if requests.continue_split is None else requests.num_sequences
         self.num_items = requests.num_sequences if requests.continue_split is None else len(self.sequences)
-        self.items_per_chunk = max(1, requests.chunk_size // self.paths)
+        chunk_size = requests.chunk_size
+        if chunk_size is None:
+            chunk_size = default_chunk_size(self.num_items * self.paths, self._expected_events(data))
+        self.items_per_chunk = max(1, chunk_size // self.paths)
         self.job = (
-            asdict(requests) | self.ends | {"histories": content_hash(self.sequences) if self.sequences else None}
+            asdict(requests)
+            | self.ends
+            | {"histories": content_hash(self.sequences) if self.sequences else None, "chunk_size": chunk_size}
         )
+
+    def _expected_events(self, data: Any) -> float:
+        """Return about how many events a sequence will have: as many as are asked for, or as those of the data."""
+        if self.requests.num_events is not None:
+            return self.requests.num_events
+        sequences = self.sequences if self.sequences or data is None else data.sequences("train")
+        return float(FlatSequences.of(sequences).lengths.double().mean()) if sequences else SOME_EVENTS
 
     def __getitem__(self, chunk: int) -> RequestChunk:
         first = chunk * self.items_per_chunk
@@ -163,6 +182,15 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         ids = None if all(s.id is None for s in sources) else tuple(s.id for s in sources)
         ends = self.ends or {"t_end": window_ends}
         return RequestChunk(chunk, len(self), first, self.paths, history, ends, self.job, ids)
+
+
+def default_chunk_size(num_sequences: int, num_events: float) -> int:
+    """Return how many of all sequences a file holds, where one has about `num_events` events.
+
+    It depends on the request and its data only, so that an interrupted job finds its files.
+    """
+    most = max(SMALLEST, int(LARGEST / max(1.0, num_events)))
+    return min(most, max(SMALLEST, math.ceil(num_sequences / SHARE)))
 
 
 def content_hash(sequences: Sequence[EventSequence]) -> str:

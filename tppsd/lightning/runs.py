@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tppsd.models.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from tppsd.models.checkpoint import CHECKPOINT_KEY, best_of_run, read_checkpoint
 
-CHECKPOINTS = ("best.ckpt", "last.ckpt")  # of a run's folder, the first that is there
 FIT_ONLY = ("early_stopping", "checkpoint")  # sections by which the configuration of a run is known
 CHECKPOINT_OPTION = {"validate": "--ckpt_path", "test": "--ckpt_path", "predict": "--model.target"}
 HELP = "folder of a run of fit: its data, as they were read there, and its best checkpoint; further options come on top"
@@ -49,7 +48,7 @@ def open_run(run: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: the folder is not that of a run.
     """
-    checkpoint = _checkpoint(run)
+    checkpoint = best_of_run(run)
     return checkpoint, _data(run, checkpoint)
 
 
@@ -65,13 +64,6 @@ def _content(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _checkpoint(run: Path) -> Path:
-    for name in CHECKPOINTS:
-        if (path := run / "checkpoints" / name).is_file():
-            return path
-    raise FileNotFoundError(f"--run {run}: has no checkpoints/{CHECKPOINTS[0]}; it must be a folder of `tppsd fit`")
-
-
 def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
     """Return the section `data` of a run, with the marks of its model.
 
@@ -79,7 +71,7 @@ def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
     """
     file = run / "config.yaml"
     if not file.is_file():
-        raise FileNotFoundError(f"--run {run}: has no config.yaml; it must be a folder of `tppsd fit`")
+        raise FileNotFoundError(f"{run}: has no config.yaml; it must be a folder of `tppsd fit`")
     section = _content(file).get("data")
     if not isinstance(section, dict) or "class_path" not in section:
         raise ValueError(f"{file}: does not say which data the run was trained on")

@@ -43,7 +43,7 @@ class SampleWriter(ShardWriter):
 
     def to_table(self, prediction: SampledSequences) -> pyarrow.Table:
         """Return one row per sequence."""
-        return to_table(prediction.to_columns())
+        return to_table(prediction)
 
     def written(self, prediction: SampledSequences) -> None:
         """Count sequences, events and seconds."""

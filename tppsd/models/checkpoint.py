@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHECKPOINT_KEY = "tppsd"
 DIGEST_KEY = "content_sha256"  # of everything else in the file
 FORMAT_VERSION = 1
+_OF_RUN = ("best.ckpt", "last.ckpt")  # in the folder of a run, the first that is there
 
 
 def describe(model: TransformerTPP) -> dict[str, Any]:
@@ -44,12 +45,18 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
 def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP:
     """Read a model from a file written by `TransformerTPP.save` or by the Trainer, in evaluation mode.
 
+    Args:
+        path: the file, or the folder of a run of `tppsd fit`, which stands for its best checkpoint.
+        device: where the model is to be.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a tppsd checkpoint, or one of a newer format.
     """
     from tppsd.models.transformer_tpp import TransformerTPP
 
+    if Path(path).is_dir():
+        path = best_of_run(Path(path))
     content = read_checkpoint(path)
     try:
         config = content[CHECKPOINT_KEY]["config"]
@@ -61,6 +68,18 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: its weights do not fit its configuration ({_summary(error)})") from error
     return model.eval().to(device)
+
+
+def best_of_run(run: Path) -> Path:
+    """Return the best checkpoint in the folder of a run of `tppsd fit`; the last, where none is the best.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for name in _OF_RUN:
+        if (path := run / "checkpoints" / name).is_file():
+            return path
+    raise FileNotFoundError(f"{run}: has no checkpoints/{_OF_RUN[0]}; it must be a folder of `tppsd fit`")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

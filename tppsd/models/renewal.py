@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.cache import RowCache
@@ -101,11 +102,10 @@ def fit_renewal(
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-2, total_steps=num_steps)
         best = _BestWeights(model, [EventBatch.from_sequences(part) for part in _judges(validation, batch_events)])
         best.look()
-        sequences = [_without_given(s) for s in sequences]
         rows = _rows(sequences, batch_events)
         for step in range(1, num_steps + 1):
             chosen = torch.randperm(len(sequences))[:rows].tolist()
-            loss = _loss(model, [EventBatch.from_sequences([sequences[i] for i in chosen])])
+            loss = _loss(model, [EventBatch.from_sequences([_without_given(sequences[i]) for i in chosen])])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -157,8 +157,10 @@ def _without_given(sequence: EventSequence) -> EventSequence:
 
 
 def _rows(sequences: Sequence[EventSequence], batch_events: int) -> int:
-    """Return how many sequences have about `batch_events` events."""
-    mean_length = max(1.0, sum(len(s) for s in sequences) / len(sequences))
+    """Return how many sequences have about `batch_events` events that are kept."""
+    flat = FlatSequences.of(sequences)
+    num_kept = int((flat.lengths - (flat.num_given - 1).clamp_min(0)).sum())  # as of _without_given
+    mean_length = max(1.0, num_kept / len(sequences))
     return max(1, min(len(sequences), int(batch_events / mean_length)))
 
 

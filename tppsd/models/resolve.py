@@ -17,7 +17,7 @@ def resolve_model(model: Any, role: str, other_names: tuple[str, ...] = ()) -> E
     """Return an EventModel from itself, a LightningModule that holds one as `.model`, or a checkpoint path.
 
     Args:
-        model: what the caller gave.
+        model: what the caller gave; the folder of a run stands for its best checkpoint.
         role: "target" or "draft", for messages.
         other_names: what else a string may have been, for messages.
 
@@ -26,9 +26,9 @@ def resolve_model(model: Any, role: str, other_names: tuple[str, ...] = ()) -> E
         FileNotFoundError, ValueError: no checkpoint can be read there.
     """
     if isinstance(model, str | Path):
-        if other_names and isinstance(model, str) and not Path(model).is_file():
+        if other_names and isinstance(model, str) and not (model and Path(model).exists()):
             raise FileNotFoundError(
-                f"{role} = {model!r} is neither a checkpoint file nor one of the drafters {other_names}"
+                f"{role} = {model!r} is neither a checkpoint file or run nor one of the drafters {other_names}"
             )
         return load(model)
     if isinstance(model, type):

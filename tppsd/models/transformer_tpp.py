@@ -127,8 +127,7 @@ class TransformerTPP(LikelihoodModel):
         """Take over statistics that `get_extra_state` has given."""
         self.set_statistics(DataStatistics.from_dict(state))
 
-    # --- distributions
-    # ----------------------------------------------------------------------------------------------------
+    # --- distributions ------------------------------------------------------------------------------------------------
 
     def encoder_input(self, tokens: EventTokens) -> EncoderInput:
         """Return tokens in the model's own units."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.processes.hawkes import HawkesFit, fit_hawkes
@@ -17,6 +18,7 @@ from tppsd.processes.hawkes_fit import default_decays
 _PSEUDO_EVENTS = 1.0  # of each mark, as the Poisson baseline has them
 _NUM_STEPS = 15  # of a fit, for each mark
 _MAX_WORK = 1e11  # multiplications of a fit: 17 to 69 s on one core were measured at the limits
+_MAX_FOR_DECAYS = 2**20  # events of which the grid of decays is made
 _MAX_NUMBERS = 5e7  # events x terms that are in memory, twice, in float64
 
 
@@ -34,13 +36,13 @@ def fit_bounded(train: Sequence[EventSequence], statistics: DataStatistics) -> B
     Inter-times are floored at the statistics' `min_inter_time`. Many marks get fewer decays, and large splits are
     represented by some of their sequences.
     """
-    rows = [floored(sequence, statistics.min_inter_time) for sequence in train]
-    decays = default_decays(rows)
-    num_decays = next((n for n in range(len(decays), 0, -1) if _work(rows, statistics, n) <= _MAX_WORK), 0)
+    num_events, floor = int(FlatSequences.of(train).num_scored.sum()), statistics.min_inter_time
+    decays = default_decays(_some(train, _MAX_FOR_DECAYS, floor))
+    num_decays = next((n for n in range(len(decays), 0, -1) if _work(num_events, statistics, n) <= _MAX_WORK), 0)
     if not num_decays:
         return None
     thinned = decays[torch.linspace(0, len(decays) - 1, num_decays).round().long()]
-    some = _some(rows, _num_events(rows, statistics, num_decays))
+    some = _some(train, _room(num_events, statistics, num_decays), floor)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the branching ratio is reported instead
         fit = fit_hawkes(some, statistics.num_marks, thinned, pseudo_events=_PSEUDO_EVENTS)
@@ -57,23 +59,25 @@ def floored(sequence: EventSequence, floor: float) -> EventSequence:
     return replace(sequence, inter_times=inter_times)
 
 
-def _num_events(train: Sequence[EventSequence], statistics: DataStatistics, num_decays: int) -> int:
-    """Return how many training events a fit with so many decays has room for."""
-    return min(sum(s.num_scored for s in train), int(_MAX_NUMBERS / (num_decays * statistics.num_marks)))
+def _room(num_events: int, statistics: DataStatistics, num_decays: int) -> int:
+    """Return how many of so many training events a fit with so many decays has room for."""
+    return min(num_events, int(_MAX_NUMBERS / (num_decays * statistics.num_marks)))
 
 
-def _work(train: Sequence[EventSequence], statistics: DataStatistics, num_decays: int) -> float:
-    """Count multiplications: a Hessian over the events and a linear system for each mark and step."""
+def _work(num_events: int, statistics: DataStatistics, num_decays: int) -> float:
+    """Count multiplications: a Hessian over the events with room, and a linear system for each mark and step."""
     terms = float(num_decays * statistics.num_marks)
-    return _NUM_STEPS * (_num_events(train, statistics, num_decays) * terms**2 + statistics.num_marks * terms**3)
+    return _NUM_STEPS * (_room(num_events, statistics, num_decays) * terms**2 + statistics.num_marks * terms**3)
 
 
-def _some(train: Sequence[EventSequence], num_events: int) -> list[EventSequence]:
-    """Sequences with at most so many events, at least one, in an order that does not follow the split's."""
+def _some(train: Sequence[EventSequence], num_events: int, floor: float) -> list[EventSequence]:
+    """Floored sequences with at most so many events, at least one, in an order that does not follow the split's."""
     rows: list[EventSequence] = []
-    for i in torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist():
-        num_events -= train[i].num_scored
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).numpy()
+    for i in order:
+        sequence = train[int(i)]
+        num_events -= sequence.num_scored
         if num_events < 0 and rows:
             break
-        rows.append(train[i])
+        rows.append(floored(sequence, floor))
     return rows

@@ -13,6 +13,7 @@ from torch import Tensor
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens
 from tppsd.sampling.engine import Advance
+from tppsd.sampling.long_history import EncodingReport
 from tppsd.sampling.noise import Purpose, RowNoise, address
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import BatchState, Events, token_marks
@@ -73,6 +74,7 @@ class ModelRunner:
         longest = int(lengths.max())
         self._prefilled = self.model.new_cache(len(wanted), max(1, longest))
         self._contexts, self._recent = [], None
+        report = EncodingReport(longest, getattr(self.model, "max_context", None))
         for start in range(0, longest, self.PREFILL_CHUNK):
             stop = min(longest, start + self.PREFILL_CHUNK)
             part = slice(start, stop)
@@ -81,6 +83,7 @@ class ModelRunner:
             marks, num = token_marks(tokens.ids, self.model.num_marks), (lengths - start).clamp(0, stop - start)
             self._contexts.append((context, marks, num))
             self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter ones
+            report.encoded(stop)
         self._encoded = {history: row for row, history in enumerate(wanted)}
 
     def recent_distributions(self) -> RecentDistributions:

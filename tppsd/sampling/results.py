@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventSequence
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.sampling.options import SamplingOptions
@@ -158,34 +158,37 @@ class SampledSequences:
         for others); time_unit and time_origin (null where the target's data have none); history_id (the id of what is
         continued, as text, or null).
         """
-        sequences = list(self)
-        provenance = {
-            "target_hash": self.target_hash,
-            "draft_hash": self.draft_hash,
-            "seed": self.seed,
-            "options": json.dumps(self.options.to_dict(), sort_keys=True),
-            "batch_size": self.batch_size,
-            "choice": self.stats.choice,
-            "time_unit": self.time_unit,
-            "time_origin": self.time_origin,
+        from tppsd.sampling.columns import to_table
+
+        columns: dict[str, list[Any]] = to_table(self).to_pydict()
+        return columns
+
+    def flat(self) -> FlatSequences:
+        """Return the sequences of `[i]` in flat storage, without building and checking each."""
+        if any(
+            i < 0 and one.first_is_given for i, one in zip(self.history_index.tolist(), self.histories, strict=True)
+        ):
+            return FlatSequences.of(self)
+        distinct = {id(history): history for history in self.histories}  # paths share their history
+        edges = {
+            key: (own.window_end, own.window_end - (float(own.event_times[-1]) if len(own) else own.window_start))
+            for key, own in distinct.items()
         }
-        return {
-            "dim_process": [self.num_marks] * len(sequences),
-            "seq_idx": self.index.tolist(),
-            "seq_len": [len(s) for s in sequences],
-            "time_since_start": [s.event_times.tolist() for s in sequences],
-            "time_since_last_event": [s.inter_times.tolist() for s in sequences],
-            "type_event": [s.marks.tolist() for s in sequences],
-            "mark_names": [None if self.mark_names is None else list(self.mark_names)] * len(sequences),
-            "t_start": [s.t_start for s in sequences],
-            "t_end": [s.t_end for s in sequences],
-            "history_index": self.history_index.tolist(),
-            "path_index": self.path_index.tolist(),
-            "truncated": self.truncated.tolist(),
-            "stopped": self.stopped.tolist(),
-            "history_id": [None if one.id is None else str(one.id) for one in self.histories],
-            **{name: [value] * len(sequences) for name, value in provenance.items()},
-        }
+        starts, silences = torch.tensor([edges[id(one)] for one in self.histories], dtype=torch.float64).view(-1, 2).T
+        has_events = self.offsets.diff() > 0
+        inter_times = self.flat_inter_times.clone()
+        inter_times[self.offsets[:-1][has_events]] -= silences[has_events]
+        return FlatSequences(
+            self.flat_event_times,
+            inter_times,
+            self.flat_marks,
+            self.offsets,
+            starts,
+            self.ends,
+            torch.full_like(starts, torch.nan),
+            torch.zeros(len(self), dtype=torch.bool),
+            self.index,
+        )
 
     def to_dataset(self) -> Any:
         """Return a `datasets.Dataset` in the EasyTPP columns plus window and provenance (`to_columns`)."""
@@ -205,13 +208,12 @@ class SampledSequences:
 
         from tppsd.data.units import Clock
 
-        sequences = list(self)
-        repeats = torch.tensor([len(sequence) for sequence in sequences])
+        flat = self.flat()
+        repeats = flat.lengths
         names = ("index", "history_index", "path_index")
         frame = {name: getattr(self, name).repeat_interleave(repeats).numpy() for name in names}
-        frame["time"] = torch.cat([sequence.event_times for sequence in sequences]).numpy()
-        frame["inter_time"] = torch.cat([sequence.inter_times for sequence in sequences]).numpy()
-        frame["mark"] = torch.cat([sequence.marks for sequence in sequences]).numpy()
+        frame["time"], frame["inter_time"] = flat.event_times.numpy(), flat.inter_times.numpy()
+        frame["mark"] = flat.marks.numpy()
         if self.mark_names is not None:
             frame["mark_name"] = pd.Categorical.from_codes(frame["mark"], self.mark_names)
         clock = Clock.stored(self.time_unit, self.time_origin)
@@ -222,7 +224,8 @@ class SampledSequences:
             frame["history_id"] = ids.repeat(repeats.numpy()).to_numpy()
         if self.log_probs is not None:
             missing = [
-                torch.full((len(s) - len(p),), torch.nan) for s, p in zip(sequences, self.log_probs, strict=True)
+                torch.full((num - len(own),), torch.nan)
+                for num, own in zip(repeats.tolist(), self.log_probs, strict=True)
             ]
             columns = [part for pair in zip(missing, self.log_probs, strict=True) for part in pair]
             frame["log_prob"] = torch.cat(columns).numpy()
@@ -237,10 +240,11 @@ class SampledSequences:
         """
         import pandas as pd
 
-        sequences = list(self)
+        flat = self.flat()
         frame: dict[Any, Any] = {name: getattr(self, name).numpy() for name in ("index", "history_index", "path_index")}
-        frame["num_events"] = [len(sequence) for sequence in sequences]
-        own = torch.stack([torch.bincount(sequence.marks, minlength=self.num_marks) for sequence in sequences])
+        frame["num_events"] = flat.lengths.numpy()
+        places = torch.arange(len(self)).repeat_interleave(flat.lengths) * self.num_marks + flat.marks
+        own = torch.bincount(places, minlength=len(self) * self.num_marks).view(-1, self.num_marks)
         names = range(self.num_marks) if self.mark_names is None else self.mark_names
         return pd.DataFrame(frame | {name: own[:, mark].numpy() for mark, name in enumerate(names)})
 
@@ -248,4 +252,4 @@ class SampledSequences:
         """Write one row per sequence in the EasyTPP columns; an interrupted write leaves nothing behind."""
         from tppsd.sampling.columns import to_table, write_durably
 
-        return write_durably(to_table(self.to_columns()), path)
+        return write_durably(to_table(self), path)

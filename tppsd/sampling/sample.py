@@ -21,6 +21,7 @@ from tppsd.sampling.checks import mark_indices, whole_number
 from tppsd.sampling.draft_length import DRAFT_LENGTHS, AutoDraftLength, DraftLength
 from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.engine import Engine, Finished, NotANumberError
+from tppsd.sampling.long_history import LONG_HISTORY
 from tppsd.sampling.method import Batch, Models, build_engine, check_fit, choose_draft_length, largest_weight
 from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
 from tppsd.sampling.requests import FROM_SCRATCH, RequestPlan, Wanted, plan_requests
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from tppsd.sampling.recorder import Recorder
 
 DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
-LONG_HISTORY = 20_000  # events: from here on encoding one takes more than seconds (docs/guides/size.md)
 _LOG = logging.getLogger("tppsd")
 
 

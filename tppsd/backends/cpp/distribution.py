@@ -60,6 +60,30 @@ class DistributionArithmetic:
         self._call(self._library.log_densities, shape, distributions, elapsed, operands, log_probs)
         return log_probs
 
+    def mark_integrals(
+        self, distributions: Tensor, elapsed: Tensor | None, ends: Tensor, sets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Integrate probabilities and intensities of sets of marks (tppsd.forecasting.integrals), float64.
+
+        Args:
+            distributions: packed, (n, width).
+            elapsed: (n,), or None.
+            ends: (n, num_ends).
+            sets: bool (num_sets, num_marks).
+
+        Returns:
+            p and Lambda (n, num_sets, num_ends); NaN where less than 1e-30 is left beyond `elapsed`.
+        """
+        shape = len(ends), len(sets), ends.shape[1]
+        p, hazard = (torch.empty(shape, dtype=torch.float64) for _ in range(2))
+        read = [None if one is None else one.double().contiguous() for one in (distributions, elapsed, ends, sets)]
+        packed, waits, until, members = (None if one is None else Pointer(one.data_ptr()) for one in read)
+        self._library.mark_integrals(
+            ctypes.byref(self._weights.decoder), packed, waits, shape[0], until, shape[2], members, shape[1],
+            torch.get_num_threads(), Pointer(p.data_ptr()), Pointer(hazard.data_ptr()),
+        )  # fmt: skip
+        return p, hazard
+
     def _call(
         self, function: Callable[..., None], shape: tuple[int, ...], distributions: Tensor, elapsed: Tensor | None,
         operands: list[tuple[Tensor, tuple[int, ...]]], *written: Tensor,
@@ -155,6 +179,10 @@ class CompiledDistribution(NextEventDistribution):
     def double(self) -> NextEventDistribution:
         """Return itself: compiled code computes in float64."""
         return self
+
+    def mark_integrals(self, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
+        """Integrate probabilities and intensities of sets of marks; see DistributionArithmetic.mark_integrals."""
+        return self._arithmetic.mark_integrals(self.parameters, self._elapsed, ends, sets)
 
     def log_prob(self, inter_times: Tensor, marks: Tensor) -> Tensor:
         """Return log g(tau) + log f(k | tau), (*batch,)."""

@@ -23,13 +23,14 @@ from tppsd.backends.cpp.structures import (
     Views,
 )
 
-ABI_VERSION = 1  # native/layout.h has the same number
+ABI_VERSION = 2  # native/layout.h has the same number
 
 _CONSTANTS: dict[str, tuple[type, ...]] = {  # result type, argument types; they cannot fail
     "abi_version": (Int,),
     "panel_width": (Int,),
     "last_error": (ctypes.c_char_p,),
 }
+_INTEGRALS = (Pointer, Pointer, Int, Pointer, Int, Pointer, Int, Int, Pointer, Pointer)
 # Argument types, and the type of the result or None. Each function returns a status; its result is written to a pointer
 # behind its arguments and is what the call gives in Python. A pointer to a structure accepts no other structure.
 _CALLS: dict[str, tuple[tuple[type, ...], type | None]] = {
@@ -44,6 +45,7 @@ _CALLS: dict[str, tuple[tuple[type, ...], type | None]] = {
     "end_rounds": ((Pointer,), None),
     "draw_events": ((Decoder, Views, *(5 * [Pointer])), None),
     "log_densities": ((Decoder, Views, *(5 * [Pointer])), None),
+    "mark_integrals": ((Decoder, *_INTEGRALS), None),
 }
 _OUT_OF_MEMORY = 1  # the other values of a status: 0 = done, anything else = failed
 _KINDS: dict[Any, str] = {Pointer: "p", Double: "d", Int: "i"}

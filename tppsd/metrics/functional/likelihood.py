@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -52,7 +52,7 @@ def model_nll(model: LikelihoodModel, sequences: Sequence[EventSequence], conven
     return float(nll_per_event(*map(torch.cat, zip(*parts, strict=True)))) if parts else math.nan
 
 
-def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
+def process_nll(process: Any, sequences: Iterable[EventSequence]) -> float:
     """Return `nll_per_event` under a ground-truth process (tppsd.processes.Process), `window` convention.
 
     Example:
@@ -61,8 +61,11 @@ def process_nll(process: Any, sequences: Sequence[EventSequence]) -> float:
         >>> round(process_nll(poisson, [EventSequence.of([1.0, 2.0], t_start=0.0, t_end=3.0)]), 4)
         2.3069
     """
-    num_events = sum(s.num_scored for s in sequences)
-    return -sum(process.log_likelihood(s) for s in sequences) / num_events if num_events else math.nan
+    num_events, total = 0, 0.0
+    for sequence in sequences:
+        num_events += sequence.num_scored
+        total += process.log_likelihood(sequence)
+    return -total / num_events if num_events else math.nan
 
 
 def nll_by_time(

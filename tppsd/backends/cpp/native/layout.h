@@ -8,7 +8,7 @@
 #include "rounds.h"
 #include "views.h"
 
-constexpr int64_t ABI_VERSION = 1;  // of the exported functions; library.py has the same number
+constexpr int64_t ABI_VERSION = 2;  // of the exported functions; library.py has the same number
 
 #define MIRRORED_STRUCTURES(SIZE, FIELD) \
   SIZE(Linear, 40) FIELD(Linear, weight, 0) FIELD(Linear, bias, 8) FIELD(Linear, in, 16) FIELD(Linear, out, 24) \

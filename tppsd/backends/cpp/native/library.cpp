@@ -8,6 +8,7 @@
 #include "chain.h"
 #include "failures.h"
 #include "distributions.h"
+#include "integrals.h"
 #include "layout.h"
 #include "passes.h"
 #include "pool.h"
@@ -19,6 +20,7 @@ constexpr int64_t GROUP = 128;
 constexpr int64_t NEAR = 6 << 20;  // bytes of keys and values that stay near a core from event to event of a chain,
 constexpr int64_t FEWEST = 4, MOST = 16;  // which decide how many rows run together: at least 4, at most 16
 constexpr int64_t WORTH_A_THREAD = 256;  // tokens times layers: starting a thread takes as long as a few dozen of them
+constexpr int64_t TOKENS_OF_AN_INTEGRAL = 4;    // times layers, which take about as long
 constexpr int64_t WORTH_A_TEAM = 40;     // likewise, for a pass that is one of many
 
 // Calls run(first, stop) for all rows, in groups of them, by as many threads as `worth` says. An exception of any
@@ -218,6 +220,34 @@ int log_densities(const Decoder *decoder, const Views *views, const double *dist
     for_each(*views, [&](int64_t i, int64_t distribution, int64_t silence, int64_t first, int64_t second) {
       log_densities[i] = log_density(*decoder, distributions + distribution, inter_times[first], marks[second],
           elapsed ? elapsed[silence] : 0);
+    });
+  });
+}
+
+// Probabilities and integrated intensities of sets of marks (num_sets, num_marks), 0 or 1, up to ends (num, num_ends):
+// (num, num_sets, num_ends) each, of distributions one behind another. elapsed (num,): nullptr = no row has waited.
+int mark_integrals(const Decoder *decoder, const double *distributions, const double *elapsed, int64_t num,
+    const double *ends, int64_t num_ends, const double *sets, int64_t num_sets, int64_t num_threads, double *p,
+    double *hazard) noexcept {
+  return guarded([&] {
+    const int64_t size = num_sets * num_ends, width = decoder->width();
+    const auto for_all = [&](auto integrate) {
+      share(num, GROUP, num * TOKENS_OF_AN_INTEGRAL, num_threads, [&](int64_t first, int64_t stop) {
+        for (int64_t i = first; i < stop; i++)
+          integrate(distributions + i * width, elapsed ? elapsed[i] : 0, ends + i * num_ends, p + i * size, hazard +
+              i * size);
+      });
+    };
+    if (decoder->marks != TIME_CONDITIONAL)
+      return for_all([&](auto distribution, double elapsed, auto ends, auto p, auto hazard) {
+        integrate_times(*decoder, sets, num_sets, distribution, elapsed, ends, num_ends, p, hazard);
+      });
+    double latest = LOWEST_NODE;
+    for (int64_t i = 0; i < num * num_ends; i++) latest = std::max(latest, standardised(*decoder, ends[i]));
+    for (int64_t i = 0; elapsed && i < num; i++) latest = std::max(latest, standardised(*decoder, elapsed[i]));
+    const MarksAtNodes marks(*decoder, cell_of(latest) + NODES_OF_A_CELL, sets, num_sets);
+    for_all([&](auto distribution, double elapsed, auto ends, auto p, auto hazard) {
+      integrate_marks(marks, distribution, elapsed, ends, num_ends, p, hazard);
     });
   });
 }

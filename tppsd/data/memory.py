@@ -1,0 +1,85 @@
+"""Memory: what reading a file takes of it, what is free, and what to do where it is not enough."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_PER_BYTE = {
+    ".csv": 5,
+    ".tsv": 5,
+    ".json": 10,
+    ".jsonl": 10,
+}  # bytes of memory per byte of text: 5 measured, 10 guessed
+_PER_VALUE = 64  # bytes of memory per value of a Parquet file: measured, for lists of numbers
+_LARGE = 0.5  # of the free memory
+
+
+def wanted(file: Path) -> int | None:
+    """Return how many bytes of memory reading a local file takes at its peak, about; None where nothing tells.
+
+    10^7 rows of CSV (208 MB) took 5 bytes per byte, 10^6 sequences of eight events in Parquet 64 per value.
+    """
+    import pyarrow.parquet as parquet
+
+    suffix = file.suffix.lower()
+    if suffix == ".parquet" and file.is_file():
+        metadata: Any = parquet.ParquetFile(file.absolute()).metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        return _PER_VALUE * sum(int(group.column(k).num_values) for group in groups for k in range(group.num_columns))
+    return _PER_BYTE[suffix] * file.stat().st_size if suffix in _PER_BYTE else None
+
+
+def free() -> int | None:
+    """Return how many bytes of memory this process may still take; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    import resource
+
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)]
+    return min([available, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
+
+
+def warn_of_size(file: Path) -> None:
+    """Warn before a file is read that may take more than half of the free memory."""
+    needed, available = wanted(file), free()
+    if needed is not None and available is not None and needed > _LARGE * available:
+        warnings.warn(
+            f"{file}: reading it takes about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free; "
+            f"{_way_out(file)}",
+            stacklevel=2,
+        )
+
+
+@contextlib.contextmanager
+def memory_for(source: Any) -> Iterator[None]:
+    """Say in a sentence that the memory did not suffice to read a source, and what to do.
+
+    Raises:
+        ValueError: it did not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = source if isinstance(source, str | Path) else type(source).__name__
+        raise ValueError(f"{where}: there is not enough memory to read it as a whole; {_way_out(where)}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error means that memory was asked for and not given, as Python, NumPy, Arrow and torch say it."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "bad_alloc" in str(error)
+
+
+def _way_out(source: str | Path) -> str:
+    return (
+        f"`tppsd convert {source} {Path(source).stem}.arrow` writes a file whose events stay on the disk while a "
+        "model is trained (Parquet, CSV and TSV are read block by block for it)"
+    )
