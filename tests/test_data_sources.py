@@ -135,6 +135,24 @@ class TestMemory:
 
         check(read_dataset(Table(), fractions=THIRDS))
 
+    @pytest.mark.parametrize("kind", ["text", "category"])
+    def test_views_of_texts(self, tmp_path: Path, kind: str) -> None:
+        """What polars gives, in memory and in its Feather files. Mutant: `without_views` returns the table as it is."""
+        view = getattr(pa, "string_view", None)
+        if view is None:
+            pytest.skip("this pyarrow has no views of texts")
+        table = pa.Table.from_pandas(FRAME, preserve_index=False)
+        for place, name in enumerate(table.column_names):
+            if not pa.types.is_floating(table[name].type):
+                column = pa.chunked_array([pa.array(list(map(str, table[name].to_pylist())), view())])
+                if kind == "category":
+                    indices = pa.array(range(len(column)), pa.uint32())
+                    column = pa.chunked_array([pa.DictionaryArray.from_arrays(indices, column.chunk(0))])
+                table = table.set_column(place, name, column)
+        check(read_dataset(table, fractions=THIRDS))
+        pyarrow.feather.write_feather(table, str(tmp_path / "log.feather"), compression="uncompressed")
+        check(read_dataset(str(tmp_path / "log.feather"), fractions=THIRDS))
+
     def test_polars(self) -> None:
         polars = pytest.importorskip("polars", reason="polars is not installed")
         check(read_dataset(polars.from_pandas(FRAME), fractions=THIRDS))

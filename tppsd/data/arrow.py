@@ -155,8 +155,34 @@ def plain(values: Any) -> Any:
     import pyarrow
 
     kind = values.type.value_type if pyarrow.types.is_dictionary(values.type) else values.type
+    kind = pyarrow.large_string() if str(kind) == "string_view" else kind
     chunks = values.chunks if isinstance(values, pyarrow.ChunkedArray) else [values]
     return pyarrow.concat_arrays([chunk.cast(kind) for chunk in chunks]) if chunks else pyarrow.array([], kind)
+
+
+def without_views(table: Any) -> Any:
+    """Return a table whose texts lie one behind another: polars gives views of them, which few functions of Arrow know.
+
+    Args:
+        table: a pyarrow.Table.
+    """
+    import pyarrow
+
+    text = pyarrow.large_string()
+
+    def read(chunk: Any) -> Any:
+        if pyarrow.types.is_dictionary(chunk.type):
+            return pyarrow.DictionaryArray.from_arrays(chunk.indices, read(chunk.dictionary)).dictionary_decode()
+        try:
+            return chunk.cast(text)
+        except pyarrow.ArrowNotImplementedError:  # in early versions with views
+            return pyarrow.array(chunk.to_pylist(), text)
+
+    for place, field in enumerate(table.schema):
+        if "string_view" in str(field.type) and not is_list(field.type):
+            column = pyarrow.chunked_array([read(chunk) for chunk in table[place].chunks], text)
+            table = table.set_column(place, field.name, column)
+    return table
 
 
 def first_null(values: Any) -> int:

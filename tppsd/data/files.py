@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from tppsd.data.arrow import check_no_truth_values
+from tppsd.data.arrow import check_no_truth_values, without_views
 from tppsd.data.memory import warn_of_size
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context, candidate_names
@@ -70,7 +70,7 @@ def open_file(file: str | Path, context: Context) -> Any:
         if suffix in (".csv", ".tsv"):
             return _in_utf8(file, _read_csv(file, suffix, context), candidates)
         if suffix == ".feather":
-            return _in_utf8(file, _read_feather(file), candidates)
+            return _in_utf8(file, without_views(_read_feather(file)), candidates)
         return _rows_to_table(str(file), _json_rows(file), candidates)
 
 

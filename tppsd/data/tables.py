@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tppsd.data.arrow import is_list
+from tppsd.data.arrow import is_list, without_views
 from tppsd.data.files import FORMATS, format_of, open_file, reason
 from tppsd.data.options import Context
 from tppsd.data.paths import is_url
@@ -36,7 +36,7 @@ def to_arrow(source: Any) -> Any:
     import pyarrow
 
     if isinstance(source, pyarrow.Table):
-        return source
+        return without_views(source)
     module = type(source).__module__.split(".")[0]
     if module == "datasets":
         return source.with_format("arrow")[:]
@@ -44,7 +44,7 @@ def to_arrow(source: Any) -> Any:
         keeps_index = source.index.name is not None or str(source.index.dtype).startswith("datetime")
         return pyarrow.Table.from_pandas(source.reset_index() if keeps_index else source, preserve_index=False)
     if hasattr(source, "__arrow_c_stream__"):
-        return pyarrow.table(source)
+        return without_views(pyarrow.table(source))
     raise TypeError(f"cannot read a {type(source).__name__}; give a path, a hub id, {TABLES}")
 
 
