@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,16 @@ def test_durations_and_names_of_units() -> None:
     for value in (0, -1, "0d", float("nan"), "soon"):
         with pytest.raises(ValueError, match="window = "):
             hours.duration(value, "window")
+
+
+def test_times_beyond_all_timestamps_have_none() -> None:
+    """Mutants: a cast that warns; a sum that goes round, from 2262 to 1677."""
+    origin = np.datetime64("2025-03-01", "ns")
+    clock = Clock("d", origin)
+    last = (np.iinfo(np.int64).max - origin.astype(np.int64)) / (86400 * 10**9)  # 2262-04-11
+    times = np.array([0.0, 1.5, -1.5, last - 1, last + 1, 1.05 * last, 1e6, 1e300, -3e5, np.inf, np.nan])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stamps = clock.stamps(times)
+    assert stamps[:3].tolist() == [(origin + np.timedelta64(hours, "h")).item() for hours in (0, 36, -36)]
+    assert str(stamps[3])[:10] == "2262-04-10" and np.isnat(stamps[4:]).all()

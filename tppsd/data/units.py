@@ -62,6 +62,7 @@ NANOSECONDS = {  # length of each unit
     "d": 86400 * 10**9,
 }
 WEEK = 7 * NANOSECONDS["d"]
+_LAST_TICK = 2.0**63 - 2**12  # nanoseconds since 1970: short of the end of int64 by more than float64 rounds there
 NAMES = {  # other names of a unit, without the plural's s
     "nanosecond": "ns",
     "microsecond": "us",
@@ -166,12 +167,15 @@ class Clock:
         return np.where(is_missing, np.nan, whole + rest / NANOSECONDS[self.unit])
 
     def stamps(self, times: np.ndarray) -> np.ndarray:
-        """Return numbers of units since the origin as timestamps, datetime64[ns]; NaT where they are not finite."""
+        """Return numbers of units since the origin as timestamps, datetime64[ns].
+
+        NaT where they are not finite, or before 1677 or after 2262: there int64 nanoseconds end.
+        """
         assert self.unit is not None and self.origin is not None
-        is_finite = np.isfinite(times)
-        ticks = np.where(is_finite, times, 0.0) * NANOSECONDS[self.unit]
-        stamps = self.origin + np.rint(ticks).astype("timedelta64[ns]")
-        return np.where(is_finite, stamps, np.datetime64("NaT", "ns"))
+        length = NANOSECONDS[self.unit]
+        is_known = np.abs(times + float(self.origin.astype(np.int64)) / length) < _LAST_TICK / length
+        stamps = self.origin + np.rint(np.where(is_known, times, 0.0) * length).astype("timedelta64[ns]")
+        return np.where(is_known, stamps, np.datetime64("NaT", "ns"))
 
     def length(self, difference: Any) -> float | None:
         """Return a difference of ticks as a number of units; None stays None."""
