@@ -192,7 +192,9 @@ static void integrate_marks(const MarksAtNodes &marks, const double *distributio
   sums.resize(2 * (whole.size() + 1));
   for (int64_t a = 0; a < num_sets; a++) {
     const float *f = probs + a * marks.stride;
-    const auto curvature = [&](int64_t j) { return j > 0 && j < num - 1 ? (f[j + 1] - f[j]) - (f[j] - f[j - 1]) : 0.0f; };
+    const auto curvature = [&](int64_t j) {
+      return j > 0 && j < num - 1 ? (f[j + 1] - f[j]) - (f[j] - f[j - 1]) : 0.0f;
+    };
     const auto add = [&](int64_t cell, const Gain &gain, double *sum) {
       const int64_t j = cell - first;
       const double slope = (f[j + 1] - f[j]) / SPACING;
