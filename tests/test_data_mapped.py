@@ -21,14 +21,16 @@ from small_models import random_sequence, small_model
 from tppsd import EventDataModule, cli
 from tppsd.data import files
 from tppsd.data.arrow_file import write_arrow
+from tppsd.data.blocks import Unstreamable
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.interchange import write_parquet
 from tppsd.data.log import read_log
 from tppsd.data.mapped import MappedSequences
 from tppsd.data.options import ReadOptions
 from tppsd.data.reading import read_dataset
+from tppsd.data.scan import GapCounts, Scan
 from tppsd.data.statistics import DataStatistics
-from tppsd.data.streaming import GapCounts, Scan, Unstreamable, stream_to_arrow
+from tppsd.data.streaming import stream_to_arrow
 from tppsd.data.units import NANOSECONDS, fitting_unit
 from tppsd.metrics.functional import model_nll
 

@@ -79,8 +79,9 @@ def _write_arrow(source: str, path: Path, options: ReadOptions) -> tuple[dict[st
         Split -> number of sequences; number of marks; notes for the user.
     """
     from tppsd.data.arrow_file import write_arrow
+    from tppsd.data.blocks import Unstreamable
     from tppsd.data.log import read_log
-    from tppsd.data.streaming import Unstreamable, stream_to_arrow
+    from tppsd.data.streaming import stream_to_arrow
 
     try:
         facts, notes = stream_to_arrow(source, path, options)

@@ -186,7 +186,7 @@ class _Parabolas(NamedTuple):
         return cls(probs[:, :-1], slopes, 0.25 * (at_nodes[:, :-1] + at_nodes[:, 1:]))
 
     def pick(self, cells: Tensor) -> _Parabolas:
-        """Those of int64 cells (num_distributions, n)."""
+        """Return the parabolas of int64 cells (num_distributions, n)."""
         return _Parabolas(*(_pick(values, cells) for values in self))
 
     def integrals(self, before: _Points, after: _Points, left: Tensor, width: Tensor | float) -> tuple[Tensor, Tensor]:

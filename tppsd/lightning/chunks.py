@@ -23,7 +23,7 @@ class Chunk(NamedTuple):
 
     @property
     def items(self) -> slice:
-        """Where its items stand in a list of all."""
+        """The places of its items in a list of all."""
         return slice(self.first_index, self.first_index + self.num_items)
 
 

@@ -1,4 +1,4 @@
-"""When a run stops: after the learning rate has fallen, which begins when validation no longer improves."""
+"""The end of a run: it stops after the learning rate has fallen, which begins when validation no longer improves."""
 
 from __future__ import annotations
 

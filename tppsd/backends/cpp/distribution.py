@@ -128,12 +128,14 @@ class CompiledDistribution(NextEventDistribution):
     _elapsed: Tensor | None
 
     def __init__(self, arithmetic: DistributionArithmetic, parameters: Tensor, elapsed: Tensor | None = None) -> None:
-        # the fields of the frozen class above stay unset: they are made when asked for
-        self.__dict__.update(_arithmetic=arithmetic, _packed=parameters, _elapsed=elapsed)
+        # the class is frozen; the fields of the one above stay unset: they are made when asked for
+        object.__setattr__(self, "_arithmetic", arithmetic)
+        object.__setattr__(self, "_packed", parameters)
+        object.__setattr__(self, "_elapsed", elapsed)
 
     @cached_property
     def _ordinary(self) -> NextEventDistribution:
-        """The same distributions, field by field: most are never asked for."""
+        """The same distributions, field by field; most are never asked for."""
         return self._arithmetic.example._with([self.parameters], self._elapsed)
 
     @property
