@@ -139,10 +139,10 @@ def test_easytpp_files_have_its_fields_and_are_read_back(tmp_path: Path, is_wind
 # --- samples of predict -----------------------------------------------------------------------------------------------
 
 
-def sampled(tmp_path: Path, **changed) -> tuple[SampledSequences, Path]:
+def sampled(tmp_path: Path, days: tuple[float, float] = (10.0, 11.0), **changed) -> tuple[SampledSequences, Path]:
     """Two histories with five paths each, in two files as `predict` writes them."""
     process = Hawkes([0.5, 0.2, 0.1, 0.1], 0.1, 1.0)
-    histories = [EventSequence.of([day + 0.5], [0], day, day + 1.0) for day in (10.0, 11.0)]
+    histories = [EventSequence.of([day + 0.5], [0], day, day + 1.0) for day in days]
     clock = {"time_unit": "d", "time_origin": "2008-01-01T00:00:00"} | changed
     found = dataclasses.replace(tppsd.sample(process, history=histories, num_sequences=5, horizon=1.0), **clock)
     table = to_table(found)
@@ -176,3 +176,10 @@ def test_samples_that_are_no_forecasts_with_dates_are_refused(tmp_path: Path) ->
     with pytest.raises(ValueError, match="continue nothing"):
         write_catalogs(scratch.to_parquet(tmp_path / "scratch.parquet"), tmp_path / "out", MAGNITUDES)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_histories_that_begin_together_do_not_share_a_file(tmp_path: Path) -> None:
+    """Mutant: the second catalogue forecast takes the place of the first."""
+    _, folder = sampled(tmp_path, days=(10.0, 10.0))
+    with pytest.raises(ValueError, match=r"history 1 begins when another does, .* one name, 2008-01-12T00-00-00.csv"):
+        write_catalogs(folder, tmp_path / "out", MAGNITUDES)

@@ -44,7 +44,8 @@ def write_catalogs(samples: str | Path, output: str | Path, magnitudes: Sequence
 
     Raises:
         FileNotFoundError: there are no samples.
-        ValueError: the samples continue no histories or have no dates, or a mark has no magnitude.
+        ValueError: the samples continue no histories or have no dates, two of them begin together, or a mark has no
+            magnitude.
     """
     import pyarrow.parquet as parquet
 
@@ -61,21 +62,31 @@ def write_catalogs(samples: str | Path, output: str | Path, magnitudes: Sequence
         for history, own in table.groupby("history_index"):
             if history < 0:
                 raise ValueError(f"{shard}: its sequences continue nothing; sample with --requests.continue_split")
-            written.append(_write_one(own.sort_values("path_index"), Path(output), magnitudes, shard))
+            path = Path(output) / f"{_start(own.iloc[0], shard)}.csv"
+            if path in written:
+                raise ValueError(
+                    f"{shard}: history {history} begins when another does, and their forecasts would have one name, "
+                    f"{path.name}; give the files of one stream"
+                )
+            written.append(_write_one(own.sort_values("path_index"), path, magnitudes))
     return written
 
 
-def _write_one(paths: pd.DataFrame, folder: Path, magnitudes: Sequence[float], shard: Path) -> Path:
-    """Write the paths of one history."""
+def _start(row: Any, shard: Path) -> str:
+    """Return when a path begins, as the name of a file."""
     import pandas as pd
 
-    first = paths.iloc[0]
-    unit, origin = (None if pd.isna(value) else str(value) for value in first[["time_unit", "time_origin"]])
+    unit, origin = (None if pd.isna(value) else str(value) for value in row[["time_unit", "time_origin"]])
     clock = Clock.stored(unit, origin)
-    if unit is None or origin is None or not clock.has_dates:
+    if not clock.has_dates:
         raise ValueError(f"{shard}: its times have no dates, which CSEP's catalogues need")
-    start = np.datetime_as_string(clock.stamps(np.array([first["t_start"]])), unit="s")[0]
-    path = folder / f"{str(start).replace(':', '-')}.csv"
+    start = np.datetime_as_string(clock.stamps(np.array([row["t_start"]])), unit="s")[0]
+    return str(start).replace(":", "-")
+
+
+def _write_one(paths: pd.DataFrame, path: Path, magnitudes: Sequence[float]) -> Path:
+    """Write the paths of one history."""
+    unit, origin = paths.iloc[0][["time_unit", "time_origin"]]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csep(path, list(map(_catalog, paths.itertuples())), origin=origin, unit=unit, magnitudes=magnitudes)
     return path
