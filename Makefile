@@ -46,14 +46,13 @@ docs: $(VENV)/.installed-docs
 	$(VENV_PYTHON) -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
 	@echo "Written: docs/_build/index.html"
 
-# With GCC. Python itself is not instrumented, so that the run-time libraries must be loaded before it; what it leaks is not
-# of interest. The first error ends the process that makes it, and so its test. -g1 names the lines.
-SANITIZED := c++ -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1
+# Python itself is not instrumented, so that the run-time libraries must be loaded before it; what it leaks is not of interest.
+# The first error ends the process that makes it, and so its test.
 # Left out: what compiles the library again, which takes a minute, and what runs commands, training and large samples around it.
 NOT_SANITIZED := not (at_once or cut_short or folder or fails or cell or certificate or command or callback or predict or auto or trial)
 
 sanitize: $(VENV)/.installed-test
-	CXX="$(SANITIZED)" ASAN_OPTIONS=detect_leaks=0 \
+	CXX="$(CURDIR)/tests/support/sanitized" ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	$(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal -k "$(NOT_SANITIZED)" \
 	    tests/test_compiled*.py tests/test_native_boundary.py tests/test_native_passes.py

@@ -26,8 +26,8 @@ from tppsd.data.reading import read_dataset
 from tppsd.forecasting import backtest_plan
 from tppsd.lightning.forecast_job import Forecaster
 from tppsd.lightning.job_folder import JOB, LOCK, MANIFEST, Lock
+from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.requests import Wanted
-from tppsd.sampling.sample import SamplingJob
 
 NUM_CASES, CHUNK = 12, 5
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

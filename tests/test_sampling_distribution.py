@@ -29,8 +29,9 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.sampling import method
+from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.requests import Wanted
-from tppsd.sampling.sample import SamplingJob, sample
+from tppsd.sampling.sample import sample
 
 FALSE_ALARM = 1e-4
 RULES = ("joint", "factorised", "block")

@@ -18,8 +18,7 @@ from tppsd.data.sequences import EventBatch, EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import ks_exponential, model_residuals
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling import long_history
-from tppsd.sampling import sample as job
+from tppsd.sampling import job, long_history
 from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample

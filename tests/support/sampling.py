@@ -10,12 +10,12 @@ from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.drafters.model import ModelDrafter
+from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import Wanted
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.rules import Rule
-from tppsd.sampling.sample import SamplingJob
 
 MakeDrafter = Callable[[ModelRunner], Drafter]
 

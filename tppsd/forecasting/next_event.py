@@ -13,8 +13,8 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting.integrals import mark_integrals
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.sampling.autoregressive import ModelRunner, given_elapsed
+from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.requests import RequestPlan
-from tppsd.sampling.sample import SamplingJob
 from tppsd.sampling.state import BatchState
 
 _CHUNK = 64  # histories that are encoded together

@@ -10,11 +10,11 @@ from torch import Tensor
 from tppsd.forecasting.questions import Mark, MarkSet
 from tppsd.forecasting.step_sums import StepSums, Sums
 from tppsd.sampling.checks import mark_indices, mark_set
+from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import Wanted
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.sample import SamplingJob
 
 
 class Paths(NamedTuple):

@@ -13,10 +13,10 @@ from tppsd.lightning.modules import check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
 from tppsd.models.resolve import resolve_model
+from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
 from tppsd.sampling.requests import Wanted
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.sample import SamplingJob
 
 
 class PredictedSequences(SampledSequences):
