@@ -26,6 +26,13 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Nor do the weights of models that a module of tests makes while it is imported: torch's own seed is another in
+    every process."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

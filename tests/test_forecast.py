@@ -15,7 +15,8 @@ from torch import Tensor
 import tppsd
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.forecasting import step_sums
+from tppsd.forecasting import first_events, step_sums
+from tppsd.forecasting.first_events import FirstEvents
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.step_sums import StepSums
 from tppsd.processes import Hawkes
@@ -82,6 +83,21 @@ def test_the_default_is_never_less_precise_and_far_more_so_for_what_is_rare(of_p
     assert (counts["control_variates"] < 1.01 * counts["frequency"]).all()
 
 
+def test_first_events_leave_half_of_the_variance_and_are_left_out_where_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hawkes process of one mark that excites itself: whether the next event is followed depends on when it comes."""
+    process = Hawkes([0.5], [[3.0]], 6.0)
+    few = forecast(process, HISTORIES[0], 1.0, num_paths=400)  # of which 160 have an event: of 199 none is used
+    many = forecast(process, HISTORIES[0], 1.0, num_paths=2000)
+    variances = []
+    for least in (0.0, math.inf):
+        monkeypatch.setattr(first_events, "_FEWEST", least)
+        variances.append(many.expected_counts().standard_error.square())
+    assert (variances[0] < 0.6 * variances[1]).all()
+    monkeypatch.undo()
+    assert torch.equal(many.expected_counts().standard_error.square(), variances[0])
+    assert not few._paths.with_sums(few.sets, [1.0]).first_events([1.0]).any()
+
+
 @pytest.mark.parametrize("how", ["compiled", "eager", "speculative", "tree", "fixed point"])
 def test_estimates_agree_with_plain_paths_of_a_transformer(how: str) -> None:
     """Of 6,000 other paths; every way to sample hands over the distributions of its steps."""
@@ -127,10 +143,12 @@ def largest_z() -> float:
         for expected in (values.probabilities, values.hazards):
             gaps = (values.events - expected).cumsum(-1).view(2, 3000, 5, 2)
             largest = max(largest, float((gaps.mean(1) / gaps.std(1).clamp_min(1e-12) * 3000**0.5).abs().max()))
-    return largest
+    first = found._paths.with_sums(found.sets, found.edges.tolist()).first_events(found.edges[1:].tolist())
+    assert first.shape == (3000, 2, 2, 3)
+    return max(largest, float((first.mean(0) / first.std(0).clamp_min(1e-12) * 3000**0.5).abs().max()))
 
 
-def test_sums_over_steps_are_martingales() -> None:
+def test_sums_over_steps_and_first_events_have_the_mean_0() -> None:
     assert largest_z() < 4.9
 
 
@@ -155,6 +173,23 @@ def integrates_from_zero_after_w(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StepSums, "add", wrong)
 
 
+def forgets_the_silence_before_the_first_event(patch: pytest.MonkeyPatch) -> None:
+    right = FirstEvents.add
+    patch.setattr(
+        FirstEvents, "add", lambda self, path, laws, ends, times: right(self, path, laws.whole(), ends, times)
+    )
+
+
+def takes_every_event_for_the_first(patch: pytest.MonkeyPatch) -> None:
+    right = FirstEvents.add
+
+    def wrong(self: FirstEvents, path: Tensor, laws: Any, ends: Tensor, times: Tensor) -> None:
+        self._is_new[path] = times <= ends[:, -1]
+        right(self, path, laws, ends, times)
+
+    patch.setattr(FirstEvents, "add", wrong)
+
+
 def forgets_the_step_until_the_horizon(patch: pytest.MonkeyPatch) -> None:
     right = StepSums.add
     patch.setattr(StepSums, "add", lambda self, steps: right(self, steps._replace(num_steps=steps.num_events)))
@@ -164,11 +199,13 @@ WRONG: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "forgets the truncation": forgets_the_truncation,
     "integrates from 0 after w": integrates_from_zero_after_w,
     "forgets the step until the horizon": forgets_the_step_until_the_horizon,
+    "forgets the silence before the first event": forgets_the_silence_before_the_first_event,
+    "takes every event for the first": takes_every_event_for_the_first,
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_sums_are_no_martingales(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_sums_have_another_mean(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     WRONG[wrong](monkeypatch)
     assert largest_z() > 6
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tppsd.data.paths import for_arrow, local_path
-
 
 @contextmanager
 def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]:
@@ -21,6 +19,8 @@ def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]
     Raises:
         ValueError: the path is a URL.
     """
+    from tppsd.data.paths import for_arrow, local_path  # sampling, which writes nothing, does without
+
     path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = for_arrow(path.with_name(f".{path.name}.{os.getpid()}"))

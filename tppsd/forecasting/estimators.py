@@ -72,7 +72,11 @@ def mean_estimate(outcomes: Tensor) -> Estimate:
 
 
 def control_variate_estimate(
-    outcomes: Tensor, martingales: Tensor, num_folds: int = 5, known: Tensor | None = None
+    outcomes: Tensor,
+    martingales: Tensor,
+    num_folds: int = 5,
+    known: Tensor | None = None,
+    controls: Tensor | None = None,
 ) -> Estimate:
     """Estimate E Y with control variates M of known mean 0, their coefficients fitted on other paths.
 
@@ -91,6 +95,9 @@ def control_variate_estimate(
         num_folds: K, 2 to num_paths.
         known: (num_folds, *batch): where it is a number, beta_(-k) is (number, 0, ..., 0) instead of a fit, as where
             the other folds have too few events to fit anything to; NaN: fitted. It must not depend on fold k.
+        controls: more control variates, of mean 0, (num_paths, *batch, num_controls) or broadcast to it, fitted in the
+            same way to what the martingales leave; unused where 0 is known. All in one fit would take them for the
+            martingales where the paths at hand cannot tell these apart.
     Source: Glasserman, Monte Carlo Methods in Financial Engineering (2003), section 4.1; Avramidis and Wilson, Ann.
         Oper. Res. 45 (1993), for splitting.
     """
@@ -105,17 +112,29 @@ def control_variate_estimate(
     fold = torch.arange(len(outcomes), device=outcomes.device) % num_folds
     corrected = torch.empty_like(outcomes)
     for k in range(num_folds):
-        coefficients = _coefficients(outcomes[fold != k], martingales[fold != k])
+        rest, own = fold != k, fold == k
+        coefficients = _coefficients(outcomes[rest], martingales[rest])
         if known is not None:
             first = torch.zeros_like(coefficients)
             first[..., 0] = known[k]
             coefficients = torch.where(known[k].isnan().unsqueeze(-1), coefficients, first)
-        corrected[fold == k] = outcomes[fold == k] - (martingales[fold == k] * coefficients).sum(-1)
+        left = outcomes - (martingales * coefficients).sum(-1)
+        corrected[own] = left[own]
+        if controls is not None:
+            more = _coefficients(left[rest], controls[rest].expand(*left[rest].shape, -1))
+            if known is not None:
+                more = torch.where((known[k] == 0).unsqueeze(-1), 0.0, more)
+            corrected[own] -= (controls[own] * more).sum(-1)
     return mean_estimate(corrected)._replace(estimator="control variates")
 
 
 def step_sum_estimate(
-    outcomes: Tensor, probabilities: Tensor, hazards: Tensor, is_binary: bool, num_folds: int = 5
+    outcomes: Tensor,
+    probabilities: Tensor,
+    hazards: Tensor,
+    is_binary: bool,
+    controls: Tensor | None = None,
+    num_folds: int = 5,
 ) -> Estimate:
     """Estimate E N of a number of events with the martingales N - sum p_i and N - integral of the intensity.
 
@@ -130,7 +149,7 @@ def step_sum_estimate(
             *batch).
         hazards: integral of the intensity of such events along each path, (num_paths, *batch).
         is_binary: N is 0 or 1.
-        num_folds: as of `control_variate_estimate`.
+        controls, num_folds: as of `control_variate_estimate`.
     """
     fold = torch.arange(len(outcomes)) % num_folds
     rest = [fold != k for k in range(num_folds)]
@@ -138,13 +157,13 @@ def step_sum_estimate(
     known = torch.where(expected < _FEWEST, 1.0, torch.nan)
     martingales = torch.stack([outcomes - probabilities, outcomes - hazards], -1)
     if not is_binary:
-        return control_variate_estimate(outcomes, martingales, num_folds, known)
+        return control_variate_estimate(outcomes, martingales, num_folds, known, controls)
     without = 1 - outcomes
     num_without = torch.stack([without[own].sum(0) for own in rest])
     share = torch.stack([(without[own].sum(0) + 1) / (int(own.sum()) + 2) for own in rest])
     is_steady = torch.stack([probabilities[own].var(0) for own in rest]) < share * (1 - share)
     known = torch.where(num_without < _FEWEST, is_steady.double(), known)
-    found = control_variate_estimate(outcomes, martingales, num_folds, known)
+    found = control_variate_estimate(outcomes, martingales, num_folds, known, controls)
     share = (without.sum(0) + 1) / (len(outcomes) + 2)
     least = torch.where((known == 0).any(0), (share * (1 - share) / len(outcomes)).sqrt(), 0.0)
     return found._replace(standard_error=torch.maximum(found.standard_error, least))

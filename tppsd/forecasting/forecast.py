@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -186,11 +186,11 @@ class Forecast:
                 each declared set, (num_histories, num_sets).
             within: time since w, at most the horizon (None).
             estimator: "control_variates" (the default): the share of paths, corrected by what their steps made
-                probable, never less precise than the share but for the fit of two coefficients; "step_sum": the mean
-                over paths of the steps' probabilities, until the first such event; "frequency": the share of paths;
-                "without": the mean of 1 - exp(-integral of these marks' intensity) over other paths, of the process
-                without them, each set of
-                marks by paths of its own: never less precise than the share, and good for what is rare.
+                probable and by the times of their first events, never less precise than the share but for the fit of
+                five coefficients; "step_sum": the mean over paths of the steps' probabilities, until the first such
+                event; "frequency": the share of paths; "without": the mean of 1 - exp(-integral of these marks'
+                intensity) over other paths, of the process without them, each set of marks by paths of its own: never
+                less precise than the share, and good for what is rare.
 
         An estimate that is no frequency is unbiased, and may lie a few standard errors outside of [0, 1].
         """
@@ -201,7 +201,7 @@ class Forecast:
             return _squeezed(mean_estimate(parts)._replace(estimator="process without the marks"), marks is not None)
         paths = self._paths.with_sums(sets, [end], None if marks is None else sets[0].marks)
         sums = paths.until_first(sets, end)
-        return _squeezed(_estimate(sums, estimator, is_binary=True), marks is not None)
+        return _squeezed(_estimate(sums, estimator, True, lambda: paths.first_events([end])), marks is not None)
 
     def expected_counts(
         self,
@@ -219,8 +219,10 @@ class Forecast:
         """
         edges = self.edges if bins is None else bin_edges(bins, self.horizon)
         sets = self.sets if by_mark else self.sets[-1:]
-        sums = self._paths.with_sums(sets, edges.tolist()).in_bins(sets, edges)
-        return _squeezed(_estimate(sums, estimator, is_binary=False), not by_mark)
+        paths = self._paths.with_sums(sets, edges.tolist())
+        sums, ends = paths.in_bins(sets, edges), edges[1:].tolist()
+        found = _estimate(sums, estimator, False, lambda: paths.first_events(ends).unsqueeze(2))
+        return _squeezed(found, not by_mark)
 
     def count_quantiles(
         self,
@@ -307,18 +309,17 @@ class Forecast:
         return within
 
 
-def _estimate(sums: Sums, estimator: Estimator, is_binary: bool) -> Estimate:
-    """Estimate the means over paths of sums (num_paths, *batch), (*batch,)."""
+def _estimate(sums: Sums, estimator: Estimator, is_binary: bool, controls: Callable[[], Tensor]) -> Estimate:
+    """Estimate the means over paths of sums (num_paths, *batch), (*batch,), with more control variates."""
     if estimator == "control_variates":
-        return step_sum_estimate(*sums, is_binary)
+        return step_sum_estimate(*sums, is_binary, controls())
     if estimator == "step_sum":
         return mean_estimate(sums.probabilities)._replace(estimator="step sum")
     if estimator == "frequency":
         return mean_estimate(sums.events)._replace(estimator="frequency" if is_binary else "mean")
     raise ValueError(
         f"estimator = {estimator!r} is unknown here; choose 'control_variates', 'step_sum' or 'frequency' (or "
-        "'without' for a "
-        "probability)"
+        "'without' for a probability)"
     )
 
 

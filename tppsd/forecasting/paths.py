@@ -60,6 +60,10 @@ class Paths(NamedTuple):
         which, bins = self.places(sets), self.number_of_bins(end)
         return self.by_history(Sums(*(field[:, which, :bins].sum(-1) for field in self.sums.until_first)))
 
+    def first_events(self, ends: list[float]) -> Tensor:
+        """Return control variates of the first events until ends of bins, (num_paths, num_histories, num_ends, 3)."""
+        return self.sums.first_events.controls([self.number_of_bins(end) - 1 for end in ends], self.num_paths)
+
     def in_bins(self, sets: tuple[MarkSet, ...], edges: Tensor) -> Sums:
         """Return sums in bins of the paths or in joined ones: (num_paths, num_histories, num_sets, num_bins)."""
         which, at = self.places(sets), torch.searchsorted(self.edges, edges)

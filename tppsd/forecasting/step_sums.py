@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.forecasting.first_events import FirstEvents
 from tppsd.forecasting.integrals import mark_integrals
 from tppsd.sampling.recorder import Steps
 from tppsd.sampling.requests import RequestPlan
@@ -49,6 +50,7 @@ class StepSums:
         totals: of whole paths.
         until_first: of each path until its first event of the set, that included.
         first_times: float64 (num_paths, num_sets), of that event since the history was observed; inf without one.
+        first_events: of any mark, for control variates.
     """
 
     def __init__(self, sets: Tensor, edges: Tensor) -> None:
@@ -62,6 +64,7 @@ class StepSums:
         shape = len(which), len(self.sets), len(self.edges) - 1
         self.totals, self.until_first = Sums.zeros(*shape), Sums.zeros(*shape)
         self.first_times = torch.full(shape[:2], torch.inf, dtype=torch.float64)
+        self.first_events = FirstEvents(shape[0], shape[2])
 
     def add(self, steps: Steps) -> None:
         """Add the steps of one call of a method."""
@@ -77,12 +80,13 @@ class StepSums:
         times = steps.events.times[rows, positions] - observed
         is_hit = self.sets[:, marks.clamp(0, self.sets.shape[1] - 1)].t() & is_event.unsqueeze(1)  # (num_steps, sets)
 
-        p, hazard = mark_integrals(
-            steps.distributions[rows, positions], torch.cat([ends, inter_times.unsqueeze(1)], 1), self.sets
-        )
+        distributions = steps.distributions[rows, positions]
+        p, hazard = mark_integrals(distributions, torch.cat([ends, inter_times.unsqueeze(1)], 1), self.sets)
         is_lived = (ends < inter_times.unsqueeze(1)).unsqueeze(1)
         hazard = torch.where(is_lived, hazard[..., :-1], hazard[..., -1:])
         in_bin = (times.unsqueeze(1) > self.edges[:-1]) & (times.unsqueeze(1) <= self.edges[1:])
+        leads = (positions == 0).nonzero().squeeze(1)
+        self.first_events.add(path[leads], distributions[leads], ends[leads, 1:], inter_times[leads])
         of_step = Sums(
             (is_hit.unsqueeze(2) & in_bin.unsqueeze(1)).double(), p[..., :-1].diff(dim=-1), hazard.diff(dim=-1)
         )
