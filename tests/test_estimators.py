@@ -62,6 +62,26 @@ def test_standard_errors_are_those_of_replications_and_the_variance_falls() -> N
     assert float(other_sign(outcomes, martingales).value.var()) > 2 * float(plain.value.var())
 
 
+@pytest.mark.parametrize(("share", "low"), [(1.0, 0.94), (0.05, 0.93)])
+def test_intervals_cover_where_few_paths_make_the_variance(share: float, low: float) -> None:
+    """This share of 500 paths is exponential and 0 else; the mutant takes 1.96 standard errors."""
+    generator = torch.Generator().manual_seed(7)
+    sizes = -torch.rand(500, 4000, generator=generator, dtype=torch.float64).log()
+    found = mean_estimate(sizes * (torch.rand(500, 4000, generator=generator) < share))
+    lower, upper = found.interval()
+    assert low < float(((lower < share) & (share < upper)).double().mean()) < 0.965
+    mutant = float(((found.value - share).abs() < 1.96 * found.standard_error).double().mean())
+    assert mutant < 0.92 if share < 1 else mutant > 0.94
+
+
+def test_normal_paths_have_as_many_degrees_of_freedom_as_there_are() -> None:
+    normal = torch.randn(1000, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    freedom = mean_estimate(normal).degrees_of_freedom
+    assert freedom is not None and float(freedom.mean()) > 950
+    none = mean_estimate(torch.ones(10))  # no variance
+    assert [float(end) for end in none.interval()] == [1.0, 1.0]
+
+
 def nearly_certain(num_paths: int, num_replications: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Fifteen steps of chance 0.3 each, until the first hit: Y of mean 1 - 0.7^15 = 0.995, and twice sum p_i."""
     generator = torch.Generator().manual_seed(seed)

@@ -40,35 +40,52 @@ _FEWEST = 20  # expected events from which on coefficients are fitted
 class Estimate(NamedTuple):
     """Holds an estimate and its standard error, each (*batch,), float64.
 
-    Fields: value; standard_error; estimator: the name of what was done; num_paths: paths behind it, 0 for closed forms.
+    Fields: value; standard_error; estimator: the name of what was done; num_paths: paths behind it, 0 for closed forms;
+    degrees_of_freedom: how well the paths show the standard error itself, (*batch,); None = exactly.
     """
 
     value: Tensor
     standard_error: Tensor
     estimator: str = "mean"
     num_paths: int = 0
+    degrees_of_freedom: Tensor | None = None
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return lower and upper end of an interval of this level.
 
-        It is Wilson's of a frequency, else value -+ z standard errors.
+        It is Wilson's of a frequency, else value -+ t standard errors, t the quantile of Student's distribution with
+        these degrees of freedom: 1.96 of many normal paths, and more where few paths make most of the variance.
         """
         if self.estimator == "frequency":
             return wilson_interval(self.value * self.num_paths, self.num_paths, level)
-        z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
-        return self.value - z * self.standard_error, self.value + z * self.standard_error
+        half = self.standard_error * _normal_quantile(level)
+        if self.degrees_of_freedom is not None:
+            from scipy.special import stdtrit
+
+            half = self.standard_error * torch.as_tensor(stdtrit(self.degrees_of_freedom.numpy(), (1 + level) / 2))
+        return self.value - half, self.value + half
 
 
 def mean_estimate(outcomes: Tensor) -> Estimate:
     """Estimate E Y by the mean over S paths.
 
         value = 1/S sum_s Y_s,   standard error = sqrt(sum_s (Y_s - value)^2 / (S (S - 1)))
+        degrees of freedom = 2 S / (kurtosis(Y) - 1), at most S - 1
+
+    The degrees of freedom are those of a chi-square distribution whose variance, beside its mean, is that of the sum of
+    squares. They are S for normal outcomes, and few where the outcomes have a heavy tail.
 
     Args:
         outcomes: Y, (num_paths, *batch), i.i.d. along the first dimension, at least two.
+    Source: Satterthwaite, Biometrics Bulletin 2 (1946), for the matching of moments; Cramer, Mathematical Methods of
+        Statistics (1946), section 27.4, for the variance of a variance.
     """
     outcomes = _checked(outcomes)
-    return Estimate(outcomes.mean(0), outcomes.std(0) / math.sqrt(len(outcomes)), num_paths=len(outcomes))
+    num, value = len(outcomes), outcomes.mean(0)
+    squares = (outcomes - value).square()
+    kurtosis = squares.square().mean(0) / squares.mean(0).square().clamp_min(torch.finfo(torch.float64).tiny)
+    freedom = (2 * num / (kurtosis - 1).clamp_min(1.0)).clamp_max(num - 1)
+    return Estimate(value, (squares.sum(0) / (num - 1) / num).sqrt(), num_paths=num, degrees_of_freedom=freedom)
 
 
 def control_variate_estimate(
@@ -185,11 +202,16 @@ def wilson_interval(successes: Tensor, num_trials: int, level: float = 0.95) -> 
     """
     if num_trials < 1:
         raise ValueError(f"num_trials = {num_trials} must be at least 1")
-    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
+    z = _normal_quantile(level)
     frequency, scale = successes.double() / num_trials, z * z / num_trials
     centre = (frequency + scale / 2) / (1 + scale)
     half = (frequency * (1 - frequency) * scale + scale * scale / 4).sqrt() / (1 + scale)
     return (centre - half).clamp_min(0.0), (centre + half).clamp_max(1.0)
+
+
+def _normal_quantile(level: float) -> float:
+    """Return the (1 + level) / 2 quantile of the standard normal distribution."""
+    return math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
 
 
 def _coefficients(outcomes: Tensor, martingales: Tensor) -> Tensor:

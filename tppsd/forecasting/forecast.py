@@ -327,4 +327,9 @@ def _squeezed(estimate: Estimate, is_one: bool) -> Estimate:
     """Return values without the dimension of sets where there is one set."""
     if not is_one:
         return estimate
-    return estimate._replace(value=estimate.value[:, 0], standard_error=estimate.standard_error[:, 0])
+    freedom = estimate.degrees_of_freedom
+    return estimate._replace(
+        value=estimate.value[:, 0],
+        standard_error=estimate.standard_error[:, 0],
+        degrees_of_freedom=None if freedom is None else freedom[:, 0],
+    )
