@@ -21,7 +21,7 @@ help:
 	@echo "make docs              build the documentation into docs/_build, notebooks run; a warning is an error"
 	@echo "make sanitize          run the tests of the compiled code in a build that finds wrong reads, writes and arithmetic"
 	@echo "make lowest            run the quick tests with the oldest versions that pyproject.toml allows, in $(LOWEST)"
-	@echo "make mutants           plant 150 mistakes, one at a time, and run the tests that must catch each: hours"
+	@echo "make mutants           plant 200 mistakes, one at a time, and run the tests that must catch each: hours"
 	@echo "make fuzz              read 100,000 damaged files, checkpoints and options, which must all end in a sentence: hours"
 	@echo "make certify           test every sampler at a million events per cell, eager and compiled: hours"
 	@echo "make audit             ask for known vulnerabilities of what is installed"
