@@ -14,7 +14,7 @@ from draft_lengths import auto_without_a_clock
 from stubs import StubTPP, lively_transformer
 
 import tppsd
-import tppsd.sampling.sample as sample_module
+import tppsd.sampling.job as job_module
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.transformer_tpp import TransformerTPP
@@ -380,7 +380,7 @@ def test_a_draft_that_loses_the_trial_is_let_go(monkeypatch: pytest.MonkeyPatch)
         return build_engine(batch, *arguments)
 
     monkeypatch.setattr(auto, "_try", try_out)
-    monkeypatch.setattr(sample_module, "build_engine", build)
+    monkeypatch.setattr(job_module, "build_engine", build)
     assert sample(target, draft, method="auto", num_events=500).draft_hash is None
     *in_trial, afterwards = drafts
     assert all(found is draft for found in in_trial) and afterwards is None
