@@ -118,7 +118,7 @@ def drafts_over_compiled_picture() -> Figure:
 
 def shared_histories_picture() -> Figure:
     """Milliseconds per path, with a copy of the history's cache for each and with one for all."""
-    rows = tables.read("shared_histories").rows
+    rows = [row for row in tables.read("shared_histories").rows if row["layers"] == 8]
     figure = Figure(figsize=(6.4, 2.9), layout="constrained")
     axes = figure.add_subplot()
     for name, colour, shift in (("copied caches", REJECTED, -0.2), ("shared", ACCEPTED, 0.2)):
@@ -128,7 +128,7 @@ def shared_histories_picture() -> Figure:
     axes.set_xticks(range(len(rows)), [str(row["new events per path"]) for row in rows])
     axes.set_xlabel("new events per path")
     axes.set_ylabel("time [ms per path]")
-    axes.set_title("1,000 paths of each of 4 histories of 275 events, 8 layers, compiled", loc="left", fontsize=10)
+    axes.set_title("100 histories of 275 events, 8 layers, compiled, one thread", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.15)
     axes.legend(frameon=False, fontsize=9)

@@ -144,7 +144,7 @@ def test_the_first_rounds_may_draft_nothing(compile: bool, options: dict[str, An
     assert samples.stats.num_rounds > 3 and (options or samples.stats.step_acceptance > 0.99)
 
 
-DEEP: list[dict[str, Any]] = [
+LARGE: list[dict[str, Any]] = [
     {"encoder": "thp"}, {"encoder": "attnhp", "max_context": 30}, {"encoder": "rotary", "dtype": "bfloat16"},
 ]  # fmt: skip
 
@@ -159,18 +159,18 @@ def with_threads(num: int, models: Any, **arguments: Any) -> tppsd.SampledSequen
         torch.set_num_threads(before)
 
 
-def deep_pair(encoder: str, **settings: Any) -> tuple[TransformerTPP, TransformerTPP]:
-    return attentive_model(encoder, embed_dim=32, num_layers=14, **settings), attentive_model(
-        "thp", num_layers=1, **settings
-    )
+def large_pair(encoder: str, **settings: Any) -> tuple[TransformerTPP, TransformerTPP]:
+    """A target so large that threads share a pass over three events, and a draft."""
+    target = attentive_model(encoder, embed_dim=256, num_layers=14, **settings)
+    return target, attentive_model("thp", num_layers=1, **settings)
 
 
-@pytest.mark.parametrize("settings", DEEP, ids=str)
+@pytest.mark.parametrize("settings", LARGE, ids=str)
 @pytest.mark.parametrize("draft_length", [2, 5, 30])
 def test_threads_share_the_events_of_a_pass_and_change_nothing(settings: dict[str, Any], draft_length: int) -> None:
     """Two, and more than there are events, parts or cores."""
     dtype = settings.get("dtype")
-    models = deep_pair(**{name: value for name, value in settings.items() if name != "dtype"})
+    models = large_pair(**{name: value for name, value in settings.items() if name != "dtype"})
     expected = with_threads(1, models, draft_length=draft_length, dtype=dtype)
     for num in (2, 20):
         assert_same(with_threads(num, models, draft_length=draft_length, dtype=dtype), expected)
@@ -201,7 +201,7 @@ SHARES = {
 def test_what_threads_wait_for(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong, is_right = SHARES[which]
     compiled_wrong(right, wrong, tmp_path, monkeypatch)
-    models = deep_pair("thp")
+    models = large_pair("thp")
     alone, together = (bits(with_threads(num, models, draft_length=6)) for num in (1, 20))
     assert all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(alone, together, strict=True)) == is_right
 
@@ -221,7 +221,7 @@ def test_a_forked_process_starts_threads_of_its_own(
     """As workers of a data loader do, after their parent has used threads."""
     if wrong:
         compiled_wrong(*wrong, tmp_path, monkeypatch)
-    models = deep_pair("thp")
+    models = large_pair("thp")
     # of native threads only: PyTorch's own do not survive a fork, so that its workers have one each
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 

@@ -21,7 +21,9 @@ constexpr int64_t NEAR = 6 << 20;  // bytes of keys and values that stay near a 
 constexpr int64_t FEWEST = 4, MOST = 16;  // which decide how many rows run together: at least 4, at most 16
 constexpr int64_t WORTH_A_THREAD = 256;  // tokens times layers: starting a thread takes as long as a few dozen of them
 constexpr int64_t TOKENS_OF_AN_INTEGRAL = 4;    // times layers, which take about as long
-constexpr int64_t WORTH_A_TEAM = 40;     // likewise, for a pass that is one of many
+// tokens times layers times the square of the width, for a pass that is one of many: of less than that, threads wait for
+// each other longer than they save (measured with two of them, at widths of 64, 128 and 256)
+constexpr int64_t WORTH_A_TEAM = 5 << 19;
 
 // Calls run(first, stop) for all rows, in groups of them, by as many threads as `worth` says. An exception of any
 // thread is thrown here once all threads have ended.
@@ -87,7 +89,8 @@ static int64_t run_rounds(const Model &target, const Model &draft, const Rounds 
   if (num == 0) return 0;
   const int64_t at_once = rounds.in_step ? 1 : rounds.most_rounds;
   std::deque<Speculation<ModelRow>> rows;
-  const bool is_long = (rounds.draft_length + 1) * target.encoder->num_layers >= WORTH_A_TEAM;
+  const int64_t width = target.encoder->dim;
+  const bool is_long = (rounds.draft_length + 1) * target.encoder->num_layers * width * width >= WORTH_A_TEAM;
   const int64_t helpers = is_long ? largest_team(target.pass->num_threads) / num - 1 : 0;
   for (int64_t row = 0; row < num; row++)
     rows.emplace_back(ModelRow(target, row, rounds.draft_length + 1), draft, rounds, row, rounds.limits[row] > 0 ?
