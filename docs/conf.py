@@ -18,7 +18,7 @@ author = "the tppsd authors"
 release = version = tppsd.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_generated"]
+exclude_patterns = ["_build", "_generated", "jupyter_execute"]  # what a build leaves is no source of the next
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = True

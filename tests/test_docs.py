@@ -252,6 +252,13 @@ def test_the_encoder_of_the_recipe_can_be_sampled() -> None:
 # --- the documentation -----------------------------------------------------------------------------------------------
 
 
+def test_what_a_build_leaves_is_no_source_of_the_next() -> None:
+    """Executed notebooks among them, which lie beside the pages; the tutorials are made anew, and are pages."""
+    left = set(re.findall(r"^/docs/(\w+)/$", (ROOT / ".gitignore").read_text(), re.MULTILINE)) - {"tutorials"}
+    excluded = re.search(r"^exclude_patterns = (\[.*?\])", (ROOT / "docs/conf.py").read_text(), re.MULTILINE)
+    assert excluded is not None and len(left) > 1 and set(ast.literal_eval(excluded[1])) >= left
+
+
 @pytest.mark.slow
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     for package in ("sphinx", "myst_nb", "furo"):
