@@ -118,7 +118,7 @@ def drafts_over_compiled_picture() -> Figure:
 
 def shared_histories_picture() -> Figure:
     """Milliseconds per path, with a copy of the history's cache for each and with one for all."""
-    rows = [row for row in tables.read("shared_histories").rows if row["layers"] == 8]
+    rows = [row for row in tables.read("shared_histories").rows if str(row["layers"]) == "8"]
     figure = Figure(figsize=(6.4, 2.9), layout="constrained")
     axes = figure.add_subplot()
     for name, colour, shift in (("copied caches", REJECTED, -0.2), ("shared", ACCEPTED, 0.2)):

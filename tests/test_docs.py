@@ -189,8 +189,9 @@ def test_the_rounds_of_the_picture_make_the_sequence_that_is_sampled() -> None:
 
 
 @pytest.mark.parametrize("draw", figures.PICTURES.values(), ids=figures.PICTURES)
-def test_pictures_have_titles_or_legends_and_labelled_axes(draw: Any) -> None:
+def test_pictures_show_something_with_titles_or_legends_and_labelled_axes(draw: Any) -> None:
     figure = draw()
+    assert all(axes.has_data() for axes in figure.axes)
     assert all(axes.get_xlabel() for axes in figure.axes)
     assert figure.legends or all(axes.get_legend() for axes in figure.axes)
 
