@@ -76,7 +76,10 @@ def test_linear_lies_close_under_the_optimum(draft: StubTPP) -> None:
 
 
 def test_recursion_has_the_acceptance_of_its_formula(num_candidates: int = 4) -> None:
-    """1 - P_2 P_3 / P_2 ... = 1 - P_{K+1}: what is left of the target after K candidates; P by a dense grid agrees."""
+    """1 - P_2 P_3 / P_2 ... = 1 - P_{K+1}: what is left of the target after K candidates; P by a dense grid agrees.
+
+    With the scale of the next candidate in place of its own, 0.045 less are accepted: seven standard errors.
+    """
     distributions = distribution_after(TARGET, EMPTY)[None], distribution_after(FAR, EMPTY)[None]
     scales, masses = recursion(*distributions, num_candidates)
     x = grid_over(*(distribution[0] for distribution in distributions))
@@ -87,8 +90,8 @@ def test_recursion_has_the_acceptance_of_its_formula(num_candidates: int = 4) ->
         assert float(masses[0, j]) == pytest.approx(p, abs=TOLERANCE)
         c += p
         p = float(torch.trapezoid((dense[0] - c * dense[1]).clamp_min(0).sum(-1), x))
-    rate = first_steps(FAR, num_candidates, "rrs", 1000).stats.step_acceptance
-    assert abs(rate - (1 - float(masses[0, -1]))) < 4 * (0.25 / 1000) ** 0.5
+    rate = first_steps(FAR, num_candidates, "rrs", 6000).stats.step_acceptance
+    assert abs(rate - (1 - float(masses[0, -1]))) < 4 * (0.25 / 6000) ** 0.5
 
 
 @pytest.mark.parametrize("rule", ["linear", "mean", "rrs"])
