@@ -36,7 +36,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """Of the headings, as repository hosts make them, and of those of pages that are included."""
+    """Return the anchors of the headings, as repository hosts make them, and of those of pages that are included."""
     text = page.read_text()
     for name in re.findall(r"{include} [./]*_generated/(\S+)", text):
         text += (ROOT / generate.COPIES[name]).read_text() if name in generate.COPIES else ""

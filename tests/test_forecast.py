@@ -100,7 +100,7 @@ def test_first_events_leave_half_of_the_variance_and_are_left_out_where_few(monk
 
 @pytest.mark.parametrize("how", ["compiled", "eager", "speculative", "tree", "fixed point"])
 def test_estimates_agree_with_plain_paths_of_a_transformer(how: str) -> None:
-    """Of 6,000 other paths; every way to sample hands over the distributions of its steps."""
+    """The plain ones are 6,000 others; every way to sample hands over the distributions of its steps."""
     ways: dict[str, dict[str, Any]] = {
         "compiled": {"options": tppsd.SamplingOptions("autoregressive")},
         "eager": {"options": tppsd.SamplingOptions("autoregressive", compile=False)},
@@ -134,7 +134,7 @@ def test_the_process_without_the_marks_says_the_same_with_less_variance() -> Non
 
 
 def largest_z() -> float:
-    """Of the means of all martingales of a forecast after two units without an event."""
+    """Return the largest score of the means of all martingales of a forecast after two units without an event."""
     histories = [history.prefix(len(history), history.window_end + 1.5) for history in HISTORIES[1:]]
     found = forecast(MODEL, histories, HORIZON, num_paths=3000, bins=2, batch_size=500)
     sums = found._paths.with_sums(found.sets, found.edges.tolist()).sums

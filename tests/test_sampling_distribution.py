@@ -134,7 +134,7 @@ def test_paths_have_the_targets_distribution(name: str) -> None:
     [("joint", "auto"), ("joint", "past"), ("factorised", "past"), ("block", "past")],
 )
 def test_draft_lengths_that_hang_on_the_past_leave_the_distribution(rule: Any, hang_on: str) -> None:
-    """Of one row at a time, whose next length its own events decide. See the mutants of such lengths."""
+    """Rows run one at a time, and their own events decide the next length. See the mutants of such lengths."""
     target = StubTPP.swinging(4, seed=0)
     draft = target.moved(3, times=0.5, marks=1.0)
     history = EventSequence.of([0.5, 1.2], [1, 2], t_start=0.0)

@@ -206,7 +206,7 @@ def test_the_first_mark_does_not_depend_on_the_method() -> None:
 
 @pytest.mark.parametrize("max_context", [None, 8])
 def test_a_long_history_without_a_bound_is_said(max_context: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That encoding it takes the square of its length; a model that looks at few events says nothing."""
+    """The warning says that encoding takes the square of its length; a model that looks at few events says nothing."""
     monkeypatch.setattr(job, "LONG_HISTORY", 19)
     model = TransformerTPP(1, embed_dim=8, num_heads=2, num_layers=1, max_context=max_context).eval()
     history = EventSequence.of(torch.arange(1.0, 21.0), t_start=0.0)
