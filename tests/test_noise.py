@@ -26,6 +26,11 @@ KNOWN_ANSWERS = [
 ]
 
 
+def test_no_two_purposes_share_a_number() -> None:
+    """Names of one number are one member of an enumeration, under several names."""
+    assert len(Purpose) == len(Purpose.__members__) > 10
+
+
 def words(text: str) -> Tensor:
     return torch.tensor([int(word, 16) for word in text.split()])
 
