@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"datasets", "lightning", "matplotlib", "pandas", "pytorch_lightning", "scipy", "torchmetrics", "wandb"}
 TOP_LEVEL = {
     *("pyproject.toml", "tppsd", "lightning_configs", "data", "tests", "notebooks", "README.md"),
-    *("LICENSE", "MANIFEST.in", "Makefile", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "docs"),
+    *("LICENSE", "Makefile", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "docs"),
 }
 
 

@@ -24,11 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME_OF = {"yaml": "PyYAML"}  # a module -> its distribution, where the names differ
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-NOT_SHIPPED = {
-    ".ci",
-    ".gitignore",
-    "MANIFEST.in",
-}  # the last one makes the list, and is in it or not as setuptools likes
+NOT_SHIPPED = {".ci"}
 
 
 # --- dependencies ----------------------------------------------------------------------------------------------------
@@ -109,7 +105,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             (source / name).write_bytes((ROOT / name).read_bytes())
     for what in ("sdist", "wheel"):
-        code = f"from setuptools import build_meta; build_meta.build_{what}({str(out)!r})"
+        code = f"from hatchling import build; build.build_{what}({str(out)!r})"
         done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return out
