@@ -16,7 +16,8 @@ from torch import Tensor
 
 import tppsd
 from tppsd import cli
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting import backtest_plan as module
 from tppsd.forecasting.backtest import backtest

@@ -14,7 +14,8 @@ from small_models import (
     small_model,
 )
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.transformer_tpp import TransformerTPP
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tppsd.data.sequences import NO_MARK, EventBatch, EventSequence
+from tppsd.data.batch import NO_MARK, EventBatch
+from tppsd.data.sequences import EventSequence
 
 SEQUENCES = [
     EventSequence.of([1.0, 2.5, 3.0], [0, 2, 1], t_start=0.0, t_end=4.0, index=4),

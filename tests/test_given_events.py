@@ -10,7 +10,8 @@ import torch
 from small_models import random_sequence, small_model
 from windows import OF_FLAT_SEQUENCES, cut_in_two, places_to_cut, tiled
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.baseline import poisson_log_likelihood
 from tppsd.metrics.functional import (

@@ -14,7 +14,8 @@ from torch import Tensor
 from windows import OF_SEQUENCES, tiled
 
 import tppsd
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import event_counts, mark_totals, permutation_test
 from tppsd.processes import Hawkes, ProcessModel, default_decays, excitation, fit_hawkes, hawkes_fit
 from tppsd.processes.excitation import EventStream, decay_gradient, decayed_sums

@@ -11,7 +11,8 @@ import torch
 from small_models import DTYPES, ENCODERS, random_sequence, small_model
 from stubs import lively_transformer
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import nll_per_event
 from tppsd.models.transformer_tpp import TransformerTPP

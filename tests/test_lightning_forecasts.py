@@ -12,7 +12,8 @@ from lightning_helpers import SMALL, fitted, small_data, trainer
 from small_models import random_sequence, small_model
 
 from tppsd import TargetTPP
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.metrics.functional import (
     capped_mean,

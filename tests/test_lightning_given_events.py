@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from windows import OF_BATCHES, cut_in_two, tiled
 
 from tppsd import DraftTPP, TargetTPP
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.distillation import Distillation
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_helpers import SMALL, fitted, small_data, trainer
 
 from tppsd import DraftTPP, TargetTPP, load
-from tppsd.data.sequences import EventBatch
+from tppsd.data.batch import EventBatch
 from tppsd.lightning.baseline import RenewalBaseline, poisson_log_likelihood
 from tppsd.lightning.modules import TPPModule
 from tppsd.lightning.schedule import WarmupCosine

@@ -12,7 +12,7 @@ from lightning_helpers import SMALL, small_data, trainer
 from torch import Tensor
 
 from tppsd import TargetTPP
-from tppsd.data.sequences import EventBatch
+from tppsd.data.batch import EventBatch
 
 
 def with_a_wide_component(**settings: Any) -> TargetTPP:

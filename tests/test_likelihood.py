@@ -12,7 +12,8 @@ import pytest
 import torch
 from small_models import ENCODERS, random_batch, random_sequence, small_model
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import model_nll, nll_by_time, process_nll
 from tppsd.processes.presets import InhomogeneousPoisson, preset

@@ -12,7 +12,8 @@ from stubs import lively_transformer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.models.cache import KVCache
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling import method

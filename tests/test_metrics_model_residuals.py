@@ -12,7 +12,8 @@ from stubs import StubTPP
 from torch import Tensor
 
 import tppsd
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import (
     SequenceResiduals,
     carry_over,

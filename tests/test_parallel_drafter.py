@@ -15,7 +15,8 @@ from sampling import sample_with
 from stubs import StubTPP, lively_transformer
 from torch import Tensor
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.parallel import ParallelDrafter, but_last

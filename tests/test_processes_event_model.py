@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.processes import PRESETS, Hawkes, InhomogeneousPoisson, ProcessModel
 from tppsd.processes.base import invert_increasing

@@ -6,7 +6,8 @@ import pytest
 import torch
 from small_models import assert_same_distribution, random_batch
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.renewal import RenewalTPP, fit_renewal
 

@@ -15,7 +15,8 @@ from goodness import judge
 from sampling import sample_with
 from stubs import StubTPP, lively_transformer
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture

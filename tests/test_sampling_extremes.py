@@ -12,7 +12,8 @@ from goodness import chi_square_p, judge
 from small_models import ENCODERS, random_sequence
 from stubs import StubTPP, lively_transformer
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import SequenceResiduals, carry_over, ks_exponential
 from tppsd.models.mixture import LOG_STD_RANGE

@@ -14,7 +14,8 @@ from small_models import ENCODERS, random_sequence
 from stubs import StubTPP, lively_transformer
 from torch import Tensor
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import ks_exponential, model_residuals
 from tppsd.models.transformer_tpp import TransformerTPP

@@ -15,8 +15,9 @@ from small_models import random_sequence, small_model
 from stubs import StubTPP, lively_transformer
 from torch import nn
 
+from tppsd.data.batch import EventBatch
 from tppsd.data.reading import read_dataset
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.results import SampledSequences

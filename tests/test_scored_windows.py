@@ -12,7 +12,8 @@ import torch
 from small_models import ENCODERS, random_sequence, small_model
 from windows import OF_BATCHES, OF_SEQUENCES, cut_in_two, places_to_cut, tiled
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import (
     carry_over,

@@ -12,7 +12,8 @@ from goodness import judge
 from small_models import ENCODERS
 from stubs import StubTPP, lively_transformer
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import acceptance_by_position
 from tppsd.processes.event_model import ProcessModel
 from tppsd.processes.presets import PRESETS

@@ -11,8 +11,9 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:  # what type checkers and editors see; __getattr__ below does the same at run time
     from tppsd import metrics, plots, processes
     from tppsd.backends.compile import compile
+    from tppsd.data.batch import EventBatch
     from tppsd.data.named import named_history, read_histories
-    from tppsd.data.sequences import EventBatch, EventSequence
+    from tppsd.data.sequences import EventSequence
     from tppsd.data.statistics import DataStatistics
     from tppsd.forecasting.backtest import backtest
     from tppsd.forecasting.backtest_result import Backtest
@@ -79,7 +80,7 @@ _MODULE_OF = {
     "DataStatistics": "tppsd.data.statistics",
     "Distillation": "tppsd.lightning.distillation",
     "DraftTPP": "tppsd.lightning.modules",
-    "EventBatch": "tppsd.data.sequences",
+    "EventBatch": "tppsd.data.batch",
     "EventDataModule": "tppsd.lightning.datamodule",
     "EventModel": "tppsd.models.protocol",
     "EventSequence": "tppsd.data.sequences",

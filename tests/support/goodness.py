@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import NO_MARK, EventBatch, EventSequence
+from tppsd.data.batch import NO_MARK, EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.sampling.results import SampledSequences
 
 _KNOTS = 40_001  # of the trapezoidal rule in log tau: errors below 1e-7 for the distributions used here

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventTokens

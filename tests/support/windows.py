@@ -10,8 +10,9 @@ from unittest.mock import patch
 
 import torch
 
+from tppsd.data.batch import EventBatch
 from tppsd.data.flat_sequences import FlatSequences
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.sequences import EventSequence
 
 
 def cut_in_two(sequence: EventSequence, s: float) -> list[EventSequence]:

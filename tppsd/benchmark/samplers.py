@@ -11,8 +11,9 @@ import torch
 
 from tppsd.backends.compile import why_not_compilable
 from tppsd.benchmark.plan import Plan, draft_names, in_passes, short_names
+from tppsd.data.batch import EventBatch
 from tppsd.data.remarks import shorten
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.sequences import EventSequence
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.models.resolve import model_device
 from tppsd.models.transformer_tpp import TransformerTPP

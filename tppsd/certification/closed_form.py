@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tppsd.data.sequences import EventBatch
+from tppsd.data.batch import EventBatch
 from tppsd.models.cache import RowCache, extend_states
 from tppsd.models.distribution import MarkDecoder, NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture

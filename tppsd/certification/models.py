@@ -12,7 +12,8 @@ import torch
 
 from tppsd.certification.cells import Cell
 from tppsd.certification.closed_form import DISTORTIONS, ClosedFormTPP, DistortedTPP, rare_mark
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.checkpoint import load
 from tppsd.models.transformer_tpp import TransformerTPP

@@ -20,7 +20,8 @@ from torch import Tensor
 from tppsd.backends.compile import content_hash
 from tppsd.certification.cells import Cell
 from tppsd.certification.models import MEAN_INTER_TIME, OWN_ENCODER, build, event_data, with_own_encoder
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import (
     SequenceResiduals,
     carried_forecasts,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.backtest_plan import BacktestPlan, Scores
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.case_scores import CaseScores, Uniforms, case_scores
 from tppsd.forecasting.forecast import Forecast, forecast

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tppsd.backends.compile import Compile, runnable
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.stamps import clock_of_model, stamp_of, time_of
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.models.protocol import EventTokens, check_starts

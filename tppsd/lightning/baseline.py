@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from tppsd.data.batch import EventBatch
 from tppsd.data.memory import is_out_of_memory
-from tppsd.data.sequences import EventBatch
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.hawkes_baseline import (

@@ -13,12 +13,13 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
+from tppsd.data.batch import EventBatch
 from tppsd.data.batching import LengthBucketSampler, SequenceDataset
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.options import FRACTIONS, ReadOptions
 from tppsd.data.reading import EventDataset, cut, read_dataset
 from tppsd.data.remarks import check_floor, default_floor, describe_ties, remarks
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.processes.base import Process
 from tppsd.processes.presets import Preset, preset

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from tppsd.data.batch import EventBatch
 from tppsd.data.marks import check_mark_names
-from tppsd.data.sequences import EventBatch
 from tppsd.metrics.functional.transport import Overlap, overlap
 from tppsd.models.checkpoint import load
 from tppsd.models.decoder import autocast_disabled

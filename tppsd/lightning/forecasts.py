@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from tppsd.data.sequences import EventBatch
+from tppsd.data.batch import EventBatch
 from tppsd.metrics.calibration import InterTimeCalibration, MarkCalibrationError
 from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy, UnusableMeans
 from tppsd.metrics.functional.capped import capped_mean

@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from tppsd.backends.compile import check_compilable
+from tppsd.data.batch import EventBatch
 from tppsd.data.marks import check_mark_names
-from tppsd.data.sequences import EventBatch
 from tppsd.data.units import check_time_unit
 from tppsd.lightning.baseline import poisson_log_likelihood
 from tppsd.lightning.checkpoint_io import use_local_checkpoints

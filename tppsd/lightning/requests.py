@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from tppsd.data.batch import EventBatch
 from tppsd.data.flat_sequences import FlatSequences
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.sequences import EventSequence
 from tppsd.lightning.chunks import ChunkDataset, chunk_loader
 from tppsd.sampling.checks import whole_number
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tppsd.data.batch import EventBatch
 from tppsd.data.marks import check_mark_names
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.sequences import EventSequence
 from tppsd.lightning.job_module import JobModule, hashes
 from tppsd.lightning.modules import check_sampling
 from tppsd.lightning.requests import RequestChunk

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tppsd.data.sequences import NO_MARK, EventBatch
+from tppsd.data.batch import NO_MARK, EventBatch
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.distribution import NextEventDistribution, pick_mark
 

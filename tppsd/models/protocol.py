@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import NO_MARK, EventBatch
+from tppsd.data.batch import NO_MARK, EventBatch
 
 
 class EventTokens(NamedTuple):

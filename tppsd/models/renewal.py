@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from tppsd.data.batch import EventBatch
 from tppsd.data.flat_sequences import FlatSequences
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.cache import RowCache
 from tppsd.models.decoder import NextEventDecoder

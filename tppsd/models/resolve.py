@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tppsd.models.checkpoint import load
 from tppsd.models.protocol import EventModel
 
 
@@ -30,6 +29,8 @@ def resolve_model(model: Any, role: str, other_names: tuple[str, ...] = ()) -> E
             raise FileNotFoundError(
                 f"{role} = {model!r} is neither a checkpoint file or run nor one of the drafters {other_names}"
             )
+        from tppsd.models.checkpoint import load  # a model at hand needs no file
+
         return load(model)
     if isinstance(model, type):
         raise TypeError(f"{role} is the class {model.__name__}; give an instance of it")

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import MOST_MARKS, DataStatistics
 from tppsd.models.attention import AttentionPass, CachedPass, CausalPass
 from tppsd.models.blocks import EncoderInput

@@ -15,7 +15,8 @@ from random import Random
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import NO_MARK, EventSequence
+from tppsd.data.batch import NO_MARK
+from tppsd.data.sequences import EventSequence
 from tppsd.models.distribution import pick_mark, sample_mark
 
 _EPS = torch.finfo(torch.float64).eps

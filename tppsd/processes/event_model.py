@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import NO_MARK
+from tppsd.data.batch import NO_MARK
 from tppsd.models.cache import RowCache, extend_states
 from tppsd.models.distribution import pick_mark, sample_mark
 from tppsd.models.protocol import EventTokens

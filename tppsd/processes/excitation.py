@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import NO_MARK, EventSequence
+from tppsd.data.batch import NO_MARK
+from tppsd.data.sequences import EventSequence
 
 _CHUNK = 64  # events that are summed up by doubling; longer sequences are cut into chunks of so many
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.processes.excitation import EventStream, decay_gradient, excitation
 
 _MAX_STEPS = 200  # a fit takes 15 to 40

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import NO_MARK
+from tppsd.data.batch import NO_MARK
 from tppsd.models.mixture import log_ndtri
 from tppsd.processes.base import Process
 from tppsd.processes.hawkes import Hawkes

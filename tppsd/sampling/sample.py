@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.engine import Finished
 from tppsd.sampling.job import SamplingJob

@@ -75,7 +75,7 @@ def marginal_mark_probs(distribution: NextEventDistribution, num_nodes: int = 16
         num_nodes: n.
 
     Example:
-        >>> from tppsd.data.sequences import EventBatch, EventSequence
+        >>> from tppsd import EventBatch, EventSequence
         >>> from tppsd.models.renewal import RenewalTPP
         >>> model = RenewalTPP(num_marks=2).requires_grad_(False)
         >>> batch = EventBatch.from_sequences([EventSequence.of([1.0, 2.0], t_start=0.0)])

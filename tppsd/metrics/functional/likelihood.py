@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.models.likelihood import Convention, LikelihoodModel
 
 _AT_ONCE = 16  # sequences in memory

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tppsd.data.sequences import EventBatch, EventSequence
+from tppsd.data.batch import EventBatch
+from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional.time_rescaling import SequenceResiduals
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
