@@ -16,6 +16,8 @@ from tppsd.models.transformer_tpp import TransformerTPP
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"feedforward_dim": 0}, r"feedforward_dim = 0 must be at least 2, or None for 4 \* embed_dim"),
+        ({"feedforward_dim": 1}, "feedforward_dim = 1 must be at least 2"),
         ({"num_marks": 0}, r"num_marks = 0 must be at least 1 \(1 = unmarked\)"),
         ({"encoder": "rnn"}, r"encoder = 'rnn' is unknown; choose one of \['attnhp', 'rotary', 'sahp', 'thp'\]"),
         ({"embed_dim": 30, "num_heads": 4}, r"embed_dim = 30 must be positive, even and a multiple of num_heads = 4"),

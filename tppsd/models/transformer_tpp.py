@@ -98,6 +98,8 @@ class TransformerTPP(LikelihoodModel):
             raise ValueError(f"dropout = {dropout} must be at least 0 and less than 1")
         if max_context is not None and max_context < 1:
             raise ValueError(f"max_context = {max_context} must be at least 1 (a token attends to itself), or None")
+        if feedforward_dim is not None and feedforward_dim < 2:  # rotary blocks take two thirds of it
+            raise ValueError(f"feedforward_dim = {feedforward_dim} must be at least 2, or None for 4 * embed_dim")
         self.num_marks = num_marks
         self.num_layers = num_layers
         self.max_context = max_context
