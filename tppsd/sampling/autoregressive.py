@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tppsd.models.distribution import NextEventDistribution
-from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens
+from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens, NoiseStreams
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.long_history import EncodingReport
 from tppsd.sampling.noise import Purpose, RowNoise, address
@@ -123,7 +123,7 @@ class ModelRunner:
         self,
         distribution: EventDistribution,
         last_times: Tensor,
-        uniforms: Tensor,
+        uniforms: Tensor | NoiseStreams,
         keeps_distributions: bool,
         *ends: Tensor | None,
     ) -> tuple[DecodedEvents, EventDistribution | None]:
@@ -232,9 +232,9 @@ class Autoregressive:
             num = min(num, room)  # a larger cache is further away
         ends = torch.where(state.active, state.end, torch.inf)
         limits = torch.where(state.active, wanted, num)
-        window = self.noise.window(num)
+        noise = self.noise.streams(num)
         decoded, distributions = self.target.decode(
-            distribution, state.last_times, window, self.keeps_distributions, ends, limits, state.stop_marks
+            distribution, state.last_times, noise, self.keeps_distributions, ends, limits, state.stop_marks
         )
         self.noise.advance(decoded.num, num)
         events = Events.of(decoded.inter_times, decoded.times, decoded.marks)

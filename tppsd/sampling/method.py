@@ -94,9 +94,9 @@ def build_engine(
     keeps_distributions = recorder is not None and recorder.wants_distributions
     with torch.inference_mode():
         state = BatchState(num_rows, device, plan.stop_marks)
-        # what has no history begins with a start token: nothing is gained where all do, and its entry would be shared
+        # where all begin with a start token alone nothing is gained, and every row would read it as a history
         draws_first = options.method == "autoregressive" and plan.forbid_marks is None
-        encodes_newest = draws_first and bool((plan.histories.lengths > 1).any())
+        encodes_newest = draws_first and plan.continues_histories
         target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories, encodes_newest)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import NoiseStreams
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -252,6 +254,10 @@ class RowNoise(Streams):
             return self._block[:, self._bound : self._bound + num]
         rows = torch.arange(len(self.keys), device=self.keys.device).unsqueeze(1)
         return self._block[rows, self._offsets.unsqueeze(1) + torch.arange(num, device=self.keys.device)]
+
+    def streams(self, num: int) -> NoiseStreams:
+        """Return what a model draws the noise of each row's next `num` events from by itself."""
+        return NoiseStreams(self.keys, self.cursors, num)
 
     def advance(self, num: Tensor | int, at_most: int) -> None:
         """Use up `num` events: the same for all rows, or int64 (rows,), of which none is larger than `at_most`."""
