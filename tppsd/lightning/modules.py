@@ -67,7 +67,7 @@ class TPPModule(LightningModule):
         width_penalty: weight in the loss of the mean over scored events and components of (log sigma)_+^2, sigma the
             standard deviation of a component of log tau in units of the training split's own. What is wider than all
             inter-times together costs no likelihood while its weight is tiny, and then decides means and rare samples.
-            0 = none; a loss of distillation has none.
+            It costs no likelihood either (docs/results/defaults.md). 0 = none; a loss of distillation has none.
         compile: train with torch.compile, for GPUs. The first step takes a minute; on a CPU it was measured to gain
             nothing.
     """
@@ -92,7 +92,7 @@ class TPPModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = WarmupStableDecay,
         lr_interval: Literal["step", "epoch"] = "step",
         distillation: Distillation | None = None,
-        width_penalty: float = 0.0,
+        width_penalty: float = 1e-3,
         compile: bool = False,
     ) -> None:
         super().__init__()
