@@ -253,6 +253,8 @@ def parse_timestamp(text: str, option: str) -> np.datetime64:
 
     try:
         stamp = pandas.to_datetime(text, format="ISO8601", utc=True).as_unit("ns")
+        if stamp is pandas.NaT:  # "", "NaT" and "nan"
+            raise ValueError("it is no time")
     except ValueError as error:
         raise DataError(f"{option} = {text!r} is neither a number nor a timestamp such as 2024-05-31T12:00") from error
     return np.datetime64(stamp.value, "ns")
