@@ -34,13 +34,6 @@ def list_lengths(column: Any, source: str, name: str, kind: str) -> np.ndarray:
     return lengths
 
 
-def list_values(column: Any) -> Any:
-    """Return the values of all lists, one after the other."""
-    import pyarrow.compute as pc
-
-    return pc.list_flatten(column)
-
-
 def check_no_truth_values(values: Sequence[Any], kind: Any, place: Place) -> None:
     """Refuse true and false among numbers, of which Arrow makes 1 and 0.
 

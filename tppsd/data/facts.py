@@ -165,11 +165,6 @@ class LogFacts:
         order = np.argsort(lengths, kind="stable")[::-1][:number]
         return [(ticks[i], ticks[i + 1]) for i in order]
 
-    @property
-    def num_duplicates(self) -> int:
-        """Number of rows of the source that are equal to an earlier one."""
-        return sum(table.num_duplicates for table in self.log.whole)
-
 
 MIN_COPIED = 3  # events: shorter sequences agree by chance
 

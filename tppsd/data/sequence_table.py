@@ -174,23 +174,6 @@ class Pieces:
     score_start: np.ndarray | None = None
     is_cut: np.ndarray | None = None
 
-    def take(self, which: np.ndarray) -> Pieces:
-        """Return the pieces at the positions `which`, or where the mask `which` is True."""
-        return Pieces(
-            *(
-                None if values is None else values[which]  # type: ignore[arg-type]
-                for values in (
-                    self.parents,
-                    self.starts,
-                    self.stops,
-                    self.t_start,
-                    self.t_end,
-                    self.score_start,
-                    self.is_cut,
-                )
-            )
-        )
-
 
 def missing(ticks: np.ndarray) -> np.ndarray:
     """Say where a tick stands for no time."""

@@ -108,7 +108,6 @@ class RequestChunk(NamedTuple):
         num_sequences: sequences from scratch, or continuations of each history.
         history: the histories to continue; None = from scratch.
         arguments: further keywords of `tppsd.sample`.
-        job: what all chunks are, as plain values.
         ids: of the histories, or None.
     """
 
@@ -118,7 +117,6 @@ class RequestChunk(NamedTuple):
     num_sequences: int
     history: EventBatch | None
     arguments: dict[str, Any]
-    job: dict[str, Any]
     ids: tuple[Any, ...] | None = None
 
     def to_come(self, num_processes: int) -> range:
@@ -174,15 +172,14 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         first = chunk * self.items_per_chunk
         items = range(first, min(first + self.items_per_chunk, self.num_items))
         if self.requests.continue_split is None:
-            return RequestChunk(
-                chunk, len(self), first, len(items), None, self.ends | {"t_start": self.requests.t_start}, self.job
-            )
+            arguments = self.ends | {"t_start": self.requests.t_start}
+            return RequestChunk(chunk, len(self), first, len(items), None, arguments)
         sources = [self.sequences[i] for i in items]
         window_ends = torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)
         history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
         ids = None if all(s.id is None for s in sources) else tuple(s.id for s in sources)
         ends = self.ends or {"t_end": window_ends}
-        return RequestChunk(chunk, len(self), first, self.paths, history, ends, self.job, ids)
+        return RequestChunk(chunk, len(self), first, self.paths, history, ends, ids)
 
 
 def default_chunk_size(num_sequences: int, num_events: float) -> int:
