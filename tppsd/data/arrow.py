@@ -34,6 +34,38 @@ def list_lengths(column: Any, source: str, name: str, kind: str) -> np.ndarray:
     return lengths
 
 
+def to_objects(column: Any) -> np.ndarray:
+    """Return the values of a column as objects; dates outside of the years 1 to 9999, which Python has not, as text."""
+    try:
+        return objects(column.to_pylist())
+    except (OverflowError, ValueError):
+        return objects(column.cast("string").to_pylist())
+
+
+def objects(values: Sequence[Any]) -> np.ndarray:
+    """Return an array of objects, whatever they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def ids_column(ids: Sequence[Any]) -> Any:
+    """Return ids as an Arrow array: as they are where all have one type, else as text; None is null."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(ids)
+    except (pyarrow.ArrowException, OverflowError):  # of several types, or integers beyond int64
+        return text_column(ids)
+
+
+def text_column(values: Sequence[Any]) -> Any:
+    """Return values as an Arrow array of strings; None is null."""
+    import pyarrow
+
+    return pyarrow.array([None if one is None else str(one) for one in values], pyarrow.string())
+
+
 def check_no_truth_values(values: Sequence[Any], kind: Any, place: Place) -> None:
     """Refuse true and false among numbers, of which Arrow makes 1 and 0.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import first_null, is_list, plain
+from tppsd.data.arrow import first_null, is_list, plain, to_objects
 from tppsd.data.list_table import declared_num_marks, window_column
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import DataError, quoted
@@ -198,13 +198,7 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
             f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence"
         )
     encoded = _ids(source, plain(column), name).dictionary_encode()
-    names = encoded.dictionary
-    ids = np.empty(len(names), dtype=object)
-    try:
-        ids[:] = names.to_pylist()
-    except (OverflowError, ValueError):  # dates outside of the years 1 to 9999
-        ids[:] = names.cast("string").to_pylist()
-    return encoded.indices.to_numpy().astype(np.int64), ids
+    return encoded.indices.to_numpy().astype(np.int64), to_objects(encoded.dictionary)
 
 
 def _ids(source: str, column: Any, name: str) -> Any:

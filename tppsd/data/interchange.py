@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.arrow import ids_column
 from tppsd.data.list_table import CENSORED, NAMES, ORIGIN, STAMPS, UNIT
 from tppsd.data.log import EventLog, inter_times
-from tppsd.data.sequence_table import SequenceTable, no_ticks
+from tppsd.data.sequence_table import no_ticks
 from tppsd.data.sequences import EventSequence
 from tppsd.data.units import NANOSECONDS, parse_timestamp, to_nanoseconds
 from tppsd.data.whole_files import whole_or_absent
@@ -34,15 +35,17 @@ def write_parquet(log: EventLog, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".parquet":
         raise ValueError(f"{path}: the canonical file is Parquet; give a name that ends in .parquet")
+    table = pyarrow.concat_tables(_to_table(log, split) for split in log.parts)
+    ids = [one for part in log.parts.values() for one in part.ids]
+    if any(one is not None for one in ids):
+        table = table.append_column("sequence", ids_column(ids))  # one type in all splits
     with whole_or_absent(path) as temporary:
-        parquet.write_table(
-            pyarrow.concat_tables(to_table(log, split) for split in log.parts), temporary, compression="zstd"
-        )
+        parquet.write_table(table, temporary, compression="zstd")
     return path
 
 
-def to_table(log: EventLog, split: str) -> Any:
-    """Return the Arrow table of a split, one row per sequence."""
+def _to_table(log: EventLog, split: str) -> Any:
+    """Return the Arrow table of a split, one row per sequence, without the ids."""
     import pyarrow as pa
 
     part, clock, names = log.parts[split], log.clock, log.vocabulary.names
@@ -67,8 +70,6 @@ def to_table(log: EventLog, split: str) -> Any:
         UNIT: _constant(clock.unit, pa.string(), num_rows),
         ORIGIN: _constant(log.time_origin, pa.string(), num_rows),
     }
-    if part.sequence_ids is not None:
-        columns["sequence"] = _ids(part)
     if clock.has_dates:
         columns[STAMPS] = lists(_ticks(part.event_times))
     return pa.table(columns)
@@ -91,17 +92,6 @@ def _constant(value: Any, kind: Any, num_rows: int) -> Any:
         if value is None
         else pa.array([value], kind).take(pa.array(np.zeros(num_rows, dtype=np.int64)))
     )
-
-
-def _ids(part: SequenceTable) -> Any:
-    """Return the ids as they are where all have one type, else as text."""
-    import pyarrow as pa
-
-    assert part.sequence_ids is not None
-    try:
-        return pa.array(part.sequence_ids.tolist())
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array(list(map(str, part.sequence_ids)))
 
 
 _CSEP_COLUMNS = ("lon", "lat", "mag", "time_string", "depth", "catalog_id", "event_id")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, list_lengths, plain, to_floats, to_positive_integers
+from tppsd.data.arrow import is_list, list_lengths, plain, to_floats, to_objects, to_positive_integers
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import quoted
 from tppsd.data.options import SEQUENCE_COLUMNS, Context, resolve_columns
@@ -66,10 +66,7 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         with obstacles.noted():
             values = pc.list_flatten(table[columns["inter_time"]])
             inter_times = to_floats(values, lambda event: event_place("inter_time", event))
-    num_marks, ids = None, None
-    if "sequence" in columns:
-        ids = np.empty(table.num_rows, dtype=object)
-        ids[:] = table[columns["sequence"]].to_pylist()
+    num_marks, ids = None, to_objects(table[columns["sequence"]]) if "sequence" in columns else None
     windows: dict[str, Any] = {}
     for field in ("t_start", "t_end", "score_start"):
         windows[field] = no_ticks(times, table.num_rows)

@@ -80,6 +80,11 @@ class SequenceTable:
         return np.diff(self.offsets)
 
     @property
+    def ids(self) -> list[Any]:
+        """The id of each sequence, None where it has none."""
+        return [None] * len(self) if self.sequence_ids is None else self.sequence_ids.tolist()
+
+    @property
     def has_dates(self) -> bool:
         """Whether times are timestamps."""
         return self.event_times.dtype.kind == "M"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, without_views
+from tppsd.data.arrow import is_list, objects, without_views
 from tppsd.data.files import FORMATS, format_of, open_file, reason
 from tppsd.data.options import Context
 from tppsd.data.paths import is_url
@@ -68,17 +68,10 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
         num_marks=None,
         rows=np.arange(len(sequences)),
         one_row_each=True,
-        sequence_ids=None if not ids else _objects(ids),
+        sequence_ids=None if not ids else objects(ids),
         score_start=np.array(score_start) if not np.isnan(score_start).all() else None,
         is_cut=is_cut if is_cut.any() else None,
     )
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    """Return an array of objects, whatever they are."""
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
 
 
 SPLITS = ("train", "validation", "test")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tppsd.data.arrow import ids_column
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.questions import Marks, items_per_chunk
@@ -141,11 +142,8 @@ class Forecaster(JobModule):
 
     @cached_property
     def _id_type(self) -> Any:
-        """The Arrow type of the ids of all histories; text where they have none, or several."""
+        """The Arrow type of the ids of all histories; text where they have none."""
         import pyarrow as pa
 
-        try:
-            found = pa.array([history.id for history in self.histories]).type
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            return pa.string()
+        found = ids_column([history.id for history in self.histories]).type
         return pa.string() if found == pa.null() else found
