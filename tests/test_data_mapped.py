@@ -115,6 +115,32 @@ class TestTheSameAsInMemory:
         assert same(read_dataset(tmp_path / "log.arrow"), read_dataset(source, **options))
         assert any(f"{frame.duplicated().sum()} rows are exact copies" in note for note in notes)
 
+    def test_a_column_split_says_the_same_to_both(self, tmp_path: Path) -> None:
+        """Mutants split rows that are events, or take a file for split of which only some rows name a split."""
+        num, names = 40, ["train"] * 20 + ["validation"] * 10 + ["test"] * 10
+        events = rows_of(num, is_dated=False).rename(columns={"time": "time_since_start"})
+        events["split"] = [names[case] for case in events["sequence"]]
+        lists = pd.DataFrame(
+            {"time_since_start": [[1.0 + i, 2.0 + i] for i in range(num)], "type_event": [[0, 1]] * num}
+        )
+        frames = {
+            "events": events,
+            "lists": lists.assign(split=names),
+            "no train": lists.assign(split=[name.replace("train", "test") for name in names]),
+            "partly": lists.assign(split=[*names[:-7], *["other"] * 7]),
+        }
+        kept = {}
+        for name, frame in frames.items():
+            frame.to_parquet(tmp_path / f"{name}.parquet")
+            arguments = ["convert", str(tmp_path / f"{name}.parquet"), str(tmp_path / f"{name}.arrow")]
+            assert cli.main(arguments) == 0
+            found = read_dataset(tmp_path / f"{name}.arrow")
+            assert same(found, read_dataset(tmp_path / f"{name}.parquet"))
+            kept[name] = {split: len(part) for split, part in found.splits.items()}
+        by_fractions = {"train": 32, "validation": 4, "test": 4}
+        assert kept.pop("lists") == {"train": 20, "validation": 10, "test": 10}
+        assert list(kept.values()) == [by_fractions] * 3
+
     def test_written_whole(self, tmp_path: Path) -> None:
         """Windows with given events need all rows; their scores are those of the log in memory."""
         options: dict[str, Any] = {"window": "3h", "lookback": "5h", "fractions": (0.6, 0.2, 0.2)}

@@ -141,16 +141,22 @@ def open_tables(source: Any, context: Context) -> Tables:
 def by_column(opened: Tables) -> Tables:
     """Split a table whose column `split` says train, validation or test; others stay as they are."""
     source, table = opened.tables.get(None, ("", None))
-    names = getattr(table, "column_names", [])
-    if "split" not in names or not any(is_list(field.type) for field in table.schema):
+    parts = parts_by_column(table) if hasattr(table, "column_names") else {}
+    if "train" not in parts:
         return opened
+    return Tables(opened.name, {split: (f"{source}, {split} split", part) for split, part in parts.items()})
+
+
+def parts_by_column(table: Any) -> dict[str, Any]:
+    """Return split -> its rows of an Arrow table of sequences with a column `split`; empty where that is none."""
     import pyarrow.compute as pc
 
+    if "split" not in table.column_names or not any(is_list(field.type) for field in table.schema):
+        return {}
     found = pc.unique(table["split"]).to_pylist()
-    if "train" not in found or not set(found) <= set(SPLITS):
-        return opened
-    parts = {split: table.filter(pc.equal(table["split"], split)) for split in SPLITS if split in found}
-    return Tables(opened.name, {split: (f"{source}, {split} split", part) for split, part in parts.items()})
+    if not set(found) <= set(SPLITS):
+        return {}
+    return {split: table.filter(pc.equal(table["split"], split)) for split in SPLITS if split in found}
 
 
 def _open_folder(folder: Path, context: Context) -> Tables:
