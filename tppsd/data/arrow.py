@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tppsd.data.obstacles import quoted
+from tppsd.data.units import as_number
 
 Place = Callable[[int], str]  # position of a value -> words that say where it stands
 EXACT = 2**53  # float64 holds every integer up to here
@@ -111,7 +112,7 @@ def not_a_number(values: Any, place: Place) -> ValueError:
     if types.is_temporal(kind):
         values = values.cast("string")  # as_py() of nanoseconds needs pandas
     present = [(i, value) for i, value in enumerate(values.to_pylist()) if value is not None] or [(0, None)]
-    i, value = next((pair for pair in present if not _is_number(pair[1])), present[0])
+    i, value = next((pair for pair in present if as_number(pair[1]) is None), present[0])
     is_date = types.is_temporal(kind) or (isinstance(value, str) and DATE_OR_CLOCK.search(value))
     hint = (
         ", or a timestamp in ISO 8601 (another format is named by time_format, such as '%d %B %Y')" if is_date else ""
@@ -213,11 +214,3 @@ def without_views(table: Any) -> Any:
 def first_null(values: Any) -> int:
     """Return the position of the first missing value."""
     return int(np.asarray(values.is_null()).nonzero()[0][0])
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

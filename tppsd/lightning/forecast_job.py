@@ -13,9 +13,7 @@ from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ItemChunks
 from tppsd.lightning.job_kinds import FORECAST
-from tppsd.lightning.job_module import JobModule, hashes
-from tppsd.models.resolve import resolve_model
-from tppsd.sampling.options import DRAFTER_NAMES
+from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
 
 if TYPE_CHECKING:
     import pyarrow
@@ -34,11 +32,6 @@ def sequences_hash(sequences: Sequence[EventSequence]) -> str:
         for values in (s.event_times, s.inter_times, s.marks):
             digest.update(values.numpy().tobytes())
     return digest.hexdigest()
-
-
-def resolve_draft(draft: Any) -> Any:
-    """Return a draft model once for all chunks, from a checkpoint where that is given; names of drafters stay."""
-    return draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
 
 
 class Forecaster(JobModule):
