@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.data.paths import for_arrow
-from tppsd.data.sequences import EventSequence
+from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.forecasting.backtest_plan import BacktestPlan, Scores
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, check_baselines
 from tppsd.forecasting.case_table import case_table, read_cases
 from tppsd.forecasting.questions import items_per_chunk
 from tppsd.lightning.chunks import Chunk, ChunkDataset, ItemChunks
-from tppsd.lightning.forecast_job import sequences_hash
 from tppsd.lightning.job_kinds import BACKTEST
 from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
 from tppsd.lightning.shard_writer import ShardWriter

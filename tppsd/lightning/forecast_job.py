@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tppsd.data.arrow import ids_column
-from tppsd.data.sequences import EventSequence
+from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ItemChunks
@@ -21,17 +20,6 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # histories with a figure of their own on the page
 _KINDS = {"quantity": "string", "mark": "string", "note": "string", "estimator": "string", "history": "int64"}
-
-
-def sequences_hash(sequences: Sequence[EventSequence]) -> str:
-    """Return the SHA-256 (hex) of all that sequences hold: ids, windows, times, inter-times and marks."""
-    digest = hashlib.sha256()
-    for s in sequences:
-        window = (s.id, s.t_start, s.t_end, s.score_start, s.censored_start, len(s))
-        digest.update(repr(window).encode())
-        for values in (s.event_times, s.inter_times, s.marks):
-            digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
 
 
 class Forecaster(JobModule):

@@ -5,7 +5,6 @@ They are from scratch or continue a split of the data.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from tppsd.data.batch import EventBatch
 from tppsd.data.flat_sequences import FlatSequences
-from tppsd.data.sequences import EventSequence
+from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.lightning.chunks import ChunkDataset, chunk_loader
 from tppsd.sampling.checks import whole_number
 
@@ -158,7 +157,7 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         self.job = (
             asdict(requests)
             | self.ends
-            | {"histories": content_hash(self.sequences) if self.sequences else None, "chunk_size": chunk_size}
+            | {"histories": sequences_hash(self.sequences) if self.sequences else None, "chunk_size": chunk_size}
         )
 
     def _expected_events(self, data: Any) -> float:
@@ -189,14 +188,6 @@ def default_chunk_size(num_sequences: int, num_events: float) -> int:
     """
     most = max(SMALLEST, int(LARGEST / max(1.0, num_events)))
     return min(most, max(SMALLEST, math.ceil(num_sequences / SHARE)))
-
-
-def content_hash(sequences: Sequence[EventSequence]) -> str:
-    """Return the SHA-256 of times, marks and windows."""
-    digest = hashlib.sha256()
-    for s in sequences:
-        digest.update(f"{s.t_start} {s.t_end}".encode() + s.event_times.numpy().tobytes() + s.marks.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def median_window(sequences: Sequence[EventSequence]) -> float:
