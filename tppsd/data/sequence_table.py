@@ -105,17 +105,6 @@ class SequenceTable:
         of = "" if name is None else f" (sequence {quoted(name)})"
         return f"{self.source}, row {self.rows[event]}{of}: {self.columns[field]}"
 
-    def scored_from(self) -> np.ndarray:
-        """Return the place in `event_times` of each sequence's first scored event, int64 (num_sequences,)."""
-        first_is_given = missing(self.t_start) if self.is_cut is None else missing(self.t_start) | self.is_cut
-        first = self.offsets[:-1] + (first_is_given & (self.lengths > 0))
-        if self.score_start is None:
-            return first
-        given = self.event_times < np.repeat(self.score_start, self.lengths)  # False where there is no score_start
-        counts = np.add.reduceat(np.append(given, False).astype(np.int64), self.offsets[:-1]) * (self.lengths > 0)
-        positions: np.ndarray = np.maximum(first, self.offsets[:-1] + counts)
-        return positions
-
     def part(self, start: int, stop: int) -> SequenceTable:
         """Return the sequences start:stop, on the memory of this table."""
         own, first = slice(start, stop), int(self.offsets[start])
