@@ -94,7 +94,10 @@ def build_engine(
     keeps_distributions = recorder is not None and recorder.wants_distributions
     with torch.inference_mode():
         state = BatchState(num_rows, device, plan.stop_marks)
-        target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
+        # what has no history begins with a start token: nothing is gained where all do, and its entry would be shared
+        draws_first = options.method == "autoregressive" and plan.forbid_marks is None
+        encodes_newest = draws_first and bool((plan.histories.lengths > 1).any())
+        target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories, encodes_newest)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
             method = Autoregressive(target, noise, keeps_distributions)

@@ -117,7 +117,7 @@ class CompiledDecoder:
             distribution: the distributions of the first events, (rows, 1).
             cache: of this model.
             last_times: float64 (rows,), after which they come.
-            uniforms: float64 (rows, n, at least 3).
+            uniforms: float64 (rows, n, at least 3), n >= 1.
             keeps_distributions: return the parameters of all distributions.
             ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many
                 events. Rows that are drawn together stop together.
@@ -147,6 +147,8 @@ class CompiledDecoder:
         must live as long. `given` are ends, limits and stops, as of `decode`.
         """
         rows, num = uniforms.shape[:2]
+        if num == 0:  # there would be no room for the first event, which is drawn before any is counted
+            raise ValueError("there are no uniforms for the first event")
         inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
         marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
         distributions = distribution.parameters.new_empty(rows, num if keeps_distributions else 1, self._width)
