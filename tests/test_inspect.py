@@ -3,6 +3,7 @@ back."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from html.parser import HTMLParser
@@ -190,6 +191,34 @@ def test_numbers_convert_too_and_other_readers_find_the_usual_columns(tmp_path: 
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()[0]
     assert (table["dim_process"], table["seq_idx"], table["seq_len"]) == (3, 0, 2)
     assert table["time_since_start"] == [0.1, 0.30000000000000004] and table["type_event"] == [0, 1]
+
+
+@pytest.mark.parametrize("empty", ["train", "validation", "test", "all"])
+@pytest.mark.filterwarnings("error")
+def test_windows_without_events_are_described(tmp_path: Path, empty: str, capsys: Any) -> None:
+    """What has no event has no first time and no marks to drift; windows may be observed and empty."""
+    for split in ("train", "validation", "test"):
+        times = [] if empty in (split, "all") else [1.0, 2.0]
+        row = {"seq_idx": 0, "time_since_start": times, "type_event": [0, 1][: len(times)], "dim_process": 2}
+        (tmp_path / f"{split}.json").write_text(json.dumps([row | {"t_start": 0.0, "t_end": 5.0}] * 4))
+    status, out, err = run(capsys, "inspect", tmp_path, "--report", tmp_path / "page.html")
+    assert status == 0, err
+    assert f"numbers {'of no event' if empty == 'all' else 'from 1.0 to 2.0'}; unit" in " ".join(out.split())
+    assert f"{12 if empty == 'all' else 4} of 12 sequences have no event that is scored" in out
+    assert "drift" not in out and "<svg " in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("time", ["{case}.5", "2024-01-{case:02d}"])
+@pytest.mark.filterwarnings("error")
+def test_a_log_of_one_event_per_case_is_described(tmp_path: Path, time: str, capsys: Any) -> None:
+    """With t_end the training split has been observed for a while, and has no scored event: its rate is 0."""
+    rows = [f"{case},{time.format(case=case)},{'ab'[case % 2]}" for case in range(1, 21)]
+    (tmp_path / "log.csv").write_text("\n".join(["case,when,what", *rows]) + "\n")
+    words = [f"--columns.{field}={name}" for field, name in (("sequence", "case"), ("time", "when"), ("mark", "what"))]
+    page = tmp_path / "page.html"
+    status, out, err = run(capsys, "inspect", tmp_path / "log.csv", *words, "--t_end", "last", "--report", page)
+    assert status == 0 and "20 of 20 sequences have no event that is scored" in out, err
+    assert "drift" not in out and "When in the day" not in page.read_text()
 
 
 def test_a_source_with_obstacles_is_not_converted(desk: Path, capsys: Any) -> None:
