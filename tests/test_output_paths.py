@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 from small_models import attentive_model
@@ -11,6 +13,8 @@ from small_models import attentive_model
 from tppsd import cli
 from tppsd.data.paths import local_path
 from tppsd.data.reading import read_dataset
+from tppsd.data.statistics import DataStatistics
+from tppsd.lightning.scores import _following
 from tppsd.models.checkpoint import save
 
 LOG = "sequence,time,mark\n" + "\n".join(f"{case},{0.5 + i},a" for case in range(20) for i in range(4)) + "\n"
@@ -58,3 +62,33 @@ def test_a_colon_is_a_legal_part_of_a_name(files: None) -> None:
     words = ["predict", "--model.target", "target.ckpt", "--requests.num_events", "2", "--trainer.accelerator", "cpu"]
     assert cli.main([*words, "--writer.output_dir", "exp:3"]) == 0
     assert cli.main(["verify", "exp:3"]) == 0
+
+
+def test_what_comes_next_is_quoted_where_a_name_has_a_space(
+    files: None, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The commands run in a shell as they are printed, and the expressions in Python. Mutant: a path as it is."""
+    caplog.set_level("INFO", "lightning.pytorch.utilities.rank_zero")
+    words = ["predict", "--model.target", "target.ckpt", "--requests.num_events", "2", "--trainer.accelerator", "cpu"]
+    assert cli.main([*words, "--writer.output_dir", "my out"]) == 0
+    assert cli.main(["verify", "my out"]) == 0
+    assert cli.main(["convert", "log.csv", "my out/log.parquet"]) == 0
+    printed = [*caplog.messages, *capsys.readouterr().out.splitlines()]
+    lines = [line.removeprefix("Next: ") for line in printed if line.startswith("Next: ")]
+    assert len(lines) == 3
+    for step in (step.removeprefix("or ") for line in lines for step in line.split(", ")):
+        if step.startswith("pandas."):
+            assert len(eval(step, {"pandas": pandas}))
+        else:
+            assert any(word in ("my out", "my out/log.parquet") for word in shlex.split(step)), step
+
+
+def test_the_command_after_a_test_is_quoted(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "my run/checkpoints/best.ckpt"
+    statistics = DataStatistics(1, duration=2.0, num_events=4)
+    assert shlex.split(_following(checkpoint, "test", False, statistics))[-1] == str(checkpoint)
+    checkpoint.parent.mkdir(parents=True)
+    (tmp_path / "my run/config.yaml").touch()
+    for verb, is_simulated in (("test", False), ("predict", True), ("forecast", False)):
+        words = shlex.split(_following(checkpoint, verb, is_simulated, statistics))
+        assert words[:4] == ["tppsd", verb, "--run", str(tmp_path / "my run")]
