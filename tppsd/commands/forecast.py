@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,10 @@ def main(args: list[str]) -> None:
     from tppsd.lightning.forecast_job import Forecaster
     from tppsd.lightning.forecast_writer import ForecastWriter
     from tppsd.models.checkpoint import load
+    from tppsd.sampling.checks import whole_number
 
+    if parsed.max_histories is not None:
+        whole_number("--max_histories", parsed.max_histories, 1)
     model, source, options = _opened(parsed)
     target = load(model)
     is_split = parsed.split is not None or options.split_times is not None
@@ -133,7 +137,7 @@ def _histories(
 ) -> tuple[list[EventSequence], list[EventSequence] | None]:
     """Return what is continued, and what has come after it where a part of each sequence is held back."""
     splits = list(dataset.splits) if split is None else [split]
-    sequences = [sequence for name in splits for sequence in dataset.sequences(name)][:most]
+    sequences = list(islice(chain.from_iterable(map(dataset.sequences, splits)), most))  # builds no more than these
     if not sequences:
         raise ValueError(f"{dataset.name}: there is no sequence to continue")
     if fraction is None:
