@@ -193,6 +193,21 @@ def test_numbers_convert_too_and_other_readers_find_the_usual_columns(tmp_path: 
     assert table["time_since_start"] == [0.1, 0.30000000000000004] and table["type_event"] == [0, 1]
 
 
+def test_what_is_typed_counts_before_a_configuration_also_where_it_is_the_default(tmp_path: Path, capsys: Any) -> None:
+    """Mutant: an option counts as given where it differs from its default."""
+    rows = [f"{case},{time},a" for case in range(9) for time in (2.5, 1.5, 1.5)]
+    (tmp_path / "log.csv").write_text("\n".join(["sequence,time,mark", *rows]) + "\n")
+    data = {"path": str(tmp_path / "log.csv"), "sort": True, "drop_duplicates": True, "window": 1}
+    (tmp_path / "run.yaml").write_text(json.dumps({"data": data}))
+    words = ["inspect", "--config", tmp_path / "run.yaml"]
+    out = run(capsys, *words)[1]
+    assert "dropped 9 rows that were exact copies" in out and "--data.window 1 --data.sort true" in out
+    status, out, _ = run(capsys, *words, "--drop_duplicates", "false", "--data.window", "null")
+    assert status == 0 and "9 of 27 rows are exact copies of others, and are kept" in out and "window" not in out
+    status, out, _ = run(capsys, *words, "--sort=false")
+    assert status == 2 and "sort: true sorts them" in out
+
+
 @pytest.mark.parametrize("empty", ["train", "validation", "test", "all"])
 @pytest.mark.filterwarnings("error")
 def test_windows_without_events_are_described(tmp_path: Path, empty: str, capsys: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.data_options import SourceParser, given_options, parse_job, source_of
+from tppsd.commands.data_options import SourceParser, parse_job, source_of, typed_options
 
 if TYPE_CHECKING:
     from tppsd.data.statistics import DataStatistics
@@ -98,7 +98,7 @@ def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
     from tppsd.models.checkpoint import CHECKPOINT_KEY, best_of_run, read_checkpoint
 
     if parsed.run is not None:
-        return best_of_run(Path(parsed.run)), EventDataModule.of_run(parsed.run, **given_options(parsed))
+        return best_of_run(Path(parsed.run)), EventDataModule.of_run(parsed.run, **typed_options(parsed))
     source, options = source_of(parsed)
     known = read_checkpoint(parsed.model)[CHECKPOINT_KEY].get("statistics", {})
     given = options.given()

@@ -15,6 +15,7 @@ from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecog
 from tppsd.data.options import ReadOptions
 from tppsd.data.paths import local_path
 
+READING = tuple(option.name for option in fields(ReadOptions))
 TRAINER = {  # options of the Trainer that a page shows
     "--trainer.devices": "processes that share the work (default: 1)",
     "--trainer.num_nodes": "machines that share the work (default: 1)",
@@ -46,7 +47,7 @@ class SourceParser(ArgumentParser):
 
     def format_help(self, *_: Any) -> str:
         """Return the page of --help: what is the command's own comes before how a log is read."""
-        of_reading = {f"--{field.name}" for field in fields(ReadOptions)}
+        of_reading = {f"--{name}" for name in READING}
         options = options_of(self)
         words = [option for option in options if not option.name.startswith("--")]
         groups = {
@@ -64,8 +65,16 @@ class SourceParser(ArgumentParser):
         return page(usage, self.description or "", groups, footer if self.examples else "")
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
-        """Parse a command line, and take the threads that it asks for."""
+        """Parse a command line, and take the threads that it asks for.
+
+        Of the options of reading, the result has those that were typed, and no defaults: so one that is typed counts
+        before a configuration or a run also where it equals its default, as `--sort false`.
+        """
         parsed = super().parse_args(*args, **options)
+        typed = super().parse_args(*args, **options | {"defaults": False})
+        for name in READING:
+            if name not in typed:
+                del parsed[name]
         if self.has_threads:
             use_threads(parsed.threads)
         return parsed
@@ -124,20 +133,21 @@ def source_of(parsed: Any) -> tuple[str, ReadOptions]:
     Raises:
         FileNotFoundError, ValueError: as `parse_source`.
     """
-    names = [option.name for option in fields(ReadOptions)]
     values = {} if parsed.config is None else _section(parsed.config)
     source = parsed.source or values.get("path")
     if source is None:
         raise ValueError("there is no SOURCE: give a file, a folder, a hub id or a URL")
-    read = {name: values[name] for name in names if values.get(name) is not None}
-    return source, ReadOptions(**read | given_options(parsed))
+    return source, ReadOptions(**_reading(values) | typed_options(parsed))
 
 
-def given_options(parsed: Any) -> dict[str, Any]:
+def typed_options(parsed: Any) -> dict[str, Any]:
     """Return the options of `ReadOptions` that the command line itself gives."""
-    names = [option.name for option in fields(ReadOptions)]
-    defaults = ReadOptions()
-    return {name: parsed[name] for name in names if parsed[name] not in (getattr(defaults, name), None)}
+    return {name: parsed[name] for name in READING if name in parsed}
+
+
+def _reading(section: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of `ReadOptions` that a section `data` gives; in that of a run, null is none."""
+    return {name: section[name] for name in READING if section.get(name) is not None}
 
 
 def _section(path: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.data_options import SourceParser, given_options, parse_job, source_of
+from tppsd.commands.data_options import SourceParser, parse_job, source_of, typed_options
 from tppsd.data.options import ReadOptions
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _opened(parsed: Any) -> tuple[Path, str, ReadOptions]:
         raise ValueError(f"--run {parsed.run}: was trained on a simulated process; give a SOURCE to forecast")
     names = {field.name for field in fields(ReadOptions)}
     read = {name: value for name, value in of_run.items() if name in names and value is not None}
-    return checkpoint, source, ReadOptions(**read | given_options(parsed))
+    return checkpoint, source, ReadOptions(**read | typed_options(parsed))
 
 
 def _as_trained(options: ReadOptions, statistics: Any) -> ReadOptions:
