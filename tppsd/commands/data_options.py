@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecognized, use_threads
-from tppsd.data.options import ReadOptions
+from tppsd.data.options import READING, ReadOptions
 from tppsd.data.paths import local_path
 
-READING = tuple(option.name for option in fields(ReadOptions))
+if TYPE_CHECKING:
+    from tppsd.models.transformer_tpp import TransformerTPP
+
+NO_SOURCE = "there is no SOURCE: give a file, a folder, a hub id or a URL"
 TRAINER = {  # options of the Trainer that a page shows
     "--trainer.devices": "processes that share the work (default: 1)",
     "--trainer.num_nodes": "machines that share the work (default: 1)",
@@ -136,18 +138,42 @@ def source_of(parsed: Any) -> tuple[str, ReadOptions]:
     values = {} if parsed.config is None else _section(parsed.config)
     source = parsed.source or values.get("path")
     if source is None:
-        raise ValueError("there is no SOURCE: give a file, a folder, a hub id or a URL")
-    return source, ReadOptions(**_reading(values) | typed_options(parsed))
+        raise ValueError(NO_SOURCE)
+    stored = {name: values[name] for name in READING if values.get(name) is not None}  # null: it is not given
+    return source, ReadOptions(**stored | typed_options(parsed))
+
+
+def opened(parsed: Any) -> tuple[TransformerTPP, str | None, ReadOptions]:
+    """Return the model of --run or --model, the source of its data, and how it is read: as the model's own data were.
+
+    The source is SOURCE, else that of --config, else the run's; None: the run has simulated its data. An option is what
+    was typed, else what --config or the run says of it, else what the model knows (tppsd.data.stamps.as_trained).
+
+    Raises:
+        FileNotFoundError, ValueError: the run, the model or the configuration cannot be read, or there is no source.
+    """
+    from tppsd.data.stamps import as_trained
+    from tppsd.lightning.runs import open_run
+    from tppsd.models.checkpoint import load
+
+    values: dict[str, Any] = {}
+    if parsed.run is None:
+        target = load(parsed.model)
+    else:
+        checkpoint, section = open_run(Path(parsed.run))
+        target, values = load(checkpoint), section["init_args"]
+    if parsed.config is not None:
+        values = _section(parsed.config)
+    source = parsed.source or values.get("path")
+    if source is None and (parsed.run is None or parsed.config is not None):
+        raise ValueError(NO_SOURCE)
+    stored = {name: values[name] for name in READING if name in values}
+    return target, source, ReadOptions(**as_trained(target.statistics, typed_options(parsed), stored))
 
 
 def typed_options(parsed: Any) -> dict[str, Any]:
     """Return the options of `ReadOptions` that the command line itself gives."""
     return {name: parsed[name] for name in READING if name in parsed}
-
-
-def _reading(section: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of `ReadOptions` that a section `data` gives; in that of a run, null is none."""
-    return {name: section[name] for name in READING if section.get(name) is not None}
 
 
 def _section(path: str) -> dict[str, Any]:
