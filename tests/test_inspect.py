@@ -242,32 +242,24 @@ def test_a_source_with_obstacles_is_not_converted(desk: Path, capsys: Any) -> No
 
 
 def test_the_demo_takes_the_same_options(desk: Path) -> None:
-    from tppsd.commands import demo
+    from tppsd.commands import demo, inspect
+    from tppsd.commands.data_options import parse_source
 
-    options = [
-        "--split-times",
-        "2025-04-15",
-        "20",
-        "--window",
-        "7d",
-        "--lookback",
-        "5",
-        "--t_end",
-        "last",
-        "--sort",
-        "--drop_duplicates",
-        "false",
-        "--time-format",
-        "%d/%m/%Y",
-        "ISO8601",
-        "--observed",
-        "0..12",
-        "20..30",
+    options = ["--split_times", "[2025-04-15, 20]", "--window=7d", "--lookback", "5", "--columns.sequence", "case"]
+    options += ["--t_end", "last", "--sort", "true", "--drop_duplicates", "false", "--min_mark_count", "3"]
+    options += [
+        "--time_format",
+        "['%d/%m/%Y', ISO8601]",
+        "--fractions",
+        "[0.6, 0.2, 0.2]",
+        "--data.origin",
+        "2025-01-01",
     ]
-    assert demo.parse(["--data", str(desk), *options]).reading == {
+    read = {
         "split_times": ["2025-04-15", 20.0], "window": "7d", "lookback": 5.0, "t_end": "last", "sort": True,
-        "drop_duplicates": False, "time_format": ["%d/%m/%Y", "ISO8601"], "observed": [(0.0, 12.0), (20.0, 30.0)],
+        "columns": {"sequence": "case"}, "time_format": ["%d/%m/%Y", "ISO8601"], "min_mark_count": 3,
+        "fractions": [0.6, 0.2, 0.2], "origin": "2025-01-01",
     }  # fmt: skip
-    assert demo.parse([]).reading == {}
-    known = demo.parse(["--origin", "2025-01-01", "--fractions", "0.6", "0.2", "0.2", "--min-mark-count", "3"]).reading
-    assert ReadOptions(**known).fractions == [0.6, 0.2, 0.2]
+    reading = demo.parse(["--data", str(desk), *options]).reading
+    assert reading.given() == read and reading == parse_source(inspect.parser(), [str(desk), *options])[2]
+    assert demo.parse(["--observed", "[[0, 12], [20, 30]]"]).reading.observed == [[0.0, 12.0], [20.0, 30.0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import date
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +18,8 @@ from tppsd.data.paths import local_path
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
 
+LISTS = ("fractions", "split_times", "mark_bins", "mark_names")
+COLUMNS = "'{sequence: case, time: when, mark: what}'"
 NO_SOURCE = "there is no SOURCE: give a file, a folder, a hub id or a URL"
 TRAINER = {  # options of the Trainer that a page shows
     "--trainer.devices": "processes that share the work (default: 1)",
@@ -34,13 +37,20 @@ class SourceParser(ArgumentParser):
         description: what it does.
         examples: calls of it, for its page.
         has_threads: it computes, and takes `--threads`.
+        source: what SOURCE may be.
     """
 
-    def __init__(self, prog: str, description: str, examples: tuple[str, ...] = (), has_threads: bool = False) -> None:
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        examples: tuple[str, ...] = (),
+        has_threads: bool = False,
+        source: str = "file, folder of split files, hub id or URL; of --config unless given",
+    ) -> None:
         super().__init__(prog=prog, description=description)
         self.examples, self.has_threads = examples, has_threads
-        self.add_argument("source", type=str | None, default=None, nargs="?",
-                          help="file, folder of split files, hub id or URL; of --config unless given")  # fmt: skip
+        self.add_argument("source", type=str | None, default=None, nargs="?", help=source)
         self.add_argument("--config", type=str | None, default=None,
                           help="a configuration file with a section `data`, such as that of a run")  # fmt: skip
         self.add_class_arguments(ReadOptions)
@@ -113,30 +123,75 @@ def _of_trainer(options: Sequence[Option]) -> list[Option]:
     return [one._replace(text=TRAINER[one.name]) for one in options if one.name in TRAINER]
 
 
-def parse_source(parser: SourceParser, args: list[str]) -> tuple[Any, str, ReadOptions]:
+def parse_source(parser: SourceParser, args: list[str], process: str | None = None) -> tuple[Any, str, ReadOptions]:
     """Return the parsed namespace, the source, and how it is read.
+
+    Args:
+        parser: of the command.
+        args: its words.
+        process: name of a process preset that is simulated where there is no source; None: one is needed.
 
     Raises:
         FileNotFoundError, ValueError: the configuration cannot be read, or there is no source.
     """
     parsed = parser.parse_args(without_prefix(args))
-    return parsed, *source_of(parsed)
+    return parsed, *source_of(parsed, process)
 
 
 def without_prefix(args: list[str]) -> list[str]:
-    """Return the words of a command line with `--data.NAME` as `--NAME`, and the value of `--data.path` as SOURCE."""
-    words = [word.removeprefix("--data.path=") for word in args if word != "--data.path"]
-    return ["--" + word.removeprefix("--data.") if word.startswith("--data.") else word for word in words]
+    """Return the words of a command line with `--data.NAME` as `--NAME`.
+
+    The value of `--data.path`, or of `--data`, becomes SOURCE.
+
+    Raises:
+        ValueError: it has none, or another option has a value that is plainly meant as a list or a map and is none.
+    """
+    words = []
+    for place, word in enumerate(args):
+        name, is_joined, value = word.partition("=")
+        if name in ("--data", "--data.path"):
+            if (args[place + 1 : place + 2] or ["--"])[0].startswith("--") and not value:
+                raise ValueError(f"{name} needs a value: a file, a folder, a hub id or a URL")
+            words += [value] if is_joined else []
+        else:
+            words.append("--" + word.removeprefix("--data.") if word.startswith("--data.") else word)
+    for place, word in enumerate(words):
+        if (said := _misspelt(word, words[place + 1 :])) is not None:
+            raise ValueError(said)
+    return words
 
 
-def source_of(parsed: Any) -> tuple[str, ReadOptions]:
+def _misspelt(word: str, following: list[str]) -> str | None:
+    """Return how a list or map is written, where an option is followed by words that are meant as one."""
+    option, is_joined, value = word.partition("=")
+    values = [value] if is_joined else [*takewhile(lambda word: not word.startswith("--"), following)]
+    name = option.removeprefix("--").replace("-", "_")
+    if option == "--unmarked":
+        return "there is no option --unmarked: say --columns.mark null"
+    if not option.startswith("--") or not values or values[0] == "null" or values[0].startswith(("[", "{")):
+        return None
+    if name == "columns":
+        pairs = (value.partition("=") for value in takewhile(lambda value: "=" in value, values))
+        meant = "{" + ", ".join(f"{field}: {column}" for field, _, column in pairs) + "}"
+    elif name == "observed":
+        edges = (value.split("..") for value in takewhile(lambda value: ".." in value, values))
+        meant = "[" + ", ".join(f"[{', '.join(own)}]" for own in edges) + "]"
+    elif name in LISTS:
+        meant = f"[{', '.join(values)}]"
+    else:
+        return None
+    kind, shown = ("map", COLUMNS) if name == "columns" else ("list", "'[...]'")
+    return f"{option} {values[0]} is no {kind}: say --{name} {shown if meant in ('{}', '[]') else repr(meant)}"
+
+
+def source_of(parsed: Any, process: str | None = None) -> tuple[str, ReadOptions]:
     """Return the source of a parsed namespace, and how it is read.
 
     Raises:
         FileNotFoundError, ValueError: as `parse_source`.
     """
     values = {} if parsed.config is None else _section(parsed.config)
-    source = parsed.source or values.get("path")
+    source = parsed.source or values.get("path") or (process and (values.get("process") or process))
     if source is None:
         raise ValueError(NO_SOURCE)
     stored = {name: values[name] for name in READING if values.get(name) is not None}  # null: it is not given
