@@ -48,7 +48,7 @@ class SourceParser(ArgumentParser):
         has_threads: bool = False,
         source: str = "file, folder of split files, hub id or URL; of --config unless given",
     ) -> None:
-        super().__init__(prog=prog, description=description)
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
         self.examples, self.has_threads = examples, has_threads
         self.add_argument("source", type=str | None, default=None, nargs="?", help=source)
         self.add_argument("--config", type=str | None, default=None,
