@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,8 @@ import yaml
 from small_models import attentive_model
 
 from tppsd import cli
+from tppsd.commands.forecast import _histories
+from tppsd.data.reading import EventDataset
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting.forecast import forecast
@@ -132,6 +135,8 @@ def test_a_run_knows_its_model_and_its_data(files: tuple[str, str], tmp_path: Pa
         (["--model", "CKPT", "--horizon", "6x"], "must be a number of units of time, or a duration"),
         (["--model", "CKPT", "--horizon", "2", "--marks", "[death]"], "'death' is not a mark of the target"),
         (["--model", "CKPT", "--horizon", "2", "--given_fraction", "1.5"], "must lie between 0 and 1"),
+        (["--model", "CKPT", "--horizon", "2", "--max_histories", "-1"], "--max_histories = -1 must be a whole number"),
+        (["--model", "CKPT", "--horizon", "2", "--max_histories", "0"], "--max_histories = 0 must be a whole number"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -141,6 +146,23 @@ def test_mistakes_are_one_sentence(
     assert cli.main(["forecast", files[0], *READ, *given, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_no_more_histories_are_built_than_are_forecast() -> None:
+    """Mutant: a list of all, of which a part is then taken."""
+
+    class Counted(list[EventSequence]):
+        built = 0
+
+        def __iter__(self) -> Iterator[EventSequence]:
+            for sequence in super().__iter__():
+                self.built += 1
+                yield sequence
+
+    sequences = [EventSequence.of([1.0 + i], [0], t_start=0.0, t_end=20.0) for i in range(9)]
+    train, test = Counted(sequences[:5]), Counted(sequences[5:])
+    histories, _ = _histories(EventDataset("log", {"train": train, "test": test}, 1), None, None, 6)
+    assert histories == sequences[:6] and (train.built, test.built) == (5, 1)
 
 
 def test_a_table_without_names_and_dates_has_numbers() -> None:

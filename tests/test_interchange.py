@@ -118,6 +118,58 @@ def test_easytpp_files_have_its_fields_and_are_read_back(tmp_path: Path, is_wind
         assert (one.t_start, one.t_end) == ((0.0, 20.0) if is_window_known else (None, None))
 
 
+def cases(tmp_path: Path) -> Path:
+    """A log with names and dates."""
+    rows = [f"c{case},2024-01-{day:02d},{'ab'[(case + day) % 2]}" for case in range(10) for day in range(1, 9)]
+    (tmp_path / "log.csv").write_text("\n".join(["sequence,time,mark", *rows]) + "\n")
+    return tmp_path / "log.csv"
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.jsonl", "OUT.JSON"])
+def test_a_log_becomes_records_of_easytpp_that_read_back(tmp_path: Path, name: str, capsys) -> None:
+    """Mutant: all splits in one file that does not tell them apart."""
+    log, path = cases(tmp_path), tmp_path / "new" / name
+    assert main(["convert", str(log), str(path), "--fractions", "[0.5, 0.2, 0.3]", "--t_start", "2024-01-01"]) == 0
+    printed = capsys.readouterr().out
+    assert "5 train, 2 validation, 3 test sequences, 2 marks" in printed
+    assert "are a, b" in printed and "times are in d" in printed
+    back, own = read_dataset(path), read_dataset(log, fractions=(0.5, 0.2, 0.3), t_start="2024-01-01")
+    for split, part in own.splits.items():
+        assert len(back.splits[split]) == len(part)
+        for one, other in zip(back.splits[split], part, strict=True):
+            assert one.t_start == 0.0 and torch.equal(one.marks, other.marks)
+            assert torch.equal(one.event_times, other.event_times)
+
+
+def test_a_split_is_written_alone_without_a_field_of_its_name(tmp_path: Path) -> None:
+    log, path = cases(tmp_path), tmp_path / "dev.json"
+    assert main(["convert", str(log), str(path), "--fractions", "[0.5, 0.2, 0.3]", "--split", "validation"]) == 0
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    fields = {"dim_process", "seq_idx", "seq_len", "time_since_start", "time_since_last_event", "type_event"}
+    assert len(records) == 2 and all(set(record) == fields for record in records)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["LOG"], "give SOURCE and OUT"),
+        (["nowhere.csv", "out.txt"], "OUT out.txt must end in .parquet, .arrow, .json or .jsonl"),
+        (["nowhere.csv", "out"], "OUT out must end in .parquet, .arrow, .json or .jsonl"),
+        (["nowhere.csv", "out.arrow", "--split", "test"], "--split is for EasyTPP's JSON"),
+        (["LOG", "out.json", "--split", "tset"], "there is no split 'tset'"),
+        (["LOG", "out.json", "--split_times", "[2024-01-03, 2024-01-06]"], "windows begin with events that are given"),
+    ],
+)
+def test_what_cannot_be_converted_is_said_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str, capsys
+) -> None:
+    """A name that is wrong is said where there is no log to read."""
+    monkeypatch.chdir(tmp_path)
+    log = cases(tmp_path)
+    assert main(["convert", *(str(log) if word == "LOG" else word for word in words)]) == 2
+    assert message in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
 # --- samples of predict -----------------------------------------------------------------------------------------------
 
 

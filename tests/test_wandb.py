@@ -187,6 +187,12 @@ def test_a_dashboard_that_cannot_be_made_says_why(
     [
         (BacktestAfterFit(2.0, split="nothing"), "nothing"),
         (BacktestAfterFit("7d"), "horizon = '7d'"),
+        (BacktestAfterFit(2.0, baselines=["foo"]), "baselines: 'foo' is unknown"),
+        (BacktestAfterFit(2.0, origins="evry 7"), "origins = 'evry 7' must be a fraction"),
+        (BacktestAfterFit(2.0, origins=1.5), "origins = 1.5 must be a fraction"),
+        (BacktestAfterFit(1e6), "no origin of origins = 0.5 has a horizon of 1e[+]06"),
+        (BacktestAfterFit(2.0, max_sequences=0), "max_sequences = 0 must be a whole number of at least 1"),
+        (BacktestAfterFit(2.0, num_paths=0), "num_paths = 0 must be a whole number of at least 10"),
     ],
 )
 def test_a_backtest_that_cannot_be_made_is_refused_before_training(callback: BacktestAfterFit, message: str) -> None:

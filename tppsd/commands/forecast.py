@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
-from tppsd.commands.data_options import SourceParser, given_options, parse_job, source_of
-from tppsd.data.options import ReadOptions
+from tppsd.commands.data_options import SourceParser, opened, parse_job
 
 if TYPE_CHECKING:
     from tppsd.data.reading import EventDataset
@@ -31,12 +29,15 @@ def main(args: list[str]) -> None:
     from tppsd.data.reading import to_dataset
     from tppsd.lightning.forecast_job import Forecaster
     from tppsd.lightning.forecast_writer import ForecastWriter
-    from tppsd.models.checkpoint import load
+    from tppsd.sampling.checks import whole_number
 
-    model, source, options = _opened(parsed)
-    target = load(model)
+    if parsed.max_histories is not None:
+        whole_number("--max_histories", parsed.max_histories, 1)
+    target, source, options = opened(parsed)
+    if source is None:
+        raise ValueError(f"--run {parsed.run}: was trained on a simulated process; give a SOURCE to forecast")
     is_split = parsed.split is not None or options.split_times is not None
-    dataset = to_dataset(read_log(source, _as_trained(options, target.statistics), is_split))
+    dataset = to_dataset(read_log(source, options, is_split))
     histories, observed = _histories(dataset, parsed.split, parsed.given_fraction, parsed.max_histories)
     module = Forecaster(
         target,
@@ -99,41 +100,12 @@ def _add_options(parser: SourceParser) -> None:
                         help="histories that are done and written together (default: some 20,000 paths)")  # fmt: skip
 
 
-def _opened(parsed: Any) -> tuple[Path, str, ReadOptions]:
-    """Return the checkpoint, the source, and how it is read."""
-    if parsed.run is None:
-        return Path(parsed.model), *source_of(parsed)
-    from tppsd.lightning.runs import open_run
-
-    checkpoint, section = open_run(Path(parsed.run))
-    of_run = section["init_args"]
-    source = parsed.source or of_run.get("path")
-    if source is None:
-        raise ValueError(f"--run {parsed.run}: was trained on a simulated process; give a SOURCE to forecast")
-    names = {field.name for field in fields(ReadOptions)}
-    read = {name: value for name, value in of_run.items() if name in names and value is not None}
-    return checkpoint, source, ReadOptions(**read | given_options(parsed))
-
-
-def _as_trained(options: ReadOptions, statistics: Any) -> ReadOptions:
-    """Return the options of reading, with the clock and the marks of the model's data where they leave them open."""
-    own = {"time_unit": statistics.time_unit, "mark_names": statistics.mark_names}
-    if statistics.time_origin is not None:
-        own["origin"] = statistics.time_origin
-    for name in ("window", "lookback"):
-        own[name] = getattr(statistics, name)
-    given = options.given()
-    if "min_mark_count" in given:
-        own.pop("mark_names")
-    return options.with_options({name: value for name, value in own.items() if value is not None and name not in given})
-
-
 def _histories(
     dataset: EventDataset, split: str | None, fraction: float | None, most: int | None
 ) -> tuple[list[EventSequence], list[EventSequence] | None]:
     """Return what is continued, and what has come after it where a part of each sequence is held back."""
     splits = list(dataset.splits) if split is None else [split]
-    sequences = [sequence for name in splits for sequence in dataset.sequences(name)][:most]
+    sequences = list(islice(chain.from_iterable(map(dataset.sequences, splits)), most))  # builds no more than these
     if not sequences:
         raise ValueError(f"{dataset.name}: there is no sequence to continue")
     if fraction is None:

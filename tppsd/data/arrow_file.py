@@ -21,7 +21,7 @@ import numpy as np
 from tppsd.data.arrow import ids_column, text_column
 from tppsd.data.list_table import CENSORED, FILE_KEY, NAMES, ORIGIN, STAMPS, UNIT
 from tppsd.data.log import EventLog, inter_times
-from tppsd.data.paths import for_arrow
+from tppsd.data.paths import for_arrow, local_path
 from tppsd.data.sequence_table import SequenceTable, no_ticks
 from tppsd.data.units import Clock
 from tppsd.data.whole_files import whole_or_absent
@@ -228,7 +228,7 @@ def write_arrow(log: EventLog, path: str | Path) -> FileFacts:
 
     Columns: as of `tppsd.data.interchange.write_parquet`, with mark_names, time_unit and time_origin in the metadata.
     """
-    path = for_arrow(path)
+    path = for_arrow(local_path(path))
     with columns_of_splits(path) as make:
         splits = {split: make(split) for split in log.parts}
         for split, part in log.parts.items():

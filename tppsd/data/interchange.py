@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,9 @@ def write_csep(
             writer.writerow(["", "", "", "", "", len(catalogs) - 1, ""])
 
 
-def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_marks: int) -> None:
+def write_easytpp(
+    path: str | Path, sequences: Sequence[EventSequence] | Mapping[str, Sequence[EventSequence]], num_marks: int
+) -> None:
     """Write sequences as EasyTPP's JSON, one record a line.
 
     Fields are dim_process, seq_idx, seq_len, time_since_start, time_since_last_event and type_event.
@@ -156,14 +158,25 @@ def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_mark
 
     Args:
         path: of the file, *.json; it appears when it is complete.
-        sequences: the sequences.
+        sequences: the sequences, or a dict of them by split, which becomes a field of every record. EasyTPP wants a
+            file for each split.
         num_marks: number of marks, dim_process.
+
+    Raises:
+        ValueError: a sequence has given events but its first, which the format does not know; they would be scored.
     Source: EasyTPP (Xue et al., ICLR 2024).
     """
-    has_start = any(not s.first_is_given for s in sequences)
-    has_end = any(s.t_end is not None for s in sequences)
+    parts = sequences if isinstance(sequences, Mapping) else {"": sequences}
+    every = [(split, sequence) for split, part in parts.items() for sequence in part]
+    if any(s.censored_start or (s.score_start or s.window_start) > s.window_start for _, s in every):
+        raise ValueError(
+            f"{path}: windows begin with events that are given (split_times, window or lookback), and EasyTPP's JSON "
+            "cannot say so; write .parquet, or leave the option out"
+        )
+    has_start = any(not s.first_is_given for _, s in every)
+    has_end = any(s.t_end is not None for _, s in every)
     with whole_or_absent(path) as temporary, temporary.open("w", newline="") as file:
-        for sequence in sequences:
+        for split, sequence in every:
             start = sequence.window_start
             record: dict[str, Any] = {
                 "dim_process": num_marks,
@@ -177,4 +190,6 @@ def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_mark
                 record["t_start"] = None if sequence.first_is_given else 0.0
             if has_end:
                 record["t_end"] = None if sequence.t_end is None else sequence.t_end - start
+            if split:
+                record["split"] = split
             file.write(json.dumps(record) + "\n")

@@ -22,7 +22,13 @@ from tppsd.data.options import ReadOptions
 from tppsd.data.paths import for_arrow
 from tppsd.data.units import Clock
 
-_SAID = {"mark_names": "mark_names", "time_unit": "time_unit", "origin": "time_origin"}  # options that a file answers
+_SAID = {  # option -> what a file says of it
+    "mark_names": "mark_names",
+    "time_unit": "time_unit",
+    "origin": "time_origin",
+    "window": "window",
+    "lookback": "lookback",
+}
 _EVENTS = {TIMES: np.float64, GAPS: np.float64, MARKS: np.int64, STAMPS: np.int64}
 
 

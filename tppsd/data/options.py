@@ -267,6 +267,9 @@ class ReadOptions:
         return formats_of(self.time_format)
 
 
+READING = tuple(option.name for option in fields(ReadOptions))
+
+
 @dataclass
 class Context:
     """Holds what reading one source needs everywhere: its options, what is in the way, and notes for the user."""

@@ -15,7 +15,7 @@ from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, qua
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
 from tppsd.forecasting.origins import duration
 from tppsd.forecasting.paths import PathSampler
-from tppsd.forecasting.questions import Marks, MarkSet, Vocabulary, bin_edges, positive
+from tppsd.forecasting.questions import MIN_PATHS, Marks, MarkSet, Vocabulary, bin_edges, positive
 from tppsd.forecasting.step_sums import Sums
 from tppsd.models.resolve import resolve_model
 from tppsd.sampling.checks import mark_set, whole_number
@@ -128,7 +128,7 @@ class Forecast:
         self.histories = as_sequences(history, statistics)
         unit = getattr(statistics, "time_unit", None)
         self.horizon = duration(horizon, "horizon", unit) if isinstance(horizon, str) else positive("horizon", horizon)
-        self.num_paths = whole_number("num_paths", num_paths, 10)
+        self.num_paths = whole_number("num_paths", num_paths, MIN_PATHS)
         self.seed, self.first_index, self.max_events = seed, whole_number("first_index", first_index, 0), max_events
         self.num_marks = self.target.num_marks
         self.vocabulary = Vocabulary(self.num_marks, getattr(statistics, "mark_names", None))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tppsd.sampling.checks import mark_indices, mark_set, whole_number
 
+MIN_PATHS = 10  # of a history: fewer have no standard error worth the name
 PATHS_PER_CHUNK = 20_000  # which bounds the memory, and what an interruption loses
 
 Mark = int | str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,8 @@ class TrainingCLI(VerbCLI):
         last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
         if last is None or not last.best_model_path:
             return super().how_to_go_on()
-        return f"stopped by SIGTERM at step {self.trainer.global_step}; go on with --ckpt_path {last.best_model_path}"
+        path = shlex.quote(last.best_model_path)
+        return f"stopped by SIGTERM at step {self.trainer.global_step}; go on with --ckpt_path {path}"
 
     def before_fit(self) -> None:
         """Tell the checkpoints which file the run goes on from."""

@@ -131,9 +131,10 @@ class EventDataModule(LightningDataModule):
                 "(0: batches are prepared in this process)"
             )
         if path is not None and num_sequences is not None:
+            where = f"at {path}" if isinstance(path, str | Path) else f"in a {type(path).__name__}"
             raise ValueError(
-                f"num_sequences = {num_sequences} is for a simulated process; "
-                f"the data at {path} have the number they have"
+                f"num_sequences = {num_sequences} is for a simulated process; the data {where} have the number they "
+                "have"
             )
         if process is not None and columns is not None:
             raise ValueError(f"columns = {columns} is for data at a path; the process {process} has no columns")

@@ -152,9 +152,9 @@ def rate_over_time(facts: LogFacts) -> Figure:
 def rate_by_hour_and_weekday(facts: LogFacts) -> Figure | None:
     """Draw scored events by hour of the day and by day of the week (UTC), per hour of the calendar.
 
-    None without timestamps.
+    None without timestamps or without scored events.
     """
-    if not facts.log.clock.has_dates:
+    if not facts.log.clock.has_dates or not any(own.num_scored for own in facts.splits.values()):
         return None
     ticks = np.concatenate([own.table.event_times[own.is_scored] for own in facts.splits.values()])
     hours = ticks.astype("datetime64[h]").astype(np.int64)
