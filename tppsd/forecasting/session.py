@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tppsd.backends.compile import Compile, runnable
+from tppsd.backends.compile import Compile, is_compiled, runnable
 from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.data.stamps import clock_of_model, stamp_of, time_of
@@ -31,7 +32,7 @@ class Session:
     token, and none where it has been asked for already. Under the target's `max_context` the cache is bounded. `sample`
     and `forecast` begin from the history as it is known, which each call encodes once for all of its paths.
 
-    The model is compiled when the session begins, and the weights of a session never change.
+    The weights of a session never change: the model is compiled when the session begins, or copied where it is not.
 
     Where the model's data have timestamps and names, `observe("2024-05-03T10:00", "closed")` takes them.
 
@@ -53,6 +54,8 @@ class Session:
         (history,) = several
         check_starts(source, [history.window_start])
         self.model = runnable(source, "target", compile)
+        if self.model is source and not is_compiled(source):
+            self.model = copy.deepcopy(source)
         self._names, self._clock = getattr(statistics, "mark_names", None), clock_of_model(statistics)
         self._given, self.observed_until = history, history.window_end
         self._times: list[float] = history.event_times.tolist()
