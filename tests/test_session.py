@@ -104,6 +104,17 @@ def test_the_weights_of_a_session_do_not_change(source: Any) -> None:
     assert torch.equal(session.sample(horizon=20.0).flat_event_times, samples.flat_event_times)
 
 
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_samples_and_forecasts_are_compiled_as_the_session_says(compile: Any) -> None:
+    session, other = Session(MODEL, HISTORY, compile), {"auto": False, False: "auto"}[compile]
+    assert session.sample(horizon=1.0).options.compile == compile
+    assert session.sample(horizon=1.0, compile=other).options.compile == other
+    assert session.sample(horizon=1.0, options=tppsd.SamplingOptions(compile=other)).options.compile == other
+    assert session.forecast(1.0, num_paths=10).paths.options.compile == compile
+    found = session.forecast(1.0, num_paths=10, options=tppsd.SamplingOptions(compile=other))
+    assert found.paths.options.compile == other
+
+
 def test_mistakes_are_named() -> None:
     model = attentive_model("thp", num_marks=3)
     model.set_statistics(DataStatistics(3, mark_names=("a", "b", "c")))

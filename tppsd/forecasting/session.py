@@ -18,6 +18,7 @@ from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.models.protocol import EventTokens, check_starts
 from tppsd.models.resolve import model_device, resolve_model
 from tppsd.sampling.checks import mark_indices
+from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import as_sequences
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample
@@ -53,7 +54,7 @@ class Session:
             raise ValueError(f"a session follows one sequence; history has {len(several)}")
         (history,) = several
         check_starts(source, [history.window_start])
-        self.model = runnable(source, "target", compile)
+        self.model, self._compile = runnable(source, "target", compile), compile
         if self.model is source and not is_compiled(source):
             self.model = copy.deepcopy(source)
         self._names, self._clock = getattr(statistics, "mark_names", None), clock_of_model(statistics)
@@ -170,11 +171,21 @@ class Session:
             return found
 
     def sample(self, draft: Any = None, **arguments: Any) -> SampledSequences:
-        """Continue the sequence; as `tppsd.sample`, whose other arguments it takes."""
+        """Continue the sequence; as `tppsd.sample`, whose other arguments it takes.
+
+        Without options, `compile` is as the session has it.
+        """
+        if arguments.get("options") is None:
+            arguments.setdefault("compile", self._compile)
         return sample(self.model, draft, history=self.history, **arguments)
 
     def forecast(self, horizon: float | str, **arguments: Any) -> Forecast:
-        """Forecast the sequence; as `tppsd.forecast`, whose other arguments it takes."""
+        """Forecast the sequence; as `tppsd.forecast`, whose other arguments it takes.
+
+        Without options, `compile` is as the session has it.
+        """
+        if arguments.get("options") is None:
+            arguments["options"] = SamplingOptions(compile=self._compile)
         return forecast(self.model, self.history, horizon, **arguments)
 
     def _encode(self) -> None:
