@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_models import attentive_model, random_sequence
@@ -308,6 +309,19 @@ def test_quantiles_are_those_of_the_paths_and_may_lie_beyond_the_horizon(of_proc
     counts = of_process.count_quantiles(bins=1)
     own = torch.tensor([len(times) for times in of_process.paths.event_times], dtype=torch.float64)
     torch.testing.assert_close(counts.values[0, 0, 2], own.sort().values[1999])
+
+
+def test_numbers_of_other_types_are_as_good() -> None:
+    """A NumPy or torch integer is no list of times: bins = 2 must not become the one bin (0, 2]."""
+    plain = forecast(MODEL, HISTORIES, 4.0, num_paths=20, marks=1, bins=2)
+    for whole in (np.int64, np.array, torch.tensor, float):
+        found = forecast(MODEL, HISTORIES, whole(4), num_paths=whole(20), marks=whole(1), bins=whole(2))
+        assert found.edges.tolist() == plain.edges.tolist() == [0.0, 2.0, 4.0] and found.sets == plain.sets
+        counts = found.expected_counts(bins=whole(4)).value
+        assert torch.equal(counts, plain.expected_counts(bins=4).value) and counts.shape[-1] == 4
+        found.probability(whole(1), within=whole(2))
+    with pytest.raises(ValueError, match=r"bins = 2.5 must be a whole number of at least 1, or a list of times"):
+        forecast(MODEL, HISTORIES, 4.0, bins=2.5)  # type: ignore[arg-type]
 
 
 def test_marks_may_be_named() -> None:
