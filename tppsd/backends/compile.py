@@ -101,7 +101,8 @@ def compile(model: Any, dtype: torch.dtype | str | None = None) -> EventModel:
 
     Args:
         model: a TransformerTPP, a LightningModule with one, or a checkpoint path.
-        dtype: float32 (None) or bfloat16, in which the matrices of layers, keys and values are kept.
+        dtype: float32 (None) or bfloat16, in which the matrices of layers, keys and values are kept. The options of
+            samples record bfloat16 where the target, and the draft if there is one, were compiled in it.
 
     Returns:
         A CompiledTPP, or a CompiledHeadTPP for an encoder of one's own.

@@ -199,10 +199,13 @@ class SamplingJob:
 
     @property
     def replayable_options(self) -> SamplingOptions:
-        """The options, with the draft lengths that were chosen by the clock."""
-        if not isinstance(self.chosen_lengths, AutoDraftLength) or not self.chosen_lengths.history:
-            return self.options
-        return self.options.with_overrides(draft_length=self.chosen_lengths.history)
+        """The options, with the draft lengths that were chosen by the clock and the dtype of models given compiled."""
+        found = self.options
+        if isinstance(self.chosen_lengths, AutoDraftLength) and self.chosen_lengths.history:
+            found = found.with_overrides(draft_length=self.chosen_lengths.history)
+        if found.dtype is None and all(_is_in_bfloat16(model) for model in self.models if model is not None):
+            found = found.with_overrides(dtype="bfloat16", compile=found.compile or "auto")
+        return found
 
     def assemble(self, plan: RequestPlan, which: slice, finished: Finished) -> SampledSequences:
         """Return the finished requests `which` in ragged storage, on the data's own clock."""
@@ -260,6 +263,10 @@ def _bar(total: int, is_shown: bool) -> AbstractContextManager[Callable[..., Non
     from tppsd.progress import progress
 
     return progress(None, "sampling", total)
+
+
+def _is_in_bfloat16(model: Any) -> bool:
+    return is_compiled(model) and model.dtype == torch.bfloat16
 
 
 def _content_hash(model: Any, source: Any) -> str | None:
