@@ -338,6 +338,10 @@ def test_marks_may_be_named() -> None:
     [
         (lambda: forecast(MODEL, HISTORIES, -1.0), "horizon = -1.0 must be a positive number"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, num_paths=1), "num_paths = 1 must be a whole number of at least 10"),
+        (
+            lambda: forecast(attentive_model("thp").to("meta"), HISTORIES, 1.0),
+            r"on CPUs, and the target is on meta; give target\.cpu\(\)",
+        ),
         (lambda: forecast(MODEL, HISTORIES, 1.0, marks=[9]), "9 is not a mark of the target"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.5, 2.0]), "between 0 and the horizon, 1"),
         (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2 is beyond the horizon, 1"),

@@ -17,7 +17,7 @@ from tppsd.forecasting.origins import duration
 from tppsd.forecasting.paths import PathSampler
 from tppsd.forecasting.questions import Marks, MarkSet, Vocabulary, bin_edges, positive
 from tppsd.forecasting.step_sums import Sums
-from tppsd.models.resolve import resolve_model
+from tppsd.models.resolve import model_device, resolve_model
 from tppsd.sampling.checks import mark_set, whole_number
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import Wanted, as_sequences
@@ -48,7 +48,7 @@ def forecast(
     taken while these are sampled, so that no distribution is kept; a question about other marks or times samples again.
 
     Args:
-        target: an EventModel, a LightningModule or a checkpoint path.
+        target: an EventModel, a LightningModule or a checkpoint path; on a CPU.
         history: what has happened, and until when that was observed (`t_end`); several are best forecast together, by
             one call (see `seed`). Also a table with mark names and timestamps (tppsd.read_histories).
         horizon: length of the forecast, in the unit of time of the target's data, or as "7d".
@@ -124,6 +124,8 @@ class Forecast:
         first_index: int,
     ) -> None:
         self.target, self.draft = resolve_model(target, "target"), draft
+        if (device := model_device(self.target)).type != "cpu":  # sums along paths are taken there
+            raise ValueError(f"forecasts are worked out on CPUs, and the target is on {device}; give target.cpu()")
         statistics = getattr(self.target, "statistics", None)
         self.histories = as_sequences(history, statistics)
         unit = getattr(statistics, "time_unit", None)
