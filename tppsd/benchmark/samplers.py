@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tppsd.backends.compile import why_not_compilable
+from tppsd.backends.compile import is_compiled, runnable, why_not_compilable
 from tppsd.benchmark.plan import Plan, draft_names, in_passes, short_names
 from tppsd.data.batch import EventBatch
 from tppsd.data.remarks import shorten
@@ -148,6 +148,13 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
             label = method.replace("_", " ") + ("" if of is None else f", {of}")
             chosen.append(Sampler(label, method, target, run, offered, length))
     return chosen
+
+
+def is_compiled_in(plan: Plan, sampler: Sampler) -> bool:
+    """Say whether the model of a sampler is run compiled: the plan asks for it, and the machine and the model do."""
+    if sampler.method in ("eager", "reencode"):
+        return False
+    return is_compiled(runnable(sampler.model, "draft", plan.compile, plan.dtype))  # a target has been refused before
 
 
 def written_length(options: SamplingOptions) -> int | str | None:
