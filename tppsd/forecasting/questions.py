@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -62,21 +61,6 @@ def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Te
     if float(edges[0]) > 0:
         edges = torch.cat([edges.new_zeros(1), edges])
     return edges
-
-
-def positive(name: str, value: float) -> float:
-    """Return a positive, finite number.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} = {value!r} must be a positive number") from None
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} = {value!r} must be a positive number")
-    return number
 
 
 def items_per_chunk(chunk_size: int | None, num_paths: int) -> int:
