@@ -6,7 +6,6 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,6 +13,7 @@ import torch
 from tppsd.backends.compile import Compile, content_hash, is_compiled, runnable
 from tppsd.models.protocol import check_starts
 from tppsd.models.resolve import model_device, resolve_model
+from tppsd.progress import progress as bar
 from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.checks import mark_indices, whole_number
 from tppsd.sampling.draft_length import DRAFT_LENGTHS, AutoDraftLength, DraftLength
@@ -168,7 +168,7 @@ class SamplingJob:
 
         Counters and seconds accumulate in `stats`.
         """
-        with _bar(len(plan.requests), progress) as advance:
+        with bar(None, "sampling", len(plan.requests), progress) as advance:
             engine = self._start(plan)
             steps = engine.run()
             while True:
@@ -255,14 +255,6 @@ class SamplingJob:
             draft_hash=self.hashes[1],
             distributions=distributions,
         )
-
-
-def _bar(total: int, is_shown: bool) -> AbstractContextManager[Callable[..., None]]:
-    if not is_shown:
-        return nullcontext(lambda num: None)
-    from tppsd.progress import progress
-
-    return progress(None, "sampling", total)
 
 
 def _is_in_bfloat16(model: Any) -> bool:
