@@ -136,11 +136,12 @@ class SamplingJob:
         if self.options.method == "auto":
             started = time.perf_counter()
             chosen = choose(self._batch(plan), self.options, self.num_chunks)
-            (self.options, self.chosen_lengths, reason), seconds = chosen, time.perf_counter() - started
+            seconds = time.perf_counter() - started
         else:
-            (self.options, reason), seconds = choose_default(self.models, self.options, self._num_rows(plan)), 0.0
-            if self.options.drafter != "model":
-                _LOG.info(reason)
+            chosen, seconds = choose_default(self.models, self.options, self._num_rows(plan)), 0.0
+            if chosen.options.drafter != "model":
+                _LOG.info(chosen.reason)
+        self.options, reason, self.chosen_lengths = chosen
         if self.options.drafter != "model":
             self.draft, self.models, self.hashes[1] = None, Models(self.models.target, None), None
         self.stats = SamplingStats.of(self.options)
