@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tppsd.benchmark.measuring import Samples, Timed
 from tppsd.benchmark.plan import PAPER_KEYS, Plan
-from tppsd.benchmark.samplers import Request, Sampler, history, is_compiled_in, sequences_on
+from tppsd.benchmark.samplers import Request, Sampler, history, is_compiled_in
+from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.metrics.functional import (
@@ -136,7 +137,7 @@ def _log_likelihoods(model: TransformerTPP, sequences: list[EventSequence]) -> T
     parts = []
     with torch.inference_mode():
         for i in range(0, len(sequences), 8):
-            batch = sequences_on(model_device(model), sequences[i : i + 8])
+            batch = EventBatch.from_sequences(sequences[i : i + 8]).to(model_device(model))
             parts.append(model.log_likelihood(batch).double().cpu())
     return torch.cat(parts)
 
