@@ -59,6 +59,10 @@ def test_origins_have_a_whole_horizon_in_the_scored_part() -> None:
     assert (found.num_left_out, found.num_outside) == (1, 5)  # 7.5; 11, and all of the second
     assert find_origins([EventSequence.of([], None, 0.0, 0.9)], "every 0.3", 0.3).times.tolist() == [0.0, 0.3, 0.6]
     assert find_origins(rows, "every 2d", 72.0 / 24, unit="d").times.tolist() == [0.0, 2.0, 4.0, 6.0]
+    for half in (np.float32(0.5), torch.tensor(0.5)):
+        assert find_origins(rows, half, 0.75).times.tolist() == [5.0, 3.25]  # type: ignore[arg-type]
+    assert find_origins(rows, np.int64(0), 0.75).times.tolist() == [0.0, 2.5]  # type: ignore[arg-type]
+    assert find_origins(rows, torch.tensor([2.0, 7.0]), 3.0).times.tolist() == [2.0, 7.0]  # type: ignore[arg-type]
     for wrong in (1.0, "sometimes", "every"):
         with pytest.raises(ValueError, match="origins = "):
             find_origins(rows, wrong, 3.0)
@@ -351,6 +355,8 @@ def test_sets_of_marks_and_a_transformer() -> None:
         backtest(model, rows, 2.0, baselines=(), options=tppsd.SamplingOptions(stop_marks=[1]))
     with pytest.raises(ValueError, match="beyond the horizon"):
         backtest(model, rows, 2.0, within=3.0, baselines=())
+    found = backtest(model, rows, 2.0, num_paths=20, within=np.int64(1), baselines=())  # type: ignore[arg-type]
+    assert found.horizons == (1.0, 2.0)
 
 
 def test_the_command_writes_everything_and_names_what_is_missing(

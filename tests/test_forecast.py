@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_models import attentive_model, random_sequence
@@ -310,6 +311,30 @@ def test_quantiles_are_those_of_the_paths_and_may_lie_beyond_the_horizon(of_proc
     torch.testing.assert_close(counts.values[0, 0, 2], own.sort().values[1999])
 
 
+def test_times_may_be_durations() -> None:
+    model = attentive_model("thp", num_marks=3)
+    model.set_statistics(DataStatistics(3, time_unit="h"))
+    found = forecast(model, random_sequence(4, 3), "0.25d", num_paths=20)
+    assert found.horizon == 6.0
+    for marks in (None, 1):
+        assert torch.equal(found.probability(marks, within="2h").value, found.probability(marks, within=2).value)
+    with pytest.raises(ValueError, match="within = 7h is beyond the horizon, 6"):
+        found.probability(within="7h")
+
+
+def test_numbers_of_other_types_are_as_good() -> None:
+    """A NumPy or torch integer is no list of times: bins = 2 must not become the one bin (0, 2]."""
+    plain = forecast(MODEL, HISTORIES, 4.0, num_paths=20, marks=1, bins=2)
+    for whole in (np.int64, np.array, torch.tensor, float):
+        found = forecast(MODEL, HISTORIES, whole(4), num_paths=whole(20), marks=whole(1), bins=whole(2))
+        assert found.edges.tolist() == plain.edges.tolist() == [0.0, 2.0, 4.0] and found.sets == plain.sets
+        counts = found.expected_counts(bins=whole(4)).value
+        assert torch.equal(counts, plain.expected_counts(bins=4).value) and counts.shape[-1] == 4
+        found.probability(whole(1), within=whole(2))
+    with pytest.raises(ValueError, match=r"bins = 2.5 must be a whole number of at least 1, or a list of times"):
+        forecast(MODEL, HISTORIES, 4.0, bins=2.5)  # type: ignore[arg-type]
+
+
 def test_marks_may_be_named() -> None:
     model = attentive_model("thp", num_marks=3)
     model.set_statistics(DataStatistics(3, mark_names=("admission", "surgery", "discharge")))
@@ -322,11 +347,17 @@ def test_marks_may_be_named() -> None:
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: forecast(MODEL, HISTORIES, -1.0), "horizon = -1.0 must be a positive number"),
+        (lambda: forecast(MODEL, HISTORIES, -1.0), "horizon = -1.0 must be positive: a number of units"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, num_paths=1), "num_paths = 1 must be a whole number of at least 10"),
+        (
+            lambda: forecast(attentive_model("thp").to("meta"), HISTORIES, 1.0),
+            r"on CPUs, and the target is on meta; give target\.cpu\(\)",
+        ),
         (lambda: forecast(MODEL, HISTORIES, 1.0, marks=[9]), "9 is not a mark of the target"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.5, 2.0]), "between 0 and the horizon, 1"),
-        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2 is beyond the horizon, 1"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2.0 is beyond the horizon, 1"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=math.inf), "within = inf must be positive"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within="2d"), "within = '2d' needs the unit of the times"),
         (lambda: forecast(MODEL, HISTORIES, 1.0).probability(estimator="best"), "estimator = 'best' is unknown here"),  # type: ignore[arg-type]
         (lambda: forecast(MODEL, HISTORIES, 1.0).next_time([1.5]), "must lie between 0 and 1"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -88,6 +89,30 @@ def test_samples_and_forecasts_begin_at_what_is_known() -> None:
         session.sample(num_sequences=5, horizon=2.0, seed=3).flat_event_times, again.flat_event_times
     )
     assert session.forecast(1.0, num_paths=20).probability().value.shape == (1, 4)
+
+
+@pytest.mark.parametrize("source", [copy.deepcopy(MODEL), copy.deepcopy(MODEL).train(), copy.deepcopy(PROCESS)])
+def test_the_weights_of_a_session_do_not_change(source: Any) -> None:
+    """Half of an answer would come from a cache of the old weights, half from the new ones."""
+    session, asked_before = (Session(source, HISTORY, False) for _ in range(2))
+    at = torch.tensor([1.0], dtype=torch.float64)
+    expected, samples = asked_before.distribution.log_survival(at), session.sample(horizon=20.0)
+    with torch.no_grad():
+        for weights in source.parameters() if isinstance(source, torch.nn.Module) else (source.mu,):
+            weights.mul_(0.5)
+    assert torch.equal(session.distribution.log_survival(at), expected)
+    assert torch.equal(session.sample(horizon=20.0).flat_event_times, samples.flat_event_times)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_samples_and_forecasts_are_compiled_as_the_session_says(compile: Any) -> None:
+    session, other = Session(MODEL, HISTORY, compile), {"auto": False, False: "auto"}[compile]
+    assert session.sample(horizon=1.0).options.compile == compile
+    assert session.sample(horizon=1.0, compile=other).options.compile == other
+    assert session.sample(horizon=1.0, options=tppsd.SamplingOptions(compile=other)).options.compile == other
+    assert session.forecast(1.0, num_paths=10).paths.options.compile == compile
+    found = session.forecast(1.0, num_paths=10, options=tppsd.SamplingOptions(compile=other))
+    assert found.paths.options.compile == other
 
 
 def test_mistakes_are_named() -> None:

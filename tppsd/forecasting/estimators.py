@@ -35,6 +35,7 @@ def quantiles_of(outcomes: Tensor, levels: Sequence[float]) -> Quantiles:
 
 
 _FEWEST = 20  # expected events from which on coefficients are fitted
+_NUM_FOLDS = 5
 
 
 class Estimate(NamedTuple):
@@ -91,7 +92,7 @@ def mean_estimate(outcomes: Tensor) -> Estimate:
 def control_variate_estimate(
     outcomes: Tensor,
     martingales: Tensor,
-    num_folds: int = 5,
+    num_folds: int = _NUM_FOLDS,
     known: Tensor | None = None,
     controls: Tensor | None = None,
 ) -> Estimate:
@@ -151,7 +152,6 @@ def step_sum_estimate(
     hazards: Tensor,
     is_binary: bool,
     controls: Tensor | None = None,
-    num_folds: int = 5,
 ) -> Estimate:
     """Estimate E N of a number of events with the martingales N - sum p_i and N - integral of the intensity.
 
@@ -166,21 +166,21 @@ def step_sum_estimate(
             *batch).
         hazards: integral of the intensity of such events along each path, (num_paths, *batch).
         is_binary: N is 0 or 1.
-        controls, num_folds: as of `control_variate_estimate`.
+        controls: as of `control_variate_estimate`.
     """
-    fold = torch.arange(len(outcomes)) % num_folds
-    rest = [fold != k for k in range(num_folds)]
+    fold = torch.arange(len(outcomes)) % _NUM_FOLDS
+    rest = [fold != k for k in range(_NUM_FOLDS)]
     expected = torch.stack([probabilities[own].sum(0) for own in rest])
     known = torch.where(expected < _FEWEST, 1.0, torch.nan)
     martingales = torch.stack([outcomes - probabilities, outcomes - hazards], -1)
     if not is_binary:
-        return control_variate_estimate(outcomes, martingales, num_folds, known, controls)
+        return control_variate_estimate(outcomes, martingales, _NUM_FOLDS, known, controls)
     without = 1 - outcomes
     num_without = torch.stack([without[own].sum(0) for own in rest])
     share = torch.stack([(without[own].sum(0) + 1) / (int(own.sum()) + 2) for own in rest])
     is_steady = torch.stack([probabilities[own].var(0) for own in rest]) < share * (1 - share)
     known = torch.where(num_without < _FEWEST, is_steady.double(), known)
-    found = control_variate_estimate(outcomes, martingales, num_folds, known, controls)
+    found = control_variate_estimate(outcomes, martingales, _NUM_FOLDS, known, controls)
     share = (without.sum(0) + 1) / (len(outcomes) + 2)
     least = torch.where((known == 0).any(0), (share * (1 - share) / len(outcomes)).sqrt(), 0.0)
     return found._replace(standard_error=torch.maximum(found.standard_error, least))

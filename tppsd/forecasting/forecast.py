@@ -15,9 +15,9 @@ from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, qua
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
 from tppsd.forecasting.origins import duration
 from tppsd.forecasting.paths import PathSampler
-from tppsd.forecasting.questions import MIN_PATHS, Marks, MarkSet, Vocabulary, bin_edges, positive
+from tppsd.forecasting.questions import MIN_PATHS, Marks, MarkSet, Vocabulary, bin_edges
 from tppsd.forecasting.step_sums import Sums
-from tppsd.models.resolve import resolve_model
+from tppsd.models.resolve import model_device, resolve_model
 from tppsd.sampling.checks import mark_set, whole_number
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import Wanted, as_sequences
@@ -48,7 +48,7 @@ def forecast(
     taken while these are sampled, so that no distribution is kept; a question about other marks or times samples again.
 
     Args:
-        target: an EventModel, a LightningModule or a checkpoint path.
+        target: an EventModel, a LightningModule or a checkpoint path; on a CPU.
         history: what has happened, and until when that was observed (`t_end`); several are best forecast together, by
             one call (see `seed`). Also a table with mark names and timestamps (tppsd.read_histories).
         horizon: length of the forecast, in the unit of time of the target's data, or as "7d".
@@ -124,10 +124,12 @@ class Forecast:
         first_index: int,
     ) -> None:
         self.target, self.draft = resolve_model(target, "target"), draft
+        if (device := model_device(self.target)).type != "cpu":  # sums along paths are taken there
+            raise ValueError(f"forecasts are worked out on CPUs, and the target is on {device}; give target.cpu()")
         statistics = getattr(self.target, "statistics", None)
         self.histories = as_sequences(history, statistics)
-        unit = getattr(statistics, "time_unit", None)
-        self.horizon = duration(horizon, "horizon", unit) if isinstance(horizon, str) else positive("horizon", horizon)
+        self._time_unit = getattr(statistics, "time_unit", None)
+        self.horizon = duration(horizon, "horizon", self._time_unit)
         self.num_paths = whole_number("num_paths", num_paths, MIN_PATHS)
         self.seed, self.first_index, self.max_events = seed, whole_number("first_index", first_index, 0), max_events
         self.num_marks = self.target.num_marks
@@ -177,7 +179,7 @@ class Forecast:
     def probability(
         self,
         marks: Marks | None = None,
-        within: float | None = None,
+        within: float | str | None = None,
         estimator: Estimator = "control_variates",
     ) -> Estimate:
         """Estimate the probability of an event of some marks until a time.
@@ -185,7 +187,7 @@ class Forecast:
         Args:
             marks: a mark or a set of them, by index or name, or the name of a declared set, (num_histories,); None =
                 each declared set, (num_histories, num_sets).
-            within: time since w, at most the horizon (None).
+            within: time since w, at most the horizon (None), in the unit of time of the target's data, or as "2d".
             estimator: "control_variates" (the default): the share of paths, corrected by what their steps made
                 probable and by the times of their first events, never less precise than the share but for the fit of
                 five coefficients; "step_sum": the mean over paths of the steps' probabilities, until the first such
@@ -303,11 +305,11 @@ class Forecast:
         hazards = paths.by_history(paths.sums.totals).hazards.squeeze(2)
         return -torch.expm1(-hazards[..., : paths.number_of_bins(end)].sum(-1))
 
-    def _within(self, within: float) -> float:
-        within = positive("within", within)
-        if within > self.horizon:
-            raise ValueError(f"within = {within:g} is beyond the horizon, {self.horizon:g}; give a longer horizon")
-        return within
+    def _within(self, within: float | str) -> float:
+        end = duration(within, "within", self._time_unit)
+        if end > self.horizon:
+            raise ValueError(f"within = {within} is beyond the horizon, {self.horizon:g}; give a longer horizon")
+        return end
 
 
 def _estimate(sums: Sums, estimator: Estimator, is_binary: bool, controls: Callable[[], Tensor]) -> Estimate:

@@ -18,7 +18,6 @@ from tppsd.sampling.requests import RequestPlan
 from tppsd.sampling.state import BatchState
 
 _CHUNK = 64  # histories that are encoded together
-_ALL = 1e4  # standard deviations of log tau: no inter-time is longer
 _NUM_NODES = 400  # of the mean of a distribution without a formula
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tppsd.backends.compile import Compile, runnable
+from tppsd.backends.compile import Compile, is_compiled, runnable
 from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.data.stamps import clock_of_model, stamp_of, time_of
@@ -17,6 +18,7 @@ from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.models.protocol import EventTokens, check_starts
 from tppsd.models.resolve import model_device, resolve_model
 from tppsd.sampling.checks import mark_indices
+from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import as_sequences
 from tppsd.sampling.results import SampledSequences
 from tppsd.sampling.sample import sample
@@ -31,7 +33,7 @@ class Session:
     token, and none where it has been asked for already. Under the target's `max_context` the cache is bounded. `sample`
     and `forecast` begin from the history as it is known, which each call encodes once for all of its paths.
 
-    The model is compiled when the session begins, and the weights of a session never change.
+    The weights of a session never change: the model is compiled when the session begins, or copied where it is not.
 
     Where the model's data have timestamps and names, `observe("2024-05-03T10:00", "closed")` takes them.
 
@@ -52,7 +54,9 @@ class Session:
             raise ValueError(f"a session follows one sequence; history has {len(several)}")
         (history,) = several
         check_starts(source, [history.window_start])
-        self.model = runnable(source, "target", compile)
+        self.model, self._compile = runnable(source, "target", compile), compile
+        if self.model is source and not is_compiled(source):
+            self.model = copy.deepcopy(source)
         self._names, self._clock = getattr(statistics, "mark_names", None), clock_of_model(statistics)
         self._given, self.observed_until = history, history.window_end
         self._times: list[float] = history.event_times.tolist()
@@ -167,11 +171,21 @@ class Session:
             return found
 
     def sample(self, draft: Any = None, **arguments: Any) -> SampledSequences:
-        """Continue the sequence; as `tppsd.sample`, whose other arguments it takes."""
+        """Continue the sequence; as `tppsd.sample`, whose other arguments it takes.
+
+        Without options, `compile` is as the session has it.
+        """
+        if arguments.get("options") is None:
+            arguments.setdefault("compile", self._compile)
         return sample(self.model, draft, history=self.history, **arguments)
 
     def forecast(self, horizon: float | str, **arguments: Any) -> Forecast:
-        """Forecast the sequence; as `tppsd.forecast`, whose other arguments it takes."""
+        """Forecast the sequence; as `tppsd.forecast`, whose other arguments it takes.
+
+        Without options, `compile` is as the session has it.
+        """
+        if arguments.get("options") is None:
+            arguments["options"] = SamplingOptions(compile=self._compile)
         return forecast(self.model, self.history, horizon, **arguments)
 
     def _encode(self) -> None:
