@@ -75,6 +75,16 @@ def test_compiled_and_eager_samples_agree(history: Any) -> None:
         torch.testing.assert_close(free.event_times[i], compiled.event_times[i], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("encoder", ["thp", "attnhp"])
+def test_rows_that_waited_are_filled_again(encoder: str) -> None:
+    """A free row goes through the passes of the others; what it leaves in its cache must not spoil the next sequence."""
+    model = attentive_model(encoder, num_marks=4)
+    size: dict[str, Any] = {"num_sequences": 100, "horizon": 16.0, "forbid_marks": [0], "compile": False}
+    few, all_at_once = (sample(model, batch_size=rows, **size) for rows in (16, 100))
+    assert torch.equal(few.flat_marks, all_at_once.flat_marks)
+    torch.testing.assert_close(few.flat_event_times, all_at_once.flat_event_times, rtol=1e-4, atol=1e-6)
+
+
 def test_max_events_bounds_candidates() -> None:
     """A sequence whose last candidates were dropped is as truncated as one with too many events."""
     only_that = Hawkes([1.0, 1e-9], 0.0, 1.0)
