@@ -182,7 +182,7 @@ def agreement() -> None:
 
 # --- depth ------------------------------------------------------------------------------------------------------------
 
-DEPTHS, NUM_HISTORIES, OF_HISTORY, TURNS = (1, 2, 8, 20), 12, 500, 5
+DEPTHS, NUM_HISTORIES, OF_HISTORY, TURNS, STEPS = (1, 2, 8, 20), 12, 300, 3, 150
 
 
 def microseconds(work: Callable[[int], Any], seed: int) -> float:
@@ -198,7 +198,7 @@ def depth() -> None:
     histories = [one.prefix(20, float(one.event_times[19]) + 0.05) for one in data if len(one) > 20][:NUM_HISTORIES]
     rows = []
     for num_layers in DEPTHS:
-        model = tppsd.compile(trained(data, 4, num_layers))
+        model = tppsd.compile(trained(data, 4, num_layers, STEPS))
         for horizon in (1.0, 4.0):
 
             def plain(seed: int, model: Any = model, horizon: float = horizon) -> Any:
@@ -237,7 +237,7 @@ def depth() -> None:
                 }
             )
     measured = (
-        f"width 64, 64 components, Transformers of a simulated Hawkes process of 4 marks after 300 training steps, "
+        f"width 64, 64 components, Transformers of a simulated Hawkes process of 4 marks after {STEPS} training steps, "
         f"marks that depend on the inter-time; {NUM_HISTORIES} histories of 20 events, {OF_HISTORY} paths each, their "
         f"encoding counted; median of {TURNS} turns; in the other columns the median over histories and marks (and "
         "what nine tenths of them exceed); compiled, float32, one thread of a busy machine; "

@@ -42,7 +42,7 @@ def test_biased_estimates_are_not(wrong: Callable[[pytest.MonkeyPatch], None], m
 def test_depths_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {"DEPTHS": (1,), "NUM_HISTORIES": 2, "OF_HISTORY": 40, "TURNS": 1, "RESULTS": tmp_path}.items():
         monkeypatch.setattr(estimators, name, value)
-    monkeypatch.setattr(estimators, "trained", lambda data, num_marks, layers: attentive_model("thp", num_marks=4))
+    monkeypatch.setattr(estimators, "trained", lambda *of: attentive_model("thp", num_marks=4))
     estimators.depth()
     assert (tmp_path / "estimators_depth.jsonl").read_text().count("\n") == 3
 
