@@ -18,8 +18,8 @@ from native_builds import needs_a_compiler
 from small_models import ENCODERS, attentive_model, cut, random_batch, random_sequence, small_model, tokens_of
 
 import tppsd
-from tppsd.certification.cells import Cell, all_cells
-from tppsd.certification.certificate import Certificate
+from tppsd.certification.cells import Cell
+from tppsd.certification.certificate import Certificate, cells_of
 from tppsd.certification.run import RecordedDistributions, divergence, judge, run_cell
 from tppsd.commands import benchmark, certify
 from tppsd.lightning.requests import Requests
@@ -243,7 +243,7 @@ def test_distributions_are_of_networks() -> None:
 
 # --- certified by the distributions that were recorded ---------------------------------------------------------------
 
-CELLS = [cell for cell in all_cells() if cell.is_compilable and cell.method != "rrs"]
+CELLS = [cell for cell in cells_of({"compiled": True, "dtype": "bfloat16"}) if cell.method != "rrs"]
 WITH_MEMORY = Cell("joint", "thp", 5, "untrained", "another model", 4, "history", "number of events")
 
 

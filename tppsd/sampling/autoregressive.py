@@ -277,8 +277,9 @@ class WithoutMarks(Autoregressive):
         """Draw candidates of every row until one is kept, comes too late, or is the last one allowed."""
         distribution = given_elapsed(self.target.extend(state.last_token), state)
         elapsed = state.elapsed.unsqueeze(1)
-        inter_times, marks = torch.full_like(elapsed, torch.inf), torch.zeros_like(elapsed, dtype=torch.int64)
         drawing = state.active.unsqueeze(1)
+        # a free row waits where it is: of an infinite time its cache would get numbers that are none, and keep them
+        inter_times, marks = torch.where(drawing, torch.inf, 0.0), torch.zeros_like(elapsed, dtype=torch.int64)
         while drawing.any():
             taus, candidates = self._candidates(distribution, elapsed, self.noise.window(1)[..., :3])
             self.noise.advance(drawing.squeeze(1).long(), 1)
