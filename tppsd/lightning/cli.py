@@ -151,7 +151,7 @@ class TrainingCLI(VerbCLI):
         if self.verb == "fit" and config.get("default_root_dir") is None:
             job = SLURMEnvironment.job_id() if SLURMEnvironment.detect() else None
             if job is not None:  # where a requeued job finds its checkpoint, and no other job does
-                config["default_root_dir"] = str(RUNS / f"version_{job}")
+                config["default_root_dir"] = str(RUNS / f"slurm_{job}")
             elif config.get("logger") is False:
                 config["default_root_dir"] = str(free_run_directory())  # as a logger would choose it
         return super()._instantiate_trainer(config, callbacks)
