@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,40 @@ def test_only_the_first_iteration_of_the_loader_that_is_trained_from_begins_with
     weights(1, None, eight_batches(), callbacks=[SaveInHook("on_train_batch_end", 6, tmp_path / "step.ckpt")])
     weights(2, tmp_path / "step.ckpt", eight_batches(), callbacks=[Count()])
     assert counts == [(8, 8), (8, 8)]
+
+
+class SignalAt(Callback):
+    """Sends SLURM's signal in the midst of a step, after the masks of dropout are drawn."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_backward(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            signal.raise_signal(signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [(5, {}), (7, {}), (5, {"val_check_interval": 3}), (2, {"accumulate_grad_batches": 2})],
+    ids=["within an epoch", "last step of an epoch", "before a validation", "accumulated"],
+)
+def test_slurms_signal_waits_for_the_end_of_the_step(
+    step: int, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "JOB_NAME": "fit", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "requeued"}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    told = weights(3, None, eight_batches(), callbacks=[SignalAt(step)], default_root_dir=tmp_path, **options)
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    path = tmp_path / "hpc_ckpt_1.ckpt"
+    next_one = 2 if options.get("val_check_interval") else 1  # after the sixth step there is a validation first
+    assert torch.load(path, weights_only=True)["global_step"] == step + next_one
+    assert are_equal(told, weights(3, path, eight_batches(), **options))
 
 
 def test_a_resumed_run_with_dropout_is_the_unbroken_one(tmp_path: Path) -> None:
