@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from tppsd.data.batch import EventBatch
-from tppsd.data.batching import LengthBucketSampler, SequenceDataset
+from tppsd.data.batching import LengthBucketSampler, ResumableLoader, SequenceDataset
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.options import FRACTIONS, ReadOptions
 from tppsd.data.reading import EventDataset, read_dataset
@@ -283,6 +283,4 @@ class EventDataModule(LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
         )
-        return DataLoader(
-            dataset=SequenceDataset(sequences), sampler=sampler, batch_size=None, **options
-        )  # it yields batches
+        return ResumableLoader(SequenceDataset(sequences), sampler, **options)

@@ -25,6 +25,8 @@ from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.divergence import StopAtDivergence
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.random_state import random_states, restore_random_state
+from tppsd.lightning.requeue import RequeueBetweenSteps
+from tppsd.lightning.resuming import go_on, mend_progress
 from tppsd.lightning.schedule import PlannedSchedule, WarmupStableDecay
 from tppsd.lightning.size import ModelSize, draft_size, target_size
 from tppsd.lightning.step_means import StepMeans
@@ -169,18 +171,19 @@ class TPPModule(LightningModule):
                 self.distilled_from = target_hash
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add StopAtDivergence: training that diverges is no success, whoever trains."""
+        """Add StopAtDivergence and RequeueBetweenSteps, whoever trains, where they are not there already."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        has_one = any(isinstance(callback, StopAtDivergence) for callback in callbacks)
-        return [] if has_one else [StopAtDivergence()]
+        added: list[Callback] = [StopAtDivergence(), RequeueBetweenSteps()]
+        return [each for each in added if not any(isinstance(callback, type(each)) for callback in callbacks)]
 
     def on_fit_start(self) -> None:
         """Refuse to train without statistics of a training split."""
         self._need_statistics()
 
     def on_train_start(self) -> None:
-        """Restore the random state of a run that goes on, now that everything is set up."""
-        if self._random_states is not None:  # now that everything is set up
+        """Restore the place and the random state of a run that goes on, now that everything is set up."""
+        go_on(self.trainer)
+        if self._random_states is not None:
             restore_random_state(
                 self._random_states,
                 self.trainer.global_rank,
@@ -343,6 +346,8 @@ class TPPModule(LightningModule):
         record = checkpoint.get(CHECKPOINT_KEY, {})
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:  # a run goes on
             self._random_states = checkpoint.get(_RANDOM_STATES)
+            if "loops" in checkpoint:
+                mend_progress(checkpoint["loops"]["fit_loop"])
         self.distilled_from = record.get("distilled_from", self.distilled_from)
         for name, stored in record.get("config", {}).items():
             here = self.model.config[name]
