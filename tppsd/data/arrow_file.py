@@ -23,7 +23,7 @@ from tppsd.data.log import EventLog, inter_times
 from tppsd.data.paths import for_arrow
 from tppsd.data.sequence_table import SequenceTable, no_ticks
 from tppsd.data.units import Clock
-from tppsd.data.whole_files import whole_or_absent
+from tppsd.data.whole_files import named_file, whole_or_absent
 
 VERSION = 1
 SUFFIX = ".arrow"
@@ -107,10 +107,11 @@ class SplitColumns:
 
     Args:
         folder: an empty folder for the files.
+        path: of the Arrow file that they are for.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.num_events = folder, 0
+    def __init__(self, folder: Path, path: Path) -> None:
+        self.folder, self.path, self.num_events = folder, path, 0
         self._rows: dict[str, list[np.ndarray]] = {}
         self._ids: list[Any] = []
 
@@ -120,8 +121,8 @@ class SplitColumns:
         if clock.has_dates:
             events[STAMPS] = part.event_times.astype(np.int64)
         for name, values in events.items():
-            with (self.folder / name).open("ab") as file:
-                np.ascontiguousarray(values).tofile(file)
+            with named_file(self.path), (self.folder / name).open("ab") as file:
+                file.write(np.ascontiguousarray(values).data)  # `tofile` does not say why it fails
         self.num_events += len(marks)
         num = len(part)
         rows = {
@@ -188,7 +189,7 @@ def columns_of_splits(path: Path) -> Iterator[Any]:
         def make(split: str) -> SplitColumns:
             own = Path(folder) / split
             own.mkdir()
-            return SplitColumns(own)
+            return SplitColumns(own, path)
 
         yield make
 

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tppsd.data.whole_files import named_file
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
 from tppsd.lightning.shards import Shard, file_hash, parse_name
 from tppsd.sampling.columns import sync_folder
@@ -108,9 +109,10 @@ class Lock:
                 break
             os.close(descriptor)  # its holder has removed it in between
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {started}\n".encode())
         self._descriptor = descriptor
+        with named_file(self.path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {started}\n".encode())
 
     def release(self) -> None:
         """Give the lock back; a folder that holds nothing else goes too."""
@@ -164,8 +166,9 @@ def _appear(temporary: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        with path.open("x") as file:
+        with path.open("x") as file, named_file(path):
             file.write(temporary.read_text())
+            file.flush()
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -227,7 +230,7 @@ def recorded_hashes(folder: Path) -> dict[str, str]:
 
 
 def _write_durably(path: Path, content: dict[str, Any]) -> None:
-    with path.open("w") as file:
+    with named_file(path), path.open("w") as file:
         file.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
         file.flush()
         os.fsync(file.fileno())
