@@ -62,6 +62,9 @@ class _Target:
             self.error = self.error or error
             raise
 
+    def flush(self) -> None:
+        self.file.flush()
+
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP:
     """Read a model from a file written by `TransformerTPP.save` or by the Trainer, in evaluation mode.
