@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import date
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -14,6 +13,7 @@ from jsonargparse import ArgumentParser
 from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecognized, use_threads
 from tppsd.data.options import ReadOptions
 from tppsd.data.paths import local_path
+from tppsd.data.yaml_files import read_mapping
 
 TRAINER = {  # options of the Trainer that a page shows
     "--trainer.devices": "processes that share the work (default: 1)",
@@ -142,15 +142,12 @@ def given_options(parsed: Any) -> dict[str, Any]:
 
 def _section(path: str) -> dict[str, Any]:
     """Return the section `data` of a configuration file."""
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config {path}: there is no such file")
-    content = _without_dates(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    section = content.get("data") if isinstance(content, dict) else None
+    section = _without_dates(read_mapping(path, "--config")).get("data")
     if not isinstance(section, dict):
         raise ValueError(f"--config {path}: has no section `data`")
-    found: dict[str, Any] = section.get("init_args", section)
+    found = section.get("init_args", section)
+    if not isinstance(found, dict):
+        raise ValueError(f"--config {path}: init_args of data must hold options, it holds a {type(found).__name__}")
     return found
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tppsd.data.yaml_files import read_mapping
 from tppsd.models.checkpoint import CHECKPOINT_KEY, best_of_run, read_checkpoint
 
 FIT_ONLY = ("early_stopping", "checkpoint")  # sections by which the configuration of a run is known
@@ -58,10 +59,7 @@ def _is_of_a_run(path: str) -> bool:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    import yaml
-
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
+    return read_mapping(file)
 
 
 def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
@@ -76,6 +74,8 @@ def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
     if not isinstance(section, dict) or "class_path" not in section:
         raise ValueError(f"{file}: does not say which data the run was trained on")
     options = section.setdefault("init_args", {})
+    if not isinstance(options, dict):
+        raise ValueError(f"{file}: init_args of data must hold options, it holds a {type(options).__name__}")
     statistics = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("statistics", {})
     if statistics.get("time_origin") is not None:
         known = {"time_unit": statistics["time_unit"], "origin": statistics["time_origin"]}
