@@ -1,4 +1,4 @@
-"""Commands with odd options, to their end: predict, forecast, backtest, inspect and convert on a small model and log."""
+"""Commands with odd options, to their end: predict, forecast, backtest, inspect, convert; on small models and logs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,69 @@ from tppsd.lightning.help import options_by_name
 COMMANDS = ("predict", "forecast", "backtest", "inspect", "convert")
 WHOLE = ["-1", "0", "1", "2", "1000000000", "1000000000000", "99999999999999999999", "-9223372036854775809"]
 NUMBERS = [*WHOLE[:5], "1e300", "5e-324", "1e-9", "0.5", "1e21", "-0.5", "nan", "inf", "1e400", "9e18"]
-LISTS = ["[]", "[0]", "[1]", "[-1]", "[99]", "['a']", "[a, b]", "[1, 2]", "[1e300]", "[1e-9, 1]", "[nan]", "[1e300, 1e301]"]
-LISTS += ["[x, 7d]", "[0.5, 0.5]", "[0, 1, 1e-320]", "[[0, 1]]", "[[0, 1e300]]", "[[1900-01-01, 3000-01-01]]", "[1e18, 2e18]"]
-WORDS = ["7d", "1h", "1e300d", "-1h", "0d", "every 1e-9", "every 1e300", "every 7d", "every 1", "1,2", "1e9d", "a", "", "s"]
-WORDS += ["train", "validation", "%Y", "ns", "1900-01-01", "3000-01-01", "2024-03-02", "time", "0.1..1e300", "x", "self"]
-WORDS += ["poisson", "speculative", "fixed_point", "auto", "joint", "☃", "x" * 10_000, "99999999999999999999d", "every 1e-9d"]
+LISTS = [
+    "[]",
+    "[0]",
+    "[1]",
+    "[-1]",
+    "[99]",
+    "['a']",
+    "[a, b]",
+    "[1, 2]",
+    "[1e300]",
+    "[1e-9, 1]",
+    "[nan]",
+    "[1e300, 1e301]",
+]
+LISTS += [
+    "[x, 7d]",
+    "[0.5, 0.5]",
+    "[0, 1, 1e-320]",
+    "[[0, 1]]",
+    "[[0, 1e300]]",
+    "[[1900-01-01, 3000-01-01]]",
+    "[1e18, 2e18]",
+]
+WORDS = [
+    "7d",
+    "1h",
+    "1e300d",
+    "-1h",
+    "0d",
+    "every 1e-9",
+    "every 1e300",
+    "every 7d",
+    "every 1",
+    "1,2",
+    "1e9d",
+    "a",
+    "",
+    "s",
+]
+WORDS += [
+    "train",
+    "validation",
+    "%Y",
+    "ns",
+    "1900-01-01",
+    "3000-01-01",
+    "2024-03-02",
+    "time",
+    "0.1..1e300",
+    "x",
+    "self",
+]
+WORDS += [
+    "poisson",
+    "speculative",
+    "fixed_point",
+    "auto",
+    "joint",
+    "☃",
+    "x" * 10_000,
+    "99999999999999999999d",
+    "every 1e-9d",
+]
 MAPPINGS = ["{mark: null}", "{time: mark}", "{mark: time, time: time}", "{a: b}", "{sequence: null}", "{time: x}"]
 SKIPPED = {"config", "help-all", "source", "run", "model", "model.target", "data.path", "data.process", "output"}
 SKIPPED |= {f"trainer.{name}" for name in ("strategy", "accelerator", "plugins", "devices", "num_nodes", "callbacks")}

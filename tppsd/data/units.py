@@ -271,7 +271,9 @@ def parse_timestamp(text: str, option: str) -> np.datetime64:
     try:
         stamp = pandas.to_datetime(text, format="ISO8601", utc=True).as_unit("ns")
     except pandas.errors.OutOfBoundsDatetime as error:
-        raise DataError(f"{option} = {text!r} lies before 1677 or after 2262, beyond what timestamps can say") from error
+        raise DataError(
+            f"{option} = {text!r} lies before 1677 or after 2262, beyond what timestamps can say"
+        ) from error
     except ValueError as error:
         raise DataError(f"{option} = {text!r} is neither a number nor a timestamp such as 2024-05-31T12:00") from error
     if stamp is pandas.NaT:

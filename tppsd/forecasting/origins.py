@@ -109,8 +109,8 @@ def _candidates(origins: float | str | Sequence[float], start: float, end: float
             number = (end - start) / step + _ROUNDING
             if number > MOST_ORIGINS:
                 raise ValueError(
-                    f"origins = {origins!r} are {number:.3g} in a sequence of length {end - start:g}; a backtest has at "
-                    f"most {MOST_ORIGINS:,}: give longer steps"
+                    f"origins = {origins!r} are {number:.3g} in a sequence of length {end - start:g}; a backtest has "
+                    f"at most {MOST_ORIGINS:,}: give longer steps"
                 )
             return [start + j * step for j in range(math.floor(number) + 1)]
         try:

@@ -17,7 +17,6 @@ from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import Wanted
 from tppsd.sampling.results import SampledSequences
 
-
 BYTES_OF_SUMS, BYTES_OF_CHANCES = 48, 8  # that are kept of a path and a bin: of each set of marks, and once
 
 
@@ -89,8 +88,8 @@ def check_memory(num_paths: int, num_sets: int, num_bins: int) -> None:
     if available is not None and wanted > available:
         raise ValueError(
             f"bins = {num_bins:,} with {num_paths:,} paths and {num_sets:,} sets of marks want "
-            f"{wanted / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are free; give fewer bins, paths or "
-            "marks, or fewer histories at a time (chunk_size)"
+            f"{wanted / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are free; give fewer bins, paths "
+            "or marks, or fewer histories at a time (chunk_size)"
         )
 
 

@@ -57,8 +57,8 @@ class ChunkDataset(Dataset[T], Generic[T]):
         number = -(-self.num_items // self.items_per_chunk)  # which may be too large for `len`
         if number > MOST_CHUNKS:
             raise ValueError(
-                f"{what} = {self.num_items:,} would be {number:,} files of {self.items_per_chunk:,} each, and a job has "
-                f"at most {MOST_CHUNKS:,}; give a larger chunk_size, or several jobs"
+                f"{what} = {self.num_items:,} would be {number:,} files of {self.items_per_chunk:,} each, and a job "
+                f"has at most {MOST_CHUNKS:,}; give a larger chunk_size, or several jobs"
             )
 
     def indices(self, chunk: int) -> range:

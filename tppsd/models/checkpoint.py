@@ -49,7 +49,7 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
 
 
 class _Target:
-    """Is the file that torch writes to, and keeps the error of a write: torch raises one of its own, without a cause."""
+    """Is the file that torch writes to, and keeps the error of a write: torch raises one of its own instead."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
