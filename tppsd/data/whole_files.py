@@ -69,11 +69,13 @@ def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]
 
     Raises:
         UnwritableError: it cannot be written, as on a full disk.
-        ValueError: the path is a URL.
+        ValueError: the path is a URL, or has no name of a file.
     """
     from tppsd.data.paths import for_arrow, local_path  # sampling, which writes nothing, does without
 
     path = local_path(path)
+    if not path.name:
+        raise ValueError(f"'{path}' is a folder, not a file to write; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = for_arrow(path.with_name(f".{path.name}.{os.getpid()}"))
     try:
