@@ -157,26 +157,25 @@ DATES = ["forecast", "{}/dates.csv", "--model={}/dates.ckpt", "--num_paths=10", 
 BACKTEST = ["backtest", "{}/numbers.csv", "--model={}/numbers.ckpt", "--num_paths=10", "--output=out", "--horizon=1"]
 PREDICT = ["predict", "--model.target={}/numbers.ckpt", "--writer.output_dir=out", "--requests.num_events=10"]
 TOO_MUCH = [
-    ([*FORECAST, "--horizon=1e300"], "horizon = 1e+300 would have about 1.4e+300 events at the rate of the training"),
-    ([*DATES, "--horizon=1e300"], "--horizon = 1e300 is longer than 292 years"),
+    ([*FORECAST, "--horizon=1e300"], "horizon = 1e+300 would have about 1.43e+300 events at the rate"),
+    ([*DATES, "--horizon=1e300"], "--horizon = 1e+300 is longer than 292 years"),
     ([*DATES, "--horizon=" + "9" * 400 + "d"], "is longer than 292 years"),
-    ([*DATES, "--horizon=1", "--t_end=1e12"], "t_end = 1e12"),
-    ([*DATES, "--horizon=1e-12"], "--horizon = 1e-12 is shorter than a nanosecond"),
+    ([*DATES, "--horizon=1", "--t_end=1e12"], "t_end = 1000000000000.0 is longer than 292 years"),
+    ([*DATES, "--horizon=1e-15"], "--horizon = 1e-15 is shorter than a nanosecond"),
     ([*FORECAST, "--horizon=1", "--bins=1000000000"], "bins = 1000000000 must be a whole number between 1 and 100000"),
-    ([*FORECAST, "--horizon=1", "--bins=100000", "--num_paths=100000"], "bins = 100,000 with 2,000,000 paths and 4"),
+    ([*FORECAST, "--horizon=1", "--bins=100000", "--num_paths=100000"], "bins = 100,000 with 100,000 paths and 4"),
     ([*FORECAST, "--horizon=1", "--max_histories=-1"], "--max_histories -1 must be at least 1"),
     ([*BACKTEST, "--origins=every 1e-9"], "a backtest has at most 1,000,000: give longer steps"),
     ([*BACKTEST, "--origins=every 5e-324"], "origins = 'every 5e-324' are inf in a sequence"),
     ([*BACKTEST, "--origins=every 5e-6"], "origins = 'every 5e-6' are 1,"),
     (
         [*PREDICT, "--requests.num_sequences=1000000000000"],
-        "num_sequences = 1,000,000,000,000 would be 9,536,752 files",
+        "num_sequences = 1,000,000,000,000 would be 9,536,798 files",
     ),
     ([*PREDICT, "--requests.num_sequences=1" + "0" * 400], "must be a whole number between 1 and 4611686018427387904"),
     (["convert", "{}/numbers.csv", "out", "--magnitudes=[1]"], "numbers.csv: is no Parquet file"),
     (["benchmark", "--untrained=1,1", "--num-events=1000000000"], "num_events = 1000000000 must be at most 1,000,000"),
     (["benchmark", "--untrained=1,1", "--seed=99999999999999999999"], "seed = 99999999999999999999 must be a whole"),
-    (["certify", "--only=none", "--output="], "is in the name of no cell"),
 ]
 
 
