@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecognized, use_threads
+from tppsd.data.obstacles import shortened
 from tppsd.data.options import ReadOptions
 from tppsd.data.paths import local_path
 from tppsd.data.yaml_files import read_mapping
@@ -73,7 +74,7 @@ class SourceParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence, and where all options are listed."""
         known = names_of(options_of(self))
-        sentence = unrecognized(" ".join(message.split()), known)
+        sentence = shortened(unrecognized(" ".join(message.split()), known))
         sys.stderr.write(f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
         raise SystemExit(2)
 

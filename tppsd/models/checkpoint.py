@@ -39,7 +39,7 @@ def save(model: TransformerTPP, path: str | Path) -> None:
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """Write `content` and its digest to a local file, which is replaced only when the new one is safely on the disk."""
     with whole_or_absent(path, is_synced=True) as temporary, temporary.open("wb") as file:
-        target = _Target(file)
+        target: Any = _Target(file)  # torch asks for no more of a file than this
         try:
             torch.save(content | {DIGEST_KEY: digest(content)}, target)
         except RuntimeError:
