@@ -103,7 +103,7 @@ def test_mistakes_are_one_sentence(desk: Path, capsys: Any) -> None:
     for args, said in (
         ([], "there is no SOURCE"),
         ([desk, "--windw", "5"], "windw"),
-        ([desk, "--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
+        ([desk, "--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such configuration file"),
         ([desk, "--report", "page.pdf"], "give a name that ends in .html"),
         (["nowhere.csv"], "nowhere.csv: no such file or folder"),
     ):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tppsd.benchmark.config import build, read_yaml
+from tppsd.sampling.checks import whole_number
 from tppsd.sampling.options import TREE_RULES, SamplingOptions
 
 
@@ -49,6 +50,7 @@ PAPER_KEYS = (
     "rule",
     "batch_size",
 )  # what an entry of a paper is found by
+MOST = 1_000_000  # events, draws, runs and histories, each
 _DISTINCT = (
     "encoders", "methods", "baselines", "draft_lengths", "rules", "draft_passes", "candidates", "batch_sizes", "seeds",
     "columns", "figures",
@@ -179,6 +181,10 @@ class Plan:
         ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
+            if value is not None and value > MOST:
+                raise ValueError(f"{name} = {value} must be at most {MOST:,}; more would not end")
+        for seed in self.seeds:
+            whole_number("seed", seed, -(2**63), 2**63 - 1)
         distinct = {name: getattr(self, name) for name in _DISTINCT}
         for name, values in (
             distinct | {"data": map(Path, self.data), "drafts": map(Path, draft_names(self.drafts))}

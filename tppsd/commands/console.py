@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tppsd.arguments import MOST_THREADS, THREADS, names_of, options_of, page, unrecognized
+from tppsd.data.obstacles import shortened
 from tppsd.data.paths import local_path
 
 
@@ -39,7 +40,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one sentence, and where all options are listed."""
-        sentence = unrecognized(message, names_of(options_of(self)))
+        sentence = shortened(unrecognized(message, names_of(options_of(self))))
         self.exit(2, f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
 
 

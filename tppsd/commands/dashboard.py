@@ -118,7 +118,10 @@ def workspace(entity: str, project: str, name: str) -> Workspace:
         for title, panels in SECTIONS.items()
     ]
     settings = ws.WorkspaceSettings(x_axis=X_AXIS, remove_legends_from_panels=False)
-    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+    try:
+        return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+    except ValueError as error:  # of its package, on many lines
+        raise ValueError(f"--name {name!r} is no name that W&B takes, such as one with emojis; give another") from error
 
 
 def _panel(kind: str, title: str, keys: tuple[str, ...]) -> Any:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecognized, use_threads
+from tppsd.data.obstacles import shortened
 from tppsd.data.options import READING, ReadOptions
 from tppsd.data.paths import local_path
+from tppsd.data.yaml_files import read_mapping
 
 if TYPE_CHECKING:
     from tppsd.models.transformer_tpp import TransformerTPP
@@ -94,7 +96,7 @@ class SourceParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence, and where all options are listed."""
         known = names_of(options_of(self))
-        sentence = unrecognized(" ".join(message.split()), known)
+        sentence = shortened(unrecognized(" ".join(message.split()), known))
         sys.stderr.write(f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
         raise SystemExit(2)
 
@@ -233,15 +235,12 @@ def typed_options(parsed: Any) -> dict[str, Any]:
 
 def _section(path: str) -> dict[str, Any]:
     """Return the section `data` of a configuration file."""
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config {path}: there is no such file")
-    content = _without_dates(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    section = content.get("data") if isinstance(content, dict) else None
+    section = _without_dates(read_mapping(path, "--config")).get("data")
     if not isinstance(section, dict):
         raise ValueError(f"--config {path}: has no section `data`")
-    found: dict[str, Any] = section.get("init_args", section)
+    found = section.get("init_args", section)
+    if not isinstance(found, dict):
+        raise ValueError(f"--config {path}: init_args of data must hold options, it holds a {type(found).__name__}")
     return found
 
 

@@ -104,6 +104,8 @@ def _histories(
     dataset: EventDataset, split: str | None, fraction: float | None, most: int | None
 ) -> tuple[list[EventSequence], list[EventSequence] | None]:
     """Return what is continued, and what has come after it where a part of each sequence is held back."""
+    if most is not None and most < 1:
+        raise ValueError(f"--max_histories {most} must be at least 1")
     splits = list(dataset.splits) if split is None else [split]
     sequences = list(islice(chain.from_iterable(map(dataset.sequences, splits)), most))  # builds no more than these
     if not sequences:

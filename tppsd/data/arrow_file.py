@@ -24,7 +24,7 @@ from tppsd.data.log import EventLog, inter_times
 from tppsd.data.paths import for_arrow, local_path
 from tppsd.data.sequence_table import SequenceTable, no_ticks
 from tppsd.data.units import Clock
-from tppsd.data.whole_files import whole_or_absent
+from tppsd.data.whole_files import named_file, whole_or_absent
 
 VERSION = 1
 SUFFIX = ".arrow"
@@ -108,13 +108,14 @@ class SplitColumns:
 
     Args:
         folder: an empty folder for the files.
+        path: of the Arrow file that they are for.
 
     Attributes:
         ids: of the sequences so far, None where one has none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.num_events = folder, 0
+    def __init__(self, folder: Path, path: Path) -> None:
+        self.folder, self.path, self.num_events = folder, path, 0
         self._rows: dict[str, list[np.ndarray]] = {}
         self.ids: list[Any] = []
 
@@ -124,8 +125,8 @@ class SplitColumns:
         if clock.has_dates:
             events[STAMPS] = part.event_times.astype(np.int64)
         for name, values in events.items():
-            with (self.folder / name).open("ab") as file:
-                np.ascontiguousarray(values).tofile(file)
+            with named_file(self.path), (self.folder / name).open("ab") as file:
+                file.write(np.ascontiguousarray(values).data)  # `tofile` does not say why it fails
         self.num_events += len(marks)
         num = len(part)
         rows = {
@@ -196,7 +197,7 @@ def columns_of_splits(path: Path) -> Iterator[Any]:
         def make(split: str) -> SplitColumns:
             own = Path(folder) / split
             own.mkdir()
-            return SplitColumns(own)
+            return SplitColumns(own, path)
 
         yield make
 

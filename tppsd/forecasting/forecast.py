@@ -55,7 +55,7 @@ def forecast(
         num_paths: sampled continuations of each history, at least 10.
         marks: what to forecast: marks by index or name, and sets of them; a mapping gives the sets names. None = each
             mark.
-        bins: the horizon is cut into so many even bins, or at these times since w. None = one bin.
+        bins: the horizon is cut into so many even bins, at most 100,000, or at these times since w. None = one bin.
         draft: a draft model or the name of a drafter, for speed.
         stop_marks: paths end at their first event of these marks; what is counted is counted until then.
         options: how to sample; `forbid_marks` are refused.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.data.memory import free
 from tppsd.forecasting.questions import Mark, MarkSet
 from tppsd.forecasting.step_sums import StepSums, Sums
 from tppsd.sampling.checks import mark_indices, mark_set
@@ -15,6 +16,8 @@ from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.recorder import Recorder
 from tppsd.sampling.requests import Wanted
 from tppsd.sampling.results import SampledSequences
+
+BYTES_OF_SUMS, BYTES_OF_CHANCES = 48, 8  # that are kept of a path and a bin: of each set of marks, and once
 
 
 class Paths(NamedTuple):
@@ -73,6 +76,21 @@ class Paths(NamedTuple):
             return cumulative[..., at].diff(dim=-1)
 
         return self.by_history(Sums(*map(joined, self.sums.totals)))
+
+
+def check_memory(num_paths: int, num_sets: int, num_bins: int) -> None:
+    """Refuse sums that would not fit into the memory that is free.
+
+    Raises:
+        ValueError: the sentence says what they want.
+    """
+    wanted, available = num_paths * num_bins * (num_sets * BYTES_OF_SUMS + BYTES_OF_CHANCES), free()
+    if available is not None and wanted > available:
+        raise ValueError(
+            f"bins = {num_bins:,} with {num_paths:,} paths and {num_sets:,} sets of marks want "
+            f"{wanted / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are free; give fewer bins, paths "
+            "or marks, or fewer histories at a time (chunk_size)"
+        )
 
 
 class PathSampler:
@@ -154,6 +172,20 @@ class PathSampler:
         own = mark_indices("stop_marks", self.stop_marks or (), self.target.num_marks, names)
         return mark_set("stop_marks", [*own, *stops])
 
+    def _check_length(self) -> None:
+        """Refuse a horizon in which a path is expected to have more events than it may, before any is sampled.
+
+        Raises:
+            ValueError: the sentence says how many.
+        """
+        rate, horizon = getattr(getattr(self.target, "statistics", None), "rate", None), float(self.wanted.horizon)
+        if rate is not None and rate * horizon > self.max_events:
+            raise ValueError(
+                f"horizon = {horizon:g} would have about {rate * horizon:.3g} events at the rate of the training data, "
+                f"{rate:.3g} per unit of time, and a path may have max_events = {self.max_events:,}; give a shorter "
+                "horizon"
+            )
+
     def _sampled(
         self,
         sets: tuple[MarkSet, ...],
@@ -164,9 +196,12 @@ class PathSampler:
         members = torch.zeros(len(sets), self.target.num_marks, dtype=torch.bool)
         for row, one in zip(members, sets, strict=True):
             row[list(one.marks)] = True
+        if stops is None and forbidden is None:
+            self._check_length()
         sums = StepSums(members, edges)
         job = self.job(Recorder(accumulator=sums), stops, forbidden)
         plan = job.plan(self.wanted)
+        check_memory(len(plan.requests), len(sets), len(edges) - 1)
         sums.begin(plan)
         samples = job.sampled(plan)
         if samples.truncated.any():

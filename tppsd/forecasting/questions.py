@@ -11,6 +11,7 @@ from torch import Tensor
 from tppsd.sampling.checks import is_single, mark_indices, mark_set, several, whole_number
 
 MIN_PATHS = 10  # of a history: fewer have no standard error worth the name
+MOST_BINS = 100_000
 PATHS_PER_CHUNK = 20_000  # which bounds the memory, and what an interruption loses
 
 Mark = int | str
@@ -54,7 +55,7 @@ class Vocabulary(NamedTuple):
 def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Tensor:
     """Return the ends of bins, from 0 on; the last is the horizon where a number is given."""
     if bins is None or is_single(bins):
-        num = 1 if bins is None else whole_number("bins", bins, 1, or_else=", or a list of times")
+        num = 1 if bins is None else whole_number("bins", bins, 1, MOST_BINS, or_else=", or a list of times")
         return torch.linspace(0.0, horizon, num + 1, dtype=torch.float64)
     edges = torch.as_tensor(bins, dtype=torch.float64).flatten()
     if len(edges) == 0 or not bool((edges.diff() > 0).all()) or not 0 <= float(edges[0]) <= float(edges[-1]) <= horizon:

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from tppsd.data.whole_files import UnwritableError, is_full
 from tppsd.lightning.artifacts import model_artifact, samples_artifact, use, wandb_runs
 from tppsd.lightning.averaging import AveragedWeights
 from tppsd.lightning.baseline import RenewalBaseline
@@ -166,10 +167,12 @@ class TrainingCLI(VerbCLI):
         existed = folder.exists()
         try:
             super()._run_subcommand(subcommand)
-        except (OSError, TypeError, ValueError):
+        except (OSError, TypeError, ValueError) as error:
             if not existed:
                 with contextlib.suppress(OSError):  # there is none, or there is something in it
                     folder.rmdir()
+            if isinstance(error, OSError) and error.filename is None and is_full(error):  # of a logger, or its reader
+                raise UnwritableError(error.errno, str(error), folder) from error
             raise
 
     def how_to_go_on(self) -> str:

@@ -43,8 +43,7 @@ class ForecastWriter(ShardWriter):
         shards = [for_arrow(self.output_dir / shard.name) for shard in self._shards]
         parquet, csv, html = (self.output_dir / name for name in self.kind.results)
         is_fine = getattr(getattr(module.target, "statistics", None), "time_unit", None) in _FINE
-        with whole_file(parquet) as table, whole_file(csv) as text:
-            _join(shards, table, text, is_fine)
+        _join(shards, parquet, csv, is_fine)
         page = _page(module, chunks, shards, self.name)
         with whole_file(html) as file:
             file.write_text(page.html(), encoding="utf-8")
@@ -52,7 +51,7 @@ class ForecastWriter(ShardWriter):
 
 
 def _join(shards: Sequence[Path], parquet: Path, csv: Path, is_fine: bool) -> None:
-    """Write the rows of all shards to one Parquet and one CSV file, a shard at a time.
+    """Write the rows of all shards to one Parquet and then to one CSV file, a shard at a time.
 
     Timestamps in the CSV file have milliseconds, which spreadsheets read, unless they are finer than that.
     """
@@ -65,14 +64,12 @@ def _join(shards: Sequence[Path], parquet: Path, csv: Path, is_fine: bool) -> No
     short = [pa.field(f.name, pa.timestamp("ms")) if pa.types.is_timestamp(f.type) else f for f in schema]
     plain = schema if is_fine else pa.schema(short)
     options = pyarrow.csv.WriteOptions(quoting_style="needed")
-    with (
-        pq.ParquetWriter(parquet, schema, compression="zstd") as table,
-        pyarrow.csv.CSVWriter(csv, plain, write_options=options) as text,
-    ):
+    with whole_file(parquet) as file, pq.ParquetWriter(file, schema, compression="zstd") as table:
         for path in shards:
-            part = pq.ParquetFile(path).read().replace_schema_metadata(schema.metadata)
-            table.write_table(part)
-            text.write_table(part.cast(plain, safe=False))
+            table.write_table(pq.ParquetFile(path).read().replace_schema_metadata(schema.metadata))
+    with whole_file(csv) as file, pyarrow.csv.CSVWriter(file, plain, write_options=options) as text:
+        for path in shards:
+            text.write_table(pq.ParquetFile(path).read().replace_schema_metadata(schema.metadata).cast(plain, False))
 
 
 def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: str) -> Page:

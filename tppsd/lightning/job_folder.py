@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tppsd.data.whole_files import sync_file, sync_folder
+from tppsd.data.whole_files import named_file, sync_file, sync_folder
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
 from tppsd.lightning.shards import Shard, file_hash, parse_name, whole_file
 
@@ -108,9 +108,10 @@ class Lock:
                 break
             os.close(descriptor)  # its holder has removed it in between
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {started}\n".encode())
         self._descriptor = descriptor
+        with named_file(self.path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {started}\n".encode())
 
     def release(self) -> None:
         """Give the lock back; a folder that holds nothing else goes too."""
@@ -141,8 +142,9 @@ def claim(folder: Path, job: dict[str, Any]) -> bool:
     if not path.exists():
         temporary = path.with_name(f"{JOB}.{os.getpid()}.{time.time_ns()}")
         try:
-            temporary.write_text(_as_text(job))
-            sync_file(temporary)
+            with named_file(path, temporary):
+                temporary.write_text(_as_text(job))
+                sync_file(temporary)
             _appear(temporary, path)
             sync_folder(folder)
             return True
@@ -165,8 +167,9 @@ def _appear(temporary: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        with path.open("x") as file:
+        with path.open("x") as file, named_file(path):
             file.write(temporary.read_text())
+            file.flush()
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Requests:
     def __post_init__(self) -> None:
         for name, least in (("num_sequences", 1), ("chunk_size", 1), ("max_histories", 1), ("given_events", 0)):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least, 2**62))
         if self.given_until is not None and not self.given_until >= 0:
             raise ValueError(
                 f"given_until = {self.given_until} must not be negative: it is a time since the window's start"
@@ -154,6 +154,7 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         if chunk_size is None:
             chunk_size = default_chunk_size(self.num_items * self.paths, self._expected_events(data))
         self.items_per_chunk = max(1, chunk_size // self.paths)
+        self.check_number("num_sequences" if requests.continue_split is None else "histories")
         self.job = (
             asdict(requests)
             | self.ends
