@@ -6,9 +6,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_models import attentive_model
@@ -389,3 +391,29 @@ def test_the_command_writes_everything_and_names_what_is_missing(
     assert "--horizon is missing" in capsys.readouterr().err
     assert cli.main(["backtest", "--horizon", "2d"]) == 2
     assert "give either --run" in capsys.readouterr().err
+
+
+def test_commands_take_sets_of_marks_and_a_limit_of_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sets have the names that they are given; a path that is cut names the option that lets it go on."""
+    model = attentive_model("thp", num_marks=3)
+    model.set_statistics(dataclasses.replace(model.statistics, mark_names=("a", "b", "c")))
+    model.save(tmp_path / "model.ckpt")
+    rows = [f"{case},{0.5 * j},{'abc'[j % 3]}" for case in range(5) for j in range(1, 12)]
+    (tmp_path / "log.csv").write_text("sequence,time,mark\n" + "\n".join(rows))
+    words = [str(tmp_path / "log.csv"), "--model", str(tmp_path / "model.ckpt"), "--t_start", "0", "--horizon", "2"]
+    words += ["--num_paths", "10", "--fractions", "[0.4, 0.2, 0.4]"]
+    own = {"backtest": ["--baselines", "[]"], "forecast": []}
+    for command, more in own.items():
+        for marks, labels in (("{early: [a, b], late: c}", ["early", "late"]), ("[c, [a, 1]]", ["c", "a or b"])):
+            output = tmp_path / command / labels[0]
+            assert cli.main([command, *words, *more, "--marks", marks, "--output", str(output)]) == 0
+            table = pd.read_parquet(output / ("scores.parquet" if command == "backtest" else "forecast.parquet"))
+            table = table[table["metric"] == "brier_score"] if command == "backtest" else table
+            found = table["mark"] if command == "backtest" else table["mark"][table["quantity"] == "probability"]
+            assert list(dict.fromkeys(found)) == [*labels, "any"]
+        capsys.readouterr()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*reached max_events")
+            output = tmp_path / command / "cut"
+            assert cli.main([command, *words, *more, "--max_events", "1", "--output", str(output)]) != 0
+        assert "a larger max_events (--max_events of a command)" in capsys.readouterr().err

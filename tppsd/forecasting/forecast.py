@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
+from tppsd.forecasting.anchors import anchored
 from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, quantiles_of, step_sum_estimate
 from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
 from tppsd.forecasting.origins import duration
@@ -41,6 +42,7 @@ def forecast(
     batch_size: int | None = None,
     max_events: int = 1_000_000,
     first_index: int = 0,
+    history_lookback: float | str | None = None,
 ) -> Forecast:
     """Forecast what follows histories that were observed until w, up to w + horizon.
 
@@ -65,6 +67,10 @@ def forecast(
             or a seed per call.
         batch_size, max_events: as of `tppsd.sample`; a path that reaches max_events is an error.
         first_index: index of the first history of this call; lets many calls share one numbering.
+        history_lookback: how much of each history is taken, in units of time or as "28d". None = all of it; but where
+            the model's data were cut into windows, of a history that is longer than these only as much as their
+            `lookback` (half a window without one), as times enter a model since the start of a window. A forecast that
+            reaches beyond the windows of the training warns.
 
     Returns:
         A Forecast, with `next_time`, `next_mark`, `probability`, `expected_counts`, `count_quantiles`, `first_time`,
@@ -90,7 +96,7 @@ def forecast(
     """
     return Forecast(
         target, history, horizon, num_paths, marks, bins, draft, stop_marks, options, seed, batch_size, max_events,
-        first_index,
+        first_index, history_lookback,
     )  # fmt: skip
 
 
@@ -101,7 +107,7 @@ class Forecast:
     dimension.
 
     Attributes:
-        histories: that are continued.
+        histories: that are continued, as far as `history_lookback` reaches.
         sets: of marks, as declared, and at last "any", all marks.
         edges: float64 (num_bins + 1,), ends of the bins, from 0 to the horizon.
         horizon, num_paths, seed, first_index: as given.
@@ -122,12 +128,15 @@ class Forecast:
         batch_size: int | None,
         max_events: int,
         first_index: int,
+        history_lookback: float | str | None = None,
     ) -> None:
         self.target, self.draft = resolve_model(target, "target"), draft
         statistics = getattr(self.target, "statistics", None)
         self.histories = as_sequences(history, statistics)
         unit = getattr(statistics, "time_unit", None)
         self.horizon = duration(horizon, "horizon", unit) if isinstance(horizon, str) else positive("horizon", horizon)
+        reach = None if history_lookback is None else duration(history_lookback, "history_lookback", unit)
+        self.histories = anchored(self.histories, statistics, self.horizon, reach)
         self.num_paths = whole_number("num_paths", num_paths, 10)
         self.seed, self.first_index, self.max_events = seed, whole_number("first_index", first_index, 0), max_events
         self.num_marks = self.target.num_marks

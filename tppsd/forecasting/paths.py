@@ -172,7 +172,7 @@ class PathSampler:
         if samples.truncated.any():
             raise ValueError(
                 f"{int(samples.truncated.sum())} paths reached max_events = {self.max_events} before the horizon "
-                f"{self.wanted.horizon:g}; give a shorter horizon or a larger max_events"
+                f"{self.wanted.horizon:g}; give a shorter horizon, or a larger max_events (--max_events of a command)"
             )
         self.kept.append(Paths(sets, edges, stops, forbidden, self.wanted.num_sequences, samples, sums))
         return self.kept[-1]

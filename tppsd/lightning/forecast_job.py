@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class Forecaster(JobModule):
         histories: what is continued.
         horizon, num_paths, marks, bins, draft, stop_marks, seed: as of `tppsd.forecast`.
         observed: sequences as long as the histories with their continuations, to be drawn, or None.
+        max_events, history_lookback: as of `tppsd.forecast`.
     """
 
     needs_cpu = True
@@ -61,20 +62,24 @@ class Forecaster(JobModule):
         histories: Sequence[EventSequence],
         horizon: float,
         num_paths: int = 1000,
-        marks: Sequence[Marks] | None = None,
+        marks: Sequence[Marks] | Mapping[str, Marks] | None = None,
         bins: int | None = None,
         draft: Any = None,
         stop_marks: Marks | None = None,
         seed: int = 0,
         observed: Sequence[EventSequence] | None = None,
+        max_events: int = 1_000_000,
+        history_lookback: float | str | None = None,
     ) -> None:
         super().__init__()
         self.target = target
         self.draft = resolve_draft(draft)
         self.histories, self.observed = histories, observed
         self._questions: dict[str, Any] = {"horizon": horizon, "num_paths": num_paths, "marks": marks, "bins": bins}
-        self._questions |= {"stop_marks": stop_marks, "seed": seed}
+        self._questions |= {"stop_marks": stop_marks, "seed": seed, "max_events": max_events}
+        self._questions |= {"history_lookback": history_lookback}
         self.example = self._forecast(slice(0, 1))  # checks all of them, before the writer begins
+        self._lookback = history_lookback
         self._figures: dict[int, Figure] = {}
 
     def chunks(self, chunk_size: int | None = None) -> ItemChunks:
@@ -94,6 +99,7 @@ class Forecaster(JobModule):
             "stop_marks": None if asked.stop_marks is None else list(asked.stop_marks),
             "seed": asked.seed,
             "max_events": asked.max_events,
+            **({} if self._lookback is None else {"history_lookback": str(self._lookback)}),
             "histories": sequences_hash(self.histories),
             "observed": None if self.observed is None else sequences_hash(self.observed),
         }
