@@ -223,6 +223,15 @@ def test_the_table_by_origin_holds_every_score_in_its_place(result: Backtest) ->
     assert np.allclose(days, table["origin"])
 
 
+def test_the_table_by_origin_has_the_id_of_its_sequence() -> None:
+    """Not that of the origin's number: the second sequence has three origins, and the first none."""
+    rows = [EventSequence.of([1.0], None, 0.0, 2.0), TEST[0], TEST[1]]
+    named = [dataclasses.replace(row, id=name) for row, name in zip(rows, ("short", "x-1", 7), strict=True)]
+    found = backtest(TRUTH, named, 3.0, "every 2", num_paths=10, baselines=(), marks=()).by_origin()
+    assert found["id"].tolist() == ["x-1"] * 3 + [7] * 3 and found["sequence"].tolist() == [1] * 3 + [2] * 3
+    assert backtest(TRUTH, TEST[:1], 3.0, num_paths=10, baselines=()).by_origin()["id"].isna().all()
+
+
 def test_twice_the_rate_is_found_out(result: Backtest) -> None:
     num = len(TEST)
     assert result.value("double", "mean_of_count_pit") < 0.5 - RARE / math.sqrt(12 * num)
@@ -386,6 +395,7 @@ def test_the_command_writes_everything_and_names_what_is_missing(
         ".shards", ".job.json", ".manifest.json",
     }  # fmt: skip
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert set(pd.read_csv(tmp_path / "out" / "origins.csv")["id"]) == {"c8", "c9"}
     assert content["horizons"] == [1.0, 2.0] and {row["mark"] for row in content["scores"]} == {"a", "b", "any"}
     assert cli.main(list(map(str, words))) == 2
     assert "--horizon is missing" in capsys.readouterr().err
