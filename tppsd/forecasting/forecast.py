@@ -267,6 +267,16 @@ class Forecast:
         return quantiles_of(first.view(len(self.histories), self.num_paths).t(), quantiles)
 
     @property
+    def first_times(self) -> Tensor:
+        """Times of the first event of each declared set on every path, (num_paths, num_histories, num_sets).
+
+        They are inf where there is none until the horizon.
+        """
+        paths = self._paths.with_sums(self.sets, self.edges.tolist())
+        first = paths.sums.first_times[:, paths.places(self.sets)]
+        return first.view(len(self.histories), self.num_paths, -1).transpose(0, 1)
+
+    @property
     def paths(self) -> SampledSequences:
         """The sampled continuations, `num_paths` of each history, that the declared questions are answered from."""
         return self._paths.with_sums(self.sets, self.edges.tolist()).samples

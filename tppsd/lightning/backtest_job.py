@@ -26,6 +26,7 @@ from tppsd.models.protocol import EventModel
 if TYPE_CHECKING:
     import pyarrow
 
+_SCORES = 2  # which scores a shard holds; 1, or nothing: none of the times of first events
 _NOTES = b"tppsd.notes"  # of the metadata of a shard: what a reader should know of the baselines
 
 
@@ -82,6 +83,7 @@ class Backtester(JobModule):
         plan = self.plan
         return {
             "command": BACKTEST.command,
+            "scores": _SCORES,
             **hashes(self.target, self.draft),
             "horizons": plan.horizons,
             "num_paths": plan.num_paths,
