@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,7 +189,6 @@ def _until(
 ) -> tuple[list[EventSequence], list[EventSequence] | None]:
     """Return what was known of each sequence at a time, and the sequences themselves where they go on after it."""
     import numpy as np
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from tppsd.data.units import Clock
     from tppsd.forecasting.anchors import as_of
@@ -202,7 +202,7 @@ def _until(
         left_out.append(f"{found.num_ended:,} were observed until an earlier time (t_end says until when)")
     if not found.histories:
         raise ValueError(f"--given_until {until}: no sequence was observed then; {' and '.join(left_out)}")
-    if left_out and rank_zero_only.rank == 0:
+    if left_out and os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes of a node one says it
         print(f"As of {until} {len(found.histories):,} sequences are forecast; {' and '.join(left_out)}")
     sequences = found.sequences[:most]
     goes_on = any(sequence.window_end > time for sequence in sequences)

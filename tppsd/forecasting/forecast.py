@@ -13,7 +13,7 @@ from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.anchors import anchored
 from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, quantiles_of, step_sum_estimate
-from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
+from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs, next_mark_probs_at
 from tppsd.forecasting.origins import duration
 from tppsd.forecasting.paths import PathSampler
 from tppsd.forecasting.questions import Marks, MarkSet, Vocabulary, bin_edges, positive
@@ -74,7 +74,7 @@ def forecast(
 
     Returns:
         A Forecast, with `next_time`, `next_mark`, `probability`, `expected_counts`, `count_quantiles`, `first_time`,
-        `paths`, `to_pandas` and `plot`.
+        `first_time_density`, `paths`, `to_pandas` and `plot`.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
@@ -174,11 +174,15 @@ class Forecast:
         """
         return NextTime(self.next_event, quantiles, getattr(self.target, "statistics", None))
 
-    def next_mark(self) -> Tensor:
-        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks).
+    def next_mark(self, at: Sequence[float] | Tensor | None = None) -> Tensor:
+        """Return the probability of each mark to be the next; it needs no paths.
 
-        It needs no paths.
+        Args:
+            at: times since w, (n,): the next mark should the next event come then, (num_histories, n, num_marks). None
+                = whenever that is, (num_histories, num_marks).
         """
+        if at is not None:
+            return next_mark_probs_at(self.next_event, at, self.num_marks)
         return next_mark_probs(self.next_event, self.num_marks)
 
     # --- estimates over paths -----------------------------------------------------------------------------------------
@@ -188,8 +192,9 @@ class Forecast:
         marks: Marks | None = None,
         within: float | None = None,
         estimator: Estimator = "control_variates",
+        at_least: int = 1,
     ) -> Estimate:
-        """Estimate the probability of an event of some marks until a time.
+        """Estimate the probability of an event of some marks until a time, or of several.
 
         Args:
             marks: a mark or a set of them, by index or name, or the name of a declared set, (num_histories,); None =
@@ -206,12 +211,22 @@ class Forecast:
         """
         end = self.horizon if within is None else self._within(within)
         sets = self.sets if marks is None else (self._set(marks),)
+        if whole_number("at_least", at_least, 1) > 1:
+            return self._several(sets, end, estimator, at_least, marks is not None)
         if estimator == "without":
             parts = torch.stack([self._missed(one, end) for one in sets], -1)  # (num_paths, num_histories, num_sets)
             return _squeezed(mean_estimate(parts)._replace(estimator="process without the marks"), marks is not None)
         paths = self._paths.with_sums(sets, [end], None if marks is None else sets[0].marks)
         sums = paths.until_first(sets, end)
         return _squeezed(_estimate(sums, estimator, True, lambda: paths.first_events([end])), marks is not None)
+
+    def _several(
+        self, sets: tuple[MarkSet, ...], end: float, estimator: Estimator, at_least: int, is_one: bool
+    ) -> Estimate:
+        """Estimate the probability of n events of each set: of the n-th, by the steps between the one before and it."""
+        paths = self._paths.with_sums(sets, [end], order=at_least)
+        sums = paths.until_first(sets, end)
+        return _squeezed(_estimate(sums, estimator, True, lambda: paths.first_events([end])), is_one)
 
     def expected_counts(
         self,
@@ -265,6 +280,25 @@ class Forecast:
         paths = self._paths.with_sums(sets, [self.horizon], sets[0].marks)
         first = paths.sums.first_times[:, paths.places(sets)].squeeze(1)
         return quantiles_of(first.view(len(self.histories), self.num_paths).t(), quantiles)
+
+    def first_time_density(self, marks: Marks, times: Sequence[float] | Tensor) -> Estimate:
+        """Estimate the density of the time of the first event of some marks, (num_histories, num_times).
+
+        It is the mean over paths of the sum over their steps, until the first such event, of the density that the step
+        ends with one at that time. Other paths are sampled for it, which stop there.
+
+        Args:
+            marks: a mark or a set of them.
+            times: since w, positive, up to the horizon.
+        """
+        at = torch.as_tensor(times, dtype=torch.float64).flatten()
+        if len(at) == 0 or not bool(((at > 0) & (at <= self.horizon)).all()):
+            raise ValueError(f"times = {times} must lie between 0 and the horizon, {self.horizon:g}")
+        sets = (self._set(marks),)
+        paths = self._paths.with_sums(sets, [self.horizon], sets[0].marks, times=tuple(at.tolist()))
+        densities = paths.sums.densities[:, paths.places(sets)[0]]
+        by_history = densities.view(len(self.histories), self.num_paths, -1).transpose(0, 1)
+        return mean_estimate(by_history)._replace(estimator="step sum")
 
     @property
     def first_times(self) -> Tensor:

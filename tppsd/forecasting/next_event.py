@@ -60,6 +60,30 @@ def next_mark_probs(distributions: Any, num_marks: int) -> Tensor:
         return probs / probs.sum(-1, keepdim=True)
 
 
+def next_mark_probs_at(distributions: Any, times: Tensor | Sequence[float], num_marks: int) -> Tensor:
+    """Return f(k | tau), the probability of each mark should the next event come at given times, in closed form.
+
+    Args:
+        distributions: (num_distributions,), given that nothing came until the histories were observed.
+        times: (n,), positive, since then.
+        num_marks: of the target.
+
+    Returns:
+        float64 (num_distributions, n, num_marks).
+
+    Raises:
+        ValueError: a time is not positive.
+    """
+    several = torch.as_tensor(times, dtype=torch.float64).flatten()
+    if not bool(((several > 0) & (several < math.inf)).all()):
+        raise ValueError(f"at = {times} must be positive times since the history was observed")
+    distributions = distributions.double()
+    with torch.inference_mode():
+        inter_times = several.view(-1, 1) + _elapsed(distributions)
+        probs: Tensor = distributions.unsqueeze(0).mark_log_probs(inter_times).exp()
+        return probs.expand(*inter_times.shape, num_marks).transpose(0, 1)
+
+
 class NextTime:
     """Is the time until the next event, since the history was observed: closed forms of its distribution.
 

@@ -199,8 +199,8 @@ def _others(
             probs, came = scores.probs[:, a, b], scores.outcomes[:, a, b]
             yield ("auroc", label, horizon), _area(probs, came, sequence, seed)
             parts = brier_decomposition(probs, came)._asdict()
-            for (name, part), ends in zip(parts.items(), _part_ends(probs, came, sequence, seed), strict=True):
-                yield (f"brier_{name}", label, horizon), (float(part), *ends)
+            for (name, part), (low, high) in zip(parts.items(), _part_ends(probs, came, sequence, seed), strict=True):
+                yield (f"brier_{name}", label, horizon), (float(part), low, high)
             for name in ("count", "first_time"):
                 pits = getattr(scores, f"{name}_pits")[:, a, b]
                 yield (f"ks_of_{name}_pit", label, horizon), _distance(pits, sequence, seed)
@@ -210,8 +210,8 @@ def _others(
         def values(weights: Tensor, maps: TemporalMaps = maps) -> Tensor:
             return maps.values(weights[places])
 
-        ends = torch.stack(_bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed), 1)
-        for label, (value, low, high) in zip(labels, ends.tolist(), strict=True):
+        found = torch.stack(_bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed), 1)
+        for label, (value, low, high) in zip(labels, found.tolist(), strict=True):
             yield ("temporal_map", label, horizon), (value, low, high)
     yield ("ks_of_next_time_pit", _ANY, horizons[-1]), _distance(scores.next_time_pits, sequence, seed)
 
@@ -226,15 +226,15 @@ def _area(probs: Tensor, came: Tensor, sequence: Tensor, seed: int) -> tuple[flo
     return value, low, high
 
 
-def _part_ends(probs: Tensor, came: Tensor, sequence: Tensor, seed: int) -> list[list[float]]:
+def _part_ends(probs: Tensor, came: Tensor, sequence: Tensor, seed: int) -> list[tuple[float, float]]:
     """Return the ends of the intervals of the parts of the Brier score."""
     places = _places(sequence)[0]
-    _, low, high = _bootstrap(
-        lambda w: torch.stack(brier_decomposition(probs, came, weights=w[places])),
-        sequence, _NUM_RESAMPLES_OF_RANKS, seed,
-    )  # fmt: skip
-    ends: list[list[float]] = torch.stack([low, high], 1).tolist()
-    return ends
+
+    def parts(weights: Tensor) -> Tensor:
+        return torch.stack(brier_decomposition(probs, came, weights=weights[places]))
+
+    _, low, high = _bootstrap(parts, sequence, _NUM_RESAMPLES_OF_RANKS, seed)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def _distance(pits: Tensor, sequence: Tensor, seed: int) -> tuple[float, float, float]:

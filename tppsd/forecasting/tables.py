@@ -128,5 +128,6 @@ class _Table:
         self, quantity: str, label: str, found: Quantiles, j: int | None, span: tuple[float, float]
     ) -> None:
         """Add quantiles over paths, of bin j if they are by bin."""
-        values, low, high = (field if j is None else field[:, j] for field in (found.values, found.lower, found.upper))
-        self.add(quantity, [label], values, None, (low, high), span, "order statistics", found.levels, j is None)
+        fields = (found.values, found.standard_error, found.lower, found.upper)
+        values, errors, low, high = (field if j is None else field[:, j] for field in fields)
+        self.add(quantity, [label], values, errors, (low, high), span, "order statistics", found.levels, j is None)
