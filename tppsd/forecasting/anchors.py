@@ -47,11 +47,15 @@ def as_of(sequences: Sequence[EventSequence], time: float) -> AsOf:
 
 
 def reanchored(history: EventSequence, reach: float) -> EventSequence:
-    """Return the last `reach` units of time of a history, as a window that begins there; a shorter one as it is.
+    """Return the last `reach` units of time of a history, as a window that begins there; a shorter one as it is."""
+    return begun_at(history, history.window_end - reach)
+
+
+def begun_at(history: EventSequence, start: float) -> EventSequence:
+    """Return a history from a time on, as a window that begins there; one that begins later as it is.
 
     Its first inter-time begins where the window does, as in windows of a stream with a lookback: it is none.
     """
-    start = history.window_end - reach
     if start <= history.window_start:
         return history
     first = int(torch.searchsorted(history.event_times, start))
@@ -68,6 +72,28 @@ def reanchored(history: EventSequence, reach: float) -> EventSequence:
     )
 
 
+class Windows(NamedTuple):
+    """Says what windows a model has seen in training, in units of time. Fields: window; lookback: 0 where none was."""
+
+    window: float
+    lookback: float
+
+    @classmethod
+    def of(cls, statistics: DataStatistics | None) -> Windows | None:
+        """Return those of a model's data; None where these were not cut into windows."""
+        window = getattr(statistics, "window", None)
+        return None if statistics is None or window is None else cls(window, statistics.lookback or 0.0)
+
+    @property
+    def longest(self) -> float:
+        """Length of the longest window with its lookback."""
+        return (self.window + self.lookback) * (1 + _ROUNDING)
+
+    def shortened(self, history: EventSequence) -> EventSequence:
+        """Return the last `lookback` of a history that is longer than any window; half a window without a lookback."""
+        return history if _length(history) <= self.longest else reanchored(history, self.lookback or self.window / 2)
+
+
 def anchored(
     histories: Sequence[EventSequence],
     statistics: DataStatistics | None,
@@ -76,31 +102,23 @@ def anchored(
 ) -> list[EventSequence]:
     """Return histories that begin no longer ago than a model has seen, and warn where a forecast reaches further.
 
-    Where the model's data were cut into windows, a history that is longer than these with their lookback is shortened
-    to the lookback; to half a window where there was none.
-
     Args:
         histories: that are continued.
         statistics: of the model's data, or None.
         horizon: of the forecast, in the unit of time.
-        history_lookback: how much of every history to take instead.
+        history_lookback: how much of every history is taken; None = see `Windows.shortened`.
     """
+    seen = Windows.of(statistics)
     if history_lookback is not None:
         histories = [reanchored(one, history_lookback) for one in histories]
-    window = getattr(statistics, "window", None)
-    if statistics is None or window is None:
-        return list(histories)
-    lookback = statistics.lookback or 0.0
-    longest = (window + lookback) * (1 + _ROUNDING)
-    if history_lookback is None:
-        reach = lookback or window / 2
-        histories = [reanchored(one, reach) if _length(one) > longest else one for one in histories]
-    if any(_length(one) + horizon > longest for one in histories):
-        unit = f" {statistics.time_unit}" if statistics.time_unit else ""
+    elif seen is not None:
+        histories = [seen.shortened(one) for one in histories]
+    if seen is not None and any(_length(one) + horizon > seen.longest for one in histories):
+        unit = f" {statistics.time_unit}" if statistics is not None and statistics.time_unit else ""
         warnings.warn(
-            f"the forecast reaches beyond the windows that the model has seen in training, of {window:g}{unit} after "
-            f"{lookback:g}{unit} of history; give a horizon of at most {window:g}{unit}, and with history_lookback "
-            "how much of every history is taken",
+            f"the forecast reaches beyond the windows that the model has seen in training, of {seen.window:g}{unit} "
+            f"after {seen.lookback:g}{unit} of history; give a horizon of at most {seen.window:g}{unit}, and with "
+            "history_lookback how much of every history is taken",
             stacklevel=4,
         )
     return list(histories)
