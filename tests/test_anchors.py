@@ -20,6 +20,7 @@ from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting import anchors
 from tppsd.forecasting.anchors import as_of, reanchored
 from tppsd.forecasting.forecast import forecast
+from tppsd.lightning.forecast_job import Forecaster
 from tppsd.models.checkpoint import save
 from tppsd.models.transformer_tpp import TransformerTPP
 
@@ -151,6 +152,15 @@ def test_a_stream_is_forecast_as_of_a_date(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[0]["estimate"], expected["estimate"], rtol=1e-6)
     page = (tmp_path / "0" / "out" / "forecast.html").read_text()
     assert "the line in steps is what happened" in page
+
+
+def test_a_job_in_chunks_warns_once_of_all_of_them() -> None:
+    """Also where only the last history reaches beyond the windows."""
+    target = model(window=WINDOW, lookback=LOOKBACK)
+    with pytest.warns(UserWarning, match="beyond the windows") as said:
+        found = Forecaster(target, [whole(stream(), 4.0), whole(stream(), 14.0)], 2.0, num_paths=20)
+        found._forecast(slice(0, 1)), found._forecast(slice(1, 2))
+    assert len(said) == 1
 
 
 def test_cases_are_forecast_as_of_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

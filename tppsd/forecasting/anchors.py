@@ -17,6 +17,7 @@ from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting.origins import history_until
 
+BEYOND = "the forecast reaches beyond the windows"  # how its warning begins
 _ROUNDING = 1e-9  # of a length, by which a window may seem longer than those of the training
 
 
@@ -116,7 +117,7 @@ def anchored(
     if seen is not None and any(_length(one) + horizon > seen.longest for one in histories):
         unit = f" {statistics.time_unit}" if statistics is not None and statistics.time_unit else ""
         warnings.warn(
-            f"the forecast reaches beyond the windows that the model has seen in training, of {seen.window:g}{unit} "
+            f"{BEYOND} that the model has seen in training, of {seen.window:g}{unit} "
             f"after {seen.lookback:g}{unit} of history; give a horizon of at most {seen.window:g}{unit}, and with "
             "history_lookback how much of every history is taken",
             stacklevel=4,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tppsd.data.sequences import EventSequence
+from tppsd.forecasting.anchors import BEYOND, anchored
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ItemChunks
@@ -51,7 +53,8 @@ class Forecaster(JobModule):
         histories: what is continued.
         horizon, num_paths, marks, bins, draft, stop_marks, seed: as of `tppsd.forecast`.
         observed: sequences as long as the histories with their continuations, to be drawn, or None.
-        max_events, history_lookback: as of `tppsd.forecast`.
+        max_events: as of `tppsd.forecast`.
+        history_lookback: likewise, in units of time.
     """
 
     needs_cpu = True
@@ -69,7 +72,7 @@ class Forecaster(JobModule):
         seed: int = 0,
         observed: Sequence[EventSequence] | None = None,
         max_events: int = 1_000_000,
-        history_lookback: float | str | None = None,
+        history_lookback: float | None = None,
     ) -> None:
         super().__init__()
         self.target = target
@@ -79,6 +82,8 @@ class Forecaster(JobModule):
         self._questions |= {"stop_marks": stop_marks, "seed": seed, "max_events": max_events}
         self._questions |= {"history_lookback": history_lookback}
         self.example = self._forecast(slice(0, 1))  # checks all of them, before the writer begins
+        statistics = getattr(self.example.target, "statistics", None)
+        anchored(histories, statistics, self.example.horizon, history_lookback)  # warns once, of all of them
         self._lookback = history_lookback
         self._figures: dict[int, Figure] = {}
 
@@ -122,9 +127,11 @@ class Forecaster(JobModule):
         return [self._figures[i] for i in wanted]
 
     def _forecast(self, which: slice) -> Forecast:
-        return forecast(
-            self.target, self.histories[which], draft=self.draft, first_index=which.start, **self._questions
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", BEYOND)  # said of all chunks together
+            return forecast(
+                self.target, self.histories[which], draft=self.draft, first_index=which.start, **self._questions
+            )
 
     def _draw(self, found: Forecast) -> None:
         first, observed = found.first_index, self.observed
