@@ -113,11 +113,12 @@ def _next_times(page: Page, module: Forecaster, shards: Sequence[Path], unit: st
         f"Since the end of each history{f', in{unit}' if unit else ''}, of any mark; closed forms, without paths."
     )
     if said:
-        cap = module.example.next_time().mean_cap
+        cap = f"{module.example.next_time().mean_cap:.4g}{unit}"
+        sentence += f" Means count whatever lies beyond {cap}, where the training data end, as {cap}."
+    if any(is_unusable):
         sentence += (
-            f" Means count whatever lies beyond {cap:.4g}{unit}, where the training data end, as {cap:.4g}{unit}. More "
-            f"than half of the mean lies beyond that for {sum(is_unusable):,} of {len(rows):,} histories: these means "
-            "are not usable, and the median is to be taken."
+            f" More than half of the mean lies beyond that for {sum(is_unusable):,} of {len(rows):,} histories: these "
+            "means are not usable, and the median is to be taken."
         )
     page.paragraph(sentence)
     page.table(["history", "median", "5 % to 95 %", "mean"], rows)
