@@ -168,7 +168,8 @@ def ks_distance(uniforms: Tensor, weights: Tensor) -> Tensor:
     u, order = uniforms.double().sort()
     ends = torch.nn.functional.pad(weights.double()[order].cumsum(0), (1, 0))
     steps = ends / ends[-1]
-    return torch.maximum(steps[1:] - u, u - steps[:-1]).max()
+    above, below = steps[1:] - u, u - steps[:-1]
+    return torch.maximum(above, below).max()
 
 
 def ks_exponential(gaps: Tensor) -> KSResult:
