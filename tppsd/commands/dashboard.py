@@ -81,9 +81,9 @@ def main(args: list[str]) -> None:
         raise ValueError("--publish needs --entity: the user or team that the project belongs to")
     made = workspace(options.entity, options.project, options.name)
     if options.check is not None:
-        from tppsd.lightning.recorded_run import read_recorded_run, run_file
+        from tppsd.lightning.recorded_run import logged_keys, run_file
 
-        missing = empty_panels(read_recorded_run(run_file(options.check)).keys)
+        missing = empty_panels(logged_keys(run_file(options.check)))
         for title, keys in missing.items():
             print(f"empty for this run: {title} ({', '.join(keys)})")
         if not missing:

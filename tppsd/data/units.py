@@ -148,11 +148,6 @@ class Clock:
         """Whether ticks are timestamps."""
         return self.origin is not None
 
-    @property
-    def missing(self) -> Any:
-        """The tick that stands for no time."""
-        return np.datetime64("NaT", "ns") if self.has_dates else math.nan
-
     def times(self, ticks: np.ndarray) -> np.ndarray:
         """Return ticks as numbers of units since the origin, float64, correct to one rounding; NaN where missing."""
         return self.durations(ticks - self.origin) if self.has_dates else ticks
@@ -253,6 +248,8 @@ def parse_timestamp(text: str, option: str) -> np.datetime64:
 
     try:
         stamp = pandas.to_datetime(text, format="ISO8601", utc=True).as_unit("ns")
+        if stamp is pandas.NaT:  # "", "NaT" and "nan"
+            raise ValueError("it is no time")
     except ValueError as error:
         raise DataError(f"{option} = {text!r} is neither a number nor a timestamp such as 2024-05-31T12:00") from error
     return np.datetime64(stamp.value, "ns")

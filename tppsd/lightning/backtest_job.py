@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.data.paths import for_arrow
-from tppsd.data.sequences import EventSequence
+from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.forecasting.backtest_plan import BacktestPlan, Scores
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, check_baselines
 from tppsd.forecasting.case_table import case_table, read_cases
 from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ChunkDataset, ItemChunks
-from tppsd.lightning.forecast_job import resolve_draft, sequences_hash
 from tppsd.lightning.job_kinds import BACKTEST
-from tppsd.lightning.job_module import JobModule, hashes
+from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
 from tppsd.lightning.shard_writer import ShardWriter
 from tppsd.lightning.shards import whole_file
 from tppsd.models.protocol import EventModel
@@ -139,10 +138,6 @@ class BacktestWriter(ShardWriter):
         super().__init__(output_dir)
         self.found: Backtest | None = None
         self.paths: list[Path] = []
-
-    def to_table(self, prediction: pyarrow.Table) -> pyarrow.Table:
-        """Return the prediction, which is a table."""
-        return prediction
 
     def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
         """Put the scores of all cases together; each file is there as a whole or not at all."""

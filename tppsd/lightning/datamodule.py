@@ -17,9 +17,10 @@ from tppsd.data.batch import EventBatch
 from tppsd.data.batching import LengthBucketSampler, SequenceDataset
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.options import FRACTIONS, ReadOptions
-from tppsd.data.reading import EventDataset, cut, read_dataset
+from tppsd.data.reading import EventDataset, read_dataset
 from tppsd.data.remarks import check_floor, default_floor, describe_ties, remarks
 from tppsd.data.sequences import EventSequence
+from tppsd.data.splits import cut
 from tppsd.data.statistics import DataStatistics
 from tppsd.processes.base import Process
 from tppsd.processes.presets import Preset, preset

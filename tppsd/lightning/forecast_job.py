@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tppsd.data.sequences import EventSequence
+from tppsd.data.arrow import ids_column
+from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.forecasting.anchors import BEYOND, anchored
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ItemChunks
 from tppsd.lightning.job_kinds import FORECAST
-from tppsd.lightning.job_module import JobModule, hashes
-from tppsd.models.resolve import resolve_model
-from tppsd.sampling.options import DRAFTER_NAMES
+from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
 
 if TYPE_CHECKING:
     import pyarrow
@@ -24,22 +22,6 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # histories with a figure of their own on the page
 _KINDS = {"quantity": "string", "mark": "string", "note": "string", "estimator": "string", "history": "int64"}
-
-
-def sequences_hash(sequences: Sequence[EventSequence]) -> str:
-    """Return the SHA-256 (hex) of all that sequences hold: ids, windows, times, inter-times and marks."""
-    digest = hashlib.sha256()
-    for s in sequences:
-        window = (s.id, s.t_start, s.t_end, s.score_start, s.censored_start, len(s))
-        digest.update(repr(window).encode())
-        for values in (s.event_times, s.inter_times, s.marks):
-            digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def resolve_draft(draft: Any) -> Any:
-    """Return a draft model once for all chunks, from a checkpoint where that is given; names of drafters stay."""
-    return draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
 
 
 class Forecaster(JobModule):
@@ -154,11 +136,8 @@ class Forecaster(JobModule):
 
     @cached_property
     def _id_type(self) -> Any:
-        """The Arrow type of the ids of all histories; text where they have none, or several."""
+        """The Arrow type of the ids of all histories; text where they have none."""
         import pyarrow as pa
 
-        try:
-            found = pa.array([history.id for history in self.histories]).type
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            return pa.string()
+        found = ids_column([history.id for history in self.histories]).type
         return pa.string() if found == pa.null() else found

@@ -16,8 +16,6 @@ from tppsd.lightning.shard_writer import ShardWriter
 from tppsd.lightning.shards import whole_file
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from tppsd.plots.page import Page
 
 _LISTED = 1000  # histories in the table on the page
@@ -38,10 +36,6 @@ class ForecastWriter(ShardWriter):
         super().__init__(output_dir)
         self.name = name
         self.paths: list[Path] = []  # of the results, once they are there
-
-    def to_table(self, prediction: pyarrow.Table) -> pyarrow.Table:
-        """Return the prediction, which is a table."""
-        return prediction
 
     def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
         """Join the shards and draw the page; each file is there as a whole or not at all."""

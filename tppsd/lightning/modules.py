@@ -67,7 +67,7 @@ class TPPModule(LightningModule):
         width_penalty: weight in the loss of the mean over scored events and components of (log sigma)_+^2, sigma the
             standard deviation of a component of log tau in units of the training split's own. What is wider than all
             inter-times together costs no likelihood while its weight is tiny, and then decides means and rare samples.
-            0 = none; a loss of distillation has none.
+            It costs no likelihood either (docs/results/defaults.md). 0 = none; a loss of distillation has none.
         compile: train with torch.compile, for GPUs. The first step takes a minute; on a CPU it was measured to gain
             nothing.
     """
@@ -92,7 +92,7 @@ class TPPModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = WarmupStableDecay,
         lr_interval: Literal["step", "epoch"] = "step",
         distillation: Distillation | None = None,
-        width_penalty: float = 0.0,
+        width_penalty: float = 1e-3,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -161,8 +161,8 @@ class TPPModule(LightningModule):
         check_time_unit(self.model.statistics.time_unit, self._data_unit, "the model")
         if stage == "fit" and data is not None and self.model.statistics.num_events == 0:
             self.model.set_statistics(data.statistics)
-        if stage == "fit":
-            self.compile_model()
+        if stage == "fit" and self.is_compiled:  # the full pass; the cached passes of sampling stay as they are
+            self.model.compile(dynamic=True)  # sequences have all lengths
         if self.distillation is not None:
             target_hash = self.distillation.load(self.model.num_marks, self._data_marks)
             if stage == "fit" and self.distillation.is_trained_for:
@@ -173,11 +173,6 @@ class TPPModule(LightningModule):
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         has_one = any(isinstance(callback, StopAtDivergence) for callback in callbacks)
         return [] if has_one else [StopAtDivergence()]
-
-    def compile_model(self) -> None:
-        """Compile the full pass, if that is wanted; the cached passes of sampling stay as they are."""
-        if self.is_compiled:
-            self.model.compile(dynamic=True)  # sequences have all lengths
 
     def on_fit_start(self) -> None:
         """Refuse to train without statistics of a training split."""

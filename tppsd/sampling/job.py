@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tppsd.sampling.recorder import Recorder
 
 DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
+MOST_ROWS, NEAR = 1024, 2**25  # of those that continue histories, if the caches they begin with take so few bytes
 _LOG = logging.getLogger("tppsd")
 
 
@@ -153,8 +154,13 @@ class SamplingJob:
         """Return the number of running sequences."""
         num = len(plan.requests)
         is_plain = self.options.method == "autoregressive" and is_compiled(self.models.target)
-        default = MANY_ROWS if is_plain and num >= 4 * MANY_ROWS else DEFAULT_ROWS
-        return min(self.batch_size or default, num)
+        if self.batch_size or not is_plain or num < 4 * MANY_ROWS:
+            return min(self.batch_size or DEFAULT_ROWS, num)
+        if not plan.continues_histories:
+            return MANY_ROWS
+        # paths are short, so that what a step costs whatever the number of rows decides
+        begun: torch.Tensor = self.models.target.new_cache(1, 1).tensors[0]
+        return max(MANY_ROWS, min(MOST_ROWS, num // 4, NEAR // (begun.numel() * begun.element_size())))
 
     def sampled(self, plan: RequestPlan, progress: bool = False) -> SampledSequences:
         """Sample all requests and return them in index order."""
