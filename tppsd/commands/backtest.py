@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.data_options import SourceParser, opened, parse_job, typed_options
+from tppsd.commands.data_options import MarkSets, SourceParser, opened, parse_job, typed_options
 
 if TYPE_CHECKING:
     from tppsd.data.statistics import DataStatistics
@@ -51,6 +51,8 @@ def main(args: list[str]) -> None:
         parsed.draft,
         parsed.seed,
         parsed.batch_size,
+        parsed.marks,
+        parsed.max_events,
     )
     writer = BacktestWriter(parsed.output)
     if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed) and writer.found is not None:
@@ -75,6 +77,10 @@ def parser() -> SourceParser:
     add("--origins", type=str, default="0.5",
         help="from when on: a fraction of each sequence, 'every 7d', or times and timestamps with commas")  # fmt: skip
     add("--num_paths", type=int, default=200, help="sampled continuations of each origin")
+    add("--marks", type=MarkSets, default=None,
+        help="marks or sets of marks to score: '[closed, [won, lost]]', or with names '{done: [won, lost]}' (default: "
+        "each mark)")  # fmt: skip
+    add("--max_events", type=int, default=100_000, help="most events of a path; one that has more is an error")
     add("--split", type=str, default="test", help="what is forecast: test, validation or train")
     add("--baselines", type=list[str] | None, default=None,
         help="of poisson, renewal and hawkes, as a list; [] for none (default: all)")  # fmt: skip

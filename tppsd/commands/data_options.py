@@ -30,6 +30,9 @@ TRAINER = {  # options of the Trainer that a page shows
     "--start_timeout": "seconds that processes wait for each other at the start (default: 60)",
 }
 
+OneSet = int | str | list[int | str]
+MarkSets = list[OneSet] | dict[str, OneSet] | None  # marks, sets of them, or sets with names
+
 
 class SourceParser(ArgumentParser):
     """Takes SOURCE, every option of `ReadOptions`, with or without the prefix `--data.`, and a run's configuration.

@@ -148,6 +148,7 @@ class BacktestPlan:
             self.time_unit,
             (*said, *_remarks(self.rows, self.origins)),
             getattr(getattr(self.model, "statistics", None), "time_origin", None),
+            tuple(self.rows[i].id for i in sequence.tolist()),
         )
 
 

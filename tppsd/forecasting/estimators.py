@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_NORMAL = 1.959964  # 97.5 % quantile of the standard normal distribution
+
 
 class Quantiles(NamedTuple):
     """Holds quantiles over paths, with distribution-free 95 % intervals, each float64 (num_histories, ..., num_levels).
@@ -21,6 +23,15 @@ class Quantiles(NamedTuple):
     lower: Tensor
     upper: Tensor
 
+    @property
+    def standard_error(self) -> Tensor:
+        """Half the width of the interval over 1.96, (*batch, num_levels).
+
+        It is inf where the interval has no upper end; 0 says that the whole interval is one count.
+        """
+        width = torch.where(self.upper.isinf(), torch.inf, self.upper - self.lower)
+        return width / (2 * _NORMAL)
+
 
 def quantiles_of(outcomes: Tensor, levels: Sequence[float]) -> Quantiles:
     """Return quantiles of outcomes (num_paths, *batch): values (*batch, num_levels)."""
@@ -28,7 +39,7 @@ def quantiles_of(outcomes: Tensor, levels: Sequence[float]) -> Quantiles:
     if not bool(((level > 0) & (level < 1)).all()) or len(level) == 0:
         raise ValueError(f"quantiles = {levels} must lie between 0 and 1")
     num, ordered = len(outcomes), outcomes.sort(0).values
-    width = 1.959964 * (num * level * (1 - level)).sqrt()  # of the binomial number of paths below a quantile
+    width = _NORMAL * (num * level * (1 - level)).sqrt()  # of the binomial number of paths below a quantile
     ranks = ((num * level).ceil() - 1, (num * level - width).floor() - 1, (num * level + width).ceil())
     values = (ordered[rank.long().clamp(0, num - 1)].movedim(0, -1) for rank in ranks)
     return Quantiles(level, *values)

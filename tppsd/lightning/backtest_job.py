@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from tppsd.forecasting.backtest_plan import BacktestPlan, Scores
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, check_baselines
 from tppsd.forecasting.case_table import case_table, read_cases
-from tppsd.forecasting.questions import items_per_chunk
+from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ChunkDataset, ItemChunks
 from tppsd.lightning.job_kinds import BACKTEST
 from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
@@ -25,6 +25,7 @@ from tppsd.models.protocol import EventModel
 if TYPE_CHECKING:
     import pyarrow
 
+_SCORES = 2  # which scores a shard holds; 1, or nothing: none of the times of first events
 _NOTES = b"tppsd.notes"  # of the metadata of a shard: what a reader should know of the baselines
 
 
@@ -39,6 +40,7 @@ class Backtester(JobModule):
         target: the model.
         sequences, horizon, origins, num_paths, within, baselines, draft, seed, batch_size: as of `tppsd.backtest`.
         training_sequences: what baselines are fitted to.
+        marks, max_events: as of `tppsd.backtest`.
     """
 
     needs_cpu = True
@@ -56,12 +58,14 @@ class Backtester(JobModule):
         draft: Any = None,
         seed: int = 0,
         batch_size: int | None = None,
+        marks: Sequence[Marks] | Mapping[str, Marks] | None = None,
+        max_events: int = 100_000,
     ) -> None:
         super().__init__()
         self.target, self.draft = target, resolve_draft(draft)
         self.plan = BacktestPlan(
-            target, sequences, horizon, origins, num_paths, within=within, draft=self.draft, seed=seed,
-            batch_size=batch_size,
+            target, sequences, horizon, origins, num_paths, marks, within, self.draft, seed, batch_size=batch_size,
+            max_events=max_events,
         )  # fmt: skip
         self.baselines = None if baselines is None else check_baselines(baselines)
         self.training_sequences = training_sequences
@@ -78,6 +82,7 @@ class Backtester(JobModule):
         plan = self.plan
         return {
             "command": BACKTEST.command,
+            "scores": _SCORES,
             **hashes(self.target, self.draft),
             "horizons": plan.horizons,
             "num_paths": plan.num_paths,

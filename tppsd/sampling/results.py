@@ -230,14 +230,16 @@ class SampledSequences:
     def counts(self) -> Any:
         """Return a `pandas.DataFrame` with one row per sequence, those without events included.
 
-        Its columns are index, history_index, path_index, num_events, and the number of new events of each mark, in a
-        column by its name or number. `to_pandas()` has no row for a sequence without events, so that means over its
-        groups leave those out.
+        Its columns are index, history_index, path_index, history_id where histories have ids, num_events, and the
+        number of new events of each mark, in a column by its name or number. `to_pandas()` has no row for a sequence
+        without events, so that means over its groups leave those out.
         """
         import pandas as pd
 
         flat = self.flat()
         frame: dict[Any, Any] = {name: getattr(self, name).numpy() for name in ("index", "history_index", "path_index")}
+        if any(history.id is not None for history in self.histories):
+            frame["history_id"] = pd.Series([history.id for history in self.histories], dtype=object)
         frame["num_events"] = flat.lengths.numpy()
         places = torch.arange(len(self)).repeat_interleave(flat.lengths) * self.num_marks + flat.marks
         own = torch.bincount(places, minlength=len(self) * self.num_marks).view(-1, self.num_marks)
