@@ -461,7 +461,7 @@ def test_numbers_of_other_types_are_as_good() -> None:
         counts = found.expected_counts(bins=whole(4)).value
         assert torch.equal(counts, plain.expected_counts(bins=4).value) and counts.shape[-1] == 4
         found.probability(whole(1), within=whole(2))
-    with pytest.raises(ValueError, match=r"bins = 2.5 must be a whole number of at least 1, or a list of times"):
+    with pytest.raises(ValueError, match=r"bins = 2.5 must be a whole number between 1 and 100000, or a list of times"):
         forecast(MODEL, HISTORIES, 4.0, bins=2.5)  # type: ignore[arg-type]
 
 

@@ -110,7 +110,7 @@ def test_mistakes_are_one_sentence(desk: Path, capsys: Any) -> None:
         status, _, err = run(capsys, "inspect", *args)
         assert status == 2 and said in err and err.count("\n") == 1
     status, _, err = run(capsys, "convert", desk, desk.parent / "out.csv", *OPTIONS)
-    assert status == 2 and "give a name that ends in .parquet" in err
+    assert status == 2 and "must end in .parquet, .arrow, .json or .jsonl" in err
     assert sorted(file.name for file in desk.parent.iterdir()) == ["desk.csv"], "nothing half-written is left behind"
 
 
