@@ -22,7 +22,7 @@ help:
 	@echo "make sanitize          run the tests of the compiled code in a build that finds wrong reads, writes and arithmetic"
 	@echo "make lowest            run the quick tests with the oldest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make mutants           plant 200 mistakes, one at a time, and run the tests that must catch each: hours"
-	@echo "make fuzz              read 100,000 damaged files, checkpoints and options, which must all end in a sentence: hours"
+	@echo "make fuzz              try 100,000 damaged files, checkpoints, options, requests and command lines: each must end well, hours"
 	@echo "make certify           test every sampler at a million events per cell, eager and compiled: hours"
 	@echo "make audit             ask for known vulnerabilities of what is installed"
 	@echo

@@ -84,6 +84,7 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     },
     "test_garbage_in.py": {
         "test_odd_options": 1,
+        "test_odd_commands": 1,
     },
     "test_lightning_cli.py": {
         "test_a_draft_is_distilled_and_resumed": 0,

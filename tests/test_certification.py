@@ -31,6 +31,7 @@ from tppsd.certification.closed_form import RARE
 from tppsd.certification.run import combined, holm, run_cell
 from tppsd.certification.without_marks import WithoutMarks
 from tppsd.commands.certify import main as command
+from tppsd.commands.certify import parse, parser
 from tppsd.data.batch import EventBatch
 from tppsd.forecasting.integrals import mark_integrals
 from tppsd.models.protocol import EventTokens
@@ -223,6 +224,12 @@ def test_the_command_keeps_finished_cells_and_rejects_in_plain_words(
     assert not (tmp_path / "certificate.json").exists(), "a few cells are no certificate"
     monkeypatch.setattr("tppsd.certification.certificate.all_cells", lambda: cells)
     assert certify(cells, 1000, 0, 1, tmp_path) == Certificate.read(tmp_path / "certificate.json")
+
+
+def test_the_examples_of_the_page_of_help_select_some_cells_but_not_all() -> None:
+    for example in parser().examples:
+        given = parse(example.removeprefix("tppsd certify").split())
+        assert 0 < sum(given.only in cell.name for cell in all_cells()) < len(all_cells())
 
 
 def line(cell: str, p_value: float = 0.5, passes: str = "eager") -> Line:

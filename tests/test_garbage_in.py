@@ -6,8 +6,11 @@ lets the errors of its libraries through.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import sys
 import tracemalloc
 import uuid
@@ -24,7 +27,9 @@ import tppsd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.fuzz import checkpoints, data, options, sampler
+from tests.fuzz import checkpoints, commands, data, options, sampler
+from tests.fuzz.judge import memory_limit, sentence_of
+from tppsd import cli
 from tppsd.data import reading
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
@@ -57,6 +62,12 @@ def test_damaged_checkpoints(tmp_path: Path, kind: str) -> None:
 def test_odd_options(tmp_path: Path, part: int) -> None:
     """500 cases: everything that `tppsd fit` builds before it trains."""
     assert numbers_of_done(options, range(50 * part, 50 * part + 50), tmp_path) < 45
+
+
+@pytest.mark.parametrize("part", range(20))
+def test_odd_commands(tmp_path: Path, part: int) -> None:
+    """500 cases of predict, forecast, backtest, inspect and convert, to their end."""
+    assert 1 <= numbers_of_done(commands, range(25 * part, 25 * part + 25), tmp_path) < 20
 
 
 def test_odd_requests(tmp_path: Path) -> None:
@@ -114,6 +125,99 @@ def test_statistics_beyond_float64_are_refused() -> None:
     rows = [EventSequence.of([1e308, 1.7e308], [0, 0], t_start=0.0) for _ in range(30)]
     with pytest.raises(ValueError, match="add up to more than float64 can hold"):
         DataStatistics.of(rows, 1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs, models of them and a run."""
+    folder = tmp_path_factory.mktemp("files")
+    commands.prepare(folder)
+    (folder / "run" / "config.yaml").write_bytes((folder / "run.yaml").read_bytes())
+    return folder
+
+
+def sentence(files: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """What a command says that is refused, in time and in little memory; a word with {} stands for a file."""
+    monkeypatch.chdir(folder)
+    output, stated = io.StringIO(), [word.replace("{}", str(files)) for word in words]
+
+    def act() -> None:
+        with contextlib.redirect_stderr(output):
+            assert cli.main(stated) == 2
+
+    with memory_limit():
+        sentence_of(act, None)
+    (line,) = [line for line in output.getvalue().splitlines() if ": error: " in line]
+    assert not os.listdir(folder), "something was left"
+    return line
+
+
+FORECAST = ["forecast", "{}/numbers.csv", "--model={}/numbers.ckpt", "--num_paths=10", "--output=out"]
+DATES = ["forecast", "{}/dates.csv", "--model={}/dates.ckpt", "--num_paths=10", "--output=out"]
+BACKTEST = ["backtest", "{}/numbers.csv", "--model={}/numbers.ckpt", "--num_paths=10", "--output=out", "--horizon=1"]
+PREDICT = ["predict", "--model.target={}/numbers.ckpt", "--writer.output_dir=out", "--requests.num_events=10"]
+TOO_MUCH = [
+    ([*FORECAST, "--horizon=1e300"], "horizon = 1e+300 would have about 1.43e+300 events at the rate"),
+    ([*DATES, "--horizon=1e300"], "--horizon = 1e+300 is longer than 292 years"),
+    ([*DATES, "--horizon=" + "9" * 400 + "d"], "is longer than 292 years"),
+    ([*DATES, "--horizon=1", "--t_end=1e12"], "t_end = 1000000000000.0 is longer than 292 years"),
+    ([*DATES, "--horizon=1e-15"], "--horizon = 1e-15 is shorter than a nanosecond"),
+    ([*FORECAST, "--horizon=1", "--bins=1000000000"], "bins = 1000000000 must be a whole number between 1 and 100000"),
+    ([*FORECAST, "--horizon=1", "--bins=100000", "--num_paths=100000"], "bins = 100,000 with 100,000 paths and 4"),
+    ([*FORECAST, "--horizon=1", "--max_histories=-1"], "--max_histories -1 must be at least 1"),
+    ([*BACKTEST, "--origins=every 1e-9"], "a backtest has at most 1,000,000: give longer steps"),
+    ([*BACKTEST, "--origins=every 5e-324"], "origins = 'every 5e-324' are inf in a sequence"),
+    ([*BACKTEST, "--origins=every 5e-6"], "origins = 'every 5e-6' are 1,"),
+    (
+        [*PREDICT, "--requests.num_sequences=1000000000000"],
+        "num_sequences = 1,000,000,000,000 would be 9,536,798 files",
+    ),
+    ([*PREDICT, "--requests.num_sequences=1" + "0" * 400], "must be a whole number between 1 and 4611686018427387904"),
+    (["convert", "{}/numbers.csv", "out", "--magnitudes=[1]"], "numbers.csv: is no Parquet file"),
+    (["benchmark", "--untrained=1,1", "--num-events=1000000000"], "num_events = 1000000000 must be at most 1,000,000"),
+    (["benchmark", "--untrained=1,1", "--seed=99999999999999999999"], "seed = 99999999999999999999 must be a whole"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), TOO_MUCH, ids=lambda value: value[-1][-40:] if isinstance(value, list) else ""
+)
+def test_a_request_without_measure_is_refused_at_once(
+    words: list[str], said: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits are stated, and checked before memory or time is taken."""
+    assert said in sentence(files, tmp_path, monkeypatch, *words)
+
+
+def test_bins_are_bounded_in_python_too() -> None:
+    with pytest.raises(ValueError, match="bins = 1000000000 must be a whole number between 1 and 100000"):
+        tppsd.forecast(sampler.model(), EventSequence.of([0.5], [0], t_start=0.0, t_end=1.0), 2.0, bins=10**9)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"data: caf\xe9\n", "config.yaml: not a text file in UTF-8 (invalid continuation byte at byte 9)"),
+        (b"data: [1,\n", "config.yaml: not a YAML file"),
+        (b"data: 2024-02-30\n", "config.yaml: not a YAML file (day is out of range for month)"),
+        (b"[1, 2]\n", "config.yaml: must hold keys and values, it holds a list"),
+        (
+            b"data: {class_path: a, init_args: [1]}\n",
+            "config.yaml: init_args of data must hold options, it holds a list",
+        ),
+    ],
+)
+def test_a_damaged_configuration_of_a_run_is_said(
+    content: bytes, said: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = files / f"run{len(content)}"
+    shutil.copytree(files / "run", run)
+    (run / "config.yaml").write_bytes(content)
+    for command in (["forecast"], ["backtest"]):
+        words = [*command, f"--run={run}", "--horizon=1", "--output=out"]
+        assert said in sentence(files, tmp_path, monkeypatch, *words)
+    if content.startswith(b"data: "):
+        assert "config.yaml" in sentence(files, tmp_path, monkeypatch, "inspect", f"--config={run / 'config.yaml'}")
 
 
 # --- single kinds of garbage -----------------------------------------------------------------------------------------

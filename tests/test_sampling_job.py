@@ -287,14 +287,3 @@ def test_what_killed_writers_have_left_is_removed(job: Path, target: Path) -> No
 
 def test_fingerprints_differ_with_the_job() -> None:
     assert fingerprint({"a": 1, "b": None}) == fingerprint({"b": None, "a": 1}) != fingerprint({"a": 2, "b": None})
-
-
-def test_a_full_disk_is_one_sentence(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "Error writing bytes to file. Detail: [errno 28] No space left on device")
-
-    monkeypatch.setattr(pq, "write_table", full)
-    arguments = ["predict", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-    arguments += ["--model.target", str(target), "--requests.num_events", "2", "--writer.output_dir"]
-    assert tppsd(*arguments, str(tmp_path / "samples")) == 2
-    assert not (tmp_path / "samples").exists()

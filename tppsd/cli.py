@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import select
@@ -81,6 +82,10 @@ def main(args: list[str] | None = None) -> int:
         if not reader_left():
             raise
         return 141  # 128 + SIGPIPE, as shells have it
+    except OSError as error:
+        if not is_of_full_output(error):
+            raise
+        return output_is_full(error)
     return status
 
 
@@ -119,8 +124,8 @@ def run(name: str, args: list[str]) -> int:
     except BrokenPipeError:
         raise  # `main` knows whether it is the output's
     except (OSError, TypeError, ValueError) as error:
-        if os.environ.get("TPPSD_DEBUG") == "1" or not meant_for_the_user(error):
-            raise
+        if os.environ.get("TPPSD_DEBUG") == "1" or is_of_full_output(error) or not meant_for_the_user(error):
+            raise  # of a full output `main` tells, which flushes it
         return fail(f"tppsd {name}", str(error))
     return 0
 
@@ -161,6 +166,22 @@ def reader_left() -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
     return True
+
+
+def is_of_full_output(error: Exception) -> bool:
+    """Say whether a disk is full, or a file as large as may be, to which the output goes or what a library logs."""
+    from tppsd.data.whole_files import is_full
+
+    return isinstance(error, OSError) and error.filename is None and is_full(error)
+
+
+def output_is_full(error: OSError) -> int:
+    """Say so, drop what is left of the output, and return the exit status."""
+    from tppsd.data.whole_files import UnwritableError
+
+    with contextlib.suppress(OSError, ValueError):  # not every output is a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
+    return fail("tppsd", str(UnwritableError(error.errno, str(error))))
 
 
 def interrupted(name: str) -> int:

@@ -17,7 +17,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-FAMILIES = ("data", "checkpoints", "options", "sampler")
+FAMILIES = ("data", "checkpoints", "options", "sampler", "commands")
 MEMORY = 8 * 2**30  # bytes
 SHOWN = 20  # of the faults of a family
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tppsd.cli import meant_for_the_user
@@ -13,6 +15,7 @@ from tppsd.cli import meant_for_the_user
 LONGEST_MESSAGE = 2_000
 LONGEST_SECONDS = 10  # of processor time: other processes may be at work
 LONGEST_WAIT = 60
+MOST_MEMORY = 4 * 2**30  # bytes
 ODD_VALUES: list[Any] = [
     None,
     True,
@@ -55,6 +58,22 @@ def time_limit() -> Iterator[None]:
         for number, (clock, _) in clocks.items():
             signal.setitimer(clock, 0)
             signal.signal(number, before[number])
+
+
+@contextmanager
+def memory_limit() -> Iterator[None]:
+    """Let whatever asks for more address space than MOST_MEMORY on top of what is in use fail, where that is known."""
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        yield
+        return
+    limit, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = int(status.read_text().split()[0]) * resource.getpagesize() + MOST_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most if limit == resource.RLIM_INFINITY else min(most, limit), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def sentence_of(act: Callable[[], Any], named: str | None) -> str | None:

@@ -7,6 +7,8 @@ import types
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from tppsd.data.yaml_files import read_mapping
+
 T = TypeVar("T")
 
 
@@ -22,21 +24,10 @@ def read_yaml(path: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str,
         FileNotFoundError: no such file.
         ValueError: not YAML, not a mapping, or it extends itself.
     """
-    import yaml
-
     path = Path(path)
     if path.resolve() in extended_by:
         raise ValueError(f"{path}: extends itself; leave it out of extends here or in the files that it extends")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such configuration file")
-    try:
-        own = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from error
-    if not isinstance(own, dict):
-        raise ValueError(f"{path}: must hold keys and values, it holds a {type(own).__name__}")
+    own = read_mapping(path)
     bases = own.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tppsd.benchmark.config import build, read_yaml
+from tppsd.sampling.checks import whole_number
 from tppsd.sampling.options import TREE_RULES, SamplingOptions
 
 
@@ -27,16 +28,6 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
 def in_passes(passes: int | None) -> str:
     """Return what the name of a sampler says of `draft_passes`."""
     return "" if passes is None else f" in {passes} pass{'es' if passes > 1 else ''}"
-
-
-def repeated(values: Iterable[object]) -> object | None:
-    """Return the first value that was there before, None where all differ."""
-    seen: list[object] = []
-    for value in values:
-        if value in seen:
-            return value
-        seen.append(value)
-    return None
 
 
 Encoder = Literal["thp", "sahp", "attnhp", "rotary"]
@@ -59,6 +50,7 @@ PAPER_KEYS = (
     "rule",
     "batch_size",
 )  # what an entry of a paper is found by
+MOST = 1_000_000  # events, draws, runs and histories, each
 _DISTINCT = (
     "encoders", "methods", "baselines", "draft_lengths", "rules", "draft_passes", "candidates", "batch_sizes", "seeds",
     "columns", "figures",
@@ -81,10 +73,6 @@ class ModelSize:
     def name(self) -> str:
         """Heads x layers."""
         return f"{self.num_heads}x{self.num_layers}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the arguments as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -193,12 +181,17 @@ class Plan:
         ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
+            if value is not None and value > MOST:
+                raise ValueError(f"{name} = {value} must be at most {MOST:,}; more would not end")
+        for seed in self.seeds:
+            whole_number("seed", seed, -(2**63), 2**63 - 1)
         distinct = {name: getattr(self, name) for name in _DISTINCT}
         for name, values in (
             distinct | {"data": map(Path, self.data), "drafts": map(Path, draft_names(self.drafts))}
         ).items():
-            if (twice := repeated(values)) is not None:
-                raise ValueError(f"{name}: {twice} is there twice; name it once")
+            several = list(values)
+            if twice := [value for i, value in enumerate(several) if value in several[:i]]:
+                raise ValueError(f"{name}: {twice[0]} is there twice; name it once")
         if "eager" in self.baselines and self.compile is False:
             raise ValueError("the baseline 'eager' is for plans that compile; with compile = false all of it is eager")
         for entry in self.paper:
@@ -247,8 +240,8 @@ def draft_names(drafts: tuple[ModelSize | str, ...]) -> list[str]:
 
 def _name_among(size: ModelSize, sizes: list[ModelSize]) -> str:
     """Return the name of a size, with the settings that tell it from others of the same heads and layers."""
-    alike = [other.to_dict() for other in sizes if other.name == size.name]
-    differing = [f"{key} {value}" for key, value in size.to_dict().items() if len({other[key] for other in alike}) > 1]
+    alike = [asdict(other) for other in sizes if other.name == size.name]
+    differing = [f"{key} {value}" for key, value in asdict(size).items() if len({other[key] for other in alike}) > 1]
     return " ".join([size.name, *differing])
 
 

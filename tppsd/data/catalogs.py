@@ -47,6 +47,7 @@ def write_catalogs(samples: str | Path, output: str | Path, magnitudes: Sequence
         ValueError: the samples continue no histories or have no dates, two of them begin together, or a mark has no
             magnitude.
     """
+    import pyarrow
     import pyarrow.parquet as parquet
 
     source = Path(samples)
@@ -55,7 +56,12 @@ def write_catalogs(samples: str | Path, output: str | Path, magnitudes: Sequence
         raise FileNotFoundError(f"{source}: there are no samples of `tppsd predict`")
     written = []
     for shard in shards:
-        schema = parquet.read_schema(for_arrow(shard))
+        try:
+            schema = parquet.read_schema(for_arrow(shard))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(
+                f"{shard}: is no Parquet file ({' '.join(str(error).split())[:120]}); give samples of `tppsd predict`"
+            ) from error
         if missing := [name for name in _COLUMNS if name not in schema.names]:
             raise ValueError(f"{shard}: has no column {missing[0]}; give samples of `tppsd predict`")
         table = parquet.read_table(for_arrow(shard), columns=list(_COLUMNS)).to_pandas()

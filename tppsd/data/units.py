@@ -109,7 +109,7 @@ def duration_in_nanoseconds(text: str) -> int | None:
         if name is None and not is_week:
             return None
         total += float(number) * (WEEK if is_week else NANOSECONDS[name or "d"])
-    return round(total)
+    return round(min(total, 2.0**100))  # more has no meaning, and may be inf
 
 
 def fitting_unit(gaps: np.ndarray) -> str:
@@ -147,11 +147,6 @@ class Clock:
     def has_dates(self) -> bool:
         """Whether ticks are timestamps."""
         return self.origin is not None
-
-    @property
-    def missing(self) -> Any:
-        """The tick that stands for no time."""
-        return np.datetime64("NaT", "ns") if self.has_dates else math.nan
 
     def times(self, ticks: np.ndarray) -> np.ndarray:
         """Return ticks as numbers of units since the origin, float64, correct to one rounding; NaN where missing."""
@@ -197,7 +192,10 @@ class Clock:
             if not math.isfinite(number):
                 raise DataError(f"{option} = {number} must be a finite number of units, or a timestamp")
             assert self.origin is not None
-            return self.origin + self._nanoseconds(number)
+            nanoseconds = self._nanoseconds(number, option)
+            if abs(int(self.origin.astype(np.int64)) + nanoseconds) >= _LAST_TICK:
+                raise DataError(f"{option} = {value} lies before 1677 or after 2262, beyond what timestamps can say")
+            return self.origin + np.timedelta64(nanoseconds, "ns")
         return parse_timestamp(str(value), option)
 
     def duration(self, value: float | str, option: str) -> Any:
@@ -209,7 +207,10 @@ class Clock:
         if not (math.isfinite(number) and number > 0 if number is not None else (length or 0) > 0):
             raise DataError(f"{option} = {value} must be positive: {DURATION_HINT}")
         if self.has_dates:
-            return self._nanoseconds(number) if number is not None else np.timedelta64(length, "ns")
+            length = self._nanoseconds(number, option) if number is not None else _countable(length or 0, value, option)
+            if length == 0:
+                raise DataError(f"{option} = {value} is shorter than a nanosecond, in which timestamps count")
+            return np.timedelta64(length, "ns")
         if number is not None:
             return float(number)
         unit = known_unit(self.unit)
@@ -221,9 +222,20 @@ class Clock:
         assert length is not None
         return length / NANOSECONDS[unit]
 
-    def _nanoseconds(self, number: float) -> np.timedelta64:
+    def _nanoseconds(self, number: float, option: str) -> int:
         assert self.unit is not None
-        return np.timedelta64(round(number * NANOSECONDS[self.unit]), "ns")
+        return _countable(number * NANOSECONDS[self.unit], number, option)
+
+
+def _countable(nanoseconds: float, value: float | str, option: str) -> int:
+    """Return a whole number of nanoseconds that int64 holds.
+
+    Raises:
+        DataError: there are more of them than that.
+    """
+    if not abs(nanoseconds) < _LAST_TICK:
+        raise DataError(f"{option} = {value} is longer than 292 years, more than timestamps can say in nanoseconds")
+    return round(nanoseconds)
 
 
 def check_time_unit(known: str | None, found: str | None, whose: str) -> None:
@@ -253,8 +265,14 @@ def parse_timestamp(text: str, option: str) -> np.datetime64:
 
     try:
         stamp = pandas.to_datetime(text, format="ISO8601", utc=True).as_unit("ns")
+    except pandas.errors.OutOfBoundsDatetime as error:
+        raise DataError(
+            f"{option} = {text!r} lies before 1677 or after 2262, beyond what timestamps can say"
+        ) from error
     except ValueError as error:
         raise DataError(f"{option} = {text!r} is neither a number nor a timestamp such as 2024-05-31T12:00") from error
+    if stamp is pandas.NaT:
+        raise DataError(f"{option} = {text!r} is neither a number nor a timestamp such as 2024-05-31T12:00")
     return np.datetime64(stamp.value, "ns")
 
 

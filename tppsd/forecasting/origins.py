@@ -11,7 +11,9 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.units import Clock
+from tppsd.sampling.checks import is_single, several
 
+MOST_ORIGINS = 1_000_000  # of a backtest
 _ROUNDING = 1e-9  # of a time, by which a window may seem to end before a horizon does
 
 
@@ -55,15 +57,21 @@ def find_origins(
         unit: of time, or None.
 
     Raises:
-        ValueError: there is no such origin, or `origins` is none of these.
+        ValueError: there is no such origin, there are more than MOST_ORIGINS, or `origins` is none of these.
     """
     which: list[int] = []
     times: list[float] = []
-    num_left_out = num_outside = 0
+    num_left_out = num_outside = num_candidates = 0
     for i, sequence in enumerate(sequences):
         start, end = sequence.scored_from, sequence.window_end
         slack = _ROUNDING * max(abs(start), abs(end), horizon)
-        for time in _candidates(origins, start, end, unit):
+        candidates = _candidates(origins, start, end, unit)
+        num_candidates += len(candidates)
+        if num_candidates > MOST_ORIGINS:
+            raise ValueError(
+                f"origins = {origins!r} are {num_candidates:,} and more; a backtest has at most {MOST_ORIGINS:,}"
+            )
+        for time in candidates:
             if not start - slack <= time <= end:
                 num_outside += 1
             elif time + horizon > end + slack:
@@ -99,13 +107,20 @@ def _candidates(origins: float | str | Sequence[float], start: float, end: float
         word, _, length = origins.strip().partition(" ")
         if word == "every" and length:
             step = duration(length, "origins", unit)
-            return [start + j * step for j in range(math.floor((end - start) / step + _ROUNDING) + 1)]
+            number = (end - start) / step + _ROUNDING
+            if number > MOST_ORIGINS:
+                raise ValueError(
+                    f"origins = {origins!r} are {number:.3g} in a sequence of length {end - start:g}; a backtest has "
+                    f"at most {MOST_ORIGINS:,}: give longer steps"
+                )
+            return [start + j * step for j in range(math.floor(number) + 1)]
         try:
             origins = float(origins)
         except ValueError:
             raise ValueError(f'origins = {origins!r} must be a fraction, "every 7", or times') from None
-    if isinstance(origins, int | float):
-        if not 0 <= origins < 1:
-            raise ValueError(f"origins = {origins!r} must be a fraction from 0 to below 1; give times as a list")
-        return [start + origins * (end - start)]
-    return [float(time) for time in origins]
+    times = [float(time) for time in several(origins)]
+    if not is_single(origins):
+        return times
+    if not 0 <= times[0] < 1:
+        raise ValueError(f"origins = {origins!r} must be a fraction from 0 to below 1; give times as a list")
+    return [start + times[0] * (end - start)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sized
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -11,6 +10,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 T = TypeVar("T")
+MOST_CHUNKS = 1_000_000  # of a job: each is a file, and each is looked for when the job begins
 
 
 class Chunk(NamedTuple):
@@ -43,7 +43,23 @@ class ChunkDataset(Dataset[T], Generic[T]):
     job: dict[str, Any]
 
     def __len__(self) -> int:
-        return math.ceil(self.num_items / self.items_per_chunk)
+        return -(-self.num_items // self.items_per_chunk)
+
+    def check_number(self, what: str) -> None:
+        """Refuse a job of more files than MOST_CHUNKS.
+
+        Args:
+            what: the items, as a user gives them.
+
+        Raises:
+            ValueError: the sentence says how many.
+        """
+        number = -(-self.num_items // self.items_per_chunk)  # which may be too large for `len`
+        if number > MOST_CHUNKS:
+            raise ValueError(
+                f"{what} = {self.num_items:,} would be {number:,} files of {self.items_per_chunk:,} each, and a job "
+                f"has at most {MOST_CHUNKS:,}; give a larger chunk_size, or several jobs"
+            )
 
     def indices(self, chunk: int) -> range:
         """Return the indices of the rows of a chunk."""
@@ -63,6 +79,7 @@ class ItemChunks(ChunkDataset[Chunk]):
     def __init__(self, num_items: int, items_per_chunk: int, job: dict[str, Any]) -> None:
         self.num_items, self.items_per_chunk = num_items, items_per_chunk
         self.job = job | {"num_items": num_items, "chunk_size": items_per_chunk}
+        self.check_number("num_items")
 
     def __getitem__(self, chunk: int) -> Chunk:
         own = self.indices(chunk)

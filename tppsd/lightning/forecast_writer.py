@@ -16,8 +16,6 @@ from tppsd.lightning.shard_writer import ShardWriter
 from tppsd.lightning.shards import whole_file
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from tppsd.plots.page import Page
 
 _LISTED = 1000  # histories in the table on the page
@@ -39,18 +37,13 @@ class ForecastWriter(ShardWriter):
         self.name = name
         self.paths: list[Path] = []  # of the results, once they are there
 
-    def to_table(self, prediction: pyarrow.Table) -> pyarrow.Table:
-        """Return the prediction, which is a table."""
-        return prediction
-
     def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
         """Join the shards and draw the page; each file is there as a whole or not at all."""
         assert isinstance(module, Forecaster) and isinstance(chunks, ItemChunks)
         shards = [for_arrow(self.output_dir / shard.name) for shard in self._shards]
         parquet, csv, html = (self.output_dir / name for name in self.kind.results)
         is_fine = getattr(getattr(module.target, "statistics", None), "time_unit", None) in _FINE
-        with whole_file(parquet) as table, whole_file(csv) as text:
-            _join(shards, table, text, is_fine)
+        _join(shards, parquet, csv, is_fine)
         page = _page(module, chunks, shards, self.name)
         with whole_file(html) as file:
             file.write_text(page.html(), encoding="utf-8")
@@ -58,7 +51,7 @@ class ForecastWriter(ShardWriter):
 
 
 def _join(shards: Sequence[Path], parquet: Path, csv: Path, is_fine: bool) -> None:
-    """Write the rows of all shards to one Parquet and one CSV file, a shard at a time.
+    """Write the rows of all shards to one Parquet and then to one CSV file, a shard at a time.
 
     Timestamps in the CSV file have milliseconds, which spreadsheets read, unless they are finer than that.
     """
@@ -71,14 +64,12 @@ def _join(shards: Sequence[Path], parquet: Path, csv: Path, is_fine: bool) -> No
     short = [pa.field(f.name, pa.timestamp("ms")) if pa.types.is_timestamp(f.type) else f for f in schema]
     plain = schema if is_fine else pa.schema(short)
     options = pyarrow.csv.WriteOptions(quoting_style="needed")
-    with (
-        pq.ParquetWriter(parquet, schema, compression="zstd") as table,
-        pyarrow.csv.CSVWriter(csv, plain, write_options=options) as text,
-    ):
+    with whole_file(parquet) as file, pq.ParquetWriter(file, schema, compression="zstd") as table:
         for path in shards:
-            part = pq.ParquetFile(path).read().replace_schema_metadata(schema.metadata)
-            table.write_table(part)
-            text.write_table(part.cast(plain, safe=False))
+            table.write_table(pq.ParquetFile(path).read().replace_schema_metadata(schema.metadata))
+    with whole_file(csv) as file, pyarrow.csv.CSVWriter(file, plain, write_options=options) as text:
+        for path in shards:
+            text.write_table(pq.ParquetFile(path).read().replace_schema_metadata(schema.metadata).cast(plain, False))
 
 
 def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: str) -> Page:
@@ -94,12 +85,57 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
     )
     for figure in module.figures(chunks):
         page.figure(figure)
+    _next_times(page, module, shards, f" {unit}" if unit else "")
     page.heading("Probabilities of at least one event")
     rows, estimators = zip(*islice(_probabilities(module, shards), _LISTED), strict=True)
     rest = f" These are the first {_LISTED:,} histories; the files have all." if num > _LISTED else ""
     page.paragraph(f"Until the horizon, in per cent, with standard errors ({estimators[0]}).{rest}")
     page.table(["history", *(one.label for one in asked.sets)], rows)
     return page
+
+
+def _next_times(page: Page, module: Forecaster, shards: Sequence[Path], unit: str) -> None:
+    """Add the table of the times until the next event, and say where their means are capped."""
+    rows, notes = zip(*islice(_times(module, shards), _LISTED), strict=True)
+    said = [note for note in notes if note]
+    is_unusable = [note.startswith("not usable") for note in said]
+    page.heading("Time until the next event")
+    sentence = (
+        f"Since the end of each history{f', in{unit}' if unit else ''}, of any mark; closed forms, without paths."
+    )
+    if said:
+        cap = f"{module.example.next_time().mean_cap:.4g}{unit}"
+        sentence += f" Means count whatever lies beyond {cap}, where the training data end, as {cap}."
+    if any(is_unusable):
+        sentence += (
+            f" More than half of the mean lies beyond that for {sum(is_unusable):,} of {len(rows):,} histories: these "
+            "means are not usable, and the median is to be taken."
+        )
+    page.paragraph(sentence)
+    page.table(["history", "median", "5 % to 95 %", "mean"], rows)
+
+
+def _times(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[str], str | None]]:
+    """Yield of every history its name, quantiles and mean of the time until the next event, and a note on the mean."""
+    import pyarrow.parquet as pq
+
+    columns = ["history", "quantity", "level", "estimate", "note"]
+    for path in shards:
+        frame = pq.ParquetFile(path).read(columns).to_pandas()
+        times = frame[frame["quantity"] == "next_time"].pivot(index="history", columns="level", values="estimate")
+        means = frame[frame["quantity"] == "next_time_mean"].set_index("history")
+        for history in means.index:
+            low, middle, high = (times.loc[history, level] for level in (0.05, 0.5, 0.95))
+            note = means.loc[history, "note"]
+            mean = f"{means.loc[history, 'estimate']:.3g}"
+            mean += " (not usable)" if note and note.startswith("not usable") else ""
+            yield [_name(module, history), f"{middle:.3g}", f"{low:.3g} to {high:.3g}", mean], note
+
+
+def _name(module: Forecaster, history: int) -> str:
+    """Return what a history is called on the page."""
+    name = module.histories[int(history)].id
+    return str(history) if name is None else str(name)
 
 
 def _probabilities(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[str], str]]:
@@ -112,7 +148,6 @@ def _probabilities(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple
         frame = pq.ParquetFile(path).read(columns).to_pandas()
         frame = frame[frame["quantity"] == "probability"].groupby("history").tail(sets)  # of the last bin's end
         for history, own in frame.groupby("history"):
-            name = module.histories[int(history)].id
             pairs = zip(own["estimate"], own["standard_error"], strict=True)
             cells = [f"{100 * min(max(value, 0.0), 1.0):.1f} ± {100 * error:.1f}" for value, error in pairs]
-            yield [str(history) if name is None else str(name), *cells], str(own["estimator"].iloc[0])
+            yield [_name(module, history), *cells], str(own["estimator"].iloc[0])

@@ -9,6 +9,8 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from tppsd.data.whole_files import write_text
+
 RUNS = Path("outputs/fit")  # folder of the runs of `tppsd fit`
 
 
@@ -23,11 +25,10 @@ class SaveRunConfig(SaveConfigCallback):
         if not trainer.is_global_zero:
             return
         directory = run_directory(trainer)
-        directory.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # skip_none is skip_unset from jsonargparse 4.49 on
             config = self.parser.dump(self.config, skip_none=False)  # a null may well replace a default
-        (directory / "config.yaml").write_text(config)
+        write_text(directory / "config.yaml", config)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(config))
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tppsd.data.paths import for_arrow
 from tppsd.data.whole_files import whole_or_absent
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
-from tppsd.sampling.columns import sync_folder, write_durably
+from tppsd.sampling.columns import write_durably
 
 if TYPE_CHECKING:
     import pyarrow
@@ -60,22 +60,10 @@ def write_shard(table: pyarrow.Table, path: Path, job: dict[str, Any]) -> None:
     """Write the rows of a chunk with the fingerprint of their job; the file appears when all of it is on the disk.
 
     Raises:
-        OSError: it cannot be written; names the file.
+        UnwritableError: it cannot be written.
     """
     metadata = {**(table.schema.metadata or {}), _JOB_KEY: fingerprint(job).encode()}
-    with named_file(path):
-        write_durably(table.replace_schema_metadata(metadata), path)
-
-
-@contextlib.contextmanager
-def named_file(path: Path) -> Iterator[None]:
-    """Let an error of the operating system name the file that cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, f"cannot be written: {error}", str(path)) from error
+    write_durably(table.replace_schema_metadata(metadata), path)
 
 
 @contextlib.contextmanager
@@ -83,11 +71,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name; the file takes its own, of `path`, when all of it is on the disk.
 
     Raises:
-        OSError: it cannot be written; names the file.
+        UnwritableError: it cannot be written.
     """
-    with named_file(path), whole_or_absent(path, is_synced=True) as temporary:
+    with whole_or_absent(path, is_synced=True) as temporary:
         yield temporary
-    sync_folder(path.parent)
 
 
 def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> str | None:

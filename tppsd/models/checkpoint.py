@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -39,7 +39,31 @@ def save(model: TransformerTPP, path: str | Path) -> None:
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """Write `content` and its digest to a local file, which is replaced only when the new one is safely on the disk."""
     with whole_or_absent(path, is_synced=True) as temporary, temporary.open("wb") as file:
-        torch.save(content | {DIGEST_KEY: digest(content)}, file)
+        target: Any = _Target(file)  # torch asks for no more of a file than this
+        try:
+            torch.save(content | {DIGEST_KEY: digest(content)}, target)
+        except RuntimeError:
+            if target.error is None:
+                raise
+            raise target.error from None
+
+
+class _Target:
+    """Is the file that torch writes to, and keeps the error of a write: torch raises one of its own instead."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> TransformerTPP:

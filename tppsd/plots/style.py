@@ -9,8 +9,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.data.paths import local_path
 from tppsd.data.sequences import EventSequence
+from tppsd.data.whole_files import whole_or_absent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +38,11 @@ TEXT, FAINT, GRID, BAND = "#22262B", "#6B7280", "#E5E7EB", "#DCE3EA"
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Write `figure` (format by suffix; PNG at 200 dots per inch), make the folder if need be, and return the path."""
-    path = local_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
     undated = {"Date": None} if path.suffix == ".svg" else None  # the same figure, the same file
-    figure.savefig(path, dpi=200, facecolor="white", metadata=undated)
+    with whole_or_absent(path) as temporary:
+        kind = path.suffix.removeprefix(".") or "png"
+        figure.savefig(temporary, format=kind, dpi=200, facecolor="white", metadata=undated)
     return path
 
 
