@@ -182,7 +182,7 @@ def agreement() -> None:
 
 # --- depth ------------------------------------------------------------------------------------------------------------
 
-DEPTHS, NUM_HISTORIES, OF_HISTORY, TURNS, STEPS = (1, 2, 8, 20), 12, 300, 3, 150
+DEPTHS, NUM_HISTORIES, OF_HISTORY, TURNS, STEPS = (1, 2, 8, 20), 8, 250, 3, 40
 
 
 def microseconds(work: Callable[[int], Any], seed: int) -> float:
