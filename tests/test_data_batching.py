@@ -81,13 +81,17 @@ def test_what_is_left_of_an_epoch_is_its_end(world: int) -> None:
         assert list(rank) == whole[5:] and len(rank) == len(whole)
 
 
+def indices(batch: list[EventSequence]) -> list[int]:
+    return [sequence.index for sequence in batch]
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_loader_asks_for_epoch_and_first_batch_when_it_is_read(num_workers: int) -> None:
     """Worker processes fetch ahead, with what is known when they begin."""
-    sequences = [EventSequence([1.0], [0], index=i) for i in range(40)]
+    sequences = [EventSequence(torch.ones(1), torch.zeros(1).long(), index=i) for i in range(40)]
     sampler = LengthBucketSampler([1] * 40, 4, seed=5)
     loader = ResumableLoader(
-        SequenceDataset(sequences), sampler, collate_fn=lambda batch: [each.index for each in batch],
+        SequenceDataset(sequences), sampler, collate_fn=indices,
         num_workers=num_workers,
     )  # fmt: skip
     made_early = iter(loader)
