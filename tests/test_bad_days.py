@@ -165,7 +165,6 @@ TRAINED = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "40"
            "--data.batch_size", "4", "--model.embed_dim", "8", "--model.num_heads", "2", "--model.dropout", "0.1",
            "--model.lr_scheduler", "null", "--trainer.log_every_n_steps", "1", "--trainer.max_epochs", "100000",
            "--early_stopping.patience", "100000"]  # fmt: skip
-RUNS = Path("outputs", "fit")
 
 
 def slurm(folder: Path, rank: int = 0, size: int = 1, port: str = "") -> dict[str, str]:
@@ -191,35 +190,35 @@ def wait_for(path: Path, processes: list[subprocess.Popen[str]]) -> None:
 @pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.distributed)])
 def test_slurm_requeues_a_fit_which_then_goes_on_as_if_unbroken(size: int, tmp_path: Path) -> None:
     """SIGUSR1, as `#SBATCH --signal=SIGUSR1@90` has it sent: a checkpoint is left and the job requeued; the same
-    command given again goes on from there to the weights of a run that nobody has interrupted."""
+    command given again goes on from there beside its files, to the weights of an unbroken run."""
     devices = ["--trainer.devices", str(size), "--trainer.strategy", "ddp" if size > 1 else "auto"]
-    command = ["fit", *QUIET, *TRAINED, *devices]
+    command = ["fit", *QUIET, *TRAINED, *devices, "--checkpoint.dirpath", "kept"]
 
     def start(stack: ExitStack, folder: Path, *options: str) -> list[subprocess.Popen[str]]:
         port = free_port()
         ranks = [slurm(folder, rank, size, port) for rank in range(size)]
         return [stack.enter_context(tppsd(folder, *command, *options, **told)) for told in ranks]
 
-    def finish(folder: Path, run: str, steps: int) -> tuple[dict[str, torch.Tensor], str]:
+    def finish(folder: Path, steps: int) -> tuple[dict[str, torch.Tensor], str]:
         with ExitStack() as stack:
             processes = start(stack, folder, "--trainer.max_steps", str(steps))
             said = [process.communicate(timeout=180)[1] for process in processes]
         assert [process.returncode for process in processes] == [0] * size, said[0][-3000:]
-        content = torch.load(folder / RUNS / run / "checkpoints" / "last.ckpt", weights_only=True)
+        content = torch.load(folder / "kept" / "last.ckpt", weights_only=True)
         assert content["global_step"] == steps
         return content["state_dict"], said[0]
 
     with ExitStack() as stack:
         processes = start(stack, tmp_path)
-        wait_for(tmp_path / RUNS / "version_0" / "checkpoints" / "last.ckpt", processes)
+        wait_for(tmp_path / "kept" / "last.ckpt", processes)
         for process in processes:
             process.send_signal(signal.SIGUSR1)
         wait_for(tmp_path / "requeued", processes)
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
-    step = torch.load(tmp_path / RUNS / "slurm_7" / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
-    resumed, said = finish(tmp_path, "version_1", step + 3)
+    step = torch.load(tmp_path / "outputs" / "fit" / "slurm_7" / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
+    resumed, said = finish(tmp_path, step + 3)
     assert "hpc_ckpt_1.ckpt" in said
     (tmp_path / "whole").mkdir()
-    unbroken, _ = finish(tmp_path / "whole", "version_0", step + 3)
+    unbroken, _ = finish(tmp_path / "whole", step + 3)
     for name, value in unbroken.items():
         assert not isinstance(value, torch.Tensor) or torch.equal(resumed[name], value), name

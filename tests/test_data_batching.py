@@ -7,7 +7,8 @@ from itertools import chain
 import pytest
 import torch
 
-from tppsd.data.batching import LengthBucketSampler
+from tppsd.data.batching import LengthBucketSampler, ResumableLoader, SequenceDataset
+from tppsd.data.sequences import EventSequence
 
 CASES = [
     (n, world, b) for n in (1, 2, 5, 31, 64, 97, 1400) for world in (1, 2, 3, 4) for b in (1, 2, 3, 8, 32) if n >= world
@@ -69,6 +70,37 @@ def test_epochs_differ_and_repeat_by_number_and_seed() -> None:
     sampler.set_epoch(0)
     assert list(sampler) == first
     assert list(LengthBucketSampler(lengths_of(97), 8, seed=6)) != first
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_is_left_of_an_epoch_is_its_end(world: int) -> None:
+    for rank in samplers(97, world, 8):
+        rank.set_epoch(3)
+        whole = list(rank)
+        rank.start = 5
+        assert list(rank) == whole[5:] and len(rank) == len(whole)
+
+
+def indices(batch: list[EventSequence]) -> list[int]:
+    return [sequence.index for sequence in batch]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_loader_asks_for_epoch_and_first_batch_when_it_is_read(num_workers: int) -> None:
+    """Worker processes fetch ahead, with what is known when they begin."""
+    sequences = [EventSequence(torch.ones(1), torch.zeros(1).long(), index=i) for i in range(40)]
+    sampler = LengthBucketSampler([1] * 40, 4, seed=5)
+    loader = ResumableLoader(
+        SequenceDataset(sequences), sampler, collate_fn=indices,
+        num_workers=num_workers,
+    )  # fmt: skip
+    made_early = iter(loader)
+    sampler.set_epoch(2)
+    expected = list(sampler)
+    loader.first_batch = lambda: 6
+    assert list(made_early) == expected[6:]
+    loader.first_batch = int
+    assert list(loader) == expected
 
 
 def test_evaluation_repeats_the_same_batches_in_an_order_that_does_not_follow_the_length() -> None:
