@@ -175,6 +175,7 @@ TOO_MUCH = [
     ([*PREDICT, "--requests.num_sequences=1" + "0" * 400], "must be a whole number between 1 and 4611686018427387904"),
     (["convert", "{}/numbers.csv", "out", "--magnitudes=[1]"], "numbers.csv: is no Parquet file"),
     (["benchmark", "--untrained=1,1", "--num-events=1000000000"], "num_events = 1000000000 must be at most 1,000,000"),
+    (["convert", "{}/numbers.csv", "out.arrow", "--mark_names=[]"], "mark_names is empty"),
     (["benchmark", "--untrained=1,1", "--seed=99999999999999999999"], "seed = 99999999999999999999 must be a whole"),
 ]
 
