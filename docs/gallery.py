@@ -37,9 +37,8 @@ PAGES = {
         "outputs/backtest/backtest.html", 1500,
     ),
     "demo": (
-        ["demo", "--data", "tickets.csv", "--columns", "sequence=ticket", "time=timestamp", "mark=activity",
-         "--t-end", "last", "--time-unit", "h", "--target-seconds", "20", "--draft-seconds", "10",
-         "--num-sequences", "10"], "outputs/demo/report.html", 2000,
+        ["demo", "tickets.csv", *READ, "--target-seconds", "20", "--draft-seconds", "10", "--num-sequences", "10"],
+        "outputs/demo/report.html", 2000,
     ),
 }  # fmt: skip
 

@@ -46,6 +46,7 @@ SLOW = {  # file -> test -> cases that stay in the quick tier
     "test_certification.py": {
         "test_a_cell_passes_quickly": 12,
         "test_a_wrong_sampler_is_not_certified": 4,
+        "test_a_wrong_stop_is_not_certified": 4,
     },
     "test_commands.py": {
         "test_the_demo_tells_its_story_from_the_data_to_a_forecast": 0,

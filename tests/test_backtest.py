@@ -4,11 +4,14 @@ future."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_models import attentive_model
@@ -23,14 +26,24 @@ from tppsd.forecasting import backtest_plan as module
 from tppsd.forecasting.backtest import backtest
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, poisson_process
+from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.next_time_scores import next_time_scores
 from tppsd.forecasting.origins import find_origins, history_until, what_came
 from tppsd.forecasting.path_events import TOLERANCES, PathEvents, observe
 from tppsd.forecasting.paths import PathSampler
 from tppsd.forecasting.questions import MarkSet
-from tppsd.metrics.functional import bootstrap_interval, crps, transport_distance
+from tppsd.metrics.functional import (
+    bootstrap_interval,
+    brier_decomposition,
+    crps,
+    ks_distance,
+    ks_uniform,
+    reliability_bins,
+    transport_distance,
+)
 from tppsd.models.mixture import LogNormalMixture
 from tppsd.models.renewal import RenewalTPP
+from tppsd.plots.backtest import backtest_page, reliability_grid
 from tppsd.processes import Hawkes
 
 TRUTH = Hawkes(0.6, 0.7, 1.5)
@@ -59,6 +72,10 @@ def test_origins_have_a_whole_horizon_in_the_scored_part() -> None:
     assert (found.num_left_out, found.num_outside) == (1, 5)  # 7.5; 11, and all of the second
     assert find_origins([EventSequence.of([], None, 0.0, 0.9)], "every 0.3", 0.3).times.tolist() == [0.0, 0.3, 0.6]
     assert find_origins(rows, "every 2d", 72.0 / 24, unit="d").times.tolist() == [0.0, 2.0, 4.0, 6.0]
+    for half in (np.float32(0.5), torch.tensor(0.5)):
+        assert find_origins(rows, half, 0.75).times.tolist() == [5.0, 3.25]  # type: ignore[arg-type]
+    assert find_origins(rows, np.int64(0), 0.75).times.tolist() == [0.0, 2.5]  # type: ignore[arg-type]
+    assert find_origins(rows, torch.tensor([2.0, 7.0]), 3.0).times.tolist() == [2.0, 7.0]  # type: ignore[arg-type]
     for wrong in (1.0, "sometimes", "every"):
         with pytest.raises(ValueError, match="origins = "):
             find_origins(rows, wrong, 3.0)
@@ -113,6 +130,7 @@ def test_counts_of_paths_and_of_what_came() -> None:
     observed = observe(CAME, SETS, [2.0, 4.0], 2)
     assert observed.counts.tolist() == [[[1, 1], [0, 0], [1, 1]], [[0, 0], [0, 0], [0, 0]]]
     assert observed.next_times.tolist() == [1.3, math.inf]
+    assert observed.first_times.tolist() == [[1.3, math.inf, 1.3], [math.inf] * 3]
 
 
 def test_transport_is_that_of_each_path_alone() -> None:
@@ -196,9 +214,9 @@ def test_the_true_process_is_calibrated(result: Backtest) -> None:
         assert abs(error) < RARE * math.sqrt(level * (1 - level) / num)
     passed = result.value("target", "number_test_passed")
     assert passed > 0.95 - RARE * math.sqrt(0.95 * 0.05 / num)
-    for metric in ("mean_of_count_pit", "mean_of_next_time_pit"):
+    for metric in ("mean_of_count_pit", "mean_of_next_time_pit", "mean_of_first_time_pit"):
         assert abs(result.value("target", metric) - 0.5) < RARE / math.sqrt(12 * num)
-    for metric in ("ks_of_count_pit", "ks_of_next_time_pit"):
+    for metric in ("ks_of_count_pit", "ks_of_next_time_pit", "ks_of_first_time_pit"):
         assert result.value("target", metric) < 1.95 / math.sqrt(num)  # Kolmogorov's 99.9 % quantile
 
 
@@ -219,6 +237,15 @@ def test_the_table_by_origin_holds_every_score_in_its_place(result: Backtest) ->
     dated = dataclasses.replace(result, time_unit="d", time_origin="2024-01-01T00:00:00").by_origin()
     days = (dated["origin"] - np.datetime64("2024-01-01")) / np.timedelta64(1, "D")
     assert np.allclose(days, table["origin"])
+
+
+def test_the_table_by_origin_has_the_id_of_its_sequence() -> None:
+    """Not that of the origin's number: the second sequence has three origins, and the first none."""
+    rows = [EventSequence.of([1.0], None, 0.0, 2.0), TEST[0], TEST[1]]
+    named = [dataclasses.replace(row, id=name) for row, name in zip(rows, ("short", "x-1", 7), strict=True)]
+    found = backtest(TRUTH, named, 3.0, "every 2", num_paths=10, baselines=(), marks=()).by_origin()
+    assert found["id"].tolist() == ["x-1"] * 3 + [7] * 3 and found["sequence"].tolist() == [1] * 3 + [2] * 3
+    assert backtest(TRUTH, TEST[:1], 3.0, num_paths=10, baselines=()).by_origin()["id"].isna().all()
 
 
 def test_twice_the_rate_is_found_out(result: Backtest) -> None:
@@ -256,6 +283,82 @@ def test_rows_are_means_with_bootstrap_intervals(result: Backtest) -> None:
     assert parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["within_bins"] == pytest.approx(
         parts["score"]
     )
+
+
+def test_the_first_time_of_any_mark_is_the_next_time_at_every_horizon(
+    result: Backtest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fair CRPS over paths is that of the distribution, up to 3.3 standard errors; uncapped, it is another."""
+    by_distribution = result.cases["target"].means["crps_of_next_time"]
+
+    def z(found: Backtest) -> float:
+        difference = found.cases["target"].means["crps_of_first_time"][:, 0, -1] - by_distribution
+        return float(difference.mean() / difference.std() * math.sqrt(len(difference)))
+
+    assert abs(z(result)) < RARE
+    shorter = result.cases["target"].means["crps_of_first_time"][:, 0, 0]
+    assert bool((shorter <= 1.0).all()) and result.value("target", "crps_of_first_time", horizon=1.0) < 0.5
+
+    right = Forecast.first_times.fget
+    assert right is not None
+    late = property(lambda self: right(self) + 1.0)  # counts from another time
+    monkeypatch.setattr(Forecast, "first_times", late)
+    wrong = backtest(TRUTH, TEST, 3.0, num_paths=60, within=1.0, baselines=(), batch_size=2000)
+    assert abs(z(wrong)) > 5
+    assert wrong.value("target", "mean_of_first_time_pit") < 0.5 - RARE / math.sqrt(12 * len(TEST))
+
+
+def test_first_times_are_scored_by_mark_and_horizon() -> None:
+    """By hand, against every path: a mutant that swaps sets and horizons scores other times."""
+    process = Hawkes((0.6, 0.3), 0.2, 2.0)
+    rows, horizons = process.simulate(6, t_end=8.0, seed=1), [1.0, 3.0]
+    scores = backtest(process, rows, 3.0, 0.5, 30, within=1.0, baselines=()).cases["target"]
+    histories = [history_until(row, 4.0) for row in rows]
+    paths = forecast(process, histories, 3.0, num_paths=30, bins=horizons).paths
+    for i, (row, a, b) in enumerate(itertools.product(range(6), range(3), range(2))):
+        marks = [(0,), (1,), (0, 1)][a]
+        firsts = []
+        for own in [what_came(rows[row], 4.0, 3.0), *(paths[30 * row + s] for s in range(30))]:
+            times = own.event_times - (4.0 if firsts else 0.0)
+            hits = times[torch.isin(own.marks, torch.tensor(marks))]
+            firsts.append(min(float(hits[0]) if len(hits) else math.inf, horizons[b]))
+        came, drawn = firsts[0], torch.tensor(firsts[1:], dtype=torch.float64)
+        spread = (drawn.unsqueeze(0) - drawn.unsqueeze(1)).abs().sum() / (2 * 30 * 29)
+        expected = float((drawn - came).abs().mean() - spread)
+        assert float(scores.means["crps_of_first_time"][row, a, b]) == pytest.approx(expected, abs=1e-9), i
+        low, high = (float(part.double().sum() + j) / 31 for j, part in enumerate((drawn < came, drawn <= came)))
+        assert low <= float(scores.first_time_pits[row, a, b]) <= high
+
+
+def test_weights_count_a_case_several_times() -> None:
+    """Parts of the Brier score and the KS distance; without the weights the numbers are others."""
+    generator = torch.Generator().manual_seed(0)
+    probs, pits = torch.rand(2, 30, generator=generator, dtype=torch.float64)
+    came = torch.rand(30, generator=generator) < 0.4
+    weights = torch.randint(4, (30,), generator=generator)
+    several = torch.arange(30).repeat_interleave(weights)
+    found = torch.stack(brier_decomposition(probs, came, weights=weights))
+    torch.testing.assert_close(found, torch.stack(brier_decomposition(probs[several], came[several])))
+    assert bool((found - torch.stack(brier_decomposition(probs, came))).abs().gt(1e-4).all())
+    assert float(ks_distance(pits, weights)) == pytest.approx(ks_uniform(pits[several]).statistic, abs=1e-12)
+    assert abs(float(ks_distance(pits, weights)) - ks_uniform(pits).statistic) > 1e-4
+
+
+def test_the_grid_has_a_diagram_for_each_mark_and_horizon() -> None:
+    process = Hawkes((0.6, 0.3), 0.2, 2.0)
+    found = backtest(process, process.simulate(12, t_end=8.0, seed=1), 3.0, num_paths=10, within=1.0, baselines=())
+    found = dataclasses.replace(found, time_unit="h")
+    grid = reliability_grid(found)
+    titles = [axes.get_title(loc="left") for axes in grid.axes]
+    assert titles == [f"{mark} within {h:g} h" for mark in ("any", "0", "1") for h in (1.0, 3.0)]
+    own = found.cases["target"]
+    sums = reliability_bins(own.probs[:, 1, 0], own.outcomes[:, 1, 0])
+    (dots,) = grid.axes[4].collections
+    shown = np.array(dots.get_offsets())
+    number = sums[0][sums[0] > 0]
+    np.testing.assert_allclose(shown[:, 1], sums[2][sums[0] > 0] / number)
+    page = backtest_page(found).html()
+    assert "Reliability by mark and horizon" in page and "<td colspan" in page and "1 within 3 h" in page
 
 
 def test_nothing_is_sampled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +423,9 @@ def test_the_result_as_table_file_and_page(result: Backtest, tmp_path: Path) -> 
     assert not table.duplicated(["model", "metric", "mark", "horizon"]).any()
     content = json.loads(result.to_json(tmp_path / "new" / "scores.json").read_text())
     assert content["num_origins"] == 80 and len(content["scores"]) == len(table)
-    assert any(row["low"] is None for row in content["scores"])  # what has no interval is null, not NaN
+    assert all(row["low"] <= row["high"] for row in content["scores"])  # every score has an interval
+    single = backtest(TRUTH, TEST[:1], 3.0, num_paths=10, baselines=()).to_dict()
+    assert all(row["low"] is None for row in single["scores"])  # what has no interval is null, not NaN
     page = result.to_html(tmp_path / "page.html").read_text()
     assert "prefers-color-scheme: dark" in page and "<svg" in page and "better: -" in page
     assert "http" not in page
@@ -351,6 +456,8 @@ def test_sets_of_marks_and_a_transformer() -> None:
         backtest(model, rows, 2.0, baselines=(), options=tppsd.SamplingOptions(stop_marks=[1]))
     with pytest.raises(ValueError, match="beyond the horizon"):
         backtest(model, rows, 2.0, within=3.0, baselines=())
+    found = backtest(model, rows, 2.0, num_paths=20, within=np.int64(1), baselines=())  # type: ignore[arg-type]
+    assert found.horizons == (1.0, 2.0)
 
 
 def test_the_command_writes_everything_and_names_what_is_missing(
@@ -384,8 +491,35 @@ def test_the_command_writes_everything_and_names_what_is_missing(
         ".shards", ".job.json", ".manifest.json",
     }  # fmt: skip
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert set(pd.read_csv(tmp_path / "out" / "origins.csv")["id"]) == {"c8", "c9"}
     assert content["horizons"] == [1.0, 2.0] and {row["mark"] for row in content["scores"]} == {"a", "b", "any"}
     assert cli.main(list(map(str, words))) == 2
     assert "--horizon is missing" in capsys.readouterr().err
     assert cli.main(["backtest", "--horizon", "2d"]) == 2
     assert "give either --run" in capsys.readouterr().err
+
+
+def test_commands_take_sets_of_marks_and_a_limit_of_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sets have the names that they are given; a path that is cut names the option that lets it go on."""
+    model = attentive_model("thp", num_marks=3)
+    model.set_statistics(dataclasses.replace(model.statistics, mark_names=("a", "b", "c")))
+    model.save(tmp_path / "model.ckpt")
+    rows = [f"{case},{0.5 * j},{'abc'[j % 3]}" for case in range(5) for j in range(1, 12)]
+    (tmp_path / "log.csv").write_text("sequence,time,mark\n" + "\n".join(rows))
+    words = [str(tmp_path / "log.csv"), "--model", str(tmp_path / "model.ckpt"), "--t_start", "0", "--horizon", "2"]
+    words += ["--num_paths", "10", "--fractions", "[0.4, 0.2, 0.4]"]
+    own = {"backtest": ["--baselines", "[]"], "forecast": []}
+    for command, more in own.items():
+        for marks, labels in (("{early: [a, b], late: c}", ["early", "late"]), ("[c, [a, 1]]", ["c", "a or b"])):
+            output = tmp_path / command / labels[0]
+            assert cli.main([command, *words, *more, "--marks", marks, "--output", str(output)]) == 0
+            table = pd.read_parquet(output / ("scores.parquet" if command == "backtest" else "forecast.parquet"))
+            table = table[table["metric"] == "brier_score"] if command == "backtest" else table
+            found = table["mark"] if command == "backtest" else table["mark"][table["quantity"] == "probability"]
+            assert list(dict.fromkeys(found)) == [*labels, "any"]
+        capsys.readouterr()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*reached max_events")
+            output = tmp_path / command / "cut"
+            assert cli.main([command, *words, *more, "--max_events", "1", "--output", str(output)]) != 0
+        assert "a larger max_events (--max_events of a command)" in capsys.readouterr().err

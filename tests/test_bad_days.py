@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas
@@ -156,40 +157,69 @@ def test_two_processes_resume_to_the_bit_and_end_together_when_one_diverges(tmp_
                 break
             time.sleep(0.1)
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["same"], f"process {rank} draws other masks"
+        assert found["same"] == {"epoch": True, "step": True}, f"process {rank} has other masks or batches"
         assert found["said"].startswith("training diverged at step 2 (epoch 0, batch 2")
 
 
-def test_slurm_requeues_a_fit_which_then_goes_on(tmp_path: Path) -> None:
-    """SIGUSR1, as `#SBATCH --signal=SIGUSR1@90` has it sent: a checkpoint is left, the job requeued, SIGTERM waited
-    out; the same command given again goes on from there. A `scontrol` that only notes what it is told stands in."""
-    (tmp_path / "bin").mkdir()
-    scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "requeued"}\n')
+TRAINED = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "40", "--data.t_end", "8",
+           "--data.batch_size", "4", "--model.embed_dim", "8", "--model.num_heads", "2", "--model.dropout", "0.1",
+           "--model.lr_scheduler", "null", "--trainer.log_every_n_steps", "1", "--trainer.max_epochs", "100000",
+           "--early_stopping.patience", "100000"]  # fmt: skip
+RUNS = Path("outputs", "fit")
+
+
+def slurm(folder: Path, rank: int = 0, size: int = 1, port: str = "") -> dict[str, str]:
+    """What SLURM tells a process of a job, and a `scontrol` that only notes what it is told."""
+    scontrol = folder / "bin" / "scontrol"
+    scontrol.parent.mkdir(exist_ok=True)
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {folder / "requeued"}\n')
     scontrol.chmod(0o755)
-    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "fit", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}
-    slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
-    data = ["--data.process", "multivariate_hawkes", "--data.num_sequences", "40", "--data.t_end", "8"]
-    size = ["--model.embed_dim", "8", "--model.num_heads", "2", "--trainer.log_every_n_steps", "1"]
-    arguments = ["fit", *QUIET, *data, *size, "--early_stopping.patience", "100000", "--trainer.devices", "1"]
-    with tppsd(tmp_path, *arguments, "--trainer.max_epochs", "100000", **slurm) as process:
-        last = tmp_path / "outputs" / "fit" / "version_7" / "checkpoints" / "last.ckpt"  # SLURM's number of the job
-        for _ in range(900):
-            if last.exists() or process.poll() is not None:
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGUSR1)
-        for _ in range(300):
-            if (tmp_path / "requeued").exists():
-                break
-            time.sleep(0.1)
+    told = {"SLURM_NTASKS": str(size), "SLURM_JOB_NAME": "fit", "SLURM_JOB_ID": "7", "SLURM_PROCID": str(rank)}
+    told |= {"SLURM_NTASKS_PER_NODE": str(size), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "MASTER_PORT": port}
+    return told | {"PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+
+
+def wait_for(path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    for _ in range(900):
+        if path.exists() or any(process.poll() is not None for process in processes):
+            break
+        time.sleep(0.1)
+    for process in processes:
         assert process.poll() is None, process.stderr and process.stderr.read()[-3000:]
-        process.kill()
+
+
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.distributed)])
+def test_slurm_requeues_a_fit_which_then_goes_on_as_if_unbroken(size: int, tmp_path: Path) -> None:
+    """SIGUSR1, as `#SBATCH --signal=SIGUSR1@90` has it sent: a checkpoint is left and the job requeued; the same
+    command given again goes on from there to the weights of a run that nobody has interrupted."""
+    devices = ["--trainer.devices", str(size), "--trainer.strategy", "ddp" if size > 1 else "auto"]
+    command = ["fit", *QUIET, *TRAINED, *devices]
+
+    def start(stack: ExitStack, folder: Path, *options: str) -> list[subprocess.Popen[str]]:
+        port = free_port()
+        ranks = [slurm(folder, rank, size, port) for rank in range(size)]
+        return [stack.enter_context(tppsd(folder, *command, *options, **told)) for told in ranks]
+
+    def finish(folder: Path, run: str, steps: int) -> tuple[dict[str, torch.Tensor], str]:
+        with ExitStack() as stack:
+            processes = start(stack, folder, "--trainer.max_steps", str(steps))
+            said = [process.communicate(timeout=180)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * size, said[0][-3000:]
+        content = torch.load(folder / RUNS / run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert content["global_step"] == steps
+        return content["state_dict"], said[0]
+
+    with ExitStack() as stack:
+        processes = start(stack, tmp_path)
+        wait_for(tmp_path / RUNS / "version_0" / "checkpoints" / "last.ckpt", processes)
+        for process in processes:
+            process.send_signal(signal.SIGUSR1)
+        wait_for(tmp_path / "requeued", processes)
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
-    step = torch.load(tmp_path / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
-    more = ["--trainer.max_epochs", "100000", "--trainer.max_steps", str(step + 3), "--checkpoint.dirpath", "next"]
-    with tppsd(tmp_path, *arguments, *more, **slurm) as process:
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said[-3000:]
-    assert torch.load(tmp_path / "next" / "last.ckpt", weights_only=True)["global_step"] == step + 3
+    step = torch.load(tmp_path / RUNS / "slurm_7" / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
+    resumed, said = finish(tmp_path, "version_1", step + 3)
     assert "hpc_ckpt_1.ckpt" in said
+    (tmp_path / "whole").mkdir()
+    unbroken, _ = finish(tmp_path / "whole", "version_0", step + 3)
+    for name, value in unbroken.items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(resumed[name], value), name

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_builds import needs_a_compiler
 from rich.console import Console
 
 from tppsd.benchmark.config import read_yaml
@@ -90,6 +91,7 @@ def test_a_plan_from_data_to_page(tmp_path, events, monkeypatch, capsys):
         assert row["paper"] == ({"speedup_over_reencode": 2.117} if matches else {})
     page = (tmp_path / "out" / "page.html").read_text()
     assert "Tiny &lt;plan&gt;" in page and "<td>2.12</td>" in page and "GFLOP/s in float32 matrix products" in page
+    assert "compiled" not in page  # embed_dim = 8 is no multiple of 16
     for heading in (
         "Time rescaling",
         "Draft length",
@@ -103,6 +105,17 @@ def test_a_plan_from_data_to_page(tmp_path, events, monkeypatch, capsys):
     assert len(trained) == 4
     benchmark.main([*arguments, "--draft-length", "2", "--repeats", "1"])
     assert {path: path.stat().st_mtime_ns for path in trained} == trained  # a second call trains nothing
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("compile", ["true", "auto", "false"])
+def test_the_page_says_what_was_compiled(tmp_path, compile, capsys):
+    text = f"compile: {compile}\nbaselines: [reencode{'' if compile == 'false' else ', eager'}]\ndraft_lengths: [2]\n"
+    size = ["--num-events", "3", "--repeats", "1", "--report", str(tmp_path / "page.html")]
+    benchmark.main(["--config", plan_file(tmp_path, text), "--untrained", "1,1", *size])
+    page = (tmp_path / "page.html").read_text()
+    said = "All are compiled but: autoregressive, eager; reencode (uncached). A speed-up" in page
+    assert said == (compile != "false") and said == ("compiled" in page)
 
 
 def test_drafts_are_distilled_from_the_target_of_the_same_cell(tmp_path, monkeypatch, capsys):

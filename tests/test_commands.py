@@ -176,34 +176,58 @@ def test_events_without_marks_are_taken_when_said(tmp_path):
     rows = [f"{sequence},{0.5 * i},{i}" for sequence in range(20) for i in range(1, 9)]
     path = tmp_path / "events.csv"
     path.write_text("\n".join(["seq_id,time,amount", *rows]))
-    with pytest.raises(ValueError, match=r"columns=.'mark': None.*\(on the command line --columns FIELD=COLUMN, and"):
+    with pytest.raises(ValueError, match=re.escape("declare unmarked events with columns={'mark': None}")):
         opened("--data", str(path))
-    assert opened("--data", str(path), "--unmarked").num_marks == 1
-    with pytest.raises(
-        ValueError, match="--unmarked is for events that are read; the process hawkes has the marks and times"
-    ):
-        opened("--data", "hawkes", "--unmarked")
+    assert opened("--data", str(path), "--columns.mark", "null").num_marks == 1
+    with pytest.raises(ValueError, match=r"columns = .'mark': None. is for data at a path; the process hawkes has"):
+        opened("--data", "hawkes", "--columns.mark", "null")
 
 
-def test_columns_of_other_names_are_named(tmp_path, capsys):
+def test_columns_of_other_names_are_named(tmp_path):
     rows = [f"{sequence},{0.5 * i},{i % 3}" for sequence in range(20) for i in range(1, 9)]
     path = tmp_path / "events.csv"
     path.write_text("\n".join(["user,hours,kind", *rows]))
-    columns = ["--columns", "sequence=user", "time=hours", "mark=kind"]
-    data = opened("--data", str(path), *columns)
-    assert data.num_marks == 3 and len(data.sequences("train")[0]) == 8
+    columns = ["--columns.sequence", "user", "--columns.time", "hours", "--columns.mark", "kind"]
+    for words in (["--data", path, *columns], [path, "--columns", "{sequence: user, time: hours, mark: kind}"]):
+        data = opened(*map(str, words))
+        assert data.num_marks == 3 and len(data.sequences("train")[0]) == 8
     for options, said in (
-        (["--data", str(path), *columns, "--columns", "time=user"], "--columns names two columns for time; name one"),
-        (["--data", str(path), *columns[:-1]], "column mark or .* is missing"),
-        (["--data", str(path), *columns, "--unmarked"], "--columns mark=kind and --unmarked do not go together"),
-        (["--data", str(path), "--columns", "tme=hours"], "columns has the unknown field 'tme'"),
-        (["--data", "hawkes", *columns], "--columns is for events that are read; the process hawkes has"),
+        (["--data", str(path), *columns[:-2]], "column mark or .* is missing"),
+        (["--data", str(path), "--columns.tme", "hours"], "columns has the unknown field 'tme'"),
+        (["--data", "hawkes", *columns], "columns = .* is for data at a path; the process hawkes has"),
     ):
         with pytest.raises(ValueError, match=said):
             opened(*options)
-    with pytest.raises(SystemExit):
-        demo.parse(["--columns", "time"])
-    assert "--columns: time must be FIELD=COLUMN, such as time=hours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--columns sequence=user time=hours", "say --columns '{sequence: user, time: hours}'"),
+        ("--columns time", "say --columns '{sequence: case, time: when, mark: what}'"),
+        ("--unmarked", "say --columns.mark null"),
+        ("--observed 0..12 20..30", "say --observed '[[0, 12], [20, 30]]'"),
+        ("--split-times 2025-04-15 20", "say --split_times '[2025-04-15, 20]'"),
+        ("--fractions=0.6 0.2 0.2", "say --fractions '[0.6]'"),
+        ("--data --seed 1", "--data needs a value"),
+        ("--seed 1 --data.path=", "--data.path needs a value"),
+    ],
+)
+def test_lists_and_maps_are_written_as_in_yaml(words, said):
+    """How the demo took them before, and how others take them."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        demo.parse(words.split())
+
+
+def test_the_demo_is_of_a_process_a_source_or_a_configuration(tmp_path):
+    (tmp_path / "run.yaml").write_text("data: {path: log.csv, sort: true}")
+    (tmp_path / "process.yaml").write_text("data: {class_path: A, init_args: {process: renewal, t_end: 9}}")
+    assert demo.parse([]).data == demo.DEFAULT_PROCESS and demo.parse([]).reading.given() == {}
+    assert demo.parse(["--data=log.csv"]).data == demo.parse(["log.csv"]).data == "log.csv"
+    given = demo.parse(["--config", str(tmp_path / "run.yaml")])
+    assert (given.data, given.reading.given()) == ("log.csv", {"sort": True})
+    given = demo.parse(["--config", str(tmp_path / "process.yaml")])
+    assert (given.data, given.reading.given()) == ("renewal", {"t_end": 9})
 
 
 @pytest.mark.parametrize(

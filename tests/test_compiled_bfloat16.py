@@ -18,8 +18,8 @@ from native_builds import needs_a_compiler
 from small_models import ENCODERS, attentive_model, cut, random_batch, random_sequence, small_model, tokens_of
 
 import tppsd
-from tppsd.certification.cells import Cell, all_cells
-from tppsd.certification.certificate import Certificate
+from tppsd.certification.cells import Cell
+from tppsd.certification.certificate import Certificate, cells_of
 from tppsd.certification.run import RecordedDistributions, divergence, judge, run_cell
 from tppsd.commands import benchmark, certify
 from tppsd.lightning.requests import Requests
@@ -141,6 +141,38 @@ def test_samples_say_their_dtype_and_float32_says_nothing() -> None:
     assert samples.options.dtype == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"compile": False}, {"draft_length": 3}, {"draft": "self", "draft_length": "auto"}, {"method": "auto"}],
+    ids=str,
+)
+@pytest.mark.parametrize("has_draft", [False, True])
+def test_recorded_options_replay_the_samples_of_a_compiled_model(arguments: dict[str, Any], has_draft: bool) -> None:
+    """From the weights, in another process: nothing but the options says in which dtype they were compiled."""
+    target, draft = attentive_model("thp"), attentive_model("thp", num_layers=1)
+    if has_draft and "draft" not in arguments:
+        arguments = {"draft": tppsd.compile(draft, "bfloat16"), **arguments}
+    wanted: dict[str, Any] = {"num_sequences": 3, "num_events": 30, "seed": 5}
+    samples = tppsd.sample(tppsd.compile(target, "bfloat16"), **arguments, **wanted)
+    (recorded,) = set(samples.to_columns()["options"])
+    recorded = tppsd.SamplingOptions(**json.loads(recorded))
+    source = draft if recorded.drafter == "model" else None
+    again = tppsd.sample(target, source, options=recorded, batch_size=samples.batch_size, **wanted)
+    assert again.options == samples.options and again.options.dtype == "bfloat16"
+    assert torch.equal(again.flat_event_times, samples.flat_event_times)
+    assert torch.equal(again.flat_marks, samples.flat_marks)
+
+
+def test_the_options_do_not_say_what_they_do_not_replay() -> None:
+    """A draft in float32 beside a target in bfloat16 is what no one dtype stands for."""
+    target, draft = attentive_model("thp"), attentive_model("thp", num_layers=1)
+    compiled, wanted = tppsd.compile(target, "bfloat16"), {"num_sequences": 3, "num_events": 30}
+    samples = tppsd.sample(compiled, draft, draft_length=3, **wanted)
+    assert samples.options.dtype is None
+    again = tppsd.sample(compiled, draft, options=samples.options, **wanted)
+    assert torch.equal(again.flat_event_times, samples.flat_event_times)
+
+
 # --- recorded distributions ------------------------------------------------------------------------------------------
 
 
@@ -211,7 +243,7 @@ def test_distributions_are_of_networks() -> None:
 
 # --- certified by the distributions that were recorded ---------------------------------------------------------------
 
-CELLS = [cell for cell in all_cells() if cell.is_compilable and cell.method != "rrs"]
+CELLS = [cell for cell in cells_of({"compiled": True, "dtype": "bfloat16"}) if cell.method != "rrs"]
 WITH_MEMORY = Cell("joint", "thp", 5, "untrained", "another model", 4, "history", "number of events")
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tppsd.data.mapped import MappedSequences
 from tppsd.data.options import ReadOptions
 from tppsd.data.reading import read_dataset
 from tppsd.data.scan import GapCounts, Scan
+from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.data.streaming import stream_to_arrow
 from tppsd.data.units import NANOSECONDS, fitting_unit
@@ -37,14 +39,14 @@ from tppsd.metrics.functional import model_nll
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rows are a block, so that small logs have many."""
+    """Let few rows be a block, so that small logs have many."""
     monkeypatch.setattr(files, "BLOCK_ROWS", 7)
     monkeypatch.setattr(files, "BLOCK_BYTES", 300)
     monkeypatch.setattr(FlatSequences.blocks, "__defaults__", (20,))
 
 
 def rows_of(num_cases: int = 40, is_dated: bool = True, seed: int = 0) -> pd.DataFrame:
-    """A log with one row per event; one type occurs late, and one case is much longer than a block."""
+    """Return a log with one row per event; one type occurs late, and one case is much longer than a block."""
     rng = np.random.default_rng(seed)
     rows = []
     for case in range(num_cases):
@@ -59,7 +61,7 @@ def rows_of(num_cases: int = 40, is_dated: bool = True, seed: int = 0) -> pd.Dat
 
 
 def written(frame: pd.DataFrame, folder: Path, kind: str) -> Path:
-    """A log as a file or folder that can be read block by block."""
+    """Write a log as a file or folder that can be read block by block."""
     path = folder / f"log.{kind}"
     if kind == "csv":
         frame.to_csv(path, index=False)
@@ -85,7 +87,7 @@ class TestTheSameAsInMemory:
     @pytest.mark.parametrize("is_dated", [True, False])
     @pytest.mark.parametrize("kind", KINDS)
     def test_written_block_by_block(self, kind: str, is_dated: bool, tmp_path: Path) -> None:
-        """Sequences, marks, ids, unit and origin, statistics and batches, to the last bit."""
+        """Sequences, marks, ids, unit and origin, statistics and batches are the same, to the last bit."""
         source, path = written(rows_of(is_dated=is_dated), tmp_path, kind), tmp_path / "log.arrow"
         stream_to_arrow(str(source), path, ReadOptions())
         there, here = EventDataModule(str(path)), EventDataModule(str(source))
@@ -113,6 +115,32 @@ class TestTheSameAsInMemory:
         assert same(read_dataset(tmp_path / "log.arrow"), read_dataset(source, **options))
         assert any(f"{frame.duplicated().sum()} rows are exact copies" in note for note in notes)
 
+    def test_a_column_split_says_the_same_to_both(self, tmp_path: Path) -> None:
+        """Mutants split rows that are events, or take a file for split of which only some rows name a split."""
+        num, names = 40, ["train"] * 20 + ["validation"] * 10 + ["test"] * 10
+        events = rows_of(num, is_dated=False).rename(columns={"time": "time_since_start"})
+        events["split"] = [names[case] for case in events["sequence"]]
+        lists = pd.DataFrame(
+            {"time_since_start": [[1.0 + i, 2.0 + i] for i in range(num)], "type_event": [[0, 1]] * num}
+        )
+        frames = {
+            "events": events,
+            "lists": lists.assign(split=names),
+            "no train": lists.assign(split=[name.replace("train", "test") for name in names]),
+            "partly": lists.assign(split=[*names[:-7], *["other"] * 7]),
+        }
+        kept = {}
+        for name, frame in frames.items():
+            frame.to_parquet(tmp_path / f"{name}.parquet")
+            arguments = ["convert", str(tmp_path / f"{name}.parquet"), str(tmp_path / f"{name}.arrow")]
+            assert cli.main(arguments) == 0
+            found = read_dataset(tmp_path / f"{name}.arrow")
+            assert same(found, read_dataset(tmp_path / f"{name}.parquet"))
+            kept[name] = {split: len(part) for split, part in found.splits.items()}
+        by_fractions = {"train": 32, "validation": 4, "test": 4}
+        assert kept.pop("lists") == {"train": 20, "validation": 10, "test": 10}
+        assert list(kept.values()) == [by_fractions] * 3
+
     def test_written_whole(self, tmp_path: Path) -> None:
         """Windows with given events need all rows; their scores are those of the log in memory."""
         options: dict[str, Any] = {"window": "3h", "lookback": "5h", "fractions": (0.6, 0.2, 0.2)}
@@ -134,11 +162,34 @@ class TestTheSameAsInMemory:
         said = {"time_unit": own.time_unit, "origin": own.time_origin, "mark_names": list(own.mark_names or ())}
         assert isinstance(read_dataset(tmp_path / "log.arrow", **said).sequences("test"), MappedSequences)
 
+    @pytest.mark.parametrize("name", ["log.arrow", "log.parquet"])
+    @pytest.mark.parametrize(
+        ("ids", "expected"),
+        [
+            (([1, 2], [3]), ([1, 2], [3])),
+            (([1, None], [3]), ([1, None], [3])),
+            (([1, None], ["a"]), (["1", None], ["a"])),
+            (([1, 2], [None]), ([1, 2], [None])),
+            (([2**70, None], [3]), ([str(2**70), None], ["3"])),
+            (([None, None], [None]), ([None, None], [None])),
+        ],
+    )
+    def test_ids_have_one_type_in_all_splits(self, ids: Any, expected: Any, name: str, tmp_path: Path) -> None:
+        """Ids of several types become text, and no id stays none; mutants look at each split alone, or write "None"."""
+        sequence = EventSequence.of([1.0], [0], 0.0, 2.0)
+        splits = {
+            split: [replace(sequence, id=one) for one in own] for split, own in zip(("train", "test"), ids, strict=True)
+        }
+        write = write_arrow if name.endswith(".arrow") else write_parquet
+        write(read_log(splits, ReadOptions()), tmp_path / name)
+        back = read_dataset(tmp_path / name)
+        assert tuple([one.id for one in back.sequences(split)] for split in splits) == expected
+
 
 class TestWhatHoldsForTheWholeLog:
     @pytest.mark.parametrize("seed", range(20))
     def test_the_unit_is_that_of_the_median_gap(self, seed: int) -> None:
-        """Also where the median lies between two gaps, one of them below a unit and one not."""
+        """It is so too where the median lies between two gaps, one of them below a unit and one not."""
         rng = np.random.default_rng(seed)
         unit = rng.choice(list(NANOSECONDS.values())[1:6])
         gaps = rng.integers(0, 2 * unit, int(rng.integers(1, 9)))

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from tppsd import EventBatch, EventDataModule
 from tppsd.data import reading
+from tppsd.data.sequences import EventSequence
 from tppsd.lightning import datamodule
 
 
@@ -181,6 +182,10 @@ class TestProcess:
         (
             {"path": "a", "num_sequences": 5},
             "num_sequences = 5 is for a simulated process; the data at a have the number they have",
+        ),
+        (
+            {"path": [EventSequence.of([0.5], [0], t_start=0.0)] * 3000, "num_sequences": 3},
+            "num_sequences = 3 is for a simulated process; the data in a list have the number they have",
         ),
         (
             {"process": "hawkes", "columns": {"time": "t"}},

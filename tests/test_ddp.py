@@ -87,3 +87,34 @@ def test_a_job_of_two_processes_is_continued_by_one(folders: tuple[Path, Path], 
         "the chunk that was missing, and no other"
     )
     pandas.testing.assert_frame_equal(pandas.read_parquet(samples), expected, rtol=1e-9)
+
+
+FIT = ["-m", "tppsd", "fit", "--data.process", "multivariate_hawkes", "--data.num_sequences", "40", "--data.t_end", "8",
+       "--model.embed_dim", "8", "--model.num_heads", "2", "--model.dropout", "0", "--model.num_layers", "1",
+       "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2",
+       "--trainer.enable_progress_bar", "false"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_torchrun_starts_a_fit_of_two_processes_that_equals_one_of_twice_the_batch(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    two = [*torchrun, *FIT, "--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4"]
+    one = [*FIT, "--trainer.devices", "1", "--data.batch_size", "8"]
+    found = []
+    for name, command in {"two": two, "one": one}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert [path.name for path in (folder / "outputs" / "fit").iterdir()] == ["version_0"], "one run, not two"
+        last = folder / "outputs" / "fit" / "version_0" / "checkpoints" / "last.ckpt"
+        found.append(torch.load(last, weights_only=True))
+    assert [len(content["random_states"]) for content in found] == [2, 1]
+    assert found[0]["global_step"] == found[1]["global_step"] == 8
+    for name, weight in found[1]["state_dict"].items():
+        if isinstance(weight, torch.Tensor):
+            torch.testing.assert_close(found[0]["state_dict"][name], weight, rtol=0, atol=1e-5, msg=name)

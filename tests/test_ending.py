@@ -67,12 +67,13 @@ def test_it_names_the_cause(options: list[str], cause: str, caplog: pytest.LogCa
 
 
 def test_its_commands_work(caplog: pytest.LogCaptureFixture) -> None:
-    line = last_line(caplog, "--trainer.max_epochs", "2")
+    logger = ["--trainer.logger.save_dir", "my fits"]
+    line = last_line(caplog, "--trainer.max_epochs", "2", *logger)
     test, forecast, more = (shlex.split(each) for each in line.split("`")[1::2])
     assert tppsd(*test[1:], "--renewal_baseline.num_steps", "0", "--trainer.enable_progress_bar", "false") == 0
     assert forecast[:2] == ["tppsd", "forecast"] and Path(forecast[3], "config.yaml").is_file()
     assert tppsd(*more[1:]) == 0
-    last = torch.load("outputs/fit/version_1/checkpoints/last.ckpt", weights_only=True)
+    last = torch.load("my fits/fit/version_1/checkpoints/last.ckpt", weights_only=True)
     assert last["epoch"] == 3, "twice as many epochs"
 
 

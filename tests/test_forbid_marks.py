@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from mutants import FORBID_MUTANTS
 from small_models import attentive_model, random_sequence
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.calibration import SequenceResiduals
 from tppsd.metrics.functional import carry_over, ks_exponential
 from tppsd.processes import Hawkes
-from tppsd.sampling.autoregressive import WithoutMarks
 from tppsd.sampling.sample import sample
 
 ALPHA = [[0.3, 1.2, 0.1], [0.5, 0.2, 0.0], [0.2, 0.3, 0.3]]
@@ -75,6 +75,16 @@ def test_compiled_and_eager_samples_agree(history: Any) -> None:
         torch.testing.assert_close(free.event_times[i], compiled.event_times[i], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("encoder", ["thp", "attnhp"])
+def test_rows_that_waited_are_filled_again(encoder: str) -> None:
+    """A free row goes through the passes of the others; what it leaves in its cache must not spoil its next one."""
+    model = attentive_model(encoder, num_marks=4)
+    size: dict[str, Any] = {"num_sequences": 100, "horizon": 16.0, "forbid_marks": [0], "compile": False}
+    few, all_at_once = (sample(model, batch_size=rows, **size) for rows in (16, 100))
+    assert torch.equal(few.flat_marks, all_at_once.flat_marks)
+    torch.testing.assert_close(few.flat_event_times, all_at_once.flat_event_times, rtol=1e-4, atol=1e-6)
+
+
 def test_max_events_bounds_candidates() -> None:
     """A sequence whose last candidates were dropped is as truncated as one with too many events."""
     only_that = Hawkes([1.0, 1e-9], 0.0, 1.0)
@@ -99,12 +109,9 @@ def test_what_does_not_go_with_it_is_refused(arguments: dict[str, Any], message:
 # --- wrong ways -------------------------------------------------------------------------------------------------------
 
 
-def test_a_candidate_that_does_not_let_time_go_on_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next event given that it is of another mark."""
-    monkeypatch.setattr(
-        WithoutMarks, "_candidates", staticmethod(lambda distribution, elapsed, uniforms: distribution.sample(uniforms))
-    )
-    assert p_value(draw(forbid_marks=[1])) < REJECTED
+def test_a_candidate_that_does_not_let_time_go_on_is_found_out() -> None:
+    with FORBID_MUTANTS["time_stands_still"].patch():
+        assert p_value(draw(forbid_marks=[1])) < REJECTED
 
 
 def test_dropped_candidates_that_go_on_exciting_are_found_out() -> None:

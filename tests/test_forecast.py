@@ -3,10 +3,12 @@ promises."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_models import attentive_model, random_sequence
@@ -16,8 +18,11 @@ import tppsd
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting import first_events, step_sums
+from tppsd.forecasting.estimators import Estimate, mean_estimate
 from tppsd.forecasting.first_events import FirstEvents
 from tppsd.forecasting.forecast import Forecast, forecast
+from tppsd.forecasting.path_events import PathEvents
+from tppsd.forecasting.paths import PathSampler
 from tppsd.forecasting.step_sums import StepSums
 from tppsd.processes import Hawkes
 
@@ -273,6 +278,132 @@ def test_the_next_event_needs_no_path_and_agrees_with_them(target: Any) -> None:
 # --- the object -------------------------------------------------------------------------------------------------------
 
 
+# --- several events, densities, the mark at a time; |z| < 4.9 is a false alarm once in a million --------------------
+
+POISSON = Hawkes([0.9, 0.4], 0.0, 1.0)
+
+
+def scores(found: Estimate, expected: Tensor, errors: Tensor | float = 0.0) -> float:
+    """Return the largest score of the differences, both standard errors and 1e-6 for integrals counted."""
+    spread = (found.standard_error.square() + torch.as_tensor(errors).square() + 1e-12).sqrt()
+    return float(((found.value - expected) / spread).abs().max())
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_several_events_are_as_probable_as_counts_of_poisson(estimator: Any) -> None:
+    found = forecast(POISSON, HISTORY, HORIZON, num_paths=3000, marks=[1], batch_size=3000)
+    for n in (1, 2, 3):
+        rates = torch.tensor([[0.4, 1.3]], dtype=torch.float64) * HORIZON
+        below = sum(torch.exp(-rates) * rates**j / math.factorial(j) for j in range(n))
+        assert scores(found.probability(estimator=estimator, at_least=n), 1 - below) < 4.9
+    within = found.probability(1, within=1.0, estimator=estimator, at_least=2)
+    assert scores(within, torch.tensor([1 - math.exp(-0.4) * 1.4])) < 4.9
+    with pytest.raises(ValueError, match="estimator = 'without' is unknown here"):
+        found.probability(1, estimator="without", at_least=2)
+    with pytest.raises(ValueError, match="at_least = 0"):
+        found.probability(1, at_least=0)
+
+
+def largest_score_of_several() -> float:
+    """Step sums and the default against shares of other paths, of a transformer after two units without an event."""
+    histories = [history.prefix(len(history), history.window_end + 1.5) for history in HISTORIES[1:]]
+    found = forecast(MODEL, histories, HORIZON, num_paths=1500, marks=[0, [1, 2]], batch_size=500)
+    plain = forecast(MODEL, histories, HORIZON, num_paths=4000, marks=[0, [1, 2]], batch_size=500, seed=1)
+    largest = 0.0
+    counts = PathEvents.of(plain).counts(plain.sets, [HORIZON], 4).squeeze(-1)
+    for n in (2, 3):
+        share = mean_estimate((counts >= n).double())
+        for estimator in ("step_sum", "control_variates"):
+            own = found.probability(estimator=estimator, at_least=n)  # type: ignore[arg-type]
+            largest = max(largest, scores(own, share.value, share.standard_error))
+    return largest
+
+
+def takes_the_event_after(self: StepSums, path: Tensor, hits: Tensor) -> Tensor:
+    """Take the steps after n events for those that may end with the n-th."""
+    earlier = hits.long().cumsum(1) - hits.long()
+    return earlier + self._num_hits[path].unsqueeze(1) == self.order
+
+
+def test_several_events_of_a_transformer_agree_with_plain_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert largest_score_of_several() < 4.9
+    monkeypatch.setattr(StepSums, "_is_before", takes_the_event_after)
+    assert largest_score_of_several() > 6
+
+
+def density_against_shares(marks: Any) -> float:
+    """The density, integrated over bins by midpoints, against the share of first events there in other paths."""
+    histories = [history.prefix(len(history), history.window_end + 1.5) for history in HISTORIES[1:]]
+    edges = torch.linspace(0.0, HORIZON, 6, dtype=torch.float64)
+    width = HORIZON / 60
+    middles = (torch.arange(60, dtype=torch.float64) + 0.5) * width
+    found = forecast(MODEL, histories, HORIZON, num_paths=800, batch_size=400).first_time_density(marks, middles)
+    mass = found.value.view(2, 5, 12).sum(-1) * width
+    error = found.standard_error.view(2, 5, 12).sum(-1) * width  # no smaller than that of the sum
+    plain = forecast(MODEL, histories, HORIZON, num_paths=4000, marks={"own": marks}, batch_size=500, seed=1)
+    first = plain.first_times[..., 0]
+    share = torch.stack([((first > a) & (first <= b)).double().mean(0) for a, b in itertools.pairwise(edges)], 1)
+    spread = (share * (1 - share) / 4000 + error.square() + 1e-6).sqrt()  # 0.001: of the midpoint rule
+    return float(((mass - share) / spread).abs().max())
+
+
+def test_the_density_of_the_first_event_is_that_of_plain_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert density_against_shares([1, 2]) < 4.9
+    right = step_sums.event_densities
+    with monkeypatch.context() as patch:  # forgets that nothing came until w
+        patch.setattr(step_sums, "event_densities", lambda laws, *rest: right(laws.whole(), *rest))
+        assert density_against_shares([1, 2]) > 6
+    monkeypatch.setattr(StepSums, "_is_before", lambda self, path, hits: torch.ones_like(hits))  # forgets the stop
+    monkeypatch.setattr(PathSampler, "_also", lambda self, stops: self.stop_marks)
+    assert density_against_shares([1, 2]) > 6
+
+
+def test_the_density_of_the_first_event_of_poisson_is_exponential() -> None:
+    times = torch.tensor([0.2, 1.0, 2.9], dtype=torch.float64)
+    for marks, rate in ((1, 0.4), ([0, 1], 1.3)):
+        found = forecast(POISSON, HISTORY, HORIZON, num_paths=2000, batch_size=2000).first_time_density(marks, times)
+        assert scores(found, rate * torch.exp(-rate * times)) < 4.9
+    with pytest.raises(ValueError, match="must lie between 0 and the horizon"):
+        forecast(POISSON, HISTORY, HORIZON).first_time_density(1, [4.0])
+
+
+@pytest.mark.parametrize("target", [MODEL, PROCESS], ids=["transformer", "process"])
+def test_the_mark_at_a_time_averages_to_the_mark_whenever_it_comes(target: Any) -> None:
+    """E f(k | tau) over 100 quantiles of the next time; a mark at the time since the last event is another."""
+    histories = [HISTORY.prefix(3, 3.5), HISTORY] if target is PROCESS else HISTORIES
+    found = forecast(target, histories, HORIZON)
+    levels = ((torch.arange(100, dtype=torch.float64) + 0.5) / 100).tolist()
+    whenever = found.next_mark()
+    for i, times in enumerate(found.next_time(levels).quantiles):
+        probs = found.next_mark(at=times)[i]
+        torch.testing.assert_close(probs.sum(-1), torch.ones(100, dtype=torch.float64), rtol=0, atol=1e-6)
+        torch.testing.assert_close(probs.mean(0), whenever[i], rtol=0, atol=5e-3)
+    with pytest.raises(ValueError, match="must be positive times"):
+        found.next_mark(at=[0.0])
+
+
+def test_the_mark_at_a_time_counts_from_when_the_history_was_observed() -> None:
+    """Mark 1 of the process is excited, and the silence has worn that off: by hand."""
+    silent = HISTORY.prefix(3, 3.5)
+    (found,) = forecast(PROCESS, silent, HORIZON).next_mark(at=[0.5])[0]
+    excited = 0.3 + excitation(silent) * math.exp(-BETA * 0.5)
+    torch.testing.assert_close(float(found[1]), excited / (0.52 + excited), rtol=1e-9, atol=0)
+
+
+def test_the_error_of_a_quantile_is_that_of_repeated_forecasts() -> None:
+    """A quantile of the first time over 30 seeds spreads by its standard error, to 50 % (four of its own errors)."""
+    found = [
+        forecast(POISSON, HISTORY, HORIZON, num_paths=200, batch_size=200, seed=seed).first_time(1, (0.3, 0.9))
+        for seed in range(30)
+    ]
+    medians = torch.stack([one.values[0, 0] for one in found])
+    errors = torch.stack([one.standard_error[0, 0] for one in found])
+    assert abs(float(errors.mean() / medians.std()) - 1) < 0.5
+    assert found[0].standard_error[0, 1] == math.inf  # later than the horizon
+    table = forecast(POISSON, HISTORY, HORIZON, num_paths=100).to_pandas()
+    assert table["standard_error"][table["quantity"].isin(["first_time", "count_quantile"])].notna().all()
+
+
 def test_declared_questions_share_their_paths_and_others_sample_again(of_process: Forecast) -> None:
     found = forecast(MODEL, HISTORIES, HORIZON, num_paths=20, marks=[0, [1, 2]], bins=2)
     found.probability(), found.probability(0), found.probability([2, 1], within=1.5), found.expected_counts()
@@ -310,6 +441,30 @@ def test_quantiles_are_those_of_the_paths_and_may_lie_beyond_the_horizon(of_proc
     torch.testing.assert_close(counts.values[0, 0, 2], own.sort().values[1999])
 
 
+def test_times_may_be_durations() -> None:
+    model = attentive_model("thp", num_marks=3)
+    model.set_statistics(DataStatistics(3, time_unit="h"))
+    found = forecast(model, random_sequence(4, 3), "0.25d", num_paths=20)
+    assert found.horizon == 6.0
+    for marks in (None, 1):
+        assert torch.equal(found.probability(marks, within="2h").value, found.probability(marks, within=2).value)
+    with pytest.raises(ValueError, match="within = 7h is beyond the horizon, 6"):
+        found.probability(within="7h")
+
+
+def test_numbers_of_other_types_are_as_good() -> None:
+    """A NumPy or torch integer is no list of times: bins = 2 must not become the one bin (0, 2]."""
+    plain = forecast(MODEL, HISTORIES, 4.0, num_paths=20, marks=1, bins=2)
+    for whole in (np.int64, np.array, torch.tensor, float):
+        found = forecast(MODEL, HISTORIES, whole(4), num_paths=whole(20), marks=whole(1), bins=whole(2))
+        assert found.edges.tolist() == plain.edges.tolist() == [0.0, 2.0, 4.0] and found.sets == plain.sets
+        counts = found.expected_counts(bins=whole(4)).value
+        assert torch.equal(counts, plain.expected_counts(bins=4).value) and counts.shape[-1] == 4
+        found.probability(whole(1), within=whole(2))
+    with pytest.raises(ValueError, match=r"bins = 2.5 must be a whole number between 1 and 100000, or a list of times"):
+        forecast(MODEL, HISTORIES, 4.0, bins=2.5)  # type: ignore[arg-type]
+
+
 def test_marks_may_be_named() -> None:
     model = attentive_model("thp", num_marks=3)
     model.set_statistics(DataStatistics(3, mark_names=("admission", "surgery", "discharge")))
@@ -322,11 +477,17 @@ def test_marks_may_be_named() -> None:
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: forecast(MODEL, HISTORIES, -1.0), "horizon = -1.0 must be a positive number"),
+        (lambda: forecast(MODEL, HISTORIES, -1.0), "horizon = -1.0 must be positive: a number of units"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, num_paths=1), "num_paths = 1 must be a whole number of at least 10"),
+        (
+            lambda: forecast(attentive_model("thp").to("meta"), HISTORIES, 1.0),
+            r"on CPUs, and the target is on meta; give target\.cpu\(\)",
+        ),
         (lambda: forecast(MODEL, HISTORIES, 1.0, marks=[9]), "9 is not a mark of the target"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.5, 2.0]), "between 0 and the horizon, 1"),
-        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2 is beyond the horizon, 1"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2.0 is beyond the horizon, 1"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=math.inf), "within = inf must be positive"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within="2d"), "within = '2d' needs the unit of the times"),
         (lambda: forecast(MODEL, HISTORIES, 1.0).probability(estimator="best"), "estimator = 'best' is unknown here"),  # type: ignore[arg-type]
         (lambda: forecast(MODEL, HISTORIES, 1.0).next_time([1.5]), "must lie between 0 and 1"),
         (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,8 @@ import yaml
 from small_models import attentive_model
 
 from tppsd import cli
+from tppsd.commands.forecast import _histories
+from tppsd.data.reading import EventDataset
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting.forecast import forecast
@@ -132,6 +136,8 @@ def test_a_run_knows_its_model_and_its_data(files: tuple[str, str], tmp_path: Pa
         (["--model", "CKPT", "--horizon", "6x"], "must be a number of units of time, or a duration"),
         (["--model", "CKPT", "--horizon", "2", "--marks", "[death]"], "'death' is not a mark of the target"),
         (["--model", "CKPT", "--horizon", "2", "--given_fraction", "1.5"], "must lie between 0 and 1"),
+        (["--model", "CKPT", "--horizon", "2", "--max_histories", "-1"], "--max_histories = -1 must be a whole number"),
+        (["--model", "CKPT", "--horizon", "2", "--max_histories", "0"], "--max_histories = 0 must be a whole number"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -141,6 +147,66 @@ def test_mistakes_are_one_sentence(
     assert cli.main(["forecast", files[0], *READ, *given, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_no_more_histories_are_built_than_are_forecast() -> None:
+    """Mutant: a list of all, of which a part is then taken."""
+
+    class Counted(list[EventSequence]):
+        built = 0
+
+        def __iter__(self) -> Iterator[EventSequence]:
+            for sequence in super().__iter__():
+                self.built += 1
+                yield sequence
+
+    sequences = [EventSequence.of([1.0 + i], [0], t_start=0.0, t_end=20.0) for i in range(9)]
+    train, test = Counted(sequences[:5]), Counted(sequences[5:])
+    histories, _ = _histories(EventDataset("log", {"train": train, "test": test}, 1), None, None, 6)
+    assert histories == sequences[:6] and (train.built, test.built) == (5, 1)
+
+
+def capped_at(longest: float) -> TransformerTPP:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        made = model()
+    made.set_statistics(dataclasses.replace(made.statistics, max_inter_time=longest))
+    return made
+
+
+@pytest.mark.parametrize("silence", [0.0, 2.0])
+def test_a_capped_mean_says_so_and_how_much_lies_beyond(silence: float, tmp_path: Path) -> None:
+    """Against 200 quantiles of the same distribution; a share that forgets the silence is another number."""
+    history = EventSequence.of([0.5, 1.0], [0, 1], t_start=0.0, t_end=1.0 + silence)
+    levels = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
+    for longest in (0.2, 40.0):
+        found = forecast(capped_at(longest), history, 2.0, num_paths=20)
+        next_time = found.next_time()
+        times = found.next_time(levels.tolist()).quantiles
+        capped = times.clamp_max(longest).mean()
+        share = 1 - capped / times.mean()  # the last quantile is no maximum: the tail beyond it is missing
+        assert abs(float(next_time.mean) / float(capped) - 1) < 1e-2
+        assert -1e-2 < float(next_time.mean_share_beyond) - float(share) < 0.2
+        (note,) = next_time.mean_notes
+        is_unusable = float(next_time.mean_share_beyond) > 0.5
+        assert is_unusable == (longest == 0.2) and note is not None
+        share_said = f"{float(next_time.mean_share_beyond):.0%}"
+        assert note == "capped at 40 h" or note.startswith(f"not usable: {share_said} of the mean lies beyond 0.2 h")
+        table = found.to_pandas()
+        assert table["note"][table["quantity"] == "next_time_mean"].tolist() == [note]
+        assert table["note"][table["quantity"] == "next_time"].isna().all()
+    assert forecast(Hawkes(0.5, 0.1, 1.5), EventSequence.of([0.5], None, 0.0, 1.0), 2.0).next_time().mean_notes == [
+        None
+    ]
+
+
+def test_the_page_says_which_means_are_not_usable(files: tuple[str, str], tmp_path: Path) -> None:
+    save(capped_at(0.5), tmp_path / "capped.ckpt")
+    words = ["forecast", files[0], *READ, "--model", str(tmp_path / "capped.ckpt"), "--horizon", "2", "--num_paths"]
+    assert cli.main([*words, "20", "--output", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "forecast.html").read_text()
+    assert "as 0.5 h. More than half of the mean lies beyond that for 2 of 2 histories" in page
+    assert page.count("(not usable)") == 2
 
 
 def test_a_table_without_names_and_dates_has_numbers() -> None:

@@ -165,7 +165,9 @@ def test_a_finished_job_is_verified_and_not_done_again(
     command, folder = job
     before, times = content(folder), [path.stat().st_mtime_ns for path in shards(folder)]
     assert verify(folder) == 0
-    assert f"all {len(shards(folder)) + len(RESULTS[command])} files are there" in capsys.readouterr().out
+    said, following = capsys.readouterr().out.splitlines()
+    assert f"all {len(shards(folder)) + len(RESULTS[command])} files are there" in said
+    assert len(eval(following.removeprefix("Next: "), {"pandas": pd})), "beside it lie a CSV file and a page"
     assert cli.main(words(command, files, folder)) == 0
     assert content(folder) == before and [path.stat().st_mtime_ns for path in shards(folder)] == times
 

@@ -3,6 +3,7 @@ back."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from html.parser import HTMLParser
@@ -109,7 +110,7 @@ def test_mistakes_are_one_sentence(desk: Path, capsys: Any) -> None:
         status, _, err = run(capsys, "inspect", *args)
         assert status == 2 and said in err and err.count("\n") == 1
     status, _, err = run(capsys, "convert", desk, desk.parent / "out.csv", *OPTIONS)
-    assert status == 2 and "give a name that ends in .parquet" in err
+    assert status == 2 and "must end in .parquet, .arrow, .json or .jsonl" in err
     assert sorted(file.name for file in desk.parent.iterdir()) == ["desk.csv"], "nothing half-written is left behind"
 
 
@@ -192,38 +193,73 @@ def test_numbers_convert_too_and_other_readers_find_the_usual_columns(tmp_path: 
     assert table["time_since_start"] == [0.1, 0.30000000000000004] and table["type_event"] == [0, 1]
 
 
+def test_what_is_typed_counts_before_a_configuration_also_where_it_is_the_default(tmp_path: Path, capsys: Any) -> None:
+    """Mutant: an option counts as given where it differs from its default."""
+    rows = [f"{case},{time},a" for case in range(9) for time in (2.5, 1.5, 1.5)]
+    (tmp_path / "log.csv").write_text("\n".join(["sequence,time,mark", *rows]) + "\n")
+    data = {"path": str(tmp_path / "log.csv"), "sort": True, "drop_duplicates": True, "window": 1}
+    (tmp_path / "run.yaml").write_text(json.dumps({"data": data}))
+    words = ["inspect", "--config", tmp_path / "run.yaml"]
+    out = run(capsys, *words)[1]
+    assert "dropped 9 rows that were exact copies" in out and "--data.window 1 --data.sort true" in out
+    status, out, _ = run(capsys, *words, "--drop_duplicates", "false", "--data.window", "null")
+    assert status == 0 and "9 of 27 rows are exact copies of others, and are kept" in out and "window" not in out
+    status, out, _ = run(capsys, *words, "--sort=false")
+    assert status == 2 and "sort: true sorts them" in out
+
+
+@pytest.mark.parametrize("empty", ["train", "validation", "test", "all"])
+@pytest.mark.filterwarnings("error")
+def test_windows_without_events_are_described(tmp_path: Path, empty: str, capsys: Any) -> None:
+    """What has no event has no first time and no marks to drift; windows may be observed and empty."""
+    for split in ("train", "validation", "test"):
+        times = [] if empty in (split, "all") else [1.0, 2.0]
+        row = {"seq_idx": 0, "time_since_start": times, "type_event": [0, 1][: len(times)], "dim_process": 2}
+        (tmp_path / f"{split}.json").write_text(json.dumps([row | {"t_start": 0.0, "t_end": 5.0}] * 4))
+    status, out, err = run(capsys, "inspect", tmp_path, "--report", tmp_path / "page.html")
+    assert status == 0, err
+    assert f"numbers {'of no event' if empty == 'all' else 'from 1.0 to 2.0'}; unit" in " ".join(out.split())
+    assert f"{12 if empty == 'all' else 4} of 12 sequences have no event that is scored" in out
+    assert "drift" not in out and "<svg " in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("time", ["{case}.5", "2024-01-{case:02d}"])
+@pytest.mark.filterwarnings("error")
+def test_a_log_of_one_event_per_case_is_described(tmp_path: Path, time: str, capsys: Any) -> None:
+    """With t_end the training split has been observed for a while, and has no scored event: its rate is 0."""
+    rows = [f"{case},{time.format(case=case)},{'ab'[case % 2]}" for case in range(1, 21)]
+    (tmp_path / "log.csv").write_text("\n".join(["case,when,what", *rows]) + "\n")
+    words = [f"--columns.{field}={name}" for field, name in (("sequence", "case"), ("time", "when"), ("mark", "what"))]
+    page = tmp_path / "page.html"
+    status, out, err = run(capsys, "inspect", tmp_path / "log.csv", *words, "--t_end", "last", "--report", page)
+    assert status == 0 and "20 of 20 sequences have no event that is scored" in out, err
+    assert "drift" not in out and "When in the day" not in page.read_text()
+
+
 def test_a_source_with_obstacles_is_not_converted(desk: Path, capsys: Any) -> None:
     status, _, err = run(capsys, "convert", desk, desk.parent / "out.parquet")
     assert status == 2 and "5 things are to mend" in err and not (desk.parent / "out.parquet").exists()
 
 
 def test_the_demo_takes_the_same_options(desk: Path) -> None:
-    from tppsd.commands import demo
+    from tppsd.commands import demo, inspect
+    from tppsd.commands.data_options import parse_source
 
-    options = [
-        "--split-times",
-        "2025-04-15",
-        "20",
-        "--window",
-        "7d",
-        "--lookback",
-        "5",
-        "--t_end",
-        "last",
-        "--sort",
-        "--drop_duplicates",
-        "false",
-        "--time-format",
-        "%d/%m/%Y",
-        "ISO8601",
-        "--observed",
-        "0..12",
-        "20..30",
+    options = ["--split_times", "[2025-04-15, 20]", "--window=7d", "--lookback", "5", "--columns.sequence", "case"]
+    options += ["--t_end", "last", "--sort", "true", "--drop_duplicates", "false", "--min_mark_count", "3"]
+    options += [
+        "--time_format",
+        "['%d/%m/%Y', ISO8601]",
+        "--fractions",
+        "[0.6, 0.2, 0.2]",
+        "--data.origin",
+        "2025-01-01",
     ]
-    assert demo.parse(["--data", str(desk), *options]).reading == {
+    read = {
         "split_times": ["2025-04-15", 20.0], "window": "7d", "lookback": 5.0, "t_end": "last", "sort": True,
-        "drop_duplicates": False, "time_format": ["%d/%m/%Y", "ISO8601"], "observed": [(0.0, 12.0), (20.0, 30.0)],
+        "columns": {"sequence": "case"}, "time_format": ["%d/%m/%Y", "ISO8601"], "min_mark_count": 3,
+        "fractions": [0.6, 0.2, 0.2], "origin": "2025-01-01",
     }  # fmt: skip
-    assert demo.parse([]).reading == {}
-    known = demo.parse(["--origin", "2025-01-01", "--fractions", "0.6", "0.2", "0.2", "--min-mark-count", "3"]).reading
-    assert ReadOptions(**known).fractions == [0.6, 0.2, 0.2]
+    reading = demo.parse(["--data", str(desk), *options]).reading
+    assert reading.given() == read and reading == parse_source(inspect.parser(), [str(desk), *options])[2]
+    assert demo.parse(["--observed", "[[0, 12], [20, 30]]"]).reading.observed == [[0.0, 12.0], [20.0, 30.0]]

@@ -48,7 +48,7 @@ def predicted(
 
 
 def assert_same(chunks: list[SampledSequences], whole: SampledSequences) -> None:
-    """The same sequences under the same indices, up to the reduction order of other batches."""
+    """Compare sequences under the same indices, up to the reduction order of other batches."""
     assert torch.equal(torch.cat([c.index for c in chunks]), whole.index)
     assert torch.equal(torch.cat([c.history_index for c in chunks]), whole.history_index)
     assert torch.equal(torch.cat([c.path_index for c in chunks]), whole.path_index)
@@ -70,7 +70,7 @@ def test_chunks_from_scratch_are_one_call_of_sample(options: SamplingOptions, ch
 
 
 def test_chunks_of_continuations_are_one_call_of_sample(checkpoints: tuple[Path, Path]) -> None:
-    """Until the end of each sequence's own window, several paths per history, never split over chunks."""
+    """They go on until the end of each sequence's own window; the paths of a history are never split over chunks."""
     data = small_data()
     requests = Requests(2, "train", max_histories=5, given_fraction=0.5, chunk_size=4)
     chunks = predicted(Sampler(checkpoints[0], seed=1), requests, data)
@@ -334,6 +334,31 @@ def test_an_interrupted_job_goes_on_where_it_stopped(
     if options.method != "auto":  # which leaves the lengths to the clock
         assert [shard.read_bytes() for shard in shards] == before
     assert run().num_sequences == 0
+
+
+def test_histories_are_those_of_a_job_only_if_all_that_they_hold_is_the_same(
+    checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Mutant: a hash of times, marks and windows alone mixes samples whose histories have other ids or inter-times."""
+    one = EventSequence.of([1.0, 2.0, 4.0], [0, 1, 0], 0.5, 5.0)
+    one = replace(one, id="case-1", score_start=1.5)
+    changes: dict[str, Any] = {
+        "id": "case-2", "score_start": 1.25, "t_start": 0.25, "t_end": 6.0, "censored_start": True,
+        "event_times": one.event_times + 0.125, "marks": 1 - one.marks,
+        "inter_times": torch.nextafter(one.inter_times, one.event_times.new_tensor(math.inf)),
+    }  # fmt: skip
+    requests = Requests(1, "train", given_events=2, chunk_size=2)
+
+    def run(first: EventSequence) -> int:
+        data = EventDataModule({"train": [first, one], "test": [one]})
+        writer = SampleWriter(tmp_path)
+        predicted(Sampler(checkpoints[0], seed=3), requests, data, callbacks=[writer])
+        return writer.num_sequences
+
+    assert (run(one), run(one)) == (2, 0)
+    for name, value in changes.items():
+        with pytest.raises(ValueError, match=r"holds samples of another job .histories is '"):
+            run(replace(one, **{name: value}))
 
 
 def test_a_folder_of_another_job_is_refused_and_left_alone(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ def test_what_is_logged_is_the_mean_excess_and_the_nll_is_without_it() -> None:
     assert logged[2.0]["train/nll"] == logged[0.0]["train/nll"]
 
 
+def test_it_is_on_unless_it_is_turned_off() -> None:
+    run = trainer(max_steps=1, log_every_n_steps=1)
+    run.fit(with_a_wide_component(), datamodule=small_data(batch_size=16))
+    assert "train/width" in run.callback_metrics
+
+
 def log_stds_before(module: TargetTPP) -> Tensor:
     data = small_data()
     data.setup("fit")

@@ -138,6 +138,10 @@ def test_samples_come_back_with_names_dates_and_ids() -> None:
     assert set(table["history_id"]) == {"case-7"} and set(table["mark_name"]) <= set(NAMES)
     hours = (table["timestamp"] - pd.Timestamp("2024-03-01")) / pd.Timedelta("1h")
     np.testing.assert_allclose(hours, table["time"], rtol=0, atol=1e-12)
+    other = tppsd.named_history(MODEL, STAMPS, MARKS, t_end=END)
+    counts = tppsd.sample(MODEL, history=[history, other], num_sequences=2, horizon=0.1).counts()  # some are empty
+    assert counts["history_id"].tolist() == ["case-7"] * 2 + [None] * 2
+    assert "history_id" not in tppsd.sample(MODEL, history=other, num_sequences=2, horizon=0.1).counts()
 
 
 def test_sample_files_read_back_keep_names_unit_and_origin(tmp_path: Path) -> None:

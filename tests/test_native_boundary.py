@@ -63,7 +63,7 @@ class RoundedChain(ctypes.Structure):  # a number of another kind
 @pytest.mark.parametrize(
     ("name", "wrong", "said"),
     [
-        ("Chain", LongerChain, r"reads Chain as offset or size 112 of kind 's', this package passes .* 120"),
+        ("Chain", LongerChain, r"reads Chain as offset or size 128 of kind 's', this package passes .* 136"),
         ("Pass", SwappedPass, r"reads Pass.ids as offset or size 8 of kind 'p', this package passes .* 0 of"),
         ("Chain", RoundedChain, r"reads Chain.keeps_distributions as .* kind 'i', this package passes .* kind 'd'"),
         ("Added", LongerChain, r"reads Added as nothing"),
@@ -89,7 +89,7 @@ WRONG_SOURCES = {
         "int64_t num, num_uniforms, keeps_distributions;", "int64_t num, num_uniforms, added, keeps_distributions;",
         ValueError, "size of Chain",
     ),
-    "field added in Python alone": ("SIZE(Chain, 112)", "SIZE(Chain, 120)", ValueError, "size of Chain"),
+    "field added in Python alone": ("SIZE(Chain, 128)", "SIZE(Chain, 136)", ValueError, "size of Chain"),
 }  # fmt: skip
 
 

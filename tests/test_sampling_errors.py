@@ -177,6 +177,7 @@ def test_whole_numbers_of_other_types_are_as_good() -> None:
     assert (
         SamplingOptions(candidates=np.int64(2)) == SamplingOptions(candidates=(2.0,)) == SamplingOptions(candidates=2)
     )
+    assert SamplingOptions(candidates=torch.tensor(2)) == SamplingOptions(candidates=2)  # type: ignore[arg-type]
     assert SamplingOptions(candidates=range(2, 4)) == SamplingOptions(candidates=(2, 3))  # type: ignore[arg-type]
     assert (
         SamplingOptions(draft_passes=2.0).draft_passes

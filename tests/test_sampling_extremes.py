@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from goodness import chi_square_p, judge
+from native_builds import needs_a_compiler
 from small_models import ENCODERS, random_sequence
 from stubs import StubTPP, lively_transformer
 
@@ -52,6 +53,21 @@ def test_inter_times_of_18_orders_of_magnitude_in_one_history(encoder: str, meth
             expected = model(batch)[0, 8:-1].log_prob(batch.inter_times[0, 8:], batch.marks[0, 8:])
         # times since the start are accumulated in another order, to a relative 1e-16 of 1e9 and more
         torch.testing.assert_close(samples.log_probs[i], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_a_compiler)])
+@pytest.mark.parametrize("draft", [None, "model", "self"])
+@pytest.mark.parametrize("end", [{"num_events": 1}, {"t_end": 9.0, "max_events": 1}], ids=["num_events", "max_events"])
+@pytest.mark.filterwarnings("ignore:4 of 4 sequences reached max_events")
+def test_one_event_that_is_given_leaves_none_to_draw(end: dict[str, Any], draft: str | None, compile: bool) -> None:
+    """Of a model of sequences that begin with their first event, a sequence of one event is that event."""
+    target, other = (TransformerTPP(2, embed_dim=16, num_heads=2, num_components=4).eval() for _ in range(2))
+    statistics = DataStatistics.of([EventSequence.of([1.0, 2.0, 2.5], [0, 1, 0])], 2)
+    target.set_statistics(statistics), other.set_statistics(statistics)
+    options: dict[str, Any] = {} if draft is None else {"draft_length": 3}
+    samples = sample(target, other if draft == "model" else draft, num_sequences=4, compile=compile, **end, **options)
+    assert len(samples.flat_event_times) == 0
+    assert [len(sequence) for sequence in samples] == [1] * 4
 
 
 def test_tiny_inter_times_at_a_late_time_keep_their_distribution() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from small_models import attentive_model, random_sequence
 import tppsd
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
+from tppsd.forecasting.anchors import Windows
 from tppsd.forecasting.session import Session
 from tppsd.processes import Hawkes
 
@@ -88,6 +91,82 @@ def test_samples_and_forecasts_begin_at_what_is_known() -> None:
         session.sample(num_sequences=5, horizon=2.0, seed=3).flat_event_times, again.flat_event_times
     )
     assert session.forecast(1.0, num_paths=20).probability().value.shape == (1, 4)
+
+
+@pytest.mark.parametrize("source", [copy.deepcopy(MODEL), copy.deepcopy(MODEL).train(), copy.deepcopy(PROCESS)])
+def test_the_weights_of_a_session_do_not_change(source: Any) -> None:
+    """Half of an answer would come from a cache of the old weights, half from the new ones."""
+    session, asked_before = (Session(source, HISTORY, False) for _ in range(2))
+    at = torch.tensor([1.0], dtype=torch.float64)
+    expected, samples = asked_before.distribution.log_survival(at), session.sample(horizon=20.0)
+    with torch.no_grad():
+        for weights in source.parameters() if isinstance(source, torch.nn.Module) else (source.mu,):
+            weights.mul_(0.5)
+    assert torch.equal(session.distribution.log_survival(at), expected)
+    assert torch.equal(session.sample(horizon=20.0).flat_event_times, samples.flat_event_times)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_samples_and_forecasts_are_compiled_as_the_session_says(compile: Any) -> None:
+    session, other = Session(MODEL, HISTORY, compile), {"auto": False, False: "auto"}[compile]
+    assert session.sample(horizon=1.0).options.compile == compile
+    assert session.sample(horizon=1.0, compile=other).options.compile == other
+    assert session.sample(horizon=1.0, options=tppsd.SamplingOptions(compile=other)).options.compile == other
+    assert session.forecast(1.0, num_paths=10).paths.options.compile == compile
+    found = session.forecast(1.0, num_paths=10, options=tppsd.SamplingOptions(compile=other))
+    assert found.paths.options.compile == other
+
+
+def test_a_session_begins_anew_where_it_outgrows_the_windows_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It then says what a window with the lookback says, and knows all events; one that forgets this says other."""
+    target = attentive_model("thp", num_marks=3)
+    target.set_statistics(dataclasses.replace(target.statistics, window=6.0, lookback=4.0))
+    generator = torch.Generator().manual_seed(0)
+    times = (0.2 + torch.rand(60, generator=generator, dtype=torch.float64)).cumsum(0)
+    marks = torch.randint(3, (60,), generator=generator)
+    first = EventSequence.of(times[:30], marks[:30], 0.0)  # longer than the windows from the start
+
+    def followed() -> tuple[Session, list[float], list[float]]:
+        session, starts, found = Session(target, first, False), [], []
+        for time, mark in zip(times[30:].tolist(), marks[30:].tolist(), strict=True):
+            session.observe(time, mark)
+            session.elapse(time + 0.1)
+            starts.append(session._start)
+            found.append(float(session.distribution.log_survival(torch.tensor([1.0], dtype=torch.float64))))
+        return session, starts, found
+
+    session, starts, found = followed()
+    assert len(session.history) == 60 and torch.equal(session.history.event_times, times)
+    torch.testing.assert_close(session.history.inter_times[1:], times.diff())
+    distinct = list(dict.fromkeys(starts))
+    assert 2 < len(distinct) < 10  # begins anew when it is outgrown, not at every event
+    for i in range(0, 30, 3):
+        own = times[(times >= starts[i]) & (times <= times[30 + i])]
+        kept = EventSequence.of(own, marks[31 + i - len(own) : 31 + i], starts[i], float(times[30 + i]) + 0.1)
+        assert 4.0 - 1e-9 <= kept.window_end - starts[i] <= 10.0 + 1e-6
+        fresh = Session(target, kept, False).distribution
+        expected = float(fresh.log_survival(torch.tensor([1.0], dtype=torch.float64)))
+        assert found[i] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    later = session.forecast(0.5, num_paths=20).next_time().survival([0.9])
+    torch.testing.assert_close(
+        later, Session(target, kept_of(session), False).forecast(0.5).next_time().survival([0.9])
+    )
+    session.elapse(session.observed_until + 50.0)  # nothing of what the model sees is an event
+    assert session.observed_until - session._start == pytest.approx(4.0) and session.distribution is not None
+    session.observe(session.observed_until + 1.0, 1)
+    assert float(session.history.inter_times[-1]) > 50
+
+    monkeypatch.setattr(Session, "_shorten", lambda self: None)
+    monkeypatch.setattr(Windows, "shortened", lambda self, history: history)
+    assert max(abs(a - b) for a, b in zip(followed()[2], found, strict=True)) > 1e-2
+
+
+def kept_of(session: Session) -> EventSequence:
+    """What the model sees of a session, taken from its history."""
+    history = session.history
+    is_seen = history.event_times >= session._start
+    own = history.event_times[is_seen]
+    return EventSequence.of(own, history.marks[is_seen], session._start, session.observed_until, censored_start=True)
 
 
 def test_mistakes_are_named() -> None:

@@ -11,6 +11,7 @@ from small_models import ENCODERS, TOLERANCE, random_batch, small_model, tokens_
 from torch import Tensor
 
 import tppsd
+from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.models import attention
 from tppsd.models.attention import Attention, CausalPass
@@ -18,6 +19,8 @@ from tppsd.models.cache import KVCache
 from tppsd.models.protocol import EventTokens
 from tppsd.models.shared_histories import SharedAttention, SharedHistories
 from tppsd.models.transformer_tpp import TransformerTPP
+from tppsd.sampling.autoregressive import ADDRESSES
+from tppsd.sampling.noise import row_keys, uniforms
 
 LENGTHS = [14, 9, 11]  # events of three sequences, whose beginnings are the histories
 HISTORY = torch.tensor([8, 5, 6])  # tokens of each history
@@ -149,6 +152,74 @@ def test_compiled_paths_are_the_eager_ones(encoder: str, options: dict[str, Any]
         found = paths(compile, batch_size)
         assert torch.equal(found.flat_marks, eager.flat_marks)
         torch.testing.assert_close(found.flat_inter_times, eager.flat_inter_times, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_a_compiler)])
+def test_every_event_of_a_path_has_its_own_noise(compile: bool) -> None:
+    """Event j of a path is what entry j of its stream makes of the distribution after all events before it."""
+    target, history = big_model("thp"), histories_of(1)[0]
+    options: dict[str, Any] = {"num_sequences": 2, "num_events": 4, "seed": 5, "compile": compile}
+    samples = tppsd.sample(target, history=history, method="autoregressive", **options)
+    for path, whole in enumerate(samples.with_history()):
+        keys = row_keys(5, torch.tensor(0), torch.tensor(path))
+        with torch.no_grad():
+            distributions = target(EventBatch.from_sequences([whole]))[0, len(history) : -1].double()
+        noise = uniforms(keys, torch.arange(4).unsqueeze(1), torch.tensor(ADDRESSES)).flatten(-2)
+        first, *later = (distributions[j : j + 1] for j in range(4))
+        elapsed = torch.tensor([history.window_end - float(history.event_times[-1])], dtype=torch.float64)
+        for j, distribution in enumerate([first.truncated(elapsed), *later]):
+            inter_time, mark = distribution.sample(noise[j : j + 1, :3])
+            assert int(mark) == int(whole.marks[len(history) + j])
+            torch.testing.assert_close(inter_time[0], whole.inter_times[len(history) + j], rtol=1e-4, atol=1e-7)
+
+
+INTERLEAVED = [1, 0, 1, 2, 1, 1, 0, 1, 1, 3, 1, 1, 2, 0, 1]  # more rows of a history than are attended together
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("max_context", [None, 9])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_rows_of_one_history_have_the_bits_of_each_alone(encoder: str, max_context: int | None, dtype: str) -> None:
+    """Rows that are attended together, in whatever order they lie, each at a length of its own."""
+    compiled = tppsd.compile(big_model(encoder, max_context), dtype)
+    lengths = torch.tensor([7, 19, 12, 1])
+    tokens = tokens_of(random_batch([19] * 4))
+    histories: KVCache = compiled.new_cache(4, 19)
+    compiled.extend(tokens.map(lambda field: field[:, :19]), histories)
+    histories.roll_back(19 - lengths)
+    own = tokens_of(random_batch([6] * len(INTERLEAVED)))
+    num_own = torch.arange(len(INTERLEAVED)) % 4
+
+    def after(rows: list[int]) -> Tensor:
+        cache: KVCache = compiled.new_cache(len(rows), 8)
+        cache.continue_rows(histories, torch.tensor(INTERLEAVED)[rows], torch.arange(len(rows)))
+        compiled.extend(own.map(lambda field: field[rows, :3]), cache)
+        cache.roll_back(3 - num_own[rows])
+        at = num_own[rows].unsqueeze(1)
+        return compiled.extend(own.map(lambda field: field[rows].gather(1, at)), cache)
+
+    together = after(list(range(len(INTERLEAVED))))
+    assert torch.equal(together, torch.cat([after([row]) for row in range(len(INTERLEAVED))]))
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_a_compiler)])
+def test_no_path_passes_the_tokens_of_its_history(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first events of all paths come from one distribution, and the last ones are passed by nobody."""
+    target = tppsd.compile(big_model("thp")) if compile else big_model("thp")
+    right, num_tokens = type(target).extend, [0]
+
+    def extend(self: Any, tokens: EventTokens, *arguments: Any) -> Tensor:
+        num_tokens[0] += tokens.ids.numel()
+        return right(self, tokens, *arguments)
+
+    monkeypatch.setattr(type(target), "extend", extend)
+    for num_paths, num_events in ((1, 1), (50, 1), (50, 3)):
+        num_tokens[0] = 0
+        options = {"num_sequences": num_paths, "num_events": num_events, "batch_size": 50, "compile": compile}
+        tppsd.sample(target, history=histories_of(1), method="autoregressive", **options)
+        by_decode = 50 if compile and num_events > 1 else 0  # it passes the second events itself
+        assert num_tokens[0] == len(histories_of(1)[0]) + 1 + num_paths * (num_events - 1) - by_decode
 
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_a_compiler)])

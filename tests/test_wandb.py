@@ -12,13 +12,14 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 from lightning_helpers import small_data, tppsd, trainer
+from recorded_runs import RecordedRun, read_recorded_run
 
 from tppsd import BacktestAfterFit, TargetTPP
 from tppsd.commands.dashboard import SECTIONS, document, empty_panels, workspace
 from tppsd.lightning.artifacts import data_facts
 from tppsd.lightning.cli import parser_of
 from tppsd.lightning.loggers import data_name, name_projects
-from tppsd.lightning.recorded_run import RecordedRun, read_recorded_run, run_file
+from tppsd.lightning.recorded_run import run_file
 from tppsd.lightning.tracking import Tracking
 from tppsd.models.checkpoint import load
 
@@ -36,7 +37,7 @@ PANELS = [panel for panels in SECTIONS.values() for panel in panels]
 
 
 def recorded(folder: Path, is_whole: Callable[[RecordedRun], bool]) -> RecordedRun:
-    """An offline run, once a process of W&B's own has written all of it."""
+    """Return an offline run, once a process of W&B's own has written all of it."""
     deadline = time.monotonic() + 60
     while True:
         run = read_recorded_run(run_file(folder))
@@ -47,7 +48,7 @@ def recorded(folder: Path, is_whole: Callable[[RecordedRun], bool]) -> RecordedR
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A target that was trained with W&B offline, a draft that was distilled from it, and samples of both."""
+    """Train a target with W&B offline, distil a draft from it, sample from both, and return the folder of all that."""
     import wandb
 
     folder = tmp_path_factory.mktemp("wandb")
@@ -135,7 +136,7 @@ def test_the_workspace_is_laid_out_as_it_is_said_and_read_back_by_its_own_packag
 
 
 def test_artifacts_say_what_was_made_of_what(folder: Path) -> None:
-    """(name, type, whether it was used): the draft's run used the target that the target's run made, and so on."""
+    """The draft's run used the target that the target's run made, and so on: (name, type, whether it was used)."""
     target, draft, samples = (run_of(folder, name) for name in ("target", "draft", "samples"))
 
     def kept(run: RecordedRun) -> set[tuple[str, str, bool]]:
@@ -186,6 +187,12 @@ def test_a_dashboard_that_cannot_be_made_says_why(
     [
         (BacktestAfterFit(2.0, split="nothing"), "nothing"),
         (BacktestAfterFit("7d"), "horizon = '7d'"),
+        (BacktestAfterFit(2.0, baselines=["foo"]), "baselines: 'foo' is unknown"),
+        (BacktestAfterFit(2.0, origins="evry 7"), "origins = 'evry 7' must be a fraction"),
+        (BacktestAfterFit(2.0, origins=1.5), "origins = 1.5 must be a fraction"),
+        (BacktestAfterFit(1e6), "no origin of origins = 0.5 has a horizon of 1e[+]06"),
+        (BacktestAfterFit(2.0, max_sequences=0), "max_sequences = 0 must be a whole number of at least 1"),
+        (BacktestAfterFit(2.0, num_paths=0), "num_paths = 0 must be a whole number of at least 10"),
     ],
 )
 def test_a_backtest_that_cannot_be_made_is_refused_before_training(callback: BacktestAfterFit, message: str) -> None:

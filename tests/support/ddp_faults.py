@@ -1,7 +1,7 @@
 """What tests/test_bad_days.py runs on two processes: python tests/support/ddp_faults.py FOLDER.
 
-Leaves RANK.pt in FOLDER: whether a resumed run with dropout has the weights of the unbroken one, and what the process
-says of a loss that is not a number on the other one alone.
+Leaves RANK.pt in FOLDER: whether a run with dropout that is resumed after an epoch, or within one, has the weights of
+the unbroken one, and what the process says of a loss that is not a number on the other one alone.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from tppsd.lightning.divergence import DivergedError
 
 
 class SaveFirst(Callback):
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    """Saves after the first epoch, and after the third of the four steps of the second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch == 0:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.folder / "epoch.ckpt")
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 7:
+            trainer.save_checkpoint(self.folder / "step.ckpt")
 
 
 class Poisoned(TargetTPP):
@@ -45,9 +51,11 @@ def weights(seed: int, path: Path | None = None, **arguments: Any) -> tuple[list
 
 
 def main(folder: Path) -> None:
-    unbroken, run = weights(7, callbacks=[SaveFirst(folder / "epoch.ckpt")])
-    resumed, _ = weights(8, folder / "epoch.ckpt")
-    same = all(torch.equal(one, other) for one, other in zip(unbroken, resumed, strict=True))
+    unbroken, run = weights(7, callbacks=[SaveFirst(folder)])
+    same = {}
+    for name in ("epoch", "step"):
+        resumed, _ = weights(8, folder / f"{name}.ckpt")
+        same[name] = all(torch.equal(one, other) for one, other in zip(unbroken, resumed, strict=True))
     try:
         trainer(max_epochs=3, devices=2, strategy="ddp").fit(Poisoned(2, **SMALL), datamodule=small_data(batch_size=2))
         said = "nothing"

@@ -18,7 +18,7 @@ from torch import Tensor
 from tppsd.models.distribution import sample_mark, sample_with_ratio
 from tppsd.models.protocol import EventModel, EventTokens
 from tppsd.sampling import method, speculative
-from tppsd.sampling.autoregressive import ModelRunner
+from tppsd.sampling.autoregressive import ModelRunner, WithoutMarks
 from tppsd.sampling.block import BlockRule
 from tppsd.sampling.drafters.base import Draft
 from tppsd.sampling.drafters.model import ModelDrafter
@@ -399,6 +399,88 @@ def round_that_crosses_the_end_is_dropped() -> AbstractContextManager[Any]:
 
     return patch.object(BatchState, "commit", commit)
 
+
+# --- stop marks -------------------------------------------------------------------------------------------------------
+
+
+def stop_dropped(state: BatchState, marks: Tensor, num_counted: Tensor) -> Tensor:
+    """A sequence ends before the event that stops it."""
+    right = RIGHT_STOP(state, marks, num_counted)
+    return right - state.stopped.long()
+
+
+def kept_behind_the_stop(state: BatchState, marks: Tensor, num_counted: Tensor) -> Tensor:
+    """The other events of the round stay."""
+    RIGHT_STOP(state, marks, num_counted)
+    return num_counted
+
+
+def looks_past_what_is_committed(state: BatchState, marks: Tensor, num_counted: Tensor) -> Tensor:
+    """A drafted event of such a mark, that was rejected or lies behind a rejection, is taken for a stop."""
+    return torch.minimum(RIGHT_STOP(state, marks, torch.full_like(num_counted, marks.shape[1])), num_counted)
+
+
+def drafted_until_before_the_stop(draft: Draft, state: BatchState) -> Draft:
+    """A draft ends before its event of such a mark: a bonus event comes in its place."""
+    right = RIGHT_NEEDED(draft, state)
+    num_before = (~state.is_stop(right.marks)).long().cumprod(1).sum(1)
+    return replace(right, lengths=torch.minimum(right.num_drafted, num_before))
+
+
+RIGHT_STOP, RIGHT_NEEDED = BatchState._stop, Draft.needed
+
+
+def with_stop(wrong: Callable[[BatchState, Tensor, Tensor], Tensor]) -> Mutant:
+    return Mutant(patch=lambda: patch.object(BatchState, "_stop", wrong))
+
+
+STOP_MUTANTS = {
+    "stop_dropped": with_stop(stop_dropped),
+    "kept_behind_the_stop": with_stop(kept_behind_the_stop),
+    "looks_past_what_is_committed": with_stop(looks_past_what_is_committed),
+    "drafted_until_before_the_stop": Mutant(
+        patch=lambda: patch.object(Draft, "needed", drafted_until_before_the_stop)
+    ),
+}  # fmt: skip
+
+
+# --- forbidden marks --------------------------------------------------------------------------------------------------
+
+
+def time_stands_still() -> AbstractContextManager[Any]:
+    """A candidate that is dropped does not let time go on: the next event given that it is of another mark."""
+    return patch.object(
+        WithoutMarks, "_candidates", staticmethod(lambda distribution, elapsed, uniforms: distribution.sample(uniforms))
+    )
+
+
+class DroppedAfterwards(Mutant):
+    """Forbidden marks are taken out of finished samples, in which they have moved the events behind them."""
+
+    def samples(self, target: Any, draft: Any, **arguments: Any) -> SampledSequences:
+        forbidden = arguments.pop("forbid_marks")
+        whole = sample_with(target, draft, **arguments)
+        is_kept = ~torch.isin(whole.flat_marks, torch.tensor(forbidden))
+        counts = torch.stack([part.sum() for part in is_kept.split(whole.offsets.diff().tolist())])
+        inter_times, since = whole.flat_inter_times.tolist(), 0.0
+        starts = set(whole.offsets.tolist())
+        for i, stays in enumerate(is_kept.tolist()):
+            since = inter_times[i] + (0.0 if i in starts else since)
+            inter_times[i], since = since, 0.0 if stays else since
+        return replace(
+            whole,
+            flat_event_times=whole.flat_event_times[is_kept],
+            flat_inter_times=torch.tensor(inter_times, dtype=torch.float64)[is_kept],
+            flat_marks=whole.flat_marks[is_kept],
+            offsets=torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
+            options=whole.options.with_overrides(forbid_marks=forbidden),
+        )
+
+
+FORBID_MUTANTS = {
+    "time_stands_still": Mutant(patch=time_stands_still),
+    "dropped_afterwards": DroppedAfterwards(),
+}
 
 MUTANTS = {
     "marks_untested_joint": Mutant(MarksUntestedJoint),

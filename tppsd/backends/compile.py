@@ -101,7 +101,8 @@ def compile(model: Any, dtype: torch.dtype | str | None = None) -> EventModel:
 
     Args:
         model: a TransformerTPP, a LightningModule with one, or a checkpoint path.
-        dtype: float32 (None) or bfloat16, in which the matrices of layers, keys and values are kept.
+        dtype: float32 (None) or bfloat16, in which the matrices of layers, keys and values are kept. The options of
+            samples record bfloat16 where the target, and the draft if there is one, were compiled in it.
 
     Returns:
         A CompiledTPP, or a CompiledHeadTPP for an encoder of one's own.
@@ -184,28 +185,30 @@ def why_not_compilable(model: Any, device: torch.device | None = None) -> str | 
 
     None says that it can run the model.
     """
-    from tppsd.backends.cpp.prepack import BLOCKS, LANES, blocks_of
+    from tppsd.backends.cpp.prepack import BLOCKS, blocks_of
 
-    if (reason := _why_not_at_all(model, device)) is not None:
+    if (reason := why_not_head(model, device)) is not None:
         return reason
     encoder = model.encoder
     if type(encoder) not in BLOCKS or {type(block) for block in blocks_of(encoder)} != {BLOCKS[type(encoder)]}:
         return f"is for the encoders of this package and their layers; this has a {type(encoder).__name__}"
-    if not _has_known_decoder(model):
-        own = model.decoder if type(model.decoder) is not NextEventDecoder else model.decoder.marks
-        return f"is for the decoders of this package; this has a {type(own).__name__}"
-    dim = model.config["embed_dim"]
-    return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}" if dim % LANES else None
+    return None
 
 
 def why_not_head(model: Any, device: torch.device | None = None) -> str | None:
     """Return why native code cannot take over behind this model's own passes; None: it can."""
-    from tppsd.backends.cpp.prepack import LANES
+    from tppsd.backends.cpp.prepack import LANES, MARKS
+    from tppsd.models.transformer_tpp import TransformerTPP
 
-    if (reason := _why_not_at_all(model, device)) is not None:
-        return reason
-    if not _has_known_decoder(model):
-        return "is for the decoders of this package"
+    if type(model) is not TransformerTPP:  # nor a subclass, which may compute something else
+        return f"is for a TransformerTPP; this is a {type(model).__name__}"
+    kinds = {(parameter.dtype, device or parameter.device) for parameter in model.parameters()}
+    for kind, place in kinds:
+        if kind != torch.float32 or place.type != "cpu":
+            return f"is for float32 weights on a CPU; these are {str(kind).removeprefix('torch.')} on {place}"
+    own = model.decoder.marks if type(model.decoder) is NextEventDecoder else model.decoder
+    if type(own) not in MARKS:
+        return f"is for the decoders of this package; this has a {type(own).__name__}"
     dim = model.config["embed_dim"]
     return f"needs an embed_dim that is a multiple of {LANES}; this is {dim}" if dim % LANES else None
 
@@ -235,24 +238,6 @@ def check_compiler() -> None:
     from tppsd.backends.cpp.model import native_library
 
     native_library()
-
-
-def _why_not_at_all(model: Any, device: torch.device | None) -> str | None:
-    from tppsd.models.transformer_tpp import TransformerTPP
-
-    if type(model) is not TransformerTPP:  # nor a subclass, which may compute something else
-        return f"is for a TransformerTPP; this is a {type(model).__name__}"
-    kinds = {(parameter.dtype, device or parameter.device) for parameter in model.parameters()}
-    for kind, place in kinds:
-        if kind != torch.float32 or place.type != "cpu":
-            return f"is for float32 weights on a CPU; these are {str(kind).removeprefix('torch.')} on {place}"
-    return None
-
-
-def _has_known_decoder(model: Any) -> bool:
-    from tppsd.backends.cpp.prepack import MARKS
-
-    return type(model.decoder) is NextEventDecoder and type(model.decoder.marks) in MARKS
 
 
 def _kept(own: Snapshot | None, model: Any, dtype: torch.dtype) -> EventModel:

@@ -30,16 +30,6 @@ def in_passes(passes: int | None) -> str:
     return "" if passes is None else f" in {passes} pass{'es' if passes > 1 else ''}"
 
 
-def repeated(values: Iterable[object]) -> object | None:
-    """Return the first value that was there before, None where all differ."""
-    seen: list[object] = []
-    for value in values:
-        if value in seen:
-            return value
-        seen.append(value)
-    return None
-
-
 Encoder = Literal["thp", "sahp", "attnhp", "rotary"]
 Baseline = Literal["draft", "reencode", "eager"]
 Method = Literal["auto", "fixed_point"]
@@ -83,10 +73,6 @@ class ModelSize:
     def name(self) -> str:
         """Heads x layers."""
         return f"{self.num_heads}x{self.num_layers}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the arguments as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -203,8 +189,9 @@ class Plan:
         for name, values in (
             distinct | {"data": map(Path, self.data), "drafts": map(Path, draft_names(self.drafts))}
         ).items():
-            if (twice := repeated(values)) is not None:
-                raise ValueError(f"{name}: {twice} is there twice; name it once")
+            several = list(values)
+            if twice := [value for i, value in enumerate(several) if value in several[:i]]:
+                raise ValueError(f"{name}: {twice[0]} is there twice; name it once")
         if "eager" in self.baselines and self.compile is False:
             raise ValueError("the baseline 'eager' is for plans that compile; with compile = false all of it is eager")
         for entry in self.paper:
@@ -253,8 +240,8 @@ def draft_names(drafts: tuple[ModelSize | str, ...]) -> list[str]:
 
 def _name_among(size: ModelSize, sizes: list[ModelSize]) -> str:
     """Return the name of a size, with the settings that tell it from others of the same heads and layers."""
-    alike = [other.to_dict() for other in sizes if other.name == size.name]
-    differing = [f"{key} {value}" for key, value in size.to_dict().items() if len({other[key] for other in alike}) > 1]
+    alike = [asdict(other) for other in sizes if other.name == size.name]
+    differing = [f"{key} {value}" for key, value in asdict(size).items() if len({other[key] for other in alike}) > 1]
     return " ".join([size.name, *differing])
 
 

@@ -232,7 +232,7 @@ def write_report(plan: Plan, measurements: Sequence[Measurement], path: str | Pa
     if not measurements:
         raise ValueError("a report needs at least one measurement; there is none")
     page = Page(plan.title)
-    page.paragraph(_summary(plan))
+    page.paragraph(_summary(plan, measurements))
     rows = averaged([measured.row for measured in measurements])
     page.table(*table_of(rows, shown_columns(plan.columns, rows)))
     page.paragraph(f"{LEGEND}.")
@@ -247,12 +247,14 @@ def write_report(plan: Plan, measurements: Sequence[Measurement], path: str | Pa
     return page.write(path)
 
 
-def _summary(plan: Plan) -> str:
+def _summary(plan: Plan, measurements: Sequence[Measurement]) -> str:
     """Say how the numbers were measured."""
+    eager = "; ".join(dict.fromkeys(measured.row.sampler for measured in measurements if not measured.is_compiled))
+    compiled = ". All are compiled" + (f" but: {eager}" if eager else "")
     return (
         f"Samplers run in turn in one process after a warm-up: medians of {plan.repeats} runs"
         + (f", means over {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "")
-        + (". All are compiled" if plan.compile else "")
+        + (compiled if any(measured.is_compiled for measured in measurements) else "")
         + (f". Matrices, keys and values are in {plan.dtype}" if plan.dtype != "float32" else "")
         + ". A speed-up is against our own cached autoregressive sampler"
         + (

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tppsd.benchmark.measuring import Samples, Timed
 from tppsd.benchmark.plan import PAPER_KEYS, Plan
-from tppsd.benchmark.samplers import Request, Sampler, history, sequences_on
+from tppsd.benchmark.samplers import Request, Sampler, history, is_compiled_in
+from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.metrics.functional import (
@@ -136,7 +137,7 @@ def _log_likelihoods(model: TransformerTPP, sequences: list[EventSequence]) -> T
     parts = []
     with torch.inference_mode():
         for i in range(0, len(sequences), 8):
-            batch = sequences_on(model_device(model), sequences[i : i + 8])
+            batch = EventBatch.from_sequences(sequences[i : i + 8]).to(model_device(model))
             parts.append(model.log_likelihood(batch).double().cpu())
     return torch.cat(parts)
 
@@ -227,19 +228,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Holds a row, and what the figures show of it.
+    """Holds a row, and what the page shows beside it.
 
-    These are residuals, mark counts, and rounds by (drafted, accepted) where there are any.
+    These are residuals, mark counts, rounds by (drafted, accepted) where there are any, and whether the model that is
+    sampled is compiled.
     """
 
     row: Row
     fidelity: Fidelity
     accepted_counts: Tensor | None
+    is_compiled: bool
 
 
-def measurement(
-    timed: Timed, others: list[Timed], fidelity: Fidelity, cell: dict[str, Any], paper: tuple[dict[str, Any], ...]
-) -> Measurement:
+def measurement(timed: Timed, others: list[Timed], fidelity: Fidelity, cell: dict[str, Any], plan: Plan) -> Measurement:
     """Return the row of `timed`; `others` are all samplers of its cell and `cell` the fields that they share."""
     sampler, own = timed.sampler, timed.seconds_per_event
     baselines = {
@@ -267,7 +268,8 @@ def measurement(
         values |= {name: stats[name] for name in ("acceptance_rate", "step_acceptance", "events_per_round")}
         values["acceptance_by_position"] = [None if p != p else p for p in acceptance_by_position(counts).tolist()]
     values = {name: None if value != value else value for name, value in values.items()}  # JSON has no NaN
-    return Measurement(Row(**values, paper=_reported(values, paper)), fidelity, counts)
+    row = Row(**values, paper=_reported(values, plan.paper))
+    return Measurement(row, fidelity, counts, is_compiled_in(plan, sampler))
 
 
 def _speedups(timed: Timed, baseline: Timed) -> list[float]:

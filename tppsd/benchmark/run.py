@@ -62,7 +62,7 @@ def _cell(
     with progress(text, len(chosen) * (plan.repeats + 1)) as advance:
         timed = alternate(chosen, requests, batch_size, 1000 * seed, advance)
     judge = Judge(plan, data, chosen[0], requests, seed)
-    return [measurement(one, timed, judge(one), cell, plan.paper) for one in timed]
+    return [measurement(one, timed, judge(one), cell, plan) for one in timed]
 
 
 def _check_device(plan: Plan) -> None:

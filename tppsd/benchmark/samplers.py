@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tppsd.backends.compile import why_not_compilable
+from tppsd.backends.compile import is_compiled, runnable, why_not_compilable
 from tppsd.benchmark.plan import Plan, draft_names, in_passes, short_names
 from tppsd.data.batch import EventBatch
 from tppsd.data.remarks import shorten
@@ -85,11 +85,6 @@ def history(plan: Plan, source: EventSequence) -> EventSequence:
     return source.prefix(max(1, min(plan.given_events, len(source) // 2)))
 
 
-def sequences_on(device: torch.device, sequences: list[EventSequence]) -> EventBatch:
-    """Return a padded batch of `sequences` on `device`."""
-    return EventBatch.from_sequences(sequences).to(device)
-
-
 AUTOREGRESSIVE, REENCODE, EAGER = "autoregressive", "reencode (uncached)", "autoregressive, eager"
 
 
@@ -132,7 +127,8 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
         for options in plan.speculative_options(of_model=draft not in DRAFTER_NAMES):
             rule, of_draft = options.rule, options.draft_passes
             widths = None if options.tree is None else options.tree.candidates
-            length = written_length(options) if widths is None else len(widths)
+            assert not isinstance(options.draft_length, tuple)  # a plan names lengths and "auto"
+            length = options.draft_length if widths is None else len(widths)
             shape = length if widths is None else "tree " + "x".join(map(str, widths))
             label = f"speculative, {labels[name]}, {shape}{in_passes(of_draft)}" + (
                 f", {rule}" if len(plan.rules) > 1 else ""
@@ -150,10 +146,11 @@ def samplers(plan: Plan, target: TransformerTPP, drafts: dict[str, Any]) -> list
     return chosen
 
 
-def written_length(options: SamplingOptions) -> int | str | None:
-    """Return the draft length of options that name one length or "auto"."""
-    assert not isinstance(options.draft_length, tuple)
-    return options.draft_length
+def is_compiled_in(plan: Plan, sampler: Sampler) -> bool:
+    """Say whether the model of a sampler is run compiled: the plan asks for it, and the machine and the model do."""
+    if sampler.method in ("eager", "reencode"):
+        return False
+    return is_compiled(runnable(sampler.model, "draft", plan.compile, plan.dtype))  # a target has been refused before
 
 
 def _labels(plan: Plan) -> dict[str, str]:
@@ -205,7 +202,7 @@ def _continue(
 ) -> EventSequence:
     """Continue one history until its end, or by so many events."""
     device = model_device(target)
-    batch = sequences_on(device, [history])
+    batch = EventBatch.from_sequences([history]).to(device)
     for _ in range(MAX_EVENTS if num_events is None else num_events):
         distribution = target(batch)[:, -1].double()
         inter_time, mark = distribution.sample(torch.rand(1, 3, generator=generator, dtype=torch.float64).to(device))

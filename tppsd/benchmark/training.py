@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ def _model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             num_marks = 2 if data is None else data.num_marks
-            model = TransformerTPP(num_marks, encoder, **source.to_dict())  # type: ignore[arg-type]
+            model = TransformerTPP(num_marks, encoder, **asdict(source))  # type: ignore[arg-type]
         if data is not None:
             model.set_statistics(data.statistics)
         return model.eval().to(plan.device)
@@ -82,7 +83,7 @@ def checkpoint_path(
     """Return where a trained model is kept; the name ends in a hash of all that decides its weights."""
     settings = plan.training
     decisive = {
-        "statistics": data.statistics.to_dict(), "encoder": encoder, "size": size.to_dict(), "seed": seed,
+        "statistics": data.statistics.to_dict(), "encoder": encoder, "size": asdict(size), "seed": seed,
         "seconds": _seconds(plan, role), "max_epochs": settings.max_epochs, "patience": settings.patience,
         "batch_size": settings.batch_size, "learning_rate": _learning_rate(plan, role),
         "scored": settings.max_scored_events,
@@ -130,7 +131,7 @@ def _train(
     seed_everything(seed, verbose=False)
     schedule: dict[str, Any] = {"lr_scheduler": None if seconds is None else WarmupCosine}
     module_class = TargetTPP if role == "target" else DraftTPP
-    arguments: dict[str, Any] = {"encoder": encoder, **size.to_dict(), **schedule}
+    arguments: dict[str, Any] = {"encoder": encoder, **asdict(size), **schedule}
     arguments["distillation"] = None if teacher is None else Distillation(teacher.path)
     module = module_class(data.num_marks, optimizer=adamw(_learning_rate(plan, role)), **arguments)
     with contextlib.redirect_stdout(sys.stderr):  # progress bars; the output is the table or JSON alone

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 FACTORS: dict[str, tuple[Any, ...]] = {
-    "method": ("autoregressive", "joint", "factorised", "block", "fixed point"),
+    "method": ("autoregressive", "without marks", "joint", "factorised", "block", "fixed point"),
     "encoder": ("thp", "sahp", "attnhp", "rotary", "closed form"),
     "num_marks": (1, 5, 50),
     "weights": ("untrained", "trained"),
@@ -20,7 +20,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     ),
     "draft_length": (0, 1, 4, 10),
     "start": ("from scratch", "history", "silence"),
-    "end": ("window", "number of events"),
+    "end": ("window", "number of events", "stop mark"),
 }  # fmt: skip
 TREE_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
     "method": ("linear", "mean", "rrs"),
@@ -36,9 +36,11 @@ DRAFT_FACTORS: dict[str, tuple[Any, ...]] = FACTORS | {
 }  # fmt: skip
 # what compiled heads of such a target are certified for, beside those rounds
 DISTRIBUTION_FACTORS: dict[str, tuple[Any, ...]] = DRAFT_FACTORS | {
-    "method": ("autoregressive", "joint"), "num_marks": (1, 5), "draft": ("none", "self"), "draft_length": (0, 4),
+    "method": ("autoregressive", "without marks", "joint"), "num_marks": (1, 5), "draft": ("none", "self"),
+    "draft_length": (0, 4),
 }  # fmt: skip
 _NARROW = (2, 1, 1)  # candidates after the first step of a tree
+_ONE_IN = 5  # marks, of which one may be a stop mark and another one forbidden
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,16 @@ class Cell:
     """Holds one combination of choices.
 
     Attributes:
-        method: "autoregressive", the acceptance rule of a speculative chain or tree, or "fixed point" with the default
-            tolerance.
+        method: "autoregressive", "without marks" (the same, of the process without one mark in five), the acceptance
+            rule of a speculative chain or tree, or "fixed point" with the default tolerance.
         encoder: of the target; "closed form" has no weights to train and no cache to speak of.
         draft: how the draft relates to the target; "in two passes": another model that drafts so; "self", "jacobi",
             "poisson": drafters without a model.
         draft_length: events drafted per round, or iterated at once.
         start: "from scratch", after a "history", or after a history and a "silence" (a left-truncated first
             distribution).
-        end: of every sequence, "window" or "number of events".
+        end: of every sequence, "window", "number of events", or "stop mark": its first event of one mark in five, where
+            that comes before the end of a shorter window.
         candidates: at the first step of a tree `draft_length` deep; 0 for a chain.
     """
 
@@ -80,6 +83,21 @@ class Cell:
         return (self.candidates, *_NARROW)[: self.draft_length]
 
     @property
+    def drafts(self) -> bool:
+        """Whether events are drafted and tested."""
+        return self.method not in ("autoregressive", "without marks", "fixed point")
+
+    @property
+    def stop_marks(self) -> tuple[int, ...] | None:
+        """Marks that end a sequence: the last of every five."""
+        return tuple(range(_ONE_IN - 1, self.num_marks, _ONE_IN)) if self.end == "stop mark" else None
+
+    @property
+    def forbidden(self) -> tuple[int, ...] | None:
+        """Marks that do not happen: the second of every five."""
+        return tuple(range(1, self.num_marks, _ONE_IN)) if self.method == "without marks" else None
+
+    @property
     def is_compilable(self) -> bool:
         """Whether the target is a network, as it is."""
         return self.encoder != "closed form" and self.draft != "rare marks"
@@ -88,14 +106,14 @@ class Cell:
     def is_possible(self) -> bool:
         """Whether the combination makes sense, and can be certified in the time.
 
-        Two methods have no draft, rare marks need several, a closed form has no training data; the integrals of `rrs`
-        over the marks of a network, or for drafts that are always rejected, would take hours.
+        Three methods have no draft, some choices need several marks, a closed form has no training data; the integrals
+        of `rrs` over the marks of a network, or for drafts that are always rejected, would take hours.
         """
-        drafts = self.method not in ("autoregressive", "fixed point")
+        needs_marks = self.draft == "rare marks" or self.end == "stop mark" or self.method == "without marks"
         return (
-            drafts == (self.draft != "none")
-            and (self.method != "autoregressive") == (self.draft_length > 0)
-            and not (self.draft == "rare marks" and self.num_marks == 1)
+            self.drafts == (self.draft != "none")
+            and (self.drafts or self.method == "fixed point") == (self.draft_length > 0)
+            and not (needs_marks and self.num_marks == 1)
             and not (self.encoder == "closed form" and (self.weights == "trained" or self.draft == "poisson"))
             and not (
                 (self.method == "rrs" and self.candidates > 1)

@@ -107,10 +107,15 @@ class Certificate:
 
 
 def cells_of(how: How) -> list[Cell]:
-    """Return the cells that a run with such passes certifies: with a closed form, nothing can be compiled."""
+    """Return the cells that a run with such passes certifies.
+
+    With a closed form, nothing can be compiled; in reduced precision samples are judged by the distributions that come
+    with them, of which the process without some marks has none.
+    """
     if how.get("compiled") == OWN_ENCODER:
         return [*covering_cells("drafts of an own encoder"), *covering_cells("heads of an own encoder")]
-    return [cell for cell in all_cells() if cell.is_compilable or not how]
+    cells = [cell for cell in all_cells() if cell.is_compilable or not how]
+    return [cell for cell in cells if cell.forbidden is None or "dtype" not in how]
 
 
 def passes_of(how: How) -> str:

@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from tppsd.backends.compile import content_hash
 from tppsd.certification.cells import Cell
 from tppsd.certification.models import MEAN_INTER_TIME, OWN_ENCODER, build, event_data, with_own_encoder
+from tppsd.certification.without_marks import WithoutMarks
 from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import (
@@ -97,9 +98,16 @@ def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
 
     Recorded distributions are those of a sampler in reduced precision, for which the target's own are but near: how
     near is judged, too, or a sampler with a wrong cache would certify itself.
+
+    Where an event stops its sequence, the next one begins there, and residuals are as they are: the stop is a stopping
+    time. That sequences stop where they must is not a matter of chance. Without some marks, the intensity of those
+    that are left is what is integrated.
     """
+    if not stops_as_it_must(samples):
+        return {"the first event of a stop mark is the last event": 0.0}
     sequences = [replace(sequence, index=i) for i, sequence in enumerate(samples.with_history())]
-    model = target
+    forbidden = samples.options.forbid_marks
+    model: Any = target if forbidden is None else WithoutMarks(target, cast("tuple[int, ...]", forbidden))
     if samples.distributions is not None:
         model = RecordedDistributions(samples)
         if not divergence(target, sequences, model) < FAR:
@@ -122,6 +130,19 @@ def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
         expected = torch.cat([row.expected_marks for row in residuals])
         p_values["expected mark, mark"] = pair_independence(_ranks(expected), marks).p_value
     return p_values | (_first_events(residuals) if bool(torch.isnan(samples.ends).all()) else {})
+
+
+def stops_as_it_must(samples: SampledSequences) -> bool:
+    """Say whether events of stop marks are the last events of stopped sequences, of each of them, and no others."""
+    if samples.options.stop_marks is None:
+        return not samples.stopped.any()
+    is_stop = torch.isin(samples.flat_marks, torch.tensor(samples.options.stop_marks))
+    ends_it = torch.zeros_like(is_stop)
+    stopped, num_events = samples.stopped, samples.offsets.diff()
+    if bool((num_events[stopped] == 0).any()):
+        return False
+    ends_it[samples.offsets[1:][stopped] - 1] = True
+    return torch.equal(is_stop, ends_it) and bool(samples.ends[stopped].isnan().all())
 
 
 def _first_events(residuals: list[SequenceResiduals]) -> dict[str, float]:
@@ -162,8 +183,8 @@ def holm(p_values: dict[str, float], level: float = 0.01) -> dict[str, bool]:
 
 
 _ROWS = 512  # in flight
-_LENGTH = 40  # events per sequence, about
-_PILOT = 32, 0.01  # at least so many sequences, and this share of those wanted
+_LENGTH, _UNTIL_STOP = 40, 8  # events per sequence, about, and at most where it may stop at a mark
+_PILOT = 1280, 0.01  # at least so many events, and this share of those wanted
 _MARGIN = 1.1  # so that a little fewer events per sequence than in the pilot are still enough
 
 
@@ -204,7 +225,7 @@ def draw(
     compiled: bool | str = False,
     dtype: str = "float32",
 ) -> SampledSequences:
-    """Sample at least `num_events` events, bar a freak pilot, in sequences of about 40.
+    """Sample at least `num_events` events, bar a freak pilot, in sequences of about 40, or until a stop mark.
 
     How many sequences that takes is learnt from a pilot with another seed, whose samples are thrown away: a number of
     sequences that depended on the samples themselves would bias them.
@@ -220,21 +241,22 @@ def draw(
 
     unit = 1.0 if cell.encoder == "closed form" else MEAN_INTER_TIME
     histories = None if cell.start == "from scratch" else _histories(cell, unit)
-    end: dict[str, Any] = {"num_events": _LENGTH} if cell.end == "number of events" else {"horizon": _LENGTH * unit}
-    options: dict[str, Any] = {"method": "autoregressive"}
+    length = _UNTIL_STOP if cell.stop_marks else _LENGTH
+    end: dict[str, Any] = {"num_events": length} if cell.end == "number of events" else {"horizon": length * unit}
+    options: dict[str, Any] = {"method": "autoregressive", "forbid_marks": cell.forbidden}
     if cell.method == "fixed point":
         options = {"method": "fixed_point", "draft_length": cell.draft_length}
-    elif cell.method != "autoregressive":
+    elif cell.drafts:
         options = {"method": "speculative", "rule": cell.method}
         options |= {"draft_passes": 2 if cell.draft == "in two passes" else None}
         options |= {"candidates": cell.tree} if cell.candidates else {"draft_length": cell.draft_length}
     options |= {
         "compile": "auto" if compiled == OWN_ENCODER else compiled,
         "dtype": dtype,
+        "stop_marks": cell.stop_marks,
         "return_distributions": dtype != "float32",
     }
-    num_pilots = max(_PILOT[0], int(_PILOT[1] * num_events / _LENGTH))
-    pilot_paths = num_pilots // (len(histories) if histories else 1)
+    pilot_paths = int(max(_PILOT[0], _PILOT[1] * num_events) / length) // (len(histories) if histories else 1)
     pilot = sequences(pilot_paths, "pilot")
     return sequences(math.ceil(_MARGIN * num_events * pilot_paths / max(1, pilot.stats.num_events)), "samples")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.data_options import SourceParser, given_options, parse_job, source_of
+from tppsd.commands.data_options import MarkSets, SourceParser, opened, parse_job, typed_options
 
 if TYPE_CHECKING:
     from tppsd.data.statistics import DataStatistics
     from tppsd.forecasting.backtest_result import Backtest
     from tppsd.lightning.datamodule import EventDataModule
+    from tppsd.models.transformer_tpp import TransformerTPP
 
 
 def main(args: list[str]) -> None:
@@ -29,13 +29,11 @@ def main(args: list[str]) -> None:
     from tppsd.data.marks import check_mark_names
     from tppsd.data.units import check_time_unit
     from tppsd.lightning.backtest_job import Backtester, BacktestWriter
-    from tppsd.models.checkpoint import load
 
-    model, data = _opened(parsed)
-    target = load(model)
-    statistics = target.statistics
-    check_mark_names(statistics.mark_names, data.statistics.mark_names, str(model))
-    check_time_unit(statistics.time_unit, data.statistics.time_unit, str(model))
+    target, data = _opened(parsed)
+    statistics, model = target.statistics, parsed.model or parsed.run
+    check_mark_names(statistics.mark_names, data.statistics.mark_names, model)
+    check_time_unit(statistics.time_unit, data.statistics.time_unit, model)
     sequences = data.sequences(parsed.split)
     if not sequences:
         raise ValueError(
@@ -53,6 +51,8 @@ def main(args: list[str]) -> None:
         parsed.draft,
         parsed.seed,
         parsed.batch_size,
+        parsed.marks,
+        parsed.max_events,
     )
     writer = BacktestWriter(parsed.output)
     if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed) and writer.found is not None:
@@ -77,6 +77,10 @@ def parser() -> SourceParser:
     add("--origins", type=str, default="0.5",
         help="from when on: a fraction of each sequence, 'every 7d', or times and timestamps with commas")  # fmt: skip
     add("--num_paths", type=int, default=200, help="sampled continuations of each origin")
+    add("--marks", type=MarkSets, default=None,
+        help="marks or sets of marks to score: '[closed, [won, lost]]', or with names '{done: [won, lost]}' (default: "
+        "each mark)")  # fmt: skip
+    add("--max_events", type=int, default=100_000, help="most events of a path; one that has more is an error")
     add("--split", type=str, default="test", help="what is forecast: test, validation or train")
     add("--baselines", type=list[str] | None, default=None,
         help="of poisson, renewal and hawkes, as a list; [] for none (default: all)")  # fmt: skip
@@ -92,36 +96,29 @@ def parser() -> SourceParser:
     return parser
 
 
-def _opened(parsed: Any) -> tuple[Path, EventDataModule]:
-    """The checkpoint, and the data as it was trained on them."""
+def _opened(parsed: Any) -> tuple[TransformerTPP, EventDataModule]:
+    """Return the model, and its data or others that are read as they were."""
     from tppsd.lightning.datamodule import EventDataModule
-    from tppsd.models.checkpoint import CHECKPOINT_KEY, best_of_run, read_checkpoint
 
-    if parsed.run is not None:
-        return best_of_run(Path(parsed.run)), EventDataModule.of_run(parsed.run, **given_options(parsed))
-    source, options = source_of(parsed)
-    known = read_checkpoint(parsed.model)[CHECKPOINT_KEY].get("statistics", {})
-    given = options.given()
-    if known.get("time_origin") is not None:
-        given = {"time_unit": known["time_unit"], "origin": known["time_origin"], **given}
-    if known.get("mark_names") is not None and "min_mark_count" not in given:
-        given = {"mark_names": list(known["mark_names"]), **given}
-    return Path(parsed.model), EventDataModule(source, min_inter_time=known.get("min_inter_time"), **given)
+    target, source, options = opened(parsed)
+    if source is None:  # they were simulated
+        return target, EventDataModule.of_run(parsed.run, **typed_options(parsed))
+    return target, EventDataModule(source, min_inter_time=target.statistics.min_inter_time, **options.given())
 
 
 def _origins(text: str, statistics: DataStatistics) -> float | str | list[float]:
     """Return what `--origins` says: a fraction, "every 7d", or times on the clock of the data."""
     import numpy as np
 
-    from tppsd.data.units import Clock, as_number, parse_timestamp
+    from tppsd.data.stamps import clock_of_model
+    from tppsd.data.units import as_number
 
     number = as_number(text)
     if text.startswith("every"):
         return text
     if number is not None and 0 <= number < 1:
         return number
-    origin = statistics.time_origin
-    clock = Clock(statistics.time_unit, None if origin is None else parse_timestamp(origin, "origin"))
+    clock = clock_of_model(statistics)
     return [float(clock.times(np.asarray(clock.tick(part.strip(), "origins")))) for part in text.split(",")]
 
 

@@ -44,7 +44,7 @@ def main(args: list[str]) -> None:
 
 def parser() -> CommandParser:
     """Return the parser of the command line."""
-    parser = CommandParser("tppsd certify", __doc__ or "", ("tppsd certify --events 10000 --only speculative",))
+    parser = CommandParser("tppsd certify", __doc__ or "", ("tppsd certify --events 10000 --only joint",))
     add = parser.add_argument
     add("--events", type=int, default=EVENTS, help=f"per cell (default: {EVENTS:,})")
     add(

@@ -1,4 +1,4 @@
-"""`tppsd convert SOURCE OUT`: a log as the Parquet file that everything reads, or as an Arrow file that is mapped.
+"""`tppsd convert SOURCE OUT`: a log as the Parquet file that everything reads, as a mapped Arrow file, or as JSON.
 
 With `--magnitudes`, samples of `predict` as catalogue forecasts of CSEP.
 """
@@ -8,27 +8,39 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from tppsd.commands.data_options import SourceParser, parse_source
+from tppsd.commands.data_options import SourceParser, source_of, without_prefix
 from tppsd.data.options import ReadOptions
 from tppsd.data.paths import local_path
+
+ARROW, JSON = ".arrow", (".json", ".jsonl")
+WRITTEN = (".parquet", ARROW, *JSON)
 
 
 def parser() -> SourceParser:
     """Return the parser of the command line."""
     parser = SourceParser(
         "tppsd convert",
-        "Write a log of events to the Parquet file that everything reads, or to an Arrow file that stays on the disk.",
+        "Write a log of events to the Parquet file that everything reads, to an Arrow file that stays on the disk, or "
+        "to EasyTPP's JSON.",
         (
             "tppsd convert log.csv log.parquet --columns.time when --columns.mark what",
             "tppsd convert log.parquet log.arrow   # for a log that is larger than the memory",
+            "tppsd convert log.csv easytpp/train.json --split train   # what EasyTPP reads",
             "tppsd convert outputs/samples outputs/catalogues --magnitudes '[1, 1.5, 2, 2.5]'",
         ),
     )
     parser.add_argument(
         "output",
         type=str,
-        help="file to write: .parquet, or .arrow, whose events are read from the disk while a model is trained; "
-        "with --magnitudes a folder",
+        help="file to write: .parquet; .arrow, whose events are read from the disk while a model is trained; or .json "
+        "or .jsonl, EasyTPP's records, one a line; with --magnitudes a folder",
+    )
+    parser.add_argument(
+        "--split",
+        type=str | None,
+        default=None,
+        help="to .json or .jsonl, write train, validation or test alone, as EasyTPP wants it (default: all, with a "
+        "field `split`)",
     )
     parser.add_argument(
         "--magnitudes",
@@ -44,10 +56,20 @@ def main(args: list[str]) -> None:
     """Read a source and write its canonical file, or the catalogues that it samples.
 
     Raises:
-        FileNotFoundError, ValueError: it cannot be read, or the name is not that of a Parquet or Arrow file.
+        FileNotFoundError, ValueError: it cannot be read, or the name is not that of a file that is written.
     """
-    parsed, source, options = parse_source(parser(), args)
+    parsed = parser().parse_args(without_prefix(args))
+    if parsed.source is None and parsed.config is None:  # a word alone is OUT
+        raise ValueError(
+            f"give SOURCE and OUT, as in `tppsd convert log.csv log.parquet`; there is only {parsed.output}"
+        )
     path = local_path(parsed.output, "OUT")
+    suffix = path.suffix.lower()
+    if parsed.magnitudes is None and suffix not in WRITTEN:
+        raise ValueError(f"OUT {path} must end in {', '.join(WRITTEN[:-1])} or {WRITTEN[-1]}")
+    if parsed.split is not None and suffix not in JSON:
+        raise ValueError(f"--split is for EasyTPP's JSON ({' or '.join(JSON)}); {path} holds all splits")
+    source, options = source_of(parsed)
     if parsed.magnitudes is not None:
         from tppsd.data.catalogs import write_catalogs
 
@@ -55,12 +77,13 @@ def main(args: list[str]) -> None:
         print(f"Written: {len(files)} catalogue forecasts, {files[0]} to {files[-1]}")
         return
 
-    from tppsd.data.arrow_file import SUFFIX
     from tppsd.data.interchange import write_parquet
     from tppsd.data.log import read_log
 
-    if path.suffix.lower() == SUFFIX:
+    if suffix == ARROW:
         sizes, num_marks, notes = _write_arrow(source, path, options)
+    elif suffix in JSON:
+        sizes, num_marks, notes = _write_json(source, path, options, parsed.split)
     else:
         log = read_log(source, options)
         write_parquet(log, path)
@@ -70,6 +93,28 @@ def main(args: list[str]) -> None:
     shown, name = ", ".join(f"{number:,} {split}" for split, number in sizes.items()), shlex.quote(str(path))
     print(f"Written: {path} ({shown} sequences, {num_marks} marks)")
     print(f"Next: tppsd inspect {name}, or tppsd fit --data.path {name}")
+
+
+def _write_json(
+    source: str, path: Path, options: ReadOptions, split: str | None
+) -> tuple[dict[str, int], int, tuple[str, ...]]:
+    """Write EasyTPP's records of all splits, or of one.
+
+    Returns:
+        As `_write_arrow`; the notes also say what the records do not.
+    """
+    from tppsd.data.interchange import write_easytpp
+    from tppsd.data.reading import read_dataset
+
+    dataset = read_dataset(source, **options.given())
+    parts = dataset.splits if split is None else {split: dataset.sequences(split)}
+    write_easytpp(path, parts if split is None else parts[split], dataset.num_marks)
+    notes = list(dataset.notes)
+    if dataset.mark_names is not None:
+        notes.append(f"marks 0, 1, ... are {', '.join(dataset.mark_names)}: the records have no names")
+    if dataset.time_unit is not None:
+        notes.append(f"times are in {dataset.time_unit} since the start of each window: the records have no unit")
+    return {name: len(part) for name, part in parts.items()}, dataset.num_marks, tuple(notes)
 
 
 def _write_arrow(source: str, path: Path, options: ReadOptions) -> tuple[dict[str, int], int, tuple[str, ...]]:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.console import CommandParser
+from tppsd.commands.console import CommandParser, output_path
 from tppsd.data.whole_files import write_text
 
 if TYPE_CHECKING:
@@ -65,7 +65,12 @@ def parser() -> CommandParser:
     add("--entity", default="", help="user or team that the project belongs to; --publish needs it")
     add("--name", default="tppsd", help="name of the workspace (default: %(default)s)")
     add("--check", type=Path, metavar="PATH", help="folder of a recorded run: say which panels would be empty for it")
-    add("--output", type=Path, default=Path("outputs/dashboard.json"), help="file to write (default: %(default)s)")
+    add(
+        "--output",
+        type=output_path,
+        default=Path("outputs/dashboard.json"),
+        help="file to write (default: %(default)s)",
+    )
     add("--publish", action="store_true", help="also create the workspace in W&B, which takes `wandb login`")
     return own
 
@@ -81,9 +86,9 @@ def main(args: list[str]) -> None:
         raise ValueError("--publish needs --entity: the user or team that the project belongs to")
     made = workspace(options.entity, options.project, options.name)
     if options.check is not None:
-        from tppsd.lightning.recorded_run import read_recorded_run, run_file
+        from tppsd.lightning.recorded_run import logged_keys, run_file
 
-        missing = empty_panels(read_recorded_run(run_file(options.check)).keys)
+        missing = empty_panels(logged_keys(run_file(options.check)))
         for title, keys in missing.items():
             print(f"empty for this run: {title} ({', '.join(keys)})")
         if not missing:

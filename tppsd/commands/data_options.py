@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import date
-from typing import Any, NoReturn
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecognized, use_threads
 from tppsd.data.obstacles import shortened
-from tppsd.data.options import ReadOptions
+from tppsd.data.options import READING, ReadOptions
 from tppsd.data.paths import local_path
 from tppsd.data.yaml_files import read_mapping
 
+if TYPE_CHECKING:
+    from tppsd.models.transformer_tpp import TransformerTPP
+
+LISTS = ("fractions", "split_times", "mark_bins", "mark_names")
+COLUMNS = "'{sequence: case, time: when, mark: what}'"
+NO_SOURCE = "there is no SOURCE: give a file, a folder, a hub id or a URL"
 TRAINER = {  # options of the Trainer that a page shows
     "--trainer.devices": "processes that share the work (default: 1)",
     "--trainer.num_nodes": "machines that share the work (default: 1)",
     "--trainer.enable_progress_bar": "show how far the work is (default: true)",
     "--start_timeout": "seconds that processes wait for each other at the start (default: 60)",
 }
+
+OneSet = int | str | list[int | str]
+MarkSets = list[OneSet] | dict[str, OneSet] | None  # marks, sets of them, or sets with names
 
 
 class SourceParser(ArgumentParser):
@@ -32,13 +42,20 @@ class SourceParser(ArgumentParser):
         description: what it does.
         examples: calls of it, for its page.
         has_threads: it computes, and takes `--threads`.
+        source: what SOURCE may be.
     """
 
-    def __init__(self, prog: str, description: str, examples: tuple[str, ...] = (), has_threads: bool = False) -> None:
-        super().__init__(prog=prog, description=description)
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        examples: tuple[str, ...] = (),
+        has_threads: bool = False,
+        source: str = "file, folder of split files, hub id or URL; of --config unless given",
+    ) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
         self.examples, self.has_threads = examples, has_threads
-        self.add_argument("source", type=str | None, default=None, nargs="?",
-                          help="file, folder of split files, hub id or URL; of --config unless given")  # fmt: skip
+        self.add_argument("source", type=str | None, default=None, nargs="?", help=source)
         self.add_argument("--config", type=str | None, default=None,
                           help="a configuration file with a section `data`, such as that of a run")  # fmt: skip
         self.add_class_arguments(ReadOptions)
@@ -47,7 +64,7 @@ class SourceParser(ArgumentParser):
 
     def format_help(self, *_: Any) -> str:
         """Return the page of --help: what is the command's own comes before how a log is read."""
-        of_reading = {f"--{field.name}" for field in fields(ReadOptions)}
+        of_reading = {f"--{name}" for name in READING}
         options = options_of(self)
         words = [option for option in options if not option.name.startswith("--")]
         groups = {
@@ -65,8 +82,16 @@ class SourceParser(ArgumentParser):
         return page(usage, self.description or "", groups, footer if self.examples else "")
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
-        """Parse a command line, and take the threads that it asks for."""
+        """Parse a command line, and take the threads that it asks for.
+
+        Of the options of reading, the result has those that were typed, and no defaults: so one that is typed counts
+        before a configuration or a run also where it equals its default, as `--sort false`.
+        """
         parsed = super().parse_args(*args, **options)
+        typed = super().parse_args(*args, **options | {"defaults": False})
+        for name in READING:
+            if name not in typed:
+                del parsed[name]
         if self.has_threads:
             use_threads(parsed.threads)
         return parsed
@@ -103,42 +128,112 @@ def _of_trainer(options: Sequence[Option]) -> list[Option]:
     return [one._replace(text=TRAINER[one.name]) for one in options if one.name in TRAINER]
 
 
-def parse_source(parser: SourceParser, args: list[str]) -> tuple[Any, str, ReadOptions]:
+def parse_source(parser: SourceParser, args: list[str], process: str | None = None) -> tuple[Any, str, ReadOptions]:
     """Return the parsed namespace, the source, and how it is read.
+
+    Args:
+        parser: of the command.
+        args: its words.
+        process: name of a process preset that is simulated where there is no source; None: one is needed.
 
     Raises:
         FileNotFoundError, ValueError: the configuration cannot be read, or there is no source.
     """
     parsed = parser.parse_args(without_prefix(args))
-    return parsed, *source_of(parsed)
+    return parsed, *source_of(parsed, process)
 
 
 def without_prefix(args: list[str]) -> list[str]:
-    """Return the words of a command line with `--data.NAME` as `--NAME`, and the value of `--data.path` as SOURCE."""
-    words = [word.removeprefix("--data.path=") for word in args if word != "--data.path"]
-    return ["--" + word.removeprefix("--data.") if word.startswith("--data.") else word for word in words]
+    """Return the words of a command line with `--data.NAME` as `--NAME`.
+
+    The value of `--data.path`, or of `--data`, becomes SOURCE.
+
+    Raises:
+        ValueError: it has none, or another option has a value that is plainly meant as a list or a map and is none.
+    """
+    words = []
+    for place, word in enumerate(args):
+        name, is_joined, value = word.partition("=")
+        if name in ("--data", "--data.path"):
+            if (args[place + 1 : place + 2] or ["--"])[0].startswith("--") and not value:
+                raise ValueError(f"{name} needs a value: a file, a folder, a hub id or a URL")
+            words += [value] if is_joined else []
+        else:
+            words.append("--" + word.removeprefix("--data.") if word.startswith("--data.") else word)
+    for place, word in enumerate(words):
+        if (said := _misspelt(word, words[place + 1 :])) is not None:
+            raise ValueError(said)
+    return words
 
 
-def source_of(parsed: Any) -> tuple[str, ReadOptions]:
+def _misspelt(word: str, following: list[str]) -> str | None:
+    """Return how a list or map is written, where an option is followed by words that are meant as one."""
+    option, is_joined, value = word.partition("=")
+    values = [value] if is_joined else [*takewhile(lambda word: not word.startswith("--"), following)]
+    name = option.removeprefix("--").replace("-", "_")
+    if option == "--unmarked":
+        return "there is no option --unmarked: say --columns.mark null"
+    if not option.startswith("--") or not values or values[0] == "null" or values[0].startswith(("[", "{")):
+        return None
+    if name == "columns":
+        pairs = (value.partition("=") for value in takewhile(lambda value: "=" in value, values))
+        meant = "{" + ", ".join(f"{field}: {column}" for field, _, column in pairs) + "}"
+    elif name == "observed":
+        edges = (value.split("..") for value in takewhile(lambda value: ".." in value, values))
+        meant = "[" + ", ".join(f"[{', '.join(own)}]" for own in edges) + "]"
+    elif name in LISTS:
+        meant = f"[{', '.join(values)}]"
+    else:
+        return None
+    kind, shown = ("map", COLUMNS) if name == "columns" else ("list", "'[...]'")
+    return f"{option} {values[0]} is no {kind}: say --{name} {shown if meant in ('{}', '[]') else repr(meant)}"
+
+
+def source_of(parsed: Any, process: str | None = None) -> tuple[str, ReadOptions]:
     """Return the source of a parsed namespace, and how it is read.
 
     Raises:
         FileNotFoundError, ValueError: as `parse_source`.
     """
-    names = [option.name for option in fields(ReadOptions)]
     values = {} if parsed.config is None else _section(parsed.config)
-    source = parsed.source or values.get("path")
+    source = parsed.source or values.get("path") or (process and (values.get("process") or process))
     if source is None:
-        raise ValueError("there is no SOURCE: give a file, a folder, a hub id or a URL")
-    read = {name: values[name] for name in names if values.get(name) is not None}
-    return source, ReadOptions(**read | given_options(parsed))
+        raise ValueError(NO_SOURCE)
+    stored = {name: values[name] for name in READING if values.get(name) is not None}  # null: it is not given
+    return source, ReadOptions(**stored | typed_options(parsed))
 
 
-def given_options(parsed: Any) -> dict[str, Any]:
+def opened(parsed: Any) -> tuple[TransformerTPP, str | None, ReadOptions]:
+    """Return the model of --run or --model, the source of its data, and how it is read: as the model's own data were.
+
+    The source is SOURCE, else that of --config, else the run's; None: the run has simulated its data. An option is what
+    was typed, else what --config or the run says of it, else what the model knows (tppsd.data.stamps.as_trained).
+
+    Raises:
+        FileNotFoundError, ValueError: the run, the model or the configuration cannot be read, or there is no source.
+    """
+    from tppsd.data.stamps import as_trained
+    from tppsd.lightning.runs import open_run
+    from tppsd.models.checkpoint import load
+
+    values: dict[str, Any] = {}
+    if parsed.run is None:
+        target = load(parsed.model)
+    else:
+        checkpoint, section = open_run(Path(parsed.run))
+        target, values = load(checkpoint), section["init_args"]
+    if parsed.config is not None:
+        values = _section(parsed.config)
+    source = parsed.source or values.get("path")
+    if source is None and (parsed.run is None or parsed.config is not None):
+        raise ValueError(NO_SOURCE)
+    stored = {name: values[name] for name in READING if name in values}
+    return target, source, ReadOptions(**as_trained(target.statistics, typed_options(parsed), stored))
+
+
+def typed_options(parsed: Any) -> dict[str, Any]:
     """Return the options of `ReadOptions` that the command line itself gives."""
-    names = [option.name for option in fields(ReadOptions)]
-    defaults = ReadOptions()
-    return {name: parsed[name] for name in names if parsed[name] not in (getattr(defaults, name), None)}
+    return {name: parsed[name] for name in READING if name in parsed}
 
 
 def _section(path: str) -> dict[str, Any]:

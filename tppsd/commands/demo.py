@@ -11,17 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tppsd.arguments import THREADS, use_threads
-from tppsd.commands.console import (
-    CommandParser,
-    add_columns,
-    add_reading_options,
-    add_threads,
-    at_least,
-    output_path,
-    positive_seconds,
-    take_reading_options,
-)
+from tppsd.commands.console import at_least, output_path, positive_seconds
+from tppsd.commands.data_options import SourceParser, parse_source
+from tppsd.data.options import ReadOptions
 
 
 @dataclass
@@ -30,26 +22,20 @@ class Settings:
 
     Attributes:
         data: folder or file of events, hub id, or process preset.
-        columns: pairs of a field and the column that it is read from, where that is not the usual one.
-        unmarked: the events have no marks, or theirs are left aside.
         output: folder of all results.
         target_seconds, draft_seconds: training times.
         num_sequences: how many sequences are sampled.
         seed: of data, training and sampling.
-        threads: of training; None = torch's choice.
-        reading: options of `tppsd.data.options.ReadOptions` that were given.
+        reading: how events are read.
     """
 
     data: str
-    columns: list[tuple[str, str]]
-    unmarked: bool
     output: Path
     target_seconds: float
     draft_seconds: float
     num_sequences: int
     seed: int
-    threads: int | None
-    reading: dict[str, Any]
+    reading: ReadOptions
 
 
 DEFAULT_PROCESS = "multivariate_hawkes"
@@ -57,44 +43,35 @@ TARGET_SECONDS, DRAFT_SECONDS = 140.0, 40.0
 NUM_SEQUENCES = 40
 
 
-def parser() -> CommandParser:
+def parser() -> SourceParser:
     """Return the parser of the command line."""
-    parser = CommandParser(
+    parser = SourceParser(
         "tppsd demo",
         "Train a target and a draft, sample speculatively and event by event, forecast, and show it on one page.",
-        ("tppsd demo", "tppsd demo --data log.csv --columns sequence=user time=hours mark=kind"),
+        ("tppsd demo", "tppsd demo log.csv --columns '{sequence: user, time: hours, mark: kind}'"),
+        has_threads=True,
+        source=f"file, folder of split files, hub id, URL or process preset (default: {DEFAULT_PROCESS})",
     )
     add = parser.add_argument
-    add(
-        "--data",
-        default=DEFAULT_PROCESS,
-        help="folder or file of events, hub id, or process preset (default: %(default)s)",
-    )
-    add_columns(parser)
-    add("--output", type=output_path, default=Path("outputs/demo"), help="where results go (default: %(default)s)")
-    seconds: dict[str, Any] = {"type": positive_seconds, "metavar": "SECONDS"}
-    add(
-        "--target-seconds", **seconds, default=TARGET_SECONDS, help="training time of the target (default: %(default)s)"
-    )
-    add("--draft-seconds", **seconds, default=DRAFT_SECONDS, help="training time of the draft (default: %(default)s)")
-    add("--num-sequences", type=at_least(1), default=NUM_SEQUENCES, help="sequences to sample (default: %(default)s)")
-    add("--seed", type=at_least(0), default=0, help="of data, training and sampling (default: %(default)s)")
-    add_threads(parser, f"of training: {THREADS}; sampling, one sequence at a time, has one")
-    add_reading_options(parser)
+    add("--output", type=output_path, default=Path("outputs/demo"), help="where results go")
+    add("--target-seconds", type=positive_seconds, default=TARGET_SECONDS, help="training time of the target")
+    add("--draft-seconds", type=positive_seconds, default=DRAFT_SECONDS, help="training time of the draft")
+    add("--num-sequences", type=at_least(1), default=NUM_SEQUENCES, help="sequences to sample")
+    add("--seed", type=at_least(0), default=0, help="of data, training and sampling")
     return parser
 
 
 def parse(args: list[str]) -> Settings:
-    """Read the options of the command line."""
-    options = parser().parse_args(args)
-    return Settings(reading=take_reading_options(options), **vars(options))
+    """Read the options of the command line, and take the threads that it asks for."""
+    options, data, reading = parse_source(parser(), args, DEFAULT_PROCESS)
+    own = ("output", "target_seconds", "draft_seconds", "num_sequences", "seed")
+    return Settings(data, reading=reading, **{name: options[name] for name in own})
 
 
 def main(args: list[str]) -> None:
     """Run the demo and print its table."""
     settings = parse(args)
     started = time.perf_counter()
-    use_threads(settings.threads)
     from rich.console import Console
 
     console = Console()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -206,14 +207,15 @@ def _next_steps(data: EventDataModule, results: dict[str, Any]) -> str:
     end = "horizon=10.0" if data.process_object is None else "t_end=100.0"
     # `make demo` installs into a virtual environment that is not the shell's
     folder = "" if shutil.which("tppsd") else f"{os.path.relpath(Path(sys.executable).parent)}{os.sep}"
+    command, python = (shlex.quote(f"{folder}{name}") for name in ("tppsd", "python"))
     return f"""
 [bold]Next[/]
-  {folder}tppsd inspect PATH           what is in your own log of events
-  {folder}tppsd demo --data PATH       the same on it: a folder of splits, a file or a hub id
-  {folder}tppsd fit --data.path PATH   train with every option; then forecast, backtest, predict
-  {folder}python                       sample in three lines:
+  {command} inspect PATH           what is in your own log of events
+  {command} demo --data PATH       the same on it: a folder of splits, a file or a hub id
+  {command} fit --data.path PATH   train with every option; then forecast, backtest, predict
+  {python}                       sample in three lines:
     import tppsd
-    samples = tppsd.sample("{target}",
-                           draft="{draft}", num_sequences=8, {end})
+    samples = tppsd.sample({target!r},
+                           draft={draft!r}, num_sequences=8, {end})
     samples.to_pandas()
 """

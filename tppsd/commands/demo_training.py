@@ -14,7 +14,6 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
-from tppsd.commands.console import open_events
 from tppsd.data.remarks import shorten
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.distillation import Distillation
@@ -24,6 +23,7 @@ from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.functional import model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
+from tppsd.processes.presets import PRESETS
 from tppsd.progress import progress
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ MAX_SCORED_EVENTS = 60_000  # ... events of the validation and of the test split
 
 def open_data(settings: Settings, console: Console) -> EventDataModule:
     """Return the data module for a preset's name or a path, cut to what fits the time, in small batches."""
-    data: EventDataModule = open_events(
-        settings.data, settings.columns, settings.unmarked, seed=settings.seed, **settings.reading
-    )
+    source: dict[str, Any] = {"process" if settings.data in PRESETS else "path": settings.data}
+    data = EventDataModule(**source, seed=settings.seed, **settings.reading.given())
     splits = {}
     for name, sequences in data.dataset.splits.items():
         kept, note = shorten(sequences, MAX_LENGTH, None if name == "train" else MAX_SCORED_EVENTS)

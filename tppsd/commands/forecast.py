@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import os
+from dataclasses import replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
-from tppsd.commands.data_options import SourceParser, given_options, parse_job, source_of
-from tppsd.data.options import ReadOptions
+from tppsd.commands.data_options import MarkSets, SourceParser, opened, parse_job
 
 if TYPE_CHECKING:
+    from tppsd.data.log import EventLog
     from tppsd.data.reading import EventDataset
     from tppsd.data.sequences import EventSequence
 
@@ -25,19 +26,30 @@ def main(args: list[str]) -> None:
     from tppsd.lightning.running import run_job
 
     own = parser()
-    parsed = parse_job(own, args)
+    parsed = parse_job(own, [_plain(word) for word in args])
+    if parsed.given_until is not None and parsed.given_fraction is not None:
+        raise ValueError("--given_until and --given_fraction both say what a history is; give one of them")
 
     from tppsd.data.log import read_log
     from tppsd.data.reading import to_dataset
     from tppsd.lightning.forecast_job import Forecaster
     from tppsd.lightning.forecast_writer import ForecastWriter
-    from tppsd.models.checkpoint import load
+    from tppsd.sampling.checks import whole_number
 
-    model, source, options = _opened(parsed)
-    target = load(model)
+    if parsed.max_histories is not None:
+        whole_number("--max_histories", parsed.max_histories, 1)
+    target, source, options = opened(parsed)
+    if source is None:
+        raise ValueError(f"--run {parsed.run}: was trained on a simulated process; give a SOURCE to forecast")
     is_split = parsed.split is not None or options.split_times is not None
-    dataset = to_dataset(read_log(source, _as_trained(options, target.statistics), is_split))
-    histories, observed = _histories(dataset, parsed.split, parsed.given_fraction, parsed.max_histories)
+    log = read_log(source, options, is_split)
+    if parsed.given_until is not None:
+        log = _uncut(log, parsed.split)
+    dataset = to_dataset(log)
+    if parsed.given_until is None:
+        histories, observed = _histories(dataset, parsed.split, parsed.given_fraction, parsed.max_histories)
+    else:
+        histories, observed = _until(dataset, parsed.split, parsed.given_until, parsed.max_histories)
     module = Forecaster(
         target,
         histories,
@@ -49,6 +61,8 @@ def main(args: list[str]) -> None:
         parsed.stop_marks,
         parsed.seed,
         observed,
+        parsed.max_events,
+        None if parsed.history_lookback is None else _length(parsed.history_lookback, dataset, "--history_lookback"),
     )
     writer = ForecastWriter(parsed.output, dataset.name)
     if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed):
@@ -84,8 +98,9 @@ def _add_options(parser: SourceParser) -> None:
     )
     parser.add_argument("--num_paths", type=int, default=1000, help="sampled continuations of each history")
     parser.add_argument("--bins", type=int, default=4, help="parts of the horizon, with counts of their own")
-    parser.add_argument("--marks", type=list[int | str] | None, default=None,
-                        help="marks to forecast, by index or name (default: each)")  # fmt: skip
+    parser.add_argument("--marks", type=MarkSets, default=None,
+                        help="marks or sets of marks to forecast: '[closed, [won, lost]]', or with names '{done: [won, "
+                        "lost]}' (default: each mark)")  # fmt: skip
     parser.add_argument("--stop_marks", type=list[int | str] | None, default=None, help="marks that end a sequence")
     parser.add_argument(
         "--split", type=str | None, default=None, help="train, validation or test (default: all of them)"
@@ -93,49 +108,26 @@ def _add_options(parser: SourceParser) -> None:
     parser.add_argument("--given_fraction", type=float | None, default=None,
                         help="a history is this share of the events of its sequence, and the rest is drawn beside the "
                         "forecast (default: all of them)")  # fmt: skip
+    parser.add_argument("--given_until", type=str | None, default=None,
+                        help="forecast as of this time, a timestamp or a number: what came until then is given, and "
+                        "the rest is drawn beside the forecast; also --given.until")  # fmt: skip
+    parser.add_argument("--history_lookback", type=str | None, default=None,
+                        help="how much of every history is taken, as 28d (default: all, or as much as the model has "
+                        "seen in training)")  # fmt: skip
+    parser.add_argument("--max_events", type=int, default=1_000_000,
+                        help="most events of a path; one that has more is an error")  # fmt: skip
     parser.add_argument("--max_histories", type=int | None, default=None, help="at most so many, from the first on")
     parser.add_argument("--seed", type=int, default=0, help="of the paths")
     parser.add_argument("--chunk_size", type=int | None, default=None,
                         help="histories that are done and written together (default: some 20,000 paths)")  # fmt: skip
 
 
-def _opened(parsed: Any) -> tuple[Path, str, ReadOptions]:
-    """Return the checkpoint, the source, and how it is read."""
-    if parsed.run is None:
-        return Path(parsed.model), *source_of(parsed)
-    from tppsd.lightning.runs import open_run
-
-    checkpoint, section = open_run(Path(parsed.run))
-    of_run = section["init_args"]
-    source = parsed.source or of_run.get("path")
-    if source is None:
-        raise ValueError(f"--run {parsed.run}: was trained on a simulated process; give a SOURCE to forecast")
-    names = {field.name for field in fields(ReadOptions)}
-    read = {name: value for name, value in of_run.items() if name in names and value is not None}
-    return checkpoint, source, ReadOptions(**read | given_options(parsed))
-
-
-def _as_trained(options: ReadOptions, statistics: Any) -> ReadOptions:
-    """Return the options of reading, with the clock and the marks of the model's data where they leave them open."""
-    own = {"time_unit": statistics.time_unit, "mark_names": statistics.mark_names}
-    if statistics.time_origin is not None:
-        own["origin"] = statistics.time_origin
-    for name in ("window", "lookback"):
-        own[name] = getattr(statistics, name)
-    given = options.given()
-    if "min_mark_count" in given:
-        own.pop("mark_names")
-    return options.with_options({name: value for name, value in own.items() if value is not None and name not in given})
-
-
 def _histories(
     dataset: EventDataset, split: str | None, fraction: float | None, most: int | None
 ) -> tuple[list[EventSequence], list[EventSequence] | None]:
     """Return what is continued, and what has come after it where a part of each sequence is held back."""
-    if most is not None and most < 1:
-        raise ValueError(f"--max_histories {most} must be at least 1")
     splits = list(dataset.splits) if split is None else [split]
-    sequences = [sequence for name in splits for sequence in dataset.sequences(name)][:most]
+    sequences = list(islice(chain.from_iterable(map(dataset.sequences, splits)), most))  # builds no more than these
     if not sequences:
         raise ValueError(f"{dataset.name}: there is no sequence to continue")
     if fraction is None:
@@ -146,11 +138,55 @@ def _histories(
     return [sequence.prefix(num) for sequence, num in zip(sequences, given, strict=True)], sequences
 
 
-def _length(text: str, dataset: EventDataset) -> float:
+def _plain(word: str) -> str:
+    """Return a word of the command line with --given.until and --given.fraction as the options that they are."""
+    return "--given_" + word.removeprefix("--given.") if word.startswith("--given.") else word
+
+
+def _uncut(log: EventLog, split: str | None) -> EventLog:
+    """Return a log without its cuts into windows and splits by time, so that each sequence has one history."""
+    if split is not None:
+        if log.window is not None or log.options.split_times is not None:
+            raise ValueError(
+                f"--split {split} is cut by time, and --given_until says itself where a history ends; leave --split out"
+            )
+        return log
+    from tppsd.data.tables import SPLITS
+
+    parts = dict(zip(SPLITS, log.whole, strict=False))
+    return replace(log, parts=parts, marks={name: log.vocabulary.encode(part) for name, part in parts.items()})
+
+
+def _until(
+    dataset: EventDataset, split: str | None, until: str, most: int | None
+) -> tuple[list[EventSequence], list[EventSequence] | None]:
+    """Return what was known of each sequence at a time, and the sequences themselves where they go on after it."""
+    import numpy as np
+
+    from tppsd.data.units import Clock
+    from tppsd.forecasting.anchors import as_of
+
+    clock = Clock.stored(dataset.time_unit, dataset.time_origin)
+    time = float(clock.times(np.asarray(clock.tick(until, "--given_until"))))
+    splits = list(dataset.splits) if split is None else [split]
+    found = as_of([sequence for name in splits for sequence in dataset.sequences(name)], time)
+    left_out = [f"{found.num_later:,} begin later"] if found.num_later else []
+    if found.num_ended:
+        left_out.append(f"{found.num_ended:,} were observed until an earlier time (t_end says until when)")
+    if not found.histories:
+        raise ValueError(f"--given_until {until}: no sequence was observed then; {' and '.join(left_out)}")
+    if left_out and os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes of a node one says it
+        print(f"As of {until} {len(found.histories):,} sequences are forecast; {' and '.join(left_out)}")
+    sequences = found.sequences[:most]
+    goes_on = any(sequence.window_end > time for sequence in sequences)
+    return found.histories[:most], sequences if goes_on else None
+
+
+def _length(text: str, dataset: EventDataset, option: str = "--horizon") -> float:
     """Return a length of time in the data's unit."""
     from tppsd.data.units import Clock
 
     clock = Clock.stored(dataset.time_unit, dataset.time_origin)
-    length = clock.length(clock.duration(text, "--horizon"))
+    length = clock.length(clock.duration(text, option))
     assert length is not None
     return length

@@ -88,8 +88,8 @@ def understood(facts: LogFacts) -> list[tuple[str, str]]:
     """Return (what, how it was understood): columns, times, sequences, windows, observation, splits."""
     log, table = facts.log, facts.log.whole[0]
     unit = log.clock.unit or "units"
-    ticks = [one.event_times for one in log.whole]
-    first, last = (to_text(edge) for edge in (min(t.min() for t in ticks), max(t.max() for t in ticks)))
+    ticks = np.concatenate([one.event_times for one in log.whole])
+    span = f"from {to_text(ticks.min())} to {to_text(ticks.max())}" if len(ticks) else "of no event"
     kind = "timestamps in UTC" if log.clock.has_dates else "numbers"
     origin = (
         f"; unit {unit}, time 0 is {to_text(log.clock.origin)}"
@@ -100,7 +100,7 @@ def understood(facts: LogFacts) -> list[tuple[str, str]]:
     is_stream = table.sequence_ids is not None and num_sequences == 1 and table.sequence_ids[0] is None
     lines = [
         ("columns", ", ".join(f"{field} = {column}" for field, column in table.columns.items())),
-        ("times", f"{kind} from {first} to {last}{origin}"),
+        ("times", f"{kind} {span}{origin}"),
         ("sequences", "one stream" if is_stream else f"{num_sequences:,}"),
     ]
     if log.window is not None:
@@ -263,12 +263,12 @@ def _about_splits(facts: LogFacts) -> list[str]:
                 f"{count:,} sequences of {b} are copies of sequences of {a}, with the same inter-times and marks"
             )
     for split, own in facts.splits.items():
-        if split == "train":
+        if split == "train" or not (own.num_scored and facts.train.num_scored):
             continue
         if (drift := facts.mark_drift(split)) > DRIFT:
             lines.append(f"marks drift: total variation {drift:.2f} between train and {split}")
-        ratio = own.rate / facts.train.rate if facts.train.rate > 0 else np.nan
-        if np.isfinite(ratio) and ratio > 0 and not 1 / RATES < ratio < RATES:
+        ratio = own.rate / facts.train.rate if facts.train.rate > 0 else np.nan  # NaN also where all events are ties
+        if np.isfinite(ratio) and not 1 / RATES < ratio < RATES:
             lines.append(f"rates drift: {split} has {ratio:.2f} times the events per unit of time of train")
     for split, own in facts.splits.items():
         until, last = observed_until(own.table), own.table.event_times

@@ -7,6 +7,7 @@ damaged is named, one file a line; giving the job's command again mends that, an
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ def main(args: list[str]) -> None:
         )
         raise SystemExit(1)
     print(f"{folder}: all {num_files} files are there and as they were written")
-    look = f"tppsd inspect {folder}, or " if kind is PREDICT else ""
-    print(f"Next: {look}pandas.read_parquet({str(folder)!r})")
+    look = f"tppsd inspect {shlex.quote(str(folder))}, or " if kind is PREDICT else ""
+    table = next((name for name in kind.results if name.endswith(".parquet")), "")  # samples: the folder itself
+    print(f"Next: {look}pandas.read_parquet({str(folder / table)!r})")
 
 
 def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tppsd.data.obstacles import quoted
+from tppsd.data.units import as_number
 
 Place = Callable[[int], str]  # position of a value -> words that say where it stands
 EXACT = 2**53  # float64 holds every integer up to here
@@ -34,11 +35,36 @@ def list_lengths(column: Any, source: str, name: str, kind: str) -> np.ndarray:
     return lengths
 
 
-def list_values(column: Any) -> Any:
-    """Return the values of all lists, one after the other."""
-    import pyarrow.compute as pc
+def to_objects(column: Any) -> np.ndarray:
+    """Return the values of a column as objects; dates outside of the years 1 to 9999, which Python has not, as text."""
+    try:
+        return objects(column.to_pylist())
+    except (OverflowError, ValueError):
+        return objects(column.cast("string").to_pylist())
 
-    return pc.list_flatten(column)
+
+def objects(values: Sequence[Any]) -> np.ndarray:
+    """Return an array of objects, whatever they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def ids_column(ids: Sequence[Any]) -> Any:
+    """Return ids as an Arrow array: as they are where all have one type, else as text; None is null."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(ids)
+    except (pyarrow.ArrowException, OverflowError):  # of several types, or integers beyond int64
+        return text_column(ids)
+
+
+def text_column(values: Sequence[Any]) -> Any:
+    """Return values as an Arrow array of strings; None is null."""
+    import pyarrow
+
+    return pyarrow.array([None if one is None else str(one) for one in values], pyarrow.string())
 
 
 def check_no_truth_values(values: Sequence[Any], kind: Any, place: Place) -> None:
@@ -86,7 +112,7 @@ def not_a_number(values: Any, place: Place) -> ValueError:
     if types.is_temporal(kind):
         values = values.cast("string")  # as_py() of nanoseconds needs pandas
     present = [(i, value) for i, value in enumerate(values.to_pylist()) if value is not None] or [(0, None)]
-    i, value = next((pair for pair in present if not _is_number(pair[1])), present[0])
+    i, value = next((pair for pair in present if as_number(pair[1]) is None), present[0])
     is_date = types.is_temporal(kind) or (isinstance(value, str) and DATE_OR_CLOCK.search(value))
     hint = (
         ", or a timestamp in ISO 8601 (another format is named by time_format, such as '%d %B %Y')" if is_date else ""
@@ -188,11 +214,3 @@ def without_views(table: Any) -> Any:
 def first_null(values: Any) -> int:
     """Return the position of the first missing value."""
     return int(np.asarray(values.is_null()).nonzero()[0][0])
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

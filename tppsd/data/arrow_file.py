@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.arrow import ids_column, text_column
 from tppsd.data.list_table import CENSORED, FILE_KEY, NAMES, ORIGIN, STAMPS, UNIT
 from tppsd.data.log import EventLog, inter_times
-from tppsd.data.paths import for_arrow
+from tppsd.data.paths import for_arrow, local_path
 from tppsd.data.sequence_table import SequenceTable, no_ticks
 from tppsd.data.units import Clock
 from tppsd.data.whole_files import named_file, whole_or_absent
@@ -108,12 +109,15 @@ class SplitColumns:
     Args:
         folder: an empty folder for the files.
         path: of the Arrow file that they are for.
+
+    Attributes:
+        ids: of the sequences so far, None where one has none.
     """
 
     def __init__(self, folder: Path, path: Path) -> None:
         self.folder, self.path, self.num_events = folder, path, 0
         self._rows: dict[str, list[np.ndarray]] = {}
-        self._ids: list[Any] = []
+        self.ids: list[Any] = []
 
     def add(self, part: SequenceTable, marks: np.ndarray, clock: Clock) -> None:
         """Add sequences, whose values have been checked, with their marks as numbers."""
@@ -134,10 +138,14 @@ class SplitColumns:
         }
         for name, values in rows.items():
             self._rows.setdefault(name, []).append(values)
-        self._ids.append(part.sequence_ids)
+        self.ids += part.ids
 
-    def batch(self, split: str, splits: Sequence[str], num_marks: int) -> Any:
-        """Return all of them, one of `splits`, as one record batch on the memory of the files, which are mapped."""
+    def batch(self, split: str, splits: Sequence[str], num_marks: int, ids: Any) -> Any:
+        """Return all of them, one of `splits`, as one record batch on the memory of the files, which are mapped.
+
+        Args:
+            ids: the Arrow array of their ids, or None.
+        """
         import pyarrow as pa
 
         rows = {name: np.concatenate(values) for name, values in self._rows.items()}
@@ -157,8 +165,8 @@ class SplitColumns:
         for name, values in rows.items():
             array = pa.array(values)  # a NaN stays one: a column without a missing value is mapped as it is
             columns[name] = array.cast(kinds[STAMPS]) if values.dtype.kind == "M" else array
-        if any(ids is not None for ids in self._ids):
-            columns["sequence"] = _one_kind(self._ids)
+        if ids is not None:
+            columns["sequence"] = ids
         return pa.record_batch(columns)
 
 
@@ -168,16 +176,16 @@ def _mapped(file: Path) -> Any:
     return pa.py_buffer(np.memmap(file, np.uint8, mode="r") if file.stat().st_size else b"")
 
 
-def _one_kind(ids: list[np.ndarray | None]) -> Any:
-    """Return ids as they are where all have one type, else as text."""
+def _id_columns(splits: dict[str, SplitColumns]) -> dict[str, Any]:
+    """Return the Arrow array of each split's ids, all of one type; None for every split where no sequence has one."""
     import pyarrow as pa
 
-    values = [one for part in ids if part is not None for one in part.tolist()]
-    try:
-        array = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        array = pa.array(map(str, values), pa.large_string())
-    return array.cast(pa.large_string()) if pa.types.is_string(array.type) else array
+    kind = ids_column([one for columns in splits.values() for one in columns.ids]).type
+    if kind == pa.null():
+        return dict.fromkeys(splits)
+    if kind != pa.string():
+        return {split: pa.array(columns.ids, kind) for split, columns in splits.items()}
+    return {split: text_column(columns.ids).cast(pa.large_string()) for split, columns in splits.items()}
 
 
 @contextmanager
@@ -198,7 +206,10 @@ def write_splits(path: Path, splits: dict[str, SplitColumns], facts: FileFacts) 
     """Write the splits to an Arrow file, which takes its name when all of it is written; return what it holds."""
     import pyarrow as pa
 
-    batches = {split: columns.batch(split, list(splits), facts.num_marks) for split, columns in splits.items()}
+    ids = _id_columns(splits)
+    batches = {
+        split: columns.batch(split, list(splits), facts.num_marks, ids[split]) for split, columns in splits.items()
+    }
     own = {split: (batch.num_rows, splits[split].num_events, checksum(batch)) for split, batch in batches.items()}
     facts = replace(facts, splits=own)
     metadata = facts.metadata()
@@ -218,7 +229,7 @@ def write_arrow(log: EventLog, path: str | Path) -> FileFacts:
 
     Columns: as of `tppsd.data.interchange.write_parquet`, with mark_names, time_unit and time_origin in the metadata.
     """
-    path = for_arrow(path)
+    path = for_arrow(local_path(path))
     with columns_of_splits(path) as make:
         splits = {split: make(split) for split in log.parts}
         for split, part in log.parts.items():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from tppsd.data.sequences import EventSequence
@@ -50,6 +50,10 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
         num_replicas, rank: number of processes and which one this is.
         shuffle: other batches in every epoch; otherwise the same ones, in an order that does not follow the length.
         seed: with the epoch, the key of all randomness here; the global generator is not used.
+
+    Attributes:
+        start: how many batches of the epoch the next iteration leaves out, of a run that goes on within an epoch. The
+            length stays that of the whole epoch.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
             raise ValueError(
                 f"the split has {len(lengths)} sequences for {num_replicas} processes; each process needs at least one"
             )
-        self.lengths = torch.as_tensor(lengths, dtype=torch.int64)
+        self.lengths, self.start = torch.as_tensor(lengths, dtype=torch.int64), 0
         wanted = math.ceil(len(lengths) / (num_replicas * batch_size))
         self.num_batches = min(
             wanted, len(lengths) // num_replicas
@@ -80,7 +84,7 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.global_batches():
+        for batch in islice(self.global_batches(), self.start, None):
             yield batch[self.rank :: self.num_replicas]
 
     def global_batches(self) -> Iterator[list[int]]:
@@ -99,3 +103,38 @@ class LengthBucketSampler(DistributedSampler[list[int]]):
         order = torch.randperm(self.num_batches, generator=generator).tolist()
         for i in order:
             yield positions[edges[i] : edges[i + 1]].tolist()
+
+
+class ResumableLoader(DataLoader[Any]):
+    """Is a DataLoader that can begin within an epoch: with the batch that comes next in a run that goes on.
+
+    Epoch and first batch are asked for when the first batch is, not when the iterator is made: Lightning makes the
+    first one before it has told the sampler which epoch it is, and worker processes would fetch batches of epoch 0.
+
+    Args:
+        dataset: the sequences.
+        sampler: yields batches of their positions.
+        options: of a DataLoader.
+
+    Attributes:
+        first_batch: gives the number of the batch of the epoch with which an iteration begins.
+    """
+
+    def __init__(self, dataset: SequenceDataset, sampler: LengthBucketSampler, **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler, batch_size=None, **options)  # the sampler yields batches
+        self.batches = sampler
+        self.first_batch: Callable[[], int] = int  # 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator, so that all this is done late
+        self.batches.start = self.first_batch()
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: epoch and batch are counted by the Trainer, which stores them.
+
+        Lightning warns of a loader without this method that it cannot go on within an epoch.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing, for the same reason."""

@@ -16,7 +16,7 @@ from tppsd.data.obstacles import Obstacles
 from tppsd.data.options import EVENT_COLUMNS, Context, ReadOptions, resolve_columns
 from tppsd.data.paths import is_url
 from tppsd.data.sequence_table import SequenceTable, check_values
-from tppsd.data.tables import SPLITS, split_files
+from tppsd.data.tables import parts_by_column, split_files
 
 _OF_ALL_ROWS = ("split_times", "window", "lookback", "observed", "min_mark_count")  # options that see the whole log
 _FORMATS = (".parquet", ".csv", ".tsv")
@@ -82,7 +82,8 @@ class Blocks:
         rows = 0
         for table in self._whole_sequences(file, first, tables):
             source = f"{file}{f', from row {rows:,}' if rows else ''}"
-            for own_split, part in _by_column(split, table):
+            parts = parts_by_column(table) if split is None else {}
+            for own_split, part in parts.items() or [(split, table)]:
                 yield Block(own_split, self._flat(source, part))
             rows += table.num_rows
 
@@ -132,18 +133,3 @@ def _next(tables: Iterator[Any]) -> Any:
         if isinstance(error.__cause__, pa.ArrowInvalid) and "CSV conversion error" in str(error):
             raise Unstreamable("a column has other values further down than at its beginning") from error
         raise
-
-
-def _by_column(split: str | None, table: Any) -> Iterator[tuple[str | None, Any]]:
-    """Yield a table, or its parts by the column `split` of a canonical file."""
-    import pyarrow.compute as pc
-
-    if split is not None or "split" not in table.column_names or "time_since_start" not in table.column_names:
-        yield split, table
-        return
-    found = pc.unique(table["split"]).to_pylist()
-    if not set(found) <= set(SPLITS):
-        yield split, table
-        return
-    for name in (name for name in SPLITS if name in found):
-        yield name, table.filter(pc.equal(table["split"], name))

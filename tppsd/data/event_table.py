@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import first_null, is_list, plain
+from tppsd.data.arrow import first_null, is_list, plain, to_objects
 from tppsd.data.list_table import declared_num_marks, window_column
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import DataError, quoted
@@ -17,54 +16,44 @@ from tppsd.data.timestamps import read_time_column
 from tppsd.data.units import to_text
 
 
-@dataclass(frozen=True)
-class Order:
-    """Holds rows of an event table, grouped by sequence and in the order of their events.
+def in_order(
+    source: str,
+    table: Any,
+    columns: dict[str, str],
+    times: np.ndarray,
+    codes: np.ndarray,
+    ids: np.ndarray,
+    context: Context,
+) -> tuple[np.ndarray, int]:
+    """Sort rows by sequence and, if `sort` is set, by time; note the first row that goes back if it is not.
 
-    Attributes:
+    Args:
+        source, table, columns: the source's name, its Arrow table, and field -> column name.
+        times, codes: of each row its time (ticks) and the number of its sequence.
+        ids: the id of each sequence.
+        context: takes the obstacle; sorted rows are returned all the same.
+
+    Returns:
         rows: int64, sequence after sequence; without the duplicates where those are dropped.
         num_duplicates: rows that are equal to an earlier one in all columns.
     """
-
-    rows: np.ndarray
-    num_duplicates: int
-
-    @classmethod
-    def of(
-        cls,
-        source: str,
-        table: Any,
-        columns: dict[str, str],
-        times: np.ndarray,
-        codes: np.ndarray,
-        ids: np.ndarray,
-        context: Context,
-    ) -> Order:
-        """Sort the rows by sequence and, if `sort` is set, by time; note the first row that goes back if it is not.
-
-        Args:
-            source, table, columns: the source's name, its Arrow table, and field -> column name.
-            times, codes: of each row its time (ticks) and the number of its sequence.
-            ids: the id of each sequence.
-            context: takes the obstacle; sorted rows are returned all the same.
-        """
-        rows = np.argsort(codes, kind="stable")
-        if _goes_back(times[rows], codes[rows]).any():
-            if not context.options.sort:
-                context.obstacles.add(_unsorted(source, columns, times, codes, ids, rows))
-            rows = np.lexsort((times, codes))
-        is_duplicate = _duplicates(table, times, codes, rows)
-        num_duplicates = int(is_duplicate.sum())
-        if num_duplicates and context.options.drop_duplicates:
-            rows = rows[~is_duplicate[rows]]
-            context.note(source, f"dropped {num_duplicates:,} rows that were exact copies of others")
-        elif num_duplicates:
-            context.note(
-                source,
-                f"{num_duplicates:,} of {table.num_rows:,} rows are exact copies of others, and are kept as events; "
-                "drop_duplicates: true drops them",
-            )
-        return cls(rows, num_duplicates)
+    rows = np.argsort(codes, kind="stable")
+    if _goes_back(times[rows], codes[rows]).any():
+        if not context.options.sort:
+            context.obstacles.add(_unsorted(source, columns, times, codes, ids, rows))
+        rows = np.lexsort((times, codes))
+    is_duplicate = _duplicates(table, times, codes, rows)
+    num_duplicates = int(is_duplicate.sum())
+    if num_duplicates and context.options.drop_duplicates:
+        rows = rows[~is_duplicate[rows]]
+        context.note(source, f"dropped {num_duplicates:,} rows that were exact copies of others")
+    elif num_duplicates:
+        context.note(
+            source,
+            f"{num_duplicates:,} of {table.num_rows:,} rows are exact copies of others, and are kept as events; "
+            "drop_duplicates: true drops them",
+        )
+    return rows, num_duplicates
 
 
 def _goes_back(times: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -159,8 +148,8 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
     if times is None or groups is None:
         return None
     codes, ids = groups
-    order = Order.of(source, table, columns, times, codes, ids, context)
-    rows, lengths = order.rows, np.bincount(codes[order.rows], minlength=len(ids))
+    rows, num_duplicates = in_order(source, table, columns, times, codes, ids, context)
+    lengths = np.bincount(codes[rows], minlength=len(ids))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     windows: dict[str, Any] = {}
     for field in ("t_start", "t_end"):
@@ -180,7 +169,7 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
         rows=rows,
         one_row_each=False,
         sequence_ids=ids,
-        num_duplicates=order.num_duplicates,
+        num_duplicates=num_duplicates,
         own=None if options.mark_bins is None else Vocabulary(bin_names(options.mark_bins)),
     )
 
@@ -198,13 +187,7 @@ def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarr
             f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence"
         )
     encoded = _ids(source, plain(column), name).dictionary_encode()
-    names = encoded.dictionary
-    ids = np.empty(len(names), dtype=object)
-    try:
-        ids[:] = names.to_pylist()
-    except (OverflowError, ValueError):  # dates outside of the years 1 to 9999
-        ids[:] = names.cast("string").to_pylist()
-    return encoded.indices.to_numpy().astype(np.int64), ids
+    return encoded.indices.to_numpy().astype(np.int64), to_objects(encoded.dictionary)
 
 
 def _ids(source: str, column: Any, name: str) -> Any:
@@ -230,7 +213,6 @@ def _constant_in_sequence(source: str, name: str | None, values: np.ndarray, cod
         row = int(different.nonzero()[0][0])
         raise ValueError(
             f"{source}, row {row}: {name} = {values[row]}, but row {first_rows[codes[row]]} of the same sequence has "
-            f"{expected[row]}; "
-            "a sequence has one window"
+            f"{expected[row]}; a sequence has one window"
         )
     return per_sequence

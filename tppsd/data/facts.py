@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.log import EventLog, inter_times
-from tppsd.data.observation import observed_from, observed_until
+from tppsd.data.flat_sequences import FlatSequences
+from tppsd.data.log import EventLog
+from tppsd.data.reading import to_dataset
 from tppsd.data.sequence_table import SequenceTable
 
 
@@ -20,27 +21,26 @@ class SplitFacts:
     """Holds one split of a log.
 
     Attributes:
-        table, marks: its sequences in flat form, and the marks of their events, int64 (num_events,).
+        table, flat: its sequences with times as the source has them, and with times in units.
+        marks: int64 (num_events,).
         gaps: float64 (num_events,), inter-times in units of time.
         is_scored: bool (num_events,), events with a likelihood term.
         duration: total length of the scored parts of the windows, in units of time.
     """
 
     table: SequenceTable
+    flat: FlatSequences
     marks: np.ndarray
     gaps: np.ndarray
     is_scored: np.ndarray
     duration: float
 
     @classmethod
-    def of(cls, log: EventLog, split: str) -> SplitFacts:
+    def of(cls, table: SequenceTable, flat: FlatSequences) -> SplitFacts:
         """Return the facts of a split."""
-        table = log.parts[split]
-        is_scored = np.arange(len(table.event_times)) >= np.repeat(table.scored_from(), table.lengths)
-        duration = log.clock.durations(observed_until(table) - _scored_from(table))
-        return cls(
-            table, log.marks[split], inter_times(table, log.clock), is_scored, float(np.maximum(duration, 0).sum())
-        )
+        duration = (flat.window_end - flat.scored_from).clamp_min(0).sum()
+        inter_times, is_scored = flat.inter_times.numpy(), flat.is_scored.numpy()
+        return cls(table, flat, flat.marks.numpy(), inter_times, is_scored, float(duration))
 
     @property
     def num_sequences(self) -> int:
@@ -66,7 +66,7 @@ class SplitFacts:
     @cached_property
     def scored_lengths(self) -> np.ndarray:
         """Scored events of each sequence, int64 (num_sequences,)."""
-        lengths: np.ndarray = self.table.offsets[1:] - self.table.scored_from()
+        lengths: np.ndarray = self.flat.num_scored.numpy()
         return lengths
 
     @property
@@ -117,7 +117,8 @@ class LogFacts:
     @classmethod
     def of(cls, log: EventLog) -> LogFacts:
         """Return the facts of a log."""
-        return cls(log, {split: SplitFacts.of(log, split) for split in log.parts})
+        splits = to_dataset(log).splits
+        return cls(log, {split: SplitFacts.of(log.parts[split], FlatSequences.of(splits[split])) for split in splits})
 
     @property
     def train(self) -> SplitFacts:
@@ -165,31 +166,13 @@ class LogFacts:
         order = np.argsort(lengths, kind="stable")[::-1][:number]
         return [(ticks[i], ticks[i + 1]) for i in order]
 
-    @property
-    def num_duplicates(self) -> int:
-        """Number of rows of the source that are equal to an earlier one."""
-        return sum(table.num_duplicates for table in self.log.whole)
-
 
 MIN_COPIED = 3  # events: shorter sequences agree by chance
 
 
 def _fingerprints(facts: SplitFacts) -> list[bytes]:
     """Return what identifies the scored part of each sequence of some length: its inter-times and marks."""
-    starts, stops = facts.table.scored_from(), facts.table.offsets[1:]
+    stops = facts.table.offsets[1:]
+    starts = stops - facts.scored_lengths
     both = np.stack([facts.gaps, facts.marks.astype(np.float64)], axis=1)
     return [both[a:b].tobytes() for a, b in zip(starts.tolist(), stops.tolist(), strict=True) if b - a >= MIN_COPIED]
-
-
-def _scored_from(table: SequenceTable) -> np.ndarray:
-    """Return where the scored part of each window starts, as `EventSequence.scored_from`, ticks (num_sequences,)."""
-    start = observed_from(table)
-    if table.score_start is not None:
-        start = np.where(table.score_start > start, table.score_start, start)
-    if table.is_cut is not None:
-        start = np.where(table.is_cut & (table.lengths == 0), observed_until(table), start)
-    first = table.scored_from()
-    has_given = first > table.offsets[:-1]
-    last_given = start.copy()
-    last_given[has_given] = table.event_times[first[has_given] - 1]
-    return np.where(last_given > start, last_given, start)

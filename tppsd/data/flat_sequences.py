@@ -86,6 +86,7 @@ class FlatSequences(Sequence[EventSequence]):
         """Build one sequence, or those of a slice as a list."""
         if isinstance(position, slice):
             return [self[i] for i in range(len(self))[position]]
+        self._check()
         i = range(len(self))[position]  # an IndexError ends a loop over all
         own = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
         return EventSequence.unchecked(
@@ -103,6 +104,7 @@ class FlatSequences(Sequence[EventSequence]):
 
     def part(self, start: int, stop: int) -> FlatSequences:
         """Return the sequences start:stop, on the memory of these."""
+        self._check()
         first, own = int(self.offsets[start]), slice(start, stop)
         events = slice(first, int(self.offsets[stop]))
         return FlatSequences(
@@ -130,6 +132,9 @@ class FlatSequences(Sequence[EventSequence]):
             stop = min(max(stop, start + 1), start + num_events, len(self))
             yield self.part(start, stop)
             start = stop
+
+    def _check(self) -> None:
+        """Raise where their memory cannot be read any longer; that of a mapped file may be gone."""
 
     def __repr__(self) -> str:
         return f"FlatSequences({len(self):,} sequences of {len(self.event_times):,} events)"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from tppsd.data.arrow import ids_column
 from tppsd.data.list_table import CENSORED, NAMES, ORIGIN, STAMPS, UNIT
 from tppsd.data.log import EventLog, inter_times
-from tppsd.data.sequence_table import SequenceTable, no_ticks
+from tppsd.data.sequence_table import no_ticks
 from tppsd.data.sequences import EventSequence
-from tppsd.data.units import NANOSECONDS, to_nanoseconds
+from tppsd.data.units import NANOSECONDS, parse_timestamp, to_nanoseconds
 from tppsd.data.whole_files import whole_or_absent
 
 
@@ -36,15 +35,17 @@ def write_parquet(log: EventLog, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".parquet":
         raise ValueError(f"{path}: the canonical file is Parquet; give a name that ends in .parquet")
+    table = pyarrow.concat_tables(_to_table(log, split) for split in log.parts)
+    ids = [one for part in log.parts.values() for one in part.ids]
+    if any(one is not None for one in ids):
+        table = table.append_column("sequence", ids_column(ids))  # one type in all splits
     with whole_or_absent(path) as temporary:
-        parquet.write_table(
-            pyarrow.concat_tables(to_table(log, split) for split in log.parts), temporary, compression="zstd"
-        )
+        parquet.write_table(table, temporary, compression="zstd")
     return path
 
 
-def to_table(log: EventLog, split: str) -> Any:
-    """Return the Arrow table of a split, one row per sequence."""
+def _to_table(log: EventLog, split: str) -> Any:
+    """Return the Arrow table of a split, one row per sequence, without the ids."""
     import pyarrow as pa
 
     part, clock, names = log.parts[split], log.clock, log.vocabulary.names
@@ -69,8 +70,6 @@ def to_table(log: EventLog, split: str) -> Any:
         UNIT: _constant(clock.unit, pa.string(), num_rows),
         ORIGIN: _constant(log.time_origin, pa.string(), num_rows),
     }
-    if part.sequence_ids is not None:
-        columns["sequence"] = _ids(part)
     if clock.has_dates:
         columns[STAMPS] = lists(_ticks(part.event_times))
     return pa.table(columns)
@@ -93,17 +92,6 @@ def _constant(value: Any, kind: Any, num_rows: int) -> Any:
         if value is None
         else pa.array([value], kind).take(pa.array(np.zeros(num_rows, dtype=np.int64)))
     )
-
-
-def _ids(part: SequenceTable) -> Any:
-    """Return the ids as they are where all have one type, else as text."""
-    import pyarrow as pa
-
-    assert part.sequence_ids is not None
-    try:
-        return pa.array(part.sequence_ids.tolist())
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array(list(map(str, part.sequence_ids)))
 
 
 _CSEP_COLUMNS = ("lon", "lat", "mag", "time_string", "depth", "catalog_id", "event_id")
@@ -137,7 +125,9 @@ def write_csep(
         ValueError: a unit or date that is not one, or a mark without a magnitude.
     Source: pyCSEP (Savran et al., J. Open Source Softw. 7 (2022)), "Catalog-based forecasts".
     """
-    start, nanoseconds = _parse_date(origin, "origin"), _nanoseconds(unit)
+    if unit not in NANOSECONDS:
+        raise ValueError(f"unit = {unit!r} is unknown; choose one of {', '.join(NANOSECONDS)}")
+    start = parse_timestamp(origin, "origin")
     place = ["" if value is None else repr(float(value)) for value in (longitude, latitude, depth)]
     for i, catalog in enumerate(catalogs):
         if len(catalog) and (largest := int(catalog.marks.max())) >= len(magnitudes):
@@ -148,7 +138,7 @@ def write_csep(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_CSEP_COLUMNS)
         for i, catalog in enumerate(catalogs):
-            stamps = start + to_nanoseconds(catalog.event_times.numpy(), nanoseconds).astype("timedelta64[ns]")
+            stamps = start + to_nanoseconds(catalog.event_times.numpy(), NANOSECONDS[unit]).astype("timedelta64[ns]")
             dates = np.datetime_as_string(stamps.astype("datetime64[us]"), unit="us").tolist()
             for number, (date, mark) in enumerate(zip(dates, catalog.marks.tolist(), strict=True)):
                 writer.writerow([*place[:2], repr(float(magnitudes[mark])), date, place[2], i, number])
@@ -156,60 +146,9 @@ def write_csep(
             writer.writerow(["", "", "", "", "", len(catalogs) - 1, ""])
 
 
-def read_csep(
-    path: str | Path,
-    *,
-    origin: str,
-    unit: str,
-    magnitude_edges: Sequence[float],
-    t_start: float,
-    t_end: float | None = None,
-    num_catalogs: int | None = None,
-) -> list[EventSequence]:
-    """Read catalogues in CSEP's ASCII format as event sequences; a gap in catalog_id is an empty catalogue.
-
-    Args:
-        path: of the file, with or without a header.
-        origin: date that becomes time 0, ISO 8601, UTC.
-        unit: of the event times to make: ns, us, ms, s, min, h or d.
-        magnitude_edges: ascending lower edges of the marks' magnitudes; mark k is [edge k, edge k + 1).
-        t_start, t_end: the window of every catalogue.
-        num_catalogs: how many there are, where trailing ones are empty and not in the file; None = up to the largest
-            catalog_id.
-
-    Raises:
-        ValueError: a row that cannot be read, is out of order, or lies below the lowest magnitude.
-    """
-    start, nanoseconds = _parse_date(origin, "origin"), _nanoseconds(unit)
-    edges = torch.tensor(magnitude_edges, dtype=torch.float64)
-    events: list[tuple[list[float], list[float]]] = []  # times and magnitudes of each catalogue
-    for place, catalog, date, magnitude in _csep_rows(Path(path)):
-        if catalog < len(events) - 1:
-            raise ValueError(
-                f"{place}: catalog_id = {catalog} after {len(events) - 1}; rows must be in order of catalog_id"
-            )
-        events += [([], []) for _ in range(catalog + 1 - len(events))]
-        if date is None:
-            continue
-        since = (date - start) / np.timedelta64(1, "ns") / nanoseconds
-        if magnitude < magnitude_edges[0]:
-            raise ValueError(
-                f"{place}: mag = {magnitude:g} lies below the lowest of magnitude_edges, {magnitude_edges[0]:g}"
-            )
-        events[catalog][0].append(float(since))
-        events[catalog][1].append(magnitude)
-    if num_catalogs is not None:
-        if num_catalogs < len(events):
-            raise ValueError(f"{path}: has catalog_id {len(events) - 1}, but num_catalogs = {num_catalogs}")
-        events += [([], []) for _ in range(num_catalogs - len(events))]
-    catalogs = []
-    for i, (times, magnitudes) in enumerate(events):
-        marks = torch.bucketize(torch.tensor(magnitudes, dtype=torch.float64), edges, right=True) - 1
-        catalogs.append(EventSequence.of(times, marks, t_start, t_end, i))
-    return catalogs
-
-
-def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_marks: int) -> None:
+def write_easytpp(
+    path: str | Path, sequences: Sequence[EventSequence] | Mapping[str, Sequence[EventSequence]], num_marks: int
+) -> None:
     """Write sequences as EasyTPP's JSON, one record a line.
 
     Fields are dim_process, seq_idx, seq_len, time_since_start, time_since_last_event and type_event.
@@ -219,14 +158,25 @@ def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_mark
 
     Args:
         path: of the file, *.json; it appears when it is complete.
-        sequences: the sequences.
+        sequences: the sequences, or a dict of them by split, which becomes a field of every record. EasyTPP wants a
+            file for each split.
         num_marks: number of marks, dim_process.
+
+    Raises:
+        ValueError: a sequence has given events but its first, which the format does not know; they would be scored.
     Source: EasyTPP (Xue et al., ICLR 2024).
     """
-    has_start = any(not s.first_is_given for s in sequences)
-    has_end = any(s.t_end is not None for s in sequences)
+    parts = sequences if isinstance(sequences, Mapping) else {"": sequences}
+    every = [(split, sequence) for split, part in parts.items() for sequence in part]
+    if any(s.censored_start or (s.score_start or s.window_start) > s.window_start for _, s in every):
+        raise ValueError(
+            f"{path}: windows begin with events that are given (split_times, window or lookback), and EasyTPP's JSON "
+            "cannot say so; write .parquet, or leave the option out"
+        )
+    has_start = any(not s.first_is_given for _, s in every)
+    has_end = any(s.t_end is not None for _, s in every)
     with whole_or_absent(path) as temporary, temporary.open("w", newline="") as file:
-        for sequence in sequences:
+        for split, sequence in every:
             start = sequence.window_start
             record: dict[str, Any] = {
                 "dim_process": num_marks,
@@ -240,43 +190,6 @@ def write_easytpp(path: str | Path, sequences: Sequence[EventSequence], num_mark
                 record["t_start"] = None if sequence.first_is_given else 0.0
             if has_end:
                 record["t_end"] = None if sequence.t_end is None else sequence.t_end - start
+            if split:
+                record["split"] = split
             file.write(json.dumps(record) + "\n")
-
-
-def _csep_rows(path: Path) -> Iterator[tuple[str, int, np.datetime64 | None, float]]:
-    """Yield (place for messages, catalog_id, date or None of a row without an event, magnitude) of every row."""
-    with path.open(newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if not row or (number == 1 and row[0].strip().lower() == "lon"):
-                continue
-            place = f"{path}, line {number}"
-            if len(row) < 6:
-                raise ValueError(f"{place}: has {len(row)} fields; expected {','.join(_CSEP_COLUMNS)}")
-            fields = [field.strip() for field in row]
-            if not fields[5].isdigit():
-                raise ValueError(f"{place}: catalog_id = {fields[5]!r} must be an integer of at least 0")
-            if not any(fields[:5]):
-                yield place, int(fields[5]), None, math.nan
-                continue
-            try:
-                magnitude = float(fields[2])
-            except ValueError:
-                raise ValueError(f"{place}: mag = {fields[2]!r} must be a number") from None
-            yield place, int(fields[5]), _parse_date(fields[3], f"{place}: time_string"), magnitude
-
-
-def _parse_date(text: str, name: str) -> np.datetime64:
-    message = f"{name} = {text!r} must be a date such as 2016-01-31T09:30:00.000"
-    try:
-        date = np.datetime64(text.removesuffix("Z"), "ns")
-    except ValueError:
-        raise ValueError(message) from None
-    if np.isnat(date):
-        raise ValueError(message)
-    return date
-
-
-def _nanoseconds(unit: str) -> int:
-    if unit not in NANOSECONDS:
-        raise ValueError(f"unit = {unit!r} is unknown; choose one of {', '.join(NANOSECONDS)}")
-    return NANOSECONDS[unit]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, list_lengths, list_values, plain, to_floats, to_positive_integers
+from tppsd.data.arrow import is_list, list_lengths, plain, to_floats, to_objects, to_positive_integers
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import quoted
 from tppsd.data.options import SEQUENCE_COLUMNS, Context, resolve_columns
@@ -34,6 +34,8 @@ def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTab
 
 
 def _from_columns(source: str, table: Any, columns: dict[str, str], context: Context) -> SequenceTable | None:
+    import pyarrow.compute as pc
+
     lengths = _check_lengths(source, table, columns)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
 
@@ -45,14 +47,14 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
     times, marks, inter_times = None, None, None
     with obstacles.noted():
         times = read_time_column(
-            list_values(table[columns["time"]]),
+            pc.list_flatten(table[columns["time"]]),
             lambda event: event_place("time", event),
             context,
             context.noter(f"{source}, {columns['time']}"),
         )
     if "mark" in columns:
         with obstacles.noted():
-            values = list_values(table[columns["mark"]])
+            values = pc.list_flatten(table[columns["mark"]])
             marks = read_marks(values, lambda event: event_place("mark", event), options)
     if times is None:
         return None
@@ -62,12 +64,9 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         columns = {field: name for field, name in columns.items() if field != "inter_time"}
     if "inter_time" in columns and times.dtype.kind != "M":  # of timestamps the differences are exact
         with obstacles.noted():
-            values = list_values(table[columns["inter_time"]])
+            values = pc.list_flatten(table[columns["inter_time"]])
             inter_times = to_floats(values, lambda event: event_place("inter_time", event))
-    num_marks, ids = None, None
-    if "sequence" in columns:
-        ids = np.empty(table.num_rows, dtype=object)
-        ids[:] = table[columns["sequence"]].to_pylist()
+    num_marks, ids = None, to_objects(table[columns["sequence"]]) if "sequence" in columns else None
     windows: dict[str, Any] = {}
     for field in ("t_start", "t_end", "score_start"):
         windows[field] = no_ticks(times, table.num_rows)

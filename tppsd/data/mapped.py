@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,15 @@ from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.list_table import CENSORED, FILE_KEY, STAMPS
 from tppsd.data.options import ReadOptions
 from tppsd.data.paths import for_arrow
-from tppsd.data.sequences import EventSequence
 from tppsd.data.units import Clock
 
-_SAID = {"mark_names": "mark_names", "time_unit": "time_unit", "origin": "time_origin"}  # options that a file answers
+_SAID = {  # option -> what a file says of it
+    "mark_names": "mark_names",
+    "time_unit": "time_unit",
+    "origin": "time_origin",
+    "window": "window",
+    "lookback": "lookback",
+}
 _EVENTS = {TIMES: np.float64, GAPS: np.float64, MARKS: np.int64, STAMPS: np.int64}
 
 
@@ -128,21 +133,8 @@ class MappedSequences(FlatSequences):
     file: MappedFile = None  # type: ignore[assignment]  # always given
     split: str = ""
 
-    @overload
-    def __getitem__(self, position: int) -> EventSequence: ...
-
-    @overload
-    def __getitem__(self, position: slice) -> list[EventSequence]: ...
-
-    def __getitem__(self, position: int | slice) -> EventSequence | list[EventSequence]:
-        """Build one sequence, or those of a slice, where the file has not changed."""
+    def _check(self) -> None:
         self.file.check()
-        return super().__getitem__(position)
-
-    def part(self, start: int, stop: int) -> FlatSequences:
-        """Return the sequences start:stop, on the memory of the file, where it has not changed."""
-        self.file.check()
-        return super().part(start, stop)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened_again, (self.file.path, self.split)

@@ -37,8 +37,7 @@ def read_marks(values: Any, place: Place, options: ReadOptions) -> Any:
         many = f", {values.null_count:,} of {len(values):,} are missing" if values.null_count > 1 else ""
         raise DataError(
             f"{place(first_null(values))} is missing; every event needs a mark{many}: missing_mark: NAME makes it a "
-            "mark "
-            "of its own",
+            "mark of its own",
             missing_mark="missing",
         )
     present = values.drop_null()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +80,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _way_out(source: str | Path) -> str:
+    command = shlex.join(["tppsd", "convert", str(source), f"{Path(source).stem}.arrow"])
     return (
-        f"`tppsd convert {source} {Path(source).stem}.arrow` writes a file whose events stay on the disk while a "
-        "model is trained (Parquet, CSV and TSV are read block by block for it)"
+        f"`{command}` writes a file whose events stay on the disk while a model is trained (Parquet, CSV and TSV are "
+        "read block by block for it)"
     )

@@ -13,7 +13,7 @@ from tppsd.data.obstacles import DataError
 from tppsd.data.options import EVENT_COLUMNS, LIKELY, ReadOptions
 from tppsd.data.reading import to_dataset
 from tppsd.data.sequences import EventSequence
-from tppsd.data.stamps import clock_of_model
+from tppsd.data.stamps import as_trained, clock_of_model
 from tppsd.data.statistics import DataStatistics
 from tppsd.data.tables import to_arrow
 from tppsd.data.units import check_time_unit
@@ -54,10 +54,7 @@ def read_histories(source: Any, target: Any, **options: Any) -> list[EventSequen
         source, has_id = _with_ids(to_arrow(source), options.get("columns") or {})
     if statistics is not None:
         check_time_unit(statistics.time_unit, options.get("time_unit"), "the model")
-        own = {"mark_names": statistics.mark_names, "time_unit": clock.unit}
-        if clock.has_dates:
-            own["origin"] = statistics.time_origin
-        options = {**{name: value for name, value in own.items() if value is not None}, **options}
+        options = as_trained(statistics, {"window": None} | options)  # a history is whole
     try:
         log = read_log(source, ReadOptions(**options), is_split=False)
     except DataError as error:

@@ -105,8 +105,7 @@ def resolve_columns(
         obstacles.add(
             DataError(
                 f"{source}: the column {' or '.join(defaults[field])} is missing; the columns are "
-                f"{shortened(', '.join(present))}: "
-                "say which one it is with "
+                f"{shortened(', '.join(present))}: say which one it is with "
                 f"columns={{{field!r}: {'...' if guess is None else repr(guess)}}}{ALTERNATIVES[field]}",
                 **({} if guess is None else {"columns": {field: guess}}),
             )
@@ -266,6 +265,9 @@ class ReadOptions:
     def formats(self) -> tuple[str, ...]:
         """`time_format` as a tuple."""
         return formats_of(self.time_format)
+
+
+READING = tuple(option.name for option in fields(ReadOptions))
 
 
 @dataclass

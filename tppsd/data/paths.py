@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # of two letters at least: one is a drive
 
 
 def is_url(path: str | Path) -> bool:
@@ -13,6 +16,8 @@ def is_url(path: str | Path) -> bool:
 def local_path(path: str | Path, option: str = "the output") -> Path:
     """Return the path of something to write; `exp:1` is a legal name, while a URL would become a folder `s3:`.
 
+    It is known for one also where it has been a Path, which makes s3:/bucket of s3://bucket.
+
     Args:
         path: what a user gave.
         option: by which it was given.
@@ -20,7 +25,8 @@ def local_path(path: str | Path, option: str = "the output") -> Path:
     Raises:
         ValueError: it is a URL.
     """
-    if is_url(path):
+    is_collapsed = isinstance(path, Path) and len(path.parts) > 1 and _PROTOCOL.fullmatch(path.parts[0])
+    if is_url(path) or is_collapsed:
         raise ValueError(f"{option} {path} is a URL, and results are written to local files; give a path, and copy it")
     return Path(path)
 

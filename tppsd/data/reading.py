@@ -14,14 +14,11 @@ from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.log import EventLog, inter_times, read_log
 from tppsd.data.mapped import MappedFile, open_mapped
 from tppsd.data.memory import memory_for
-from tppsd.data.options import FRACTIONS, ReadOptions
+from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.sequences import EventSequence
-from tppsd.data.splits import cut
 from tppsd.data.tables import split_name
 from tppsd.data.units import Clock
-
-__all__ = ["FRACTIONS", "EventDataset", "cut", "read_dataset"]
 
 
 @dataclass(frozen=True)

@@ -172,12 +172,9 @@ def describe_ends(
     first, last = (_time_in_words(edge, unit, origin) for edge in (low, high))
     return (
         f"{name}: no end of observation is given, and the sequences end at very different times (80 % of their last "
-        "events "
-        f"lie between {first} and {last}). Each is taken as observed until its last event only, so that the model "
-        "learns "
-        "nothing of the silence after it, and samples go on after a sequence that is over. If they were observed "
-        "longer, say "
-        "so: t_end: last (all until the last time of the log), a time, or the name of a column"
+        f"events lie between {first} and {last}). Each is taken as observed until its last event only, so that the "
+        "model learns nothing of the silence after it, and samples go on after a sequence that is over. If they were "
+        "observed longer, say so: t_end: last (all until the last time of the log), a time, or the name of a column"
     )
 
 

@@ -66,17 +66,17 @@ class Scan:
         """Return split -> the range of its sequences.
 
         Raises:
-            Unstreamable: the rows of a sequence do not stand together.
+            Unstreamable: the rows of a sequence do not stand together, or the split column is not that of a whole file.
             ValueError: a split is empty.
         """
         assert self.first is not None
         ids = np.concatenate(self._ids) if self._ids else np.zeros(0)
         if len(np.unique(ids)) < len(ids):
             raise Unstreamable("the rows of a sequence do not stand together (sort them by sequence and time)")
-        if None in self.num_sequences:
+        if list(self.num_sequences) == [None]:
             return cut(self.num_sequences[None], options.fractions, self.first.source)
-        if "train" not in self.num_sequences:
-            raise ValueError(f"{self.first.source}: there is no train split; vocabulary and moments come from it")
+        if None in self.num_sequences or "train" not in self.num_sequences:
+            raise Unstreamable("not all of its rows name a split, or none names train")
         return {split: (0, self.num_sequences[split]) for split in SPLITS if split in self.num_sequences}
 
     def understood(self, options: ReadOptions, num_train: int) -> tuple[Clock, MarkVocabulary]:

@@ -80,6 +80,11 @@ class SequenceTable:
         return np.diff(self.offsets)
 
     @property
+    def ids(self) -> list[Any]:
+        """The id of each sequence, None where it has none."""
+        return [None] * len(self) if self.sequence_ids is None else self.sequence_ids.tolist()
+
+    @property
     def has_dates(self) -> bool:
         """Whether times are timestamps."""
         return self.event_times.dtype.kind == "M"
@@ -99,17 +104,6 @@ class SequenceTable:
         name = None if self.sequence_ids is None else self.sequence_ids[sequence]
         of = "" if name is None else f" (sequence {quoted(name)})"
         return f"{self.source}, row {self.rows[event]}{of}: {self.columns[field]}"
-
-    def scored_from(self) -> np.ndarray:
-        """Return the place in `event_times` of each sequence's first scored event, int64 (num_sequences,)."""
-        first_is_given = missing(self.t_start) if self.is_cut is None else missing(self.t_start) | self.is_cut
-        first = self.offsets[:-1] + (first_is_given & (self.lengths > 0))
-        if self.score_start is None:
-            return first
-        given = self.event_times < np.repeat(self.score_start, self.lengths)  # False where there is no score_start
-        counts = np.add.reduceat(np.append(given, False).astype(np.int64), self.offsets[:-1]) * (self.lengths > 0)
-        positions: np.ndarray = np.maximum(first, self.offsets[:-1] + counts)
-        return positions
 
     def part(self, start: int, stop: int) -> SequenceTable:
         """Return the sequences start:stop, on the memory of this table."""
@@ -173,23 +167,6 @@ class Pieces:
     t_end: np.ndarray
     score_start: np.ndarray | None = None
     is_cut: np.ndarray | None = None
-
-    def take(self, which: np.ndarray) -> Pieces:
-        """Return the pieces at the positions `which`, or where the mask `which` is True."""
-        return Pieces(
-            *(
-                None if values is None else values[which]  # type: ignore[arg-type]
-                for values in (
-                    self.parents,
-                    self.starts,
-                    self.stops,
-                    self.t_start,
-                    self.t_end,
-                    self.score_start,
-                    self.is_cut,
-                )
-            )
-        )
 
 
 def missing(ticks: np.ndarray) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -241,3 +243,14 @@ class EventSequence:
             self.id,
             None if self.timestamps is None else self.timestamps[:num_events],
         )
+
+
+def sequences_hash(sequences: Iterable[EventSequence]) -> str:
+    """Return the SHA-256 (hex) of all that sequences hold: ids, windows, times, inter-times and marks."""
+    digest = hashlib.sha256()
+    for s in sequences:
+        window = (s.id, s.t_start, s.t_end, s.score_start, s.censored_start, len(s))
+        digest.update(repr(window).encode())
+        for values in (s.event_times, s.inter_times, s.marks):
+            digest.update(values.numpy().tobytes())
+    return digest.hexdigest()

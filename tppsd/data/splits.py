@@ -149,8 +149,7 @@ def into_windows(table: SequenceTable, segments: Segments, window: Any, lookback
     if counts.sum() > MOST_WINDOWS * max(len(table.event_times), 1):
         raise DataError(
             f"{table.source}: windows of this length would be {int(counts.sum()):,} for {len(table.event_times):,} "
-            "events; "
-            "give a longer window"
+            "events; give a longer window"
         )
     which = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -190,8 +189,7 @@ def _num_windows(segments: Segments, window: Any) -> np.ndarray:
         nanoseconds = length.astype("timedelta64[ns]").astype(np.int64)
         counts = -(-nanoseconds // int(window.astype("timedelta64[ns]").astype(np.int64)))
     else:
-        counts = np.ceil(length / window * (1 - 1e-12)).astype(
-            np.int64
-        )  # 0.3 / 0.1 is 3 windows, whatever it rounds to
+        # 0.3 / 0.1 is 3 windows, whatever it rounds to
+        counts = np.ceil(length / window * (1 - 1e-12)).astype(np.int64)
     at_least_one: np.ndarray = np.maximum(counts, 1)
     return at_least_one

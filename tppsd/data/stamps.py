@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,45 @@ import numpy as np
 from tppsd.data.statistics import DataStatistics
 from tppsd.data.units import Clock, as_number, parse_timestamp
 
+_CUTS = ("window", "lookback")
+
 
 def clock_of_model(statistics: DataStatistics | None) -> Clock:
     """Return the clock of the data that a model was trained on; numbers without a unit where nothing is known."""
     return Clock.stored(getattr(statistics, "time_unit", None), getattr(statistics, "time_origin", None))
+
+
+def as_trained(
+    statistics: DataStatistics | None, given: Mapping[str, Any], stored: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return options of reading by which data are read as those of a model were.
+
+    The model knows unit and origin of the times, the names of its marks, window and lookback.
+
+    Args:
+        statistics: of the model's data; None: nothing is known of them.
+        given: options of `tppsd.data.options.ReadOptions` that stay as they are. Where `min_mark_count` is one of them,
+            the marks are found in the data.
+        stored: options of a configuration, which give way to `given`. The model knows more of the marks; of the windows
+            they know more, where they name them: data may have been cut before.
+    """
+    stored = dict(stored or {})
+    own: dict[str, Any] = {}
+    if statistics is not None:
+        clock = clock_of_model(statistics)
+        own = {"time_unit": clock.unit, "origin": statistics.time_origin if clock.has_dates else None}
+        own |= {"window": statistics.window, "lookback": statistics.lookback}
+        if statistics.mark_names is not None:
+            own["mark_names"] = list(statistics.mark_names)
+            stored = {name: value for name, value in stored.items() if name not in ("mark_names", "min_mark_count")}
+    if given.get("min_mark_count") is not None:
+        own.pop("mark_names", None)
+    if given.get("observed") is not None:
+        own.pop("window", None)
+    read = own | {name: value for name, value in stored.items() if value is not None or name in _CUTS} | dict(given)
+    if read.get("window") is None and "lookback" not in given:
+        read.pop("lookback", None)
+    return {name: value for name, value in read.items() if value is not None or name in given}
 
 
 def stamp_of(value: Any) -> np.datetime64 | None:

@@ -17,7 +17,7 @@ from tppsd.data.blocks import Blocks, Unstreamable
 from tppsd.data.log import own_options
 from tppsd.data.observation import with_window
 from tppsd.data.options import Context, ReadOptions
-from tppsd.data.paths import for_arrow
+from tppsd.data.paths import for_arrow, local_path
 from tppsd.data.scan import Scan
 from tppsd.data.sequence_table import SequenceTable, check_values
 from tppsd.data.units import Clock, to_text
@@ -48,7 +48,7 @@ def stream_to_arrow(source: str, path: str | Path, options: ReadOptions) -> tupl
         raise Unstreamable("missing_mark makes names of numbers")
     edges = scan.edges(options)
     clock, vocabulary = scan.understood(options, edges["train"][1])
-    path = for_arrow(path)
+    path = for_arrow(local_path(path))
     facts = FileFacts(
         vocabulary.num_marks,
         mark_names=vocabulary.names,

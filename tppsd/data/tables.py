@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, without_views
+from tppsd.data.arrow import is_list, objects, without_views
 from tppsd.data.files import FORMATS, format_of, open_file, reason
 from tppsd.data.options import Context
 from tppsd.data.paths import is_url
@@ -68,17 +68,10 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
         num_marks=None,
         rows=np.arange(len(sequences)),
         one_row_each=True,
-        sequence_ids=None if not ids else _objects(ids),
+        sequence_ids=None if not ids else objects(ids),
         score_start=np.array(score_start) if not np.isnan(score_start).all() else None,
         is_cut=is_cut if is_cut.any() else None,
     )
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    """Return an array of objects, whatever they are."""
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
 
 
 SPLITS = ("train", "validation", "test")
@@ -148,16 +141,22 @@ def open_tables(source: Any, context: Context) -> Tables:
 def by_column(opened: Tables) -> Tables:
     """Split a table whose column `split` says train, validation or test; others stay as they are."""
     source, table = opened.tables.get(None, ("", None))
-    names = getattr(table, "column_names", [])
-    if "split" not in names or not any(is_list(field.type) for field in table.schema):
+    parts = parts_by_column(table) if hasattr(table, "column_names") else {}
+    if "train" not in parts:
         return opened
+    return Tables(opened.name, {split: (f"{source}, {split} split", part) for split, part in parts.items()})
+
+
+def parts_by_column(table: Any) -> dict[str, Any]:
+    """Return split -> its rows of an Arrow table of sequences with a column `split`; empty where that is none."""
     import pyarrow.compute as pc
 
+    if "split" not in table.column_names or not any(is_list(field.type) for field in table.schema):
+        return {}
     found = pc.unique(table["split"]).to_pylist()
-    if "train" not in found or not set(found) <= set(SPLITS):
-        return opened
-    parts = {split: table.filter(pc.equal(table["split"], split)) for split in SPLITS if split in found}
-    return Tables(opened.name, {split: (f"{source}, {split} split", part) for split, part in parts.items()})
+    if not set(found) <= set(SPLITS):
+        return {}
+    return {split: table.filter(pc.equal(table["split"], split)) for split in SPLITS if split in found}
 
 
 def _open_folder(folder: Path, context: Context) -> Tables:

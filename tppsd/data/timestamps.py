@@ -15,7 +15,6 @@ from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context
 from tppsd.data.units import EPOCH, ISO, NAIVE, NANOSECONDS, NUMBER, formats_of, parse, to_nanoseconds
 
-SAMPLE = 1000  # rows by which formats are tried
 DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%b %d, %Y", "%m/%d/%y",
         "%d/%m/%y", "%d.%m.%y")  # fmt: skip
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")

@@ -148,11 +148,6 @@ class Clock:
         """Whether ticks are timestamps."""
         return self.origin is not None
 
-    @property
-    def missing(self) -> Any:
-        """The tick that stands for no time."""
-        return np.datetime64("NaT", "ns") if self.has_dates else math.nan
-
     def times(self, ticks: np.ndarray) -> np.ndarray:
         """Return ticks as numbers of units since the origin, float64, correct to one rounding; NaN where missing."""
         return self.durations(ticks - self.origin) if self.has_dates else ticks

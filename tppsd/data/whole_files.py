@@ -65,7 +65,7 @@ def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]
 
     Args:
         path: of the file; its folder is made where there is none.
-        is_synced: have all of it on the disk before it takes its name.
+        is_synced: have all of it on the disk before it takes its name, and its name on the disk at the end.
 
     Raises:
         UnwritableError: it cannot be written, as on a full disk.
@@ -82,11 +82,32 @@ def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]
         with named_file(path, temporary):
             yield temporary
             if is_synced:
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
+                sync_file(temporary)
             os.replace(temporary, path)
+            if is_synced:
+                sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Have all of a file on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a rename in `folder` survive a loss of power, where the system can promise that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # nor can every network file system
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> Path:

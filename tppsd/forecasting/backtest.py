@@ -51,16 +51,18 @@ def backtest(
       test); counts are whole numbers, so that a right forecast passes at 95 % of them or more; delta_1, delta_2: means
       of the shares of paths with at least, and with at most, as many events as came; num_events and
       num_events_expected: means of what came and of the paths;
-    - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event, as far as the
-      longest h;
+    - crps_of_next_time, mean_of_next_time_pit, ks_of_next_time_pit: of the time until the next event of any mark, by
+      its distribution, as far as the longest h;
+    - crps_of_first_time, mean_of_first_time_pit, ks_of_first_time_pit: of the time until the first event of the set,
+      over paths, as far as h: later times count as h;
     - transport_distance: mean optimal transport distance of 16 paths from what came, E D(X, y), averaged over costs of
       1/64, 1/32, 1/16 and 1/8 of h. It favours forecasts that vary too little, a constant rate over a true Hawkes
       process, hence transport_score, E D(X, y) - E D(X, X') / 2, by which models are compared;
     - temporal_map (higher is better): T-mAP with time differences of 1/32, 1/16, 1/8 and 1/4 of h.
 
     `by_origin()` of the result has them origin by origin. Intervals are 95 % percentile intervals of a bootstrap over
-    sequences; distances from uniform and the parts of the
-    Brier score have none.
+    sequences. Those of distances from uniform and of brier_reliability lie somewhat high: a resample deviates from the
+    data as these do from the truth, and both numbers are distances.
 
     Args:
         target: an EventModel, a LightningModule or a checkpoint path.

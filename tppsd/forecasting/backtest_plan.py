@@ -19,6 +19,7 @@ from tppsd.forecasting.questions import Marks
 from tppsd.forecasting.score_rows import comparisons, score_rows
 from tppsd.models.protocol import EventModel
 from tppsd.models.resolve import resolve_model
+from tppsd.sampling.checks import several
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import as_sequences
 
@@ -147,13 +148,13 @@ class BacktestPlan:
             self.time_unit,
             (*said, *_remarks(self.rows, self.origins)),
             getattr(getattr(self.model, "statistics", None), "time_origin", None),
+            tuple(self.rows[i].id for i in sequence.tolist()),
         )
 
 
 def _horizons(horizon: float | str, within: float | str | Sequence[float | str], unit: str | None) -> list[float]:
     longest = duration(horizon, "horizon", unit)
-    several = [within] if isinstance(within, int | float | str) else list(within)
-    shorter = sorted({duration(one, "within", unit) for one in several} - {longest})
+    shorter = sorted({duration(one, "within", unit) for one in several(within)} - {longest})
     if shorter and shorter[-1] > longest:
         raise ValueError(f"within = {within!r} is beyond the horizon, {longest:g}; give a longer horizon")
     return [*shorter, longest]

@@ -38,6 +38,7 @@ class Backtest:
         time_unit: of the target's data, or None.
         notes: what a reader should know.
         time_origin: date of time 0 of the target's data, or None.
+        ids: of the sequence of each origin, what its owner calls it, or None.
     """
 
     scores: tuple[ScoreRow, ...]
@@ -51,6 +52,7 @@ class Backtest:
     time_unit: str | None
     notes: tuple[str, ...]
     time_origin: str | None = None
+    ids: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         horizons = ", ".join(f"{h:g}" for h in self.horizons)
@@ -88,9 +90,9 @@ class Backtest:
     def by_origin(self) -> pd.DataFrame:
         """Return one row per model, origin, set of marks and horizon.
 
-        Columns: model; sequence, its place in the list; origin (a timestamp where the data have dates); mark; horizon;
-        probability and outcome of "an event within the horizon"; count_pit; and every score that is a mean over
-        origins, such as num_events, delta_1 and delta_2.
+        Columns: model; sequence, its place in the list; id, its owner's name for it (null without one); origin (a
+        timestamp where the data have dates); mark; horizon; probability and outcome of "an event within the horizon";
+        count_pit; and every score that is a mean over origins, such as num_events, delta_1 and delta_2.
         """
         import pandas as pd
 
@@ -100,6 +102,7 @@ class Backtest:
         origin, label, horizon = np.array(places).T
         common = {
             "sequence": self.origins.sequence.numpy()[origin],
+            "id": pd.Series([self.ids[i] if self.ids else None for i in origin], dtype=object),
             "origin": (clock.stamps(times) if clock.has_dates else times)[origin],
             "mark": np.array(self.labels, dtype=object)[label],
             "horizon": np.array(self.horizons)[horizon],

@@ -22,14 +22,15 @@ class CaseScores(NamedTuple):
     Fields: means: score -> (num_origins, num_sets, num_horizons), or (num_origins,) for the time of the next event;
     their mean over origins is the score; probs: P(an event in A within h), in [0, 1], (num_origins, num_sets,
     num_horizons);
-    outcomes: bool, likewise; count_pits: randomised PIT, likewise; next_time_pits: (num_origins,); temporal_maps: by
-    horizon, of all origins together.
+    outcomes: bool, likewise; count_pits, first_time_pits: randomised PITs of the count and of the time of the first
+    event, likewise; next_time_pits: (num_origins,); temporal_maps: by horizon, of all origins together.
     """
 
     means: dict[str, Tensor]
     probs: Tensor
     outcomes: Tensor
     count_pits: Tensor
+    first_time_pits: Tensor
     next_time_pits: Tensor
     temporal_maps: tuple[TemporalMaps, ...]
 
@@ -43,6 +44,7 @@ class CaseScores(NamedTuple):
             torch.cat([part.probs for part in parts]),
             torch.cat([part.outcomes for part in parts]),
             torch.cat([part.count_pits for part in parts]),
+            torch.cat([part.first_time_pits for part in parts]),
             torch.cat([part.next_time_pits for part in parts]),
             tuple(TemporalMaps.cat(own) for own in maps),
         )
@@ -51,22 +53,24 @@ class CaseScores(NamedTuple):
 class Uniforms(NamedTuple):
     """Holds the numbers in (0, 1) that make PITs continuous, of every origin whatever chunk it is in.
 
-    Fields: counts: (num_origins, num_sets, num_horizons); next_times: (num_origins,).
+    Fields: counts, first_times: (num_origins, num_sets, num_horizons); next_times: (num_origins,).
     """
 
     counts: Tensor
     next_times: Tensor
+    first_times: Tensor
 
     @classmethod
     def of(cls, seed: int, num_origins: int, num_sets: int, num_horizons: int) -> Uniforms:
         """Draw those of all origins."""
-        generator = torch.Generator().manual_seed(seed)
-        counts = torch.rand(num_origins, num_sets, num_horizons, generator=generator, dtype=torch.float64)
-        return cls(counts, torch.rand(num_origins, generator=generator, dtype=torch.float64))
+        generator, shape = torch.Generator().manual_seed(seed), (num_origins, num_sets, num_horizons)
+        counts = torch.rand(shape, generator=generator, dtype=torch.float64)
+        next_times = torch.rand(num_origins, generator=generator, dtype=torch.float64)
+        return cls(counts, next_times, torch.rand(shape, generator=generator, dtype=torch.float64))
 
     def of_chunk(self, which: slice) -> Uniforms:
         """Return those of some origins."""
-        return Uniforms(self.counts[which], self.next_times[which])
+        return Uniforms(*(values[which] for values in self))
 
 
 def case_scores(
@@ -93,6 +97,10 @@ def case_scores(
     pits = randomised_pit(counts, observed.counts, uniforms.counts)
     probs = torch.stack([forecast.probability(within=h).value for h in horizons], -1).clamp(0.0, 1.0)
     came = observed.counts > 0
+    limits = torch.tensor(list(horizons), dtype=torch.float64)
+    firsts = torch.minimum(forecast.first_times.unsqueeze(-1), limits)  # (num_paths, num_origins, num_sets, horizons)
+    first_came = torch.minimum(observed.first_times.unsqueeze(-1), limits)
+    first_pits = randomised_pit(firsts, first_came, uniforms.first_times)
     next_time = next_time_scores(
         forecast.next_event, forecast.histories, observed.next_times, horizons[-1], uniforms.next_times
     )
@@ -107,10 +115,12 @@ def case_scores(
         "brier_score": (probs - came.double()).square(),
         "log_score": _log_score(probs, came, forecast.num_paths),
         "crps_of_next_time": next_time.crps,
+        "crps_of_first_time": crps_of_counts(firsts, first_came),
         "transport_distance": transport[:, 0],
         "transport_score": transport[:, 0] - 0.5 * transport[:, 1],
         "mean_of_count_pit": pits,
         "mean_of_next_time_pit": next_time.pits,
+        "mean_of_first_time_pit": first_pits,
     }  # fmt: skip
     for level in levels:
         means[f"coverage_{100 * level:g}"] = ((pits - 0.5).abs() <= level / 2).double()
@@ -119,7 +129,7 @@ def case_scores(
     means |= {"delta_1": number.delta_1, "delta_2": number.delta_2}
     means |= {"num_events": observed.counts.double(), "num_events_expected": counts.double().mean(0)}
     maps = tuple(paths.temporal_map(observed, forecast.sets, h, forecast.num_marks) for h in horizons)
-    return CaseScores(means, probs, came, pits, next_time.pits, maps)
+    return CaseScores(means, probs, came, pits, first_pits, next_time.pits, maps)
 
 
 def _log_score(probs: Tensor, came: Tensor, num_paths: int) -> Tensor:

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     import pyarrow
 
 _OWN = ("case", "model", "note")  # beside the scores
-_FIELDS = ("probs", "outcomes", "count_pits")  # (num_origins, num_sets, num_horizons), which are no means
+_FIELDS = (
+    "probs",
+    "outcomes",
+    "count_pits",
+    "first_time_pits",
+)  # by origin, set and horizon; no means
 _PREDICTED = ("predicted_horizon", "predicted_mark", "predicted_score", "predicted_matched")
 _NEXT_TIME, _NUM_TARGETS = "next_time_pit", "num_targets"
 
@@ -27,9 +32,9 @@ def case_table(scores: dict[str, CaseScores | str], first_case: int, num_cases: 
     """Return one row per case and model, the rows of a case together.
 
     Columns: case, model; a column for each score, a number or the list of those of all sets of marks and horizons;
-    likewise probs, outcomes and count_pits; next_time_pit; the predicted events of T-mAP, as lists of their horizon,
-    mark, score and, as a bit per time difference, whether they are matched; num_targets, the events that came, by
-    horizon and mark; note, why the model has no scores.
+    likewise probs, outcomes, count_pits and first_time_pits; next_time_pit; the predicted events of T-mAP, as lists of
+    their horizon, mark, score and, as a bit per time difference, whether they are matched; num_targets, the events that
+    came, by horizon and mark; note, why the model has no scores.
 
     Args:
         scores: of every model, or why it has none.
@@ -125,10 +130,10 @@ def _scores(own: pyarrow.Table, sets: Sequence[MarkSet], horizons: Sequence[floa
         if name not in others:
             is_list = hasattr(own.schema.field(name).type, "value_type")
             means[name] = tensor(name, shape if is_list else (num,))
-    probs, outcomes, count_pits = (tensor(name, shape) for name in _FIELDS)
+    probs, outcomes, count_pits, first_time_pits = (tensor(name, shape) for name in _FIELDS)
     targets = tensor(_NUM_TARGETS, (num, len(horizons), num_marks))
     maps = _maps(own, targets, [one.marks for one in sets])
-    return CaseScores(means, probs, outcomes, count_pits, tensor(_NEXT_TIME, (num,)), maps)
+    return CaseScores(means, probs, outcomes, count_pits, first_time_pits, tensor(_NEXT_TIME, (num,)), maps)
 
 
 def _maps(own: pyarrow.Table, targets: Tensor, sets: Sequence[tuple[int, ...]]) -> tuple[TemporalMaps, ...]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_NORMAL = 1.959964  # 97.5 % quantile of the standard normal distribution
+
 
 class Quantiles(NamedTuple):
     """Holds quantiles over paths, with distribution-free 95 % intervals, each float64 (num_histories, ..., num_levels).
@@ -21,6 +23,15 @@ class Quantiles(NamedTuple):
     lower: Tensor
     upper: Tensor
 
+    @property
+    def standard_error(self) -> Tensor:
+        """Half the width of the interval over 1.96, (*batch, num_levels).
+
+        It is inf where the interval has no upper end; 0 says that the whole interval is one count.
+        """
+        width = torch.where(self.upper.isinf(), torch.inf, self.upper - self.lower)
+        return width / (2 * _NORMAL)
+
 
 def quantiles_of(outcomes: Tensor, levels: Sequence[float]) -> Quantiles:
     """Return quantiles of outcomes (num_paths, *batch): values (*batch, num_levels)."""
@@ -28,13 +39,14 @@ def quantiles_of(outcomes: Tensor, levels: Sequence[float]) -> Quantiles:
     if not bool(((level > 0) & (level < 1)).all()) or len(level) == 0:
         raise ValueError(f"quantiles = {levels} must lie between 0 and 1")
     num, ordered = len(outcomes), outcomes.sort(0).values
-    width = 1.959964 * (num * level * (1 - level)).sqrt()  # of the binomial number of paths below a quantile
+    width = _NORMAL * (num * level * (1 - level)).sqrt()  # of the binomial number of paths below a quantile
     ranks = ((num * level).ceil() - 1, (num * level - width).floor() - 1, (num * level + width).ceil())
     values = (ordered[rank.long().clamp(0, num - 1)].movedim(0, -1) for rank in ranks)
     return Quantiles(level, *values)
 
 
 _FEWEST = 20  # expected events from which on coefficients are fitted
+_NUM_FOLDS = 5
 
 
 class Estimate(NamedTuple):
@@ -91,7 +103,7 @@ def mean_estimate(outcomes: Tensor) -> Estimate:
 def control_variate_estimate(
     outcomes: Tensor,
     martingales: Tensor,
-    num_folds: int = 5,
+    num_folds: int = _NUM_FOLDS,
     known: Tensor | None = None,
     controls: Tensor | None = None,
 ) -> Estimate:
@@ -151,7 +163,6 @@ def step_sum_estimate(
     hazards: Tensor,
     is_binary: bool,
     controls: Tensor | None = None,
-    num_folds: int = 5,
 ) -> Estimate:
     """Estimate E N of a number of events with the martingales N - sum p_i and N - integral of the intensity.
 
@@ -166,21 +177,21 @@ def step_sum_estimate(
             *batch).
         hazards: integral of the intensity of such events along each path, (num_paths, *batch).
         is_binary: N is 0 or 1.
-        controls, num_folds: as of `control_variate_estimate`.
+        controls: as of `control_variate_estimate`.
     """
-    fold = torch.arange(len(outcomes)) % num_folds
-    rest = [fold != k for k in range(num_folds)]
+    fold = torch.arange(len(outcomes)) % _NUM_FOLDS
+    rest = [fold != k for k in range(_NUM_FOLDS)]
     expected = torch.stack([probabilities[own].sum(0) for own in rest])
     known = torch.where(expected < _FEWEST, 1.0, torch.nan)
     martingales = torch.stack([outcomes - probabilities, outcomes - hazards], -1)
     if not is_binary:
-        return control_variate_estimate(outcomes, martingales, num_folds, known, controls)
+        return control_variate_estimate(outcomes, martingales, _NUM_FOLDS, known, controls)
     without = 1 - outcomes
     num_without = torch.stack([without[own].sum(0) for own in rest])
     share = torch.stack([(without[own].sum(0) + 1) / (int(own.sum()) + 2) for own in rest])
     is_steady = torch.stack([probabilities[own].var(0) for own in rest]) < share * (1 - share)
     known = torch.where(num_without < _FEWEST, is_steady.double(), known)
-    found = control_variate_estimate(outcomes, martingales, num_folds, known, controls)
+    found = control_variate_estimate(outcomes, martingales, _NUM_FOLDS, known, controls)
     share = (without.sum(0) + 1) / (len(outcomes) + 2)
     least = torch.where((known == 0).any(0), (share * (1 - share) / len(outcomes)).sqrt(), 0.0)
     return found._replace(standard_error=torch.maximum(found.standard_error, least))

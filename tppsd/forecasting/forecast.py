@@ -11,13 +11,14 @@ from torch import Tensor
 
 from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
+from tppsd.forecasting.anchors import anchored
 from tppsd.forecasting.estimators import Estimate, Quantiles, mean_estimate, quantiles_of, step_sum_estimate
-from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs
+from tppsd.forecasting.next_event import NextTime, first_distributions, next_mark_probs, next_mark_probs_at
 from tppsd.forecasting.origins import duration
 from tppsd.forecasting.paths import PathSampler
-from tppsd.forecasting.questions import Marks, MarkSet, Vocabulary, bin_edges, positive
+from tppsd.forecasting.questions import MIN_PATHS, Marks, MarkSet, Vocabulary, bin_edges
 from tppsd.forecasting.step_sums import Sums
-from tppsd.models.resolve import resolve_model
+from tppsd.models.resolve import model_device, resolve_model
 from tppsd.sampling.checks import mark_set, whole_number
 from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import Wanted, as_sequences
@@ -41,6 +42,7 @@ def forecast(
     batch_size: int | None = None,
     max_events: int = 1_000_000,
     first_index: int = 0,
+    history_lookback: float | str | None = None,
 ) -> Forecast:
     """Forecast what follows histories that were observed until w, up to w + horizon.
 
@@ -48,7 +50,7 @@ def forecast(
     taken while these are sampled, so that no distribution is kept; a question about other marks or times samples again.
 
     Args:
-        target: an EventModel, a LightningModule or a checkpoint path.
+        target: an EventModel, a LightningModule or a checkpoint path; on a CPU.
         history: what has happened, and until when that was observed (`t_end`); several are best forecast together, by
             one call (see `seed`). Also a table with mark names and timestamps (tppsd.read_histories).
         horizon: length of the forecast, in the unit of time of the target's data, or as "7d".
@@ -65,10 +67,14 @@ def forecast(
             or a seed per call.
         batch_size, max_events: as of `tppsd.sample`; a path that reaches max_events is an error.
         first_index: index of the first history of this call; lets many calls share one numbering.
+        history_lookback: how much of each history is taken, in units of time or as "28d". None = all of it; but where
+            the model's data were cut into windows, of a history that is longer than these only as much as their
+            `lookback` (half a window without one), as times enter a model since the start of a window. A forecast that
+            reaches beyond the windows of the training warns.
 
     Returns:
         A Forecast, with `next_time`, `next_mark`, `probability`, `expected_counts`, `count_quantiles`, `first_time`,
-        `paths`, `to_pandas` and `plot`.
+        `first_time_density`, `paths`, `to_pandas` and `plot`.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
@@ -90,7 +96,7 @@ def forecast(
     """
     return Forecast(
         target, history, horizon, num_paths, marks, bins, draft, stop_marks, options, seed, batch_size, max_events,
-        first_index,
+        first_index, history_lookback,
     )  # fmt: skip
 
 
@@ -101,7 +107,7 @@ class Forecast:
     dimension.
 
     Attributes:
-        histories: that are continued.
+        histories: that are continued, as far as `history_lookback` reaches.
         sets: of marks, as declared, and at last "any", all marks.
         edges: float64 (num_bins + 1,), ends of the bins, from 0 to the horizon.
         horizon, num_paths, seed, first_index: as given.
@@ -122,13 +128,18 @@ class Forecast:
         batch_size: int | None,
         max_events: int,
         first_index: int,
+        history_lookback: float | str | None = None,
     ) -> None:
         self.target, self.draft = resolve_model(target, "target"), draft
+        if (device := model_device(self.target)).type != "cpu":  # sums along paths are taken there
+            raise ValueError(f"forecasts are worked out on CPUs, and the target is on {device}; give target.cpu()")
         statistics = getattr(self.target, "statistics", None)
         self.histories = as_sequences(history, statistics)
-        unit = getattr(statistics, "time_unit", None)
-        self.horizon = duration(horizon, "horizon", unit) if isinstance(horizon, str) else positive("horizon", horizon)
-        self.num_paths = whole_number("num_paths", num_paths, 10)
+        self._time_unit = getattr(statistics, "time_unit", None)
+        self.horizon = duration(horizon, "horizon", self._time_unit)
+        reach = None if history_lookback is None else duration(history_lookback, "history_lookback", self._time_unit)
+        self.histories = anchored(self.histories, statistics, self.horizon, reach)
+        self.num_paths = whole_number("num_paths", num_paths, MIN_PATHS)
         self.seed, self.first_index, self.max_events = seed, whole_number("first_index", first_index, 0), max_events
         self.num_marks = self.target.num_marks
         self.vocabulary = Vocabulary(self.num_marks, getattr(statistics, "mark_names", None))
@@ -165,11 +176,15 @@ class Forecast:
         """
         return NextTime(self.next_event, quantiles, getattr(self.target, "statistics", None))
 
-    def next_mark(self) -> Tensor:
-        """Return the probability of each mark to be the next, whenever that is, (num_histories, num_marks).
+    def next_mark(self, at: Sequence[float] | Tensor | None = None) -> Tensor:
+        """Return the probability of each mark to be the next; it needs no paths.
 
-        It needs no paths.
+        Args:
+            at: times since w, (n,): the next mark should the next event come then, (num_histories, n, num_marks). None
+                = whenever that is, (num_histories, num_marks).
         """
+        if at is not None:
+            return next_mark_probs_at(self.next_event, at, self.num_marks)
         return next_mark_probs(self.next_event, self.num_marks)
 
     # --- estimates over paths -----------------------------------------------------------------------------------------
@@ -177,15 +192,16 @@ class Forecast:
     def probability(
         self,
         marks: Marks | None = None,
-        within: float | None = None,
+        within: float | str | None = None,
         estimator: Estimator = "control_variates",
+        at_least: int = 1,
     ) -> Estimate:
-        """Estimate the probability of an event of some marks until a time.
+        """Estimate the probability of an event of some marks until a time, or of several.
 
         Args:
             marks: a mark or a set of them, by index or name, or the name of a declared set, (num_histories,); None =
                 each declared set, (num_histories, num_sets).
-            within: time since w, at most the horizon (None).
+            within: time since w, at most the horizon (None), in the unit of time of the target's data, or as "2d".
             estimator: "control_variates" (the default): the share of paths, corrected by what their steps made
                 probable and by the times of their first events, never less precise than the share but for the fit of
                 five coefficients; "step_sum": the mean over paths of the steps' probabilities, until the first such
@@ -197,12 +213,22 @@ class Forecast:
         """
         end = self.horizon if within is None else self._within(within)
         sets = self.sets if marks is None else (self._set(marks),)
+        if whole_number("at_least", at_least, 1) > 1:
+            return self._several(sets, end, estimator, at_least, marks is not None)
         if estimator == "without":
             parts = torch.stack([self._missed(one, end) for one in sets], -1)  # (num_paths, num_histories, num_sets)
             return _squeezed(mean_estimate(parts)._replace(estimator="process without the marks"), marks is not None)
         paths = self._paths.with_sums(sets, [end], None if marks is None else sets[0].marks)
         sums = paths.until_first(sets, end)
         return _squeezed(_estimate(sums, estimator, True, lambda: paths.first_events([end])), marks is not None)
+
+    def _several(
+        self, sets: tuple[MarkSet, ...], end: float, estimator: Estimator, at_least: int, is_one: bool
+    ) -> Estimate:
+        """Estimate the probability of n events of each set: of the n-th, by the steps between the one before and it."""
+        paths = self._paths.with_sums(sets, [end], order=at_least)
+        sums = paths.until_first(sets, end)
+        return _squeezed(_estimate(sums, estimator, True, lambda: paths.first_events([end])), is_one)
 
     def expected_counts(
         self,
@@ -257,6 +283,35 @@ class Forecast:
         first = paths.sums.first_times[:, paths.places(sets)].squeeze(1)
         return quantiles_of(first.view(len(self.histories), self.num_paths).t(), quantiles)
 
+    def first_time_density(self, marks: Marks, times: Sequence[float] | Tensor) -> Estimate:
+        """Estimate the density of the time of the first event of some marks, (num_histories, num_times).
+
+        It is the mean over paths of the sum over their steps, until the first such event, of the density that the step
+        ends with one at that time. Other paths are sampled for it, which stop there.
+
+        Args:
+            marks: a mark or a set of them.
+            times: since w, positive, up to the horizon.
+        """
+        at = torch.as_tensor(times, dtype=torch.float64).flatten()
+        if len(at) == 0 or not bool(((at > 0) & (at <= self.horizon)).all()):
+            raise ValueError(f"times = {times} must lie between 0 and the horizon, {self.horizon:g}")
+        sets = (self._set(marks),)
+        paths = self._paths.with_sums(sets, [self.horizon], sets[0].marks, times=tuple(at.tolist()))
+        densities = paths.sums.densities[:, paths.places(sets)[0]]
+        by_history = densities.view(len(self.histories), self.num_paths, -1).transpose(0, 1)
+        return mean_estimate(by_history)._replace(estimator="step sum")
+
+    @property
+    def first_times(self) -> Tensor:
+        """Times of the first event of each declared set on every path, (num_paths, num_histories, num_sets).
+
+        They are inf where there is none until the horizon.
+        """
+        paths = self._paths.with_sums(self.sets, self.edges.tolist())
+        first = paths.sums.first_times[:, paths.places(self.sets)]
+        return first.view(len(self.histories), self.num_paths, -1).transpose(0, 1)
+
     @property
     def paths(self) -> SampledSequences:
         """The sampled continuations, `num_paths` of each history, that the declared questions are answered from."""
@@ -303,11 +358,11 @@ class Forecast:
         hazards = paths.by_history(paths.sums.totals).hazards.squeeze(2)
         return -torch.expm1(-hazards[..., : paths.number_of_bins(end)].sum(-1))
 
-    def _within(self, within: float) -> float:
-        within = positive("within", within)
-        if within > self.horizon:
-            raise ValueError(f"within = {within:g} is beyond the horizon, {self.horizon:g}; give a longer horizon")
-        return within
+    def _within(self, within: float | str) -> float:
+        end = duration(within, "within", self._time_unit)
+        if end > self.horizon:
+            raise ValueError(f"within = {within} is beyond the horizon, {self.horizon:g}; give a longer horizon")
+        return end
 
 
 def _estimate(sums: Sums, estimator: Estimator, is_binary: bool, controls: Callable[[], Tensor]) -> Estimate:

@@ -51,6 +51,26 @@ def mark_integrals(distributions: Any, ends: Tensor, sets: Tensor) -> tuple[Tens
     return _of_any(distributions, ends, sets)
 
 
+def event_densities(distributions: Any, inter_times: Tensor, sets: Tensor) -> Tensor:
+    """Return g(tau) f(A | tau) of sets of marks, float64 (num_distributions, num_sets, n).
+
+    It is 0 before the time without events that a distribution is given, and where tau is not positive.
+
+    Args:
+        distributions: of the next event, (num_distributions,); they may be left-truncated.
+        inter_times: tau, float64 (num_distributions, n), from the last event on.
+        sets: bool (num_sets, num_marks).
+    """
+    several, members = distributions.double().unsqueeze(0), sets.double().t()
+    elapsed = distributions.elapsed if isinstance(distributions, NextEventDistribution) else several.elapsed[0]
+    taus = inter_times.t()
+    is_later = taus > (0.0 if elapsed is None else elapsed.clamp_min(0.0))
+    density = several.inter_time.log_prob(taus.clamp_min(_LEAST)).exp()  # (n, num_distributions)
+    marks = several.mark_log_probs(taus.clamp_min(_LEAST)).exp().expand(*taus.shape, sets.shape[1]) @ members
+    found: Tensor = torch.where(is_later.unsqueeze(-1), density.unsqueeze(-1) * marks, 0.0)
+    return found.permute(1, 2, 0)
+
+
 def _compiled(distributions: CompiledDistribution, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
     """Integrate by compiled code; where its floats cannot tell what is left beyond a silence, by operators."""
     p, hazard = distributions.mark_integrals(ends, sets)

@@ -18,7 +18,7 @@ from tppsd.sampling.requests import RequestPlan
 from tppsd.sampling.state import BatchState
 
 _CHUNK = 64  # histories that are encoded together
-_ALL = 1e4  # standard deviations of log tau: no inter-time is longer
+_UNUSABLE = 0.5  # share of a mean beyond its cap, from which on it is not usable
 _NUM_NODES = 400  # of the mean of a distribution without a formula
 
 
@@ -59,6 +59,30 @@ def next_mark_probs(distributions: Any, num_marks: int) -> Tensor:
         return probs / probs.sum(-1, keepdim=True)
 
 
+def next_mark_probs_at(distributions: Any, times: Tensor | Sequence[float], num_marks: int) -> Tensor:
+    """Return f(k | tau), the probability of each mark should the next event come at given times, in closed form.
+
+    Args:
+        distributions: (num_distributions,), given that nothing came until the histories were observed.
+        times: (n,), positive, since then.
+        num_marks: of the target.
+
+    Returns:
+        float64 (num_distributions, n, num_marks).
+
+    Raises:
+        ValueError: a time is not positive.
+    """
+    several = torch.as_tensor(times, dtype=torch.float64).flatten()
+    if not bool(((several > 0) & (several < math.inf)).all()):
+        raise ValueError(f"at = {times} must be positive times since the history was observed")
+    distributions = distributions.double()
+    with torch.inference_mode():
+        inter_times = several.view(-1, 1) + _elapsed(distributions)
+        probs: Tensor = distributions.unsqueeze(0).mark_log_probs(inter_times).exp()
+        return probs.expand(*inter_times.shape, num_marks).transpose(0, 1)
+
+
 class NextTime:
     """Is the time until the next event, since the history was observed: closed forms of its distribution.
 
@@ -71,6 +95,7 @@ class NextTime:
         levels: float64 (num_levels,).
         quantiles: float64 (num_histories, num_levels).
         mean_cap: time at which the mean is capped: a tail that no data have shown would decide it otherwise.
+        time_unit: of the target's data, or None.
     """
 
     def __init__(
@@ -82,6 +107,7 @@ class NextTime:
         self._distributions = distributions.double()
         self._elapsed = _elapsed(self._distributions)
         self.mean_cap = math.inf if statistics is None else statistics.horizon
+        self.time_unit = None if statistics is None else statistics.time_unit
         with torch.inference_mode():
             self.quantiles = self._at(1 - self.levels)
 
@@ -97,16 +123,39 @@ class NextTime:
 
     @property
     def mean(self) -> Tensor:
-        """The mean E min(T, mean_cap), float64 (num_histories,)."""
+        """The mean E min(T, mean_cap), float64 (num_histories,); `mean_notes` says where it is not usable."""
+        return self._mean(self.mean_cap)
+
+    @property
+    def mean_share_beyond(self) -> Tensor:
+        """The share 1 - E min(T, mean_cap) / E T of the mean beyond the cap, float64 (num_histories,)."""
+        if not math.isfinite(self.mean_cap):
+            return torch.zeros_like(self._elapsed)
+        return (1 - self.mean / self._mean(math.inf)).clamp(0.0, 1.0)
+
+    @property
+    def mean_notes(self) -> list[str | None]:
+        """Says of every mean where it is capped, and whether it is usable; None where it is not capped.
+
+        Where more than half of the uncapped mean lies beyond the cap, it says more of a tail that no data have shown
+        than of the next event, as in `tppsd test`.
+        """
+        if not math.isfinite(self.mean_cap):
+            return [None] * len(self._elapsed)
+        at = f"{self.mean_cap:.4g}{f' {self.time_unit}' if self.time_unit else ''}"
+        unusable = f"not usable: {{share:.0%}} of the mean lies beyond {at}, where the data end; take the median"
+        shares = self.mean_share_beyond.tolist()
+        return [unusable.format(share=one) if one > _UNUSABLE else f"capped at {at}" for one in shares]
+
+    def _mean(self, cap: float) -> Tensor:
         with torch.inference_mode():
             if not isinstance(self._distributions, NextEventDistribution):
                 levels = (torch.arange(_NUM_NODES, dtype=torch.float64) + 0.5) / _NUM_NODES
-                return self._at(levels).clamp_max(self.mean_cap).mean(-1)
+                return self._at(levels).clamp_max(cap).mean(-1)
             from tppsd.metrics.functional.capped import capped_mean
 
             mixture, elapsed = self._distributions.whole().inter_time, self._elapsed
-            cap = elapsed + self.mean_cap if math.isfinite(self.mean_cap) else math.inf
-            beyond = capped_mean(mixture, cap)
+            beyond = capped_mean(mixture, elapsed + cap if math.isfinite(cap) else math.inf)
             before = torch.where(elapsed > 0, capped_mean(mixture, elapsed.clamp_min(1e-290)), 0.0)
             return (beyond - before) / mixture.log_survival(elapsed).exp()
 

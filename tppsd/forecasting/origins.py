@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.data.units import Clock
+from tppsd.sampling.checks import is_single, several
 
 MOST_ORIGINS = 1_000_000  # of a backtest
 _ROUNDING = 1e-9  # of a time, by which a window may seem to end before a horizon does
@@ -117,8 +118,9 @@ def _candidates(origins: float | str | Sequence[float], start: float, end: float
             origins = float(origins)
         except ValueError:
             raise ValueError(f'origins = {origins!r} must be a fraction, "every 7", or times') from None
-    if isinstance(origins, int | float):
-        if not 0 <= origins < 1:
-            raise ValueError(f"origins = {origins!r} must be a fraction from 0 to below 1; give times as a list")
-        return [start + origins * (end - start)]
-    return [float(time) for time in origins]
+    times = [float(time) for time in several(origins)]
+    if not is_single(origins):
+        return times
+    if not 0 <= times[0] < 1:
+        raise ValueError(f"origins = {origins!r} must be a fraction from 0 to below 1; give times as a list")
+    return [start + times[0] * (end - start)]

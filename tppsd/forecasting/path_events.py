@@ -25,12 +25,13 @@ class Observed(NamedTuple):
 
     Fields: continuations: events since the origin, on [0, longest horizon]; counts: int64 (num_origins, num_sets,
     num_horizons); next_times: float64 (num_origins,), since the origin, inf where no event came within the longest
-    horizon.
+    horizon; first_times: float64 (num_origins, num_sets), likewise, of the first event of each set.
     """
 
     continuations: list[EventSequence]
     counts: Tensor
     next_times: Tensor
+    first_times: Tensor
 
 
 class TemporalMaps(NamedTuple):
@@ -56,7 +57,12 @@ def observe(
     """Count what came, by set of marks and horizon."""
     counts = torch.stack([horizon_counts(c, 0.0, horizons, num_marks) for c in continuations])
     next_times = [float(c.event_times[0]) if len(c) else torch.inf for c in continuations]
-    return Observed(continuations, _of_sets(counts, sets), torch.tensor(next_times, dtype=torch.float64))
+    first_times = torch.full((len(continuations), len(sets)), torch.inf, dtype=torch.float64)
+    for own, came in zip(first_times, continuations, strict=True):
+        for place, one in enumerate(sets):
+            is_hit = torch.isin(came.marks, torch.tensor(one.marks))
+            own[place] = came.event_times[is_hit].amin() if bool(is_hit.any()) else torch.inf
+    return Observed(continuations, _of_sets(counts, sets), torch.tensor(next_times, dtype=torch.float64), first_times)
 
 
 class PathEvents(NamedTuple):

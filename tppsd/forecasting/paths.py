@@ -30,7 +30,7 @@ class Paths(NamedTuple):
         forbidden: marks that do not happen on them; None = they are of the target itself.
         num_paths: of each history.
         samples: all of them.
-        sums: along them.
+        sums: along them, also until the n-th event of each set, and with its density, where these are wanted.
     """
 
     sets: tuple[MarkSet, ...]
@@ -137,22 +137,33 @@ class PathSampler:
             options, draft = SamplingOptions("autoregressive", **common), None
         return SamplingJob(self.target, draft, options, {}, self.batch_size, self.seed, self.max_events, recorder)
 
-    def with_sums(self, sets: tuple[MarkSet, ...], ends: list[float], stops: tuple[int, ...] | None = None) -> Paths:
+    def with_sums(
+        self,
+        sets: tuple[MarkSet, ...],
+        ends: list[float],
+        stops: tuple[int, ...] | None = None,
+        order: int = 1,
+        times: tuple[float, ...] = (),
+    ) -> Paths:
         """Return paths with the sums of these sets and with these ends of bins; sampled where there are none yet.
 
         Args:
             sets: of marks.
             ends: of bins, times since w.
             stops: marks at which paths may end, as nothing after them matters.
+            order: which event of a set the sums until its first are about instead, as of StepSums.
+            times: at which the density of that event is wanted.
         """
         wanted = {one.marks for one in sets}
         for paths in [paths for paths in self.kept if paths.forbidden is None]:
             is_fit = {one.marks for one in paths.sets} >= wanted and paths.has_ends(ends)
-            if is_fit and paths.stops in (self.stop_marks, self._also(stops)):
+            is_same = (paths.sums.order, paths.sums.times.tolist()) == (order, list(times))
+            if is_fit and is_same and paths.stops in (self.stop_marks, self._also(stops)):
                 return paths
-        if {one.marks for one in self.sets} >= wanted and all(bool((self.edges == end).any()) for end in ends):
-            return self._sampled(self.sets, self.edges, self.stop_marks)
-        return self._sampled(sets, self._edges(ends), self._also(stops))
+        is_declared = {one.marks for one in self.sets} >= wanted and all(bool((self.edges == e).any()) for e in ends)
+        if is_declared and not times:
+            return self._sampled(self.sets, self.edges, self.stop_marks, order=order)
+        return self._sampled(sets, self._edges(ends), self._also(stops), order=order, times=times)
 
     def without(self, one: MarkSet, end: float) -> Paths:
         """Return paths of the process without a set of marks, with the sums of that set until `end`."""
@@ -183,7 +194,7 @@ class PathSampler:
             raise ValueError(
                 f"horizon = {horizon:g} would have about {rate * horizon:.3g} events at the rate of the training data, "
                 f"{rate:.3g} per unit of time, and a path may have max_events = {self.max_events:,}; give a shorter "
-                "horizon"
+                "horizon, or a larger max_events (--max_events of a command)"
             )
 
     def _sampled(
@@ -192,13 +203,15 @@ class PathSampler:
         edges: Tensor,
         stops: tuple[Mark, ...] | None,
         forbidden: tuple[int, ...] | None = None,
+        order: int = 1,
+        times: tuple[float, ...] = (),
     ) -> Paths:
         members = torch.zeros(len(sets), self.target.num_marks, dtype=torch.bool)
         for row, one in zip(members, sets, strict=True):
             row[list(one.marks)] = True
         if stops is None and forbidden is None:
             self._check_length()
-        sums = StepSums(members, edges)
+        sums = StepSums(members, edges, order, torch.tensor(times, dtype=torch.float64))
         job = self.job(Recorder(accumulator=sums), stops, forbidden)
         plan = job.plan(self.wanted)
         check_memory(len(plan.requests), len(sets), len(edges) - 1)
@@ -207,7 +220,7 @@ class PathSampler:
         if samples.truncated.any():
             raise ValueError(
                 f"{int(samples.truncated.sum())} paths reached max_events = {self.max_events} before the horizon "
-                f"{self.wanted.horizon:g}; give a shorter horizon or a larger max_events"
+                f"{self.wanted.horizon:g}; give a shorter horizon, or a larger max_events (--max_events of a command)"
             )
         self.kept.append(Paths(sets, edges, stops, forbidden, self.wanted.num_sequences, samples, sums))
         return self.kept[-1]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tppsd.sampling.checks import mark_indices, mark_set, whole_number
+from tppsd.sampling.checks import is_single, mark_indices, mark_set, several, whole_number
 
+MIN_PATHS = 10  # of a history: fewer have no standard error worth the name
 MOST_BINS = 100_000
 PATHS_PER_CHUNK = 20_000  # which bounds the memory, and what an interruption loses
 
@@ -37,25 +37,25 @@ class Vocabulary(NamedTuple):
 
     def indices(self, marks: Marks) -> tuple[int, ...]:
         """Return the indices of a mark or of several, in increasing order."""
-        several = mark_set("marks", marks) or ()
-        return tuple(sorted(mark_indices("marks", several, self.num_marks, self.mark_names)))
+        wanted = mark_set("marks", marks) or ()
+        return tuple(sorted(mark_indices("marks", wanted, self.num_marks, self.mark_names)))
 
     def sets(self, marks: Iterable[Marks] | Mapping[str, Marks] | None) -> tuple[MarkSet, ...]:
         """Return the sets that a forecast declares, see `forecast`; the last is of any mark."""
         if isinstance(marks, Mapping):
-            declared = [MarkSet(label, self.indices(several)) for label, several in marks.items()]
+            declared = [MarkSet(label, self.indices(own)) for label, own in marks.items()]
         else:
             if marks is None:
                 marks = range(self.num_marks) if self.num_marks > 1 else ()
-            one_by_one = [marks] if isinstance(marks, str | int) else marks
-            declared = [MarkSet(" or ".join(map(self.label, own)), own) for own in map(self.indices, one_by_one)]
+            one_by_one = map(self.indices, several(marks))
+            declared = [MarkSet(" or ".join(map(self.label, own)), own) for own in one_by_one]
         return (*declared, MarkSet("any", tuple(range(self.num_marks))))
 
 
 def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Tensor:
     """Return the ends of bins, from 0 on; the last is the horizon where a number is given."""
-    if bins is None or isinstance(bins, int):
-        num = 1 if bins is None else whole_number("bins", bins, 1, MOST_BINS)
+    if bins is None or is_single(bins):
+        num = 1 if bins is None else whole_number("bins", bins, 1, MOST_BINS, or_else=", or a list of times")
         return torch.linspace(0.0, horizon, num + 1, dtype=torch.float64)
     edges = torch.as_tensor(bins, dtype=torch.float64).flatten()
     if len(edges) == 0 or not bool((edges.diff() > 0).all()) or not 0 <= float(edges[0]) <= float(edges[-1]) <= horizon:
@@ -63,21 +63,6 @@ def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Te
     if float(edges[0]) > 0:
         edges = torch.cat([edges.new_zeros(1), edges])
     return edges
-
-
-def positive(name: str, value: float) -> float:
-    """Return a positive, finite number.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} = {value!r} must be a positive number") from None
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} = {value!r} must be a positive number")
-    return number
 
 
 def items_per_chunk(chunk_size: int | None, num_paths: int) -> int:

@@ -13,13 +13,14 @@ from tppsd.forecasting.case_scores import CaseScores
 from tppsd.forecasting.path_events import TemporalMaps
 from tppsd.metrics.functional.permutation import bootstrap_interval
 from tppsd.metrics.functional.probability import auroc, brier_decomposition
-from tppsd.metrics.functional.time_rescaling import ks_uniform
+from tppsd.metrics.functional.time_rescaling import ks_distance, ks_uniform
 
 COMPARED = (  # scores of which lower is better, and what they are called in a sentence
-    "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "crps_of_next_time", "transport_score",
+    "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "crps_of_next_time", "crps_of_first_time",
+    "transport_score",
 )  # fmt: skip
 _NUM_RESAMPLES = 1000
-_NUM_RESAMPLES_OF_RANKS = 200  # of AUROC and T-mAP, which rank all origins again for each
+_NUM_RESAMPLES_OF_RANKS = 200  # of what is no mean over origins, and is worked out again for each
 _BINARY, _FEWEST = ("brier_score", "log_score"), 5  # scores of yes or no, and origins of either that a comparison needs
 _ANY = "any"
 
@@ -193,30 +194,52 @@ def _others(
     scores: CaseScores, labels: Sequence[str], horizons: Sequence[float], sequence: Tensor, seed: int
 ) -> Iterator[tuple[tuple[str, str, float], tuple[float, float, float]]]:
     """Yield the scores that are no means over origins."""
-    places = _places(sequence)[0]
     for a, label in enumerate(labels):
         for b, horizon in enumerate(horizons):
             probs, came = scores.probs[:, a, b], scores.outcomes[:, a, b]
-
-            def area(weights: Tensor, probs: Tensor = probs, came: Tensor = came) -> Tensor:
-                return auroc(probs, came, weights[places])
-
-            found = (math.nan,) * 3  # where it always happened, or never
-            if 0 < int(came.sum()) < len(came):
-                value, low, high = _bootstrap(area, sequence, _NUM_RESAMPLES_OF_RANKS, seed)
-                found = float(value), float(low), float(high)
-            yield ("auroc", label, horizon), found
-            for name, part in brier_decomposition(probs, came)._asdict().items():
-                yield (f"brier_{name}", label, horizon), (float(part), math.nan, math.nan)
-            distance = ks_uniform(scores.count_pits[:, a, b]).statistic
-            yield ("ks_of_count_pit", label, horizon), (distance, math.nan, math.nan)
+            yield ("auroc", label, horizon), _area(probs, came, sequence, seed)
+            parts = brier_decomposition(probs, came)._asdict()
+            for (name, part), (low, high) in zip(parts.items(), _part_ends(probs, came, sequence, seed), strict=True):
+                yield (f"brier_{name}", label, horizon), (float(part), low, high)
+            for name in ("count", "first_time"):
+                pits = getattr(scores, f"{name}_pits")[:, a, b]
+                yield (f"ks_of_{name}_pit", label, horizon), _distance(pits, sequence, seed)
+    places = _places(sequence)[0]
     for maps, horizon in zip(scores.temporal_maps, horizons, strict=True):
 
         def values(weights: Tensor, maps: TemporalMaps = maps) -> Tensor:
             return maps.values(weights[places])
 
-        ends = torch.stack(_bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed), 1)
-        for label, (value, low, high) in zip(labels, ends.tolist(), strict=True):
+        found = torch.stack(_bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed), 1)
+        for label, (value, low, high) in zip(labels, found.tolist(), strict=True):
             yield ("temporal_map", label, horizon), (value, low, high)
-    distance = ks_uniform(scores.next_time_pits).statistic
-    yield ("ks_of_next_time_pit", _ANY, horizons[-1]), (distance, math.nan, math.nan)
+    yield ("ks_of_next_time_pit", _ANY, horizons[-1]), _distance(scores.next_time_pits, sequence, seed)
+
+
+def _area(probs: Tensor, came: Tensor, sequence: Tensor, seed: int) -> tuple[float, float, float]:
+    """Return AUROC and its interval; nothing where it always happened, or never."""
+    if not 0 < int(came.sum()) < len(came):
+        return (math.nan,) * 3
+    places = _places(sequence)[0]
+    found = _bootstrap(lambda w: auroc(probs, came, w[places]), sequence, _NUM_RESAMPLES_OF_RANKS, seed)
+    value, low, high = (float(part) for part in found)
+    return value, low, high
+
+
+def _part_ends(probs: Tensor, came: Tensor, sequence: Tensor, seed: int) -> list[tuple[float, float]]:
+    """Return the ends of the intervals of the parts of the Brier score."""
+    places = _places(sequence)[0]
+
+    def parts(weights: Tensor) -> Tensor:
+        return torch.stack(brier_decomposition(probs, came, weights=weights[places]))
+
+    _, low, high = _bootstrap(parts, sequence, _NUM_RESAMPLES_OF_RANKS, seed)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _distance(pits: Tensor, sequence: Tensor, seed: int) -> tuple[float, float, float]:
+    """Return the distance of PITs from uniform ones, and its interval."""
+    pits, order = pits.sort()
+    places = _places(sequence)[0][order]
+    found = _bootstrap(lambda w: ks_distance(pits, w[places]), sequence, _NUM_RESAMPLES_OF_RANKS, seed)
+    return ks_uniform(pits).statistic, float(found[1]), float(found[2])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tppsd.forecasting.first_events import FirstEvents
-from tppsd.forecasting.integrals import mark_integrals
+from tppsd.forecasting.integrals import event_densities, mark_integrals
 from tppsd.sampling.recorder import Steps
 from tppsd.sampling.requests import RequestPlan
 
@@ -45,16 +45,22 @@ class StepSums:
         sets: bool (num_sets, num_marks).
         edges: float64 (num_bins + 1,), increasing, times since the history was observed; bin j is (edges[j],
             edges[j + 1]].
+        order: n, which event of a set the sums `until_first` are about: 1 is the first.
+        times: float64 (num_times,), since the history was observed, at which the density of that event is wanted; or
+            None.
 
     Attributes:
         totals: of whole paths.
-        until_first: of each path until its first event of the set, that included.
+        until_first: of each path until its first event of the set, that included; of its n-th, from the one before on.
         first_times: float64 (num_paths, num_sets), of that event since the history was observed; inf without one.
         first_events: of any mark, for control variates.
+        densities: of the time of the n-th event of each set at `times`, float64 (num_paths, num_sets, num_times): sum
+            over the steps that begin before it of g_i(t - t_i) f_i(A | t - t_i).
     """
 
-    def __init__(self, sets: Tensor, edges: Tensor) -> None:
-        self.sets, self.edges = sets, edges
+    def __init__(self, sets: Tensor, edges: Tensor, order: int = 1, times: Tensor | None = None) -> None:
+        self.sets, self.edges, self.order = sets, edges, order
+        self.times = edges[:0] if times is None else times
 
     def begin(self, plan: RequestPlan) -> None:
         """Begin with the paths of a plan, numbered as its requests."""
@@ -65,6 +71,8 @@ class StepSums:
         self.totals, self.until_first = Sums.zeros(*shape), Sums.zeros(*shape)
         self.first_times = torch.full(shape[:2], torch.inf, dtype=torch.float64)
         self.first_events = FirstEvents(shape[0], shape[2])
+        self.densities = torch.zeros(*shape[:2], len(self.times), dtype=torch.float64)
+        self._num_hits = torch.zeros(shape[:2], dtype=torch.int64)
 
     def add(self, steps: Steps) -> None:
         """Add the steps of one call of a method."""
@@ -98,6 +106,10 @@ class StepSums:
         first = torch.zeros_like(hits)
         first[works] = self._is_before(own, hits[works])
         until_first = first[rows, positions].unsqueeze(2)
+        if len(self.times):
+            at = self.times + (observed - steps.starts[rows, positions]).unsqueeze(1)
+            found = event_densities(distributions, at, self.sets) * until_first
+            self.densities.index_add_(0, path, found)
         for total, until, values in zip(self.totals, self.until_first, of_step, strict=True):
             for kept, parts in ((total, values), (until, values * until_first)):
                 of_row = torch.zeros(len(works), *kept.shape[1:], dtype=torch.float64).index_add_(0, rows, parts)
@@ -105,13 +117,16 @@ class StepSums:
         at = torch.full(hits.shape, torch.inf, dtype=torch.float64)
         at[rows, positions] = torch.where(is_hit, times.unsqueeze(1), torch.inf)
         self.first_times[own] = torch.minimum(self.first_times[own], at[works].amin(1))
+        self._num_hits[own] += hits[works].sum(1)
 
     def _is_before(self, path: Tensor, hits: Tensor) -> Tensor:
-        """Tell whether paths have had no event of a set before each step, bool (num_rows, n, num_sets).
+        """Tell whether a step's event of a set would be the one of this order, bool (num_rows, n, num_sets).
+
+        For the first: whether the path has had none before.
 
         Args:
             path: int64 (num_rows,).
             hits: bool (num_rows, n, num_sets), the events of a set among the steps.
         """
         earlier = hits.long().cumsum(1) - hits.long()
-        return (earlier == 0) & self.first_times[path].isinf().unsqueeze(1)
+        return earlier + self._num_hits[path].unsqueeze(1) == self.order - 1

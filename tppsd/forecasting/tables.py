@@ -30,17 +30,19 @@ def forecast_table(forecast: Forecast) -> pd.DataFrame:
 
     Columns: history (its place in the list, from `first_index` on) and id (its owner's name for it, null without one);
     quantity ("next_time" and "next_time_mean", "next_mark", "probability", "expected_count", "count_quantile",
-    "first_time"); mark (a declared set's label, null for any); from and to (the bin, or the span of a probability;
-    timestamps where the data had some, else numbers on their clock); level (of a quantile); estimate (times are
-    durations since the history was observed, in the data's unit); standard_error; lower and upper (95 %); at (the
-    estimate as a timestamp or a number on the data's clock, for times); note ("later than the horizon"); estimator.
+    "first_time"); mark (a declared set's label, "any" for all marks; null for the time of the next event); from and to
+    (the bin, or the span of a probability; timestamps where the data had some, else numbers on their clock); level (of
+    a quantile); estimate (times are durations since the history was observed, in the data's unit); standard_error;
+    lower and upper (95 %); at (the estimate as a timestamp or a number on the data's clock, for times); note ("later
+    than the horizon"; where a mean is capped, and whether it is usable); estimator.
     """
     import pandas as pd
 
     table = _Table(forecast)
     next_time = forecast.next_time()
     table.add("next_time", [None], next_time.quantiles, levels=next_time.levels, estimator="closed form", is_time=True)
-    table.add("next_time_mean", [None], next_time.mean.unsqueeze(1), estimator="closed form", is_time=True)
+    mean, notes = next_time.mean.unsqueeze(1), next_time.mean_notes
+    table.add("next_time_mean", [None], mean, estimator="closed form", is_time=True, notes=notes)
     names = [forecast.label(mark) for mark in range(forecast.num_marks)]
     table.add("next_mark", names, forecast.next_mark(), estimator="quadrature")
     labels, edges = [one.label for one in forecast.sets], forecast.edges.tolist()
@@ -87,14 +89,17 @@ class _Table:
         estimator: str = "",
         levels: Tensor | None = None,
         is_time: bool = False,
+        notes: Sequence[str | None] | None = None,
     ) -> None:
-        """Add values (num_histories, n): of n labels or, of one label, of n levels."""
+        """Add values (num_histories, n): of n labels or, of one label, of n levels; with notes (num_histories * n,)."""
         import pandas as pd
 
         num, n = values.shape
         own = np.repeat(np.arange(num), n)
         blank = np.full(num * n, np.nan)
         estimates = values.numpy().ravel()
+        if notes is None:
+            notes = [LATER if later else None for later in np.isinf(estimates)]
         start, stop = (
             np.full(num * n, np.nan) if span is None else self.observed[own] + end for end in span or (0.0, 0.0)
         )
@@ -113,7 +118,7 @@ class _Table:
                     "lower": blank if interval is None else interval[0].numpy().ravel(),
                     "upper": blank if interval is None else interval[1].numpy().ravel(),
                     "at": self.clock(self.observed[own] + estimates if is_time else blank),
-                    "note": pd.Series([LATER if later else None for later in np.isinf(estimates)], dtype=object),
+                    "note": pd.Series(notes, dtype=object),
                     "estimator": estimator,
                 }
             )
@@ -123,5 +128,6 @@ class _Table:
         self, quantity: str, label: str, found: Quantiles, j: int | None, span: tuple[float, float]
     ) -> None:
         """Add quantiles over paths, of bin j if they are by bin."""
-        values, low, high = (field if j is None else field[:, j] for field in (found.values, found.lower, found.upper))
-        self.add(quantity, [label], values, None, (low, high), span, "order statistics", found.levels, j is None)
+        fields = (found.values, found.standard_error, found.lower, found.upper)
+        values, errors, low, high = (field if j is None else field[:, j] for field in fields)
+        self.add(quantity, [label], values, errors, (low, high), span, "order statistics", found.levels, j is None)

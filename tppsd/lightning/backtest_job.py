@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tppsd.data.paths import for_arrow
-from tppsd.data.sequences import EventSequence
+from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.forecasting.backtest_plan import BacktestPlan, Scores
 from tppsd.forecasting.backtest_result import Backtest
 from tppsd.forecasting.baselines import baseline_models, check_baselines
 from tppsd.forecasting.case_table import case_table, read_cases
-from tppsd.forecasting.questions import items_per_chunk
+from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ChunkDataset, ItemChunks
-from tppsd.lightning.forecast_job import resolve_draft, sequences_hash
 from tppsd.lightning.job_kinds import BACKTEST
-from tppsd.lightning.job_module import JobModule, hashes
+from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
 from tppsd.lightning.shard_writer import ShardWriter
 from tppsd.lightning.shards import whole_file
 from tppsd.models.protocol import EventModel
@@ -26,6 +25,7 @@ from tppsd.models.protocol import EventModel
 if TYPE_CHECKING:
     import pyarrow
 
+_SCORES = 2  # which scores a shard holds; 1, or nothing: none of the times of first events
 _NOTES = b"tppsd.notes"  # of the metadata of a shard: what a reader should know of the baselines
 
 
@@ -40,6 +40,7 @@ class Backtester(JobModule):
         target: the model.
         sequences, horizon, origins, num_paths, within, baselines, draft, seed, batch_size: as of `tppsd.backtest`.
         training_sequences: what baselines are fitted to.
+        marks, max_events: as of `tppsd.backtest`.
     """
 
     needs_cpu = True
@@ -57,12 +58,14 @@ class Backtester(JobModule):
         draft: Any = None,
         seed: int = 0,
         batch_size: int | None = None,
+        marks: Sequence[Marks] | Mapping[str, Marks] | None = None,
+        max_events: int = 100_000,
     ) -> None:
         super().__init__()
         self.target, self.draft = target, resolve_draft(draft)
         self.plan = BacktestPlan(
-            target, sequences, horizon, origins, num_paths, within=within, draft=self.draft, seed=seed,
-            batch_size=batch_size,
+            target, sequences, horizon, origins, num_paths, marks, within, self.draft, seed, batch_size=batch_size,
+            max_events=max_events,
         )  # fmt: skip
         self.baselines = None if baselines is None else check_baselines(baselines)
         self.training_sequences = training_sequences
@@ -79,6 +82,7 @@ class Backtester(JobModule):
         plan = self.plan
         return {
             "command": BACKTEST.command,
+            "scores": _SCORES,
             **hashes(self.target, self.draft),
             "horizons": plan.horizons,
             "num_paths": plan.num_paths,
@@ -134,10 +138,6 @@ class BacktestWriter(ShardWriter):
         super().__init__(output_dir)
         self.found: Backtest | None = None
         self.paths: list[Path] = []
-
-    def to_table(self, prediction: pyarrow.Table) -> pyarrow.Table:
-        """Return the prediction, which is a table."""
-        return prediction
 
     def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
         """Put the scores of all cases together; each file is there as a whole or not at all."""

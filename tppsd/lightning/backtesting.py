@@ -9,11 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tppsd.forecasting.backtest import backtest
 from tppsd.forecasting.backtest_result import Backtest
-from tppsd.forecasting.origins import duration
+from tppsd.forecasting.baselines import check_baselines
+from tppsd.forecasting.origins import duration, find_origins
+from tppsd.forecasting.questions import MIN_PATHS
 from tppsd.lightning.checkpoints import best_checkpoint
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.loggers import log_figure, log_table
 from tppsd.models.checkpoint import load
+from tppsd.sampling.checks import whole_number
 
 
 class BacktestAfterFit(Callback):
@@ -53,7 +56,13 @@ class BacktestAfterFit(Callback):
             return
         if not isinstance(data, EventDataModule) or not data.sequences(self.split):
             raise ValueError(f"BacktestAfterFit has split = {self.split!r}, and the data have no sequence there")
-        duration(self.horizon, "horizon", data.statistics.time_unit)
+        unit = data.statistics.time_unit
+        horizon = duration(self.horizon, "horizon", unit)
+        for name, least in (("num_paths", MIN_PATHS), ("max_sequences", 1)):
+            whole_number(name, getattr(self, name), least)
+        if self.baselines is not None:
+            check_baselines(self.baselines)
+        find_origins(data.sequences(self.split)[: self.max_sequences], self.origins, horizon, unit)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Backtest the best checkpoint, on rank zero, and log what came of it."""

@@ -14,9 +14,11 @@ class OwnCheckpoint(ModelCheckpoint):
 
     Attributes:
         resumed_from: the checkpoint that the run goes on from; files beside it are its own.
+        is_requeued: SLURM has started the run again; all files are its own.
     """
 
     resumed_from: Path | None = None
+    is_requeued = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to overwrite a file of another run.
@@ -26,7 +28,7 @@ class OwnCheckpoint(ModelCheckpoint):
         """
         super().setup(trainer, pl_module, stage)
         is_dry = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by one of the Trainer's helpers
-        if stage != "fit" or is_dry or self.dirpath is None:
+        if stage != "fit" or is_dry or self.is_requeued or self.dirpath is None:
             return
         file = Path(self.dirpath, f"{self.filename}{self.FILE_EXTENSION}")
         is_own = self.resumed_from is not None and self.resumed_from.resolve().parent == file.resolve().parent

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
@@ -27,6 +29,7 @@ from tppsd.lightning.modules import DraftTPP, TargetTPP, TPPModule
 from tppsd.lightning.parsing import OneSentenceParser
 from tppsd.lightning.patience import Patience
 from tppsd.lightning.requests import RequestChunk, Requests
+from tppsd.lightning.requeue import has_requeue_checkpoint
 from tppsd.lightning.runs import HELP as RUN_HELP
 from tppsd.lightning.runs import with_run
 from tppsd.lightning.sampler import Sampler
@@ -147,8 +150,12 @@ class TrainingCLI(VerbCLI):
         callbacks = [
             each for each in callbacks if not isinstance(each, AveragedWeights) or not (others or each.power is None)
         ]
-        if self.verb == "fit" and config.get("logger") is False and config.get("default_root_dir") is None:
-            config["default_root_dir"] = str(free_run_directory())  # as a logger would choose it
+        if self.verb == "fit" and config.get("default_root_dir") is None:
+            job = SLURMEnvironment.job_id() if SLURMEnvironment.detect() else None
+            if job is not None:  # where a requeued job finds its checkpoint, and no other job does
+                config["default_root_dir"] = str(RUNS / f"slurm_{job}")
+            elif config.get("logger") is False:
+                config["default_root_dir"] = str(free_run_directory())  # as a logger would choose it
         return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -173,14 +180,17 @@ class TrainingCLI(VerbCLI):
         last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
         if last is None or not last.best_model_path:
             return super().how_to_go_on()
-        return f"stopped by SIGTERM at step {self.trainer.global_step}; go on with --ckpt_path {last.best_model_path}"
+        path = shlex.quote(last.best_model_path)
+        return f"stopped by SIGTERM at step {self.trainer.global_step}; go on with --ckpt_path {path}"
 
     def before_fit(self) -> None:
         """Tell the checkpoints which file the run goes on from."""
         path = self.config[self.verb].ckpt_path
+        is_requeued = path is None and SLURMEnvironment.detect() and has_requeue_checkpoint(self.trainer)
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, OwnCheckpoint):
                 callback.resumed_from = None if path is None else Path(path)
+                callback.is_requeued = is_requeued
 
     def after_fit(self) -> None:
         """Say in one line why training stopped, what the model has learnt, and how to go on."""

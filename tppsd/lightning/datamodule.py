@@ -14,12 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from tppsd.data.batch import EventBatch
-from tppsd.data.batching import LengthBucketSampler, SequenceDataset
+from tppsd.data.batching import LengthBucketSampler, ResumableLoader, SequenceDataset
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.options import FRACTIONS, ReadOptions
-from tppsd.data.reading import EventDataset, cut, read_dataset
+from tppsd.data.reading import EventDataset, read_dataset
 from tppsd.data.remarks import check_floor, default_floor, describe_ties, remarks
 from tppsd.data.sequences import EventSequence
+from tppsd.data.splits import cut
 from tppsd.data.statistics import DataStatistics
 from tppsd.processes.base import Process
 from tppsd.processes.presets import Preset, preset
@@ -130,9 +131,10 @@ class EventDataModule(LightningDataModule):
                 "(0: batches are prepared in this process)"
             )
         if path is not None and num_sequences is not None:
+            where = f"at {path}" if isinstance(path, str | Path) else f"in a {type(path).__name__}"
             raise ValueError(
-                f"num_sequences = {num_sequences} is for a simulated process; "
-                f"the data at {path} have the number they have"
+                f"num_sequences = {num_sequences} is for a simulated process; the data {where} have the number they "
+                "have"
             )
         if process is not None and columns is not None:
             raise ValueError(f"columns = {columns} is for data at a path; the process {process} has no columns")
@@ -281,6 +283,4 @@ class EventDataModule(LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
         )
-        return DataLoader(
-            dataset=SequenceDataset(sequences), sampler=sampler, batch_size=None, **options
-        )  # it yields batches
+        return ResumableLoader(SequenceDataset(sequences), sampler, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -115,11 +116,13 @@ def _how_to_go_on(trainer: Trainer, best: Path | None, horizon: str) -> list[str
         return ["no checkpoint was kept"]
     run = best.parent.parent
     if best.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
-        return [f"next: `tppsd test` with the options of the data and --ckpt_path {best}"]
-    following = [f"next: `tppsd test --run {run}`, then `tppsd forecast --run {run} --horizon {horizon}`"]
+        return [f"next: `tppsd test` with the options of the data and --ckpt_path {shlex.quote(str(best))}"]
+    word = shlex.quote(str(run))
+    following = [f"next: `tppsd test --run {word}`, then `tppsd forecast --run {word} --horizon {horizon}`"]
     last, limit = run / "checkpoints" / "last.ckpt", _limit_reached(trainer)
     if limit is not None and last.is_file() and not _patience_is_over(trainer):
-        resumed = f"tppsd fit --config {run / 'config.yaml'} --ckpt_path {last} --trainer.{limit[0]} {2 * limit[1]}"
+        paths = ["--config", str(run / "config.yaml"), "--ckpt_path", str(last)]
+        resumed = f"tppsd fit {shlex.join(paths)} --trainer.{limit[0]} {2 * limit[1]}"
         following.append(f"it had not stopped improving, more may help: `{resumed}`")
     return following
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tppsd.data.sequences import EventSequence
+from tppsd.data.arrow import ids_column
+from tppsd.data.sequences import EventSequence, sequences_hash
+from tppsd.forecasting.anchors import BEYOND, anchored
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.forecasting.questions import Marks, items_per_chunk
 from tppsd.lightning.chunks import Chunk, ItemChunks
 from tppsd.lightning.job_kinds import FORECAST
-from tppsd.lightning.job_module import JobModule, hashes
-from tppsd.models.resolve import resolve_model
-from tppsd.sampling.options import DRAFTER_NAMES
+from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
 
 if TYPE_CHECKING:
     import pyarrow
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # histories with a figure of their own on the page
 _KINDS = {"quantity": "string", "mark": "string", "note": "string", "estimator": "string", "history": "int64"}
-
-
-def sequences_hash(sequences: Sequence[EventSequence]) -> str:
-    """Return the SHA-256 (hex) of all that sequences hold: ids, windows, times, inter-times and marks."""
-    digest = hashlib.sha256()
-    for s in sequences:
-        window = (s.id, s.t_start, s.t_end, s.score_start, s.censored_start, len(s))
-        digest.update(repr(window).encode())
-        for values in (s.event_times, s.inter_times, s.marks):
-            digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def resolve_draft(draft: Any) -> Any:
-    """Return a draft model once for all chunks, from a checkpoint where that is given; names of drafters stay."""
-    return draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
 
 
 class Forecaster(JobModule):
@@ -51,6 +35,8 @@ class Forecaster(JobModule):
         histories: what is continued.
         horizon, num_paths, marks, bins, draft, stop_marks, seed: as of `tppsd.forecast`.
         observed: sequences as long as the histories with their continuations, to be drawn, or None.
+        max_events: as of `tppsd.forecast`.
+        history_lookback: likewise, in units of time.
     """
 
     needs_cpu = True
@@ -61,20 +47,26 @@ class Forecaster(JobModule):
         histories: Sequence[EventSequence],
         horizon: float,
         num_paths: int = 1000,
-        marks: Sequence[Marks] | None = None,
+        marks: Sequence[Marks] | Mapping[str, Marks] | None = None,
         bins: int | None = None,
         draft: Any = None,
         stop_marks: Marks | None = None,
         seed: int = 0,
         observed: Sequence[EventSequence] | None = None,
+        max_events: int = 1_000_000,
+        history_lookback: float | None = None,
     ) -> None:
         super().__init__()
         self.target = target
         self.draft = resolve_draft(draft)
         self.histories, self.observed = histories, observed
         self._questions: dict[str, Any] = {"horizon": horizon, "num_paths": num_paths, "marks": marks, "bins": bins}
-        self._questions |= {"stop_marks": stop_marks, "seed": seed}
+        self._questions |= {"stop_marks": stop_marks, "seed": seed, "max_events": max_events}
+        self._questions |= {"history_lookback": history_lookback}
         self.example = self._forecast(slice(0, 1))  # checks all of them, before the writer begins
+        statistics = getattr(self.example.target, "statistics", None)
+        anchored(histories, statistics, self.example.horizon, history_lookback)  # warns once, of all of them
+        self._lookback = history_lookback
         self._figures: dict[int, Figure] = {}
 
     def chunks(self, chunk_size: int | None = None) -> ItemChunks:
@@ -94,6 +86,7 @@ class Forecaster(JobModule):
             "stop_marks": None if asked.stop_marks is None else list(asked.stop_marks),
             "seed": asked.seed,
             "max_events": asked.max_events,
+            **({} if self._lookback is None else {"history_lookback": str(self._lookback)}),
             "histories": sequences_hash(self.histories),
             "observed": None if self.observed is None else sequences_hash(self.observed),
         }
@@ -116,9 +109,11 @@ class Forecaster(JobModule):
         return [self._figures[i] for i in wanted]
 
     def _forecast(self, which: slice) -> Forecast:
-        return forecast(
-            self.target, self.histories[which], draft=self.draft, first_index=which.start, **self._questions
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", BEYOND)  # said of all chunks together
+            return forecast(
+                self.target, self.histories[which], draft=self.draft, first_index=which.start, **self._questions
+            )
 
     def _draw(self, found: Forecast) -> None:
         first, observed = found.first_index, self.observed
@@ -141,11 +136,8 @@ class Forecaster(JobModule):
 
     @cached_property
     def _id_type(self) -> Any:
-        """The Arrow type of the ids of all histories; text where they have none, or several."""
+        """The Arrow type of the ids of all histories; text where they have none."""
         import pyarrow as pa
 
-        try:
-            found = pa.array([history.id for history in self.histories]).type
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            return pa.string()
+        found = ids_column([history.id for history in self.histories]).type
         return pa.string() if found == pa.null() else found

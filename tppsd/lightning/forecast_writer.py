@@ -16,8 +16,6 @@ from tppsd.lightning.shard_writer import ShardWriter
 from tppsd.lightning.shards import whole_file
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from tppsd.plots.page import Page
 
 _LISTED = 1000  # histories in the table on the page
@@ -38,10 +36,6 @@ class ForecastWriter(ShardWriter):
         super().__init__(output_dir)
         self.name = name
         self.paths: list[Path] = []  # of the results, once they are there
-
-    def to_table(self, prediction: pyarrow.Table) -> pyarrow.Table:
-        """Return the prediction, which is a table."""
-        return prediction
 
     def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
         """Join the shards and draw the page; each file is there as a whole or not at all."""
@@ -91,12 +85,57 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
     )
     for figure in module.figures(chunks):
         page.figure(figure)
+    _next_times(page, module, shards, f" {unit}" if unit else "")
     page.heading("Probabilities of at least one event")
     rows, estimators = zip(*islice(_probabilities(module, shards), _LISTED), strict=True)
     rest = f" These are the first {_LISTED:,} histories; the files have all." if num > _LISTED else ""
     page.paragraph(f"Until the horizon, in per cent, with standard errors ({estimators[0]}).{rest}")
     page.table(["history", *(one.label for one in asked.sets)], rows)
     return page
+
+
+def _next_times(page: Page, module: Forecaster, shards: Sequence[Path], unit: str) -> None:
+    """Add the table of the times until the next event, and say where their means are capped."""
+    rows, notes = zip(*islice(_times(module, shards), _LISTED), strict=True)
+    said = [note for note in notes if note]
+    is_unusable = [note.startswith("not usable") for note in said]
+    page.heading("Time until the next event")
+    sentence = (
+        f"Since the end of each history{f', in{unit}' if unit else ''}, of any mark; closed forms, without paths."
+    )
+    if said:
+        cap = f"{module.example.next_time().mean_cap:.4g}{unit}"
+        sentence += f" Means count whatever lies beyond {cap}, where the training data end, as {cap}."
+    if any(is_unusable):
+        sentence += (
+            f" More than half of the mean lies beyond that for {sum(is_unusable):,} of {len(rows):,} histories: these "
+            "means are not usable, and the median is to be taken."
+        )
+    page.paragraph(sentence)
+    page.table(["history", "median", "5 % to 95 %", "mean"], rows)
+
+
+def _times(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[str], str | None]]:
+    """Yield of every history its name, quantiles and mean of the time until the next event, and a note on the mean."""
+    import pyarrow.parquet as pq
+
+    columns = ["history", "quantity", "level", "estimate", "note"]
+    for path in shards:
+        frame = pq.ParquetFile(path).read(columns).to_pandas()
+        times = frame[frame["quantity"] == "next_time"].pivot(index="history", columns="level", values="estimate")
+        means = frame[frame["quantity"] == "next_time_mean"].set_index("history")
+        for history in means.index:
+            low, middle, high = (times.loc[history, level] for level in (0.05, 0.5, 0.95))
+            note = means.loc[history, "note"]
+            mean = f"{means.loc[history, 'estimate']:.3g}"
+            mean += " (not usable)" if note and note.startswith("not usable") else ""
+            yield [_name(module, history), f"{middle:.3g}", f"{low:.3g} to {high:.3g}", mean], note
+
+
+def _name(module: Forecaster, history: int) -> str:
+    """Return what a history is called on the page."""
+    name = module.histories[int(history)].id
+    return str(history) if name is None else str(name)
 
 
 def _probabilities(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[str], str]]:
@@ -109,7 +148,6 @@ def _probabilities(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple
         frame = pq.ParquetFile(path).read(columns).to_pandas()
         frame = frame[frame["quantity"] == "probability"].groupby("history").tail(sets)  # of the last bin's end
         for history, own in frame.groupby("history"):
-            name = module.histories[int(history)].id
             pairs = zip(own["estimate"], own["standard_error"], strict=True)
             cells = [f"{100 * min(max(value, 0.0), 1.0):.1f} ± {100 * error:.1f}" for value, error in pairs]
-            yield [str(history) if name is None else str(name), *cells], str(own["estimator"].iloc[0])
+            yield [_name(module, history), *cells], str(own["estimator"].iloc[0])

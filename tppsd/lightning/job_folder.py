@@ -16,10 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tppsd.data.whole_files import named_file
+from tppsd.data.whole_files import named_file, sync_file, sync_folder
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
-from tppsd.lightning.shards import Shard, file_hash, parse_name
-from tppsd.sampling.columns import sync_folder
+from tppsd.lightning.shards import Shard, file_hash, parse_name, whole_file
 
 JOB = ".job.json"  # these are hidden from those who read the folder as data
 MANIFEST = ".manifest.json"
@@ -143,7 +142,9 @@ def claim(folder: Path, job: dict[str, Any]) -> bool:
     if not path.exists():
         temporary = path.with_name(f"{JOB}.{os.getpid()}.{time.time_ns()}")
         try:
-            _write_durably(temporary, job)
+            with named_file(path, temporary):
+                temporary.write_text(_as_text(job))
+                sync_file(temporary)
             _appear(temporary, path)
             sync_folder(folder)
             return True
@@ -211,13 +212,8 @@ def write_manifest(folder: Path, job: dict[str, Any], shards: Iterable[Shard]) -
     content: dict[str, Any] = {"job": job, "versions": versions, "shards": files}
     if results := kind_of(job).results:
         content["results"] = [{"name": name, "sha256": file_hash(folder / name)} for name in results]
-    temporary = folder / f"{MANIFEST}.{os.getpid()}"
-    try:
-        _write_durably(temporary, content)
-        os.replace(temporary, folder / MANIFEST)
-        sync_folder(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(folder / MANIFEST) as file:
+        file.write_text(_as_text(content))
 
 
 def recorded_hashes(folder: Path) -> dict[str, str]:
@@ -229,8 +225,5 @@ def recorded_hashes(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _write_durably(path: Path, content: dict[str, Any]) -> None:
-    with named_file(path), path.open("w") as file:
-        file.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _as_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"

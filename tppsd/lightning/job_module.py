@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule
 from tppsd.backends.compile import content_hash
 from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.modules import check_precision
+from tppsd.models.resolve import resolve_model
+from tppsd.sampling.options import DRAFTER_NAMES
 
 
 class JobModule(LightningModule):
@@ -50,3 +52,8 @@ def hashes(target: Any, draft: Any) -> dict[str, Any]:
     """Return the content hashes of target and draft for the record of a job; a draft that is a name or None is kept."""
     kept = draft is None or isinstance(draft, str)
     return {"target": content_hash(target), "draft": draft if kept else content_hash(draft)}
+
+
+def resolve_draft(draft: Any) -> Any:
+    """Return a draft model once for all chunks, from a checkpoint where that is given; names of drafters stay."""
+    return draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)

@@ -25,6 +25,8 @@ from tppsd.lightning.distillation import Distillation
 from tppsd.lightning.divergence import StopAtDivergence
 from tppsd.lightning.forecasts import ForecastMetrics
 from tppsd.lightning.random_state import random_states, restore_random_state
+from tppsd.lightning.requeue import RequeueBetweenSteps
+from tppsd.lightning.resuming import go_on, mend_progress
 from tppsd.lightning.schedule import PlannedSchedule, WarmupStableDecay
 from tppsd.lightning.size import ModelSize, draft_size, target_size
 from tppsd.lightning.step_means import StepMeans
@@ -67,7 +69,7 @@ class TPPModule(LightningModule):
         width_penalty: weight in the loss of the mean over scored events and components of (log sigma)_+^2, sigma the
             standard deviation of a component of log tau in units of the training split's own. What is wider than all
             inter-times together costs no likelihood while its weight is tiny, and then decides means and rare samples.
-            0 = none; a loss of distillation has none.
+            It costs no likelihood either (docs/results/defaults.md). 0 = none; a loss of distillation has none.
         compile: train with torch.compile, for GPUs. The first step takes a minute; on a CPU it was measured to gain
             nothing.
     """
@@ -92,7 +94,7 @@ class TPPModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = WarmupStableDecay,
         lr_interval: Literal["step", "epoch"] = "step",
         distillation: Distillation | None = None,
-        width_penalty: float = 0.0,
+        width_penalty: float = 1e-3,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -161,31 +163,27 @@ class TPPModule(LightningModule):
         check_time_unit(self.model.statistics.time_unit, self._data_unit, "the model")
         if stage == "fit" and data is not None and self.model.statistics.num_events == 0:
             self.model.set_statistics(data.statistics)
-        if stage == "fit":
-            self.compile_model()
+        if stage == "fit" and self.is_compiled:  # the full pass; the cached passes of sampling stay as they are
+            self.model.compile(dynamic=True)  # sequences have all lengths
         if self.distillation is not None:
             target_hash = self.distillation.load(self.model.num_marks, self._data_marks)
             if stage == "fit" and self.distillation.is_trained_for:
                 self.distilled_from = target_hash
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add StopAtDivergence: training that diverges is no success, whoever trains."""
+        """Add StopAtDivergence and RequeueBetweenSteps, whoever trains, where they are not there already."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        has_one = any(isinstance(callback, StopAtDivergence) for callback in callbacks)
-        return [] if has_one else [StopAtDivergence()]
-
-    def compile_model(self) -> None:
-        """Compile the full pass, if that is wanted; the cached passes of sampling stay as they are."""
-        if self.is_compiled:
-            self.model.compile(dynamic=True)  # sequences have all lengths
+        added: list[Callback] = [StopAtDivergence(), RequeueBetweenSteps()]
+        return [each for each in added if not any(isinstance(callback, type(each)) for callback in callbacks)]
 
     def on_fit_start(self) -> None:
         """Refuse to train without statistics of a training split."""
         self._need_statistics()
 
     def on_train_start(self) -> None:
-        """Restore the random state of a run that goes on, now that everything is set up."""
-        if self._random_states is not None:  # now that everything is set up
+        """Restore the place and the random state of a run that goes on, now that everything is set up."""
+        go_on(self.trainer)
+        if self._random_states is not None:
             restore_random_state(
                 self._random_states,
                 self.trainer.global_rank,
@@ -348,6 +346,8 @@ class TPPModule(LightningModule):
         record = checkpoint.get(CHECKPOINT_KEY, {})
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:  # a run goes on
             self._random_states = checkpoint.get(_RANDOM_STATES)
+            if "loops" in checkpoint:
+                mend_progress(checkpoint["loops"]["fit_loop"])
         self.distilled_from = record.get("distilled_from", self.distilled_from)
         for name, stored in record.get("config", {}).items():
             here = self.model.config[name]

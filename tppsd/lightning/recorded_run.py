@@ -1,40 +1,14 @@
-"""What a W&B run that was recorded on this machine holds, read from its file."""
+"""The keys that a W&B run has logged, read from the file that recorded it on this machine."""
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 BLOCK, HEADER, FILE_HEADER = 32768, 7, 7  # bytes: of a block of the file, before each part, and at its start
 WHOLE, LAST = 1, 4  # kinds of parts that end a record
-
-
-@dataclass
-class RecordedRun:
-    """Holds what a run has recorded.
-
-    Attributes:
-        project: its name.
-        config: by the names of its sections.
-        history: key -> its values in order, as they were logged; of pictures and tables what describes them.
-        summary: key -> its last value.
-        artifacts: (name, type, whether it was used rather than made, metadata) of each.
-    """
-
-    project: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    history: dict[str, list[Any]] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    artifacts: list[tuple[str, str, bool, dict[str, Any]]] = field(default_factory=list)
-
-    @property
-    def keys(self) -> set[str]:
-        """The keys that were logged; of pictures and tables those that panels name."""
-        return {key.removesuffix("/_type") for key in self.history}
 
 
 def run_file(place: Path) -> Path:
@@ -51,35 +25,22 @@ def run_file(place: Path) -> Path:
     return files[0]
 
 
-def read_recorded_run(file: Path) -> RecordedRun:
-    """Read the file of a run; what was not written to its end is left out."""
-    run = RecordedRun()
-    for record in _records(file.read_bytes()):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            run.project = record.run.project
-            run.config.update({item.key: json.loads(item.value_json) for item in record.run.config.update})
-        elif kind == "config":
-            run.config.update({item.key: json.loads(item.value_json) for item in record.config.update if item.key})
-        elif kind == "history":
-            for key, value in _items(record.history.item):
-                run.history.setdefault(key, []).append(value)
-        elif kind == "summary":
-            run.summary.update(_items(record.summary.update))
-        elif kind == "artifact":
-            made = record.artifact
-            about = json.loads(made.metadata or "{}")
-            run.artifacts.append((made.name, made.type, made.use_after_commit, about))
-    return run
+def logged_keys(file: Path) -> set[str]:
+    """Return the keys that a run has logged, given its file; of pictures and tables those that panels name."""
+    histories = (record.history for record in records(file.read_bytes()))  # empty in a record of another kind
+    return {item_key(item).removesuffix("/_type") for history in histories for item in history.item}
 
 
-def _items(items: Any) -> Iterator[tuple[str, Any]]:
-    for item in items:
-        yield item.key or "/".join(item.nested_key), json.loads(item.value_json)
+def item_key(item: Any) -> str:
+    """Return the key of a logged value; the parts of a nested one have one name."""
+    return item.key or "/".join(item.nested_key)
 
 
-def _records(data: bytes) -> Iterator[Any]:
-    """Yield the records of a file: blocks of parts, each after a header of checksum, length and kind."""
+def records(data: bytes) -> Iterator[Any]:
+    """Yield the records of a file, without one that is not written to its end.
+
+    A file consists of blocks of parts, each after a header of checksum, length and kind.
+    """
     from wandb.proto import wandb_internal_pb2
 
     position, parts = FILE_HEADER, b""

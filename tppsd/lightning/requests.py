@@ -5,7 +5,6 @@ They are from scratch or continue a split of the data.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from tppsd.data.batch import EventBatch
 from tppsd.data.flat_sequences import FlatSequences
-from tppsd.data.sequences import EventSequence
+from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.lightning.chunks import ChunkDataset, chunk_loader
 from tppsd.sampling.checks import whole_number
 
@@ -108,7 +107,6 @@ class RequestChunk(NamedTuple):
         num_sequences: sequences from scratch, or continuations of each history.
         history: the histories to continue; None = from scratch.
         arguments: further keywords of `tppsd.sample`.
-        job: what all chunks are, as plain values.
         ids: of the histories, or None.
     """
 
@@ -118,7 +116,6 @@ class RequestChunk(NamedTuple):
     num_sequences: int
     history: EventBatch | None
     arguments: dict[str, Any]
-    job: dict[str, Any]
     ids: tuple[Any, ...] | None = None
 
     def to_come(self, num_processes: int) -> range:
@@ -161,7 +158,7 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         self.job = (
             asdict(requests)
             | self.ends
-            | {"histories": content_hash(self.sequences) if self.sequences else None, "chunk_size": chunk_size}
+            | {"histories": sequences_hash(self.sequences) if self.sequences else None, "chunk_size": chunk_size}
         )
 
     def _expected_events(self, data: Any) -> float:
@@ -175,15 +172,14 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         first = chunk * self.items_per_chunk
         items = range(first, min(first + self.items_per_chunk, self.num_items))
         if self.requests.continue_split is None:
-            return RequestChunk(
-                chunk, len(self), first, len(items), None, self.ends | {"t_start": self.requests.t_start}, self.job
-            )
+            arguments = self.ends | {"t_start": self.requests.t_start}
+            return RequestChunk(chunk, len(self), first, len(items), None, arguments)
         sources = [self.sequences[i] for i in items]
         window_ends = torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)
         history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
         ids = None if all(s.id is None for s in sources) else tuple(s.id for s in sources)
         ends = self.ends or {"t_end": window_ends}
-        return RequestChunk(chunk, len(self), first, self.paths, history, ends, self.job, ids)
+        return RequestChunk(chunk, len(self), first, self.paths, history, ends, ids)
 
 
 def default_chunk_size(num_sequences: int, num_events: float) -> int:
@@ -193,14 +189,6 @@ def default_chunk_size(num_sequences: int, num_events: float) -> int:
     """
     most = max(SMALLEST, int(LARGEST / max(1.0, num_events)))
     return min(most, max(SMALLEST, math.ceil(num_sequences / SHARE)))
-
-
-def content_hash(sequences: Sequence[EventSequence]) -> str:
-    """Return the SHA-256 of times, marks and windows."""
-    digest = hashlib.sha256()
-    for s in sequences:
-        digest.update(f"{s.t_start} {s.t_end}".encode() + s.event_times.numpy().tobytes() + s.marks.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def median_window(sequences: Sequence[EventSequence]) -> float:

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tppsd.data.options import READING
+from tppsd.data.stamps import as_trained
+from tppsd.data.statistics import DataStatistics
 from tppsd.data.yaml_files import read_mapping
 from tppsd.models.checkpoint import CHECKPOINT_KEY, best_of_run, read_checkpoint
 
@@ -55,31 +58,23 @@ def open_run(run: Path) -> tuple[Path, dict[str, Any]]:
 
 def _is_of_a_run(path: str) -> bool:
     file = Path(path)
-    return file.name == "config.yaml" and file.is_file() and all(name in _content(file) for name in FIT_ONLY)
-
-
-def _content(file: Path) -> dict[str, Any]:
-    return read_mapping(file)
+    return file.name == "config.yaml" and file.is_file() and all(name in read_mapping(file) for name in FIT_ONLY)
 
 
 def _data(run: Path, checkpoint: Path) -> dict[str, Any]:
-    """Return the section `data` of a run, with the marks of its model.
-
-    Where times are timestamps it also has their unit and origin.
-    """
+    """Return the section `data` of a run, with the marks and the clock of its model."""
     file = run / "config.yaml"
     if not file.is_file():
         raise FileNotFoundError(f"{run}: has no config.yaml; it must be a folder of `tppsd fit`")
-    section = _content(file).get("data")
+    section = read_mapping(file).get("data")
     if not isinstance(section, dict) or "class_path" not in section:
         raise ValueError(f"{file}: does not say which data the run was trained on")
     options = section.setdefault("init_args", {})
     if not isinstance(options, dict):
         raise ValueError(f"{file}: init_args of data must hold options, it holds a {type(options).__name__}")
-    statistics = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("statistics", {})
-    if statistics.get("time_origin") is not None:
-        known = {"time_unit": statistics["time_unit"], "origin": statistics["time_origin"]}
-        options |= {name: value for name, value in known.items() if name in options and options[name] is None}
-    if statistics.get("mark_names") is not None and "mark_names" in options:
-        options |= {"mark_names": list(statistics["mark_names"]), "min_mark_count": None}
+    known = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("statistics")
+    statistics = None if known is None else DataStatistics.from_dict(known)
+    read = as_trained(statistics, {}, {name: options[name] for name in READING if name in options})
+    # another class of data may have only some of the options
+    options |= {name: read.get(name) for name in READING if name in options}
     return section

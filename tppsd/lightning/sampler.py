@@ -9,13 +9,12 @@ from typing import Any
 from tppsd.data.batch import EventBatch
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventSequence
-from tppsd.lightning.job_module import JobModule, hashes
+from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
 from tppsd.lightning.modules import check_sampling
 from tppsd.lightning.requests import RequestChunk
 from tppsd.models.checkpoint import load
-from tppsd.models.resolve import resolve_model
 from tppsd.sampling.job import SamplingJob
-from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
+from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import Wanted
 from tppsd.sampling.results import SampledSequences
 
@@ -57,7 +56,7 @@ class Sampler(JobModule):
     ) -> None:
         super().__init__()
         self.target = load(target)
-        self.draft = draft if draft is None or draft in DRAFTER_NAMES else resolve_model(draft, "draft", DRAFTER_NAMES)
+        self.draft = resolve_draft(draft)
         self.options, self.seed, self.rows_in_flight, self.max_events = options, seed, batch_size, max_events
         self._chosen = options  # by "auto", once it has chosen,
         self._choice: str | None = None  # and why

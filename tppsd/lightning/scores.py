@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,11 @@ def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None
 
 def _following(checkpoint: Path, verb: str, is_simulated: bool, statistics: Any) -> str:
     """Return the command to try next, with a horizon of some ten events."""
-    run = checkpoint.parent.parent
-    is_run = (run / "config.yaml").is_file()
+    is_run = (checkpoint.parent.parent / "config.yaml").is_file()
+    run, model = shlex.quote(str(checkpoint.parent.parent)), shlex.quote(str(checkpoint))
     horizon = f"{10 * statistics.duration / max(1, statistics.num_events):.2g}"
     if verb == "test":
-        return f"tppsd test --run {run}" if is_run else f"tppsd test --ckpt_path {checkpoint}"
+        return f"tppsd test --run {run}" if is_run else f"tppsd test --ckpt_path {model}"
     if is_simulated:
-        model = f"--run {run}" if is_run else f"--model.target {checkpoint}"
-        return f"tppsd predict {model} --requests.horizon {horizon}"
-    return f"tppsd forecast {f'--run {run}' if is_run else f'LOG --model {checkpoint}'} --horizon {horizon}"
+        return f"tppsd predict {f'--run {run}' if is_run else f'--model.target {model}'} --requests.horizon {horizon}"
+    return f"tppsd forecast {f'--run {run}' if is_run else f'LOG --model {model}'} --horizon {horizon}"

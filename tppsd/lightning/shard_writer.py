@@ -71,8 +71,9 @@ class ShardWriter(BasePredictionWriter):
     # --- what a shard holds: for subclasses ---------------------------------------------------------------------------
 
     def to_table(self, prediction: Any) -> pyarrow.Table:
-        """Return the rows of a shard; items in order, the rows of each together."""
-        raise NotImplementedError
+        """Return the rows of a shard, items in order, the rows of each together: the prediction, if it is a table."""
+        table: pyarrow.Table = prediction
+        return table
 
     def written(self, prediction: Any) -> None:
         """Take note of what was written."""

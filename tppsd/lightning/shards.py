@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tppsd.data.paths import for_arrow
 from tppsd.data.whole_files import whole_or_absent
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
-from tppsd.sampling.columns import sync_folder, write_durably
+from tppsd.sampling.columns import write_durably
 
 if TYPE_CHECKING:
     import pyarrow
@@ -75,7 +75,6 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     with whole_or_absent(path, is_synced=True) as temporary:
         yield temporary
-    sync_folder(path.parent)
 
 
 def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> str | None:

@@ -61,5 +61,6 @@ class SampleWriter(ShardWriter):
         )
         if self.choice is not None:
             rank_zero_info(f"auto chose {self.choice}{share}")
-        folder = shlex.quote(str(self.output_dir))
-        rank_zero_info(f"Next: tppsd verify {folder}, tppsd inspect {folder}, or pandas.read_parquet({folder!r})")
+        folder = str(self.output_dir)
+        word = shlex.quote(folder)
+        rank_zero_info(f"Next: tppsd verify {word}, tppsd inspect {word}, or pandas.read_parquet({folder!r})")

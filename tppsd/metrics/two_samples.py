@@ -152,7 +152,7 @@ class _Draws(Metric):
     def __init__(self, num_columns: int) -> None:
         super().__init__()
         self.num_columns = num_columns
-        # As in `residuals`: a rank without data sends empty, flat tensors of `self.dtype`, and all must be alike.
+        # As in `calibration`: a rank without data sends empty, flat tensors of `self.dtype`, and all must be alike.
         self.set_dtype(torch.float64)
         for name in ("sampler", "index", "values"):
             self.add_state(name, [], dist_reduce_fx="cat")

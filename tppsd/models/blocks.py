@@ -66,9 +66,9 @@ class TokenEmbedding(nn.Module):
         return embedded
 
 
-def frequencies(num: int, longest: float = 1e4) -> Tensor:
-    """Return angular frequencies 1 / longest^(j / num), j = 0..num-1, float64 (num,) (Vaswani et al., 2017)."""
-    return torch.exp(-math.log(longest) * torch.arange(num, dtype=torch.float64) / num)
+def frequencies(num: int) -> Tensor:
+    """Return angular frequencies 1 / 10000^(j / num), j = 0..num-1, float64 (num,) (Vaswani et al., 2017)."""
+    return torch.exp(-math.log(1e4) * torch.arange(num, dtype=torch.float64) / num)
 
 
 class FixedPhases(nn.Module):

@@ -36,7 +36,7 @@ class IndependentMarks(nn.Module):
 
     def in_double(self) -> IndependentMarks:
         """Return itself: log_probs has no parameters of its own, so that the features' dtype decides."""
-        return self  # log_probs has no parameters of its own: the features' dtype decides
+        return self
 
 
 class TimeConditionalMarks(nn.Module):

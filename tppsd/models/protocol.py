@@ -171,6 +171,20 @@ class EventModel(Protocol):
         """Return the distribution of the next event after each context, in float64 arithmetic."""
 
 
+class NoiseStreams(NamedTuple):
+    """Says from which streams a model draws the noise of the rows' next events by itself.
+
+    Fields:
+        keys: int64 (rows, 2), of the streams (tppsd.sampling.noise.row_keys).
+        cursors: int64 (rows,), how many events of its stream each row has used up.
+        num: events that are drawn at most.
+    """
+
+    keys: Tensor
+    cursors: Tensor
+    num: int
+
+
 @runtime_checkable
 class DecodingModel(Protocol):
     """Is an EventModel that draws many events per call, as compiled models do."""
@@ -180,7 +194,7 @@ class DecodingModel(Protocol):
         distribution: Any,
         cache: Any,
         last_times: Tensor,
-        uniforms: Tensor,
+        uniforms: Tensor | NoiseStreams,
         keeps_distributions: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,

@@ -27,13 +27,15 @@ from tppsd.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from tppsd.forecasting.backtest_result import Backtest
 
 _NUM_BINS = 10
+_SHOWN_SETS, _SHOWN_HORIZONS = 6, 4  # of the grid of reliability diagrams
 _PROPER = (
     "crps_of_counts", "log_score_of_counts", "brier_score", "log_score", "auroc", "crps_of_next_time",
-    "transport_distance", "transport_score", "temporal_map",
+    "crps_of_first_time", "transport_distance", "transport_score", "temporal_map",
 )  # fmt: skip
 
 
@@ -71,10 +73,7 @@ def backtest_plot(backtest: Backtest, mark: str | None = None, horizon: float | 
     levels = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     for (name, scores), colour in zip(backtest.cases.items(), _colours(len(backtest.cases)), strict=True):
         which = ... if mark is None else (slice(None), *place)
-        sums = reliability_bins(scores.probs[which].flatten(), scores.outcomes[which].flatten(), _NUM_BINS)
-        number, predicted, happened = sums[:, sums[0] > 0]
-        reliability.plot(predicted / number, happened / number, color=colour, linewidth=0.9)
-        reliability.scatter(predicted / number, happened / number, s=8 + 90 * number / number.sum(), color=colour)
+        _reliability(reliability, scores.probs[which].flatten(), scores.outcomes[which].flatten(), colour)
         pits = scores.count_pits[:, place[0], place[1]]
         (handles[name],) = coverage.plot(levels, pit_coverage(pits, levels.tolist()), color=colour, linewidth=1.6)
         _histogram(counts, pits, colour)
@@ -94,6 +93,45 @@ def backtest_plot(backtest: Backtest, mark: str | None = None, horizon: float | 
     legend_below(figure, handles.values(), handles.keys())
     title_of(figure, f"Calibration at {len(backtest.origins.times):,} origins")
     return figure
+
+
+def reliability_grid(backtest: Backtest) -> Figure:
+    """Draw a reliability diagram of each set of marks, from top to bottom, at each horizon, from left to right.
+
+    A larger dot has more origins. Of many sets those with most events are drawn, of many horizons the longest.
+    """
+    outcomes = next(iter(backtest.cases.values())).outcomes.double().mean(0)  # (num_sets, num_horizons)
+    frequent = outcomes[:-1].sum(1).argsort(descending=True, stable=True)[: _SHOWN_SETS - 1].tolist()
+    shown = [len(backtest.labels) - 1, *sorted(frequent)]
+    horizons = list(range(len(backtest.horizons)))[-_SHOWN_HORIZONS:]
+    figure = new_figure(0.8 + 2.6 * max(len(horizons), 2), 0.6 + 2.3 * len(shown))
+    grid = figure.subplots(len(shown), len(horizons), squeeze=False, sharex=True, sharey=True)
+    unit = f" {backtest.time_unit}" if backtest.time_unit else ""
+    handles = {}
+    for row, a in enumerate(shown):
+        for column, b in enumerate(horizons):
+            axes = grid[row, column]
+            axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            for (name, scores), colour in zip(backtest.cases.items(), _colours(len(backtest.cases)), strict=True):
+                handles[name] = _reliability(axes, scores.probs[:, a, b], scores.outcomes[:, a, b], colour)
+            label(
+                axes,
+                "forecast probability" if row == len(shown) - 1 else "",
+                "share of origins" if column == 0 else "",
+                f"{backtest.labels[a]} within {backtest.horizons[b]:g}{unit}",
+            )
+    legend_below(figure, handles.values(), handles.keys())
+    return figure
+
+
+def _reliability(axes: Axes, probs: Tensor, outcomes: Tensor, colour: str) -> Line2D:
+    """Draw the share of outcomes against their mean probability, bin by bin."""
+    sums = reliability_bins(probs, outcomes, _NUM_BINS)
+    number, predicted, happened = sums[:, sums[0] > 0]
+    (line,) = axes.plot(predicted / number, happened / number, color=colour, linewidth=0.9)
+    axes.scatter(predicted / number, happened / number, s=8 + 90 * number / number.sum(), color=colour)
+    return line
 
 
 def backtest_page(backtest: Backtest) -> Page:
@@ -118,23 +156,31 @@ def backtest_page(backtest: Backtest) -> Page:
         page.table(["score", *list(backtest.cases)[1:]], _comparison_rows(backtest))
     page.heading("Calibration")
     page.figure(backtest_plot(backtest))
+    if len(backtest.labels) * len(backtest.horizons) > 1:
+        page.heading("Reliability by mark and horizon")
+        page.paragraph(
+            "The share of origins at which an event came, against its forecast probability; a larger dot has more "
+            "origins."
+        )
+        page.figure(reliability_grid(backtest))
     heads = ["score", *backtest.cases]
     page.heading("Scores")
     page.paragraph("Lower is better, but for auroc and temporal_map. Brackets hold 95 % intervals.")
     page.table(heads, _rows(backtest, _PROPER, with_interval=True))
     page.heading("Calibration in numbers")
     rest = [name for name in dict.fromkeys(row.metric for row in backtest.scores) if name not in _PROPER]
-    page.table(heads, _rows(backtest, rest, with_interval=False))
+    page.table(heads, _rows(backtest, rest, with_interval=True))
     return page
 
 
 def _comparison_rows(backtest: Backtest) -> list[list[str]]:
     """Return verdicts by score, under a heading for each set of marks and horizon."""
+    unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     rows: list[list[str]] = []
     for mark in reversed(backtest.labels):
         for horizon in reversed(backtest.horizons):
             own = [one for one in backtest.comparisons if (one.mark, one.horizon) == (mark, horizon)]
-            rows.append([f"{mark} within {horizon:g}"])
+            rows.append([f"{mark} within {horizon:g}{unit}"])
             for metric in dict.fromkeys(one.metric for one in own):
                 cells = (_cell((one.difference, one.low, one.high), True) for one in own if one.metric == metric)
                 verdicts = (one.verdict for one in own if one.metric == metric)
@@ -144,11 +190,12 @@ def _comparison_rows(backtest: Backtest) -> list[list[str]]:
 
 def _rows(backtest: Backtest, metrics: Sequence[str], with_interval: bool) -> list[list[str]]:
     """Return cells by metric, under a heading for each set of marks and horizon."""
+    unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     cells = {row[:4]: row for row in backtest.scores}
     rows: list[list[str]] = []
     for mark in reversed(backtest.labels):
         for horizon in reversed(backtest.horizons):
-            rows.append([f"{mark} within {horizon:g}"])
+            rows.append([f"{mark} within {horizon:g}{unit}"])
             for metric in metrics:
                 own = [cells.get((model, metric, mark, horizon)) for model in backtest.cases]
                 if any(own):

@@ -8,7 +8,7 @@ import numpy as np
 
 from tppsd.data.facts import LogFacts
 from tppsd.data.observation import observed_from, observed_until
-from tppsd.plots.style import FAINT, GRID, MARKS, OTHERS, REAL, TEXT, label, new_figure
+from tppsd.plots.style import FAINT, GRID, MARKS, OTHERS, REAL, label, legend_of, new_figure, time_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,12 @@ def event_raster(facts: LogFacts) -> Figure:
             colours[k] if scored else FAINT for k, scored in zip(own.marks[events], own.is_scored[events], strict=True)
         ]
         axes.vlines(times[events] - start[row], row - 0.36, row + 0.36, colors=shown, linewidth=1.0, zorder=2)
-    label(axes, _with_unit(facts, "time since the start of the window"), "", f"first {num_rows} sequences of training")
+    label(
+        axes,
+        time_label("time since the start of the window", clock.unit),
+        "",
+        f"first {num_rows} sequences of training",
+    )
     axes.set_ylim(num_rows - 0.4, -0.6)
     axes.set_yticks([])
     axes.grid(False)
@@ -65,11 +70,11 @@ def gap_histogram(facts: LogFacts) -> Figure:
             heights = np.histogram(gaps, edges)[0] / max(len(gaps), 1) / decades
             axes.stairs(heights, edges, color=SPLIT_COLOURS[split], linewidth=1.4, label=split)
         axes.set_xscale("log")
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
+        legend_of(axes)
     ties = sum(own.num_ties for own in facts.splits.values())
     label(
         axes,
-        _with_unit(facts, "inter-time"),
+        time_label("inter-time", facts.log.clock.unit),
         "density per decade",
         f"{ties:,} ties are not shown" if ties else "no ties",
     )
@@ -92,7 +97,7 @@ def mark_frequencies(facts: LogFacts) -> Figure:
     axes.set_yticks(range(len(shown)), [_short(facts.mark_name(mark)) for mark in shown])
     axes.invert_yaxis()
     label(axes, "share of events", "", _of_all(facts, shown))
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
+    legend_of(axes)
     return figure
 
 
@@ -127,28 +132,29 @@ def rate_over_time(facts: LogFacts) -> Figure:
     numbers = clock.times(every)
     low, high = (float(numbers.min()), float(numbers.max())) if len(every) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1.0, TIME_BINS + 1)
-    for split, ticks in times.items():
-        counts = np.histogram(clock.times(ticks), edges)[0]
-        rates = counts / np.diff(edges)
-        axes.stairs(rates, _positions(facts, edges), color=SPLIT_COLOURS[split], linewidth=1.4, label=split)
+    places = edges
     if clock.has_dates:
         import matplotlib.dates
 
         dates: Any = matplotlib.dates  # untyped
+        places = dates.date2num(clock.stamps(edges))
         locator = dates.AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-    label(axes, "date (UTC)" if clock.has_dates else _with_unit(facts, "time"), _per_unit(facts), "scored events")
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=TEXT)
+    for split, ticks in times.items():
+        rates = np.histogram(clock.times(ticks), edges)[0] / np.diff(edges)
+        axes.stairs(rates, places, color=SPLIT_COLOURS[split], linewidth=1.4, label=split)
+    label(axes, "date (UTC)" if clock.has_dates else time_label("time", clock.unit), _per_unit(facts), "scored events")
+    legend_of(axes)
     return figure
 
 
 def rate_by_hour_and_weekday(facts: LogFacts) -> Figure | None:
     """Draw scored events by hour of the day and by day of the week (UTC), per hour of the calendar.
 
-    None without timestamps.
+    None without timestamps or without scored events.
     """
-    if not facts.log.clock.has_dates:
+    if not facts.log.clock.has_dates or not any(own.num_scored for own in facts.splits.values()):
         return None
     ticks = np.concatenate([own.table.event_times[own.is_scored] for own in facts.splits.values()])
     hours = ticks.astype("datetime64[h]").astype(np.int64)
@@ -162,20 +168,6 @@ def rate_by_hour_and_weekday(facts: LogFacts) -> Figure | None:
     right.set_xticks(range(7), WEEKDAYS)
     label(right, "day of the week (UTC)", "", "")
     return figure
-
-
-def _positions(facts: LogFacts, edges: Any) -> Any:
-    """Edges of bins as dates where times are timestamps."""
-    clock = facts.log.clock
-    if not clock.has_dates:
-        return edges
-    import matplotlib.dates
-
-    dates: Any = matplotlib.dates  # untyped
-    length = clock.duration(1, "unit").astype(np.int64)
-    return dates.date2num(
-        clock.origin + np.asarray(np.asarray(edges) * length, dtype=np.int64).astype("timedelta64[ns]")
-    )
 
 
 def _commonest(facts: LogFacts) -> list[int]:
@@ -202,10 +194,6 @@ def _of_all(facts: LogFacts, shown: list[int]) -> str:
 
 def _short(name: str, most: int = 22) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _with_unit(facts: LogFacts, text: str) -> str:
-    return f"{text} [{facts.log.clock.unit}]" if facts.log.clock.unit else text
 
 
 def _per_unit(facts: LogFacts) -> str:

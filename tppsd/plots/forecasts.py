@@ -75,7 +75,8 @@ def _fan(
         axes.fill_between(times, lower, upper, color=AUTOREGRESSIVE, alpha=0.18, linewidth=0, step="post")
     axes.plot(times, counts.mean(0), color=AUTOREGRESSIVE, linewidth=1.6)
     if happened is not None:
-        axes.step(times, _counts(happened, start, members, times), color=REAL, linewidth=1.4, where="post")
+        known = times[times <= max(happened.window_end - start, 0.0)]  # beyond, nobody has looked
+        axes.step(known, _counts(happened, start, members, known), color=REAL, linewidth=1.4, where="post")
     label(axes, time_label("time since the forecast began", unit), "events", own.label)
     axes.set_xlim(0, forecast.horizon)
     axes.set_ylim(bottom=0)

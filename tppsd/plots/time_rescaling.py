@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tppsd.metrics.functional import ks_band, ks_uniform
-from tppsd.plots.style import BAND, FAINT, TEXT, colours_of, label, legend_below, new_figure, title_of
+from tppsd.plots.style import BAND, FAINT, TEXT, colours_of, label, legend_below, new_figure, time_label, title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,7 +107,7 @@ def nll_by_time_plot(
         )  # fmt: skip
     axes.set_xlim(start, edges[-1])
     axes.margins(y=0.15)
-    time = f"time since the window's start [{unit}]" if unit else "time since the window's start"
+    time = time_label("time since the window's start", unit)
     label(axes, time, "nats per event above the truth", "Negative log-likelihood of the events of each stretch")
     legend_below(figure, *axes.get_legend_handles_labels(), most=4)
     title_of(figure, title)

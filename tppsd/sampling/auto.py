@@ -41,12 +41,14 @@ class Choice(NamedTuple):
     """Says what to do, and why.
 
     Fields:
-        options: without anything left open.
+        options: without "auto" as method.
         reason: a sentence for people.
+        draft_length: one that is left to the clock, with what the trial has learnt.
     """
 
     options: SamplingOptions
     reason: str
+    draft_length: AutoDraftLength | None = None
 
 
 def choose_default(models: Models, options: SamplingOptions, num_rows: int) -> Choice:
@@ -118,15 +120,7 @@ _EVENTS_PER_ROUND = (500, 5000)
 _TRIAL_SEED = 0x7472_6961_6C  # combined with the caller's
 
 
-class TrialChoice(NamedTuple):
-    """Says what to do: options without "auto" as method, the draft length with what the trial has learnt, and why."""
-
-    options: SamplingOptions
-    draft_length: AutoDraftLength | None
-    reason: str
-
-
-def choose(batch: Batch, options: SamplingOptions, num_chunks: int = 1) -> TrialChoice:
+def choose(batch: Batch, options: SamplingOptions, num_chunks: int = 1) -> Choice:
     """Return the fastest candidate for a job of `num_chunks` chunks like `batch`.
 
     Args:
@@ -149,18 +143,18 @@ def choose(batch: Batch, options: SamplingOptions, num_chunks: int = 1) -> Trial
     rows = "" if batch.num_rows == 1 else f", {batch.num_rows} running sequences"
     order = sorted(rates.items(), key=lambda pair: -pair[1])
     trial = ", ".join(f"{name} {batch.num_rows * rate:.0f}" for name, rate in order)
-    return TrialChoice(candidates[best], learnt[best], f"{best}: events/s in a trial{rows}: {trial}")
+    return Choice(candidates[best], f"{best}: events/s in a trial{rows}: {trial}", learnt[best])
 
 
-def _without_trial(batch: Batch, candidates: dict[str, SamplingOptions]) -> TrialChoice:
+def _without_trial(batch: Batch, candidates: dict[str, SamplingOptions]) -> Choice:
     """Choose by the fixed rules, where a trial would take too large a part of the job."""
     if "model" not in candidates:
-        return TrialChoice(candidates["autoregressive"], None, "autoregressive: too few events for a trial")
+        return Choice(candidates["autoregressive"], "autoregressive: too few events for a trial")
     choice = choose_default(batch.models, candidates["model"], batch.num_rows)
     drafts, fixed = choice.options.method == "speculative", candidates["model"].draft_length
     chosen = candidates["model"] if drafts and fixed != "auto" else choice.options
     name = "model" if drafts else "autoregressive"
-    return TrialChoice(chosen, None, f"{name}: too few events for a trial, and {choice.reason}")
+    return Choice(chosen, f"{name}: too few events for a trial, and {choice.reason}")
 
 
 def _candidates(models: Models, options: SamplingOptions) -> dict[str, SamplingOptions]:

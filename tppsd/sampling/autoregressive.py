@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tppsd.models.distribution import NextEventDistribution
-from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens
+from tppsd.models.protocol import DecodingModel, EventDistribution, EventModel, EventTokens, NoiseStreams
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.long_history import EncodingReport
 from tppsd.sampling.noise import Purpose, RowNoise, address
@@ -29,6 +29,13 @@ class ModelRunner:
     A history is encoded once and shared by all of its paths; with few running sequences those of the next requests are
     encoded along with it, as one pass over many costs little more.
 
+    Args:
+        model: that is run.
+        num_rows: running sequences.
+        capacity: entries that its cache begins with.
+        histories: of the requests.
+        encodes_newest: encode the newest token of a history as well, once for all of its paths, and keep what follows.
+
     Attributes:
         cache: of the model, one row per running sequence.
         can_decode: the model draws many events per call.
@@ -37,17 +44,20 @@ class ModelRunner:
     PREFILL_CHUNK = 512  # tokens per pass over a history: bounds the attention mask of a long one
     AHEAD = 512  # tokens of a pass up to which histories are encoded ahead
 
-    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories) -> None:
+    def __init__(
+        self, model: EventModel, num_rows: int, capacity: int, histories: Histories, encodes_newest: bool = False
+    ) -> None:
         self.model, self.can_decode = model, isinstance(model, DecodingModel)
         self.cache: Any = model.new_cache(num_rows, capacity)
-        self.histories = histories
+        self.histories, self.encodes_newest = histories, encodes_newest
         self._encoded: dict[int, int] = {}  # histories of the latest prefill and their rows in _prefilled
         self._prefilled: Any = None
         self._contexts: list[tuple[Any, Tensor, Tensor]] = []  # by chunk, with marks and how many are no padding
         self._recent: RecentDistributions | None = None
+        self._after: EventDistribution | None = None  # the newest tokens, where these are encoded
 
     def prefill(self, rows: Tensor, requests: Requests) -> None:
-        """Encode the requests' histories, all but the newest token, into `rows`."""
+        """Encode the requests' histories into `rows`, without the newest token unless `encodes_newest`."""
         wanted = list(dict.fromkeys(requests.history.tolist()))
         if not self._encoded.keys() >= set(wanted):
             self._encode(self._with_next(wanted))
@@ -58,10 +68,15 @@ class ModelRunner:
         rows = [self._encoded[history] for history in requests.history.tolist()]
         return torch.tensor(rows, device=self.histories.lengths.device)
 
+    def after_histories(self, requests: Requests) -> EventDistribution:
+        """Return the distributions (requests, 1) of the next events after the histories of the latest prefill."""
+        assert self._after is not None
+        return self._after[self.encoded(requests)]
+
     def _with_next(self, wanted: list[int]) -> list[int]:
         """Return the wanted histories and those after them, which the next requests continue."""
         lengths, longest = self.histories.lengths, int(self.histories.lengths[wanted].max())
-        if longest == 1:  # nothing to encode: the newest token is not
+        if longest == 1 and not self.encodes_newest:  # nothing to encode
             return wanted
         first = max(wanted) + 1
         next_lengths = lengths[first : first + self.AHEAD].clamp_min(longest).cummax(0).values
@@ -72,7 +87,7 @@ class ModelRunner:
         which = torch.tensor(wanted, device=self.histories.lengths.device)
         lengths = self.histories.lengths[which] - 1
         longest = int(lengths.max())
-        self._prefilled = self.model.new_cache(len(wanted), max(1, longest))
+        self._prefilled = self.model.new_cache(len(wanted), max(1, longest + self.encodes_newest))
         self._contexts, self._recent = [], None
         report = EncodingReport(longest, getattr(self.model, "max_context", None))
         for start in range(0, longest, self.PREFILL_CHUNK):
@@ -84,6 +99,9 @@ class ModelRunner:
             self._contexts.append((context, marks, num))
             self._prefilled.roll_back((stop - lengths.clamp_min(start)).clamp_min(0))  # past the end of shorter ones
             report.encoded(stop)
+        if self.encodes_newest:
+            newest = self.histories.tokens.map(lambda field: field[which].gather(1, lengths.unsqueeze(1)))
+            self._after = self.model.distribution(self.model.extend(newest, self._prefilled))
         self._encoded = {history: row for row, history in enumerate(wanted)}
 
     def recent_distributions(self) -> RecentDistributions:
@@ -105,7 +123,7 @@ class ModelRunner:
         self,
         distribution: EventDistribution,
         last_times: Tensor,
-        uniforms: Tensor,
+        uniforms: Tensor | NoiseStreams,
         keeps_distributions: bool,
         *ends: Tensor | None,
     ) -> tuple[DecodedEvents, EventDistribution | None]:
@@ -136,6 +154,7 @@ class ModelRunner:
 ADDRESSES = [int(address(0, Purpose.TARGET, draw)) for draw in range(2)]
 # events that one native call draws: of all rows together, but of each so many that its cache stays near
 _AT_ONCE, _FEWEST = 64, 16
+_FEWEST_IN_ROOM = 4  # that a call may draw because the cache is full after them
 
 
 def autoregressive_step(state: BatchState, target: ModelRunner, uniforms: Tensor) -> tuple[Events, EventDistribution]:
@@ -173,13 +192,28 @@ class Autoregressive:
     def __init__(self, target: ModelRunner, noise: RowNoise, keeps_distributions: bool = False) -> None:
         self.target, self.noise, self.keeps_distributions = target, noise, keeps_distributions
 
-    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
-        """Encode the histories of new requests."""
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> Advance | None:
+        """Encode the histories of new requests, and draw the first events of those that continue one."""
         self.target.prefill(rows, requests)
+        return self._first_events(rows, requests, state) if self.target.encodes_newest else None
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
         self.target.compact(rows)
+
+    def _first_events(self, rows: Tensor, requests: Requests, state: BatchState) -> Advance:
+        """Draw and commit the first events of new requests, for which a pass over their history has been made."""
+        distribution = self.target.after_histories(requests)
+        if state.is_truncated_start:
+            distribution = distribution.truncated(state.elapsed[rows].unsqueeze(1))
+        inter_times, marks = distribution.sample(self.noise.draw(rows, 1)[..., :3])
+        own = Events.of(inter_times, state.last_times[rows].unsqueeze(1) + inter_times, marks)
+        num_events, place = torch.zeros(2, len(state), dtype=torch.int64, device=rows.device).unbind(0)
+        num_events[rows], place[rows] = 1, torch.arange(len(rows), device=rows.device)
+        events = Events(own.columns[:, place])  # of the other rows, anything
+        state.commit(events, num_events)
+        self.noise.advance(num_events, 1)
+        return Advance(0, events, distribution[place] if self.keeps_distributions else None)
 
     def advance(self, state: BatchState) -> Advance:
         """Advance every row by an event or, by one call, by several."""
@@ -193,12 +227,14 @@ class Autoregressive:
         """Draw about as many events as it takes until one of the rows reaches its end; the later ones do not count."""
         distribution = given_elapsed(self.target.extend(state.last_token), state)
         wanted = state.limit - state.counts
-        num = min(max(_FEWEST, _AT_ONCE // len(state)), int(wanted[state.active].max()))
+        num = max(1, min(max(_FEWEST, _AT_ONCE // len(state)), int(wanted[state.active].max())))
+        if (room := self.target.cache.capacity - self.target.cache.max_length + 1) >= _FEWEST_IN_ROOM:
+            num = min(num, room)  # a larger cache is further away
         ends = torch.where(state.active, state.end, torch.inf)
         limits = torch.where(state.active, wanted, num)
-        window = self.noise.window(num)
+        noise = self.noise.streams(num)
         decoded, distributions = self.target.decode(
-            distribution, state.last_times, window, self.keeps_distributions, ends, limits, state.stop_marks
+            distribution, state.last_times, noise, self.keeps_distributions, ends, limits, state.stop_marks
         )
         self.noise.advance(decoded.num, num)
         events = Events.of(decoded.inter_times, decoded.times, decoded.marks)
@@ -223,7 +259,7 @@ class WithoutMarks(Autoregressive):
 
     def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
         """Encode the histories of new requests."""
-        super().prefill(rows, requests, state)
+        self.target.prefill(rows, requests)
         self.num_steps[rows] = 0
 
     def compact(self, rows: Tensor) -> None:
@@ -241,8 +277,9 @@ class WithoutMarks(Autoregressive):
         """Draw candidates of every row until one is kept, comes too late, or is the last one allowed."""
         distribution = given_elapsed(self.target.extend(state.last_token), state)
         elapsed = state.elapsed.unsqueeze(1)
-        inter_times, marks = torch.full_like(elapsed, torch.inf), torch.zeros_like(elapsed, dtype=torch.int64)
         drawing = state.active.unsqueeze(1)
+        # a free row waits where it is: of an infinite time its cache would get numbers that are none, and keep them
+        inter_times, marks = torch.where(drawing, torch.inf, 0.0), torch.zeros_like(elapsed, dtype=torch.int64)
         while drawing.any():
             taus, candidates = self._candidates(distribution, elapsed, self.noise.window(1)[..., :3])
             self.noise.advance(drawing.squeeze(1).long(), 1)

@@ -40,6 +40,16 @@ def _as_int(value: Any) -> int | None:
     return int(number) if number.is_integer() else None
 
 
+def is_single(value: Any) -> bool:
+    """Say whether `value` is a text or a number, Python's, NumPy's or torch's, and no collection."""
+    return isinstance(value, str | bytes) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+
+
+def several(value: Any) -> list[Any]:
+    """Return the items of a collection; a text or a number is the only item."""
+    return [value] if is_single(value) else list(value)
+
+
 def mark_set(name: str, value: Any) -> tuple[int | str, ...] | None:
     """Return a set of marks, by index or name, as a tuple in a fixed order; None stays None.
 
@@ -48,11 +58,7 @@ def mark_set(name: str, value: Any) -> tuple[int | str, ...] | None:
     """
     if value is None:
         return None
-    try:
-        several = [value] if isinstance(value, str | bytes) else list(value)
-    except TypeError:
-        several = [value]
-    marks = {mark if isinstance(mark, str) else _as_int(mark) for mark in several}
+    marks = {mark if isinstance(mark, str) else _as_int(mark) for mark in several(value)}
     if not marks or any(mark is None or (isinstance(mark, int) and mark < 0) for mark in marks):
         raise ValueError(f"{name} = {value!r} must be marks, by index or name, such as [2, 3]; None is for no marks")
     return tuple(sorted((mark for mark in marks if mark is not None), key=lambda mark: (isinstance(mark, str), mark)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,19 +69,4 @@ def write_durably(table: pyarrow.Table, path: str | Path) -> Path:
     path = Path(path)
     with whole_or_absent(path, is_synced=True) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    sync_folder(path.parent)
     return path
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a rename in `folder` survive a loss of power, where the system can promise that."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # nor can every network file system
-        pass
-    finally:
-        os.close(descriptor)

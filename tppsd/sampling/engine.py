@@ -54,8 +54,8 @@ class Advance(NamedTuple):
 class Method(Protocol):
     """Is a way to advance every row by at least one event."""
 
-    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
-        """Begin new requests in `rows`."""
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> Advance | None:
+        """Begin new requests in `rows`; where that draws and commits their first events, say so as `advance` does."""
 
     def advance(self, state: BatchState) -> Advance:
         """Advance every row, and commit its events."""
@@ -170,7 +170,8 @@ class Engine:
         """Yield every request once, in the order of completion, those of one call together."""
         self.schedule()
         while self.num_active:
-            self.step()
+            if not self.state.reached_end.any():  # a request can be over once it has begun
+                self.step()
             if self.state.reached_end.any():
                 done = self.state.reached_end.nonzero().squeeze(1)
                 finished = self._collect(done)
@@ -184,17 +185,18 @@ class Engine:
         started = time.perf_counter()
         active, before, last_times = self.state.active, self.state.counts, self.state.last_times
         done = self.method.advance(self.state)
-        if self.recorder is not None:
-            self._record(self.recorder, done, active, before, last_times)
+        self._record(done, active, before, last_times)
         self.counters.add(done, active)
-        if self.draft_length is not None and done.num_drafted is not None and done.num_used is not None:
-            longest = int(done.num_drafted.max())
-            is_longest = done.num_drafted == longest
-            seconds = time.perf_counter() - started
-            self.draft_length.record(longest, done.num_used, is_longest, seconds, done.num_rounds)
+        num_drafted, num_used = done.num_drafted, done.num_used
+        if self.draft_length is None or num_drafted is None or num_used is None or not len(num_drafted):
+            return
+        longest, seconds = int(num_drafted.max()), time.perf_counter() - started
+        self.draft_length.record(longest, num_used, num_drafted == longest, seconds, done.num_rounds)
 
-    def _record(self, recorder: Recorder, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> None:
+    def _record(self, done: Advance, active: Tensor, counts: Tensor, last_times: Tensor) -> None:
         """Record what a call of the method has done, step by step, from what the state was before it."""
+        if (recorder := self.recorder) is None:
+            return
         recorder.record(counts, done.events, done.distributions)
         if recorder.accumulator is None:
             return
@@ -226,9 +228,12 @@ class Engine:
         which = torch.arange(self.next_request, self.next_request + len(rows), device=rows.device)
         self.next_request += len(requests)
         self.num_active += len(requests)
-        self.state.prefill(rows, which, requests, self.histories)
-        self.method.prefill(rows, requests, self.state)
+        state = self.state
+        state.prefill(rows, which, requests, self.histories)
         self.noise.start(rows, requests.history_index.to(rows.device), requests.path_index.to(rows.device))
+        before, last_times = state.counts, state.last_times
+        if (begun := self.method.prefill(rows, requests, state)) is not None:
+            self._record(begun, torch.zeros_like(state.active).index_fill(0, rows, True), before, last_times)
 
     def _collect(self, done: Tensor) -> Finished:
         state = self.state

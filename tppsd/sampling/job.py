@@ -6,7 +6,6 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,6 +13,7 @@ import torch
 from tppsd.backends.compile import Compile, content_hash, is_compiled, runnable
 from tppsd.models.protocol import check_starts
 from tppsd.models.resolve import model_device, resolve_model
+from tppsd.progress import progress as bar
 from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.checks import mark_indices, whole_number
 from tppsd.sampling.draft_length import DRAFT_LENGTHS, AutoDraftLength, DraftLength
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tppsd.sampling.recorder import Recorder
 
 DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
+MOST_ROWS, NEAR = 1024, 2**25  # of those that continue histories, if the caches they begin with take so few bytes
 _LOG = logging.getLogger("tppsd")
 
 
@@ -136,11 +137,12 @@ class SamplingJob:
         if self.options.method == "auto":
             started = time.perf_counter()
             chosen = choose(self._batch(plan), self.options, self.num_chunks)
-            (self.options, self.chosen_lengths, reason), seconds = chosen, time.perf_counter() - started
+            seconds = time.perf_counter() - started
         else:
-            (self.options, reason), seconds = choose_default(self.models, self.options, self._num_rows(plan)), 0.0
-            if self.options.drafter != "model":
-                _LOG.info(reason)
+            chosen, seconds = choose_default(self.models, self.options, self._num_rows(plan)), 0.0
+            if chosen.options.drafter != "model":
+                _LOG.info(chosen.reason)
+        self.options, reason, self.chosen_lengths = chosen
         if self.options.drafter != "model":
             self.draft, self.models, self.hashes[1] = None, Models(self.models.target, None), None
         self.stats = SamplingStats.of(self.options)
@@ -153,8 +155,13 @@ class SamplingJob:
         """Return the number of running sequences."""
         num = len(plan.requests)
         is_plain = self.options.method == "autoregressive" and is_compiled(self.models.target)
-        default = MANY_ROWS if is_plain and num >= 4 * MANY_ROWS else DEFAULT_ROWS
-        return min(self.batch_size or default, num)
+        if self.batch_size or not is_plain or num < 4 * MANY_ROWS:
+            return min(self.batch_size or DEFAULT_ROWS, num)
+        if not plan.continues_histories:
+            return MANY_ROWS
+        # paths are short, so that what a step costs whatever the number of rows decides
+        begun: torch.Tensor = self.models.target.new_cache(1, 1).tensors[0]
+        return max(MANY_ROWS, min(MOST_ROWS, num // 4, NEAR // (begun.numel() * begun.element_size())))
 
     def sampled(self, plan: RequestPlan, progress: bool = False) -> SampledSequences:
         """Sample all requests and return them in index order."""
@@ -168,7 +175,7 @@ class SamplingJob:
 
         Counters and seconds accumulate in `stats`.
         """
-        with _bar(len(plan.requests), progress) as advance:
+        with bar(None, "sampling", len(plan.requests), progress) as advance:
             engine = self._start(plan)
             steps = engine.run()
             while True:
@@ -199,10 +206,13 @@ class SamplingJob:
 
     @property
     def replayable_options(self) -> SamplingOptions:
-        """The options, with the draft lengths that were chosen by the clock."""
-        if not isinstance(self.chosen_lengths, AutoDraftLength) or not self.chosen_lengths.history:
-            return self.options
-        return self.options.with_overrides(draft_length=self.chosen_lengths.history)
+        """The options, with the draft lengths that were chosen by the clock and the dtype of models given compiled."""
+        found = self.options
+        if isinstance(self.chosen_lengths, AutoDraftLength) and self.chosen_lengths.history:
+            found = found.with_overrides(draft_length=self.chosen_lengths.history)
+        if found.dtype is None and all(_is_in_bfloat16(model) for model in self.models if model is not None):
+            found = found.with_overrides(dtype="bfloat16", compile=found.compile or "auto")
+        return found
 
     def assemble(self, plan: RequestPlan, which: slice, finished: Finished) -> SampledSequences:
         """Return the finished requests `which` in ragged storage, on the data's own clock."""
@@ -254,12 +264,8 @@ class SamplingJob:
         )
 
 
-def _bar(total: int, is_shown: bool) -> AbstractContextManager[Callable[..., None]]:
-    if not is_shown:
-        return nullcontext(lambda num: None)
-    from tppsd.progress import progress
-
-    return progress(None, "sampling", total)
+def _is_in_bfloat16(model: Any) -> bool:
+    return is_compiled(model) and model.dtype == torch.bfloat16
 
 
 def _content_hash(model: Any, source: Any) -> str | None:

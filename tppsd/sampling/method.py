@@ -94,7 +94,10 @@ def build_engine(
     keeps_distributions = recorder is not None and recorder.wants_distributions
     with torch.inference_mode():
         state = BatchState(num_rows, device, plan.stop_marks)
-        target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories)
+        # where all begin with a start token alone nothing is gained, and every row would read it as a history
+        draws_first = options.method == "autoregressive" and plan.forbid_marks is None
+        encodes_newest = draws_first and plan.continues_histories
+        target = ModelRunner(models.target, num_rows, _FIRST_CAPACITY, plan.histories, encodes_newest)
         if options.method == "autoregressive":
             noise, counters = RowNoise(seed, autoregressive.ADDRESSES, num_rows, device), Counters(0, 0, device)
             method = Autoregressive(target, noise, keeps_distributions)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tppsd.models.protocol import NoiseStreams
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -221,7 +223,11 @@ class RowNoise(Streams):
         self._offsets = torch.zeros_like(self.cursors)  # of the cursors in the block
         self._bound, self._is_common = 0, True  # no offset is larger; all are equal to it
 
-    def _draw(self, rows: Tensor | slice, num: int) -> Tensor:
+    def draw(self, rows: Tensor | slice, num: int) -> Tensor:
+        """Return noise for the next `num` events of some rows, float64 (rows, num, 2 * len(addresses)).
+
+        It is not used up.
+        """
         ahead = self.cursors[rows].unsqueeze(1) + torch.arange(num, device=self.cursors.device)
         return uniforms(self.keys[rows][:, None, None], ahead.unsqueeze(2), self.addresses).flatten(2)
 
@@ -230,7 +236,7 @@ class RowNoise(Streams):
         self.keys[rows] = row_keys(self.seed, history_index, path_index)
         self.cursors[rows] = 0
         if self._block.shape[1]:
-            self._block[rows] = self._draw(rows, self._block.shape[1])
+            self._block[rows] = self.draw(rows, self._block.shape[1])
             self._offsets[rows] = 0
             self._is_common = self._is_common and self._bound == 0
 
@@ -242,12 +248,16 @@ class RowNoise(Streams):
         if self._bound + num > self._block.shape[1]:
             self._bound = int(self._offsets.max())
             if self._bound + num > self._block.shape[1]:
-                self._block = self._draw(slice(None), max(self.block_size, 2 * num))
+                self._block = self.draw(slice(None), max(self.block_size, 2 * num))
                 self._offsets, self._bound, self._is_common = torch.zeros_like(self.cursors), 0, True
         if self._is_common:
             return self._block[:, self._bound : self._bound + num]
         rows = torch.arange(len(self.keys), device=self.keys.device).unsqueeze(1)
         return self._block[rows, self._offsets.unsqueeze(1) + torch.arange(num, device=self.keys.device)]
+
+    def streams(self, num: int) -> NoiseStreams:
+        """Return what a model draws the noise of each row's next `num` events from by itself."""
+        return NoiseStreams(self.keys, self.cursors, num)
 
     def advance(self, num: Tensor | int, at_most: int) -> None:
         """Use up `num` events: the same for all rows, or int64 (rows,), of which none is larger than `at_most`."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from tppsd.sampling.checks import mark_set, whole_number
+from tppsd.sampling.checks import mark_set, several, whole_number
 
 if TYPE_CHECKING:
     from tppsd.sampling.tree.shape import Tree
@@ -181,8 +180,7 @@ class SamplingOptions:
         """Store the tree's widths as a tuple, and refuse what does not go with them."""
         given = self.candidates
         try:
-            several = tuple(given) if isinstance(given, Iterable) else (given,)
-            widths = tuple(whole_number("candidates", width, 1, MAX_CANDIDATES) for width in several)
+            widths = tuple(whole_number("candidates", width, 1, MAX_CANDIDATES) for width in several(given))
         except (TypeError, ValueError):
             widths = ()
         if not widths:

@@ -101,6 +101,11 @@ class RequestPlan(NamedTuple):
     max_events: int = NO_LIMIT
 
     @property
+    def continues_histories(self) -> bool:
+        """Whether a sequence continues more than the start of an empty window."""
+        return bool((self.histories.lengths > 1).any())
+
+    @property
     def window_starts(self) -> Tensor:
         """Start of each source's window, float64 (sources,)."""
         return torch.tensor([source.window_start for source in self.sources], dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -92,23 +93,10 @@ class SampledSequences:
         Where the model's data have no `t_start`, a from-scratch sequence begins with its drawn first event, which is
         given.
         """
-        if isinstance(i, slice):
-            return [self[j] for j in range(len(self))[i]]
-        i = range(len(self))[i]
-        history, end = self.histories[i], float(self.ends[i])
-        t_end = None if end != end else end
-        event_times, marks, inter_times = (
-            self._own(f, i) for f in (self.flat_event_times, self.flat_marks, self.flat_inter_times)
-        )
-        if self.history_index[i] < 0 and history.first_is_given:
-            return self._joined(i)
-        if len(inter_times):  # the window of the new events starts later than the inter-time of the first
-            silence = history.window_end - (float(history.event_times[-1]) if len(history) else history.window_start)
-            inter_times = torch.cat([inter_times[:1] - silence, inter_times[1:]])
-        return EventSequence(event_times, marks, history.window_end, t_end, int(self.index[i]), inter_times)
+        return self._flat[i]
 
     def __iter__(self) -> Iterator[EventSequence]:
-        return (self[i] for i in range(len(self)))
+        return iter(self._flat)
 
     @property
     def event_times(self) -> list[Tensor]:
@@ -166,13 +154,17 @@ class SampledSequences:
         return columns
 
     def flat(self) -> FlatSequences:
-        """Return the sequences of `[i]` in flat storage, without building and checking each."""
+        """Return the sequences of `[i]` in flat storage, without building each."""
+        return self._flat
+
+    @cached_property
+    def _flat(self) -> FlatSequences:
         from tppsd.data.flat_sequences import FlatSequences
 
         if any(
             i < 0 and one.first_is_given for i, one in zip(self.history_index.tolist(), self.histories, strict=True)
         ):
-            return FlatSequences.of(self)
+            return FlatSequences.of(self.with_history())
         distinct = {id(history): history for history in self.histories}  # paths share their history
         edges = {
             key: (own.window_end, own.window_end - (float(own.event_times[-1]) if len(own) else own.window_start))
@@ -180,7 +172,7 @@ class SampledSequences:
         }
         starts, silences = torch.tensor([edges[id(one)] for one in self.histories], dtype=torch.float64).view(-1, 2).T
         has_events = self.offsets.diff() > 0
-        inter_times = self.flat_inter_times.clone()
+        inter_times = self.flat_inter_times.clone()  # the windows start later than the inter-time of their first event
         inter_times[self.offsets[:-1][has_events]] -= silences[has_events]
         return FlatSequences(
             self.flat_event_times,
@@ -238,14 +230,16 @@ class SampledSequences:
     def counts(self) -> Any:
         """Return a `pandas.DataFrame` with one row per sequence, those without events included.
 
-        Its columns are index, history_index, path_index, num_events, and the number of new events of each mark, in a
-        column by its name or number. `to_pandas()` has no row for a sequence without events, so that means over its
-        groups leave those out.
+        Its columns are index, history_index, path_index, history_id where histories have ids, num_events, and the
+        number of new events of each mark, in a column by its name or number. `to_pandas()` has no row for a sequence
+        without events, so that means over its groups leave those out.
         """
         import pandas as pd
 
         flat = self.flat()
         frame: dict[Any, Any] = {name: getattr(self, name).numpy() for name in ("index", "history_index", "path_index")}
+        if any(history.id is not None for history in self.histories):
+            frame["history_id"] = pd.Series([history.id for history in self.histories], dtype=object)
         frame["num_events"] = flat.lengths.numpy()
         places = torch.arange(len(self)).repeat_interleave(flat.lengths) * self.num_marks + flat.marks
         own = torch.bincount(places, minlength=len(self) * self.num_marks).view(-1, self.num_marks)

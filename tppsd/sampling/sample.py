@@ -54,8 +54,9 @@ def sample(
             (or after "observed until"), a number of new events; one value or one per sequence.
         options: SamplingOptions; single options may be given as keywords instead (`method="autoregressive"`).
             `stop_marks={3}` or `stop_marks={"failure"}` ends each sequence with its first event of such a mark.
-        batch_size: running sequences (default 64; 256 in compiled jobs of 1,024 or more without drafts); changes speed
-            and memory, and no result of a fixed draft length.
+        batch_size: running sequences (default 64; in compiled jobs of 1,024 or more without drafts 256, or up to 1,024
+            paths of histories where the model is small); changes speed and memory, and no result of a fixed draft
+            length.
         seed: of the counter-based noise. With equal options and seed, sequence `index` is the same in every call,
             whatever the batch size, device count or order, up to floating-point reduction order. So calls with one seed
             are not independent: `for h in histories: sample(target, history=h)` draws all histories with the same

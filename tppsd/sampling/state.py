@@ -145,14 +145,17 @@ class BatchState:
         self.is_truncated_start = bool((self.elapsed > 0).any())
 
     def commit(self, events: Events, num_events: Tensor) -> None:
-        """Append the first `num_events` (rows,) >= 1 events of each row, and see which rows have reached their end.
+        """Append the first `num_events` (rows,) events of each row, and see which rows have reached their end.
 
         What comes after a row's end is not counted.
         """
         self.events.append(self.counts, events.columns)
-        newest = events.columns.gather(2, (num_events - 1).view(1, -1, 1).expand(3, -1, -1))
+        newest = events.columns.gather(2, (num_events - 1).clamp_min(0).view(1, -1, 1).expand(3, -1, -1))
         inter_times, times, marks = newest.unbind(0)
-        self.last_token = EventTokens(marks.long() + 1, times, inter_times)
+        tokens, has_new = EventTokens(marks.long() + 1, times, inter_times), (num_events > 0).unsqueeze(1)
+        self.last_token = EventTokens(
+            *(torch.where(has_new, *pair) for pair in zip(tokens, self.last_token, strict=True))
+        )
         is_new = torch.arange(events.times.shape[1], device=self.device) < num_events.unsqueeze(1)
         is_late = ~(events.times <= self.end.unsqueeze(1)) & is_new
         num_counted = num_events - is_late.sum(1)
@@ -190,7 +193,7 @@ class BatchState:
 
     def free(self, rows: Tensor) -> None:
         """Mark `rows` idle; they wait at the start of an empty window until they are filled again or dropped."""
-        self.active[rows] = False
+        self.active[rows] = self.reached_end[rows] = False
         self.counts[rows] = 0
         for field in self.last_token:
             field[rows] = 0

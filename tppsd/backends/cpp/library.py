@@ -23,7 +23,7 @@ from tppsd.backends.cpp.structures import (
     Views,
 )
 
-ABI_VERSION = 2  # native/layout.h has the same number
+ABI_VERSION = 3  # native/layout.h has the same number
 
 _CONSTANTS: dict[str, tuple[type, ...]] = {  # result type, argument types; they cannot fail
     "abi_version": (Int,),

@@ -21,7 +21,7 @@ from tppsd.backends.cpp.structures import Chain, Int, Newest, Pass, Pointer
 from tppsd.models.cache import KVCache, bounded_capacity
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.mixture import LogNormalMixture
-from tppsd.models.protocol import EventTokens
+from tppsd.models.protocol import EventTokens, NoiseStreams
 from tppsd.models.tree import depths_on, is_ancestor
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class CompiledDecoder:
         distribution: NextEventDistribution,
         cache: KVCache,
         last_times: Tensor,
-        uniforms: Tensor,
+        uniforms: Tensor | NoiseStreams,
         keeps_distributions: bool,
         ends: Tensor | None = None,
         limits: Tensor | None = None,
@@ -117,7 +117,7 @@ class CompiledDecoder:
             distribution: the distributions of the first events, (rows, 1).
             cache: of this model.
             last_times: float64 (rows,), after which they come.
-            uniforms: float64 (rows, n, at least 3).
+            uniforms: float64 (rows, n, at least 3), n >= 1; or the streams that those of n events are drawn from.
             keeps_distributions: return the parameters of all distributions.
             ends, limits: float64 and int64 (rows,): drawing stops as soon as a row is past its end or has so many
                 events. Rows that are drawn together stop together.
@@ -126,7 +126,7 @@ class CompiledDecoder:
         chain, decoded, _given = self._chain(
             distribution, last_times, uniforms, keeps_distributions, ends, limits, stops
         )
-        self._run(chain, distribution, cache, uniforms.shape[:2])
+        self._run(chain, distribution, cache, decoded.marks.shape)
         return decoded
 
     def _run(self, chain: Chain, distribution: NextEventDistribution, cache: KVCache, shape: torch.Size) -> None:
@@ -137,7 +137,7 @@ class CompiledDecoder:
         self,
         distribution: NextEventDistribution,
         last_times: Tensor,
-        uniforms: Tensor,
+        uniforms: Tensor | NoiseStreams,
         keeps_distributions: bool,
         *given: Tensor | None,
     ) -> tuple[Chain, DecodedEvents, tuple[Tensor | None, ...]]:
@@ -146,17 +146,23 @@ class CompiledDecoder:
         It is the structure that draws events, what they are written to, and what else the structure points to, which
         must live as long. `given` are ends, limits and stops, as of `decode`.
         """
-        rows, num = uniforms.shape[:2]
+        noise: tuple[Tensor | None, ...]
+        if isinstance(uniforms, NoiseStreams):
+            noise, (rows, num, num_uniforms) = (None, *uniforms[:2]), (len(uniforms.keys), uniforms.num, 0)
+        else:
+            noise, (rows, num, num_uniforms) = (uniforms, None, None), uniforms.shape
+        if num == 0:  # there would be no room for the first event, which is drawn before any is counted
+            raise ValueError("there are no uniforms for the first event")
         inter_times, times = torch.empty(2, rows, num, dtype=torch.float64).unbind(0)
         marks, num_drawn = torch.zeros(rows, num, dtype=torch.int64), torch.empty(rows, dtype=torch.int64)
         distributions = distribution.parameters.new_empty(rows, num if keeps_distributions else 1, self._width)
         distributions[:, :1] = distribution.parameters
         elapsed = None if distribution.elapsed is None else distribution.elapsed[:, 0]
-        tensors = (uniforms, last_times, elapsed, *given)
+        tensors = (*noise, last_times, elapsed, *given)
         read = tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
         written = (inter_times, times, distributions, marks, num_drawn)
         pointers = (None if tensor is None else tensor.data_ptr() for tensor in (*written, *read))
-        chain = Chain(*pointers, num, uniforms.shape[2], keeps_distributions)
+        chain = Chain(*pointers, num, num_uniforms, keeps_distributions)
         return chain, DecodedEvents(inter_times, times, marks, num_drawn, distributions), read
 
 

@@ -70,9 +70,8 @@ class Chain(ctypes.Structure):
     """Describes events that are drawn one after another, and what they are written to."""
 
     _fields_ = [
-        *_fields(
-            Pointer, "inter_times times distributions marks num_drawn uniforms last_times elapsed ends limits stops"
-        ),
+        *_fields(Pointer, "inter_times times distributions marks num_drawn uniforms keys cursors"),
+        *_fields(Pointer, "last_times elapsed ends limits stops"),
         *_fields(Int, "num num_uniforms keeps_distributions"),
     ]
 

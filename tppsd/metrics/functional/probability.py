@@ -267,7 +267,9 @@ def reliability_bins(probs: Tensor, outcomes: Tensor, num_bins: int = 10, weight
     return columns.new_zeros(3, num_bins).index_add_(1, _bins(probs, num_bins), columns)
 
 
-def brier_decomposition(probs: Tensor, outcomes: Tensor, num_bins: int = 10) -> BrierDecomposition:
+def brier_decomposition(
+    probs: Tensor, outcomes: Tensor, num_bins: int = 10, weights: Tensor | None = None
+) -> BrierDecomposition:
     """Decompose the Brier score over the bins of a reliability diagram.
 
         reliability = 1/n sum_b n_b (p_b - o_b)^2,   resolution = 1/n sum_b n_b (o_b - o)^2,   uncertainty = o (1 - o)
@@ -279,6 +281,7 @@ def brier_decomposition(probs: Tensor, outcomes: Tensor, num_bins: int = 10) -> 
     Args:
         probs, outcomes: (num_cases,).
         num_bins: number of bins of equal width.
+        weights: (num_cases,).
     Source: Murphy, J. Appl. Meteorol. 12 (1973); Stephenson, Coelho and Jolliffe, Weather Forecast. 23 (2008).
 
     Example:
@@ -288,16 +291,17 @@ def brier_decomposition(probs: Tensor, outcomes: Tensor, num_bins: int = 10) -> 
         >>> round(float(total), 4), round(float(brier_score(probs, outcomes)), 4)
         (0.225, 0.225)
     """
-    counts, prob_sums, outcome_sums = reliability_bins(probs, outcomes, num_bins)
+    counts, prob_sums, outcome_sums = reliability_bins(probs, outcomes, num_bins, weights)
     probs, outcomes, total = probs.double(), outcomes.double(), counts.sum()
-    prob_means, outcome_means = prob_sums / counts.clamp_min(1), outcome_sums / counts.clamp_min(1)
-    bins, base_rate = _bins(probs, num_bins), outcomes.mean()
+    least = torch.finfo(torch.float64).tiny  # of a bin without cases
+    prob_means, outcome_means = prob_sums / counts.clamp_min(least), outcome_sums / counts.clamp_min(least)
+    bins, base_rate = _bins(probs, num_bins), _mean(outcomes, weights)
     prob_rest, outcome_rest = probs - prob_means[bins], outcomes - outcome_means[bins]
     return BrierDecomposition(
         (counts * (prob_means - outcome_means).square()).sum() / total,
         (counts * (outcome_means - base_rate).square()).sum() / total,
         base_rate * (1 - base_rate),
-        (prob_rest.square() - 2 * prob_rest * outcome_rest).mean(),
+        _mean(prob_rest.square() - 2 * prob_rest * outcome_rest, weights),
     )
 
 

@@ -153,6 +153,25 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
     return KSResult(statistic, float(kstwo.sf(statistic, num_events)), num_events)
 
 
+def ks_distance(uniforms: Tensor, weights: Tensor) -> Tensor:
+    """Return the distance of Kolmogorov and Smirnov from U(0, 1) where values count several times, float64 ().
+
+        D = max_i max(W_i / W - u_(i), u_(i) - W_(i-1) / W),   W_i = sum of the weights of u_(1), ..., u_(i)
+
+    With weights 1 it is the statistic of `ks_uniform`. It serves for a bootstrap, whose replicates lie above the value
+    as a rule: they deviate from the data as these do from uniform numbers.
+
+    Args:
+        uniforms: (num_events,) in [0, 1].
+        weights: (num_events,), not all 0.
+    """
+    u, order = uniforms.double().sort()
+    ends = torch.nn.functional.pad(weights.double()[order].cumsum(0), (1, 0))
+    steps = ends / ends[-1]
+    above, below = steps[1:] - u, u - steps[:-1]
+    return torch.maximum(above, below).max()
+
+
 def ks_exponential(gaps: Tensor) -> KSResult:
     """Test Exp(1) by Kolmogorov and Smirnov: `ks_uniform` of u = 1 - exp(-gap), (num_events,).
 

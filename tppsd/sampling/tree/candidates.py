@@ -1,9 +1,9 @@
-"""Several candidates per step: what their rules share, and the rule `mean`.
+"""Several candidates per step: what their rules share, and the rules `mean` and `rrs`.
 
 K candidates x_1..x_K are i.i.d. from the draft's distribution and r = g_T f_T / (g_D f_D), so that E_draft[r] = 1 (or
 less, where the draft does not cover the target). Each rule keeps the target's distribution exactly. An r beyond 1e150
 counts as infinite, which every formula below takes as its limit. Source of the setting: MCSD (Yang et al., arXiv
-    2401.06706), whose own rule is in recursive.py.
+2401.06706), whose own rule is `rrs`.
 """
 
 from __future__ import annotations

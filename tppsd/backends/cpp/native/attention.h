@@ -89,7 +89,7 @@ struct Segment {
   const E *keys, *values;  // (head_dim, capacity)
   int64_t capacity;
   float *weights;          // (queries, capacity), written
-  const Sight &sight;
+  Sight sight;
   const Lanes *masks;
 };
 
@@ -159,21 +159,21 @@ static void find_weights(const Head &head, const float *queries, const float *of
   unrolled<T>([&](auto t) ALWAYS_INLINE { totals[t] = sums[t]; });
 }
 
-// Query number `t` once more, with its largest score as the offset; of AttNHP at least 0, the 1 beside the sum being
-// 2^0. Returns what its weights add up to.
+// A query once more, with its largest score as the offset; of AttNHP at least 0, the 1 beside the sum being 2^0. firsts:
+// its number among the queries of each segment. Returns what its weights add up to.
 template <class E>
-static float find_again(const Head &head, const float *query, const Segment<E> *segments, int num_segments, int t,
-                        float *offset) {
+static float find_again(const Head &head, const float *query, const Segment<E> *segments, const int *firsts,
+                        int num_segments, float *offset) {
   alignas(64) Vec most[] = {all(head.one_plus_sum ? 0.0f : -INFINITY)}, total[] = {Vec{}};
   *offset = 0;
   for (int s = 0; s < num_segments; s++)
-    score_all<1>(head, query, offset, segments[s], t,
+    score_all<1>(head, query, offset, segments[s], firsts[s],
       [&](auto, int64_t, Vec score) ALWAYS_INLINE { *most = larger(*most, score); },
       [&](auto, int64_t, Vec score, Lanes seen) ALWAYS_INLINE {
         *most = larger(*most, chosen(seen, score, all(-INFINITY)));
       });
   *offset = largest_of(*most);
-  for (int s = 0; s < num_segments; s++) find_weights<1>(head, query, offset, segments[s], t, total);
+  for (int s = 0; s < num_segments; s++) find_weights<1>(head, query, offset, segments[s], firsts[s], total);
   return sum(*total);
 }
 
@@ -226,26 +226,40 @@ static inline void by_pieces(int64_t dims, F f) {
   for (; c < dims; c++) f(std::integral_constant<int, 1>(), c);
 }
 
-// T queries of one head, in units of which scores are powers of two, over one or two segments. own_scores (T): those
-// with their own keys.
-template <int T, class E>
+// inverse[t] * sum of weighted values of a segment, with MORE added to what is there, of all dimensions.
+template <int T, bool MORE, class E>
+static inline void weigh_all(const Head &head, const Segment<E> &segment, const float *inverse, float *attended) {
+  by_pieces<dims_of(T)>(head.dims, [&](auto num, int64_t c) {
+    weigh<T, num, MORE>(segment, c, inverse, attended, head.attended_stride);
+  });
+}
+
+// T queries of one head, in units of which scores are powers of two, over what they see of one or two segments: of the
+// first together; of the second together as well, or each of its own one (a second segment per query), as queries of
+// several rows do that share a history. own_scores (T): those with their own keys.
+template <int T, bool EACH, class E>
 static void attend(const Head &head, const float *queries, const float *own_scores, const Segment<E> *segments,
                    int num_segments, float *attended) {
   alignas(64) Vec sums[T];
   float offsets[T], totals[T], inverse[T];
+  const int64_t stride = head.query_stride;
   for (int t = 0; t < T; t++) sums[t] = Vec{}, offsets[t] = head.one_plus_sum ? 0 : own_scores[t];
-  for (int s = 0; s < num_segments; s++) find_weights<T>(head, queries, offsets, segments[s], 0, sums);
+  find_weights<T>(head, queries, offsets, segments[0], 0, sums);
+  if constexpr (EACH)
+    for (int t = 0; t < T; t++) find_weights<1>(head, queries + t * stride, offsets + t, segments[1 + t], 0, sums + t);
+  else if (num_segments > 1) find_weights<T>(head, queries, offsets, segments[1], 0, sums);
   fold_lanes<Sum, T>(sums, totals);
   for (int t = 0; t < T; t++)
-    if (!(totals[t] < HUGE_TOTAL))
-      totals[t] = find_again(head, queries + t * head.query_stride, segments, num_segments, t, offsets + t);
+    if (!(totals[t] < HUGE_TOTAL)) {
+      const Segment<E> own[] = {segments[0], segments[EACH ? 1 + t : num_segments - 1]};
+      const int firsts[] = {t, EACH ? 0 : t};
+      totals[t] = find_again(head, queries + t * stride, own, firsts, num_segments, offsets + t);
+    }
   for (int t = 0; t < T; t++)
     inverse[t] = 1.0f / (totals[t] + (head.one_plus_sum ? std::exp2(-offsets[t]) : 0.0f));
-  const auto weigh_all = [&](const Segment<E> &segment, auto more) {
-    by_pieces<dims_of(T)>(head.dims, [&](auto num, int64_t c) {
-      weigh<T, num, more>(segment, c, inverse, attended, head.attended_stride);
-    });
-  };
-  weigh_all(segments[0], std::false_type());
-  if (num_segments > 1) weigh_all(segments[1], std::true_type());
+  weigh_all<T, false>(head, segments[0], inverse, attended);
+  if constexpr (EACH)
+    for (int t = 0; t < T; t++)
+      weigh_all<1, true>(head, segments[1 + t], inverse + t, attended + t * head.attended_stride);
+  else if (num_segments > 1) weigh_all<T, true>(head, segments[1], inverse, attended);
 }

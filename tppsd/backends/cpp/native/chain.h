@@ -3,12 +3,14 @@
 
 #include "distributions.h"
 #include "passes.h"
+#include "philox.h"
 
 struct Chain {
   // (rows, num) twice, written; (rows, num or 1, width): of each row the first is given
   double *inter_times, *times, *distributions;
   int64_t *marks, *num_drawn;          // (rows, num), (rows,), written
-  const double *uniforms;              // (rows, num, num_uniforms), of which the first three are used
+  const double *uniforms;              // (rows, num, num_uniforms), of which the first three are used; or nullptr, and
+  const int64_t *keys, *cursors;       // (rows, 2), (rows,): the streams of the rows, of which TARGET is the purpose
   const double *last_times, *elapsed;  // (rows,): where each chain begins; the silence after that (nullptr = none)
   const double *ends;                  // (rows,): where its row wants no more (nullptr = nowhere)
   const int64_t *limits;               // (rows,): how many events each row wants
@@ -19,6 +21,14 @@ struct Chain {
   int64_t stride(const Decoder &decoder) const { return (keeps_distributions ? num : 1) * decoder.width(); }
   // from event to event
   int64_t step(const Decoder &decoder) const { return keeps_distributions * decoder.width(); }
+
+  // The uniforms of event j of a row; room (4): for those that are drawn here.
+  const double *uniforms_of(int64_t row, int64_t j, double *room) const {
+    if (uniforms) return uniforms + (row * num + j) * num_uniforms;
+    const Noise noise{{(uint32_t)keys[2 * row], (uint32_t)keys[2 * row + 1]}, (uint32_t)cursors[row]};
+    noise.after(j).draw(room, TARGET, 2);
+    return room;
+  }
 };
 
 // Tokens (rows,) of the newest events, written.
@@ -35,7 +45,8 @@ static bool draw_next(const Decoder &decoder, const Chain &chain, const Newest &
     const int64_t at = row * chain.num + j;
     const double *distribution = chain.distributions + row * chain.stride(decoder) + j * chain.step(decoder);
     const double elapsed = chain.elapsed && j == 0 ? chain.elapsed[row] : 0;
-    const double tau = draw(decoder, distribution, chain.uniforms + at * chain.num_uniforms, chain.marks + at, elapsed);
+    double room[4];
+    const double tau = draw(decoder, distribution, chain.uniforms_of(row, j, room), chain.marks + at, elapsed);
     const double time = (j ? chain.times[at - 1] : chain.last_times[row]) + tau;
     chain.inter_times[at] = tau, chain.times[at] = time;
     if (chain.ends) is_done |= !(time <= chain.ends[row]) || j + 1 >= chain.limits[row];

@@ -8,7 +8,7 @@
 #include "rounds.h"
 #include "views.h"
 
-constexpr int64_t ABI_VERSION = 2;  // of the exported functions; library.py has the same number
+constexpr int64_t ABI_VERSION = 3;  // of the exported functions; library.py has the same number
 
 #define MIRRORED_STRUCTURES(SIZE, FIELD) \
   SIZE(Linear, 40) FIELD(Linear, weight, 0) FIELD(Linear, bias, 8) FIELD(Linear, in, 16) FIELD(Linear, out, 24) \
@@ -36,11 +36,12 @@ constexpr int64_t ABI_VERSION = 2;  // of the exported functions; library.py has
     FIELD(Decoder, log_mean, 168) FIELD(Decoder, log_std, 176) FIELD(Decoder, from_time, 184) \
     FIELD(Decoder, from_time_bias, 192) FIELD(Decoder, mix_time, 200) FIELD(Decoder, logits, 208) \
     FIELD(Decoder, logits_bias, 216) \
-  SIZE(Chain, 112) FIELD(Chain, inter_times, 0) FIELD(Chain, times, 8) FIELD(Chain, distributions, 16) \
+  SIZE(Chain, 128) FIELD(Chain, inter_times, 0) FIELD(Chain, times, 8) FIELD(Chain, distributions, 16) \
       FIELD(Chain, marks, 24) \
-    FIELD(Chain, num_drawn, 32) FIELD(Chain, uniforms, 40) FIELD(Chain, last_times, 48) FIELD(Chain, elapsed, 56) \
-    FIELD(Chain, ends, 64) FIELD(Chain, limits, 72) FIELD(Chain, stops, 80) FIELD(Chain, num, 88) \
-    FIELD(Chain, num_uniforms, 96) FIELD(Chain, keeps_distributions, 104) \
+    FIELD(Chain, num_drawn, 32) FIELD(Chain, uniforms, 40) FIELD(Chain, keys, 48) FIELD(Chain, cursors, 56) \
+    FIELD(Chain, last_times, 64) FIELD(Chain, elapsed, 72) FIELD(Chain, ends, 80) FIELD(Chain, limits, 88) \
+    FIELD(Chain, stops, 96) FIELD(Chain, num, 104) FIELD(Chain, num_uniforms, 112) \
+    FIELD(Chain, keeps_distributions, 120) \
   SIZE(Newest, 24) FIELD(Newest, ids, 0) FIELD(Newest, times, 8) FIELD(Newest, inter_times, 16) \
   SIZE(Model, 24) FIELD(Model, encoder, 0) FIELD(Model, decoder, 8) FIELD(Model, pass, 16) \
   SIZE(Rounds, 176) FIELD(Rounds, inter_times, 0) FIELD(Rounds, times, 8) FIELD(Rounds, marks, 16) \

@@ -1,10 +1,12 @@
-// Cached passes of the encoders: the arithmetic of embedding.py, blocks.py, rotary.py, attnhp.py and attention.py.
+// Cached passes of the encoders: the arithmetic of blocks.py, rotary.py, attnhp.py and attention.py.
 //
 // A token's result depends on its row's past alone, and in a chain to the last bit: every sum runs in an order that
 // neither the number of rows nor that of new tokens changes.
 #pragma once
 
+#include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "attention.h"
 #include "matrices.h"
@@ -106,27 +108,82 @@ struct Group {
   Sight shared, own;
 };
 
+// Rows that are attended together, by their places in the order of a pass: one, or several of one new token each that
+// share a history.
+struct Block {
+  int64_t first, num;
+};
+
+// Entries that new token t of a row sees.
+struct Seen {
+  Range shared, own;
+};
+
+static Seen seen_by(const Pass &pass, int64_t row, int64_t t) {
+  const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_before = length + pass.depth[t];
+  const int64_t num_shared = pass.shared ? pass.shared_lengths[row] : 0;
+  int64_t first = pass.max_context ? std::max<int64_t>(0, num_before - pass.max_context + 1) : 0;
+  if (pass.seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
+  const int64_t num_hidden = pass.max_context ? num_shared + num_before + 1 - pass.max_context : 0;
+  return {{std::min(num_shared, std::max<int64_t>(0, num_hidden)), num_shared},
+          {first, pass.seen ? place + pass.num_new : place + t + 1}};
+}
+
 // Groups of new tokens [from, to) of one row.
 template <class Part>
 static void see(const Pass &pass, const Part &part, int64_t row, std::vector<Group> &groups,
     std::vector<Lanes> &masks) {
-  const int64_t length = pass.lengths[row], place = length + pass.num_nodes, num_uncommitted =
-      pass.num_nodes + pass.num_new;
-  const int64_t num_shared = pass.shared ? pass.shared_lengths[row] : 0;
+  const int64_t length = pass.lengths[row], num_uncommitted = pass.num_nodes + pass.num_new;
   in_groups<QUERIES>(part.to - part.from, [&](auto num, int64_t at) {
     Range shared[num], own[num];
     for (int i = 0; i < num; i++) {
-      const int64_t t = part.from + at + i, num_before = length + pass.depth[t];  // of the row's own entries
-      int64_t first = pass.max_context ? std::max<int64_t>(0, num_before - pass.max_context + 1) : 0;
-      if (pass.seen) first = std::min(first, length);  // what a window hides of a tree is in `seen`
-      own[i] = {first, pass.seen ? length + num_uncommitted : place + t + 1};
-      const int64_t num_hidden = pass.max_context ? num_shared + num_before + 1 - pass.max_context : 0;
-      shared[i] = {std::min(num_shared, std::max<int64_t>(0, num_hidden)), num_shared};
+      const Seen seen = seen_by(pass, row, part.from + at + i);
+      shared[i] = seen.shared, own[i] = seen.own;
     }
     const uint8_t *nodes = pass.seen ? pass.seen + (part.from + at) * num_uncommitted : nullptr;
     groups.push_back({sight_of(shared, num, nullptr, 0, 0, masks), sight_of(own, num, nodes, num_uncommitted, length,
         masks)});
   });
+}
+
+static bool shares_history(const Pass &pass, int64_t row) { return pass.shared && pass.shared_lengths[row]; }
+
+// Rows [first, stop), those of a history side by side where each has one new token: it is then read once for several.
+static void order_rows(const Pass &pass, int64_t first, int64_t stop, std::vector<int64_t> &rows) {
+  rows.resize(stop - first);
+  std::iota(rows.begin(), rows.end(), first);
+  if (!pass.shared || pass.num_new > 1) return;
+  const auto slot = [&](int64_t row) { return shares_history(pass, row) ? pass.shared_slots[row] : -1; };
+  std::sort(rows.begin(), rows.end(), [&](int64_t a, int64_t b) {
+    return slot(a) != slot(b) ? slot(a) < slot(b) : a < b;
+  });
+}
+
+// The blocks of rows, and their groups.
+template <class Part>
+static void see_blocks(const Pass &pass, const Part &part, const std::vector<int64_t> &rows,
+    std::vector<Block> &blocks, std::vector<Group> &groups, std::vector<Lanes> &masks) {
+  const bool is_one_token = pass.num_new == 1 && !pass.seen;
+  for (size_t first = 0, num_alike; first < rows.size(); first += num_alike) {
+    const auto is_alike = [&](int64_t row) {
+      return shares_history(pass, row) && pass.shared_slots[row] == pass.shared_slots[rows[first]];
+    };
+    num_alike = 1;
+    if (is_one_token && is_alike(rows[first]))
+      while (first + num_alike < rows.size() && is_alike(rows[first + num_alike])) num_alike++;
+    in_groups<QUERIES>(num_alike, [&](auto num, int64_t at) {
+      const int64_t *own = rows.data() + first + at;
+      blocks.push_back({(int64_t)first + at, num});
+      if (num == 1) return see(pass, part, *own, groups, masks);
+      Range shared[num];
+      for (int i = 0; i < num; i++) shared[i] = seen_by(pass, own[i], 0).shared;
+      const Sight together = sight_of(shared, num, nullptr, 0, 0, masks);
+      for (int i = 0; i < num; i++) {
+        const Range alone = seen_by(pass, own[i], 0).own;
+        groups.push_back({together, sight_of(&alone, 1, nullptr, 0, 0, masks)});
+      }
+    });
+  }
 }
 
 // Fetches what a head of a row attends to of its own entries: a core does not foresee that one dimension's follow
@@ -158,27 +215,42 @@ static inline void fetch_places(const Encoder &encoder, const Pass &pass, const 
   }
 }
 
-// The queries of one head of new tokens [from, to) of one row.
+// The queries of one head of new tokens [from, to) of a block of num rows. group: its first; queries, own_scores,
+// attended: of its first token.
 template <class E, class Part>
-static void attend_row(const Encoder &encoder, const Pass &pass, const Part &part, const Group *group,
-                       const Lanes *masks, const E *cache, int64_t layer, int64_t row, int64_t head,
-                       const float *queries, const float *own_scores, float *weights, float *attended) {
+static void attend_block(const Encoder &encoder, const Pass &pass, const Part &part, const int64_t *rows, int64_t num,
+                         const Group *group, const Lanes *masks, const E *cache, int64_t layer, int64_t head,
+                         const float *queries, const float *own_scores, float *weights, float *attended) {
   const int64_t dim = encoder.dim, head_dim = dim / encoder.num_heads, offset = head * head_dim;
+  const Head size{head_dim, 3 * dim, dim, encoder.kind == ATTNHP};
   const auto segment = [&](const E *entries, int64_t rows, int64_t capacity, int64_t at, const Sight &sight,
       float *room) {
     const E *keys = entries + ((layer * 2 * rows + at) * dim + offset) * capacity;
     return Segment<E>{keys, keys + rows * dim * capacity, capacity, room, sight, masks};
   };
-  in_groups<QUERIES>(part.to - part.from, [&](auto num, int64_t t) {
-    const bool shares = pass.shared && !group->shared.is_empty();
-    const Segment<E> segments[] = {
-      segment((const E *)pass.shared, pass.shared_rows, pass.shared_capacity, shares ? pass.shared_slots[row] : 0,
-          group->shared, weights),
-      segment(cache, pass.cache_rows, pass.capacity, row, group->own, weights + num * pass.shared_capacity)};
-    attend<num>({head_dim, 3 * dim, dim, encoder.kind == ATTNHP}, queries + t * 3 * dim + offset, own_scores + t,
-                segments + !shares, 1 + shares, attended + t * dim + offset);
-    group++;
-  });
+  const auto shared = [&] {
+    return segment((const E *)pass.shared, pass.shared_rows, pass.shared_capacity, pass.shared_slots[*rows],
+        group->shared, weights);
+  };
+  const auto own = [&](int64_t row, const Sight &sight, float *room) {
+    return segment(cache, pass.cache_rows, pass.capacity, row, sight, room);
+  };
+  queries += offset, attended += offset;
+  if (num > 1 && !group->shared.is_empty())
+    return with_constant<QUERIES>(num, [&](auto num) {
+      Segment<E> segments[1 + num] = {shared()};
+      float *room = weights + num * pass.shared_capacity;
+      for (int i = 0; i < num; i++, room += pass.capacity) segments[1 + i] = own(rows[i], group[i].own, room);
+      attend<num, true>(size, queries, own_scores, segments, 2, attended);
+    });
+  for (const int64_t *row = rows; row < rows + num; row++)
+    in_groups<QUERIES>(part.to - part.from, [&](auto num, int64_t) {
+      const bool shares = pass.shared && !group->shared.is_empty();
+      const Segment<E> segments[] = {shares ? shared() : own(*row, group->own, weights),
+          own(*row, group->own, weights + num * pass.shared_capacity)};
+      attend<num, false>(size, queries, own_scores, segments + !shares, 1 + shares, attended);
+      queries += num * 3 * dim, own_scores += num, attended += num * dim, group++;
+    });
 }
 
 // Queries in units of which scores are powers of two, and what each scores with its own key: own_scores (heads,
@@ -241,45 +313,50 @@ static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, in
   const bool is_attnhp = encoder.kind == ATTNHP;
   const int64_t width = is_attnhp ? 2 * dim : dim, wide = is_attnhp ? 0 : encoder.layers[0].expand.out;
   const int64_t num_weights = QUERIES * (pass.capacity + pass.shared_capacity);
-  float *normed = room<0>(tokens * (width + 6 * dim + wide + encoder.num_heads) + num_weights);
-  float *qkv = normed + tokens * width;
+  float *x = room<0>(tokens * (width + 7 * dim + wide + encoder.num_heads) + num_weights);
+  float *normed = x + tokens * dim, *qkv = normed + tokens * width;
   float *attended = qkv + tokens * 3 * dim, *update = attended + tokens * dim, *waves = update + tokens * dim;
   float *hidden = waves + tokens * dim, *weights = hidden + tokens * wide, *own_scores = weights + num_weights;
-  float *x = pass.contexts + (first * pass.num_new + part.from) * dim;
+  static thread_local std::vector<int64_t> rows;
+  order_rows(pass, first, stop, rows);
   for (int64_t i = 0; i < tokens; i++)  // of ATTNHP the time encoding goes into every layer, beside the normed tokens
-    embed(encoder, pass, first + i / q, part.from + i % q, x + i * dim,
+    embed(encoder, pass, rows[i / q], part.from + i % q, x + i * dim,
           is_attnhp ? normed + i * width : waves + i * 2 * encoder.num_phases);
 
+  static thread_local std::vector<Block> blocks;
   static thread_local std::vector<Group> groups;
   static thread_local std::vector<Lanes> masks;
-  groups.clear(), masks.clear();
-  for (int64_t row = first; row < stop; row++) see(pass, part, row, groups, masks);
-  const int64_t num_groups = groups.size() / (stop - first);
+  blocks.clear(), groups.clear(), masks.clear();
+  see_blocks(pass, part, rows, blocks, groups, masks);
+  const int64_t num_groups = groups.size() / rows.size();
 
   for (int64_t i = 0; i < encoder.num_layers; i++) {
     const Layer &layer = encoder.layers[i];
     const auto in_cache = [&](auto f) { pass.is_bf16 ? f((Bf16 *)pass.cache) : f((float *)pass.cache); };
     in_cache([&](auto *cache) {
-      for (int64_t row = first; row < stop; row++) fetch_places(encoder, pass, part, cache, i, row);
-      fetch_head(encoder, pass, cache, i, first, 0);
+      for (int64_t row : rows) fetch_places(encoder, pass, part, cache, i, row);
+      for (int64_t j = 0; j < blocks.front().num; j++) fetch_head(encoder, pass, cache, i, rows[j], 0);
     });
     normalise(layer.attention_norm, x, normed + width - dim, tokens, dim, width);
     linear(layer.to_qkv, normed, qkv, tokens);
     if (encoder.kind == ROTARY) turn(qkv, waves, tokens, dim, head_dim);
     in_cache([&](auto *cache) {
-      for (int64_t row = first; row < stop; row++) write_row(encoder, pass, part, cache, i, row,
-          qkv + (row - first) * q * 3 * dim);
+      for (size_t j = 0; j < rows.size(); j++) write_row(encoder, pass, part, cache, i, rows[j], qkv + j * q * 3 * dim);
       part.announce_and_wait(i);
       scale_queries(qkv, tokens, dim, head_dim, own_scores);
       // a history that several rows share is read once per head
       for (int64_t head = 0; head < encoder.num_heads; head++)
-        for (int64_t row = first; row < stop; row++) {
-          const int64_t t = (row - first) * q;
-          const bool is_last = row + 1 == stop;
-          if (!is_last || head + 1 < encoder.num_heads)
-            fetch_head(encoder, pass, cache, i, is_last ? first : row + 1, head + is_last);
-          attend_row(encoder, pass, part, groups.data() + (row - first) * num_groups, masks.data(), cache, i, row, head,
-                     qkv + t * 3 * dim, own_scores + head * tokens + t, weights, attended + t * dim);
+        for (const Block &block : blocks) {
+          const int64_t t = block.first * q;
+          const bool is_last = &block == &blocks.back();
+          if (!is_last || head + 1 < encoder.num_heads) {
+            const Block &next = is_last ? blocks.front() : *(&block + 1);
+            for (int64_t j = 0; j < next.num; j++)
+              fetch_head(encoder, pass, cache, i, rows[next.first + j], head + is_last);
+          }
+          attend_block(encoder, pass, part, rows.data() + block.first, block.num,
+                       groups.data() + block.first * num_groups, masks.data(), cache, i, head, qkv + t * 3 * dim,
+                       own_scores + head * tokens + t, weights, attended + t * dim);
         }
     });
     if (is_attnhp) {
@@ -301,7 +378,8 @@ static void run_part(const Encoder &encoder, const Pass &pass, int64_t first, in
     }
     linear<End::ADDED>(layer.contract, hidden, x, tokens);
   }
-  normalise(encoder.norm, x, x, tokens, dim, dim);
+  for (size_t j = 0; j < rows.size(); j++)
+    normalise(encoder.norm, x + j * q * dim, pass.contexts + (rows[j] * pass.num_new + part.from) * dim, q, dim, dim);
 }
 
 // All of a pass for rows [first, stop).

@@ -157,9 +157,8 @@ struct Speculation {
     draft.extend(num_backlog, num_backlog - 1);
     draft.pass.num_new = 1;
     run_chain(draft.encoder, draft.decoder, draft.pass,
-              {inter_times, times, draft.distributions.data(), marks, &num_drafted, uniforms.data(),
-                  &target.times[0], &elapsed, &end,
-               &num_left, rounds.stops, rounds.draft_length, NUM_UNIFORMS, true},
+              {inter_times, times, draft.distributions.data(), marks, &num_drafted, uniforms.data(), nullptr, nullptr,
+               &target.times[0], &elapsed, &end, &num_left, rounds.stops, rounds.draft_length, NUM_UNIFORMS, true},
               0, 1);
   }
 
