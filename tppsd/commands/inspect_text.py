@@ -267,7 +267,7 @@ def _about_splits(facts: LogFacts) -> list[str]:
             continue
         if (drift := facts.mark_drift(split)) > DRIFT:
             lines.append(f"marks drift: total variation {drift:.2f} between train and {split}")
-        ratio = own.rate / facts.train.rate  # NaN where all events are ties
+        ratio = own.rate / facts.train.rate if facts.train.rate > 0 else np.nan  # NaN also where all events are ties
         if np.isfinite(ratio) and not 1 / RATES < ratio < RATES:
             lines.append(f"rates drift: {split} has {ratio:.2f} times the events per unit of time of train")
     for split, own in facts.splits.items():

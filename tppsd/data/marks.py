@@ -98,6 +98,8 @@ class MarkVocabulary:
         if train.marks is None:
             return cls(1, declared=True)
         if mark_names is not None:
+            if not mark_names:
+                raise DataError("mark_names is empty; name the marks, or leave it out")
             return cls(len(mark_names), tuple(mark_names), has_other=mark_names[-1] == OTHER, is_fixed=True)
         names = None if train.own is None else train.own.mark_names
         if names is not None and str(train.marks.type) == "int64" and min_mark_count is None:
