@@ -164,7 +164,7 @@ TOO_MUCH = [
     ([*DATES, "--horizon=1e-15"], "--horizon = 1e-15 is shorter than a nanosecond"),
     ([*FORECAST, "--horizon=1", "--bins=1000000000"], "bins = 1000000000 must be a whole number between 1 and 100000"),
     ([*FORECAST, "--horizon=1", "--bins=100000", "--num_paths=100000"], "bins = 100,000 with 100,000 paths and 4"),
-    ([*FORECAST, "--horizon=1", "--max_histories=-1"], "--max_histories -1 must be at least 1"),
+    ([*FORECAST, "--horizon=1", "--max_histories=-1"], "--max_histories = -1 must be a whole number of at least 1"),
     ([*BACKTEST, "--origins=every 1e-9"], "a backtest has at most 1,000,000: give longer steps"),
     ([*BACKTEST, "--origins=every 5e-324"], "origins = 'every 5e-324' are inf in a sequence"),
     ([*BACKTEST, "--origins=every 5e-6"], "origins = 'every 5e-6' are 1,"),
