@@ -173,6 +173,16 @@ TOO_MUCH = [
         "num_sequences = 1,000,000,000,000 would be 9,536,798 files",
     ),
     ([*PREDICT, "--requests.num_sequences=1" + "0" * 400], "must be a whole number between 1 and 4611686018427387904"),
+    (
+        [
+            *PREDICT,
+            "--data.path={}/numbers.csv",
+            "--requests.continue_split=test",
+            "--requests.given_events=2",
+            "--requests.num_sequences=1000000000000",
+        ],
+        "num_sequences = 1,000,000,000,000 wants 83,819 GiB",
+    ),
     (["convert", "{}/numbers.csv", "out", "--magnitudes=[1]"], "numbers.csv: is no Parquet file"),
     (["benchmark", "--untrained=1,1", "--num-events=1000000000"], "num_events = 1000000000 must be at most 1,000,000"),
     (["convert", "{}/numbers.csv", "out.arrow", "--mark_names=[]"], "mark_names is empty"),

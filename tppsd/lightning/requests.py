@@ -18,6 +18,7 @@ from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.lightning.chunks import ChunkDataset, chunk_loader
 from tppsd.sampling.checks import whole_number
+from tppsd.sampling.requests import check_memory
 
 SHARE = 100  # files of a job, where nobody says how many
 SMALLEST = 256  # sequences of a file
@@ -154,6 +155,7 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         if chunk_size is None:
             chunk_size = default_chunk_size(self.num_items * self.paths, self._expected_events(data))
         self.items_per_chunk = max(1, chunk_size // self.paths)
+        check_memory(self.paths, min(self.items_per_chunk, max(1, self.num_items)))  # of a chunk
         self.check_number("num_sequences" if requests.continue_split is None else "histories")
         self.job = (
             asdict(requests)
