@@ -60,8 +60,9 @@ class Requests:
 
     def __post_init__(self) -> None:
         for name, least in (("num_sequences", 1), ("chunk_size", 1), ("max_histories", 1), ("given_events", 0)):
+            most = 2**62 if name == "num_sequences" else None
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, whole_number(name, getattr(self, name), least, 2**62))
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least, most))
         if self.given_until is not None and not self.given_until >= 0:
             raise ValueError(
                 f"given_until = {self.given_until} must not be negative: it is a time since the window's start"
