@@ -18,6 +18,7 @@ from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.lightning.chunks import ChunkDataset, chunk_loader
 from tppsd.sampling.checks import whole_number
+from tppsd.sampling.requests import check_memory
 
 SHARE = 100  # files of a job, where nobody says how many
 SMALLEST = 256  # sequences of a file
@@ -59,8 +60,9 @@ class Requests:
 
     def __post_init__(self) -> None:
         for name, least in (("num_sequences", 1), ("chunk_size", 1), ("max_histories", 1), ("given_events", 0)):
+            most = 2**62 if name == "num_sequences" else None
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, whole_number(name, getattr(self, name), least, 2**62))
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least, most))
         if self.given_until is not None and not self.given_until >= 0:
             raise ValueError(
                 f"given_until = {self.given_until} must not be negative: it is a time since the window's start"
@@ -154,6 +156,7 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         if chunk_size is None:
             chunk_size = default_chunk_size(self.num_items * self.paths, self._expected_events(data))
         self.items_per_chunk = max(1, chunk_size // self.paths)
+        check_memory(self.paths, min(self.items_per_chunk, max(1, self.num_items)))  # of a chunk
         self.check_number("num_sequences" if requests.continue_split is None else "histories")
         self.job = (
             asdict(requests)

@@ -130,7 +130,7 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
     given = [] if history is None else as_sequences(history, statistics)
-    _check_memory(num_sequences, max(1, len(given)))
+    check_memory(num_sequences, max(1, len(given)))
     if history is None:
         sources, which = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
         history_index, base = torch.full_like(which, FROM_SCRATCH), first_index
@@ -159,7 +159,7 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
     return RequestPlan(Requests(*columns), sources, histories, max_events=max_events)
 
 
-def _check_memory(num_sequences: int, num_histories: int) -> None:
+def check_memory(num_sequences: int, num_histories: int) -> None:
     """Refuse so many sequences that their plan alone would not fit into this machine's memory.
 
     Raises:
