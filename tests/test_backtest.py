@@ -365,9 +365,9 @@ def test_nothing_is_sampled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     right = PathSampler._sampled
 
-    def counted(self: PathSampler, *arguments: object) -> object:
+    def counted(self: PathSampler, *arguments: object, **options: object) -> object:
         calls.append(len(self.wanted.history))
-        return right(self, *arguments)  # type: ignore[arg-type]
+        return right(self, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PathSampler, "_sampled", counted)
     backtest(TRUTH, TEST[:4], 2.0, origins="every 2", num_paths=10, within=(0.5, 1.0), baselines={"double": DOUBLE})
