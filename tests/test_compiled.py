@@ -365,9 +365,9 @@ def test_processors_with_narrower_vectors_get_the_same_contexts(
     [
         ("place + t + 1", "place + t"),  # a token does not see itself
         ("num_before - pass.max_context + 1", "num_before - pass.max_context"),  # one token too many
-        ("length = pass.lengths[row]", "length = pass.lengths[0]"),  # every row is as long as the first
+        ("length = pass.lengths[row], place", "length = pass.lengths[0], place"),  # every row is as long as the first
         (
-            "pass.contexts + (first * pass.num_new + part.from) * dim",
+            "pass.contexts + (rows[j] * pass.num_new + part.from) * dim",
             "pass.contexts",
         ),  # a group of rows writes over the first one
         ("head.one_plus_sum ? std::exp2", "false ? std::exp2"),  # the 1 of AttNHP is missing

@@ -138,7 +138,7 @@ def test_weights_that_would_overflow_are_found_again(encoder: str) -> None:
     ("right", "wrong"),
     [
         ("if (!(totals[t] < HUGE_TOTAL))", "if (false)"),  # never
-        ("offset, segments[s], t, total);", "offset, segments[s], 0, total);"),  # in place of another query's
+        ("offset, segments[s], firsts[s], total);", "offset, segments[s], 0, total);"),  # in place of another query's
     ],
     ids=["never", "place"],
 )
