@@ -259,7 +259,7 @@ WRONG = {
     "tokens": ("chain.marks[at] + 1", "chain.marks[at]"),
     "positions": ("pass.lengths[row]++, pass.num_before[row]++", "pass.lengths[row]++"),
     "lengths": ("pass.lengths[row]++, pass.num_before[row]++", "pass.num_before[row]++"),
-    "noise of rows": ("chain.uniforms + at *", "chain.uniforms + j *"),
+    "noise of rows": ("uniforms + (row * num + j) * num_uniforms", "uniforms + j * num_uniforms"),
     "groups": ("chain.distributions + first * chain.stride(decoder)", "chain.distributions"),
     "distributions of contexts from elsewhere": ("if (j) write_next", "if (j > 1) write_next"),
 }
