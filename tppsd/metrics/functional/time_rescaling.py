@@ -164,6 +164,10 @@ def ks_distance(uniforms: Tensor, weights: Tensor) -> Tensor:
     Args:
         uniforms: (num_events,) in [0, 1].
         weights: (num_events,), not all 0.
+
+    Example:
+        >>> ks_distance(torch.tensor([0.2, 0.6]), weights=torch.tensor([3, 1]))
+        tensor(0.5500, dtype=torch.float64)
     """
     u, order = uniforms.double().sort()
     ends = torch.nn.functional.pad(weights.double()[order].cumsum(0), (1, 0))
