@@ -60,3 +60,13 @@ def test_other_files_are_whole_or_absent_and_wait_for_no_disk(tmp_path: Path, mo
         file.write_text("half")
         raise ZeroDivisionError
     assert [(one.name, one.read_text()) for one in (tmp_path / "new").iterdir()] == [("page.html", "text")]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a device or a pipe", "a folder"])
+def test_what_is_no_file_stays_where_it_is(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """Renamed over /dev/null by root, a file would take its place for every program of the machine."""
+    path = tmp_path / "there"
+    make(path)
+    with pytest.raises(ValueError, match=r"there' is (a device or a pipe|a folder), not a file to write; name a file"):
+        write_text(path, "all of it")
+    assert path.exists() and not path.is_file() and list(tmp_path.iterdir()) == [path]

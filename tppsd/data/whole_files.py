@@ -69,13 +69,16 @@ def whole_or_absent(path: str | Path, is_synced: bool = False) -> Iterator[Path]
 
     Raises:
         UnwritableError: it cannot be written, as on a full disk.
-        ValueError: the path is a URL, or has no name of a file.
+        ValueError: the path is a URL, has no name of a file, or is something else than a file, such as /dev/null.
     """
     from tppsd.data.paths import for_arrow, local_path  # sampling, which writes nothing, does without
 
     path = local_path(path)
     if not path.name:
         raise ValueError(f"'{path}' is a folder, not a file to write; name a file")
+    if path.exists() and not path.is_file():  # root would put a file in the place of a device
+        what = "a folder" if path.is_dir() else "a device or a pipe"
+        raise ValueError(f"'{path}' is {what}, not a file to write; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = for_arrow(path.with_name(f".{path.name}.{os.getpid()}"))
     try:
