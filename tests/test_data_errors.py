@@ -184,7 +184,7 @@ def test_windows_of_an_event_table(tmp_path: Path) -> None:
 
 
 def test_column_types(tmp_path: Path) -> None:
-    def type_message(column: str, values: list[Any]) -> str:
+    def type_message(column: str, values: Any) -> str:
         for split in ("train", "test"):
             pyarrow.parquet.write_table(
                 pa.table({"time_since_start": [[0.0, 1.0]], "type_event": [[0, 1]], column: values}),
@@ -212,6 +212,9 @@ def test_column_types(tmp_path: Path) -> None:
     assert type_message("dim_process", ["two"]) == (
         "train.parquet, row 0: dim_process = 'two' has type string; it must be an integer"
     )
+    late = pa.array([5_000_000], pa.int32()).cast(pa.date32())  # days: beyond the years that Python knows
+    for column, values in (("dim_process", late), ("time_since_start", late)):
+        assert f"train.parquet, row 0: {column} = '" in type_message(column, values)
     assert type_message("dim_process", [0]) == "train.parquet, row 0: dim_process = 0; it must be at least 1"
 
 

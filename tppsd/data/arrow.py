@@ -131,6 +131,17 @@ def _check_exact(integers: Any, place: Place) -> None:
         )
 
 
+def shown(values: Any, i: int) -> str:
+    """Return entry i to be quoted in a sentence; dates may lie beyond the years that Python knows."""
+    from pyarrow import types
+
+    entry = values.slice(i, 1)
+    try:
+        return quoted((entry.cast("string") if types.is_temporal(values.type) else entry)[0].as_py())
+    except OverflowError:  # a date within a list or a struct
+        return quoted(" ".join(entry.to_string().split()))
+
+
 def to_marks(values: Any, place: Place) -> Any:
     """Return an Arrow array of int64 or strings."""
     from pyarrow import types
@@ -142,14 +153,10 @@ def to_marks(values: Any, place: Place) -> Any:
     if types.is_string(kind) or types.is_large_string(kind):
         return values.cast("string")
     if not (types.is_integer(kind) or types.is_null(kind)):
-        if types.is_temporal(kind):
-            values = values.cast("string")  # as_py() knows the years 1 to 9999 only
-        fractional = (
-            i for i, value in enumerate(values.to_pylist()) if isinstance(value, float) and not value.is_integer()
-        )
-        i = next(fractional, 0)
+        numbers = values.to_pylist() if types.is_floating(kind) else []
+        i = next((i for i, value in enumerate(numbers) if not value.is_integer()), 0)
         raise ValueError(
-            f"{place(i)} = {quoted(values[i].as_py())} has type {kind}; marks must be integers 0..num_marks-1, "
+            f"{place(i)} = {shown(values, i)} has type {kind}; marks must be integers 0..num_marks-1, "
             f"or strings{' (mark_bins makes marks of numbers)' if types.is_floating(kind) else ''}"
         )
     if types.is_uint64(kind) and (large := values.to_numpy(zero_copy_only=False) >= 2**63).any():
@@ -166,7 +173,7 @@ def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
 
     values = plain(values)
     if not types.is_integer(values.type):
-        raise ValueError(f"{place(0)} = {quoted(values[0].as_py())} has type {values.type}; it must be an integer")
+        raise ValueError(f"{place(0)} = {shown(values, 0)} has type {values.type}; it must be an integer")
     if values.null_count:
         raise ValueError(f"{place(first_null(values))} is missing; it must be an integer")
     numbers: np.ndarray = values.to_numpy(zero_copy_only=False).astype(np.int64)

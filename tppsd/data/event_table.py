@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import first_null, is_list, plain, to_objects
+from tppsd.data.arrow import first_null, is_list, plain, shown, to_objects
 from tppsd.data.list_table import declared_num_marks, window_column
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import DataError, quoted
@@ -197,7 +197,7 @@ def _ids(source: str, column: Any, name: str) -> Any:
     kind = column.type
     if pyarrow.types.is_nested(kind):
         raise ValueError(
-            f"{source}, row 0: {name} = {quoted(column[0].as_py())} has type {kind}; "
+            f"{source}, row 0: {name} = {shown(column, 0)} has type {kind}; "
             "the id of a sequence must be one number, string or timestamp"
         )
     return pyarrow.array(map(str, column.to_pylist())) if isinstance(kind, pyarrow.BaseExtensionType) else column

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, list_lengths, plain, to_floats, to_objects, to_positive_integers
+from tppsd.data.arrow import is_list, list_lengths, plain, shown, to_floats, to_objects, to_positive_integers
 from tppsd.data.marks import bin_names, read_marks
-from tppsd.data.obstacles import quoted
 from tppsd.data.options import SEQUENCE_COLUMNS, Context, resolve_columns
 from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
 from tppsd.data.timestamps import read_ticks, read_time_column
@@ -129,7 +128,7 @@ def _check_lengths(source: str, table: Any, columns: dict[str, str]) -> np.ndarr
             name, kind = columns[field], "integers or strings" if field == "mark" else "numbers"
             if not is_list(table[name].type):
                 raise ValueError(
-                    f"{source}, row 0: {name} = {quoted(table[name][0].as_py())} has type {table[name].type}; "
+                    f"{source}, row 0: {name} = {shown(table[name], 0)} has type {table[name].type}; "
                     f"it must be a list of {kind} "
                     "(a table with one row per event names its sequences with columns={'sequence': ...})"
                 )
