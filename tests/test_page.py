@@ -104,6 +104,6 @@ def test_a_row_that_does_not_fit_is_refused() -> None:
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match="folder' is a folder, not a file to write; name a file"):
         Page("title").write(tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
