@@ -261,7 +261,7 @@ WRONG = {
     "lengths": ("pass.lengths[row]++, pass.num_before[row]++", "pass.num_before[row]++"),
     "noise of rows": ("uniforms + (row * num + j) * num_uniforms", "uniforms + j * num_uniforms"),
     "groups": ("chain.distributions + first * chain.stride(decoder)", "chain.distributions"),
-    "distributions of contexts from elsewhere": ("if (j) write_next", "if (j > 1) write_next"),
+    "distributions of contexts from elsewhere": ("*chain, contexts, j, first", "*chain, contexts + (j == 1), j, first"),
 }
 
 
