@@ -140,8 +140,8 @@ FORBIDDEN = Cell("without marks", "closed form", 5, "untrained", "none", 0, "his
     ],
 )
 def test_a_wrong_stop_is_not_certified(name: str, cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That an event behind a stop is there, or a stop is not, no chance explains; a draft that is cut because of what
-    it drafted shows in the marks."""
+    """No chance explains an event behind a stop, or a stop that is missing; a draft that is cut because of what it
+    drafted shows in the marks."""
     monkeypatch.setattr("tppsd.certification.run.sample", STOP_MUTANTS[name].samples)
     found = run_cell(cell, 20_000, 0, folder)
     assert found["p_value"] < REJECTED
@@ -158,8 +158,8 @@ def test_wrong_samples_without_marks_are_not_certified(
 
 @pytest.mark.parametrize("decoder", ["time_conditional", "independent"])
 def test_the_intensity_without_marks_is_that_of_the_others(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of marks that do not depend on the time it is a share of the whole intensity; of others what the forecasts'
-    integrals give, whose error is near 3e-4, and far nearer to what a finer rule gives."""
+    """It is a share of the whole intensity where marks do not depend on the time; else what the forecasts' integrals
+    give, whose error is near 3e-4, and far nearer to what a finer rule gives."""
     model = attentive_model("thp", num_marks=5, mark_decoder=decoder).double()
     batch = EventBatch.from_sequences([random_sequence(n, 5, seed=n) for n in (9, 4)])
     intervals = torch.tensor([0.01, 0.1, 0.3, 0.7, 1.0, 2.0, 4.0, 9.0, 30.0, 0.0], dtype=torch.float64).expand(2, 10)

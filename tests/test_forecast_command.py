@@ -176,7 +176,7 @@ def capped_at(longest: float) -> TransformerTPP:
 
 @pytest.mark.parametrize("silence", [0.0, 2.0])
 def test_a_capped_mean_says_so_and_how_much_lies_beyond(silence: float, tmp_path: Path) -> None:
-    """Against 200 quantiles of the same distribution; a share that forgets the silence is another number."""
+    """It agrees with 200 quantiles of the same distribution; a share that forgets the silence is another number."""
     history = EventSequence.of([0.5, 1.0], [0, 1], t_start=0.0, t_end=1.0 + silence)
     levels = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
     for longest in (0.2, 40.0):

@@ -91,7 +91,7 @@ def test_the_file_that_cannot_be_written_is_named(file: str, said: dict[str, tup
 
 
 def test_nothing_half_written_is_left(said: dict[str, tuple[int, str]], folder: Path) -> None:
-    """Of a fit, its configuration is there as a whole; jobs that have not begun leave no folder."""
+    """The configuration of a fit is there as a whole; jobs that have not begun leave no folder."""
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == {"log.csv", "model.ckpt", "fit/config.yaml"}
     assert not any((folder / name).exists() for name in ("samples", "forecast", "backtest"))
@@ -108,7 +108,7 @@ def test_a_model_that_does_not_fit_leaves_the_one_before(folder: Path, tmp_path:
 
 
 def test_the_file_of_a_python_caller_is_named(folder: Path, tmp_path: Path) -> None:
-    """Of samples, and of a figure, which takes its name when it is whole."""
+    """Samples and a figure take their names when they are whole, or never."""
     from tppsd import plots
 
     samples = tppsd.sample(tppsd.load(folder / "model.ckpt"), num_sequences=100, num_events=20)

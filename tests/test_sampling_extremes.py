@@ -60,7 +60,7 @@ def test_inter_times_of_18_orders_of_magnitude_in_one_history(encoder: str, meth
 @pytest.mark.parametrize("end", [{"num_events": 1}, {"t_end": 9.0, "max_events": 1}], ids=["num_events", "max_events"])
 @pytest.mark.filterwarnings("ignore:4 of 4 sequences reached max_events")
 def test_one_event_that_is_given_leaves_none_to_draw(end: dict[str, Any], draft: str | None, compile: bool) -> None:
-    """Of a model of sequences that begin with their first event, a sequence of one event is that event."""
+    """A sequence of one event is that event, where sequences begin with their first one."""
     target, other = (TransformerTPP(2, embed_dim=16, num_heads=2, num_components=4).eval() for _ in range(2))
     statistics = DataStatistics.of([EventSequence.of([1.0, 2.0, 2.5], [0, 1, 0])], 2)
     target.set_statistics(statistics), other.set_statistics(statistics)

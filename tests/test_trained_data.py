@@ -92,7 +92,7 @@ def test_both_commands_open_run_model_and_configuration_alike(parser: Any, run: 
 
 
 def test_a_new_log_is_backtested_and_not_that_of_the_run(run: Path, tmp_path: Path) -> None:
-    """Of nine cases three are its test split, of the run's six cases two."""
+    """Three of nine cases are its test split, and two of the run's six."""
     words = ["backtest", "--run", run, "--horizon", "1", "--num_paths", "10", "--baselines", "[]", "--seed", "1"]
     words += ["--trainer.enable_progress_bar", "false"]
     for name, log in (("old", []), ("new", [tmp_path / "new/log.csv"])):

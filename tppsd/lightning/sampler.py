@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Sampler(JobModule):
             self._chosen = samples.options.with_overrides(draft_length=samples.stats.draft_length)
             self._choice = samples.stats.choice
         samples.stats.choice = self._choice or samples.stats.choice
-        return PredictedSequences(**vars(samples))
+        return PredictedSequences(**{one.name: getattr(samples, one.name) for one in fields(samples)})
 
 
 def _named(history: EventBatch | None, ids: tuple[Any, ...] | None) -> EventBatch | list[EventSequence] | None:
