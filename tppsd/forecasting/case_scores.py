@@ -11,7 +11,7 @@ from torch import Tensor
 from tppsd.forecasting.forecast import Forecast
 from tppsd.forecasting.next_time_scores import next_time_scores
 from tppsd.forecasting.path_events import Observed, PathEvents, TemporalMaps
-from tppsd.metrics.functional.probability import crps_of_counts, log_score_of_counts, number_test, randomised_pit
+from tppsd.metrics.functional.counts import crps_of_counts, log_score_of_counts, number_test, randomised_pit
 
 NUMBER_TEST_TAIL = 0.025  # on either side, CSEP's level of 5 %
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tppsd.data.sequences import EventSequence
 from tppsd.forecasting.forecast import Forecast
 from tppsd.forecasting.questions import MarkSet
-from tppsd.metrics.functional.probability import horizon_counts
+from tppsd.metrics.functional.counts import horizon_counts
 from tppsd.metrics.functional.temporal_map import ForecastEvents, MatchedPredictions, match_predictions
 from tppsd.metrics.functional.transport import transport_by_mark
 

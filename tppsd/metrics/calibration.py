@@ -10,18 +10,20 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from tppsd.metrics.functional.calibration import (
+    PITCalibration,
+    confidence_bins,
+    expected_calibration_error,
+    pit_calibration,
+)
 from tppsd.metrics.functional.time_rescaling import (
     IndependenceResult,
     KSResult,
-    PITCalibration,
     SequenceResiduals,
     carry_over,
-    confidence_bins,
-    expected_calibration_error,
     ks_exponential,
     ks_uniform,
     lag1_independence,
-    pit_calibration,
 )
 
 

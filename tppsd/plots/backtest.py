@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tppsd.metrics.functional.probability import pit_coverage, reliability_bins
+from tppsd.metrics.functional.counts import pit_coverage
+from tppsd.metrics.functional.probability import reliability_bins
 from tppsd.plots.page import Page
 from tppsd.plots.style import (
     AUTOREGRESSIVE,

@@ -10,7 +10,24 @@ from tppsd.metrics.functional.acceptance import (
     optimal_acceptance,
     step_acceptance,
 )
+from tppsd.metrics.functional.calibration import (
+    PITCalibration,
+    confidence_bins,
+    expected_calibration_error,
+    pit_calibration,
+)
 from tppsd.metrics.functional.capped import capped_mean, crps, mean_share_beyond
+from tppsd.metrics.functional.counts import (
+    NumberTest,
+    central_interval,
+    crps_of_counts,
+    horizon_counts,
+    log_score,
+    log_score_of_counts,
+    number_test,
+    pit_coverage,
+    randomised_pit,
+)
 from tppsd.metrics.functional.forecast import marginal_mark_probs, mark_accuracy, quantiles, rmse
 from tppsd.metrics.functional.likelihood import (
     history_share,
@@ -34,19 +51,10 @@ from tppsd.metrics.functional.permutation import (
 )
 from tppsd.metrics.functional.probability import (
     BrierDecomposition,
-    NumberTest,
     auroc,
     binary_log_score,
     brier_decomposition,
     brier_score,
-    central_interval,
-    crps_of_counts,
-    horizon_counts,
-    log_score,
-    log_score_of_counts,
-    number_test,
-    pit_coverage,
-    randomised_pit,
     reliability_bins,
 )
 from tppsd.metrics.functional.temporal_map import (
@@ -59,19 +67,15 @@ from tppsd.metrics.functional.temporal_map import (
 from tppsd.metrics.functional.time_rescaling import (
     IndependenceResult,
     KSResult,
-    PITCalibration,
     SequenceResiduals,
     carried_forecasts,
     carry_over,
-    confidence_bins,
-    expected_calibration_error,
     ks_band,
     ks_distance,
     ks_exponential,
     ks_uniform,
     lag1_independence,
     pair_independence,
-    pit_calibration,
 )
 from tppsd.metrics.functional.transport import (
     Overlap,
