@@ -143,11 +143,11 @@ def ks_uniform(uniforms: Tensor) -> KSResult:
     num_events = uniforms.numel()
     if num_events == 0:
         return KSResult(float("nan"), float("nan"), 0)
-    u = uniforms.detach().double().flatten().sort().values.cpu()
-    if not (u[0] >= 0 and u[-1] <= 1):
-        raise ValueError(f"uniforms lie between {u[0].item()} and {u[-1].item()}; a uniform must be a number in [0, 1]")
-    steps = torch.arange(num_events + 1, dtype=torch.float64) / num_events
-    statistic = float(torch.maximum(steps[1:] - u, u - steps[:-1]).max())
+    u = uniforms.detach().double().flatten().cpu()
+    low, high = u.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"uniforms lie between {low.item()} and {high.item()}; a uniform must be a number in [0, 1]")
+    statistic = float(ks_distance(u, torch.ones_like(u)))
     from scipy.stats import kstwo
 
     return KSResult(statistic, float(kstwo.sf(statistic, num_events)), num_events)
@@ -172,8 +172,7 @@ def ks_distance(uniforms: Tensor, weights: Tensor) -> Tensor:
     u, order = uniforms.double().sort()
     ends = torch.nn.functional.pad(weights.double()[order].cumsum(0), (1, 0))
     steps = ends / ends[-1]
-    above, below = steps[1:] - u, u - steps[:-1]
-    return torch.maximum(above, below).max()
+    return torch.maximum(steps[1:] - u, u - steps[:-1]).max()
 
 
 def ks_exponential(gaps: Tensor) -> KSResult:
