@@ -14,11 +14,12 @@ import torch
 from small_models import attentive_model
 
 from tppsd import cli
+from tppsd.data import lookback
+from tppsd.data.lookback import reanchored
 from tppsd.data.reading import read_dataset
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.forecasting import anchors
-from tppsd.forecasting.anchors import as_of, reanchored
+from tppsd.forecasting.anchors import as_of
 from tppsd.forecasting.forecast import forecast
 from tppsd.lightning.forecast_job import Forecaster
 from tppsd.models.checkpoint import save
@@ -86,7 +87,7 @@ def test_a_long_history_is_forecast_as_its_last_lookback(monkeypatch: pytest.Mon
     within = whole(stream(), 12.0)  # windows of training were 15 long: all of it is known
     assert probability(within, target) == probability(within, model())
 
-    monkeypatch.setattr(anchors, "reanchored", lambda history, reach: history)  # forgets the lookback
+    monkeypatch.setattr(lookback, "reanchored", lambda history, reach: history)  # forgets the lookback
     with pytest.warns(UserWarning, match="beyond the windows"):
         assert probability(long, target) != probability(short, target)
 

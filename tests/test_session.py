@@ -11,9 +11,9 @@ import torch
 from small_models import attentive_model, random_sequence
 
 import tppsd
+from tppsd.data.lookback import Windows
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.forecasting.anchors import Windows
 from tppsd.forecasting.session import Session
 from tppsd.processes import Hawkes
 

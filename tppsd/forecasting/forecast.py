@@ -149,7 +149,13 @@ class Forecast:
             forbidden = list(options.forbid_marks)
             raise ValueError(f"forbid_marks = {forbidden} would forecast another process; leave it out")
         self.stop_marks = mark_set("stop_marks", stop_marks) or options.stop_marks
-        self._wanted = Wanted(self.histories, self.num_paths, horizon=self.horizon, first_index=self.first_index)
+        self._wanted = Wanted(
+            self.histories,  # cut already: the sampler finds nothing to cut where it is told the same
+            self.num_paths,
+            horizon=self.horizon,
+            first_index=self.first_index,
+            history_lookback=reach,
+        )
         self._paths = PathSampler(
             self.target, draft, options, batch_size, seed, max_events, self.stop_marks, self._wanted, self.sets,
             self.edges,

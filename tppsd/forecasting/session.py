@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tppsd.backends.compile import Compile, is_compiled, runnable
 from tppsd.data.batch import EventBatch
+from tppsd.data.lookback import Windows, begun_at
 from tppsd.data.sequences import EventSequence
 from tppsd.data.stamps import clock_of_model, stamp_of, time_of
-from tppsd.forecasting.anchors import Windows, begun_at
 from tppsd.forecasting.forecast import Forecast, forecast
 from tppsd.models.protocol import EventTokens, check_starts
 from tppsd.models.resolve import model_device, resolve_model
@@ -204,7 +204,7 @@ class Session:
         """
         if arguments.get("options") is None:
             arguments.setdefault("compile", self._compile)
-        return sample(self.model, draft, history=self._seen, **arguments)
+        return sample(self.model, draft, history=self._taken(arguments), **arguments)
 
     def forecast(self, horizon: float | str, **arguments: Any) -> Forecast:
         """Forecast the sequence; as `tppsd.forecast`, whose other arguments it takes.
@@ -213,7 +213,11 @@ class Session:
         """
         if arguments.get("options") is None:
             arguments["options"] = SamplingOptions(compile=self._compile)
-        return forecast(self.model, self._seen, horizon, **arguments)
+        return forecast(self.model, self._taken(arguments), horizon, **arguments)
+
+    def _taken(self, arguments: dict[str, Any]) -> EventSequence:
+        """Return the history to continue: what the model sees, or all of it where `history_lookback` cuts it."""
+        return self._seen if arguments.get("history_lookback") is None else self.history
 
     def _encode(self) -> None:
         """Put the newest token into the cache, where it is not."""

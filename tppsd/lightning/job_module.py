@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 
 from tppsd.backends.compile import content_hash
 from tppsd.lightning.checkpoint_io import use_local_checkpoints
+from tppsd.lightning.chunks import ChunkDataset
 from tppsd.lightning.modules import check_precision
 from tppsd.models.resolve import resolve_model
 from tppsd.sampling.options import DRAFTER_NAMES
@@ -31,6 +32,10 @@ class JobModule(LightningModule):
     def job(self) -> dict[str, Any]:
         """Return what its results depend on, as plain values."""
         raise NotImplementedError
+
+    def job_on(self, chunks: ChunkDataset[Any]) -> dict[str, Any]:
+        """Return what the results of these chunks depend on, as plain values: the record of the whole job."""
+        return self.job() | chunks.job
 
     def setup(self, stage: str) -> None:
         """Check precision and device before the writer begins."""

@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 
 from tppsd.data.batch import EventBatch
 from tppsd.data.flat_sequences import FlatSequences
+from tppsd.data.lookback import Windows
 from tppsd.data.sequences import EventSequence, sequences_hash
+from tppsd.data.units import Clock
 from tppsd.lightning.chunks import ChunkDataset, chunk_loader
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.requests import check_memory
@@ -44,6 +46,9 @@ class Requests:
         chunk_size: sequences per predict batch and written file; the continuations of one history stay together. None =
             a hundredth of all, at least SMALLEST and at most with some LARGEST events: an interrupted job loses a
             hundredth, and files of a large job have 10 to 40 MB.
+        history_lookback: how much of each history the model sees, in units of time or as 28d. None = all of it; but of
+            a history that is longer than the windows of the model's training data only as much as their lookback (half
+            a window without one).
     """
 
     num_sequences: int = 1
@@ -57,6 +62,7 @@ class Requests:
     horizon: float | None = None
     num_events: int | None = None
     chunk_size: int | None = None
+    history_lookback: float | str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("num_sequences", 1), ("chunk_size", 1), ("max_histories", 1), ("given_events", 0)):
@@ -68,8 +74,9 @@ class Requests:
                 f"given_until = {self.given_until} must not be negative: it is a time since the window's start"
             )
         given = [name for name in ("given_events", "given_fraction", "given_until") if getattr(self, name) is not None]
-        if self.continue_split is None and (given or self.max_histories is not None):
-            raise ValueError(f"{(given or ['max_histories'])[0]} describes histories; say which with continue_split")
+        others = [name for name in ("max_histories", "history_lookback") if getattr(self, name) is not None]
+        if self.continue_split is None and (given or others):
+            raise ValueError(f"{(given + others)[0]} describes histories; say which with continue_split")
         if self.continue_split is not None and len(given) != 1:
             raise ValueError(
                 f"continue_split = {self.continue_split!r} needs one of given_events, given_fraction, given_until"
@@ -144,6 +151,10 @@ class RequestDataset(ChunkDataset[RequestChunk]):
             self.mark_names = data.dataset.mark_names
         ends = {"t_end": requests.t_end, "horizon": requests.horizon, "num_events": requests.num_events}
         self.ends: dict[str, Any] = {name: end for name, end in ends.items() if end is not None}
+        self.reach: dict[str, float] = {}  # how much of each history the model sees, where that is said
+        if requests.history_lookback is not None:
+            clock = Clock(data.dataset.time_unit)
+            self.reach["history_lookback"] = float(clock.duration(requests.history_lookback, "history_lookback"))
         if not self.ends and requests.continue_split is None:
             if data is None:
                 raise ValueError(
@@ -158,11 +169,19 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         self.items_per_chunk = max(1, chunk_size // self.paths)
         check_memory(self.paths, min(self.items_per_chunk, max(1, self.num_items)))  # of a chunk
         self.check_number("num_sequences" if requests.continue_split is None else "histories")
+        asked = asdict(requests)
+        del asked["history_lookback"]  # without one the record is that of before there was one
         self.job = (
-            asdict(requests)
+            asked
             | self.ends
+            | self.reach
             | {"histories": sequences_hash(self.sequences) if self.sequences else None, "chunk_size": chunk_size}
         )
+
+    def outgrow(self, windows: Windows) -> bool:
+        """Say whether a history is longer than any of these windows, and nothing else says how much of it is taken."""
+        longer = filter(windows.are_outgrown_by, self.sequences)  # others begin with no longer ones
+        return not self.reach and any(windows.are_outgrown_by(self.requests.history(one)) for one in longer)
 
     def _expected_events(self, data: Any) -> float:
         """Return about how many events a sequence will have: as many as are asked for, or as those of the data."""
@@ -181,8 +200,8 @@ class RequestDataset(ChunkDataset[RequestChunk]):
         window_ends = torch.tensor([s.window_end for s in sources], dtype=torch.float64).repeat_interleave(self.paths)
         history = EventBatch.from_sequences(self.requests.history(s) for s in sources)
         ids = None if all(s.id is None for s in sources) else tuple(s.id for s in sources)
-        ends = self.ends or {"t_end": window_ends}
-        return RequestChunk(chunk, len(self), first, self.paths, history, ends, ids)
+        arguments = (self.ends or {"t_end": window_ends}) | self.reach
+        return RequestChunk(chunk, len(self), first, self.paths, history, arguments, ids)
 
 
 def default_chunk_size(num_sequences: int, num_events: float) -> int:

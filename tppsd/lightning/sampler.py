@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tppsd.data.batch import EventBatch
+from tppsd.data.lookback import Windows
 from tppsd.data.marks import check_mark_names
 from tppsd.data.sequences import EventSequence
+from tppsd.lightning.chunks import ChunkDataset
 from tppsd.lightning.job_module import JobModule, hashes, resolve_draft
 from tppsd.lightning.modules import check_sampling
-from tppsd.lightning.requests import RequestChunk
+from tppsd.lightning.requests import RequestChunk, RequestDataset
 from tppsd.models.checkpoint import load
 from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.options import SamplingOptions
@@ -65,6 +67,16 @@ class Sampler(JobModule):
         """Return what its samples depend on, as plain values."""
         options = None if self.options is None else self.options.to_dict()
         return {**hashes(self.target, self.draft), "options": options, "seed": self.seed, "max_events": self.max_events}
+
+    def job_on(self, chunks: ChunkDataset[Any]) -> dict[str, Any]:
+        """Return what the samples of these chunks depend on: also the model's windows where they cut a history.
+
+        Where they cut none, the record is that of before they did, and such a job is resumed.
+        """
+        windows, record = Windows.of(self.target.statistics), super().job_on(chunks)
+        if windows is not None and isinstance(chunks, RequestDataset) and chunks.outgrow(windows):
+            record["windows"] = list(windows)
+        return record
 
     def setup(self, stage: str) -> None:
         """Check precision and options before the writer begins."""

@@ -111,7 +111,7 @@ class ShardWriter(BasePredictionWriter):
                 f"a {type(self).__name__} needs a loader of chunks, as in trainer.predict(sampler, requests.loader())"
             )
         self._chunks = chunks
-        self._job = json.loads(json.dumps(pl_module.job() | chunks.job))
+        self._job = json.loads(json.dumps(pl_module.job_on(chunks)))
         self._has_claimed = claim(self.output_dir, self._job)
         check_names(self.output_dir, len(chunks), self.kind)
         self._shards = [

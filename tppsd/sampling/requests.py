@@ -36,6 +36,7 @@ class Wanted(NamedTuple):
     horizon: Any = None
     num_events: Any = None
     first_index: int = 0
+    history_lookback: float | str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +123,14 @@ def plan_requests(wanted: Wanted, target: EventModel, max_events: int, seed: int
     Raises:
         ValueError: an argument is out of place; the sentence names it and its value.
     """
-    history, num_sequences, t_start, t_end, horizon, num_events, first_index = wanted
+    history, num_sequences, t_start, t_end, horizon, num_events, first_index, history_lookback = wanted
     num_marks, statistics = target.num_marks, getattr(target, "statistics", None)
     num_sequences = whole_number("num_sequences", num_sequences, 1)
     first_index = whole_number("first_index", first_index, 0, 2**62 // num_sequences)  # so that every index has 64 bits
     max_events = NO_LIMIT if max_events == math.inf else min(whole_number("max_events", max_events, 1), NO_LIMIT)
     if t_end is None and horizon is None and num_events is None:
         raise ValueError("sampling needs an end: give t_end, horizon or num_events")
-    given = [] if history is None else as_sequences(history, statistics)
+    given = _given(history, history_lookback, statistics)
     check_memory(num_sequences, max(1, len(given)))
     if history is None:
         sources, which = _from_scratch(num_sequences, t_start, statistics, seed, first_index)
@@ -209,6 +210,27 @@ def as_sequences(history: Any, statistics: DataStatistics | None = None) -> list
                 f"history {i} is a {type(source).__name__}; it must be an EventSequence (see EventSequence.of)"
             )
     return sources
+
+
+def _given(
+    history: Any, history_lookback: float | str | None, statistics: DataStatistics | None
+) -> list[EventSequence]:
+    """Return what is continued, as far as the model has seen the like, or as `history_lookback` says; empty = nothing.
+
+    Raises:
+        TypeError, ValueError: as `as_sequences`, or `history_lookback` is no length of time, or of nothing.
+    """
+    if history is None:
+        if history_lookback is not None:
+            raise ValueError(f"history_lookback = {history_lookback} is for a history, and there is none; leave it out")
+        return []
+    from tppsd.data.lookback import known_to  # of no use from scratch
+    from tppsd.data.units import Clock
+
+    reach = None
+    if history_lookback is not None:
+        reach = float(Clock(getattr(statistics, "time_unit", None)).duration(history_lookback, "history_lookback"))
+    return known_to(statistics, as_sequences(history, statistics), reach)
 
 
 def _from_scratch(

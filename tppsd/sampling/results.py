@@ -33,8 +33,8 @@ class SampledSequences:
         stopped: bool (num_sequences,): the last event is of one of the `stop_marks`, and ended the sequence.
         ends: float64 (num_sequences,): end of the window, nan where the sequence ended with an event: by its number of
             events, or by one of the `stop_marks`.
-        histories: what each sequence continues (an empty window from scratch, or the drawn first event where the first
-            is given).
+        histories: what each sequence continues, as far as the model saw it (`history_lookback` of `tppsd.sample`): an
+            empty window from scratch, or the drawn first event where the first is given.
         options, seed, batch_size, stats: how they were made, with `batch_size` running sequences; recorded draft
             lengths give the same sequences again with as many.
         num_marks, mark_names: marks of the target, and their names in its data where they had some.
@@ -135,7 +135,10 @@ class SampledSequences:
         old = [history.event_times, history.marks, history.inter_times]
         times, marks, inter_times = (torch.cat(pair) for pair in zip(old, new, strict=True))
         t_end = None if end != end else end
-        return EventSequence(times, marks, history.t_start, t_end, int(self.index[i]), inter_times)
+        is_cut = history.censored_start  # its first inter-time is none
+        return EventSequence(
+            times, marks, history.t_start, t_end, int(self.index[i]), inter_times, censored_start=is_cut
+        )
 
     def to_columns(self) -> dict[str, list[Any]]:
         """Return one row per sequence of new events.

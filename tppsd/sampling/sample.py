@@ -36,6 +36,7 @@ def sample(
     return_log_probs: bool = False,
     return_distributions: bool = False,
     progress: bool = False,
+    history_lookback: float | str | None = None,
     **option_overrides: Any,
 ) -> SampledSequences:
     """Sample event sequences from the target's distribution, from the start of a window or continuing histories.
@@ -69,6 +70,9 @@ def sample(
         return_distributions: also return the distribution that each event has been drawn from, as it was worked out for
             it; after a silence the first is given that silence.
         progress: show a progress bar.
+        history_lookback: how much of each history the model sees, in units of time or as "28d". None = all of it; but
+            where the model's data were cut into windows, of a history that is longer than these only as much as their
+            `lookback` (half a window without one), as times enter a model since the start of a window.
 
     Returns:
         SampledSequences, in index order.
@@ -93,7 +97,7 @@ def sample(
     job, plan = _begun(
         target, draft, options, batch_size, seed, max_events, return_log_probs, return_distributions,
         history=history, num_sequences=num_sequences, t_start=t_start, t_end=t_end, horizon=horizon,
-        num_events=num_events, first_index=first_index, **option_overrides,
+        num_events=num_events, first_index=first_index, history_lookback=history_lookback, **option_overrides,
     )  # fmt: skip
     return job.sampled(plan, progress)
 
