@@ -1,6 +1,6 @@
 """`tppsd convert SOURCE OUT`: a log as the Parquet file that everything reads, as a mapped Arrow file, or as JSON.
 
-With `--magnitudes`, samples of `predict` as catalogue forecasts of CSEP.
+With `--format csep`, samples of `predict` as catalogue forecasts.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def parser() -> SourceParser:
             "tppsd convert log.csv log.parquet --columns.time when --columns.mark what",
             "tppsd convert log.parquet log.arrow   # for a log that is larger than the memory",
             "tppsd convert log.csv easytpp/train.json --split train   # what EasyTPP reads",
-            "tppsd convert outputs/samples outputs/catalogues --magnitudes '[1, 1.5, 2, 2.5]'",
+            "tppsd convert outputs/samples outputs/catalogues --format csep",
         ),
     )
     parser.add_argument(
         "output",
         type=str,
         help="file to write: .parquet; .arrow, whose events are read from the disk while a model is trained; or .json "
-        "or .jsonl, EasyTPP's records, one a line; with --magnitudes a folder",
+        "or .jsonl, EasyTPP's records, one a line; with --format csep a folder",
     )
     parser.add_argument(
         "--split",
@@ -43,11 +43,18 @@ def parser() -> SourceParser:
         "field `split`)",
     )
     parser.add_argument(
+        "--format",
+        type=str | None,
+        default=None,
+        help="csep: SOURCE is a folder of `tppsd predict` with continuations; write those of each history as a "
+        "catalogue forecast",
+    )
+    parser.add_argument(
         "--magnitudes",
         type=list[float] | None,
         default=None,
-        help="SOURCE is a folder of `tppsd predict` with continuations: write those of each history as a catalogue "
-        "forecast of CSEP, with these magnitudes for marks 0, 1 and so on",
+        help="of marks 0, 1 and so on, for --format csep, which they stand for too (default: the lower edges of "
+        "mark_bins, where the marks are these)",
     )
     return parser
 
@@ -64,15 +71,16 @@ def main(args: list[str]) -> None:
             f"give SOURCE and OUT, as in `tppsd convert log.csv log.parquet`; there is only {parsed.output}"
         )
     path = local_path(parsed.output, "OUT")
-    suffix = path.suffix.lower()
-    if parsed.magnitudes is None and suffix not in WRITTEN:
+    suffix, are_catalogs = path.suffix.lower(), parsed.format is not None or parsed.magnitudes is not None
+    if not are_catalogs and suffix not in WRITTEN:
         raise ValueError(f"OUT {path} must end in {', '.join(WRITTEN[:-1])} or {WRITTEN[-1]}")
     if parsed.split is not None and suffix not in JSON:
         raise ValueError(f"--split is for EasyTPP's JSON ({' or '.join(JSON)}); {path} holds all splits")
     source, options = source_of(parsed)
-    if parsed.magnitudes is not None:
-        from tppsd.data.catalogs import write_catalogs
+    if are_catalogs:
+        from tppsd.data.catalogs import check_format, write_catalogs
 
+        check_format(parsed.format)
         files = write_catalogs(source, parsed.output, parsed.magnitudes)
         print(f"Written: {len(files)} catalogue forecasts, {files[0]} to {files[-1]}")
         return

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def main(args: list[str]) -> None:
     """Forecast what follows the sequences of a source, and write forecast.parquet, forecast.csv and forecast.html.
 
+    With `--format csep` also the paths of each history, as a catalogue forecast.
+
     It runs through the Trainer in chunks; killed and started again, it goes on where it stopped.
 
     Raises:
@@ -30,17 +32,23 @@ def main(args: list[str]) -> None:
     if parsed.given_until is not None and parsed.given_fraction is not None:
         raise ValueError("--given_until and --given_fraction both say what a history is; give one of them")
 
+    if parsed.magnitudes is not None and parsed.format is None:
+        raise ValueError("--magnitudes says what --format csep writes; give both, or leave it out")
+
+    from tppsd.data.catalogs import CatalogFormat, check_format
     from tppsd.data.log import read_log
     from tppsd.data.reading import to_dataset
     from tppsd.lightning.forecast_job import Forecaster
     from tppsd.lightning.forecast_writer import ForecastWriter
     from tppsd.sampling.checks import whole_number
 
+    check_format(parsed.format)
     if parsed.max_histories is not None:
         whole_number("--max_histories", parsed.max_histories, 1)
     target, source, options = opened(parsed)
     if source is None:
         raise ValueError(f"--run {parsed.run}: was trained on a simulated process; give a SOURCE to forecast")
+    catalogs = None if parsed.format is None else CatalogFormat.of(target.statistics, parsed.magnitudes)
     is_split = parsed.split is not None or options.split_times is not None
     log = read_log(source, options, is_split)
     if parsed.given_until is not None:
@@ -63,6 +71,7 @@ def main(args: list[str]) -> None:
         observed,
         parsed.max_events,
         None if parsed.history_lookback is None else _length(parsed.history_lookback, dataset, "--history_lookback"),
+        catalogs,
     )
     writer = ForecastWriter(parsed.output, dataset.name)
     if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed):
@@ -114,6 +123,12 @@ def _add_options(parser: SourceParser) -> None:
     parser.add_argument("--history_lookback", type=str | None, default=None,
                         help="how much of every history is taken, as 28d (default: all, or as much as the model has "
                         "seen in training)")  # fmt: skip
+    parser.add_argument("--format", type=str | None, default=None,
+                        help="csep: also write the paths of each history as a catalogue forecast, "
+                        "OUTPUT/csep/START.csv (default: none)")  # fmt: skip
+    parser.add_argument("--magnitudes", type=list[float] | None, default=None,
+                        help="of marks 0, 1 and so on, for --format csep (default: the lower edges of mark_bins, where "
+                        "the model's marks are these)")  # fmt: skip
     parser.add_argument("--max_events", type=int, default=1_000_000,
                         help="most events of a path; one that has more is an error")  # fmt: skip
     parser.add_argument("--max_histories", type=int | None, default=None, help="at most so many, from the first on")

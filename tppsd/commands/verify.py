@@ -1,8 +1,9 @@
 """`tppsd verify FOLDER`: are the files of a job all there, and are they what was written?
 
 It reads every file that `tppsd predict`, `forecast` or `backtest` has written in chunks, with the checksums of its
-pages, and compares its rows, its indices and the SHA-256 of its bytes with the manifest of the job. What is missing or
-damaged is named, one file a line; giving the job's command again mends that, and does nothing else again.
+pages, and compares its rows, its indices and the SHA-256 of its bytes with the manifest of the job; catalogue forecasts
+are compared with the file of the chunk that they were written with. What is missing or damaged is named, one file a
+line; giving the job's command again mends that, and does nothing else again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tppsd.data.paths import for_arrow
 from tppsd.lightning.chunks import ItemChunks
 from tppsd.lightning.job_folder import JOB, MANIFEST, check_names, read_record
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
-from tppsd.lightning.shards import ForeignShardError, Shard, fault, file_hash, parse_name, shard_name
+from tppsd.lightning.shards import ForeignShardError, Shard, faults, file_hash, parse_name, shard_name
 
 
 def parser() -> CommandParser:
@@ -68,6 +69,7 @@ def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
         entries = [(Shard(s["name"], s["first_index"], s["last_index"] - s["first_index"] + 1), s["sha256"])
                    for s in manifest["shards"]]  # fmt: skip
         results = {r["name"]: r["sha256"] for r in manifest.get("results", [])}
+        attached = {name for s in manifest["shards"] for name in s.get("attached", {})}
         recorded = manifest["job"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error})") from None
@@ -79,11 +81,11 @@ def _compared(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
             wrong.append(f"{name}: is missing")
         elif file_hash(folder / name) != sha256:
             wrong.append(f"{name}: its SHA-256 is not that of the manifest")
-    known = {shard.name for shard, _ in entries}
-    place = kind_of(job).folder
-    there = (place + path.name for path in (folder / place).glob("*.parquet"))
+    known, kind = {shard.name for shard, _ in entries} | attached, kind_of(job)
+    there = [kind.folder + path.name for path in (folder / kind.folder).glob("*.parquet")]
+    there += [kind.attached + path.name for path in (folder / kind.attached).glob("*")] if kind.attached else []
     extra = sorted(name for name in there if name not in known)
-    return len(entries) + len(results), wrong + [f"{name}: is not in the manifest" for name in extra]
+    return len(known) + len(results), wrong + [f"{name}: is not in the manifest" for name in extra]
 
 
 def _unfinished(folder: Path, job: dict[str, Any]) -> tuple[int, list[str]]:
@@ -136,7 +138,7 @@ def _num_rows(path: Path) -> int | None:
 
 def _line(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> list[str]:
     try:
-        found = fault(folder, shard, job, sha256)
+        found = faults(folder, shard, job, sha256)
     except ForeignShardError:
-        found = f"holds {kind_of(job).content} of another job"
-    return [] if found is None else [f"{shard.name}: {found}"]
+        found = [(shard.name, f"holds {kind_of(job).content} of another job")]
+    return [f"{name}: {what}" for name, what in found]

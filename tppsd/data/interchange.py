@@ -134,7 +134,7 @@ def write_csep(
             raise ValueError(
                 f"catalogue {i}: has mark {largest}, but magnitudes are given for marks 0..{len(magnitudes) - 1}"
             )
-    with whole_or_absent(path) as temporary, temporary.open("w", newline="") as file:
+    with whole_or_absent(path, is_synced=True) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_CSEP_COLUMNS)
         for i, catalog in enumerate(catalogs):

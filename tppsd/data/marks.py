@@ -69,6 +69,18 @@ def bin_names(edges: Sequence[float]) -> tuple[str, ...]:
     return tuple(f"[{low:g}, {high:g})" for low, high in pairwise([*edges, float("inf")]))
 
 
+def lower_edges(names: Sequence[str] | None) -> tuple[float, ...] | None:
+    """Return the lower edges of marks that are the bins of `bin_names`, by their names; None: they are something else.
+
+    An edge is known to the six digits of its name.
+    """
+    try:
+        edges = tuple(float(name.removeprefix("[").split(",")[0]) for name in names or ())
+    except ValueError:  # no number
+        return None
+    return edges if edges and bin_names(edges) == tuple(names or ()) else None
+
+
 @dataclass(frozen=True)
 class MarkVocabulary:
     """Holds `num_marks` marks.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tppsd.data.arrow import ids_column
+from tppsd.data.catalogs import CatalogFormat
 from tppsd.data.sequences import EventSequence, sequences_hash
 from tppsd.forecasting.anchors import BEYOND, anchored
 from tppsd.forecasting.forecast import Forecast, forecast
@@ -24,8 +25,19 @@ SHOWN = 12  # histories with a figure of their own on the page
 _KINDS = {"quantity": "string", "mark": "string", "note": "string", "estimator": "string", "history": "int64"}
 
 
+class Forecasted(NamedTuple):
+    """Is the forecast of a chunk.
+
+    Fields: table: of tppsd.forecasting.tables; catalogs: the paths of each history by the name of its file; empty where
+    none is written.
+    """
+
+    table: pyarrow.Table
+    catalogs: dict[str, Sequence[EventSequence]]
+
+
 class Forecaster(JobModule):
-    """Forecasts chunks of histories; a prediction is the table of one (tppsd.forecasting.tables).
+    """Forecasts chunks of histories; a prediction is the Forecasted of one.
 
     A forecast depends on the index of its history and the seed, not on the number of processes. The chunk it is in
     changes no more than the order of floating-point sums.
@@ -37,6 +49,7 @@ class Forecaster(JobModule):
         observed: sequences as long as the histories with their continuations, to be drawn, or None.
         max_events: as of `tppsd.forecast`.
         history_lookback: likewise, in units of time.
+        catalogs: how the paths are written as catalogue forecasts; None = they are not.
     """
 
     needs_cpu = True
@@ -55,8 +68,16 @@ class Forecaster(JobModule):
         observed: Sequence[EventSequence] | None = None,
         max_events: int = 1_000_000,
         history_lookback: float | None = None,
+        catalogs: CatalogFormat | None = None,
     ) -> None:
         super().__init__()
+        if catalogs is not None and stop_marks is not None:
+            raise ValueError(
+                "--stop_marks ends paths before the horizon, and a catalogue of --format csep has all events until "
+                "then; leave one of them out"
+            )
+        self.catalogs = catalogs
+        self._names = [] if catalogs is None else catalogs.names(one.window_end for one in histories)
         self.target = target
         self.draft = resolve_draft(draft)
         self.histories, self.observed = histories, observed
@@ -87,18 +108,19 @@ class Forecaster(JobModule):
             "seed": asked.seed,
             "max_events": asked.max_events,
             **({} if self._lookback is None else {"history_lookback": str(self._lookback)}),
+            **({} if self.catalogs is None else {"format": "csep", "magnitudes": list(self.catalogs.magnitudes)}),
             "histories": sequences_hash(self.histories),
             "observed": None if self.observed is None else sequences_hash(self.observed),
         }
 
-    def predict_step(self, batch: Chunk, batch_idx: int) -> pyarrow.Table | None:
-        """Return the table of a chunk; None: it is in the writer's folder."""
+    def predict_step(self, batch: Chunk, batch_idx: int) -> Forecasted | None:
+        """Return the forecast of a chunk; None: it is in the writer's folder."""
         if batch.chunk in self.finished_chunks:
             return None
         found = self._forecast(batch.items)
         if self.global_rank == 0:  # which makes the page
             self._draw(found)
-        return self._table(found)
+        return Forecasted(self._table(found), self._paths(found))
 
     def figures(self, chunks: ItemChunks) -> list[Figure]:
         """Return the figures of the first histories; of chunks done by others, or earlier, they are drawn again."""
@@ -133,6 +155,14 @@ class Forecaster(JobModule):
             frame["id"] = [None if one is None else str(one) for one in frame["id"]]
         schema = pa.schema([(name, types.get(name, pa.float64())) for name in frame.columns])
         return pa.Table.from_pandas(frame, schema, preserve_index=False)
+
+    def _paths(self, found: Forecast) -> dict[str, Sequence[EventSequence]]:
+        """Return the paths that a forecast rests on, those of each history by the name of its file."""
+        if self.catalogs is None:
+            return {}
+        every, num = found.paths.flat(), found.num_paths
+        names = self._names[found.first_index : found.first_index + len(found.histories)]
+        return {name: every.part(num * i, num * i + num) for i, name in enumerate(names)}
 
     @cached_property
     def _id_type(self) -> Any:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from tppsd.data.paths import for_arrow
 from tppsd.lightning.chunks import ChunkDataset, ItemChunks
-from tppsd.lightning.forecast_job import Forecaster
+from tppsd.lightning.forecast_job import Forecasted, Forecaster
 from tppsd.lightning.job_kinds import FORECAST
 from tppsd.lightning.job_module import JobModule
 from tppsd.lightning.shard_writer import ShardWriter
-from tppsd.lightning.shards import whole_file
+from tppsd.lightning.shards import file_hash, whole_file
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from tppsd.plots.page import Page
 
 _LISTED = 1000  # histories in the table on the page
@@ -24,6 +26,9 @@ _FINE = ("ms", "us", "ns")  # units whose timestamps need all digits in the CSV 
 
 class ForecastWriter(ShardWriter):
     """Writes each chunk of a Forecaster to `output_dir`/.shards, and at the end forecast.parquet, .csv and .html.
+
+    Where the Forecaster says so, the paths of each history become a catalogue forecast in `output_dir`/csep along with
+    the chunk.
 
     Args:
         output_dir: a new folder, or that of the same job, interrupted.
@@ -37,6 +42,20 @@ class ForecastWriter(ShardWriter):
         self.name = name
         self.paths: list[Path] = []  # of the results, once they are there
 
+    def to_table(self, prediction: Forecasted) -> pyarrow.Table:
+        """Return the rows of the table."""
+        return prediction.table
+
+    def write_attached(self, prediction: Forecasted, module: JobModule) -> dict[str, str]:
+        """Write the paths of each history as a catalogue forecast."""
+        assert isinstance(module, Forecaster)
+        written = {}
+        for file, paths in prediction.catalogs.items():
+            assert module.catalogs is not None
+            name = self.kind.attached + file
+            written[name] = file_hash(module.catalogs.write(self.output_dir / name, paths))
+        return written
+
     def make_results(self, module: JobModule, chunks: ChunkDataset[Any]) -> None:
         """Join the shards and draw the page; each file is there as a whole or not at all."""
         assert isinstance(module, Forecaster) and isinstance(chunks, ItemChunks)
@@ -48,6 +67,8 @@ class ForecastWriter(ShardWriter):
         with whole_file(html) as file:
             file.write_text(page.html(), encoding="utf-8")
         self.paths = [parquet, csv, html]
+        if module.catalogs is not None:
+            self.paths.append(self.output_dir / self.kind.attached)
 
 
 def _join(shards: Sequence[Path], parquet: Path, csv: Path, is_fine: bool) -> None:

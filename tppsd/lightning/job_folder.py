@@ -18,7 +18,7 @@ from typing import Any
 
 from tppsd.data.whole_files import named_file, sync_file, sync_folder
 from tppsd.lightning.job_kinds import PREDICT, JobKind, kind_of
-from tppsd.lightning.shards import Shard, file_hash, parse_name, whole_file
+from tppsd.lightning.shards import Shard, attached_files, file_hash, parse_name, whole_file
 
 JOB = ".job.json"  # these are hidden from those who read the folder as data
 MANIFEST = ".manifest.json"
@@ -61,7 +61,7 @@ def check_names(folder: Path, num_chunks: int | None = None, kind: JobKind = PRE
         raise ValueError(
             f"{folder / kind.folder} already holds {len(names)} Parquet files ({names[0]}, ...); {what_to_do(kind)}"
         )
-    for name in kind.results:
+    for name in (*kind.results, *filter(None, [kind.attached])):
         if not is_recorded and (folder / name).exists():
             raise ValueError(f"{folder} already holds {name}, and no record of its job; {what_to_do(kind)}")
     for name, found in zip(names, parsed, strict=True):
@@ -192,8 +192,8 @@ def read_record(path: Path) -> dict[str, Any]:
 def write_manifest(folder: Path, job: dict[str, Any], shards: Iterable[Shard]) -> None:
     """Say in a file what the folder of a finished job holds.
 
-    It has the job, the versions that worked at it last, of every shard its rows, its first and last index and the
-    SHA-256 of its bytes, and the SHA-256 of each result that was made of them.
+    It has the job, the versions that worked at it last, of every shard its rows, its first and last index, the SHA-256
+    of its bytes and of those of each file that belongs to it, and the SHA-256 of each result that was made of them.
     """
     from tppsd import __version__
 
@@ -206,6 +206,7 @@ def write_manifest(folder: Path, job: dict[str, Any], shards: Iterable[Shard]) -
             "first_index": shard.first,
             "last_index": shard.first + shard.rows - 1,
             "sha256": file_hash(folder / shard.name),
+            **({"attached": attached} if (attached := attached_files(folder / shard.name)) else {}),
         }
         for shard in shards
     ]

@@ -23,6 +23,8 @@ class JobKind(NamedTuple):
         item_column: the column with the number of the item that a row is of.
         is_unique: an item has one row, else at least one.
         results: files beside the shards that are made of them at the end.
+        attached: folder of files that are written with a shard and belong to it, inside the job's folder: a name that
+            ends in "/"; "" where there are none.
     """
 
     command: str
@@ -34,12 +36,13 @@ class JobKind(NamedTuple):
     item_column: str
     is_unique: bool
     results: tuple[str, ...] = ()
+    attached: str = ""
 
 
 PREDICT = JobKind("predict", "samples", "sampled again", "--writer.output_dir", "", "train", "seq_idx", True)
 FORECAST = JobKind(
     "forecast", "forecasts", "forecast again", "--output", ".shards/", "forecast", "history", False,
-    ("forecast.parquet", "forecast.csv", "forecast.html"),
+    ("forecast.parquet", "forecast.csv", "forecast.html"), "csep/",
 )  # fmt: skip
 BACKTEST = JobKind(
     "backtest", "scores", "scored again", "--output", ".shards/", "scores", "case", False,

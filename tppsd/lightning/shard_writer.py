@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from tppsd.lightning.job_folder import (
 from tppsd.lightning.job_kinds import JobKind
 from tppsd.lightning.job_module import JobModule
 from tppsd.lightning.processes import Meeting
-from tppsd.lightning.shards import Shard, fault, remove_left_overs, shard_name, write_shard
+from tppsd.lightning.shards import Shard, faults, remove_left_overs, shard_name, with_attached, write_shard
 from tppsd.lightning.stopping import Stopped, TermListener
 
 if TYPE_CHECKING:
@@ -74,6 +75,14 @@ class ShardWriter(BasePredictionWriter):
         """Return the rows of a shard, items in order, the rows of each together: the prediction, if it is a table."""
         table: pyarrow.Table = prediction
         return table
+
+    def write_attached(self, prediction: Any, module: JobModule) -> dict[str, str]:
+        """Write the files that belong to a shard, before it is there.
+
+        Returns:
+            The SHA-256 of each, by its name as seen from the folder.
+        """
+        return {}
 
     def written(self, prediction: Any) -> None:
         """Take note of what was written."""
@@ -136,13 +145,14 @@ class ShardWriter(BasePredictionWriter):
             path = self.output_dir / shard.name
             if not path.exists():
                 continue
-            found = fault(self.output_dir, shard, self._job, hashes.get(shard.name))
+            found = faults(self.output_dir, shard, self._job, hashes.get(shard.name))
             if path.is_dir():
-                raise ValueError(f"{path} {found}, where a file of {self.kind.content} must be; move it away")
-            if found is None:
+                raise ValueError(f"{path} {found[0][1]}, where a file of {self.kind.content} must be; move it away")
+            if not found:
                 finished.append(chunk)
             else:
-                _log.warning("%s %s: it is %s", path, found, self.kind.again)
+                name, what = found[0]
+                _log.warning("%s %s: it is %s", self.output_dir / name, what, self.kind.again)
         return finished
 
     # --- chunk by chunk ---------------------------------------------------------------------------------------------
@@ -161,7 +171,9 @@ class ShardWriter(BasePredictionWriter):
         if prediction is not None:
             if not (self.output_dir / JOB).is_file():
                 raise ValueError(f"{self.output_dir} was removed or emptied while it was being written; start again")
-            write_shard(self.to_table(prediction), self.output_dir / self._shards[batch.chunk].name, self._job)
+            assert isinstance(pl_module, JobModule)
+            table = with_attached(self.to_table(prediction), self.write_attached(prediction, pl_module))
+            write_shard(table, self.output_dir / self._shards[batch.chunk].name, self._job)
             self.written(prediction)
         is_told = self._term.is_told or trainer.received_sigterm
         if is_told and batch.chunk + trainer.world_size < len(self._shards):
@@ -193,6 +205,8 @@ class ShardWriter(BasePredictionWriter):
         shards = self.output_dir / self.kind.folder
         if self._has_claimed and trainer.world_size == 1 and not any(shards.glob("*.parquet")):
             (self.output_dir / JOB).unlink(missing_ok=True)  # a job that has not begun leaves nothing
+            if self.kind.attached:
+                shutil.rmtree(self.output_dir / self.kind.attached, ignore_errors=True)
             if shards != self.output_dir:
                 with contextlib.suppress(OSError):
                     shards.rmdir()
@@ -204,11 +218,11 @@ class ShardWriter(BasePredictionWriter):
 
     def _finish(self, trainer: Trainer, module: JobModule) -> None:
         """Check every shard, make the results, leave the manifest, and say what was done."""
-        faults = [(shard, fault(self.output_dir, shard, self._job)) for shard in self._shards]
-        wrong = [f"{shard.name} {found}" for shard, found in faults if found is not None]
+        found = [faults(self.output_dir, shard, self._job) for shard in self._shards]
+        wrong = [" ".join(own[0]) for own in found if own]
         if wrong and trainer.limit_predict_batches == 1.0:
             raise ValueError(
-                f"{self.output_dir}: the job is not done, {len(wrong)} of {len(faults)} files are not as they must be "
+                f"{self.output_dir}: the job is not done, {len(wrong)} of {len(found)} files are not as they must be "
                 f"({wrong[0]}); give the same command again, which has only these {self.kind.again}"
             )
         if not wrong:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 _NAME = r"{}-(\d{{5,}})-of-(\d{{5,}})\.parquet"
 _LEFT_OVER = r"\.{{1,2}}({}-\d+-of-\d+\.parquet|job\.json|manifest\.json|{})\.\d+(\.\d+)?"
-_JOB_KEY = b"tppsd.job"  # of the metadata of a file: the fingerprint of its job
+_LEFT_OVER_ATTACHED = r"\..+\.csv\.\d+"
+_JOB_KEY = b"tppsd.job"  # of the metadata of a file: the fingerprint of its job,
+_ATTACHED_KEY = b"tppsd.attached"  # and the SHA-256 of each file that belongs to it, as JSON
 
 
 class Shard(NamedTuple):
@@ -54,6 +56,14 @@ def parse_name(name: str, kind: JobKind = PREDICT) -> tuple[int, int] | None:
 def fingerprint(job: dict[str, Any]) -> str:
     """Return the SHA-256 (hex) of a job's plain values."""
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+def with_attached(table: pyarrow.Table, hashes: Mapping[str, str]) -> pyarrow.Table:
+    """Return the rows of a chunk with the SHA-256 of each file that belongs to them, by its name."""
+    if not hashes:
+        return table
+    metadata = {**(table.schema.metadata or {}), _ATTACHED_KEY: json.dumps(dict(hashes)).encode()}
+    return table.replace_schema_metadata(metadata)
 
 
 def write_shard(table: pyarrow.Table, path: Path, job: dict[str, Any]) -> None:
@@ -109,6 +119,36 @@ def fault(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = 
     return None
 
 
+def attached_files(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that belongs to a shard, by its name as seen from the job's folder."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(for_arrow(path)).metadata or {}
+    return {str(name): str(own) for name, own in json.loads(metadata.get(_ATTACHED_KEY, b"{}")).items()}
+
+
+def faults(folder: Path, shard: Shard, job: dict[str, Any], sha256: str | None = None) -> list[tuple[str, str]]:
+    """Return what is wrong with a shard, or with the files that belong to it: their names, each with a few words.
+
+    Args, raises: as of `fault`.
+    """
+    if (found := fault(folder, shard, job, sha256)) is not None:
+        return [(shard.name, found)]
+    try:
+        attached = attached_files(folder / shard.name)
+    except Exception as error:  # the footer has no checksum
+        return [(shard.name, f"is damaged ({type(error).__name__})")]
+    if "format" in job and len(attached) != shard.rows:
+        return [(shard.name, f"is damaged: it names {len(attached)} of the {shard.rows} files that belong to it")]
+    wrong = []
+    for name, own in attached.items():
+        if not (folder / name).is_file():
+            wrong.append((name, "is missing"))
+        elif file_hash(folder / name) != own:
+            wrong.append((name, f"is damaged: its SHA-256 is not that of {shard.name}"))
+    return wrong
+
+
 def _read(path: Path, kind: JobKind) -> tuple[list[int], str | None, dict[str, set[Any]]]:
     """Return indices, fingerprint of the job, and the values that say whose samples they are.
 
@@ -146,3 +186,6 @@ def remove_left_overs(folder: Path, kind: JobKind = PREDICT) -> None:
         for path in place.glob(".*"):
             if pattern.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+    for path in (folder / kind.attached).glob(".*") if kind.attached else ():
+        if re.fullmatch(_LEFT_OVER_ATTACHED, path.name):
+            path.unlink(missing_ok=True)
