@@ -11,13 +11,14 @@ INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --const
 # threads of the tests' own would compete with the processes
 PYTEST := OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: help demo lint check test docs sanitize lowest mutants fuzz certify audit
+.PHONY: help demo lint check test nightly docs sanitize lowest mutants fuzz certify audit
 
 help:
 	@echo "make demo              install on first use, then train, sample and forecast on a simulated Hawkes process"
 	@echo "make demo DATA=PATH    the same on your data: a folder of Parquet/JSON splits, or a hub id such as easytpp/taxi"
 	@echo "make check             install on first use, then run ruff, mypy and the quick tests: while you work"
-	@echo "make test              the same with all tests: before you push, and in continuous integration"
+	@echo "make test              the same with all but the nightly tests: before you push, and in continuous integration"
+	@echo "make nightly           all tests: also every wrong build of the native code, each compiled anew"
 	@echo "make docs              build the documentation into docs/_build, notebooks run; a warning is an error"
 	@echo "make sanitize          run the tests of the compiled code in a build that finds wrong reads, writes and arithmetic"
 	@echo "make lowest            run the quick tests with the oldest versions that pyproject.toml allows, in $(LOWEST)"
@@ -40,6 +41,9 @@ check: lint
 	$(PYTEST) -m "not slow"
 
 test: lint
+	$(PYTEST) -m "not nightly"
+
+nightly: $(VENV)/.installed-test
 	$(PYTEST)
 
 docs: $(VENV)/.installed-docs

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import SLOW
+from conftest import TIERS, left_out
 
 import tppsd
 
@@ -284,10 +286,19 @@ def test_circles_are_found_in_functions_and_through_packages() -> None:
 # --- tiers of tests --------------------------------------------------------------------------------------------------
 
 
-def test_the_tests_that_are_marked_as_slow_exist() -> None:
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_tests_that_a_tier_thins_out_exist(tier: str) -> None:
     """A test that is renamed would slip into the quick tier."""
     folder = ROOT / "tests"
-    for file, tests in SLOW.items():
+    for file, tests in TIERS[tier].items():
         if (folder / file).exists():
             missing = [name for name in tests if f"def {name}(" not in (folder / file).read_text()]
-            assert not missing, f"tests/conftest.py: {file} has no {', '.join(missing)}"
+            assert not missing, f"tests/tiers.toml: {file} has no {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("num_kept", range(9))
+def test_so_many_cases_stay_in_a_tier_and_lie_apart(num_kept: int) -> None:
+    cases: Any = list(range(7))
+    kept = [case for case in cases if case not in left_out(cases, num_kept)]
+    gaps = {later - earlier for earlier, later in pairwise(kept)}
+    assert len(kept) == min(num_kept, 7) and (not gaps or max(gaps) - min(gaps) <= 1)

@@ -54,8 +54,8 @@ def mistakes() -> list[Mistake]:
 def pytest_arguments(tests: str, folder: str = "tests") -> list[str]:
     """Return the arguments of pytest: files in their folder, options as they are.
 
-    Slow tests are left out, unless there is an option -m that says otherwise.
+    Nightly tests are left out, unless there is an option -m that says otherwise.
     """
     words = shlex.split(tests)
-    quick = [] if "-m" in words else ["-m", "not slow"]
-    return [f"{folder}/{word}" if word.endswith(".py") else word for word in words] + quick
+    whole = [] if "-m" in words else ["-m", "not nightly"]
+    return [f"{folder}/{word}" if word.endswith(".py") else word for word in words] + whole
