@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonargparse import Namespace
+from lightning_helpers import SMALL as SIZES
 from lightning_helpers import small_data, tppsd, trainer
 from recorded_runs import RecordedRun, read_recorded_run
 
@@ -219,6 +220,11 @@ def test_artifacts_are_left_out_when_told() -> None:
     fit = trainer(callbacks=[callback])
     fit.fit(TargetTPP(2, embed_dim=8, num_heads=2, num_components=4), datamodule=small_data())
     assert callback.best == {}  # without a BestCheckpoint there is no best epoch
+
+
+def test_a_run_that_logs_no_steps_is_trained_as_any_other() -> None:
+    """Mutant: the rest of a division by log_every_n_steps, which is 0."""
+    trainer(callbacks=[Tracking()], log_every_n_steps=0).fit(TargetTPP(2, **SIZES), datamodule=small_data())
 
 
 @pytest.mark.parametrize(

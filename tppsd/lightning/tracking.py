@@ -34,7 +34,8 @@ class Tracking(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log learning rate and norm of the gradient, in the steps in which losses are logged."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by one of the Trainer's helpers
+        if every == 0 or (trainer.global_step + 1) % every:  # 0: nothing is logged within epochs
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         values = {"train/gradient_norm": torch.nn.utils.get_total_norm(gradients)}
