@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from recorded_runs import RecordedRun, read_recorded_run
 
 from tppsd import BacktestAfterFit, TargetTPP
 from tppsd.commands.dashboard import SECTIONS, document, empty_panels, workspace
-from tppsd.lightning.artifacts import data_facts
+from tppsd.lightning.artifacts import data_facts, samples_artifact
 from tppsd.lightning.cli import parser_of
 from tppsd.lightning.loggers import data_name, name_projects
 from tppsd.lightning.recorded_run import run_file
@@ -257,6 +258,21 @@ def test_a_logger_keeps_the_names_that_it_was_given(
     one = Namespace(class_path=f"lightning.pytorch.loggers.{logger}", init_args=Namespace(**arguments))
     name_projects([one], "taxi")
     assert one.init_args.as_dict() == expected
+
+
+@pytest.mark.parametrize("name", ["Données", "log #1 50%", "taxi", 60 * "long "])
+def test_names_of_data_become_names_that_wandb_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Artifacts are made when training has ended, which is late for an error. Mutant: names as they are."""
+    import wandb
+
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    artifact = samples_artifact([], name, {})
+    assert artifact.name.endswith("-samples") and (name != "taxi" or artifact.name == "taxi-samples")
+    logger = Namespace(
+        class_path="lightning.pytorch.loggers.WandbLogger", init_args=Namespace(project=None, name="fit")
+    )
+    name_projects(logger, name)
+    assert wandb.Settings(project=logger.init_args.project).project == (name if name in ("taxi", "Données") else ANY)
 
 
 @pytest.mark.parametrize(("mode", "best"), [("min", min), ("max", max)])
