@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from tppsd.data.whole_files import write_text
+from tppsd.lightning.runs import run_of
 
 NLL = "nats per event; lower is better"
 WINDOW = "the window convention: all scored events, and the time after the last one"
@@ -105,11 +106,11 @@ def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None
 
 def _following(checkpoint: Path, verb: str, is_simulated: bool, statistics: Any) -> str:
     """Return the command to try next, with a horizon of some ten events."""
-    is_run = (checkpoint.parent.parent / "config.yaml").is_file()
-    run, model = shlex.quote(str(checkpoint.parent.parent)), shlex.quote(str(checkpoint))
+    if verb == "forecast" and is_simulated:
+        verb = "predict"
+    run = run_of(checkpoint)
+    option = {"test": "--ckpt_path", "predict": "--model.target", "forecast": "LOG --model"}[verb]
+    which = f"{option} {shlex.quote(str(checkpoint))}" if run is None else f"--run {shlex.quote(str(run))}"
     horizon = f"{10 * statistics.duration / max(1, statistics.num_events):.2g}"
-    if verb == "test":
-        return f"tppsd test --run {run}" if is_run else f"tppsd test --ckpt_path {model}"
-    if is_simulated:
-        return f"tppsd predict {f'--run {run}' if is_run else f'--model.target {model}'} --requests.horizon {horizon}"
-    return f"tppsd forecast {f'--run {run}' if is_run else f'LOG --model {model}'} --horizon {horizon}"
+    until = {"test": "", "predict": f" --requests.horizon {horizon}", "forecast": f" --horizon {horizon}"}[verb]
+    return f"tppsd {verb} {which}{until}"
