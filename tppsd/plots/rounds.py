@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tppsd.metrics.functional import acceptance_by_position, events_per_round, step_acceptance
-from tppsd.plots.style import FAINT, SPECULATIVE, TEXT, label, new_figure, title_of
+from tppsd.plots.style import FAINT, SPECULATIVE, TEXT, label, new_figure, title_of, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,6 +60,6 @@ def accepted_counts_plot(accepted_counts: Tensor, title: str = "Speculative roun
     right.set_xlim(0.5, shown + 0.5)
     right.set_ylim(max(0.0, math.floor(10 * lowest - 0.2) / 10), 1.0)
     for panel in (left, right):
-        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        whole_numbers(panel)
     title_of(figure, title)
     return figure

@@ -162,6 +162,13 @@ def _inches(text: str) -> float:
     )
 
 
+def whole_numbers(axes: Axes) -> None:
+    """Let the ticks of the horizontal axis be whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def plain(axes: Axes) -> None:
     """Remove what distracts from a panel: upper and right spines, tick marks, dark grids."""
     axes.spines[["top", "right"]].set_visible(False)
