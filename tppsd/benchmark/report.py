@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tppsd.benchmark.columns import COLUMNS
 from tppsd.benchmark.measuring import Machine
 from tppsd.benchmark.plan import Plan, in_passes, short_names
 from tppsd.benchmark.rows import Measurement, Row
-from tppsd.benchmark.table import LEGEND, TABLE_COLUMNS, averaged, shown_columns, table_of, where
+from tppsd.benchmark.table import LEGEND, averaged, shown_columns, table_of, where
 from tppsd.plots.page import Page
 from tppsd.plots.rounds import accepted_counts_plot
 from tppsd.plots.style import (
@@ -133,7 +134,7 @@ def _against_length(axes: Axes, column: str, rows: Sequence[Row], names: dict[Ki
             axes.fill_between(lengths, lows, highs, color=colour, alpha=0.18, linewidth=0)
     if column == "speedup":
         axes.axhline(1.0, color=FAINT, linewidth=1.0, linestyle=":")
-    label(axes, "draft length", "", TABLE_COLUMNS[column].heading)
+    label(axes, "draft length", "", COLUMNS[column].heading)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.03 if column == "acceptance_rate" else None)
     whole_numbers(axes)

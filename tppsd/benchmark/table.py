@@ -5,42 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from tppsd.benchmark.columns import COLUMNS
 from tppsd.benchmark.plan import Plan
 from tppsd.benchmark.rows import Row
 
-
-class Column(NamedTuple):
-    """Holds the heading of a column, and how its numbers are written."""
-
-    heading: str
-    form: Callable[[float], str]
-
-
-def _digits(count: int) -> Callable[[float], str]:
-    """Return a function that writes a number with `count` decimal digits."""
-    return lambda value: f"{value:.{count}f}"
-
-
-TABLE_COLUMNS = {
-    "likelihood_discrepancy": Column("ΔL", _digits(3)),
-    "ks_statistic": Column("D_KS", _digits(3)),
-    "wasserstein_time": Column("D_WS time", _digits(3)),
-    "wasserstein_mark": Column("D_WS mark", _digits(3)),
-    "seconds": Column("seconds", _digits(3)),
-    "speedup": Column("speed-up", _digits(2)),
-    "speedup_over_reencode": Column("over re-encoding", _digits(2)),
-    "acceptance_rate": Column("alpha", _digits(3)),
-    "step_acceptance": Column("per step", _digits(3)),
-    "events_per_round": Column("per round", _digits(2)),
-    "events_per_second": Column("events/s", _digits(0)),
-    "milliseconds_per_event": Column("ms/event", _digits(2)),
-    "model_p_value": Column("model p", lambda value: f"{value:.2g}"),
-    "peak_memory_mib": Column("MiB", _digits(1)),
-}
 SPREADS = {"milliseconds_per_event": ("low", "high"), "speedup": ("speedup_low", "speedup_high")}
 IMPORTANT = ("milliseconds_per_event", "speedup", "events_per_round", "model_p_value")  # what a narrow terminal shows
 LEGEND = (
@@ -63,7 +35,7 @@ def spread(row: Row, name: str) -> str:
     """
     if name not in SPREADS or (name == "speedup" and row.method == "autoregressive"):
         return ""
-    return " to ".join(TABLE_COLUMNS[name].form(getattr(row, bound)) for bound in SPREADS[name])
+    return " to ".join(COLUMNS[name].form(getattr(row, bound)) for bound in SPREADS[name])
 
 
 def text(row: Row, name: str) -> str:
@@ -75,7 +47,7 @@ def text(row: Row, name: str) -> str:
 def _number(row: Row, name: str) -> str:
     """Return the number of a column, empty where there is none."""
     value = getattr(row, name)
-    return "" if value is None else TABLE_COLUMNS[name].form(value)
+    return "" if value is None else COLUMNS[name].form(value)
 
 
 _ENCODERS = {"attnhp": "AttNHP", "rotary": "rotary"}  # the others are abbreviations
@@ -125,7 +97,7 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
     fitting = (layout for layout in layouts if _width(_table(plan, rows, *layout), console) <= console.width)
     chosen, write = next(fitting, layouts[-1])
     console.print(_table(plan, rows, chosen, write))
-    if left_out := [TABLE_COLUMNS[name].heading for name in columns if name not in chosen]:
+    if left_out := [COLUMNS[name].heading for name in columns if name not in chosen]:
         named = ", ".join(left_out) + ("" if write is text else ", spreads, papers' numbers")
         console.print(f"not shown for want of width: {named}; a wider terminal or --json has them", soft_wrap=True)
     for row in rows:
@@ -155,7 +127,7 @@ def table_of(
     reported = {name for row in rows for name in row.paper} if write is text else set()
     heads, lines, previous = ["sampler"], list[list[str]](), None
     for name in columns:
-        heads += [TABLE_COLUMNS[name].heading, *(["(paper)"] if name in reported else [])]
+        heads += [COLUMNS[name].heading, *(["(paper)"] if name in reported else [])]
     for row in rows:
         if where(row) != previous:
             previous = where(row)
@@ -164,7 +136,7 @@ def table_of(
         for name in columns:
             cells.append(write(row, name))
             if name in reported:
-                cells.append(TABLE_COLUMNS[name].form(row.paper[name]) if name in row.paper else "")
+                cells.append(COLUMNS[name].form(row.paper[name]) if name in row.paper else "")
         lines.append(cells)
     return heads, lines
 
