@@ -11,18 +11,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from tppsd.data.batch import EventBatch
-from tppsd.data.memory import is_out_of_memory
 from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.datamodule import EventDataModule
-from tppsd.lightning.hawkes_baseline import (
-    HAWKES,
-    POISSON,
-    RENEWAL,
-    HawkesScore,
-    compare,
-    describe_hawkes,
-    score_hawkes,
-)
+from tppsd.lightning.hawkes_baseline import HAWKES, POISSON, RENEWAL, compare, describe_hawkes, score_hawkes
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
@@ -76,10 +67,8 @@ class RenewalBaseline(Callback):
         """Fit the renewal model to the training split and return its NLL per event on a split."""
         rank_zero_info("fitting the best renewal model: what can be known without the history (nll_renewal)")
         is_shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        train, validation = (
-            data.sequences("train"),
-            data.dataset.splits.get("validation", ()),
-        )  # which testing can do without
+        train = data.sequences("train")
+        validation = data.dataset.splits.get("validation", ())  # which testing can do without
         # testing has switched gradients off
         with (
             torch.inference_mode(False),
@@ -106,7 +95,7 @@ class RenewalBaseline(Callback):
             return {}
         scores = {POISSON: float(poisson), RENEWAL: self._nll}
         rank_zero_info("fitting a Hawkes process, to see what a classical model makes of the history")
-        hawkes = _score_hawkes(data, "validation")
+        hawkes = score_hawkes(data.sequences("train"), data.sequences("validation"), data.statistics)
         return scores if hawkes is None else scores | {HAWKES: hawkes.nll}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -118,7 +107,7 @@ class RenewalBaseline(Callback):
         nll, poisson = (float(pl_module.metrics[f"test/{name}"].compute()) for name in ("nll_window", "nll_poisson"))
         rank_zero_info("fitting a Hawkes process (nll_hawkes)")
         with torch.inference_mode(False):
-            hawkes = _score_hawkes(data, "test")
+            hawkes = score_hawkes(data.sequences("train"), data.sequences("test"), data.statistics)
         named = {POISSON: poisson, RENEWAL: scores["test/nll_renewal"]}
         if hawkes is not None:
             scores["test/nll_hawkes"] = hawkes.nll
@@ -128,17 +117,3 @@ class RenewalBaseline(Callback):
             scores["test/nll_true"] = process_nll(data.process_object, data.sequences("test"))
             scores["test/history_share"] = history_share(nll, scores["test/nll_renewal"], scores["test/nll_true"])
         pl_module.log_dict(scores, rank_zero_only=True)  # every rank has computed the same
-
-
-def _score_hawkes(data: EventDataModule, split: str) -> HawkesScore | None:
-    """Score a Hawkes process on a split; where there is none, say why, and go on: it is only a baseline."""
-    try:
-        score = score_hawkes(data.sequences("train"), data.sequences(split), data.statistics)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        rank_zero_info("no Hawkes process is fitted: there is not enough memory for it")
-        return None
-    if score is None:
-        rank_zero_info(f"no Hawkes process is fitted: {data.num_marks} marks are too many")
-    return score
