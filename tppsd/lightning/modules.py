@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from tppsd.backends.compile import check_compilable
 from tppsd.data.batch import EventBatch
@@ -283,23 +283,20 @@ class TPPModule(LightningModule):
         self._update(f"{stage}/nll_time{suffix}", time + survival, num_events)
         self._update(f"{stage}/nll_mark{suffix}", mark, num_events)
         if convention == "window":
-            self._update(
-                f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True
-            )
+            poisson = poisson_log_likelihood(batch, self.model.statistics)
+            self._update(f"{stage}/nll_poisson", poisson, num_events, prog_bar=True)
 
     def _score_overlap(self, distribution: NextEventDistribution, batch: EventBatch, stage: str) -> None:
         if self.distillation is not None:
             overlap = self.distillation.overlap(distribution, batch, step=0)
             for name, values in zip(OVERLAPS, overlap, strict=True):
-                metric = self.metrics[f"{stage}/{name}"]
-                assert isinstance(metric, MeanMetric)
-                metric.update(values)
-                self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=1)
+                self._update(f"{stage}/{name}", values)
 
-    def _update(self, name: str, log_likelihood: Tensor, num_events: Tensor, prog_bar: bool = False) -> None:
+    def _update(self, name: str, *values: Tensor, prog_bar: bool = False) -> None:
+        """Add values to a metric, and let Lightning log it when the epoch ends."""
         metric = self.metrics[name]
-        assert isinstance(metric, NegativeLogLikelihood)
-        metric.update(log_likelihood, num_events)
+        assert isinstance(metric, Metric)
+        metric.update(*values)
         self.log(name, metric, on_step=False, on_epoch=True, prog_bar=prog_bar, batch_size=1)
 
     # --- optimisation -----------------------------------------------------------------------------------------------

@@ -46,11 +46,6 @@ MEANINGS = {
 }
 
 
-def rounded(value: float) -> str:
-    """Return a number for people: four significant digits."""
-    return f"{value:.4g}"
-
-
 def explain(scores: Mapping[str, float], unit: str | None) -> list[tuple[str, str, str]]:
     """Return (name, rounded value, meaning) of every score, in the order of MEANINGS, others at the end.
 
@@ -61,7 +56,7 @@ def explain(scores: Mapping[str, float], unit: str | None) -> list[tuple[str, st
     by_name = {name.partition("/")[2] or name: value for name, value in scores.items()}
     names = [name for name in MEANINGS if name in by_name] + [name for name in by_name if name not in MEANINGS]
     in_unit = f", in {unit}" if unit else ", in the data's unit of time"
-    return [(name, rounded(by_name[name]), MEANINGS.get(name, "").replace("{unit}", in_unit)) for name in names]
+    return [(name, f"{by_name[name]:.4g}", MEANINGS.get(name, "").replace("{unit}", in_unit)) for name in names]
 
 
 def print_scores(scores: Mapping[str, float], unit: str | None, split: str) -> None:
