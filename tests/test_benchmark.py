@@ -265,6 +265,23 @@ def test_the_table_keeps_to_the_width_of_the_terminal(width, capsys):
     assert ("10.25 to 14.50" in "".join(table)) == (width > 100)
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown", "last"),
+    [
+        (["milliseconds_per_event"], "12.34", "not shown for want of width: spreads;"),
+        (["seconds", "events_per_second"], "0.500", None),
+    ],
+)
+def test_a_narrow_table_shows_what_the_plan_asks_for_and_says_what_it_lacks(columns, shown, last, capsys):
+    """Mutants: no word on spreads where no column is left out; a table of names where no column is important."""
+    size = 1, 0, 3, 1, 100, 0.5, 12.34, 10.25, 14.5, 4.21, 3.5, 5.1, 81.0
+    row = Row("autoregressive", "autoregressive", "easytpp/taxi", "thp", "4x2", None, None, None, *size)
+    print_table(read_plan([], {"untrained": True, "columns": columns}), [row], Console(width=42))
+    printed = capsys.readouterr().out
+    assert shown in printed and "10.25" not in printed
+    assert printed.splitlines()[-1].startswith("not shown") == (last is not None) and (last or "") in printed
+
+
 @pytest.mark.parametrize("width", [60, 240])
 def test_the_table_says_what_auto_chose(width, capsys):
     size = 1, 0, 3, 1, 100, 0.5, 12.34, 10.25, 14.5, 4.21, 3.5, 5.1, 81.0

@@ -92,13 +92,17 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
     """
     rows = averaged(rows)
     columns = shown_columns(plan.columns, rows)
-    important = [name for name in columns if name in IMPORTANT]
+    important = [name for name in columns if name in IMPORTANT] or columns
     layouts = ((columns, text), (important, text), (important, _number))
     fitting = (layout for layout in layouts if _width(_table(plan, rows, *layout), console) <= console.width)
     chosen, write = next(fitting, layouts[-1])
     console.print(_table(plan, rows, chosen, write))
-    if left_out := [COLUMNS[name].heading for name in columns if name not in chosen]:
-        named = ", ".join(left_out) + ("" if write is text else ", spreads, papers' numbers")
+    left_out = [COLUMNS[name].heading for name in columns if name not in chosen]
+    if write is not text:
+        left_out += ["spreads"] if any(name in SPREADS for name in chosen) else []
+        left_out += ["papers' numbers"] if any(row.paper for row in rows) else []
+    if left_out:
+        named = ", ".join(left_out)
         console.print(f"not shown for want of width: {named}; a wider terminal or --json has them", soft_wrap=True)
     for row in rows:
         if row.choice is not None:
