@@ -17,6 +17,7 @@ from tppsd.lightning.hawkes_baseline import HAWKES, POISSON, RENEWAL, compare, d
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
+from tppsd.sampling.checks import whole_number
 from tppsd.sampling.drafters.poisson import training_rate
 
 
@@ -49,7 +50,7 @@ class RenewalBaseline(Callback):
     """
 
     def __init__(self, num_steps: int = NUM_STEPS) -> None:
-        self.num_steps = num_steps
+        self.num_steps = whole_number("num_steps", num_steps, 0)
         self._nll: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
