@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -166,11 +166,10 @@ def _table(plan: Plan, rows: Sequence[Row], columns: Sequence[str], write: Calla
     return table
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """Holds the rows of a cell that count.
 
-    Attributes:
+    Fields:
         autoregressive: its row.
         fastest: row of the largest median speed-up among the samplers whose method and draft are given.
         auto: row of the method "auto", None where it was not asked for.
@@ -183,16 +182,16 @@ class Summary:
 
 def summaries(rows: Sequence[Row]) -> list[Summary]:
     """Return every cell in which something was compared with the autoregressive sampler, in order of appearance."""
-    cells: dict[tuple[str | None, str, str, int], list[Row]] = {}
+    cells: dict[str, list[Row]] = {}
     for row in averaged(rows):
-        cells.setdefault((row.data, row.encoder, row.target, row.batch_size), []).append(row)
+        cells.setdefault(where(row), []).append(row)
     found = []
     for cell in cells.values():
+        by_method = {row.method: row for row in cell}
         compared = [row for row in cell if row.method == "speculative"]
-        base = [row for row in cell if row.method == "autoregressive"]
-        if compared and base:
-            auto = next((row for row in cell if row.method == "auto"), None)
-            found.append(Summary(base[0], max(compared, key=lambda row: row.speedup), auto))
+        if compared and "autoregressive" in by_method:
+            fastest = max(compared, key=lambda row: row.speedup)
+            found.append(Summary(by_method["autoregressive"], fastest, by_method.get("auto")))
     return found
 
 
@@ -200,18 +199,11 @@ def markdown(cells: Sequence[Summary]) -> str:
     """Return a table with a line per cell."""
     heads = ["data", "encoder", "target", "rows", "autoregressive, ms per event", "fastest", "ms per event"]
     heads += ["speed-up", "`auto`"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for cell in cells:
-        base, best = cell.autoregressive, cell.fastest
-        name = best.sampler.removeprefix("speculative, ")
-        auto = "" if cell.auto is None else text(cell.auto, "speedup")
-        numbers = [
-            text(base, "milliseconds_per_event"),
-            name,
-            text(best, "milliseconds_per_event"),
-            text(best, "speedup"),
-            auto,
-        ]
-        where = [base.data or "from scratch", encoder_name(base), base.target, str(base.batch_size)]
-        lines.append("| " + " | ".join(where + numbers) + " |")
-    return "\n".join(lines)
+    lines = [heads]
+    for base, best, auto in cells:
+        cell = [base.data or "from scratch", encoder_name(base), base.target, str(base.batch_size)]
+        cell += [text(base, "milliseconds_per_event"), best.sampler.removeprefix("speculative, ")]
+        cell += [text(best, "milliseconds_per_event"), text(best, "speedup")]
+        lines.append([*cell, "" if auto is None else text(auto, "speedup")])
+    head, *body = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([head, "|" + "---|" * len(heads), *body])
