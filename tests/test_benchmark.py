@@ -481,6 +481,8 @@ def test_a_file_extends_others_and_the_command_line_wins(tmp_path):
         ("drats: [self]", "there is no key 'drats'; the keys are title, data, "),
         ("encoders: [lstm]", "encoders = 'lstm' is unknown; choose one of thp, sahp, attnhp"),
         ("repeats: many", "repeats = 'many' must be a whole number"),
+        ("compile: maybe", "compile = 'maybe' must be true or false or auto"),
+        ("paper: [taxi]", "paper = 'taxi' must be a mapping"),
         ("target: {layers: 3}", "target: there is no key 'layers'; the keys are num_layers, "),
         ("training: {target_seconds: soon}", "target_seconds = 'soon' must be a number or null"),
         ("draft_lengths: 4", "draft_lengths = 4 must be a list"),
