@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tppsd.data.batch import EventBatch
 from tppsd.data.statistics import DataStatistics
-from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.datamodule import EventDataModule, data_of
 from tppsd.lightning.hawkes_baseline import HAWKES, POISSON, RENEWAL, compare, describe_hawkes, score_hawkes
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
@@ -55,13 +55,8 @@ class RenewalBaseline(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the renewal model and score it on the validation split, where there is one."""
-        data = getattr(trainer, "datamodule", None)
-        if (
-            self._nll is None
-            and self.num_steps > 0
-            and isinstance(data, EventDataModule)
-            and data.sequences("validation")
-        ):
+        data = data_of(trainer)
+        if self._nll is None and self.num_steps > 0 and data is not None and data.sequences("validation"):
             self._nll = self._score(trainer, data, "validation")
 
     def _score(self, trainer: Trainer, data: EventDataModule, split: str) -> float:
@@ -91,8 +86,8 @@ class RenewalBaseline(Callback):
         It is for the end of `fit`, and fits a Hawkes process. Without baselines, or where nothing was validated, it is
         empty.
         """
-        data, poisson = getattr(trainer, "datamodule", None), trainer.callback_metrics.get("val/nll_poisson")
-        if self._nll is None or poisson is None or not isinstance(data, EventDataModule):
+        data, poisson = data_of(trainer), trainer.callback_metrics.get("val/nll_poisson")
+        if self._nll is None or poisson is None or data is None:
             return {}
         scores = {POISSON: float(poisson), RENEWAL: self._nll}
         rank_zero_info("fitting a Hawkes process, to see what a classical model makes of the history")
@@ -101,8 +96,8 @@ class RenewalBaseline(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log the scores of all baselines, and say which of them the model beats."""
-        data = getattr(trainer, "datamodule", None)
-        if self.num_steps == 0 or not isinstance(data, EventDataModule):
+        data = data_of(trainer)
+        if self.num_steps == 0 or data is None:
             return
         scores = {"test/nll_renewal": self._score(trainer, data, "test")}
         nll, poisson = (float(pl_module.metrics[f"test/{name}"].compute()) for name in ("nll_window", "nll_poisson"))

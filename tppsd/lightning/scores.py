@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from tppsd.data.whole_files import write_text
+from tppsd.lightning.datamodule import data_of
 from tppsd.lightning.runs import run_of
 
 NLL = "nats per event; lower is better"
@@ -85,7 +86,8 @@ def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None
         return
     verb = trainer.state.fn.value if trainer.state.fn is not None else "test"
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
+    assert data is not None  # the command line takes no other
     module: Any = trainer.lightning_module
     statistics = module.model.statistics
     print_scores(scores, statistics.time_unit, {"validate": "validation"}.get(verb, verb))

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from tppsd.lightning.artifacts import data_artifact, model_artifact, use, wandb_runs
 from tppsd.lightning.checkpoints import best_checkpoint
-from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.datamodule import data_of
 
 
 class Tracking(Callback):
@@ -58,9 +58,8 @@ class Tracking(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the facts of the data, what was distilled from, and the best checkpoint as artifacts."""
-        data: Any = getattr(trainer, "datamodule", None)
-        checkpoint = best_checkpoint(trainer)
-        if not self.artifacts or not isinstance(data, EventDataModule):
+        data, checkpoint = data_of(trainer), best_checkpoint(trainer)
+        if not self.artifacts or data is None:
             return
         for run in wandb_runs(trainer):
             use(run, data_artifact(data))
