@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from tppsd import plots
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import ks_band
+from tppsd.plots.page import Page
 
 
 def exponentials(n: int, seed: int = 0) -> torch.Tensor:
@@ -158,6 +159,24 @@ def test_too_few_names_of_marks_are_refused() -> None:
         plots.raster({"real": sequences(3)}, mark_names=("buy", "sell"))
     with pytest.raises(ValueError, match="mark_names has 2 names for 3 marks"):
         plots.intensity_plot(times, {"target": torch.ones(50, 3)}, mark_names=("buy", "sell"))
+
+
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
+    """Two of them would be a formula: a wrong one ends in an error, another one in italics. Mutant: a plain Figure."""
+    names = ("$_$", "from $5 to $10")
+    figures = [
+        plots.raster({"$_$": sequences(2)}, mark_names=names, title="$_$"),
+        plots.data_plot(sequences(2), mark_names=names),
+        plots.intensity_plot(torch.arange(5.0), {"$_$": torch.ones(5, 2)}, mark_names=names),
+        plots.ks_plot({"$_$": exponentials(9)}),
+    ]
+    page = Page("dollars")
+    for figure in figures:
+        drawn(figure, tmp_path)
+        page.figure(figure)
+    assert page.html().count(">from $5 to $10<") == 3
+    powers = [label for label in figures[1].axes[1].get_xticklabels() if label.get_text()]
+    assert powers and all(label.get_parse_math() for label in powers), "those of a logarithmic axis are formulas"
 
 
 LONG = "the events of a rather long name"
