@@ -133,3 +133,9 @@ def test_more_events_want_more_of_a_model() -> None:
     assert sizes == sorted(sizes, key=lambda size: (size.embed_dim, size.num_layers, -size.dropout))
     assert sizes[0].embed_dim < sizes[-1].embed_dim and sizes[0].dropout > sizes[-1].dropout > 0
     assert target_size(None).dropout == 0.0
+
+
+def test_it_names_the_checkpoint_where_a_run_would_stand_for_another_one(caplog: pytest.LogCaptureFixture) -> None:
+    """Mutant: --run RUN, which takes best.ckpt or last.ckpt."""
+    line = last_line(caplog, "--trainer.max_epochs", "1", "--checkpoint.filename", "mine")
+    assert "--ckpt_path outputs/fit/version_0/checkpoints/mine.ckpt" in line and "--run" not in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from lightning_helpers import SMALL, fitted, small_data, trainer
 
 from tppsd import DraftTPP, TargetTPP, load
 from tppsd.data.batch import EventBatch
+from tppsd.lightning.averaging import AveragedWeights
 from tppsd.lightning.baseline import RenewalBaseline, poisson_log_likelihood
+from tppsd.lightning.budget import TimeBudget
 from tppsd.lightning.modules import TPPModule
+from tppsd.lightning.processes import StartTogether
 from tppsd.lightning.schedule import WarmupCosine
 from tppsd.metrics.functional.likelihood import model_nll, process_nll
 from tppsd.models.checkpoint import FORMAT_VERSION
@@ -178,6 +182,19 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     path = fitted(TargetTPP(2, **SMALL), tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=r"trained with num_layers = 2, but this model has num_layers = 3"):
         trainer().validate(TargetTPP(2, num_layers=3, **SMALL), datamodule=data, ckpt_path=path, weights_only=True)
+
+
+@pytest.mark.parametrize("number", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(TimeBudget, "seconds"), (AveragedWeights, "power"), (StartTogether, "start_timeout"), (RenewalBaseline, "num_")],
+)
+def test_numbers_that_callbacks_cannot_have_are_refused_when_they_are_given(
+    kind: Callable[[float], object], name: str, number: float
+) -> None:
+    """Mutant: numbers as they are. Averages of infinite power are NaN, an infinite budget ends at its tenth step."""
+    with pytest.raises(ValueError, match=f"{name}.* = {number} must be"):
+        kind(number)
 
 
 def scheduled(module: TPPModule) -> WarmupCosine:

@@ -118,6 +118,11 @@ def test_the_command_after_a_test_is_quoted(tmp_path: Path) -> None:
     assert shlex.split(_following(checkpoint, "test", False, statistics))[-1] == str(checkpoint)
     checkpoint.parent.mkdir(parents=True)
     (tmp_path / "my run/config.yaml").touch()
+    checkpoint.touch()
     for verb, is_simulated in (("test", False), ("predict", True), ("forecast", False)):
         words = shlex.split(_following(checkpoint, verb, is_simulated, statistics))
         assert words[:4] == ["tppsd", verb, "--run", str(tmp_path / "my run")]
+    last = checkpoint.with_name("last.ckpt")
+    last.touch()
+    words = shlex.split(_following(last, "test", False, statistics))
+    assert words[2:] == ["--ckpt_path", str(last)], "--run would test the best"

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from tppsd import plots
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import ks_band
+from tppsd.plots.page import Page
 
 
 def exponentials(n: int, seed: int = 0) -> torch.Tensor:
@@ -130,22 +131,6 @@ def test_accepted_counts_of_long_drafts_stay_legible() -> None:
     assert len(right.lines[0].get_ydata()) == 8  # 23 rounds have tested the eighth position, 3 the ninth
 
 
-def test_accepted_paths_plot_has_a_branch_per_node(tmp_path: Path) -> None:
-    figure = plots.accepted_paths_plot((2, 2), torch.tensor([30, 50, 10, 5, 20, 20]), 100)
-    drawn(figure, tmp_path)
-    left, right = figure.axes
-    assert sorted(line.get_linewidth() for line in left.lines if line.get_color() == plots.SPECULATIVE) == [
-        0.5,
-        1,
-        2,
-        2,
-        3,
-        5,
-    ]
-    assert [round(bar.get_height()) for bar in right.patches] == [80, 55]
-    assert "2.35 events per round" in texts(figure)
-
-
 def test_nll_by_time_plot_shows_the_excess_over_the_truth(tmp_path: Path) -> None:
     curves = {"thp": [1.5, 2.0], "rotary": [1.25, 1.25]}
     figure = plots.nll_by_time_plot([20.0, 100.0], curves, truth=[1.0, 1.25], trained_until=20.0, unit="day")
@@ -158,8 +143,6 @@ def test_nll_by_time_plot_shows_the_excess_over_the_truth(tmp_path: Path) -> Non
 
 
 def test_empty_figures_are_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be drawn as a tree of 6 nodes"):
-        plots.accepted_paths_plot((2, 2), torch.zeros(0), 10)
     with pytest.raises(ValueError, match="every curve is empty"):
         plots.ks_plot({"speculative": torch.empty(0)})
     with pytest.raises(ValueError, match="every group is empty"):
@@ -178,6 +161,24 @@ def test_too_few_names_of_marks_are_refused() -> None:
         plots.intensity_plot(times, {"target": torch.ones(50, 3)}, mark_names=("buy", "sell"))
 
 
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
+    """Two of them would be a formula: a wrong one ends in an error, another one in italics. Mutant: a plain Figure."""
+    names = ("$_$", "from $5 to $10")
+    figures = [
+        plots.raster({"$_$": sequences(2)}, mark_names=names, title="$_$"),
+        plots.data_plot(sequences(2), mark_names=names),
+        plots.intensity_plot(torch.arange(5.0), {"$_$": torch.ones(5, 2)}, mark_names=names),
+        plots.ks_plot({"$_$": exponentials(9)}),
+    ]
+    page = Page("dollars")
+    for figure in figures:
+        drawn(figure, tmp_path)
+        page.figure(figure)
+    assert page.html().count(">from $5 to $10<") == 3
+    powers = [label for label in figures[1].axes[1].get_xticklabels() if label.get_text()]
+    assert powers and all(label.get_parse_math() for label in powers), "those of a logarithmic axis are formulas"
+
+
 LONG = "the events of a rather long name"
 
 
@@ -188,10 +189,9 @@ LONG = "the events of a rather long name"
         plots.ks_plot({f"{LONG} that goes on {i}": exponentials(50, i) for i in range(4)}),
         plots.ks_plot({f"{3 * LONG} {i}": exponentials(50, i) for i in range(2)}),
         plots.nll_by_time_plot([1.0], {f"{LONG} {i}": [1.0] for i in range(4)}, truth=[0.5]),
-        plots.speedup_plot([plots.Speedup("1 row", "a", f"{LONG} {i}", 2.0, 1.0, 3.0) for i in range(4)]),
         plots.intensity_plot(torch.arange(5.0), {f"{LONG} {i}": torch.ones(5) for i in range(4)}),
     ],
-    ids=["raster", "ks", "ks of longer names", "nll by time", "speed-ups", "intensity"],
+    ids=["raster", "ks", "ks of longer names", "nll by time", "intensity"],
 )
 def test_legends_of_long_names_stay_inside(figure: Figure, tmp_path: Path) -> None:
     drawn(figure, tmp_path)
@@ -207,12 +207,6 @@ def test_one_position_has_one_tick() -> None:
     assert [tick for tick in right.get_xticks() if 0.5 <= tick <= 1.5] == [1]
 
 
-def test_a_deep_tree_has_no_numbers_that_overlap(tmp_path: Path) -> None:
-    figure = plots.accepted_paths_plot((1,) * 20, torch.arange(1000, 0, -50), 1000)
-    drawn(figure, tmp_path)
-    assert not figure.axes[1].texts
-
-
 def test_one_event_is_seen() -> None:
     for axes in plots.ks_plot({"real": exponentials(1), "speculative": exponentials(2)}).axes:
         assert [line.get_marker() for line in axes.lines[1:]] == ["o", ""]
@@ -225,23 +219,6 @@ def test_pyplot_is_not_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
-
-
-def test_speedups_have_a_panel_a_line_and_a_colour_each(tmp_path: Path) -> None:
-    rows = [
-        plots.Speedup(f"{n} rows", name, size, 2.0 + n, 1.0, 20.0)
-        for n in (1, 16)
-        for name in "ab"
-        for size in ("deep", "flat")
-    ]
-    figure = plots.speedup_plot(rows, "Speed-ups")
-    drawn(figure, tmp_path)
-    assert [axes.get_title("left") for axes in figure.axes] == ["1 rows", "16 rows"]
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["a", "b"]
-    dots = {tuple(container.lines[0].get_xdata()) for axes in figure.axes for container in axes.containers}
-    assert dots == {(3.0, 3.0), (18.0, 18.0)} and "deep\nflat" in texts(figure)
-    with pytest.raises(ValueError, match="one to 4 series; there are 0"):
-        plots.speedup_plot([])
 
 
 def test_a_picture_of_data_has_rows_inter_times_and_marks() -> None:

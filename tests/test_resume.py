@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_helpers import SMALL, small_data, trainer
 
 from tppsd import TargetTPP
-from tppsd.lightning import modules
+from tppsd.lightning import run_module
 from tppsd.lightning.datamodule import EventDataModule
 from tppsd.lightning.random_state import random_states, restore_random_state
 from tppsd.lightning.schedule import WarmupStableDecay
@@ -189,7 +189,7 @@ def test_a_resumed_run_with_dropout_is_the_unbroken_one(tmp_path: Path) -> None:
 
 
 def test_which_it_is_not_without_the_random_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "restore_random_state", lambda *_: None)
+    monkeypatch.setattr(run_module, "restore_random_state", lambda *_: None)
     assert not is_same(tmp_path)
 
 

@@ -134,7 +134,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         "draft has num_marks = 2, the target 3; they must agree",
     ),
     ({"draft": 7, "num_events": 1}, TypeError, "draft is a int; give an EventModel"),
-    ({"target": StubTPP, "num_events": 1}, TypeError, "target is the class ClosedFormTPP; give an instance of it"),
+    ({"target": StubTPP, "num_events": 1}, TypeError, "target is the class StubTPP; give an instance of it"),
     ({"target": None, "num_events": 1}, TypeError, "target is a NoneType; give an EventModel"),
     ({"target": "none.ckpt", "num_events": 1}, FileNotFoundError, "none.ckpt: there is no such checkpoint file"),
     ({"draft": Path("none.ckpt"), "num_events": 1}, FileNotFoundError, "none.ckpt: there is no such checkpoint file"),

@@ -7,16 +7,18 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import yaml
 from jsonargparse import Namespace
+from lightning_helpers import SMALL as SIZES
 from lightning_helpers import small_data, tppsd, trainer
 from recorded_runs import RecordedRun, read_recorded_run
 
 from tppsd import BacktestAfterFit, TargetTPP
 from tppsd.commands.dashboard import SECTIONS, document, empty_panels, workspace
-from tppsd.lightning.artifacts import data_facts
+from tppsd.lightning.artifacts import data_facts, samples_artifact
 from tppsd.lightning.cli import parser_of
 from tppsd.lightning.loggers import data_name, name_projects
 from tppsd.lightning.recorded_run import run_file
@@ -221,6 +223,11 @@ def test_artifacts_are_left_out_when_told() -> None:
     assert callback.best == {}  # without a BestCheckpoint there is no best epoch
 
 
+def test_a_run_that_logs_no_steps_is_trained_as_any_other() -> None:
+    """Mutant: the rest of a division by log_every_n_steps, which is 0."""
+    trainer(callbacks=[Tracking()], log_every_n_steps=0).fit(TargetTPP(2, **SIZES), datamodule=small_data())
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -251,6 +258,21 @@ def test_a_logger_keeps_the_names_that_it_was_given(
     one = Namespace(class_path=f"lightning.pytorch.loggers.{logger}", init_args=Namespace(**arguments))
     name_projects([one], "taxi")
     assert one.init_args.as_dict() == expected
+
+
+@pytest.mark.parametrize("name", ["Données", "log #1 50%", "taxi", 60 * "long "])
+def test_names_of_data_become_names_that_wandb_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Artifacts are made when training has ended, which is late for an error. Mutant: names as they are."""
+    import wandb
+
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    artifact = samples_artifact([], name, {})
+    assert artifact.name.endswith("-samples") and (name != "taxi" or artifact.name == "taxi-samples")
+    logger = Namespace(
+        class_path="lightning.pytorch.loggers.WandbLogger", init_args=Namespace(project=None, name="fit")
+    )
+    name_projects(logger, name)
+    assert wandb.Settings(project=logger.init_args.project).project == (name if name in ("taxi", "Données") else ANY)
 
 
 @pytest.mark.parametrize(("mode", "best"), [("min", min), ("max", max)])

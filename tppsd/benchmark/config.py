@@ -90,6 +90,10 @@ def _in_words(hint: Any) -> str:
         return "a list"
     if get_origin(hint) in (types.UnionType, Union):
         return " or ".join(_in_words(member) for member in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) is dict:
+        return "a mapping"
     if dataclasses.is_dataclass(hint):
         return f"a mapping with {', '.join(field.name for field in dataclasses.fields(hint))}"
     names = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}

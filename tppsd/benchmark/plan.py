@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from tppsd.benchmark.columns import COLUMNS
 from tppsd.benchmark.config import build, read_yaml
 from tppsd.sampling.checks import whole_number
 from tppsd.sampling.options import TREE_RULES, SamplingOptions
@@ -35,21 +36,9 @@ Baseline = Literal["draft", "reencode", "eager"]
 Method = Literal["auto", "fixed_point"]
 DraftLength = int | Literal["auto"]
 Figure = Literal["ks", "draft_length", "position", "accepted_counts", "marks"]
-FIGURES: tuple[Figure, ...] = ("ks", "draft_length", "position", "accepted_counts", "marks")
-COLUMNS = (
-    "likelihood_discrepancy", "ks_statistic", "wasserstein_time", "wasserstein_mark", "seconds", "speedup",
-    "speedup_over_reencode", "acceptance_rate", "step_acceptance", "events_per_round", "events_per_second",
-    "milliseconds_per_event", "model_p_value", "peak_memory_mib",
-)  # fmt: skip
-PAPER_KEYS = (
-    "data",
-    "encoder",
-    "method",
-    "draft",
-    "draft_length",
-    "rule",
-    "batch_size",
-)  # what an entry of a paper is found by
+FIGURES: tuple[Figure, ...] = get_args(Figure)
+# what an entry of a paper is found by
+PAPER_KEYS = ("data", "encoder", "method", "draft", "draft_length", "rule", "batch_size")
 MOST = 1_000_000  # events, draws, runs and histories, each
 _DISTINCT = (
     "encoders", "methods", "baselines", "draft_lengths", "rules", "draft_passes", "candidates", "batch_sizes", "seeds",
@@ -163,7 +152,7 @@ class Plan:
     device: Literal["cpu", "cuda"] = "cpu"
     compile: bool | Literal["auto"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    columns: tuple[str, ...] = COLUMNS
+    columns: tuple[str, ...] = tuple(COLUMNS)
     figures: tuple[Figure, ...] = FIGURES
     paper: tuple[dict[str, Any], ...] = ()
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tppsd.benchmark.columns import COLUMNS
 from tppsd.benchmark.measuring import Machine
 from tppsd.benchmark.plan import Plan, in_passes, short_names
 from tppsd.benchmark.rows import Measurement, Row
-from tppsd.benchmark.table import LEGEND, TABLE_COLUMNS, averaged, shown_columns, table_of, where
+from tppsd.benchmark.table import LEGEND, averaged, shown_columns, table_of, where
 from tppsd.plots.page import Page
 from tppsd.plots.rounds import accepted_counts_plot
 from tppsd.plots.style import (
@@ -26,6 +27,7 @@ from tppsd.plots.style import (
     legend_below,
     new_figure,
     title_of,
+    whole_numbers,
 )
 from tppsd.plots.time_rescaling import ks_plot
 
@@ -94,7 +96,7 @@ def mark_figures(measurements: Sequence[Measurement]) -> Iterator[Figure]:
             axes.bar(middles, shares, width, color=colour, label=measured.row.sampler)
         label(axes, "mark", "events [%]", "share of each mark among the sampled events")
         axes.grid(axis="x", visible=False)
-        _whole_numbers(axes)
+        whole_numbers(axes)
         legend_below(figure, *axes.get_legend_handles_labels())
         title_of(figure, name)
         yield figure
@@ -132,10 +134,10 @@ def _against_length(axes: Axes, column: str, rows: Sequence[Row], names: dict[Ki
             axes.fill_between(lengths, lows, highs, color=colour, alpha=0.18, linewidth=0)
     if column == "speedup":
         axes.axhline(1.0, color=FAINT, linewidth=1.0, linestyle=":")
-    label(axes, "draft length", "", TABLE_COLUMNS[column].heading)
+    label(axes, "draft length", "", COLUMNS[column].heading)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.03 if column == "acceptance_rate" else None)
-    _whole_numbers(axes)
+    whole_numbers(axes)
 
 
 def position_figures(measurements: Sequence[Measurement]) -> Iterator[Figure]:
@@ -154,17 +156,10 @@ def position_figures(measurements: Sequence[Measurement]) -> Iterator[Figure]:
         label(axes, "position in the draft", "P(accepted | tested)", "")
         lowest = min(p for own in shares.values() for p in own)
         axes.set_ylim(min(0.9, math.floor(10 * lowest) / 10), 1.005)
-        _whole_numbers(axes)
+        whole_numbers(axes)
         legend_below(figure, *axes.get_legend_handles_labels())
         title_of(figure, name)
         yield figure
-
-
-def _whole_numbers(axes: Axes) -> None:
-    """Let the ticks of the horizontal axis be whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _kind(row: Row) -> Kind:

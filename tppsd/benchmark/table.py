@@ -4,43 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import torch
 
+from tppsd.benchmark.columns import COLUMNS
 from tppsd.benchmark.plan import Plan
 from tppsd.benchmark.rows import Row
 
-
-class Column(NamedTuple):
-    """Holds the heading of a column, and how its numbers are written."""
-
-    heading: str
-    form: Callable[[float], str]
-
-
-def _digits(count: int) -> Callable[[float], str]:
-    """Return a function that writes a number with `count` decimal digits."""
-    return lambda value: f"{value:.{count}f}"
-
-
-TABLE_COLUMNS = {
-    "likelihood_discrepancy": Column("ΔL", _digits(3)),
-    "ks_statistic": Column("D_KS", _digits(3)),
-    "wasserstein_time": Column("D_WS time", _digits(3)),
-    "wasserstein_mark": Column("D_WS mark", _digits(3)),
-    "seconds": Column("seconds", _digits(3)),
-    "speedup": Column("speed-up", _digits(2)),
-    "speedup_over_reencode": Column("over re-encoding", _digits(2)),
-    "acceptance_rate": Column("alpha", _digits(3)),
-    "step_acceptance": Column("per step", _digits(3)),
-    "events_per_round": Column("per round", _digits(2)),
-    "events_per_second": Column("events/s", _digits(0)),
-    "milliseconds_per_event": Column("ms/event", _digits(2)),
-    "model_p_value": Column("model p", lambda value: f"{value:.2g}"),
-    "peak_memory_mib": Column("MiB", _digits(1)),
-}
 SPREADS = {"milliseconds_per_event": ("low", "high"), "speedup": ("speedup_low", "speedup_high")}
 IMPORTANT = ("milliseconds_per_event", "speedup", "events_per_round", "model_p_value")  # what a narrow terminal shows
 LEGEND = (
@@ -63,7 +35,7 @@ def spread(row: Row, name: str) -> str:
     """
     if name not in SPREADS or (name == "speedup" and row.method == "autoregressive"):
         return ""
-    return " to ".join(TABLE_COLUMNS[name].form(getattr(row, bound)) for bound in SPREADS[name])
+    return " to ".join(COLUMNS[name].form(getattr(row, bound)) for bound in SPREADS[name])
 
 
 def text(row: Row, name: str) -> str:
@@ -75,7 +47,7 @@ def text(row: Row, name: str) -> str:
 def _number(row: Row, name: str) -> str:
     """Return the number of a column, empty where there is none."""
     value = getattr(row, name)
-    return "" if value is None else TABLE_COLUMNS[name].form(value)
+    return "" if value is None else COLUMNS[name].form(value)
 
 
 _ENCODERS = {"attnhp": "AttNHP", "rotary": "rotary"}  # the others are abbreviations
@@ -120,13 +92,17 @@ def print_table(plan: Plan, rows: Sequence[Row], console: Any) -> None:
     """
     rows = averaged(rows)
     columns = shown_columns(plan.columns, rows)
-    important = [name for name in columns if name in IMPORTANT]
+    important = [name for name in columns if name in IMPORTANT] or columns
     layouts = ((columns, text), (important, text), (important, _number))
     fitting = (layout for layout in layouts if _width(_table(plan, rows, *layout), console) <= console.width)
     chosen, write = next(fitting, layouts[-1])
     console.print(_table(plan, rows, chosen, write))
-    if left_out := [TABLE_COLUMNS[name].heading for name in columns if name not in chosen]:
-        named = ", ".join(left_out) + ("" if write is text else ", spreads, papers' numbers")
+    left_out = [COLUMNS[name].heading for name in columns if name not in chosen]
+    if write is not text:
+        left_out += ["spreads"] if any(name in SPREADS for name in chosen) else []
+        left_out += ["papers' numbers"] if any(row.paper for row in rows) else []
+    if left_out:
+        named = ", ".join(left_out)
         console.print(f"not shown for want of width: {named}; a wider terminal or --json has them", soft_wrap=True)
     for row in rows:
         if row.choice is not None:
@@ -155,7 +131,7 @@ def table_of(
     reported = {name for row in rows for name in row.paper} if write is text else set()
     heads, lines, previous = ["sampler"], list[list[str]](), None
     for name in columns:
-        heads += [TABLE_COLUMNS[name].heading, *(["(paper)"] if name in reported else [])]
+        heads += [COLUMNS[name].heading, *(["(paper)"] if name in reported else [])]
     for row in rows:
         if where(row) != previous:
             previous = where(row)
@@ -164,7 +140,7 @@ def table_of(
         for name in columns:
             cells.append(write(row, name))
             if name in reported:
-                cells.append(TABLE_COLUMNS[name].form(row.paper[name]) if name in row.paper else "")
+                cells.append(COLUMNS[name].form(row.paper[name]) if name in row.paper else "")
         lines.append(cells)
     return heads, lines
 
@@ -190,11 +166,10 @@ def _table(plan: Plan, rows: Sequence[Row], columns: Sequence[str], write: Calla
     return table
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """Holds the rows of a cell that count.
 
-    Attributes:
+    Fields:
         autoregressive: its row.
         fastest: row of the largest median speed-up among the samplers whose method and draft are given.
         auto: row of the method "auto", None where it was not asked for.
@@ -207,16 +182,16 @@ class Summary:
 
 def summaries(rows: Sequence[Row]) -> list[Summary]:
     """Return every cell in which something was compared with the autoregressive sampler, in order of appearance."""
-    cells: dict[tuple[str | None, str, str, int], list[Row]] = {}
+    cells: dict[str, list[Row]] = {}
     for row in averaged(rows):
-        cells.setdefault((row.data, row.encoder, row.target, row.batch_size), []).append(row)
+        cells.setdefault(where(row), []).append(row)
     found = []
     for cell in cells.values():
+        by_method = {row.method: row for row in cell}
         compared = [row for row in cell if row.method == "speculative"]
-        base = [row for row in cell if row.method == "autoregressive"]
-        if compared and base:
-            auto = next((row for row in cell if row.method == "auto"), None)
-            found.append(Summary(base[0], max(compared, key=lambda row: row.speedup), auto))
+        if compared and "autoregressive" in by_method:
+            fastest = max(compared, key=lambda row: row.speedup)
+            found.append(Summary(by_method["autoregressive"], fastest, by_method.get("auto")))
     return found
 
 
@@ -224,18 +199,11 @@ def markdown(cells: Sequence[Summary]) -> str:
     """Return a table with a line per cell."""
     heads = ["data", "encoder", "target", "rows", "autoregressive, ms per event", "fastest", "ms per event"]
     heads += ["speed-up", "`auto`"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for cell in cells:
-        base, best = cell.autoregressive, cell.fastest
-        name = best.sampler.removeprefix("speculative, ")
-        auto = "" if cell.auto is None else text(cell.auto, "speedup")
-        numbers = [
-            text(base, "milliseconds_per_event"),
-            name,
-            text(best, "milliseconds_per_event"),
-            text(best, "speedup"),
-            auto,
-        ]
-        where = [base.data or "from scratch", encoder_name(base), base.target, str(base.batch_size)]
-        lines.append("| " + " | ".join(where + numbers) + " |")
-    return "\n".join(lines)
+    lines = [heads]
+    for base, best, auto in cells:
+        cell = [base.data or "from scratch", encoder_name(base), base.target, str(base.batch_size)]
+        cell += [text(base, "milliseconds_per_event"), best.sampler.removeprefix("speculative, ")]
+        cell += [text(best, "milliseconds_per_event"), text(best, "speedup")]
+        lines.append([*cell, "" if auto is None else text(auto, "speedup")])
+    head, *body = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([head, "|" + "---|" * len(heads), *body])

@@ -176,11 +176,6 @@ Results = Iterator[tuple[Cell, Result]]  # as cells finish
 Shown = Callable[[Results, int], Results]  # passes results on, of so many cells, and tells of them
 
 
-def untold(results: Results, _: int) -> Results:
-    """Pass results on without telling anybody."""
-    return results
-
-
 def certify(
     cells: list[Cell],
     num_events: int,
@@ -188,7 +183,7 @@ def certify(
     processes: int,
     output: Path,
     how: How | None = None,
-    shown: Shown = untold,
+    shown: Shown = lambda results, _: results,
 ) -> Certificate:
     """Sample and judge the cells, and write their certificate to `output`.
 

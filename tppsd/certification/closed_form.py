@@ -88,22 +88,6 @@ class ClosedFormTPP:
         model.from_state[: len(model.means), :num_marks] = torch.linspace(1.0, -1.0, num_marks, dtype=torch.float64)
         return model
 
-    @classmethod
-    def constant(
-        cls, mean: float, std: float, mark_probs: list[float], slopes: list[float] | None = None
-    ) -> ClosedFormTPP:
-        """Return a model of one log-normal and one mark distribution, whatever the history."""
-        num_marks = len(mark_probs)
-        one = torch.zeros(1, dtype=torch.float64)
-        return cls(
-            one,
-            one + mean,
-            (one + std).log(),
-            torch.tensor(mark_probs, dtype=torch.float64).log(),
-            torch.tensor(slopes or [0.0] * num_marks, dtype=torch.float64),
-            torch.zeros(1 + num_marks, num_marks + 2, dtype=torch.float64),
-        )
-
     def moved(self, seed: int, times: float = 0.0, marks: float = 0.0) -> ClosedFormTPP:
         """Return a draft: this model with its mixture means and its mark levels moved by that many random units."""
         generator = torch.Generator().manual_seed(seed)
@@ -232,11 +216,12 @@ class RareMark(NamedTuple):
 
 def rare_mark(mark: int) -> Callable[[NextEventDistribution], NextEventDistribution]:
     """Return a change of a distribution by which mark `mark` has probability 1e-7 after every history."""
-    return lambda distribution: (
-        distribution
-        if distribution.mark_decoder is None
-        else distribution.with_parts(mark_decoder=RareMark(distribution.mark_decoder, mark))
-    )
+
+    def change(distribution: NextEventDistribution) -> NextEventDistribution:
+        assert distribution.mark_decoder is not None  # one mark is not rare
+        return distribution.with_parts(mark_decoder=RareMark(distribution.mark_decoder, mark))
+
+    return change
 
 
 # by standard deviations of log tau, which are about 1

@@ -91,10 +91,10 @@ def judge(target: Any, samples: SampledSequences) -> dict[str, float]:
     """Return p-values of "these sequences were drawn from the target's distribution", by name of the test.
 
     Time-rescaling residuals with carry-over are i.i.d. Exp(1), randomised mark PITs i.i.d. U(0, 1): Kolmogorov-Smirnov
-    tests of
-    both, and contingency tests of their independence: of one another, of the event before, and of what the target
-    forecasts given the whole history, where a sampler that looked at another history shows first. Where sequences end
-    by their number of events, the first events are also tested by themselves (nothing censors them there).
+    tests of both, and contingency tests of their independence: of one another, of the event before, and of what the
+    target forecasts given the whole history, where a sampler that looked at another history shows first. Where
+    sequences end by their number of events, the first events are also tested by themselves (nothing censors them
+    there).
 
     Recorded distributions are those of a sampler in reduced precision, for which the target's own are but near: how
     near is judged, too, or a sampler with a wrong cache would certify itself.

@@ -91,6 +91,7 @@ def use(run: Any, artifact: Any) -> None:
 
 
 def _artifact(name: str, kind: str, about: Mapping[str, Any]) -> Any:
+    """Return an artifact of that name, as far as W&B takes it: ASCII, and the last 128 characters."""
     import wandb
 
-    return wandb.Artifact(re.sub(r"[^\w.-]+", "-", name), type=kind, metadata=dict(about))
+    return wandb.Artifact(re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[-128:], type=kind, metadata=dict(about))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -20,8 +22,8 @@ class AveragedWeights(WeightAveraging):
     """
 
     def __init__(self, power: float | None = 16.0) -> None:
-        if power is not None and not power >= 0:
-            raise ValueError(f"power = {power} must be at least 0, where all steps count alike, or null")
+        if power is not None and not 0 <= power < math.inf:
+            raise ValueError(f"power = {power} must be a number of at least 0, where all steps count alike, or null")
         self.power = power
         super().__init__(use_buffers=False, multi_avg_fn=self._average)  # the model's buffers are constants
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -13,7 +12,7 @@ from tppsd.forecasting.baselines import check_baselines
 from tppsd.forecasting.origins import duration, find_origins
 from tppsd.forecasting.questions import MIN_PATHS
 from tppsd.lightning.checkpoints import best_checkpoint
-from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.datamodule import data_of
 from tppsd.lightning.loggers import log_figure, log_table
 from tppsd.models.checkpoint import load
 from tppsd.sampling.checks import whole_number
@@ -51,10 +50,10 @@ class BacktestAfterFit(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot be backtested, before anything is trained."""
-        data: Any = getattr(trainer, "datamodule", None)
         if stage != "fit":
             return
-        if not isinstance(data, EventDataModule) or not data.sequences(self.split):
+        data = data_of(trainer)
+        if data is None or not data.sequences(self.split):
             raise ValueError(f"BacktestAfterFit has split = {self.split!r}, and the data have no sequence there")
         unit = data.statistics.time_unit
         horizon = duration(self.horizon, "horizon", unit)
@@ -66,10 +65,10 @@ class BacktestAfterFit(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Backtest the best checkpoint, on rank zero, and log what came of it."""
-        checkpoint = best_checkpoint(trainer)
+        checkpoint, data = best_checkpoint(trainer), data_of(trainer)
         if not trainer.is_global_zero or checkpoint is None or not checkpoint.best_model_path:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert data is not None  # by setup
         found = backtest(
             load(Path(checkpoint.best_model_path)),
             data.sequences(self.split)[: self.max_sequences],

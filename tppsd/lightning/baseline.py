@@ -11,21 +11,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from tppsd.data.batch import EventBatch
-from tppsd.data.memory import is_out_of_memory
 from tppsd.data.statistics import DataStatistics
-from tppsd.lightning.datamodule import EventDataModule
-from tppsd.lightning.hawkes_baseline import (
-    HAWKES,
-    POISSON,
-    RENEWAL,
-    HawkesScore,
-    compare,
-    describe_hawkes,
-    score_hawkes,
-)
+from tppsd.lightning.datamodule import EventDataModule, data_of
+from tppsd.lightning.hawkes_baseline import HAWKES, POISSON, RENEWAL, compare, describe_hawkes, score_hawkes
 from tppsd.metrics.functional import history_share, model_nll, process_nll
 from tppsd.models.renewal import NUM_STEPS, fit_renewal
 from tppsd.progress import progress
+from tppsd.sampling.checks import whole_number
 from tppsd.sampling.drafters.poisson import training_rate
 
 
@@ -58,28 +50,21 @@ class RenewalBaseline(Callback):
     """
 
     def __init__(self, num_steps: int = NUM_STEPS) -> None:
-        self.num_steps = num_steps
+        self.num_steps = whole_number("num_steps", num_steps, 0)
         self._nll: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the renewal model and score it on the validation split, where there is one."""
-        data = getattr(trainer, "datamodule", None)
-        if (
-            self._nll is None
-            and self.num_steps > 0
-            and isinstance(data, EventDataModule)
-            and data.sequences("validation")
-        ):
+        data = data_of(trainer)
+        if self._nll is None and self.num_steps > 0 and data is not None and data.sequences("validation"):
             self._nll = self._score(trainer, data, "validation")
 
     def _score(self, trainer: Trainer, data: EventDataModule, split: str) -> float:
         """Fit the renewal model to the training split and return its NLL per event on a split."""
         rank_zero_info("fitting the best renewal model: what can be known without the history (nll_renewal)")
         is_shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        train, validation = (
-            data.sequences("train"),
-            data.dataset.splits.get("validation", ()),
-        )  # which testing can do without
+        train = data.sequences("train")
+        validation = data.dataset.splits.get("validation", ())  # which testing can do without
         # testing has switched gradients off
         with (
             torch.inference_mode(False),
@@ -101,24 +86,24 @@ class RenewalBaseline(Callback):
         It is for the end of `fit`, and fits a Hawkes process. Without baselines, or where nothing was validated, it is
         empty.
         """
-        data, poisson = getattr(trainer, "datamodule", None), trainer.callback_metrics.get("val/nll_poisson")
-        if self._nll is None or poisson is None or not isinstance(data, EventDataModule):
+        data, poisson = data_of(trainer), trainer.callback_metrics.get("val/nll_poisson")
+        if self._nll is None or poisson is None or data is None:
             return {}
         scores = {POISSON: float(poisson), RENEWAL: self._nll}
         rank_zero_info("fitting a Hawkes process, to see what a classical model makes of the history")
-        hawkes = _score_hawkes(data, "validation")
+        hawkes = score_hawkes(data.sequences("train"), data.sequences("validation"), data.statistics)
         return scores if hawkes is None else scores | {HAWKES: hawkes.nll}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log the scores of all baselines, and say which of them the model beats."""
-        data = getattr(trainer, "datamodule", None)
-        if self.num_steps == 0 or not isinstance(data, EventDataModule):
+        data = data_of(trainer)
+        if self.num_steps == 0 or data is None:
             return
         scores = {"test/nll_renewal": self._score(trainer, data, "test")}
         nll, poisson = (float(pl_module.metrics[f"test/{name}"].compute()) for name in ("nll_window", "nll_poisson"))
         rank_zero_info("fitting a Hawkes process (nll_hawkes)")
         with torch.inference_mode(False):
-            hawkes = _score_hawkes(data, "test")
+            hawkes = score_hawkes(data.sequences("train"), data.sequences("test"), data.statistics)
         named = {POISSON: poisson, RENEWAL: scores["test/nll_renewal"]}
         if hawkes is not None:
             scores["test/nll_hawkes"] = hawkes.nll
@@ -128,17 +113,3 @@ class RenewalBaseline(Callback):
             scores["test/nll_true"] = process_nll(data.process_object, data.sequences("test"))
             scores["test/history_share"] = history_share(nll, scores["test/nll_renewal"], scores["test/nll_true"])
         pl_module.log_dict(scores, rank_zero_only=True)  # every rank has computed the same
-
-
-def _score_hawkes(data: EventDataModule, split: str) -> HawkesScore | None:
-    """Score a Hawkes process on a split; where there is none, say why, and go on: it is only a baseline."""
-    try:
-        score = score_hawkes(data.sequences("train"), data.sequences(split), data.statistics)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        rank_zero_info("no Hawkes process is fitted: there is not enough memory for it")
-        return None
-    if score is None:
-        rank_zero_info(f"no Hawkes process is fitted: {data.num_marks} marks are too many")
-    return score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -26,8 +27,8 @@ class TimeBudget(Callback):
     """
 
     def __init__(self, seconds: float) -> None:
-        if seconds <= 0:
-            raise ValueError(f"seconds = {seconds} must be positive")
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"seconds = {seconds} must be positive and finite")
         self.seconds, self.is_over = seconds, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tppsd.backends.compile import check_finite
 from tppsd.data.sequences import EventSequence
 from tppsd.lightning.artifacts import samples_artifact, wandb_runs
-from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.datamodule import data_of
 from tppsd.lightning.loggers import log_figure, log_table
 from tppsd.lightning.modules import DraftTPP, check_sampling
 from tppsd.lightning.requests import median_window
@@ -190,16 +190,16 @@ def _show(
     log_table(trainer, "sampling/accepted_counts", ["drafted", "accepted", "rounds"], rows)
     if samples is None:
         return
-    data = getattr(trainer, "datamodule", None)
+    data = data_of(trainer)
     groups: dict[str, Sequence[EventSequence]] = {"speculative": samples.with_history()}
-    if isinstance(data, EventDataModule) and data.sequences("validation"):
+    if data is not None and data.sequences("validation"):
         groups = {"data": data.sequences("validation"), **groups}
     log_figure(trainer, "sampling/raster", raster(groups, mark_names=samples.mark_names))
     with TemporaryDirectory() as folder:
         file = Path(folder, "samples.parquet")
         for run in wandb_runs(trainer):
             samples.to_pandas().to_parquet(file, index=False)
-            name = data.dataset_name if isinstance(data, EventDataModule) else "model"
+            name = "model" if data is None else data.dataset_name
             run.log_artifact(
                 samples_artifact([file], name, {"step": trainer.global_step, "epoch": trainer.current_epoch})
             )

@@ -139,7 +139,7 @@ class TrainingCLI(VerbCLI):
         chosen = {name: self.model.hparams[name] for name in ModelSize._fields if options.get(name) is None}
         for name, value in chosen.items():
             options[name] = value
-        if chosen and isinstance(self.datamodule, EventDataModule):
+        if chosen:
             rank_zero_info(describe_size(chosen, self.datamodule.num_events))
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:

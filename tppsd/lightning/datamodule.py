@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
@@ -284,3 +284,9 @@ class EventDataModule(LightningDataModule):
             seed=self.seed,
         )
         return ResumableLoader(SequenceDataset(sequences), sampler, **options)
+
+
+def data_of(trainer: Trainer) -> EventDataModule | None:
+    """Return the EventDataModule of a run; None where it has another one, or only loaders."""
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, EventDataModule) else None

@@ -14,8 +14,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from tppsd.data.batch import EventBatch
 from tppsd.lightning.saving import run_directory
 from tppsd.models.checkpoint import write_checkpoint
+from tppsd.models.transformer_tpp import TransformerTPP
 
 _SCORES = ("val/nll", "val/kl")
 
@@ -27,7 +29,7 @@ class DivergedError(ValueError):
 @dataclass
 class _Seen:
     batch_idx: int
-    batch: Any
+    batch: EventBatch
     loss: Tensor | None = None
 
 
@@ -48,7 +50,9 @@ class StopAtDivergence(Callback):
         self._seen: list[_Seen] = []  # batches since the last optimiser step
         self._has_stepped = False
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: EventBatch, batch_idx: int
+    ) -> None:
         """Remember the batch until the next optimiser step is done."""
         if self._has_stepped:
             self._seen, self._has_stepped = [], False
@@ -63,7 +67,8 @@ class StopAtDivergence(Callback):
         losses = [seen.loss for seen in self._seen if seen.loss is not None]
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         named = {} if is_scaled else {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-        if _on_any(trainer, not (all_finite(losses) and all_finite(named.values()))):
+        is_wrong = not (all_finite(losses) and all_finite(named.values()))
+        if trainer.strategy.reduce_boolean_decision(is_wrong, all=False):
             self._stop(trainer, pl_module, "gradient", named)
         self._has_stepped = True
 
@@ -71,7 +76,7 @@ class StopAtDivergence(Callback):
         """Look at the weights after a step."""
         if self._has_stepped:
             named: dict[str, Tensor] = dict(pl_module.named_parameters())
-            if _on_any(trainer, not all_finite(named.values())):
+            if trainer.strategy.reduce_boolean_decision(not all_finite(named.values()), all=False):
                 self._stop(trainer, pl_module, "after the step, parameter", named)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,15 +91,15 @@ class StopAtDivergence(Callback):
                     f"in training were finite; {_last_good(trainer)}; {_ADVICE}"
                 )
 
-    def _stop(self, trainer: Trainer, pl_module: LightningModule, kind: str, named: Mapping[str, Tensor]) -> None:
+    def _stop(self, trainer: Trainer, pl_module: Any, kind: str, named: Mapping[str, Tensor]) -> None:
         """Say which batch it was, save it, and end the run."""
         seen = next((s for s in self._seen if s.loss is not None and not bool(s.loss.isfinite())), self._seen[-1])
         names = [name for name, value in named.items() if not bool(value.isfinite().all())]
         loss = "unknown" if seen.loss is None else f"{float(seen.loss):.6g}"
-        where, sequences = "", _indices(seen.batch)
+        where, sequences = "", seen.batch.index.tolist()
         if kind == "gradient":  # the weights are still those that gave the loss
-            module, sequences = _first_not_finite(trainer, pl_module, seen.batch, sequences)
-            where = f", not finite first in module {module}" if module else ""
+            module, wrong = _first_not_finite(trainer, pl_module.model, seen.batch)
+            where, sequences = f", not finite first in module {module}" if module else "", wrong or sequences
         found = f"{kind} of {_few(names, 2)} not finite"
         raise DivergedError(
             f"training diverged at step {trainer.global_step} (epoch {trainer.current_epoch}, batch {seen.batch_idx}, "
@@ -111,7 +116,7 @@ class StopAtDivergence(Callback):
         folder = next((c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), None)
         own = "diverged.pt" if trainer.global_rank == 0 else f"diverged-{trainer.global_rank}.pt"
         path = Path(run_directory(trainer) if folder is None or "://" in str(folder) else folder, own)
-        batches = [_plain(seen.batch) for seen in self._seen]
+        batches = [dict(seen.batch._asdict()) for seen in self._seen]
         losses = [None if seen.loss is None else float(seen.loss) for seen in self._seen]
         content = {"epoch": trainer.current_epoch, "step": trainer.global_step, "not_finite": names, "losses": losses}
         content |= {"batch_idx": [seen.batch_idx for seen in self._seen], "batches": batches}
@@ -133,22 +138,12 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return all(bool(value.isfinite().all()) for value in values)
 
 
-def _on_any(trainer: Trainer, found: bool) -> bool:
-    """Say whether any process has found it, so that all of them end together."""
-    return trainer.strategy.reduce_boolean_decision(found, all=False) if trainer.world_size > 1 else found
-
-
-def _first_not_finite(
-    trainer: Trainer, pl_module: LightningModule, batch: Any, sequences: list[int]
-) -> tuple[str | None, list[int]]:
+def _first_not_finite(trainer: Trainer, model: TransformerTPP, batch: EventBatch) -> tuple[str | None, list[int]]:
     """Run the model once more to find where values stop being finite.
 
     Returns:
         The innermost module whose output is the first that is not finite, and the sequences whose likelihood is not.
     """
-    model: Any = getattr(pl_module, "model", None)
-    if model is None:
-        return None, sequences
     found: list[str] = []
 
     def watch(name: str) -> Any:
@@ -164,25 +159,13 @@ def _first_not_finite(
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(watch(name or "model")).remove)
         likelihood = model.log_likelihood(batch)
-    wrong = [
-        index for index, is_finite in zip(sequences, likelihood.isfinite().tolist(), strict=False) if not is_finite
-    ]
-    return (found[0] if found else None), wrong or sequences
+    return (found[0] if found else None), batch.index[~likelihood.isfinite()].tolist()
 
 
 def _tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     return [value for value in output if isinstance(value, Tensor)] if isinstance(output, tuple | list) else []
-
-
-def _indices(batch: Any) -> list[int]:
-    index = getattr(batch, "index", None)
-    return index.tolist() if isinstance(index, Tensor) else []
-
-
-def _plain(batch: Any) -> Any:
-    return dict(batch._asdict()) if hasattr(batch, "_asdict") else batch
 
 
 def _few(values: list[Any], num: int) -> str:

@@ -14,6 +14,7 @@ from tppsd.lightning.budget import TimeBudget
 from tppsd.lightning.checkpoints import BestCheckpoint
 from tppsd.lightning.hawkes_baseline import POISSON, RENEWAL
 from tppsd.lightning.patience import Patience
+from tppsd.lightning.runs import run_of
 from tppsd.lightning.schedule import stable_decay
 
 
@@ -114,8 +115,7 @@ def _how_to_go_on(trainer: Trainer, best: Path | None, horizon: str) -> list[str
     """Return the commands that come next, in clauses."""
     if best is None:
         return ["no checkpoint was kept"]
-    run = best.parent.parent
-    if best.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
+    if (run := run_of(best)) is None:
         return [f"next: `tppsd test` with the options of the data and --ckpt_path {shlex.quote(str(best))}"]
     word = shlex.quote(str(run))
     following = [f"next: `tppsd test --run {word}`, then `tppsd forecast --run {word} --horizon {horizon}`"]

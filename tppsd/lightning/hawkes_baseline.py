@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_info
+
+from tppsd.data.memory import is_out_of_memory
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.metrics.functional import process_nll
@@ -32,18 +35,26 @@ class HawkesScore(NamedTuple):
 def score_hawkes(
     train: Sequence[EventSequence], test: Sequence[EventSequence], statistics: DataStatistics
 ) -> HawkesScore | None:
-    """Fit a Hawkes process to `train` and score it on `test`; None where there are too many marks for a fit.
+    """Fit a Hawkes process to `train` and score it on `test`; None where that cannot be, which is said.
 
     It is the maximum likelihood fit on the default grid of decays, with one event of each mark added, so that a mark
     that the training split lacks costs much, but not everything. Inter-times are floored at the statistics'
     `min_inter_time` in both, as in every other score. So that a test does not wait for it, many marks get fewer decays
-    and large splits are represented by some of their sequences.
+    and large splits are represented by some of their sequences. Too many marks, or too little memory, leave none: it is
+    only a baseline.
     """
-    found = fit_bounded(train, statistics)
-    if found is None:
+    try:
+        found = fit_bounded(train, statistics)
+        if found is None:
+            rank_zero_info(f"no Hawkes process is fitted: {statistics.num_marks} marks are too many")
+            return None
+        fit = found.fit
+        nll = process_nll(fit.process, (floored(sequence, statistics.min_inter_time) for sequence in test))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rank_zero_info("no Hawkes process is fitted: there is not enough memory for it")
         return None
-    fit = found.fit
-    nll = process_nll(fit.process, (floored(sequence, statistics.min_inter_time) for sequence in test))
     return HawkesScore(nll, fit.branching_ratio, found.num_decays, fit.num_events)
 
 

@@ -18,12 +18,6 @@ ABOUT = {
     "test": "Score a trained model on the test split, beside models without a learnt history.",
     "predict": "Sample sequences from trained models, and write them to Parquet files.",
 }
-USAGE = {
-    "fit": "tppsd fit --data.path PATH [OPTIONS]",
-    "validate": "tppsd validate --run RUN [OPTIONS]",
-    "test": "tppsd test --run RUN [OPTIONS]",
-    "predict": "tppsd predict --run RUN [OPTIONS]",
-}
 EXAMPLES = {
     "fit": (
         "tppsd fit --data.path log.csv --model.num_layers 4 --trainer.max_epochs 50",
@@ -65,7 +59,6 @@ TEXTS = {
 }
 VALUES = {"config": "FILE", "trainer.max_time": "TIME", "trainer.logger": "LOGGER", "trainer.accelerator": "NAME",
           "trainer.devices": "N", "trainer.precision": "NAME", "seed_everything": "N"}  # fmt: skip
-FOOTER = "`tppsd {verb} --help-all` lists every option, those of Lightning's Trainer included."
 
 
 def options_by_name(verb: str, parser: ArgumentParser) -> dict[str, Option]:
@@ -90,25 +83,25 @@ def short_page(verb: str, parser: ArgumentParser) -> str:
         return [option for name, option in options.items() if name.startswith(sections)]
 
     groups: dict[str, Iterable[Option]] = {}
-    if verb != "fit":
-        groups["Which model"] = [options[name] for name in ("run", "ckpt_path") if name in options]
-    if verb == "predict":
+    if verb == "fit":
+        groups |= {"Data": under("data."), "Model": under("model.")}
+    elif verb == "predict":
         groups["Which model"] = [options[name] for name in ("run", "model.target", "model.draft")]
         groups["What to sample"] = under("requests.")
-        groups["How"] = [option for name, option in options.items() if name.startswith("model.")][2:]
+        groups["How"] = under("model.")[2:]  # target and draft come first
         groups["Where to"] = under("writer.")
         groups["Data, for sequences that continue its own"] = under("data.")
     else:
+        groups["Which model"] = [options["run"], options["ckpt_path"]]
         groups["Data"] = under("data.")
-        groups["Model" if verb == "fit" else "Model (its size comes from the checkpoint)"] = (
-            under("model.") if verb == "fit" else under("model.distillation")
-        )
+        groups["Model (its size comes from the checkpoint)"] = under("model.distillation")
     named = {option.name for group in groups.values() for option in group}
-    more = [options[name] for name in COMMON if name in options and options[name].name not in named]
-    own = [option for option in more if verb == "fit" or "max_" not in option.name]
+    others = [options[name] for name in COMMON if name in options and options[name].name not in named]
+    own = [option for option in others if verb == "fit" or "max_" not in option.name]
     groups["Training" if verb == "fit" else "Further"] = own
     groups["Configuration"] = [options["config"], Option("--print_config", "", "print all options as YAML, and exit")]
-    return page(USAGE[verb], ABOUT[verb], groups, footer(verb))
+    more = f"`tppsd {verb} --help-all` lists every option, those of Lightning's Trainer included."
+    return page(_usage(verb), ABOUT[verb], groups, f"{_examples(verb)}\n\n{more}")
 
 
 def full_page(verb: str, parser: ArgumentParser) -> str:
@@ -118,15 +111,15 @@ def full_page(verb: str, parser: ArgumentParser) -> str:
         section = name.split(".")[0] if "." in name else "others"
         groups.setdefault(section, []).append(option)
     order = ["data", "model", "requests", "writer", *groups]
-    return page(USAGE[verb], ABOUT[verb], {name: groups[name] for name in order if name in groups}, examples(verb))
+    return page(_usage(verb), ABOUT[verb], {name: groups[name] for name in order if name in groups}, _examples(verb))
 
 
-def footer(verb: str) -> str:
-    """Return the last lines of the page of --help."""
-    return f"{examples(verb)}\n\n{FOOTER.format(verb=verb)}"
+def _usage(verb: str) -> str:
+    """Return how a verb is called."""
+    return f"tppsd {verb} {'--data.path PATH' if verb == 'fit' else '--run RUN'} [OPTIONS]"
 
 
-def examples(verb: str) -> str:
+def _examples(verb: str) -> str:
     """Return the examples of a verb."""
     return "\n".join(["Examples:", *(f"  {example}" for example in EXAMPLES[verb])])
 

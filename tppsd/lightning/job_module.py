@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from tppsd.backends.compile import content_hash
 from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.chunks import ChunkDataset
-from tppsd.lightning.modules import check_precision
+from tppsd.lightning.run_module import check_precision
 from tppsd.models.resolve import resolve_model
 from tppsd.sampling.options import DRAFTER_NAMES
 

@@ -80,7 +80,7 @@ def name_projects(loggers: Any, name: str | None, own_name: str = "fit") -> None
         if kind == "WandbLogger" and arguments.get("name") == own_name:
             arguments.name = None  # left over of the default logger: W&B would call every run so
         if kind == "WandbLogger" and arguments.get("project") is None and "WANDB_PROJECT" not in os.environ:
-            arguments.project = name
+            arguments.project = re.sub(r"[/\\#?%:]", "-", name)[:128]  # what W&B takes
         elif kind in ("CSVLogger", "TensorBoardLogger") and arguments.get("name") == LIGHTNING_NAME:
             arguments.name = name
 

@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from tppsd.backends.compile import check_compilable
 from tppsd.data.batch import EventBatch
-from tppsd.data.marks import check_mark_names
-from tppsd.data.units import check_time_unit
 from tppsd.lightning.baseline import poisson_log_likelihood
-from tppsd.lightning.checkpoint_io import use_local_checkpoints
 from tppsd.lightning.distillation import Distillation
-from tppsd.lightning.divergence import StopAtDivergence
 from tppsd.lightning.forecasts import ForecastMetrics
-from tppsd.lightning.random_state import random_states, restore_random_state
-from tppsd.lightning.requeue import RequeueBetweenSteps
-from tppsd.lightning.resuming import go_on, mend_progress
-from tppsd.lightning.schedule import PlannedSchedule, WarmupStableDecay
+from tppsd.lightning.run_module import RunModule
+from tppsd.lightning.schedule import WarmupStableDecay
 from tppsd.lightning.size import ModelSize, draft_size, target_size
 from tppsd.lightning.step_means import StepMeans
 from tppsd.metrics.likelihood import NegativeLogLikelihood
-from tppsd.models.checkpoint import CHECKPOINT_KEY, describe, read_plain
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.likelihood import Convention, likelihood_parts, scored_events
 from tppsd.models.transformer_tpp import TransformerTPP
 from tppsd.sampling.options import SamplingOptions
 
 CONVENTIONS: tuple[Convention, ...] = ("window", "benchmark")
-_RANDOM_STATES = "random_states"  # of a checkpoint: by rank
 OVERLAPS = ("kl", "step_acceptance")  # per context, of a draft with its target
 
 
-class TPPModule(LightningModule):
+class TPPModule(RunModule):
     """Holds a TransformerTPP (`model`), its loss, its metrics and its optimiser.
 
     Every logged NLL is in nats per event; `nll_time` contains the survival term, so nll = nll_time + nll_mark.
@@ -74,7 +63,6 @@ class TPPModule(LightningModule):
             nothing.
     """
 
-    role: str
     size_for: Callable[[int | None], ModelSize]  # what a size is that is not given, by the number of training events
 
     def __init__(
@@ -97,7 +85,7 @@ class TPPModule(LightningModule):
         width_penalty: float = 1e-3,
         compile: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, lr_interval, distillation, compile)
         size = self.size_for(num_events)
         embed_dim = size.embed_dim if embed_dim is None else embed_dim
         num_layers = size.num_layers if num_layers is None else num_layers
@@ -117,17 +105,12 @@ class TPPModule(LightningModule):
             feedforward_dim,
             max_context,
         )
-        self.optimizer_factory, self.scheduler_factory, self.lr_interval = optimizer, lr_scheduler, lr_interval
         names = ["val/nll", "val/nll_time", "val/nll_mark", "val/nll_poisson", "test/nll_poisson"]
         names += [f"test/{name}_{convention}" for convention in CONVENTIONS for name in ("nll", "nll_time", "nll_mark")]
         self.metrics = torch.nn.ModuleDict({name: NegativeLogLikelihood() for name in names})
         if not width_penalty >= 0:
             raise ValueError(f"width_penalty = {width_penalty} must be a number of at least 0")
-        self.is_compiled, self.distillation, self.width_penalty = compile, distillation, width_penalty
-        self.distilled_from: str | None = None  # content hash of the target
-        self._data_marks: tuple[str, ...] | None = None  # their names, of the data of the run
-        self._data_unit: str | None = None  # of their times, likewise
-        self._random_states: list[dict[str, Any]] | None = None  # of the checkpoint that a run goes on from
+        self.width_penalty = width_penalty
         if distillation is not None:
             means = {
                 f"{stage}/{name}": MeanMetric().set_dtype(torch.float64)
@@ -142,72 +125,10 @@ class TPPModule(LightningModule):
         distribution: NextEventDistribution = self.model(batch)
         return distribution
 
-    # --- what must hold before anything runs ------------------------------------------------------------------------
-
-    def setup(self, stage: str) -> None:
-        """Take over the statistics of the training split, unless the model has learnt with others already.
-
-        Raises:
-            ValueError: marks or unit of the data are not those of the model, or the precision rounds event times.
-        """
-        check_precision(self.trainer.precision)
-        use_local_checkpoints(self.trainer)
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None and data.num_marks != self.model.num_marks:
-            raise ValueError(
-                f"the data have num_marks = {data.num_marks}, but the model has num_marks = {self.model.num_marks}"
-            )
-        self._data_marks = None if data is None else data.statistics.mark_names
-        check_mark_names(self.model.statistics.mark_names, self._data_marks, "the model")
-        self._data_unit = None if data is None else data.statistics.time_unit
-        check_time_unit(self.model.statistics.time_unit, self._data_unit, "the model")
-        if stage == "fit" and data is not None and self.model.statistics.num_events == 0:
-            self.model.set_statistics(data.statistics)
-        if stage == "fit" and self.is_compiled:  # the full pass; the cached passes of sampling stay as they are
-            self.model.compile(dynamic=True)  # sequences have all lengths
-        if self.distillation is not None:
-            target_hash = self.distillation.load(self.model.num_marks, self._data_marks)
-            if stage == "fit" and self.distillation.is_trained_for:
-                self.distilled_from = target_hash
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Add StopAtDivergence and RequeueBetweenSteps, whoever trains, where they are not there already."""
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        added: list[Callback] = [StopAtDivergence(), RequeueBetweenSteps()]
-        return [each for each in added if not any(isinstance(callback, type(each)) for callback in callbacks)]
-
-    def on_fit_start(self) -> None:
-        """Refuse to train without statistics of a training split."""
-        self._need_statistics()
-
     def on_train_start(self) -> None:
-        """Restore the place and the random state of a run that goes on, now that everything is set up."""
-        go_on(self.trainer)
-        if self._random_states is not None:
-            restore_random_state(
-                self._random_states,
-                self.trainer.global_rank,
-                self.trainer.world_size,
-                self.trainer.strategy.root_device,
-            )
-            self._random_states = None
+        """Begin the means that are logged."""
+        super().on_train_start()
         self._step_means = StepMeans(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
-
-    def on_validation_start(self) -> None:
-        """Refuse to score without statistics of a training split."""
-        self._need_statistics()
-
-    def on_test_start(self) -> None:
-        """Refuse to score without statistics of a training split."""
-        self._need_statistics()
-
-    def _need_statistics(self) -> None:
-        if self.model.statistics.num_events == 0:
-            raise ValueError(
-                "the model has no statistics of a training split: fit it on an EventDataModule, or load a checkpoint"
-            )
-
-    # --- loss and metrics -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: EventBatch, batch_idx: int) -> Tensor:
         """Return the NLL per event, or what a Distillation makes of it."""
@@ -283,81 +204,21 @@ class TPPModule(LightningModule):
         self._update(f"{stage}/nll_time{suffix}", time + survival, num_events)
         self._update(f"{stage}/nll_mark{suffix}", mark, num_events)
         if convention == "window":
-            self._update(
-                f"{stage}/nll_poisson", poisson_log_likelihood(batch, self.model.statistics), num_events, prog_bar=True
-            )
+            poisson = poisson_log_likelihood(batch, self.model.statistics)
+            self._update(f"{stage}/nll_poisson", poisson, num_events, prog_bar=True)
 
     def _score_overlap(self, distribution: NextEventDistribution, batch: EventBatch, stage: str) -> None:
         if self.distillation is not None:
             overlap = self.distillation.overlap(distribution, batch, step=0)
             for name, values in zip(OVERLAPS, overlap, strict=True):
-                metric = self.metrics[f"{stage}/{name}"]
-                assert isinstance(metric, MeanMetric)
-                metric.update(values)
-                self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=1)
+                self._update(f"{stage}/{name}", values)
 
-    def _update(self, name: str, log_likelihood: Tensor, num_events: Tensor, prog_bar: bool = False) -> None:
+    def _update(self, name: str, *values: Tensor, prog_bar: bool = False) -> None:
+        """Add values to a metric, and let Lightning log it when the epoch ends."""
         metric = self.metrics[name]
-        assert isinstance(metric, NegativeLogLikelihood)
-        metric.update(log_likelihood, num_events)
+        assert isinstance(metric, Metric)
+        metric.update(*values)
         self.log(name, metric, on_step=False, on_epoch=True, prog_bar=prog_bar, batch_size=1)
-
-    # --- optimisation -----------------------------------------------------------------------------------------------
-
-    def configure_optimizers(self) -> Any:
-        """Build the optimiser and, where there is one, the schedule, planned for the steps of the Trainer."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
-            return optimizer
-        scheduler = self.scheduler_factory(optimizer)
-        planned_steps = self.trainer.estimated_stepping_batches
-        if isinstance(scheduler, PlannedSchedule) and planned_steps != float("inf"):
-            scheduler.plan(int(planned_steps))
-        interval = "epoch" if isinstance(scheduler, ReduceLROnPlateau) else self.lr_interval
-        config = {"scheduler": scheduler, "interval": interval, "monitor": getattr(scheduler, "monitor", "val/nll")}
-        return {"optimizer": optimizer, "lr_scheduler": config}
-
-    # --- checkpoints ------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
-        """Load as Lightning does, but a local file only and always with `weights_only=True`: no code of it is run."""
-        read_plain(checkpoint_path)  # says in one sentence what is wrong with it
-        return super().load_from_checkpoint(Path(checkpoint_path), *args, **options | {"weights_only": True})
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `tppsd.load` needs, without Lightning, and the random states of all processes."""
-        checkpoint[CHECKPOINT_KEY] = describe(self.model) | {"role": self.role}
-        checkpoint[_RANDOM_STATES] = random_states(self.trainer.strategy.root_device)
-        # averaged weights come from a copy of this module that is older than its statistics (Lightning's
-        # WeightAveraging)
-        checkpoint["state_dict"]["model._extra_state"] = self.model.get_extra_state()
-        if self.distilled_from is not None:
-            checkpoint[CHECKPOINT_KEY]["distilled_from"] = self.distilled_from
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare a checkpoint with the model.
-
-        It says in one sentence what would otherwise be a list of missing and misshapen tensors.
-
-        Raises:
-            ValueError: an argument, the marks or the unit of time are not those of the model or its data.
-        """
-        record = checkpoint.get(CHECKPOINT_KEY, {})
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:  # a run goes on
-            self._random_states = checkpoint.get(_RANDOM_STATES)
-            if "loops" in checkpoint:
-                mend_progress(checkpoint["loops"]["fit_loop"])
-        self.distilled_from = record.get("distilled_from", self.distilled_from)
-        for name, stored in record.get("config", {}).items():
-            here = self.model.config[name]
-            if name != "dropout" and stored != here:
-                raise ValueError(
-                    f"the checkpoint was trained with {name} = {stored!r}, but this model has {name} = {here!r}"
-                )
-        check_time_unit(record.get("statistics", {}).get("time_unit"), self._data_unit, "the checkpoint")
-        names = record.get("statistics", {}).get("mark_names")
-        check_mark_names(None if names is None else tuple(names), self._data_marks, "the checkpoint")
 
 
 def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> None:
@@ -372,14 +233,6 @@ def check_sampling(trainer: Trainer, target: Any, options: SamplingOptions) -> N
     if trainer.precision == "64-true":
         raise ValueError(f"precision = 64-true makes float64 weights; {wanted} is for float32 ones")
     check_compilable(target, wanted, trainer.strategy.root_device)
-
-
-def check_precision(precision: str | None) -> None:
-    """Refuse a precision that casts inputs: at t = 1000 a bfloat16 time is 4 units coarse."""
-    if precision in ("bf16-true", "16-true"):
-        raise ValueError(
-            f"precision = {precision!r} would round event times; use 'bf16-mixed', '16-mixed' or '32-true'"
-        )
 
 
 class TargetTPP(TPPModule):

@@ -27,7 +27,7 @@ class StartTogether(Callback):
     """
 
     def __init__(self, seconds: float = 60.0) -> None:
-        if not seconds > 0:
+        if not 0 < seconds < timedelta.max.total_seconds():
             raise ValueError(f"start_timeout = {seconds} must be a positive number of seconds")
         self.seconds = seconds
         self._is_ours = False

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class BudgetProgressBar(ProgressBar):
-    """Shows one line for a whole `fit` of `seconds`; pass it beside a TimeBudget of the same length.
+    """Shows one line for a whole `fit` of `seconds` in one process; pass it beside a TimeBudget of the same length.
 
     Args:
         seconds: the budget.
@@ -25,10 +25,6 @@ class BudgetProgressBar(ProgressBar):
         super().__init__()
         self.seconds = seconds
         self._bar: Progress | None = None
-
-    def disable(self) -> None:
-        """Show nothing; called on ranks that must not print."""
-        self._bar = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the bar and its clock."""

@@ -63,10 +63,7 @@ class RequeueBetweenSteps(Callback):
         """Answer, if the signal has come to any process of the run."""
         if self._answer is None:
             return
-        has_come = self._told is not None
-        if trainer.world_size > 1:
-            has_come = trainer.strategy.reduce_boolean_decision(has_come, all=False)
-        if has_come:
+        if trainer.strategy.reduce_boolean_decision(self._told is not None, all=False):
             number, self._told = self._told or signal.SIGUSR1, None
             self._answer(number, None)
 

@@ -56,6 +56,15 @@ def open_run(run: Path) -> tuple[Path, dict[str, Any]]:
     return checkpoint, _data(run, checkpoint)
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the folder of the run for which `--run` takes this checkpoint; None: it takes no run, or another one."""
+    run = checkpoint.parent.parent
+    try:
+        return run if best_of_run(run) == checkpoint and (run / "config.yaml").is_file() else None
+    except FileNotFoundError:
+        return None
+
+
 def _is_of_a_run(path: str) -> bool:
     file = Path(path)
     return file.name == "config.yaml" and file.is_file() and all(name in read_mapping(file) for name in FIT_ONLY)

@@ -11,6 +11,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from tppsd.data.whole_files import write_text
+from tppsd.lightning.datamodule import data_of
+from tppsd.lightning.runs import run_of
 
 NLL = "nats per event; lower is better"
 WINDOW = "the window convention: all scored events, and the time after the last one"
@@ -45,11 +47,6 @@ MEANINGS = {
 }
 
 
-def rounded(value: float) -> str:
-    """Return a number for people: four significant digits."""
-    return f"{value:.4g}"
-
-
 def explain(scores: Mapping[str, float], unit: str | None) -> list[tuple[str, str, str]]:
     """Return (name, rounded value, meaning) of every score, in the order of MEANINGS, others at the end.
 
@@ -60,7 +57,7 @@ def explain(scores: Mapping[str, float], unit: str | None) -> list[tuple[str, st
     by_name = {name.partition("/")[2] or name: value for name, value in scores.items()}
     names = [name for name in MEANINGS if name in by_name] + [name for name in by_name if name not in MEANINGS]
     in_unit = f", in {unit}" if unit else ", in the data's unit of time"
-    return [(name, rounded(by_name[name]), MEANINGS.get(name, "").replace("{unit}", in_unit)) for name in names]
+    return [(name, f"{by_name[name]:.4g}", MEANINGS.get(name, "").replace("{unit}", in_unit)) for name in names]
 
 
 def print_scores(scores: Mapping[str, float], unit: str | None, split: str) -> None:
@@ -89,7 +86,8 @@ def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None
         return
     verb = trainer.state.fn.value if trainer.state.fn is not None else "test"
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
+    assert data is not None  # the command line takes no other
     module: Any = trainer.lightning_module
     statistics = module.model.statistics
     print_scores(scores, statistics.time_unit, {"validate": "validation"}.get(verb, verb))
@@ -105,11 +103,11 @@ def say_scores(trainer: Trainer, checkpoint: str | Path, next_verb: str) -> None
 
 def _following(checkpoint: Path, verb: str, is_simulated: bool, statistics: Any) -> str:
     """Return the command to try next, with a horizon of some ten events."""
-    is_run = (checkpoint.parent.parent / "config.yaml").is_file()
-    run, model = shlex.quote(str(checkpoint.parent.parent)), shlex.quote(str(checkpoint))
+    if verb == "forecast" and is_simulated:
+        verb = "predict"
+    run = run_of(checkpoint)
+    option = {"test": "--ckpt_path", "predict": "--model.target", "forecast": "LOG --model"}[verb]
+    which = f"{option} {shlex.quote(str(checkpoint))}" if run is None else f"--run {shlex.quote(str(run))}"
     horizon = f"{10 * statistics.duration / max(1, statistics.num_events):.2g}"
-    if verb == "test":
-        return f"tppsd test --run {run}" if is_run else f"tppsd test --ckpt_path {model}"
-    if is_simulated:
-        return f"tppsd predict {f'--run {run}' if is_run else f'--model.target {model}'} --requests.horizon {horizon}"
-    return f"tppsd forecast {f'--run {run}' if is_run else f'LOG --model {model}'} --horizon {horizon}"
+    until = {"test": "", "predict": f" --requests.horizon {horizon}", "forecast": f" --horizon {horizon}"}[verb]
+    return f"tppsd {verb} {which}{until}"

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from tppsd.lightning.artifacts import data_artifact, model_artifact, use, wandb_runs
 from tppsd.lightning.checkpoints import best_checkpoint
-from tppsd.lightning.datamodule import EventDataModule
+from tppsd.lightning.datamodule import data_of
 
 
 class Tracking(Callback):
@@ -34,7 +34,8 @@ class Tracking(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log learning rate and norm of the gradient, in the steps in which losses are logged."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by one of the Trainer's helpers
+        if every == 0 or (trainer.global_step + 1) % every:  # 0: nothing is logged within epochs
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         values = {"train/gradient_norm": torch.nn.utils.get_total_norm(gradients)}
@@ -57,9 +58,8 @@ class Tracking(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the facts of the data, what was distilled from, and the best checkpoint as artifacts."""
-        data: Any = getattr(trainer, "datamodule", None)
-        checkpoint = best_checkpoint(trainer)
-        if not self.artifacts or not isinstance(data, EventDataModule):
+        data, checkpoint = data_of(trainer), best_checkpoint(trainer)
+        if not self.artifacts or data is None:
             return
         for run in wandb_runs(trainer):
             use(run, data_artifact(data))

@@ -6,7 +6,7 @@ colour-blind safe (Okabe and Ito 2008; Tol 2021).
 """
 
 from tppsd.plots.data import data_plot
-from tppsd.plots.rounds import Speedup, accepted_counts_plot, accepted_paths_plot, speedup_plot
+from tppsd.plots.rounds import accepted_counts_plot
 from tppsd.plots.sequences import intensity_plot, raster
 from tppsd.plots.style import AUTOREGRESSIVE, REAL, SPECULATIVE, save
 from tppsd.plots.time_rescaling import ks_plot, nll_by_time_plot
@@ -15,14 +15,11 @@ __all__ = [
     "AUTOREGRESSIVE",
     "REAL",
     "SPECULATIVE",
-    "Speedup",
     "accepted_counts_plot",
-    "accepted_paths_plot",
     "data_plot",
     "intensity_plot",
     "ks_plot",
     "nll_by_time_plot",
     "raster",
     "save",
-    "speedup_plot",
 ]

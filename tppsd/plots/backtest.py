@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
     from tppsd.forecasting.backtest_result import Backtest
+    from tppsd.forecasting.case_scores import CaseScores
 
 _NUM_BINS = 10
 _SHOWN_SETS, _SHOWN_HORIZONS = 6, 4  # of the grid of reliability diagrams
@@ -66,13 +68,12 @@ def backtest_plot(backtest: Backtest, mark: str | None = None, horizon: float | 
     figure = new_figure(13.5, 3.9)
     reliability, counts, times, coverage = figure.subplots(1, 4)
     for axes in (reliability, coverage):
-        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        _diagonal(axes)
     for axes in (counts, times):
         _band(axes, len(backtest.origins.times))
     handles = {}
     levels = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
-    for (name, scores), colour in zip(backtest.cases.items(), _colours(len(backtest.cases)), strict=True):
+    for name, scores, colour in _models(backtest):
         which = ... if mark is None else (slice(None), *place)
         _reliability(reliability, scores.probs[which].flatten(), scores.outcomes[which].flatten(), colour)
         pits = scores.count_pits[:, place[0], place[1]]
@@ -81,7 +82,7 @@ def backtest_plot(backtest: Backtest, mark: str | None = None, horizon: float | 
         _histogram(times, scores.next_time_pits, colour)
     for axes in (counts, times):
         axes.set_ylim(bottom=0)
-    span = f"{shown} within {chosen:g}" + (f" {backtest.time_unit}" if backtest.time_unit else "")
+    span = _within(backtest, shown, chosen)
     label(
         reliability,
         "forecast probability",
@@ -107,20 +108,18 @@ def reliability_grid(backtest: Backtest) -> Figure:
     horizons = list(range(len(backtest.horizons)))[-_SHOWN_HORIZONS:]
     figure = new_figure(0.8 + 2.6 * max(len(horizons), 2), 0.6 + 2.3 * len(shown))
     grid = figure.subplots(len(shown), len(horizons), squeeze=False, sharex=True, sharey=True)
-    unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     handles = {}
     for row, a in enumerate(shown):
         for column, b in enumerate(horizons):
             axes = grid[row, column]
-            axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-            for (name, scores), colour in zip(backtest.cases.items(), _colours(len(backtest.cases)), strict=True):
+            _diagonal(axes)
+            for name, scores, colour in _models(backtest):
                 handles[name] = _reliability(axes, scores.probs[:, a, b], scores.outcomes[:, a, b], colour)
             label(
                 axes,
                 "forecast probability" if row == len(shown) - 1 else "",
                 "share of origins" if column == 0 else "",
-                f"{backtest.labels[a]} within {backtest.horizons[b]:g}{unit}",
+                _within(backtest, backtest.labels[a], backtest.horizons[b]),
             )
     legend_below(figure, handles.values(), handles.keys())
     return figure
@@ -137,7 +136,7 @@ def _reliability(axes: Axes, probs: Tensor, outcomes: Tensor, colour: str) -> Li
 
 def backtest_page(backtest: Backtest) -> Page:
     """Return the page of a backtest: what was done, comparisons, calibration and all scores."""
-    page = Page("Backtest")
+    page, models = Page("Backtest"), list(backtest.cases)
     unit = f" {backtest.time_unit}" if backtest.time_unit else ""
     horizons = ", ".join(f"{h:g}" for h in backtest.horizons)
     num_sequences = len(backtest.origins.sequence.unique())
@@ -154,7 +153,11 @@ def backtest_page(backtest: Backtest) -> Page:
             "Mean differences of scores, target less baseline, with paired 95 % intervals: negative is better; open is "
             "what an interval around 0 leaves open."
         )
-        page.table(["score", *list(backtest.cases)[1:]], _comparison_rows(backtest))
+        compared = {
+            one[:4]: f"{one.verdict}: {_cell(one.difference, one.low, one.high)}" for one in backtest.comparisons
+        }
+        own = dict.fromkeys(one.metric for one in backtest.comparisons)
+        page.table(["score", *models[1:]], _rows(backtest, compared, models[1:], own))
     page.heading("Calibration")
     page.figure(backtest_plot(backtest))
     if len(backtest.labels) * len(backtest.horizons) > 1:
@@ -164,57 +167,58 @@ def backtest_page(backtest: Backtest) -> Page:
             "origins."
         )
         page.figure(reliability_grid(backtest))
-    heads = ["score", *backtest.cases]
+    scores = {row[:4]: _cell(row.value, row.low, row.high) for row in backtest.scores}
     page.heading("Scores")
     page.paragraph("Lower is better, but for auroc and temporal_map. Brackets hold 95 % intervals.")
-    page.table(heads, _rows(backtest, _PROPER, with_interval=True))
+    page.table(["score", *models], _rows(backtest, scores, models, _PROPER))
     page.heading("Calibration in numbers")
     rest = [name for name in dict.fromkeys(row.metric for row in backtest.scores) if name not in _PROPER]
-    page.table(heads, _rows(backtest, rest, with_interval=True))
+    page.table(["score", *models], _rows(backtest, scores, models, rest))
     return page
 
 
-def _comparison_rows(backtest: Backtest) -> list[list[str]]:
-    """Return verdicts by score, under a heading for each set of marks and horizon."""
-    unit = f" {backtest.time_unit}" if backtest.time_unit else ""
+def _rows(
+    backtest: Backtest, cells: Mapping[tuple[str, str, str, float], str], models: Sequence[str], metrics: Iterable[str]
+) -> list[list[str]]:
+    """Return cells by metric, under a heading for each set of marks and horizon.
+
+    Args:
+        cells: by model, metric, set of marks and horizon; a metric without any has no row.
+        models: from left to right.
+    """
     rows: list[list[str]] = []
     for mark in reversed(backtest.labels):
         for horizon in reversed(backtest.horizons):
-            own = [one for one in backtest.comparisons if (one.mark, one.horizon) == (mark, horizon)]
-            rows.append([f"{mark} within {horizon:g}{unit}"])
-            for metric in dict.fromkeys(one.metric for one in own):
-                cells = (_cell((one.difference, one.low, one.high), True) for one in own if one.metric == metric)
-                verdicts = (one.verdict for one in own if one.metric == metric)
-                rows.append([metric, *map(": ".join, zip(verdicts, cells, strict=True))])
-    return rows
-
-
-def _rows(backtest: Backtest, metrics: Sequence[str], with_interval: bool) -> list[list[str]]:
-    """Return cells by metric, under a heading for each set of marks and horizon."""
-    unit = f" {backtest.time_unit}" if backtest.time_unit else ""
-    cells = {row[:4]: row for row in backtest.scores}
-    rows: list[list[str]] = []
-    for mark in reversed(backtest.labels):
-        for horizon in reversed(backtest.horizons):
-            rows.append([f"{mark} within {horizon:g}{unit}"])
+            rows.append([_within(backtest, mark, horizon)])
             for metric in metrics:
-                own = [cells.get((model, metric, mark, horizon)) for model in backtest.cases]
-                if any(own):
-                    rows.append([metric, *("" if row is None else _cell(row[4:7], with_interval) for row in own)])
+                own = [cells.get((model, metric, mark, horizon), "") for model in models]
+                rows += [[metric, *own]] if any(own) else []
     return rows
 
 
-def _cell(numbers: Sequence[float], with_interval: bool) -> str:
-    value, low, high = numbers
+def _cell(value: float, low: float, high: float) -> str:
+    """Return a number with its interval, where it has one."""
     if math.isnan(value):
         return "-"
-    return f"{value:.4g} [{low:.4g}, {high:.4g}]" if with_interval and not math.isnan(low) else f"{value:.4g}"
+    return f"{value:.4g}" if math.isnan(low) else f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
-def _colours(num_models: int) -> list[str]:
-    """Return the target's colour, and those of the baselines."""
-    palette = [SPECULATIVE, AUTOREGRESSIVE, *OTHERS]
-    return [palette[i % len(palette)] for i in range(num_models)]
+def _models(backtest: Backtest) -> Iterator[tuple[str, CaseScores, str]]:
+    """Yield name, scores and colour of every model, the target first."""
+    colours = cycle((SPECULATIVE, AUTOREGRESSIVE, *OTHERS))
+    for (name, scores), colour in zip(backtest.cases.items(), colours, strict=False):
+        yield name, scores, colour
+
+
+def _within(backtest: Backtest, mark: str, horizon: float) -> str:
+    """Return a set of marks and a horizon in words."""
+    return f"{mark} within {horizon:g}" + (f" {backtest.time_unit}" if backtest.time_unit else "")
+
+
+def _diagonal(axes: Axes) -> None:
+    """Draw the line on which a share is as large as it was said to be."""
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
 
 def _histogram(axes: Axes, pits: Tensor, colour: str) -> None:

@@ -150,7 +150,7 @@ def rate_over_time(facts: LogFacts) -> Figure:
 
 
 def rate_by_hour_and_weekday(facts: LogFacts) -> Figure | None:
-    """Draw scored events by hour of the day and by day of the week (UTC), per hour of the calendar.
+    """Draw the shares of the scored events by hour of the day and by day of the week (UTC).
 
     None without timestamps or without scored events.
     """

@@ -48,9 +48,9 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of this size in inches, with a layout that leaves room for labels."""
-    from matplotlib.figure import Figure
+    from tppsd.plots.figure import PlainFigure
 
-    figure = Figure(figsize=(width, height))
+    figure = PlainFigure(figsize=(width, height))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     return figure
 
@@ -160,6 +160,13 @@ def _inches(text: str) -> float:
     return (
         max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.splitlines() or [""]) / 72
     )
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Let the ticks of the horizontal axis be whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def plain(axes: Axes) -> None:
