@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,51 @@ from tppsd.data.units import as_number
 Place = Callable[[int], str]  # position of a value -> words that say where it stands
 EXACT = 2**53  # float64 holds every integer up to here
 DATE_OR_CLOCK = re.compile(r"\d[-/.]\d+[-/.]\d|\d:\d\d")
+
+
+class OpenTable:
+    """Is an Arrow table whose columns are let go when they have been read, so that none is in memory twice for long.
+
+    Args:
+        table: a pyarrow.Table, which nobody else should hold.
+
+    Attributes:
+        num_rows: number of rows.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table, self.num_rows = table, int(table.num_rows)
+        release_unused()  # what reading took
+
+    @property
+    def schema(self) -> Any:
+        """The names and types of the columns that are left."""
+        return self._table.schema
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns that are left."""
+        return list(self._table.column_names)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a column, a pyarrow.ChunkedArray."""
+        return self._table[name]
+
+    def take(self, rows: np.ndarray) -> Any:
+        """Return some rows of all columns, a pyarrow.Table."""
+        return self._table.take(rows)
+
+    def keep(self, names: Collection[str]) -> None:
+        """Let go of all columns but these, for good."""
+        self._table = self._table.select([i for i, name in enumerate(self.column_names) if name in names])
+        release_unused()
+
+
+def release_unused() -> None:
+    """Give the memory of columns that are gone back to the system: Arrow would keep it for others."""
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
 
 
 def is_list(kind: Any) -> bool:
@@ -99,9 +144,9 @@ def to_floats(values: Any, place: Place, missing: float | None = None) -> np.nda
         raise ValueError(f"{place(first_null(values))} is missing; it must be a finite number")
     if types.is_integer(kind):
         _check_exact(values, place)
-    return np.array(
-        values.cast("float64").fill_null(np.nan if missing is None else missing).to_numpy(zero_copy_only=False)
-    )
+    values = values.cast("float64")
+    floats: np.ndarray = (values.fill_null(missing) if values.null_count else values).to_numpy()
+    return floats
 
 
 def not_a_number(values: Any, place: Place) -> ValueError:
@@ -184,11 +229,16 @@ def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
 
 
 def plain(values: Any) -> Any:
-    """Return a column as one contiguous array, dictionary encoding (pandas categories) undone."""
+    """Return a column as one contiguous array, dictionary encoding (pandas categories) undone.
+
+    That of a ChunkedArray has memory of its own; an Array that is plain is returned as it is.
+    """
     import pyarrow
 
     kind = values.type.value_type if pyarrow.types.is_dictionary(values.type) else values.type
     kind = pyarrow.large_string() if str(kind) == "string_view" else kind
+    if isinstance(values, pyarrow.Array) and values.type == kind:
+        return values
     chunks = values.chunks if isinstance(values, pyarrow.ChunkedArray) else [values]
     return pyarrow.concat_arrays([chunk.cast(kind) for chunk in chunks]) if chunks else pyarrow.array([], kind)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.arrow import OpenTable
 from tppsd.data.event_table import is_event_table
 from tppsd.data.files import format_of, row_blocks
 from tppsd.data.log import flatten
@@ -91,7 +92,7 @@ class Blocks:
         context = replace(self.context, obstacles=Obstacles())
         flat = None
         with context.obstacles.noted():
-            flat = flatten(source, table, context)
+            flat = flatten(source, OpenTable(table), context)
             if flat is not None:
                 check_values(flat)
         context.obstacles.raise_all(source)

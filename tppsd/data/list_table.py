@@ -35,8 +35,16 @@ def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTab
 def _from_columns(source: str, table: Any, columns: dict[str, str], context: Context) -> SequenceTable | None:
     import pyarrow.compute as pc
 
+    table.keep({*columns.values(), CENSORED, NAMES, UNIT, ORIGIN})
     lengths = _check_lengths(source, table, columns)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
+
+    def values_of(field: str) -> Any:
+        """Return the values of all lists of a column, which the table lets go."""
+        values = pc.list_flatten(table[columns[field]])
+        if list(columns.values()).count(columns[field]) == 1:
+            table.keep(set(table.column_names) - {columns[field]})
+        return values
 
     def event_place(field: str, event: int) -> str:
         row = int(np.searchsorted(offsets, event, side="right")) - 1
@@ -46,15 +54,14 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
     times, marks, inter_times = None, None, None
     with obstacles.noted():
         times = read_time_column(
-            pc.list_flatten(table[columns["time"]]),
+            values_of("time"),
             lambda event: event_place("time", event),
             context,
             context.noter(f"{source}, {columns['time']}"),
         )
     if "mark" in columns:
         with obstacles.noted():
-            values = pc.list_flatten(table[columns["mark"]])
-            marks = read_marks(values, lambda event: event_place("mark", event), options)
+            marks = read_marks(values_of("mark"), lambda event: event_place("mark", event), options)
     if times is None:
         return None
     if options.sort:
@@ -63,8 +70,7 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         columns = {field: name for field, name in columns.items() if field != "inter_time"}
     if "inter_time" in columns and times.dtype.kind != "M":  # of timestamps the differences are exact
         with obstacles.noted():
-            values = pc.list_flatten(table[columns["inter_time"]])
-            inter_times = to_floats(values, lambda event: event_place("inter_time", event))
+            inter_times = to_floats(values_of("inter_time"), lambda event: event_place("inter_time", event))
     num_marks, ids = None, to_objects(table[columns["sequence"]]) if "sequence" in columns else None
     windows: dict[str, Any] = {}
     for field in ("t_start", "t_end", "score_start"):
@@ -85,7 +91,7 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         inter_times=inter_times,
         **windows,
         num_marks=num_marks,
-        rows=np.arange(table.num_rows),
+        rows=range(table.num_rows),
         one_row_each=True,
         sequence_ids=ids,
         is_cut=_cut_starts(table),

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.arrow import release_unused
 from tppsd.data.event_table import from_event_rows, is_event_table
+from tppsd.data.gaps import fitting_unit
 from tppsd.data.list_table import from_sequence_rows
 from tppsd.data.marks import MarkVocabulary
 from tppsd.data.memory import memory_for
 from tppsd.data.observation import columns_of_windows, in_intervals, observed_until, with_window
 from tppsd.data.obstacles import DataError, Obstacles
 from tppsd.data.options import Context, ReadOptions
-from tppsd.data.sequence_table import SequenceTable, check_values, missing
+from tppsd.data.sequence_table import SequenceTable, block_edges, check_values, missing
 from tppsd.data.splits import Segments, by_fractions, by_time, into_windows, whole, with_history
-from tppsd.data.tables import SPLITS, Tables, by_column, from_sequences, is_sequences, open_tables
-from tppsd.data.units import NANOSECONDS, Clock, fitting_unit, known_unit, parse_timestamp, to_text
+from tppsd.data.tables import SPLITS, Tables, from_sequences, is_sequences, open_tables
+from tppsd.data.units import NANOSECONDS, Clock, known_unit, parse_timestamp, to_text
 
 ROUNDING = 4 * np.finfo(np.float64).eps  # relative to the time: how far a given inter-time may lie from the difference
 
@@ -49,7 +51,6 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
     unit = known_unit(options.time_unit or _own(tables, "time_unit"))
     if options.time_unit is not None and unit is None:
         raise DataError(f"time_unit = {options.time_unit!r} must be one of {', '.join(NANOSECONDS)} for timestamps")
-    gaps = np.concatenate([tick_gaps(table) for table in dated])
     earliest = min(
         ticks[~missing(ticks)].min()
         for table in dated
@@ -59,7 +60,7 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
     midnight = earliest.astype("datetime64[D]").astype("datetime64[ns]")
     said = options.origin or _own(tables, "time_origin")
     origin = midnight if said is None else parse_timestamp(said, "origin")
-    return Clock(unit or fitting_unit(gaps), origin)
+    return Clock(unit or fitting_unit(dated), origin)
 
 
 def _own(tables: Collection[SequenceTable], name: str) -> str | None:
@@ -68,20 +69,19 @@ def _own(tables: Collection[SequenceTable], name: str) -> str | None:
     return next((value for value in said if value is not None), None)
 
 
-def tick_gaps(table: SequenceTable) -> np.ndarray:
-    """Return nanoseconds between consecutive events of the same sequence, int64."""
-    gaps = np.diff(table.event_times).astype("timedelta64[ns]").astype(np.int64)
-    is_first = np.zeros(len(table.event_times) + 1, dtype=bool)
-    is_first[table.offsets[:-1]] = True
-    return gaps[~is_first[1:-1]]
-
-
 def inter_times(table: SequenceTable, clock: Clock) -> np.ndarray:
-    """Return the inter-times, float64 (num_events,).
+    """Return the inter-times, float64 (num_events,), of one block after another.
 
     They are differences of the times or, where it agrees with them up to rounding, the finer value of the data. Of
     timestamps they are exact.
     """
+    found = np.empty(len(table.event_times))
+    for start, stop in block_edges(table.offsets):
+        found[table.offsets[start] : table.offsets[stop]] = _inter_times(table.part(start, stop), clock)
+    return found
+
+
+def _inter_times(table: SequenceTable, clock: Clock) -> np.ndarray:
     times, has_events = table.event_times, table.lengths > 0
     first = table.offsets[:-1][has_events]
     differences = np.diff(times, prepend=times[:1])
@@ -161,7 +161,6 @@ def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | 
     """Return the log, or None where obstacles leave nothing to go on with."""
     options, obstacles = context.options, context.obstacles
     tables: dict[str | None, SequenceTable] = {}
-    opened = by_column(opened)
     if not is_split and set(opened.tables) == {None}:
         opened = opened._replace(tables={"train": opened.tables[None]})
     for split, (source, table) in opened.tables.items():
@@ -226,7 +225,7 @@ def own_options(options: ReadOptions, table: SequenceTable) -> ReadOptions:
 
 
 def flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
-    """Return a table or a list of EventSequence in flat form; None where obstacles leave nothing to go on with."""
+    """Return an OpenTable or a list of EventSequence in flat form; None where obstacles leave nothing to go on with."""
     if is_sequences(table):
         return from_sequences(source, table)
     if table.num_rows == 0:
@@ -234,7 +233,9 @@ def flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
         return None
     own = replace(context, options=columns_of_windows(context.options, table.column_names))
     read = from_event_rows if is_event_table(table, own.options.column_map) else from_sequence_rows
-    return read(source, table, own)
+    flat = read(source, table, own)
+    release_unused()
+    return flat
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class MarkVocabulary:
                 f"{table.event_place(0, 'mark')} = {quoted(table.marks[0].as_py())} is a string, but the training "
                 "split has integer marks"
             )
-        marks = np.array(table.marks.to_numpy())
+        marks: np.ndarray = table.marks.to_numpy()
         wrong = (marks < 0) | (marks >= self.num_marks)
         if wrong.any():
             i = int(wrong.nonzero()[0][0])

@@ -6,6 +6,7 @@ right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,25 @@ import numpy as np
 
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.units import to_text
+
+BLOCK = 2**18  # events that are looked at together where all are: what that takes beside the events themselves
+
+
+def block_edges(offsets: np.ndarray, num_events: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of all sequences in order, of at most `num_events` sequences and events, or of one sequence.
+
+    What is computed of each block in turn takes no memory that grows with the data.
+
+    Args:
+        offsets: int64 (num_sequences + 1,), as of `SequenceTable`.
+        num_events: of a block.
+    """
+    start, num = 0, len(offsets) - 1
+    while start < num:
+        stop = int(np.searchsorted(offsets, offsets[start] + num_events, side="right")) - 1
+        stop = min(max(stop, start + 1), start + num_events, num)
+        yield start, stop
+        start = stop
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,7 @@ class SequenceTable:
         inter_times: float64 (num_events,), or None.
         t_start, t_end: ticks (num_sequences,) with NaN or NaT where there is none.
         num_marks: declared size of the mark vocabulary, or None.
-        rows: row in the source of each sequence (if `one_row_each`) or of each event.
+        rows: row in the source of each sequence (if `one_row_each`) or of each event; a range takes no memory.
         one_row_each: every sequence is one row of the source, with lists; else every event is.
         sequence_ids: the ids, (num_sequences,), or None where there are none.
         skipped: int64 (num_sequences,), events of the source's sequence before this one's first; None: 0.
@@ -62,7 +82,7 @@ class SequenceTable:
     t_start: np.ndarray
     t_end: np.ndarray
     num_marks: int | None
-    rows: np.ndarray
+    rows: np.ndarray | range
     one_row_each: bool
     sequence_ids: np.ndarray | None = None
     skipped: np.ndarray | None = None
@@ -124,6 +144,11 @@ class SequenceTable:
             is_cut=None if self.is_cut is None else self.is_cut[own],
         )
 
+    def blocks(self) -> Iterator[SequenceTable]:
+        """Yield all sequences in order, in parts on the memory of this table: see `block_edges`."""
+        for edges in block_edges(self.offsets):
+            yield self.part(*edges)
+
     def cut(self, pieces: Pieces) -> SequenceTable:
         """Return new sequences, each of consecutive events of one sequence of this table.
 
@@ -133,6 +158,7 @@ class SequenceTable:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         events = np.arange(offsets[-1]) + np.repeat(pieces.starts - offsets[:-1], lengths)
         skipped = pieces.starts - self.offsets[pieces.parents]
+        rows = np.arange(self.rows.start, self.rows.stop) if isinstance(self.rows, range) else self.rows
         return replace(
             self,
             event_times=self.event_times[events],
@@ -141,7 +167,7 @@ class SequenceTable:
             inter_times=None if self.inter_times is None else self.inter_times[events],
             t_start=pieces.t_start,
             t_end=pieces.t_end,
-            rows=self.rows[pieces.parents] if self.one_row_each else self.rows[events],
+            rows=rows[pieces.parents if self.one_row_each else events],
             sequence_ids=None if self.sequence_ids is None else self.sequence_ids[pieces.parents],
             skipped=skipped if self.skipped is None else skipped + self.skipped[pieces.parents],
             score_start=pieces.score_start,
@@ -186,8 +212,9 @@ def check_values(table: SequenceTable) -> None:
     Raises:
         ValueError: there is one; the sentence names its place.
     """
-    _check_event_times(table)
-    _check_inter_times(table)
+    for check in (_check_finite, _check_order, _check_inter_times):
+        for block in table.blocks():
+            check(block)
     _check_windows(table)
 
 
@@ -195,10 +222,14 @@ def _first(wrong: np.ndarray) -> int | None:
     return int(wrong.nonzero()[0][0]) if wrong.any() else None
 
 
-def _check_event_times(table: SequenceTable) -> None:
+def _check_finite(table: SequenceTable) -> None:
     times = table.event_times
     if (i := _first(~np.isfinite(times))) is not None:
         raise ValueError(f"{table.event_place(i, 'time')} is {times[i]}; it must be a finite number")
+
+
+def _check_order(table: SequenceTable) -> None:
+    times = table.event_times
     goes_back = np.zeros(len(times), dtype=bool)
     goes_back[1:] = times[1:] < times[:-1]
     goes_back[table.offsets[:-1][table.lengths > 0]] = False  # the first event of a sequence follows none
