@@ -167,9 +167,7 @@ def not_a_number(values: Any, place: Place) -> ValueError:
 
 def _check_exact(integers: Any, place: Place) -> None:
     numbers = integers.fill_null(0).to_numpy(zero_copy_only=False)
-    large = (numbers > EXACT) | (numbers < -EXACT)
-    if large.any():
-        i = int(large.nonzero()[0][0])
+    if (i := first_true((numbers > EXACT) | (numbers < -EXACT))) is not None:
         raise ValueError(
             f"{place(i)} = {numbers[i]} is beyond 2^53, where float64 loses digits; subtract an origin, "
             "use a coarser unit, or say with time_format in which unit it counts from 1970"
@@ -204,10 +202,10 @@ def to_marks(values: Any, place: Place) -> Any:
             f"{place(i)} = {shown(values, i)} has type {kind}; marks must be integers 0..num_marks-1, "
             f"or strings{' (mark_bins makes marks of numbers)' if types.is_floating(kind) else ''}"
         )
-    if types.is_uint64(kind) and (large := values.to_numpy(zero_copy_only=False) >= 2**63).any():
-        i = int(large.nonzero()[0][0])
+    if types.is_uint64(kind) and (large := first_true(values.to_numpy(zero_copy_only=False) >= 2**63)) is not None:
         raise ValueError(
-            f"{place(i)} = {values[i].as_py()} is out of range; marks must be integers 0..num_marks-1, or strings"
+            f"{place(large)} = {values[large].as_py()} is out of range; marks must be integers 0..num_marks-1, or "
+            "strings"
         )
     return values.cast("int64")
 
@@ -222,8 +220,7 @@ def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
     if values.null_count:
         raise ValueError(f"{place(first_null(values))} is missing; it must be an integer")
     numbers: np.ndarray = values.to_numpy(zero_copy_only=False).astype(np.int64)
-    if (numbers < minimum).any():
-        i = int((numbers < minimum).nonzero()[0][0])
+    if (i := first_true(numbers < minimum)) is not None:
         raise ValueError(f"{place(i)} = {numbers[i]}; it must be at least {minimum}")
     return numbers
 
@@ -268,6 +265,11 @@ def without_views(table: Any) -> Any:
     return table
 
 
+def first_true(wrong: np.ndarray) -> int | None:
+    """Return the position of the first entry that is true, None where none is."""
+    return int(wrong.argmax()) if wrong.any() else None
+
+
 def first_null(values: Any) -> int:
     """Return the position of the first missing value."""
-    return int(np.asarray(values.is_null()).nonzero()[0][0])
+    return int(np.asarray(values.is_null()).argmax())

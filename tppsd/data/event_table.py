@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import first_null, is_list, plain, release_unused, shown, to_objects
+from tppsd.data.arrow import first_null, first_true, is_list, plain, release_unused, shown, to_objects
 from tppsd.data.list_table import declared_num_marks, window_column
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import DataError, quoted
@@ -223,9 +223,7 @@ def _constant_in_sequence(source: str, name: str, values: np.ndarray, codes: np.
     first_rows = np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1))  # codes count up as ids appear
     per_sequence = values[first_rows]
     expected = per_sequence[codes]
-    different = (values != expected) & ~(missing(values) & missing(expected))
-    if different.any():
-        row = int(different.nonzero()[0][0])
+    if (row := first_true((values != expected) & ~(missing(values) & missing(expected)))) is not None:
         raise ValueError(
             f"{source}, row {row}: {name} = {values[row]}, but row {first_rows[codes[row]]} of the same sequence has "
             f"{expected[row]}; a sequence has one window"

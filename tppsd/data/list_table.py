@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, list_lengths, plain, shown, to_floats, to_objects, to_positive_integers
+from tppsd.data.arrow import (
+    first_true,
+    is_list,
+    list_lengths,
+    plain,
+    shown,
+    to_floats,
+    to_objects,
+    to_positive_integers,
+)
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.options import SEQUENCE_COLUMNS, Context, resolve_columns
 from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
@@ -144,8 +153,7 @@ def _check_lengths(source: str, table: Any, columns: dict[str, str]) -> np.ndarr
         lengths[name] = to_positive_integers(table[name], lambda row: f"{source}, row {row}: {name}", minimum=0)
     first = next(iter(lengths))
     for name, values in lengths.items():
-        if (values != lengths[first]).any():
-            row = int((values != lengths[first]).nonzero()[0][0])
+        if (row := first_true(values != lengths[first])) is not None:
             says = f"says {values[row]}" if name == columns.get("length") else f"has {values[row]}"
             raise ValueError(
                 f"{source}, row {row}: {first} has {lengths[first][row]} values and {name} {says}; "
@@ -179,9 +187,7 @@ def window_column(
             f"{source}: {name} holds {kinds[values.dtype.kind == 'M']}, but {columns['time']} "
             f"{kinds[times.dtype.kind == 'M']}; a window and its events must have the same kind of times"
         )
-    infinite = np.zeros(0, dtype=bool) if values.dtype.kind == "M" else np.isinf(values)
-    if infinite.any():
-        row = int(infinite.nonzero()[0][0])
+    if values.dtype.kind != "M" and (row := first_true(np.isinf(values))) is not None:
         raise ValueError(
             f"{source}, row {row}: {name} is {values[row]}; it must be a finite number, or empty where the window is "
             "not known"
@@ -195,8 +201,7 @@ def declared_num_marks(source: str, table: Any, columns: dict[str, str]) -> int 
     if name is None or table[name].null_count == table.num_rows:
         return None
     values = to_positive_integers(table[name], lambda row: f"{source}, row {row}: {name}", minimum=1)
-    if (values != values[0]).any():
-        row = int((values != values[0]).nonzero()[0][0])
+    if (row := first_true(values != values[0])) is not None:
         raise ValueError(
             f"{source}, row {row}: {name} = {values[row]}, but row 0 has {values[0]}; "
             "every row must have the same number of marks"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import Place, first_null, plain, to_floats, to_marks
+from tppsd.data.arrow import Place, first_null, first_true, plain, to_floats, to_marks
 from tppsd.data.obstacles import DataError, nearest, quoted
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
@@ -57,9 +57,7 @@ def bin_marks(values: Any, place: Place, edges: Sequence[float]) -> Any:
 
     numbers = to_floats(values, place)
     marks = np.searchsorted(np.asarray(edges, dtype=np.float64), numbers, side="right") - 1
-    wrong = (marks < 0) | ~np.isfinite(numbers)
-    if wrong.any():
-        i = int(wrong.argmax())
+    if (i := first_true((marks < 0) | ~np.isfinite(numbers))) is not None:
         raise DataError(f"{place(i)} = {numbers[i]} lies in none of mark_bins, which begin at {edges[0]:g}")
     return pyarrow.array(marks)
 
@@ -166,9 +164,7 @@ class MarkVocabulary:
                 "split has integer marks"
             )
         marks: np.ndarray = table.marks.to_numpy()
-        wrong = (marks < 0) | (marks >= self.num_marks)
-        if wrong.any():
-            i = int(wrong.nonzero()[0][0])
+        if (i := first_true((marks < 0) | (marks >= self.num_marks))) is not None:
             origin = "" if self.declared else " (from the training split; a column dim_process would declare more)"
             raise ValueError(
                 f"{table.event_place(i, 'mark')} = {marks[i]} is out of range; marks must be "

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.arrow import first_true
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.units import to_text
 
@@ -218,13 +219,9 @@ def check_values(table: SequenceTable) -> None:
     _check_windows(table)
 
 
-def _first(wrong: np.ndarray) -> int | None:
-    return int(wrong.nonzero()[0][0]) if wrong.any() else None
-
-
 def _check_finite(table: SequenceTable) -> None:
     times = table.event_times
-    if (i := _first(~np.isfinite(times))) is not None:
+    if (i := first_true(~np.isfinite(times))) is not None:
         raise ValueError(f"{table.event_place(i, 'time')} is {times[i]}; it must be a finite number")
 
 
@@ -233,7 +230,7 @@ def _check_order(table: SequenceTable) -> None:
     goes_back = np.zeros(len(times), dtype=bool)
     goes_back[1:] = times[1:] < times[:-1]
     goes_back[table.offsets[:-1][table.lengths > 0]] = False  # the first event of a sequence follows none
-    if (i := _first(goes_back)) is not None:
+    if (i := first_true(goes_back)) is not None:
         raise DataError(
             f"{table.event_place(i, 'time')} = {to_text(times[i])} comes before the event at {to_text(times[i - 1])}; "
             "the times of a sequence must not decrease: sort: true sorts them",
@@ -244,7 +241,7 @@ def _check_order(table: SequenceTable) -> None:
 def _check_inter_times(table: SequenceTable) -> None:
     if table.inter_times is None:
         return
-    if (i := _first(~(np.isfinite(table.inter_times) & (table.inter_times >= 0)))) is not None:
+    if (i := first_true(~(np.isfinite(table.inter_times) & (table.inter_times >= 0)))) is not None:
         raise ValueError(
             f"{table.event_place(i, 'inter_time')} = {table.inter_times[i]}; it must be a finite number of at least 0"
         )
@@ -252,7 +249,7 @@ def _check_inter_times(table: SequenceTable) -> None:
 
 def _check_windows(table: SequenceTable) -> None:
     lengths, t_start, t_end = table.lengths, table.t_start, table.t_end
-    if (i := _first((lengths == 0) & missing(t_start))) is not None:
+    if (i := first_true((lengths == 0) & missing(t_start))) is not None:
         raise ValueError(
             f"{table.sequence_place(i)}: the sequence has no events and no t_start; "
             "an empty sequence needs a t_start, or leave it out"
@@ -261,12 +258,12 @@ def _check_windows(table: SequenceTable) -> None:
     first, last = t_start.copy(), t_start.copy()  # comparisons with a missing edge are False
     first[has_events] = table.event_times[table.offsets[:-1][has_events]]
     last[has_events] = table.event_times[table.offsets[1:][has_events] - 1]
-    if (i := _first(t_start > first)) is not None:
+    if (i := first_true(t_start > first)) is not None:
         raise ValueError(
             f"{table.sequence_place(i)}: t_start = {to_text(t_start[i])} is later than the first event at "
             f"{to_text(first[i])}; it must not be"
         )
-    if (i := _first(t_end < last)) is not None:
+    if (i := first_true(t_end < last)) is not None:
         what = "last event" if lengths[i] else "t_start"
         raise ValueError(
             f"{table.sequence_place(i)}: t_end = {to_text(t_end[i])} is earlier than the {what} at {to_text(last[i])}; "

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import EXACT, Place, first_null, not_a_number, plain, to_floats
+from tppsd.data.arrow import EXACT, Place, first_null, first_true, not_a_number, plain, to_floats
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context
 from tppsd.data.sequence_table import BLOCK
@@ -276,12 +276,9 @@ def _from_epoch(values: Any, place: Place, unit: int, missing: bool) -> np.ndarr
     is_null = np.asarray(values.is_null())
     numbers = np.array(values.fill_null(0))
     largest = (2**63 - 1) // unit
-    if types.is_floating(values.type) and not np.isfinite(numbers).all():
-        i = int((~np.isfinite(numbers)).argmax())
+    if types.is_floating(values.type) and (i := first_true(~np.isfinite(numbers))) is not None:
         raise DataError(f"{place(i)} is {numbers[i]}; it must be a finite number")
-    too_far = (numbers > largest) | (numbers < -largest)
-    if too_far.any():
-        i = int(too_far.argmax())
+    if (i := first_true((numbers > largest) | (numbers < -largest))) is not None:
         raise DataError(f"{place(i)} = {numbers[i]} is too far away for this time_format; {RANGE}")
     return np.where(is_null, np.iinfo(np.int64).min, to_nanoseconds(numbers, unit)).view("datetime64[ns]")
 
