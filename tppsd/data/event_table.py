@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,19 +140,14 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
     def place(field: str, row: int) -> str:
         return f"{source}, row {row}: {columns[field]}"
 
-    times, marks, num_marks = None, None, None
-    groups = None
+    times, marks = None, None
     if "time" in columns:
         noter = context.noter(f"{source}, {columns['time']}")
-        with obstacles.noted():
-            times = read_time_column(table[columns["time"]], lambda row: place("time", row), context, noter)
+        times = obstacles.tried(read_time_column, table[columns["time"]], partial(place, "time"), context, noter)
     if "mark" in columns:
-        with obstacles.noted():
-            marks = read_marks(table[columns["mark"]], lambda row: place("mark", row), options)
-    with obstacles.noted():
-        groups = _sequence_codes(source, table, columns.get("sequence"))
-    with obstacles.noted():
-        num_marks = declared_num_marks(source, table, columns)
+        marks = obstacles.tried(read_marks, table[columns["mark"]], partial(place, "mark"), options)
+    groups = obstacles.tried(_sequence_codes, source, table, columns.get("sequence"))
+    num_marks = obstacles.tried(declared_num_marks, source, table, columns)
     if times is None or groups is None:
         return None
     codes, ids = groups
@@ -163,9 +159,10 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
     for field in ("t_start", "t_end"):
         windows[field] = no_ticks(times, len(ids))
         if field in columns:
-            with obstacles.noted():
-                values = window_column(source, table, columns, field, times, context)
-                windows[field] = _constant_in_sequence(source, columns[field], values, codes)
+            values = obstacles.tried(window_column, source, table, columns, field, times, context)
+            if values is not None:
+                found = obstacles.tried(_constant_in_sequence, source, columns[field], values, codes)
+                windows[field] = windows[field] if found is None else found
     return SequenceTable(
         source=source,
         columns=columns,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -36,9 +37,7 @@ def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTab
     columns = resolve_columns(source, table.schema, chosen, SEQUENCE_COLUMNS, obstacles, optional=("sequence",))
     if "time" not in columns:
         return None
-    with obstacles.noted():
-        return _from_columns(source, table, columns, context)
-    return None
+    return obstacles.tried(_from_columns, source, table, columns, context)
 
 
 def _from_columns(source: str, table: Any, columns: dict[str, str], context: Context) -> SequenceTable | None:
@@ -48,29 +47,23 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
     lengths = _check_lengths(source, table, columns)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
 
-    def values_of(field: str) -> Any:
-        """Return the values of all lists of a column, which the table lets go."""
-        values = pc.list_flatten(table[columns[field]])
-        if list(columns.values()).count(columns[field]) == 1:
-            table.keep(set(table.column_names) - {columns[field]})
-        return values
+    def read_lists(field: str, read: Callable[..., Any], *args: Any) -> Any:
+        """Read the values of all lists of a column, which the table lets go; None where an obstacle is noted."""
+        name = columns[field]
 
-    def event_place(field: str, event: int) -> str:
-        row = int(np.searchsorted(offsets, event, side="right")) - 1
-        return f"{source}, row {row}: {columns[field]}[{event - offsets[row]}]"
+        def place(event: int) -> str:
+            row = int(np.searchsorted(offsets, event, side="right")) - 1
+            return f"{source}, row {row}: {name}[{event - offsets[row]}]"
+
+        values = pc.list_flatten(table[name])
+        if list(columns.values()).count(name) == 1:
+            table.keep(set(table.column_names) - {name})
+        return obstacles.tried(read, values, place, *args)
 
     options, obstacles = context.options, context.obstacles
-    times, marks, inter_times = None, None, None
-    with obstacles.noted():
-        times = read_time_column(
-            values_of("time"),
-            lambda event: event_place("time", event),
-            context,
-            context.noter(f"{source}, {columns['time']}"),
-        )
-    if "mark" in columns:
-        with obstacles.noted():
-            marks = read_marks(values_of("mark"), lambda event: event_place("mark", event), options)
+    times = read_lists("time", read_time_column, context, context.noter(f"{source}, {columns['time']}"))
+    marks = read_lists("mark", read_marks, options) if "mark" in columns else None
+    inter_times = None
     if times is None:
         return None
     if options.sort:
@@ -78,16 +71,13 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         times, marks = times[order], None if marks is None else marks.take(order)
         columns = {field: name for field, name in columns.items() if field != "inter_time"}
     if "inter_time" in columns and times.dtype.kind != "M":  # of timestamps the differences are exact
-        with obstacles.noted():
-            inter_times = to_floats(values_of("inter_time"), lambda event: event_place("inter_time", event))
-    num_marks, ids = None, to_objects(table[columns["sequence"]]) if "sequence" in columns else None
+        inter_times = read_lists("inter_time", to_floats)
+    ids = to_objects(table[columns["sequence"]]) if "sequence" in columns else None
     windows: dict[str, Any] = {}
     for field in ("t_start", "t_end", "score_start"):
-        windows[field] = no_ticks(times, table.num_rows)
-        with obstacles.noted():
-            windows[field] = window_column(source, table, columns, field, times, context)
-    with obstacles.noted():
-        num_marks = declared_num_marks(source, table, columns)
+        found = obstacles.tried(window_column, source, table, columns, field, times, context)
+        windows[field] = no_ticks(times, table.num_rows) if found is None else found
+    num_marks = obstacles.tried(declared_num_marks, source, table, columns)
     own = own_vocabulary(table)
     if missing(windows["score_start"]).all():
         del windows["score_start"]

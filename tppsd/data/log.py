@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,11 +142,9 @@ def read_log(source: Any, options: ReadOptions, is_split: bool = True) -> EventL
         ValueError: what stands in the way, all of it, each with the option that mends it.
     """
     context = Context(options)
-    log = None
     with memory_for(source):
         opened = open_tables(source, context)
-        with context.obstacles.noted():
-            log = _understand(opened, context, is_split)
+        log = context.obstacles.tried(_understand, opened, context, is_split)
     context.obstacles.raise_all(_shown(opened))
     assert log is not None  # else there was an obstacle
     return log
@@ -164,16 +162,12 @@ def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | 
     if not is_split and set(opened.tables) == {None}:
         opened = opened._replace(tables={"train": opened.tables[None]})
     for split, (source, table) in opened.tables.items():
-        with obstacles.noted():
-            flat = flatten(source, table, context)
-            if flat is not None:
-                check_values(flat)
-                tables[split] = flat
+        if (flat := obstacles.tried(flatten, source, table, context)) is not None:
+            tables[split] = flat
     if len(tables) < len(opened.tables):
         return None
     clock = clock_of(tables.values(), options)
-    with obstacles.noted():
-        tables = _observed(tables, options, clock)
+    tables = obstacles.tried(_observed, tables, options, clock) or tables
     cuts = Cuts.of(options, clock, obstacles)
     parts = None
     try:
@@ -184,17 +178,14 @@ def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | 
     if parts is None or (parts["train"].marks is None and "mark" in parts["train"].columns):
         return None
     vocabulary = MarkVocabulary.of(parts["train"], options.min_mark_count, options.mark_names)
-    marks = {}
-    for split, part in parts.items():
-        with obstacles.noted():
-            marks[split] = vocabulary.encode(part)
+    encoded = {split: obstacles.tried(vocabulary.encode, part) for split, part in parts.items()}
     return EventLog(
         name=opened.name,
         options=options,
         parts=parts,
         whole=tuple(tables.values()),
         vocabulary=vocabulary,
-        marks=marks,
+        marks={split: marks for split, marks in encoded.items() if marks is not None},
         clock=clock,
         window=clock.length(cuts.window),
         lookback=clock.length(cuts.lookback),
@@ -225,17 +216,27 @@ def own_options(options: ReadOptions, table: SequenceTable) -> ReadOptions:
 
 
 def flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
-    """Return an OpenTable or a list of EventSequence in flat form; None where obstacles leave nothing to go on with."""
-    if is_sequences(table):
-        return from_sequences(source, table)
+    """Return an OpenTable or a list of EventSequence in flat form, its values checked.
+
+    None where obstacles leave nothing to go on with.
+
+    Raises:
+        ValueError: a value that no event sequence can have.
+    """
+    flat = from_sequences(source, table) if is_sequences(table) else _from_table(source, table, context)
+    release_unused()
+    if flat is not None:
+        check_values(flat)
+    return flat
+
+
+def _from_table(source: str, table: Any, context: Context) -> SequenceTable | None:
     if table.num_rows == 0:
         context.obstacles.add(ValueError(f"{source}: has no rows; a split needs at least one sequence"))
         return None
     own = replace(context, options=columns_of_windows(context.options, table.column_names))
     read = from_event_rows if is_event_table(table, own.options.column_map) else from_sequence_rows
-    flat = read(source, table, own)
-    release_unused()
-    return flat
+    return read(source, table, own)
 
 
 @dataclass(frozen=True)
@@ -252,17 +253,16 @@ class Cuts:
     @classmethod
     def of(cls, options: ReadOptions, clock: Clock, obstacles: Obstacles) -> Cuts:
         """Read the options by the clock of the data; what cannot be read is noted."""
-        times = None
-        lengths: dict[str, Any] = {}
-        if options.split_times is not None:
-            with obstacles.noted():
-                times = [clock.tick(value, "split_times") for value in options.split_times]
-        for name in ("window", "lookback"):
-            lengths[name] = None
-            if (value := getattr(options, name)) is not None:
-                with obstacles.noted():
-                    lengths[name] = clock.duration(value, name)
-        return cls(times, **lengths)
+
+        def ticks(values: Sequence[float | str]) -> list[Any]:
+            return [clock.tick(value, "split_times") for value in values]
+
+        times, window, lookback = options.split_times, options.window, options.lookback
+        return cls(
+            None if times is None else obstacles.tried(ticks, times),
+            None if window is None else obstacles.tried(clock.duration, window, "window"),
+            None if lookback is None else obstacles.tried(clock.duration, lookback, "lookback"),
+        )
 
     def __call__(self, table: SequenceTable, segments: Segments) -> SequenceTable:
         """Return segments of a table as sequences: with all their history, or cut into windows."""
