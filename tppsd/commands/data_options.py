@@ -104,6 +104,36 @@ class SourceParser(ArgumentParser):
         raise SystemExit(2)
 
 
+def add_job_options(
+    parser: SourceParser, output: str, each: str, several: str, num_paths: int, max_events: int
+) -> None:
+    """Add what commands that forecast share: the model, the length and the number of paths, and where results go.
+
+    Args:
+        parser: of the command.
+        output: default of `--output`.
+        each, several: what paths continue, such as "history" and "histories".
+        num_paths, max_events: defaults.
+    """
+    from tppsd.lightning.running import add_trainer_options
+
+    add = parser.add_argument
+    add("--run", type=str | None, default=None, help="folder of a run of fit: its best checkpoint, and its data")
+    add("--model", type=str | None, default=None, help="checkpoint, where SOURCE gives the data")
+    add("--draft", type=str | None, default=None, help="checkpoint of a draft, or the name of a drafter, for speed")
+    add("--horizon", type=str | None, default=None, help="length of the forecasts: a number of units, or 7d")
+    add("--output", type=str, default=output, help="folder for the results, and for what is done")
+    add("--num_paths", type=int, default=num_paths, help=f"sampled continuations of each {each}")
+    add("--marks", type=MarkSets, default=None,
+        help="marks or sets of marks to forecast: '[closed, [won, lost]]', or with names '{done: [won, lost]}' "
+        "(default: each mark)")  # fmt: skip
+    add("--max_events", type=int, default=max_events, help="most events of a path; one that has more is an error")
+    add("--seed", type=int, default=0, help="of the paths")
+    add("--chunk_size", type=int | None, default=None,
+        help=f"{several} that are done and written together (default: some 20,000 paths)")  # fmt: skip
+    add_trainer_options(parser)
+
+
 def parse_job(parser: SourceParser, args: list[str]) -> Any:
     """Return the options of a command that forecasts: of a run or a model, to a horizon, into a folder.
 
