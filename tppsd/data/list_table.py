@@ -21,7 +21,7 @@ from tppsd.data.arrow import (
 )
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.options import SEQUENCE_COLUMNS, Context, resolve_columns
-from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
+from tppsd.data.sequence_table import SequenceTable, Vocabulary, no_ticks
 from tppsd.data.timestamps import read_ticks, read_time_column
 
 STAMPS, CENSORED = "timestamps", "censored_start"  # columns of a canonical file beside those of EasyTPP
@@ -79,8 +79,6 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         windows[field] = no_ticks(times, table.num_rows) if found is None else found
     num_marks = obstacles.tried(declared_num_marks, source, table, columns)
     own = own_vocabulary(table)
-    if missing(windows["score_start"]).all():
-        del windows["score_start"]
     return SequenceTable(
         source=source,
         columns=columns,
@@ -98,10 +96,10 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
     )
 
 
-def _cut_starts(table: Any) -> np.ndarray | None:
-    """Return the column `censored_start` of a canonical file, bool (num_rows,), or None."""
+def _cut_starts(table: Any) -> np.ndarray:
+    """Return the column `censored_start` of a canonical file, bool (num_rows,); False without one."""
     if CENSORED not in table.column_names or str(table[CENSORED].type) != "bool":
-        return None
+        return np.zeros(table.num_rows, dtype=bool)
     return np.array(plain(table[CENSORED]).fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
 
 

@@ -187,9 +187,7 @@ def _frequent_types(train: SequenceTable, min_mark_count: int) -> list[str]:
     """Return the sorted types with at least `min_mark_count` events of the training split that are not given."""
     import pyarrow
 
-    own = np.ones(len(train.event_times), dtype=bool)
-    if train.score_start is not None:
-        own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
+    own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
     counts = types_of(train).filter(pyarrow.array(own)).value_counts()
     return sorted(
         count["values"].as_py()

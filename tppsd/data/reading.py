@@ -113,9 +113,6 @@ def to_dataset(log: EventLog) -> EventDataset:
 
 def _flat(table: SequenceTable, marks: np.ndarray, clock: Clock) -> FlatSequences:
     """Return the sequences of a table, whose values have been checked, with times in units since the origin."""
-    num = len(table)
-    score_start = np.full(num, np.nan) if table.score_start is None else clock.times(table.score_start)
-    is_cut = np.zeros(num, dtype=bool) if table.is_cut is None else table.is_cut
     return FlatSequences(
         tensor_on(_times(table.event_times, clock)),
         tensor_on(inter_times(table, clock)),
@@ -123,9 +120,9 @@ def _flat(table: SequenceTable, marks: np.ndarray, clock: Clock) -> FlatSequence
         tensor_on(table.offsets),
         tensor_on(clock.times(table.t_start)),
         tensor_on(clock.times(table.t_end)),
-        tensor_on(score_start),
-        tensor_on(is_cut),
-        torch.arange(num),
+        tensor_on(clock.times(table.score_start)),
+        tensor_on(table.is_cut),
+        torch.arange(len(table)),
         None if table.sequence_ids is None else table.sequence_ids.tolist(),
         tensor_on(table.event_times.view(np.int64)) if clock.has_dates else None,
     )

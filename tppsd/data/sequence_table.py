@@ -67,9 +67,9 @@ class SequenceTable:
         one_row_each: every sequence is one row of the source, with lists; else every event is.
         sequence_ids: the ids, (num_sequences,), or None where there are none.
         skipped: int64 (num_sequences,), events of the source's sequence before this one's first; None: 0.
-        score_start: ticks (num_sequences,), where scoring begins, with NaN or NaT where all is scored; None: nowhere.
-        is_cut: bool (num_sequences,), t_start is the edge of a lookback, before which there may be events; None:
-            nowhere.
+        score_start: ticks (num_sequences,), where scoring begins, with NaN or NaT where all is scored (None: of all).
+        is_cut: bool (num_sequences,), t_start is the edge of a lookback, before which there may be events (None: of
+            none).
         num_duplicates: rows that are equal to an earlier one in all columns (before any were dropped).
         own: what the source says of its marks and times.
     """
@@ -87,10 +87,16 @@ class SequenceTable:
     one_row_each: bool
     sequence_ids: np.ndarray | None = None
     skipped: np.ndarray | None = None
-    score_start: np.ndarray | None = None
-    is_cut: np.ndarray | None = None
+    score_start: np.ndarray = None  # type: ignore[assignment]
+    is_cut: np.ndarray = None  # type: ignore[assignment]
     num_duplicates: int = 0
     own: Vocabulary | None = None
+
+    def __post_init__(self) -> None:
+        if self.score_start is None:
+            object.__setattr__(self, "score_start", no_ticks(self.event_times, len(self)))
+        if self.is_cut is None:
+            object.__setattr__(self, "is_cut", np.zeros(len(self), dtype=bool))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -141,8 +147,8 @@ class SequenceTable:
             rows=self.rows[own if self.one_row_each else events],
             sequence_ids=None if self.sequence_ids is None else self.sequence_ids[own],
             skipped=None if self.skipped is None else self.skipped[own],
-            score_start=None if self.score_start is None else self.score_start[own],
-            is_cut=None if self.is_cut is None else self.is_cut[own],
+            score_start=self.score_start[own],
+            is_cut=self.is_cut[own],
         )
 
     def blocks(self) -> Iterator[SequenceTable]:
@@ -171,8 +177,8 @@ class SequenceTable:
             rows=rows[pieces.parents if self.one_row_each else events],
             sequence_ids=None if self.sequence_ids is None else self.sequence_ids[pieces.parents],
             skipped=skipped if self.skipped is None else skipped + self.skipped[pieces.parents],
-            score_start=pieces.score_start,
-            is_cut=pieces.is_cut,
+            score_start=pieces.score_start,  # type: ignore[arg-type]  # None becomes an array
+            is_cut=pieces.is_cut,  # type: ignore[arg-type]
         )
 
 

@@ -53,9 +53,7 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
     import pyarrow
 
     lengths = np.array([len(one) for one in sequences])
-    score_start = [np.nan if one.score_start is None else one.score_start for one in sequences]
     ids = [one.id for one in sequences] if any(one.id is not None for one in sequences) else []
-    is_cut = np.array([one.censored_start for one in sequences])
     return SequenceTable(
         source=source,
         columns={"time": "event_times", "mark": "marks"},
@@ -69,8 +67,8 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
         rows=range(len(sequences)),
         one_row_each=True,
         sequence_ids=None if not ids else objects(ids),
-        score_start=np.array(score_start) if not np.isnan(score_start).all() else None,
-        is_cut=is_cut if is_cut.any() else None,
+        score_start=np.array([np.nan if one.score_start is None else one.score_start for one in sequences]),
+        is_cut=np.array([one.censored_start for one in sequences]),
     )
 
 
