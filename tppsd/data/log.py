@@ -69,6 +69,18 @@ def _own(tables: Collection[SequenceTable], name: str) -> str | None:
     return next((value for value in said if value is not None), None)
 
 
+def origin_of(clock: Clock, table: SequenceTable) -> str | None:
+    """Return the timestamp that is time 0 (ISO 8601, UTC), also where a file of numbers says so; None if nothing does.
+
+    Args:
+        clock: of the log.
+        table: its first one.
+    """
+    if clock.origin is not None:
+        return to_text(clock.origin)
+    return None if table.own is None else table.own.time_origin
+
+
 def inter_times(table: SequenceTable, clock: Clock) -> np.ndarray:
     """Return the inter-times, float64 (num_events,), of one block after another.
 
@@ -122,11 +134,8 @@ class EventLog:
 
     @property
     def time_origin(self) -> str | None:
-        """The timestamp that is time 0 (ISO 8601, UTC), also where a file of numbers says so; None if nothing does."""
-        if self.clock.origin is not None:
-            return to_text(self.clock.origin)
-        own = self.whole[0].own
-        return None if own is None else own.time_origin
+        """See `origin_of`."""
+        return origin_of(self.clock, self.whole[0])
 
 
 def read_log(source: Any, options: ReadOptions, is_split: bool = True) -> EventLog:
