@@ -48,7 +48,7 @@ def test_facts_agree_with_the_statistics_of_the_sequences(options: dict[str, Any
         scored = sum(sequence.window_end - sequence.scored_from for sequence in part)
         assert own.duration == pytest.approx(scored) and statistics.duration == pytest.approx(scored)
         assert tuple(own.mark_counts(dataset.num_marks)) == statistics.mark_counts
-        assert own.num_without_scored == sum(sequence.num_scored == 0 for sequence in part)
+        assert own.scored_lengths.tolist() == [sequence.num_scored for sequence in part]
         gaps = torch.cat([sequence.inter_times[sequence.num_given :] for sequence in part])
         assert own.scored_gaps.tolist() == gaps.tolist()
         pairs = torch.zeros(3, 3, dtype=torch.int64)

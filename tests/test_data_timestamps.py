@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tppsd import DataStatistics, EventDataModule, TransformerTPP, load
+from tppsd.data.gaps import GapCounts
 from tppsd.data.reading import EventDataset, read_dataset
-from tppsd.data.units import Clock, duration_in_nanoseconds, fitting_unit, known_unit
+from tppsd.data.units import Clock, duration_in_nanoseconds, known_unit
 
 HALVES = (0.4, 0.3, 0.3)
 
@@ -102,7 +103,9 @@ def test_the_unit_is_the_largest_in_which_the_median_gap_is_at_least_one() -> No
         ([90 * 86400 * second], "d"),
         ([0, 0], "s"),
     ]:
-        assert fitting_unit(np.array(gaps)) == unit
+        counts = GapCounts()
+        counts.add(np.array(gaps))
+        assert counts.fitting_unit() == unit
     assert read(["2024-05-01", "2024-05-03"], time_unit="hours").sequences("train")[0].inter_times.tolist() == [0, 48]
     assert "time_unit = 'fortnight' must be one of ns, us, ms, s, min, h, d" in refusal(
         ["2024-05-01", "2024-05-03"], time_unit="fortnight"

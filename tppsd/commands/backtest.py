@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tppsd.commands.data_options import MarkSets, SourceParser, opened, parse_job, typed_options
+from tppsd.commands.data_options import SourceParser, add_job_options, opened, parse_job, typed_options
 
 if TYPE_CHECKING:
     from tppsd.data.statistics import DataStatistics
@@ -63,36 +63,19 @@ def main(args: list[str]) -> None:
 
 def parser() -> SourceParser:
     """Return the parser of the command line."""
-    from tppsd.lightning.running import add_trainer_options
-
     about = "Score forecasts from many origins of a test split by what happened."
     examples = ("tppsd backtest --run outputs/fit/version_0 --horizon 7d --origins 'every 7d'",)
-
     parser = SourceParser("tppsd backtest", about, examples, True)
+    add_job_options(parser, "outputs/backtest", "origin", "origins", num_paths=200, max_events=100_000)
     add = parser.add_argument
-    add("--run", type=str | None, default=None, help="folder of a run of fit: its data and its best checkpoint")
-    add("--model", type=str | None, default=None, help="checkpoint, where the data are given by SOURCE")
-    add("--horizon", type=str | None, default=None, help="length of the forecasts: units of time, or such as 7d")
     add("--within", type=list[str] | None, default=None, help="further, shorter horizons, as a list: '[1d, 3d]'")
     add("--origins", type=str, default="0.5",
         help="from when on: a fraction of each sequence, 'every 7d', or times and timestamps with commas")  # fmt: skip
-    add("--num_paths", type=int, default=200, help="sampled continuations of each origin")
-    add("--marks", type=MarkSets, default=None,
-        help="marks or sets of marks to score: '[closed, [won, lost]]', or with names '{done: [won, lost]}' (default: "
-        "each mark)")  # fmt: skip
-    add("--max_events", type=int, default=100_000, help="most events of a path; one that has more is an error")
     add("--split", type=str, default="test", help="what is forecast: test, validation or train")
     add("--baselines", type=list[str] | None, default=None,
         help="of poisson, renewal and hawkes, as a list; [] for none (default: all)")  # fmt: skip
-    add("--draft", type=str | None, default=None, help="checkpoint of a draft, or the name of a drafter, for speed")
-    add("--seed", type=int, default=0, help="of the sampling")
-    add("--output", type=str, default="outputs/backtest",
-        help="folder for the table, the JSON file and the page, and for what is done")  # fmt: skip
-    add("--chunk_size", type=int | None, default=None,
-        help="origins that are done and written together (default: some 20,000 paths)")  # fmt: skip
     add("--batch_size", type=int | None, default=None,
         help="paths that are sampled side by side; more are faster, and take more memory")  # fmt: skip
-    add_trainer_options(parser)
     return parser
 
 

@@ -4,20 +4,48 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from tppsd.arguments import MOST_THREADS, THREADS, names_of, options_of, page, unrecognized
+from tppsd.arguments import MOST_THREADS, THREADS, Option, names_of, options_of, page, unrecognized
 from tppsd.data.obstacles import shortened
 from tppsd.data.paths import local_path
 
 
-class CommandParser(argparse.ArgumentParser):
+class OnePage(argparse.ArgumentParser):
     """Reports mistakes in one sentence with the option that was meant, and lists options on one page.
 
+    It is for parsers of argparse and of jsonargparse, which are given `examples`: calls of the command.
+    """
+
+    examples: tuple[str, ...]
+
+    def on_the_page(self) -> dict[str, list[Option]]:
+        """Return title -> options, as the page has them."""
+        raise NotImplementedError
+
+    def format_help(self, *_: Any) -> str:
+        """Return the page of --help."""
+        words = [option.name.upper() for option in options_of(self) if not option.name.startswith("--")]
+        groups = {title: options for title, options in self.on_the_page().items() if options}
+        usage = " ".join([self.prog, *words, "[OPTIONS]"] if "Options" in groups else [self.prog, *words])
+        about = " ".join((self.description or "").split())
+        return page(usage, about, groups, "\n".join(["Examples:", *(f"  {example}" for example in self.examples)]))
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one sentence, and where all options are listed."""
+        sentence = shortened(unrecognized(" ".join(message.split()), names_of(options_of(self))))
+        sys.stderr.write(f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
+        raise SystemExit(2)
+
+
+class CommandParser(OnePage):
+    """Reads a command line without a source of data.
+
     Args:
-        prog: the command, as `tppsd demo`.
+        prog: the command, as `tppsd benchmark`.
         description: what it does.
         examples: calls of it, for its page.
     """
@@ -26,22 +54,12 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, allow_abbrev=False)
         self.examples = examples
 
-    def format_help(self) -> str:
-        """Return the page of --help."""
-        words = [option.name.upper() for option in options_of(self) if not option.name.startswith("--")]
-        groups = {
-            (group.title or "options").capitalize(): options
+    def on_the_page(self) -> dict[str, list[Option]]:
+        """Return those of argparse."""
+        return {
+            (group.title or "options").capitalize(): options_of(_Group(group._group_actions))
             for group in self._action_groups
-            if (options := options_of(_Group(group._group_actions)))
         }
-        usage = " ".join([self.prog, *words, "[OPTIONS]"] if "Options" in groups else [self.prog, *words])
-        about = " ".join((self.description or "").split())
-        return page(usage, about, groups, "\n".join(["Examples:", *(f"  {example}" for example in self.examples)]))
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one sentence, and where all options are listed."""
-        sentence = shortened(unrecognized(message, names_of(options_of(self))))
-        self.exit(2, f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
 
 
 class _Group:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import date
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from tppsd.arguments import THREADS, Option, names_of, options_of, page, unrecognized, use_threads
-from tppsd.data.obstacles import shortened
+from tppsd.arguments import THREADS, Option, options_of, use_threads
+from tppsd.commands.console import OnePage
 from tppsd.data.options import READING, ReadOptions
 from tppsd.data.paths import local_path
 from tppsd.data.yaml_files import read_mapping
@@ -34,7 +33,7 @@ OneSet = int | str | list[int | str]
 MarkSets = list[OneSet] | dict[str, OneSet] | None  # marks, sets of them, or sets with names
 
 
-class SourceParser(ArgumentParser):
+class SourceParser(OnePage, ArgumentParser):
     """Takes SOURCE, every option of `ReadOptions`, with or without the prefix `--data.`, and a run's configuration.
 
     Args:
@@ -49,7 +48,7 @@ class SourceParser(ArgumentParser):
         self,
         prog: str,
         description: str,
-        examples: tuple[str, ...] = (),
+        examples: tuple[str, ...],
         has_threads: bool = False,
         source: str = "file, folder of split files, hub id or URL; of --config unless given",
     ) -> None:
@@ -62,12 +61,12 @@ class SourceParser(ArgumentParser):
         if has_threads:
             self.add_argument("--threads", type=int | None, default=None, help=THREADS)
 
-    def format_help(self, *_: Any) -> str:
-        """Return the page of --help: what is the command's own comes before how a log is read."""
+    def on_the_page(self) -> dict[str, list[Option]]:
+        """Return what is the command's own before how a log is read."""
         of_reading = {f"--{name}" for name in READING}
         options = options_of(self)
         words = [option for option in options if not option.name.startswith("--")]
-        groups = {
+        return {
             "What is given": words,
             "Options": sorted(
                 (one for one in options if one not in words and one.name not in of_reading and not _is_trainers(one)),
@@ -76,10 +75,6 @@ class SourceParser(ArgumentParser):
             "Several processes, by PyTorch Lightning's Trainer": _of_trainer(options),
             "How the log is read, as in `tppsd fit` under --data.": [one for one in options if one.name in of_reading],
         }
-        usage = " ".join([self.prog, *(word.name.upper() for word in words), "[OPTIONS]"])
-        footer = "\n".join(["Examples:", *(f"  {example}" for example in self.examples)])
-        groups = {title: several for title, several in groups.items() if several}
-        return page(usage, self.description or "", groups, footer if self.examples else "")
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
         """Parse a command line, and take the threads that it asks for.
@@ -96,12 +91,35 @@ class SourceParser(ArgumentParser):
             use_threads(parsed.threads)
         return parsed
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong in one sentence, and where all options are listed."""
-        known = names_of(options_of(self))
-        sentence = shortened(unrecognized(" ".join(message.split()), known))
-        sys.stderr.write(f"{self.prog}: error: {sentence} (`{self.prog} --help` lists the options)\n")
-        raise SystemExit(2)
+
+def add_job_options(
+    parser: SourceParser, output: str, each: str, several: str, num_paths: int, max_events: int
+) -> None:
+    """Add what commands that forecast share: the model, the length and the number of paths, and where results go.
+
+    Args:
+        parser: of the command.
+        output: default of `--output`.
+        each, several: what paths continue, such as "history" and "histories".
+        num_paths, max_events: defaults.
+    """
+    from tppsd.lightning.running import add_trainer_options
+
+    add = parser.add_argument
+    add("--run", type=str | None, default=None, help="folder of a run of fit: its best checkpoint, and its data")
+    add("--model", type=str | None, default=None, help="checkpoint, where SOURCE gives the data")
+    add("--draft", type=str | None, default=None, help="checkpoint of a draft, or the name of a drafter, for speed")
+    add("--horizon", type=str | None, default=None, help="length of the forecasts: a number of units, or 7d")
+    add("--output", type=str, default=output, help="folder for the results, and for what is done")
+    add("--num_paths", type=int, default=num_paths, help=f"sampled continuations of each {each}")
+    add("--marks", type=MarkSets, default=None,
+        help="marks or sets of marks to forecast: '[closed, [won, lost]]', or with names '{done: [won, lost]}' "
+        "(default: each mark)")  # fmt: skip
+    add("--max_events", type=int, default=max_events, help="most events of a path; one that has more is an error")
+    add("--seed", type=int, default=0, help="of the paths")
+    add("--chunk_size", type=int | None, default=None,
+        help=f"{several} that are done and written together (default: some 20,000 paths)")  # fmt: skip
+    add_trainer_options(parser)
 
 
 def parse_job(parser: SourceParser, args: list[str]) -> Any:

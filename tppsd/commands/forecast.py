@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from tppsd.commands.data_options import MarkSets, SourceParser, opened, parse_job
+from tppsd.commands.data_options import SourceParser, add_job_options, opened, parse_job
 
 if TYPE_CHECKING:
     from tppsd.data.log import EventLog
@@ -83,58 +83,29 @@ def parser() -> SourceParser:
     """Return the parser of the command line."""
     examples = ("tppsd forecast --run outputs/fit/version_0 --horizon 7d",
                 "tppsd forecast log.csv --model best.ckpt --horizon 30 --output outputs/forecast")  # fmt: skip
-    from tppsd.lightning.running import add_trainer_options
-
     parser = SourceParser("tppsd forecast", "Forecast what comes after every sequence of a log.", examples, True)
-    _add_options(parser)
-    add_trainer_options(parser)
+    add_job_options(parser, "outputs/forecast", "history", "histories", num_paths=1000, max_events=1_000_000)
+    add = parser.add_argument
+    add("--bins", type=int, default=4, help="parts of the horizon, with counts of their own")
+    add("--stop_marks", type=list[int | str] | None, default=None, help="marks that end a sequence")
+    add("--split", type=str | None, default=None, help="train, validation or test (default: all of them)")
+    add("--given_fraction", type=float | None, default=None,
+        help="a history is this share of the events of its sequence, and the rest is drawn beside the forecast "
+        "(default: all of them)")  # fmt: skip
+    add("--given_until", type=str | None, default=None,
+        help="forecast as of this time, a timestamp or a number: what came until then is given, and the rest is drawn "
+        "beside the forecast; also --given.until")  # fmt: skip
+    add("--history_lookback", type=str | None, default=None,
+        help="how much of every history is taken, as 28d (default: all, or as much as the model has seen in "
+        "training)")  # fmt: skip
+    add("--format", type=str | None, default=None,
+        help="csep: also write the paths of each history as a catalogue forecast, OUTPUT/csep/START.csv (default: "
+        "none)")  # fmt: skip
+    add("--magnitudes", type=list[float] | None, default=None,
+        help="of marks 0, 1 and so on, for --format csep (default: the lower edges of mark_bins, where the model's "
+        "marks are these)")  # fmt: skip
+    add("--max_histories", type=int | None, default=None, help="at most so many, from the first on")
     return parser
-
-
-def _add_options(parser: SourceParser) -> None:
-    parser.add_argument(
-        "--run", type=str | None, default=None, help="folder of a run of fit: its best checkpoint, and its data"
-    )
-    parser.add_argument("--model", type=str | None, default=None, help="checkpoint, where SOURCE gives the data")
-    parser.add_argument(
-        "--draft", type=str | None, default=None, help="checkpoint of a draft, or the name of a drafter"
-    )
-    parser.add_argument(
-        "--horizon", type=str | None, default=None, help="length of the forecast: a number of units, or 7d"
-    )
-    parser.add_argument(
-        "--output", type=str, default="outputs/forecast", help="folder for the table and the page, and for what is done"
-    )
-    parser.add_argument("--num_paths", type=int, default=1000, help="sampled continuations of each history")
-    parser.add_argument("--bins", type=int, default=4, help="parts of the horizon, with counts of their own")
-    parser.add_argument("--marks", type=MarkSets, default=None,
-                        help="marks or sets of marks to forecast: '[closed, [won, lost]]', or with names '{done: [won, "
-                        "lost]}' (default: each mark)")  # fmt: skip
-    parser.add_argument("--stop_marks", type=list[int | str] | None, default=None, help="marks that end a sequence")
-    parser.add_argument(
-        "--split", type=str | None, default=None, help="train, validation or test (default: all of them)"
-    )
-    parser.add_argument("--given_fraction", type=float | None, default=None,
-                        help="a history is this share of the events of its sequence, and the rest is drawn beside the "
-                        "forecast (default: all of them)")  # fmt: skip
-    parser.add_argument("--given_until", type=str | None, default=None,
-                        help="forecast as of this time, a timestamp or a number: what came until then is given, and "
-                        "the rest is drawn beside the forecast; also --given.until")  # fmt: skip
-    parser.add_argument("--history_lookback", type=str | None, default=None,
-                        help="how much of every history is taken, as 28d (default: all, or as much as the model has "
-                        "seen in training)")  # fmt: skip
-    parser.add_argument("--format", type=str | None, default=None,
-                        help="csep: also write the paths of each history as a catalogue forecast, "
-                        "OUTPUT/csep/START.csv (default: none)")  # fmt: skip
-    parser.add_argument("--magnitudes", type=list[float] | None, default=None,
-                        help="of marks 0, 1 and so on, for --format csep (default: the lower edges of mark_bins, where "
-                        "the model's marks are these)")  # fmt: skip
-    parser.add_argument("--max_events", type=int, default=1_000_000,
-                        help="most events of a path; one that has more is an error")  # fmt: skip
-    parser.add_argument("--max_histories", type=int | None, default=None, help="at most so many, from the first on")
-    parser.add_argument("--seed", type=int, default=0, help="of the paths")
-    parser.add_argument("--chunk_size", type=int | None, default=None,
-                        help="histories that are done and written together (default: some 20,000 paths)")  # fmt: skip
 
 
 def _histories(

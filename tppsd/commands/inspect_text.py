@@ -9,7 +9,7 @@ import numpy as np
 
 from tppsd.data.facts import LogFacts, SplitFacts
 from tppsd.data.observation import observed_until
-from tppsd.data.remarks import describe_ends, describe_unscored
+from tppsd.data.remarks import remarks
 from tppsd.data.sequence_table import missing
 from tppsd.data.units import to_text
 from tppsd.plots import event_log
@@ -206,7 +206,7 @@ def further(facts: LogFacts) -> list[tuple[str, str]]:
 
 def mind(facts: LogFacts) -> list[str]:
     """Return what is to mind, each with the option that mends it where there is one."""
-    log, train = facts.log, facts.train
+    log = facts.log
     lines = list(log.notes)
     tied = sum(own.num_ties for own in facts.splits.values())
     if tied:
@@ -216,23 +216,7 @@ def mind(facts: LogFacts) -> list[str]:
             f"{tied:,} of {total:,} inter-times are ties, which are floored in training and scoring: see "
             f"min_inter_time{order}"
         )
-    unscored = {split: own.num_without_scored for split, own in facts.splits.items()}
-    first_is_given = bool(missing(train.table.t_start).any())
-    total = sum(own.num_sequences for own in facts.splits.values())
-    lines += [line for line in (describe_unscored(log.name, unscored, total, first_is_given), _ends(facts)) if line]
-    lines += _about_marks(facts) + _about_splits(facts)
-    return lines
-
-
-def _ends(facts: LogFacts) -> str | None:
-    log, table = facts.log, facts.train.table
-    if log.window is not None:
-        return None
-    has_events = table.lengths > 0
-    last = log.clock.times(table.event_times[table.offsets[1:][has_events] - 1])
-    origin = None if log.clock.origin is None else to_text(log.clock.origin)
-    has_end = ~missing(table.t_end[has_events])
-    return describe_ends(log.name, last, has_end, facts.train.scored_gaps, log.clock.unit, origin)
+    return [*lines, *remarks(facts.dataset), *_about_marks(facts), *_about_splits(facts)]
 
 
 def _about_marks(facts: LogFacts) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,51 @@ from tppsd.data.units import as_number
 Place = Callable[[int], str]  # position of a value -> words that say where it stands
 EXACT = 2**53  # float64 holds every integer up to here
 DATE_OR_CLOCK = re.compile(r"\d[-/.]\d+[-/.]\d|\d:\d\d")
+
+
+class OpenTable:
+    """Is an Arrow table whose columns are let go when they have been read, so that none is in memory twice for long.
+
+    Args:
+        table: a pyarrow.Table, which nobody else should hold.
+
+    Attributes:
+        num_rows: number of rows.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table, self.num_rows = table, int(table.num_rows)
+        release_unused()  # what reading took
+
+    @property
+    def schema(self) -> Any:
+        """The names and types of the columns that are left."""
+        return self._table.schema
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns that are left."""
+        return list(self._table.column_names)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a column, a pyarrow.ChunkedArray."""
+        return self._table[name]
+
+    def take(self, rows: np.ndarray) -> Any:
+        """Return some rows of all columns, a pyarrow.Table."""
+        return self._table.take(rows)
+
+    def keep(self, names: Collection[str]) -> None:
+        """Let go of all columns but these, for good."""
+        self._table = self._table.select([i for i, name in enumerate(self.column_names) if name in names])
+        release_unused()
+
+
+def release_unused() -> None:
+    """Give the memory of columns that are gone back to the system: Arrow would keep it for others."""
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
 
 
 def is_list(kind: Any) -> bool:
@@ -99,9 +144,9 @@ def to_floats(values: Any, place: Place, missing: float | None = None) -> np.nda
         raise ValueError(f"{place(first_null(values))} is missing; it must be a finite number")
     if types.is_integer(kind):
         _check_exact(values, place)
-    return np.array(
-        values.cast("float64").fill_null(np.nan if missing is None else missing).to_numpy(zero_copy_only=False)
-    )
+    values = values.cast("float64")
+    floats: np.ndarray = (values.fill_null(missing) if values.null_count else values).to_numpy()
+    return floats
 
 
 def not_a_number(values: Any, place: Place) -> ValueError:
@@ -122,9 +167,7 @@ def not_a_number(values: Any, place: Place) -> ValueError:
 
 def _check_exact(integers: Any, place: Place) -> None:
     numbers = integers.fill_null(0).to_numpy(zero_copy_only=False)
-    large = (numbers > EXACT) | (numbers < -EXACT)
-    if large.any():
-        i = int(large.nonzero()[0][0])
+    if (i := first_true((numbers > EXACT) | (numbers < -EXACT))) is not None:
         raise ValueError(
             f"{place(i)} = {numbers[i]} is beyond 2^53, where float64 loses digits; subtract an origin, "
             "use a coarser unit, or say with time_format in which unit it counts from 1970"
@@ -159,10 +202,10 @@ def to_marks(values: Any, place: Place) -> Any:
             f"{place(i)} = {shown(values, i)} has type {kind}; marks must be integers 0..num_marks-1, "
             f"or strings{' (mark_bins makes marks of numbers)' if types.is_floating(kind) else ''}"
         )
-    if types.is_uint64(kind) and (large := values.to_numpy(zero_copy_only=False) >= 2**63).any():
-        i = int(large.nonzero()[0][0])
+    if types.is_uint64(kind) and (large := first_true(values.to_numpy(zero_copy_only=False) >= 2**63)) is not None:
         raise ValueError(
-            f"{place(i)} = {values[i].as_py()} is out of range; marks must be integers 0..num_marks-1, or strings"
+            f"{place(large)} = {values[large].as_py()} is out of range; marks must be integers 0..num_marks-1, or "
+            "strings"
         )
     return values.cast("int64")
 
@@ -177,18 +220,22 @@ def to_positive_integers(values: Any, place: Place, minimum: int) -> np.ndarray:
     if values.null_count:
         raise ValueError(f"{place(first_null(values))} is missing; it must be an integer")
     numbers: np.ndarray = values.to_numpy(zero_copy_only=False).astype(np.int64)
-    if (numbers < minimum).any():
-        i = int((numbers < minimum).nonzero()[0][0])
+    if (i := first_true(numbers < minimum)) is not None:
         raise ValueError(f"{place(i)} = {numbers[i]}; it must be at least {minimum}")
     return numbers
 
 
 def plain(values: Any) -> Any:
-    """Return a column as one contiguous array, dictionary encoding (pandas categories) undone."""
+    """Return a column as one contiguous array, dictionary encoding (pandas categories) undone.
+
+    That of a ChunkedArray has memory of its own; an Array that is plain is returned as it is.
+    """
     import pyarrow
 
     kind = values.type.value_type if pyarrow.types.is_dictionary(values.type) else values.type
     kind = pyarrow.large_string() if str(kind) == "string_view" else kind
+    if isinstance(values, pyarrow.Array) and values.type == kind:
+        return values
     chunks = values.chunks if isinstance(values, pyarrow.ChunkedArray) else [values]
     return pyarrow.concat_arrays([chunk.cast(kind) for chunk in chunks]) if chunks else pyarrow.array([], kind)
 
@@ -218,6 +265,11 @@ def without_views(table: Any) -> Any:
     return table
 
 
+def first_true(wrong: np.ndarray) -> int | None:
+    """Return the position of the first entry that is true, None where none is."""
+    return int(wrong.argmax()) if wrong.any() else None
+
+
 def first_null(values: Any) -> int:
     """Return the position of the first missing value."""
-    return int(np.asarray(values.is_null()).nonzero()[0][0])
+    return int(np.asarray(values.is_null()).argmax())

@@ -22,7 +22,7 @@ from tppsd.data.arrow import ids_column, text_column
 from tppsd.data.list_table import CENSORED, FILE_KEY, NAMES, ORIGIN, STAMPS, UNIT
 from tppsd.data.log import EventLog, inter_times
 from tppsd.data.paths import for_arrow, local_path
-from tppsd.data.sequence_table import SequenceTable, no_ticks
+from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.units import Clock
 from tppsd.data.whole_files import named_file, whole_or_absent
 
@@ -128,13 +128,12 @@ class SplitColumns:
             with named_file(self.path), (self.folder / name).open("ab") as file:
                 file.write(np.ascontiguousarray(values).data)  # `tofile` does not say why it fails
         self.num_events += len(marks)
-        num = len(part)
         rows = {
             "seq_len": part.lengths,
             "t_start": part.t_start,
             "t_end": part.t_end,
-            "score_start": no_ticks(part.event_times, num) if part.score_start is None else part.score_start,
-            CENSORED: np.zeros(num, dtype=bool) if part.is_cut is None else part.is_cut,
+            "score_start": part.score_start,
+            CENSORED: part.is_cut,
         }
         for name, values in rows.items():
             self._rows.setdefault(name, []).append(values)

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.arrow import OpenTable
 from tppsd.data.event_table import is_event_table
 from tppsd.data.files import format_of, row_blocks
 from tppsd.data.log import flatten
 from tppsd.data.obstacles import Obstacles
 from tppsd.data.options import EVENT_COLUMNS, Context, ReadOptions, resolve_columns
 from tppsd.data.paths import is_url
-from tppsd.data.sequence_table import SequenceTable, check_values
+from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.tables import parts_by_column, split_files
 
 _OF_ALL_ROWS = ("split_times", "window", "lookback", "observed", "min_mark_count")  # options that see the whole log
@@ -89,11 +90,7 @@ class Blocks:
 
     def _flat(self, source: str, table: Any) -> SequenceTable:
         context = replace(self.context, obstacles=Obstacles())
-        flat = None
-        with context.obstacles.noted():
-            flat = flatten(source, table, context)
-            if flat is not None:
-                check_values(flat)
+        flat = context.obstacles.tried(flatten, source, OpenTable(table), context)
         context.obstacles.raise_all(source)
         assert flat is not None  # else there was an obstacle
         return flat

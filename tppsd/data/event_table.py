@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import first_null, is_list, plain, shown, to_objects
+from tppsd.data.arrow import first_null, first_true, is_list, plain, release_unused, shown, to_objects
 from tppsd.data.list_table import declared_num_marks, window_column
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.obstacles import DataError, quoted
@@ -24,7 +25,7 @@ def in_order(
     codes: np.ndarray,
     ids: np.ndarray,
     context: Context,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray | None, int]:
     """Sort rows by sequence and, if `sort` is set, by time; note the first row that goes back if it is not.
 
     Args:
@@ -34,18 +35,19 @@ def in_order(
         context: takes the obstacle; sorted rows are returned all the same.
 
     Returns:
-        rows: int64, sequence after sequence; without the duplicates where those are dropped.
+        rows: int64, sequence after sequence; without the duplicates where those are dropped. None: all, as they are.
         num_duplicates: rows that are equal to an earlier one in all columns.
     """
-    rows = np.argsort(codes, kind="stable")
-    if _goes_back(times[rows], codes[rows]).any():
+    rows = None if (codes[1:] >= codes[:-1]).all() else np.argsort(codes, kind="stable")
+    if _goes_back(_taken(times, rows), _taken(codes, rows)).any():
         if not context.options.sort:
-            context.obstacles.add(_unsorted(source, columns, times, codes, ids, rows))
+            grouped = np.arange(len(times)) if rows is None else rows
+            context.obstacles.add(_unsorted(source, columns, times, codes, ids, grouped))
         rows = np.lexsort((times, codes))
     is_duplicate = _duplicates(table, times, codes, rows)
     num_duplicates = int(is_duplicate.sum())
     if num_duplicates and context.options.drop_duplicates:
-        rows = rows[~is_duplicate[rows]]
+        rows = np.flatnonzero(~is_duplicate) if rows is None else rows[~is_duplicate[rows]]
         context.note(source, f"dropped {num_duplicates:,} rows that were exact copies of others")
     elif num_duplicates:
         context.note(
@@ -54,6 +56,11 @@ def in_order(
             "drop_duplicates: true drops them",
         )
     return rows, num_duplicates
+
+
+def _taken(values: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    """Return the values of `rows`; None: all, not copied."""
+    return values if rows is None else values[rows]
 
 
 def _goes_back(times: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -80,16 +87,17 @@ def _unsorted(
     )
 
 
-def _duplicates(table: Any, times: np.ndarray, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _duplicates(table: Any, times: np.ndarray, codes: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
     """Return a mask (num_rows,) of rows that are equal to an earlier row in all columns; only ties can be."""
-    is_tie = np.zeros(len(rows), dtype=bool)
-    is_tie[1:] = (times[rows][1:] == times[rows][:-1]) & (codes[rows][1:] == codes[rows][:-1])
+    is_tie = np.zeros(table.num_rows, dtype=bool)
+    ordered_times, ordered_codes = _taken(times, rows), _taken(codes, rows)
+    is_tie[1:] = (ordered_times[1:] == ordered_times[:-1]) & (ordered_codes[1:] == ordered_codes[:-1])
     is_tie[:-1] |= is_tie[1:].copy()  # the first of each group, too
-    tied = np.sort(rows[is_tie])
+    tied = np.flatnonzero(is_tie) if rows is None else np.sort(rows[is_tie])
     is_duplicate = np.zeros(table.num_rows, dtype=bool)
     if len(tied):
-        frame = table.select(range(table.num_columns)).take(tied).to_pandas()
-        frame.columns = range(table.num_columns)  # names may occur twice
+        frame = table.take(tied).to_pandas()
+        frame.columns = range(frame.shape[1])  # names may occur twice
         is_duplicate[tied] = frame.astype(str).duplicated().to_numpy()
     return is_duplicate
 
@@ -132,41 +140,39 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
     def place(field: str, row: int) -> str:
         return f"{source}, row {row}: {columns[field]}"
 
-    times, marks, num_marks = None, None, None
-    groups = None
+    times, marks = None, None
     if "time" in columns:
         noter = context.noter(f"{source}, {columns['time']}")
-        with obstacles.noted():
-            times = read_time_column(table[columns["time"]], lambda row: place("time", row), context, noter)
+        times = obstacles.tried(read_time_column, table[columns["time"]], partial(place, "time"), context, noter)
     if "mark" in columns:
-        with obstacles.noted():
-            marks = read_marks(table[columns["mark"]], lambda row: place("mark", row), options)
-    with obstacles.noted():
-        groups = _sequence_codes(source, table, columns.get("sequence"))
-    with obstacles.noted():
-        num_marks = declared_num_marks(source, table, columns)
+        marks = obstacles.tried(read_marks, table[columns["mark"]], partial(place, "mark"), options)
+    groups = obstacles.tried(_sequence_codes, source, table, columns.get("sequence"))
+    num_marks = obstacles.tried(declared_num_marks, source, table, columns)
     if times is None or groups is None:
         return None
     codes, ids = groups
     rows, num_duplicates = in_order(source, table, columns, times, codes, ids, context)
-    lengths = np.bincount(codes[rows], minlength=len(ids))
+    table.keep({columns[field] for field in ("t_start", "t_end") if field in columns})
+    lengths = np.bincount(_taken(codes, rows), minlength=len(ids))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     windows: dict[str, Any] = {}
     for field in ("t_start", "t_end"):
         windows[field] = no_ticks(times, len(ids))
-        with obstacles.noted():
-            values = window_column(source, table, columns, field, times, context)
-            windows[field] = _constant_in_sequence(source, columns.get(field), values, codes)
+        if field in columns:
+            values = obstacles.tried(window_column, source, table, columns, field, times, context)
+            if values is not None:
+                found = obstacles.tried(_constant_in_sequence, source, columns[field], values, codes)
+                windows[field] = windows[field] if found is None else found
     return SequenceTable(
         source=source,
         columns=columns,
-        event_times=times[rows],
-        marks=None if marks is None else marks.take(rows),
+        event_times=_taken(times, rows),
+        marks=marks if marks is None or rows is None else marks.take(rows),
         offsets=offsets,
         inter_times=None,
         **windows,
         num_marks=num_marks,
-        rows=rows,
+        rows=range(table.num_rows) if rows is None else rows,
         one_row_each=False,
         sequence_ids=ids,
         num_duplicates=num_duplicates,
@@ -175,42 +181,46 @@ def from_event_rows(source: str, table: Any, context: Context) -> SequenceTable 
 
 
 def _sequence_codes(source: str, table: Any, name: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes 0, 1, ... in the order of first appearance, int64 (num_rows,), and the id of each code.
+    """Return codes 0, 1, ... in the order of first appearance, int32 (num_rows,), and the id of each code.
 
     Without a column all rows are one sequence, which has no id.
     """
     if name is None:
-        return np.zeros(table.num_rows, dtype=np.int64), np.full(1, None, dtype=object)
+        return np.zeros(table.num_rows, dtype=np.int32), np.full(1, None, dtype=object)
     column = table[name]
     if column.null_count:
         raise ValueError(
             f"{source}, row {first_null(column)}: {name} is missing; every event needs the id of its sequence"
         )
-    encoded = _ids(source, plain(column), name).dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), to_objects(encoded.dictionary)
+    encoded = _ids(source, column, name).dictionary_encode()
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    release_unused()
+    return codes, to_objects(encoded.chunk(0).dictionary)
 
 
 def _ids(source: str, column: Any, name: str) -> Any:
     """Return ids that can be compared with one another: those of extension types, such as UUIDs, as strings."""
     import pyarrow
 
+    if pyarrow.types.is_dictionary(column.type) or str(column.type) == "string_view":
+        column = pyarrow.chunked_array([plain(column)])
     kind = column.type
     if pyarrow.types.is_nested(kind):
         raise ValueError(
             f"{source}, row 0: {name} = {shown(column, 0)} has type {kind}; "
             "the id of a sequence must be one number, string or timestamp"
         )
-    return pyarrow.array(map(str, column.to_pylist())) if isinstance(kind, pyarrow.BaseExtensionType) else column
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        return pyarrow.chunked_array([pyarrow.array(map(str, column.to_pylist()))])
+    return column
 
 
-def _constant_in_sequence(source: str, name: str | None, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def _constant_in_sequence(source: str, name: str, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Return the value of each sequence's first row, which all its rows must share, as ticks (num_sequences,)."""
-    first_rows = np.unique(codes, return_index=True)[1]
+    first_rows = np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1))  # codes count up as ids appear
     per_sequence = values[first_rows]
     expected = per_sequence[codes]
-    different = (values != expected) & ~(missing(values) & missing(expected))
-    if different.any():
-        row = int(different.nonzero()[0][0])
+    if (row := first_true((values != expected) & ~(missing(values) & missing(expected)))) is not None:
         raise ValueError(
             f"{source}, row {row}: {name} = {values[row]}, but row {first_rows[codes[row]]} of the same sequence has "
             f"{expected[row]}; a sequence has one window"

@@ -12,7 +12,7 @@ import numpy as np
 
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.log import EventLog
-from tppsd.data.reading import to_dataset
+from tppsd.data.reading import EventDataset, to_dataset
 from tppsd.data.sequence_table import SequenceTable
 
 
@@ -70,11 +70,6 @@ class SplitFacts:
         return lengths
 
     @property
-    def num_without_scored(self) -> int:
-        """Number of sequences without a scored event."""
-        return int((self.scored_lengths == 0).sum())
-
-    @property
     def num_ties(self) -> int:
         """Number of scored inter-times of 0."""
         return int((self.scored_gaps == 0).sum())
@@ -109,16 +104,18 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class LogFacts:
-    """Holds a log as it was understood, and the facts of each of its splits."""
+    """Holds a log as it was understood, its sequences, and the facts of each of its splits."""
 
     log: EventLog
+    dataset: EventDataset
     splits: dict[str, SplitFacts]
 
     @classmethod
     def of(cls, log: EventLog) -> LogFacts:
         """Return the facts of a log."""
-        splits = to_dataset(log).splits
-        return cls(log, {split: SplitFacts.of(log.parts[split], FlatSequences.of(splits[split])) for split in splits})
+        dataset = to_dataset(log)
+        flat = {split: FlatSequences.of(part) for split, part in dataset.splits.items()}
+        return cls(log, dataset, {split: SplitFacts.of(log.parts[split], part) for split, part in flat.items()})
 
     @property
     def train(self) -> SplitFacts:

@@ -21,6 +21,7 @@ FORMATS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".feather")
 OTHER_NAMES = {".arrow": ".feather", ".ndjson": ".jsonl", ".pq": ".parquet"}
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 DELIMITERS = (";", "\t", "|")
+PIECE = 2**20  # bytes of a column of a Parquet file that are read at once
 
 
 class Format(NamedTuple):
@@ -135,7 +136,9 @@ def _read_parquet(file: str | Path) -> Any:
             return parquet.ParquetFile(stream).read()
     # read_table takes a folder of parts too, but no file where a column name occurs twice
     path = for_arrow(file)
-    return parquet.read_table(path) if path.is_dir() else parquet.ParquetFile(path, memory_map=True).read()
+    if path.is_dir():
+        return parquet.read_table(path)
+    return parquet.ParquetFile(path, pre_buffer=False, buffer_size=PIECE).read()  # not a whole row group of bytes first
 
 
 def _read_feather(file: str | Path) -> Any:

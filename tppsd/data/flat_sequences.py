@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tppsd.data.sequence_table import block_edges
 from tppsd.data.sequences import EventSequence
 
-BLOCK = 2**20  # events that are looked at together where all of a split is: what that takes beside the split itself
+BLOCK = 2**20  # events that are looked at together where all of a split is; statistics depend on it in the last bit
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +129,8 @@ class FlatSequences(Sequence[EventSequence]):
 
         What is computed of each part in turn takes no memory that grows with the split.
         """
-        start = 0
-        while start < len(self):
-            stop = int(torch.searchsorted(self.offsets, self.offsets[start] + num_events, right=True)) - 1
-            stop = min(max(stop, start + 1), start + num_events, len(self))
-            yield self.part(start, stop)
-            start = stop
+        for edges in block_edges(self.offsets.numpy(), num_events):
+            yield self.part(*edges)
 
     def _check(self) -> None:
         """Raise where their memory cannot be read any longer; that of a mapped file may be gone."""
@@ -205,6 +204,13 @@ def _num_before_score_start(flat: FlatSequences) -> Tensor:
     is_before = flat.event_times < flat.score_start.repeat_interleave(flat.lengths)
     counts = torch.nn.functional.pad(is_before.cumsum(0), (1, 0))
     return counts[flat.offsets[1:]] - counts[flat.offsets[:-1]]
+
+
+def tensor_on(values: np.ndarray) -> Tensor:
+    """Return a tensor on the memory of an array that may be read-only, as those of Arrow are: nobody writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 def _finite_or_none(value: Tensor) -> float | None:

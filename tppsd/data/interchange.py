@@ -13,7 +13,6 @@ import numpy as np
 from tppsd.data.arrow import ids_column
 from tppsd.data.list_table import CENSORED, NAMES, ORIGIN, STAMPS, UNIT
 from tppsd.data.log import EventLog, inter_times
-from tppsd.data.sequence_table import no_ticks
 from tppsd.data.sequences import EventSequence
 from tppsd.data.units import NANOSECONDS, parse_timestamp, to_nanoseconds
 from tppsd.data.whole_files import whole_or_absent
@@ -64,8 +63,8 @@ def _to_table(log: EventLog, split: str) -> Any:
         "type_event": lists(pa.array(log.marks[split])),
         "t_start": _ticks(part.t_start),
         "t_end": _ticks(part.t_end),
-        "score_start": _ticks(no_ticks(part.event_times, num_rows) if part.score_start is None else part.score_start),
-        CENSORED: np.zeros(num_rows, dtype=bool) if part.is_cut is None else part.is_cut,
+        "score_start": _ticks(part.score_start),
+        CENSORED: part.is_cut,
         NAMES: _constant(None if names is None else list(names), pa.list_(pa.string()), num_rows),
         UNIT: _constant(clock.unit, pa.string(), num_rows),
         ORIGIN: _constant(log.time_origin, pa.string(), num_rows),

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, list_lengths, plain, shown, to_floats, to_objects, to_positive_integers
+from tppsd.data.arrow import (
+    first_true,
+    is_list,
+    list_lengths,
+    plain,
+    shown,
+    to_floats,
+    to_objects,
+    to_positive_integers,
+)
 from tppsd.data.marks import bin_names, read_marks
 from tppsd.data.options import SEQUENCE_COLUMNS, Context, resolve_columns
-from tppsd.data.sequence_table import SequenceTable, Vocabulary, missing, no_ticks
+from tppsd.data.sequence_table import SequenceTable, Vocabulary, no_ticks
 from tppsd.data.timestamps import read_ticks, read_time_column
 
 STAMPS, CENSORED = "timestamps", "censored_start"  # columns of a canonical file beside those of EasyTPP
@@ -27,34 +37,33 @@ def from_sequence_rows(source: str, table: Any, context: Context) -> SequenceTab
     columns = resolve_columns(source, table.schema, chosen, SEQUENCE_COLUMNS, obstacles, optional=("sequence",))
     if "time" not in columns:
         return None
-    with obstacles.noted():
-        return _from_columns(source, table, columns, context)
-    return None
+    return obstacles.tried(_from_columns, source, table, columns, context)
 
 
 def _from_columns(source: str, table: Any, columns: dict[str, str], context: Context) -> SequenceTable | None:
     import pyarrow.compute as pc
 
+    table.keep({*columns.values(), CENSORED, NAMES, UNIT, ORIGIN})
     lengths = _check_lengths(source, table, columns)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
 
-    def event_place(field: str, event: int) -> str:
-        row = int(np.searchsorted(offsets, event, side="right")) - 1
-        return f"{source}, row {row}: {columns[field]}[{event - offsets[row]}]"
+    def read_lists(field: str, read: Callable[..., Any], *args: Any) -> Any:
+        """Read the values of all lists of a column, which the table lets go; None where an obstacle is noted."""
+        name = columns[field]
+
+        def place(event: int) -> str:
+            row = int(np.searchsorted(offsets, event, side="right")) - 1
+            return f"{source}, row {row}: {name}[{event - offsets[row]}]"
+
+        values = pc.list_flatten(table[name])
+        if list(columns.values()).count(name) == 1:
+            table.keep(set(table.column_names) - {name})
+        return obstacles.tried(read, values, place, *args)
 
     options, obstacles = context.options, context.obstacles
-    times, marks, inter_times = None, None, None
-    with obstacles.noted():
-        times = read_time_column(
-            pc.list_flatten(table[columns["time"]]),
-            lambda event: event_place("time", event),
-            context,
-            context.noter(f"{source}, {columns['time']}"),
-        )
-    if "mark" in columns:
-        with obstacles.noted():
-            values = pc.list_flatten(table[columns["mark"]])
-            marks = read_marks(values, lambda event: event_place("mark", event), options)
+    times = read_lists("time", read_time_column, context, context.noter(f"{source}, {columns['time']}"))
+    marks = read_lists("mark", read_marks, options) if "mark" in columns else None
+    inter_times = None
     if times is None:
         return None
     if options.sort:
@@ -62,20 +71,14 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         times, marks = times[order], None if marks is None else marks.take(order)
         columns = {field: name for field, name in columns.items() if field != "inter_time"}
     if "inter_time" in columns and times.dtype.kind != "M":  # of timestamps the differences are exact
-        with obstacles.noted():
-            values = pc.list_flatten(table[columns["inter_time"]])
-            inter_times = to_floats(values, lambda event: event_place("inter_time", event))
-    num_marks, ids = None, to_objects(table[columns["sequence"]]) if "sequence" in columns else None
+        inter_times = read_lists("inter_time", to_floats)
+    ids = to_objects(table[columns["sequence"]]) if "sequence" in columns else None
     windows: dict[str, Any] = {}
     for field in ("t_start", "t_end", "score_start"):
-        windows[field] = no_ticks(times, table.num_rows)
-        with obstacles.noted():
-            windows[field] = window_column(source, table, columns, field, times, context)
-    with obstacles.noted():
-        num_marks = declared_num_marks(source, table, columns)
+        found = obstacles.tried(window_column, source, table, columns, field, times, context)
+        windows[field] = no_ticks(times, table.num_rows) if found is None else found
+    num_marks = obstacles.tried(declared_num_marks, source, table, columns)
     own = own_vocabulary(table)
-    if missing(windows["score_start"]).all():
-        del windows["score_start"]
     return SequenceTable(
         source=source,
         columns=columns,
@@ -85,7 +88,7 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
         inter_times=inter_times,
         **windows,
         num_marks=num_marks,
-        rows=np.arange(table.num_rows),
+        rows=range(table.num_rows),
         one_row_each=True,
         sequence_ids=ids,
         is_cut=_cut_starts(table),
@@ -93,10 +96,10 @@ def _from_columns(source: str, table: Any, columns: dict[str, str], context: Con
     )
 
 
-def _cut_starts(table: Any) -> np.ndarray | None:
-    """Return the column `censored_start` of a canonical file, bool (num_rows,), or None."""
+def _cut_starts(table: Any) -> np.ndarray:
+    """Return the column `censored_start` of a canonical file, bool (num_rows,); False without one."""
     if CENSORED not in table.column_names or str(table[CENSORED].type) != "bool":
-        return None
+        return np.zeros(table.num_rows, dtype=bool)
     return np.array(plain(table[CENSORED]).fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
 
 
@@ -138,8 +141,7 @@ def _check_lengths(source: str, table: Any, columns: dict[str, str]) -> np.ndarr
         lengths[name] = to_positive_integers(table[name], lambda row: f"{source}, row {row}: {name}", minimum=0)
     first = next(iter(lengths))
     for name, values in lengths.items():
-        if (values != lengths[first]).any():
-            row = int((values != lengths[first]).nonzero()[0][0])
+        if (row := first_true(values != lengths[first])) is not None:
             says = f"says {values[row]}" if name == columns.get("length") else f"has {values[row]}"
             raise ValueError(
                 f"{source}, row {row}: {first} has {lengths[first][row]} values and {name} {says}; "
@@ -173,9 +175,7 @@ def window_column(
             f"{source}: {name} holds {kinds[values.dtype.kind == 'M']}, but {columns['time']} "
             f"{kinds[times.dtype.kind == 'M']}; a window and its events must have the same kind of times"
         )
-    infinite = np.zeros(0, dtype=bool) if values.dtype.kind == "M" else np.isinf(values)
-    if infinite.any():
-        row = int(infinite.nonzero()[0][0])
+    if values.dtype.kind != "M" and (row := first_true(np.isinf(values))) is not None:
         raise ValueError(
             f"{source}, row {row}: {name} is {values[row]}; it must be a finite number, or empty where the window is "
             "not known"
@@ -189,8 +189,7 @@ def declared_num_marks(source: str, table: Any, columns: dict[str, str]) -> int 
     if name is None or table[name].null_count == table.num_rows:
         return None
     values = to_positive_integers(table[name], lambda row: f"{source}, row {row}: {name}", minimum=1)
-    if (values != values[0]).any():
-        row = int((values != values[0]).nonzero()[0][0])
+    if (row := first_true(values != values[0])) is not None:
         raise ValueError(
             f"{source}, row {row}: {name} = {values[row]}, but row 0 has {values[0]}; "
             "every row must have the same number of marks"

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from tppsd.data.arrow import release_unused
 from tppsd.data.event_table import from_event_rows, is_event_table
+from tppsd.data.gaps import fitting_unit
 from tppsd.data.list_table import from_sequence_rows
 from tppsd.data.marks import MarkVocabulary
 from tppsd.data.memory import memory_for
 from tppsd.data.observation import columns_of_windows, in_intervals, observed_until, with_window
 from tppsd.data.obstacles import DataError, Obstacles
 from tppsd.data.options import Context, ReadOptions
-from tppsd.data.sequence_table import SequenceTable, check_values, missing
+from tppsd.data.sequence_table import SequenceTable, block_edges, check_values, missing
 from tppsd.data.splits import Segments, by_fractions, by_time, into_windows, whole, with_history
-from tppsd.data.tables import SPLITS, Tables, by_column, from_sequences, is_sequences, open_tables
-from tppsd.data.units import NANOSECONDS, Clock, fitting_unit, known_unit, parse_timestamp, to_text
+from tppsd.data.tables import SPLITS, Tables, from_sequences, is_sequences, open_tables
+from tppsd.data.units import NANOSECONDS, Clock, known_unit, parse_timestamp, to_text
 
 ROUNDING = 4 * np.finfo(np.float64).eps  # relative to the time: how far a given inter-time may lie from the difference
 
@@ -49,7 +51,6 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
     unit = known_unit(options.time_unit or _own(tables, "time_unit"))
     if options.time_unit is not None and unit is None:
         raise DataError(f"time_unit = {options.time_unit!r} must be one of {', '.join(NANOSECONDS)} for timestamps")
-    gaps = np.concatenate([tick_gaps(table) for table in dated])
     earliest = min(
         ticks[~missing(ticks)].min()
         for table in dated
@@ -59,7 +60,7 @@ def clock_of(tables: Collection[SequenceTable], options: ReadOptions) -> Clock:
     midnight = earliest.astype("datetime64[D]").astype("datetime64[ns]")
     said = options.origin or _own(tables, "time_origin")
     origin = midnight if said is None else parse_timestamp(said, "origin")
-    return Clock(unit or fitting_unit(gaps), origin)
+    return Clock(unit or fitting_unit(dated), origin)
 
 
 def _own(tables: Collection[SequenceTable], name: str) -> str | None:
@@ -68,20 +69,31 @@ def _own(tables: Collection[SequenceTable], name: str) -> str | None:
     return next((value for value in said if value is not None), None)
 
 
-def tick_gaps(table: SequenceTable) -> np.ndarray:
-    """Return nanoseconds between consecutive events of the same sequence, int64."""
-    gaps = np.diff(table.event_times).astype("timedelta64[ns]").astype(np.int64)
-    is_first = np.zeros(len(table.event_times) + 1, dtype=bool)
-    is_first[table.offsets[:-1]] = True
-    return gaps[~is_first[1:-1]]
+def origin_of(clock: Clock, table: SequenceTable) -> str | None:
+    """Return the timestamp that is time 0 (ISO 8601, UTC), also where a file of numbers says so; None if nothing does.
+
+    Args:
+        clock: of the log.
+        table: its first one.
+    """
+    if clock.origin is not None:
+        return to_text(clock.origin)
+    return None if table.own is None else table.own.time_origin
 
 
 def inter_times(table: SequenceTable, clock: Clock) -> np.ndarray:
-    """Return the inter-times, float64 (num_events,).
+    """Return the inter-times, float64 (num_events,), of one block after another.
 
     They are differences of the times or, where it agrees with them up to rounding, the finer value of the data. Of
     timestamps they are exact.
     """
+    found = np.empty(len(table.event_times))
+    for start, stop in block_edges(table.offsets):
+        found[table.offsets[start] : table.offsets[stop]] = _inter_times(table.part(start, stop), clock)
+    return found
+
+
+def _inter_times(table: SequenceTable, clock: Clock) -> np.ndarray:
     times, has_events = table.event_times, table.lengths > 0
     first = table.offsets[:-1][has_events]
     differences = np.diff(times, prepend=times[:1])
@@ -122,11 +134,8 @@ class EventLog:
 
     @property
     def time_origin(self) -> str | None:
-        """The timestamp that is time 0 (ISO 8601, UTC), also where a file of numbers says so; None if nothing does."""
-        if self.clock.origin is not None:
-            return to_text(self.clock.origin)
-        own = self.whole[0].own
-        return None if own is None else own.time_origin
+        """See `origin_of`."""
+        return origin_of(self.clock, self.whole[0])
 
 
 def read_log(source: Any, options: ReadOptions, is_split: bool = True) -> EventLog:
@@ -142,11 +151,9 @@ def read_log(source: Any, options: ReadOptions, is_split: bool = True) -> EventL
         ValueError: what stands in the way, all of it, each with the option that mends it.
     """
     context = Context(options)
-    log = None
     with memory_for(source):
         opened = open_tables(source, context)
-        with context.obstacles.noted():
-            log = _understand(opened, context, is_split)
+        log = context.obstacles.tried(_understand, opened, context, is_split)
     context.obstacles.raise_all(_shown(opened))
     assert log is not None  # else there was an obstacle
     return log
@@ -161,20 +168,15 @@ def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | 
     """Return the log, or None where obstacles leave nothing to go on with."""
     options, obstacles = context.options, context.obstacles
     tables: dict[str | None, SequenceTable] = {}
-    opened = by_column(opened)
     if not is_split and set(opened.tables) == {None}:
         opened = opened._replace(tables={"train": opened.tables[None]})
     for split, (source, table) in opened.tables.items():
-        with obstacles.noted():
-            flat = flatten(source, table, context)
-            if flat is not None:
-                check_values(flat)
-                tables[split] = flat
+        if (flat := obstacles.tried(flatten, source, table, context)) is not None:
+            tables[split] = flat
     if len(tables) < len(opened.tables):
         return None
     clock = clock_of(tables.values(), options)
-    with obstacles.noted():
-        tables = _observed(tables, options, clock)
+    tables = obstacles.tried(_observed, tables, options, clock) or tables
     cuts = Cuts.of(options, clock, obstacles)
     parts = None
     try:
@@ -185,17 +187,14 @@ def _understand(opened: Tables, context: Context, is_split: bool) -> EventLog | 
     if parts is None or (parts["train"].marks is None and "mark" in parts["train"].columns):
         return None
     vocabulary = MarkVocabulary.of(parts["train"], options.min_mark_count, options.mark_names)
-    marks = {}
-    for split, part in parts.items():
-        with obstacles.noted():
-            marks[split] = vocabulary.encode(part)
+    encoded = {split: obstacles.tried(vocabulary.encode, part) for split, part in parts.items()}
     return EventLog(
         name=opened.name,
         options=options,
         parts=parts,
         whole=tuple(tables.values()),
         vocabulary=vocabulary,
-        marks=marks,
+        marks={split: marks for split, marks in encoded.items() if marks is not None},
         clock=clock,
         window=clock.length(cuts.window),
         lookback=clock.length(cuts.lookback),
@@ -226,9 +225,21 @@ def own_options(options: ReadOptions, table: SequenceTable) -> ReadOptions:
 
 
 def flatten(source: str, table: Any, context: Context) -> SequenceTable | None:
-    """Return a table or a list of EventSequence in flat form; None where obstacles leave nothing to go on with."""
-    if is_sequences(table):
-        return from_sequences(source, table)
+    """Return an OpenTable or a list of EventSequence in flat form, its values checked.
+
+    None where obstacles leave nothing to go on with.
+
+    Raises:
+        ValueError: a value that no event sequence can have.
+    """
+    flat = from_sequences(source, table) if is_sequences(table) else _from_table(source, table, context)
+    release_unused()
+    if flat is not None:
+        check_values(flat)
+    return flat
+
+
+def _from_table(source: str, table: Any, context: Context) -> SequenceTable | None:
     if table.num_rows == 0:
         context.obstacles.add(ValueError(f"{source}: has no rows; a split needs at least one sequence"))
         return None
@@ -251,17 +262,16 @@ class Cuts:
     @classmethod
     def of(cls, options: ReadOptions, clock: Clock, obstacles: Obstacles) -> Cuts:
         """Read the options by the clock of the data; what cannot be read is noted."""
-        times = None
-        lengths: dict[str, Any] = {}
-        if options.split_times is not None:
-            with obstacles.noted():
-                times = [clock.tick(value, "split_times") for value in options.split_times]
-        for name in ("window", "lookback"):
-            lengths[name] = None
-            if (value := getattr(options, name)) is not None:
-                with obstacles.noted():
-                    lengths[name] = clock.duration(value, name)
-        return cls(times, **lengths)
+
+        def ticks(values: Sequence[float | str]) -> list[Any]:
+            return [clock.tick(value, "split_times") for value in values]
+
+        times, window, lookback = options.split_times, options.window, options.lookback
+        return cls(
+            None if times is None else obstacles.tried(ticks, times),
+            None if window is None else obstacles.tried(clock.duration, window, "window"),
+            None if lookback is None else obstacles.tried(clock.duration, lookback, "lookback"),
+        )
 
     def __call__(self, table: SequenceTable, segments: Segments) -> SequenceTable:
         """Return segments of a table as sequences: with all their history, or cut into windows."""

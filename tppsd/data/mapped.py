@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.arrow_file import GAPS, MARKS, TIMES, FileFacts, checksum
-from tppsd.data.flat_sequences import FlatSequences
+from tppsd.data.flat_sequences import FlatSequences, tensor_on
 from tppsd.data.list_table import CENSORED, FILE_KEY, STAMPS
 from tppsd.data.options import ReadOptions
 from tppsd.data.paths import for_arrow
@@ -193,9 +192,7 @@ def _state(status: os.stat_result) -> tuple[int, int, int]:
 
 def _tensor(buffer: Any, kind: Any, length: int) -> Tensor:
     """Return a tensor on the memory of a buffer, which nobody may write to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(np.frombuffer(buffer, kind, length))
+    return tensor_on(np.frombuffer(buffer, kind, length))
 
 
 class _MappedIds(Sequence[Any]):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import Place, first_null, plain, to_floats, to_marks
+from tppsd.data.arrow import Place, first_null, first_true, plain, to_floats, to_marks
 from tppsd.data.obstacles import DataError, nearest, quoted
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
@@ -57,9 +57,7 @@ def bin_marks(values: Any, place: Place, edges: Sequence[float]) -> Any:
 
     numbers = to_floats(values, place)
     marks = np.searchsorted(np.asarray(edges, dtype=np.float64), numbers, side="right") - 1
-    wrong = (marks < 0) | ~np.isfinite(numbers)
-    if wrong.any():
-        i = int(wrong.argmax())
+    if (i := first_true((marks < 0) | ~np.isfinite(numbers))) is not None:
         raise DataError(f"{place(i)} = {numbers[i]} lies in none of mark_bins, which begin at {edges[0]:g}")
     return pyarrow.array(marks)
 
@@ -177,10 +175,8 @@ class MarkVocabulary:
                 f"{table.event_place(0, 'mark')} = {quoted(table.marks[0].as_py())} is a string, but the training "
                 "split has integer marks"
             )
-        marks = np.array(table.marks.to_numpy())
-        wrong = (marks < 0) | (marks >= self.num_marks)
-        if wrong.any():
-            i = int(wrong.nonzero()[0][0])
+        marks: np.ndarray = table.marks.to_numpy()
+        if (i := first_true((marks < 0) | (marks >= self.num_marks))) is not None:
             origin = "" if self.declared else " (from the training split; a column dim_process would declare more)"
             raise ValueError(
                 f"{table.event_place(i, 'mark')} = {marks[i]} is out of range; marks must be "
@@ -203,9 +199,7 @@ def _frequent_types(train: SequenceTable, min_mark_count: int) -> list[str]:
     """Return the sorted types with at least `min_mark_count` events of the training split that are not given."""
     import pyarrow
 
-    own = np.ones(len(train.event_times), dtype=bool)
-    if train.score_start is not None:
-        own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
+    own = ~(train.event_times < np.repeat(train.score_start, train.lengths))
     counts = types_of(train).filter(pyarrow.array(own)).value_counts()
     return sorted(
         count["values"].as_py()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tppsd.data.arrow import first_true
 from tppsd.data.obstacles import DataError
 from tppsd.data.options import LAST, ReadOptions
 from tppsd.data.sequence_table import Pieces, SequenceTable, missing, no_ticks
@@ -66,8 +67,7 @@ def in_intervals(table: SequenceTable, observed: Sequence[Sequence[float | str]]
     outside = np.ones(len(table.event_times), dtype=bool)
     for a, b in pairs:
         outside &= (table.event_times < a) | (table.event_times > b)
-    if outside.any():
-        i = int(outside.argmax())
+    if (i := first_true(outside)) is not None:
         raise DataError(
             f"{table.event_place(i, 'time')} = {to_text(table.event_times[i])} lies in none of the intervals of "
             "observed"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import date
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+Args = ParamSpec("Args")
+Found = TypeVar("Found")
 
 _LONGEST = 80  # characters of a value that are shown
 
@@ -35,13 +37,13 @@ class Obstacles:
         if _kind(obstacle) not in map(_kind, self.found):
             self.found.append(obstacle)
 
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Note a ValueError inside the block, and go on after it."""
+    def tried(self, read: Callable[Args, Found], *args: Args.args, **options: Args.kwargs) -> Found | None:
+        """Return what `read` returns; None where it raises a ValueError, which is noted."""
         try:
-            yield
+            return read(*args, **options)
         except ValueError as error:
             self.add(error)
+            return None
 
     def raise_all(self, source: str) -> None:
         """Raise what was found: one obstacle as it is, several as a list that ends with the options for all of them.

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from tppsd.data.arrow import release_unused
 from tppsd.data.files import format_of
-from tppsd.data.flat_sequences import FlatSequences
+from tppsd.data.flat_sequences import FlatSequences, tensor_on
 from tppsd.data.log import EventLog, inter_times, read_log
 from tppsd.data.mapped import MappedFile, open_mapped
 from tppsd.data.memory import memory_for
 from tppsd.data.options import ReadOptions
-from tppsd.data.sequence_table import SequenceTable
+from tppsd.data.sequence_table import BLOCK, SequenceTable
 from tppsd.data.sequences import EventSequence
 from tppsd.data.tables import split_name
 from tppsd.data.units import Clock
@@ -75,6 +76,7 @@ def read_dataset(path: Any, **options: Any) -> EventDataset:
         return _of_mapped(format_of(str(path)).stem, file)
     with memory_for(path):
         dataset = to_dataset(read_log(path, read))
+    release_unused()
     return dataset if note is None else replace(dataset, notes=(*dataset.notes, note))
 
 
@@ -111,19 +113,26 @@ def to_dataset(log: EventLog) -> EventDataset:
 
 def _flat(table: SequenceTable, marks: np.ndarray, clock: Clock) -> FlatSequences:
     """Return the sequences of a table, whose values have been checked, with times in units since the origin."""
-    num = len(table)
-    score_start = np.full(num, np.nan) if table.score_start is None else clock.times(table.score_start)
-    is_cut = np.zeros(num, dtype=bool) if table.is_cut is None else table.is_cut
     return FlatSequences(
-        torch.from_numpy(clock.times(table.event_times)),
-        torch.from_numpy(inter_times(table, clock)),
-        torch.from_numpy(marks),
-        torch.from_numpy(table.offsets),
-        torch.from_numpy(clock.times(table.t_start)),
-        torch.from_numpy(clock.times(table.t_end)),
-        torch.from_numpy(score_start),
-        torch.from_numpy(is_cut),
-        torch.arange(num),
+        tensor_on(_times(table.event_times, clock)),
+        tensor_on(inter_times(table, clock)),
+        tensor_on(marks),
+        tensor_on(table.offsets),
+        tensor_on(clock.times(table.t_start)),
+        tensor_on(clock.times(table.t_end)),
+        tensor_on(clock.times(table.score_start)),
+        tensor_on(table.is_cut),
+        torch.arange(len(table)),
         None if table.sequence_ids is None else table.sequence_ids.tolist(),
-        torch.from_numpy(table.event_times.astype(np.int64)) if clock.has_dates else None,
+        tensor_on(table.event_times.view(np.int64)) if clock.has_dates else None,
     )
+
+
+def _times(ticks: np.ndarray, clock: Clock) -> np.ndarray:
+    """Return the ticks of events as numbers of units, block by block."""
+    if not clock.has_dates:
+        return ticks
+    times = np.empty(len(ticks))
+    for start in range(0, len(ticks), BLOCK):
+        times[start : start + BLOCK] = clock.times(ticks[start : start + BLOCK])
+    return times

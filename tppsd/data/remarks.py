@@ -25,7 +25,7 @@ def scored_inter_times(sequences: Sequence[EventSequence]) -> Iterator[Tensor]:
 
 def typical_inter_times(flat: FlatSequences) -> np.ndarray:
     """Return inter-times with a likelihood term, float64: all, or about BLOCK of them from all over a larger split."""
-    share = math.ceil(len(flat.event_times) / BLOCK)
+    share = max(1, math.ceil(len(flat.event_times) / BLOCK))
     pieces = [own[: math.ceil(len(own) / share)].clone() for own in scored_inter_times(flat)]
     return np.concatenate([np.zeros(0), *(piece.numpy() for piece in pieces)])
 

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from tppsd.data.blocks import Block, Unstreamable
-from tppsd.data.log import clock_of, tick_gaps
+from tppsd.data.gaps import GapCounts, tick_gaps
+from tppsd.data.log import clock_of
 from tppsd.data.marks import MarkVocabulary
 from tppsd.data.observation import observed_until
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable, missing
 from tppsd.data.splits import cut
 from tppsd.data.tables import SPLITS
-from tppsd.data.units import NANOSECONDS, Clock
+from tppsd.data.units import Clock
 
 
 class Scan:
@@ -93,7 +94,7 @@ class Scan:
             ]
             brief = replace(brief, marks=pa.array(kinds, brief.marks.type))
         if brief.has_dates:
-            times = np.array([min(self.ticks), min(self.ticks) + self.gaps.typical()])
+            times = np.array([min(self.ticks), min(self.ticks) + np.timedelta64(self.gaps.typical(), "ns")])
             brief = replace(brief, event_times=times, offsets=np.array([0, 2]), t_start=times[:1])
         return clock_of([brief], options), MarkVocabulary.of(brief, None, options.mark_names)
 
@@ -110,33 +111,3 @@ def _hashes(split: str | None, ids: np.ndarray | None) -> np.ndarray:
     names = np.array([f"{split} {one}" for one in (() if ids is None else ids)], dtype=object)
     hashes: np.ndarray = pandas.util.hash_array(names)
     return hashes
-
-
-class GapCounts:
-    """Counts what the unit of a log depends on, its median positive gap in nanoseconds, without keeping the gaps."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.below = dict.fromkeys(NANOSECONDS, 0)
-        self.largest_below = dict.fromkeys(NANOSECONDS, 0)
-        self.smallest_from = dict.fromkeys(NANOSECONDS, 2**63 - 1)
-
-    def add(self, gaps: np.ndarray) -> None:
-        """Count the gaps of a block, int64 nanoseconds."""
-        positive = gaps[gaps > 0]
-        self.total += len(positive)
-        for unit, length in NANOSECONDS.items():
-            is_below = positive < length
-            self.below[unit] += int(is_below.sum())
-            self.largest_below[unit] = max(self.largest_below[unit], int(positive[is_below].max(initial=0)))
-            self.smallest_from[unit] = min(self.smallest_from[unit], int(positive[~is_below].min(initial=2**63 - 1)))
-
-    def typical(self) -> np.timedelta64:
-        """Return the length of the largest unit that is not above the median, 0 without gaps."""
-        fitting = [length for unit, length in NANOSECONDS.items() if self._median_reaches(unit)]
-        return np.timedelta64(max(fitting, default=0), "ns")
-
-    def _median_reaches(self, unit: str) -> bool:
-        if 2 * self.below[unit] == self.total:  # the median lies between the two in the middle
-            return self.total > 0 and self.largest_below[unit] + self.smallest_from[unit] >= 2 * NANOSECONDS[unit]
-        return 2 * self.below[unit] < self.total

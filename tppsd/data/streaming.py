@@ -14,13 +14,13 @@ import numpy as np
 
 from tppsd.data.arrow_file import FileFacts, SplitColumns, columns_of_splits, write_splits
 from tppsd.data.blocks import Blocks, Unstreamable
-from tppsd.data.log import own_options
+from tppsd.data.log import origin_of, own_options
 from tppsd.data.observation import with_window
 from tppsd.data.options import Context, ReadOptions
 from tppsd.data.paths import for_arrow, local_path
 from tppsd.data.scan import Scan
 from tppsd.data.sequence_table import SequenceTable, check_values
-from tppsd.data.units import Clock, to_text
+from tppsd.data.units import Clock
 
 
 def stream_to_arrow(source: str, path: str | Path, options: ReadOptions) -> tuple[FileFacts, tuple[str, ...]]:
@@ -53,7 +53,7 @@ def stream_to_arrow(source: str, path: str | Path, options: ReadOptions) -> tupl
         vocabulary.num_marks,
         mark_names=vocabulary.names,
         time_unit=clock.unit,
-        time_origin=_origin(clock, scan.first),
+        time_origin=origin_of(clock, scan.first),
     )
     with columns_of_splits(path) as make:
         columns = {split: make(split) for split in edges}
@@ -96,9 +96,3 @@ def _add(
         if low < high:
             events = slice(int(table.offsets[low]), int(table.offsets[high]))
             columns[name].add(table.part(low, high), marks[events], clock)
-
-
-def _origin(clock: Clock, first: SequenceTable) -> str | None:
-    if clock.origin is not None:
-        return to_text(clock.origin)
-    return None if first.own is None else first.own.time_origin

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tppsd.data.arrow import is_list, objects, without_views
+from tppsd.data.arrow import OpenTable, is_list, objects, without_views
 from tppsd.data.files import FORMATS, format_of, open_file, reason
 from tppsd.data.options import Context
 from tppsd.data.paths import is_url
@@ -53,9 +53,7 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
     import pyarrow
 
     lengths = np.array([len(one) for one in sequences])
-    score_start = [np.nan if one.score_start is None else one.score_start for one in sequences]
     ids = [one.id for one in sequences] if any(one.id is not None for one in sequences) else []
-    is_cut = np.array([one.censored_start for one in sequences])
     return SequenceTable(
         source=source,
         columns={"time": "event_times", "mark": "marks"},
@@ -66,11 +64,11 @@ def from_sequences(source: str, sequences: Sequence[EventSequence]) -> SequenceT
         t_start=np.array([np.nan if one.t_start is None else one.t_start for one in sequences]),
         t_end=np.array([np.nan if one.t_end is None else one.t_end for one in sequences]),
         num_marks=None,
-        rows=np.arange(len(sequences)),
+        rows=range(len(sequences)),
         one_row_each=True,
         sequence_ids=None if not ids else objects(ids),
-        score_start=np.array(score_start) if not np.isnan(score_start).all() else None,
-        is_cut=is_cut if is_cut.any() else None,
+        score_start=np.array([np.nan if one.score_start is None else one.score_start for one in sequences]),
+        is_cut=np.array([one.censored_start for one in sequences]),
     )
 
 
@@ -88,8 +86,8 @@ class Tables(NamedTuple):
 
     Fields:
         name: of the data set.
-        tables: split -> (source for messages, Arrow table or list of EventSequence), or {None: ...} for one table still
-            to be cut into splits.
+        tables: split -> (source for messages, table or list of EventSequence), or {None: ...} for one table still to be
+            cut into splits.
     """
 
     name: str
@@ -109,7 +107,7 @@ def _known_split(name: str) -> str | None:
 
 
 def open_tables(source: Any, context: Context) -> Tables:
-    """Open the data set `source`.
+    """Open the data set `source`; each of its tables is an OpenTable or a list of EventSequence.
 
     Args:
         source: path of a file or folder, hub id, fsspec URL, or an object in memory: a table (pandas, polars, Arrow,
@@ -119,6 +117,16 @@ def open_tables(source: Any, context: Context) -> Tables:
     Raises:
         FileNotFoundError, ValueError, TypeError: there is nothing to read.
     """
+    opened = _by_column(_opened(source, context))
+    tables = {
+        split: (place, table if is_sequences(table) else OpenTable(table))
+        for split, (place, table) in opened.tables.items()
+    }
+    return opened._replace(tables=tables)
+
+
+def _opened(source: Any, context: Context) -> Tables:
+    """Return the data set with Arrow tables."""
     if not isinstance(source, str | Path):
         name = type(source).__name__
         if isinstance(source, Mapping):
@@ -138,7 +146,7 @@ def open_tables(source: Any, context: Context) -> Tables:
     )
 
 
-def by_column(opened: Tables) -> Tables:
+def _by_column(opened: Tables) -> Tables:
     """Split a table whose column `split` says train, validation or test; others stay as they are."""
     source, table = opened.tables.get(None, ("", None))
     parts = parts_by_column(table) if hasattr(table, "column_names") else {}

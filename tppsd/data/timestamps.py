@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tppsd.data.arrow import Place, first_null, not_a_number, plain, to_floats
+from tppsd.data.arrow import EXACT, Place, first_null, first_true, not_a_number, plain, to_floats
 from tppsd.data.obstacles import DataError, quoted
 from tppsd.data.options import Context
+from tppsd.data.sequence_table import BLOCK
 from tppsd.data.units import EPOCH, ISO, NAIVE, NANOSECONDS, NUMBER, formats_of, parse, to_nanoseconds
 
 DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%b %d, %Y", "%m/%d/%y",
@@ -82,11 +83,15 @@ def _whole_numbers(values: Any) -> np.ndarray | None:
     numbers = np.asarray(values.drop_null())
     if len(numbers) == 0 or types.is_uint64(values.type):
         return None
-    if types.is_floating(values.type):
-        if not (np.isfinite(numbers).all() and (np.abs(numbers) < 2**53).all() and (numbers == np.rint(numbers)).all()):
-            return None
-        return numbers.astype(np.int64)
-    return numbers.astype(np.int64)
+    blocks = np.split(numbers, range(BLOCK, len(numbers), BLOCK))
+    if types.is_floating(values.type) and not all(map(_are_whole, blocks)):
+        return None
+    return numbers.astype(np.int64, copy=False)
+
+
+def _are_whole(numbers: np.ndarray) -> bool:
+    """Say whether floating-point numbers are finite, whole, and not beyond those that float64 holds exactly."""
+    return bool((np.abs(numbers) < EXACT).all() and (numbers == np.rint(numbers)).all())
 
 
 def _is_epoch(numbers: np.ndarray, scale: int) -> np.ndarray:
@@ -258,7 +263,9 @@ def _from_timestamps(values: Any, place: Place, note: Note, missing: bool) -> np
         seconds = np.array(values.cast(pyarrow.timestamp("s", zone)).cast("int64").fill_null(0))
         i = int((np.abs(seconds) > 2**63 // 10**9).argmax())
         raise DataError(f"{place(i)} = {np.datetime64(int(seconds[i]), 's')} is too far away; {RANGE}") from error
-    return np.array(exact.cast("int64").fill_null(np.iinfo(np.int64).min)).view("datetime64[ns]")
+    exact = exact.cast("int64")
+    ticks: np.ndarray = (exact.fill_null(np.iinfo(np.int64).min) if exact.null_count else exact).to_numpy()
+    return ticks.view("datetime64[ns]")
 
 
 def _from_epoch(values: Any, place: Place, unit: int, missing: bool) -> np.ndarray:
@@ -269,12 +276,9 @@ def _from_epoch(values: Any, place: Place, unit: int, missing: bool) -> np.ndarr
     is_null = np.asarray(values.is_null())
     numbers = np.array(values.fill_null(0))
     largest = (2**63 - 1) // unit
-    if types.is_floating(values.type) and not np.isfinite(numbers).all():
-        i = int((~np.isfinite(numbers)).argmax())
+    if types.is_floating(values.type) and (i := first_true(~np.isfinite(numbers))) is not None:
         raise DataError(f"{place(i)} is {numbers[i]}; it must be a finite number")
-    too_far = (numbers > largest) | (numbers < -largest)
-    if too_far.any():
-        i = int(too_far.argmax())
+    if (i := first_true((numbers > largest) | (numbers < -largest))) is not None:
         raise DataError(f"{place(i)} = {numbers[i]} is too far away for this time_format; {RANGE}")
     return np.where(is_null, np.iinfo(np.int64).min, to_nanoseconds(numbers, unit)).view("datetime64[ns]")
 

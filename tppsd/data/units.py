@@ -112,15 +112,6 @@ def duration_in_nanoseconds(text: str) -> int | None:
     return round(min(total, 2.0**100))  # more has no meaning, and may be inf
 
 
-def fitting_unit(gaps: np.ndarray) -> str:
-    """Return the largest unit in which the median of the positive gaps, int64 nanoseconds, is at least 1."""
-    positive = gaps[gaps > 0]
-    if len(positive) == 0:
-        return "s"
-    median = float(np.median(positive))
-    return [unit for unit, length in NANOSECONDS.items() if length <= max(median, 1.0)][-1]
-
-
 @dataclass(frozen=True)
 class Clock:
     """Says how the times of a source become numbers: timestamps count units since an origin, numbers stay.
