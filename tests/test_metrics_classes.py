@@ -13,8 +13,8 @@ from scipy import stats
 from torchmetrics import Metric
 from two_ranks import BOTH_WAYS, NO_UPDATE, synced
 
-from tppsd.metrics import AcceptanceStatistics, MarkPIT, NegativeLogLikelihood, TimeRescalingKS
-from tppsd.metrics.functional import acceptance_rate, carry_over, events_per_round, step_acceptance
+from tppsd.metrics import MarkPIT, NegativeLogLikelihood, TimeRescalingKS
+from tppsd.metrics.functional import carry_over
 
 
 @BOTH_WAYS
@@ -61,29 +61,6 @@ def test_no_data_at_all(cls: Any) -> None:
 
 
 @BOTH_WAYS
-def test_acceptance_over_ranks(reduce: Any) -> None:
-    g = torch.Generator().manual_seed(1)
-    small, large = torch.randint(9, (4, 4), generator=g).tril(), torch.randint(9, (9, 9), generator=g).tril()
-    ranks: list[Metric] = [AcceptanceStatistics(8), AcceptanceStatistics(8)]
-    ranks[0].update(small)
-    ranks[1].update(large)
-    ranks[1].update(small)
-    total = large.clone()
-    total[:4, :4] += 2 * small
-    expected = {
-        "acceptance_rate": acceptance_rate(total),
-        "step_acceptance": step_acceptance(total),
-        "events_per_round": events_per_round(total),
-    }
-    assert all(result == expected for result in reduce(ranks))
-
-
-def test_longer_drafts_than_announced_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"max_draft_length = 4 allows at most \(5, 5\)"):
-        AcceptanceStatistics(4).update(torch.zeros(6, 6, dtype=torch.int64))
-
-
-@BOTH_WAYS
 def test_likelihood_over_ranks(reduce: Any) -> None:
     ranks: list[Metric] = [NegativeLogLikelihood(), NegativeLogLikelihood()]
     ranks[0].update(torch.tensor([-1.0, -5.0]), torch.tensor([1, 2]))
@@ -126,7 +103,6 @@ def test_every_class_agrees_with_scipy_or_a_loop() -> None:
 @EVERY_CLASS
 @BOTH_WAYS
 def test_any_split_over_ranks_gives_what_one_rank_does(name: str, reduce: Any) -> None:
-    """All first samples are on one rank and all second ones on the other."""
     items = torch.arange(NUM_ITEMS)
     expected = numbers(fed(name, items).compute())
     for result in reduce([fed(name, items[::2]), fed(name, items[1::2])]):
