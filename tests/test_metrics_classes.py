@@ -13,7 +13,7 @@ from scipy import stats
 from torchmetrics import Metric
 from two_ranks import BOTH_WAYS, NO_UPDATE, synced
 
-from tppsd.metrics import MarkPIT, NegativeLogLikelihood, TimeRescalingKS
+from tppsd.metrics import NegativeLogLikelihood, TimeRescalingKS
 from tppsd.metrics.functional import carry_over
 
 
@@ -33,31 +33,17 @@ def test_time_rescaling_over_ranks(reduce: Any) -> None:
         assert math.isclose(result.p_value, reference.pvalue, rel_tol=1e-9)
 
 
-@BOTH_WAYS
-def test_mark_pit_over_ranks(reduce: Any) -> None:
-    rows = residuals()
-    ranks: list[Metric] = [MarkPIT(), MarkPIT()]
-    ranks[0].update(rows[::2])
-    ranks[1].update(rows[1::2] + rows[:3])
-    reference = stats.kstest(torch.cat([row.mark_uniforms for row in rows]).numpy(), "uniform")
-    for result in reduce(ranks):
-        assert math.isclose(result.statistic, reference.statistic, rel_tol=1e-12)
-        assert math.isclose(result.p_value, reference.pvalue, rel_tol=1e-9)
-
-
 @NO_UPDATE
-@pytest.mark.parametrize("cls", [TimeRescalingKS, MarkPIT])
-def test_a_rank_without_data(cls: Any) -> None:
-    alone, busy = cls(), cls()
+def test_a_rank_without_data() -> None:
+    alone, busy = TimeRescalingKS(), TimeRescalingKS()
     alone.update(residuals())
     busy.update(residuals())
-    assert synced([cls(), busy]) == [alone.compute()] * 2
+    assert synced([TimeRescalingKS(), busy]) == [alone.compute()] * 2
 
 
 @NO_UPDATE
-@pytest.mark.parametrize("cls", [TimeRescalingKS, MarkPIT])
-def test_no_data_at_all(cls: Any) -> None:
-    assert cls().compute().num_events == 0
+def test_no_data_at_all() -> None:
+    assert TimeRescalingKS().compute().num_events == 0
 
 
 @BOTH_WAYS

@@ -11,14 +11,11 @@ from torchmetrics import Metric
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics import (
-    GapIndependence,
     InterTimeCalibration,
     InterTimeCRPS,
     InterTimeRMSE,
     MarkAccuracy,
     MarkCalibrationError,
-    MarkIndependence,
-    MarkPIT,
     NegativeLogLikelihood,
     TimeRescalingKS,
     UnusableMeans,
@@ -96,9 +93,6 @@ def feed_columns(*names: str) -> Callable[[Any, Tensor], None]:
 
 CASES: dict[str, tuple[Callable[[], Metric], Callable[[Any, Tensor], None]]] = {
     "time_rescaling": (TimeRescalingKS, feed_residuals),
-    "mark_pit": (MarkPIT, feed_residuals),
-    "gap_independence": (lambda: GapIndependence(4), feed_residuals),
-    "mark_independence": (lambda: MarkIndependence(4), feed_residuals),
     "calibration": (InterTimeCalibration, feed_residuals),
     "nll": (NegativeLogLikelihood, feed_columns("log_likelihoods", "num_events")),
     "rmse": (InterTimeRMSE, feed_columns("forecasts", "inter_times")),

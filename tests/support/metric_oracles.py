@@ -55,13 +55,6 @@ def transport_by_assignment(
     return total
 
 
-def independence(uniforms: Tensor, num_bins: int) -> list[float]:
-    bins = (uniforms * num_bins).long()
-    table = np.histogram2d(bins[:-1], bins[1:], bins=num_bins, range=[[0, num_bins]] * 2)[0]
-    reference = stats.chi2_contingency(table, correction=False)
-    return [reference.statistic, reference.pvalue, reference.dof, len(uniforms) - 1]
-
-
 def calibration_error(num_bins: int = 15) -> float:
     confidence, predicted = ITEMS.mark_probs.max(-1)
     error = 0.0
@@ -75,9 +68,9 @@ def calibration_error(num_bins: int = 15) -> float:
 
 def oracles() -> dict[str, list[float]]:
     """Expected results of every class on all items."""
-    gaps, mark_uniforms = carry_over(RESIDUALS), torch.cat([row.mark_uniforms for row in RESIDUALS])
+    gaps = carry_over(RESIDUALS)
     uniforms = -torch.expm1(-gaps)
-    times, marks = stats.kstest(gaps.numpy(), "expon"), stats.kstest(mark_uniforms.numpy(), "uniform")
+    times = stats.kstest(gaps.numpy(), "expon")
     counts = np.histogram(uniforms, bins=10, range=(0, 1))[0]
     distributions = [ITEMS.distribution[i] for i in range(NUM_ITEMS)]
     crps = [
@@ -86,9 +79,6 @@ def oracles() -> dict[str, list[float]]:
     ]
     return {
         "time_rescaling": [times.statistic, times.pvalue, len(gaps)],
-        "mark_pit": [marks.statistic, marks.pvalue, len(gaps)],
-        "gap_independence": independence(uniforms, 4),
-        "mark_independence": independence(mark_uniforms, 4),
         "calibration": [*counts, np.abs(counts / len(gaps) - 0.1).mean(), times.statistic, len(gaps)],
         "nll": [-float(ITEMS.log_likelihoods.sum()) / int(ITEMS.num_events.sum())],
         "rmse": [float(np.sqrt(np.mean((ITEMS.forecasts - ITEMS.inter_times).numpy() ** 2)))],

@@ -10,25 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tppsd.metrics.calibration import (
-        GapIndependence,
         InterTimeCalibration,
         MarkCalibrationError,
-        MarkIndependence,
-        MarkPIT,
         TimeRescalingKS,
     )
     from tppsd.metrics.forecast import InterTimeCRPS, InterTimeRMSE, MarkAccuracy, UnusableMeans
     from tppsd.metrics.likelihood import NegativeLogLikelihood
 
 __all__ = [
-    "GapIndependence",
     "InterTimeCRPS",
     "InterTimeCalibration",
     "InterTimeRMSE",
     "MarkAccuracy",
     "MarkCalibrationError",
-    "MarkIndependence",
-    "MarkPIT",
     "NegativeLogLikelihood",
     "TimeRescalingKS",
     "UnusableMeans",
@@ -36,14 +30,11 @@ __all__ = [
 
 # torchmetrics takes seconds to import and brings matplotlib and scipy: only for those who ask for a class
 _MODULES = {
-    "GapIndependence": "calibration",
     "InterTimeCRPS": "forecast",
     "InterTimeCalibration": "calibration",
     "InterTimeRMSE": "forecast",
     "MarkAccuracy": "forecast",
     "MarkCalibrationError": "calibration",
-    "MarkIndependence": "calibration",
-    "MarkPIT": "calibration",
     "NegativeLogLikelihood": "likelihood",
     "TimeRescalingKS": "calibration",
     "UnusableMeans": "forecast",
