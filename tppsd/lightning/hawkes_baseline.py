@@ -39,12 +39,11 @@ def score_hawkes(
     `min_inter_time` in both, as in every other score. So that a test does not wait for it, many marks get fewer decays
     and large splits are represented by some of their sequences.
     """
-    found = fit_bounded(train, statistics)
-    if found is None:
+    fit = fit_bounded(train, statistics)
+    if fit is None:
         return None
-    fit = found.fit
     nll = process_nll(fit.process, (floored(sequence, statistics.min_inter_time) for sequence in test))
-    return HawkesScore(nll, fit.branching_ratio, found.num_decays, fit.num_events)
+    return HawkesScore(nll, fit.branching_ratio, len(fit.process.beta), fit.num_events)
 
 
 def describe_hawkes(score: HawkesScore) -> str:
