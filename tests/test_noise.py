@@ -142,16 +142,17 @@ def test_attempts_do_not_depend_on_how_many_are_drawn_at_once() -> None:
     index = torch.arange(4)
     row_noise.start(index, index, index)
     rows, positions = torch.tensor([0, 3]), torch.tensor([2, 0])
-    whole = row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)
+
+    def attempts(first: int, stop: int, which: slice = slice(None)) -> Tensor:
+        numbers = torch.arange(first, stop).unsqueeze(0)
+        return row_noise.loop(rows[which], positions[which], [(Purpose.PROPOSAL, 2)], numbers)
+
+    whole = attempts(0, 20)
     assert whole.shape == (2, 20, 4)
-    pieces = [row_noise.attempts(rows, positions, Purpose.PROPOSAL, a, b - a, 2) for a, b in ((0, 1), (1, 8), (8, 20))]
-    assert torch.equal(torch.cat(pieces, 1), whole)
-    assert torch.equal(row_noise.attempts(rows[1:], positions[1:], Purpose.PROPOSAL, 3, 4, 2), whole[1:, 3:7])
+    assert torch.equal(torch.cat([attempts(a, b) for a, b in ((0, 1), (1, 8), (8, 20))], 1), whole)
+    assert torch.equal(attempts(3, 7, slice(1, None)), whole[1:, 3:7])
     row_noise.advance(1, 1)
-    assert (
-        len(torch.cat([whole, row_noise.attempts(rows, positions, Purpose.PROPOSAL, 0, 20, 2)]).unique())
-        == 2 * whole.numel()
-    )
+    assert len(torch.cat([whole, attempts(0, 20)]).unique()) == 2 * whole.numel()
 
 
 @pytest.mark.parametrize("method", ["autoregressive", "speculative"])

@@ -102,12 +102,12 @@ class AcceptsBeyondTheFirstRejection(JointRule):
 
 def fresh_of_target(rejected: Rejected, noise: Streams) -> Tensor:
     """Uniforms (n, 3) for an event of the target."""
-    return noise.attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
+    return noise.loop(rejected.rows, rejected.positions, [(Purpose.PROPOSAL, 2)], 0)[:, :3]
 
 
 def excess_marks(rejected: Rejected, inter_times: Tensor, noise: Streams) -> Tensor:
     """k ~ norm(max(0, f_T - f_D)) at the given times."""
-    uniforms = noise.attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
+    uniforms = noise.loop(rejected.rows, rejected.positions, [(Purpose.FRESH_MARK, 1)], 0)[:, 0]
     target, draft = (distribution.mark_log_probs(inter_times) for distribution in rejected.distributions())
     return sample_mark((target.exp() - draft.exp()).clamp_min(1e-300).log(), uniforms)
 

@@ -145,34 +145,6 @@ class Streams:
     def __init__(self, keys: Tensor, cursors: Tensor) -> None:
         self.keys, self.cursors = keys, cursors
 
-    def attempts(
-        self,
-        rows: Tensor,
-        positions: Tensor,
-        purpose: Purpose,
-        first: int | Tensor,
-        num: int,
-        draws: int = 1,
-        coin: Purpose | None = None,
-    ) -> Tensor:
-        """Return uniforms for attempts first..first+num-1 of a loop at the rows' cursors.
-
-        Args:
-            rows: int64 (n,).
-            positions: int64 (n,), of the events.
-            purpose: what the draws are for.
-            first: the first attempt, a number or (n,).
-            num: how many attempts.
-            draws: pairs of uniforms per attempt.
-            coin: the purpose of two more uniforms; None = there are none.
-
-        Returns:
-            float64 (n, num, 2 * draws), or two more with `coin`.
-        """
-        inner = torch.arange(num, device=rows.device).unsqueeze(0)
-        inner = inner + (first if isinstance(first, int) else first.unsqueeze(1))
-        return self.loop(rows, positions, [(purpose, draws)] + ([] if coin is None else [(coin, 1)]), inner)
-
     def loop(
         self,
         rows: Tensor,
