@@ -16,7 +16,7 @@ from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.drafters.model import ModelDrafter
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.rules import JointRule, Rule
-from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.speculative import Speculative, until_stop
 from tppsd.sampling.state import BatchState, Events
 
 _AT_ONCE = 128  # events of a row after which a call begins no further round: interrupts and other rows wait for it
@@ -97,8 +97,6 @@ def rounds_of(speculated: Any, num_wanted: Tensor, state: BatchState) -> tuple[T
     num_before = num_events.cumsum(1) - num_events
     num_counted = num_wanted.unsqueeze(1) - num_before
     num_used = torch.minimum(speculated.num_accepted, num_counted)
-    is_cut = state.stopped.unsqueeze(1) & (num_counted <= speculated.num_accepted)
-    num_drafted, num_accepted = (
-        torch.where(is_cut, num_counted, num) for num in (speculated.num_drafted, speculated.num_accepted)
-    )
+    stopped = state.stopped.unsqueeze(1)
+    num_drafted, num_accepted = until_stop(speculated.num_drafted, speculated.num_accepted, num_counted, stopped)
     return num_drafted[is_round], num_accepted[is_round], num_used[is_round]

@@ -16,7 +16,7 @@ from tppsd.models.protocol import EventModel
 from tppsd.models.resolve import model_device
 from tppsd.sampling import autoregressive
 from tppsd.sampling.autoregressive import Autoregressive, ModelRunner
-from tppsd.sampling.draft_length import AutoDraftLength, DraftLength, FixedDraftLength, RecordedDraftLength
+from tppsd.sampling.draft_length import DraftLength, FixedDraftLength, RecordedDraftLength
 from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.drafters.model import ModelDrafter
 from tppsd.sampling.engine import Counters, Engine
@@ -86,7 +86,7 @@ def build_engine(
     Args:
         batch: what is sampled.
         options: resolved, of any method but "auto".
-        draft_length: instead of the one that the options name; it may have learnt already.
+        draft_length: what chooses it where that is left to the clock; it may have learnt already.
         rule, drafter: instead of those that the options name.
     """
     models, plan, num_rows, seed, recorder = batch
@@ -107,7 +107,7 @@ def build_engine(
                 method = WithoutMarks(target, noise, plan.forbid_marks, plan.max_events)
             return Engine(method, state, noise, plan.requests, plan.histories, counters, recorder)
         rule = rule or build_rule(options, device)
-        lengths = draft_length or choose_draft_length(options)
+        lengths = draft_length or given_draft_length(options)
         proposes = build_drafter(batch, options, target) if drafter is None else drafter(target)
         noise = RowNoise(seed, rule.addresses, num_rows, device)
         counters = Counters(options.longest_draft, rule.num_nodes, device)
@@ -138,12 +138,10 @@ def build_rule(options: SamplingOptions, device: torch.device) -> Rule:
     return FactorisedRule() if options.rule == "factorised" else JointRule()  # also of one candidate per step
 
 
-def choose_draft_length(options: SamplingOptions, is_compiled: bool = False) -> DraftLength:
-    """Return what `draft_length`, or the depth of a tree, stands for."""
+def given_draft_length(options: SamplingOptions) -> DraftLength:
+    """Return what a `draft_length` that is not "auto", or the depth of a tree, stands for."""
     if options.tree is not None:
         return FixedDraftLength(options.tree.depth)
-    if options.draft_length == "auto":
-        return AutoDraftLength.of(options, is_compiled)
     if isinstance(options.draft_length, int):
         return FixedDraftLength(options.draft_length)
     assert isinstance(options.draft_length, tuple)
