@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tppsd.models.distribution import sample_mark, sample_with_ratio
 from tppsd.models.protocol import EventModel, EventTokens
-from tppsd.sampling import method, speculative
+from tppsd.sampling import method, rules, speculative
 from tppsd.sampling.autoregressive import ModelRunner, WithoutMarks
 from tppsd.sampling.block import BlockRule
 from tppsd.sampling.drafters.base import Draft
@@ -169,8 +169,8 @@ class LoopWithACap(JointRule):
         return Recovered(rejected.positions, tau.gather(1, which).squeeze(1), marks.gather(1, which).squeeze(1))
 
 
-def keep_by_the_proposal(rejected: Rejected, noise: Streams, first: int | Tensor, num: int) -> Tensor:
-    uniforms = proposal_uniforms(rejected, noise, first, num)
+def keep_by_the_proposal(*arguments: Any) -> Tensor:
+    uniforms = proposal_uniforms(*arguments)
     uniforms[..., 4] = uniforms[..., 2]
     return uniforms
 
@@ -179,8 +179,8 @@ class LoopCoinIsTheProposal(JointRule):
     """The uniform that picks the proposed mark decides on the proposal as well."""
 
     def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
-        drawn = reject_until_kept(rejected, noise, sample_with_ratio, uniforms_of=keep_by_the_proposal)
-        return Recovered(rejected.positions, *drawn)
+        with patch.object(rules, "proposal_uniforms", keep_by_the_proposal):
+            return Recovered(rejected.positions, *reject_until_kept(rejected, noise, sample_with_ratio))
 
 
 def later(distributions: Any) -> Any:

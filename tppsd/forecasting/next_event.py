@@ -36,8 +36,7 @@ def first_distributions(job: SamplingJob, plan: RequestPlan) -> Any:
             requests = plan.requests[start : start + _CHUNK]
             rows = torch.arange(len(requests), device=device)
             state = BatchState(len(requests), device)
-            capacity = int(plan.histories.lengths.max()) + 1
-            runner = ModelRunner(job.models.target, len(requests), capacity, plan.histories)
+            runner = ModelRunner(job.models.target, len(requests), plan.histories)
             state.prefill(rows, rows, requests, plan.histories)
             runner.prefill(rows, requests)
             found.append(given_elapsed(runner.extend(state.last_token), state)[:, 0])
