@@ -113,11 +113,10 @@ def compile(model: Any, dtype: torch.dtype | str | None = None) -> EventModel:
     """
     resolved = resolve_model(model, "model")
     wanted = _dtype(dtype)
-    if (reason := why_not_compilable(resolved)) is None:
-        return _compiled(resolved, wanted)
-    if wanted == torch.float32 and why_not_head(resolved) is None:
-        return _compiled(resolved, wanted)
-    raise ValueError(f"model: tppsd.compile {reason}")
+    reason = why_not_compilable(resolved)
+    if reason is not None and (wanted != torch.float32 or why_not_head(resolved) is not None):
+        raise ValueError(f"model: tppsd.compile {reason}")
+    return _compiled(resolved, wanted)
 
 
 def runnable(model: EventModel, role: str, compile: Compile = "auto", dtype: str = "float32") -> EventModel:
