@@ -485,6 +485,8 @@ def test_marks_may_be_named() -> None:
         ),
         (lambda: forecast(MODEL, HISTORIES, 1.0, marks=[9]), "9 is not a mark of the target"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.5, 2.0]), "between 0 and the horizon, 1"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.0]), r"bins = \[0.0\] must be increasing times"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0, bins=["a day"]), r"bins = \['a day'\] must be increasing times"),
         (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=2.0), "within = 2.0 is beyond the horizon, 1"),
         (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within=math.inf), "within = inf must be positive"),
         (lambda: forecast(MODEL, HISTORIES, 1.0).probability(within="2d"), "within = '2d' needs the unit of the times"),

@@ -57,8 +57,12 @@ def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Te
     if bins is None or is_single(bins):
         num = 1 if bins is None else whole_number("bins", bins, 1, MOST_BINS, or_else=", or a list of times")
         return torch.linspace(0.0, horizon, num + 1, dtype=torch.float64)
-    edges = torch.as_tensor(bins, dtype=torch.float64).flatten()
-    if len(edges) == 0 or not bool((edges.diff() > 0).all()) or not 0 <= float(edges[0]) <= float(edges[-1]) <= horizon:
+    try:
+        edges = torch.as_tensor(bins, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        edges = torch.zeros(0)
+    is_increasing = len(edges) > 0 and bool((edges.diff() > 0).all())
+    if not is_increasing or not 0 <= float(edges[0]) or not 0 < float(edges[-1]) <= horizon:
         raise ValueError(f"bins = {bins} must be increasing times between 0 and the horizon, {horizon:g}")
     if float(edges[0]) > 0:
         edges = torch.cat([edges.new_zeros(1), edges])
