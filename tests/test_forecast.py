@@ -484,6 +484,7 @@ def test_marks_may_be_named() -> None:
             r"on CPUs, and the target is on meta; give target\.cpu\(\)",
         ),
         (lambda: forecast(MODEL, HISTORIES, 1.0, marks=[9]), "9 is not a mark of the target"),
+        (lambda: forecast(MODEL, HISTORIES, 1.0, marks={"any": [1]}), "'any' is the name of the set of all marks"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.5, 2.0]), "between 0 and the horizon, 1"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=[0.0]), r"bins = \[0.0\] must be increasing times"),
         (lambda: forecast(MODEL, HISTORIES, 1.0, bins=["a day"]), r"bins = \['a day'\] must be increasing times"),

@@ -12,6 +12,7 @@ from tppsd.sampling.checks import is_single, mark_indices, mark_set, several, wh
 
 MIN_PATHS = 10  # of a history: fewer have no standard error worth the name
 MOST_BINS = 100_000
+ANY = "any"  # label of the set of all marks
 PATHS_PER_CHUNK = 20_000  # which bounds the memory, and what an interruption loses
 
 Mark = int | str
@@ -49,7 +50,12 @@ class Vocabulary(NamedTuple):
                 marks = range(self.num_marks) if self.num_marks > 1 else ()
             one_by_one = map(self.indices, several(marks))
             declared = [MarkSet(" or ".join(map(self.label, own)), own) for own in one_by_one]
-        return (*declared, MarkSet("any", tuple(range(self.num_marks))))
+        if any(one.label == ANY for one in declared):
+            raise ValueError(
+                f"marks: {ANY!r} is the name of the set of all marks; give sets by names of their own, such as "
+                f"marks={{'only': [{ANY!r}]}}"
+            )
+        return (*declared, MarkSet(ANY, tuple(range(self.num_marks))))
 
 
 def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Tensor:
