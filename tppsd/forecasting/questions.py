@@ -68,7 +68,7 @@ def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Te
     except (TypeError, ValueError, RuntimeError):
         edges = torch.zeros(0)
     is_increasing = len(edges) > 0 and bool((edges.diff() > 0).all())
-    if not is_increasing or not 0 <= float(edges[0]) or not 0 < float(edges[-1]) <= horizon:
+    if not (is_increasing and float(edges[0]) >= 0 and 0 < float(edges[-1]) <= horizon):
         raise ValueError(f"bins = {bins} must be increasing times between 0 and the horizon, {horizon:g}")
     if float(edges[0]) > 0:
         edges = torch.cat([edges.new_zeros(1), edges])
