@@ -60,7 +60,7 @@ class CompiledSpeculative(Speculative):
         row which enters later finds the lengths that were recorded.
         """
         from tppsd.backends.cpp.model import CompiledTPP
-        from tppsd.backends.cpp.rounds import Wanted, speculate
+        from tppsd.backends.cpp.rounds import RoundInputs, speculate
 
         target, draft, backlog = self.target, self.drafter.runner, self.drafter.backlog
         limits = torch.where(state.active, state.limit - state.counts, 0)
@@ -68,9 +68,9 @@ class CompiledSpeculative(Speculative):
         most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
         noise, ends = (self.noise.keys, self.noise.cursors), (state.elapsed, state.end, limits)
         given = (backlog.begin(state.last_token), backlog.num, *noise, *ends, state.stop_marks)
-        wanted = Wanted(*given, draft_length, room, most)
+        inputs = RoundInputs(*given, draft_length, room, most)
         models = cast(Any, target.model), cast(CompiledTPP, draft.model)
-        return speculate(*models, (target.cache, draft.cache), wanted)
+        return speculate(*models, (target.cache, draft.cache), inputs)
 
     def _update_backlog(self, speculated: Any) -> None:
         """Hold what the draft's cache lacks: the newest event, and after a fully accepted draft the one before."""
