@@ -53,7 +53,7 @@ def sampled_rounds() -> list[Round]:
     rounds: list[Round] = []
 
     def drafter(runner: Any) -> Watched:
-        watched = Watched(DRAFT, 1, runner.cache.capacity, runner.histories, stops_at_end=True)
+        watched = Watched(DRAFT, 1, runner.histories, stops_at_end=True)
         watched.rounds = rounds
         return watched
 

@@ -162,16 +162,8 @@ def test_temporal_map_of_the_jth_events() -> None:
 # --- the next event's time --------------------------------------------------------------------------------------------
 
 
-def scored(distributions: object, since: float, next_times: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
-    """Of histories whose last event was at 1, observed until `since` later."""
-    history = EventSequence.of([1.0], None, 0.0, 1.0 + since)
-    return next_time_scores(
-        distributions,
-        [history] * len(next_times),
-        next_times,
-        horizon,
-        torch.full((len(next_times),), 0.5, dtype=torch.float64),
-    )
+def scored(distributions: object, next_times: Tensor, horizon: float) -> tuple[Tensor, Tensor]:
+    return next_time_scores(distributions, next_times, horizon, torch.full_like(next_times, 0.5))
 
 
 def test_the_crps_of_the_next_time_is_the_closed_form_of_mixtures() -> None:
@@ -182,7 +174,7 @@ def test_the_crps_of_the_next_time_is_the_closed_form_of_mixtures() -> None:
     means, log_stds = torch.randn(2, 6, 5, generator=g, dtype=torch.float64)
     times = torch.tensor([0.01, 0.3, 1.0, 2.5, 3.9, math.inf], dtype=torch.float64)
     mixture = LogNormalMixture(weights, means, 0.5 * log_stds, 0.2, 1.1)
-    found, pits = scored(NextEventDistribution(mixture, None, None), 0.0, times, 4.0)
+    found, pits = scored(NextEventDistribution(mixture, None, None), times, 4.0)
     torch.testing.assert_close(found, crps(mixture, times, 4.0), rtol=0, atol=2e-5)
     torch.testing.assert_close(pits[:5], mixture.cdf(times)[:5])
     assert float(mixture.cdf(torch.full((6,), 4.0, dtype=torch.float64))[5]) < float(pits[5]) < 1
@@ -195,7 +187,7 @@ def test_the_time_without_events_is_taken_into_account() -> None:
     truncated = process.distribution(torch.zeros(2, process.state_size).double()).truncated(
         torch.full((2,), 2.0).double()
     )
-    found, pits = scored(truncated, 2.0, times, horizon)
+    found, pits = scored(truncated, times, horizon)
     below = times - 2 * -torch.expm1(-rate * times) / rate + -torch.expm1(-2 * rate * times) / (2 * rate)
     above = (torch.exp(-2 * rate * times) - math.exp(-2 * rate * horizon)) / (2 * rate)
     torch.testing.assert_close(found, below + above, rtol=0, atol=1e-6)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hawkes_truth import expected_counts
 from scipy import stats
 from torch import Tensor
 
@@ -156,7 +157,7 @@ def test_counts_of_a_hawkes_process_with_their_compensator() -> None:
     """The count less the integrated intensity is a martingale. 3,000 paths: 4 standard errors off once in 16,000 runs.
     In a window of a fifth of the process's memory, as here, it explains more than nine tenths of the variance."""
     process, t_end = Hawkes(0.5, 0.8, 1.0), 0.2
-    truth = process.expected_counts(EventSequence.of([], None, 0.0, 0.0), [t_end])[0, 0]
+    truth = expected_counts(process, EventSequence.of([], None, 0.0, 0.0), [t_end])[0, 0]
     paths = process.simulate(3000, t_end=t_end, seed=0)
     counts = torch.tensor([len(path) for path in paths], dtype=torch.float64)
     martingale = counts - torch.stack([process.compensator(path)[-1] for path in paths])

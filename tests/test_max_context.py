@@ -16,7 +16,6 @@ from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.models.cache import KVCache
 from tppsd.models.transformer_tpp import TransformerTPP
-from tppsd.sampling import method
 from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.sample import sample
 
@@ -96,7 +95,7 @@ def test_a_draft_that_forgets_drafts_the_same_in_any_batch(
         right(self, num_kept)
 
     monkeypatch.setattr(KVCache, "_drop", drop)
-    monkeypatch.setattr(method, "_FIRST_CAPACITY", 16)
+    monkeypatch.setattr(ModelRunner, "FIRST_CAPACITY", 16)
     target = lively_transformer(3, "thp", seed=0)
     draft = lively_transformer(3, encoder, seed=1, num_layers=1, max_context=4)
     together, alone = (

@@ -13,8 +13,8 @@ from scipy import stats
 from torchmetrics import Metric
 from two_ranks import BOTH_WAYS, NO_UPDATE, synced
 
-from tppsd.metrics import AcceptanceStatistics, MarkPIT, NegativeLogLikelihood, TimeRescalingKS
-from tppsd.metrics.functional import acceptance_rate, carry_over, events_per_round, step_acceptance
+from tppsd.metrics import NegativeLogLikelihood, TimeRescalingKS
+from tppsd.metrics.functional import carry_over
 
 
 @BOTH_WAYS
@@ -33,54 +33,17 @@ def test_time_rescaling_over_ranks(reduce: Any) -> None:
         assert math.isclose(result.p_value, reference.pvalue, rel_tol=1e-9)
 
 
-@BOTH_WAYS
-def test_mark_pit_over_ranks(reduce: Any) -> None:
-    rows = residuals()
-    ranks: list[Metric] = [MarkPIT(), MarkPIT()]
-    ranks[0].update(rows[::2])
-    ranks[1].update(rows[1::2] + rows[:3])
-    reference = stats.kstest(torch.cat([row.mark_uniforms for row in rows]).numpy(), "uniform")
-    for result in reduce(ranks):
-        assert math.isclose(result.statistic, reference.statistic, rel_tol=1e-12)
-        assert math.isclose(result.p_value, reference.pvalue, rel_tol=1e-9)
-
-
 @NO_UPDATE
-@pytest.mark.parametrize("cls", [TimeRescalingKS, MarkPIT])
-def test_a_rank_without_data(cls: Any) -> None:
-    alone, busy = cls(), cls()
+def test_a_rank_without_data() -> None:
+    alone, busy = TimeRescalingKS(), TimeRescalingKS()
     alone.update(residuals())
     busy.update(residuals())
-    assert synced([cls(), busy]) == [alone.compute()] * 2
+    assert synced([TimeRescalingKS(), busy]) == [alone.compute()] * 2
 
 
 @NO_UPDATE
-@pytest.mark.parametrize("cls", [TimeRescalingKS, MarkPIT])
-def test_no_data_at_all(cls: Any) -> None:
-    assert cls().compute().num_events == 0
-
-
-@BOTH_WAYS
-def test_acceptance_over_ranks(reduce: Any) -> None:
-    g = torch.Generator().manual_seed(1)
-    small, large = torch.randint(9, (4, 4), generator=g).tril(), torch.randint(9, (9, 9), generator=g).tril()
-    ranks: list[Metric] = [AcceptanceStatistics(8), AcceptanceStatistics(8)]
-    ranks[0].update(small)
-    ranks[1].update(large)
-    ranks[1].update(small)
-    total = large.clone()
-    total[:4, :4] += 2 * small
-    expected = {
-        "acceptance_rate": acceptance_rate(total),
-        "step_acceptance": step_acceptance(total),
-        "events_per_round": events_per_round(total),
-    }
-    assert all(result == expected for result in reduce(ranks))
-
-
-def test_longer_drafts_than_announced_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"max_draft_length = 4 allows at most \(5, 5\)"):
-        AcceptanceStatistics(4).update(torch.zeros(6, 6, dtype=torch.int64))
+def test_no_data_at_all() -> None:
+    assert TimeRescalingKS().compute().num_events == 0
 
 
 @BOTH_WAYS
@@ -126,7 +89,6 @@ def test_every_class_agrees_with_scipy_or_a_loop() -> None:
 @EVERY_CLASS
 @BOTH_WAYS
 def test_any_split_over_ranks_gives_what_one_rank_does(name: str, reduce: Any) -> None:
-    """All first samples are on one rank and all second ones on the other."""
     items = torch.arange(NUM_ITEMS)
     expected = numbers(fed(name, items).compute())
     for result in reduce([fed(name, items[::2]), fed(name, items[1::2])]):

@@ -15,12 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.metrics import NextEventDistance, OptimalTransportDistance, SequencePermutationTest
 from tppsd.metrics.functional import (
     earth_movers_distance,
-    event_counts,
-    mark_totals,
-    permutation_test,
     transport_by_mark,
     transport_distance,
     wasserstein_distance,
@@ -155,44 +151,3 @@ def test_long_sequences_agree_with_the_assignment() -> None:
 def test_impossible_costs_are_refused(costs: list[float]) -> None:
     with pytest.raises(ValueError, match="must be positive numbers"):
         transport_distance(*(rows[0] for rows in SEQUENCES), costs)
-
-
-# --- classes ---------------------------------------------------------------------------------------------------------
-
-
-def test_permutation_of_sequences_is_the_functional_one_in_the_order_of_index() -> None:
-    """Sequences arrive reversed and one comes twice, as padding does."""
-    counts, totals = ([f(rows) for rows in SEQUENCES] for f in (event_counts, lambda rows: mark_totals(rows, 4)))
-    for (first, second), num_columns in ((counts, 1), (totals, 4)):
-        metric = SequencePermutationTest(num_columns, num_permutations=199, seed=3)
-        index = torch.arange(len(first)).flip(0)
-        metric.update(index, first.flip(0), "first")
-        metric.update(index[:5], second.flip(0)[:5], "second")
-        metric.update(index[4:], second.flip(0)[4:], "second")
-        assert metric.compute() == permutation_test(first, second, 199, seed=3)
-
-
-def test_a_history_continued_by_one_sampler_only_is_refused() -> None:
-    metric = NextEventDistance()
-    metric.update(torch.tensor([5, 6]), draws(2), marks(2), "first")
-    metric.update(torch.tensor([5, 5]), draws(2), marks(2), "second")
-    with pytest.raises(ValueError, match="history 6 has draws of one sampler only"):
-        metric.compute()
-
-
-def test_arguments_that_do_not_fit_are_named() -> None:
-    with pytest.raises(ValueError, match="sampler = 'draft' is unknown; it is 'first' or 'second'"):
-        NextEventDistance().update(marks(2), draws(2), marks(2), "draft")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"rows of shape \(3, 2\) for 3 indices; they must be \(3, 1\)"):
-        SequencePermutationTest().update(marks(3), torch.ones(3, 2), "first")
-    with pytest.raises(ValueError, match="argument 2 is shorter"):
-        OptimalTransportDistance().update(SEQUENCES[0], SEQUENCES[1][:-1])
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_no_draws_at_all() -> None:
-    result = NextEventDistance().compute()
-    assert math.isnan(result.time) and math.isnan(result.mark) and result.num_histories == 0
-    with pytest.raises(ValueError, match="both need rows"):
-        SequencePermutationTest().compute()
-    assert OptimalTransportDistance().compute().isnan()

@@ -38,14 +38,15 @@ def test_import_is_light() -> None:
 
 
 def test_sampling_is_made_of_few_modules() -> None:
-    """`import tppsd; tppsd.sample` loads what a request passes through, and neither encoders, trees nor native code."""
+    """`import tppsd; tppsd.sample` loads what a request passes through: no encoders, drafts, trees or native code."""
     code = "import sys, tppsd\ntppsd.sample\nprint(*(name for name in sys.modules if name.startswith('tppsd')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded = set(done.stdout.split())
-    assert {"tppsd.sampling.speculative", "tppsd.sampling.engine"} <= loaded and len(loaded) <= 40, sorted(loaded)
+    assert {"tppsd.sampling.job", "tppsd.sampling.engine"} <= loaded and len(loaded) <= 35, sorted(loaded)
     unused = {
         "tppsd.models.encoders",
         "tppsd.models.transformer_tpp",
+        "tppsd.sampling.speculative",
         "tppsd.sampling.tree.rule",
         "tppsd.sampling.auto",
     }

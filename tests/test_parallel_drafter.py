@@ -42,7 +42,7 @@ def own(kind: type[ParallelDrafter], draft: Any, num_passes: int) -> Any:
     """What makes a drafter of that kind."""
 
     def made(target: ModelRunner) -> ParallelDrafter:
-        return kind(draft, target, len(target.cache.lengths), target.cache.capacity, num_passes)
+        return kind(draft, target, len(target.cache.lengths), num_passes)
 
     return made
 

@@ -28,7 +28,7 @@ from stubs import StubTPP, lively_transformer
 from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
-from tppsd.sampling import method
+from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.requests import Wanted
 from tppsd.sampling.sample import sample
@@ -62,7 +62,7 @@ def one_round(
 def test_every_position_of_a_round_has_the_targets_distribution(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """100,000 rounds of a draft that lacks a third of the target's mass: positions 1, 2, 3 and the bonus event. An
     event exists if those before it were accepted, which says nothing about itself."""
-    monkeypatch.setattr(method, "_FIRST_CAPACITY", 4)
+    monkeypatch.setattr(ModelRunner, "FIRST_CAPACITY", 4)
     target = StubTPP.random(4, seed=0)
     draft = target.moved(3, times=0.5, marks=1.0)
     distributions = distribution_after(target, SILENT), distribution_after(draft, SILENT)

@@ -137,9 +137,8 @@ def test_recent_distributions_of_a_history_are_those_after_its_latest_event_of_e
     histories = [EventSequence.of(times, marks, t_start=0.0) for times, marks in events]
     batch = EventBatch.from_sequences(histories)
     tokens = EventTokens.from_batch(batch, 3)
-    rows = ModelRunner(
-        model, 2, 8, Histories(tokens, batch.lengths + 1, batch.t_start, torch.zeros(2, dtype=torch.float64))
-    )
+    histories_of = Histories(tokens, batch.lengths + 1, batch.t_start, torch.zeros(2, dtype=torch.float64))
+    rows = ModelRunner(model, 2, histories_of)
     with torch.inference_mode(), patch.object(ModelRunner, "PREFILL_CHUNK", 2):  # the distributions come in two passes
         rows.prefill(torch.tensor([0, 1]), requests_of([0, 1]))
         recent = rows.recent_distributions()

@@ -181,5 +181,8 @@ def test_mistakes_are_named() -> None:
         session.observe(LATER[0][0], 0)
     with pytest.raises(ValueError, match="until which the sequence is known already"):
         session.elapse(0.0)
+    for wrong in (LATER[0][0] - 0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"must be finite and not before the last event, at "):
+            session.intensity([wrong])
     with pytest.raises(ValueError, match="'d' is not a mark of the target"):
         session.observe(LATER[1][0], "d")

@@ -11,19 +11,12 @@ from torchmetrics import Metric
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics import (
-    GapIndependence,
     InterTimeCalibration,
     InterTimeCRPS,
     InterTimeRMSE,
-    LikelihoodDiscrepancy,
     MarkAccuracy,
     MarkCalibrationError,
-    MarkIndependence,
-    MarkPIT,
     NegativeLogLikelihood,
-    NextEventDistance,
-    OptimalTransportDistance,
-    SequencePermutationTest,
     TimeRescalingKS,
     UnusableMeans,
 )
@@ -55,8 +48,6 @@ class Items(NamedTuple):
     marks: Tensor
     log_likelihoods: Tensor
     num_events: Tensor
-    history: Tensor  # of seven
-    statistics: Tensor  # (NUM_ITEMS, 2)
 
 
 def items() -> Items:
@@ -75,8 +66,6 @@ def items() -> Items:
         marks,
         normal(),
         torch.randint(1, 9, (NUM_ITEMS,), generator=g),
-        torch.randint(7, (NUM_ITEMS,), generator=g),
-        normal(2),
     )
 
 
@@ -92,37 +81,10 @@ def sequences(seed: int) -> list[EventSequence]:
 
 HORIZON = 1.5  # short, so that some means lie beyond it
 ITEMS, RESIDUALS, SEQUENCES = items(), residuals(NUM_ITEMS), (sequences(1), sequences(2))
-BOTH = ("first", "second")  # samplers: even items are draws of the first, odd ones of the second
-
-
-def of_sampler(chosen: Tensor, number: int) -> Tensor:
-    return chosen[chosen % 2 == number]
 
 
 def feed_residuals(metric: Any, chosen: Tensor) -> None:
     metric.update(RESIDUALS[i] for i in chosen.tolist())
-
-
-def feed_discrepancy(metric: Any, chosen: Tensor) -> None:
-    for number, sampler in enumerate(BOTH):
-        metric.update(ITEMS.log_likelihoods[of_sampler(chosen, number)], sampler)
-
-
-def feed_next_events(metric: Any, chosen: Tensor) -> None:
-    for number, sampler in enumerate(BOTH):
-        i = of_sampler(chosen, number)
-        metric.update(ITEMS.history[i], ITEMS.inter_times[i], ITEMS.marks[i], sampler)
-
-
-def feed_permutation(metric: Any, chosen: Tensor) -> None:
-    for number, sampler in enumerate(BOTH):
-        i = of_sampler(chosen, number)
-        metric.update(i, ITEMS.statistics[i], sampler)
-
-
-def feed_transport(metric: Any, chosen: Tensor) -> None:
-    i = chosen[chosen < len(SEQUENCES[0])].tolist()
-    metric.update([SEQUENCES[0][j] for j in i], [SEQUENCES[1][j] for j in i])
 
 
 def feed_columns(*names: str) -> Callable[[Any, Tensor], None]:
@@ -131,9 +93,6 @@ def feed_columns(*names: str) -> Callable[[Any, Tensor], None]:
 
 CASES: dict[str, tuple[Callable[[], Metric], Callable[[Any, Tensor], None]]] = {
     "time_rescaling": (TimeRescalingKS, feed_residuals),
-    "mark_pit": (MarkPIT, feed_residuals),
-    "gap_independence": (lambda: GapIndependence(4), feed_residuals),
-    "mark_independence": (lambda: MarkIndependence(4), feed_residuals),
     "calibration": (InterTimeCalibration, feed_residuals),
     "nll": (NegativeLogLikelihood, feed_columns("log_likelihoods", "num_events")),
     "rmse": (InterTimeRMSE, feed_columns("forecasts", "inter_times")),
@@ -141,11 +100,6 @@ CASES: dict[str, tuple[Callable[[], Metric], Callable[[Any, Tensor], None]]] = {
     "mean_unusable": (UnusableMeans, lambda metric, chosen: metric.update(ITEMS.distribution[chosen], HORIZON)),
     "accuracy": (MarkAccuracy, feed_columns("mark_probs", "marks")),
     "ece": (MarkCalibrationError, feed_columns("mark_probs", "marks")),
-    "discrepancy": (LikelihoodDiscrepancy, feed_discrepancy),
-    "next_event": (NextEventDistance, feed_next_events),
-    "next_event_discrete": (lambda: NextEventDistance("discrete"), feed_next_events),
-    "permutation": (lambda: SequencePermutationTest(2, num_permutations=999), feed_permutation),
-    "transport": (OptimalTransportDistance, feed_transport),
 }
 
 
@@ -166,7 +120,6 @@ def numbers(result: Any) -> list[float]:
 
 
 def results(rank: int, world_size: int) -> dict[str, list[float]]:
-    """Of every class over all processes, each of which feeds every `world_size`-th item: one only first samples, one
-    second."""
+    """Of every class over all processes, each of which feeds every `world_size`-th item."""
     share = torch.arange(rank, NUM_ITEMS, world_size)
     return {name: numbers(fed(name, share[:100], share[100:]).compute()) for name in CASES}

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from metric_cases import HORIZON, ITEMS, NUM_ITEMS, NUM_MARKS, RESIDUALS, SEQUENCES
+from metric_cases import HORIZON, ITEMS, NUM_ITEMS, NUM_MARKS, RESIDUALS
 from scipy import stats
 from scipy.integrate import simpson
 from scipy.optimize import linear_sum_assignment
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tppsd.data.sequences import EventSequence
 from tppsd.metrics.functional import carry_over
-from tppsd.metrics.functional.transport import HYPRO_COSTS
 from tppsd.models.mixture import LogNormalMixture
 
 
@@ -56,26 +55,6 @@ def transport_by_assignment(
     return total
 
 
-def independence(uniforms: Tensor, num_bins: int) -> list[float]:
-    bins = (uniforms * num_bins).long()
-    table = np.histogram2d(bins[:-1], bins[1:], bins=num_bins, range=[[0, num_bins]] * 2)[0]
-    reference = stats.chi2_contingency(table, correction=False)
-    return [reference.statistic, reference.pvalue, reference.dof, len(uniforms) - 1]
-
-
-def next_event() -> tuple[list[float], list[float]]:
-    """(D^t, D^k, histories) with the ground costs |k - l| and 0 or 1."""
-    times, index_cost, discrete_cost = [], [], []
-    even = torch.arange(len(ITEMS.history)) % 2 == 0
-    for history in range(7):
-        first, second = ((ITEMS.history == history) & mine for mine in (even, ~even))
-        times.append(stats.wasserstein_distance(ITEMS.inter_times[first], ITEMS.inter_times[second]))
-        index_cost.append(stats.wasserstein_distance(ITEMS.marks[first], ITEMS.marks[second]))
-        shares = [np.bincount(ITEMS.marks[mine], minlength=NUM_MARKS) / int(mine.sum()) for mine in (first, second)]
-        discrete_cost.append(0.5 * np.abs(shares[0] - shares[1]).sum())
-    return [np.mean(times), np.mean(index_cost), 7], [np.mean(times), np.mean(discrete_cost), 7]
-
-
 def calibration_error(num_bins: int = 15) -> float:
     confidence, predicted = ITEMS.mark_probs.max(-1)
     error = 0.0
@@ -88,17 +67,11 @@ def calibration_error(num_bins: int = 15) -> float:
 
 
 def oracles() -> dict[str, list[float]]:
-    """Expected results of every class on all items, but for the permutations' p-value."""
-    gaps, mark_uniforms = carry_over(RESIDUALS), torch.cat([row.mark_uniforms for row in RESIDUALS])
+    """Expected results of every class on all items."""
+    gaps = carry_over(RESIDUALS)
     uniforms = -torch.expm1(-gaps)
-    times, marks = stats.kstest(gaps.numpy(), "expon"), stats.kstest(mark_uniforms.numpy(), "uniform")
+    times = stats.kstest(gaps.numpy(), "expon")
     counts = np.histogram(uniforms, bins=10, range=(0, 1))[0]
-    even = torch.arange(len(ITEMS.statistics)) % 2 == 0
-    pairs = [(column[even].numpy(), column[~even].numpy()) for column in ITEMS.statistics.T]
-    cramer = [stats.cramervonmises_2samp(*pair).statistic for pair in pairs]
-    per_cost = [[transport_by_assignment(a, b, c) for a, b in zip(*SEQUENCES, strict=True)] for c in HYPRO_COSTS]
-    index_cost, discrete_cost = next_event()
-    log_likelihoods = ITEMS.log_likelihoods
     distributions = [ITEMS.distribution[i] for i in range(NUM_ITEMS)]
     crps = [
         crps_by_quadrature(distribution, float(tau), 2001)
@@ -106,11 +79,8 @@ def oracles() -> dict[str, list[float]]:
     ]
     return {
         "time_rescaling": [times.statistic, times.pvalue, len(gaps)],
-        "mark_pit": [marks.statistic, marks.pvalue, len(gaps)],
-        "gap_independence": independence(uniforms, 4),
-        "mark_independence": independence(mark_uniforms, 4),
         "calibration": [*counts, np.abs(counts / len(gaps) - 0.1).mean(), times.statistic, len(gaps)],
-        "nll": [-float(log_likelihoods.sum()) / int(ITEMS.num_events.sum())],
+        "nll": [-float(ITEMS.log_likelihoods.sum()) / int(ITEMS.num_events.sum())],
         "rmse": [float(np.sqrt(np.mean((ITEMS.forecasts - ITEMS.inter_times).numpy() ** 2)))],
         "crps": [np.mean(crps)],
         "mean_unusable": [
@@ -120,9 +90,4 @@ def oracles() -> dict[str, list[float]]:
         ],
         "accuracy": [np.mean((ITEMS.mark_probs.argmax(1) == ITEMS.marks).numpy())],
         "ece": [calibration_error()],
-        "discrepancy": [abs(float(log_likelihoods[::2].mean() - log_likelihoods[1::2].mean()))],
-        "next_event": index_cost,
-        "next_event_discrete": discrete_cost,
-        "permutation": [sum(cramer) * len(even) / (len(even) // 2) ** 2],
-        "transport": [np.mean(per_cost)],
     }

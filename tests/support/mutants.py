@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tppsd.models.distribution import sample_mark, sample_with_ratio
 from tppsd.models.protocol import EventModel, EventTokens
-from tppsd.sampling import method, speculative
+from tppsd.sampling import method, rules, speculative
 from tppsd.sampling.autoregressive import ModelRunner, WithoutMarks
 from tppsd.sampling.block import BlockRule
 from tppsd.sampling.drafters.base import Draft
@@ -102,12 +102,12 @@ class AcceptsBeyondTheFirstRejection(JointRule):
 
 def fresh_of_target(rejected: Rejected, noise: Streams) -> Tensor:
     """Uniforms (n, 3) for an event of the target."""
-    return noise.attempts(rejected.rows, rejected.positions, Purpose.PROPOSAL, 0, 1, 2)[:, 0, :3]
+    return noise.loop(rejected.rows, rejected.positions, [(Purpose.PROPOSAL, 2)], 0)[:, :3]
 
 
 def excess_marks(rejected: Rejected, inter_times: Tensor, noise: Streams) -> Tensor:
     """k ~ norm(max(0, f_T - f_D)) at the given times."""
-    uniforms = noise.attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
+    uniforms = noise.loop(rejected.rows, rejected.positions, [(Purpose.FRESH_MARK, 1)], 0)[:, 0]
     target, draft = (distribution.mark_log_probs(inter_times) for distribution in rejected.distributions())
     return sample_mark((target.exp() - draft.exp()).clamp_min(1e-300).log(), uniforms)
 
@@ -169,8 +169,8 @@ class LoopWithACap(JointRule):
         return Recovered(rejected.positions, tau.gather(1, which).squeeze(1), marks.gather(1, which).squeeze(1))
 
 
-def keep_by_the_proposal(rejected: Rejected, noise: Streams, first: int | Tensor, num: int) -> Tensor:
-    uniforms = proposal_uniforms(rejected, noise, first, num)
+def keep_by_the_proposal(*arguments: Any) -> Tensor:
+    uniforms = proposal_uniforms(*arguments)
     uniforms[..., 4] = uniforms[..., 2]
     return uniforms
 
@@ -179,8 +179,8 @@ class LoopCoinIsTheProposal(JointRule):
     """The uniform that picks the proposed mark decides on the proposal as well."""
 
     def resample(self, rejected: Rejected, accepted: Acceptance, uniforms: RoundUniforms, noise: Streams) -> Recovered:
-        drawn = reject_until_kept(rejected, noise, sample_with_ratio, uniforms_of=keep_by_the_proposal)
-        return Recovered(rejected.positions, *drawn)
+        with patch.object(rules, "proposal_uniforms", keep_by_the_proposal):
+            return Recovered(rejected.positions, *reject_until_kept(rejected, noise, sample_with_ratio))
 
 
 def later(distributions: Any) -> Any:

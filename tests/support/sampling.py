@@ -59,6 +59,6 @@ def model_drafter(kind: type[ModelDrafter], draft: EventModel) -> MakeDrafter:
     """What makes a drafter of that kind, of a draft model, for a target that is run in rows of their own."""
 
     def made(target: ModelRunner) -> Drafter:
-        return kind(draft, len(target.cache.lengths), target.cache.capacity, target.histories, stops_at_end=True)
+        return kind(draft, len(target.cache.lengths), target.histories, stops_at_end=True)
 
     return made

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import sys
 import threading
 from functools import cache
 from typing import Any, Literal
@@ -112,11 +113,10 @@ def compile(model: Any, dtype: torch.dtype | str | None = None) -> EventModel:
     """
     resolved = resolve_model(model, "model")
     wanted = _dtype(dtype)
-    if (reason := why_not_compilable(resolved)) is None:
-        return _compiled(resolved, wanted)
-    if wanted == torch.float32 and why_not_head(resolved) is None:
-        return _compiled(resolved, wanted)
-    raise ValueError(f"model: tppsd.compile {reason}")
+    reason = why_not_compilable(resolved)
+    if reason is not None and (wanted != torch.float32 or why_not_head(resolved) is not None):
+        raise ValueError(f"model: tppsd.compile {reason}")
+    return _compiled(resolved, wanted)
 
 
 def runnable(model: EventModel, role: str, compile: Compile = "auto", dtype: str = "float32") -> EventModel:
@@ -175,9 +175,8 @@ def check_finite(model: object, role: str) -> Snapshot | None:
 
 def is_compiled(model: object) -> bool:
     """Say whether the model is a compiled snapshot."""
-    from tppsd.backends.cpp.model import CompiledDecoder
-
-    return isinstance(model, CompiledDecoder)
+    native = sys.modules.get("tppsd.backends.cpp.model")  # loaded where there is such a model
+    return native is not None and isinstance(model, native.CompiledDecoder)
 
 
 def why_not_compilable(model: Any, device: torch.device | None = None) -> str | None:
@@ -185,10 +184,10 @@ def why_not_compilable(model: Any, device: torch.device | None = None) -> str | 
 
     None says that it can run the model.
     """
-    from tppsd.backends.cpp.prepack import BLOCKS, blocks_of
-
     if (reason := why_not_head(model, device)) is not None:
         return reason
+    from tppsd.backends.cpp.prepack import BLOCKS, blocks_of
+
     encoder = model.encoder
     if type(encoder) not in BLOCKS or {type(block) for block in blocks_of(encoder)} != {BLOCKS[type(encoder)]}:
         return f"is for the encoders of this package and their layers; this has a {type(encoder).__name__}"
@@ -197,11 +196,11 @@ def why_not_compilable(model: Any, device: torch.device | None = None) -> str | 
 
 def why_not_head(model: Any, device: torch.device | None = None) -> str | None:
     """Return why native code cannot take over behind this model's own passes; None: it can."""
-    from tppsd.backends.cpp.prepack import LANES, MARKS
-    from tppsd.models.transformer_tpp import TransformerTPP
-
-    if type(model) is not TransformerTPP:  # nor a subclass, which may compute something else
+    transformer = sys.modules.get("tppsd.models.transformer_tpp")  # loaded where there is such a model
+    if transformer is None or type(model) is not transformer.TransformerTPP:  # nor a subclass, which may be another
         return f"is for a TransformerTPP; this is a {type(model).__name__}"
+    from tppsd.backends.cpp.prepack import LANES, MARKS
+
     kinds = {(parameter.dtype, device or parameter.device) for parameter in model.parameters()}
     for kind, place in kinds:
         if kind != torch.float32 or place.type != "cpu":

@@ -24,7 +24,6 @@ from tppsd.sampling.options import SamplingOptions
 from tppsd.sampling.requests import as_sequences
 
 TARGET = "target"  # its name among the models
-LEVELS = (0.5, 0.8, 0.95)  # of the intervals whose coverage is scored
 
 Scores = dict[str, CaseScores | str]  # of every model, or why it has none
 
@@ -111,7 +110,7 @@ class BacktestPlan:
         return found
 
     def _scored(self, found: Forecast, observed: Observed, which: slice, advance: Callable[[], Any]) -> CaseScores:
-        return case_scores(found, observed, self.horizons, LEVELS, self._uniforms.of_chunk(which), advance)
+        return case_scores(found, observed, self.horizons, self._uniforms.of_chunk(which), advance)
 
     def _forecast(self, model: Any, which: slice, marks: Any, **arguments: Any) -> Forecast:
         histories = [history_until(self.rows[i], time) for i, time in self._places[which]]

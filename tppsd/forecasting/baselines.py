@@ -99,5 +99,5 @@ def _fitted(
         with torch.inference_mode(False), torch.enable_grad():
             return fit_renewal(training, statistics, seed=seed)
     with torch.inference_mode(False):
-        bounded = fit_bounded(training, statistics)
-    return "'hawkes' is not fitted: there are too many marks" if bounded is None else bounded.fit.process
+        fit = fit_bounded(training, statistics)
+    return "'hawkes' is not fitted: there are too many marks" if fit is None else fit.process

@@ -13,6 +13,7 @@ from tppsd.forecasting.next_time_scores import next_time_scores
 from tppsd.forecasting.path_events import Observed, PathEvents, TemporalMaps
 from tppsd.metrics.functional.counts import crps_of_counts, log_score_of_counts, number_test, randomised_pit
 
+LEVELS = (0.5, 0.8, 0.95)  # of the intervals whose coverage is scored
 NUMBER_TEST_TAIL = 0.025  # on either side, CSEP's level of 5 %
 
 
@@ -77,7 +78,6 @@ def case_scores(
     forecast: Forecast,
     observed: Observed,
     horizons: Sequence[float],
-    levels: Sequence[float],
     uniforms: Uniforms,
     advance: Callable[[], Any] = lambda: None,
 ) -> CaseScores:
@@ -87,7 +87,6 @@ def case_scores(
         forecast: with `bins` at the horizons.
         observed: what came.
         horizons: increasing; the last is the forecast's.
-        levels: of the intervals whose coverage is asked for.
         uniforms: of these origins.
         advance: is called after every origin.
     """
@@ -101,9 +100,7 @@ def case_scores(
     firsts = torch.minimum(forecast.first_times.unsqueeze(-1), limits)  # (num_paths, num_origins, num_sets, horizons)
     first_came = torch.minimum(observed.first_times.unsqueeze(-1), limits)
     first_pits = randomised_pit(firsts, first_came, uniforms.first_times)
-    next_time = next_time_scores(
-        forecast.next_event, forecast.histories, observed.next_times, horizons[-1], uniforms.next_times
-    )
+    next_time = next_time_scores(forecast.next_event, observed.next_times, horizons[-1], uniforms.next_times)
     distances = []
     for i, continuation in enumerate(observed.continuations):
         distances.append(paths.transport(i, continuation, forecast.sets, horizons, forecast.num_marks))
@@ -122,7 +119,7 @@ def case_scores(
         "mean_of_next_time_pit": next_time.pits,
         "mean_of_first_time_pit": first_pits,
     }  # fmt: skip
-    for level in levels:
+    for level in LEVELS:
         means[f"coverage_{100 * level:g}"] = ((pits - 0.5).abs() <= level / 2).double()
     number = number_test(counts, observed.counts)
     means["number_test_passed"] = (torch.minimum(number.delta_1, number.delta_2) > NUMBER_TEST_TAIL).double()

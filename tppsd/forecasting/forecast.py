@@ -214,27 +214,20 @@ class Forecast:
                 event; "frequency": the share of paths; "without": the mean of 1 - exp(-integral of these marks'
                 intensity) over other paths, of the process without them, each set of marks by paths of its own: never
                 less precise than the share, and good for what is rare.
+            at_least: how many of these events until then.
 
         An estimate that is no frequency is unbiased, and may lie a few standard errors outside of [0, 1].
         """
         end = self.horizon if within is None else self._within(within)
         sets = self.sets if marks is None else (self._set(marks),)
-        if whole_number("at_least", at_least, 1) > 1:
-            return self._several(sets, end, estimator, at_least, marks is not None)
-        if estimator == "without":
+        order = whole_number("at_least", at_least, 1)
+        if estimator == "without" and order == 1:
             parts = torch.stack([self._missed(one, end) for one in sets], -1)  # (num_paths, num_histories, num_sets)
             return _squeezed(mean_estimate(parts)._replace(estimator="process without the marks"), marks is not None)
-        paths = self._paths.with_sums(sets, [end], None if marks is None else sets[0].marks)
-        sums = paths.until_first(sets, end)
+        stops = sets[0].marks if marks is not None and order == 1 else None
+        paths = self._paths.with_sums(sets, [end], stops, order)
+        sums = paths.until_first(sets, end)  # of the n-th event of a set, by the steps between the one before and it
         return _squeezed(_estimate(sums, estimator, True, lambda: paths.first_events([end])), marks is not None)
-
-    def _several(
-        self, sets: tuple[MarkSet, ...], end: float, estimator: Estimator, at_least: int, is_one: bool
-    ) -> Estimate:
-        """Estimate the probability of n events of each set: of the n-th, by the steps between the one before and it."""
-        paths = self._paths.with_sums(sets, [end], order=at_least)
-        sums = paths.until_first(sets, end)
-        return _squeezed(_estimate(sums, estimator, True, lambda: paths.first_events([end])), is_one)
 
     def expected_counts(
         self,

@@ -62,13 +62,18 @@ def event_densities(distributions: Any, inter_times: Tensor, sets: Tensor) -> Te
         sets: bool (num_sets, num_marks).
     """
     several, members = distributions.double().unsqueeze(0), sets.double().t()
-    elapsed = distributions.elapsed if isinstance(distributions, NextEventDistribution) else several.elapsed[0]
     taus = inter_times.t()
-    is_later = taus > (0.0 if elapsed is None else elapsed.clamp_min(0.0))
+    is_later = taus > elapsed_of(distributions)
     density = several.inter_time.log_prob(taus.clamp_min(_LEAST)).exp()  # (n, num_distributions)
     marks = several.mark_log_probs(taus.clamp_min(_LEAST)).exp().expand(*taus.shape, sets.shape[1]) @ members
     found: Tensor = torch.where(is_later.unsqueeze(-1), density.unsqueeze(-1) * marks, 0.0)
     return found.permute(1, 2, 0)
+
+
+def elapsed_of(distributions: Any) -> Tensor:
+    """Return the time without events that distributions are given, float64 (num_distributions,)."""
+    elapsed: Tensor | None = distributions.inter_time.elapsed
+    return torch.zeros(distributions.batch_shape, dtype=torch.float64) if elapsed is None else elapsed
 
 
 def _compiled(distributions: CompiledDistribution, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +102,7 @@ def _of_mixtures(distributions: NextEventDistribution, ends: Tensor, sets: Tenso
     if distributions.mark_features is None:
         p, hazard = _of_times(mixture, ends)
         p, hazard = (values.unsqueeze(1) * sets.any(1).double().view(-1, 1) for values in (p, hazard))
-    elif _ignores_time(distributions):
+    elif isinstance(distributions.mark_decoder, IndependentMarks):  # they ignore the time
         probs = distributions.mark_log_probs(ends[:, 0].clamp_min(_LEAST)).exp() @ sets.double().t()
         p, hazard = (values.unsqueeze(1) * probs.unsqueeze(-1) for values in _of_times(mixture, ends))
     else:
@@ -106,10 +111,6 @@ def _of_mixtures(distributions: NextEventDistribution, ends: Tensor, sets: Tenso
         return p, hazard
     survival = _points(mixture, _standardised(mixture, elapsed)).survival.clamp_min(_LEAST).unsqueeze(1)
     return (p[..., 1:] - p[..., :1]) / survival, hazard[..., 1:] - hazard[..., :1]
-
-
-def _ignores_time(distributions: NextEventDistribution) -> bool:
-    return isinstance(distributions.mark_decoder, IndependentMarks)
 
 
 def _standardised(mixture: LogNormalMixture, inter_times: Tensor) -> Tensor:
@@ -289,7 +290,7 @@ def _mark_probs(distributions: NextEventDistribution, nodes: Tensor, dtype: torc
 def _of_any(distributions: Any, ends: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre rules in the survival function for p and in time for Lambda, between consecutive ends."""
     order = ends.argsort(-1)
-    elapsed = distributions.inter_time.elapsed.unsqueeze(-1)
+    elapsed = elapsed_of(distributions).unsqueeze(-1)
     edges = torch.cat([elapsed, torch.maximum(ends.gather(-1, order), elapsed)], -1)
     points, weights = _gauss_legendre(_NUM_NODES)
     members = sets.double().t()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tppsd.data.statistics import DataStatistics
-from tppsd.forecasting.integrals import mark_integrals
+from tppsd.forecasting.integrals import elapsed_of, mark_integrals
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.sampling.autoregressive import ModelRunner, given_elapsed
 from tppsd.sampling.job import SamplingJob
@@ -36,8 +36,7 @@ def first_distributions(job: SamplingJob, plan: RequestPlan) -> Any:
             requests = plan.requests[start : start + _CHUNK]
             rows = torch.arange(len(requests), device=device)
             state = BatchState(len(requests), device)
-            capacity = int(plan.histories.lengths.max()) + 1
-            runner = ModelRunner(job.models.target, len(requests), capacity, plan.histories)
+            runner = ModelRunner(job.models.target, len(requests), plan.histories)
             state.prefill(rows, rows, requests, plan.histories)
             runner.prefill(rows, requests)
             found.append(given_elapsed(runner.extend(state.last_token), state)[:, 0])
@@ -78,7 +77,7 @@ def next_mark_probs_at(distributions: Any, times: Tensor | Sequence[float], num_
         raise ValueError(f"at = {times} must be positive times since the history was observed")
     distributions = distributions.double()
     with torch.inference_mode():
-        inter_times = several.view(-1, 1) + _elapsed(distributions)
+        inter_times = several.view(-1, 1) + elapsed_of(distributions)
         probs: Tensor = distributions.unsqueeze(0).mark_log_probs(inter_times).exp()
         return probs.expand(*inter_times.shape, num_marks).transpose(0, 1)
 
@@ -105,7 +104,7 @@ class NextTime:
         if not bool(((self.levels > 0) & (self.levels < 1)).all()) or len(self.levels) == 0:
             raise ValueError(f"quantiles = {quantiles} must lie between 0 and 1")
         self._distributions = distributions.double()
-        self._elapsed = _elapsed(self._distributions)
+        self._elapsed = elapsed_of(self._distributions)
         self.mean_cap = math.inf if statistics is None else statistics.horizon
         self.time_unit = None if statistics is None else statistics.time_unit
         with torch.inference_mode():
@@ -176,11 +175,3 @@ class NextTime:
 
     def _inter_times(self, times: Tensor | Sequence[float]) -> Tensor:
         return torch.as_tensor(times, dtype=torch.float64).view(-1, 1) + self._elapsed
-
-
-def _elapsed(distributions: Any) -> Tensor:
-    """Return the time without events that distributions are given, (num_distributions,)."""
-    elapsed = (
-        distributions.elapsed if isinstance(distributions, NextEventDistribution) else distributions.inter_time.elapsed
-    )
-    return torch.zeros(distributions.batch_shape, dtype=torch.float64) if elapsed is None else elapsed

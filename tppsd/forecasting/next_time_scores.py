@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tppsd.data.sequences import EventSequence
+from tppsd.forecasting.integrals import elapsed_of
 
 _NUM_GEOMETRIC, _NUM_EVEN, _SMALLEST = 48, 32, 1e-6  # panels of the quadrature, and the first, in horizons
 _POINTS, _WEIGHTS = (-0.7745966692414834, 0.0, 0.7745966692414834), (5 / 9, 8 / 9, 5 / 9)  # Gauss-Legendre
@@ -24,7 +23,6 @@ class NextTimeScores(NamedTuple):
 
 def next_time_scores(
     distributions: Any,
-    histories: Sequence[EventSequence],
     next_times: Tensor,
     horizon: float,
     uniforms: Tensor,
@@ -40,17 +38,16 @@ def next_time_scores(
 
     Args:
         distributions: (num_histories,), of the inter-time, given that nothing came until the histories were observed.
-        histories: whose ends the times are counted from.
         next_times: y, (num_histories,); inf where nothing came until h.
         horizon: h, in the unit of time.
         uniforms: v, (num_histories,).
     Source: Gneiting and Ranjan, J. Bus. Econ. Stat. 29 (2011), threshold weights 1{x < h}.
     """
-    elapsed = torch.tensor([_silence(history) for history in histories], dtype=torch.float64)
+    elapsed = elapsed_of(distributions)
     reached = next_times.clamp_max(horizon)
     crps, below = [], []
     with torch.inference_mode():
-        for start in range(0, len(histories), _CHUNK):
+        for start in range(0, len(next_times), _CHUNK):
             part = slice(start, start + _CHUNK)
             own = distributions[part].double()
             nodes, weights = _rule(reached[part], horizon)
@@ -61,11 +58,6 @@ def next_time_scores(
     at_end = torch.cat(below)
     pits = torch.where(next_times <= horizon, at_end, at_end + uniforms * (1 - at_end))
     return NextTimeScores(torch.cat(crps), pits)
-
-
-def _silence(history: EventSequence) -> float:
-    """Return the time without an event before a history ends."""
-    return history.window_end - (float(history.event_times[-1]) if len(history) else history.window_start)
 
 
 def _rule(reached: Tensor, horizon: float) -> tuple[Tensor, Tensor]:

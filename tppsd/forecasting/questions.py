@@ -12,6 +12,7 @@ from tppsd.sampling.checks import is_single, mark_indices, mark_set, several, wh
 
 MIN_PATHS = 10  # of a history: fewer have no standard error worth the name
 MOST_BINS = 100_000
+ANY = "any"  # label of the set of all marks
 PATHS_PER_CHUNK = 20_000  # which bounds the memory, and what an interruption loses
 
 Mark = int | str
@@ -49,7 +50,12 @@ class Vocabulary(NamedTuple):
                 marks = range(self.num_marks) if self.num_marks > 1 else ()
             one_by_one = map(self.indices, several(marks))
             declared = [MarkSet(" or ".join(map(self.label, own)), own) for own in one_by_one]
-        return (*declared, MarkSet("any", tuple(range(self.num_marks))))
+        if any(one.label == ANY for one in declared):
+            raise ValueError(
+                f"marks: {ANY!r} is the name of the set of all marks; give sets by names of their own, such as "
+                f"marks={{'only': [{ANY!r}]}}"
+            )
+        return (*declared, MarkSet(ANY, tuple(range(self.num_marks))))
 
 
 def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Tensor:
@@ -57,8 +63,12 @@ def bin_edges(bins: int | Sequence[float] | Tensor | None, horizon: float) -> Te
     if bins is None or is_single(bins):
         num = 1 if bins is None else whole_number("bins", bins, 1, MOST_BINS, or_else=", or a list of times")
         return torch.linspace(0.0, horizon, num + 1, dtype=torch.float64)
-    edges = torch.as_tensor(bins, dtype=torch.float64).flatten()
-    if len(edges) == 0 or not bool((edges.diff() > 0).all()) or not 0 <= float(edges[0]) <= float(edges[-1]) <= horizon:
+    try:
+        edges = torch.as_tensor(bins, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        edges = torch.zeros(0)
+    is_increasing = len(edges) > 0 and bool((edges.diff() > 0).all())
+    if not (is_increasing and float(edges[0]) >= 0 and 0 < float(edges[-1]) <= horizon):
         raise ValueError(f"bins = {bins} must be increasing times between 0 and the horizon, {horizon:g}")
     if float(edges[0]) > 0:
         edges = torch.cat([edges.new_zeros(1), edges])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tppsd.forecasting.case_scores import CaseScores
 from tppsd.forecasting.path_events import TemporalMaps
+from tppsd.forecasting.questions import ANY
 from tppsd.metrics.functional.permutation import bootstrap_interval
 from tppsd.metrics.functional.probability import auroc, brier_decomposition
 from tppsd.metrics.functional.time_rescaling import ks_distance, ks_uniform
@@ -22,7 +23,6 @@ COMPARED = (  # scores of which lower is better, and what they are called in a s
 _NUM_RESAMPLES = 1000
 _NUM_RESAMPLES_OF_RANKS = 200  # of what is no mean over origins, and is worked out again for each
 _BINARY, _FEWEST = ("brier_score", "log_score"), 5  # scores of yes or no, and origins of either that a comparison needs
-_ANY = "any"
 
 
 class ScoreRow(NamedTuple):
@@ -157,7 +157,7 @@ def _cells(
         if metrics is not None and metric not in metrics:
             continue
         if values.dim() == 1:  # of the next event, whatever its mark
-            names.append((metric, _ANY, horizons[-1]))
+            names.append((metric, ANY, horizons[-1]))
         else:
             names += [(metric, label, horizon) for label in labels for horizon in horizons]
         columns.append(values.reshape(len(values), -1))
@@ -213,7 +213,7 @@ def _others(
         found = torch.stack(_bootstrap(values, sequence, _NUM_RESAMPLES_OF_RANKS, seed), 1)
         for label, (value, low, high) in zip(labels, found.tolist(), strict=True):
             yield ("temporal_map", label, horizon), (value, low, high)
-    yield ("ks_of_next_time_pit", _ANY, horizons[-1]), _distance(scores.next_time_pits, sequence, seed)
+    yield ("ks_of_next_time_pit", ANY, horizons[-1]), _distance(scores.next_time_pits, sequence, seed)
 
 
 def _area(probs: Tensor, came: Tensor, sequence: Tensor, seed: int) -> tuple[float, float, float]:

@@ -188,10 +188,15 @@ class Session:
 
         Args:
             times: from the last event on; the present, `observed_until`, is one of them.
+
+        Raises:
+            ValueError: a time is before the last event, or not finite.
         """
         self._encode()
         distribution = self._distribution.unsqueeze(0)  # whole: what is known to be empty cancels in density / survival
         at = torch.as_tensor(times, dtype=torch.float64).view(-1, 1) - self._seen_since
+        if not bool(((at >= 0) & at.isfinite()).all()):
+            raise ValueError(f"times = {times} must be finite and not before the last event, at {self._seen_since}")
         with torch.inference_mode():
             log_time = distribution.inter_time.log_prob(at) - distribution.log_survival(at)
             found: Tensor = (log_time.unsqueeze(-1) + distribution.mark_log_probs(at)).exp().squeeze(1)

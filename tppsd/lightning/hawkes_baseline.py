@@ -44,18 +44,17 @@ def score_hawkes(
     only a baseline.
     """
     try:
-        found = fit_bounded(train, statistics)
-        if found is None:
+        fit = fit_bounded(train, statistics)
+        if fit is None:
             rank_zero_info(f"no Hawkes process is fitted: {statistics.num_marks} marks are too many")
             return None
-        fit = found.fit
         nll = process_nll(fit.process, (floored(sequence, statistics.min_inter_time) for sequence in test))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         rank_zero_info("no Hawkes process is fitted: there is not enough memory for it")
         return None
-    return HawkesScore(nll, fit.branching_ratio, found.num_decays, fit.num_events)
+    return HawkesScore(nll, fit.branching_ratio, len(fit.process.beta), fit.num_events)
 
 
 def describe_hawkes(score: HawkesScore) -> str:

@@ -143,9 +143,6 @@ class TransformerBlock(nn.Module):
         """Apply the block as layer number `layer` of a pass: (batch, length, embed_dim) -> the same."""
         qkv = linear(self.to_qkv, layer_norm(self.attention_norm, x))
         attended = attention.attend(layer, qkv, self.num_heads, Attention.SOFTMAX)
-        x = x + self._drop(linear(self.from_heads, attended))
+        x = x + F.dropout(linear(self.from_heads, attended), self.dropout, self.training)
         hidden = torch.relu(linear(self.expand, layer_norm(self.feedforward_norm, x)))
-        return x + self._drop(linear(self.contract, hidden))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x
+        return x + F.dropout(linear(self.contract, hidden), self.dropout, self.training)

@@ -5,7 +5,7 @@ The mark may depend on that inter-time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -140,21 +140,15 @@ class NextEventDistribution:
     @staticmethod
     def cat(distributions: Sequence[NextEventDistribution], dim: int) -> NextEventDistribution:
         """Join distributions of one model along a batch dimension (>= 0)."""
-        return NextEventDistribution._join(distributions, lambda fields: torch.cat(fields, dim))
-
-    @staticmethod
-    def _join(
-        distributions: Sequence[NextEventDistribution], how: Callable[[list[Tensor]], Tensor]
-    ) -> NextEventDistribution:
         elapsed = None
         if any(
             distribution.elapsed is not None for distribution in distributions
         ):  # truncated and whole distributions mix
-            elapsed = how([distribution.inter_time.elapsed_or_zero() for distribution in distributions])
+            elapsed = torch.cat([distribution.inter_time.elapsed_or_zero() for distribution in distributions], dim)
         if any(distribution._packed is not None for distribution in distributions):
             distributions = [distribution.packed() for distribution in distributions]
         fields = zip(*(distribution._fields() for distribution in distributions), strict=True)
-        return distributions[0]._with([how(list(values)) for values in fields], elapsed).packed()
+        return distributions[0]._with([torch.cat(values, dim) for values in fields], elapsed).packed()
 
     def double(self) -> NextEventDistribution:
         """Return the same distribution in float64 arithmetic.

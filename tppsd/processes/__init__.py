@@ -2,8 +2,8 @@
 
 from tppsd.processes.base import Process
 from tppsd.processes.event_model import ProcessModel
-from tppsd.processes.hawkes import Hawkes, HawkesFit, fit_hawkes
-from tppsd.processes.hawkes_fit import default_decays
+from tppsd.processes.hawkes import Hawkes
+from tppsd.processes.hawkes_fit import HawkesFit, default_decays, fit_hawkes
 from tppsd.processes.presets import PRESETS, InhomogeneousPoisson, LogNormalRenewal, Preset, SelfCorrecting, preset
 
 __all__ = [

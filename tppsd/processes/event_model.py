@@ -59,10 +59,6 @@ class ProcessDistribution:
         """Insert a batch dimension at `dim` >= 0, for several draws from each distribution."""
         return self[(*[slice(None)] * dim, None)]
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...]) -> ProcessDistribution:
-        """Repeat the distribution without copying: (*batch,) -> `batch_shape`."""
-        return ProcessDistribution(self.process, self.states.expand(*batch_shape, -1), self.elapsed.expand(batch_shape))
-
     @staticmethod
     def cat(distributions: Sequence[ProcessDistribution], dim: int) -> ProcessDistribution:
         """Join distributions of one process along a batch dimension (>= 0)."""

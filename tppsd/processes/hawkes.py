@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from tppsd.models.protocol import EventTokens
 from tppsd.processes.base import Process
 from tppsd.processes.event_model import ProcessDistribution, ProcessModel
 from tppsd.processes.excitation import decayed_sums
-from tppsd.processes.hawkes_fit import HawkesParameters, fit_parameters
 
 Nested = float | Sequence[Any] | Tensor  # nested sequences of floats
 
@@ -83,7 +81,9 @@ class Hawkes(Process):
 
         `tppsd.processes.fit_hawkes` takes the same, explains it, and also returns the log-likelihood.
         """
-        return _fit(fit_parameters(sequences, num_marks, decays, optimise_decays, pseudo_events)).process
+        from tppsd.processes.hawkes_fit import maximum_likelihood
+
+        return maximum_likelihood(sequences, num_marks, decays, optimise_decays, pseudo_events).process
 
     def _kernels(self, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and beta, both (num_marks, num_marks) or (num_decays, num_marks, num_marks)."""
@@ -153,31 +153,6 @@ class Hawkes(Process):
         compensator: Tensor = self.mu.sum() * elapsed + (self._offspring * spent).sum(-1)
         return compensator
 
-    def expected_counts(self, history: EventSequence, horizons: Sequence[float]) -> Tensor:
-        """Return the expected number of events of each mark within each horizon after the end of the history's window.
-
-            d/dt E s_r = -beta_r E s_r + E lambda*_n,   d/dt E N_m = E lambda*_m,   lambda*_m = mu_m + sum_r jump_mr s_r
-
-        The intensity is linear in the state, so that the expectations solve a linear differential equation: in closed
-        form, by a matrix exponential (Oakes, J. Appl. Probab. 12 (1975)). The truth to test forecasts by.
-
-        Args:
-            history: the events so far, observed until its window's end.
-            horizons: >= 0, in the unit of the times.
-
-        Returns:
-            float64 (num_marks, num_horizons).
-        """
-        size, last = self.state_size, self.state_size + self.num_marks
-        motion = self.mu.new_zeros(last + 1, last + 1)  # of (E s, E N, 1)
-        motion[:size, :size] = self._jumps[self._sources] - torch.diag(self._decays)
-        motion[size:last, :size] = self._jumps
-        motion[:size, last], motion[size:last, last] = self.mu[self._sources], self.mu
-        since = history.window_end - (float(history.event_times[-1]) if len(history) else history.window_start)
-        start = motion.new_zeros(last + 1)
-        start[:size], start[last] = self._states(history)[-1] * torch.exp(-self._decays * since), 1.0
-        return torch.stack([(torch.linalg.matrix_exp(motion * h) @ start)[size:last] for h in horizons], 1)
-
     # --- an EventModel (tppsd.models.protocol) -------------------------------------------------------------------
 
     def new_cache(self, batch_size: int, capacity: int) -> RowCache:
@@ -191,73 +166,3 @@ class Hawkes(Process):
     def distribution(self, context: Tensor) -> ProcessDistribution:
         """Return the distribution of the next event after each context (*batch, state_size)."""
         return ProcessModel(self).distribution(context)
-
-
-class HawkesFit(NamedTuple):
-    """Holds a fitted process and what is known of the fit.
-
-    Attributes:
-        process: the process; its `alpha` is (num_decays, num_marks, num_marks), its `beta` one decay rate per decay.
-        log_likelihood: of the sequences under it, in nats (without the term of `pseudo_events`).
-        num_events: number of events with a likelihood term.
-        gap: no other mu and alpha with the same decays gain more than this, in nats.
-    """
-
-    process: Hawkes
-    log_likelihood: float
-    num_events: int
-    gap: float
-
-    @property
-    def branching_ratio(self) -> float:
-        """The `Hawkes.branching_ratio`: with 1 or more the process explodes as time goes on."""
-        return self.process.branching_ratio
-
-
-def fit_hawkes(
-    sequences: Sequence[EventSequence] | EventBatch,
-    num_marks: int | None = None,
-    decays: Sequence[float] | Tensor | None = None,
-    optimise_decays: bool = False,
-    pseudo_events: float = 0.0,
-) -> HawkesFit:
-    """Fit lambda*_m(t) = mu_m + sum_d sum_n alpha_dmn sum_{t_j < t, k_j = n} exp(-beta_d (t - t_j)).
-
-        log L = sum_i log lambda*_{k_i}(t_i) - sum_m [mu_m T + sum_dn alpha_dmn C_dn]
-        A_dn(t) = sum_{t_j < t, k_j = n} exp(-beta_d (t - t_j)),   C_dn = integral of A_dn over the windows
-
-    For fixed decays log L is concave in (mu, alpha) >= 0 and falls apart into one problem for each mark m. In terms of
-    p = alpha C, the expected number of events of mark m that a term triggers, each is the fit of a mixture's weights
-    (`mixture_weights`), solved to 1e-9 nats per event of its maximum. A is computed once, in time linear in the number
-    of events. The decays are a grid, or start from one and are optimised with the exact gradient of the maximum, which
-    is not concave in them: a local maximum.
-
-    Args:
-        sequences: with or without `t_start` and `t_end`; given events excite and have no term.
-        num_marks: number of marks; None = 1 + the largest that occurs.
-        decays: beta_d > 0, per unit of time; None = `default_decays`.
-        optimise_decays: move the decays to a maximum nearby.
-        pseudo_events: events of each mark that are added to the data and ascribed to the background, a fraction or
-            more: they keep mu from vanishing where all events of a mark follow others, or none occurs (log L gains
-            pseudo_events * sum_m log mu_m). 0 = maximum likelihood.
-
-    Raises:
-        ValueError: nothing to fit to, marks out of range, or decays that are not positive.
-
-    Warns:
-        UserWarning: the branching ratio is 1 or more.
-
-    Source: Ozaki, Ann. Inst. Stat. Math. 31 (1979); Bacry, Mastromatteo and Muzy, "Hawkes processes in finance" (2015).
-    """
-    return _fit(fit_parameters(sequences, num_marks, decays, optimise_decays, pseudo_events))
-
-
-def _fit(found: HawkesParameters) -> HawkesFit:
-    process = Hawkes(found.mu, found.alpha, found.decays, is_stable=False)
-    if process.branching_ratio >= 1:
-        warnings.warn(
-            f"the fitted Hawkes process has a branching ratio of {process.branching_ratio:.3g}: with 1 or more, the "
-            "number of events explodes on windows that are long beside those it was fitted to",
-            stacklevel=3,  # whoever called Hawkes.fit or fit_hawkes
-        )
-    return HawkesFit(process, found.log_likelihood, found.num_events, found.gap)

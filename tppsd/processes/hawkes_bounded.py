@@ -5,15 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 
 from tppsd.data.flat_sequences import FlatSequences
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
-from tppsd.processes.hawkes import HawkesFit, fit_hawkes
-from tppsd.processes.hawkes_fit import default_decays
+from tppsd.processes.hawkes_fit import HawkesFit, default_decays, fit_hawkes
 
 _PSEUDO_EVENTS = 1.0  # of each mark, as the Poisson baseline has them
 _NUM_STEPS = 15  # of a fit, for each mark
@@ -22,14 +20,7 @@ _MAX_FOR_DECAYS = 2**20  # events of which the grid of decays is made
 _MAX_NUMBERS = 5e7  # events x terms that are in memory, twice, in float64
 
 
-class BoundedFit(NamedTuple):
-    """Holds a fit and the number of decays that there was room for."""
-
-    fit: HawkesFit
-    num_decays: int
-
-
-def fit_bounded(train: Sequence[EventSequence], statistics: DataStatistics) -> BoundedFit | None:
+def fit_bounded(train: Sequence[EventSequence], statistics: DataStatistics) -> HawkesFit | None:
     """Fit a Hawkes process by maximum likelihood on the default grid of decays; None where there are too many marks.
 
     One event of each mark is added, so that a mark that the training split lacks is rare, but not impossible.
@@ -45,8 +36,7 @@ def fit_bounded(train: Sequence[EventSequence], statistics: DataStatistics) -> B
     some = _some(train, _room(num_events, statistics, num_decays), floor)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the branching ratio is reported instead
-        fit = fit_hawkes(some, statistics.num_marks, thinned, pseudo_events=_PSEUDO_EVENTS)
-    return BoundedFit(fit, num_decays)
+        return fit_hawkes(some, statistics.num_marks, thinned, pseudo_events=_PSEUDO_EVENTS)
 
 
 def floored(sequence: EventSequence, floor: float) -> EventSequence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tppsd.data.batch import EventBatch
 from tppsd.data.sequences import EventSequence
 from tppsd.processes.excitation import EventStream, decay_gradient, excitation
+from tppsd.processes.hawkes import Hawkes
 
 _MAX_STEPS = 200  # a fit takes 15 to 40
 _NUM_EM_STEPS = 10  # of the start
@@ -97,34 +99,73 @@ _REACH = 1e3  # optimised decays stay within this factor of the grid that they s
 _DECAY_TOLERANCE = 1e-8  # relative change of the log-likelihood at which their search ends
 
 
-class HawkesParameters(NamedTuple):
-    """Holds the parameters of a fit and what is known of it.
+class HawkesFit(NamedTuple):
+    """Holds a fitted process and what is known of the fit.
 
     Attributes:
-        mu: (num_marks,).
-        alpha: (num_decays, target mark, source mark).
-        decays: beta, (num_decays,).
-        log_likelihood: of the sequences, in nats (without the term of `pseudo_events`).
+        process: the process; its `alpha` is (num_decays, num_marks, num_marks), its `beta` one decay rate per decay.
+        log_likelihood: of the sequences under it, in nats (without the term of `pseudo_events`).
         num_events: number of events with a likelihood term.
         gap: no other mu and alpha with the same decays gain more than this, in nats.
     """
 
-    mu: Tensor
-    alpha: Tensor
-    decays: Tensor
+    process: Hawkes
     log_likelihood: float
     num_events: int
     gap: float
 
+    @property
+    def branching_ratio(self) -> float:
+        """The `Hawkes.branching_ratio`: with 1 or more the process explodes as time goes on."""
+        return self.process.branching_ratio
 
-def fit_parameters(
+
+def fit_hawkes(
+    sequences: Sequence[EventSequence] | EventBatch,
+    num_marks: int | None = None,
+    decays: Sequence[float] | Tensor | None = None,
+    optimise_decays: bool = False,
+    pseudo_events: float = 0.0,
+) -> HawkesFit:
+    """Fit lambda*_m(t) = mu_m + sum_d sum_n alpha_dmn sum_{t_j < t, k_j = n} exp(-beta_d (t - t_j)).
+
+        log L = sum_i log lambda*_{k_i}(t_i) - sum_m [mu_m T + sum_dn alpha_dmn C_dn]
+        A_dn(t) = sum_{t_j < t, k_j = n} exp(-beta_d (t - t_j)),   C_dn = integral of A_dn over the windows
+
+    For fixed decays log L is concave in (mu, alpha) >= 0 and falls apart into one problem for each mark m. In terms of
+    p = alpha C, the expected number of events of mark m that a term triggers, each is the fit of a mixture's weights
+    (`mixture_weights`), solved to 1e-9 nats per event of its maximum. A is computed once, in time linear in the number
+    of events. The decays are a grid, or start from one and are optimised with the exact gradient of the maximum, which
+    is not concave in them: a local maximum.
+
+    Args:
+        sequences: with or without `t_start` and `t_end`; given events excite and have no term.
+        num_marks: number of marks; None = 1 + the largest that occurs.
+        decays: beta_d > 0, per unit of time; None = `default_decays`.
+        optimise_decays: move the decays to a maximum nearby.
+        pseudo_events: events of each mark that are added to the data and ascribed to the background, a fraction or
+            more: they keep mu from vanishing where all events of a mark follow others, or none occurs (log L gains
+            pseudo_events * sum_m log mu_m). 0 = maximum likelihood.
+
+    Raises:
+        ValueError: nothing to fit to, marks out of range, or decays that are not positive.
+
+    Warns:
+        UserWarning: the branching ratio is 1 or more.
+
+    Source: Ozaki, Ann. Inst. Stat. Math. 31 (1979); Bacry, Mastromatteo and Muzy, "Hawkes processes in finance" (2015).
+    """
+    return maximum_likelihood(sequences, num_marks, decays, optimise_decays, pseudo_events)
+
+
+def maximum_likelihood(
     sequences: Sequence[EventSequence] | EventBatch,
     num_marks: int | None,
     decays: Sequence[float] | Tensor | None,
     optimise_decays: bool,
     pseudo_events: float,
-) -> HawkesParameters:
-    """Return the parameters of largest likelihood; `tppsd.processes.fit_hawkes` explains problem and arguments."""
+) -> HawkesFit:
+    """Return what `fit_hawkes` and `Hawkes.fit` return, whose arguments these are, and warn those who called them."""
     rows = (
         [sequences.sequence(i) for i in range(len(sequences.mask))] if isinstance(sequences, EventBatch) else sequences
     )
@@ -137,7 +178,14 @@ def fit_parameters(
     if optimise_decays:
         rates = _optimised(stream, rates, pseudo_events)
     fit = _concave_fit(stream, rates, pseudo_events)
-    return HawkesParameters(fit.mu, fit.alpha.permute(2, 0, 1), rates, fit.log_likelihood, stream.num_events, fit.gap)
+    process = Hawkes(fit.mu, fit.alpha.permute(2, 0, 1), rates, is_stable=False)
+    if process.branching_ratio >= 1:
+        warnings.warn(
+            f"the fitted Hawkes process has a branching ratio of {process.branching_ratio:.3g}: with 1 or more, the "
+            "number of events explodes on windows that are long beside those it was fitted to",
+            stacklevel=3,
+        )
+    return HawkesFit(process, fit.log_likelihood, stream.num_events, fit.gap)
 
 
 def default_decays(sequences: Sequence[EventSequence]) -> Tensor:

@@ -32,7 +32,6 @@ class ModelRunner:
     Args:
         model: that is run.
         num_rows: running sequences.
-        capacity: entries that its cache begins with.
         histories: of the requests.
         encodes_newest: encode the newest token of a history as well, once for all of its paths, and keep what follows.
 
@@ -41,14 +40,13 @@ class ModelRunner:
         can_decode: the model draws many events per call.
     """
 
+    FIRST_CAPACITY = 16  # entries that a cache begins with
     PREFILL_CHUNK = 512  # tokens per pass over a history: bounds the attention mask of a long one
     AHEAD = 512  # tokens of a pass up to which histories are encoded ahead
 
-    def __init__(
-        self, model: EventModel, num_rows: int, capacity: int, histories: Histories, encodes_newest: bool = False
-    ) -> None:
+    def __init__(self, model: EventModel, num_rows: int, histories: Histories, encodes_newest: bool = False) -> None:
         self.model, self.can_decode = model, isinstance(model, DecodingModel)
-        self.cache: Any = model.new_cache(num_rows, capacity)
+        self.cache: Any = model.new_cache(num_rows, self.FIRST_CAPACITY)
         self.histories, self.encodes_newest = histories, encodes_newest
         self._encoded: dict[int, int] = {}  # histories of the latest prefill and their rows in _prefilled
         self._prefilled: Any = None

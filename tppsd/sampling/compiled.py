@@ -16,7 +16,7 @@ from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.drafters.model import ModelDrafter
 from tppsd.sampling.engine import Advance
 from tppsd.sampling.rules import JointRule, Rule
-from tppsd.sampling.speculative import Speculative
+from tppsd.sampling.speculative import Speculative, until_stop
 from tppsd.sampling.state import BatchState, Events
 
 _AT_ONCE = 128  # events of a row after which a call begins no further round: interrupts and other rows wait for it
@@ -60,7 +60,7 @@ class CompiledSpeculative(Speculative):
         row which enters later finds the lengths that were recorded.
         """
         from tppsd.backends.cpp.model import CompiledTPP
-        from tppsd.backends.cpp.rounds import Wanted, speculate
+        from tppsd.backends.cpp.rounds import RoundInputs, speculate
 
         target, draft, backlog = self.target, self.drafter.runner, self.drafter.backlog
         limits = torch.where(state.active, state.limit - state.counts, 0)
@@ -68,9 +68,9 @@ class CompiledSpeculative(Speculative):
         most = None if isinstance(self.draft_length, FixedDraftLength) else self.draft_length.most_rounds
         noise, ends = (self.noise.keys, self.noise.cursors), (state.elapsed, state.end, limits)
         given = (backlog.begin(state.last_token), backlog.num, *noise, *ends, state.stop_marks)
-        wanted = Wanted(*given, draft_length, room, most)
+        inputs = RoundInputs(*given, draft_length, room, most)
         models = cast(Any, target.model), cast(CompiledTPP, draft.model)
-        return speculate(*models, (target.cache, draft.cache), wanted)
+        return speculate(*models, (target.cache, draft.cache), inputs)
 
     def _update_backlog(self, speculated: Any) -> None:
         """Hold what the draft's cache lacks: the newest event, and after a fully accepted draft the one before."""
@@ -97,8 +97,6 @@ def rounds_of(speculated: Any, num_wanted: Tensor, state: BatchState) -> tuple[T
     num_before = num_events.cumsum(1) - num_events
     num_counted = num_wanted.unsqueeze(1) - num_before
     num_used = torch.minimum(speculated.num_accepted, num_counted)
-    is_cut = state.stopped.unsqueeze(1) & (num_counted <= speculated.num_accepted)
-    num_drafted, num_accepted = (
-        torch.where(is_cut, num_counted, num) for num in (speculated.num_drafted, speculated.num_accepted)
-    )
+    stopped = state.stopped.unsqueeze(1)
+    num_drafted, num_accepted = until_stop(speculated.num_drafted, speculated.num_accepted, num_counted, stopped)
     return num_drafted[is_round], num_accepted[is_round], num_used[is_round]

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tppsd.models.distribution import NextEventDistribution
 from tppsd.models.protocol import EventDistribution
-from tppsd.sampling.draft_length import DraftLength
 from tppsd.sampling.noise import RowNoise
 from tppsd.sampling.requests import Histories, Requests
 from tppsd.sampling.state import BatchState, Events, ragged
 
 if TYPE_CHECKING:
+    from tppsd.sampling.draft_length import DraftLength
     from tppsd.sampling.recorder import Recorder
 
 

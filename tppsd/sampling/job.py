@@ -17,18 +17,18 @@ from tppsd.progress import progress as bar
 from tppsd.sampling.autoregressive import ModelRunner
 from tppsd.sampling.checks import mark_indices, whole_number
 from tppsd.sampling.draft_length import DRAFT_LENGTHS, AutoDraftLength, DraftLength
-from tppsd.sampling.drafters.base import Drafter
 from tppsd.sampling.engine import Engine, Finished, NotANumberError
 from tppsd.sampling.long_history import LONG_HISTORY
-from tppsd.sampling.method import Batch, Models, build_engine, check_fit, choose_draft_length, largest_weight
+from tppsd.sampling.method import Batch, Models, build_engine, check_fit, largest_weight
 from tppsd.sampling.options import DRAFTER_NAMES, SamplingOptions
 from tppsd.sampling.requests import FROM_SCRATCH, RequestPlan, Wanted, plan_requests
 from tppsd.sampling.results import SampledSequences
-from tppsd.sampling.rules import Rule
 from tppsd.sampling.stats import SamplingStats
 
 if TYPE_CHECKING:
+    from tppsd.sampling.drafters.base import Drafter
     from tppsd.sampling.recorder import Recorder
+    from tppsd.sampling.rules import Rule
 
 DEFAULT_ROWS, MANY_ROWS = 64, 256  # running sequences; the second in large compiled jobs without drafts
 MOST_ROWS, NEAR = 1024, 2**25  # of those that continue histories, if the caches they begin with take so few bytes
@@ -196,12 +196,9 @@ class SamplingJob:
 
     def _start(self, plan: RequestPlan) -> Engine:
         """Return the engine, which goes on from what the trial, or earlier jobs, have learnt of draft lengths."""
-        if self.chosen_lengths is None and self.options.method != "autoregressive":
-            if self.options.draft_length == "auto":
-                compiled = is_compiled(self.models.target)
-                self.chosen_lengths = DRAFT_LENGTHS.recall(self.target, self.draft, self.options, compiled)
-            else:
-                self.chosen_lengths = choose_draft_length(self.options)
+        if self.chosen_lengths is None and self.options.draft_length == "auto":
+            compiled = is_compiled(self.models.target)
+            self.chosen_lengths = DRAFT_LENGTHS.recall(self.target, self.draft, self.options, compiled)
         return build_engine(self._batch(plan), self.options, self.chosen_lengths, self.rule, self.drafter)
 
     @property

@@ -11,7 +11,6 @@ from enum import IntEnum
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,34 +40,22 @@ class Purpose(IntEnum):
     STOP_COIN = 12
 
 
-def philox(even: Any, odd: Any, key: Any) -> tuple[Any, Any]:
-    """Return four 32-bit words per element, two and two as they came: int64 tensors, or arrays.
+def philox(even: Tensor, odd: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return four 32-bit words per element, two and two as they came, int64.
 
     Args:
         even, odd: (2, ...), words 0 and 2 of the counter, words 1 and 3. Only `even` must have empty upper halves:
             those of the others are masked away.
         key: (2, ...), its two words.
     """
-    multipliers, weyl = (_like(even, pair).reshape(2, *[1] * (even.ndim - 1)) for pair in (_MULTIPLIERS, _WEYL))
+    multipliers, weyl = (
+        _constant(pair, even.device).view(2, *[1] * (even.dim() - 1)) for pair in (_MULTIPLIERS, _WEYL)
+    )
     for _ in range(_ROUNDS):
-        products = even * multipliers  # wraps modulo 2^64: both halves are right
-        products = products[::-1] if isinstance(products, np.ndarray) else products.flip(0)
+        products = (even * multipliers).flip(0)  # wraps modulo 2^64: both halves are right
         even, odd = ((products >> 32) ^ odd ^ key) & _MASK, products
         key = key + weyl
     return even, odd & _MASK
-
-
-def _near(x: Any) -> Any:
-    """Return what lies in main memory as an array.
-
-    NumPy's operators cost half as much on few numbers, a third on many.
-    """
-    return x.numpy() if isinstance(x, Tensor) and x.device.type == "cpu" else x
-
-
-def _like(other: Any, numbers: Sequence[int]) -> Any:
-    """Return int64 numbers as an array if the other is one, else as a tensor on its device."""
-    return np.array(numbers, np.int64) if isinstance(other, np.ndarray) else _constant(tuple(numbers), other.device)
 
 
 @cache
@@ -78,25 +65,18 @@ def _constant(numbers: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.tensor(numbers, device=device)
 
 
-def _tensor(x: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
-
-
-def _random_words(counter: Sequence[Any], keys: Any) -> tuple[Any, Any]:
+def _random_words(counter: Sequence[Tensor | int], keys: Tensor) -> tuple[Tensor, Tensor]:
     """Apply `philox` to four counter words and keys (..., 2), broadcast.
 
     Returns:
         Words 0 and 2, and words 1 and 3, each (2, *broadcast).
     """
-    keys = _near(keys)  # where they are decides in which arithmetic
-    c0, c1, c2, c3, k0, k1 = (*map(_near, counter), keys[..., 0], keys[..., 1])
-    shape = np.broadcast_shapes(*(getattr(word, "shape", ()) for word in (c0, c1, c2, c3, k0)))
-    pairs = []
-    for first, second in ((c0, c2), (c1, c3), (k0, k1)):
-        pair = np.empty((2, *shape), np.int64) if isinstance(keys, np.ndarray) else keys.new_empty(2, *shape)
-        pair[0], pair[1] = first, second
-        pairs.append(pair)
-    return philox(*pairs)
+    c0, c1, c2, c3 = counter
+    shape = torch.broadcast_shapes(*(word.shape for word in (*counter, keys[..., 0]) if isinstance(word, Tensor)))
+    even, odd, key = keys.new_empty(3, 2, *shape)
+    for words, first, second in ((even, c0, c2), (odd, c1, c3), (key, keys[..., 0], keys[..., 1])):
+        words[0], words[1] = first, second
+    return philox(even, odd, key)
 
 
 def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
@@ -111,7 +91,7 @@ def row_keys(seed: int, history_index: Tensor, path_index: Tensor) -> Tensor:
 
     key = torch.tensor(halves(seed), dtype=torch.int64, device=history_index.device)
     even, odd = _random_words((*halves(history_index), *halves(path_index)), key)
-    return torch.stack([_tensor(even[0]), _tensor(odd[0])], -1)
+    return torch.stack([even[0], odd[0]], -1)
 
 
 def address(position: int | Tensor, purpose: Purpose, draw: int = 0) -> int | Tensor:
@@ -131,7 +111,7 @@ def uniforms(
     """
     even, odd = _random_words((cursors, addresses, outer, inner), keys)
     # (2 n + 1) / 2^53 with n of 52 bits: never 0, never 1
-    return ((_tensor((even << 20) | (odd >> 12)).double() + 0.5) * 2.0**-52).movedim(0, -1)
+    return ((((even << 20) | (odd >> 12)).double() + 0.5) * 2.0**-52).movedim(0, -1)
 
 
 class Streams:
@@ -144,34 +124,6 @@ class Streams:
 
     def __init__(self, keys: Tensor, cursors: Tensor) -> None:
         self.keys, self.cursors = keys, cursors
-
-    def attempts(
-        self,
-        rows: Tensor,
-        positions: Tensor,
-        purpose: Purpose,
-        first: int | Tensor,
-        num: int,
-        draws: int = 1,
-        coin: Purpose | None = None,
-    ) -> Tensor:
-        """Return uniforms for attempts first..first+num-1 of a loop at the rows' cursors.
-
-        Args:
-            rows: int64 (n,).
-            positions: int64 (n,), of the events.
-            purpose: what the draws are for.
-            first: the first attempt, a number or (n,).
-            num: how many attempts.
-            draws: pairs of uniforms per attempt.
-            coin: the purpose of two more uniforms; None = there are none.
-
-        Returns:
-            float64 (n, num, 2 * draws), or two more with `coin`.
-        """
-        inner = torch.arange(num, device=rows.device).unsqueeze(0)
-        inner = inner + (first if isinstance(first, int) else first.unsqueeze(1))
-        return self.loop(rows, positions, [(purpose, draws)] + ([] if coin is None else [(coin, 1)]), inner)
 
     def loop(
         self,
@@ -192,13 +144,12 @@ class Streams:
         Returns:
             float64 (n, *attempts, 2 * draws).
         """
-        which, at = _near(rows), _near(positions)
-        words = _like(at, [int(address(0, purpose, draw)) for purpose, draws in wanted for draw in range(draws)])
-        attempt = [x if isinstance(x, int) else _near(x)[..., None] for x in (outer, inner)]
-        ones = [1] * (max(getattr(x, "ndim", 0) for x in attempt) - 2)  # for the attempts of a row
-        addresses = (words | at[:, None] << _POSITION).reshape(len(which), *ones, len(words))
-        keys, cursors = _near(self.keys)[which], _near(self.cursors)[which]
-        return uniforms(keys.reshape(-1, *ones, 1, 2), cursors.reshape(-1, *ones, 1), addresses, *attempt).flatten(-2)
+        draws = tuple(int(address(0, purpose, draw)) for purpose, number in wanted for draw in range(number))
+        attempt = [x if isinstance(x, int) else x.unsqueeze(-1) for x in (outer, inner)]
+        ones = [1] * (max(x.dim() if isinstance(x, Tensor) else 0 for x in attempt) - 2)  # for the attempts of a row
+        addresses = _constant(draws, rows.device) | positions.reshape(-1, *ones, 1) << _POSITION
+        keys, cursors = self.keys[rows].view(-1, *ones, 1, 2), self.cursors[rows].view(-1, *ones, 1)
+        return uniforms(keys, cursors, addresses, *attempt).flatten(-2)
 
 
 class RowNoise(Streams):
@@ -221,7 +172,7 @@ class RowNoise(Streams):
         self.block_size = max(4, min(16, 100_000 // max(1, num_rows * len(addresses))))
         self._block = torch.zeros(num_rows, 0, 2 * len(addresses), dtype=torch.float64, device=device)
         self._offsets = torch.zeros_like(self.cursors)  # of the cursors in the block
-        self._bound, self._is_common = 0, True  # no offset is larger; all are equal to it
+        self._bound = 0  # no offset is larger
 
     def draw(self, rows: Tensor | slice, num: int) -> Tensor:
         """Return noise for the next `num` events of some rows, float64 (rows, num, 2 * len(addresses)).
@@ -238,7 +189,6 @@ class RowNoise(Streams):
         if self._block.shape[1]:
             self._block[rows] = self.draw(rows, self._block.shape[1])
             self._offsets[rows] = 0
-            self._is_common = self._is_common and self._bound == 0
 
     def window(self, num: int) -> Tensor:
         """Return noise for each row's next `num` events, float64 (rows, num, 2 * len(addresses)).
@@ -249,9 +199,7 @@ class RowNoise(Streams):
             self._bound = int(self._offsets.max())
             if self._bound + num > self._block.shape[1]:
                 self._block = self.draw(slice(None), max(self.block_size, 2 * num))
-                self._offsets, self._bound, self._is_common = torch.zeros_like(self.cursors), 0, True
-        if self._is_common:
-            return self._block[:, self._bound : self._bound + num]
+                self._offsets, self._bound = torch.zeros_like(self.cursors), 0
         rows = torch.arange(len(self.keys), device=self.keys.device).unsqueeze(1)
         return self._block[rows, self._offsets.unsqueeze(1) + torch.arange(num, device=self.keys.device)]
 
@@ -264,7 +212,6 @@ class RowNoise(Streams):
         self.cursors = self.cursors + num
         self._offsets = self._offsets + num
         self._bound += num if isinstance(num, int) else at_most
-        self._is_common = self._is_common and isinstance(num, int)
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""

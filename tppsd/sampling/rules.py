@@ -217,7 +217,7 @@ class FactorisedRule(ChainRule):
 
     def fresh_marks(self, rejected: Rejected, is_time: Tensor, inter_times: Tensor, noise: Streams) -> Tensor:
         """Draw the mark that goes with each of these inter-times, int64 (n,)."""
-        uniforms = noise.attempts(rejected.rows, rejected.positions, Purpose.FRESH_MARK, 0, 1, 1)[:, 0, 0]
+        uniforms = noise.loop(rejected.rows, rejected.positions, [(Purpose.FRESH_MARK, 1)], 0)[:, 0]
         target, draft = rejected.distributions()
         log_target = target.mark_log_probs(inter_times)
         excess = (log_target.exp() - draft.mark_log_probs(inter_times).exp()).clamp_min(0.0)
@@ -267,10 +267,15 @@ def more_proposals(num: int, num_rows: int, largest: int = 4096) -> int:
     return min(4 * num, proposals_per_row(num_rows, largest))
 
 
-def proposal_uniforms(rejected: Rejected, noise: Streams, first: int | Tensor, num: int) -> Tensor:
-    """Return uniforms of proposals first..first+num-1, float64 (n, num, 6): four to draw each, two to keep it."""
-    rows, positions = rejected.rows, rejected.positions
-    return noise.attempts(rows, positions, Purpose.PROPOSAL, first, num, 2, Purpose.PROPOSAL_COIN)
+def proposal_uniforms(rejected: Rejected, noise: Streams, first: Tensor | int, num: int, num_fresh: int = 0) -> Tensor:
+    """Return uniforms of proposals first..first+num-1, float64 (n, num, 6 + 4 num_fresh).
+
+    There are four to draw each, two to keep it, and four for each of `num_fresh` events from the draft.
+    """
+    wanted = [(Purpose.PROPOSAL, 2), (Purpose.PROPOSAL_COIN, 1), (Purpose.FRESH_DRAFT, 2 * num_fresh)]
+    number = torch.as_tensor(first, device=rejected.rows.device).view(-1, 1)  # of all rows, or of each
+    proposals = number + torch.arange(num, device=rejected.rows.device)
+    return noise.loop(rejected.rows, rejected.positions, wanted, proposals)
 
 
 def reject_until_kept(
@@ -278,7 +283,7 @@ def reject_until_kept(
     noise: Streams,
     propose: Propose,
     log_scale: Tensor | None = None,
-    uniforms_of: Callable[[Rejected, Streams, int, int], Tensor] = proposal_uniforms,
+    num_fresh: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Return the first proposal of every row that is kept, with probability 1 - e^-Delta where Delta > 0.
 
@@ -289,7 +294,7 @@ def reject_until_kept(
         noise: of the running sequences.
         propose: draws proposals and their Delta.
         log_scale: (n,), subtracted from Delta: max(0, target - scale draft) instead of max(0, target - draft).
-        uniforms_of: the uniforms (n, num, >= 6) of a block of proposals.
+        num_fresh: events from the draft that `propose` draws beside each proposal.
 
     Raises:
         RuntimeError: target and draft are no densities.
@@ -299,7 +304,7 @@ def reject_until_kept(
     first, num = 0, proposals_per_row(len(waiting))
     while len(waiting):
         part = rejected.select(waiting)
-        uniforms = uniforms_of(part, noise, first, num)
+        uniforms = proposal_uniforms(part, noise, first, num, num_fresh)
         target, draft = (distribution.unsqueeze(1) for distribution in part.distributions())
         tau, mark, delta = propose(target, draft, uniforms)
         if log_scale is not None:

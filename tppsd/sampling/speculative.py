@@ -150,7 +150,7 @@ class Speculative:
         done = speculative_round(state, self.target, self.drafter, self.rule, self.noise, draft_length)
         num_counted = torch.minimum(state.counts, state.limit) - before
         num_used = torch.minimum(done.num_accepted, num_counted)
-        rounds = (*until_stop(done.draft.num_drafted, done.num_accepted, num_counted, state), num_used)
+        rounds = (*until_stop(done.draft.num_drafted, done.num_accepted, num_counted, state.stopped), num_used)
         num_drafted, num_accepted, num_used = (values[active] for values in rounds)
         nodes = accepted_nodes(done.draft.nodes, rounds[1], active)
         return Advance(1, done.events, done.distributions, num_drafted, num_accepted, num_used, nodes=nodes)
@@ -169,16 +169,16 @@ class Speculative:
 
 
 def until_stop(
-    num_drafted: Tensor, num_accepted: Tensor, num_counted: Tensor, state: BatchState
+    num_drafted: Tensor, num_accepted: Tensor, num_counted: Tensor, stopped: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return drafted and accepted events of each row, int64 (rows,), without those behind an event that stopped it.
+    """Return drafted and accepted events of rounds, int64 (rows, ...), but those behind an event that stopped a row.
 
     Args:
-        num_drafted, num_accepted: int64 (rows,).
-        num_counted: int64 (rows,), with which event the row stopped, if it did.
-        state: after the commit.
+        num_drafted, num_accepted: int64 (rows, ...).
+        num_counted: likewise, with which event of the round the row stopped, if it did.
+        stopped: bool (rows, ...), it did in this call.
     """
-    is_cut = state.stopped & (num_counted <= num_accepted)
+    is_cut = stopped & (num_counted <= num_accepted)
     return torch.where(is_cut, num_counted, num_drafted), torch.where(is_cut, num_counted, num_accepted)
 
 

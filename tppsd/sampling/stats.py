@@ -69,8 +69,8 @@ class SamplingStats:
     @property
     def num_drafted(self) -> int:
         """Drafted events."""
-        tree = self.tree or Tree.chain(len(self.accepted_counts) - 1)
-        return int((self.accepted_counts.sum(1) * torch.tensor(tree.starts)).sum())
+        drafted = torch.arange(len(self.accepted_counts)) if self.tree is None else torch.tensor(self.tree.starts)
+        return int((self.accepted_counts.sum(1) * drafted).sum())
 
     @property
     def num_accepted(self) -> int:

@@ -35,7 +35,7 @@ class Speculated(NamedTuple):
     num_backlog: Tensor
 
 
-class Wanted(NamedTuple):
+class RoundInputs(NamedTuple):
     """Holds what rounds begin with, and what is wanted of them.
 
     Fields:
@@ -90,14 +90,14 @@ class _CacheInRounds:
     Args:
         model: compiled.
         cache: of the model.
-        wanted: what rounds begin with.
+        inputs: what rounds begin with.
         most_new: tokens that may join the cache of a row.
     """
 
-    def __init__(self, model: CompiledTPP, cache: KVCache, wanted: Wanted, most_new: int) -> None:
+    def __init__(self, model: CompiledTPP, cache: KVCache, inputs: RoundInputs, most_new: int) -> None:
         cache.announce(most_new)
         self._cache, self._lengths, self._num_tokens = cache, cache.lengths.clone(), cache.num_tokens.clone()
-        self._depth = torch.arange(max(wanted.draft_length + 1, wanted.backlog.ids.shape[1]))
+        self._depth = torch.arange(max(inputs.draft_length + 1, inputs.backlog.ids.shape[1]))
         self._pass = model.pass_of(cache, 1, None, None, None, None, self._lengths, self._num_tokens, self._depth, None)
         self.structure = Model(*map(ctypes.addressof, (model.encoder, model.decoder, self._pass)))
 
@@ -107,7 +107,7 @@ class _CacheInRounds:
 
 
 def speculate(
-    target: CompiledTPP | CompiledHeadTPP, draft: CompiledTPP, caches: tuple[KVCache, KVCache], wanted: Wanted
+    target: CompiledTPP | CompiledHeadTPP, draft: CompiledTPP, caches: tuple[KVCache, KVCache], inputs: RoundInputs
 ) -> Speculated:
     """Run many rounds of a draft model and the rule `joint` in one call.
 
@@ -117,17 +117,17 @@ def speculate(
     Args:
         target, draft: compiled.
         caches: of target and draft.
-        wanted: what rounds begin with.
+        inputs: what rounds begin with.
 
     Raises:
         RuntimeError: no proposal was kept.
     """
     if isinstance(target, CompiledHeadTPP):
-        return _speculate_in_step(target, draft, caches, wanted)
-    speculated, rounds, _given = wanted.begun()
-    most_new = wanted.room + wanted.draft_length
-    of_target = _CacheInRounds(target, caches[0], wanted, most_new)
-    of_draft = _CacheInRounds(draft, caches[1], wanted, most_new + wanted.backlog.ids.shape[1])
+        return _speculate_in_step(target, draft, caches, inputs)
+    speculated, rounds, _given = inputs.begun()
+    most_new = inputs.room + inputs.draft_length
+    of_target = _CacheInRounds(target, caches[0], inputs, most_new)
+    of_draft = _CacheInRounds(draft, caches[1], inputs, most_new + inputs.backlog.ids.shape[1])
     num_failed = target.library.speculate(*map(ctypes.byref, (of_target.structure, of_draft.structure, rounds)))
     _check(num_failed)
     of_target.end()
@@ -136,14 +136,14 @@ def speculate(
 
 
 def _speculate_in_step(
-    target: CompiledHeadTPP, draft: CompiledTPP, caches: tuple[KVCache, KVCache], wanted: Wanted
+    target: CompiledHeadTPP, draft: CompiledTPP, caches: tuple[KVCache, KVCache], inputs: RoundInputs
 ) -> Speculated:
     cache, draft_cache = caches
-    (speculated, rounds, _given), library = wanted.begun(), draft.library
+    (speculated, rounds, _given), library = inputs.begun(), draft.library
     of_draft = _CacheInRounds(
-        draft, draft_cache, wanted, wanted.room + wanted.draft_length + wanted.backlog.ids.shape[1]
+        draft, draft_cache, inputs, inputs.room + inputs.draft_length + inputs.backlog.ids.shape[1]
     )
-    num_rows, most = len(cache.lengths), wanted.draft_length + 1
+    num_rows, most = len(cache.lengths), inputs.draft_length + 1
     ids = torch.zeros(num_rows, most, dtype=torch.int64)
     num_new, num_kept = torch.zeros(2, num_rows, dtype=torch.int64)
     times, inter_times = torch.zeros(2, num_rows, most, dtype=torch.float64)
@@ -151,7 +151,7 @@ def _speculate_in_step(
     passes = HeadPasses(ctypes.addressof(target.decoder), *pointers, most)
     handle = Pointer(library.begin_rounds(*map(ctypes.byref, (passes, of_draft.structure, rounds))))
     try:
-        for _ in range(wanted.most_rounds or wanted.room):
+        for _ in range(inputs.most_rounds or inputs.room):
             num = library.propose(handle)
             # copies: the target may keep its tokens
             tokens = EventTokens(*(field[:, :num].clone() for field in (ids, times, inter_times)))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tppsd.metrics.functional.probability import reliability_bins
 from tppsd.metrics.functional.time_rescaling import ks_uniform
 
 
@@ -65,9 +66,7 @@ def confidence_bins(mark_probs: Tensor, marks: Tensor, num_bins: int = 15) -> Te
                 [0.0000, 2.0000]], dtype=torch.float64)
     """
     confidence, predicted = mark_probs.detach().double().max(-1)
-    bins = (confidence * num_bins).long().clamp(0, num_bins - 1)
-    columns = torch.stack([torch.ones_like(confidence), confidence, (predicted == marks).double()])
-    return columns.new_zeros(3, num_bins).index_add_(1, bins, columns)
+    return reliability_bins(confidence.clamp_max(1.0), predicted == marks, num_bins)  # float32 may round beyond 1
 
 
 def expected_calibration_error(bins: Tensor) -> Tensor:

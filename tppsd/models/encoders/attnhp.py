@@ -33,7 +33,7 @@ class AttNHPLayer(nn.Module):
         qkv = linear(self.to_qkv, torch.cat([time_encoding, layer_norm(self.norm, h)], -1))
         attended = attention.attend(layer, qkv, self.num_heads, Attention.ONE_PLUS_SUM)
         update = torch.tanh(linear(self.from_heads, attended))
-        return h + (F.dropout(update, self.dropout) if self.training and self.dropout > 0 else update)
+        return h + F.dropout(update, self.dropout, self.training)
 
 
 class AttNHPEncoder(nn.Module):

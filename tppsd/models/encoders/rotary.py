@@ -49,12 +49,9 @@ class RotaryBlock(nn.Module):
         """
         qkv = linear(self.to_qkv, rms_norm(self.attention_norm, x))
         attended = attention.attend(layer, turned(qkv, rotation, self.num_heads), self.num_heads, Attention.SOFTMAX)
-        x = x + self._drop(linear(self.from_heads, attended))
+        x = x + F.dropout(linear(self.from_heads, attended), self.dropout, self.training)
         gate, value = linear(self.to_gate_and_value, rms_norm(self.feedforward_norm, x)).chunk(2, -1)
-        return x + self._drop(linear(self.contract, F.silu(gate) * value))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x
+        return x + F.dropout(linear(self.contract, F.silu(gate) * value), self.dropout, self.training)
 
 
 class RotaryEncoder(nn.Module):

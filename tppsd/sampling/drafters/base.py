@@ -129,16 +129,3 @@ class Drafter(Protocol):
 
     def compact(self, rows: Tensor) -> None:
         """Keep only `rows`."""
-
-
-class MemorylessDrafter:
-    """Gives drafters without a state what a drafter must have."""
-
-    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
-        """Do nothing."""
-
-    def commit(self, done: Committed) -> None:
-        """Do nothing."""
-
-    def compact(self, rows: Tensor) -> None:
-        """Do nothing."""

@@ -84,16 +84,13 @@ class ModelDrafter:
     Args:
         model: the draft.
         num_rows: running sequences.
-        capacity: entries that its cache begins with.
         histories: of the requests.
         stops_at_end: draft nothing beyond the end of each row.
     """
 
-    def __init__(
-        self, model: EventModel, num_rows: int, capacity: int, histories: Histories, stops_at_end: bool = False
-    ) -> None:
+    def __init__(self, model: EventModel, num_rows: int, histories: Histories, stops_at_end: bool = False) -> None:
         self.stops_at_end = stops_at_end
-        self.runner = ModelRunner(model, num_rows, capacity, histories)
+        self.runner = ModelRunner(model, num_rows, histories)
         self.backlog = DraftBacklog(num_rows, histories.lengths.device)
         self._num_cached = 0  # steps of the draft that the cache holds
 

@@ -28,8 +28,8 @@ class ParallelDrafter(ModelDrafter):
     later events.
     """
 
-    def __init__(self, model: EventModel, target: ModelRunner, num_rows: int, capacity: int, num_passes: int) -> None:
-        super().__init__(model, num_rows, capacity, target.histories)
+    def __init__(self, model: EventModel, target: ModelRunner, num_rows: int, num_passes: int) -> None:
+        super().__init__(model, num_rows, target.histories)
         self.num_passes = num_passes
         self.guess = JacobiDrafter(target, num_rows)
 

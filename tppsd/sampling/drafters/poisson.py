@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tppsd.data.statistics import DataStatistics
 from tppsd.models.distribution import pick_mark, sample_mark
-from tppsd.sampling.drafters.base import Draft, MemorylessDrafter
+from tppsd.sampling.drafters.base import Committed, Draft
+from tppsd.sampling.requests import Requests
 from tppsd.sampling.state import BatchState
 
 
@@ -89,7 +90,7 @@ def training_rate(statistics: DataStatistics | None) -> float:
     return statistics.rate
 
 
-class PoissonDrafter(MemorylessDrafter):
+class PoissonDrafter:
     """Drafts a chain from a Poisson process; add-one smoothing gives every mark a chance.
 
     Args:
@@ -105,6 +106,15 @@ class PoissonDrafter(MemorylessDrafter):
         assert statistics is not None
         counts = torch.tensor(statistics.mark_counts, dtype=torch.float64, device=device) + 1
         self.log_frequencies = (counts / counts.sum()).log()
+
+    def prefill(self, rows: Tensor, requests: Requests, state: BatchState) -> None:
+        """Do nothing: the process knows no history."""
+
+    def commit(self, done: Committed) -> None:
+        """Do nothing."""
+
+    def compact(self, rows: Tensor) -> None:
+        """Do nothing."""
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:
         """Draft every event from the same process, the first given the elapsed time."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tppsd.models.distribution import log_density_ratio, sample_with_ratio
 from tppsd.models.protocol import DraftDistribution, EventDistribution
-from tppsd.sampling.noise import Purpose, Streams
+from tppsd.sampling.noise import Streams
 from tppsd.sampling.rules import Rejected, reject_until_kept
 
 LARGEST_LOG_RATIO = 345.0  # e^345 = 1e150
@@ -132,18 +132,13 @@ def resample_mean(rejected: Rejected, num_candidates: int, noise: Streams) -> tu
     """
     k = num_candidates
 
-    def uniforms_of(rejected: Rejected, noise: Streams, first: int, num: int) -> Tensor:
-        wanted = [(Purpose.PROPOSAL, 2), (Purpose.PROPOSAL_COIN, 1), (Purpose.FRESH_DRAFT, 2 * (k - 1))]
-        attempts = first + torch.arange(num, device=rejected.rows.device).unsqueeze(0)
-        return noise.loop(rejected.rows, rejected.positions, wanted, attempts)
-
     def propose(target: DraftDistribution, draft: DraftDistribution, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tau, marks, total = sample_with_density_ratio(target, draft, uniforms)
         if k > 1:
             total = total + fresh_ratios(target[:, 0], draft[:, 0], uniforms[..., 6:]).sum(-1)
         return tau, marks, (total / k).log()
 
-    return reject_until_kept(rejected, noise, propose, uniforms_of=uniforms_of)
+    return reject_until_kept(rejected, noise, propose, num_fresh=k - 1)
 
 
 MEAN = CandidateRule(pick_mean, resample_mean, lambda num_candidates: 1)

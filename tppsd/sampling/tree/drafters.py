@@ -23,8 +23,8 @@ from tppsd.sampling.tree.shape import Tree
 class TreeModelDrafter(ModelDrafter):
     """Drafts a tree by a draft model, one pass per level."""
 
-    def __init__(self, model: EventModel, num_rows: int, capacity: int, histories: Histories, tree: Tree) -> None:
-        super().__init__(model, num_rows, capacity, histories)
+    def __init__(self, model: EventModel, num_rows: int, histories: Histories, tree: Tree) -> None:
+        super().__init__(model, num_rows, histories)
         self.tree = tree
 
     def propose(self, state: BatchState, uniforms: Tensor) -> Draft:

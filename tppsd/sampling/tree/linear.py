@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tppsd.sampling.noise import Purpose, Streams
-from tppsd.sampling.rules import MAX_PROPOSALS, Rejected, proposals_per_row
+from tppsd.sampling.rules import MAX_PROPOSALS, Rejected, more_proposals, proposals_per_row
 from tppsd.sampling.tree.candidates import (
     CandidateRule,
     Siblings,
@@ -130,7 +130,7 @@ def _some_turn_rejects(factory: BernoulliFactory, noise: Streams) -> Tensor:
         if first > MAX_PROPOSALS or not is_number.all():
             raise RuntimeError(f"no turn of {first} ended a loop: target and draft distributions are not densities")
         waiting = waiting[~rejected[waiting] & (factory.num_turns[waiting] > first)]
-        num = min(4 * num, proposals_per_row(len(waiting), largest=4096))
+        num = more_proposals(num, len(waiting))
     return rejected
 
 
@@ -151,7 +151,7 @@ def resample_linear(rejected: Rejected, num_candidates: int, noise: Streams) -> 
         found, tau, k = attempts.first_returned()
         inter_times[waiting[found]], marks[waiting[found]] = tau[found], k[found]
         waiting, first = waiting[~found], first + num
-        num = min(4 * num, proposals_per_row(len(waiting) * num_candidates * _INNER, largest=4096))
+        num = more_proposals(num, len(waiting) * num_candidates * _INNER)
         if first > MAX_PROPOSALS:
             raise RuntimeError(f"no proposal of {first} was kept: target and draft distributions are not densities")
     return inter_times, marks
@@ -192,7 +192,7 @@ class LinearAttempts:
             )
             self.stopped[rows, at], self.returned[rows, at] = (values.squeeze(1) for values in ended)
             first += num
-            num = min(4 * num, proposals_per_row(len(rows) * self.num_candidates, largest=1024))
+            num = more_proposals(num, len(rows) * self.num_candidates, largest=1024)
 
     def first_returned(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return (bool found, inter_times, marks), (n,): found where no attempt before it is undecided."""
