@@ -20,6 +20,7 @@ from tppsd.data.reading import read_dataset
 from tppsd.data.sequences import EventSequence
 from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting.anchors import as_of
+from tppsd.forecasting.backtest import backtest
 from tppsd.forecasting.forecast import forecast
 from tppsd.lightning.forecast_job import Forecaster
 from tppsd.models.checkpoint import save
@@ -90,6 +91,18 @@ def test_a_long_history_is_forecast_as_its_last_lookback(monkeypatch: pytest.Mon
     monkeypatch.setattr(lookback, "reanchored", lambda history, reach: history)  # forgets the lookback
     with pytest.warns(UserWarning, match="beyond the windows"):
         assert probability(long, target) != probability(short, target)
+
+
+@pytest.mark.filterwarnings("ignore:.*beyond the windows")
+def test_a_backtest_shows_the_target_so_much_of_each_history_and_baselines_all_of_it() -> None:
+    def expected(target: TransformerTPP, **arguments: Any) -> dict[str, list[float]]:
+        others = {"baseline": model()}
+        found = backtest(target, whole(stream(), 60.0), 2.0, [40.0, 50.0], num_paths=10, baselines=others, **arguments)
+        return {name: list(own["num_events_expected"]) for name, own in found.by_origin().groupby("model")}
+
+    uncut, cut = expected(model()), expected(model(), history_lookback=LOOKBACK)
+    assert cut["target"] == expected(model(window=WINDOW, lookback=LOOKBACK))["target"] != uncut["target"]
+    assert cut["baseline"] == uncut["baseline"]
 
 
 def test_a_forecast_beyond_the_windows_of_the_training_says_so() -> None:

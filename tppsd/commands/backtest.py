@@ -53,6 +53,7 @@ def main(args: list[str]) -> None:
         parsed.batch_size,
         parsed.marks,
         parsed.max_events,
+        parsed.history_lookback,
     )
     writer = BacktestWriter(parsed.output)
     if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed) and writer.found is not None:

@@ -115,6 +115,9 @@ def add_job_options(
     add("--marks", type=MarkSets, default=None,
         help="marks or sets of marks to forecast: '[closed, [won, lost]]', or with names '{done: [won, lost]}' "
         "(default: each mark)")  # fmt: skip
+    add("--history_lookback", type=str | None, default=None,
+        help="how much of every history is taken, as 28d (default: all, or as much as the model has seen in "
+        "training)")  # fmt: skip
     add("--max_events", type=int, default=max_events, help="most events of a path; one that has more is an error")
     add("--seed", type=int, default=0, help="of the paths")
     add("--chunk_size", type=int | None, default=None,

@@ -95,9 +95,6 @@ def parser() -> SourceParser:
     add("--given_until", type=str | None, default=None,
         help="forecast as of this time, a timestamp or a number: what came until then is given, and the rest is drawn "
         "beside the forecast; also --given.until")  # fmt: skip
-    add("--history_lookback", type=str | None, default=None,
-        help="how much of every history is taken, as 28d (default: all, or as much as the model has seen in "
-        "training)")  # fmt: skip
     add("--format", type=str | None, default=None,
         help="csep: also write the paths of each history as a catalogue forecast, OUTPUT/csep/START.csv (default: "
         "none)")  # fmt: skip

@@ -33,6 +33,7 @@ def backtest(
     max_events: int = 100_000,
     progress: bool = False,
     chunk_size: int | None = None,
+    history_lookback: float | str | None = None,
 ) -> Backtest:
     """Forecast from origins within sequences, and score the forecasts by what happened after each until its horizon.
 
@@ -83,13 +84,15 @@ def backtest(
         progress: show a progress bar.
         chunk_size: origins whose paths are sampled together and kept until they are scored; None = so many that they
             have about 20,000 paths. It changes memory, and scores by no more than the order of floating-point sums.
+        history_lookback: how much of each history the target sees, as of `tppsd.forecast`; baselines see all of it.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument is wrong; the sentence names it and its value.
     """
     plan = BacktestPlan(
-        target, sequences, horizon, origins, num_paths, marks, within, draft, seed, options, batch_size, max_events
-    )
+        target, sequences, horizon, origins, num_paths, marks, within, draft, seed, options, batch_size, max_events,
+        history_lookback,
+    )  # fmt: skip
     others, notes = baseline_models(baselines, training_sequences, plan.model, seed)
     parts: list[Scores] = []
     failed: Scores = {}

@@ -56,6 +56,7 @@ class BacktestPlan:
         options: SamplingOptions | None = None,
         batch_size: int | None = None,
         max_events: int = 100_000,
+        history_lookback: float | str | None = None,
     ) -> None:
         if options is not None and options.stop_marks is not None:
             raise ValueError(
@@ -70,7 +71,7 @@ class BacktestPlan:
         self._places = list(zip(self.origins.sequence.tolist(), self.origins.times.tolist(), strict=True))
         self._common: dict[str, Any] = {"bins": self.horizons, "seed": seed, "batch_size": batch_size}
         self._common["max_events"] = max_events
-        self._own: dict[str, Any] = {"draft": draft, "options": options}
+        self._own: dict[str, Any] = {"draft": draft, "options": options, "history_lookback": history_lookback}
         first = self._forecast(self.model, slice(0, 1), marks, **self._own)
         self.sets, self.num_marks = first.sets, first.num_marks
         self._uniforms = Uniforms.of(seed, len(self), len(self.sets), len(self.horizons))

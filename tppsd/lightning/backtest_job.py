@@ -40,7 +40,7 @@ class Backtester(JobModule):
         target: the model.
         sequences, horizon, origins, num_paths, within, baselines, draft, seed, batch_size: as of `tppsd.backtest`.
         training_sequences: what baselines are fitted to.
-        marks, max_events: as of `tppsd.backtest`.
+        marks, max_events, history_lookback: as of `tppsd.backtest`.
     """
 
     needs_cpu = True
@@ -60,13 +60,15 @@ class Backtester(JobModule):
         batch_size: int | None = None,
         marks: Sequence[Marks] | Mapping[str, Marks] | None = None,
         max_events: int = 100_000,
+        history_lookback: float | str | None = None,
     ) -> None:
         super().__init__()
         self.target, self.draft = target, resolve_draft(draft)
         self.plan = BacktestPlan(
             target, sequences, horizon, origins, num_paths, marks, within, self.draft, seed, batch_size=batch_size,
-            max_events=max_events,
+            max_events=max_events, history_lookback=history_lookback,
         )  # fmt: skip
+        self._lookback = history_lookback
         self.baselines = None if baselines is None else check_baselines(baselines)
         self.training_sequences = training_sequences
         self._models: dict[str, EventModel] = {}
@@ -93,6 +95,7 @@ class Backtester(JobModule):
             "origins": _origins_hash(plan),
             "sequences": sequences_hash(plan.rows),
             "training": sequences_hash(self.training_sequences),
+            **({} if self._lookback is None else {"history_lookback": str(self._lookback)}),
         }
 
     def on_predict_start(self) -> None:
