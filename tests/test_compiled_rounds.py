@@ -200,7 +200,7 @@ SHARES = {
 @pytest.mark.parametrize("which", SHARES)
 def test_what_threads_wait_for(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong, is_right = SHARES[which]
-    compiled_wrong(right, wrong, tmp_path, monkeypatch)
+    compiled_wrong(right, wrong, tmp_path, monkeypatch, "-O1")
     models = large_pair("thp")
     alone, together = (bits(with_threads(num, models, draft_length=6)) for num in (1, 20))
     assert all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(alone, together, strict=True)) == is_right
@@ -220,7 +220,7 @@ def test_a_forked_process_starts_threads_of_its_own(
 ) -> None:
     """As workers of a data loader do, after their parent has used threads."""
     if wrong:
-        compiled_wrong(*wrong, tmp_path, monkeypatch)
+        compiled_wrong(*wrong, tmp_path, monkeypatch, "-O1")
     models = large_pair("thp")
     # of native threads only: PyTorch's own do not survive a fork, so that its workers have one each
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
