@@ -89,7 +89,7 @@ class TestTies:
         data = EventDataModule(path=folder(tmp_path, self.tied), min_inter_time=0.3)
         assert self.told(data, caplog) == [
             f"{tmp_path.name}: 3 of 7 inter-times are ties (train 2, validation 0, test 1), "
-            "floored at 0.3 in training and scoring: as declared; "
+            "floored at 0.3 in training and scoring: as min_inter_time says; "
             "events of a tie keep the order of the data, on which the score of their marks depends"
         ]
         assert (data.statistics.min_inter_time, data.statistics.num_ties) == (0.3, 2)

@@ -131,9 +131,9 @@ def test_a_run_knows_its_model_and_its_data(files: tuple[str, str], tmp_path: Pa
     ("options", "message"),
     [
         (["--horizon", "2"], "give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT"),
-        (["--run", "NONE", "--horizon", "2"], "NONE: has no checkpoints/best.ckpt"),
+        (["--run", "NONE", "--horizon", "2"], "NONE: there is no such folder of `tppsd fit`; . has "),
         (["--model", "CKPT"], "--horizon is missing"),
-        (["--model", "CKPT", "--horizon", "6x"], "must be a number of units of time, or a duration"),
+        (["--model", "CKPT", "--horizon", "6x"], "--horizon = '6x' must be a number of units of time, or a"),
         (["--model", "CKPT", "--horizon", "2", "--marks", "[death]"], "'death' is not a mark of the target"),
         (["--model", "CKPT", "--horizon", "2", "--given_fraction", "1.5"], "must lie between 0 and 1"),
         (["--model", "CKPT", "--horizon", "2", "--max_histories", "-1"], "--max_histories = -1 must be a whole number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from dated_log import READ, dated_model, write_dated_log
 from lightning_helpers import tppsd as run_tppsd
 from real_processes import tppsd as tppsd_process
@@ -24,7 +26,9 @@ import tppsd
 from tppsd import cli
 from tppsd.data.reading import read_dataset
 from tppsd.forecasting import backtest_plan
+from tppsd.forecasting.forecast import forecast
 from tppsd.lightning.forecast_job import Forecaster
+from tppsd.lightning.forecast_writer import _most_alive
 from tppsd.lightning.job_folder import JOB, LOCK, MANIFEST, Lock
 from tppsd.sampling.job import SamplingJob
 from tppsd.sampling.requests import Wanted
@@ -273,14 +277,24 @@ def test_what_killed_writers_have_left_is_removed(job: tuple[str, Path], files: 
     assert not any((folder / name).exists() for name in left) and not (folder / LOCK).exists()
 
 
-def test_the_figures_are_those_of_the_first_histories(files: tuple[str, str]) -> None:
-    """However the chunks are cut."""
+def test_the_figures_are_of_the_paths_that_the_table_rests_on(files: tuple[str, str]) -> None:
     dataset = read_dataset(files[0], columns={"sequence": "case", "mark": "activity"}, origin="2024-03-01T00:00:00")
-    module = Forecaster(dated_model(), dataset.sequences("train"), 1.0, num_paths=10)
-    for size in (2, 50):
-        module._figures.clear()
-        titles = [figure.get_suptitle() for figure in module.figures(module.chunks(size))]
-        assert titles[:3] == [f"case-{i}: forecast of 10 paths" for i in range(3)]
+    histories = dataset.sequences("train")
+    module = Forecaster(dated_model(), histories, 1.0, num_paths=10)
+    whole = forecast(dated_model(), histories, 1.0, num_paths=10)
+    for i, figure in zip((0, 3), module.figures((0, 3)), strict=True):
+        assert figure.get_suptitle() == f"case-{i}: forecast of 10 paths"
+        mean = torch.as_tensor(figure.axes[0].lines[0].get_ydata())[-1]  # of the number of events at the horizon
+        assert math.isclose(mean, float(whole.expected_counts(estimator="frequency").value[i, -1]))
+
+
+def test_the_page_begins_with_histories_that_go_on(tmp_path: Path) -> None:
+    """Others, which have ended long ago, have nothing to show; equal ones keep their order."""
+    chances = [0.001, 0.004, 0.92, 0.5, *[0.921] * 11, 0.0]
+    rows = [(i, "probability", value) for i, chance in enumerate(chances) for value in (0.99, chance)]
+    for part, own in enumerate((rows[:10], rows[10:])):
+        pd.DataFrame(own, columns=["history", "quantity", "estimate"]).to_parquet(tmp_path / f"{part}.parquet")
+    assert _most_alive([tmp_path / "0.parquet", tmp_path / "1.parquet"]) == [2, *range(4, 15)]
 
 
 # --- real processes --------------------------------------------------------------------------------------------------

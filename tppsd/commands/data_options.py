@@ -14,6 +14,7 @@ from tppsd.arguments import THREADS, Option, options_of, use_threads
 from tppsd.commands.console import OnePage
 from tppsd.data.options import READING, ReadOptions
 from tppsd.data.paths import local_path
+from tppsd.data.units import check_duration
 from tppsd.data.yaml_files import read_mapping
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ def parse_job(parser: SourceParser, args: list[str]) -> Any:
         raise ValueError("give either --run RUN, a folder of `tppsd fit`, or --model CHECKPOINT with its data")
     if parsed.horizon is None:
         raise ValueError("--horizon is missing: give a number of units of time, or a duration such as 7d")
+    for option in ("horizon", "history_lookback"):  # before a long log is read
+        if (length := getattr(parsed, option)) is not None:
+            check_duration(length, f"--{option}")
     local_path(parsed.output, "--output")
     return parsed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -77,6 +78,9 @@ def main(args: list[str]) -> None:
     if run_job(module, module.chunks(parsed.chunk_size), writer, own, parsed):
         for path in writer.paths:
             print(f"Written: {path}")
+        if parsed.run is not None:
+            run, horizon = shlex.quote(parsed.run), shlex.quote(parsed.horizon)
+            print(f"Next: is it any good? tppsd backtest --run {run} --horizon {horizon}")
 
 
 def parser() -> SourceParser:

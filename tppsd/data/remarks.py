@@ -55,7 +55,9 @@ def default_floor(splits: Splits) -> float:
     return min((float(own.min()) for own in positive if len(own)), default=0.0) / 2
 
 
-def describe_ties(name: str, splits: Splits, floor: float, declared: bool, num_marks: int = 1) -> str | None:
+def describe_ties(
+    name: str, splits: Splits, floor: float, declared: bool, num_marks: int = 1, unit: str | None = None
+) -> str | None:
     """Return one sentence that counts the ties of each split, inter-times not above the floor; None without any."""
     counts, total = dict.fromkeys(splits, 0), 0
     for split, sequences in splits.items():
@@ -71,14 +73,14 @@ def describe_ties(name: str, splits: Splits, floor: float, declared: bool, num_m
             f"{name}: {tied:,} of {total:,} inter-times are 0 ({per_split}); min_inter_time = 0 leaves them without a "
             "density"
         )
-    origin = "as declared" if declared else "half the smallest positive inter-time of the training split"
+    origin = "as min_inter_time says" if declared else "half the smallest positive inter-time of the training split"
     found = f"{name}: {tied:,} of {total:,} inter-times are ties ({per_split})"
     order = (
         ""
         if num_marks == 1
         else "; events of a tie keep the order of the data, on which the score of their marks depends"
     )
-    return f"{found}, floored at {floor:.6g} in training and scoring: {origin}{order}"
+    return f"{found}, floored at {floor:.4g}{f' {unit}' if unit else ''} in training and scoring: {origin}{order}"
 
 
 MIDDLE = (0.1, 0.9)  # the quantiles of the last events between which ...

@@ -112,6 +112,16 @@ def duration_in_nanoseconds(text: str) -> int | None:
     return round(min(total, 2.0**100))  # more has no meaning, and may be inf
 
 
+def check_duration(value: float | str, option: str) -> None:
+    """Refuse what is neither a number of units nor a duration such as 7d.
+
+    Raises:
+        DataError: it is neither; the sentence names the option and the value.
+    """
+    if as_number(value) is None and duration_in_nanoseconds(str(value)) is None:
+        raise DataError(f"{option} = {value!r} must be {DURATION_HINT}")
+
+
 @dataclass(frozen=True)
 class Clock:
     """Says how the times of a source become numbers: timestamps count units since an origin, numbers stay.
@@ -193,8 +203,7 @@ class Clock:
         """Return the difference of ticks that an option names: a number of units, or "7d"; it must be positive."""
         number = as_number(value)
         length = None if number is not None else duration_in_nanoseconds(str(value))
-        if number is None and length is None:
-            raise DataError(f"{option} = {value!r} must be {DURATION_HINT}")
+        check_duration(value, option)
         if not (math.isfinite(number) and number > 0 if number is not None else (length or 0) > 0):
             raise DataError(f"{option} = {value} must be positive: {DURATION_HINT}")
         if self.has_dates:

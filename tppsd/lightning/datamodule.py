@@ -211,7 +211,8 @@ class EventDataModule(LightningDataModule):
         """Moments, scales and frequencies of the training split; says on first use how ties are treated."""
         dataset, declared = self.dataset, self.min_inter_time is not None
         floor = self.min_inter_time if self.min_inter_time is not None else default_floor(dataset.splits)
-        if (ties := describe_ties(dataset.name, dataset.splits, floor, declared, self.num_marks)) is not None:
+        unit = dataset.time_unit
+        if (ties := describe_ties(dataset.name, dataset.splits, floor, declared, self.num_marks, unit)) is not None:
             rank_zero_info(ties)
         statistics = DataStatistics.of(
             dataset.sequences("train"), self.num_marks, floor, dataset.mark_names, dataset.time_unit

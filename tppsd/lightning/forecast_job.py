@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import pyarrow
     from matplotlib.figure import Figure
 
-SHOWN = 12  # histories with a figure of their own on the page
 _KINDS = {"quantity": "string", "mark": "string", "note": "string", "estimator": "string", "history": "int64"}
 
 
@@ -88,7 +87,6 @@ class Forecaster(JobModule):
         statistics = getattr(self.example.target, "statistics", None)
         anchored(histories, statistics, self.example.horizon, history_lookback)  # warns once, of all of them
         self._lookback = history_lookback
-        self._figures: dict[int, Figure] = {}
 
     def chunks(self, chunk_size: int | None = None) -> ItemChunks:
         """Return the chunks of the histories; None: with about 20,000 paths each."""
@@ -118,17 +116,12 @@ class Forecaster(JobModule):
         if batch.chunk in self.finished_chunks:
             return None
         found = self._forecast(batch.items)
-        if self.global_rank == 0:  # which makes the page
-            self._draw(found)
         return Forecasted(self._table(found), self._paths(found))
 
-    def figures(self, chunks: ItemChunks) -> list[Figure]:
-        """Return the figures of the first histories; of chunks done by others, or earlier, they are drawn again."""
-        wanted = range(min(SHOWN, len(self.histories)))
-        for i in wanted:
-            if i not in self._figures:
-                self._draw(self._forecast(chunks[i // chunks.items_per_chunk].items))
-        return [self._figures[i] for i in wanted]
+    def figures(self, which: Iterable[int]) -> list[Figure]:
+        """Return the figures of some histories, which are forecast again: the same paths."""
+        observed = self.observed
+        return [self._forecast(slice(i, i + 1)).plot(None if observed is None else observed[i : i + 1]) for i in which]
 
     def _forecast(self, which: slice) -> Forecast:
         with warnings.catch_warnings():
@@ -136,12 +129,6 @@ class Forecaster(JobModule):
             return forecast(
                 self.target, self.histories[which], draft=self.draft, first_index=which.start, **self._questions
             )
-
-    def _draw(self, found: Forecast) -> None:
-        first, observed = found.first_index, self.observed
-        for i in range(first, min(SHOWN, first + len(found.histories))):
-            own = None if observed is None else observed[first : first + len(found.histories)]
-            self._figures[i] = found.plot(own, i - first)
 
     def _table(self, found: Forecast) -> pyarrow.Table:
         """Return the rows in the order of the histories; every chunk has the same types."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tppsd.plots.page import Page
 
+_SHOWN = 12  # histories with a figure of their own on the page
 _LISTED = 1000  # histories in the table on the page
 _FINE = ("ms", "us", "ns")  # units whose timestamps need all digits in the CSV file
 
@@ -104,7 +105,9 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
         f"{num:,} {'history' if num == 1 else 'histories'}, {asked.num_paths:,} paths each. Bands hold 50, 80 and 95 % "
         f"of the paths, the smooth line is their mean{what_came}"
     )
-    for figure in module.figures(chunks):
+    if num > _SHOWN:
+        page.paragraph(f"The figures are of the {_SHOWN} histories after which an event is the most probable.")
+    for figure in module.figures(_most_alive(shards)):
         page.figure(figure)
     _next_times(page, module, shards, f" {unit}" if unit else "")
     page.heading("Probabilities of at least one event")
@@ -113,6 +116,24 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
     page.paragraph(f"Until the horizon, in per cent, with standard errors ({estimators[0]}).{rest}")
     page.table(["history", *(one.label for one in asked.sets)], rows)
     return page
+
+
+def _most_alive(shards: Sequence[Path]) -> list[int]:
+    """Return the histories after which an event until the horizon is the most probable, in order.
+
+    Where many have ended long ago, the first ones would have nothing to show. Probabilities that are equal to the
+    hundredth count as the same, and the first histories come first.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    chances: list[float] = []
+    for path in shards:
+        frame = pq.ParquetFile(path).read(["history", "quantity", "estimate"]).to_pandas()
+        last = frame[frame["quantity"] == "probability"].groupby("history").tail(1)  # of any mark, in all bins
+        chances += last["estimate"].tolist()
+    order = np.argsort(-np.round(chances, 2), kind="stable")[:_SHOWN]
+    return sorted(order.tolist())
 
 
 def _next_times(page: Page, module: Forecaster, shards: Sequence[Path], unit: str) -> None:
@@ -148,9 +169,14 @@ def _times(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[st
         for history in means.index:
             low, middle, high = (times.loc[history, level] for level in (0.05, 0.5, 0.95))
             note = means.loc[history, "note"]
-            mean = f"{means.loc[history, 'estimate']:.3g}"
+            mean = _short(means.loc[history, "estimate"])
             mean += " (not usable)" if note and note.startswith("not usable") else ""
-            yield [_name(module, history), f"{middle:.3g}", f"{low:.3g} to {high:.3g}", mean], note
+            yield [_name(module, history), _short(middle), f"{_short(low)} to {_short(high)}", mean], note
+
+
+def _short(value: float) -> str:
+    """Return a number as one reads it: three digits, and large ones whole instead of as powers of ten."""
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def _name(module: Forecaster, history: int) -> str:

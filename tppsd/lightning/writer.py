@@ -56,9 +56,8 @@ class SampleWriter(ShardWriter):
         """Say how many were sampled, and how fast."""
         rate = f" at {self.num_events / self.seconds:.0f} events/s" if self.seconds else ""
         share = share_of(trainer)
-        rank_zero_info(
-            f"{self.num_sequences} sequences with {self.num_events} events sampled{rate}{share}, in {self.output_dir}"
-        )
+        sequences = "1 sequence" if self.num_sequences == 1 else f"{self.num_sequences:,} sequences"
+        rank_zero_info(f"{sequences} with {self.num_events:,} events sampled{rate}{share}, in {self.output_dir}")
         if self.choice is not None:
             rank_zero_info(f"auto chose {self.choice}{share}")
         folder = str(self.output_dir)

@@ -103,7 +103,11 @@ def best_of_run(run: Path) -> Path:
     for name in _OF_RUN:
         if (path := run / "checkpoints" / name).is_file():
             return path
-    raise FileNotFoundError(f"{run}: has no checkpoints/{_OF_RUN[0]}; it must be a folder of `tppsd fit`")
+    if run.is_dir():
+        raise FileNotFoundError(f"{run}: has no checkpoints/{_OF_RUN[0]}; it must be a folder of `tppsd fit`")
+    runs = sorted(path.parent.parent.name for path in run.parent.glob(f"*/checkpoints/{_OF_RUN[0]}"))
+    there = f"{run.parent} has {', '.join(runs[:8])}" if runs else f"{run.parent} has none"
+    raise FileNotFoundError(f"{run}: there is no such folder of `tppsd fit`; {there}")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

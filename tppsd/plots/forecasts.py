@@ -77,7 +77,7 @@ def _fan(
     if happened is not None:
         known = times[times <= max(happened.window_end - start, 0.0)]  # beyond, nobody has looked
         axes.step(known, _counts(happened, start, members, known), color=REAL, linewidth=1.4, where="post")
-    label(axes, time_label("time since the forecast began", unit), "events", own.label)
+    label(axes, time_label("time ahead", unit), "events", own.label)
     axes.set_xlim(0, forecast.horizon)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
