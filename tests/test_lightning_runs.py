@@ -114,9 +114,7 @@ def test_what_is_no_run(run_folder: Path, tmp_path: Path) -> None:
         with_run(["test", f"--run={tmp_path}"])
     (tmp_path / "version_3" / "checkpoints").mkdir(parents=True)
     (tmp_path / "version_3" / "checkpoints" / "best.ckpt").touch()
-    with pytest.raises(
-        FileNotFoundError, match=r"version_9: there is no such folder of .* has version_3$"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"version_9: there is no such folder of .* has version_3$"):
         with_run(["test", f"--run={tmp_path / 'version_9'}"])
     assert with_run(["test", "--data.path", "x"]) == ["test", "--data.path", "x"]
     assert with_run(["fit", "--config", str(run_folder / "config.yaml")])[1] == "--config", "fit takes all of it"
