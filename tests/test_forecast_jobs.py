@@ -294,7 +294,7 @@ def test_the_page_begins_with_histories_that_go_on(tmp_path: Path) -> None:
     rows = [(i, "probability", value) for i, chance in enumerate(chances) for value in (0.99, chance)]
     for part, own in enumerate((rows[:10], rows[10:])):
         pd.DataFrame(own, columns=["history", "quantity", "estimate"]).to_parquet(tmp_path / f"{part}.parquet")
-    assert _most_alive([tmp_path / "0.parquet", tmp_path / "1.parquet"]) == [2, *range(4, 15)]
+    assert _most_alive([tmp_path / "0.parquet", tmp_path / "1.parquet"]) == ([2, *range(4, 15)], 0.921)
 
 
 # --- real processes --------------------------------------------------------------------------------------------------

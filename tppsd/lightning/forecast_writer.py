@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tppsd.plots.page import Page
 
 _SHOWN = 12  # histories with a figure of their own on the page
+_ALIVE = 0.1  # a probability of any event below which a page has little to show
 _LISTED = 1000  # histories in the table on the page
 _FINE = ("ms", "us", "ns")  # units whose timestamps need all digits in the CSV file
 
@@ -105,9 +106,15 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
         f"{num:,} {'history' if num == 1 else 'histories'}, {asked.num_paths:,} paths each. Bands hold 50, 80 and 95 % "
         f"of the paths, the smooth line is their mean{what_came}"
     )
+    shown, likeliest = _most_alive(shards)
     if num > _SHOWN:
         page.paragraph(f"The figures are of the {_SHOWN} histories after which an event is the most probable.")
-    for figure in module.figures(_most_alive(shards)):
+    if likeliest < _ALIVE:
+        page.paragraph(
+            f"After none of them is an event until the horizon likelier than {likeliest:.0%}. If they had ended before "
+            "the log did, a forecast as of an earlier time says more: --given_until DATE, or --given_fraction 0.5."
+        )
+    for figure in module.figures(shown):
         page.figure(figure)
     _next_times(page, module, shards, f" {unit}" if unit else "")
     page.heading("Probabilities of at least one event")
@@ -118,8 +125,8 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
     return page
 
 
-def _most_alive(shards: Sequence[Path]) -> list[int]:
-    """Return the histories after which an event until the horizon is the most probable, in order.
+def _most_alive(shards: Sequence[Path]) -> tuple[list[int], float]:
+    """Return the histories after which an event until the horizon is the most probable, and the largest probability.
 
     Where many have ended long ago, the first ones would have nothing to show. Probabilities that are equal to the
     hundredth count as the same, and the first histories come first.
@@ -133,7 +140,7 @@ def _most_alive(shards: Sequence[Path]) -> list[int]:
         last = frame[frame["quantity"] == "probability"].groupby("history").tail(1)  # of any mark, in all bins
         chances += last["estimate"].tolist()
     order = np.argsort(-np.round(chances, 2), kind="stable")[:_SHOWN]
-    return sorted(order.tolist())
+    return sorted(order.tolist()), max(chances)
 
 
 def _next_times(page: Page, module: Forecaster, shards: Sequence[Path], unit: str) -> None:
@@ -161,6 +168,8 @@ def _times(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[st
     """Yield of every history its name, quantiles and mean of the time until the next event, and a note on the mean."""
     import pyarrow.parquet as pq
 
+    from tppsd.plots.style import short_number
+
     columns = ["history", "quantity", "level", "estimate", "note"]
     for path in shards:
         frame = pq.ParquetFile(path).read(columns).to_pandas()
@@ -169,14 +178,12 @@ def _times(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[st
         for history in means.index:
             low, middle, high = (times.loc[history, level] for level in (0.05, 0.5, 0.95))
             note = means.loc[history, "note"]
-            mean = _short(means.loc[history, "estimate"])
+            mean = short_number(means.loc[history, "estimate"])
             mean += " (not usable)" if note and note.startswith("not usable") else ""
-            yield [_name(module, history), _short(middle), f"{_short(low)} to {_short(high)}", mean], note
-
-
-def _short(value: float) -> str:
-    """Return a number as one reads it: three digits, and large ones whole instead of as powers of ten."""
-    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
+            yield (
+                [_name(module, history), short_number(middle), f"{short_number(low)} to {short_number(high)}", mean],
+                note,
+            )
 
 
 def _name(module: Forecaster, history: int) -> str:

@@ -19,6 +19,7 @@ from tppsd.plots.style import (
     legend_of,
     new_figure,
     plain,
+    short_number,
     time_label,
 )
 
@@ -79,7 +80,7 @@ def _fan(
         axes.step(known, _counts(happened, start, members, known), color=REAL, linewidth=1.4, where="post")
     label(axes, time_label("time ahead", unit), "events", own.label)
     axes.set_xlim(0, forecast.horizon)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))  # a hundredth of an event is next to none
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
@@ -92,6 +93,8 @@ def _counts(sequence: EventSequence, start: float, members: torch.Tensor, times:
 
 def _next_time(axes: Axes, forecast: Forecast, history: int, unit: str | None) -> None:
     """Draw the density of the time until the next event, with its median and the half that lies around it."""
+    from matplotlib.ticker import MaxNLocator
+
     found = forecast.next_time((0.01, 0.25, 0.5, 0.75, 0.98))
     _, low, middle, high, last = found.quantiles[history].tolist()
     times = np.linspace(last / 2000, last, 400)
@@ -99,9 +102,11 @@ def _next_time(axes: Axes, forecast: Forecast, history: int, unit: str | None) -
     is_half = (times >= low) & (times <= high)
     axes.fill_between(times[is_half], density[is_half], color=AUTOREGRESSIVE, alpha=0.25, linewidth=0)
     axes.plot(times, density, color=AUTOREGRESSIVE, linewidth=1.6)
-    axes.axvline(middle, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), label=f"median {middle:.3g}")
+    axes.axvline(middle, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), label=f"median {short_number(middle)}")
     label(axes, time_label("time until the next event", unit), "density", "next event")
     axes.set_xlim(0, last)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
     axes.set_ylim(bottom=0)
     legend_of(axes, loc="upper right")
 

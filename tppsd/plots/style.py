@@ -128,6 +128,11 @@ def label(axes: Axes, x: str, y: str, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=9.5, color=FAINT)
 
 
+def short_number(value: float) -> str:
+    """Return a number as one reads it: three digits, and large ones whole instead of as powers of ten."""
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
 def time_label(text: str, unit: str | None) -> str:
     """Return the label of a time axis, with the unit where it is known."""
     return f"{text} [{unit}]" if unit else text
