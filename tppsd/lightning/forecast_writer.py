@@ -111,7 +111,7 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
         page.paragraph(f"The figures are of the {_SHOWN} histories after which an event is the most probable.")
     if likeliest < _ALIVE:
         page.paragraph(
-            f"After none of them is an event until the horizon likelier than {likeliest:.0%}. If they had ended before "
+            f"After none of them is an event until the horizon likelier than {100 * likeliest:.0f} %. If they had ended before "
             "the log did, a forecast as of an earlier time says more: --given_until DATE, or --given_fraction 0.5."
         )
     for figure in module.figures(shown):
@@ -126,10 +126,13 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
 
 
 def _most_alive(shards: Sequence[Path]) -> tuple[list[int], float]:
-    """Return the histories after which an event until the horizon is the most probable, and the largest probability.
+    """Return the histories after which an event until the horizon is the most probable, the most probable first.
 
     Where many have ended long ago, the first ones would have nothing to show. Probabilities that are equal to the
     hundredth count as the same, and the first histories come first.
+
+    Returns:
+        Their numbers, and the largest of the probabilities.
     """
     import numpy as np
     import pyarrow.parquet as pq
@@ -140,7 +143,7 @@ def _most_alive(shards: Sequence[Path]) -> tuple[list[int], float]:
         last = frame[frame["quantity"] == "probability"].groupby("history").tail(1)  # of any mark, in all bins
         chances += last["estimate"].tolist()
     order = np.argsort(-np.round(chances, 2), kind="stable")[:_SHOWN]
-    return sorted(order.tolist()), max(chances)
+    return order.tolist(), max(chances)
 
 
 def _next_times(page: Page, module: Forecaster, shards: Sequence[Path], unit: str) -> None:
