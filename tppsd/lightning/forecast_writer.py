@@ -111,8 +111,9 @@ def _page(module: Forecaster, chunks: ItemChunks, shards: Sequence[Path], name: 
         page.paragraph(f"The figures are of the {_SHOWN} histories after which an event is the most probable.")
     if likeliest < _ALIVE:
         page.paragraph(
-            f"After none of them is an event until the horizon likelier than {100 * likeliest:.0f} %. If they had ended before "
-            "the log did, a forecast as of an earlier time says more: --given_until DATE, or --given_fraction 0.5."
+            f"After none of them is an event until the horizon likelier than {100 * likeliest:.0f} %. If they had "
+            "ended before the log did, a forecast as of an earlier time says more: --given_until DATE, or "
+            "--given_fraction 0.5."
         )
     for figure in module.figures(shown):
         page.figure(figure)
