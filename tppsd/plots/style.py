@@ -48,9 +48,9 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of this size in inches, with a layout that leaves room for labels."""
-    from tppsd.plots.figure import PlainFigure
+    from tppsd.plots.figure import plain_figure
 
-    figure = PlainFigure(figsize=(width, height))
+    figure = plain_figure(width, height)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     return figure
 
