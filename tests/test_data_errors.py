@@ -339,6 +339,8 @@ def test_unknown_type_of_another_split_is_named(tmp_path: Path) -> None:
         "it must be one of line 0, line 1, line 2, line 3, line 4, line 5, ..., or the training split must have it; "
         "min_mark_count: 1 reads it as 'other'"
     )
+    write(tmp_path / "train.csv", [{"sequence": 0, "time": 1.0, "mark": "tram, " * 10_000}])
+    assert "it must be one of tram, tram, tram" in message(tmp_path) and len(message(tmp_path)) < 500
 
 
 def test_mark_names_that_a_model_does_not_know() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tppsd.data.arrow import Place, first_null, first_true, plain, to_floats, to_marks
-from tppsd.data.obstacles import DataError, nearest, quoted
+from tppsd.data.obstacles import DataError, brief, nearest, quoted
 from tppsd.data.options import ReadOptions
 from tppsd.data.sequence_table import SequenceTable
 from tppsd.data.statistics import MOST_MARKS
@@ -243,4 +243,4 @@ def _check_not_ids(train: SequenceTable, num_marks: int) -> None:
 def _shown(names: tuple[str, ...], start: int = 0) -> str:
     """Return at most SHOWN names from `start`, for a message."""
     stop = start + SHOWN
-    return ", ".join([*["..."] * (start > 0), *names[start:stop], *["..."] * (len(names) > stop)])
+    return ", ".join([*["..."] * (start > 0), *map(brief, names[start:stop]), *["..."] * (len(names) > stop)])

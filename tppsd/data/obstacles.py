@@ -75,7 +75,11 @@ class Obstacles:
 
 def quoted(value: Any) -> str:
     """Return a value of the data to be shown in a sentence, the beginning of it where it is long."""
-    text = repr(str(value) if isinstance(value, date) else value)
+    return brief(repr(str(value) if isinstance(value, date) else value))
+
+
+def brief(text: str) -> str:
+    """Return a text of the data, or its beginning where it is long."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
 
 
@@ -88,9 +92,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence with the names that are most like one that is not known; empty without any."""
     by_lower = {one.lower(): one for one in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=3)
-    return f"; the nearest {'is' if len(found) == 1 else 'are'} {', '.join(by_lower[one] for one in found)}" * bool(
-        found
-    )
+    names = ", ".join(brief(by_lower[one]) for one in found)
+    return f"; the nearest {'is' if len(found) == 1 else 'are'} {names}" if found else ""
 
 
 def _has_options(obstacle: ValueError) -> bool:
