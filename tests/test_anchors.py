@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_models import attentive_model
+from small_models import model_of_windows as model
 
 from tppsd import cli
 from tppsd.data import lookback
 from tppsd.data.lookback import reanchored
 from tppsd.data.reading import read_dataset
 from tppsd.data.sequences import EventSequence
-from tppsd.data.statistics import DataStatistics
 from tppsd.forecasting.anchors import as_of
 from tppsd.forecasting.backtest import backtest
 from tppsd.forecasting.forecast import forecast
@@ -38,14 +37,6 @@ def stream(num_events: int = 200) -> pd.DataFrame:
 def whole(table: pd.DataFrame, t_end: float) -> EventSequence:
     own = table[table["time"] <= t_end]
     return EventSequence.of(own["time"].tolist(), own["mark"].tolist(), 0.0, t_end)
-
-
-def model(**statistics: Any) -> TransformerTPP:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # all have the same weights
-        made = attentive_model("thp", num_marks=3)
-    made.set_statistics(DataStatistics(3, log_std=1.0, **statistics))
-    return made
 
 
 def test_a_reanchored_history_is_that_of_a_window_with_a_lookback() -> None:

@@ -41,7 +41,7 @@ REJECTED, FALSE_ALARM = 1e-6, 1e-4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of models whose training is cut short: what is tested quickly need not be well trained."""
+    """Return a folder of models whose training is cut short: what is tested quickly need not be well trained."""
     return tmp_path_factory.mktemp("models")
 
 

@@ -30,7 +30,7 @@ def draw(**arguments: Any) -> list[EventSequence]:
 
 
 def p_value(sequences: list[EventSequence]) -> float:
-    """Of the time rescaling of all windows, by the compensator of the process without the mark."""
+    """Return the p-value of the time rescaling of all windows, by the compensator of the process without the mark."""
     residuals = []
     for s in sequences:
         is_kept = (s.marks != 1) | (s.event_times <= HISTORY.window_end)

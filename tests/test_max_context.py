@@ -24,7 +24,7 @@ CONTEXT, SMALL_PASS = 6, 24
 
 @pytest.fixture
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[KVCache]:
-    """Of all calls, made so small that they must drop."""
+    """Make the caches of all calls so small that they must drop."""
     monkeypatch.setattr("tppsd.models.cache._LARGEST_PASS", SMALL_PASS)
     monkeypatch.setattr("tppsd.sampling.autoregressive.ModelRunner.PREFILL_CHUNK", SMALL_PASS)
     made: list[KVCache] = []

@@ -106,7 +106,7 @@ def test_crps_of_components_whose_means_could_overflow(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("num_components", [1, 4, 40])
 @pytest.mark.parametrize("widest", [0.5, 12.0])
 def test_crps_until_a_horizon_is_its_integral(horizon: float, num_components: int, widest: float) -> None:
-    """Of light distributions, where the closed form does, and of absurd ones, within 1e-4 of the capped mean."""
+    """Of light distributions, where the closed form does, and of absurd ones, it is that to 1e-4 of the capped mean."""
     distribution = mixture(3, num_components, seed=1)
     log_stds = distribution.log_stds.clone()
     log_stds[:, 0] = math.log(widest)

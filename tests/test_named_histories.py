@@ -145,7 +145,7 @@ def test_samples_come_back_with_names_dates_and_ids() -> None:
 
 
 def test_sample_files_read_back_keep_names_unit_and_origin(tmp_path: Path) -> None:
-    """Of `to_parquet` and of a predict job, which keeps the ids of the histories too."""
+    """They are files of `to_parquet` and of a predict job, which keeps the ids of the histories too."""
     history = tppsd.named_history(MODEL, STAMPS, MARKS, t_end=END, id="case-7")
     tppsd.sample(MODEL, history=history, num_sequences=20, horizon=6.0).to_parquet(tmp_path / "samples.parquet")
     rows = [f"{case},{stamp},{mark}" for case in range(10) for stamp, mark in zip(STAMPS, MARKS, strict=True)]

@@ -106,7 +106,7 @@ def empty(path: Path) -> None:
 
 
 def replace_by_another(path: Path) -> None:
-    """Of the same name, so that its digest does not fit."""
+    """Another library takes its name, so that its digest does not fit."""
     shutil.copy(planted_library(path.parents[2]), path)
 
 
@@ -117,7 +117,7 @@ def replace_by_a_link(path: Path) -> None:
 
 
 def replace_by_a_pipe(path: Path) -> None:
-    """Which would be waited for."""
+    """A pipe would be waited for."""
     path.unlink()
     os.mkfifo(path, 0o600)
 

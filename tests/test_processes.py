@@ -171,7 +171,7 @@ def brute_force_hawkes(process, events, t_start, t_end, num_given):
 
 
 def test_two_decays_are_two_kernels_added_up():
-    """Of which one is that of another process: its intensity less the background."""
+    """The first is the kernel of another process: its intensity less the background."""
     sequence = TWO_DECAYS.simulate(1, t_end=10.0, seed=1)[0]
     kernels = [Hawkes(TWO_DECAYS.mu, TWO_DECAYS.alpha[d], TWO_DECAYS.beta[d]) for d in range(2)]
     times = torch.linspace(0, 10, 50, dtype=torch.float64)

@@ -13,11 +13,10 @@ import pytest
 import torch
 from lightning_helpers import tppsd as run_tppsd
 from lightning_helpers import trainer
-from small_models import attentive_model
+from small_models import model_of_windows as model
 
 from tppsd import EventDataModule, EventSequence, Sampler, SampleWriter, Session, forecast, sample, sample_stream
 from tppsd.data.lookback import Windows, reanchored
-from tppsd.data.statistics import DataStatistics
 from tppsd.lightning.job_folder import JOB, MANIFEST
 from tppsd.lightning.requests import Requests
 from tppsd.lightning.shards import fingerprint
@@ -27,14 +26,6 @@ from tppsd.sampling.results import SampledSequences
 
 WINDOW, LOOKBACK = 10.0, 5.0
 CLOCK = {"time_unit": "d", "time_origin": "2020-01-01T00:00:00"}
-
-
-def model(**statistics: Any) -> TransformerTPP:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # all have the same weights
-        made = attentive_model("thp", num_marks=3)
-    made.set_statistics(DataStatistics(3, log_std=1.0, **statistics))
-    return made
 
 
 def history(t_end: float, seed: int = 0) -> EventSequence:

@@ -127,7 +127,7 @@ def of_process(process: Process, given: bool) -> list[EventSequence]:
 
 
 def process_disagreement(process: Process, sequence: EventSequence) -> float:
-    """Of log-likelihoods, of residuals carried over the cut, and of the compensator."""
+    """Return the largest disagreement of log-likelihoods, of residuals carried over the cut, and of the compensator."""
     whole, (gaps, leftover) = process.log_likelihood(sequence), process.residuals(sequence)
     worst = 0.0
     for s in places_to_cut(sequence):

@@ -120,6 +120,6 @@ def numbers(result: Any) -> list[float]:
 
 
 def results(rank: int, world_size: int) -> dict[str, list[float]]:
-    """Of every class over all processes, each of which feeds every `world_size`-th item."""
+    """Return the values of every class over all processes, each of which feeds every `world_size`-th item."""
     share = torch.arange(rank, NUM_ITEMS, world_size)
     return {name: numbers(fed(name, share[:100], share[100:]).compute()) for name in CASES}

@@ -184,7 +184,7 @@ class LoopCoinIsTheProposal(JointRule):
 
 
 def later(distributions: Any) -> Any:
-    """Of (rows, n + 1) distributions those of the next positions, of which the last stays."""
+    """Return the distributions of the next positions, (rows, n + 1) as they came; the last stays."""
     n = distributions.batch_shape[1] - 1
     return distributions[:, torch.arange(1, n + 2).clamp_max(n)]
 

@@ -71,3 +71,12 @@ def assert_same_distribution(actual: NextEventDistribution, expected: NextEventD
         torch.testing.assert_close(
             actual.mark_log_probs(inter_times), expected.mark_log_probs(inter_times), rtol=0, atol=atol
         )
+
+
+def model_of_windows(**statistics: Any) -> TransformerTPP:
+    """A model of three marks whose data had these statistics, such as window and lookback; the weights are the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = attentive_model("thp", num_marks=3)
+    made.set_statistics(DataStatistics(3, log_std=1.0, **statistics))
+    return made

@@ -60,7 +60,7 @@ class EventBatch(NamedTuple):
 
     @property
     def scored(self) -> Tensor:
-        """Which events have a likelihood term, bool (batch, length)."""
+        """A mask of the events that have a likelihood term, bool (batch, length)."""
         place = torch.arange(self.mask.shape[1], device=self.mask.device)
         return self.mask & (place >= self.num_given.unsqueeze(1))
 

@@ -76,7 +76,7 @@ class CatalogFormat(NamedTuple):
         """Return the names of the files of histories, by the times when their forecasts begin: 2016-01-01T00-00-00.csv.
 
         Raises:
-            ValueError: two of them begin together.
+            ValueError: two of them begin in the same second.
         """
         clock, names = Clock.stored(self.unit, self.origin), dict[str, int]()
         for i, start in enumerate(starts):
@@ -84,8 +84,8 @@ class CatalogFormat(NamedTuple):
             name = f"{stamp}.csv".replace(":", "-")
             if name in names:
                 raise ValueError(
-                    f"history {i} ends when history {names[name]} does, and their catalogue forecasts would have one "
-                    f"name, {name}; --format csep is for the histories of one stream"
+                    f"history {i} ends in the same second as history {names[name]}, and their catalogue forecasts "
+                    f"would have one name, {name}; --format csep is for the histories of one stream"
                 )
             names[name] = i
         return list(names)

@@ -173,7 +173,7 @@ class FlatSequences(Sequence[EventSequence]):
 
     @property
     def is_scored(self) -> Tensor:
-        """Which events have a likelihood term, bool (num_events,)."""
+        """A mask of the events that have a likelihood term, bool (num_events,)."""
         place = torch.arange(len(self.event_times))
         return place >= (self.offsets[:-1] + self.num_given).repeat_interleave(self.lengths)
 

@@ -184,10 +184,8 @@ def _times(module: Forecaster, shards: Sequence[Path]) -> Iterator[tuple[list[st
             note = means.loc[history, "note"]
             mean = short_number(means.loc[history, "estimate"])
             mean += " (not usable)" if note and note.startswith("not usable") else ""
-            yield (
-                [_name(module, history), short_number(middle), f"{short_number(low)} to {short_number(high)}", mean],
-                note,
-            )
+            interval = f"{short_number(low)} to {short_number(high)}"
+            yield [_name(module, history), short_number(middle), interval, mean], note
 
 
 def _name(module: Forecaster, history: int) -> str:

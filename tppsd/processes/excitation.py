@@ -82,7 +82,7 @@ class EventStream(NamedTuple):
 
     @property
     def is_event(self) -> Tensor:
-        """Which tokens are events with a likelihood term, bool (num_tokens,)."""
+        """A mask of the tokens that are events with a likelihood term, bool (num_tokens,)."""
         return self.is_scored & (self.marks != NO_MARK)
 
     @property
